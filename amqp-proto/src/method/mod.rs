@@ -1,0 +1,103 @@
+//! The methods of AMQP 0-9-1 and of RabbitMQ's extensions: one struct each, and [`Method`] over all of them.
+
+#[macro_use]
+mod macros;
+mod table;
+
+pub use table::*;
+
+use bytes::Bytes;
+
+use crate::wire::{DecodeError, DecodeErrorKind, Parsed, Wire, unwrapped};
+
+/// One method: ids, name, and how its arguments travel.
+///
+/// Implemented by the structs of this module, and by nothing else.
+pub trait Arguments: Sized + Into<Method> + sealed::Sealed {
+    /// The id of the class the method belongs to.
+    const CLASS_ID: u16;
+    /// The id of the method within its class.
+    const METHOD_ID: u16;
+    /// The name in the specification, as `queue.declare`.
+    const NAME: &'static str;
+    /// What the declaration says of the method.
+    const FACTS: MethodFacts;
+
+    /// Decodes the arguments; `arguments` starts behind the two ids and holds nothing else.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the octets do not fit the declaration, or some are left over.
+    fn decode(arguments: &Bytes) -> Result<Self, DecodeError>;
+
+    /// Appends the class id, the method id and the arguments.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+/// A method of a channel that its receiver answers.
+///
+/// Requests on one channel are answered in order, so any number may be under way at once.
+pub trait Request: Arguments {
+    /// What the answer is decoded to.
+    type Reply: FromReply;
+
+    /// Whether the method's `no_wait` bit is set, so that no answer comes.
+    fn is_no_wait(&self) -> bool;
+}
+
+/// What can be made of the answer to a [`Request`].
+pub trait FromReply: Sized {
+    /// Takes the answer, or hands it back when it answers something else.
+    ///
+    /// # Errors
+    /// The unchanged answer, when it is not of this type.
+    fn from_reply(reply: crate::Reply) -> Result<Self, crate::Reply>;
+}
+
+/// What the table declares about a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodFacts {
+    /// The name in the specification, as `queue.declare`.
+    pub name: &'static str,
+    /// The class id and the method id.
+    pub id: (u16, u16),
+    /// Name and specification type of each argument, in order.
+    pub arguments: &'static [(&'static str, &'static str)],
+    /// Ids of the methods that answer it.
+    pub replies: &'static [(u16, u16)],
+    /// Whether a content header and a body follow.
+    pub content: bool,
+}
+
+mod sealed {
+    #[expect(
+        unnameable_types,
+        reason = "that it cannot be named is what seals the trait"
+    )]
+    pub trait Sealed {}
+}
+
+/// Decodes one argument and says where it went wrong, if so.
+fn argument<'a, T: Wire>(
+    input: &'a [u8],
+    source: &Bytes,
+    place: &'static str,
+) -> Result<(&'a [u8], T), DecodeError> {
+    finish(T::decode(input, source), place)
+}
+
+fn packed_bits<'a>(input: &'a [u8], place: &'static str) -> Result<(&'a [u8], u8), DecodeError> {
+    finish(crate::wire::u8_be(input), place)
+}
+
+fn finish<'a, T>(parsed: Parsed<'a, T>, place: &'static str) -> Result<(&'a [u8], T), DecodeError> {
+    parsed.map_err(|error| unwrapped(error).within(place))
+}
+
+/// Refuses octets behind the last argument.
+fn end(rest: &[u8], place: &'static str) -> Result<(), DecodeError> {
+    match rest.len() {
+        0 => Ok(()),
+        more => Err(DecodeError::new(DecodeErrorKind::Trailing(more), place)),
+    }
+}

@@ -1,0 +1,241 @@
+//! The properties of a message: [`Properties`] to fill in, [`RawProperties`] as they travel.
+
+use std::fmt;
+
+use bytes::{BufMut as _, Bytes};
+
+use crate::wire::{
+    DecodeError, DecodeErrorKind, FieldTable, Parsed, ShortStr, Timestamp, Wire, check_fields,
+    long_octets, octets, short_octets, u16_be, unwrapped,
+};
+
+/// One more word of flags follows; never set by a property.
+const CONTINUES: u16 = 1;
+
+macro_rules! properties {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $bit:literal, $kind:ident;)*) => {
+        /// The properties of a message, each there or not (spec 1.8, class `basic`).
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub struct Properties {
+            $($(#[$doc])* pub $name: Option<$type>,)*
+        }
+
+        impl Properties {
+            /// Appends the properties as they travel: a word of flags, then the values that are there.
+            pub fn encode(&self, out: &mut Vec<u8>) {
+                let mut flags = 0;
+                $(if self.$name.is_some() { flags |= 1 << $bit; })*
+                out.put_u16(flags);
+                $(if let Some(value) = &self.$name { value.encode(out); })*
+            }
+
+            /// Decodes properties as they travel.
+            ///
+            /// # Errors
+            /// [`DecodeError`] if they are malformed.
+            pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
+                RawProperties::checked(encoded.clone()).map(|raw| raw.decode())
+            }
+        }
+
+        impl RawProperties {
+            /// All properties at once.
+            #[must_use]
+            pub fn decode(&self) -> Properties {
+                Properties { $($name: self.$name(),)* }
+            }
+
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(&self) -> Option<$type> {
+                let value = locate(&self.0, $bit)?;
+                <$type as Wire>::decode(value, &self.0).ok().map(|(_, value)| value)
+            })*
+        }
+
+        /// The properties, from the highest flag to the lowest, which is their order on the wire.
+        const LAYOUT: [(u32, Kind); 14] = [$(($bit, Kind::$kind),)*];
+
+        const PLACES: [&str; 14] = [$(concat!("property ", stringify!($name)),)*];
+    };
+}
+
+properties! {
+    /// MIME type of the body.
+    content_type: ShortStr = 15, ShortStr;
+    /// MIME encoding of the body.
+    content_encoding: ShortStr = 14, ShortStr;
+    /// Application headers; headers exchanges match them.
+    headers: FieldTable = 13, Table;
+    /// 1 is transient, 2 is persistent.
+    delivery_mode: u8 = 12, Octet;
+    /// From 0 up to the queue's `x-max-priority`.
+    priority: u8 = 11, Octet;
+    /// Relates a reply to its request.
+    correlation_id: ShortStr = 10, ShortStr;
+    /// The queue that replies go to.
+    reply_to: ShortStr = 9, ShortStr;
+    /// Milliseconds the message may wait in a queue, in decimal digits.
+    expiration: ShortStr = 8, ShortStr;
+    /// Identifies the message to the applications.
+    message_id: ShortStr = 7, ShortStr;
+    /// When the message was made.
+    timestamp: Timestamp = 6, Timestamp;
+    /// The application's name for the type of the message (`type` in the specification).
+    kind: ShortStr = 5, ShortStr;
+    /// The user who published; RabbitMQ checks it against the login.
+    user_id: ShortStr = 4, ShortStr;
+    /// The application that published.
+    app_id: ShortStr = 3, ShortStr;
+    /// Reserved; `cluster_id` in earlier versions.
+    cluster_id: ShortStr = 2, ShortStr;
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    ShortStr,
+    Table,
+    Octet,
+    Timestamp,
+}
+
+/// The properties of a received message: kept as they came, decoded one by one when asked for.
+///
+/// Their structure was checked on arrival, nested tables included.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawProperties(Bytes);
+
+impl RawProperties {
+    /// No properties.
+    pub const EMPTY: Self = Self(Bytes::from_static(&[0, 0]));
+
+    /// Wraps encoded properties: flags and values, nothing behind them.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if they are malformed.
+    pub fn checked(encoded: Bytes) -> Result<Self, DecodeError> {
+        check(&encoded)?;
+        Ok(Self(encoded))
+    }
+
+    /// Wraps octets that were [checked](check).
+    pub(crate) const fn trusted(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
+    /// The properties as they travel.
+    #[must_use]
+    pub fn as_encoded(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&Properties> for RawProperties {
+    /// Encodes once, for publishing many times.
+    fn from(properties: &Properties) -> Self {
+        let mut encoded = Vec::new();
+        properties.encode(&mut encoded);
+        Self(encoded.into())
+    }
+}
+
+impl Default for RawProperties {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+impl fmt::Debug for RawProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.decode().fmt(f)
+    }
+}
+
+/// What a message can be published with: [`Properties`], or [`RawProperties`] that were encoded before.
+pub trait EncodeProperties {
+    /// Appends flags and values.
+    fn encode_into(&self, out: &mut Vec<u8>);
+}
+
+impl EncodeProperties for Properties {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+}
+
+impl EncodeProperties for RawProperties {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+}
+
+/// Checks that `encoded` is a well-formed list of properties and nothing else.
+pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
+    let (mut rest, flags) =
+        flags(encoded).map_err(|error| unwrapped(error).within("property flags"))?;
+    for ((bit, kind), place) in LAYOUT.into_iter().zip(PLACES) {
+        if flags & 1 << bit != 0 {
+            (rest, ()) =
+                checked_value(kind, rest).map_err(|error| unwrapped(error).within(place))?;
+        }
+    }
+    match rest.len() {
+        0 => Ok(()),
+        more => Err(DecodeError::new(
+            DecodeErrorKind::Trailing(more),
+            "properties",
+        )),
+    }
+}
+
+/// The first word of flags. Further words (spec 4.2.6.1) are there only for properties that do not exist, so they may
+/// come, but must be empty.
+fn flags(encoded: &[u8]) -> Parsed<'_, u16> {
+    let (mut rest, first) = u16_be(encoded)?;
+    let mut word = first;
+    let mut unknown = first & 0b10;
+    while word & CONTINUES != 0 {
+        (rest, word) = u16_be(rest)?;
+        unknown |= word & !CONTINUES;
+    }
+    if unknown != 0 {
+        return Err(DecodeErrorKind::UnknownProperty(unknown).fail());
+    }
+    Ok((rest, first))
+}
+
+fn checked_value(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
+    if let Kind::Table = kind {
+        let (_, entries) = long_octets(input)?;
+        check_fields(entries, true, 0).map_err(DecodeErrorKind::fail)?;
+    }
+    step_over(kind, input)
+}
+
+/// Steps over a value without looking inside.
+fn step_over(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
+    let (rest, _) = match kind {
+        Kind::ShortStr => short_octets(input)?,
+        Kind::Octet => octets(1)(input)?,
+        Kind::Timestamp => octets(8)(input)?,
+        Kind::Table => long_octets(input)?,
+    };
+    Ok((rest, ()))
+}
+
+/// The octets from the value of flag `wanted` on, if it is set.
+fn locate(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
+    let (mut rest, flags) = flags(encoded).ok()?;
+    if flags & 1 << wanted == 0 {
+        return None;
+    }
+    for (bit, kind) in LAYOUT {
+        if bit == wanted {
+            break;
+        }
+        if flags & 1 << bit != 0 {
+            (rest, ()) = step_over(kind, rest).ok()?;
+        }
+    }
+    Some(rest)
+}

@@ -1,0 +1,107 @@
+use nom::error::{ErrorKind, ParseError};
+
+/// Bytes that are not AMQP 0-9-1: what is wrong with them and in which field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} (in {place})")]
+pub struct DecodeError {
+    kind: DecodeErrorKind,
+    place: &'static str,
+}
+
+impl DecodeError {
+    pub(crate) const fn new(kind: DecodeErrorKind, place: &'static str) -> Self {
+        Self { kind, place }
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub const fn kind(&self) -> DecodeErrorKind {
+        self.kind
+    }
+
+    /// Where it was found: a method and its argument (`queue.declare queue`), a property, or a part of a frame.
+    #[must_use]
+    pub const fn place(&self) -> &'static str {
+        self.place
+    }
+
+    /// Names the place, unless an inner parser has named a closer one.
+    pub(crate) const fn within(mut self, place: &'static str) -> Self {
+        if self.place.is_empty() {
+            self.place = place;
+        }
+        self
+    }
+}
+
+/// The ways in which bytes can fail to be AMQP 0-9-1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeErrorKind {
+    /// A length points past the end of what surrounds it.
+    #[error("the data ends before the value does")]
+    Truncated,
+    /// Octets are left over behind the last field.
+    #[error("{0} octets are left over behind the last field")]
+    Trailing(usize),
+    /// A field table holds a value of a type that RabbitMQ does not define.
+    #[error("unknown field type 0x{0:02x}")]
+    UnknownFieldType(u8),
+    /// Tables or arrays nest deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH).
+    #[error("field tables nest deeper than {} levels", super::MAX_TABLE_DEPTH)]
+    TooDeep,
+    /// The class and method ids name no method of AMQP 0-9-1 or of RabbitMQ's extensions.
+    #[error("unknown method: class {class_id}, method {method_id}")]
+    UnknownMethod {
+        /// The class id that was read.
+        class_id: u16,
+        /// The method id that was read.
+        method_id: u16,
+    },
+    /// A content header for a class that carries no content; only `basic` (60) does.
+    #[error("class {0} has no content")]
+    UnknownContentClass(u16),
+    /// Property flags are set that no property stands behind.
+    #[error("property flags 0x{0:04x} name unknown properties")]
+    UnknownProperty(u16),
+    /// The frame type is none of method (1), header (2), body (3), heartbeat (8).
+    #[error("unknown frame type {0}")]
+    UnknownFrameType(u8),
+    /// The octet behind the payload is not the frame-end octet 0xCE.
+    #[error("the frame ends with 0x{0:02x} instead of 0xce")]
+    FrameEnd(u8),
+    /// The frame is larger than both sides have agreed on.
+    #[error("a frame of {size} octets exceeds frame_max {max}")]
+    FrameTooLarge {
+        /// Size of the whole frame, its 8 octets of overhead included.
+        size: u64,
+        /// The limit that holds.
+        max: u32,
+    },
+}
+
+impl DecodeErrorKind {
+    /// The kind as a nom error, for parsers to return; the caller names the place.
+    pub(crate) const fn fail(self) -> nom::Err<DecodeError> {
+        nom::Err::Error(DecodeError::new(self, ""))
+    }
+}
+
+impl ParseError<&[u8]> for DecodeError {
+    fn from_error_kind(_: &[u8], _: ErrorKind) -> Self {
+        // Only parsers that ran out of input fail with nom's own kinds here.
+        Self::new(DecodeErrorKind::Truncated, "")
+    }
+
+    fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
+        other
+    }
+}
+
+/// The error inside nom's; the parsers of this crate are complete and never ask for more.
+pub(crate) fn unwrapped(error: nom::Err<DecodeError>) -> DecodeError {
+    match error {
+        nom::Err::Error(error) | nom::Err::Failure(error) => error,
+        nom::Err::Incomplete(_) => DecodeError::new(DecodeErrorKind::Truncated, ""),
+    }
+}

@@ -1,0 +1,40 @@
+//! The primitive types of the protocol and how they look on the wire.
+//!
+//! Nothing in here knows connections or channels. Parsers are `nom` functions over `&[u8]`; the [`Bytes`] the input was
+//! cut from rides along, so that fields which outlive the call share its memory instead of copying it.
+
+mod error;
+mod names;
+mod primitive;
+mod table;
+mod text;
+mod value;
+
+pub(crate) use error::unwrapped;
+pub use error::{DecodeError, DecodeErrorKind};
+pub use names::TooLong;
+pub use table::{FieldArray, FieldError, FieldTable, Fields};
+pub use text::{LongStr, Secret, ShortStr};
+pub use value::{Decimal, Timestamp, Value};
+
+pub(crate) use names::checked_short;
+pub(crate) use primitive::{
+    Wire, bit_set, long_octets, octets, short_octets, u8_be, u16_be, u32_be, u64_be,
+};
+pub(crate) use table::check_fields;
+
+use bytes::Bytes;
+
+/// Tables and arrays may nest this deep; what lies deeper is refused.
+///
+/// The specification sets no limit. RabbitMQ's deepest own table (`x-death`) has three levels; the limit bounds the stack
+/// that a hostile peer can make the decoder use.
+pub const MAX_TABLE_DEPTH: usize = 32;
+
+/// What every parser of this crate returns.
+pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, DecodeError>;
+
+/// Cuts `part`, which must lie within `source`, as a `Bytes` of its own without copying.
+pub(crate) fn share(source: &Bytes, part: &[u8]) -> Bytes {
+    source.slice_ref(part)
+}

@@ -1,0 +1,329 @@
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::primitive::{long_octets, put_long_octets};
+use super::value::skip;
+use super::{
+    DecodeErrorKind, MAX_TABLE_DEPTH, Parsed, ShortStr, TooLong, Value, Wire, share, short_octets,
+};
+
+/// A field table: names with values (spec 4.2.5.5).
+///
+/// It is kept as it travels, checked once when it is decoded, and read on demand: getting one entry of a large table
+/// allocates nothing. Cloning shares the octets. Two tables are equal if they hold the same entries in the same order.
+///
+/// ```
+/// use amqp_proto::FieldTable;
+///
+/// let arguments = FieldTable::new()
+///     .with("x-queue-type", "quorum")?
+///     .with("x-delivery-limit", 5)?;
+/// assert_eq!(arguments.get("x-delivery-limit").and_then(|limit| limit.as_i64()), Some(5));
+/// # Ok::<(), amqp_proto::FieldError>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct FieldTable(Bytes);
+
+/// Why an entry cannot be put into a field table or array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FieldError {
+    /// The name of the entry is longer than a short string.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// The value brings more levels of tables than a peer accepts.
+    #[error("field tables nest deeper than {MAX_TABLE_DEPTH} levels")]
+    TooDeep,
+    /// The encoded table would not fit its 32-bit length.
+    #[error("the field table grows over 4 GiB")]
+    TooLarge,
+}
+
+impl FieldTable {
+    /// An empty table.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Bytes::new())
+    }
+
+    /// Wraps octets that were checked as part of a larger whole.
+    pub(super) const fn trusted(entries: Bytes) -> Self {
+        Self(entries)
+    }
+
+    /// Adds an entry, replacing one of the same name.
+    ///
+    /// # Errors
+    /// [`FieldError`]; the table is unchanged then.
+    pub fn insert(&mut self, name: &str, value: impl Into<Value>) -> Result<(), FieldError> {
+        let length = super::checked_short("field name", name.as_bytes())?;
+        let mut entries = self.without(name);
+        entries.push(length);
+        entries.extend_from_slice(name.as_bytes());
+        self.0 = appended(entries, &value.into())?;
+        Ok(())
+    }
+
+    /// The table with one entry more: [`insert`](Self::insert) for building in one expression.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Result<Self, FieldError> {
+        self.insert(name, value)?;
+        Ok(self)
+    }
+
+    /// Removes the entry of that name and returns its value.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let value = self.get(name)?;
+        self.0 = self.without(name).into();
+        Some(value)
+    }
+
+    /// The value of the first entry of that name.
+    #[must_use]
+    pub fn get(&self, name: impl AsRef<[u8]>) -> Option<Value> {
+        self.iter()
+            .find(|(key, _)| key.as_bytes() == name.as_ref())
+            .map(|(_, value)| value)
+    }
+
+    /// The entries in their order.
+    #[must_use]
+    pub fn iter(&self) -> Fields {
+        Fields {
+            source: self.0.clone(),
+            position: 0,
+        }
+    }
+
+    /// The number of entries; counts them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether the table has no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entries as they travel, without the length before them.
+    #[must_use]
+    pub fn as_encoded(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The octets of all entries but those called `name`.
+    fn without(&self, name: &str) -> Vec<u8> {
+        let mut kept = Vec::with_capacity(self.0.len() + name.len() + 16);
+        let mut rest: &[u8] = &self.0;
+        while let Ok((after, key)) = skip_entry(rest, |_, _| Ok(())) {
+            let entry = rest.get(..rest.len() - after.len()).unwrap_or_default();
+            if key != name.as_bytes() {
+                kept.extend_from_slice(entry);
+            }
+            rest = after;
+        }
+        kept
+    }
+}
+
+/// An array of values of any types (`A` in a field table). Kept and read like [`FieldTable`].
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct FieldArray(Bytes);
+
+impl FieldArray {
+    /// An empty array.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Bytes::new())
+    }
+
+    pub(super) const fn trusted(values: Bytes) -> Self {
+        Self(values)
+    }
+
+    /// Adds a value at the end.
+    ///
+    /// # Errors
+    /// [`FieldError`]; the array is unchanged then.
+    pub fn push(&mut self, value: impl Into<Value>) -> Result<(), FieldError> {
+        self.0 = appended(self.0.to_vec(), &value.into())?;
+        Ok(())
+    }
+
+    /// An array of these values.
+    ///
+    /// # Errors
+    /// [`FieldError`].
+    pub fn from_values<V: Into<Value>>(
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<Self, FieldError> {
+        let mut array = Vec::new();
+        for value in values {
+            let value = value.into();
+            check_value(&value)?;
+            value.encode(&mut array);
+        }
+        check_size(&array)?;
+        Ok(Self(array.into()))
+    }
+
+    /// The values in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Value> + use<> {
+        let source = self.0.clone();
+        let mut position = 0;
+        std::iter::from_fn(move || {
+            let input = source.get(position..)?;
+            let (rest, value) = Value::decode(input, &source).ok()?;
+            position = source.len() - rest.len();
+            Some(value)
+        })
+    }
+
+    /// The number of values; counts them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether the array has no value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The values as they travel, without the length before them.
+    #[must_use]
+    pub fn as_encoded(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn appended(mut octets: Vec<u8>, value: &Value) -> Result<Bytes, FieldError> {
+    check_value(value)?;
+    value.encode(&mut octets);
+    check_size(&octets)?;
+    Ok(octets.into())
+}
+
+/// Refuses a value that would make its table deeper than this crate (or a peer like it) decodes.
+fn check_value(value: &Value) -> Result<(), FieldError> {
+    let checked = match value {
+        Value::Table(table) => check_fields(table.as_encoded(), true, 1),
+        Value::Array(array) => check_fields(array.as_encoded(), false, 1),
+        Value::LongStr(text) => return check_size(text.as_bytes()),
+        Value::ByteArray(octets) => return check_size(octets),
+        _ => return Ok(()),
+    };
+    checked.map_err(|_| FieldError::TooDeep)
+}
+
+fn check_size(octets: &[u8]) -> Result<(), FieldError> {
+    u32::try_from(octets.len())
+        .map(|_| ())
+        .map_err(|_| FieldError::TooLarge)
+}
+
+/// Checks the entries of a table (`named`) or the values of an array, `depth` levels down, and everything inside.
+pub(crate) fn check_fields(
+    mut input: &[u8],
+    named: bool,
+    depth: usize,
+) -> Result<(), DecodeErrorKind> {
+    if depth >= MAX_TABLE_DEPTH {
+        return Err(DecodeErrorKind::TooDeep);
+    }
+    while !input.is_empty() {
+        let nested = |named, content| check_fields(content, named, depth + 1);
+        let stepped = if named {
+            skip_entry(input, nested).map(|(rest, _)| rest)
+        } else {
+            skip_value(input, nested)
+        };
+        input = stepped?;
+    }
+    Ok(())
+}
+
+/// Steps over one entry of a table and returns what follows, with the entry's name.
+fn skip_entry<'a>(
+    input: &'a [u8],
+    nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,
+) -> Result<(&'a [u8], &'a [u8]), DecodeErrorKind> {
+    let (rest, name) = short_octets(input).map_err(kind_of)?;
+    Ok((skip_value(rest, nested)?, name))
+}
+
+fn skip_value<'a>(
+    input: &'a [u8],
+    nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,
+) -> Result<&'a [u8], DecodeErrorKind> {
+    let Some((kind, rest)) = input.split_first() else {
+        return Err(DecodeErrorKind::Truncated);
+    };
+    skip(*kind, rest, nested)
+        .map(|(rest, ())| rest)
+        .map_err(kind_of)
+}
+
+fn kind_of(error: nom::Err<super::DecodeError>) -> DecodeErrorKind {
+    super::unwrapped(error).kind()
+}
+
+impl Wire for FieldTable {
+    const TYPE: &'static str = "table";
+
+    fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
+        let (rest, entries) = long_octets(input)?;
+        check_fields(entries, true, 0).map_err(DecodeErrorKind::fail)?;
+        Ok((rest, Self(share(source, entries))))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_long_octets(out, &self.0);
+    }
+}
+
+/// The entries of a [`FieldTable`], in order. Owns a share of the table.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    source: Bytes,
+    position: usize,
+}
+
+impl Iterator for Fields {
+    type Item = (ShortStr, Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let input = self.source.get(self.position..)?;
+        let (rest, name) = short_octets(input).ok()?;
+        let (rest, value) = Value::decode(rest, &self.source).ok()?;
+        self.position = self.source.len() - rest.len();
+        Some((ShortStr::shared(&self.source, name), value))
+    }
+}
+
+impl IntoIterator for &FieldTable {
+    type Item = (ShortStr, Value);
+    type IntoIter = Fields;
+
+    fn into_iter(self) -> Fields {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for FieldTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl fmt::Debug for FieldArray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}

@@ -1,0 +1,235 @@
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::Utf8Error;
+
+use bytes::{BufMut as _, Bytes};
+
+use super::primitive::{long_octets, put_long_octets};
+use super::{Parsed, TooLong, Wire, share, short_octets};
+
+/// A short string: up to 255 octets, not necessarily UTF-8 (spec 4.2.5.3).
+///
+/// Names of exchanges, queues, consumers, virtual hosts, and routing keys are short strings. Cloning shares the octets.
+///
+/// ```
+/// use amqp_proto::ShortStr;
+///
+/// let queue = ShortStr::try_from("orders")?;
+/// assert_eq!(queue, "orders");
+/// assert!(ShortStr::try_from("x".repeat(256)).is_err());
+/// # Ok::<(), amqp_proto::TooLong>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShortStr(Bytes);
+
+impl ShortStr {
+    /// The empty string.
+    pub const EMPTY: Self = Self(Bytes::new());
+
+    /// Takes `octets` over, unless there are more than 255.
+    ///
+    /// # Errors
+    /// [`TooLong`], which names the value as `what`.
+    pub fn named(what: &'static str, octets: impl Into<Bytes>) -> Result<Self, TooLong> {
+        let octets = octets.into();
+        super::checked_short(what, &octets)?;
+        Ok(Self(octets))
+    }
+
+    /// The longest prefix of `text` that fits, cut at a character boundary: for reply texts, where losing the end is
+    /// better than failing.
+    #[must_use]
+    pub fn truncated(text: &str) -> Self {
+        let mut end = text.len().min(usize::from(u8::MAX));
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(Bytes::copy_from_slice(
+            text.get(..end).unwrap_or_default().as_bytes(),
+        ))
+    }
+
+    /// The octets.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The text, if the octets are UTF-8.
+    ///
+    /// # Errors
+    /// Where they stop being UTF-8.
+    pub fn to_str(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(&self.0)
+    }
+
+    /// Whether there is no octet at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The length in octets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Cuts a short string out of `source`; `part` was read as one, so it is short enough.
+    pub(crate) fn shared(source: &Bytes, part: &[u8]) -> Self {
+        Self(share(source, part))
+    }
+}
+
+impl Wire for ShortStr {
+    const TYPE: &'static str = "shortstr";
+
+    fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
+        let (rest, octets) = short_octets(input)?;
+        Ok((rest, Self::shared(source, octets)))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::try_from(self.0.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(&self.0);
+    }
+}
+
+/// A long string: octets with a 32-bit length (spec 4.2.5.3). Cloning shares the octets.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct LongStr(Bytes);
+
+impl LongStr {
+    /// The octets.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The text, if the octets are UTF-8.
+    ///
+    /// # Errors
+    /// Where they stop being UTF-8.
+    pub fn to_str(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(&self.0)
+    }
+
+    /// The octets as a shared buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+/// A long string that carries credentials: `Debug` does not show it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(Bytes);
+
+impl Secret {
+    /// The octets; keep them out of logs.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+macro_rules! long_strings {
+    ($($name:ident)*) => {$(
+        impl Wire for $name {
+            const TYPE: &'static str = "longstr";
+
+            fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
+                let (rest, octets) = long_octets(input)?;
+                Ok((rest, Self(share(source, octets))))
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                put_long_octets(out, &self.0);
+            }
+        }
+
+        impl<T: Into<Bytes>> From<T> for $name {
+            fn from(octets: T) -> Self {
+                Self(octets.into())
+            }
+        }
+    )*};
+}
+
+long_strings! { LongStr Secret }
+
+macro_rules! short_from {
+    ($($from:ty: |$value:ident| $octets:expr;)*) => {$(
+        impl TryFrom<$from> for ShortStr {
+            type Error = TooLong;
+
+            fn try_from($value: $from) -> Result<Self, TooLong> {
+                Self::named("short string", $octets)
+            }
+        }
+    )*};
+}
+
+short_from! {
+    &str: |value| Bytes::copy_from_slice(value.as_bytes());
+    &String: |value| Bytes::copy_from_slice(value.as_bytes());
+    &[u8]: |value| Bytes::copy_from_slice(value);
+    String: |value| value;
+    Vec<u8>: |value| value;
+    Bytes: |value| value;
+}
+
+impl From<ShortStr> for Bytes {
+    fn from(value: ShortStr) -> Self {
+        value.0
+    }
+}
+
+impl AsRef<[u8]> for ShortStr {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for ShortStr {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for ShortStr {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for ShortStr {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+macro_rules! show_text {
+    ($($name:ident)*) => {$(
+        /// The text; octets that are not UTF-8 show as replacement characters.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&String::from_utf8_lossy(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
+            }
+        }
+    )*};
+}
+
+show_text! { ShortStr LongStr }
