@@ -169,6 +169,21 @@ impl EncodeProperties for RawProperties {
     }
 }
 
+/// What tells a message from others with the same body: its message id and correlation id, empty where missing.
+pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
+    let text = |bit| {
+        let value = locate(encoded, bit)?;
+        short_octets(value).ok().map(|(_, octets)| octets)
+    };
+    (
+        text(MESSAGE_ID).unwrap_or_default(),
+        text(CORRELATION_ID).unwrap_or_default(),
+    )
+}
+
+const MESSAGE_ID: u32 = 7;
+const CORRELATION_ID: u32 = 10;
+
 /// Checks that `encoded` is a well-formed list of properties and nothing else.
 pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
     let (mut rest, flags) =

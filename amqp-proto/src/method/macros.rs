@@ -147,10 +147,10 @@ macro_rules! methods {
         }
 
         impl FromReply for $reply {
-            fn from_reply(reply: crate::Reply) -> Result<Self, crate::Reply> {
+            fn from_reply(reply: crate::Reply) -> Option<Self> {
                 match reply {
-                    crate::Reply::Method(Method::$reply(reply)) => Ok(reply),
-                    other => Err(other),
+                    crate::Reply::Method(Method::$reply(reply)) => Some(reply),
+                    _ => None,
                 }
             }
         }

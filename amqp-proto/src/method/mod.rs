@@ -46,11 +46,8 @@ pub trait Request: Arguments {
 
 /// What can be made of the answer to a [`Request`].
 pub trait FromReply: Sized {
-    /// Takes the answer, or hands it back when it answers something else.
-    ///
-    /// # Errors
-    /// The unchanged answer, when it is not of this type.
-    fn from_reply(reply: crate::Reply) -> Result<Self, crate::Reply>;
+    /// Takes the answer; nothing if it answers something else.
+    fn from_reply(reply: crate::Reply) -> Option<Self>;
 }
 
 /// What the table declares about a method.

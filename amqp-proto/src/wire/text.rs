@@ -75,6 +75,12 @@ impl ShortStr {
         self.0.len()
     }
 
+    /// A copy with octets of its own, for keeping a name that was cut out of a large buffer.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// Cuts a short string out of `source`; `part` was read as one, so it is short enough.
     pub(crate) fn shared(source: &Bytes, part: &[u8]) -> Self {
         Self(share(source, part))

@@ -1,0 +1,211 @@
+use std::collections::VecDeque;
+
+use crate::method::{BasicAck, BasicNack, BasicReject};
+use crate::{DeliveryTag, Misuse};
+
+/// The deliveries of a channel that the peer waits to have acknowledged, and what was acknowledged since the last flush.
+///
+/// Acknowledgements are merged: when all deliveries up to one are settled, a single `multiple` says so. It says nothing
+/// about any other delivery, so merging never acknowledges what the caller has not.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    /// Oldest first; tags strictly increase.
+    entries: VecDeque<Entry>,
+    /// How many entries are `Acked`.
+    acked: usize,
+    /// Recoveries under way. What arrives before their answer is delivered again, under another tag.
+    recovering: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    tag: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The application has it.
+    Waiting,
+    /// The application acknowledged it; the peer does not know yet.
+    Acked,
+    /// The peer knows, but an older delivery is still waiting.
+    Settled,
+}
+
+impl Unsettled {
+    /// Takes a delivery in. Returns false if its tag does not follow the earlier ones.
+    pub(crate) fn delivered(&mut self, tag: u64) -> bool {
+        if self.entries.back().is_some_and(|last| last.tag >= tag) {
+            return false;
+        }
+        if self.recovering == 0 {
+            self.entries.push_back(Entry {
+                tag,
+                state: State::Waiting,
+            });
+        }
+        true
+    }
+
+    /// How many deliveries the peer waits for.
+    pub(crate) fn len(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| entry.state != State::Settled)
+            .count()
+    }
+
+    /// Whether [`flush`](Self::flush) would send something.
+    pub(crate) const fn needs_flush(&self) -> bool {
+        self.acked > 0
+    }
+
+    /// Acknowledges one delivery.
+    pub(crate) fn ack(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
+        let entry = self.waiting(tag)?;
+        entry.state = State::Acked;
+        self.acked += 1;
+        Ok(())
+    }
+
+    /// Acknowledges all deliveries up to `tag`; 0 means all.
+    pub(crate) fn ack_up_to(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
+        let acked = self.mark_up_to(tag, State::Acked)?.1;
+        self.acked += acked;
+        Ok(())
+    }
+
+    /// Gives one delivery back.
+    pub(crate) fn reject(
+        &mut self,
+        tag: DeliveryTag,
+        requeue: bool,
+    ) -> Result<BasicReject, Misuse> {
+        self.waiting(tag)?.state = State::Settled;
+        self.drop_settled();
+        Ok(BasicReject {
+            delivery_tag: tag.0,
+            requeue,
+        })
+    }
+
+    /// Gives all deliveries up to `tag` back that were not acknowledged; 0 means all. Flush first.
+    pub(crate) fn nack_up_to(
+        &mut self,
+        tag: DeliveryTag,
+        requeue: bool,
+    ) -> Result<BasicNack, Misuse> {
+        let (last, _) = self.mark_up_to(tag, State::Settled)?;
+        self.drop_settled();
+        Ok(BasicNack {
+            delivery_tag: last,
+            multiple: true,
+            requeue,
+        })
+    }
+
+    /// Passes on what was acknowledged, in as few methods as are exact.
+    pub(crate) fn flush(&mut self, mut send: impl FnMut(BasicAck)) {
+        if self.acked == 0 {
+            return;
+        }
+        let mut run = 0;
+        let mut last = 0;
+        while let Some(entry) = self.entries.front() {
+            match entry.state {
+                State::Waiting => break,
+                State::Acked => {
+                    run += 1;
+                    last = entry.tag;
+                }
+                State::Settled => {}
+            }
+            self.entries.pop_front();
+        }
+        if run > 0 {
+            send(BasicAck {
+                delivery_tag: last,
+                multiple: run > 1,
+            });
+            self.acked -= run;
+        }
+        // What is left stands behind a delivery that still waits.
+        for entry in &mut self.entries {
+            if self.acked == 0 {
+                break;
+            }
+            if entry.state == State::Acked {
+                send(BasicAck {
+                    delivery_tag: entry.tag,
+                    multiple: false,
+                });
+                entry.state = State::Settled;
+                self.acked -= 1;
+            }
+        }
+    }
+
+    /// `basic.recover` was asked for: the peer takes back all that is unsettled.
+    pub(crate) fn recover(&mut self, answered: bool) {
+        self.entries.clear();
+        self.acked = 0;
+        self.recovering += u32::from(answered);
+    }
+
+    /// `basic.recover-ok` came.
+    pub(crate) fn recovered(&mut self) {
+        self.recovering = self.recovering.saturating_sub(1);
+    }
+
+    fn waiting(&mut self, tag: DeliveryTag) -> Result<&mut Entry, Misuse> {
+        let index = self.index_of(tag.0).ok_or(Misuse::UnknownDelivery(tag.0))?;
+        self.entries
+            .get_mut(index)
+            .filter(|entry| entry.state == State::Waiting)
+            .ok_or(Misuse::UnknownDelivery(tag.0))
+    }
+
+    /// Tags are dense as long as every delivery needs an acknowledgement, so the place is a subtraction away.
+    fn index_of(&self, tag: u64) -> Option<usize> {
+        let first = self.entries.front()?.tag;
+        let guess = usize::try_from(tag.checked_sub(first)?).ok()?;
+        match self.entries.get(guess) {
+            Some(entry) if entry.tag == tag => Some(guess),
+            _ => self
+                .entries
+                .binary_search_by_key(&tag, |entry| entry.tag)
+                .ok(),
+        }
+    }
+
+    /// Marks the waiting ones up to `tag`; returns the last of them and how many there were.
+    fn mark_up_to(&mut self, tag: DeliveryTag, state: State) -> Result<(u64, usize), Misuse> {
+        let limit = if tag.0 == 0 { u64::MAX } else { tag.0 };
+        let mut last = None;
+        let mut count = 0;
+        for entry in self
+            .entries
+            .iter_mut()
+            .take_while(|entry| entry.tag <= limit)
+        {
+            if entry.state == State::Waiting {
+                entry.state = state;
+                last = Some(entry.tag);
+                count += 1;
+            }
+        }
+        last.map(|last| (last, count))
+            .ok_or(Misuse::UnknownDelivery(tag.0))
+    }
+
+    fn drop_settled(&mut self) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.state == State::Settled)
+        {
+            self.entries.pop_front();
+        }
+    }
+}

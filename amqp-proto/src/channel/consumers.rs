@@ -1,0 +1,54 @@
+use std::collections::HashMap;
+
+use crate::{ConsumerId, ShortStr};
+
+/// The consumers of a channel, by their tags.
+#[derive(Debug, Default)]
+pub(crate) struct Consumers {
+    by_tag: HashMap<ShortStr, Consumer>,
+    /// The consumer of the last delivery: most often that of the next one, too.
+    last: Option<(ShortStr, Consumer)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Consumer {
+    pub(crate) id: ConsumerId,
+    pub(crate) no_ack: bool,
+    /// Nobody wants the deliveries any more; they go back.
+    pub(crate) unwanted: bool,
+}
+
+impl Consumers {
+    pub(crate) fn contains(&self, tag: &ShortStr) -> bool {
+        self.by_tag.contains_key(tag)
+    }
+
+    pub(crate) fn insert(&mut self, tag: ShortStr, consumer: Consumer) {
+        self.last = None;
+        self.by_tag.insert(tag, consumer);
+    }
+
+    pub(crate) fn remove(&mut self, tag: &[u8]) -> Option<Consumer> {
+        self.last = None;
+        self.by_tag.remove(tag)
+    }
+
+    /// From now on, deliveries of that consumer go back.
+    pub(crate) fn abandon(&mut self, tag: &[u8]) {
+        self.last = None;
+        if let Some(consumer) = self.by_tag.get_mut(tag) {
+            consumer.unwanted = true;
+        }
+    }
+
+    pub(crate) fn find(&mut self, tag: &[u8]) -> Option<Consumer> {
+        if let Some((last, consumer)) = &self.last {
+            if last.as_bytes() == tag {
+                return Some(*consumer);
+            }
+        }
+        let (tag, consumer) = self.by_tag.get_key_value(tag)?;
+        self.last = Some((tag.clone(), *consumer));
+        Some(*consumer)
+    }
+}

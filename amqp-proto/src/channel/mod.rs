@@ -1,0 +1,414 @@
+//! One channel: its requests, consumers, confirms and acknowledgements.
+
+mod acks;
+mod confirms;
+mod consumers;
+mod publish;
+mod receive;
+mod table;
+
+pub use publish::Route;
+pub(crate) use table::Channels;
+
+use std::collections::VecDeque;
+
+use acks::Unsettled;
+use confirms::Confirms;
+use consumers::{Consumer, Consumers};
+
+use crate::content::Incoming;
+use crate::link::{Link, Role};
+use crate::method::{
+    Arguments, BasicCancel, BasicRecoverAsync, ChannelClose, Method, MethodFacts, Request,
+};
+use crate::{
+    ChannelError, ChannelId, Close, CommandError, ConsumerId, DeliveryTag, Gate, Misuse, ReplyCode,
+    RequestId, ShortStr,
+};
+
+/// A channel of a [`Connection`](crate::Connection), borrowed to give it commands.
+///
+/// A command queues all its bytes or, when it fails, none. Commands may be given before the channel's opening is
+/// answered, and after one another without waiting: requests are pipelined, and each answer finds its own.
+#[derive(Debug)]
+pub struct Channel<'a> {
+    pub(super) state: &'a mut ChannelState,
+    pub(super) link: &'a mut Link,
+}
+
+/// What is known of one channel.
+#[derive(Debug)]
+pub(crate) struct ChannelState {
+    id: ChannelId,
+    phase: Phase,
+    /// Requests on their way, in the order in which they will be answered.
+    pending: VecDeque<Pending>,
+    consumers: Consumers,
+    /// The message whose frames are coming in.
+    incoming: Option<Incoming>,
+    mode: Mode,
+    unsettled: Unsettled,
+    /// The peer lets content flow.
+    flow: bool,
+    /// The channel stands in the link's list of channels to flush.
+    listed: bool,
+}
+
+/// ```text
+///  Opening ──open-ok──▶ Open ──close()──▶ Closing ──close-ok──▶ Closed
+///     └──────────close from the peer, or the end of the connection──┘
+/// ```
+#[derive(Debug)]
+enum Phase {
+    Opening,
+    Open,
+    /// This end asked for the close.
+    Closing(Close),
+    /// Over; the number is free once the event has been polled.
+    Closed(ChannelError),
+}
+
+#[derive(Debug)]
+enum Mode {
+    Plain,
+    Confirm(Confirms),
+    Tx,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+struct Pending {
+    id: RequestId,
+    method: &'static MethodFacts,
+    effect: Effect,
+    /// Nobody waits for the answer: what it brings is undone.
+    abandoned: bool,
+}
+
+/// What an answer changes.
+#[derive(Debug)]
+enum Effect {
+    None,
+    Consume { tag: ShortStr, no_ack: bool },
+    Cancel { tag: ShortStr },
+    Get { no_ack: bool },
+    Recover,
+}
+
+impl Channel<'_> {
+    /// The channel's number.
+    #[must_use]
+    pub fn id(&self) -> ChannelId {
+        self.state.id
+    }
+
+    /// Queues a request. Its answer comes as [`ChannelEvent::Reply`](crate::ChannelEvent::Reply) of the same number,
+    /// unless its `no_wait` bit is set.
+    ///
+    /// A consumer is known by the number of its `basic.consume`, see [`ConsumerId`].
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was queued then.
+    pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
+        self.check_open()?;
+        let answered = !request.is_no_wait();
+        let method = request.into();
+        self.check_mode(&method)?;
+        self.check_consumer(&method)?;
+        self.flush_acks();
+        self.link.send(self.state.id.0, &method)?;
+        let id = self.link.next_request();
+        let effect = self.state.started(id, method, answered);
+        if answered {
+            self.state.pending.push_back(Pending {
+                id,
+                method: &R::FACTS,
+                effect,
+                abandoned: false,
+            });
+        }
+        Ok(id)
+    }
+
+    /// Nobody waits for that answer any more. When it comes it is swallowed, and what it brought is undone: a consumer is
+    /// cancelled, a message that was got goes back to its queue.
+    pub fn abandon(&mut self, request: RequestId) {
+        if let Some(pending) = self
+            .state
+            .pending
+            .iter_mut()
+            .find(|pending| pending.id == request)
+        {
+            pending.abandoned = true;
+            if let Effect::Consume { tag, .. } = &pending.effect {
+                self.state.consumers.abandon(tag.as_bytes());
+            }
+        }
+    }
+
+    /// Acknowledges one delivery. It is sent with the next flush, merged with others where that is exact.
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.state.unsettled.ack(delivery)?;
+        self.list_for_flush();
+        Ok(())
+    }
+
+    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
+    ///
+    /// # Errors
+    /// [`CommandError`], if none is waiting for it.
+    pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.state.unsettled.ack_up_to(delivery)?;
+        self.list_for_flush();
+        Ok(())
+    }
+
+    /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        self.check_open()?;
+        let reject = self.state.unsettled.reject(delivery, requeue)?;
+        self.flush_acks();
+        self.link.send_small(self.state.id.0, &reject);
+        Ok(())
+    }
+
+    /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
+    ///
+    /// # Errors
+    /// [`CommandError`], if none is waiting.
+    pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.flush_acks();
+        let nack = self.state.unsettled.nack_up_to(delivery, requeue)?;
+        self.link.send_small(self.state.id.0, &nack);
+        Ok(())
+    }
+
+    /// Asks for all unacknowledged deliveries again, without an answer. Deprecated in the protocol; prefer the request
+    /// [`BasicRecover`](crate::method::BasicRecover).
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.flush_acks();
+        self.state.unsettled.recover(false);
+        self.link
+            .send_small(self.state.id.0, &BasicRecoverAsync { requeue });
+        Ok(())
+    }
+
+    /// Closes the channel. Requests that are under way are still answered, deliveries are no longer reported.
+    ///
+    /// Ends with [`ChannelEvent::Closed`](crate::ChannelEvent::Closed). Does nothing if it is closing already.
+    pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
+        if self.check_open().is_err() {
+            return;
+        }
+        self.flush_acks();
+        let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+        self.link.send_small(
+            self.state.id.0,
+            &ChannelClose {
+                reply_code: reply_code.0,
+                reply_text: close.reply_text.clone(),
+                class_id: 0,
+                method_id: 0,
+            },
+        );
+        self.state.phase = Phase::Closing(close);
+    }
+
+    /// Whether content may be published right now.
+    ///
+    /// # Errors
+    /// The gate that is shut.
+    pub fn check_gate(&self) -> Result<(), Gate> {
+        match () {
+            () if self.link.blocked => Err(Gate::Blocked),
+            () if !self.state.flow => Err(Gate::Flow),
+            () if self.link.is_full() => Err(Gate::Full),
+            () => Ok(()),
+        }
+    }
+
+    /// How many publishes are not confirmed yet, counting from the oldest of them.
+    #[must_use]
+    pub fn unconfirmed(&self) -> usize {
+        match &self.state.mode {
+            Mode::Confirm(confirms) => confirms.len(),
+            Mode::Plain | Mode::Tx => 0,
+        }
+    }
+
+    /// How many deliveries wait to be acknowledged.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.state.unsettled.len()
+    }
+
+    /// Servers: queues a method that no request stands behind, or the answer to one.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn send(&mut self, method: impl Arguments) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.check_server()?;
+        self.link.send(self.state.id.0, &method.into())
+    }
+
+    fn check_server(&self) -> Result<(), Misuse> {
+        match self.link.role {
+            Role::Server => Ok(()),
+            Role::Client => Err(Misuse::WrongSide("server")),
+        }
+    }
+
+    fn check_open(&self) -> Result<(), ChannelError> {
+        match &self.state.phase {
+            Phase::Opening | Phase::Open => Ok(()),
+            Phase::Closing(close) => Err(ChannelError::Closed(close.clone())),
+            Phase::Closed(error) => Err(error.clone()),
+        }
+    }
+
+    /// RabbitMQ would close the channel over these, and the connection over a tag that is in use.
+    fn check_mode(&self, method: &Method) -> Result<(), Misuse> {
+        match (&self.state.mode, method) {
+            (Mode::Confirm(_), Method::TxSelect(_)) | (Mode::Tx, Method::ConfirmSelect(_)) => {
+                Err(Misuse::TxAndConfirm)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_consumer(&self, method: &Method) -> Result<(), Misuse> {
+        match method {
+            Method::BasicConsume(consume)
+                if self.state.consumers.contains(&consume.consumer_tag)
+                    && self.link.role == Role::Client =>
+            {
+                Err(Misuse::ConsumerTagInUse)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn list_for_flush(&mut self) {
+        if !self.state.listed {
+            self.state.listed = true;
+            self.link.unflushed.push(self.state.id);
+        }
+    }
+
+    fn flush_acks(&mut self) {
+        self.state.flush_acks(self.link);
+    }
+}
+
+impl ChannelState {
+    fn new(id: ChannelId, phase: Phase) -> Self {
+        Self {
+            id,
+            phase,
+            pending: VecDeque::new(),
+            consumers: Consumers::default(),
+            incoming: None,
+            mode: Mode::Plain,
+            unsettled: Unsettled::default(),
+            flow: true,
+            listed: false,
+        }
+    }
+
+    /// Sends the acknowledgements that were given since the last flush. Called before anything else is queued on the
+    /// channel, so that the order of methods is the caller's.
+    fn flush_acks(&mut self, link: &mut Link) {
+        if self.unsettled.needs_flush() {
+            self.unsettled.flush(|ack| link.send_small(self.id.0, &ack));
+        }
+    }
+
+    /// The same, at the end of a turn.
+    pub(crate) fn flush_listed(&mut self, link: &mut Link) {
+        self.listed = false;
+        if matches!(self.phase, Phase::Opening | Phase::Open) {
+            self.flush_acks(link);
+        }
+    }
+
+    /// The part of a request's effect that does not wait for the answer.
+    fn started(&mut self, id: RequestId, method: Method, answered: bool) -> Effect {
+        match method {
+            Method::BasicConsume(consume) => {
+                let tag = consume.consumer_tag;
+                if !tag.is_empty() {
+                    let consumer = Consumer {
+                        id: id.into(),
+                        no_ack: consume.no_ack,
+                        unwanted: false,
+                    };
+                    self.consumers.insert(tag.clone(), consumer);
+                }
+                Effect::Consume {
+                    tag,
+                    no_ack: consume.no_ack,
+                }
+            }
+            Method::BasicCancel(cancel) => {
+                if !answered {
+                    self.consumers.abandon(cancel.consumer_tag.as_bytes());
+                }
+                Effect::Cancel {
+                    tag: cancel.consumer_tag,
+                }
+            }
+            Method::BasicGet(get) => Effect::Get { no_ack: get.no_ack },
+            Method::BasicRecover(_) => {
+                self.unsettled.recover(answered);
+                Effect::Recover
+            }
+            Method::ConfirmSelect(_) => {
+                if matches!(self.mode, Mode::Plain) {
+                    self.mode = Mode::Confirm(Confirms::new());
+                }
+                Effect::None
+            }
+            Method::TxSelect(_) => {
+                self.mode = Mode::Tx;
+                Effect::None
+            }
+            _ => Effect::None,
+        }
+    }
+
+    /// Cancels a consumer on the channel's own account.
+    fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr) {
+        let cancel = BasicCancel {
+            consumer_tag: tag.clone(),
+            no_wait: false,
+        };
+        self.flush_acks(link);
+        link.send_small(self.id.0, &cancel);
+        self.pending.push_back(Pending {
+            id: link.next_request(),
+            method: &BasicCancel::FACTS,
+            effect: Effect::Cancel { tag },
+            abandoned: true,
+        });
+    }
+
+    fn consumer_of(&mut self, tag: &[u8]) -> Option<(ConsumerId, bool, bool)> {
+        self.consumers
+            .find(tag)
+            .map(|found| (found.id, found.no_ack, found.unwanted))
+    }
+}

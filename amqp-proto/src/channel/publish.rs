@@ -1,0 +1,218 @@
+use bytes::Bytes;
+
+use super::confirms::Fingerprint;
+use super::{Channel, Mode};
+use crate::body::Body;
+use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
+use crate::link::{Link, Role};
+use crate::method::{Arguments, BasicPublish, Method};
+use crate::properties::{EncodeProperties, identity};
+use crate::wire::checked_short;
+use crate::{CommandError, Misuse, PublishError, PublishSeq, Transmit};
+
+/// Bodies, and parts of bodies, from this size on are not copied. Below, a copy costs less than one more slice in a
+/// vectored write.
+const UNCOPIED_FROM: usize = 2048;
+
+/// Where a message goes. Borrows its names, so that publishing allocates nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Route<'a> {
+    exchange: &'a [u8],
+    routing_key: &'a [u8],
+    /// Return the message if it reaches no queue.
+    pub mandatory: bool,
+    /// Return the message if no consumer takes it at once. RabbitMQ refuses it.
+    pub immediate: bool,
+}
+
+impl<'a> Route<'a> {
+    /// To an exchange, which looks at the routing key. Names longer than 255 octets fail when publishing.
+    pub fn new(
+        exchange: &'a (impl AsRef<[u8]> + ?Sized),
+        routing_key: &'a (impl AsRef<[u8]> + ?Sized),
+    ) -> Self {
+        Self {
+            exchange: exchange.as_ref(),
+            routing_key: routing_key.as_ref(),
+            mandatory: false,
+            immediate: false,
+        }
+    }
+
+    /// To a queue, by way of the default exchange.
+    pub fn queue(name: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self::new("", name)
+    }
+
+    /// The same, but the message comes back if it reaches no queue.
+    #[must_use]
+    pub const fn mandatory(mut self) -> Self {
+        self.mandatory = true;
+        self
+    }
+}
+
+impl Channel<'_> {
+    /// Publishes a message. With publisher confirms on (`confirm.select`), returns the number that its confirm will name.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then, and no number given.
+    pub fn publish(
+        &mut self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, PublishError> {
+        self.check_open()?;
+        if self.link.role == Role::Server {
+            return Err(Misuse::WrongSide("client").into());
+        }
+        self.check_gate()?;
+        let exchange_len = checked_short("exchange", route.exchange)?;
+        let routing_key_len = checked_short("routing key", route.routing_key)?;
+        self.flush_acks();
+
+        let [c0, c1, m0, m1] = METHOD_IDS;
+        let channel = self.state.id.0;
+        let out = self.link.transmit.buffer();
+        let start = out.len();
+        out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len());
+        let payload = 4 + 2 + 1 + route.exchange.len() + 1 + route.routing_key.len() + 1;
+        out.extend_from_slice(&frame::head(FrameKind::Method, channel, payload));
+        out.extend_from_slice(&[c0, c1, m0, m1, 0, 0, exchange_len]);
+        out.extend_from_slice(route.exchange);
+        out.push(routing_key_len);
+        out.extend_from_slice(route.routing_key);
+        let bits = u8::from(route.mandatory) | u8::from(route.immediate) << 1;
+        out.extend_from_slice(&[bits, FRAME_END]);
+
+        let properties_at = push_header(self.link, channel, properties, body.as_octets().len())
+            .map_err(|size| {
+                self.link.transmit.buffer().truncate(start);
+                PublishError::PropertiesTooLarge {
+                    size,
+                    frame_max: self.link.frame_max,
+                }
+            })?;
+        let Mode::Confirm(confirms) = &mut self.state.mode else {
+            push_body(self.link, channel, body);
+            return Ok(None);
+        };
+        let fingerprint = (route.mandatory || route.immediate).then(|| {
+            let encoded = self
+                .link
+                .transmit
+                .buffer()
+                .get(properties_at)
+                .unwrap_or_default();
+            let (message_id, correlation_id) = identity(encoded);
+            Fingerprint::of([
+                route.exchange,
+                route.routing_key,
+                message_id,
+                correlation_id,
+                body.as_octets(),
+            ])
+        });
+        push_body(self.link, channel, body);
+        Ok(Some(confirms.published(fingerprint)))
+    }
+
+    /// Servers: sends a message, that is `basic.deliver`, `basic.get-ok` or `basic.return` with its content.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was queued then.
+    pub fn send_content(
+        &mut self,
+        method: impl Arguments,
+        properties: &impl EncodeProperties,
+        body: impl Body,
+    ) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.check_server()?;
+        let method: Method = method.into();
+        let facts = method.facts();
+        if !facts.content {
+            return Err(Misuse::NotNow.into());
+        }
+        let start = self.link.transmit.buffer().len();
+        self.link.send(self.state.id.0, &method)?;
+        let channel = self.state.id.0;
+        push_header(self.link, channel, properties, body.as_octets().len()).map_err(|size| {
+            self.link.transmit.buffer().truncate(start);
+            let frame_max = self.link.frame_max;
+            CommandError::TooLarge {
+                method: facts.name,
+                size,
+                frame_max,
+            }
+        })?;
+        push_body(self.link, channel, body);
+        Ok(())
+    }
+}
+
+/// `basic.publish`, as two 16-bit numbers.
+const METHOD_IDS: [u8; 4] = {
+    let [c0, c1] = BasicPublish::CLASS_ID.to_be_bytes();
+    let [m0, m1] = BasicPublish::METHOD_ID.to_be_bytes();
+    [c0, c1, m0, m1]
+};
+
+/// Three frames' overhead and the fixed parts of method and header: what a small publish takes beside its texts.
+const HEADS_SIZE: usize = 3 * FRAME_OVERHEAD + 9 + 14;
+
+/// Queues a content header and returns where in the buffer its properties are, or the size of the frame it would take.
+fn push_header(
+    link: &mut Link,
+    channel: u16,
+    properties: &impl EncodeProperties,
+    body_len: usize,
+) -> Result<std::ops::Range<usize>, usize> {
+    let frame_max = link.frame_max as usize;
+    let out = link.transmit.buffer();
+    let before = out.len();
+    let start = frame::begin(out, FrameKind::Header, channel);
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = (body_len as u64).to_be_bytes();
+    let [c0, c1, ..] = METHOD_IDS;
+    out.extend_from_slice(&[c0, c1, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7]);
+    let properties_at = out.len();
+    properties.encode_into(out);
+    let range = properties_at..out.len();
+    frame::finish(out, start);
+    match out.len() - before {
+        size if size > frame_max => Err(size),
+        _ => Ok(range),
+    }
+}
+
+/// Queues the body in as many frames as it takes: none, if it is empty.
+fn push_body(link: &mut Link, channel: u16, body: impl Body) {
+    let room = (link.frame_max as usize).saturating_sub(FRAME_OVERHEAD);
+    let octets = body.as_octets();
+    match octets.len() {
+        0 => {}
+        len if len < UNCOPIED_FROM && len <= room => {
+            let out = link.transmit.buffer();
+            out.extend_from_slice(&frame::head(FrameKind::Body, channel, len));
+            out.extend_from_slice(octets);
+            out.push(FRAME_END);
+        }
+        _ => push_frames(&mut link.transmit, channel, body.into_bytes(), room),
+    }
+}
+
+fn push_frames(transmit: &mut Transmit, channel: u16, mut body: Bytes, room: usize) {
+    while !body.is_empty() {
+        let part = body.split_to(body.len().min(room));
+        transmit
+            .buffer()
+            .extend_from_slice(&frame::head(FrameKind::Body, channel, part.len()));
+        if part.len() < UNCOPIED_FROM {
+            transmit.buffer().extend_from_slice(&part);
+        } else {
+            transmit.push_body(part);
+        }
+        transmit.buffer().push(FRAME_END);
+    }
+}

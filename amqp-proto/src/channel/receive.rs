@@ -1,0 +1,458 @@
+use bytes::Bytes;
+
+use super::confirms::Fingerprint;
+use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase};
+use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
+use crate::delivery::DeliverArguments;
+use crate::frame::FrameKind;
+use crate::link::{Link, Role};
+use crate::method::{
+    Arguments as _, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose, ChannelCloseOk,
+    ChannelFlowOk, Method,
+};
+use crate::properties::identity;
+use crate::wire::unwrapped;
+use crate::{
+    ChannelError, ChannelEvent, Close, ConnectionError, Delivery, GetReply, Initiator, Published,
+    RawProperties, Reply, ReplyCode, Returned, ShortStr, Unusable, Violation,
+};
+
+type Received = Result<(), ConnectionError>;
+
+/// The ids in front of a method's arguments.
+const fn ids(class: u16, method: u16) -> [u8; 4] {
+    let [c0, c1] = class.to_be_bytes();
+    let [m0, m1] = method.to_be_bytes();
+    [c0, c1, m0, m1]
+}
+
+const DELIVER: [u8; 4] = ids(BasicDeliver::CLASS_ID, BasicDeliver::METHOD_ID);
+const GET_OK: [u8; 4] = ids(BasicGetOk::CLASS_ID, BasicGetOk::METHOD_ID);
+
+impl ChannelState {
+    /// Takes the payload of a method frame. `chunk` is what was read, with the payload at `payload` and the next frame
+    /// at `next`; returns where the next frame to look at starts, which is behind a message that was there as a whole.
+    pub(crate) fn receive_method(
+        &mut self,
+        link: &mut Link,
+        chunk: &Bytes,
+        payload: std::ops::Range<usize>,
+        next: usize,
+    ) -> Result<usize, ConnectionError> {
+        if let Some(incoming) = &self.incoming {
+            return Err(unexpected(FrameKind::Method, incoming.expected()).into());
+        }
+        let octets = chunk.get(payload.clone()).unwrap_or_default();
+        match octets.first_chunk() {
+            Some(&DELIVER) if link.role == Role::Client => {
+                self.receive_deliver(link, chunk, payload, next)
+            }
+            Some(&GET_OK) if link.role == Role::Client => {
+                self.expect_get()?;
+                self.incoming = Some(Incoming::new(ContentMethod::GetOk {
+                    payload: chunk.slice(payload),
+                }));
+                Ok(next)
+            }
+            _ => {
+                let method = Method::decode(&chunk.slice(payload))?;
+                match link.role {
+                    Role::Client => self.receive_from_server(link, method)?,
+                    Role::Server => self.receive_from_client(link, method)?,
+                }
+                Ok(next)
+            }
+        }
+    }
+
+    /// The hot path: a delivery, most often with all its frames at hand.
+    fn receive_deliver(
+        &mut self,
+        link: &mut Link,
+        chunk: &Bytes,
+        payload: std::ops::Range<usize>,
+        next: usize,
+    ) -> Result<usize, ConnectionError> {
+        let start = payload.start;
+        let octets = chunk.get(payload.clone()).unwrap_or_default();
+        let arguments = arguments_of(octets)?;
+        let unknown = Violation::UnknownConsumer { channel: self.id };
+        let Consumer {
+            id: consumer,
+            no_ack,
+            unwanted,
+        } = self.consumers.find(arguments.consumer_tag).ok_or(unknown)?;
+        let whole = match find_whole(chunk, next, self.id.0, link.limits.body_max) {
+            Some(whole) if !unwanted && matches!(self.phase, Phase::Open) => whole,
+            _ => {
+                let payload = chunk.slice(payload);
+                let method = ContentMethod::Deliver {
+                    consumer,
+                    no_ack,
+                    payload,
+                };
+                self.incoming = Some(Incoming::new(method));
+                return Ok(next);
+            }
+        };
+        self.note_delivery(arguments.tag, no_ack)?;
+        let within = |range: std::ops::Range<usize>| range.start - start..range.end - start;
+        let delivery = Delivery::contiguous(
+            chunk.slice(start..whole.body.end),
+            &arguments,
+            within(whole.properties),
+            within(whole.body),
+            no_ack,
+        );
+        link.emit(self.id, ChannelEvent::Delivery { consumer, delivery });
+        Ok(whole.end)
+    }
+
+    /// Takes the payload of a content header frame.
+    pub(crate) fn receive_header(&mut self, link: &mut Link, payload: &Bytes) -> Received {
+        let Some(incoming) = &mut self.incoming else {
+            return Err(unexpected(FrameKind::Header, "a method frame").into());
+        };
+        incoming.header(payload, link.limits.body_max)?;
+        self.complete_content(link)
+    }
+
+    /// Takes the payload of a body frame.
+    pub(crate) fn receive_body(&mut self, link: &mut Link, payload: Bytes) -> Received {
+        let Some(incoming) = &mut self.incoming else {
+            return Err(unexpected(FrameKind::Body, "a method frame").into());
+        };
+        incoming.body(payload)?;
+        self.complete_content(link)
+    }
+
+    fn complete_content(&mut self, link: &mut Link) -> Received {
+        let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_complete()) else {
+            return Ok(());
+        };
+        let Complete { method, content } = incoming.into_complete();
+        match method {
+            ContentMethod::Deliver {
+                consumer,
+                no_ack,
+                payload,
+            } => {
+                let arguments = arguments_of(&payload)?;
+                self.note_delivery(arguments.tag, no_ack)?;
+                // Looked up again: the consumer may have been given up while the body came in.
+                let unwanted = self
+                    .consumer_of(arguments.consumer_tag)
+                    .is_none_or(|found| found.2);
+                if unwanted || !matches!(self.phase, Phase::Open) {
+                    self.give_back(link, arguments.tag, no_ack, true);
+                    return Ok(());
+                }
+                let event = match content {
+                    Ok((properties, body)) => ChannelEvent::Delivery {
+                        consumer,
+                        delivery: assembled(&payload, &arguments, &properties, body, no_ack),
+                    },
+                    Err(why) => {
+                        self.give_back(link, arguments.tag, no_ack, false);
+                        ChannelEvent::Unusable { consumer, why }
+                    }
+                };
+                link.emit(self.id, event);
+                Ok(())
+            }
+            ContentMethod::GetOk { payload } => self.got(link, &payload, content),
+            ContentMethod::Return(method) => {
+                let (properties, body) = content.unwrap_or_default();
+                let returned = Returned::new(method, properties, body);
+                let publish = self.publish_of(&returned);
+                let returned = Box::new(returned);
+                link.emit(self.id, ChannelEvent::Returned { publish, returned });
+                Ok(())
+            }
+            ContentMethod::Publish(method) => {
+                let event = match content {
+                    Ok((properties, body)) => ChannelEvent::Published(Box::new(Published {
+                        method,
+                        properties,
+                        body,
+                    })),
+                    Err(why) => ChannelEvent::UnusablePublish(why),
+                };
+                link.emit(self.id, event);
+                Ok(())
+            }
+        }
+    }
+
+    /// A message that was asked for has come.
+    fn got(
+        &mut self,
+        link: &mut Link,
+        payload: &Bytes,
+        content: Result<(RawProperties, Bytes), Unusable>,
+    ) -> Received {
+        let (_, (arguments, message_count)) = DeliverArguments::get_ok(payload)
+            .map_err(|error| unwrapped(error).within("basic.get-ok"))?;
+        let Some(Pending {
+            id,
+            effect: Effect::Get { no_ack },
+            abandoned,
+            ..
+        }) = self.pending.pop_front()
+        else {
+            return Err(out_of_place("basic.get-ok"));
+        };
+        self.note_delivery(arguments.tag, no_ack)?;
+        if abandoned || !matches!(self.phase, Phase::Open) {
+            self.give_back(link, arguments.tag, no_ack, true);
+            return Ok(());
+        }
+        let message = match content {
+            Ok((properties, body)) => GetReply::Message {
+                delivery: assembled(payload, &arguments, &properties, body, no_ack),
+                message_count,
+            },
+            Err(why) => {
+                self.give_back(link, arguments.tag, no_ack, false);
+                GetReply::Unusable(why)
+            }
+        };
+        link.emit(
+            self.id,
+            ChannelEvent::Reply {
+                request: id,
+                reply: Reply::Message(message),
+            },
+        );
+        Ok(())
+    }
+
+    fn receive_from_server(&mut self, link: &mut Link, method: Method) -> Received {
+        match method {
+            Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Opening) => {
+                self.phase = Phase::Open;
+                link.emit(self.id, ChannelEvent::Opened);
+            }
+            // The channel was given up before its opening was answered.
+            Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Closing(_)) => {}
+            Method::ChannelClose(close) => self.closed_by_peer(link, close),
+            Method::ChannelCloseOk(_) => return self.close_answered(link),
+            Method::ChannelFlow(flow) => {
+                self.flow = flow.active;
+                self.flush_acks(link);
+                link.send_small(
+                    self.id.0,
+                    &ChannelFlowOk {
+                        active: flow.active,
+                    },
+                );
+                link.emit(
+                    self.id,
+                    ChannelEvent::Flow {
+                        active: flow.active,
+                    },
+                );
+            }
+            Method::BasicReturn(returned) => {
+                self.incoming = Some(Incoming::new(ContentMethod::Return(returned)));
+            }
+            Method::BasicAck(ack) => {
+                return self.confirmed(link, ack.delivery_tag, ack.multiple, true);
+            }
+            Method::BasicNack(nack) => {
+                return self.confirmed(link, nack.delivery_tag, nack.multiple, false);
+            }
+            Method::BasicCancel(cancel) => {
+                if !cancel.no_wait {
+                    let consumer_tag = cancel.consumer_tag.clone();
+                    self.flush_acks(link);
+                    link.send_small(self.id.0, &BasicCancelOk { consumer_tag });
+                }
+                // Unknown tags are no surprise: the client's own cancel may be on its way.
+                let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
+                if let Some(consumer) = consumer.filter(|consumer| !consumer.unwanted) {
+                    link.emit(
+                        self.id,
+                        ChannelEvent::Cancelled {
+                            consumer: consumer.id,
+                        },
+                    );
+                }
+            }
+            answer => return self.answered(link, answer),
+        }
+        Ok(())
+    }
+
+    fn receive_from_client(&mut self, link: &mut Link, method: Method) -> Received {
+        let closing = matches!(self.phase, Phase::Closing(_));
+        match method {
+            Method::ChannelClose(close) => self.closed_by_peer(link, close),
+            Method::ChannelCloseOk(_) => return self.close_answered(link),
+            Method::BasicPublish(publish) => {
+                self.incoming = Some(Incoming::new(ContentMethod::Publish(publish)));
+            }
+            // What the client sent before it heard of the close is ignored (spec 1.5.2.5).
+            _ if closing => {}
+            Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => {
+                return self.answered(link, method);
+            }
+            Method::ChannelOpen(_) => {
+                return Err(Violation::BadChannel { channel: self.id.0 }.into());
+            }
+            method => link.emit(self.id, ChannelEvent::Method(method)),
+        }
+        Ok(())
+    }
+
+    /// Matches an answer to the oldest request, and makes what it means come true.
+    fn answered(&mut self, link: &mut Link, answer: Method) -> Received {
+        let facts = answer.facts();
+        let answers = |pending: &Pending| pending.method.replies.contains(&facts.id);
+        let expected = self.pending.front().is_some_and(answers);
+        let Some(pending) = expected.then(|| self.pending.pop_front()).flatten() else {
+            return Err(out_of_place(facts.name));
+        };
+        match pending.effect {
+            Effect::Consume { tag, no_ack } => {
+                let tag = if tag.is_empty() { tag_of(&answer) } else { tag };
+                let id = pending.id.into();
+                if !self.consumers.contains(&tag) || pending.abandoned {
+                    let consumer = Consumer {
+                        id,
+                        no_ack,
+                        unwanted: pending.abandoned,
+                    };
+                    self.consumers.insert(tag.clone(), consumer);
+                }
+                if pending.abandoned && matches!(self.phase, Phase::Open) {
+                    self.cancel_unwanted(link, tag);
+                }
+            }
+            Effect::Cancel { tag } => {
+                self.consumers.remove(tag.as_bytes());
+            }
+            Effect::Recover => self.unsettled.recovered(),
+            Effect::Get { .. } | Effect::None => {}
+        }
+        if !pending.abandoned {
+            let reply = Reply::Method(answer);
+            link.emit(
+                self.id,
+                ChannelEvent::Reply {
+                    request: pending.id,
+                    reply,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn expect_get(&self) -> Result<(), ConnectionError> {
+        match self.pending.front() {
+            Some(Pending {
+                effect: Effect::Get { .. },
+                ..
+            }) => Ok(()),
+            _ => Err(out_of_place("basic.get-ok")),
+        }
+    }
+
+    fn confirmed(&mut self, link: &mut Link, tag: u64, multiple: bool, ack: bool) -> Received {
+        let channel = self.id;
+        let Mode::Confirm(confirms) = &mut self.mode else {
+            return Err(out_of_place(if ack { "basic.ack" } else { "basic.nack" }));
+        };
+        let known = confirms.settle(tag, multiple, |publishes| {
+            link.emit(channel, ChannelEvent::Confirmed { publishes, ack });
+        });
+        if known {
+            Ok(())
+        } else {
+            Err(Violation::UnknownPublish { channel, tag }.into())
+        }
+    }
+
+    fn publish_of(&mut self, returned: &Returned) -> Option<crate::PublishSeq> {
+        let Mode::Confirm(confirms) = &mut self.mode else {
+            return None;
+        };
+        let (message_id, correlation_id) = identity(returned.properties.as_encoded());
+        confirms.returned(Fingerprint::of([
+            returned.exchange.as_bytes(),
+            returned.routing_key.as_bytes(),
+            message_id,
+            correlation_id,
+            &returned.body,
+        ]))
+    }
+
+    fn note_delivery(&mut self, tag: u64, no_ack: bool) -> Received {
+        if no_ack || self.unsettled.delivered(tag) {
+            return Ok(());
+        }
+        Err(Violation::BadDeliveryTag {
+            channel: self.id,
+            tag,
+        }
+        .into())
+    }
+
+    /// Gives back what nobody can use.
+    fn give_back(&mut self, link: &mut Link, tag: u64, no_ack: bool, requeue: bool) {
+        if no_ack || !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        // During a recovery the broker takes the delivery back by itself, and the reject is unknown.
+        if let Ok(reject) = self.unsettled.reject(crate::DeliveryTag(tag), requeue) {
+            self.flush_acks(link);
+            link.send_small(self.id.0, &reject);
+        }
+    }
+
+    fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) {
+        link.send_small(self.id.0, &ChannelCloseOk {});
+        // If this end asked for a close too, the answer to that is still on its way.
+        if matches!(self.phase, Phase::Closing(_)) {
+            return;
+        }
+        let close = Close {
+            by: Initiator::Peer,
+            reply_code: ReplyCode(close.reply_code),
+            reply_text: close.reply_text,
+            class_id: close.class_id,
+            method_id: close.method_id,
+        };
+        self.end(link, ChannelError::Closed(close));
+    }
+
+    fn close_answered(&mut self, link: &mut Link) -> Received {
+        let Phase::Closing(close) = &self.phase else {
+            return Err(out_of_place("channel.close-ok"));
+        };
+        let close = close.clone();
+        self.end(link, ChannelError::Closed(close));
+        Ok(())
+    }
+}
+
+fn assembled(
+    payload: &[u8],
+    arguments: &DeliverArguments<'_>,
+    properties: &RawProperties,
+    body: Bytes,
+    no_ack: bool,
+) -> Delivery {
+    Delivery::assembled(payload, arguments, properties.as_encoded(), body, no_ack)
+}
+
+fn tag_of(answer: &Method) -> ShortStr {
+    match answer {
+        Method::BasicConsumeOk(answer) => answer.consumer_tag.detached(),
+        _ => ShortStr::EMPTY,
+    }
+}
+
+fn out_of_place(method: &'static str) -> ConnectionError {
+    Violation::UnexpectedMethod { method }.into()
+}

@@ -1,0 +1,132 @@
+use super::{Channel, ChannelState, Phase};
+use crate::link::{Link, Role};
+use crate::method::ChannelOpen;
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, ShortStr,
+};
+
+/// The channels of a connection, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    /// Channel `n` stands at `n - 1`. Grows with the channels that are open at once.
+    slots: Vec<Option<Box<ChannelState>>>,
+    /// Numbers below the length of `slots` that are free.
+    free: Vec<u16>,
+    channel_max: u16,
+}
+
+impl Channels {
+    /// Sets the agreed limit; 0 is none.
+    pub(crate) fn set_max(&mut self, channel_max: u16) {
+        self.channel_max = if channel_max == 0 {
+            u16::MAX
+        } else {
+            channel_max
+        };
+    }
+
+    pub(crate) fn max(&self) -> u16 {
+        self.channel_max
+    }
+
+    /// Opens a channel with a number of its own choice.
+    pub(crate) fn open(&mut self, link: &mut Link) -> Result<ChannelId, OpenChannelError> {
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => u16::try_from(self.slots.len() + 1)
+                .ok()
+                .filter(|number| *number <= self.channel_max)
+                .ok_or(OpenChannelError::Exhausted {
+                    channel_max: self.channel_max,
+                })?,
+        };
+        let id = ChannelId(number);
+        link.send_small(
+            number,
+            &ChannelOpen {
+                reserved_1: ShortStr::EMPTY,
+            },
+        );
+        self.put(id, Phase::Opening);
+        Ok(id)
+    }
+
+    /// Servers: the client opens that channel. Returns false if it must not.
+    pub(crate) fn accept(&mut self, number: u16) -> bool {
+        let taken = self.slot(number).is_some_and(|slot| slot.is_some());
+        if taken || number == 0 || number > self.channel_max {
+            return false;
+        }
+        while self.slots.len() < usize::from(number) {
+            self.slots.push(None);
+        }
+        self.put(ChannelId(number), Phase::Open);
+        true
+    }
+
+    fn put(&mut self, id: ChannelId, phase: Phase) {
+        let state = Some(Box::new(ChannelState::new(id, phase)));
+        match self.slot(id.0) {
+            Some(slot) => *slot = state,
+            None => self.slots.push(state),
+        }
+    }
+
+    fn slot(&mut self, number: u16) -> Option<&mut Option<Box<ChannelState>>> {
+        self.slots.get_mut(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The channel that a frame is for, unless it is over.
+    pub(crate) fn receiving(&mut self, number: u16) -> Option<&mut ChannelState> {
+        self.get(number)
+            .filter(|channel| !matches!(channel.phase, Phase::Closed(_)))
+    }
+
+    pub(crate) fn get(&mut self, number: u16) -> Option<&mut ChannelState> {
+        self.slot(number)?.as_deref_mut()
+    }
+
+    /// The channel to command.
+    pub(crate) fn view<'a>(
+        &'a mut self,
+        id: ChannelId,
+        link: &'a mut Link,
+    ) -> Result<Channel<'a>, Misuse> {
+        let state = self.get(id.0).ok_or(Misuse::NoSuchChannel(id.0))?;
+        Ok(Channel { state, link })
+    }
+
+    /// Frees the number of a channel whose end was told.
+    pub(crate) fn release(&mut self, id: ChannelId, role: Role) {
+        if let Some(slot) = self.slot(id.0) {
+            if slot.take().is_some() && role == Role::Client {
+                self.free.push(id.0);
+            }
+        }
+    }
+
+    /// The connection is over, and with it every channel.
+    pub(crate) fn terminate(&mut self, link: &mut Link, reason: &ConnectionError) {
+        for channel in self.slots.iter_mut().flatten() {
+            channel.end(link, ChannelError::Connection(reason.clone()));
+        }
+    }
+
+    /// How many channels are there.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+}
+
+impl ChannelState {
+    /// The channel is over, unless it was before.
+    pub(super) fn end(&mut self, link: &mut Link, error: ChannelError) {
+        if matches!(self.phase, Phase::Closed(_)) {
+            return;
+        }
+        self.pending.clear();
+        self.incoming = None;
+        self.phase = Phase::Closed(error.clone());
+        link.emit(self.id, ChannelEvent::Closed(error));
+    }
+}

@@ -1,0 +1,155 @@
+//! What the two sides of a connection can be told beforehand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::sasl::{Mechanism, Plain};
+use crate::wire::{FieldError, FieldTable, ShortStr};
+
+/// The largest frame that is ever accepted, whatever the peers agree on: "no limit" (0) means this.
+pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
+
+/// What bounds a connection. Each limit is checked before memory is reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The highest channel number to agree on; 0 proposes no limit. Default 2047, as RabbitMQ.
+    pub channel_max: u16,
+    /// The largest frame to agree on, in octets; 0 proposes no limit and means [`FRAME_MAX_CAP`]. Default 131072, as
+    /// RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
+    pub frame_max: u32,
+    /// The largest message body that is taken in, in octets. A larger one costs that delivery. Default 128 MiB, as
+    /// RabbitMQ's `max_message_size` up to 3.13.
+    pub body_max: u64,
+    /// How many octets may wait for the transport before publishing has to wait. Default 256 KiB: enough to keep a
+    /// socket busy, little to lose.
+    pub transmit_high_water: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            channel_max: 2047,
+            frame_max: 131_072,
+            body_max: 128 * 1024 * 1024,
+            transmit_high_water: 256 * 1024,
+        }
+    }
+}
+
+/// How a client connects.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// Ways to log in, the best first: the first that the server offers is used. Default `PLAIN` as guest.
+    pub mechanisms: Vec<Arc<dyn Mechanism>>,
+    /// The virtual host. Default `/`.
+    pub virtual_host: ShortStr,
+    /// What the client says of itself. `product`, `version`, `platform` and `capabilities` are filled in where missing.
+    pub client_properties: FieldTable,
+    /// The locale of reply texts. Default `en_US`.
+    pub locale: ShortStr,
+    /// The heartbeat interval to propose, rounded up to seconds; zero turns heartbeats off. A heartbeat is sent after
+    /// half the interval without other traffic, and the peer is given up after twice the interval of silence. Default
+    /// 60 s, as RabbitMQ.
+    pub heartbeat: Duration,
+    /// How long the handshake may take. Default 20 s.
+    pub handshake_timeout: Duration,
+    /// How long the peer may take to answer `connection.close`. Default 10 s.
+    pub close_timeout: Duration,
+    /// What bounds the connection.
+    pub limits: Limits,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            mechanisms: vec![Arc::new(Plain::new("guest", "guest"))],
+            virtual_host: ShortStr::truncated("/"),
+            client_properties: FieldTable::new(),
+            locale: ShortStr::truncated("en_US"),
+            heartbeat: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl ClientConfig {
+    /// Names the connection, for the broker's lists and logs.
+    ///
+    /// # Errors
+    /// [`FieldError`] if the name does not fit the client properties.
+    pub fn with_connection_name(mut self, name: &str) -> Result<Self, FieldError> {
+        self.client_properties.insert("connection_name", name)?;
+        Ok(self)
+    }
+
+    /// What is sent as client properties: the configured ones, and what must not be missing.
+    pub(crate) fn announced_properties(&self) -> Result<FieldTable, FieldError> {
+        let mut properties = self.client_properties.clone();
+        for (name, value) in [
+            ("product", "amqp-client"),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("platform", "Rust"),
+        ] {
+            if properties.get(name).is_none() {
+                properties.insert(name, value)?;
+            }
+        }
+        let mut capabilities = match properties.get("capabilities") {
+            Some(given) => given.as_table().cloned().unwrap_or_default(),
+            None => FieldTable::new(),
+        };
+        for name in CLIENT_CAPABILITIES {
+            if capabilities.get(name).is_none() {
+                capabilities.insert(name, true)?;
+            }
+        }
+        properties.insert("capabilities", capabilities)?;
+        Ok(properties)
+    }
+}
+
+/// RabbitMQ's extensions that this client handles. The broker holds back what is not announced.
+const CLIENT_CAPABILITIES: [&str; 7] = [
+    "authentication_failure_close",
+    "basic.nack",
+    "connection.blocked",
+    "consumer_cancel_notify",
+    "exchange_exchange_bindings",
+    "per_consumer_qos",
+    "publisher_confirms",
+];
+
+/// How the server side of a connection behaves.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// What the server says of itself, `capabilities` included.
+    pub server_properties: FieldTable,
+    /// SASL mechanisms, separated by spaces. Default `PLAIN`.
+    pub mechanisms: String,
+    /// The heartbeat interval to propose; zero asks for none.
+    pub heartbeat: Duration,
+    /// How long the handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long the peer may take to answer `connection.close`.
+    pub close_timeout: Duration,
+    /// What bounds the connection.
+    pub limits: Limits,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            server_properties: FieldTable::new(),
+            mechanisms: "PLAIN".to_owned(),
+            heartbeat: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}

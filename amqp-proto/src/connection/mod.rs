@@ -1,0 +1,403 @@
+//! The connection: handshake, heartbeats, closing, and what comes in for whom.
+
+mod handshake;
+mod input;
+mod timers;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf as _, BytesMut};
+
+use crate::channel::Channels;
+use crate::event::{Event, Negotiated, TimerReason};
+use crate::frame::{self, FrameKind, PROTOCOL_HEADER};
+use crate::link::{Link, Role};
+use crate::method::{ConnectionClose, ConnectionUpdateSecret};
+use crate::wire::{Secret, ShortStr};
+use crate::{
+    Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectionError,
+    LoginError, Misuse, OpenChannelError, ReplyCode, ServerConfig, Transmit,
+};
+use handshake::Handshake;
+use timers::Timers;
+
+/// One end of an AMQP 0-9-1 connection, as a state machine without I/O.
+///
+/// It has four kinds of methods:
+/// - *Getters* tell what it knows.
+/// - *Handlers*, `handle_*`, tell it what happened outside: octets came, time passed, the transport ended.
+/// - *Commands* tell it what the application wants. They queue octets and return at once.
+/// - *Polls*, `poll_*`, take out what it has to say: octets to write, events, and when to call
+///   [`handle_timeout`](Self::handle_timeout).
+///
+/// The one rule: **after handlers and commands, drain the polls** — `poll_transmit` until it has nothing or the
+/// transport takes no more, `poll_event` until it has nothing, then wait until `poll_timeout`, input or a command. Any
+/// number of commands may come before a drain; the more, the fewer and larger the writes. The [crate](crate)
+/// documentation has the loop.
+///
+/// Once the connection is over, the reason is its state: every handler and command returns it. What
+/// [`poll_transmit`](Self::poll_transmit) still has should be written, and the transport closed.
+pub struct Connection {
+    state: Result<State, ConnectionError>,
+    side: Side,
+    link: Link,
+    channels: Channels,
+    timers: Timers,
+    negotiated: Option<Arc<Negotiated>>,
+    /// `connection.update-secret` requests on their way.
+    updating_secret: u32,
+}
+
+/// ```text
+///  Handshake ──open-ok──▶ Open ──close()──▶ Closing
+///      └───────────┬────────┴──────────────────┘
+///                  ▼
+///       Err: closed, failed or lost
+/// ```
+enum State {
+    Handshake(Handshake),
+    Open,
+    /// This end asked for the close.
+    Closing(Close),
+}
+
+/// What differs between the two ends, beside [`Role`].
+enum Side {
+    Client(Arc<ClientConfig>),
+    Server(Arc<ServerConfig>),
+}
+
+impl Connection {
+    /// The client's end. Queues the protocol header, so poll for it first.
+    #[must_use]
+    pub fn client(config: Arc<ClientConfig>, now: Instant) -> Self {
+        let mut link = Link::new(Role::Client, config.limits);
+        link.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
+        let timers = Timers::new(now, config.handshake_timeout);
+        Self::new(Side::Client(config), link, timers, Handshake::AwaitStart)
+    }
+
+    /// The server's end, for brokers, proxies, mocks and tests.
+    #[must_use]
+    pub fn server(config: Arc<ServerConfig>, now: Instant) -> Self {
+        let link = Link::new(Role::Server, config.limits);
+        let timers = Timers::new(now, config.handshake_timeout);
+        Self::new(Side::Server(config), link, timers, Handshake::AwaitHeader)
+    }
+
+    fn new(side: Side, link: Link, timers: Timers, handshake: Handshake) -> Self {
+        let mut channels = Channels::default();
+        channels.set_max(link.limits.channel_max);
+        Self {
+            state: Ok(State::Handshake(handshake)),
+            side,
+            link,
+            channels,
+            timers,
+            negotiated: None,
+            updating_secret: 0,
+        }
+    }
+
+    /// Takes all whole frames off `input` and leaves an incomplete one for the next call.
+    ///
+    /// The limit on what may stay behind is `frame_max`: a frame that would be larger is an error as soon as its head is
+    /// there. Once the connection is over, input is dropped.
+    ///
+    /// # Errors
+    /// Why the connection is over, if it is.
+    pub fn handle_input(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<(), ConnectionError> {
+        if !input.is_empty() {
+            self.timers.received(now);
+        }
+        let taken = self.receive(now, input);
+        if let Err(error) = taken {
+            self.fail(error);
+        }
+        self.check()
+    }
+
+    /// The transport ended: the peer will not send anything any more.
+    pub fn handle_eof(&mut self, _now: Instant) {
+        let error = match &self.state {
+            Err(_) => return,
+            Ok(State::Handshake(handshake)) if handshake.credentials_sent() => {
+                LoginError::HungUp.into()
+            }
+            Ok(State::Closing(close)) => ConnectionError::Closed(close.clone()),
+            Ok(State::Handshake(_) | State::Open) => ConnectionError::Eof,
+        };
+        self.fail(error);
+    }
+
+    /// The transport failed.
+    pub fn handle_transport_error(&mut self, now: Instant, error: &io::Error) {
+        match error.kind() {
+            // How an orderly or refused connection ends when the peer does not wait for the last octets.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                if !matches!(self.state, Ok(State::Open)) =>
+            {
+                self.handle_eof(now);
+            }
+            _ => self.fail(ConnectionError::transport(error)),
+        }
+    }
+
+    /// Whatever drove the connection will not do so any more.
+    pub fn handle_driver_gone(&mut self) {
+        self.fail(ConnectionError::DriverGone);
+    }
+
+    /// Time has passed. Calling it early or late is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(reason) = self.timers.expired(now) {
+            if self.state.is_err() {
+                return;
+            }
+            match reason {
+                TimerReason::Heartbeat => {
+                    self.send_heartbeat();
+                    self.timers.sent(now);
+                }
+                TimerReason::Silence => {
+                    self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+                }
+                TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
+            }
+        }
+    }
+
+    /// Reading from the transport was suspended, or goes on: while it is suspended, silence of the peer means nothing.
+    pub fn handle_reading(&mut self, now: Instant, reading: bool) {
+        self.timers.set_deaf(now, !reading);
+    }
+
+    /// Opens a channel. It can be used at once; [`ChannelEvent::Opened`] tells when the server has agreed.
+    ///
+    /// # Errors
+    /// [`OpenChannelError`].
+    pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
+        match &self.state {
+            Ok(State::Open) if self.link.role == Role::Client => self.channels.open(&mut self.link),
+            Ok(State::Open | State::Handshake(_)) => Err(OpenChannelError::NotOpenYet),
+            Ok(State::Closing(close)) => Err(OpenChannelError::Connection(
+                ConnectionError::Closed(close.clone()),
+            )),
+            Err(error) => Err(OpenChannelError::Connection(error.clone())),
+        }
+    }
+
+    /// The channel of that number, to give it commands.
+    ///
+    /// # Errors
+    /// [`Misuse::NoSuchChannel`], if it is not open, or its closing event was polled.
+    pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
+        self.channels.view(id, &mut self.link)
+    }
+
+    /// Replaces the secret, as before a token expires. RabbitMQ answers, which [`Event::SecretUpdated`] tells.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
+        self.check().map_err(crate::ChannelError::from)?;
+        if !matches!(self.state, Ok(State::Open)) || self.link.role == Role::Server {
+            return Err(Misuse::NotNow.into());
+        }
+        let reason = ShortStr::truncated(reason);
+        self.link.send(
+            0,
+            &ConnectionUpdateSecret {
+                new_secret: secret,
+                reason,
+            }
+            .into(),
+        )?;
+        self.updating_secret += 1;
+        Ok(())
+    }
+
+    /// Sends a heartbeat now; they are sent by themselves, too.
+    pub fn send_heartbeat(&mut self) {
+        if self.state.is_ok() && self.negotiated.is_some() {
+            let out = self.link.transmit.buffer();
+            let start = frame::begin(out, FrameKind::Heartbeat, 0);
+            frame::finish(out, start);
+        }
+    }
+
+    /// Closes the connection. [`Event::Closed`] follows when the peer has answered, or did not in time.
+    ///
+    /// Does nothing if it is closing already. During a client's handshake nothing needs to be said, so it is over at once.
+    pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
+        let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+        match &self.state {
+            Ok(State::Handshake(handshake)) if !handshake.may_close() => {
+                self.fail(ConnectionError::Closed(close));
+            }
+            Ok(State::Open | State::Handshake(_)) => {
+                self.flush_acks();
+                self.link.send_small(0, &close_method(&close));
+                self.state = Ok(State::Closing(close));
+                let timeout = match &self.side {
+                    Side::Client(config) => config.close_timeout,
+                    Side::Server(config) => config.close_timeout,
+                };
+                self.timers.close_by(now, timeout);
+            }
+            Ok(State::Closing(_)) | Err(_) => {}
+        }
+    }
+
+    /// Octets to write, if there are any. Write some, [`advance`](bytes::Buf::advance) by as many, and ask again.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
+        self.flush_acks();
+        if self.link.transmit.is_empty() {
+            return None;
+        }
+        self.timers.sent(now);
+        Some(&mut self.link.transmit)
+    }
+
+    /// Moves all octets to write into `transmit`, if that is empty, for writing without holding the connection. Returns
+    /// whether there is anything in it.
+    pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
+        self.flush_acks();
+        if transmit.is_empty() && !self.link.transmit.is_empty() {
+            self.timers.sent(now);
+            std::mem::swap(&mut self.link.transmit, transmit);
+        }
+        !transmit.is_empty()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.link.events.pop_front()?;
+        if let Event::Channel(id, ChannelEvent::Closed(_)) = &event {
+            self.channels.release(*id, self.link.role);
+        }
+        Some(event)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
+        self.state.as_ref().ok().and_then(|_| self.timers.next())
+    }
+
+    /// Why the connection is over, if it is.
+    ///
+    /// # Errors
+    /// That reason.
+    pub fn check(&self) -> Result<(), ConnectionError> {
+        match &self.state {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// Whether the handshake is over and nobody has asked for a close.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, Ok(State::Open))
+    }
+
+    /// Whether the connection is over and everything is written: the transport can be closed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.state.is_err() && self.link.transmit.is_empty()
+    }
+
+    /// Whether `connection.blocked` holds.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        self.link.blocked
+    }
+
+    /// What both ends have agreed on, once the handshake is over.
+    #[must_use]
+    pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
+        self.negotiated.as_ref()
+    }
+
+    /// How many octets wait to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.link.transmit.remaining()
+    }
+
+    /// How many channels are open, opening or closing.
+    #[must_use]
+    pub fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// The connection is over: from now on this is its state.
+    fn fail(&mut self, error: ConnectionError) {
+        if self.state.is_err() {
+            return;
+        }
+        let handshaken = !matches!(self.state, Ok(State::Handshake(_)));
+        if let Some((code, text)) = error.to_close().filter(|_| handshaken) {
+            let close = Close::local(code, ShortStr::truncated(&text));
+            self.link.send_small(0, &close_method(&close));
+        }
+        self.state = Err(error.clone());
+        self.channels.terminate(&mut self.link, &error);
+        self.link.events.push_back(Event::Closed(error));
+    }
+
+    fn out_of_time(&self) -> ConnectionError {
+        let (handshake, close) = match &self.side {
+            Side::Client(config) => (config.handshake_timeout, config.close_timeout),
+            Side::Server(config) => (config.handshake_timeout, config.close_timeout),
+        };
+        match &self.state {
+            Ok(State::Handshake(step)) => ConnectionError::HandshakeTimeout {
+                waiting_for: step.waiting_for(),
+                limit: handshake,
+            },
+            _ => ConnectionError::CloseTimeout(close),
+        }
+    }
+
+    fn flush_acks(&mut self) {
+        while let Some(id) = self.link.unflushed.pop() {
+            if let Some(channel) = self.channels.get(id.0) {
+                channel.flush_listed(&mut self.link);
+            }
+        }
+    }
+}
+
+fn close_method(close: &Close) -> ConnectionClose {
+    ConnectionClose {
+        reply_code: close.reply_code.0,
+        reply_text: close.reply_text.clone(),
+        class_id: close.class_id,
+        method_id: close.method_id,
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            Ok(State::Handshake(step)) => step.waiting_for(),
+            Ok(State::Open) => "open",
+            Ok(State::Closing(_)) => "closing",
+            Err(_) => "over",
+        };
+        f.debug_struct("Connection")
+            .field("state", &state)
+            .field("channels", &self.channels.len())
+            .field("queued", &self.queued())
+            .finish_non_exhaustive()
+    }
+}

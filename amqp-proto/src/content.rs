@@ -1,0 +1,202 @@
+//! Putting a message together from its method, header and body frames.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
+use crate::frame::{FrameHead, FrameKind};
+use crate::method::{BasicPublish, BasicReturn};
+use crate::wire::unwrapped;
+use crate::{
+    ConsumerId, DecodeError, DecodeErrorKind, RawProperties, Unusable, Violation, properties,
+};
+
+/// Content carries properties of this class only.
+const BASIC: u16 = 60;
+
+/// The first method of a message, waiting for the rest.
+#[derive(Debug)]
+pub(crate) enum ContentMethod {
+    Deliver {
+        consumer: ConsumerId,
+        no_ack: bool,
+        payload: Bytes,
+    },
+    GetOk {
+        payload: Bytes,
+    },
+    Return(BasicReturn),
+    Publish(BasicPublish),
+}
+
+/// A message of which some frames are still missing.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    method: ContentMethod,
+    header: Option<Header>,
+    body: BytesMut,
+    /// The body, when it came in one frame.
+    single: Option<Bytes>,
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Header {
+    body_size: u64,
+    properties: Result<RawProperties, Unusable>,
+}
+
+/// All of a message.
+#[derive(Debug)]
+pub(crate) struct Complete {
+    pub(crate) method: ContentMethod,
+    pub(crate) content: Result<(RawProperties, Bytes), Unusable>,
+}
+
+impl Incoming {
+    pub(crate) fn new(method: ContentMethod) -> Self {
+        Self {
+            method,
+            header: None,
+            body: BytesMut::new(),
+            single: None,
+            received: 0,
+        }
+    }
+
+    /// Takes the content header. Bad properties cost the message, not the connection.
+    pub(crate) fn header(
+        &mut self,
+        payload: &Bytes,
+        body_max: u64,
+    ) -> Result<(), crate::ConnectionError> {
+        if self.header.is_some() {
+            return Err(unexpected(FrameKind::Header, "a body frame").into());
+        }
+        let (rest, (class, body_size)) =
+            content_header(payload).map_err(|error| unwrapped(error).within("content header"))?;
+        if class != BASIC {
+            let kind = DecodeErrorKind::UnknownContentClass(class);
+            return Err(DecodeError::new(kind, "content header").into());
+        }
+        let properties = if body_size > body_max {
+            Err(Unusable::BodyTooLarge {
+                size: body_size,
+                limit: body_max,
+            })
+        } else {
+            RawProperties::checked(payload.slice_ref(rest)).map_err(Unusable::Properties)
+        };
+        self.header = Some(Header {
+            body_size,
+            properties,
+        });
+        Ok(())
+    }
+
+    /// Takes a part of the body. Memory grows with what has come, not with what is announced.
+    pub(crate) fn body(&mut self, payload: Bytes) -> Result<(), Violation> {
+        let Some(header) = &self.header else {
+            return Err(unexpected(FrameKind::Body, "a content header"));
+        };
+        self.received = self.received.saturating_add(payload.len() as u64);
+        if self.received > header.body_size {
+            return Err(Violation::BodyTooLong {
+                announced: header.body_size,
+            });
+        }
+        if header.properties.is_err() {
+            // The message is lost already: its body is counted, not kept.
+        } else if payload.len() as u64 == header.body_size {
+            self.single = Some(payload);
+        } else {
+            self.body.extend_from_slice(&payload);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is missing.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.header
+            .as_ref()
+            .is_some_and(|header| header.body_size == self.received)
+    }
+
+    /// What has come, once nothing is missing.
+    pub(crate) fn into_complete(self) -> Complete {
+        let body = self.single.unwrap_or_else(|| self.body.freeze());
+        let properties = self
+            .header
+            .map_or(Ok(RawProperties::EMPTY), |header| header.properties);
+        Complete {
+            method: self.method,
+            content: properties.map(|properties| (properties, body)),
+        }
+    }
+
+    /// What has to come next, in words.
+    pub(crate) fn expected(&self) -> &'static str {
+        if self.header.is_some() {
+            "a body frame"
+        } else {
+            "a content header"
+        }
+    }
+}
+
+pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
+    Violation::UnexpectedFrame {
+        kind: kind.name(),
+        expected,
+    }
+}
+
+/// Where the rest of a delivery lies in the octets behind its method frame: offsets of properties and body, and the end
+/// of the last frame.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) properties: std::ops::Range<usize>,
+    pub(crate) body: std::ops::Range<usize>,
+    pub(crate) end: usize,
+}
+
+/// Looks for a message whose header and only body frame follow its method in one run of complete frames: the common case
+/// of small messages, which then become deliveries without any state in between.
+///
+/// Whatever is unusual is left to [`Incoming`], errors included.
+pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64) -> Option<Whole> {
+    let header = next_frame(chunk, start, channel, FrameKind::Header)?;
+    let at = header.payload(start);
+    let payload = chunk.get(at.clone())?;
+    let (encoded, (class, body_size)) = content_header(payload).ok()?;
+    if class != BASIC || body_size > body_max || properties::check(encoded).is_err() {
+        return None;
+    }
+    let properties = at.start + CONTENT_HEADER_LEN..at.end;
+    let end = start + header.whole_len();
+    if body_size == 0 {
+        return Some(Whole {
+            properties,
+            body: end..end,
+            end,
+        });
+    }
+    let body = next_frame(chunk, end, channel, FrameKind::Body)?;
+    (body.payload_len as u64 == body_size).then(|| Whole {
+        properties,
+        body: body.payload(end),
+        end: end + body.whole_len(),
+    })
+}
+
+fn next_frame(chunk: &[u8], start: usize, channel: u16, kind: FrameKind) -> Option<FrameHead> {
+    let head = FrameHead::peek(chunk.get(start..)?, u32::MAX).ok()??;
+    (head.kind == kind && head.channel == channel).then_some(head)
+}
+
+/// The arguments of a delivery, which were read before and so can be again.
+pub(crate) fn arguments_of(payload: &[u8]) -> Result<DeliverArguments<'_>, DecodeError> {
+    match DeliverArguments::deliver(payload) {
+        Ok((_, arguments)) => Ok(arguments),
+        Err(error) => Err(unwrapped(error).within("basic.deliver")),
+    }
+}

@@ -1,0 +1,353 @@
+//! Messages that have arrived.
+
+use bytes::Bytes;
+
+use crate::method::{BasicGetEmpty, BasicPublish, BasicReturn, FromReply, Method};
+use crate::wire::{DecodeError, Parsed, short_octets, u8_be, u32_be, u64_be};
+use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
+
+/// A message that the server delivered.
+///
+/// A small one is a window on the octets that were read from the transport: one shared buffer, no copies. Keeping it
+/// keeps that buffer alive; see [`detach`](Self::detach).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The payload of the method frame, and, at `properties` and `body`, what else is there.
+    octets: Bytes,
+    consumer_tag: Span,
+    exchange: Span,
+    routing_key: Span,
+    properties: Span,
+    body: Body,
+    tag: DeliveryTag,
+    redelivered: bool,
+    no_ack: bool,
+}
+
+/// Where a part of a delivery lies in its octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Body {
+    Within(Span),
+    Apart(Bytes),
+}
+
+/// The arguments of `basic.deliver` or `basic.get-ok`, not yet owned by anything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeliverArguments<'a> {
+    pub(crate) consumer_tag: &'a [u8],
+    pub(crate) tag: u64,
+    redelivered: bool,
+    exchange: Span,
+    routing_key: Span,
+    consumer_tag_span: Span,
+}
+
+impl<'a> DeliverArguments<'a> {
+    /// Reads the payload of a `basic.deliver` frame.
+    pub(crate) fn deliver(payload: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, _ids) = u32_be(payload)?;
+        let (rest, consumer_tag) = short_octets(rest)?;
+        let consumer_tag_span = Span::new(5, consumer_tag.len());
+        let base = 5 + consumer_tag.len();
+        Self::envelope(rest, base, consumer_tag, consumer_tag_span)
+    }
+
+    /// Reads the payload of a `basic.get-ok` frame; the message count is last.
+    pub(crate) fn get_ok(payload: &'a [u8]) -> Parsed<'a, (Self, u32)> {
+        let (rest, _ids) = u32_be(payload)?;
+        let (rest, arguments) = Self::envelope(rest, 4, &[], Span::default())?;
+        let (rest, message_count) = u32_be(rest)?;
+        Ok((rest, (arguments, message_count)))
+    }
+
+    /// What both have in common, `base` octets into the payload.
+    fn envelope(
+        input: &'a [u8],
+        base: usize,
+        consumer_tag: &'a [u8],
+        consumer_tag_span: Span,
+    ) -> Parsed<'a, Self> {
+        let (rest, tag) = u64_be(input)?;
+        let (rest, bits) = u8_be(rest)?;
+        let (rest, exchange) = short_octets(rest)?;
+        let (rest, routing_key) = short_octets(rest)?;
+        let exchange_at = base + 8 + 1 + 1;
+        let arguments = Self {
+            consumer_tag,
+            tag,
+            redelivered: bits & 1 != 0,
+            exchange: Span::new(exchange_at, exchange.len()),
+            routing_key: Span::new(exchange_at + exchange.len() + 1, routing_key.len()),
+            consumer_tag_span,
+        };
+        Ok((rest, arguments))
+    }
+}
+
+impl Delivery {
+    /// A delivery whose parts all lie in `octets`, the method's payload first.
+    pub(crate) fn contiguous(
+        octets: Bytes,
+        arguments: &DeliverArguments<'_>,
+        properties: std::ops::Range<usize>,
+        body: std::ops::Range<usize>,
+        no_ack: bool,
+    ) -> Self {
+        let properties = Span::new(properties.start, properties.len());
+        let body = Body::Within(Span::new(body.start, body.len()));
+        Self::new(octets, arguments, properties, body, no_ack)
+    }
+
+    /// A delivery whose frames came apart: method and properties are copied together, the body is not.
+    pub(crate) fn assembled(
+        method: &[u8],
+        arguments: &DeliverArguments<'_>,
+        properties: &[u8],
+        body: Bytes,
+        no_ack: bool,
+    ) -> Self {
+        let octets = Bytes::from([method, properties].concat());
+        let properties = Span::new(method.len(), properties.len());
+        Self::new(octets, arguments, properties, Body::Apart(body), no_ack)
+    }
+
+    fn new(
+        octets: Bytes,
+        arguments: &DeliverArguments<'_>,
+        properties: Span,
+        body: Body,
+        no_ack: bool,
+    ) -> Self {
+        Self {
+            octets,
+            consumer_tag: arguments.consumer_tag_span,
+            exchange: arguments.exchange,
+            routing_key: arguments.routing_key,
+            properties,
+            body,
+            tag: DeliveryTag(arguments.tag),
+            redelivered: arguments.redelivered,
+            no_ack,
+        }
+    }
+
+    /// The consumer it was delivered to; empty for a message that was asked for with `basic.get`.
+    #[must_use]
+    pub fn consumer_tag(&self) -> ShortStr {
+        self.short(self.consumer_tag)
+    }
+
+    /// The server's number of the delivery, for acknowledging it.
+    #[must_use]
+    pub const fn delivery_tag(&self) -> DeliveryTag {
+        self.tag
+    }
+
+    /// Whether it may have been delivered before, here or elsewhere.
+    #[must_use]
+    pub const fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// Whether it needs no acknowledgement.
+    #[must_use]
+    pub const fn no_ack(&self) -> bool {
+        self.no_ack
+    }
+
+    /// The exchange it was published to; empty is the default exchange.
+    #[must_use]
+    pub fn exchange(&self) -> ShortStr {
+        self.short(self.exchange)
+    }
+
+    /// The routing key it was published with.
+    #[must_use]
+    pub fn routing_key(&self) -> ShortStr {
+        self.short(self.routing_key)
+    }
+
+    /// The message's properties, not yet decoded.
+    #[must_use]
+    pub fn properties(&self) -> RawProperties {
+        if self.properties.len == 0 {
+            return RawProperties::EMPTY;
+        }
+        RawProperties::trusted(self.octets.slice_ref(self.octets_at(self.properties)))
+    }
+
+    /// The message's body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        match &self.body {
+            Body::Within(span) => self.octets_at(*span),
+            Body::Apart(body) => body,
+        }
+    }
+
+    /// The message's body, sharing memory with the delivery.
+    #[must_use]
+    pub fn body_bytes(&self) -> Bytes {
+        match &self.body {
+            Body::Within(span) => self.octets.slice_ref(self.octets_at(*span)),
+            Body::Apart(body) => body.clone(),
+        }
+    }
+
+    /// The octets that the message takes in memory, for bounding queues of deliveries.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let apart = match &self.body {
+            Body::Within(_) => 0,
+            Body::Apart(body) => body.len(),
+        };
+        self.octets.len() + apart
+    }
+
+    /// Copies what the delivery holds out of the read buffer, which it otherwise keeps alive as a whole. Do so with a
+    /// small message that is kept for long.
+    pub fn detach(&mut self) {
+        self.octets = Bytes::copy_from_slice(&self.octets);
+        if let Body::Apart(body) = &mut self.body {
+            *body = Bytes::copy_from_slice(body);
+        }
+    }
+
+    fn short(&self, span: Span) -> ShortStr {
+        ShortStr::shared(&self.octets, self.octets_at(span))
+    }
+
+    fn octets_at(&self, span: Span) -> &[u8] {
+        self.octets.get(span.range()).unwrap_or_default()
+    }
+}
+
+impl Span {
+    /// Offsets lie within one read of at most a few frames, far below 4 GiB.
+    fn new(start: usize, len: usize) -> Self {
+        Self {
+            start: u32::try_from(start).unwrap_or(u32::MAX),
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        let start = self.start as usize;
+        start..start.saturating_add(self.len as usize)
+    }
+}
+
+/// A mandatory message that reached no queue and came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Returned {
+    /// Why, as a number; RabbitMQ says 312, NO_ROUTE.
+    pub reply_code: ReplyCode,
+    /// Why, in words.
+    pub reply_text: ShortStr,
+    /// The exchange it was published to.
+    pub exchange: ShortStr,
+    /// The routing key it was published with.
+    pub routing_key: ShortStr,
+    /// Its properties.
+    pub properties: RawProperties,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Returned {
+    pub(crate) fn new(method: BasicReturn, properties: RawProperties, body: Bytes) -> Self {
+        Self {
+            reply_code: ReplyCode(method.reply_code),
+            reply_text: method.reply_text,
+            exchange: method.exchange,
+            routing_key: method.routing_key,
+            properties,
+            body,
+        }
+    }
+}
+
+/// A message that a client published, as its server sees it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Where it goes.
+    pub method: BasicPublish,
+    /// Its properties.
+    pub properties: RawProperties,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Why a message could not be taken in, though the connection goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// Its properties do not decode, as those of a publisher with its own idea of field tables.
+    #[error("the message's properties are malformed: {0}")]
+    Properties(DecodeError),
+    /// Its body is larger than this end takes.
+    #[error("the message's body has {size} octets, {limit} are the limit")]
+    BodyTooLarge {
+        /// Octets of the body.
+        size: u64,
+        /// The limit, [`Limits::body_max`](crate::Limits::body_max).
+        limit: u64,
+    },
+}
+
+/// What answers a request.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// A method.
+    Method(Method),
+    /// The message that `basic.get` asked for.
+    Message(GetReply),
+}
+
+/// What answers `basic.get`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum GetReply {
+    /// A message.
+    Message {
+        /// The message.
+        delivery: Delivery,
+        /// Messages left in the queue.
+        message_count: u32,
+    },
+    /// The queue is empty.
+    Empty,
+    /// There was a message, but it could not be taken in. If it needed an acknowledgement it was rejected without
+    /// requeueing, so that it goes to the dead-letter exchange instead of coming back for ever.
+    Unusable(Unusable),
+}
+
+impl FromReply for GetReply {
+    fn from_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Message(message) => Some(message),
+            Reply::Method(Method::BasicGetEmpty(BasicGetEmpty { .. })) => Some(Self::Empty),
+            Reply::Method(_) => None,
+        }
+    }
+}
+
+/// Steps over the fixed part of a content header: class, weight, body size; then come the properties.
+pub(crate) fn content_header(payload: &[u8]) -> Parsed<'_, (u16, u64)> {
+    let (rest, ids) = u32_be(payload)?;
+    let (rest, body_size) = u64_be(rest)?;
+    let [high, low, ..] = ids.to_be_bytes();
+    Ok((rest, (u16::from_be_bytes([high, low]), body_size)))
+}
+
+/// Length of the fixed part of a content header.
+pub(crate) const CONTENT_HEADER_LEN: usize = 12;

@@ -1,0 +1,487 @@
+//! Errors, by who is to blame: the bytes ([`DecodeError`](crate::DecodeError)), the peer ([`Violation`]), the caller
+//! ([`Misuse`]), or nobody ([`Close`]).
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::method::Method;
+use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr, TooLong};
+
+/// Which end of the connection did something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a connection has two ends")]
+pub enum Initiator {
+    /// This end.
+    Local,
+    /// The other end.
+    Peer,
+}
+
+/// How a connection or channel was closed: by whom, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Close {
+    /// Who sent the close.
+    pub by: Initiator,
+    /// Why, as a number.
+    pub reply_code: ReplyCode,
+    /// Why, in words.
+    pub reply_text: ShortStr,
+    /// The class of the method that caused it, or 0.
+    pub class_id: u16,
+    /// The method that caused it, or 0.
+    pub method_id: u16,
+}
+
+impl Close {
+    /// A close that this end asks for.
+    pub(crate) const fn local(reply_code: ReplyCode, reply_text: ShortStr) -> Self {
+        Self {
+            by: Initiator::Local,
+            reply_code,
+            reply_text,
+            class_id: 0,
+            method_id: 0,
+        }
+    }
+
+    /// The name of the method that caused it, as `queue.declare`, if one did.
+    #[must_use]
+    pub fn method(&self) -> Option<&'static str> {
+        let id = (self.class_id, self.method_id);
+        Method::ALL
+            .iter()
+            .find(|facts| facts.id == id)
+            .map(|facts| facts.name)
+    }
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.by {
+            Initiator::Local => "closed by this end",
+            Initiator::Peer => "closed by the peer",
+        };
+        write!(f, "{by}: {}", self.reply_code)?;
+        // RabbitMQ's texts start with the name of the code, which was just written.
+        let text = self.reply_text.to_string();
+        let name = self.reply_code.name().unwrap_or_default();
+        let text = text
+            .strip_prefix(name)
+            .map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
+        if !text.is_empty() {
+            write!(f, ": {text}")?;
+        }
+        match self.method() {
+            Some(method) => write!(f, " (caused by {method})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a connection is over. Once it is, every call says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// One end closed it in an orderly way.
+    #[error("connection {0}")]
+    Closed(Close),
+    /// The peer sent bytes that are not AMQP 0-9-1.
+    #[error("the peer sent malformed data: {0}")]
+    Decode(#[from] DecodeError),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    /// The peer speaks something else.
+    #[error(transparent)]
+    WrongProtocol(#[from] WrongProtocol),
+    /// Logging in failed.
+    #[error("login failed: {0}")]
+    Login(#[from] LoginError),
+    /// The handshake did not finish in time.
+    #[error("no answer within {limit:?} while waiting for {waiting_for}")]
+    HandshakeTimeout {
+        /// What the peer should have sent.
+        waiting_for: &'static str,
+        /// The time it was given.
+        limit: Duration,
+    },
+    /// What the configuration makes the handshake say does not fit into a frame.
+    #[error(
+        "{method} takes a frame of {size} octets, and frame_max is {frame_max}: shorten client properties or secrets"
+    )]
+    HandshakeTooLarge {
+        /// The method's name.
+        method: &'static str,
+        /// The frame it would take.
+        size: usize,
+        /// The limit.
+        frame_max: u32,
+    },
+    /// Nothing came from the peer for two heartbeat intervals.
+    #[error("nothing came from the peer for {0:?} (two heartbeat intervals)")]
+    PeerSilent(Duration),
+    /// The peer did not answer the close in time.
+    #[error("the peer did not answer connection.close within {0:?}")]
+    CloseTimeout(Duration),
+    /// The transport ended without a close.
+    #[error("the peer ended the transport without closing the connection")]
+    Eof,
+    /// The transport failed.
+    #[error("the transport failed: {text}")]
+    Transport {
+        /// The kind of the I/O error.
+        kind: io::ErrorKind,
+        /// Its message.
+        text: Arc<str>,
+    },
+    /// What was driving the connection was dropped: its task was aborted, or the runtime shut down.
+    #[error("the connection's driver was dropped")]
+    DriverGone,
+}
+
+impl ConnectionError {
+    /// Why the transport failed, for [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
+    #[must_use]
+    pub fn transport(error: &io::Error) -> Self {
+        Self::Transport {
+            kind: error.kind(),
+            text: error.to_string().into(),
+        }
+    }
+
+    /// The orderly close, if it was one.
+    #[must_use]
+    pub const fn as_close(&self) -> Option<&Close> {
+        match self {
+            Self::Closed(close) | Self::Login(LoginError::Refused(close)) => Some(close),
+            _ => None,
+        }
+    }
+
+    /// Whether this end closed the connection on purpose.
+    #[must_use]
+    pub fn is_local_close(&self) -> bool {
+        matches!(self, Self::Closed(close) if close.by == Initiator::Local)
+    }
+
+    /// Whether connecting again, unchanged, may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Closed(close) => close.by == Initiator::Peer && close.reply_code.is_transient(),
+            Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
+            Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) => true,
+            Self::Decode(_) | Self::Violation(_) | Self::WrongProtocol(_) => false,
+            Self::Login(_) | Self::HandshakeTooLarge { .. } | Self::DriverGone => false,
+        }
+    }
+
+    /// What to tell the peer in `connection.close`, where telling it makes sense.
+    pub(crate) fn to_close(&self) -> Option<(ReplyCode, String)> {
+        match self {
+            Self::Decode(error) => {
+                let code = match error.kind() {
+                    DecodeErrorKind::FrameEnd(_)
+                    | DecodeErrorKind::FrameTooLarge { .. }
+                    | DecodeErrorKind::UnknownFrameType(_) => ReplyCode::FRAME_ERROR,
+                    DecodeErrorKind::UnknownMethod { .. } => ReplyCode::COMMAND_INVALID,
+                    _ => ReplyCode::SYNTAX_ERROR,
+                };
+                Some((code, error.to_string()))
+            }
+            Self::Violation(violation) => Some((violation.reply_code(), violation.to_string())),
+            _ => None,
+        }
+    }
+}
+
+/// A rule of the protocol that the peer broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A method that its state does not allow, or an answer to nothing.
+    #[error("{method} at this point")]
+    UnexpectedMethod {
+        /// The method's name.
+        method: &'static str,
+    },
+    /// A frame where another kind has to come.
+    #[error("a {kind} frame where {expected} has to come")]
+    UnexpectedFrame {
+        /// The kind of the frame.
+        kind: &'static str,
+        /// What had to come.
+        expected: &'static str,
+    },
+    /// A frame for a channel that is not open.
+    #[error("a frame for channel {channel}, which is not open")]
+    ChannelNotOpen {
+        /// The channel's number.
+        channel: u16,
+    },
+    /// A channel is opened that is open already, or is above `channel_max`.
+    #[error("channel {channel} cannot be opened")]
+    BadChannel {
+        /// The channel's number.
+        channel: u16,
+    },
+    /// A method of the connection on another channel than 0, or of a channel on channel 0.
+    #[error("{method} on channel {channel}")]
+    WrongChannel {
+        /// The method's name.
+        method: &'static str,
+        /// The channel it came on.
+        channel: u16,
+    },
+    /// The body frames hold more than the content header announced.
+    #[error("a body of {announced} octets goes on beyond them")]
+    BodyTooLong {
+        /// The size in the content header.
+        announced: u64,
+    },
+    /// A delivery for a consumer that does not exist.
+    #[error("a delivery for an unknown consumer on channel {channel}")]
+    UnknownConsumer {
+        /// The channel it came on.
+        channel: ChannelId,
+    },
+    /// Delivery tags must grow.
+    #[error("delivery tag {tag} on channel {channel}, which does not follow the earlier ones")]
+    BadDeliveryTag {
+        /// The channel it came on.
+        channel: ChannelId,
+        /// The tag.
+        tag: u64,
+    },
+    /// A confirm for a message that was not published.
+    #[error("a confirm of publish {tag} on channel {channel}, which was never made")]
+    UnknownPublish {
+        /// The channel it came on.
+        channel: ChannelId,
+        /// The number that was confirmed.
+        tag: u64,
+    },
+    /// The limits of `connection.tune` cannot hold, or `connection.tune-ok` raises them.
+    #[error("{what} {value} cannot be agreed on")]
+    BadTune {
+        /// Which limit.
+        what: &'static str,
+        /// What the peer wants.
+        value: u32,
+    },
+    /// The login asks for more and more rounds.
+    #[error("more than {limit} challenges in one login")]
+    TooManyChallenges {
+        /// How many there may be.
+        limit: u32,
+    },
+}
+
+impl Violation {
+    const fn reply_code(&self) -> ReplyCode {
+        match self {
+            Self::UnexpectedMethod { .. } | Self::WrongChannel { .. } => ReplyCode::COMMAND_INVALID,
+            Self::UnexpectedFrame { .. } => ReplyCode::UNEXPECTED_FRAME,
+            Self::ChannelNotOpen { .. } | Self::BadChannel { .. } => ReplyCode::CHANNEL_ERROR,
+            Self::BodyTooLong { .. } => ReplyCode::FRAME_ERROR,
+            Self::UnknownConsumer { .. }
+            | Self::BadDeliveryTag { .. }
+            | Self::UnknownPublish { .. } => ReplyCode::NOT_ALLOWED,
+            Self::BadTune { .. } | Self::TooManyChallenges { .. } => ReplyCode::NOT_ALLOWED,
+        }
+    }
+}
+
+/// The peer does not speak AMQP 0-9-1 on this port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WrongProtocol {
+    /// It answered with the protocol header of another version.
+    #[error("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1")]
+    Version {
+        /// Protocol id: 0 is AMQP, 2 TLS, 3 SASL.
+        id: u8,
+        /// Major version.
+        major: u8,
+        /// Minor version.
+        minor: u8,
+        /// Revision.
+        revision: u8,
+    },
+    /// It speaks TLS.
+    #[error("the peer speaks TLS: this is a TLS port, use amqps:// for it")]
+    Tls,
+    /// It speaks HTTP.
+    #[error(
+        "the peer speaks HTTP: this is not an AMQP port (RabbitMQ's management listens on 15672, AMQP on 5672)"
+    )]
+    Http,
+    /// It speaks something unknown.
+    #[error("the peer does not speak AMQP; it starts with octets {0:02x?}")]
+    Unknown([u8; 8]),
+}
+
+/// Why logging in failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// The server offers none of the mechanisms that the client has credentials for.
+    #[error("the server offers {offered:?}, this end is set up for {configured:?}")]
+    NoCommonMechanism {
+        /// The server's mechanisms.
+        offered: String,
+        /// The client's mechanisms.
+        configured: String,
+    },
+    /// The mechanism could not answer.
+    #[error("{mechanism}: {error}")]
+    Mechanism {
+        /// Its name.
+        mechanism: String,
+        /// What it says.
+        error: SaslError,
+    },
+    /// The server refused the credentials (403).
+    #[error("{0}")]
+    Refused(Close),
+    /// The server ended the transport right after the credentials: the manner of refusing of brokers without
+    /// `authentication_failure_close`.
+    #[error("the server hung up on the credentials, which is how some brokers refuse them")]
+    HungUp,
+}
+
+/// Why a channel is over. Once it is, every call says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// One end closed it.
+    #[error("channel {0}")]
+    Closed(Close),
+    /// Its connection is over.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+impl ChannelError {
+    /// The orderly close of the channel or of the connection, if it was one.
+    #[must_use]
+    pub const fn as_close(&self) -> Option<&Close> {
+        match self {
+            Self::Closed(close) => Some(close),
+            Self::Connection(error) => error.as_close(),
+        }
+    }
+}
+
+/// A channel cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpenChannelError {
+    /// All numbers are taken.
+    #[error("all {channel_max} channels of the connection are open")]
+    Exhausted {
+        /// The agreed limit.
+        channel_max: u16,
+    },
+    /// The handshake is not over yet.
+    #[error("the connection is not open yet")]
+    NotOpenYet,
+    /// The connection is over.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+/// A command that was not queued. Nothing of it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The channel is over.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+    /// The caller does what the state forbids.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// The method does not fit into a frame.
+    #[error("{method} takes a frame of {size} octets, and frame_max is {frame_max}")]
+    TooLarge {
+        /// The method's name.
+        method: &'static str,
+        /// The frame it would take.
+        size: usize,
+        /// The agreed limit.
+        frame_max: u32,
+    },
+}
+
+/// What the caller must not do; the connection is unharmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// No channel of that number is open.
+    #[error("channel {0} is not open")]
+    NoSuchChannel(u16),
+    /// Confirms and transactions exclude each other on a channel.
+    #[error("a channel is either transactional or has publisher confirms")]
+    TxAndConfirm,
+    /// The delivery was settled before, needs no acknowledgement, or never was.
+    #[error("delivery {0} is not waiting for an acknowledgement on this channel")]
+    UnknownDelivery(u64),
+    /// The consumer tag is taken on this channel.
+    #[error("the consumer tag is in use on this channel")]
+    ConsumerTagInUse,
+    /// The consumer has ended, or never was.
+    #[error("the consumer is not active")]
+    UnknownConsumer,
+    /// The command is for the other side of a connection.
+    #[error("only the {0} side does this")]
+    WrongSide(&'static str),
+    /// The command does not fit what the connection is doing.
+    #[error("the connection is not waiting for this")]
+    NotNow,
+}
+
+/// Why a message was not published. Nothing of it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The channel is over.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+    /// The exchange's name or the routing key is too long.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// The properties do not fit into a frame, which they must.
+    #[error("the properties take a frame of {size} octets, and frame_max is {frame_max}")]
+    PropertiesTooLarge {
+        /// The frame they would take.
+        size: usize,
+        /// The agreed limit.
+        frame_max: u32,
+    },
+    /// Content has to wait.
+    #[error(transparent)]
+    Gated(#[from] Gate),
+    /// Only clients publish.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+}
+
+/// What holds back content; everything else passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Gate {
+    /// `connection.blocked`: the broker is short of resources.
+    #[error("the broker has blocked publishing (connection.blocked)")]
+    Blocked,
+    /// `channel.flow`: the broker paused this channel.
+    #[error("the broker has paused this channel (channel.flow)")]
+    Flow,
+    /// As many octets wait for the transport as the configuration allows.
+    #[error("the outgoing buffer is full")]
+    Full,
+}

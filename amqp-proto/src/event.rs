@@ -1,0 +1,168 @@
+//! What a connection has to tell.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::method::Method;
+use crate::wire::{FieldTable, Secret, ShortStr};
+use crate::{
+    ChannelError, ChannelId, ConnectionError, ConsumerId, Delivery, PublishSeq, Published, Reply,
+    RequestId, Returned, Unusable,
+};
+
+/// Something happened on a connection.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The handshake is over: channels can be opened.
+    Opened(Box<Negotiated>),
+    /// `connection.blocked`: content has to wait.
+    Blocked {
+        /// Which resource the broker is short of.
+        reason: ShortStr,
+    },
+    /// `connection.unblocked`: content may go on.
+    Unblocked,
+    /// The server took the new secret.
+    SecretUpdated,
+    /// Something happened on a channel.
+    Channel(ChannelId, ChannelEvent),
+    /// The connection is over. Comes once and last.
+    Closed(ConnectionError),
+    /// Something that only servers meet.
+    Server(ServerEvent),
+}
+
+/// What both ends have agreed on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Negotiated {
+    /// What the peer says of itself.
+    pub peer_properties: FieldTable,
+    /// The highest channel number.
+    pub channel_max: u16,
+    /// The largest frame in octets, overhead included.
+    pub frame_max: u32,
+    /// The heartbeat interval; zero is off.
+    pub heartbeat: Duration,
+}
+
+impl Negotiated {
+    /// Whether the peer announced a capability, as `consumer_cancel_notify`.
+    #[must_use]
+    pub fn peer_can(&self, capability: &str) -> bool {
+        let capabilities = self.peer_properties.get("capabilities");
+        let value = capabilities.and_then(|table| table.as_table()?.get(capability));
+        value.and_then(|value| value.as_bool()).unwrap_or(false)
+    }
+}
+
+/// Something happened on a channel.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ChannelEvent {
+    /// The channel is open.
+    Opened,
+    /// A request was answered.
+    Reply {
+        /// Which one.
+        request: RequestId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A consumer got a message.
+    Delivery {
+        /// Which consumer.
+        consumer: ConsumerId,
+        /// The message.
+        delivery: Delivery,
+    },
+    /// A message for a consumer could not be taken in. If it needed an acknowledgement it was rejected without
+    /// requeueing, so that it goes to the dead-letter exchange instead of coming back for ever.
+    Unusable {
+        /// Which consumer.
+        consumer: ConsumerId,
+        /// Why.
+        why: Unusable,
+    },
+    /// The server cancelled a consumer, as when its queue is deleted.
+    Cancelled {
+        /// Which consumer.
+        consumer: ConsumerId,
+    },
+    /// The broker took publishes over (`ack`), or said that it did not.
+    Confirmed {
+        /// The publishes, none of which was confirmed before.
+        publishes: RangeInclusive<PublishSeq>,
+        /// Whether they were acknowledged (true) or refused (false).
+        ack: bool,
+    },
+    /// A mandatory message reached no queue. Its confirm still comes, as an acknowledgement.
+    Returned {
+        /// Which publish it was, if the channel has publisher confirms.
+        publish: Option<PublishSeq>,
+        /// The message.
+        returned: Box<Returned>,
+    },
+    /// The broker pauses (false) or resumes content on this channel; it was answered.
+    Flow {
+        /// Whether content may flow.
+        active: bool,
+    },
+    /// The channel is over. Comes once and last for the channel.
+    Closed(ChannelError),
+    /// Servers: a client sent a method that is not answered by itself.
+    Method(Method),
+    /// Servers: a client published a message.
+    Published(Box<Published>),
+    /// Servers: a client published a message that could not be taken in.
+    UnusablePublish(Unusable),
+}
+
+/// What only servers meet.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// A client logs in. Answer with [`challenge`](crate::Connection::challenge), [`accept_login`](
+    /// crate::Connection::accept_login) or [`close`](crate::Connection::close).
+    Login {
+        /// The mechanism it chose.
+        mechanism: ShortStr,
+        /// Its first response.
+        response: Secret,
+        /// What it says of itself.
+        client_properties: FieldTable,
+    },
+    /// A client answers a challenge.
+    LoginResponse {
+        /// Its response.
+        response: Secret,
+    },
+    /// A client selects a virtual host. Answer with [`accept_open`](crate::Connection::accept_open) or
+    /// [`close`](crate::Connection::close).
+    Open {
+        /// The virtual host.
+        virtual_host: ShortStr,
+    },
+    /// A client has a new secret; it was answered.
+    UpdateSecret {
+        /// The secret.
+        new_secret: Secret,
+        /// Why it changed.
+        reason: ShortStr,
+    },
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimerReason {
+    /// The handshake must be over.
+    Handshake,
+    /// A heartbeat is due.
+    Heartbeat,
+    /// The peer must have been heard of.
+    Silence,
+    /// The peer must have answered the close.
+    Close,
+}

@@ -1,0 +1,197 @@
+//! Frames: the units in which everything travels (spec 2.3, 4.2.3).
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use nom::Parser as _;
+
+use crate::wire::{DecodeError, DecodeErrorKind, u8_be, u16_be, u32_be};
+
+/// What a client sends first: `AMQP`, 0, and the version 0-9-1.
+pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
+
+/// Octets of a frame that are not payload: type, channel, size before it and the end octet behind it.
+pub const FRAME_OVERHEAD: usize = HEAD + 1;
+
+/// The smallest limit that peers can agree on (spec 1.2, `frame-min-size`).
+pub const FRAME_MIN_SIZE: u32 = 4096;
+
+/// Stands behind every payload.
+pub const FRAME_END: u8 = 0xCE;
+
+/// Type, channel and size.
+const HEAD: usize = 7;
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the specification knows these four"
+)]
+pub enum FrameKind {
+    /// A method.
+    Method,
+    /// A content header.
+    Header,
+    /// A part of a body.
+    Body,
+    /// Nothing: the sender is alive.
+    Heartbeat,
+}
+
+impl FrameKind {
+    /// The type octet.
+    #[must_use]
+    pub const fn octet(self) -> u8 {
+        match self {
+            Self::Method => 1,
+            Self::Header => 2,
+            Self::Body => 3,
+            Self::Heartbeat => 8,
+        }
+    }
+
+    const fn from_octet(octet: u8) -> Option<Self> {
+        Some(match octet {
+            1 => Self::Method,
+            2 => Self::Header,
+            3 => Self::Body,
+            8 => Self::Heartbeat,
+            _ => return None,
+        })
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Header => "content header",
+            Self::Body => "body",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+/// One frame, for reading and writing frames by hand.
+///
+/// ```
+/// use amqp_proto::frame::{Frame, FrameKind};
+/// use bytes::{Bytes, BytesMut};
+///
+/// let frame = Frame { kind: FrameKind::Body, channel: 1, payload: Bytes::from("hello") };
+/// let mut wire = Vec::new();
+/// frame.encode(&mut wire);
+/// assert_eq!(Frame::decode(&mut BytesMut::from(&wire[..]), 4096), Ok(Some(frame)));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a frame is these three things")]
+pub struct Frame {
+    /// What the payload is.
+    pub kind: FrameKind,
+    /// The channel; 0 is the connection itself.
+    pub channel: u16,
+    /// What it carries.
+    pub payload: Bytes,
+}
+
+impl Frame {
+    /// Takes the next frame off `input`, or nothing while it is not complete.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if what comes is no frame, or one larger than `frame_max` octets.
+    pub fn decode(input: &mut BytesMut, frame_max: u32) -> Result<Option<Self>, DecodeError> {
+        let Some(head) = FrameHead::peek(input, frame_max)? else {
+            return Ok(None);
+        };
+        let mut whole = input.split_to(head.whole_len()).freeze();
+        whole.advance(HEAD);
+        whole.truncate(head.payload_len);
+        Ok(Some(Self {
+            kind: head.kind,
+            channel: head.channel,
+            payload: whole,
+        }))
+    }
+
+    /// Appends the frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = begin(out, self.kind, self.channel);
+        out.extend_from_slice(&self.payload);
+        finish(out, start);
+    }
+}
+
+/// The head of a frame whose octets are all there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHead {
+    pub(crate) kind: FrameKind,
+    pub(crate) channel: u16,
+    pub(crate) payload_len: usize,
+}
+
+impl FrameHead {
+    /// Reads the head of the frame at the start of `input`, if the frame is complete, and checks its end.
+    pub(crate) fn peek(input: &[u8], frame_max: u32) -> Result<Option<Self>, DecodeError> {
+        let Ok((_, (kind, channel, size))) = (u8_be, u16_be, u32_be).parse(input) else {
+            return Ok(None);
+        };
+        let Some(kind) = FrameKind::from_octet(kind) else {
+            return Err(DecodeError::new(
+                DecodeErrorKind::UnknownFrameType(kind),
+                "frame head",
+            ));
+        };
+        // The size is checked before anybody waits, or reserves memory, for that many octets.
+        if size > frame_max.saturating_sub(8) {
+            let size = u64::from(size) + 8;
+            let kind = DecodeErrorKind::FrameTooLarge {
+                size,
+                max: frame_max,
+            };
+            return Err(DecodeError::new(kind, "frame head"));
+        }
+        let payload_len = usize::try_from(size).unwrap_or(usize::MAX - FRAME_OVERHEAD);
+        match input.get(HEAD + payload_len) {
+            None => Ok(None),
+            Some(&FRAME_END) => Ok(Some(Self {
+                kind,
+                channel,
+                payload_len,
+            })),
+            Some(&other) => Err(DecodeError::new(
+                DecodeErrorKind::FrameEnd(other),
+                "frame end",
+            )),
+        }
+    }
+
+    /// Where the payload of a frame that starts at `start` lies.
+    pub(crate) const fn payload(self, start: usize) -> std::ops::Range<usize> {
+        start + HEAD..start + HEAD + self.payload_len
+    }
+
+    /// The length of the whole frame.
+    pub(crate) const fn whole_len(self) -> usize {
+        self.payload_len + FRAME_OVERHEAD
+    }
+}
+
+/// Appends a frame's head and returns where its payload starts; [`finish`] fills the size in.
+pub(crate) fn begin(out: &mut Vec<u8>, kind: FrameKind, channel: u16) -> usize {
+    let [high, low] = channel.to_be_bytes();
+    out.extend_from_slice(&[kind.octet(), high, low, 0, 0, 0, 0]);
+    out.len()
+}
+
+/// Ends the frame whose payload starts at `start`. Sizes are checked by the callers, against `frame_max`.
+pub(crate) fn finish(out: &mut Vec<u8>, start: usize) {
+    let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(field) = out.get_mut(start - 4..start) {
+        field.copy_from_slice(&size.to_be_bytes());
+    }
+    out.push(FRAME_END);
+}
+
+/// The head of a frame whose payload is written elsewhere.
+pub(crate) fn head(kind: FrameKind, channel: u16, payload_len: usize) -> [u8; HEAD] {
+    let [c0, c1] = channel.to_be_bytes();
+    let [s0, s1, s2, s3] = u32::try_from(payload_len).unwrap_or(u32::MAX).to_be_bytes();
+    [kind.octet(), c0, c1, s0, s1, s2, s3]
+}

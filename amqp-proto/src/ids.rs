@@ -1,0 +1,54 @@
+//! Numbers with a meaning.
+
+use std::fmt;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident($type:ty);)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub(crate) $type);
+
+        impl $name {
+            /// The bare number.
+            #[must_use]
+            pub const fn get(self) -> $type {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// The number of a channel on its connection.
+    ///
+    /// Numbers are used again, but only after the closing event of the earlier channel was polled.
+    ChannelId(u16);
+    /// One request on one channel, among all that the connection ever made.
+    RequestId(u64);
+    /// One consumer, by the number of the request that started it.
+    ConsumerId(u64);
+    /// Counts the publishes of a channel since confirms were selected, from 1.
+    PublishSeq(u64);
+    /// The server's number of a delivery on its channel.
+    DeliveryTag(u64);
+}
+
+impl DeliveryTag {
+    /// A tag that came from elsewhere, as from a stored number.
+    #[must_use]
+    pub const fn new(tag: u64) -> Self {
+        Self(tag)
+    }
+}
+
+impl From<RequestId> for ConsumerId {
+    fn from(request: RequestId) -> Self {
+        Self(request.0)
+    }
+}

@@ -1,0 +1,96 @@
+//! What all channels of a connection share: the way out, and the list of events.
+
+use std::collections::VecDeque;
+
+use crate::event::{ChannelEvent, Event};
+use crate::frame::{self, FrameKind};
+use crate::method::{Arguments, Method};
+use crate::{ChannelId, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit};
+use bytes::Buf as _;
+
+/// Which side of the protocol this end is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) role: Role,
+    pub(crate) transmit: Transmit,
+    pub(crate) events: VecDeque<Event>,
+    /// The agreed limit, or what is accepted until there is one.
+    pub(crate) frame_max: u32,
+    pub(crate) limits: Limits,
+    /// `connection.blocked` holds.
+    pub(crate) blocked: bool,
+    /// Channels with acknowledgements to flush.
+    pub(crate) unflushed: Vec<ChannelId>,
+    last_request: u64,
+}
+
+impl Link {
+    pub(crate) fn new(role: Role, limits: Limits) -> Self {
+        Self {
+            role,
+            transmit: Transmit::new(),
+            events: VecDeque::new(),
+            frame_max: effective_frame_max(limits.frame_max),
+            limits,
+            blocked: false,
+            unflushed: Vec::new(),
+            last_request: 0,
+        }
+    }
+
+    pub(crate) fn next_request(&mut self) -> RequestId {
+        self.last_request += 1;
+        RequestId(self.last_request)
+    }
+
+    pub(crate) fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
+        self.events.push_back(Event::Channel(channel, event));
+    }
+
+    /// Queues a method that certainly fits into a frame.
+    pub(crate) fn send_small(&mut self, channel: u16, method: &impl Arguments) {
+        let out = self.transmit.buffer();
+        let start = frame::begin(out, FrameKind::Method, channel);
+        method.encode(out);
+        frame::finish(out, start);
+    }
+
+    /// Queues a method, or nothing if it takes more than a frame.
+    pub(crate) fn send(&mut self, channel: u16, method: &Method) -> Result<(), CommandError> {
+        let frame_max = self.frame_max;
+        let out = self.transmit.buffer();
+        let before = out.len();
+        let start = frame::begin(out, FrameKind::Method, channel);
+        method.encode(out);
+        frame::finish(out, start);
+        let size = out.len() - before;
+        if size > frame_max as usize {
+            out.truncate(before);
+            return Err(CommandError::TooLarge {
+                method: method.facts().name,
+                size,
+                frame_max,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether as much waits for the transport as may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.transmit.remaining() >= self.limits.transmit_high_water
+    }
+}
+
+/// The limit behind a proposal: 0, no limit, is the cap, and nothing is below the protocol's minimum.
+pub(crate) fn effective_frame_max(proposed: u32) -> u32 {
+    match proposed {
+        0 => crate::FRAME_MAX_CAP,
+        some => some.clamp(FRAME_MIN_SIZE, crate::FRAME_MAX_CAP),
+    }
+}

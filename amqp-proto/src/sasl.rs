@@ -1,0 +1,189 @@
+//! Logging in: SASL mechanisms (spec 4.2.2, `connection.start`, `connection.secure`).
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::wire::{LongStr, Secret, Wire as _};
+
+/// A way to log in.
+///
+/// A mechanism is shared by all connections of a configuration; each login begins an [`Exchange`] of its own. Closures
+/// are exchanges, so a mechanism of one's own is a few lines:
+///
+/// ```
+/// use amqp_proto::{Exchange, Mechanism, SaslError, Secret};
+///
+/// /// RabbitMQ's demonstration of challenges.
+/// #[derive(Debug)]
+/// struct Demo;
+///
+/// impl Mechanism for Demo {
+///     fn name(&self) -> &str {
+///         "RABBIT-CR-DEMO"
+///     }
+///
+///     fn begin(&self) -> Box<dyn Exchange> {
+///         Box::new(|challenge: Option<&[u8]>| {
+///             Ok(Secret::from(match challenge {
+///                 None => "guest",
+///                 Some(_) => "My password is guest",
+///             }))
+///         })
+///     }
+/// }
+/// ```
+pub trait Mechanism: fmt::Debug + Send + Sync {
+    /// The name in `connection.start`, as `PLAIN`.
+    fn name(&self) -> &str;
+
+    /// Begins one login.
+    fn begin(&self) -> Box<dyn Exchange>;
+}
+
+/// One login under way.
+pub trait Exchange: Send {
+    /// The response to a challenge, or, without one, the first response.
+    ///
+    /// # Errors
+    /// [`SaslError`] ends the connection.
+    fn respond(&mut self, challenge: Option<&[u8]>) -> Result<Secret, SaslError>;
+}
+
+impl<F> Exchange for F
+where
+    F: FnMut(Option<&[u8]>) -> Result<Secret, SaslError> + Send,
+{
+    fn respond(&mut self, challenge: Option<&[u8]>) -> Result<Secret, SaslError> {
+        self(challenge)
+    }
+}
+
+/// A mechanism cannot respond.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SaslError {
+    /// The mechanism has only one response, and a challenge came.
+    #[error("the server sent a challenge, which the mechanism does not know")]
+    UnexpectedChallenge,
+    /// The challenge is not what the mechanism expects.
+    #[error("the server's challenge is malformed: {0}")]
+    BadChallenge(&'static str),
+    /// The credentials cannot be had.
+    #[error("no credentials: {0}")]
+    NoCredentials(std::sync::Arc<str>),
+}
+
+/// `PLAIN`: user name and password in the clear (RFC 4616); use TLS.
+#[derive(Clone)]
+pub struct Plain {
+    username: String,
+    password: String,
+}
+
+impl Plain {
+    /// Logs in as `username`.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            username: username.into(),
+            password: password.into(),
+        }
+    }
+}
+
+impl Mechanism for Plain {
+    fn name(&self) -> &str {
+        "PLAIN"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        single(format!("\0{}\0{}", self.username, self.password))
+    }
+}
+
+/// `AMQPLAIN`: user name and password in a field table, from before PLAIN; use TLS.
+#[derive(Clone)]
+pub struct AmqPlain {
+    username: String,
+    password: String,
+}
+
+impl AmqPlain {
+    /// Logs in as `username`.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            username: username.into(),
+            password: password.into(),
+        }
+    }
+}
+
+impl Mechanism for AmqPlain {
+    fn name(&self) -> &str {
+        "AMQPLAIN"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        let mut encoded = Vec::new();
+        for (name, value) in [("LOGIN", &self.username), ("PASSWORD", &self.password)] {
+            encoded.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+            encoded.extend_from_slice(name.as_bytes());
+            encoded.push(b'S');
+            LongStr::from(value.clone()).encode(&mut encoded);
+        }
+        single(encoded)
+    }
+}
+
+/// `EXTERNAL`: who the client is follows from the transport, as from its TLS certificate.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct External;
+
+impl Mechanism for External {
+    fn name(&self) -> &str {
+        "EXTERNAL"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        single("")
+    }
+}
+
+/// `ANONYMOUS`: no credentials.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Anonymous;
+
+impl Mechanism for Anonymous {
+    fn name(&self) -> &str {
+        "ANONYMOUS"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        single("")
+    }
+}
+
+/// An exchange of one response.
+fn single(response: impl Into<Secret>) -> Box<dyn Exchange> {
+    let response = response.into();
+    Box::new(move |challenge: Option<&[u8]>| match challenge {
+        None => Ok(response.clone()),
+        Some(_) => Err(SaslError::UnexpectedChallenge),
+    })
+}
+
+macro_rules! redacted {
+    ($($name:ident)*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("username", &self.username)
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+redacted! { Plain AmqPlain }

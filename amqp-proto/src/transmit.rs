@@ -1,0 +1,132 @@
+//! What waits to be written.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// Buffers that grew beyond this give their memory back once they are empty.
+const KEPT_CAPACITY: usize = 64 * 1024;
+
+/// Octets that are still to be written, in order.
+///
+/// It is a [`Buf`]: write its [`chunk`](Buf::chunk), or several [chunks at once](Buf::chunks_vectored), and
+/// [`advance`](Buf::advance) by what the transport took. Heads and small bodies stand in one contiguous buffer; large
+/// bodies are the caller's own [`Bytes`], never copied.
+#[derive(Debug, Default)]
+pub struct Transmit {
+    /// Encoded heads and small bodies.
+    buffer: Vec<u8>,
+    /// How much of `buffer` is written.
+    position: usize,
+    /// Large bodies, each with the offset in `buffer` that it stands before. Offsets never decrease.
+    bodies: VecDeque<(usize, Bytes)>,
+    /// Octets of `bodies`.
+    body_octets: usize,
+}
+
+impl Transmit {
+    /// Nothing to write yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether everything is written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    /// The buffer to append encoded octets to.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Appends octets that are not copied.
+    pub(crate) fn push_body(&mut self, body: Bytes) {
+        self.body_octets += body.len();
+        self.bodies.push_back((self.buffer.len(), body));
+    }
+
+    /// What of the contiguous buffer comes before the next large body.
+    fn run(&self) -> &[u8] {
+        let end = self.bodies.front().map_or(self.buffer.len(), |(at, _)| *at);
+        self.buffer.get(self.position..end).unwrap_or_default()
+    }
+
+    /// Drops what is written, once it is worth the move of the rest.
+    fn reclaim(&mut self) {
+        if self.position == self.buffer.len() && self.bodies.is_empty() {
+            self.buffer.clear();
+            self.buffer.shrink_to(KEPT_CAPACITY);
+            self.position = 0;
+        } else if self.position >= KEPT_CAPACITY && self.position > self.buffer.len() / 2 {
+            self.buffer.drain(..self.position);
+            for (at, _) in &mut self.bodies {
+                *at -= self.position;
+            }
+            self.position = 0;
+        }
+    }
+}
+
+impl Buf for Transmit {
+    fn remaining(&self) -> usize {
+        self.buffer.len() - self.position + self.body_octets
+    }
+
+    fn chunk(&self) -> &[u8] {
+        let run = self.run();
+        match self.bodies.front() {
+            Some((_, body)) if run.is_empty() => body,
+            _ => run,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.remaining(), "more was written than there was");
+        let mut count = count.min(self.remaining());
+        while count > 0 {
+            let run = self.run().len();
+            if run > 0 {
+                let step = run.min(count);
+                self.position += step;
+                count -= step;
+            } else if let Some((_, body)) = self.bodies.front_mut() {
+                let step = body.len().min(count);
+                body.advance(step);
+                self.body_octets -= step;
+                count -= step;
+                if body.is_empty() {
+                    self.bodies.pop_front();
+                }
+            }
+        }
+        self.reclaim();
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        let mut put = |octets: &'a [u8]| {
+            if octets.is_empty() {
+                return true;
+            }
+            let Some(slot) = slices.get_mut(filled) else {
+                return false;
+            };
+            *slot = IoSlice::new(octets);
+            filled += 1;
+            true
+        };
+        let mut position = self.position;
+        for (at, body) in &self.bodies {
+            if !put(self.buffer.get(position..*at).unwrap_or_default()) || !put(body) {
+                return filled;
+            }
+            position = *at;
+        }
+        put(self.buffer.get(position..).unwrap_or_default());
+        filled
+    }
+}
