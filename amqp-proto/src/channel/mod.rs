@@ -146,6 +146,15 @@ impl Channel<'_> {
         }
     }
 
+    /// Cancels a consumer that nobody listens to any more: there is no event for the answer, and deliveries that are on
+    /// their way go back to their queue.
+    pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
+        if self.check_open().is_ok() && self.state.consumers.contains(consumer_tag) {
+            self.state.consumers.abandon(consumer_tag.as_bytes());
+            self.state.cancel_unwanted(self.link, consumer_tag.clone());
+        }
+    }
+
     /// Acknowledges one delivery. It is sent with the next flush, merged with others where that is exact.
     ///
     /// # Errors

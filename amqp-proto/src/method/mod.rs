@@ -13,7 +13,7 @@ use crate::wire::{DecodeError, DecodeErrorKind, Parsed, Wire, unwrapped};
 /// One method: ids, name, and how its arguments travel.
 ///
 /// Implemented by the structs of this module, and by nothing else.
-pub trait Arguments: Sized + Into<Method> + sealed::Sealed {
+pub trait Arguments: Sized + Into<Method> + sealed::Sealed + Send + 'static {
     /// The id of the class the method belongs to.
     const CLASS_ID: u16;
     /// The id of the method within its class.

@@ -1,0 +1,278 @@
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover};
+use amqp_proto::{Body, DeliveryTag, EncodeProperties, GetReply, PublishSeq, Route};
+
+use super::{Channel, name};
+use crate::connection::watch;
+use crate::consumer::Consumer;
+use crate::deadline::Deadline;
+use crate::delivery::{Delivery, Got};
+use crate::error::{CallError, PublishError, Wait};
+use crate::options::ConsumeOptions;
+use crate::reply::{Reply, typed};
+
+/// Requests about messages (spec 1.8).
+impl Channel {
+    /// Limits how many deliveries each consumer that starts from now on may have unacknowledged; 0 is no limit
+    /// (`basic.qos`).
+    pub fn basic_qos(&self, prefetch_count: u16) -> Reply<()> {
+        self.request(Ok::<_, CallError>(BasicQos {
+            prefetch_count,
+            ..<_>::default()
+        }))
+    }
+
+    /// Limits how many deliveries the consumers of the channel may have unacknowledged together (`basic.qos` with
+    /// `global`). RabbitMQ 4.3 and later refuse it.
+    pub fn basic_qos_global(&self, prefetch_count: u16) -> Reply<()> {
+        self.request(Ok::<_, CallError>(BasicQos {
+            prefetch_count,
+            global: true,
+            ..<_>::default()
+        }))
+    }
+
+    /// Starts a consumer (`basic.consume`).
+    pub fn basic_consume(
+        &self,
+        queue: impl AsRef<[u8]>,
+        options: ConsumeOptions,
+    ) -> Reply<Consumer> {
+        let number = self.with_state(|state| {
+            state.consumers += 1;
+            state.consumers
+        });
+        let generated = format!("ctag-{}.{number}", self.id());
+        let method: BasicConsume = match options.into_method(queue.as_ref(), &generated) {
+            Ok(method) => method,
+            Err(error) => return Reply::failed(error),
+        };
+        let tag = method.consumer_tag.clone();
+        Reply::send(
+            self,
+            method,
+            |state, id| state.queues.insert(id.into(), tag),
+            |sending, reply| {
+                let tag = typed::<BasicConsume>(sending, reply)?
+                    .consumer_tag
+                    .detached();
+                Ok(Consumer::new(
+                    sending.channel.clone(),
+                    sending.id.into(),
+                    tag,
+                ))
+            },
+        )
+    }
+
+    /// Ends a consumer by its tag (`basic.cancel`). What was delivered to it before can still be taken.
+    pub fn basic_cancel(&self, consumer_tag: impl AsRef<[u8]>) -> Reply<()> {
+        let tag = match name("consumer tag", consumer_tag) {
+            Ok(tag) => tag,
+            Err(error) => return Reply::failed(error.into()),
+        };
+        let cancel = BasicCancel {
+            consumer_tag: tag.clone(),
+            no_wait: false,
+        };
+        self.request_with(Ok(cancel), move |sending, _| {
+            let mut state = sending.channel.lock();
+            state.end_consumer(sending.channel.place(), &tag);
+            Ok(())
+        })
+    }
+
+    /// Asks for one message (`basic.get`); nothing, if the queue is empty. To take many, a consumer is far faster.
+    pub fn basic_get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
+        let method = name("queue", queue).map(|queue| BasicGet {
+            queue,
+            no_ack,
+            ..<_>::default()
+        });
+        self.request_with(method.map_err(Into::into), |sending, reply| {
+            match typed::<BasicGet>(sending, reply)? {
+                GetReply::Message {
+                    delivery,
+                    message_count,
+                } => Ok(Some(Got {
+                    delivery: Delivery::new(sending.channel.clone(), delivery),
+                    message_count,
+                })),
+                GetReply::Unusable(why) => Err(why.into()),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// Asks for all unacknowledged deliveries of the channel again (`basic.recover`). RabbitMQ knows only
+    /// `requeue = true`. Deliveries from before can no longer be acknowledged.
+    pub fn basic_recover(&self, requeue: bool) -> Reply<()> {
+        self.request(Ok::<_, CallError>(BasicRecover { requeue }))
+    }
+
+    /// The same without an answer (`basic.recover-async`). Deprecated in the protocol.
+    ///
+    /// # Errors
+    /// [`CallError`], if it was not sent.
+    pub fn basic_recover_async(&self, requeue: bool) -> Result<(), CallError> {
+        let mut guard = self.lock();
+        self.protocol(&mut guard)?.recover_async(requeue)?;
+        guard.wake_driver();
+        Ok(())
+    }
+
+    /// Acknowledges a delivery by its number, with `multiple` all up to it (`basic.ack`). [`Delivery::ack`] is the
+    /// friendlier way; this one is for numbers that were kept.
+    ///
+    /// # Errors
+    /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
+    pub fn basic_ack(&self, tag: DeliveryTag, multiple: bool) -> Result<(), CallError> {
+        let mut guard = self.lock();
+        let mut protocol = self.protocol(&mut guard)?;
+        if multiple {
+            protocol.ack_up_to(tag)?
+        } else {
+            protocol.ack(tag)?
+        }
+        guard.wake_driver();
+        Ok(())
+    }
+
+    /// Gives a delivery back by its number, with `multiple` all up to it (`basic.nack`, `basic.reject`).
+    ///
+    /// # Errors
+    /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
+    pub fn basic_nack(
+        &self,
+        tag: DeliveryTag,
+        multiple: bool,
+        requeue: bool,
+    ) -> Result<(), CallError> {
+        let mut guard = self.lock();
+        let mut protocol = self.protocol(&mut guard)?;
+        if multiple {
+            protocol.nack_up_to(tag, requeue)?
+        } else {
+            protocol.reject(tag, requeue)?
+        }
+        guard.wake_driver();
+        Ok(())
+    }
+
+    /// Gives one delivery back by its number (`basic.reject`).
+    ///
+    /// # Errors
+    /// As [`basic_nack`](Self::basic_nack).
+    pub fn basic_reject(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
+        self.basic_nack(tag, false, requeue)
+    }
+
+    /// Publishes a message and returns once it is queued for sending (`basic.publish`). It waits only while the broker
+    /// has blocked publishing, or the transport is far behind.
+    ///
+    /// Nothing tells whether the broker took it. Use a [`Publisher`](crate::Publisher) to know.
+    ///
+    /// # Errors
+    /// [`PublishError`]: the message was not sent.
+    ///
+    /// # Cancel safety
+    /// The message is queued as a whole or not at all.
+    pub async fn basic_publish(
+        &self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: impl Body,
+    ) -> Result<(), PublishError> {
+        let no_window = |_: &crate::state::ChannelState, _| true;
+        let timeout = self.connection().shared().settings.publish_timeout;
+        let seq = self
+            .publish_within(route, properties, body, timeout, no_window)
+            .await?;
+        if let Some(seq) = seq {
+            self.with_state(|state| state.confirms.forget(seq.get()));
+        }
+        Ok(())
+    }
+
+    /// Publishes as soon as the gates and `window` let it.
+    pub(crate) async fn publish_within<B: Body>(
+        &self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: B,
+        timeout: Option<std::time::Duration>,
+        window: impl Fn(&crate::state::ChannelState, usize) -> bool,
+    ) -> Result<Option<PublishSeq>, PublishError> {
+        let mut body = Some(body);
+        let mut deadline: Option<Deadline> = None;
+        poll_fn(move |cx| {
+            let Some(given) = body.take() else {
+                return Poll::Pending;
+            };
+            let (by, given) = match self.publish_now(route, properties, given, &window, Some(cx)) {
+                Ok(seq) => return Poll::Ready(Ok(seq)),
+                Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
+                Err(NotNow::Wait(by, body)) => (by, body),
+            };
+            body = Some(given);
+            let deadline = deadline.get_or_insert_with(|| {
+                Deadline::start(self.connection().shared(), self.lock(), |_| timeout)
+            });
+            if deadline.expired(cx) {
+                let after = deadline.after();
+                return Poll::Ready(Err(PublishError::TimedOut { by, after }));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Publishes, or says why not, and gives the body back. With a context, its task is woken when it may go on.
+    pub(crate) fn publish_now<B: Body>(
+        &self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: B,
+        window: &impl Fn(&crate::state::ChannelState, usize) -> bool,
+        cx: Option<&Context<'_>>,
+    ) -> Result<Option<PublishSeq>, NotNow<B>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let size = body.as_octets().len();
+        let gate = match self.protocol(state) {
+            Ok(protocol) => protocol.check_gate().err().map(Wait::Gate),
+            Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
+        };
+        let open = state
+            .channel(self.place())
+            .is_none_or(|channel| window(channel, size));
+        if let Some(by) = gate.or_else(|| (!open).then_some(Wait::Window)) {
+            cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
+            return Err(NotNow::Wait(by, body));
+        }
+        let published = match self.protocol(state) {
+            Ok(mut protocol) => protocol.publish(route, properties, body),
+            Err(error) => Err(error.into()),
+        };
+        match published {
+            Ok(seq) => {
+                if let (Some(seq), Some(channel)) = (seq, state.channel(self.place())) {
+                    channel.confirms.published(seq, size);
+                }
+                state.wake_driver();
+                Ok(seq)
+            }
+            Err(error) => Err(NotNow::Failed(error.into(), None)),
+        }
+    }
+}
+
+/// Why a message was not published at this moment.
+pub(crate) enum NotNow<B> {
+    /// It has to wait.
+    Wait(Wait, B),
+    /// It cannot be published. The body is there unless something is wrong with the message itself.
+    Failed(PublishError, Option<B>),
+}

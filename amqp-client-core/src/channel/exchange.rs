@@ -1,0 +1,201 @@
+use amqp_proto::method::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind};
+use amqp_proto::{FieldTable, ShortStr, TooLong};
+
+use super::{Channel, name};
+use crate::error::{PublishError, SendError};
+use crate::message::Message;
+use crate::options::{ExchangeKind, ExchangeOptions, PublisherOptions};
+use crate::publisher::Publisher;
+use crate::reply::Reply;
+
+/// Requests about exchanges (spec 1.6).
+impl Channel {
+    /// Creates an exchange, or checks that it is there and is like this (`exchange.declare`).
+    pub fn exchange_declare(
+        &self,
+        exchange: impl AsRef<[u8]>,
+        kind: impl Into<ExchangeKind>,
+        options: ExchangeOptions,
+    ) -> Reply<Exchange> {
+        match options.into_method(exchange.as_ref(), &kind.into()) {
+            Ok(method) => self.exchange_declared(method),
+            Err(error) => Reply::failed(error),
+        }
+    }
+
+    /// Checks that an exchange exists, without creating it. If it does not, the channel closes (404).
+    pub fn exchange_declare_passive(&self, exchange: impl AsRef<[u8]>) -> Reply<Exchange> {
+        match name("exchange", exchange) {
+            Ok(exchange) => self.exchange_declared(ExchangeDeclare {
+                exchange,
+                passive: true,
+                ..<_>::default()
+            }),
+            Err(error) => Reply::failed(error.into()),
+        }
+    }
+
+    fn exchange_declared(&self, method: ExchangeDeclare) -> Reply<Exchange> {
+        let exchange = method.exchange.clone();
+        self.request_with(Ok(method), |sending, _| {
+            Ok(Exchange {
+                channel: sending.channel.clone(),
+                name: exchange,
+            })
+        })
+    }
+
+    /// Deletes an exchange (`exchange.delete`). `if_unused`: only if nothing is bound to it.
+    pub fn exchange_delete(&self, exchange: impl AsRef<[u8]>, if_unused: bool) -> Reply<()> {
+        self.request(name("exchange", exchange).map(|exchange| ExchangeDelete {
+            exchange,
+            if_unused,
+            ..<_>::default()
+        }))
+    }
+
+    /// Binds an exchange to another: what reaches `source` and matches goes on to `destination` (`exchange.bind`,
+    /// RabbitMQ).
+    pub fn exchange_bind(
+        &self,
+        destination: impl AsRef<[u8]>,
+        source: impl AsRef<[u8]>,
+        routing_key: impl AsRef<[u8]>,
+        arguments: FieldTable,
+    ) -> Reply<()> {
+        self.request(ends(destination, source, routing_key).map(
+            |(destination, source, routing_key)| ExchangeBind {
+                destination,
+                source,
+                routing_key,
+                arguments,
+                ..<_>::default()
+            },
+        ))
+    }
+
+    /// Removes a binding between exchanges (`exchange.unbind`, RabbitMQ).
+    pub fn exchange_unbind(
+        &self,
+        destination: impl AsRef<[u8]>,
+        source: impl AsRef<[u8]>,
+        routing_key: impl AsRef<[u8]>,
+        arguments: FieldTable,
+    ) -> Reply<()> {
+        self.request(ends(destination, source, routing_key).map(
+            |(destination, source, routing_key)| ExchangeUnbind {
+                destination,
+                source,
+                routing_key,
+                arguments,
+                ..<_>::default()
+            },
+        ))
+    }
+
+    /// An exchange that is known to exist: asks the broker nothing.
+    ///
+    /// # Errors
+    /// [`TooLong`], if no exchange can have that name.
+    pub fn exchange(&self, exchange: impl AsRef<[u8]>) -> Result<Exchange, TooLong> {
+        Ok(Exchange {
+            channel: self.clone(),
+            name: name("exchange", exchange)?,
+        })
+    }
+
+    /// The default exchange, which routes to the queue that the routing key names.
+    #[must_use]
+    pub fn default_exchange(&self) -> Exchange {
+        Exchange {
+            channel: self.clone(),
+            name: ShortStr::EMPTY,
+        }
+    }
+}
+
+fn ends(
+    destination: impl AsRef<[u8]>,
+    source: impl AsRef<[u8]>,
+    routing_key: impl AsRef<[u8]>,
+) -> Result<(ShortStr, ShortStr, ShortStr), TooLong> {
+    Ok((
+        name("destination", destination)?,
+        name("source", source)?,
+        name("routing key", routing_key)?,
+    ))
+}
+
+/// An exchange, seen from a channel.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    channel: Channel,
+    name: ShortStr,
+}
+
+impl Exchange {
+    /// Its name; empty is the default exchange.
+    #[must_use]
+    pub const fn name(&self) -> &ShortStr {
+        &self.name
+    }
+
+    /// Publishes a message here and returns once it is queued for sending; see [`Channel::basic_publish`].
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish(&self, routing_key: &str, message: &Message) -> Result<(), PublishError> {
+        let route = amqp_proto::Route::new(&self.name, routing_key);
+        self.channel
+            .basic_publish(&route, message.properties(), message.body())
+            .await
+    }
+
+    /// Publishes a message here and waits until the broker has confirmed it. Turns publisher confirms on.
+    ///
+    /// # Errors
+    /// [`SendError`]: not sent, or sent and not confirmed.
+    pub async fn publish_confirmed(
+        &self,
+        routing_key: &str,
+        message: &Message,
+    ) -> Result<(), SendError> {
+        let publisher = self.publisher(PublisherOptions::new().mandatory(true))?;
+        publisher.send_message(routing_key, message).await
+    }
+
+    /// A publisher of this exchange, with confirms.
+    ///
+    /// # Errors
+    /// [`PublishError`], if the channel is over or transactional.
+    pub fn publisher(&self, options: PublisherOptions) -> Result<Publisher, PublishError> {
+        Publisher::new(&self.channel, self.name.clone(), options)
+    }
+
+    /// Lets what reaches `source` and matches come here too (`exchange.bind`).
+    pub fn bind(
+        &self,
+        source: impl AsRef<[u8]>,
+        routing_key: impl AsRef<[u8]>,
+        arguments: FieldTable,
+    ) -> Reply<()> {
+        self.channel
+            .exchange_bind(&self.name, source, routing_key, arguments)
+    }
+
+    /// Removes such a binding (`exchange.unbind`).
+    pub fn unbind(
+        &self,
+        source: impl AsRef<[u8]>,
+        routing_key: impl AsRef<[u8]>,
+        arguments: FieldTable,
+    ) -> Reply<()> {
+        self.channel
+            .exchange_unbind(&self.name, source, routing_key, arguments)
+    }
+
+    /// Deletes it (`exchange.delete`). `if_unused`: only if nothing is bound to it.
+    pub fn delete(&self, if_unused: bool) -> Reply<()> {
+        self.channel.exchange_delete(&self.name, if_unused)
+    }
+}

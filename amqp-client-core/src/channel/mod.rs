@@ -1,0 +1,272 @@
+//! Channels: where everything happens.
+
+mod basic;
+mod exchange;
+mod queue;
+mod tx;
+
+pub(crate) use basic::NotNow;
+pub use exchange::Exchange;
+pub use queue::Queue;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use amqp_proto::method::{AccessRequest, ChannelFlow, Request};
+use amqp_proto::{
+    Channel as Protocol, ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong,
+};
+
+use crate::connection::{Connection, watch};
+use crate::deadline::Deadline;
+use crate::error::CallError;
+use crate::event::ChannelEvents;
+use crate::reply::{Reply, Sending, typed};
+use crate::state::{ChannelState, Guard, State};
+
+/// A channel of a [`Connection`].
+///
+/// All operations of the protocol happen on channels. Requests return a [`Reply`] to await; any number can be on their
+/// way at once, and each gets its own answer. Handles can be used from many tasks and threads at once.
+///
+/// Cloning gives one more handle of the same channel. The channel closes when it is [closed](Self::close), when a request
+/// fails, or when the last of its handles is gone. Handles are: channels, what their methods return, consumers,
+/// publishers, and deliveries that wait for an acknowledgement.
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<Handle>,
+}
+
+/// What all handles of a channel hold.
+struct Handle {
+    connection: Connection,
+    id: ChannelId,
+    /// Where the connection's state keeps the channel.
+    place: u32,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.connection.shared().lock().release_channel(self.place);
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(connection: Connection, id: ChannelId, place: u32) -> Self {
+        Self {
+            handle: Arc::new(Handle {
+                connection,
+                id,
+                place,
+            }),
+        }
+    }
+
+    /// The channel's number on its connection.
+    #[must_use]
+    pub fn id(&self) -> ChannelId {
+        self.handle.id
+    }
+
+    /// The connection it is a channel of.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.handle.connection
+    }
+
+    /// Why the channel is over, if it is.
+    ///
+    /// # Errors
+    /// That reason.
+    pub fn check(&self) -> Result<(), ChannelError> {
+        self.with_state(|state| state.ended.clone())
+            .map_or(Ok(()), Err)
+    }
+
+    /// Whether the channel can be used.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// Sends any request there is and returns its typed answer. The named methods are this, with friendlier arguments.
+    ///
+    /// A request with its `no_wait` bit set has no answer; use [`call_no_wait`](Self::call_no_wait) for it.
+    pub fn call<R: Request>(&self, request: R) -> Reply<R::Reply> {
+        Reply::send(self, request, |_, _| {}, typed::<R>)
+    }
+
+    /// Sends a request whose `no_wait` bit is set. If the broker refuses it, it closes the channel.
+    ///
+    /// # Errors
+    /// [`CallError`], if it was not sent.
+    pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {
+        if !request.is_no_wait() {
+            return Err(amqp_proto::Misuse::NotNow.into());
+        }
+        let mut guard = self.lock();
+        self.protocol(&mut guard)?.request(request)?;
+        guard.wake_driver();
+        Ok(())
+    }
+
+    /// Asks the broker to pause (`false`) or resume deliveries (`channel.flow`). RabbitMQ refuses to pause; limit the
+    /// prefetch instead. Returns whether content flows now.
+    pub fn flow(&self, active: bool) -> Reply<bool> {
+        self.request_with(Ok(ChannelFlow { active }), |sending, reply| {
+            typed::<ChannelFlow>(sending, reply).map(|answer| answer.active)
+        })
+    }
+
+    /// Asks for an access ticket (`access.request`), a relic of AMQP 0-8 that RabbitMQ still answers.
+    pub fn access_request(&self, request: AccessRequest) -> Reply<u16> {
+        self.request_with(Ok(request), |sending, reply| {
+            typed::<AccessRequest>(sending, reply).map(|answer| answer.reserved_1)
+        })
+    }
+
+    /// What happens to the channel from now on: returned messages, cancelled consumers, flow, its end.
+    #[must_use]
+    pub fn events(&self) -> ChannelEvents {
+        ChannelEvents::new(self.clone())
+    }
+
+    /// Closes the channel and waits until the broker has agreed. Requests that are on their way are still answered.
+    ///
+    /// # Errors
+    /// Why the channel ended, if that was not this close, or that the broker did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Once polled, the channel closes even if the future is dropped.
+    pub async fn close(&self) -> Result<(), CallError> {
+        self.close_with(ReplyCode::REPLY_SUCCESS, "Goodbye").await
+    }
+
+    /// Closes the channel with a code and a text of one's own.
+    ///
+    /// # Errors
+    /// Why the channel ended, if that was not this close, or that the broker did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Once polled, the channel closes even if the future is dropped.
+    pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), CallError> {
+        let deadline = {
+            let mut guard = self.lock();
+            self.protocol(&mut guard)?.close(code, text);
+            guard.wake_driver();
+            Deadline::start(self.connection().shared(), guard, |settings| {
+                settings.call_timeout
+            })
+        };
+        poll_fn(|cx| {
+            if deadline.expired(cx) {
+                return Poll::Ready(Err(deadline.timed_out("channel.close")));
+            }
+            self.with_state(|state| match &state.ended {
+                Some(ChannelError::Closed(close)) if close.by == Initiator::Local => {
+                    Poll::Ready(Ok(()))
+                }
+                Some(reason) => Poll::Ready(Err(reason.clone().into())),
+                None => {
+                    watch(&mut state.watchers, cx);
+                    Poll::Pending
+                }
+            })
+        })
+        .await
+    }
+
+    /// Waits until the channel is over, and says why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn closed(&self) -> ChannelError {
+        poll_fn(|cx| {
+            self.with_state(|state| match &state.ended {
+                Some(reason) => Poll::Ready(reason.clone()),
+                None => {
+                    watch(&mut state.watchers, cx);
+                    Poll::Pending
+                }
+            })
+        })
+        .await
+    }
+
+    /// Sends a request whose answer says only that it was done.
+    fn request<R: Request>(&self, request: Result<R, impl Into<CallError>>) -> Reply<()> {
+        self.request_with(request.map_err(Into::into), |_, _| Ok(()))
+    }
+
+    /// Sends a request, and makes something of its answer.
+    fn request_with<R: Request, T>(
+        &self,
+        request: Result<R, CallError>,
+        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
+    ) -> Reply<T> {
+        match request {
+            Ok(request) => Reply::send(self, request, |_, _| {}, convert),
+            Err(error) => Reply::failed(error),
+        }
+    }
+
+    pub(crate) fn place(&self) -> u32 {
+        self.handle.place
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_> {
+        self.handle.connection.shared().lock()
+    }
+
+    /// Locks the connection for a look at this channel.
+    pub(crate) fn with_state<T>(&self, look: impl FnOnce(&mut ChannelState) -> T) -> T {
+        let mut guard = self.lock();
+        match guard.channel(self.handle.place) {
+            Some(state) => look(state),
+            // Handles own their place. If that should ever not be so, the channel is as good as closed.
+            None => look(&mut ChannelState::lost(self.handle.id)),
+        }
+    }
+
+    /// The protocol's side of this channel, unless it is over.
+    pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
+        // Once it is over its number may belong to another channel.
+        if let Some(reason) = state
+            .channel(self.handle.place)
+            .and_then(|own| own.ended.clone())
+        {
+            return Err(reason);
+        }
+        state
+            .proto
+            .channel(self.handle.id)
+            .map_err(|_| ChannelState::lost_reason())
+    }
+
+    /// Returns a delivery to its queue that nobody will look at.
+    pub(crate) fn give_back(&self, state: &mut State, delivery: &Delivery) {
+        if delivery.no_ack() {
+            return;
+        }
+        if let Ok(mut protocol) = self.protocol(state) {
+            // It fails only if the delivery was settled, and then there is nothing to return.
+            let _settled = protocol.reject(delivery.delivery_tag(), true);
+            state.wake_driver();
+        }
+    }
+}
+
+/// A name for the wire, which says what it names if it is too long.
+pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
+    ShortStr::named(what, octets.as_ref().to_vec())
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("id", &self.handle.id)
+            .finish_non_exhaustive()
+    }
+}

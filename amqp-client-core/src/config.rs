@@ -1,0 +1,53 @@
+//! How a client connects and how long it waits.
+
+use std::time::Duration;
+
+use amqp_proto::ClientConfig;
+
+/// How a client connects, and what bounds it afterwards.
+///
+/// ```
+/// use amqp_client_core::Config;
+/// use std::time::Duration;
+///
+/// let mut config = Config::default();
+/// config.protocol.heartbeat = Duration::from_secs(10);
+/// config.settings.call_timeout = Some(Duration::from_secs(5));
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// Login, virtual host, heartbeats and limits.
+    pub protocol: ClientConfig,
+    /// Deadlines and buffers of the handles.
+    pub settings: Settings,
+}
+
+/// Deadlines and buffers of the handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// How long connecting may take in all: resolving the name, TCP, TLS and the handshake. Default 30 s.
+    pub connect_timeout: Duration,
+    /// How long the broker may take to answer a request; `None` waits for ever. Default 30 s.
+    pub call_timeout: Option<Duration>,
+    /// How long publishing may have to wait for the broker or the transport; `None` waits for ever. Default 30 s.
+    pub publish_timeout: Option<Duration>,
+    /// How long the broker may take to confirm a message that somebody waits for; `None` waits for ever. Default 60 s.
+    pub confirm_timeout: Option<Duration>,
+    /// How many octets may be delivered to consumers that do not take them, before reading from the transport is
+    /// suspended. Prefetch should bound it long before. Default 16 MiB.
+    pub delivery_budget: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(30),
+            call_timeout: Some(Duration::from_secs(30)),
+            publish_timeout: Some(Duration::from_secs(30)),
+            confirm_timeout: Some(Duration::from_secs(60)),
+            delivery_budget: 16 * 1024 * 1024,
+        }
+    }
+}

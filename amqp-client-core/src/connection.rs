@@ -1,0 +1,204 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
+
+use crate::deadline::Deadline;
+use crate::error::{CallError, CloseError};
+use crate::event::ConnectionEvents;
+use crate::opening::OpenChannel;
+use crate::state::Shared;
+
+/// A connection to a broker.
+///
+/// Cloning gives one more handle of the same connection. It closes when it is [closed](Self::close), or when the last of
+/// its handles is gone; channels, and what came from them, are handles too.
+#[derive(Clone)]
+pub struct Connection {
+    handle: Arc<Handle>,
+}
+
+/// What all handles of a connection hold; the driver does not.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.close(ReplyCode::REPLY_SUCCESS, "connection dropped");
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Waits until the handshake is over. Adapters' `open` has done so; after `open_with` it is the first thing to do.
+    ///
+    /// # Errors
+    /// Why there is no connection: [`ConnectionError`] says who is to blame.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn ready(&self) -> Result<(), ConnectionError> {
+        poll_fn(|cx| {
+            let mut state = self.shared().lock();
+            if let Err(error) = state.proto.check() {
+                return Poll::Ready(Err(error));
+            }
+            if state.proto.negotiated().is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            watch(&mut state.watchers, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Opens a channel. The request is queued at once; await the result.
+    ///
+    /// # Errors
+    /// The future gives [`OpenError`]: when all channels are in use, or the connection is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the channel.
+    #[must_use = "the channel closes when the future is dropped"]
+    pub fn open_channel(&self) -> OpenChannel {
+        OpenChannel::new(self)
+    }
+
+    /// Closes the connection and waits until the broker has agreed. What is queued is written before; everything that
+    /// still waits gets an error.
+    ///
+    /// # Errors
+    /// [`CloseError`], if the connection ended otherwise.
+    ///
+    /// # Cancel safety
+    /// Once polled, the connection closes even if the future is dropped.
+    pub async fn close(&self) -> Result<(), CloseError> {
+        self.close_with(ReplyCode::REPLY_SUCCESS, "Goodbye").await
+    }
+
+    /// Closes the connection with a code and a text of one's own, which the broker logs.
+    ///
+    /// # Errors
+    /// [`CloseError`], if the connection ended otherwise.
+    ///
+    /// # Cancel safety
+    /// Once polled, the connection closes even if the future is dropped.
+    pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), CloseError> {
+        self.shared().lock().close(code, text);
+        match self.closed().await {
+            error if error.is_local_close() => Ok(()),
+            error => Err(CloseError(error)),
+        }
+    }
+
+    /// Waits until the connection is over, and says why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn closed(&self) -> ConnectionError {
+        poll_fn(|cx| {
+            let mut state = self.shared().lock();
+            if let Err(error) = state.proto.check() {
+                return Poll::Ready(error);
+            }
+            watch(&mut state.watchers, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether the connection can be used.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared().lock().proto.is_open()
+    }
+
+    /// Whether the broker has blocked publishing (`connection.blocked`).
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.shared().lock().proto.is_blocked()
+    }
+
+    /// What both ends have agreed on, and what the broker says of itself. Nothing before the connection is open.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<Arc<Negotiated>> {
+        self.shared().lock().proto.negotiated().cloned()
+    }
+
+    /// What happens to the connection from now on.
+    #[must_use]
+    pub fn events(&self) -> ConnectionEvents {
+        ConnectionEvents::new(self.shared().clone())
+    }
+
+    /// Replaces the password or token of the running connection, as before a token expires, and waits until the broker
+    /// has taken it (`connection.update-secret`, RabbitMQ).
+    ///
+    /// # Errors
+    /// [`CallError`]. A broker that does not accept the secret closes the connection.
+    ///
+    /// # Cancel safety
+    /// Once polled, the secret is sent even if the future is dropped.
+    pub async fn update_secret(
+        &self,
+        secret: impl Into<Secret>,
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let (awaited, deadline) = {
+            let mut guard = self.shared().lock();
+            guard.proto.update_secret(secret.into(), reason)?;
+            guard.secrets_sent += 1;
+            let awaited = guard.secrets_sent;
+            let deadline = Deadline::start(self.shared(), guard, |settings| settings.call_timeout);
+            (awaited, deadline)
+        };
+        poll_fn(|cx| {
+            if deadline.expired(cx) {
+                return Poll::Ready(Err(deadline.timed_out("connection.update-secret")));
+            }
+            let mut state = self.shared().lock();
+            if state.secrets_updated >= awaited {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(error) = state.proto.check() {
+                return Poll::Ready(Err(ChannelError::from(error).into()));
+            }
+            watch(&mut state.watchers, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends a heartbeat now. They are sent by themselves, too.
+    pub fn send_heartbeat(&self) {
+        let mut state = self.shared().lock();
+        state.proto.send_heartbeat();
+        state.wake_driver();
+    }
+}
+
+/// Adds the task to those that are woken together.
+pub(crate) fn watch(watchers: &mut Vec<std::task::Waker>, cx: &Context<'_>) {
+    if !watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
+        watchers.push(cx.waker().clone());
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared().lock().proto.fmt(f)
+    }
+}

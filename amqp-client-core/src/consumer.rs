@@ -1,0 +1,199 @@
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use amqp_proto::{ConsumerId, ShortStr};
+use futures_core::Stream;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
+use crate::channel::Channel;
+use crate::delivery::Delivery;
+use crate::error::ConsumerEnd;
+use crate::reply::Reply;
+use crate::state::{End, register};
+
+/// A consumer: the deliveries of a queue, as a [`Stream`].
+///
+/// It yields deliveries until it is [cancelled](Self::cancel), which ends it quietly, or until something else ends it,
+/// which is its last item: the broker cancelled it, or the channel is over.
+///
+/// Dropping it cancels it; what was delivered and not taken goes back to the queue.
+///
+/// ```no_run
+/// # use amqp_client_core::{Consumer, ConsumerEnd};
+/// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
+/// while let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     println!("{}: {} octets", delivery.routing_key(), delivery.body().len());
+///     delivery.ack()?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a consumer that is dropped is cancelled"]
+pub struct Consumer {
+    channel: Channel,
+    id: ConsumerId,
+    tag: ShortStr,
+    /// Deliveries taken from the channel, all at once, to be handed out without its lock.
+    taken: VecDeque<amqp_proto::Delivery>,
+}
+
+impl Consumer {
+    pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
+        Self {
+            channel,
+            id,
+            tag,
+            taken: VecDeque::new(),
+        }
+    }
+
+    /// Its name within the channel.
+    #[must_use]
+    pub const fn tag(&self) -> &ShortStr {
+        &self.tag
+    }
+
+    /// The channel it is on.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// The next delivery; nothing once the consumer is cancelled. An error comes once and last.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Delivery, ConsumerEnd>> {
+        poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// A delivery that is there already, without waiting.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        if self.taken.is_empty() {
+            self.take_all();
+        }
+        self.hand_out()
+    }
+
+    /// Cancels it (`basic.cancel`). What was delivered before can still be taken; behind that, the stream ends.
+    pub fn cancel(&self) -> Reply<()> {
+        self.channel.basic_cancel(&self.tag)
+    }
+
+    /// Hands every delivery to `handler`, up to `limit` of them at a time (0 is no limit), until the consumer is
+    /// cancelled and all handlers are done. They run in the task that awaits this; spawn in the handler for more.
+    ///
+    /// # Errors
+    /// Why the consumer ended, if it was not cancelled. Handlers that run then are finished first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handlers that run. Deliveries they have not settled go back to the queue.
+    pub async fn for_each_concurrent<F>(
+        mut self,
+        limit: usize,
+        mut handler: impl FnMut(Delivery) -> F,
+    ) -> Result<(), ConsumerEnd>
+    where
+        F: Future<Output = ()>,
+    {
+        let mut running = FuturesUnordered::new();
+        let mut end = None;
+        poll_fn(move |cx| {
+            loop {
+                while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+                let room = limit == 0 || running.len() < limit;
+                if !room {
+                    return Poll::Pending;
+                }
+                if let Some(result) = &mut end {
+                    return match running.is_empty() {
+                        true => Poll::Ready(std::mem::replace(result, Ok(()))),
+                        false => Poll::Pending,
+                    };
+                }
+                match self.poll_delivery(cx) {
+                    Poll::Ready(Some(Ok(delivery))) => running.push(handler(delivery)),
+                    Poll::Ready(Some(Err(why))) => end = Some(Err(why)),
+                    Poll::Ready(None) => end = Some(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Delivery, ConsumerEnd>>> {
+        if let Some(delivery) = self.hand_out() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        let mut guard = self.channel.lock();
+        let state = &mut *guard;
+        let Some(queue) = state
+            .channel(self.channel.place())
+            .and_then(|channel| channel.queues.get(self.id))
+        else {
+            return Poll::Ready(None);
+        };
+        if queue.deliveries.is_empty() {
+            let Some(end) = &mut queue.end else {
+                register(&mut queue.waker, cx.waker());
+                return Poll::Pending;
+            };
+            return Poll::Ready(match std::mem::replace(end, End::Told) {
+                End::Unasked(why) => Some(Err(why)),
+                End::Cancelled | End::Told => None,
+            });
+        }
+        drop(guard);
+        self.take_all();
+        Poll::Ready(self.hand_out().map(Ok))
+    }
+
+    /// Takes all that was delivered, in exchange for the empty queue of what was taken before.
+    fn take_all(&mut self) {
+        let mut guard = self.channel.lock();
+        let state = &mut *guard;
+        let Some(queue) = state
+            .channel(self.channel.place())
+            .and_then(|channel| channel.queues.get(self.id))
+        else {
+            return;
+        };
+        std::mem::swap(&mut self.taken, &mut queue.deliveries);
+        let octets = std::mem::take(&mut queue.octets);
+        let before = state.delivered_octets;
+        state.delivered_octets = before.saturating_sub(octets);
+        let budget = self.channel.connection().shared().settings.delivery_budget;
+        if before >= budget && state.delivered_octets < budget {
+            // The driver had stopped reading.
+            state.wake_driver();
+        }
+    }
+
+    fn hand_out(&mut self) -> Option<Delivery> {
+        let message = self.taken.pop_front()?;
+        Some(Delivery::new(self.channel.clone(), message))
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, ConsumerEnd>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let mut state = self.channel.lock();
+        state.drop_queue(self.channel.place(), self.id);
+        for delivery in &self.taken {
+            self.channel.give_back(&mut state, delivery);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::error::CallError;
+use crate::state::{DeadlineId, Guard, Shared};
+
+/// A deadline of something that waits. It is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    shared: Arc<Shared>,
+    id: Option<DeadlineId>,
+    after: Option<Duration>,
+}
+
+impl Deadline {
+    /// Starts the deadline that the settings give. Takes the lock it is started under, which wakes the driver for it.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        mut guard: Guard<'_>,
+        after: impl FnOnce(&Settings) -> Option<Duration>,
+    ) -> Self {
+        let after = after(&shared.settings);
+        let id = guard.deadlines.start(after);
+        guard.wake_driver();
+        drop(guard);
+        Self {
+            shared: shared.clone(),
+            id,
+            after,
+        }
+    }
+
+    /// Whether it has passed; if not, the task is woken when it does.
+    pub(crate) fn expired(&self, cx: &Context<'_>) -> bool {
+        self.shared.lock().deadlines.expired(self.id, cx.waker())
+    }
+
+    /// The time that was given.
+    pub(crate) fn after(&self) -> Duration {
+        self.after.unwrap_or_default()
+    }
+
+    /// The error of a request that was not answered by then.
+    pub(crate) fn timed_out(&self, method: &'static str) -> CallError {
+        CallError::TimedOut {
+            method,
+            after: self.after(),
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if self.id.is_some() {
+            self.shared.lock().deadlines.stop(self.id);
+        }
+    }
+}

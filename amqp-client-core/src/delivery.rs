@@ -1,0 +1,128 @@
+use std::ops::Deref;
+
+use crate::channel::Channel;
+use crate::error::CallError;
+use crate::message::MessageProperties;
+
+/// A message that was delivered, and the duty to acknowledge it.
+///
+/// It reads like the [`Delivery`](amqp_proto::Delivery) of the protocol, which it dereferences to. Acknowledging consumes
+/// it, so it cannot happen twice. None of the ways to settle it waits for the broker, and acknowledgements that belong
+/// together travel as one.
+///
+/// One that is dropped without being settled goes back to its queue, unless it needs no acknowledgement. It keeps its
+/// channel open until then.
+#[derive(Debug)]
+#[must_use = "a delivery that is dropped goes back to its queue"]
+pub struct Delivery {
+    message: amqp_proto::Delivery,
+    channel: Channel,
+    settled: bool,
+}
+
+impl Delivery {
+    pub(crate) fn new(channel: Channel, message: amqp_proto::Delivery) -> Self {
+        let settled = message.no_ack();
+        Self {
+            message,
+            channel,
+            settled,
+        }
+    }
+
+    /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
+    ///
+    /// # Errors
+    /// [`CallError`], if the channel is over: then the broker has taken the message back.
+    pub fn ack(mut self) -> Result<(), CallError> {
+        self.settle(|channel, tag| channel.basic_ack(tag, false))
+    }
+
+    /// Acknowledges it and all deliveries of the channel before it.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn ack_up_to(mut self) -> Result<(), CallError> {
+        self.settle(|channel, tag| channel.basic_ack(tag, true))
+    }
+
+    /// Gives it back: to its queue, or else to be dropped or dead-lettered (`basic.nack`).
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn nack(mut self, requeue: bool) -> Result<(), CallError> {
+        self.settle(|channel, tag| channel.basic_nack(tag, false, requeue))
+    }
+
+    /// Gives it and all unacknowledged deliveries of the channel before it back.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn nack_up_to(mut self, requeue: bool) -> Result<(), CallError> {
+        self.settle(|channel, tag| channel.basic_nack(tag, true, requeue))
+    }
+
+    /// Gives it back: to its queue, or else to be dropped or dead-lettered (`basic.reject`).
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn reject(mut self, requeue: bool) -> Result<(), CallError> {
+        self.settle(|channel, tag| channel.basic_reject(tag, requeue))
+    }
+
+    /// Leaves it as it is: it stays unacknowledged until its number is acknowledged, or the channel ends. Returns the
+    /// message.
+    #[must_use]
+    pub fn into_message(mut self) -> amqp_proto::Delivery {
+        self.settled = true;
+        self.message.clone()
+    }
+
+    /// The channel it came on.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// All properties, decoded to native types. To look at one of them,
+    /// [`properties`](amqp_proto::Delivery::properties) is faster.
+    #[must_use]
+    pub fn message_properties(&self) -> MessageProperties {
+        MessageProperties::from(&self.message.properties())
+    }
+
+    fn settle(
+        &mut self,
+        settle: impl FnOnce(&Channel, amqp_proto::DeliveryTag) -> Result<(), CallError>,
+    ) -> Result<(), CallError> {
+        if std::mem::replace(&mut self.settled, true) {
+            return Ok(());
+        }
+        settle(&self.channel, self.message.delivery_tag())
+    }
+}
+
+impl Deref for Delivery {
+    type Target = amqp_proto::Delivery;
+
+    fn deref(&self) -> &amqp_proto::Delivery {
+        &self.message
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        // It fails only if the channel is over, or the message settled by a later `ack_up_to`.
+        let _gone = self.settle(|channel, tag| channel.basic_reject(tag, true));
+    }
+}
+
+/// A message that was asked for with `basic.get`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Got {
+    /// The message.
+    pub delivery: Delivery,
+    /// How many messages were left in the queue.
+    pub message_count: u32,
+}

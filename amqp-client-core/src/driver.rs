@@ -1,0 +1,155 @@
+//! What an adapter drives: the end of a connection that faces the transport.
+
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use amqp_proto::{Connection as Protocol, Transmit};
+use bytes::{Buf as _, BytesMut};
+
+use crate::Connection;
+use crate::config::Config;
+use crate::state::Shared;
+
+/// How much is read at once, at least.
+const READ_SIZE: usize = 64 * 1024;
+
+/// A connection seen from its transport. Adapters move octets and time between it and a runtime; it knows the rest.
+///
+/// The contract is a loop:
+/// 1. [`turn`](Self::turn) says what to do: write, read, wait.
+/// 2. While [`Turn::write`], write [`output`](Self::output) and advance it by what was written.
+/// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
+///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
+/// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker given to `turn`.
+/// 5. When [`Turn::done`], close the transport and drop the driver.
+///
+/// Dropping it ends the connection: everything that waits gets an error.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Arc<Shared>,
+    input: BytesMut,
+    output: Transmit,
+    reading: bool,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// There are octets to write.
+    pub write: bool,
+    /// Reading makes sense: the consumers keep up.
+    pub read: bool,
+    /// When to call [`Driver::turn`] again at the latest.
+    pub wake_at: Option<Instant>,
+    /// The connection is over and everything is written.
+    pub done: bool,
+}
+
+impl Driver {
+    /// Begins a connection: the handle for the application and the driver for the transport. `now` is when connecting
+    /// began.
+    #[must_use]
+    pub fn new(config: Config, now: Instant) -> (Connection, Self) {
+        let Config { protocol, settings } = config;
+        let protocol = Protocol::client(Arc::new(protocol), now);
+        let shared = Arc::new(Shared::new(protocol, settings));
+        let driver = Self {
+            shared: shared.clone(),
+            input: BytesMut::new(),
+            output: Transmit::new(),
+            reading: true,
+        };
+        (Connection::new(shared), driver)
+    }
+
+    /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
+    pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
+        state.carry_out(now);
+        state.proto.handle_timeout(now);
+        let reading = state.delivered_octets < self.shared.settings.delivery_budget;
+        if reading != self.reading {
+            self.reading = reading;
+            state.proto.handle_reading(now, reading);
+        }
+        state.dispatch();
+        let mut expired = Vec::new();
+        state.deadlines.turn(now, |waker| expired.push(waker));
+        expired.into_iter().for_each(|waker| state.wake(waker));
+        let write = state.proto.take_transmit(now, &mut self.output);
+        if !state.proto.is_blocked() {
+            state.open_gate();
+        }
+        state.park_driver(waker);
+        let protocol_timer = state.proto.poll_timeout().map(|(at, _)| at);
+        let over = state.proto.check().is_err();
+        Turn {
+            write,
+            read: reading && !over,
+            wake_at: [protocol_timer, state.deadlines.next()]
+                .into_iter()
+                .flatten()
+                .min(),
+            done: over && !write,
+        }
+    }
+
+    /// What to write. Advance it by what was written.
+    pub fn output(&mut self) -> &mut Transmit {
+        &mut self.output
+    }
+
+    /// Where to read to, with room for at least 64 KiB behind what it holds.
+    pub fn input(&mut self) -> &mut BytesMut {
+        self.input.reserve(READ_SIZE);
+        &mut self.input
+    }
+
+    /// Takes what was read.
+    pub fn received(&mut self, now: Instant) {
+        let mut state = self.shared.lock();
+        // The error becomes the connection's state, where everybody finds it.
+        let _over = state.proto.handle_input(now, &mut self.input);
+        state.dispatch();
+    }
+
+    /// The transport has ended.
+    pub fn eof(&mut self, now: Instant) {
+        let mut state = self.shared.lock();
+        state.proto.handle_eof(now);
+        state.dispatch();
+        drop(state);
+        self.forget_output(now);
+    }
+
+    /// The transport has failed.
+    pub fn transport_error(&mut self, now: Instant, error: &io::Error) {
+        let mut state = self.shared.lock();
+        state.proto.handle_transport_error(now, error);
+        state.dispatch();
+        drop(state);
+        self.forget_output(now);
+    }
+
+    /// Nothing can be written any more.
+    fn forget_output(&mut self, now: Instant) {
+        let mut state = self.shared.lock();
+        while let Some(rest) = state.proto.poll_transmit(now) {
+            rest.advance(rest.remaining());
+        }
+        drop(state);
+        self.output.advance(self.output.remaining());
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.proto.handle_driver_gone();
+        state.dispatch();
+    }
+}

@@ -1,0 +1,232 @@
+//! Errors of the handles. What ended a connection or channel is told by `amqp-proto`'s own errors, unchanged.
+
+use std::time::Duration;
+
+use amqp_proto::{
+    ChannelError, CommandError, ConnectionError, FieldError, Gate, Misuse, OpenChannelError,
+    Returned, TooLong, Unusable,
+};
+use thiserror::Error;
+
+/// A request to the broker failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The channel is over; often because of this very request, which the reason then names.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+    /// A name is too long. Nothing was sent.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// An argument cannot be encoded. Nothing was sent.
+    #[error("{name}: {error}")]
+    Argument {
+        /// The argument's name.
+        name: String,
+        /// What is wrong with it.
+        error: FieldError,
+    },
+    /// The request does not fit into a frame. Nothing was sent.
+    #[error("{method} takes a frame of {size} octets, and frame_max is {frame_max}")]
+    TooLarge {
+        /// The method's name.
+        method: &'static str,
+        /// The frame it would take.
+        size: usize,
+        /// The agreed limit.
+        frame_max: u32,
+    },
+    /// The state forbids it. Nothing was sent.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// No answer came in time. It may still come: it is then swallowed, and what it brings is undone.
+    #[error("no answer to {method} within {after:?}")]
+    TimedOut {
+        /// The request's name.
+        method: &'static str,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// `basic.get` brought a message that cannot be taken in.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+}
+
+impl CallError {
+    /// The reply code that the broker closed the channel or connection with, if it did.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<amqp_proto::ReplyCode> {
+        match self {
+            Self::Ended(error) => error.as_close().map(|close| close.reply_code),
+            _ => None,
+        }
+    }
+}
+
+impl From<amqp_proto::PublishError> for PublishError {
+    fn from(error: amqp_proto::PublishError) -> Self {
+        match error {
+            amqp_proto::PublishError::Ended(error) => Self::Ended(error),
+            amqp_proto::PublishError::Name(error) => Self::Name(error),
+            amqp_proto::PublishError::PropertiesTooLarge { size, frame_max } => {
+                Self::PropertiesTooLarge { size, frame_max }
+            }
+            amqp_proto::PublishError::Misuse(misuse) => Self::Misuse(misuse),
+            // The gates were looked at under the same lock.
+            _ => Self::Misuse(Misuse::NotNow),
+        }
+    }
+}
+
+impl From<CommandError> for CallError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Ended(error) => Self::Ended(error),
+            CommandError::Misuse(misuse) => Self::Misuse(misuse),
+            CommandError::TooLarge {
+                method,
+                size,
+                frame_max,
+            } => Self::TooLarge {
+                method,
+                size,
+                frame_max,
+            },
+            // `CommandError` grows only together with this crate.
+            _ => Self::Misuse(Misuse::NotNow),
+        }
+    }
+}
+
+/// Opening a channel failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It could not even be asked for.
+    #[error(transparent)]
+    Refused(#[from] OpenChannelError),
+    /// It, or the connection, was closed before it was open.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+    /// No answer came in time.
+    #[error("no answer to channel.open within {after:?}")]
+    TimedOut {
+        /// The time it was given.
+        after: Duration,
+    },
+}
+
+/// A message was not published. Nothing of it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The channel is over.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+    /// The exchange's name, the routing key or a property is too long.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// The properties do not fit into a frame, which they must.
+    #[error("the properties take a frame of {size} octets, and frame_max is {frame_max}")]
+    PropertiesTooLarge {
+        /// The frame they would take.
+        size: usize,
+        /// The agreed limit.
+        frame_max: u32,
+    },
+    /// Content had to wait for too long.
+    #[error("not sent within {after:?}: {by}")]
+    TimedOut {
+        /// What it waited for.
+        by: Wait,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// The state forbids it.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+}
+
+/// What a publish waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Wait {
+    /// The connection or the channel holds content back.
+    #[error(transparent)]
+    Gate(Gate),
+    /// As many messages, or octets, are unconfirmed as the publisher's window allows.
+    #[error("the confirm window is full")]
+    Window,
+}
+
+/// `try_publish` did not publish: it would have had to wait, or it failed. The body comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{error}")]
+pub struct TryPublishError<B> {
+    /// The message's body, unless something is wrong with the message itself: a name or its properties are too long.
+    pub body: Option<B>,
+    /// Why.
+    pub error: TryError,
+}
+
+/// Why `try_publish` did not publish.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TryError {
+    /// It would have had to wait.
+    #[error("not sent: {0}")]
+    WouldWait(Wait),
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] PublishError),
+}
+
+/// A message was sent, but the broker did not take it over, or did not say so.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfirmError {
+    /// The broker refused it (`basic.nack`), as a queue with `x-overflow: reject-publish` does when it is full.
+    #[error("the broker refused the message (basic.nack)")]
+    Nacked,
+    /// It reached no queue and came back.
+    #[error("the message came back: {} {}", .0.reply_code, .0.reply_text)]
+    Returned(Box<Returned>),
+    /// The channel ended before the broker said anything: the message may have been taken over or not.
+    #[error("sent, but not confirmed: {0}")]
+    Unconfirmed(ChannelError),
+    /// The broker said nothing in time: the message may be taken over or not.
+    #[error("sent, but not confirmed within {after:?}")]
+    TimedOut {
+        /// The time it was given.
+        after: Duration,
+    },
+}
+
+/// Publishing and waiting for the confirm failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// It was not sent.
+    #[error(transparent)]
+    NotSent(#[from] PublishError),
+    /// It was sent, but not confirmed.
+    #[error(transparent)]
+    NotConfirmed(#[from] ConfirmError),
+}
+
+/// Why a consumer ended, other than by being cancelled through its handle.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConsumerEnd {
+    /// The broker cancelled it, as when its queue is deleted or its node goes away.
+    #[error("the broker cancelled the consumer")]
+    Cancelled,
+    /// The channel is over.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
+}
+
+/// An orderly close did not work out.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the connection ended otherwise while it was being closed: {0}")]
+pub struct CloseError(pub ConnectionError);

@@ -1,0 +1,236 @@
+//! Messages to publish: a body and properties of native types.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use amqp_proto::{Body, FieldTable, Properties, RawProperties, ShortStr, Timestamp, TooLong};
+use bytes::Bytes;
+
+/// Whether a message survives a restart of the broker, in a durable queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[expect(clippy::exhaustive_enums, reason = "the specification knows these two")]
+pub enum DeliveryMode {
+    /// It does not.
+    #[default]
+    Transient,
+    /// It does.
+    Persistent,
+}
+
+impl DeliveryMode {
+    const fn octet(self) -> u8 {
+        match self {
+            Self::Transient => 1,
+            Self::Persistent => 2,
+        }
+    }
+}
+
+macro_rules! message_properties {
+    ($($(#[$doc:meta])* $name:ident: $type:ty, $with:ident($value:ident: $from:ty) => $made:expr;)*) => {
+        /// The properties of a message, in native types.
+        ///
+        /// ```
+        /// use amqp_client_core::MessageProperties;
+        /// use std::time::Duration;
+        ///
+        /// let properties = MessageProperties::new()
+        ///     .with_content_type("application/json")
+        ///     .persistent()
+        ///     .with_expiration(Duration::from_secs(60));
+        /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+        /// ```
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct MessageProperties {
+            $($(#[$doc])* pub $name: Option<$type>,)*
+        }
+
+        impl MessageProperties {
+            /// No properties.
+            #[must_use]
+            pub fn new() -> Self {
+                Self::default()
+            }
+
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $with(mut self, $value: $from) -> Self {
+                self.$name = Some($made);
+                self
+            })*
+
+            /// The message survives a restart of the broker, in a durable queue.
+            #[must_use]
+            pub fn persistent(self) -> Self {
+                self.with_delivery_mode(DeliveryMode::Persistent)
+            }
+        }
+    };
+}
+
+message_properties! {
+    /// MIME type of the body.
+    content_type: String, with_content_type(value: impl Into<String>) => value.into();
+    /// MIME encoding of the body.
+    content_encoding: String, with_content_encoding(value: impl Into<String>) => value.into();
+    /// Application headers; headers exchanges match them.
+    headers: FieldTable, with_headers(value: FieldTable) => value;
+    /// Whether it survives a restart of the broker.
+    delivery_mode: DeliveryMode, with_delivery_mode(value: DeliveryMode) => value;
+    /// From 0 up to the queue's maximum.
+    priority: u8, with_priority(value: u8) => value;
+    /// Relates a reply to its request.
+    correlation_id: String, with_correlation_id(value: impl Into<String>) => value.into();
+    /// The queue that replies go to.
+    reply_to: String, with_reply_to(value: impl Into<String>) => value.into();
+    /// How long the message may wait in a queue; travels as whole milliseconds, rounded up.
+    expiration: Duration, with_expiration(value: Duration) => value;
+    /// Identifies the message to the applications.
+    message_id: String, with_message_id(value: impl Into<String>) => value.into();
+    /// When the message was made; travels as whole seconds.
+    timestamp: SystemTime, with_timestamp(value: SystemTime) => value;
+    /// The application's name for the type of the message.
+    kind: String, with_kind(value: impl Into<String>) => value.into();
+    /// The user who publishes; RabbitMQ checks it against the login.
+    user_id: String, with_user_id(value: impl Into<String>) => value.into();
+    /// The application that publishes.
+    app_id: String, with_app_id(value: impl Into<String>) => value.into();
+}
+
+impl MessageProperties {
+    /// Encodes them, for publishing many messages with the same.
+    ///
+    /// # Errors
+    /// [`TooLong`], which names the property that takes more than 255 octets.
+    pub fn encode(&self) -> Result<RawProperties, TooLong> {
+        Properties::try_from(self).map(|properties| RawProperties::from(&properties))
+    }
+}
+
+impl TryFrom<&MessageProperties> for Properties {
+    type Error = TooLong;
+
+    fn try_from(from: &MessageProperties) -> Result<Self, TooLong> {
+        let short = |what, text: &Option<String>| {
+            text.clone()
+                .map(|text| ShortStr::named(what, text))
+                .transpose()
+        };
+        Ok(Self {
+            content_type: short("content_type", &from.content_type)?,
+            content_encoding: short("content_encoding", &from.content_encoding)?,
+            headers: from.headers.clone(),
+            delivery_mode: from.delivery_mode.map(DeliveryMode::octet),
+            priority: from.priority,
+            correlation_id: short("correlation_id", &from.correlation_id)?,
+            reply_to: short("reply_to", &from.reply_to)?,
+            expiration: from
+                .expiration
+                .map(|expiration| ShortStr::named("expiration", milliseconds(expiration)))
+                .transpose()?,
+            message_id: short("message_id", &from.message_id)?,
+            timestamp: from.timestamp.map(Timestamp::from),
+            kind: short("kind", &from.kind)?,
+            user_id: short("user_id", &from.user_id)?,
+            app_id: short("app_id", &from.app_id)?,
+            cluster_id: None,
+        })
+    }
+}
+
+/// Whole milliseconds: rounded up, so that a short time does not become none.
+fn milliseconds(time: Duration) -> String {
+    time.as_nanos().div_ceil(1_000_000).to_string()
+}
+
+impl From<&RawProperties> for MessageProperties {
+    /// Octets that are not UTF-8 become replacement characters, and an expiration that is no number is left out;
+    /// [`RawProperties`] has both as they came.
+    fn from(raw: &RawProperties) -> Self {
+        let text = |value: Option<ShortStr>| value.map(|value| value.to_string());
+        let properties = raw.decode();
+        Self {
+            content_type: text(properties.content_type),
+            content_encoding: text(properties.content_encoding),
+            headers: properties.headers,
+            delivery_mode: properties.delivery_mode.map(|mode| match mode {
+                2 => DeliveryMode::Persistent,
+                _ => DeliveryMode::Transient,
+            }),
+            priority: properties.priority,
+            correlation_id: text(properties.correlation_id),
+            reply_to: text(properties.reply_to),
+            expiration: text(properties.expiration)
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_millis),
+            message_id: text(properties.message_id),
+            timestamp: properties.timestamp.and_then(Timestamp::to_system_time),
+            kind: text(properties.kind),
+            user_id: text(properties.user_id),
+            app_id: text(properties.app_id),
+        }
+    }
+}
+
+/// A message to publish: a body and properties. Cloning shares both.
+///
+/// ```
+/// use amqp_client_core::{Message, MessageProperties};
+///
+/// let message = Message::new("hello").with(&MessageProperties::new().persistent())?;
+/// # Ok::<(), amqp_client_core::proto::TooLong>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    properties: RawProperties,
+    body: Bytes,
+}
+
+impl Message {
+    /// A message without properties.
+    pub fn new(body: impl Body) -> Self {
+        Self {
+            properties: RawProperties::EMPTY,
+            body: body.into_bytes(),
+        }
+    }
+
+    /// The message with these properties instead of those it has.
+    ///
+    /// # Errors
+    /// [`TooLong`], which names the property that takes more than 255 octets.
+    pub fn with(self, properties: &MessageProperties) -> Result<Self, TooLong> {
+        Ok(Self {
+            properties: properties.encode()?,
+            ..self
+        })
+    }
+
+    /// The message with properties that were encoded before.
+    #[must_use]
+    pub fn with_encoded(self, properties: RawProperties) -> Self {
+        Self { properties, ..self }
+    }
+
+    /// Its properties.
+    #[must_use]
+    pub const fn properties(&self) -> &RawProperties {
+        &self.properties
+    }
+
+    /// Its body.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("properties", &self.properties)
+            .field("octets", &self.body.len())
+            .finish()
+    }
+}

@@ -1,0 +1,101 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::channel::Channel;
+use crate::connection::{Connection, watch};
+use crate::error::OpenError;
+use crate::state::DeadlineId;
+
+/// A channel that is being opened; see [`Connection::open_channel`].
+#[derive(Debug)]
+#[must_use = "the channel closes when the future is dropped"]
+pub struct OpenChannel {
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Failed(Option<OpenError>),
+    Opening {
+        channel: Option<Channel>,
+        deadline: Option<DeadlineId>,
+    },
+}
+
+impl OpenChannel {
+    pub(crate) fn new(connection: &Connection) -> Self {
+        let mut guard = connection.shared().lock();
+        let state = &mut *guard;
+        let step = match state.proto.open_channel() {
+            Err(error) => Step::Failed(Some(error.into())),
+            Ok(id) => {
+                let place = state.add_channel(id);
+                let deadline = state
+                    .deadlines
+                    .start(connection.shared().settings.call_timeout);
+                state.wake_driver();
+                drop(guard);
+                let channel = Some(Channel::new(connection.clone(), id, place));
+                Step::Opening { channel, deadline }
+            }
+        };
+        Self { step }
+    }
+}
+
+impl Future for OpenChannel {
+    type Output = Result<Channel, OpenError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (slot, deadline) = match &mut self.step {
+            Step::Failed(error) => {
+                return error
+                    .take()
+                    .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+            }
+            Step::Opening { channel, deadline } => (channel, *deadline),
+        };
+        let Some(channel) = slot.as_ref() else {
+            return Poll::Pending;
+        };
+        let mut guard = channel.lock();
+        let state = &mut *guard;
+        let after = channel
+            .connection()
+            .shared()
+            .settings
+            .call_timeout
+            .unwrap_or_default();
+        let expired = state.deadlines.expired(deadline, cx.waker());
+        let Some(waiting) = state.channel(channel.place()) else {
+            return Poll::Pending;
+        };
+        if let Some(reason) = &waiting.ended {
+            return Poll::Ready(Err(reason.clone().into()));
+        }
+        if waiting.opened {
+            state.deadlines.stop(deadline);
+            drop(guard);
+            let opened = slot.take();
+            return opened.map_or(Poll::Pending, |channel| Poll::Ready(Ok(channel)));
+        }
+        if expired {
+            return Poll::Ready(Err(OpenError::TimedOut { after }));
+        }
+        watch(&mut waiting.watchers, cx);
+        Poll::Pending
+    }
+}
+
+impl Drop for OpenChannel {
+    fn drop(&mut self) {
+        if let Step::Opening {
+            channel: Some(channel),
+            deadline,
+        } = &self.step
+        {
+            channel.lock().deadlines.stop(*deadline);
+        }
+    }
+}

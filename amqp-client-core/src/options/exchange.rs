@@ -1,0 +1,136 @@
+use std::fmt;
+
+use amqp_proto::method::ExchangeDeclare;
+use amqp_proto::{FieldTable, Value};
+
+use super::Arguments;
+use crate::channel::name;
+use crate::error::CallError;
+
+/// How an exchange routes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExchangeKind {
+    /// By equal routing keys.
+    Direct,
+    /// To everything that is bound.
+    Fanout,
+    /// By patterns of words: `*` is one word, `#` any number.
+    Topic,
+    /// By headers.
+    Headers,
+    /// By a plugin: `x-delayed-message`, `x-consistent-hash`...
+    Other(String),
+}
+
+impl ExchangeKind {
+    /// The name that the protocol uses.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Topic => "topic",
+            Self::Headers => "headers",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&str> for ExchangeKind {
+    fn from(name: &str) -> Self {
+        match name {
+            "direct" => Self::Direct,
+            "fanout" => Self::Fanout,
+            "topic" => Self::Topic,
+            "headers" => Self::Headers,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ExchangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an exchange is like. Durable unless said otherwise.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct ExchangeOptions {
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: Arguments,
+}
+
+impl ExchangeOptions {
+    /// A durable exchange without further ado.
+    pub fn new() -> Self {
+        let arguments = Arguments::default();
+        Self {
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments,
+        }
+    }
+
+    /// Whether it survives a restart of the broker.
+    pub const fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Whether it goes when its last binding goes.
+    pub const fn auto_delete(mut self, auto_delete: bool) -> Self {
+        self.auto_delete = auto_delete;
+        self
+    }
+
+    /// Whether only other exchanges may publish to it.
+    pub const fn internal(mut self, internal: bool) -> Self {
+        self.internal = internal;
+        self
+    }
+
+    /// Where messages go that it cannot route.
+    pub fn alternate_exchange(self, exchange: &str) -> Self {
+        self.argument("alternate-exchange", exchange)
+    }
+
+    /// Any other argument.
+    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.set(name, value);
+        self
+    }
+
+    /// Any other arguments.
+    pub fn arguments(mut self, arguments: &FieldTable) -> Self {
+        self.arguments.extend(arguments);
+        self
+    }
+
+    pub(crate) fn into_method(
+        self,
+        exchange: &[u8],
+        kind: &ExchangeKind,
+    ) -> Result<ExchangeDeclare, CallError> {
+        Ok(ExchangeDeclare {
+            exchange: name("exchange", exchange)?,
+            kind: name("exchange type", kind.as_str())?,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: self.arguments.finish()?,
+            ..ExchangeDeclare::default()
+        })
+    }
+}
+
+impl Default for ExchangeOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

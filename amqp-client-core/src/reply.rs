@@ -1,0 +1,216 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use amqp_proto::method::{FromReply, Request};
+use amqp_proto::{GetReply, RequestId};
+
+use crate::channel::Channel;
+use crate::error::CallError;
+use crate::state::{DeadlineId, Waiter};
+
+/// The answer to a request that is on its way.
+///
+/// The request was queued when this was made, so several can be on their way at once: make them all, then await them all,
+/// and they cost one round trip.
+///
+/// # Errors
+/// [`CallError`]; a request that the broker refuses closes the channel, and the error carries the reason.
+///
+/// # Cancel safety
+/// Dropping it does not take the request back. Its answer is swallowed when it comes, and what it brings is undone: a
+/// consumer is cancelled, a message goes back to its queue. The channel stays usable.
+#[must_use = "the request is sent, but nobody learns of its failure unless this is awaited"]
+pub struct Reply<T> {
+    step: Step<T>,
+}
+
+enum Step<T> {
+    /// It could not be sent.
+    Failed(Option<CallError>),
+    Sent(Option<Sent<T>>),
+}
+
+struct Sent<T> {
+    request: Sending,
+    convert: Box<Convert<T>>,
+}
+
+/// Makes the result of an answer.
+type Convert<T> = dyn FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send;
+
+/// A request on its way, for those who make something of its answer.
+pub(crate) struct Sending {
+    pub(crate) channel: Channel,
+    pub(crate) id: RequestId,
+    method: &'static str,
+    deadline: Option<DeadlineId>,
+    timeout: Option<Duration>,
+}
+
+impl<T> Reply<T> {
+    pub(crate) fn failed(error: CallError) -> Self {
+        Self {
+            step: Step::Failed(Some(error)),
+        }
+    }
+
+    /// Queues a request; `convert` makes the result of its answer. `prepare` does what must be done under the same lock.
+    pub(crate) fn send<R: Request>(
+        channel: &Channel,
+        request: R,
+        prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
+        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
+    ) -> Self {
+        if request.is_no_wait() {
+            return Self::failed(amqp_proto::Misuse::NotNow.into());
+        }
+        match Sending::start(channel, request, prepare) {
+            Ok(request) => Self {
+                step: Step::Sent(Some(Sent {
+                    request,
+                    convert: Box::new(convert),
+                })),
+            },
+            Err(error) => Self::failed(error),
+        }
+    }
+
+    /// Gives the broker that long instead of the configured time, counted from now on.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        if let Step::Sent(Some(sent)) = &mut self.step {
+            let request = &mut sent.request;
+            let mut guard = request.channel.lock();
+            let state = &mut *guard;
+            state.deadlines.stop(request.deadline);
+            request.deadline = state.deadlines.start(Some(timeout));
+            state.wake_driver();
+            drop(guard);
+            request.timeout = Some(timeout);
+        }
+        self
+    }
+}
+
+impl Sending {
+    fn start<R: Request>(
+        channel: &Channel,
+        request: R,
+        prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
+    ) -> Result<Self, CallError> {
+        let mut guard = channel.lock();
+        let state = &mut *guard;
+        let id = channel.protocol(state)?.request(request)?;
+        if let Some(waiting) = state.channel(channel.place()) {
+            waiting.requests.started(id);
+            prepare(waiting, id);
+        }
+        let timeout = channel.connection().shared().settings.call_timeout;
+        let deadline = state.deadlines.start(timeout);
+        state.wake_driver();
+        drop(guard);
+        Ok(Self {
+            channel: channel.clone(),
+            id,
+            method: R::NAME,
+            deadline,
+            timeout,
+        })
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {
+        let mut guard = self.channel.lock();
+        let state = &mut *guard;
+        if let Some(waiting) = state.channel(self.channel.place()) {
+            if let Poll::Ready(answer) = waiting.requests.poll(self.id, cx.waker()) {
+                return Poll::Ready(answer.map_err(CallError::Ended));
+            }
+        }
+        if state.deadlines.expired(self.deadline, cx.waker()) {
+            let after = self.timeout.unwrap_or_default();
+            return Poll::Ready(Err(CallError::TimedOut {
+                method: self.method,
+                after,
+            }));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sending {
+    /// Whatever is still to come of the request, nobody wants it.
+    fn drop(&mut self) {
+        let mut guard = self.channel.lock();
+        let state = &mut *guard;
+        state.deadlines.stop(self.deadline);
+        let forgotten = state
+            .channel(self.channel.place())
+            .and_then(|waiting| waiting.requests.forget(self.id));
+        match forgotten {
+            None => {}
+            Some(Waiter::Waiting(_)) => {
+                if let Ok(mut protocol) = self.channel.protocol(state) {
+                    protocol.abandon(self.id);
+                }
+                state.drop_queue(self.channel.place(), self.id.into());
+            }
+            Some(Waiter::Done(answer)) => {
+                state.drop_queue(self.channel.place(), self.id.into());
+                if let Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) = *answer
+                {
+                    self.channel.give_back(state, &delivery);
+                }
+            }
+        }
+        state.wake_driver();
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = Result<T, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.step {
+            Step::Failed(error) => error
+                .take()
+                .map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Step::Sent(slot) => {
+                let Some(sent) = slot else {
+                    return Poll::Pending;
+                };
+                let answer = match sent.request.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(answer) => answer,
+                };
+                let Some(Sent { request, convert }) = slot.take() else {
+                    return Poll::Pending;
+                };
+                let result = answer.and_then(|answer| convert(&request, answer));
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+/// The typed answer, and nothing more.
+pub(crate) fn typed<R: Request>(
+    _: &Sending,
+    reply: amqp_proto::Reply,
+) -> Result<R::Reply, CallError> {
+    // The protocol has matched the answer to the request.
+    R::Reply::from_reply(reply).ok_or(CallError::Misuse(amqp_proto::Misuse::NotNow))
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match &self.step {
+            Step::Sent(Some(sent)) => sent.request.method,
+            _ => "nothing",
+        };
+        f.debug_struct("Reply")
+            .field("to", &method)
+            .finish_non_exhaustive()
+    }
+}

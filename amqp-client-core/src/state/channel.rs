@@ -1,0 +1,168 @@
+use std::task::Waker;
+
+use amqp_proto::{ChannelError, ChannelEvent as Event, ChannelId, Connection, ConnectionError};
+
+use super::confirms::Confirms;
+use super::listeners::Listeners;
+use super::queues::{End, Queues};
+use super::requests::Requests;
+use crate::error::ConsumerEnd;
+use crate::event::ChannelEvent;
+
+/// Everything that waits for something on one channel.
+#[derive(Debug)]
+pub(crate) struct ChannelState {
+    pub(crate) id: ChannelId,
+    pub(crate) opened: bool,
+    /// Why the channel is over.
+    pub(crate) ended: Option<ChannelError>,
+    /// Its handles are gone.
+    pub(crate) abandoned: bool,
+    /// Whom to wake when the channel is open, or over.
+    pub(crate) watchers: Vec<Waker>,
+    pub(crate) requests: Requests,
+    pub(crate) queues: Queues,
+    pub(crate) confirms: Confirms,
+    pub(crate) confirming: bool,
+    pub(crate) listeners: Listeners<ChannelEvent>,
+    /// Counts the consumers, for naming them.
+    pub(crate) consumers: u32,
+}
+
+/// What an event means to others than those that waited on the channel.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Who waits to publish should look again.
+    pub(super) opens_gate: bool,
+    /// The channel is over.
+    pub(super) over: bool,
+}
+
+impl ChannelState {
+    pub(super) fn new(id: ChannelId) -> Self {
+        Self {
+            id,
+            opened: false,
+            ended: None,
+            abandoned: false,
+            watchers: Vec::new(),
+            requests: Requests::default(),
+            queues: Queues::default(),
+            confirms: Confirms::default(),
+            confirming: false,
+            listeners: Listeners::default(),
+            consumers: 0,
+        }
+    }
+
+    /// Stands in for a channel that the connection does not know. Handles keep their channels known, so it never has to.
+    pub(crate) fn lost(id: ChannelId) -> Self {
+        Self {
+            ended: Some(Self::lost_reason()),
+            ..Self::new(id)
+        }
+    }
+
+    pub(crate) const fn lost_reason() -> ChannelError {
+        ChannelError::Connection(ConnectionError::DriverGone)
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        event: Event,
+        proto: &mut Connection,
+        delivered_octets: &mut usize,
+        mut wake: impl FnMut(Waker),
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        match event {
+            Event::Delivery { consumer, delivery } => match self.queues.get(consumer) {
+                Some(queue) => {
+                    let octets = delivery.size();
+                    *delivered_octets += octets;
+                    queue.octets += octets;
+                    queue.deliveries.push_back(delivery);
+                    queue.waker.take().into_iter().for_each(wake);
+                }
+                // The consumer's handle is gone, and its cancel on the way.
+                None if !delivery.no_ack() => {
+                    if let Ok(mut channel) = proto.channel(self.id) {
+                        let _closing = channel.reject(delivery.delivery_tag(), true);
+                    }
+                }
+                None => {}
+            },
+            Event::Confirmed { publishes, ack } => {
+                self.confirms.confirmed(&publishes, ack, wake);
+                outcome.opens_gate = true;
+            }
+            Event::Reply { request, reply } => {
+                self.requests
+                    .answered(request, reply)
+                    .into_iter()
+                    .for_each(wake);
+            }
+            Event::Opened => {
+                self.opened = true;
+                self.watchers.drain(..).for_each(wake);
+            }
+            Event::Returned { publish, returned } => {
+                let event = ChannelEvent::Returned(returned.clone());
+                self.listeners.tell(&event, wake);
+                if let Some(publish) = publish {
+                    self.confirms.returned(publish, returned);
+                }
+            }
+            Event::Cancelled { consumer } => {
+                let Some(queue) = self.queues.get(consumer) else {
+                    return outcome;
+                };
+                let consumer_tag = queue.tag.clone();
+                queue
+                    .end(End::Unasked(ConsumerEnd::Cancelled))
+                    .into_iter()
+                    .for_each(&mut wake);
+                self.listeners
+                    .tell(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
+            }
+            Event::Unusable { consumer, why } => {
+                let consumer_tag = self
+                    .queues
+                    .get(consumer)
+                    .map(|queue| queue.tag.clone())
+                    .unwrap_or_default();
+                self.listeners
+                    .tell(&ChannelEvent::Unusable { consumer_tag, why }, wake);
+            }
+            Event::Flow { active } => {
+                outcome.opens_gate = active;
+                self.listeners.tell(&ChannelEvent::Flow { active }, wake);
+            }
+            Event::Closed(reason) => {
+                self.terminate(reason, wake);
+                outcome = Outcome {
+                    opens_gate: true,
+                    over: true,
+                };
+            }
+            // Only servers meet the others.
+            _ => {}
+        }
+        outcome
+    }
+
+    /// The channel is over, and so is everything that waits on it.
+    fn terminate(&mut self, reason: ChannelError, mut wake: impl FnMut(Waker)) {
+        self.requests.terminate(&reason, &mut wake);
+        self.confirms.terminate(&reason, &mut wake);
+        for queue in self.queues.iter_mut() {
+            let end = End::Unasked(ConsumerEnd::Ended(reason.clone()));
+            queue.end(end).into_iter().for_each(&mut wake);
+        }
+        self.watchers.drain(..).for_each(&mut wake);
+        self.listeners
+            .tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
+        self.listeners.close(&mut wake);
+        self.ended = Some(reason);
+    }
+}

@@ -1,0 +1,164 @@
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// Deadlines of everything that waits on a connection.
+///
+/// Handles read no clock: a deadline starts as a duration, and the driver turns it into a point in time at its next turn,
+/// for which every command wakes it anyway. The heap keeps entries of deadlines that are gone until they come up, or
+/// until they are most of it; that costs less than finding them.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    unarmed: Vec<DeadlineId>,
+    heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
+}
+
+/// One deadline. Numbers are used again; the generation tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DeadlineId {
+    index: u32,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    timeout: Duration,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Running(Option<Waker>),
+    Expired,
+}
+
+/// Below this many entries the heap is not worth cleaning.
+const KEPT_HEAP: usize = 1024;
+
+impl Deadlines {
+    /// Starts a deadline, if there is one. The driver must be woken for it, or be about to run.
+    pub(crate) fn start(&mut self, timeout: Option<Duration>) -> Option<DeadlineId> {
+        let timeout = timeout?;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.entries.push(Entry {
+                    generation: 0,
+                    timeout,
+                    state: State::Free,
+                });
+                u32::try_from(self.entries.len() - 1).ok()?
+            }
+        };
+        let entry = self.entries.get_mut(index as usize)?;
+        entry.timeout = timeout;
+        entry.state = State::Running(None);
+        let id = DeadlineId {
+            index,
+            generation: entry.generation,
+        };
+        self.unarmed.push(id);
+        Some(id)
+    }
+
+    /// Whether the deadline has passed; if not, `waker` will be woken when it does.
+    pub(crate) fn expired(&mut self, id: Option<DeadlineId>, waker: &Waker) -> bool {
+        match id.and_then(|id| self.entry(id)) {
+            Some(Entry {
+                state: State::Running(current),
+                ..
+            }) => {
+                register(current, waker);
+                false
+            }
+            Some(Entry {
+                state: State::Expired,
+                ..
+            }) => true,
+            Some(Entry {
+                state: State::Free, ..
+            })
+            | None => false,
+        }
+    }
+
+    /// Nobody waits for the deadline any more.
+    pub(crate) fn stop(&mut self, id: Option<DeadlineId>) {
+        let Some(id) = id else { return };
+        if let Some(entry) = self.entry(id) {
+            entry.state = State::Free;
+            entry.generation = entry.generation.wrapping_add(1);
+            self.free.push(id.index);
+        }
+    }
+
+    /// Gives new deadlines their point in time, and expires those that have passed.
+    pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
+        for id in std::mem::take(&mut self.unarmed) {
+            let timeout = self.entry(id).map(|entry| entry.timeout);
+            if let Some(at) = timeout.and_then(|timeout| now.checked_add(timeout)) {
+                self.heap.push(Reverse((at, id)));
+            }
+        }
+        while self.heap.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, id))) = self.heap.pop() else {
+                break;
+            };
+            if let Some(entry) = self.entry(id) {
+                if let State::Running(Some(waker)) =
+                    std::mem::replace(&mut entry.state, State::Expired)
+                {
+                    wake(waker);
+                }
+            }
+        }
+        let live = self.entries.len() - self.free.len();
+        if self.heap.len() > KEPT_HEAP && self.heap.len() > live * 2 {
+            let entries = &self.entries;
+            self.heap
+                .retain(|Reverse((_, id))| is_current(entries, *id));
+        }
+    }
+
+    /// When [`turn`](Self::turn) should come next.
+    pub(crate) fn next(&mut self) -> Option<Instant> {
+        while let Some(Reverse((at, id))) = self.heap.peek() {
+            if is_current(&self.entries, *id) {
+                return Some(*at);
+            }
+            self.heap.pop();
+        }
+        None
+    }
+
+    /// How many deadlines run, for tests that look for leaks.
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    fn entry(&mut self, id: DeadlineId) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(id.index as usize)
+            .filter(|entry| entry.generation == id.generation)
+    }
+}
+
+fn is_current(entries: &[Entry], id: DeadlineId) -> bool {
+    entries
+        .get(id.index as usize)
+        .is_some_and(|entry| entry.generation == id.generation)
+}
+
+/// Remembers whom to wake, without cloning a waker that would wake the same task.
+pub(crate) fn register(slot: &mut Option<Waker>, waker: &Waker) {
+    match slot {
+        Some(current) if current.will_wake(waker) => {}
+        _ => *slot = Some(waker.clone()),
+    }
+}

@@ -1,0 +1,357 @@
+//! What all handles of a connection share, behind one lock.
+//!
+//! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call
+//! or code of the user. Wakers are collected under the lock and woken behind it: [`Guard`] sees to that.
+
+mod channel;
+mod confirms;
+mod deadlines;
+mod listeners;
+mod queues;
+mod requests;
+
+pub(crate) use channel::ChannelState;
+pub(crate) use deadlines::{DeadlineId, Deadlines, register};
+pub(crate) use listeners::Listeners;
+pub(crate) use queues::End;
+pub(crate) use requests::Waiter;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use amqp_proto::{ChannelId, Connection, ConnectionError, ConsumerId, Event, ReplyCode, ShortStr};
+
+use crate::config::Settings;
+use crate::event::ConnectionEvent;
+
+/// The lock around the state of a connection.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    state: Mutex<State>,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) proto: Connection,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) listeners: Listeners<ConnectionEvent>,
+    /// Whom to wake when content may flow again.
+    pub(crate) gate: Vec<Waker>,
+    /// Whom to wake when the connection is open, or over, or its secret was updated.
+    pub(crate) watchers: Vec<Waker>,
+    /// How many new secrets were sent.
+    pub(crate) secrets_sent: u64,
+    /// How many of them the server took.
+    pub(crate) secrets_updated: u64,
+    /// Octets that were delivered and not taken by their consumers.
+    pub(crate) delivered_octets: usize,
+    /// The close that a handle has asked for.
+    closing: Option<(ReplyCode, String)>,
+    /// The driver, when it waits for something to do.
+    driver: Option<Waker>,
+    channels: Vec<Option<ChannelState>>,
+    /// Which of `channels` a number stands for at present.
+    by_number: Vec<Option<u32>>,
+    wakes: Wakes,
+}
+
+/// Who is to be woken once the lock is released. Most often it is one.
+#[derive(Debug, Default)]
+struct Wakes {
+    first: Option<Waker>,
+    more: Vec<Waker>,
+}
+
+impl Wakes {
+    fn push(&mut self, waker: Waker) {
+        match self.first {
+            None => self.first = Some(waker),
+            Some(_) => self.more.push(waker),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(proto: Connection, settings: Settings) -> Self {
+        let state = State {
+            proto,
+            deadlines: Deadlines::default(),
+            listeners: Listeners::default(),
+            gate: Vec::new(),
+            watchers: Vec::new(),
+            secrets_sent: 0,
+            secrets_updated: 0,
+            delivered_octets: 0,
+            closing: None,
+            driver: None,
+            channels: Vec::new(),
+            by_number: Vec::new(),
+            wakes: Wakes::default(),
+        };
+        Self {
+            settings,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on:
+    /// the protocol's state machine checks everything it is told.
+    pub(crate) fn lock(&self) -> Guard<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Guard {
+            state,
+            wakes: Wakes::default(),
+        }
+    }
+}
+
+/// The locked state. Whom its use woke is woken when the lock is released, and finds it free.
+#[derive(Debug)]
+pub(crate) struct Guard<'a> {
+    // Fields are dropped in this order.
+    state: MutexGuard<'a, State>,
+    wakes: Wakes,
+}
+
+impl Deref for Guard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.wakes = std::mem::take(&mut self.state.wakes);
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.first
+            .take()
+            .into_iter()
+            .chain(self.more.drain(..))
+            .for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Wakes that task once the lock is released.
+    pub(crate) fn wake(&mut self, waker: Waker) {
+        self.wakes.push(waker);
+    }
+
+    /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
+    pub(crate) fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.wakes.push(driver);
+        }
+    }
+
+    /// The driver waits for something to do.
+    pub(crate) fn park_driver(&mut self, waker: &Waker) {
+        register(&mut self.driver, waker);
+    }
+
+    /// Content may flow again, or never will: everybody looks for themselves.
+    pub(crate) fn open_gate(&mut self) {
+        for waker in std::mem::take(&mut self.gate) {
+            self.wakes.push(waker);
+        }
+    }
+
+    /// Something that [`watchers`](Self::watchers) wait for has changed.
+    pub(crate) fn wake_watchers(&mut self) {
+        for waker in std::mem::take(&mut self.watchers) {
+            self.wakes.push(waker);
+        }
+    }
+
+    /// Asks for the connection to be closed. The driver does so at its next turn: it knows the time, from which on the
+    /// broker's answer is awaited.
+    pub(crate) fn close(&mut self, code: ReplyCode, text: &str) {
+        self.closing.get_or_insert_with(|| (code, text.to_owned()));
+        self.wake_driver();
+    }
+
+    /// Carries out what was asked for since the driver's last turn.
+    pub(crate) fn carry_out(&mut self, now: Instant) {
+        if let Some((code, text)) = &self.closing {
+            self.proto.close(now, *code, text);
+        }
+    }
+
+    /// Keeps a place for a channel that was just opened; returns where it is.
+    pub(crate) fn add_channel(&mut self, id: ChannelId) -> u32 {
+        let channel = Some(ChannelState::new(id));
+        let place = match self.channels.iter().position(Option::is_none) {
+            Some(free) => {
+                self.channels[free] = channel;
+                free
+            }
+            None => {
+                self.channels.push(channel);
+                self.channels.len() - 1
+            }
+        };
+        let number = usize::from(id.get());
+        if self.by_number.len() <= number {
+            self.by_number.resize(number + 1, None);
+        }
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        self.by_number[number] = Some(place);
+        place
+    }
+
+    /// The channel at that place. Handles own their place, so it is there.
+    pub(crate) fn channel(&mut self, place: u32) -> Option<&mut ChannelState> {
+        self.channels.get_mut(place as usize)?.as_mut()
+    }
+
+    /// The channel's handles are gone: so is the channel, as soon as the broker agrees.
+    pub(crate) fn release_channel(&mut self, place: u32) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        if channel.ended.is_some() {
+            self.free_channel(place);
+            return;
+        }
+        channel.abandoned = true;
+        let id = channel.id;
+        if let Ok(mut proto) = self.proto.channel(id) {
+            proto.close(amqp_proto::ReplyCode::REPLY_SUCCESS, "channel dropped");
+        }
+        self.wake_driver();
+    }
+
+    fn free_channel(&mut self, place: u32) {
+        if let Some(channel) = self.channels.get_mut(place as usize) {
+            *channel = None;
+        }
+    }
+
+    /// A consumer was cancelled: its stream ends behind what was delivered.
+    pub(crate) fn end_consumer(&mut self, place: u32, tag: &ShortStr) {
+        let Self {
+            channels, wakes, ..
+        } = self;
+        let Some(Some(channel)) = channels.get_mut(place as usize) else {
+            return;
+        };
+        for queue in channel.queues.iter_mut().filter(|queue| queue.tag == *tag) {
+            queue
+                .end(End::Cancelled)
+                .into_iter()
+                .for_each(|waker| wakes.push(waker));
+        }
+    }
+
+    /// Nobody takes the deliveries of that consumer any more: they go back, and the consumer is cancelled.
+    pub(crate) fn drop_queue(&mut self, place: u32, consumer: ConsumerId) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        let (id, over) = (channel.id, channel.ended.is_some());
+        let Some(queue) = channel.queues.remove(consumer) else {
+            return;
+        };
+        self.delivered_octets -= queue.octets;
+        if over {
+            return;
+        }
+        if let Ok(mut protocol) = self.proto.channel(id) {
+            if queue.end.is_none() {
+                protocol.discard_consumer(&queue.tag);
+            }
+            for delivery in queue
+                .deliveries
+                .iter()
+                .filter(|delivery| !delivery.no_ack())
+            {
+                // It fails only for what is settled already.
+                let _settled = protocol.reject(delivery.delivery_tag(), true);
+            }
+        }
+        self.wake_driver();
+    }
+
+    /// Passes on what the protocol has to tell.
+    pub(crate) fn dispatch(&mut self) {
+        while let Some(event) = self.proto.poll_event() {
+            match event {
+                Event::Channel(id, event) => self.dispatch_to_channel(id, event),
+                Event::Opened(_) => self.wake_watchers(),
+                Event::Blocked { reason } => self.tell(&ConnectionEvent::Blocked { reason }),
+                Event::Unblocked => {
+                    self.open_gate();
+                    self.tell(&ConnectionEvent::Unblocked);
+                }
+                Event::SecretUpdated => {
+                    self.secrets_updated += 1;
+                    self.wake_watchers();
+                }
+                Event::Closed(reason) => self.terminate(reason),
+                // A client's connection has no others.
+                _ => {}
+            }
+        }
+    }
+
+    fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
+        let place = self.by_number.get(usize::from(id.get())).copied().flatten();
+        let Some(place) = place else { return };
+        let Self {
+            channels,
+            proto,
+            wakes,
+            delivered_octets,
+            gate,
+            ..
+        } = self;
+        let Some(Some(channel)) = channels.get_mut(place as usize) else {
+            return;
+        };
+        let outcome = channel.handle(event, proto, delivered_octets, |waker| wakes.push(waker));
+        if outcome.opens_gate {
+            gate.drain(..).for_each(|waker| wakes.push(waker));
+        }
+        if outcome.over {
+            self.by_number[usize::from(id.get())] = None;
+            if self.channel(place).is_some_and(|channel| channel.abandoned) {
+                self.free_channel(place);
+            }
+        }
+    }
+
+    /// The connection is over, and so is everything that waits. The channels were told one by one before.
+    fn terminate(&mut self, reason: ConnectionError) {
+        self.open_gate();
+        self.wake_watchers();
+        self.tell(&ConnectionEvent::Closed(reason));
+        let Self {
+            listeners, wakes, ..
+        } = self;
+        listeners.close(|waker| wakes.push(waker));
+        self.wake_driver();
+    }
+
+    fn tell(&mut self, event: &ConnectionEvent) {
+        let Self {
+            listeners, wakes, ..
+        } = self;
+        listeners.tell(event, |waker| wakes.push(waker));
+    }
+}

@@ -1,0 +1,77 @@
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use amqp_proto::{ConsumerId, Delivery, ShortStr};
+
+use crate::error::ConsumerEnd;
+
+/// The consumers of a channel and what was delivered to them.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    /// Numbers only grow, so this is sorted.
+    consumers: Vec<(ConsumerId, Queue)>,
+}
+
+/// What one consumer has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) tag: ShortStr,
+    pub(crate) deliveries: VecDeque<Delivery>,
+    /// Octets of `deliveries`.
+    pub(crate) octets: usize,
+    pub(crate) waker: Option<Waker>,
+    pub(crate) end: Option<End>,
+}
+
+/// How a consumer ended.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    /// By its own handle.
+    Cancelled,
+    /// Otherwise, which is told once.
+    Unasked(ConsumerEnd),
+    /// It was told.
+    Told,
+}
+
+impl Queues {
+    pub(crate) fn insert(&mut self, id: ConsumerId, tag: ShortStr) {
+        self.consumers.push((
+            id,
+            Queue {
+                tag,
+                ..Queue::default()
+            },
+        ));
+    }
+
+    pub(crate) fn get(&mut self, id: ConsumerId) -> Option<&mut Queue> {
+        let index = self
+            .consumers
+            .binary_search_by_key(&id, |(id, _)| *id)
+            .ok()?;
+        self.consumers.get_mut(index).map(|(_, queue)| queue)
+    }
+
+    pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Queue> {
+        let index = self
+            .consumers
+            .binary_search_by_key(&id, |(id, _)| *id)
+            .ok()?;
+        Some(self.consumers.remove(index).1)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.consumers.iter_mut().map(|(_, queue)| queue)
+    }
+}
+
+impl Queue {
+    /// Ends the consumer, unless it has ended before. Returns whom to wake.
+    pub(crate) fn end(&mut self, end: End) -> Option<Waker> {
+        if self.end.is_none() {
+            self.end = Some(end);
+        }
+        self.waker.take()
+    }
+}
