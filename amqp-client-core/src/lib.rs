@@ -2,6 +2,7 @@
 
 mod channel;
 pub mod config;
+pub mod connect;
 mod connection;
 mod consumer;
 mod deadline;
@@ -19,6 +20,7 @@ mod state;
 pub use amqp_proto as proto;
 pub use channel::{Channel, Exchange, Queue};
 pub use config::{Config, Settings};
+pub use connect::{ConnectError, Target};
 pub use connection::Connection;
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got};

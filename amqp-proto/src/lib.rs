@@ -27,6 +27,7 @@ mod properties;
 mod reply_code;
 pub mod sasl;
 mod transmit;
+pub mod uri;
 pub mod wire;
 
 pub use body::Body;

@@ -1,0 +1,180 @@
+//! Where to connect to, and why that did not work.
+
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amqp_proto::sasl::{AmqPlain, Anonymous, External, Plain};
+use amqp_proto::uri::{Endpoint, Uri, UriError};
+use amqp_proto::{ConnectionError, FieldError, Mechanism, ShortStr, TooLong};
+use thiserror::Error;
+
+use crate::config::Config;
+
+/// Where to connect to, and how: what an AMQP URI says.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Target {
+    /// The nodes to try, in this order.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether to use TLS.
+    pub tls: bool,
+    /// What is said beyond that.
+    pub config: Config,
+}
+
+impl Target {
+    /// One node, with the defaults of [`Config`].
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        let endpoints = vec![Endpoint::new(host, port)];
+        Self {
+            endpoints,
+            tls: false,
+            config: Config::default(),
+        }
+    }
+
+    /// Takes over what a URI says.
+    ///
+    /// # Errors
+    /// [`ConnectError`], if its values do not fit the protocol.
+    pub fn from_uri(uri: &Uri) -> Result<Self, ConnectError> {
+        let mut config = Config::default();
+        let options = &uri.options;
+        config.protocol.mechanisms = mechanisms(uri)?;
+        if let Some(virtual_host) = &uri.virtual_host {
+            config.protocol.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
+        }
+        if let Some(heartbeat) = options.heartbeat {
+            config.protocol.heartbeat = heartbeat;
+        }
+        if let Some(channel_max) = options.channel_max {
+            config.protocol.limits.channel_max = channel_max;
+        }
+        if let Some(frame_max) = options.frame_max {
+            config.protocol.limits.frame_max = frame_max;
+        }
+        if let Some(timeout) = options.connection_timeout {
+            config.settings.connect_timeout = timeout;
+        }
+        if let Some(name) = &options.connection_name {
+            config.protocol = config.protocol.with_connection_name(name)?;
+        }
+        Ok(Self {
+            endpoints: uri.endpoints.clone(),
+            tls: uri.tls,
+            config,
+        })
+    }
+}
+
+impl FromStr for Target {
+    type Err = ConnectError;
+
+    fn from_str(uri: &str) -> Result<Self, ConnectError> {
+        Self::from_uri(&uri.parse()?)
+    }
+}
+
+/// The ways to log in that a URI allows; PLAIN unless it says otherwise.
+fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConnectError> {
+    let username = uri.username.as_deref().unwrap_or("guest");
+    let password = uri
+        .password
+        .as_ref()
+        .map_or("guest", |password| password.expose());
+    let mechanism = |name: &String| -> Result<Arc<dyn Mechanism>, ConnectError> {
+        Ok(match name.to_ascii_uppercase().as_str() {
+            "PLAIN" => Arc::new(Plain::new(username, password)),
+            "AMQPLAIN" => Arc::new(AmqPlain::new(username, password)),
+            "EXTERNAL" => Arc::new(External::default()),
+            "ANONYMOUS" => Arc::new(Anonymous::default()),
+            _ => return Err(ConnectError::UnknownMechanism { name: name.clone() }),
+        })
+    };
+    if uri.options.auth_mechanisms.is_empty() {
+        return Ok(vec![Arc::new(Plain::new(username, password))]);
+    }
+    uri.options.auth_mechanisms.iter().map(mechanism).collect()
+}
+
+/// There is no connection.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URI is wrong.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// A value of the URI does not fit the protocol.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// A value of the URI does not fit the client properties.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// The URI names a way to log in that is not known.
+    #[error("unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS")]
+    UnknownMechanism {
+        /// Its name.
+        name: String,
+    },
+    /// There is no node to connect to.
+    #[error("no host to connect to")]
+    NoEndpoint,
+    /// This build has no TLS.
+    #[error("{0}: the client was built without TLS, so amqps:// cannot be used")]
+    NoTls(Endpoint),
+    /// The node cannot be reached.
+    #[error("{endpoint}: {error}")]
+    Unreachable {
+        /// Which node.
+        endpoint: Endpoint,
+        /// What the system says.
+        error: Arc<io::Error>,
+    },
+    /// Connecting took too long.
+    #[error("{endpoint}: not connected within {after:?}")]
+    TimedOut {
+        /// Which node was being tried.
+        endpoint: Endpoint,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// The node was reached, but would not have it.
+    #[error("{endpoint}: {error}")]
+    Refused {
+        /// Which node.
+        endpoint: Endpoint,
+        /// Why the handshake failed.
+        error: ConnectionError,
+    },
+}
+
+impl ConnectError {
+    /// Why the handshake failed, if it came to one.
+    #[must_use]
+    pub const fn as_connection_error(&self) -> Option<&ConnectionError> {
+        match self {
+            Self::Refused { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether another node of the same broker may do better: this one cannot be reached, rather than says no.
+    #[must_use]
+    pub const fn is_about_the_node(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Refused { error, .. } => !matches!(
+                error,
+                ConnectionError::Login(_) | ConnectionError::Closed(_)
+            ),
+            Self::Uri(_)
+            | Self::Name(_)
+            | Self::Field(_)
+            | Self::UnknownMechanism { .. }
+            | Self::NoEndpoint
+            | Self::NoTls(_) => false,
+        }
+    }
+}

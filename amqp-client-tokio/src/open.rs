@@ -1,0 +1,131 @@
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::proto::uri::Endpoint;
+use amqp_client_core::{Config, ConnectError, Target};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::drive::{Drive, now};
+
+/// A connection on tokio.
+///
+/// It dereferences to the [`Connection`](amqp_client_core::Connection) of all runtimes, which has its methods. A task of
+/// the runtime moves its octets; it ends with the connection.
+#[derive(Clone)]
+pub struct Connection {
+    connection: amqp_client_core::Connection,
+}
+
+impl Connection {
+    /// Connects to the broker that a URI names, as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several
+    /// hosts, tries one after the other.
+    ///
+    /// # Errors
+    /// [`ConnectError`], for the last host that was tried.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the attempt up.
+    pub async fn open(uri: &str) -> Result<Self, ConnectError> {
+        Self::open_target(uri.parse()?).await
+    }
+
+    /// Connects to one of the nodes of `target`, the first that takes it. Each is given the configured
+    /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
+    ///
+    /// # Errors
+    /// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the attempt up.
+    pub async fn open_target(target: Target) -> Result<Self, ConnectError> {
+        let mut nodes = target.endpoints.into_iter().peekable();
+        while let Some(endpoint) = nodes.next() {
+            if target.tls {
+                return Err(ConnectError::NoTls(endpoint));
+            }
+            match open_node(&endpoint, target.config.clone()).await {
+                Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
+                result => return result,
+            }
+        }
+        Err(ConnectError::NoEndpoint)
+    }
+
+    /// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns its handle, and
+    /// the future that drives it until it is over, to be spawned or polled by the caller; nothing happens without.
+    ///
+    /// ```
+    /// # use amqp_client_tokio::{Config, Connection};
+    /// # async fn example(stream: tokio::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, driver) = Connection::open_with(stream, Config::default());
+    /// tokio::spawn(driver);
+    /// connection.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_with<S>(stream: S, config: Config) -> (Self, impl Future<Output = ()> + Send)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let (connection, driver) = Driver::new(config, now());
+        (Self { connection }, Drive::new(driver, stream))
+    }
+}
+
+async fn open_node(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
+    let after = config.settings.connect_timeout;
+    timeout(after, connect(endpoint, config))
+        .await
+        .unwrap_or_else(|_| {
+            Err(ConnectError::TimedOut {
+                endpoint: endpoint.clone(),
+                after,
+            })
+        })
+}
+
+async fn connect(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
+    let unreachable = |error| ConnectError::Unreachable {
+        endpoint: endpoint.clone(),
+        error: Arc::new(error),
+    };
+    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(unreachable)?;
+    // Small writes are gathered before they get here; Nagle's algorithm would only delay them.
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let (connection, driver) = Connection::open_with(stream, config);
+    tokio::spawn(driver);
+    match connection.ready().await {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(ConnectError::Refused {
+            endpoint: endpoint.clone(),
+            error,
+        }),
+    }
+}
+
+impl Deref for Connection {
+    type Target = amqp_client_core::Connection;
+
+    fn deref(&self) -> &Self::Target {
+        &self.connection
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.connection.fmt(f)
+    }
+}
