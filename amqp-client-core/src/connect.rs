@@ -28,11 +28,7 @@ impl Target {
     /// One node, with the defaults of [`Config`].
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
-        Self {
-            endpoints,
-            tls: false,
-            config: Config::default(),
-        }
+        Self { endpoints, tls: false, config: Config::default() }
     }
 
     /// Takes over what a URI says.
@@ -61,11 +57,7 @@ impl Target {
         if let Some(name) = &options.connection_name {
             config.protocol = config.protocol.with_connection_name(name)?;
         }
-        Ok(Self {
-            endpoints: uri.endpoints.clone(),
-            tls: uri.tls,
-            config,
-        })
+        Ok(Self { endpoints: uri.endpoints.clone(), tls: uri.tls, config })
     }
 }
 
@@ -80,10 +72,7 @@ impl FromStr for Target {
 /// The ways to log in that a URI allows; PLAIN unless it says otherwise.
 fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConnectError> {
     let username = uri.username.as_deref().unwrap_or("guest");
-    let password = uri
-        .password
-        .as_ref()
-        .map_or("guest", |password| password.expose());
+    let password = uri.password.as_ref().map_or("guest", |password| password.expose());
     let mechanism = |name: &String| -> Result<Arc<dyn Mechanism>, ConnectError> {
         Ok(match name.to_ascii_uppercase().as_str() {
             "PLAIN" => Arc::new(Plain::new(username, password)),
@@ -165,10 +154,9 @@ impl ConnectError {
     pub const fn is_about_the_node(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Refused { error, .. } => !matches!(
-                error,
-                ConnectionError::Login(_) | ConnectionError::Closed(_)
-            ),
+            Self::Refused { error, .. } => {
+                !matches!(error, ConnectionError::Login(_) | ConnectionError::Closed(_))
+            }
             Self::Uri(_)
             | Self::Name(_)
             | Self::Field(_)

@@ -34,9 +34,7 @@ impl Drop for Handle {
 
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            handle: Arc::new(Handle { shared }),
-        }
+        Self { handle: Arc::new(Handle { shared }) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -43,12 +43,7 @@ pub struct Consumer {
 
 impl Consumer {
     pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
-        Self {
-            channel,
-            id,
-            tag,
-            taken: VecDeque::new(),
-        }
+        Self { channel, id, tag, taken: VecDeque::new() }
     }
 
     /// Its name within the channel.
@@ -132,9 +127,8 @@ impl Consumer {
         }
         let mut guard = self.channel.lock();
         let state = &mut *guard;
-        let Some(queue) = state
-            .channel(self.channel.place())
-            .and_then(|channel| channel.queues.get(self.id))
+        let Some(queue) =
+            state.channel(self.channel.place()).and_then(|channel| channel.queues.get(self.id))
         else {
             return Poll::Ready(None);
         };
@@ -157,9 +151,8 @@ impl Consumer {
     fn take_all(&mut self) {
         let mut guard = self.channel.lock();
         let state = &mut *guard;
-        let Some(queue) = state
-            .channel(self.channel.place())
-            .and_then(|channel| channel.queues.get(self.id))
+        let Some(queue) =
+            state.channel(self.channel.place()).and_then(|channel| channel.queues.get(self.id))
         else {
             return;
         };

@@ -25,11 +25,7 @@ impl Deadline {
         let id = guard.deadlines.start(after);
         guard.wake_driver();
         drop(guard);
-        Self {
-            shared: shared.clone(),
-            id,
-            after,
-        }
+        Self { shared: shared.clone(), id, after }
     }
 
     /// Whether it has passed; if not, the task is woken when it does.
@@ -44,10 +40,7 @@ impl Deadline {
 
     /// The error of a request that was not answered by then.
     pub(crate) fn timed_out(&self, method: &'static str) -> CallError {
-        CallError::TimedOut {
-            method,
-            after: self.after(),
-        }
+        CallError::TimedOut { method, after: self.after() }
     }
 }
 

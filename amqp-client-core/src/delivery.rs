@@ -23,11 +23,7 @@ pub struct Delivery {
 impl Delivery {
     pub(crate) fn new(channel: Channel, message: amqp_proto::Delivery) -> Self {
         let settled = message.no_ack();
-        Self {
-            message,
-            channel,
-            settled,
-        }
+        Self { message, channel, settled }
     }
 
     /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.

@@ -90,10 +90,7 @@ impl Driver {
         Turn {
             write,
             read: reading && !over,
-            wake_at: [protocol_timer, state.deadlines.next()]
-                .into_iter()
-                .flatten()
-                .min(),
+            wake_at: [protocol_timer, state.deadlines.next()].into_iter().flatten().min(),
             done: over && !write,
         }
     }

@@ -83,15 +83,9 @@ impl From<CommandError> for CallError {
         match error {
             CommandError::Ended(error) => Self::Ended(error),
             CommandError::Misuse(misuse) => Self::Misuse(misuse),
-            CommandError::TooLarge {
-                method,
-                size,
-                frame_max,
-            } => Self::TooLarge {
-                method,
-                size,
-                frame_max,
-            },
+            CommandError::TooLarge { method, size, frame_max } => {
+                Self::TooLarge { method, size, frame_max }
+            }
             // `CommandError` grows only together with this crate.
             _ => Self::Misuse(Misuse::NotNow),
         }

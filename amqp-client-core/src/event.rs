@@ -124,16 +124,13 @@ impl Stream for ChannelEvents {
     type Item = ChannelEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
-        let heard = self
-            .channel
-            .with_state(|state| state.listeners.poll(self.id, cx.waker()));
+        let heard = self.channel.with_state(|state| state.listeners.poll(self.id, cx.waker()));
         heard.map(|heard| heard.map(|heard| heard.or_missed(ChannelEvent::Missed)))
     }
 }
 
 impl Drop for ChannelEvents {
     fn drop(&mut self) {
-        self.channel
-            .with_state(|state| state.listeners.unsubscribe(self.id));
+        self.channel.with_state(|state| state.listeners.unsubscribe(self.id));
     }
 }

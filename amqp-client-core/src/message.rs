@@ -113,9 +113,7 @@ impl TryFrom<&MessageProperties> for Properties {
 
     fn try_from(from: &MessageProperties) -> Result<Self, TooLong> {
         let short = |what, text: &Option<String>| {
-            text.clone()
-                .map(|text| ShortStr::named(what, text))
-                .transpose()
+            text.clone().map(|text| ShortStr::named(what, text)).transpose()
         };
         Ok(Self {
             content_type: short("content_type", &from.content_type)?,
@@ -190,10 +188,7 @@ pub struct Message {
 impl Message {
     /// A message without properties.
     pub fn new(body: impl Body) -> Self {
-        Self {
-            properties: RawProperties::EMPTY,
-            body: body.into_bytes(),
-        }
+        Self { properties: RawProperties::EMPTY, body: body.into_bytes() }
     }
 
     /// The message with these properties instead of those it has.
@@ -201,10 +196,7 @@ impl Message {
     /// # Errors
     /// [`TooLong`], which names the property that takes more than 255 octets.
     pub fn with(self, properties: &MessageProperties) -> Result<Self, TooLong> {
-        Ok(Self {
-            properties: properties.encode()?,
-            ..self
-        })
+        Ok(Self { properties: properties.encode()?, ..self })
     }
 
     /// The message with properties that were encoded before.

@@ -17,10 +17,7 @@ pub struct OpenChannel {
 #[derive(Debug)]
 enum Step {
     Failed(Option<OpenError>),
-    Opening {
-        channel: Option<Channel>,
-        deadline: Option<DeadlineId>,
-    },
+    Opening { channel: Option<Channel>, deadline: Option<DeadlineId> },
 }
 
 impl OpenChannel {
@@ -31,9 +28,7 @@ impl OpenChannel {
             Err(error) => Step::Failed(Some(error.into())),
             Ok(id) => {
                 let place = state.add_channel(id);
-                let deadline = state
-                    .deadlines
-                    .start(connection.shared().settings.call_timeout);
+                let deadline = state.deadlines.start(connection.shared().settings.call_timeout);
                 state.wake_driver();
                 drop(guard);
                 let channel = Some(Channel::new(connection.clone(), id, place));
@@ -50,9 +45,7 @@ impl Future for OpenChannel {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (slot, deadline) = match &mut self.step {
             Step::Failed(error) => {
-                return error
-                    .take()
-                    .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+                return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
             }
             Step::Opening { channel, deadline } => (channel, *deadline),
         };
@@ -61,12 +54,7 @@ impl Future for OpenChannel {
         };
         let mut guard = channel.lock();
         let state = &mut *guard;
-        let after = channel
-            .connection()
-            .shared()
-            .settings
-            .call_timeout
-            .unwrap_or_default();
+        let after = channel.connection().shared().settings.call_timeout.unwrap_or_default();
         let expired = state.deadlines.expired(deadline, cx.waker());
         let Some(waiting) = state.channel(channel.place()) else {
             return Poll::Pending;
@@ -90,11 +78,7 @@ impl Future for OpenChannel {
 
 impl Drop for OpenChannel {
     fn drop(&mut self) {
-        if let Step::Opening {
-            channel: Some(channel),
-            deadline,
-        } = &self.step
-        {
+        if let Step::Opening { channel: Some(channel), deadline } = &self.step {
             channel.lock().deadlines.stop(*deadline);
         }
     }

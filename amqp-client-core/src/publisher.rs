@@ -49,23 +49,16 @@ impl Publisher {
         options: PublisherOptions,
     ) -> Result<Self, PublishError> {
         let properties = options.encoded_properties()?;
-        if !channel.with_state(|state| std::mem::replace(&mut state.confirming, true)) {
+        if !channel.with_state(|state| state.confirming) {
             // Publishes may follow at once: the broker reads them behind this.
             let no_answer = ConfirmSelect { no_wait: true };
-            channel
-                .call_no_wait(no_answer)
-                .map_err(|error| match error {
-                    CallError::Ended(error) => PublishError::Ended(error),
-                    CallError::Misuse(misuse) => PublishError::Misuse(misuse),
-                    _ => PublishError::Misuse(amqp_proto::Misuse::NotNow),
-                })?;
+            channel.call_no_wait(no_answer).map_err(|error| match error {
+                CallError::Ended(error) => PublishError::Ended(error),
+                CallError::Misuse(misuse) => PublishError::Misuse(misuse),
+                _ => PublishError::Misuse(amqp_proto::Misuse::NotNow),
+            })?;
         }
-        Ok(Self {
-            channel: channel.clone(),
-            exchange,
-            options,
-            properties,
-        })
+        Ok(Self { channel: channel.clone(), exchange, options, properties })
     }
 
     /// The channel it publishes on.
@@ -101,8 +94,7 @@ impl Publisher {
         routing_key: &str,
         message: &Message,
     ) -> Result<Confirmation, PublishError> {
-        self.publish_with(routing_key, message.properties(), message.body())
-            .await
+        self.publish_with(routing_key, message.properties(), message.body()).await
     }
 
     /// Publishes a message and waits for the broker's verdict.
@@ -149,14 +141,12 @@ impl Publisher {
         );
         match published {
             Ok(seq) => Ok(self.confirmation(seq)),
-            Err(NotNow::Wait(by, body)) => Err(TryPublishError {
-                body: Some(body),
-                error: TryError::WouldWait(by),
-            }),
-            Err(NotNow::Failed(error, body)) => Err(TryPublishError {
-                body,
-                error: TryError::Failed(error),
-            }),
+            Err(NotNow::Wait(by, body)) => {
+                Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
+            }
+            Err(NotNow::Failed(error, body)) => {
+                Err(TryPublishError { body, error: TryError::Failed(error) })
+            }
         }
     }
 
@@ -191,15 +181,10 @@ impl Publisher {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        let timeout = self
-            .options
-            .timeout_or(self.channel.connection().shared().settings);
+        let timeout = self.options.timeout_or(self.channel.connection().shared().settings);
         let window = |state: &ChannelState, size| self.window_open(state, size);
         let route = self.route(routing_key);
-        let seq = self
-            .channel
-            .publish_within(&route, properties, body, timeout, window)
-            .await?;
+        let seq = self.channel.publish_within(&route, properties, body, timeout, window).await?;
         Ok(self.confirmation(seq))
     }
 
@@ -210,16 +195,11 @@ impl Publisher {
     }
 
     fn window_open(&self, state: &ChannelState, size: usize) -> bool {
-        self.options
-            .has_room(state.confirms.outstanding(), state.confirms.octets(), size)
+        self.options.has_room(state.confirms.outstanding(), state.confirms.octets(), size)
     }
 
     fn confirmation(&self, seq: Option<PublishSeq>) -> Confirmation {
-        Confirmation {
-            channel: self.channel.clone(),
-            seq,
-            deadline: None,
-        }
+        Confirmation { channel: self.channel.clone(), seq, deadline: None }
     }
 }
 
@@ -254,17 +234,13 @@ impl Future for Confirmation {
         let Some(seq) = self.seq else {
             return Poll::Pending;
         };
-        let outcome = self
-            .channel
-            .with_state(|state| state.confirms.poll(seq.get(), cx.waker()));
+        let outcome = self.channel.with_state(|state| state.confirms.poll(seq.get(), cx.waker()));
         if let Poll::Ready(outcome) = outcome {
             self.seq = None;
             self.deadline = None;
             return Poll::Ready(outcome);
         }
-        let Self {
-            channel, deadline, ..
-        } = &mut *self;
+        let Self { channel, deadline, .. } = &mut *self;
         poll_deadline(channel, deadline, cx).map(Err)
     }
 }
@@ -272,8 +248,7 @@ impl Future for Confirmation {
 impl Drop for Confirmation {
     fn drop(&mut self) {
         if let Some(seq) = self.seq {
-            self.channel
-                .with_state(|state| state.confirms.forget(seq.get()));
+            self.channel.with_state(|state| state.confirms.forget(seq.get()));
         }
     }
 }
@@ -289,9 +264,7 @@ fn poll_deadline(
         Deadline::start(shared, shared.lock(), |settings| settings.confirm_timeout)
     });
     if deadline.expired(cx) {
-        return Poll::Ready(ConfirmError::TimedOut {
-            after: deadline.after(),
-        });
+        return Poll::Ready(ConfirmError::TimedOut { after: deadline.after() });
     }
     Poll::Pending
 }

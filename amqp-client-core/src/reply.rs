@@ -52,9 +52,7 @@ pub(crate) struct Sending {
 
 impl<T> Reply<T> {
     pub(crate) fn failed(error: CallError) -> Self {
-        Self {
-            step: Step::Failed(Some(error)),
-        }
+        Self { step: Step::Failed(Some(error)) }
     }
 
     /// Queues a request; `convert` makes the result of its answer. `prepare` does what must be done under the same lock.
@@ -68,12 +66,9 @@ impl<T> Reply<T> {
             return Self::failed(amqp_proto::Misuse::NotNow.into());
         }
         match Sending::start(channel, request, prepare) {
-            Ok(request) => Self {
-                step: Step::Sent(Some(Sent {
-                    request,
-                    convert: Box::new(convert),
-                })),
-            },
+            Ok(request) => {
+                Self { step: Step::Sent(Some(Sent { request, convert: Box::new(convert) })) }
+            }
             Err(error) => Self::failed(error),
         }
     }
@@ -111,13 +106,7 @@ impl Sending {
         let deadline = state.deadlines.start(timeout);
         state.wake_driver();
         drop(guard);
-        Ok(Self {
-            channel: channel.clone(),
-            id,
-            method: R::NAME,
-            deadline,
-            timeout,
-        })
+        Ok(Self { channel: channel.clone(), id, method: R::NAME, deadline, timeout })
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {
@@ -130,10 +119,7 @@ impl Sending {
         }
         if state.deadlines.expired(self.deadline, cx.waker()) {
             let after = self.timeout.unwrap_or_default();
-            return Poll::Ready(Err(CallError::TimedOut {
-                method: self.method,
-                after,
-            }));
+            return Poll::Ready(Err(CallError::TimedOut { method: self.method, after }));
         }
         Poll::Pending
     }
@@ -173,9 +159,9 @@ impl<T> Future for Reply<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.step {
-            Step::Failed(error) => error
-                .take()
-                .map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Step::Failed(error) => {
+                error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+            }
             Step::Sent(slot) => {
                 let Some(sent) = slot else {
                     return Poll::Pending;
@@ -209,8 +195,6 @@ impl<T> fmt::Debug for Reply<T> {
             Step::Sent(Some(sent)) => sent.request.method,
             _ => "nothing",
         };
-        f.debug_struct("Reply")
-            .field("to", &method)
-            .finish_non_exhaustive()
+        f.debug_struct("Reply").field("to", &method).finish_non_exhaustive()
     }
 }

@@ -31,12 +31,7 @@ pub(crate) struct Drive<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Drive<S> {
     pub(crate) fn new(driver: Driver, stream: S) -> Self {
         let timer = Box::pin(sleep_until(Instant::now()));
-        Self {
-            driver,
-            stream,
-            timer,
-            fires_at: None,
-        }
+        Self { driver, stream, timer, fires_at: None }
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
@@ -104,11 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<S> {
     }
 
     fn idle(&mut self, cx: &mut Context<'_>, turn: Turn, progress: bool) -> Poll<bool> {
-        if progress || self.poll_timer(cx, turn) {
-            Poll::Ready(true)
-        } else {
-            Poll::Pending
-        }
+        if progress || self.poll_timer(cx, turn) { Poll::Ready(true) } else { Poll::Pending }
     }
 }
 

@@ -87,32 +87,21 @@ async fn open_node(endpoint: &Endpoint, config: Config) -> Result<Connection, Co
     let after = config.settings.connect_timeout;
     timeout(after, connect(endpoint, config))
         .await
-        .unwrap_or_else(|_| {
-            Err(ConnectError::TimedOut {
-                endpoint: endpoint.clone(),
-                after,
-            })
-        })
+        .unwrap_or_else(|_| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
 }
 
 async fn connect(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
-    let unreachable = |error| ConnectError::Unreachable {
-        endpoint: endpoint.clone(),
-        error: Arc::new(error),
-    };
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(unreachable)?;
+    let unreachable =
+        |error| ConnectError::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) };
+    let stream =
+        TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
     // Small writes are gathered before they get here; Nagle's algorithm would only delay them.
     stream.set_nodelay(true).map_err(unreachable)?;
     let (connection, driver) = Connection::open_with(stream, config);
     tokio::spawn(driver);
     match connection.ready().await {
         Ok(()) => Ok(connection),
-        Err(error) => Err(ConnectError::Refused {
-            endpoint: endpoint.clone(),
-            error,
-        }),
+        Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
     }
 }
 

@@ -16,14 +16,8 @@ const BASIC: u16 = 60;
 /// The first method of a message, waiting for the rest.
 #[derive(Debug)]
 pub(crate) enum ContentMethod {
-    Deliver {
-        consumer: ConsumerId,
-        no_ack: bool,
-        payload: Bytes,
-    },
-    GetOk {
-        payload: Bytes,
-    },
+    Deliver { consumer: ConsumerId, no_ack: bool, payload: Bytes },
+    GetOk { payload: Bytes },
     Return(BasicReturn),
     Publish(BasicPublish),
 }
@@ -54,13 +48,7 @@ pub(crate) struct Complete {
 
 impl Incoming {
     pub(crate) fn new(method: ContentMethod) -> Self {
-        Self {
-            method,
-            header: None,
-            body: BytesMut::new(),
-            single: None,
-            received: 0,
-        }
+        Self { method, header: None, body: BytesMut::new(), single: None, received: 0 }
     }
 
     /// Takes the content header. Bad properties cost the message, not the connection.
@@ -79,17 +67,11 @@ impl Incoming {
             return Err(DecodeError::new(kind, "content header").into());
         }
         let properties = if body_size > body_max {
-            Err(Unusable::BodyTooLarge {
-                size: body_size,
-                limit: body_max,
-            })
+            Err(Unusable::BodyTooLarge { size: body_size, limit: body_max })
         } else {
             RawProperties::checked(payload.slice_ref(rest)).map_err(Unusable::Properties)
         };
-        self.header = Some(Header {
-            body_size,
-            properties,
-        });
+        self.header = Some(Header { body_size, properties });
         Ok(())
     }
 
@@ -100,9 +82,7 @@ impl Incoming {
         };
         self.received = self.received.saturating_add(payload.len() as u64);
         if self.received > header.body_size {
-            return Err(Violation::BodyTooLong {
-                announced: header.body_size,
-            });
+            return Err(Violation::BodyTooLong { announced: header.body_size });
         }
         if header.properties.is_err() {
             // The message is lost already: its body is counted, not kept.
@@ -116,38 +96,24 @@ impl Incoming {
 
     /// Whether nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
-        self.header
-            .as_ref()
-            .is_some_and(|header| header.body_size == self.received)
+        self.header.as_ref().is_some_and(|header| header.body_size == self.received)
     }
 
     /// What has come, once nothing is missing.
     pub(crate) fn into_complete(self) -> Complete {
         let body = self.single.unwrap_or_else(|| self.body.freeze());
-        let properties = self
-            .header
-            .map_or(Ok(RawProperties::EMPTY), |header| header.properties);
-        Complete {
-            method: self.method,
-            content: properties.map(|properties| (properties, body)),
-        }
+        let properties = self.header.map_or(Ok(RawProperties::EMPTY), |header| header.properties);
+        Complete { method: self.method, content: properties.map(|properties| (properties, body)) }
     }
 
     /// What has to come next, in words.
     pub(crate) fn expected(&self) -> &'static str {
-        if self.header.is_some() {
-            "a body frame"
-        } else {
-            "a content header"
-        }
+        if self.header.is_some() { "a body frame" } else { "a content header" }
     }
 }
 
 pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
-    Violation::UnexpectedFrame {
-        kind: kind.name(),
-        expected,
-    }
+    Violation::UnexpectedFrame { kind: kind.name(), expected }
 }
 
 /// Where the rest of a delivery lies in the octets behind its method frame: offsets of properties and body, and the end
@@ -174,11 +140,7 @@ pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64
     let properties = at.start + CONTENT_HEADER_LEN..at.end;
     let end = start + header.whole_len();
     if body_size == 0 {
-        return Some(Whole {
-            properties,
-            body: end..end,
-            end,
-        });
+        return Some(Whole { properties, body: end..end, end });
     }
     let body = next_frame(chunk, end, channel, FrameKind::Body)?;
     (body.payload_len as u64 == body_size).then(|| Whole {

@@ -40,23 +40,14 @@ pub struct Close {
 impl Close {
     /// A close that this end asks for.
     pub(crate) const fn local(reply_code: ReplyCode, reply_text: ShortStr) -> Self {
-        Self {
-            by: Initiator::Local,
-            reply_code,
-            reply_text,
-            class_id: 0,
-            method_id: 0,
-        }
+        Self { by: Initiator::Local, reply_code, reply_text, class_id: 0, method_id: 0 }
     }
 
     /// The name of the method that caused it, as `queue.declare`, if one did.
     #[must_use]
     pub fn method(&self) -> Option<&'static str> {
         let id = (self.class_id, self.method_id);
-        Method::ALL
-            .iter()
-            .find(|facts| facts.id == id)
-            .map(|facts| facts.name)
+        Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
     }
 }
 
@@ -70,9 +61,8 @@ impl fmt::Display for Close {
         // RabbitMQ's texts start with the name of the code, which was just written.
         let text = self.reply_text.to_string();
         let name = self.reply_code.name().unwrap_or_default();
-        let text = text
-            .strip_prefix(name)
-            .map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
+        let text =
+            text.strip_prefix(name).map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
         if !text.is_empty() {
             write!(f, ": {text}")?;
         }
@@ -148,10 +138,7 @@ impl ConnectionError {
     /// Why the transport failed, for [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
     #[must_use]
     pub fn transport(error: &io::Error) -> Self {
-        Self::Transport {
-            kind: error.kind(),
-            text: error.to_string().into(),
-        }
+        Self::Transport { kind: error.kind(), text: error.to_string().into() }
     }
 
     /// The orderly close, if it was one.

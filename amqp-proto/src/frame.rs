@@ -22,10 +22,7 @@ const HEAD: usize = 7;
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the specification knows these four"
-)]
+#[expect(clippy::exhaustive_enums, reason = "the specification knows these four")]
 pub enum FrameKind {
     /// A method.
     Method,
@@ -103,11 +100,7 @@ impl Frame {
         let mut whole = input.split_to(head.whole_len()).freeze();
         whole.advance(HEAD);
         whole.truncate(head.payload_len);
-        Ok(Some(Self {
-            kind: head.kind,
-            channel: head.channel,
-            payload: whole,
-        }))
+        Ok(Some(Self { kind: head.kind, channel: head.channel, payload: whole }))
     }
 
     /// Appends the frame.
@@ -133,32 +126,19 @@ impl FrameHead {
             return Ok(None);
         };
         let Some(kind) = FrameKind::from_octet(kind) else {
-            return Err(DecodeError::new(
-                DecodeErrorKind::UnknownFrameType(kind),
-                "frame head",
-            ));
+            return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(kind), "frame head"));
         };
         // The size is checked before anybody waits, or reserves memory, for that many octets.
         if size > frame_max.saturating_sub(8) {
             let size = u64::from(size) + 8;
-            let kind = DecodeErrorKind::FrameTooLarge {
-                size,
-                max: frame_max,
-            };
+            let kind = DecodeErrorKind::FrameTooLarge { size, max: frame_max };
             return Err(DecodeError::new(kind, "frame head"));
         }
         let payload_len = usize::try_from(size).unwrap_or(usize::MAX - FRAME_OVERHEAD);
         match input.get(HEAD + payload_len) {
             None => Ok(None),
-            Some(&FRAME_END) => Ok(Some(Self {
-                kind,
-                channel,
-                payload_len,
-            })),
-            Some(&other) => Err(DecodeError::new(
-                DecodeErrorKind::FrameEnd(other),
-                "frame end",
-            )),
+            Some(&FRAME_END) => Ok(Some(Self { kind, channel, payload_len })),
+            Some(&other) => Err(DecodeError::new(DecodeErrorKind::FrameEnd(other), "frame end")),
         }
     }
 

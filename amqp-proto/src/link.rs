@@ -72,11 +72,7 @@ impl Link {
         let size = out.len() - before;
         if size > frame_max as usize {
             out.truncate(before);
-            return Err(CommandError::TooLarge {
-                method: method.facts().name,
-                size,
-                frame_max,
-            });
+            return Err(CommandError::TooLarge { method: method.facts().name, size, frame_max });
         }
         Ok(())
     }

@@ -175,10 +175,7 @@ pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
         let value = locate(encoded, bit)?;
         short_octets(value).ok().map(|(_, octets)| octets)
     };
-    (
-        text(MESSAGE_ID).unwrap_or_default(),
-        text(CORRELATION_ID).unwrap_or_default(),
-    )
+    (text(MESSAGE_ID).unwrap_or_default(), text(CORRELATION_ID).unwrap_or_default())
 }
 
 const MESSAGE_ID: u32 = 7;
@@ -196,10 +193,7 @@ pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
     }
     match rest.len() {
         0 => Ok(()),
-        more => Err(DecodeError::new(
-            DecodeErrorKind::Trailing(more),
-            "properties",
-        )),
+        more => Err(DecodeError::new(DecodeErrorKind::Trailing(more), "properties")),
     }
 }
 

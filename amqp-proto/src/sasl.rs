@@ -84,10 +84,7 @@ pub struct Plain {
 impl Plain {
     /// Logs in as `username`.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
-            username: username.into(),
-            password: password.into(),
-        }
+        Self { username: username.into(), password: password.into() }
     }
 }
 
@@ -111,10 +108,7 @@ pub struct AmqPlain {
 impl AmqPlain {
     /// Logs in as `username`.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
-            username: username.into(),
-            password: password.into(),
-        }
+        Self { username: username.into(), password: password.into() }
     }
 }
 

@@ -1,1 +1,25 @@
-//! Test kit.
+//! What the test suites of this workspace stand on. Everything is synchronous, uses `std` threads
+//! and processes, knows nothing of the protocol crates, and works on Unix only.
+//!
+//! - [`rabbitmq`]: private throw-away RabbitMQ nodes, with faults: kill, restart, pause.
+//! - [`peer`]: a scripted server that speaks raw octets, to play a broken or hostile broker.
+//! - [`proxy`]: a TCP proxy that cuts, resets, stalls, slices and refuses.
+//! - [`alloc`]: how much a piece of code allocates (feature `alloc`, on by default).
+//! - [`wait`]: waiting for a condition with a deadline, in the place of sleeps.
+//! - [`net`]: local ports that are safe to give to a server.
+//!
+//! The program `with-rabbitmq` runs a command with a node at hand; the script of the same name
+//! beside this crate installs RabbitMQ first when it can.
+
+#[cfg(feature = "alloc")]
+pub mod alloc;
+pub mod net;
+pub mod peer;
+pub mod proxy;
+pub mod rabbitmq;
+pub mod wait;
+
+pub use peer::{PeerConnection, RawFrame, ScriptedPeer};
+pub use proxy::Proxy;
+pub use rabbitmq::RabbitMq;
+pub use wait::wait_until;

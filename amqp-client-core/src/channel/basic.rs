@@ -18,10 +18,7 @@ impl Channel {
     /// Limits how many deliveries each consumer that starts from now on may have unacknowledged; 0 is no limit
     /// (`basic.qos`).
     pub fn basic_qos(&self, prefetch_count: u16) -> Reply<()> {
-        self.request(Ok::<_, CallError>(BasicQos {
-            prefetch_count,
-            ..<_>::default()
-        }))
+        self.request(Ok::<_, CallError>(BasicQos { prefetch_count, ..<_>::default() }))
     }
 
     /// Limits how many deliveries the consumers of the channel may have unacknowledged together (`basic.qos` with
@@ -55,14 +52,8 @@ impl Channel {
             method,
             |state, id| state.queues.insert(id.into(), tag),
             |sending, reply| {
-                let tag = typed::<BasicConsume>(sending, reply)?
-                    .consumer_tag
-                    .detached();
-                Ok(Consumer::new(
-                    sending.channel.clone(),
-                    sending.id.into(),
-                    tag,
-                ))
+                let tag = typed::<BasicConsume>(sending, reply)?.consumer_tag.detached();
+                Ok(Consumer::new(sending.channel.clone(), sending.id.into(), tag))
             },
         )
     }
@@ -73,10 +64,7 @@ impl Channel {
             Ok(tag) => tag,
             Err(error) => return Reply::failed(error.into()),
         };
-        let cancel = BasicCancel {
-            consumer_tag: tag.clone(),
-            no_wait: false,
-        };
+        let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
         self.request_with(Ok(cancel), move |sending, _| {
             let mut state = sending.channel.lock();
             state.end_consumer(sending.channel.place(), &tag);
@@ -86,17 +74,10 @@ impl Channel {
 
     /// Asks for one message (`basic.get`); nothing, if the queue is empty. To take many, a consumer is far faster.
     pub fn basic_get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
-        let method = name("queue", queue).map(|queue| BasicGet {
-            queue,
-            no_ack,
-            ..<_>::default()
-        });
+        let method = name("queue", queue).map(|queue| BasicGet { queue, no_ack, ..<_>::default() });
         self.request_with(method.map_err(Into::into), |sending, reply| {
             match typed::<BasicGet>(sending, reply)? {
-                GetReply::Message {
-                    delivery,
-                    message_count,
-                } => Ok(Some(Got {
+                GetReply::Message { delivery, message_count } => Ok(Some(Got {
                     delivery: Delivery::new(sending.channel.clone(), delivery),
                     message_count,
                 })),
@@ -187,9 +168,7 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let no_window = |_: &crate::state::ChannelState, _| true;
         let timeout = self.connection().shared().settings.publish_timeout;
-        let seq = self
-            .publish_within(route, properties, body, timeout, no_window)
-            .await?;
+        let seq = self.publish_within(route, properties, body, timeout, no_window).await?;
         if let Some(seq) = seq {
             self.with_state(|state| state.confirms.forget(seq.get()));
         }
@@ -245,9 +224,7 @@ impl Channel {
             Ok(protocol) => protocol.check_gate().err().map(Wait::Gate),
             Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
         };
-        let open = state
-            .channel(self.place())
-            .is_none_or(|channel| window(channel, size));
+        let open = state.channel(self.place()).is_none_or(|channel| window(channel, size));
         if let Some(by) = gate.or_else(|| (!open).then_some(Wait::Window)) {
             cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
             return Err(NotNow::Wait(by, body));

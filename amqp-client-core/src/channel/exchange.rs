@@ -38,10 +38,7 @@ impl Channel {
     fn exchange_declared(&self, method: ExchangeDeclare) -> Reply<Exchange> {
         let exchange = method.exchange.clone();
         self.request_with(Ok(method), |sending, _| {
-            Ok(Exchange {
-                channel: sending.channel.clone(),
-                name: exchange,
-            })
+            Ok(Exchange { channel: sending.channel.clone(), name: exchange })
         })
     }
 
@@ -98,19 +95,13 @@ impl Channel {
     /// # Errors
     /// [`TooLong`], if no exchange can have that name.
     pub fn exchange(&self, exchange: impl AsRef<[u8]>) -> Result<Exchange, TooLong> {
-        Ok(Exchange {
-            channel: self.clone(),
-            name: name("exchange", exchange)?,
-        })
+        Ok(Exchange { channel: self.clone(), name: name("exchange", exchange)? })
     }
 
     /// The default exchange, which routes to the queue that the routing key names.
     #[must_use]
     pub fn default_exchange(&self) -> Exchange {
-        Exchange {
-            channel: self.clone(),
-            name: ShortStr::EMPTY,
-        }
+        Exchange { channel: self.clone(), name: ShortStr::EMPTY }
     }
 }
 
@@ -146,9 +137,7 @@ impl Exchange {
     /// [`PublishError`].
     pub async fn publish(&self, routing_key: &str, message: &Message) -> Result<(), PublishError> {
         let route = amqp_proto::Route::new(&self.name, routing_key);
-        self.channel
-            .basic_publish(&route, message.properties(), message.body())
-            .await
+        self.channel.basic_publish(&route, message.properties(), message.body()).await
     }
 
     /// Publishes a message here and waits until the broker has confirmed it. Turns publisher confirms on.
@@ -179,8 +168,7 @@ impl Exchange {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.channel
-            .exchange_bind(&self.name, source, routing_key, arguments)
+        self.channel.exchange_bind(&self.name, source, routing_key, arguments)
     }
 
     /// Removes such a binding (`exchange.unbind`).
@@ -190,8 +178,7 @@ impl Exchange {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.channel
-            .exchange_unbind(&self.name, source, routing_key, arguments)
+        self.channel.exchange_unbind(&self.name, source, routing_key, arguments)
     }
 
     /// Deletes it (`exchange.delete`). `if_unused`: only if nothing is bound to it.

@@ -55,13 +55,7 @@ impl Drop for Handle {
 
 impl Channel {
     pub(crate) fn new(connection: Connection, id: ChannelId, place: u32) -> Self {
-        Self {
-            handle: Arc::new(Handle {
-                connection,
-                id,
-                place,
-            }),
-        }
+        Self { handle: Arc::new(Handle { connection, id, place }) }
     }
 
     /// The channel's number on its connection.
@@ -81,8 +75,7 @@ impl Channel {
     /// # Errors
     /// That reason.
     pub fn check(&self) -> Result<(), ChannelError> {
-        self.with_state(|state| state.ended.clone())
-            .map_or(Ok(()), Err)
+        self.with_state(|state| state.ended.clone()).map_or(Ok(()), Err)
     }
 
     /// Whether the channel can be used.
@@ -156,9 +149,7 @@ impl Channel {
             let mut guard = self.lock();
             self.protocol(&mut guard)?.close(code, text);
             guard.wake_driver();
-            Deadline::start(self.connection().shared(), guard, |settings| {
-                settings.call_timeout
-            })
+            Deadline::start(self.connection().shared(), guard, |settings| settings.call_timeout)
         };
         poll_fn(|cx| {
             if deadline.expired(cx) {
@@ -233,16 +224,10 @@ impl Channel {
     /// The protocol's side of this channel, unless it is over.
     pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
         // Once it is over its number may belong to another channel.
-        if let Some(reason) = state
-            .channel(self.handle.place)
-            .and_then(|own| own.ended.clone())
-        {
+        if let Some(reason) = state.channel(self.handle.place).and_then(|own| own.ended.clone()) {
             return Err(reason);
         }
-        state
-            .proto
-            .channel(self.handle.id)
-            .map_err(|_| ChannelState::lost_reason())
+        state.proto.channel(self.handle.id).map_err(|_| ChannelState::lost_reason())
     }
 
     /// Returns a delivery to its queue that nobody will look at.
@@ -265,8 +250,6 @@ pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<Short
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel")
-            .field("id", &self.handle.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Channel").field("id", &self.handle.id).finish_non_exhaustive()
     }
 }

@@ -21,11 +21,7 @@ impl Channel {
     pub fn queue_declare_passive(&self, queue: impl AsRef<[u8]>) -> Reply<Queue> {
         self.queue_declared(
             name("queue", queue)
-                .map(|queue| QueueDeclare {
-                    queue,
-                    passive: true,
-                    ..<_>::default()
-                })
+                .map(|queue| QueueDeclare { queue, passive: true, ..<_>::default() })
                 .map_err(Into::into),
         )
     }
@@ -50,15 +46,9 @@ impl Channel {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.request(
-            binding(queue, exchange, routing_key).map(|(queue, exchange, routing_key)| QueueBind {
-                queue,
-                exchange,
-                routing_key,
-                arguments,
-                ..<_>::default()
-            }),
-        )
+        self.request(binding(queue, exchange, routing_key).map(|(queue, exchange, routing_key)| {
+            QueueBind { queue, exchange, routing_key, arguments, ..<_>::default() }
+        }))
     }
 
     /// Removes a binding (`queue.unbind`).
@@ -69,25 +59,14 @@ impl Channel {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.request(
-            binding(queue, exchange, routing_key).map(|(queue, exchange, routing_key)| {
-                QueueUnbind {
-                    queue,
-                    exchange,
-                    routing_key,
-                    arguments,
-                    ..<_>::default()
-                }
-            }),
-        )
+        self.request(binding(queue, exchange, routing_key).map(|(queue, exchange, routing_key)| {
+            QueueUnbind { queue, exchange, routing_key, arguments, ..<_>::default() }
+        }))
     }
 
     /// Drops the messages of a queue that wait for delivery (`queue.purge`). Returns how many there were.
     pub fn queue_purge(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
-        let method = name("queue", queue).map(|queue| QueuePurge {
-            queue,
-            ..<_>::default()
-        });
+        let method = name("queue", queue).map(|queue| QueuePurge { queue, ..<_>::default() });
         self.request_with(method.map_err(Into::into), |sending, reply| {
             typed::<QueuePurge>(sending, reply).map(|answer| answer.message_count)
         })
@@ -118,12 +97,7 @@ impl Channel {
     /// [`TooLong`], if no queue can have that name.
     pub fn queue(&self, queue: impl AsRef<[u8]>) -> Result<Queue, TooLong> {
         let name = name("queue", queue)?;
-        Ok(Queue {
-            channel: self.clone(),
-            name,
-            message_count: 0,
-            consumer_count: 0,
-        })
+        Ok(Queue { channel: self.clone(), name, message_count: 0, consumer_count: 0 })
     }
 }
 
@@ -132,11 +106,7 @@ fn binding(
     exchange: impl AsRef<[u8]>,
     routing_key: impl AsRef<[u8]>,
 ) -> Result<(ShortStr, ShortStr, ShortStr), TooLong> {
-    Ok((
-        name("queue", queue)?,
-        name("exchange", exchange)?,
-        name("routing key", routing_key)?,
-    ))
+    Ok((name("queue", queue)?, name("exchange", exchange)?, name("routing key", routing_key)?))
 }
 
 /// A queue, seen from a channel.
@@ -179,8 +149,7 @@ impl Queue {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.channel
-            .queue_bind(&self.name, exchange, routing_key, arguments)
+        self.channel.queue_bind(&self.name, exchange, routing_key, arguments)
     }
 
     /// Removes a binding (`queue.unbind`).
@@ -190,8 +159,7 @@ impl Queue {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.channel
-            .queue_unbind(&self.name, exchange, routing_key, arguments)
+        self.channel.queue_unbind(&self.name, exchange, routing_key, arguments)
     }
 
     /// Starts a consumer (`basic.consume`).
@@ -210,9 +178,7 @@ impl Queue {
     /// [`PublishError`].
     pub async fn publish(&self, message: &Message) -> Result<(), PublishError> {
         let route = amqp_proto::Route::queue(&self.name);
-        self.channel
-            .basic_publish(&route, message.properties(), message.body())
-            .await
+        self.channel.basic_publish(&route, message.properties(), message.body()).await
     }
 
     /// Drops the messages that wait for delivery (`queue.purge`). Returns how many there were.

@@ -25,9 +25,8 @@ impl Channel {
     /// Has the broker confirm every publish of the channel from here on (`confirm.select`). A
     /// [`Publisher`](crate::Publisher) does this by itself.
     pub fn confirm_select(&self) -> Reply<()> {
-        let reply = self.request(Ok::<_, CallError>(ConfirmSelect { no_wait: false }));
-        self.with_state(|state| state.confirming = true);
-        reply
+        let request = ConfirmSelect { no_wait: false };
+        Reply::send(self, request, |state, _| state.confirming = true, |_, _| Ok(()))
     }
 
     /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails.

@@ -98,11 +98,7 @@ impl ConsumeOptions {
         queue: &[u8],
         generated: &str,
     ) -> Result<BasicConsume, CallError> {
-        let tag = if self.consumer_tag.is_empty() {
-            generated
-        } else {
-            &self.consumer_tag
-        };
+        let tag = if self.consumer_tag.is_empty() { generated } else { &self.consumer_tag };
         Ok(BasicConsume {
             queue: name("queue", queue)?,
             consumer_tag: name("consumer tag", tag)?,

@@ -69,12 +69,7 @@ impl ExchangeOptions {
     /// A durable exchange without further ado.
     pub fn new() -> Self {
         let arguments = Arguments::default();
-        Self {
-            durable: true,
-            auto_delete: false,
-            internal: false,
-            arguments,
-        }
+        Self { durable: true, auto_delete: false, internal: false, arguments }
     }
 
     /// Whether it survives a restart of the broker.

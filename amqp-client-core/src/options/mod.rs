@@ -27,10 +27,7 @@ struct Arguments {
 impl Arguments {
     fn set(&mut self, name: &str, value: impl Into<Value>) {
         if let Err(error) = self.table.insert(name, value) {
-            self.error.get_or_insert_with(|| CallError::Argument {
-                name: name.to_owned(),
-                error,
-            });
+            self.error.get_or_insert_with(|| CallError::Argument { name: name.to_owned(), error });
         }
     }
 

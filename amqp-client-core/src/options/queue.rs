@@ -58,12 +58,7 @@ impl QueueOptions {
     /// A durable queue without further ado.
     pub fn new() -> Self {
         let arguments = Arguments::default();
-        Self {
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            arguments,
-        }
+        Self { durable: true, exclusive: false, auto_delete: false, arguments }
     }
 
     /// A queue for this connection alone, which goes with it: for replies and subscriptions.

@@ -57,10 +57,7 @@ impl ChannelState {
 
     /// Stands in for a channel that the connection does not know. Handles keep their channels known, so it never has to.
     pub(crate) fn lost(id: ChannelId) -> Self {
-        Self {
-            ended: Some(Self::lost_reason()),
-            ..Self::new(id)
-        }
+        Self { ended: Some(Self::lost_reason()), ..Self::new(id) }
     }
 
     pub(crate) const fn lost_reason() -> ChannelError {
@@ -97,10 +94,7 @@ impl ChannelState {
                 outcome.opens_gate = true;
             }
             Event::Reply { request, reply } => {
-                self.requests
-                    .answered(request, reply)
-                    .into_iter()
-                    .for_each(wake);
+                self.requests.answered(request, reply).into_iter().for_each(wake);
             }
             Event::Opened => {
                 self.opened = true;
@@ -118,21 +112,13 @@ impl ChannelState {
                     return outcome;
                 };
                 let consumer_tag = queue.tag.clone();
-                queue
-                    .end(End::Unasked(ConsumerEnd::Cancelled))
-                    .into_iter()
-                    .for_each(&mut wake);
-                self.listeners
-                    .tell(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
+                queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
+                self.listeners.tell(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
             }
             Event::Unusable { consumer, why } => {
-                let consumer_tag = self
-                    .queues
-                    .get(consumer)
-                    .map(|queue| queue.tag.clone())
-                    .unwrap_or_default();
-                self.listeners
-                    .tell(&ChannelEvent::Unusable { consumer_tag, why }, wake);
+                let consumer_tag =
+                    self.queues.get(consumer).map(|queue| queue.tag.clone()).unwrap_or_default();
+                self.listeners.tell(&ChannelEvent::Unusable { consumer_tag, why }, wake);
             }
             Event::Flow { active } => {
                 outcome.opens_gate = active;
@@ -140,10 +126,7 @@ impl ChannelState {
             }
             Event::Closed(reason) => {
                 self.terminate(reason, wake);
-                outcome = Outcome {
-                    opens_gate: true,
-                    over: true,
-                };
+                outcome = Outcome { opens_gate: true, over: true };
             }
             // Only servers meet the others.
             _ => {}
@@ -160,8 +143,7 @@ impl ChannelState {
             queue.end(end).into_iter().for_each(&mut wake);
         }
         self.watchers.drain(..).for_each(&mut wake);
-        self.listeners
-            .tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
+        self.listeners.tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);
     }

@@ -52,11 +52,7 @@ impl Confirms {
         }
         self.outstanding += 1;
         self.octets += size;
-        self.ring.push_back(Publish {
-            size,
-            state: State::Waiting(None),
-            returned: None,
-        });
+        self.ring.push_back(Publish { size, state: State::Waiting(None), returned: None });
     }
 
     /// Messages that are not confirmed.
@@ -185,20 +181,11 @@ impl Confirms {
         loop {
             let impatient = self.ring.len() > PATIENT_RING;
             match self.ring.front() {
-                Some(Publish {
-                    state: State::Gone, ..
-                }) => {}
-                Some(Publish {
-                    state: State::Done(_),
-                    ..
-                }) if impatient => {}
+                Some(Publish { state: State::Gone, .. }) => {}
+                Some(Publish { state: State::Done(_), .. }) if impatient => {}
                 _ => return,
             }
-            if let Some(Publish {
-                state: State::Done(outcome),
-                ..
-            }) = self.ring.pop_front()
-            {
+            if let Some(Publish { state: State::Done(outcome), .. }) = self.ring.pop_front() {
                 self.left_over.insert(self.first, outcome);
             }
             self.first += 1;

@@ -47,21 +47,14 @@ impl Deadlines {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.entries.push(Entry {
-                    generation: 0,
-                    timeout,
-                    state: State::Free,
-                });
+                self.entries.push(Entry { generation: 0, timeout, state: State::Free });
                 u32::try_from(self.entries.len() - 1).ok()?
             }
         };
         let entry = self.entries.get_mut(index as usize)?;
         entry.timeout = timeout;
         entry.state = State::Running(None);
-        let id = DeadlineId {
-            index,
-            generation: entry.generation,
-        };
+        let id = DeadlineId { index, generation: entry.generation };
         self.unarmed.push(id);
         Some(id)
     }
@@ -69,21 +62,12 @@ impl Deadlines {
     /// Whether the deadline has passed; if not, `waker` will be woken when it does.
     pub(crate) fn expired(&mut self, id: Option<DeadlineId>, waker: &Waker) -> bool {
         match id.and_then(|id| self.entry(id)) {
-            Some(Entry {
-                state: State::Running(current),
-                ..
-            }) => {
+            Some(Entry { state: State::Running(current), .. }) => {
                 register(current, waker);
                 false
             }
-            Some(Entry {
-                state: State::Expired,
-                ..
-            }) => true,
-            Some(Entry {
-                state: State::Free, ..
-            })
-            | None => false,
+            Some(Entry { state: State::Expired, .. }) => true,
+            Some(Entry { state: State::Free, .. }) | None => false,
         }
     }
 
@@ -120,8 +104,7 @@ impl Deadlines {
         let live = self.entries.len() - self.free.len();
         if self.heap.len() > KEPT_HEAP && self.heap.len() > live * 2 {
             let entries = &self.entries;
-            self.heap
-                .retain(|Reverse((_, id))| is_current(entries, *id));
+            self.heap.retain(|Reverse((_, id))| is_current(entries, *id));
         }
     }
 
@@ -143,16 +126,12 @@ impl Deadlines {
     }
 
     fn entry(&mut self, id: DeadlineId) -> Option<&mut Entry> {
-        self.entries
-            .get_mut(id.index as usize)
-            .filter(|entry| entry.generation == id.generation)
+        self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)
     }
 }
 
 fn is_current(entries: &[Entry], id: DeadlineId) -> bool {
-    entries
-        .get(id.index as usize)
-        .is_some_and(|entry| entry.generation == id.generation)
+    entries.get(id.index as usize).is_some_and(|entry| entry.generation == id.generation)
 }
 
 /// Remembers whom to wake, without cloning a waker that would wake the same task.

@@ -40,22 +40,14 @@ impl<E> Heard<E> {
 
 impl<E> Default for Listeners<E> {
     fn default() -> Self {
-        Self {
-            listeners: Vec::new(),
-            last: 0,
-            closed: false,
-        }
+        Self { listeners: Vec::new(), last: 0, closed: false }
     }
 }
 
 impl<E: Clone> Listeners<E> {
     pub(crate) fn subscribe(&mut self) -> u64 {
         self.last += 1;
-        let listener = Listener {
-            queue: VecDeque::new(),
-            missed: 0,
-            waker: None,
-        };
+        let listener = Listener { queue: VecDeque::new(), missed: 0, waker: None };
         self.listeners.push((self.last, listener));
         self.last
     }
@@ -84,10 +76,7 @@ impl<E: Clone> Listeners<E> {
     }
 
     pub(crate) fn poll(&mut self, id: u64, waker: &Waker) -> Poll<Option<Heard<E>>> {
-        let Some((_, listener)) = self
-            .listeners
-            .iter_mut()
-            .find(|(listener, _)| *listener == id)
+        let Some((_, listener)) = self.listeners.iter_mut().find(|(listener, _)| *listener == id)
         else {
             return Poll::Ready(None);
         };

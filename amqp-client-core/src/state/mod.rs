@@ -92,20 +92,14 @@ impl Shared {
             by_number: Vec::new(),
             wakes: Wakes::default(),
         };
-        Self {
-            settings,
-            state: Mutex::new(state),
-        }
+        Self { settings, state: Mutex::new(state) }
     }
 
     /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on:
     /// the protocol's state machine checks everything it is told.
     pub(crate) fn lock(&self) -> Guard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Guard {
-            state,
-            wakes: Wakes::default(),
-        }
+        Guard { state, wakes: Wakes::default() }
     }
 }
 
@@ -139,11 +133,7 @@ impl Drop for Guard<'_> {
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        self.first
-            .take()
-            .into_iter()
-            .chain(self.more.drain(..))
-            .for_each(Waker::wake);
+        self.first.take().into_iter().chain(self.more.drain(..)).for_each(Waker::wake);
     }
 }
 
@@ -245,17 +235,12 @@ impl State {
 
     /// A consumer was cancelled: its stream ends behind what was delivered.
     pub(crate) fn end_consumer(&mut self, place: u32, tag: &ShortStr) {
-        let Self {
-            channels, wakes, ..
-        } = self;
+        let Self { channels, wakes, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
         for queue in channel.queues.iter_mut().filter(|queue| queue.tag == *tag) {
-            queue
-                .end(End::Cancelled)
-                .into_iter()
-                .for_each(|waker| wakes.push(waker));
+            queue.end(End::Cancelled).into_iter().for_each(|waker| wakes.push(waker));
         }
     }
 
@@ -276,11 +261,7 @@ impl State {
             if queue.end.is_none() {
                 protocol.discard_consumer(&queue.tag);
             }
-            for delivery in queue
-                .deliveries
-                .iter()
-                .filter(|delivery| !delivery.no_ack())
-            {
+            for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for what is settled already.
                 let _settled = protocol.reject(delivery.delivery_tag(), true);
             }
@@ -313,14 +294,7 @@ impl State {
     fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
-        let Self {
-            channels,
-            proto,
-            wakes,
-            delivered_octets,
-            gate,
-            ..
-        } = self;
+        let Self { channels, proto, wakes, delivered_octets, gate, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
@@ -341,17 +315,13 @@ impl State {
         self.open_gate();
         self.wake_watchers();
         self.tell(&ConnectionEvent::Closed(reason));
-        let Self {
-            listeners, wakes, ..
-        } = self;
+        let Self { listeners, wakes, .. } = self;
         listeners.close(|waker| wakes.push(waker));
         self.wake_driver();
     }
 
     fn tell(&mut self, event: &ConnectionEvent) {
-        let Self {
-            listeners, wakes, ..
-        } = self;
+        let Self { listeners, wakes, .. } = self;
         listeners.tell(event, |waker| wakes.push(waker));
     }
 }

@@ -36,28 +36,16 @@ pub(crate) enum End {
 
 impl Queues {
     pub(crate) fn insert(&mut self, id: ConsumerId, tag: ShortStr) {
-        self.consumers.push((
-            id,
-            Queue {
-                tag,
-                ..Queue::default()
-            },
-        ));
+        self.consumers.push((id, Queue { tag, ..Queue::default() }));
     }
 
     pub(crate) fn get(&mut self, id: ConsumerId) -> Option<&mut Queue> {
-        let index = self
-            .consumers
-            .binary_search_by_key(&id, |(id, _)| *id)
-            .ok()?;
+        let index = self.consumers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         self.consumers.get_mut(index).map(|(_, queue)| queue)
     }
 
     pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Queue> {
-        let index = self
-            .consumers
-            .binary_search_by_key(&id, |(id, _)| *id)
-            .ok()?;
+        let index = self.consumers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(self.consumers.remove(index).1)
     }
 

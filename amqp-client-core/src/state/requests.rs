@@ -24,9 +24,7 @@ impl Requests {
 
     /// The answer came. Returns whom to wake.
     pub(crate) fn answered(&mut self, id: RequestId, reply: Reply) -> Option<Waker> {
-        let (_, waiter) = self
-            .find(id)
-            .and_then(|index| self.waiting.get_mut(index))?;
+        let (_, waiter) = self.find(id).and_then(|index| self.waiting.get_mut(index))?;
         match std::mem::replace(waiter, Waiter::Done(Box::new(Ok(reply)))) {
             Waiter::Waiting(waker) => waker,
             Waiter::Done(_) => None,

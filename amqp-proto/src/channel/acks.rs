@@ -40,20 +40,14 @@ impl Unsettled {
             return false;
         }
         if self.recovering == 0 {
-            self.entries.push_back(Entry {
-                tag,
-                state: State::Waiting,
-            });
+            self.entries.push_back(Entry { tag, state: State::Waiting });
         }
         true
     }
 
     /// How many deliveries the peer waits for.
     pub(crate) fn len(&self) -> usize {
-        self.entries
-            .iter()
-            .filter(|entry| entry.state != State::Settled)
-            .count()
+        self.entries.iter().filter(|entry| entry.state != State::Settled).count()
     }
 
     /// Whether [`flush`](Self::flush) would send something.
@@ -84,10 +78,7 @@ impl Unsettled {
     ) -> Result<BasicReject, Misuse> {
         self.waiting(tag)?.state = State::Settled;
         self.drop_settled();
-        Ok(BasicReject {
-            delivery_tag: tag.0,
-            requeue,
-        })
+        Ok(BasicReject { delivery_tag: tag.0, requeue })
     }
 
     /// Gives all deliveries up to `tag` back that were not acknowledged; 0 means all. Flush first.
@@ -98,11 +89,7 @@ impl Unsettled {
     ) -> Result<BasicNack, Misuse> {
         let (last, _) = self.mark_up_to(tag, State::Settled)?;
         self.drop_settled();
-        Ok(BasicNack {
-            delivery_tag: last,
-            multiple: true,
-            requeue,
-        })
+        Ok(BasicNack { delivery_tag: last, multiple: true, requeue })
     }
 
     /// Passes on what was acknowledged, in as few methods as are exact.
@@ -124,10 +111,7 @@ impl Unsettled {
             self.entries.pop_front();
         }
         if run > 0 {
-            send(BasicAck {
-                delivery_tag: last,
-                multiple: run > 1,
-            });
+            send(BasicAck { delivery_tag: last, multiple: run > 1 });
             self.acked -= run;
         }
         // What is left stands behind a delivery that still waits.
@@ -136,10 +120,7 @@ impl Unsettled {
                 break;
             }
             if entry.state == State::Acked {
-                send(BasicAck {
-                    delivery_tag: entry.tag,
-                    multiple: false,
-                });
+                send(BasicAck { delivery_tag: entry.tag, multiple: false });
                 entry.state = State::Settled;
                 self.acked -= 1;
             }
@@ -172,10 +153,7 @@ impl Unsettled {
         let guess = usize::try_from(tag.checked_sub(first)?).ok()?;
         match self.entries.get(guess) {
             Some(entry) if entry.tag == tag => Some(guess),
-            _ => self
-                .entries
-                .binary_search_by_key(&tag, |entry| entry.tag)
-                .ok(),
+            _ => self.entries.binary_search_by_key(&tag, |entry| entry.tag).ok(),
         }
     }
 
@@ -184,27 +162,18 @@ impl Unsettled {
         let limit = if tag.0 == 0 { u64::MAX } else { tag.0 };
         let mut last = None;
         let mut count = 0;
-        for entry in self
-            .entries
-            .iter_mut()
-            .take_while(|entry| entry.tag <= limit)
-        {
+        for entry in self.entries.iter_mut().take_while(|entry| entry.tag <= limit) {
             if entry.state == State::Waiting {
                 entry.state = state;
                 last = Some(entry.tag);
                 count += 1;
             }
         }
-        last.map(|last| (last, count))
-            .ok_or(Misuse::UnknownDelivery(tag.0))
+        last.map(|last| (last, count)).ok_or(Misuse::UnknownDelivery(tag.0))
     }
 
     fn drop_settled(&mut self) {
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.state == State::Settled)
-        {
+        while self.entries.front().is_some_and(|entry| entry.state == State::Settled) {
             self.entries.pop_front();
         }
     }

@@ -40,20 +40,14 @@ impl Fingerprint {
 
 impl Confirms {
     pub(crate) const fn new() -> Self {
-        Self {
-            next: 1,
-            outstanding: VecDeque::new(),
-        }
+        Self { next: 1, outstanding: VecDeque::new() }
     }
 
     /// Numbers a publish whose bytes were just queued.
     pub(crate) fn published(&mut self, fingerprint: Option<Fingerprint>) -> PublishSeq {
         let seq = PublishSeq(self.next);
         self.next += 1;
-        self.outstanding.push_back(Outstanding {
-            confirmed: false,
-            fingerprint,
-        });
+        self.outstanding.push_back(Outstanding { confirmed: false, fingerprint });
         seq
     }
 
@@ -81,11 +75,7 @@ impl Confirms {
         multiple: bool,
         mut report: impl FnMut(RangeInclusive<PublishSeq>),
     ) -> bool {
-        let last = if tag == 0 && multiple {
-            self.next - 1
-        } else {
-            tag
-        };
+        let last = if tag == 0 && multiple { self.next - 1 } else { tag };
         if last == 0 && !multiple || last >= self.next {
             return false;
         }
@@ -93,9 +83,8 @@ impl Confirms {
         let first = if multiple { base } else { last };
         let mut run: Option<(u64, u64)> = None;
         for seq in first.max(base)..=last {
-            let Some(publish) = usize::try_from(seq - base)
-                .ok()
-                .and_then(|index| self.outstanding.get_mut(index))
+            let Some(publish) =
+                usize::try_from(seq - base).ok().and_then(|index| self.outstanding.get_mut(index))
             else {
                 break;
             };
@@ -111,11 +100,7 @@ impl Confirms {
         if let Some((from, to)) = run {
             report(PublishSeq(from)..=PublishSeq(to));
         }
-        while self
-            .outstanding
-            .front()
-            .is_some_and(|publish| publish.confirmed)
-        {
+        while self.outstanding.front().is_some_and(|publish| publish.confirmed) {
             self.outstanding.pop_front();
         }
         true

@@ -41,7 +41,7 @@ pub struct Channel<'a> {
 pub(crate) struct ChannelState {
     id: ChannelId,
     phase: Phase,
-    /// Requests on their way, in the order in which they will be answered.
+    /// Requests on their way, the oldest first.
     pending: VecDeque<Pending>,
     consumers: Consumers,
     /// The message whose frames are coming in.
@@ -95,6 +95,12 @@ enum Effect {
     Recover,
 }
 
+impl Effect {
+    const fn is_answered_by_queue(&self) -> bool {
+        matches!(self, Self::Consume { .. } | Self::Cancel { .. })
+    }
+}
+
 impl Channel<'_> {
     /// The channel's number.
     #[must_use]
@@ -133,12 +139,7 @@ impl Channel<'_> {
     /// Nobody waits for that answer any more. When it comes it is swallowed, and what it brought is undone: a consumer is
     /// cancelled, a message that was got goes back to its queue.
     pub fn abandon(&mut self, request: RequestId) {
-        if let Some(pending) = self
-            .state
-            .pending
-            .iter_mut()
-            .find(|pending| pending.id == request)
-        {
+        if let Some(pending) = self.state.pending.iter_mut().find(|pending| pending.id == request) {
             pending.abandoned = true;
             if let Effect::Consume { tag, .. } = &pending.effect {
                 self.state.consumers.abandon(tag.as_bytes());
@@ -149,9 +150,17 @@ impl Channel<'_> {
     /// Cancels a consumer that nobody listens to any more: there is no event for the answer, and deliveries that are on
     /// their way go back to their queue.
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
-        if self.check_open().is_ok() && self.state.consumers.contains(consumer_tag) {
-            self.state.consumers.abandon(consumer_tag.as_bytes());
-            self.state.cancel_unwanted(self.link, consumer_tag.clone());
+        if self.check_open().is_err() || !self.state.consumers.contains(consumer_tag) {
+            return;
+        }
+        self.state.consumers.abandon(consumer_tag.as_bytes());
+        let starting = self.state.pending.iter_mut().find(
+            |pending| matches!(&pending.effect, Effect::Consume { tag, .. } if tag == consumer_tag),
+        );
+        match starting {
+            // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
+            Some(starting) => starting.abandoned = true,
+            None => self.state.cancel_unwanted(self.link, consumer_tag.clone()),
         }
     }
 
@@ -210,8 +219,7 @@ impl Channel<'_> {
         self.check_open()?;
         self.flush_acks();
         self.state.unsettled.recover(false);
-        self.link
-            .send_small(self.state.id.0, &BasicRecoverAsync { requeue });
+        self.link.send_small(self.state.id.0, &BasicRecoverAsync { requeue });
         Ok(())
     }
 
@@ -360,25 +368,17 @@ impl ChannelState {
             Method::BasicConsume(consume) => {
                 let tag = consume.consumer_tag;
                 if !tag.is_empty() {
-                    let consumer = Consumer {
-                        id: id.into(),
-                        no_ack: consume.no_ack,
-                        unwanted: false,
-                    };
+                    let consumer =
+                        Consumer { id: id.into(), no_ack: consume.no_ack, unwanted: false };
                     self.consumers.insert(tag.clone(), consumer);
                 }
-                Effect::Consume {
-                    tag,
-                    no_ack: consume.no_ack,
-                }
+                Effect::Consume { tag, no_ack: consume.no_ack }
             }
             Method::BasicCancel(cancel) => {
                 if !answered {
                     self.consumers.abandon(cancel.consumer_tag.as_bytes());
                 }
-                Effect::Cancel {
-                    tag: cancel.consumer_tag,
-                }
+                Effect::Cancel { tag: cancel.consumer_tag }
             }
             Method::BasicGet(get) => Effect::Get { no_ack: get.no_ack },
             Method::BasicRecover(_) => {
@@ -401,10 +401,7 @@ impl ChannelState {
 
     /// Cancels a consumer on the channel's own account.
     fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr) {
-        let cancel = BasicCancel {
-            consumer_tag: tag.clone(),
-            no_wait: false,
-        };
+        let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
         self.flush_acks(link);
         link.send_small(self.id.0, &cancel);
         self.pending.push_back(Pending {
@@ -416,8 +413,6 @@ impl ChannelState {
     }
 
     fn consumer_of(&mut self, tag: &[u8]) -> Option<(ConsumerId, bool, bool)> {
-        self.consumers
-            .find(tag)
-            .map(|found| (found.id, found.no_ack, found.unwanted))
+        self.consumers.find(tag).map(|found| (found.id, found.no_ack, found.unwanted))
     }
 }

@@ -89,22 +89,14 @@ impl Channel<'_> {
         let properties_at = push_header(self.link, channel, properties, body.as_octets().len())
             .map_err(|size| {
                 self.link.transmit.buffer().truncate(start);
-                PublishError::PropertiesTooLarge {
-                    size,
-                    frame_max: self.link.frame_max,
-                }
+                PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max }
             })?;
         let Mode::Confirm(confirms) = &mut self.state.mode else {
             push_body(self.link, channel, body);
             return Ok(None);
         };
         let fingerprint = (route.mandatory || route.immediate).then(|| {
-            let encoded = self
-                .link
-                .transmit
-                .buffer()
-                .get(properties_at)
-                .unwrap_or_default();
+            let encoded = self.link.transmit.buffer().get(properties_at).unwrap_or_default();
             let (message_id, correlation_id) = identity(encoded);
             Fingerprint::of([
                 route.exchange,
@@ -141,11 +133,7 @@ impl Channel<'_> {
         push_header(self.link, channel, properties, body.as_octets().len()).map_err(|size| {
             self.link.transmit.buffer().truncate(start);
             let frame_max = self.link.frame_max;
-            CommandError::TooLarge {
-                method: facts.name,
-                size,
-                frame_max,
-            }
+            CommandError::TooLarge { method: facts.name, size, frame_max }
         })?;
         push_body(self.link, channel, body);
         Ok(())
@@ -205,9 +193,7 @@ fn push_body(link: &mut Link, channel: u16, body: impl Body) {
 fn push_frames(transmit: &mut Transmit, channel: u16, mut body: Bytes, room: usize) {
     while !body.is_empty() {
         let part = body.split_to(body.len().min(room));
-        transmit
-            .buffer()
-            .extend_from_slice(&frame::head(FrameKind::Body, channel, part.len()));
+        transmit.buffer().extend_from_slice(&frame::head(FrameKind::Body, channel, part.len()));
         if part.len() < UNCOPIED_FROM {
             transmit.buffer().extend_from_slice(&part);
         } else {

@@ -49,9 +49,8 @@ impl ChannelState {
             }
             Some(&GET_OK) if link.role == Role::Client => {
                 self.expect_get()?;
-                self.incoming = Some(Incoming::new(ContentMethod::GetOk {
-                    payload: chunk.slice(payload),
-                }));
+                self.incoming =
+                    Some(Incoming::new(ContentMethod::GetOk { payload: chunk.slice(payload) }));
                 Ok(next)
             }
             _ => {
@@ -77,20 +76,13 @@ impl ChannelState {
         let octets = chunk.get(payload.clone()).unwrap_or_default();
         let arguments = arguments_of(octets)?;
         let unknown = Violation::UnknownConsumer { channel: self.id };
-        let Consumer {
-            id: consumer,
-            no_ack,
-            unwanted,
-        } = self.consumers.find(arguments.consumer_tag).ok_or(unknown)?;
+        let Consumer { id: consumer, no_ack, unwanted } =
+            self.consumers.find(arguments.consumer_tag).ok_or(unknown)?;
         let whole = match find_whole(chunk, next, self.id.0, link.limits.body_max) {
             Some(whole) if !unwanted && matches!(self.phase, Phase::Open) => whole,
             _ => {
                 let payload = chunk.slice(payload);
-                let method = ContentMethod::Deliver {
-                    consumer,
-                    no_ack,
-                    payload,
-                };
+                let method = ContentMethod::Deliver { consumer, no_ack, payload };
                 self.incoming = Some(Incoming::new(method));
                 return Ok(next);
             }
@@ -132,17 +124,11 @@ impl ChannelState {
         };
         let Complete { method, content } = incoming.into_complete();
         match method {
-            ContentMethod::Deliver {
-                consumer,
-                no_ack,
-                payload,
-            } => {
+            ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
                 self.note_delivery(arguments.tag, no_ack)?;
                 // Looked up again: the consumer may have been given up while the body came in.
-                let unwanted = self
-                    .consumer_of(arguments.consumer_tag)
-                    .is_none_or(|found| found.2);
+                let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
                     self.give_back(link, arguments.tag, no_ack, true);
                     return Ok(());
@@ -171,11 +157,9 @@ impl ChannelState {
             }
             ContentMethod::Publish(method) => {
                 let event = match content {
-                    Ok((properties, body)) => ChannelEvent::Published(Box::new(Published {
-                        method,
-                        properties,
-                        body,
-                    })),
+                    Ok((properties, body)) => {
+                        ChannelEvent::Published(Box::new(Published { method, properties, body }))
+                    }
                     Err(why) => ChannelEvent::UnusablePublish(why),
                 };
                 link.emit(self.id, event);
@@ -193,12 +177,8 @@ impl ChannelState {
     ) -> Received {
         let (_, (arguments, message_count)) = DeliverArguments::get_ok(payload)
             .map_err(|error| unwrapped(error).within("basic.get-ok"))?;
-        let Some(Pending {
-            id,
-            effect: Effect::Get { no_ack },
-            abandoned,
-            ..
-        }) = self.pending.pop_front()
+        let Some(Pending { id, effect: Effect::Get { no_ack }, abandoned, .. }) =
+            self.pending.remove(self.expect_get()?)
         else {
             return Err(out_of_place("basic.get-ok"));
         };
@@ -217,13 +197,7 @@ impl ChannelState {
                 GetReply::Unusable(why)
             }
         };
-        link.emit(
-            self.id,
-            ChannelEvent::Reply {
-                request: id,
-                reply: Reply::Message(message),
-            },
-        );
+        link.emit(self.id, ChannelEvent::Reply { request: id, reply: Reply::Message(message) });
         Ok(())
     }
 
@@ -240,18 +214,8 @@ impl ChannelState {
             Method::ChannelFlow(flow) => {
                 self.flow = flow.active;
                 self.flush_acks(link);
-                link.send_small(
-                    self.id.0,
-                    &ChannelFlowOk {
-                        active: flow.active,
-                    },
-                );
-                link.emit(
-                    self.id,
-                    ChannelEvent::Flow {
-                        active: flow.active,
-                    },
-                );
+                link.send_small(self.id.0, &ChannelFlowOk { active: flow.active });
+                link.emit(self.id, ChannelEvent::Flow { active: flow.active });
             }
             Method::BasicReturn(returned) => {
                 self.incoming = Some(Incoming::new(ContentMethod::Return(returned)));
@@ -271,12 +235,7 @@ impl ChannelState {
                 // Unknown tags are no surprise: the client's own cancel may be on its way.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
                 if let Some(consumer) = consumer.filter(|consumer| !consumer.unwanted) {
-                    link.emit(
-                        self.id,
-                        ChannelEvent::Cancelled {
-                            consumer: consumer.id,
-                        },
-                    );
+                    link.emit(self.id, ChannelEvent::Cancelled { consumer: consumer.id });
                 }
             }
             answer => return self.answered(link, answer),
@@ -305,12 +264,10 @@ impl ChannelState {
         Ok(())
     }
 
-    /// Matches an answer to the oldest request, and makes what it means come true.
+    /// Matches an answer to its request, and makes what it means come true.
     fn answered(&mut self, link: &mut Link, answer: Method) -> Received {
         let facts = answer.facts();
-        let answers = |pending: &Pending| pending.method.replies.contains(&facts.id);
-        let expected = self.pending.front().is_some_and(answers);
-        let Some(pending) = expected.then(|| self.pending.pop_front()).flatten() else {
+        let Some(pending) = self.take_pending(&answer) else {
             return Err(out_of_place(facts.name));
         };
         match pending.effect {
@@ -318,11 +275,7 @@ impl ChannelState {
                 let tag = if tag.is_empty() { tag_of(&answer) } else { tag };
                 let id = pending.id.into();
                 if !self.consumers.contains(&tag) || pending.abandoned {
-                    let consumer = Consumer {
-                        id,
-                        no_ack,
-                        unwanted: pending.abandoned,
-                    };
+                    let consumer = Consumer { id, no_ack, unwanted: pending.abandoned };
                     self.consumers.insert(tag.clone(), consumer);
                 }
                 if pending.abandoned && matches!(self.phase, Phase::Open) {
@@ -337,23 +290,41 @@ impl ChannelState {
         }
         if !pending.abandoned {
             let reply = Reply::Method(answer);
-            link.emit(
-                self.id,
-                ChannelEvent::Reply {
-                    request: pending.id,
-                    reply,
-                },
-            );
+            link.emit(self.id, ChannelEvent::Reply { request: pending.id, reply });
         }
         Ok(())
     }
 
-    fn expect_get(&self) -> Result<(), ConnectionError> {
-        match self.pending.front() {
-            Some(Pending {
-                effect: Effect::Get { .. },
-                ..
-            }) => Ok(()),
+    /// The request that an answer belongs to: the oldest, with two exceptions.
+    ///
+    /// RabbitMQ: `basic.consume` and `basic.cancel` are answered by the queue, all others by the channel, so the answers of
+    /// the two kinds can overtake each other. Those of queues name their consumer.
+    fn take_pending(&mut self, answer: &Method) -> Option<Pending> {
+        let index = match answer {
+            Method::BasicConsumeOk(answer) => self.pending.iter().position(|pending| {
+                matches!(&pending.effect, Effect::Consume { tag, .. }
+                    if tag.is_empty() || *tag == answer.consumer_tag)
+            }),
+            Method::BasicCancelOk(answer) => self.pending.iter().position(|pending| {
+                matches!(&pending.effect, Effect::Cancel { tag } if *tag == answer.consumer_tag)
+            }),
+            _ => self.oldest_of_channel(),
+        }?;
+        let id = answer.facts().id;
+        let expected = self.pending.get(index)?.method.replies.contains(&id);
+        expected.then(|| self.pending.remove(index)).flatten()
+    }
+
+    /// Where the oldest request is that the channel itself answers.
+    fn oldest_of_channel(&self) -> Option<usize> {
+        self.pending.iter().position(|pending| !pending.effect.is_answered_by_queue())
+    }
+
+    fn expect_get(&self) -> Result<usize, ConnectionError> {
+        let index = self.oldest_of_channel();
+        let pending = index.and_then(|index| self.pending.get(index));
+        match (index, pending) {
+            (Some(index), Some(Pending { effect: Effect::Get { .. }, .. })) => Ok(index),
             _ => Err(out_of_place("basic.get-ok")),
         }
     }
@@ -366,11 +337,7 @@ impl ChannelState {
         let known = confirms.settle(tag, multiple, |publishes| {
             link.emit(channel, ChannelEvent::Confirmed { publishes, ack });
         });
-        if known {
-            Ok(())
-        } else {
-            Err(Violation::UnknownPublish { channel, tag }.into())
-        }
+        if known { Ok(()) } else { Err(Violation::UnknownPublish { channel, tag }.into()) }
     }
 
     fn publish_of(&mut self, returned: &Returned) -> Option<crate::PublishSeq> {
@@ -391,11 +358,7 @@ impl ChannelState {
         if no_ack || self.unsettled.delivered(tag) {
             return Ok(());
         }
-        Err(Violation::BadDeliveryTag {
-            channel: self.id,
-            tag,
-        }
-        .into())
+        Err(Violation::BadDeliveryTag { channel: self.id, tag }.into())
     }
 
     /// Gives back what nobody can use.

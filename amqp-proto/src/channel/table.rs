@@ -18,11 +18,7 @@ pub(crate) struct Channels {
 impl Channels {
     /// Sets the agreed limit; 0 is none.
     pub(crate) fn set_max(&mut self, channel_max: u16) {
-        self.channel_max = if channel_max == 0 {
-            u16::MAX
-        } else {
-            channel_max
-        };
+        self.channel_max = if channel_max == 0 { u16::MAX } else { channel_max };
     }
 
     pub(crate) fn max(&self) -> u16 {
@@ -36,17 +32,10 @@ impl Channels {
             None => u16::try_from(self.slots.len() + 1)
                 .ok()
                 .filter(|number| *number <= self.channel_max)
-                .ok_or(OpenChannelError::Exhausted {
-                    channel_max: self.channel_max,
-                })?,
+                .ok_or(OpenChannelError::Exhausted { channel_max: self.channel_max })?,
         };
         let id = ChannelId(number);
-        link.send_small(
-            number,
-            &ChannelOpen {
-                reserved_1: ShortStr::EMPTY,
-            },
-        );
+        link.send_small(number, &ChannelOpen { reserved_1: ShortStr::EMPTY });
         self.put(id, Phase::Opening);
         Ok(id)
     }
@@ -78,8 +67,7 @@ impl Channels {
 
     /// The channel that a frame is for, unless it is over.
     pub(crate) fn receiving(&mut self, number: u16) -> Option<&mut ChannelState> {
-        self.get(number)
-            .filter(|channel| !matches!(channel.phase, Phase::Closed(_)))
+        self.get(number).filter(|channel| !matches!(channel.phase, Phase::Closed(_)))
     }
 
     pub(crate) fn get(&mut self, number: u16) -> Option<&mut ChannelState> {

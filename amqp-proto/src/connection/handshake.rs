@@ -89,12 +89,7 @@ impl Handshake {
 impl Connection {
     /// Whether it is still open what the peer speaks.
     pub(super) const fn awaits_first_octets(&self) -> bool {
-        matches!(
-            &self.state,
-            Ok(State::Handshake(
-                Handshake::AwaitStart | Handshake::AwaitHeader
-            ))
-        )
+        matches!(&self.state, Ok(State::Handshake(Handshake::AwaitStart | Handshake::AwaitHeader)))
     }
 
     pub(super) fn receive_in_handshake(
@@ -102,40 +97,30 @@ impl Connection {
         now: Instant,
         method: Method,
     ) -> Result<(), ConnectionError> {
-        let misplaced = Violation::UnexpectedMethod {
-            method: method.facts().name,
-        };
+        let misplaced = Violation::UnexpectedMethod { method: method.facts().name };
         let Ok(State::Handshake(step)) = std::mem::replace(&mut self.state, Ok(State::Open)) else {
             return Err(misplaced.into());
         };
         let next = match (step, method) {
             (Handshake::AwaitStart, Method::ConnectionStart(start)) => self.start_ok(start)?,
             (
-                Handshake::AwaitTune {
-                    login,
-                    server_properties,
-                },
+                Handshake::AwaitTune { login, server_properties },
                 Method::ConnectionSecure(secure),
             ) => self.secure_ok(login, server_properties, &secure)?,
-            (
-                Handshake::AwaitTune {
-                    server_properties, ..
-                },
-                Method::ConnectionTune(tune),
-            ) => self.tune_ok(now, server_properties, &tune)?,
+            (Handshake::AwaitTune { server_properties, .. }, Method::ConnectionTune(tune)) => {
+                self.tune_ok(now, server_properties, &tune)?
+            }
             (Handshake::AwaitOpenOk(agreed), Method::ConnectionOpenOk(_)) => {
                 self.opened(agreed);
                 return Ok(());
             }
             (Handshake::AwaitStartOk, Method::ConnectionStartOk(start_ok)) => {
                 let client_properties = start_ok.client_properties;
-                self.link
-                    .events
-                    .push_back(Event::Server(ServerEvent::Login {
-                        mechanism: start_ok.mechanism,
-                        response: start_ok.response,
-                        client_properties: client_properties.clone(),
-                    }));
+                self.link.events.push_back(Event::Server(ServerEvent::Login {
+                    mechanism: start_ok.mechanism,
+                    response: start_ok.response,
+                    client_properties: client_properties.clone(),
+                }));
                 Handshake::Deciding { client_properties }
             }
             (
@@ -152,9 +137,7 @@ impl Connection {
             }
             (Handshake::AwaitOpen(agreed), Method::ConnectionOpen(open)) => {
                 let virtual_host = open.virtual_host;
-                self.link
-                    .events
-                    .push_back(Event::Server(ServerEvent::Open { virtual_host }));
+                self.link.events.push_back(Event::Server(ServerEvent::Open { virtual_host }));
                 Handshake::Opening(agreed)
             }
             (step, _) => {
@@ -169,10 +152,7 @@ impl Connection {
     /// Client: chooses a mechanism and logs in.
     fn start_ok(&mut self, start: ConnectionStart) -> Result<Handshake, ConnectionError> {
         let Side::Client(config) = &self.side else {
-            return Err(Violation::UnexpectedMethod {
-                method: "connection.start",
-            }
-            .into());
+            return Err(Violation::UnexpectedMethod { method: "connection.start" }.into());
         };
         if (start.version_major, start.version_minor) != (0, 9) {
             return Err(crate::WrongProtocol::Version {
@@ -188,28 +168,19 @@ impl Connection {
         let Some(mechanism) = config.mechanisms.iter().find(|own| is_offered(own.name())) else {
             let configured: Vec<_> = config.mechanisms.iter().map(|own| own.name()).collect();
             let configured = configured.join(" ");
-            return Err(LoginError::NoCommonMechanism {
-                offered,
-                configured,
-            }
-            .into());
+            return Err(LoginError::NoCommonMechanism { offered, configured }.into());
         };
         let mut login = Login {
             mechanism: mechanism.name().to_owned(),
             exchange: mechanism.begin(),
             challenges: 0,
         };
-        let failed = |error| LoginError::Mechanism {
-            mechanism: login.mechanism.clone(),
-            error,
-        };
+        let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = login.exchange.respond(None).map_err(failed)?;
         let unnameable = |_| SaslError::NoCredentials("a name longer than 255 octets".into());
         let start_ok = ConnectionStartOk {
             client_properties: config.announced_properties().map_err(|_| {
-                failed(SaslError::NoCredentials(
-                    "client properties too large".into(),
-                ))
+                failed(SaslError::NoCredentials("client properties too large".into()))
             })?,
             mechanism: ShortStr::named("mechanism", login.mechanism.clone())
                 .map_err(|error| failed(unnameable(error)))?,
@@ -218,10 +189,7 @@ impl Connection {
         };
         self.send_in_handshake(start_ok.into())?;
         let server_properties = start.server_properties;
-        Ok(Handshake::AwaitTune {
-            login,
-            server_properties,
-        })
+        Ok(Handshake::AwaitTune { login, server_properties })
     }
 
     /// Client: answers a challenge.
@@ -233,22 +201,13 @@ impl Connection {
     ) -> Result<Handshake, ConnectionError> {
         login.challenges += 1;
         if login.challenges > MAX_CHALLENGES {
-            return Err(Violation::TooManyChallenges {
-                limit: MAX_CHALLENGES,
-            }
-            .into());
+            return Err(Violation::TooManyChallenges { limit: MAX_CHALLENGES }.into());
         }
         let response = login.exchange.respond(Some(secure.challenge.as_bytes()));
-        let failed = |error| LoginError::Mechanism {
-            mechanism: login.mechanism.clone(),
-            error,
-        };
+        let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = response.map_err(failed)?;
         self.send_in_handshake(ConnectionSecureOk { response }.into())?;
-        Ok(Handshake::AwaitTune {
-            login,
-            server_properties,
-        })
+        Ok(Handshake::AwaitTune { login, server_properties })
     }
 
     /// Client: settles the limits, and goes on to open the virtual host without waiting.
@@ -259,24 +218,13 @@ impl Connection {
         tune: &ConnectionTune,
     ) -> Result<Handshake, ConnectionError> {
         let Side::Client(config) = &self.side else {
-            return Err(Violation::UnexpectedMethod {
-                method: "connection.tune",
-            }
-            .into());
+            return Err(Violation::UnexpectedMethod { method: "connection.tune" }.into());
         };
         if tune.frame_max != 0 && tune.frame_max < FRAME_MIN_SIZE {
-            return Err(Violation::BadTune {
-                what: "frame_max",
-                value: tune.frame_max,
-            }
-            .into());
+            return Err(Violation::BadTune { what: "frame_max", value: tune.frame_max }.into());
         }
         let own = whole_seconds(config.heartbeat);
-        let heartbeat = if own == 0 {
-            0
-        } else {
-            lower(tune.heartbeat, own)
-        };
+        let heartbeat = if own == 0 { 0 } else { lower(tune.heartbeat, own) };
         let limits = config.limits;
         let tune_ok = ConnectionTuneOk {
             channel_max: lower(tune.channel_max, limits.channel_max),
@@ -289,11 +237,7 @@ impl Connection {
         };
         self.link.send_small(0, &tune_ok);
         self.link.send_small(0, &open);
-        Ok(Handshake::AwaitOpenOk(self.agree(
-            now,
-            server_properties,
-            &tune_ok,
-        )))
+        Ok(Handshake::AwaitOpenOk(self.agree(now, server_properties, &tune_ok)))
     }
 
     /// Server: sends `connection.start`.
@@ -320,9 +264,7 @@ impl Connection {
     pub fn challenge(&mut self, challenge: LongStr) -> Result<(), CommandError> {
         let client_properties = self.decide_login()?;
         self.link.send(0, &ConnectionSecure { challenge }.into())?;
-        self.state = Ok(State::Handshake(Handshake::AwaitSecureOk {
-            client_properties,
-        }));
+        self.state = Ok(State::Handshake(Handshake::AwaitSecureOk { client_properties }));
         Ok(())
     }
 
@@ -341,9 +283,7 @@ impl Connection {
             heartbeat: whole_seconds(config.heartbeat),
         };
         self.link.send_small(0, &tune);
-        self.state = Ok(State::Handshake(Handshake::AwaitTuneOk {
-            client_properties,
-        }));
+        self.state = Ok(State::Handshake(Handshake::AwaitTuneOk { client_properties }));
         Ok(())
     }
 
@@ -391,11 +331,7 @@ impl Connection {
         if raises(limits.frame_max, frame_max) || (1..FRAME_MIN_SIZE).contains(&frame_max) {
             return Err(bad("frame_max", frame_max).into());
         }
-        Ok(Handshake::AwaitOpen(self.agree(
-            now,
-            client_properties,
-            tune_ok,
-        )))
+        Ok(Handshake::AwaitOpen(self.agree(now, client_properties, tune_ok)))
     }
 
     /// The limits hold from here on.
@@ -428,23 +364,15 @@ impl Connection {
             heartbeat: agreed.heartbeat,
         };
         self.negotiated = Some(Arc::new(negotiated.clone()));
-        self.link
-            .events
-            .push_back(Event::Opened(Box::new(negotiated)));
+        self.link.events.push_back(Event::Opened(Box::new(negotiated)));
     }
 
     /// Queues a method whose size depends on what the application configured.
     fn send_in_handshake(&mut self, method: Method) -> Result<(), ConnectionError> {
         match self.link.send(0, &method) {
-            Err(CommandError::TooLarge {
-                method,
-                size,
-                frame_max,
-            }) => Err(ConnectionError::HandshakeTooLarge {
-                method,
-                size,
-                frame_max,
-            }),
+            Err(CommandError::TooLarge { method, size, frame_max }) => {
+                Err(ConnectionError::HandshakeTooLarge { method, size, frame_max })
+            }
             _ => Ok(()),
         }
     }

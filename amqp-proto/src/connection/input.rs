@@ -64,11 +64,7 @@ impl Connection {
                 (_, FrameKind::Heartbeat) => next,
                 (0, kind) => {
                     let expected = "a method frame on channel 0";
-                    return Err(Violation::UnexpectedFrame {
-                        kind: kind.name(),
-                        expected,
-                    }
-                    .into());
+                    return Err(Violation::UnexpectedFrame { kind: kind.name(), expected }.into());
                 }
                 (channel, kind) => self.receive_for(channel, kind, chunk, payload, next)?,
             };
@@ -94,9 +90,7 @@ impl Connection {
             }
         }
         let Some(channel) = self.channels.receiving(number) else {
-            return self
-                .receive_for_nobody(number, kind, chunk.slice(payload))
-                .map(|()| next);
+            return self.receive_for_nobody(number, kind, chunk.slice(payload)).map(|()| next);
         };
         let link = &mut self.link;
         match kind {
@@ -141,10 +135,7 @@ impl Connection {
             }
             Method::ConnectionCloseOk(_) => match &self.state {
                 Ok(State::Closing(close)) => Err(ConnectionError::Closed(close.clone())),
-                _ => Err(Violation::UnexpectedMethod {
-                    method: ConnectionCloseOk::NAME,
-                }
-                .into()),
+                _ => Err(Violation::UnexpectedMethod { method: ConnectionCloseOk::NAME }.into()),
             },
             _ if matches!(self.state, Ok(State::Closing(_))) => Ok(()),
             method if matches!(self.state, Ok(State::Handshake(_))) => {
@@ -158,9 +149,7 @@ impl Connection {
         match (method, self.link.role) {
             (Method::ConnectionBlocked(blocked), Role::Client) => {
                 self.link.blocked = true;
-                self.link.events.push_back(Event::Blocked {
-                    reason: blocked.reason,
-                });
+                self.link.events.push_back(Event::Blocked { reason: blocked.reason });
             }
             (Method::ConnectionUnblocked(_), Role::Client) => {
                 self.link.blocked = false;
@@ -181,11 +170,7 @@ impl Connection {
                 return Err(if facts.id.0 == ConnectionClose::CLASS_ID {
                     Violation::UnexpectedMethod { method: facts.name }.into()
                 } else {
-                    Violation::WrongChannel {
-                        method: facts.name,
-                        channel: 0,
-                    }
-                    .into()
+                    Violation::WrongChannel { method: facts.name, channel: 0 }.into()
                 });
             }
         }
@@ -231,10 +216,7 @@ impl Connection {
             }
             (Role::Server, _) => {
                 // The answer to any other header is the right one (spec 2.2.4).
-                self.link
-                    .transmit
-                    .buffer()
-                    .extend_from_slice(&PROTOCOL_HEADER);
+                self.link.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
                 Err(wrong_protocol(first).into())
             }
             // The head of a method frame on channel 0.
@@ -248,12 +230,9 @@ type Received = Result<(), ConnectionError>;
 
 fn wrong_protocol(first: [u8; 8]) -> WrongProtocol {
     match first {
-        [b'A', b'M', b'Q', b'P', id, major, minor, revision] => WrongProtocol::Version {
-            id,
-            major,
-            minor,
-            revision,
-        },
+        [b'A', b'M', b'Q', b'P', id, major, minor, revision] => {
+            WrongProtocol::Version { id, major, minor, revision }
+        }
         [0x15 | 0x16, 0x03, ..] => WrongProtocol::Tls,
         [b'H', b'T', b'T', b'P', b'/', ..] => WrongProtocol::Http,
         other => WrongProtocol::Unknown(other),

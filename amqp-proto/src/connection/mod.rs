@@ -187,9 +187,9 @@ impl Connection {
         match &self.state {
             Ok(State::Open) if self.link.role == Role::Client => self.channels.open(&mut self.link),
             Ok(State::Open | State::Handshake(_)) => Err(OpenChannelError::NotOpenYet),
-            Ok(State::Closing(close)) => Err(OpenChannelError::Connection(
-                ConnectionError::Closed(close.clone()),
-            )),
+            Ok(State::Closing(close)) => {
+                Err(OpenChannelError::Connection(ConnectionError::Closed(close.clone())))
+            }
             Err(error) => Err(OpenChannelError::Connection(error.clone())),
         }
     }
@@ -212,14 +212,7 @@ impl Connection {
             return Err(Misuse::NotNow.into());
         }
         let reason = ShortStr::truncated(reason);
-        self.link.send(
-            0,
-            &ConnectionUpdateSecret {
-                new_secret: secret,
-                reason,
-            }
-            .into(),
-        )?;
+        self.link.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
         self.updating_secret += 1;
         Ok(())
     }

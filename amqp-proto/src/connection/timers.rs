@@ -24,9 +24,7 @@ const GIVE_UP_AFTER: u32 = 2;
 impl Timers {
     pub(super) fn new(now: Instant, handshake: Duration) -> Self {
         Self {
-            deadline: now
-                .checked_add(handshake)
-                .map(|at| (at, TimerReason::Handshake)),
+            deadline: now.checked_add(handshake).map(|at| (at, TimerReason::Handshake)),
             heartbeat: Duration::ZERO,
             last_sent: now,
             last_received: now,
@@ -69,17 +67,12 @@ impl Timers {
     pub(super) fn next(&self) -> Option<(Instant, TimerReason)> {
         let heartbeat = self.heartbeat_due().map(|at| (at, TimerReason::Heartbeat));
         let silence = self.silence_due().map(|at| (at, TimerReason::Silence));
-        [self.deadline, heartbeat, silence]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [self.deadline, heartbeat, silence].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// What is due at `now`.
     pub(super) fn expired(&self, now: Instant) -> Option<TimerReason> {
-        self.next()
-            .filter(|(at, _)| *at <= now)
-            .map(|(_, reason)| reason)
+        self.next().filter(|(at, _)| *at <= now).map(|(_, reason)| reason)
     }
 
     /// How long the peer may be silent.
@@ -89,13 +82,11 @@ impl Timers {
 
     fn heartbeat_due(&self) -> Option<Instant> {
         let on = !self.heartbeat.is_zero();
-        on.then(|| self.last_sent.checked_add(self.heartbeat / SEND_AFTER))
-            .flatten()
+        on.then(|| self.last_sent.checked_add(self.heartbeat / SEND_AFTER)).flatten()
     }
 
     fn silence_due(&self) -> Option<Instant> {
         let on = !self.heartbeat.is_zero() && !self.deaf;
-        on.then(|| self.last_received.checked_add(self.patience()))
-            .flatten()
+        on.then(|| self.last_received.checked_add(self.patience())).flatten()
     }
 }

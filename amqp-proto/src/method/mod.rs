@@ -67,10 +67,7 @@ pub struct MethodFacts {
 }
 
 mod sealed {
-    #[expect(
-        unnameable_types,
-        reason = "that it cannot be named is what seals the trait"
-    )]
+    #[expect(unnameable_types, reason = "that it cannot be named is what seals the trait")]
     pub trait Sealed {}
 }
 

@@ -55,10 +55,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// A node.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self {
-            host: host.into(),
-            port,
-        }
+        Self { host: host.into(), port }
     }
 }
 
@@ -203,17 +200,13 @@ fn credentials(user: &str) -> Result<(Option<String>, Option<Password>), UriErro
         Some((name, password)) => (name, Some(password)),
         None => (user, None),
     };
-    let password = password
-        .map(|password| decoded(password, "password"))
-        .transpose()?;
+    let password = password.map(|password| decoded(password, "password")).transpose()?;
     Ok((Some(decoded(name, "user name")?), password.map(Password)))
 }
 
 /// `host`, `host:port`, `[::1]`, `[::1]:port`; what is missing is localhost and the scheme's port.
 fn endpoint(text: &str, tls: bool) -> Result<Endpoint, UriError> {
-    let bad_host = || UriError::Host {
-        text: text.to_owned(),
-    };
+    let bad_host = || UriError::Host { text: text.to_owned() };
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(bad_host)?;
@@ -242,14 +235,10 @@ fn endpoint(text: &str, tls: bool) -> Result<Endpoint, UriError> {
             }
         }
         Some(digits) if digits.bytes().all(|octet| octet.is_ascii_digit()) => {
-            digits.parse().map_err(|_| UriError::Port {
-                text: digits.to_owned(),
-            })?
+            digits.parse().map_err(|_| UriError::Port { text: digits.to_owned() })?
         }
         Some(other) => {
-            return Err(UriError::Port {
-                text: other.to_owned(),
-            });
+            return Err(UriError::Port { text: other.to_owned() });
         }
     };
     Ok(Endpoint { host, port })
@@ -293,11 +282,7 @@ impl fmt::Display for Uri {
         f.write_str(if self.tls { "amqps://" } else { "amqp://" })?;
         if let Some(username) = &self.username {
             encode(username, f)?;
-            f.write_str(if self.password.is_some() {
-                ":***@"
-            } else {
-                "@"
-            })?;
+            f.write_str(if self.password.is_some() { ":***@" } else { "@" })?;
         }
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             f.write_str(if index > 0 { "," } else { "" })?;

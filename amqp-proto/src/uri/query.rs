@@ -63,14 +63,12 @@ impl UriOptions {
                 let millis = number("connection_timeout", "a number of milliseconds", &value)?;
                 put(&mut self.connection_timeout, Duration::from_millis(millis))
             }
-            "channel_max" => put(
-                &mut self.channel_max,
-                number("channel_max", "a number up to 65535", &value)?,
-            ),
-            "frame_max" => put(
-                &mut self.frame_max,
-                number("frame_max", "a number of octets", &value)?,
-            ),
+            "channel_max" => {
+                put(&mut self.channel_max, number("channel_max", "a number up to 65535", &value)?)
+            }
+            "frame_max" => {
+                put(&mut self.frame_max, number("frame_max", "a number of octets", &value)?)
+            }
             "auth_mechanism" => {
                 self.auth_mechanisms.push(value);
                 true
@@ -83,18 +81,10 @@ impl UriOptions {
             "no_verify_ssl" => put(&mut self.verify, no_verify(value)?),
             "server_name_indication" => put(&mut self.server_name, value),
             _ => {
-                return Err(UriError::UnknownParameter {
-                    name: name.to_owned(),
-                });
+                return Err(UriError::UnknownParameter { name: name.to_owned() });
             }
         };
-        if fresh {
-            Ok(())
-        } else {
-            Err(UriError::Duplicate {
-                name: name.to_owned(),
-            })
-        }
+        if fresh { Ok(()) } else { Err(UriError::Duplicate { name: name.to_owned() }) }
     }
 }
 
@@ -110,11 +100,7 @@ fn number<T: std::str::FromStr>(
 ) -> Result<T, UriError> {
     let digits = value.bytes().all(|octet| octet.is_ascii_digit());
     let parsed = value.parse().ok().filter(|_| digits);
-    parsed.ok_or_else(|| UriError::BadValue {
-        name,
-        expected,
-        value: value.to_owned(),
-    })
+    parsed.ok_or_else(|| UriError::BadValue { name, expected, value: value.to_owned() })
 }
 
 fn verify(value: String) -> Result<bool, UriError> {
@@ -123,11 +109,7 @@ fn verify(value: String) -> Result<bool, UriError> {
         "verify_none" => Ok(false),
         _ => {
             let expected = "verify_peer or verify_none";
-            Err(UriError::BadValue {
-                name: "verify",
-                expected,
-                value,
-            })
+            Err(UriError::BadValue { name: "verify", expected, value })
         }
     }
 }
@@ -136,11 +118,7 @@ fn no_verify(value: String) -> Result<bool, UriError> {
     match &*value {
         "0" => Ok(true),
         "1" => Ok(false),
-        _ => Err(UriError::BadValue {
-            name: "no_verify_ssl",
-            expected: "0 or 1",
-            value,
-        }),
+        _ => Err(UriError::BadValue { name: "no_verify_ssl", expected: "0 or 1", value }),
     }
 }
 
@@ -148,19 +126,12 @@ impl fmt::Display for UriOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Option<String>| value.clone();
         let number = |value: Option<u64>| value.map(|value| value.to_string());
-        let verify = self
-            .verify
-            .map(|on| if on { "verify_peer" } else { "verify_none" }.to_owned());
+        let verify =
+            self.verify.map(|on| if on { "verify_peer" } else { "verify_none" }.to_owned());
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let single = [
-            (
-                "heartbeat",
-                number(self.heartbeat.map(|time| time.as_secs())),
-            ),
-            (
-                "connection_timeout",
-                number(self.connection_timeout.map(millis)),
-            ),
+            ("heartbeat", number(self.heartbeat.map(|time| time.as_secs()))),
+            ("connection_timeout", number(self.connection_timeout.map(millis))),
             ("channel_max", number(self.channel_max.map(u64::from))),
             ("frame_max", number(self.frame_max.map(u64::from))),
             ("connection_name", text(&self.connection_name)),
@@ -170,10 +141,8 @@ impl fmt::Display for UriOptions {
             ("verify", verify),
             ("server_name_indication", text(&self.server_name)),
         ];
-        let mechanisms = self
-            .auth_mechanisms
-            .iter()
-            .map(|name| ("auth_mechanism", Some(name.clone())));
+        let mechanisms =
+            self.auth_mechanisms.iter().map(|name| ("auth_mechanism", Some(name.clone())));
         let given = single.into_iter().chain(mechanisms);
         let given = given.filter_map(|(name, value)| value.map(|value| (name, value)));
         for (index, (name, value)) in given.enumerate() {

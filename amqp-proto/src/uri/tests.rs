@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parsed(text: &str) -> Uri {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 fn refused(text: &str) -> UriError {
@@ -35,11 +34,7 @@ fn the_examples_of_the_specification_come_apart_as_it_says() {
         let uri = parsed(text);
         assert!(!uri.tls, "{text}");
         assert_eq!(uri.username.as_deref(), username, "{text}");
-        assert_eq!(
-            uri.password.as_ref().map(Password::expose),
-            password,
-            "{text}"
-        );
+        assert_eq!(uri.password.as_ref().map(Password::expose), password, "{text}");
         assert_eq!(uri.endpoints, [Endpoint::new(host, port)], "{text}");
         assert_eq!(uri.virtual_host.as_deref(), virtual_host, "{text}");
     }
@@ -61,10 +56,7 @@ fn parameters_are_typed() {
     )
     .options;
     assert_eq!(options.heartbeat, Some(Duration::ZERO));
-    assert_eq!(
-        options.connection_timeout,
-        Some(Duration::from_millis(1500))
-    );
+    assert_eq!(options.connection_timeout, Some(Duration::from_millis(1500)));
     assert_eq!(options.channel_max, Some(9));
     assert_eq!(options.frame_max, Some(8192));
     assert_eq!(options.connection_name.as_deref(), Some("my app"));
@@ -79,85 +71,27 @@ fn what_is_wrong_is_named() {
     assert_eq!(refused("amqp:host"), UriError::Scheme);
     assert_eq!(refused("amqp://host/a/b"), UriError::VirtualHost);
     assert_eq!(refused("amqp://host/#"), UriError::Fragment);
-    assert_eq!(
-        refused("amqp://h:99999"),
-        UriError::Port {
-            text: "99999".to_owned()
-        }
-    );
-    assert_eq!(
-        refused("amqp://h:+1"),
-        UriError::Port {
-            text: "+1".to_owned()
-        }
-    );
-    assert_eq!(
-        refused("amqp://[::1"),
-        UriError::Host {
-            text: "[::1".to_owned()
-        }
-    );
-    assert_eq!(
-        refused("amqp://::1"),
-        UriError::Host {
-            text: "::1".to_owned()
-        }
-    );
-    assert_eq!(
-        refused("amqp://h/%zz"),
-        UriError::Encoding {
-            part: "virtual host"
-        }
-    );
-    assert_eq!(
-        refused("amqp://h/%e"),
-        UriError::Encoding {
-            part: "virtual host"
-        }
-    );
-    assert_eq!(
-        refused("amqp://%ff@h"),
-        UriError::Encoding { part: "user name" }
-    );
-    assert_eq!(
-        refused("amqp://h?heartbeat"),
-        UriError::NoValue {
-            name: "heartbeat".to_owned()
-        }
-    );
+    assert_eq!(refused("amqp://h:99999"), UriError::Port { text: "99999".to_owned() });
+    assert_eq!(refused("amqp://h:+1"), UriError::Port { text: "+1".to_owned() });
+    assert_eq!(refused("amqp://[::1"), UriError::Host { text: "[::1".to_owned() });
+    assert_eq!(refused("amqp://::1"), UriError::Host { text: "::1".to_owned() });
+    assert_eq!(refused("amqp://h/%zz"), UriError::Encoding { part: "virtual host" });
+    assert_eq!(refused("amqp://h/%e"), UriError::Encoding { part: "virtual host" });
+    assert_eq!(refused("amqp://%ff@h"), UriError::Encoding { part: "user name" });
+    assert_eq!(refused("amqp://h?heartbeat"), UriError::NoValue { name: "heartbeat".to_owned() });
     assert!(matches!(
         refused("amqp://h?heartbeat=1s"),
-        UriError::BadValue {
-            name: "heartbeat",
-            ..
-        }
+        UriError::BadValue { name: "heartbeat", .. }
     ));
     assert!(matches!(
         refused("amqp://h?heartbeat=-1"),
-        UriError::BadValue {
-            name: "heartbeat",
-            ..
-        }
+        UriError::BadValue { name: "heartbeat", .. }
     ));
     let twice = "amqp://h?name=a&connection_name=b";
-    assert_eq!(
-        refused(twice),
-        UriError::Duplicate {
-            name: "connection_name".to_owned()
-        }
-    );
+    assert_eq!(refused(twice), UriError::Duplicate { name: "connection_name".to_owned() });
     let unknown = refused("amqp://h?heart_beat=1");
-    assert_eq!(
-        unknown,
-        UriError::UnknownParameter {
-            name: "heart_beat".to_owned()
-        }
-    );
-    assert!(
-        unknown
-            .to_string()
-            .contains("heartbeat, connection_timeout")
-    );
+    assert_eq!(unknown, UriError::UnknownParameter { name: "heart_beat".to_owned() });
+    assert!(unknown.to_string().contains("heartbeat, connection_timeout"));
 }
 
 #[test]

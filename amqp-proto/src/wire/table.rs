@@ -84,18 +84,13 @@ impl FieldTable {
     /// The value of the first entry of that name.
     #[must_use]
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<Value> {
-        self.iter()
-            .find(|(key, _)| key.as_bytes() == name.as_ref())
-            .map(|(_, value)| value)
+        self.iter().find(|(key, _)| key.as_bytes() == name.as_ref()).map(|(_, value)| value)
     }
 
     /// The entries in their order.
     #[must_use]
     pub fn iter(&self) -> Fields {
-        Fields {
-            source: self.0.clone(),
-            position: 0,
-        }
+        Fields { source: self.0.clone(), position: 0 }
     }
 
     /// The number of entries; counts them.
@@ -223,9 +218,7 @@ fn check_value(value: &Value) -> Result<(), FieldError> {
 }
 
 fn check_size(octets: &[u8]) -> Result<(), FieldError> {
-    u32::try_from(octets.len())
-        .map(|_| ())
-        .map_err(|_| FieldError::TooLarge)
+    u32::try_from(octets.len()).map(|_| ()).map_err(|_| FieldError::TooLarge)
 }
 
 /// Checks the entries of a table (`named`) or the values of an array, `depth` levels down, and everything inside.
@@ -265,9 +258,7 @@ fn skip_value<'a>(
     let Some((kind, rest)) = input.split_first() else {
         return Err(DecodeErrorKind::Truncated);
     };
-    skip(*kind, rest, nested)
-        .map(|(rest, ())| rest)
-        .map_err(kind_of)
+    skip(*kind, rest, nested).map(|(rest, ())| rest).map_err(kind_of)
 }
 
 fn kind_of(error: nom::Err<super::DecodeError>) -> DecodeErrorKind {

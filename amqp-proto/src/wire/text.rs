@@ -44,9 +44,7 @@ impl ShortStr {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        Self(Bytes::copy_from_slice(
-            text.get(..end).unwrap_or_default().as_bytes(),
-        ))
+        Self(Bytes::copy_from_slice(text.get(..end).unwrap_or_default().as_bytes()))
     }
 
     /// The octets.

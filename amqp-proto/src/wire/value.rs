@@ -71,20 +71,12 @@ impl Value {
             b'V' => (rest, Self::Void),
             b'D' => {
                 let (rest, scale) = u8_be(rest)?;
-                map(i32_be(rest)?, |value| {
-                    Self::Decimal(Decimal { scale, value })
-                })
+                map(i32_be(rest)?, |value| Self::Decimal(Decimal { scale, value }))
             }
-            b'S' => map(long_octets(rest)?, |v| {
-                Self::LongStr(LongStr::from(share(source, v)))
-            }),
+            b'S' => map(long_octets(rest)?, |v| Self::LongStr(LongStr::from(share(source, v)))),
             b'x' => map(long_octets(rest)?, |v| Self::ByteArray(share(source, v))),
-            b'F' => map(long_octets(rest)?, |v| {
-                Self::Table(FieldTable::trusted(share(source, v)))
-            }),
-            b'A' => map(long_octets(rest)?, |v| {
-                Self::Array(FieldArray::trusted(share(source, v)))
-            }),
+            b'F' => map(long_octets(rest)?, |v| Self::Table(FieldTable::trusted(share(source, v)))),
+            b'A' => map(long_octets(rest)?, |v| Self::Array(FieldArray::trusted(share(source, v)))),
             unknown => return Err(DecodeErrorKind::UnknownFieldType(unknown).fail()),
         })
     }
@@ -264,10 +256,7 @@ impl Timestamp {
 impl From<SystemTime> for Timestamp {
     /// Fractions of a second are cut off; times before 1970 become 0.
     fn from(time: SystemTime) -> Self {
-        Self(
-            time.duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-        )
+        Self(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 }
 

@@ -1,0 +1,381 @@
+//! A scripted server that speaks raw octets.
+//!
+//! It knows the outer shape of AMQP frames and nothing else, so that a test can make it break every
+//! rule. All reads have a deadline: a test against it fails, it doesn't hang.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//! use amqp_testkit::ScriptedPeer;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let peer = ScriptedPeer::bind()?;
+//! let addr = peer.addr();
+//! let script = peer.spawn(|peer| {
+//!     let mut connection = peer.accept()?;
+//!     assert_eq!(connection.read_protocol_header()?, *b"AMQP\x00\x00\x09\x01");
+//!     connection.write(b"AMQP\x00\x01\x00\x00")?;
+//!     connection.close()
+//! });
+//! let mut client = TcpStream::connect(addr)?;
+//! client.write_all(b"AMQP\x00\x00\x09\x01")?;
+//! let mut answer = Vec::new();
+//! client.read_to_end(&mut answer)?;
+//! assert_eq!(answer, b"AMQP\x00\x01\x00\x00");
+//! script.join().expect("the script panicked")?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::net;
+use crate::wait::wait_for;
+
+/// How long a read waits unless told otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The octet that ends a frame.
+const FRAME_END: u8 = 0xCE;
+
+/// A listening server whose every answer the test writes itself.
+#[derive(Debug)]
+pub struct ScriptedPeer {
+    listener: TcpListener,
+    addr: SocketAddr,
+    deadline: Duration,
+}
+
+impl ScriptedPeer {
+    /// Listens on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn bind() -> io::Result<Self> {
+        let listener = net::listen()?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr, deadline: DEADLINE })
+    }
+
+    /// Sets how long [`accept`](Self::accept) and the reads of its connections wait.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The URI for a client.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        net::amqp_uri(self.addr)
+    }
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when none comes in time.
+    pub fn accept(&self) -> io::Result<PeerConnection> {
+        let stream = wait_for(self.deadline, "a connection to the scripted peer", || {
+            match self.listener.accept() {
+                Ok((stream, _)) => Ok(Some(stream)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error),
+            }
+        })?;
+        PeerConnection::new(stream, self.deadline)
+    }
+
+    /// Runs a script on a thread of its own; the handle gives what the script returns.
+    pub fn spawn<T: Send + 'static>(
+        self,
+        script: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        thread::spawn(move || script(&self))
+    }
+}
+
+/// A frame as it is on the wire, taken apart but not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawFrame {
+    /// The type octet.
+    pub kind: u8,
+    /// The channel.
+    pub channel: u16,
+    /// What is between the header and the end octet.
+    pub payload: Vec<u8>,
+}
+
+/// The octets of a frame, whatever its parts are.
+#[must_use]
+pub fn frame_octets(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("a payload that a frame can hold");
+    let mut octets = Vec::with_capacity(payload.len() + 8);
+    octets.push(kind);
+    octets.extend_from_slice(&channel.to_be_bytes());
+    octets.extend_from_slice(&len.to_be_bytes());
+    octets.extend_from_slice(payload);
+    octets.push(FRAME_END);
+    octets
+}
+
+/// One accepted connection. Dropped without [`close`](Self::close) it just closes the socket.
+#[derive(Debug)]
+pub struct PeerConnection {
+    stream: TcpStream,
+    deadline: Duration,
+}
+
+impl PeerConnection {
+    fn new(stream: TcpStream, deadline: Duration) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(deadline))?;
+        Ok(Self { stream, deadline })
+    }
+
+    /// Sets how long each read waits from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    /// The client's address.
+    ///
+    /// # Errors
+    ///
+    /// When the client is gone.
+    pub fn client_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    /// Reads exactly `n` octets.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when they don't come in time,
+    /// [`io::ErrorKind::UnexpectedEof`] when the client closes before.
+    pub fn read_exact(&mut self, n: usize) -> io::Result<Vec<u8>> {
+        let mut octets = vec![0; n];
+        let end = Instant::now() + self.deadline;
+        let mut have = 0;
+        while have < n {
+            match self.read_some(&mut octets[have..], end)? {
+                0 => {
+                    let message = format!("the client closed after {have} of {n} octets");
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+                more => have += more,
+            }
+        }
+        Ok(octets)
+    }
+
+    /// Reads the eight octets with which a client begins.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](Self::read_exact). The octets aren't judged.
+    pub fn read_protocol_header(&mut self) -> io::Result<[u8; 8]> {
+        let octets = self.read_exact(8)?;
+        Ok(octets.try_into().expect("eight octets were read"))
+    }
+
+    /// Reads one frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](Self::read_exact), and [`io::ErrorKind::InvalidData`] when the frame
+    /// doesn't end with the end octet.
+    pub fn read_frame(&mut self) -> io::Result<RawFrame> {
+        let head = self.read_exact(7)?;
+        let channel = u16::from_be_bytes([head[1], head[2]]);
+        let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+        let mut payload = self.read_exact(len as usize + 1)?;
+        let end = payload.pop();
+        if end != Some(FRAME_END) {
+            let message = format!("a frame of {len} octets ends with {end:02x?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Ok(RawFrame { kind: head[0], channel, payload })
+    }
+
+    /// Reads until the client closes, and returns what came before.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when the client doesn't close in time, and what the socket says
+    /// (a client that resets gives [`io::ErrorKind::ConnectionReset`]).
+    pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
+        let end = Instant::now() + self.deadline;
+        let mut octets = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match self.read_some(&mut chunk, end)? {
+                0 => return Ok(octets),
+                n => octets.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+
+    /// Writes octets as they are.
+    ///
+    /// # Errors
+    ///
+    /// What the socket says.
+    pub fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.stream.write_all(octets)
+    }
+
+    /// Writes one well-formed frame; nothing checks what is in it.
+    ///
+    /// # Errors
+    ///
+    /// What the socket says.
+    pub fn write_frame(&mut self, kind: u8, channel: u16, payload: &[u8]) -> io::Result<()> {
+        self.write(&frame_octets(kind, channel, payload))
+    }
+
+    /// Ends the sending side; reading goes on.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone already.
+    pub fn close_write(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Closes in good order: the client reads what was written, then the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone already.
+    pub fn close(mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        // Octets left unread would turn the close into a reset, which may overtake what we wrote.
+        self.stream.set_nonblocking(true)?;
+        while matches!(self.stream.read(&mut [0; 4096]), Ok(1..)) {}
+        Ok(())
+    }
+
+    /// Closes with a reset: the client gets an error, perhaps before it has read everything.
+    ///
+    /// # Errors
+    ///
+    /// What the socket says.
+    pub fn reset(self) -> io::Result<()> {
+        net::reset_on_close(&self.stream)
+    }
+
+    /// One read that ends by `end`; 0 is the end of the stream.
+    fn read_some(&mut self, into: &mut [u8], end: Instant) -> io::Result<usize> {
+        loop {
+            // A timeout of zero would mean none at all.
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(into) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let message = format!("the client was silent for {:?}", self.deadline);
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (TcpStream, PeerConnection) {
+        let peer = ScriptedPeer::bind().unwrap();
+        let client = TcpStream::connect(peer.addr()).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        (client, peer.accept().unwrap())
+    }
+
+    #[test]
+    fn the_uri_names_the_address() {
+        let peer = ScriptedPeer::bind().unwrap();
+        assert_eq!(peer.uri(), format!("amqp://guest:guest@{}/%2f", peer.addr()));
+    }
+
+    #[test]
+    fn frames_pass_both_ways() {
+        let (mut client, mut peer) = pair();
+        client.write_all(&[8, 0x12, 0x34, 0, 0, 0, 2, 0xAA, 0xBB, 0xCE]).unwrap();
+        let frame = peer.read_frame().unwrap();
+        assert_eq!(frame, RawFrame { kind: 8, channel: 0x1234, payload: vec![0xAA, 0xBB] });
+        peer.write_frame(3, 7, &[1]).unwrap();
+        let mut octets = [0; 9];
+        client.read_exact(&mut octets).unwrap();
+        assert_eq!(octets, [3, 0, 7, 0, 0, 0, 1, 1, 0xCE]);
+    }
+
+    #[test]
+    fn a_frame_without_its_end_octet_is_reported() {
+        let (mut client, mut peer) = pair();
+        client.write_all(&[1, 0, 0, 0, 0, 0, 0, 0xCD]).unwrap();
+        assert_eq!(peer.read_frame().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn reads_have_a_deadline_for_the_whole_and_say_when_the_client_is_gone() {
+        let (mut client, mut peer) = pair();
+        client.write_all(b"AMQ").unwrap();
+        peer.set_deadline(Duration::from_millis(5));
+        assert_eq!(peer.read_exact(4).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        peer.set_deadline(DEADLINE);
+        drop(client);
+        assert_eq!(peer.read_protocol_header().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn accept_has_a_deadline() {
+        let peer = ScriptedPeer::bind().unwrap().with_deadline(Duration::from_millis(5));
+        assert_eq!(peer.accept().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn close_delivers_what_was_written_even_with_octets_unread() {
+        let (mut client, mut peer) = pair();
+        client.write_all(b"nobody reads this").unwrap();
+        assert_eq!(peer.read_exact(1).unwrap(), b"n");
+        peer.write(b"bye").unwrap();
+        peer.close().unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"bye");
+    }
+
+    #[test]
+    fn reset_is_an_error_for_the_client() {
+        let (mut client, peer) = pair();
+        peer.reset().unwrap();
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn read_to_close_returns_everything_and_close_write_leaves_reading_open() {
+        let (mut client, mut peer) = pair();
+        peer.close_write().unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        client.write_all(b"still here").unwrap();
+        drop(client);
+        assert_eq!(peer.read_to_close().unwrap(), b"still here");
+    }
+}

@@ -1,0 +1,190 @@
+use std::time::{Duration, SystemTime};
+
+use amqp_client_core::proto::{DeliveryTag, FieldTable, Misuse, RawProperties, Route};
+use amqp_client_core::{CallError, ConsumeOptions, DeliveryMode, Message, MessageProperties};
+use bytes::Bytes;
+
+use super::{assert_refused, behaviours, name, next};
+
+behaviours! {
+    async fn every_property_arrives_as_it_was_sent(world) {
+        let (_, queue) = world.queue().await?;
+        let sent = MessageProperties::new()
+            .with_content_type("text/plain")
+            .with_content_encoding("utf-8")
+            .with_headers(FieldTable::new().with("answer", 42)?)
+            .with_delivery_mode(DeliveryMode::Persistent)
+            .with_priority(7)
+            .with_correlation_id("correlation")
+            .with_reply_to("reply")
+            .with_expiration(Duration::from_secs(60))
+            .with_message_id("id")
+            .with_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .with_kind("kind")
+            .with_user_id("guest")
+            .with_app_id("suite");
+        queue.publish(&Message::new("all").with(&sent)?).await?;
+        let got = queue.get(true).await?.ok_or("no message")?;
+        assert_eq!(got.delivery.message_properties(), sent);
+        assert_eq!(got.delivery.properties().kind().ok_or("no kind")?, "kind");
+        queue.publish(&Message::new("none")).await?;
+        let got = queue.get(true).await?.ok_or("no message")?;
+        assert_eq!(got.delivery.message_properties(), MessageProperties::new());
+    }
+
+    async fn bodies_of_every_size_arrive_whole(world) {
+        let uri = format!("{}?frame_max=8192", world.uri);
+        let channel = world.open(uri.parse()?).await?.open_channel().await?;
+        let queue = channel.queue_declare("", super::temporary()).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        let room = 8192 - 8;
+        let large = 3 * 1024 * 1024 + 1;
+        for size in [0, 1, 2047, 2048, room - 1, room, room + 1, 3 * room, 3 * room + 1, large] {
+            let body: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+            queue.publish(&Message::new(body.clone())).await?;
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.body().len(), size);
+            assert!(delivery.body() == body && delivery.body_bytes() == body, "{size}");
+        }
+    }
+
+    async fn messages_are_got_one_by_one(world) {
+        let (channel, queue) = world.queue().await?;
+        assert!(queue.get(false).await?.is_none());
+        for body in ["one", "two", "three"] {
+            queue.publish(&Message::new(body)).await?;
+        }
+        let one = queue.get(false).await?.ok_or("no message")?;
+        assert_eq!((one.delivery.body(), one.message_count), (&b"one"[..], 2));
+        assert!(one.delivery.consumer_tag().is_empty());
+        one.delivery.ack()?;
+        let two = queue.get(false).await?.ok_or("no message")?;
+        two.delivery.nack(true)?;
+        let two = queue.get(true).await?.ok_or("no message")?;
+        assert!(two.delivery.redelivered());
+        assert_eq!(two.delivery.body(), b"two");
+        // It needs no acknowledgement, and giving it one anyway does no harm.
+        two.delivery.ack()?;
+        assert_refused(channel.basic_get(name("missing"), true).await, 404, "basic.get");
+    }
+
+    async fn many_gets_can_be_on_their_way(world) {
+        let (_, queue) = world.queue().await?;
+        for number in 0..50u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let gets: Vec<_> = (0..60).map(|_| queue.get(true)).collect();
+        for (number, get) in gets.into_iter().enumerate() {
+            let body = get.await?.map(|got| got.delivery.body().to_vec());
+            assert_eq!(body, (number < 50).then(|| vec![number as u8]));
+        }
+    }
+
+    async fn an_unknown_delivery_is_an_error_of_the_call_alone(world) {
+        let (channel, queue) = world.queue().await?;
+        let unknown = CallError::Misuse(Misuse::UnknownDelivery(99));
+        let tag = DeliveryTag::new(99);
+        assert_eq!(channel.basic_ack(tag, false), Err(unknown.clone()));
+        assert_eq!(channel.basic_nack(tag, false, true), Err(unknown.clone()));
+        assert_eq!(channel.basic_reject(tag, true), Err(unknown));
+        queue.publish(&Message::new("m")).await?;
+        let got = queue.get(false).await?.ok_or("no message")?;
+        let tag = got.delivery.delivery_tag();
+        got.delivery.ack()?;
+        assert!(channel.basic_ack(tag, false).is_err());
+        channel.basic_qos(1).await?;
+    }
+
+    async fn several_deliveries_are_settled_at_once(world) {
+        let (_, queue) = world.queue().await?;
+        for number in 0..6u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let mut got = Vec::new();
+        for _ in 0..6 {
+            got.push(queue.get(false).await?.ok_or("no message")?.delivery);
+        }
+        let last = got.pop().ok_or("no message")?;
+        let middle = got.remove(2);
+        middle.ack_up_to()?;
+        last.nack_up_to(true)?;
+        // 0 to 2 are gone, 3 to 5 are back; what the handles say now is too late.
+        for delivery in got {
+            assert!(delivery.ack().is_err());
+        }
+        for expected in 3..6u8 {
+            let got = queue.get(true).await?.ok_or("no message")?;
+            assert_eq!(got.delivery.body(), [expected]);
+        }
+        assert!(queue.get(true).await?.is_none());
+    }
+
+    async fn recover_brings_everything_again(world) {
+        let (channel, queue) = world.queue().await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        queue.publish(&Message::new("m")).await?;
+        let first = next(&mut consumer).await?;
+        assert!(!first.redelivered());
+        channel.basic_recover(true).await?;
+        let second = next(&mut consumer).await?;
+        assert!(second.redelivered());
+        assert!(first.ack().is_err(), "it was taken back");
+        channel.basic_recover_async(true)?;
+        let third = next(&mut consumer).await?;
+        assert!(second.ack().is_err(), "it was taken back");
+        third.ack()?;
+        assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
+    }
+
+    async fn rejected_messages_are_gone_or_back(world) {
+        let (_, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        queue.get(false).await?.ok_or("no message")?.delivery.reject(true)?;
+        let again = queue.get(false).await?.ok_or("no message")?;
+        assert!(again.delivery.redelivered());
+        again.delivery.reject(false)?;
+        assert!(queue.get(false).await?.is_none());
+    }
+
+    async fn publishing_to_a_missing_exchange_ends_the_channel(world) {
+        let channel = world.channel().await?;
+        let missing = name("missing");
+        let route = Route::new(&missing, "x");
+        channel.basic_publish(&route, &RawProperties::EMPTY, "lost").await?;
+        let reason = channel.closed().await;
+        let close = reason.as_close().ok_or("no close")?;
+        assert_eq!((close.reply_code.0, close.method()), (404, Some("basic.publish")));
+        let later = channel.basic_publish(&route, &RawProperties::EMPTY, "later").await;
+        assert_eq!(later, Err(reason.into()));
+    }
+
+    async fn bodies_come_from_whatever_holds_octets(world) {
+        let (channel, queue) = world.queue().await?;
+        let to = queue.name().clone();
+        let route = Route::queue(&to);
+        let none = RawProperties::EMPTY;
+        channel.basic_publish(&route, &none, "str").await?;
+        channel.basic_publish(&route, &none, String::from("str")).await?;
+        channel.basic_publish(&route, &none, b"str").await?;
+        channel.basic_publish(&route, &none, &b"str"[..]).await?;
+        channel.basic_publish(&route, &none, b"str".to_vec()).await?;
+        channel.basic_publish(&route, &none, Bytes::from("str")).await?;
+        for _ in 0..6 {
+            let got = queue.get(true).await?.ok_or("no message")?;
+            assert_eq!(got.delivery.body(), b"str");
+        }
+    }
+
+    async fn a_property_that_is_too_long_is_named(world) {
+        let (_, queue) = world.queue().await?;
+        let properties = MessageProperties::new().with_message_id("x".repeat(256));
+        let error = Message::new("m").with(&properties).expect_err("too long");
+        assert_eq!(error.what, "message_id");
+        let huge = FieldTable::new().with("x", "y".repeat(200_000))?;
+        let message = Message::new("m").with(&MessageProperties::new().with_headers(huge))?;
+        let error = queue.publish(&message).await.expect_err("too large");
+        assert!(error.to_string().contains("frame_max is 131072"), "{error}");
+        queue.publish(&Message::new("fits")).await?;
+        assert_eq!(queue.get(true).await?.ok_or("no message")?.delivery.body(), b"fits");
+    }
+}

@@ -1,0 +1,140 @@
+use amqp_client_core::proto::method::{AccessRequest, QueueBind, QueueDeclare};
+use amqp_client_core::proto::{ChannelError, Initiator, Misuse, OpenChannelError, ReplyCode};
+use amqp_client_core::{CallError, ChannelEvent, OpenError, QueueOptions};
+
+use super::{assert_refused, behaviours, name};
+
+behaviours! {
+    async fn channels_have_numbers_that_are_used_again(world) {
+        let connection = world.connection().await?;
+        let first = connection.open_channel().await?;
+        let second = connection.open_channel().await?;
+        assert_ne!(first.id(), second.id());
+        let number = first.id();
+        first.close().await?;
+        assert!(!first.is_open());
+        let third = connection.open_channel().await?;
+        assert_eq!(third.id(), number);
+        // The old handle does not speak for the new channel.
+        assert!(first.basic_qos(1).await.is_err());
+        third.basic_qos(1).await?;
+    }
+
+    async fn as_many_channels_open_as_were_agreed_on_and_not_one_more(world) {
+        let uri = format!("{}?channel_max=8", world.uri);
+        let connection = world.open(uri.parse()?).await?;
+        let mut channels = Vec::new();
+        for _ in 0..8 {
+            channels.push(connection.open_channel().await?);
+        }
+        let error = connection.open_channel().await.expect_err("all are in use");
+        let expected = OpenError::Refused(OpenChannelError::Exhausted { channel_max: 8 });
+        assert_eq!(error, expected);
+        channels.pop().ok_or("no channel")?.close().await?;
+        connection.open_channel().await?;
+    }
+
+    async fn a_channel_whose_handles_are_gone_closes(world) {
+        let uri = format!("{}?channel_max=1", world.uri);
+        let connection = world.open(uri.parse()?).await?;
+        for _ in 0..20 {
+            let channel = loop {
+                // The number is free as soon as the broker has agreed to the close.
+                match connection.open_channel().await {
+                    Ok(channel) => break channel,
+                    Err(OpenError::Refused(OpenChannelError::Exhausted { .. })) => {
+                        std::thread::yield_now();
+                        let _round_trip = connection.update_secret("guest", "round trip").await;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            channel.basic_qos(1).await?;
+        }
+    }
+
+    async fn an_error_ends_one_channel_and_leaves_the_others(world) {
+        let connection = world.connection().await?;
+        let (bad, good) = (connection.open_channel().await?, connection.open_channel().await?);
+        let mut events = bad.events();
+        assert_refused(bad.queue_declare_passive(name("missing")).await, 404, "queue.declare");
+        let event = events.next().await.ok_or("no event")?;
+        let ChannelEvent::Closed(ChannelError::Closed(close)) = event else { panic!("{event:?}") };
+        assert_eq!(close.by, Initiator::Peer);
+        assert_eq!(close.reply_code, ReplyCode::NOT_FOUND);
+        // Everything on the closed channel says the same.
+        assert_refused(bad.basic_qos(1).await, 404, "queue.declare");
+        assert_refused(bad.call_no_wait(no_wait_bind()), 404, "queue.declare");
+        let publishing = bad.default_exchange();
+        let error = publishing.publish("x", &amqp_client_core::Message::new("")).await;
+        assert!(error.expect_err("closed").to_string().contains("404"));
+        good.basic_qos(1).await?;
+    }
+
+    async fn closing_with_a_code_and_twice_is_fine(world) {
+        let channel = world.channel().await?;
+        channel.close_with(ReplyCode::REPLY_SUCCESS, "enough").await?;
+        let ChannelError::Closed(close) = channel.closed().await else { panic!("no close") };
+        assert_eq!((close.by, &*close.reply_text.to_string()), (Initiator::Local, "enough"));
+        assert!(channel.close().await.is_err());
+    }
+
+    async fn requests_are_pipelined_and_answered_in_order(world) {
+        let channel = world.channel().await?;
+        let names: Vec<_> = (0..200).map(|_| name("pipelined")).collect();
+        let declares: Vec<_> =
+            names.iter().map(|queue| channel.queue_declare(queue, super::temporary())).collect();
+        for (queue, declare) in names.iter().zip(declares) {
+            assert_eq!(declare.await?.name(), &**queue);
+        }
+    }
+
+    async fn a_failure_in_a_pipeline_fails_what_is_behind_it(world) {
+        let channel = world.channel().await?;
+        let good = channel.queue_declare(name("before"), super::temporary());
+        let bad = channel.queue_declare_passive(name("missing"));
+        let behind = channel.queue_declare(name("behind"), super::temporary());
+        good.await?;
+        assert_refused(bad.await, 404, "queue.declare");
+        assert_refused(behind.await, 404, "queue.declare");
+    }
+
+    async fn any_request_can_be_made_by_its_method(world) {
+        let channel = world.channel().await?;
+        let queue = name("raw").as_str().try_into()?;
+        let declare = QueueDeclare { queue, exclusive: true, ..QueueDeclare::default() };
+        let answer = channel.call(declare.clone()).await?;
+        assert_eq!(answer.queue, declare.queue);
+        let without_answer = QueueDeclare { no_wait: true, ..declare };
+        channel.call_no_wait(without_answer.clone())?;
+        let error = channel.call(without_answer).await.expect_err("no answer comes");
+        assert_eq!(error, CallError::Misuse(Misuse::NotNow));
+        channel.basic_qos(1).await?;
+    }
+
+    async fn flow_and_access_request_are_answered(world) {
+        let channel = world.channel().await?;
+        assert!(channel.flow(true).await?);
+        assert_refused(channel.flow(false).await, 540, "channel.flow");
+        let channel = world.connection().await;
+        drop(channel);
+        let channel = world.open(world.target()).await?.open_channel().await?;
+        assert_eq!(channel.access_request(AccessRequest::default()).await?, 1);
+    }
+
+    async fn names_that_are_too_long_are_refused_at_the_call(world) {
+        let channel = world.channel().await?;
+        let long = "x".repeat(256);
+        let error = channel.queue_declare(&long, QueueOptions::new()).await.expect_err("too long");
+        let CallError::Name(error) = error else { panic!("{error:?}") };
+        assert_eq!((error.what, error.length), ("queue", 256));
+        assert!(channel.exchange_delete(&long, false).await.is_err());
+        assert!(channel.basic_cancel(&long).await.is_err());
+        assert!(channel.queue(&long).is_err());
+        channel.basic_qos(1).await?;
+    }
+}
+
+fn no_wait_bind() -> QueueBind {
+    QueueBind { no_wait: true, ..QueueBind::default() }
+}

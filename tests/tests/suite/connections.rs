@@ -1,0 +1,142 @@
+use amqp_client_core::proto::uri::Endpoint;
+use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
+use amqp_client_core::{ConnectError, ConnectionEvent};
+
+use super::behaviours;
+
+behaviours! {
+    async fn a_connection_opens_and_tells_what_was_agreed_on(world) {
+        let connection = world.connection().await?;
+        assert!(connection.is_open());
+        let negotiated = connection.negotiated().ok_or("nothing was negotiated")?;
+        assert_eq!(negotiated.frame_max, 131_072);
+        assert!(negotiated.channel_max > 0);
+        assert!(negotiated.peer_can("publisher_confirms"));
+        let product = negotiated.peer_properties.get("product").ok_or("no product")?;
+        assert_eq!(product.as_str(), Some("RabbitMQ"));
+    }
+
+    async fn closing_is_orderly_and_final(world) {
+        let connection = world.connection().await?;
+        let channel = connection.open_channel().await?;
+        let mut events = connection.events();
+        connection.close().await?;
+        assert!(!connection.is_open());
+        let event = events.next().await.ok_or("no event")?;
+        let ConnectionEvent::Closed(reason) = event else { panic!("{event:?}") };
+        assert!(reason.is_local_close());
+        assert_eq!(events.next().await, None);
+        assert_eq!(connection.closed().await, reason);
+        assert!(connection.open_channel().await.is_err());
+        assert!(channel.check().is_err());
+        // Once more does no harm.
+        connection.close().await?;
+    }
+
+    async fn closing_with_a_code_of_ones_own_tells_it_back(world) {
+        let connection = world.connection().await?;
+        connection.close_with(ReplyCode::CONNECTION_FORCED, "for maintenance").await?;
+        let reason = connection.closed().await;
+        let close = reason.as_close().ok_or("no close")?;
+        assert_eq!(close.reply_code, ReplyCode::CONNECTION_FORCED);
+        assert_eq!(close.reply_text, "for maintenance");
+    }
+
+    async fn a_connection_whose_handles_are_gone_closes(world) {
+        let connection = world.open(world.target()).await?;
+        let channel = connection.open_channel().await?;
+        let mut events = connection.events();
+        drop(connection);
+        // A channel is a handle of its connection.
+        channel.queue_declare("", super::temporary()).await?;
+        drop(channel);
+        let event = events.next().await.ok_or("no event")?;
+        let ConnectionEvent::Closed(reason) = event else { panic!("{event:?}") };
+        assert!(reason.is_local_close());
+    }
+
+    async fn a_wrong_password_is_refused_as_such(world) {
+        let uri = with_authority(&world.uri, "guest:wrong");
+        let error = world.open(uri.parse()?).await.expect_err("must be refused");
+        let ConnectError::Refused { error: ConnectionError::Login(login), .. } = &error else {
+            panic!("{error:?}")
+        };
+        let LoginError::Refused(close) = login else { panic!("{login:?}") };
+        assert_eq!(close.reply_code, ReplyCode::ACCESS_REFUSED);
+        assert!(error.to_string().contains("403"), "{error}");
+    }
+
+    async fn an_unknown_virtual_host_is_refused_as_such(world) {
+        let mut target = world.target();
+        target.config.protocol.virtual_host = "no-such-host".try_into()?;
+        let error = world.open(target).await.expect_err("must be refused");
+        let close = error.as_connection_error().and_then(|error| error.as_close());
+        let close = close.ok_or_else(|| format!("{error:?}"))?;
+        assert_eq!(close.reply_code, ReplyCode::NOT_ALLOWED);
+        assert_eq!(close.method(), Some("connection.open"));
+    }
+
+    async fn a_mechanism_that_the_broker_lacks_is_told_before_anything_is_sent(world) {
+        let uri = format!("{}?auth_mechanism=ANONYMOUS", world.uri);
+        let error = world.open(uri.parse()?).await.expect_err("must be refused");
+        let Some(ConnectionError::Login(LoginError::NoCommonMechanism { offered, configured })) =
+            error.as_connection_error()
+        else {
+            panic!("{error:?}")
+        };
+        assert!(offered.contains("PLAIN"));
+        assert_eq!(configured, "ANONYMOUS");
+    }
+
+    async fn amqplain_logs_in(world) {
+        let uri = format!("{}?auth_mechanism=AMQPLAIN", world.uri);
+        world.open(uri.parse()?).await?.close().await?;
+    }
+
+    async fn nobody_listening_is_unreachable(world) {
+        let port = amqp_testkit::net::free_ports::<1>()?[0];
+        let mut target = world.target();
+        target.endpoints = vec![Endpoint::new("127.0.0.1", port)];
+        let error = world.open(target).await.expect_err("nobody is there");
+        let ConnectError::Unreachable { endpoint, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(endpoint.port, port);
+    }
+
+    async fn the_next_host_is_tried_when_one_is_unreachable(world) {
+        let port = amqp_testkit::net::free_ports::<1>()?[0];
+        let mut target = world.target();
+        target.endpoints.insert(0, Endpoint::new("127.0.0.1", port));
+        world.open(target).await?.close().await?;
+    }
+
+    async fn a_uri_says_limits_and_name(world) {
+        let uri = format!("{}?heartbeat=7&channel_max=5&frame_max=8192&name=suite", world.uri);
+        let connection = world.open(uri.parse()?).await?;
+        let negotiated = connection.negotiated().ok_or("nothing was negotiated")?;
+        assert_eq!(negotiated.heartbeat.as_secs(), 7);
+        assert_eq!(negotiated.channel_max, 5);
+        assert_eq!(negotiated.frame_max, 8192);
+    }
+
+    async fn heartbeats_can_be_off_and_sent_by_hand(world) {
+        let uri = format!("{}?heartbeat=0", world.uri);
+        let connection = world.open(uri.parse()?).await?;
+        let negotiated = connection.negotiated().ok_or("nothing was negotiated")?;
+        assert!(negotiated.heartbeat.is_zero());
+        connection.send_heartbeat();
+        connection.open_channel().await?;
+    }
+
+    async fn a_new_secret_is_taken(world) {
+        let connection = world.connection().await?;
+        connection.update_secret("guest", "rotated by the suite").await?;
+        connection.open_channel().await?;
+    }
+}
+
+/// The URI with other credentials.
+fn with_authority(uri: &str, authority: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").expect("a URI");
+    let hosts = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);
+    format!("{scheme}://{authority}@{hosts}")
+}

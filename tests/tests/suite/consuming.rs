@@ -1,0 +1,222 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use amqp_client_core::proto::{Misuse, ReplyCode};
+use amqp_client_core::{CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message};
+use futures_util::StreamExt as _;
+
+use super::{assert_refused, behaviours, name, next};
+
+behaviours! {
+    async fn deliveries_come_in_order_with_all_they_have(world) {
+        let (channel, queue) = world.queue().await?;
+        let mut consumer = queue.consume(ConsumeOptions::new().consumer_tag("me")).await?;
+        assert_eq!(*consumer.tag(), "me");
+        for number in 0..1000u32 {
+            queue.publish(&Message::new(number.to_string())).await?;
+        }
+        for number in 0..1000u32 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.body(), number.to_string().as_bytes());
+            assert_eq!(delivery.delivery_tag().get(), u64::from(number) + 1);
+            assert_eq!(delivery.consumer_tag(), "me");
+            assert_eq!(delivery.routing_key(), *queue.name());
+            assert!(delivery.exchange().is_empty() && !delivery.redelivered());
+            delivery.ack()?;
+        }
+        consumer.cancel().await?;
+        assert!(consumer.next().await.is_none());
+        let left = channel.queue_declare_passive(queue.name()).await?;
+        assert_eq!((left.message_count(), left.consumer_count()), (0, 0));
+    }
+
+    async fn a_consumer_is_a_stream(world) {
+        let (_, queue) = world.queue().await?;
+        for number in 0..10u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        let bodies: Vec<_> = consumer
+            .take(10)
+            .map(|delivery| delivery.map(|delivery| delivery.body().to_vec()))
+            .collect()
+            .await;
+        let bodies = bodies.into_iter().collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(bodies.concat(), (0..10).collect::<Vec<u8>>());
+    }
+
+    async fn prefetch_limits_what_is_unacknowledged(world) {
+        let (channel, queue) = world.queue().await?;
+        for number in 0..5u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        channel.basic_qos(2).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let first = next(&mut consumer).await?;
+        let _second = next(&mut consumer).await?;
+        let ready = world.channel().await?.queue_declare_passive(queue.name()).await?;
+        assert_eq!(ready.message_count(), 3);
+        assert!(consumer.try_next().is_none());
+        first.ack()?;
+        assert_eq!(next(&mut consumer).await?.body(), [2]);
+    }
+
+    async fn several_consumers_of_a_channel_get_their_own(world) {
+        let (channel, one) = world.queue().await?;
+        let two = channel.queue_declare("", super::temporary()).await?;
+        let mut of_one = one.consume(ConsumeOptions::new().no_ack(true)).await?;
+        let mut of_two = two.consume(ConsumeOptions::new().no_ack(true)).await?;
+        assert_ne!(of_one.tag(), of_two.tag());
+        for _ in 0..20 {
+            one.publish(&Message::new("one")).await?;
+            two.publish(&Message::new("two")).await?;
+        }
+        for _ in 0..20 {
+            assert_eq!(next(&mut of_one).await?.body(), b"one");
+            assert_eq!(next(&mut of_two).await?.body(), b"two");
+        }
+    }
+
+    async fn a_tag_in_use_is_an_error_of_the_call_alone(world) {
+        let (channel, queue) = world.queue().await?;
+        let options = ConsumeOptions::new().consumer_tag("mine");
+        let _consumer = queue.consume(options.clone()).await?;
+        let twice = queue.consume(options).await.expect_err("in use");
+        assert_eq!(twice, CallError::Misuse(Misuse::ConsumerTagInUse));
+        channel.basic_qos(1).await?;
+    }
+
+    async fn an_exclusive_consumer_keeps_others_out(world) {
+        let (_, queue) = world.queue().await?;
+        let _only = queue.consume(ConsumeOptions::new().exclusive(true)).await?;
+        let other = world.channel().await?.queue(queue.name())?;
+        assert_refused(other.consume(ConsumeOptions::new()).await, 403, "basic.consume");
+    }
+
+    async fn consuming_from_nothing_is_refused(world) {
+        let channel = world.channel().await?;
+        let consume = channel.basic_consume(name("missing"), ConsumeOptions::new()).await;
+        assert_refused(consume, 404, "basic.consume");
+    }
+
+    async fn a_deleted_queue_cancels_its_consumers_and_they_say_so(world) {
+        let (channel, queue) = world.queue().await?;
+        let mut events = channel.events();
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        queue.delete(false, false).await?;
+        let end = consumer.next().await.ok_or("no end was told")?;
+        assert_eq!(end.expect_err("no message"), ConsumerEnd::Cancelled);
+        assert!(consumer.next().await.is_none());
+        let event = events.next().await.ok_or("no event")?;
+        let consumer_tag = consumer.tag().clone();
+        assert_eq!(event, ChannelEvent::ConsumerCancelled { consumer_tag });
+        channel.basic_qos(1).await?;
+    }
+
+    async fn the_end_of_the_channel_ends_its_consumers_and_they_say_why(world) {
+        let (channel, queue) = world.queue().await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let missing = channel.queue_declare_passive(name("missing")).await;
+        assert_refused(missing, 404, "queue.declare");
+        let end = consumer.next().await.ok_or("no end was told")?;
+        let ConsumerEnd::Ended(error) = end.expect_err("no message") else { panic!("cancelled") };
+        let code = error.as_close().map(|close| close.reply_code);
+        assert_eq!(code, Some(ReplyCode::NOT_FOUND));
+        assert!(consumer.next().await.is_none());
+    }
+
+    async fn what_was_delivered_before_a_cancel_can_still_be_taken(world) {
+        let (_, queue) = world.queue().await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        for _ in 0..5 {
+            queue.publish(&Message::new("m")).await?;
+        }
+        next(&mut consumer).await?.ack()?;
+        consumer.cancel().await?;
+        let mut taken = 1;
+        while let Some(delivery) = consumer.next().await {
+            delivery?.ack()?;
+            taken += 1;
+        }
+        let left = world.channel().await?.queue_declare_passive(queue.name()).await?;
+        assert_eq!(taken + left.message_count(), 5);
+    }
+
+    async fn a_dropped_delivery_goes_back(world) {
+        let (_, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        drop(next(&mut consumer).await?);
+        let again = next(&mut consumer).await?;
+        assert!(again.redelivered());
+        again.ack()?;
+    }
+
+    async fn a_dropped_consumer_gives_back_what_it_did_not_take(world) {
+        let (channel, queue) = world.queue().await?;
+        for _ in 0..10 {
+            queue.publish(&Message::new("m")).await?;
+        }
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let first = next(&mut consumer).await?;
+        drop(consumer);
+        first.ack()?;
+        // What was on its way then goes back when it arrives.
+        let mut left = channel.queue_declare_passive(queue.name()).await?;
+        while (left.message_count(), left.consumer_count()) != (9, 0) {
+            left = channel.queue_declare_passive(queue.name()).await?;
+        }
+    }
+
+    async fn a_message_kept_beyond_its_delivery_can_be_acknowledged_by_number(world) {
+        let (channel, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        let message = queue.get(false).await?.ok_or("no message")?.delivery.into_message();
+        assert_eq!(message.body(), b"m");
+        channel.basic_ack(message.delivery_tag(), false)?;
+        assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
+    }
+
+    async fn handlers_run_up_to_the_limit_at_a_time(world) {
+        let (channel, queue) = world.queue().await?;
+        for _ in 0..30 {
+            queue.publish(&Message::new("m")).await?;
+        }
+        let consumer = queue.consume(ConsumeOptions::new().consumer_tag("handled")).await?;
+        let (running, most, done) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let result = consumer
+            .for_each_concurrent(4, async |delivery| {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // A round trip, so that others get their turn.
+                let alive = channel.basic_qos(10).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                assert!(alive.is_ok() && delivery.ack().is_ok());
+                if done.fetch_add(1, Ordering::SeqCst) + 1 == 30 {
+                    assert!(channel.basic_cancel("handled").await.is_ok());
+                }
+            })
+            .await;
+        assert_eq!(result, Ok(()));
+        assert_eq!((done.into_inner(), most.into_inner()), (30, 4));
+    }
+
+    async fn a_handler_can_cancel_and_close_from_inside(world) {
+        let (channel, queue) = world.queue().await?;
+        queue.publish(&Message::new("stop")).await?;
+        let consumer = queue.consume(ConsumeOptions::new().consumer_tag("inside")).await?;
+        let inside = Arc::new(channel);
+        let result = consumer
+            .for_each_concurrent(1, |delivery| {
+                let channel = inside.clone();
+                async move {
+                    assert!(delivery.ack().is_ok());
+                    assert!(channel.basic_cancel("inside").await.is_ok());
+                    assert!(channel.close().await.is_ok());
+                }
+            })
+            .await;
+        assert_eq!(result, Ok(()));
+        assert!(!inside.is_open());
+    }
+}

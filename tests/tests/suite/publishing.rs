@@ -1,0 +1,219 @@
+use std::time::Duration;
+
+use amqp_client_core::proto::ReplyCode;
+use amqp_client_core::{
+    ChannelEvent, ConfirmError, ConsumeOptions, Message, Overflow, PublishError, PublisherOptions,
+    SendError, TryError, Wait,
+};
+
+use super::{behaviours, name, next, temporary};
+
+behaviours! {
+    async fn every_message_is_confirmed(world) {
+        let (channel, queue) = world.queue().await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        let to = queue.name().to_string();
+        let mut confirmations = Vec::new();
+        for number in 0..2500u32 {
+            let confirmation = publisher.publish(&to, number.to_string()).await?;
+            assert_eq!(confirmation.seq().map(|seq| seq.get()), Some(u64::from(number) + 1));
+            confirmations.push(confirmation);
+        }
+        for confirmation in confirmations {
+            confirmation.await?;
+        }
+        let counted = channel.queue_declare_passive(queue.name()).await?;
+        assert_eq!(counted.message_count(), 2500);
+    }
+
+    async fn all_confirms_are_awaited_at_once(world) {
+        let (channel, queue) = world.queue().await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        publisher.wait_for_confirms().await?;
+        let to = queue.name().to_string();
+        for _ in 0..500 {
+            // Nobody wants to know about each of them.
+            let _confirmation = publisher.publish(&to, "m").await?;
+        }
+        publisher.wait_for_confirms().await?;
+        let counted = channel.queue_declare_passive(queue.name()).await?;
+        assert_eq!(counted.message_count(), 500);
+    }
+
+    async fn a_mandatory_message_without_a_queue_comes_back(world) {
+        let channel = world.channel().await?;
+        let mut events = channel.events();
+        let options = PublisherOptions::new().mandatory(true);
+        let publisher = channel.default_exchange().publisher(options)?;
+        let nowhere = name("nowhere");
+        let error = publisher.send(&nowhere, "boomerang").await.expect_err("no queue");
+        let SendError::NotConfirmed(ConfirmError::Returned(returned)) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(returned.reply_code, ReplyCode::NO_ROUTE);
+        assert_eq!(returned.routing_key, *nowhere);
+        assert_eq!(returned.body, "boomerang");
+        assert_eq!(events.next().await, Some(ChannelEvent::Returned(returned)));
+        let error = publisher.wait_for_confirms().await.expect_err("one failed");
+        assert!(matches!(error, ConfirmError::Returned(_)));
+        publisher.wait_for_confirms().await?;
+    }
+
+    async fn each_return_belongs_to_its_own_publish(world) {
+        let (channel, queue) = world.queue().await?;
+        let options = PublisherOptions::new().mandatory(true);
+        let publisher = channel.default_exchange().publisher(options)?;
+        let (to, nowhere) = (queue.name().to_string(), name("nowhere"));
+        let mut confirmations = Vec::new();
+        for number in 0..300u32 {
+            let key = if number % 3 == 0 { &nowhere } else { &to };
+            confirmations.push(publisher.publish(key, number.to_string()).await?);
+        }
+        for (number, confirmation) in confirmations.into_iter().enumerate() {
+            match confirmation.await {
+                Ok(()) => assert_ne!(number % 3, 0),
+                Err(ConfirmError::Returned(returned)) => {
+                    assert_eq!(number % 3, 0);
+                    assert_eq!(returned.body, number.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn without_confirms_a_return_is_an_event(world) {
+        let channel = world.channel().await?;
+        let mut events = channel.events();
+        let nowhere = name("nowhere");
+        let route = amqp_client_core::proto::Route::queue(&nowhere).mandatory();
+        let none = amqp_client_core::proto::RawProperties::EMPTY;
+        channel.basic_publish(&route, &none, "boomerang").await?;
+        let Some(ChannelEvent::Returned(returned)) = events.next().await else { panic!("nothing") };
+        assert_eq!(returned.body, "boomerang");
+    }
+
+    async fn a_refused_message_is_told_apart_from_a_taken_one(world) {
+        let channel = world.channel().await?;
+        let options = temporary().max_length(1).overflow(Overflow::RejectPublish);
+        let queue = channel.queue_declare("", options).await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        let to = queue.name().to_string();
+        publisher.send(&to, "fits").await?;
+        let refused = publisher.send(&to, "does not").await;
+        assert_eq!(refused, Err(SendError::NotConfirmed(ConfirmError::Nacked)));
+        queue.purge().await?;
+        publisher.send(&to, "fits again").await?;
+    }
+
+    async fn a_missing_exchange_leaves_messages_unconfirmed(world) {
+        let channel = world.channel().await?;
+        let publisher = channel.exchange(name("missing"))?.publisher(PublisherOptions::new())?;
+        let error = publisher.send("x", "lost").await.expect_err("no exchange");
+        let SendError::NotConfirmed(ConfirmError::Unconfirmed(reason)) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(reason.as_close().map(|close| close.reply_code), Some(ReplyCode::NOT_FOUND));
+        let later = publisher.send("x", "later").await;
+        assert_eq!(later, Err(SendError::NotSent(PublishError::Ended(reason))));
+    }
+
+    async fn a_full_window_makes_publishing_wait_and_trying_fail(world) {
+        let (channel, queue) = world.queue().await?;
+        let options = PublisherOptions::new().window(2, 1000);
+        let publisher = channel.default_exchange().publisher(options)?;
+        let to = queue.name().to_string();
+        let mut confirmations = Vec::new();
+        let refused = loop {
+            // The confirms may come while this goes round, but not for ever faster than it.
+            match publisher.try_publish(&to, vec![0; 500]) {
+                Ok(confirmation) => confirmations.push(confirmation),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused.error, TryError::WouldWait(Wait::Window));
+        assert_eq!(refused.body.ok_or("no body")?.len(), 500);
+        confirmations.push(publisher.publish(&to, vec![0; 500]).await?);
+        // Larger than the window on its own: allowed when nothing else is on its way.
+        confirmations.push(publisher.publish(&to, vec![0; 5000]).await?);
+        for confirmation in confirmations {
+            confirmation.await?;
+        }
+    }
+
+    async fn a_dropped_confirmation_changes_nothing(world) {
+        let (channel, queue) = world.queue().await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        let to = queue.name().to_string();
+        for number in 0..100u8 {
+            let confirmation = publisher.publish(&to, vec![number]).await?;
+            if number % 2 == 0 {
+                drop(confirmation);
+            } else {
+                confirmation.await?;
+            }
+        }
+        publisher.wait_for_confirms().await?;
+        let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        for number in 0..100u8 {
+            assert_eq!(next(&mut consumer).await?.body(), [number]);
+        }
+    }
+
+    async fn publishers_share_a_channel_from_many_tasks(world) {
+        let (channel, queue) = world.queue().await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        let to = queue.name().to_string();
+        let tasks = (0..16u8).map(|task| {
+            let (publisher, to) = (publisher.clone(), to.clone());
+            async move {
+                for number in 0..50u8 {
+                    // Some take several frames: whole messages must not be torn apart.
+                    let size = if number % 10 == 0 { 300_000 } else { 20 };
+                    let mut body = vec![task; size];
+                    body.push(number);
+                    publisher.send(&to, body).await?;
+                }
+                Ok::<_, SendError>(())
+            }
+        });
+        for result in futures_util::future::join_all(tasks).await {
+            result?;
+        }
+        let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        let mut expected = [0u8; 16];
+        for _ in 0..16 * 50 {
+            let delivery = next(&mut consumer).await?;
+            let (number, rest) = delivery.body().split_last().ok_or("empty")?;
+            let task = *rest.first().ok_or("empty")?;
+            assert!(rest.iter().all(|octet| *octet == task));
+            assert_eq!(*number, expected[usize::from(task)], "order of one task is kept");
+            expected[usize::from(task)] += 1;
+        }
+    }
+
+    async fn a_publish_that_waits_too_long_says_so(world) {
+        let (channel, _) = world.queue().await?;
+        let options = PublisherOptions::new()
+            .window(1, usize::MAX)
+            .timeout(Some(Duration::from_millis(1)));
+        let publisher = channel.default_exchange().publisher(options)?;
+        // Hundreds of megabytes are not confirmed within a millisecond.
+        let large = bytes::Bytes::from(vec![0; 64 * 1024 * 1024]);
+        let _on_its_way = publisher.publish("nowhere", large).await?;
+        let error = publisher.publish("nowhere", "small").await.expect_err("the window is full");
+        let after = Duration::from_millis(1);
+        assert_eq!(error, PublishError::TimedOut { by: Wait::Window, after });
+    }
+
+    async fn a_message_published_by_an_exchange_is_the_same(world) {
+        let (channel, queue) = world.queue().await?;
+        let exchange = channel.default_exchange();
+        let to = queue.name().to_string();
+        exchange.publish(&to, &Message::new("unconfirmed")).await?;
+        exchange.publish_confirmed(&to, &Message::new("confirmed")).await?;
+        for expected in ["unconfirmed", "confirmed"] {
+            let got = queue.get(true).await?.ok_or("no message")?;
+            assert_eq!(got.delivery.body(), expected.as_bytes());
+        }
+    }
+}

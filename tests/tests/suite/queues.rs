@@ -1,0 +1,226 @@
+use std::time::Duration;
+
+use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, Timestamp, Value};
+use amqp_client_core::{
+    ConsumeOptions, ExchangeOptions, Message, MessageProperties, Overflow, QueueOptions, QueueType,
+    StreamOffset,
+};
+
+use super::{assert_refused, behaviours, name, next, temporary};
+
+behaviours! {
+    async fn a_queue_tells_its_name_and_what_is_in_it(world) {
+        let (channel, queue) = world.queue().await?;
+        assert_eq!((queue.message_count(), queue.consumer_count()), (0, 0));
+        for _ in 0..3 {
+            queue.publish(&Message::new("m")).await?;
+        }
+        let _consumer = channel
+            .queue_declare("", temporary())
+            .await?
+            .consume(ConsumeOptions::new())
+            .await?;
+        // Publishing and declaring on one channel happens in order.
+        let counted = channel.queue_declare_passive(queue.name()).await?;
+        assert_eq!((counted.message_count(), counted.consumer_count()), (3, 0));
+        assert_eq!(queue.purge().await?, 3);
+        queue.publish(&Message::new("m")).await?;
+        assert_eq!(queue.delete(false, false).await?, 1);
+    }
+
+    async fn a_queue_without_a_name_gets_one(world) {
+        let channel = world.channel().await?;
+        let queue = channel.queue_declare("", QueueOptions::temporary()).await?;
+        assert!(queue.name().to_string().starts_with("amq.gen-"));
+        queue.publish(&Message::new("m")).await?;
+        assert!(queue.get(true).await?.is_some());
+    }
+
+    async fn declaring_one_differently_is_refused(world) {
+        let (channel, queue) = world.queue().await?;
+        let other = channel.queue_declare(queue.name(), temporary().max_length(3)).await;
+        assert_refused(other, 406, "queue.declare");
+    }
+
+    async fn a_reserved_name_is_refused(world) {
+        let channel = world.channel().await?;
+        assert_refused(channel.queue_declare("amq.mine", temporary()).await, 403, "queue.declare");
+    }
+
+    async fn an_exclusive_queue_is_locked_to_others(world) {
+        let (_, queue) = world.queue().await?;
+        let other = world.open(world.target()).await?;
+        let declare = other.open_channel().await?.queue_declare_passive(queue.name()).await;
+        assert_refused(declare, 405, "queue.declare");
+        let get = other.open_channel().await?.basic_get(queue.name(), true).await;
+        assert_refused(get, 405, "basic.get");
+        let bind = other.open_channel().await?;
+        let bind = bind.queue_bind(queue.name(), "amq.direct", "x", FieldTable::new()).await;
+        assert_refused(bind, 405, "queue.bind");
+    }
+
+    async fn conditions_of_a_delete_are_checked(world) {
+        let (_, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        assert_refused(queue.delete(false, true).await, 406, "queue.delete");
+        let channel = world.channel().await?;
+        let _consumer = channel.queue(queue.name())?.consume(ConsumeOptions::new()).await?;
+        let other = world.channel().await?;
+        let delete = other.queue_delete(queue.name(), true, false).await;
+        assert_refused(delete, 406, "queue.delete");
+    }
+
+    async fn deleting_or_purging_what_is_not_there(world) {
+        let channel = world.channel().await?;
+        // RabbitMQ: deleting a queue that does not exist succeeds.
+        assert_eq!(channel.queue_delete(name("missing"), false, false).await?, 0);
+        assert_refused(channel.queue_purge(name("missing")).await, 404, "queue.purge");
+    }
+
+    async fn a_binding_needs_both_its_ends(world) {
+        let (_, queue) = world.queue().await?;
+        assert_refused(queue.bind(name("missing"), "x").await, 404, "queue.bind");
+        let channel = world.channel().await?;
+        let none = FieldTable::new();
+        let bind = channel.queue_bind(name("missing"), "amq.direct", "x", none.clone()).await;
+        assert_refused(bind, 404, "queue.bind");
+        let channel = world.channel().await?;
+        // RabbitMQ: removing a binding that does not exist succeeds.
+        channel.queue_unbind(queue.name(), "amq.direct", "never", none).await?;
+    }
+
+    async fn arguments_of_every_type_reach_the_broker(world) {
+        let channel = world.channel().await?;
+        let table = FieldTable::new().with("nested", true)?;
+        let arguments = FieldTable::new()
+            .with("x-bool", true)?
+            .with("x-i8", -1i8)?
+            .with("x-u8", 200u8)?
+            .with("x-i16", -300i16)?
+            .with("x-u16", 60_000u16)?
+            .with("x-i32", -70_000)?
+            .with("x-u32", 4_000_000_000u32)?
+            .with("x-i64", -5_000_000_000i64)?
+            .with("x-f32", 1.5f32)?
+            .with("x-f64", -2.25f64)?
+            .with("x-decimal", Decimal { scale: 2, value: 314 })?
+            .with("x-text", "text")?
+            .with("x-array", FieldArray::from_values([Value::from(1), Value::from("two")])?)?
+            .with("x-time", Timestamp(1_700_000_000))?
+            .with("x-table", table)?
+            .with("x-void", Value::Void)?
+            .with("x-octets", vec![0u8, 159, 146, 150])?;
+        let queue = channel.queue_declare("", temporary()).await?;
+        queue.bind_with("amq.headers", "", arguments.clone()).await?;
+        queue.unbind("amq.headers", "", arguments.clone()).await?;
+        // Headers come back with the types they were sent with.
+        let properties = MessageProperties::new().with_headers(arguments.clone());
+        queue.publish(&Message::new("m").with(&properties)?).await?;
+        let got = queue.get(true).await?.ok_or("no message")?;
+        let headers = got.delivery.properties().headers().ok_or("no headers")?;
+        for (name, value) in &arguments {
+            assert_eq!(headers.get(&name), Some(value), "{name}");
+        }
+        assert_eq!(headers.len(), arguments.len());
+    }
+
+    async fn a_bad_argument_is_refused_by_the_broker(world) {
+        let channel = world.channel().await?;
+        let options = temporary().argument("x-message-ttl", -1);
+        assert_refused(channel.queue_declare("", options).await, 406, "queue.declare");
+    }
+
+    async fn expired_messages_are_dead_lettered_and_say_so(world) {
+        let (channel, graveyard) = world.queue().await?;
+        let options = ExchangeOptions::new().durable(false).auto_delete(true);
+        let dead = channel.exchange_declare(name("dlx"), "fanout", options).await?;
+        graveyard.bind(dead.name(), "").await?;
+        let options = temporary()
+            .message_ttl(Duration::from_millis(20))
+            .dead_letter_exchange(&dead.name().to_string())
+            .dead_letter_routing_key("rip");
+        let queue = channel.queue_declare("", options).await?;
+        queue.publish(&Message::new("short life")).await?;
+        let mut consumer = graveyard.consume(ConsumeOptions::new()).await?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.routing_key(), "rip");
+        let headers = delivery.properties().headers().ok_or("no headers")?;
+        let deaths = headers.get("x-death").ok_or("no x-death")?;
+        let death = deaths.as_array().and_then(|deaths| deaths.iter().next()).ok_or("empty")?;
+        let death = death.as_table().ok_or("no table")?;
+        assert_eq!(death.get("reason").as_ref().and_then(Value::as_str), Some("expired"));
+        assert_eq!(death.get("count").and_then(|count| count.as_i64()), Some(1));
+        delivery.ack()?;
+    }
+
+    async fn a_full_queue_refuses_when_told_to(world) {
+        let channel = world.channel().await?;
+        let options = temporary().max_length(1).overflow(Overflow::RejectPublish);
+        let queue = channel.queue_declare("", options).await?;
+        let exchange = channel.default_exchange();
+        let to = queue.name().to_string();
+        exchange.publish_confirmed(&to, &Message::new("fits")).await?;
+        let refused = exchange.publish_confirmed(&to, &Message::new("does not")).await;
+        let error = refused.expect_err("the queue is full");
+        assert!(error.to_string().contains("basic.nack"), "{error}");
+    }
+
+    async fn priorities_overtake(world) {
+        let channel = world.channel().await?;
+        let queue = channel.queue_declare("", temporary().max_priority(5)).await?;
+        for priority in [0, 5, 3] {
+            let properties = MessageProperties::new().with_priority(priority);
+            queue.publish(&Message::new(vec![priority]).with(&properties)?).await?;
+        }
+        channel.queue_declare_passive(queue.name()).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        for expected in [5, 3, 0] {
+            assert_eq!(next(&mut consumer).await?.body(), [expected]);
+        }
+    }
+
+    async fn a_stream_is_read_from_where_one_likes(world) {
+        let channel = world.channel().await?;
+        let stream = name("stream");
+        let options = QueueOptions::new().queue_type(QueueType::Stream);
+        let queue = channel.queue_declare(&stream, options).await?;
+        let exchange = channel.default_exchange();
+        for number in 0..5u8 {
+            exchange.publish_confirmed(&stream, &Message::new(vec![number])).await?;
+        }
+        channel.basic_qos(10).await?;
+        for (offset, first) in [(StreamOffset::First, 0), (StreamOffset::Offset(3), 3)] {
+            let options = ConsumeOptions::new().stream_offset(offset);
+            let mut consumer = queue.consume(options).await?;
+            let mut expected = first;
+            while expected < 5 {
+                let delivery = next(&mut consumer).await?;
+                let headers = delivery.properties().headers().ok_or("no headers")?;
+                let offset = headers.get("x-stream-offset").and_then(|value| value.as_i64());
+                // A chunk may start before what was asked for.
+                if offset >= Some(first.into()) {
+                    assert_eq!(delivery.body(), [expected]);
+                    expected += 1;
+                }
+                delivery.ack()?;
+            }
+        }
+        queue.delete(false, false).await?;
+    }
+
+    async fn a_quorum_queue_counts_deliveries(world) {
+        let channel = world.channel().await?;
+        let options = QueueOptions::new().queue_type(QueueType::Quorum).delivery_limit(1);
+        let queue = channel.queue_declare(name("quorum"), options).await?;
+        let to = queue.name().to_string();
+        channel.default_exchange().publish_confirmed(&to, &Message::new("m")).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        next(&mut consumer).await?.nack(true)?;
+        let again = next(&mut consumer).await?;
+        let headers = again.properties().headers().ok_or("no headers")?;
+        assert_eq!(headers.get("x-delivery-count").and_then(|count| count.as_i64()), Some(1));
+        again.ack()?;
+        consumer.cancel().await?;
+        queue.delete(false, false).await?;
+    }
+}

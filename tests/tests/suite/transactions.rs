@@ -1,0 +1,77 @@
+use amqp_client_core::proto::Misuse;
+use amqp_client_core::{CallError, Message, PublishError, PublisherOptions};
+
+use super::{assert_refused, behaviours};
+
+behaviours! {
+    async fn what_is_committed_happens_and_what_is_rolled_back_does_not(world) {
+        let (channel, queue) = world.queue().await?;
+        let observer = world.channel().await?;
+        channel.tx_select().await?;
+        queue.publish(&Message::new("rolled back")).await?;
+        channel.tx_rollback().await?;
+        queue.publish(&Message::new("committed")).await?;
+        assert_eq!(observer.queue_declare_passive(queue.name()).await?.message_count(), 0);
+        channel.tx_commit().await?;
+        let got = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+        assert_eq!(got.delivery.body(), b"committed");
+        assert_eq!(got.message_count, 0);
+    }
+
+    async fn acknowledgements_are_part_of_a_transaction(world) {
+        let (channel, queue) = world.queue().await?;
+        let observer = world.connection().await?.open_channel().await?;
+        queue.publish(&Message::new("m")).await?;
+        channel.tx_select().await?;
+        queue.get(false).await?.ok_or("no message")?.delivery.ack()?;
+        channel.tx_rollback().await?;
+        // The acknowledgement is void, the delivery is not: it comes back with the channel's end.
+        channel.close().await?;
+        let again = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+        assert!(again.delivery.redelivered());
+    }
+
+    async fn a_transaction_commits_on_success_and_rolls_back_on_failure(world) {
+        let (channel, queue) = world.queue().await?;
+        let failed: Result<(), CallError> = channel
+            .transaction(async |_| {
+                queue.publish(&Message::new("no")).await.map_err(ended)?;
+                Err(CallError::Misuse(Misuse::NotNow))
+            })
+            .await;
+        assert_eq!(failed, Err(CallError::Misuse(Misuse::NotNow)));
+        channel
+            .transaction(async |_| queue.publish(&Message::new("yes")).await.map_err(ended))
+            .await?;
+        let got = queue.get(true).await?.ok_or("no message")?;
+        assert_eq!((got.delivery.body(), got.message_count), (&b"yes"[..], 0));
+    }
+
+    async fn transactions_and_confirms_exclude_each_other(world) {
+        let channel = world.channel().await?;
+        channel.tx_select().await?;
+        let error = channel.confirm_select().await.expect_err("excluded");
+        assert_eq!(error, CallError::Misuse(Misuse::TxAndConfirm));
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new());
+        assert!(publisher.is_err());
+        let channel = world.channel().await?;
+        channel.confirm_select().await?;
+        let error = channel.tx_select().await.expect_err("excluded");
+        assert_eq!(error, CallError::Misuse(Misuse::TxAndConfirm));
+        channel.basic_qos(1).await?;
+    }
+
+    async fn committing_without_a_transaction_is_refused(world) {
+        let channel = world.channel().await?;
+        assert_refused(channel.tx_commit().await, 406, "tx.commit");
+        let channel = world.channel().await?;
+        assert_refused(channel.tx_rollback().await, 406, "tx.rollback");
+    }
+}
+
+fn ended(error: PublishError) -> CallError {
+    match error {
+        PublishError::Ended(error) => CallError::Ended(error),
+        _ => CallError::Misuse(Misuse::NotNow),
+    }
+}
