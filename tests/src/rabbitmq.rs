@@ -94,7 +94,6 @@ impl RabbitMq {
     }
 
     /// A node to be configured.
-    #[must_use]
     pub fn builder() -> RabbitMqBuilder {
         RabbitMqBuilder::new()
     }

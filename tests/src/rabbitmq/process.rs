@@ -5,9 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -62,7 +61,7 @@ impl Group {
             .stderr(Stdio::null())
             .spawn()?;
         let output = Arc::new(Mutex::new(Vec::new()));
-        let gone = follow(leader.stdout.take(), Arc::clone(&output));
+        let follower = follow(leader.stdout.take(), Arc::clone(&output));
         let id = Pid::from_child(&leader);
         Ok(Self { leader, id, mark: mark.to_owned(), gone: Mutex::new(gone), output, over: false })
     }
@@ -97,13 +96,9 @@ impl Group {
     }
 
     fn wait_gone(&self) -> io::Result<()> {
-        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        match gone.recv_timeout(DEATH) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "killed processes did not vanish"))
-            }
-        }
+        wait_for(DEATH, "killed processes to vanish", || {
+            Ok(self.follower.is_finished().then_some(()))
+        })
     }
 
     /// The end of what the processes wrote.
@@ -120,10 +115,8 @@ impl Drop for Group {
 }
 
 /// Collects the output on a thread, until its last holder is gone.
-fn follow(source: Option<impl Read + Send + 'static>, into: Arc<Mutex<Vec<u8>>>) -> Receiver<()> {
-    let (alive, gone) = mpsc::channel();
+fn follow(source: Option<impl Read + Send + 'static>, into: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
     thread::spawn(move || {
-        let _alive = alive;
         let Some(mut source) = source else { return };
         let mut chunk = [0; 4096];
         while let Ok(n @ 1..) = source.read(&mut chunk) {
@@ -132,8 +125,7 @@ fn follow(source: Option<impl Read + Send + 'static>, into: Arc<Mutex<Vec<u8>>>)
             let excess = output.len().saturating_sub(TAIL);
             output.drain(..excess);
         }
-    });
-    gone
+    })
 }
 
 /// Runs a program to its end and returns what it wrote; kills it, and fails, after `limit`.
@@ -151,7 +143,7 @@ pub(super) fn run(mut command: Command, limit: Duration) -> io::Result<String> {
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
         child.wait()?;
     }
-    let text = |thread: thread::JoinHandle<Vec<u8>>| {
+    let text = |thread: JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
     };
     let (stdout, stderr) = (text(stdout), text(stderr));
@@ -162,7 +154,7 @@ pub(super) fn run(mut command: Command, limit: Duration) -> io::Result<String> {
     }
 }
 
-fn collect(source: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn collect(source: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut all = Vec::new();
         if let Some(mut source) = source {

@@ -1,0 +1,110 @@
+//! A tour of what the client does, against the broker of `AMQP_URL`:
+//!
+//! ```text
+//! ./tests/with-rabbitmq cargo run --release --example tour
+//! ```
+//!
+//! It declares a queue, publishes 10,000 messages with confirms, consumes and acknowledges them, has a message returned,
+//! runs a transaction, and closes. Each step says how long it took.
+
+use std::env;
+use std::error::Error;
+use std::future::Future;
+use std::time::Instant;
+
+use amqp_client_tokio::{
+    Channel, ConfirmError, Connection, ConsumeOptions, Message, PublisherOptions, Queue,
+    QueueOptions, SendError,
+};
+use indicatif::ProgressBar;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const MESSAGES: u32 = 10_000;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = step("connect", async { Ok(Connection::open(&uri).await?) }).await?;
+    if let Some(negotiated) = connection.negotiated() {
+        let product = |name| negotiated.peer_properties.get(name).unwrap_or_else(|| "?".into());
+        let (product, version) = (product("product"), product("version"));
+        println!("  {} {}", product.as_str().unwrap_or("?"), version.as_str().unwrap_or("?"));
+    }
+    let channel = step("open a channel", async { Ok(connection.open_channel().await?) }).await?;
+    let options = QueueOptions::new().exclusive(true);
+    let queue =
+        step("declare a queue", async { Ok(channel.queue_declare("", options).await?) }).await?;
+    println!("  {}", queue.name());
+
+    step("publish 10,000 messages, all confirmed", publish(&channel, &queue)).await?;
+    step("consume and acknowledge them", consume(&queue)).await?;
+    step("have a message returned", be_returned(&channel)).await?;
+    step("commit a transaction", commit(&connection)).await?;
+    step("close", async { Ok(connection.close().await?) }).await
+}
+
+/// Publishes without waiting for each confirm: the publisher's window keeps a thousand on their way.
+async fn publish(channel: &Channel, queue: &Queue) -> Result<()> {
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let routing_key = queue.name().to_string();
+    let progress = ProgressBar::new(MESSAGES.into());
+    let mut confirmations = Vec::new();
+    for number in 0..MESSAGES {
+        confirmations.push(publisher.publish(&routing_key, format!("message {number}")).await?);
+    }
+    for confirmation in progress.wrap_iter(confirmations.into_iter()) {
+        confirmation.await?;
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Acknowledging does not wait for the broker; acknowledgements travel together.
+async fn consume(queue: &Queue) -> Result<()> {
+    let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+    let progress = ProgressBar::new(MESSAGES.into());
+    for number in 0..MESSAGES {
+        let delivery = consumer.next().await.ok_or("the consumer has ended")??;
+        if delivery.body() != format!("message {number}").as_bytes() {
+            return Err("a message came out of order".into());
+        }
+        delivery.ack()?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(consumer.cancel().await?)
+}
+
+/// A mandatory message that reaches no queue comes back, and its confirmation says so.
+async fn be_returned(channel: &Channel) -> Result<()> {
+    let options = PublisherOptions::new().mandatory(true);
+    let publisher = channel.default_exchange().publisher(options)?;
+    match publisher.send("no.such.queue", "boomerang").await {
+        Err(SendError::NotConfirmed(ConfirmError::Returned(returned))) => {
+            println!("  {}", returned.reply_code);
+            Ok(())
+        }
+        other => Err(format!("expected it back, got {other:?}").into()),
+    }
+}
+
+async fn commit(connection: &Connection) -> Result<()> {
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    channel.tx_select().await?;
+    queue.publish(&Message::new("in a transaction")).await?;
+    channel.tx_commit().await?;
+    let got = queue.get(true).await?.ok_or("the message is not there")?;
+    println!("  {}", String::from_utf8_lossy(got.delivery.body()));
+    Ok(())
+}
+
+/// Does one step of the tour and says how long it took.
+async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    println!("{name} ...");
+    let start = Instant::now();
+    let result = work.await?;
+    println!("  {:.1} ms", start.elapsed().as_secs_f64() * 1000.0);
+    Ok(result)
+}
