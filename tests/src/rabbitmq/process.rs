@@ -37,9 +37,8 @@ pub(super) struct Group {
     leader: Child,
     id: Pid,
     mark: PathBuf,
-    /// Disconnected when nobody holds the output any more, that is, when all processes are gone.
-    /// The lock only makes it shareable.
-    gone: Mutex<Receiver<()>>,
+    /// Finished when nobody holds the output any more, that is, when all processes are gone.
+    follower: JoinHandle<()>,
     output: Arc<Mutex<Vec<u8>>>,
     over: bool,
 }
@@ -63,7 +62,7 @@ impl Group {
         let output = Arc::new(Mutex::new(Vec::new()));
         let follower = follow(leader.stdout.take(), Arc::clone(&output));
         let id = Pid::from_child(&leader);
-        Ok(Self { leader, id, mark: mark.to_owned(), gone: Mutex::new(gone), output, over: false })
+        Ok(Self { leader, id, mark: mark.to_owned(), follower, output, over: false })
     }
 
     /// Signals every process of the group.
