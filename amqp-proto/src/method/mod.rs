@@ -3,6 +3,8 @@
 #[macro_use]
 mod macros;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use table::*;
 

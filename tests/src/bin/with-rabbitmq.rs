@@ -104,3 +104,16 @@ fn from_terminal(signal: Signal) -> bool {
     let foreground = File::open("/dev/tty").ok().and_then(|tty| tcgetpgrp(tty).ok());
     key && foreground == Some(getpgrp())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_what_a_shell_would_say() {
+        assert_eq!(code(ExitStatus::from_raw(0)), 0);
+        assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(code(ExitStatus::from_raw(SIGTERM)), 143);
+        assert_eq!(code(ExitStatus::from_raw(9)), 137);
+    }
+}

@@ -1,0 +1,280 @@
+//! Nothing waits for ever: whatever is pending when the broker goes away comes to an end.
+//!
+//! Each test has a node of its own, since it kills, pauses or loses it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use amqp_client_core::proto::{ConnectionError, FieldTable};
+use amqp_client_core::{
+    Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, PublishError, PublisherOptions,
+    QueueOptions, Target, Wait,
+};
+use amqp_client_tokio::Connection;
+use amqp_testkit::RabbitMq;
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Far longer than it takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Calls that wait for the broker, each in a task of its own.
+#[derive(Default)]
+struct Pending {
+    calls: Vec<(&'static str, JoinHandle<String>)>,
+}
+
+impl Pending {
+    fn add<T: std::fmt::Debug>(
+        &mut self,
+        name: &'static str,
+        call: impl Future<Output = T> + Send + 'static,
+    ) {
+        self.calls.push((name, tokio::spawn(async move { format!("{:?}", call.await) })));
+    }
+
+    /// Nothing has ended on its own.
+    fn assert_pending(&self) {
+        for (name, call) in &self.calls {
+            assert!(!call.is_finished(), "{name} did not wait");
+        }
+    }
+
+    /// Every call ends, and says one of these.
+    async fn assert_ended(self, expected: &[&str]) {
+        for (name, call) in self.calls {
+            let outcome = timeout(LIMIT, call).await.unwrap_or_else(|_| panic!("{name} hangs"));
+            let outcome = outcome.expect("the task has not panicked");
+            let said = expected.iter().any(|expected| outcome.contains(expected));
+            assert!(said, "{name}: {outcome}");
+        }
+    }
+}
+
+/// Everything on one connection that can be waited for, begun while the broker does not answer.
+struct Scene {
+    connection: Connection,
+    plain: Channel,
+    confirming: Channel,
+    transactional: Channel,
+    queue: String,
+}
+
+impl Scene {
+    async fn set(connection: Connection) -> Result<Self> {
+        let plain = connection.open_channel().await?;
+        let confirming = connection.open_channel().await?;
+        let transactional = connection.open_channel().await?;
+        transactional.tx_select().await?;
+        confirming.confirm_select().await?;
+        let queue = plain.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+        let queue = queue.name().to_string();
+        Ok(Self { connection, plain, confirming, transactional, queue })
+    }
+
+    /// Consumers have to be there before the broker stops answering.
+    async fn consume(&self, pending: &mut Pending) -> Result<()> {
+        let mut consumer =
+            self.plain.basic_consume(&self.queue, ConsumeOptions::new().consumer_tag("t")).await?;
+        pending.add("consumer.next", async move { consumer.next().await });
+        let consumer = self.plain.basic_consume(&self.queue, ConsumeOptions::new()).await?;
+        let handled = consumer.for_each_concurrent(2, |delivery| async move { drop(delivery) });
+        pending.add("for_each_concurrent", handled);
+        Ok(())
+    }
+
+    async fn begin(&self, pending: &mut Pending) -> Result<()> {
+        let Self { connection, plain, confirming, transactional, queue } = self;
+        let none = FieldTable::new;
+        let temporary = || QueueOptions::new().exclusive(true);
+        pending.add("channel.open", connection.open_channel());
+        pending.add("queue.declare", plain.queue_declare("", temporary()));
+        pending.add("queue.bind", plain.queue_bind(queue, "amq.direct", "k", none()));
+        pending.add("queue.unbind", plain.queue_unbind(queue, "amq.direct", "k", none()));
+        pending.add("queue.purge", plain.queue_purge(queue));
+        pending.add("queue.delete", plain.queue_delete(queue, false, false));
+        let options = ExchangeOptions::new();
+        pending.add("exchange.declare", plain.exchange_declare("x", "direct", options));
+        pending.add("exchange.bind", plain.exchange_bind("x", "amq.direct", "k", none()));
+        pending.add("exchange.unbind", plain.exchange_unbind("x", "amq.direct", "k", none()));
+        pending.add("exchange.delete", plain.exchange_delete("x", false));
+        pending.add("basic.qos", plain.basic_qos(1));
+        pending.add("basic.consume", plain.basic_consume(queue, ConsumeOptions::new()));
+        pending.add("basic.cancel", plain.basic_cancel("t"));
+        pending.add("basic.get", plain.basic_get(queue, false));
+        pending.add("basic.recover", plain.basic_recover(true));
+        pending.add("channel.flow", plain.flow(true));
+        pending.add("tx.commit", transactional.tx_commit());
+        pending.add("tx.rollback", transactional.tx_rollback());
+        pending.add("confirm.select", confirming.confirm_select());
+
+        let options = PublisherOptions::new().window(1, usize::MAX);
+        let publisher = confirming.default_exchange().publisher(options)?;
+        pending.add("confirmation", publisher.publish(queue, "m").await?);
+        let waiting = publisher.clone();
+        pending.add("wait_for_confirms", async move { waiting.wait_for_confirms().await });
+        pending.add("publish", async move { publisher.publish("k", "m").await });
+        let closing = transactional.clone();
+        pending.add("channel.close", async move { closing.close().await });
+        let closed = plain.clone();
+        pending.add("channel.closed", async move { closed.closed().await });
+        let closed = connection.clone();
+        pending.add("connection.closed", async move { closed.closed().await });
+        let mut events = connection.events();
+        pending.add("connection.events", async move { events.next().await });
+        let mut events = plain.events();
+        pending.add("channel.events", async move { events.next().await });
+        let updating = connection.clone();
+        pending.add("update_secret", async move { updating.update_secret("guest", "").await });
+        // All of it has been polled, and still waits.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        pending.assert_pending();
+        assert!(pending.calls.len() > 20);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_pending_call_ends_when_the_broker_is_killed() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let scene = Scene::set(Connection::open(&node.amqp_uri()).await?).await?;
+    let mut pending = Pending::default();
+    scene.consume(&mut pending).await?;
+    node.pause()?;
+    scene.begin(&mut pending).await?;
+    node.kill()?;
+    pending.assert_ended(&["ConnectionReset", "Eof"]).await;
+    let error = scene.connection.open_channel().await.expect_err("it is over");
+    assert!(error.to_string().contains("peer") || error.to_string().contains("transport"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_pending_call_ends_when_the_broker_falls_silent() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let uri = format!("{}?heartbeat=1", node.amqp_uri());
+    let scene = Scene::set(Connection::open(&uri).await?).await?;
+    let closing = Connection::open(&uri).await?;
+    let mut pending = Pending::default();
+    scene.consume(&mut pending).await?;
+    node.pause()?;
+    scene.begin(&mut pending).await?;
+    pending.assert_ended(&["PeerSilent(2s)"]).await;
+    // An answer to a close is not waited for any longer.
+    let error = timeout(LIMIT, closing.close()).await?.expect_err("nobody answers");
+    assert_eq!(error.0, ConnectionError::PeerSilent(Duration::from_secs(2)));
+    node.resume()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_pending_call_ends_when_its_driver_is_dropped() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let config = node.amqp_uri().parse::<Target>()?.config;
+    let stream = TcpStream::connect(node.addr()).await?;
+    let (connection, driver) = Connection::open_with(stream, config);
+    let driver = tokio::spawn(driver);
+    connection.ready().await?;
+    let scene = Scene::set(connection).await?;
+    let mut pending = Pending::default();
+    scene.consume(&mut pending).await?;
+    node.pause()?;
+    scene.begin(&mut pending).await?;
+    driver.abort();
+    pending.assert_ended(&["DriverGone"]).await;
+    node.resume()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_close_that_is_not_answered_ends_in_time() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let mut target: Target = node.amqp_uri().parse()?;
+    target.config.protocol.close_timeout = Duration::from_millis(100);
+    let connection = Connection::open_target(target).await?;
+    node.pause()?;
+    let error = timeout(LIMIT, connection.close()).await?.expect_err("nobody answers");
+    assert_eq!(error.0, ConnectionError::CloseTimeout(Duration::from_millis(100)));
+    node.resume()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publish_that_the_transport_does_not_take_ends_in_time() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let mut target: Target = node.amqp_uri().parse()?;
+    target.config.settings.publish_timeout = Some(Duration::from_millis(100));
+    let connection = Connection::open_target(target).await?;
+    let channel = connection.open_channel().await?;
+    node.pause()?;
+    let body = Bytes::from(vec![0; 1024 * 1024]);
+    let route = amqp_client_core::proto::Route::queue("nowhere");
+    let none = amqp_client_core::proto::RawProperties::EMPTY;
+    // The socket's buffers and our own take some of it.
+    let error = loop {
+        let publish = channel.basic_publish(&route, &none, body.clone());
+        if let Err(error) = timeout(LIMIT, publish).await? {
+            break error;
+        }
+    };
+    let PublishError::TimedOut { by: Wait::Gate(gate), .. } = error else { panic!("{error:?}") };
+    assert_eq!(gate, amqp_client_core::proto::Gate::Full);
+    node.resume()?;
+    // It was late, not lost: the channel goes on.
+    channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let mut target: Target = node.amqp_uri().parse()?;
+    target.config.settings.publish_timeout = Some(Duration::from_millis(50));
+    let connection = Connection::open_target(target).await?;
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    let message = amqp_client_core::Message::new("m");
+    queue.publish(&message).await?;
+    let mut events = connection.events();
+    node.ctl(&["set_vm_memory_high_watermark", "0.0000001"])?;
+    // The broker blocks a connection when it publishes.
+    let error = loop {
+        match queue.publish(&message).await {
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    let PublishError::TimedOut { by, .. } = error else { panic!("{error:?}") };
+    assert_eq!(by, Wait::Gate(amqp_client_core::proto::Gate::Blocked));
+    assert!(connection.is_blocked());
+    let event = events.next().await.ok_or("no event")?;
+    assert!(format!("{event:?}").contains("low on memory"), "{event:?}");
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"])?;
+    let waiting = channel.default_exchange().publisher(PublisherOptions::new().timeout(None))?;
+    waiting.send(&queue.name().to_string(), "after the alarm").await?;
+    assert!(!connection.is_blocked());
+    assert_eq!(events.next().await, Some(amqp_client_core::ConnectionEvent::Unblocked));
+    Ok(())
+}
+
+#[tokio::test]
+async fn consumers_hear_of_an_operators_close() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let connection = Connection::open(&node.amqp_uri()).await?;
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+    node.ctl(&["close_all_connections", "maintenance"])?;
+    let end = timeout(LIMIT, consumer.next()).await?.ok_or("no end was told")?;
+    let Err(ConsumerEnd::Ended(error)) = end else { panic!("{end:?}") };
+    let close = error.as_close().ok_or("no close")?;
+    assert_eq!(close.reply_code, amqp_client_core::proto::ReplyCode::CONNECTION_FORCED);
+    assert!(close.reply_text.to_string().contains("maintenance"));
+    Ok(())
+}
