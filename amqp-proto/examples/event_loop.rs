@@ -6,38 +6,60 @@
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run -p amqp-proto --example event_loop -- 1000
 //! ```
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "does I/O and has a clock")]
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it has socket and clock")]
 
+use std::env;
 use std::error::Error;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use amqp_proto::method::{
-    BasicConsume, BasicConsumeOk, BasicQos, ConfirmSelect, FromReply, QueueDeclare, QueueDeclareOk,
-};
+use amqp_proto::method::{BasicConsume, BasicQos, ConfirmSelect};
+use amqp_proto::method::{FromReply as _, QueueDeclare, QueueDeclareOk};
 use amqp_proto::sasl::Plain;
 use amqp_proto::uri::Uri;
-use amqp_proto::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, ConnectionError, Event, Properties,
-    PublishError, ReplyCode, RequestId, Route, ShortStr,
-};
-use bytes::{Buf, BytesMut};
+use amqp_proto::{ChannelError, ChannelEvent, ChannelId, ClientConfig, Connection, Event};
+use amqp_proto::{Properties, PublishError, ReplyCode, RequestId, Route, ShortStr};
+use bytes::{Buf as _, BytesMut};
 
-/// How many publishes may wait for their confirms, and deliveries for their acknowledgements.
-const WINDOW: u16 = 500;
+type Failure = Box<dyn Error>;
 
-/// How long a full transport may hold up reading, and an idle one writing.
+/// How many publishes may wait for their confirms.
+const WINDOW: usize = 1000;
+
+/// How long a transport that takes nothing may keep the loop from reading, and the other way round.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let messages = std::env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
-    let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".into());
-    let uri: Uri = url.parse()?;
-    if uri.tls {
-        return Err("this example speaks plain TCP: use amqp://".into());
+fn main() -> ExitCode {
+    match publish_and_consume() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn publish_and_consume() -> Result<(), Failure> {
+    let messages = env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
+    let url = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".into());
+    let uri: Uri = url.parse()?;
+    let node =
+        uri.endpoints.first().filter(|_| !uri.tls).ok_or("this example needs an amqp:// URI")?;
+    let stream = TcpStream::connect((node.host.as_str(), node.port))?;
+    stream.set_nodelay(true)?;
+
+    let mut app = App { messages, ..App::default() };
+    let connection = Connection::client(Arc::new(config(&uri)?), Instant::now());
+    let outcome = run(stream, connection, &mut app);
+    let App { published, confirmed, consumed, .. } = app;
+    println!("{published} published, {confirmed} confirmed, {consumed} consumed");
+    outcome
+}
+
+fn config(uri: &Uri) -> Result<ClientConfig, Failure> {
     let mut config = ClientConfig::default().with_connection_name("event_loop")?;
     if let (Some(username), Some(password)) = (&uri.username, &uri.password) {
         config.mechanisms = vec![Arc::new(Plain::new(username, password.expose()))];
@@ -46,169 +68,151 @@ fn main() -> Result<(), Box<dyn Error>> {
         config.virtual_host = ShortStr::try_from(virtual_host)?;
     }
     config.heartbeat = uri.options.heartbeat.unwrap_or(config.heartbeat);
-
-    let node = uri.endpoints.first().ok_or("the URI names no host")?;
-    let stream = TcpStream::connect((node.host.as_str(), node.port))?;
-    stream.set_nodelay(true)?;
-    let mut app = App { messages, ..App::default() };
-    let started = Instant::now();
-    let reason = run(stream, Connection::client(Arc::new(config), started), &mut app);
-    let App { published, confirmed, consumed, .. } = app;
-    println!(
-        "{published} published, {confirmed} confirmed, {consumed} consumed in {:.1?}; {reason}",
-        started.elapsed()
-    );
-    match app.failure {
-        Some(failure) => Err(failure),
-        None if reason.is_local_close() => Ok(()),
-        None => Err(reason.into()),
-    }
+    Ok(config)
 }
 
-/// Drives the connection over the socket until it is over, and says why it is.
-fn run(mut stream: TcpStream, mut connection: Connection, app: &mut App) -> ConnectionError {
+/// Drives the connection over the stream until it is over.
+fn run(mut stream: TcpStream, mut connection: Connection, app: &mut App) -> Result<(), Failure> {
     let mut input = BytesMut::new();
+    let mut outcome = Ok(());
     loop {
         connection.handle_timeout(Instant::now());
         while let Some(event) = connection.poll_event() {
-            app.step(&mut connection, |app, connection| app.handle(connection, event));
+            outcome = outcome.and_then(|()| app.handle(&mut connection, event));
         }
-        app.step(&mut connection, App::publish);
-        let written = write(&mut stream, &mut connection);
-        if let Err(reason) = connection.check() {
-            return reason;
+        outcome = outcome.and_then(|()| app.publish(&mut connection));
+        match &outcome {
+            Ok(()) if app.confirmed < app.messages || app.consumed < app.messages => {}
+            Ok(()) => connection.close(Instant::now(), ReplyCode::REPLY_SUCCESS, "done"),
+            Err(failure) => {
+                let reply_text = failure.to_string();
+                connection.close(Instant::now(), ReplyCode::INTERNAL_ERROR, &reply_text);
+            }
         }
-        if let Err(error) = written.and_then(|()| read(&mut stream, &mut connection, &mut input)) {
+        let moved = write(&mut stream, &mut connection);
+        if connection.check().is_err() {
+            return outcome;
+        }
+        if let Err(error) = moved.and_then(|()| read(&mut stream, &mut connection, &mut input)) {
             connection.handle_transport_error(Instant::now(), &error);
         }
     }
 }
 
-/// Writes what there is, as far as the transport takes it.
+/// Writes what there is. If the transport takes no more, reading goes first: the broker may be
+/// waiting for that.
 fn write(stream: &mut TcpStream, connection: &mut Connection) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     while let Some(transmit) = connection.poll_transmit(Instant::now()) {
         match stream.write(transmit.chunk()) {
-            Ok(written) => transmit.advance(written),
-            // Not waiting on: the broker may read again only when it can write.
-            Err(error) if is_timeout(&error) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => transmit.advance(count),
+            Err(error) => return not_now(error),
         }
     }
     Ok(())
 }
 
-/// Waits for input, but no longer than until the next timer, and takes it in.
+/// Waits for input, at most until the next timer.
 fn read(
     stream: &mut TcpStream,
     connection: &mut Connection,
     input: &mut BytesMut,
 ) -> io::Result<()> {
-    let timer = connection.poll_timeout();
-    let timer = timer.map(|(at, _)| at.saturating_duration_since(Instant::now()));
-    let unwritten = (connection.queued() > 0).then_some(PATIENCE);
-    let wait = [timer, unwritten].into_iter().flatten().min();
-    // Zero is no valid timeout.
+    let timer =
+        connection.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+    let retry = (connection.queued() > 0).then_some(PATIENCE);
+    let wait = timer.into_iter().chain(retry).min();
+    // For the standard library, zero is no timeout.
     stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
     let mut chunk = [0; 64 * 1024];
     match stream.read(&mut chunk) {
         Ok(0) => connection.handle_eof(Instant::now()),
         Ok(count) => {
             input.extend_from_slice(&chunk[..count]);
-            // What is wrong, if something is, comes as an event as well.
+            // An error is reported as an event, too.
             let _ = connection.handle_input(Instant::now(), input);
         }
-        Err(error) if is_timeout(&error) || error.kind() == ErrorKind::Interrupted => {}
-        Err(error) => return Err(error),
+        Err(error) => return not_now(error),
     }
     Ok(())
 }
 
-/// Systems differ in what they call a timeout.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+/// Passes on what is not just a timeout.
+fn not_now(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
+        _ => Err(error),
+    }
 }
 
-/// What the client is for.
+/// What the connection is for.
 #[derive(Default)]
 struct App {
     messages: u64,
     published: u64,
     confirmed: u64,
     consumed: u64,
-    channel: Option<ChannelId>,
     declare: Option<RequestId>,
-    consume: Option<RequestId>,
-    /// The queue, once there is a consumer.
-    queue: ShortStr,
-    failure: Option<Box<dyn Error>>,
+    /// Where to publish, as soon as that is known.
+    target: Option<(ChannelId, ShortStr)>,
 }
 
 impl App {
-    /// Takes one step; if it fails, or was the last one, closes the connection.
-    fn step(
-        &mut self,
-        connection: &mut Connection,
-        step: impl FnOnce(&mut Self, &mut Connection) -> Result<(), Box<dyn Error>>,
-    ) {
-        match step(self, connection) {
-            Err(_) if self.failure.is_some() => {}
-            Err(failure) => {
-                connection.close(Instant::now(), ReplyCode::INTERNAL_ERROR, &failure.to_string());
-                self.failure = Some(failure);
-            }
-            Ok(()) if self.confirmed == self.messages && self.consumed == self.messages => {
-                connection.close(Instant::now(), ReplyCode::REPLY_SUCCESS, "goodbye");
-            }
-            Ok(()) => {}
-        }
-    }
-
-    fn handle(&mut self, connection: &mut Connection, event: Event) -> Result<(), Box<dyn Error>> {
+    fn handle(&mut self, connection: &mut Connection, event: Event) -> Result<(), Failure> {
         match event {
-            Event::Opened(negotiated) => {
-                println!("connected, frame_max {}", negotiated.frame_max);
+            Event::Opened(_) => {
                 let id = connection.open_channel()?;
-                self.channel = Some(id);
-                // Four requests, the opening of the channel among them, in one round trip.
                 let mut channel = connection.channel(id)?;
+                // All of them and the opening of the channel take one round trip.
                 channel.request(ConfirmSelect::default())?;
-                channel.request(BasicQos { prefetch_count: WINDOW, ..BasicQos::default() })?;
-                let queue = QueueDeclare { exclusive: true, ..QueueDeclare::default() };
+                channel.request(BasicQos { prefetch_count: 500, ..Default::default() })?;
+                let queue = QueueDeclare { exclusive: true, ..Default::default() };
                 self.declare = Some(channel.request(queue)?);
+                // Without a name, it is the queue declared last.
+                channel.request(BasicConsume::default())?;
             }
-            Event::Channel(id, ChannelEvent::Reply { request, reply }) => {
-                if Some(request) == self.declare {
+            Event::Closed(error) if !error.is_local_close() => return Err(error.into()),
+            Event::Channel(id, event) => match event {
+                ChannelEvent::Reply { request, reply } if Some(request) == self.declare => {
                     let declared = QueueDeclareOk::from_reply(reply).ok_or("not declare-ok")?;
-                    self.queue = declared.queue.clone();
-                    let consume = BasicConsume { queue: declared.queue, ..Default::default() };
-                    self.consume = Some(connection.channel(id)?.request(consume)?);
-                } else if Some(request) == self.consume {
-                    let consumer = BasicConsumeOk::from_reply(reply).ok_or("not consume-ok")?;
-                    println!("consuming from {} as {}", self.queue, consumer.consumer_tag);
+                    println!("queue {} is declared", declared.queue);
+                    self.target = Some((id, declared.queue));
                 }
-            }
-            Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) => {
-                self.consumed += 1;
-                connection.channel(id)?.ack(delivery.delivery_tag())?;
-            }
-            Event::Channel(_, ChannelEvent::Confirmed { publishes, ack: true }) => {
-                self.confirmed += publishes.end().get() - publishes.start().get() + 1;
-            }
-            Event::Channel(_, ChannelEvent::Confirmed { ack: false, .. }) => {
-                return Err("the broker refused a message".into());
-            }
-            Event::Channel(_, ChannelEvent::Closed(error)) if error.as_close().is_none() => {}
-            Event::Channel(_, ChannelEvent::Closed(error)) if !connection.is_open() => {}
-            Event::Channel(_, ChannelEvent::Closed(error)) => return Err(error.into()),
+                ChannelEvent::Delivery { delivery, .. } => {
+                    connection.channel(id)?.ack(delivery.delivery_tag())?;
+                    self.consumed += 1;
+                }
+                ChannelEvent::Confirmed { ack: false, .. } => {
+                    return Err("the broker refused a message".into());
+                }
+                ChannelEvent::Confirmed { publishes, .. } => {
+                    self.confirmed += publishes.end().get() - publishes.start().get() + 1;
+                }
+                ChannelEvent::Cancelled { .. } => return Err("the queue is gone".into()),
+                ChannelEvent::Closed(error @ ChannelError::Closed(_)) => return Err(error.into()),
+                _ => {}
+            },
             _ => {}
         }
         Ok(())
     }
 
-    /// Publishes as many messages as may be on their way.
-    fn publish(&mut self, connection: &mut Connection) -> Result<(), Box<dyn Error>> {
+    /// Publishes what may be on its way at once. When it stops short, confirms are outstanding, so
+    /// that waiting for input is right.
+    fn publish(&mut self, connection: &mut Connection) -> Result<(), Failure> {
+        let Some((id, queue)) = self.target.as_ref().filter(|_| connection.is_open()) else {
+            return Ok(());
+        };
+        let mut channel = connection.channel(*id)?;
+        while self.published < self.messages && channel.unconfirmed() < WINDOW {
+            let body = format!("message {}", self.published);
+            match channel.publish(&Route::queue(queue), &Properties::default(), body) {
+                Ok(_) => self.published += 1,
+                Err(PublishError::Gated(_)) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 }
