@@ -1,4 +1,271 @@
-//! AMQP 0-9-1 as pure state machines.
+//! AMQP 0-9-1 as pure state machines: the protocol, without I/O.
+//!
+//! This crate is for those who bring their own event loop, and for adapters to runtimes. It turns
+//! octets into events and commands into octets, keeps the timers, and knows the rules: the
+//! handshake, heartbeats, channels, consumers, acknowledgements, publisher confirms, flow control,
+//! closing. It opens no socket, speaks no TLS, starts no thread, reads no clock and never connects
+//! again. Both ends of a connection are here; the server's end is for tests, mocks and proxies, and
+//! routes no messages.
+//!
+//! # Concepts
+//!
+//! - A [`Connection`] is one end of one AMQP connection, over whatever carries octets in order. It
+//!   is created when the transport is there, and is used up when that is gone.
+//! - A *channel* is a numbered conversation within a connection. [`Connection::channel`] lends a
+//!   [`Channel`] to give it commands; between commands there is nothing to hold but its
+//!   [`ChannelId`].
+//! - A *command* is a method called on either of them. It checks, queues octets and returns; it
+//!   never waits. A command with an answer is a [request](Channel::request): one for each
+//!   synchronous method of the protocol, numbered by a [`RequestId`].
+//! - An [`Event`] is what happened: an answer, a delivery, a confirm, the end of a channel.
+//! - [`Transmit`] is what waits to be written.
+//! - *Timers* are for heartbeats, for the peer's silence, and for handshakes and closes that take
+//!   too long. There is always just one to wait for, [the next](Connection::poll_timeout).
+//!
+//! # Driving a connection
+//!
+//! One invariant is all that a loop has to keep:
+//!
+//! > **The loop waits only when the connection has nothing left to say.** Before it waits,
+//! > `poll_event` has returned `None`, and after that `poll_transmit` has returned `None` or the
+//! > transport takes no more. It waits for nothing longer than until `poll_timeout`.
+//!
+//! Commands may be given at any time, in any number; the more of them come between two waits, the
+//! fewer and larger are the writes.
+//!
+//! ```no_run
+//! use std::io::{self, ErrorKind, Read as _, Write as _};
+//! use std::net::TcpStream;
+//! use std::sync::Arc;
+//! use std::time::{Duration, Instant};
+//!
+//! use amqp_proto::{ClientConfig, Connection, ConnectionError, Event};
+//! use bytes::{Buf as _, BytesMut};
+//!
+//! /// Runs a client until the connection is over, and returns why it is.
+//! fn run(
+//!     config: ClientConfig,
+//!     mut stream: TcpStream,
+//!     mut app: impl FnMut(&mut Connection, Event),
+//! ) -> ConnectionError {
+//!     let mut connection = Connection::client(Arc::new(config), Instant::now());
+//!     let mut input = BytesMut::new();
+//!     loop {
+//!         // On each turn, not only when waiting timed out: who receives all the time must send
+//!         // heartbeats nevertheless.
+//!         connection.handle_timeout(Instant::now());
+//!         // Events come before octets: what the application answers leaves with the same write.
+//!         while let Some(event) = connection.poll_event() {
+//!             app(&mut connection, event);
+//!         }
+//!         let written = write(&mut stream, &mut connection);
+//!         // Last of all, so that the answer to a close is written.
+//!         if let Err(reason) = connection.check() {
+//!             return reason;
+//!         }
+//!         let moved = written.and_then(|()| read(&mut stream, &mut connection, &mut input));
+//!         if let Err(error) = moved {
+//!             connection.handle_transport_error(Instant::now(), &error);
+//!         }
+//!     }
+//! }
+//!
+//! /// Full is no reason not to read: the peer may be waiting for that before it reads again.
+//! const RETRY: Duration = Duration::from_millis(10);
+//!
+//! fn write(stream: &mut TcpStream, connection: &mut Connection) -> io::Result<()> {
+//!     stream.set_write_timeout(Some(RETRY))?;
+//!     while let Some(transmit) = connection.poll_transmit(Instant::now()) {
+//!         match stream.write(transmit.chunk()) {
+//!             Ok(0) => return Err(ErrorKind::WriteZero.into()),
+//!             Ok(count) => transmit.advance(count),
+//!             Err(error) => return unless_timeout(error),
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn read(
+//!     stream: &mut TcpStream,
+//!     connection: &mut Connection,
+//!     input: &mut BytesMut,
+//! ) -> io::Result<()> {
+//!     let timer = connection.poll_timeout();
+//!     let timer = timer.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+//!     let retry = (connection.queued() > 0).then_some(RETRY);
+//!     let wait = timer.into_iter().chain(retry).min();
+//!     stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
+//!     let mut chunk = [0; 64 * 1024];
+//!     match stream.read(&mut chunk) {
+//!         Ok(0) => connection.handle_eof(Instant::now()),
+//!         Ok(count) => {
+//!             input.extend_from_slice(&chunk[..count]);
+//!             // What is wrong, if something is, comes as an event as well.
+//!             let _ = connection.handle_input(Instant::now(), input);
+//!         }
+//!         Err(error) => return unless_timeout(error),
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn unless_timeout(error: io::Error) -> io::Result<()> {
+//!     match error.kind() {
+//!         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
+//!         _ => Err(error),
+//!     }
+//! }
+//! ```
+//!
+//! `examples/event_loop.rs` has the same loop with an application in it. With a non-blocking
+//! transport, the timeouts become readiness: wait for input, for room if
+//! [`queued`](Connection::queued) is not zero, and for the timer. Where commands come from other
+//! threads, the connection stands behind a lock, a command wakes the loop, and
+//! [`take_transmit`](Connection::take_transmit) lets it write without holding the lock.
+//!
+//! # What is promised
+//!
+//! - **Commands are atomic.** A command queues all of its octets, or returns an error and has
+//!   queued none. A message is contiguous, and gets its number for the confirm when its octets are
+//!   queued.
+//! - **Requests are pipelined.** Any number may be on their way on a channel, from the moment it is
+//!   being opened: each answer finds its own request, and opening a channel, declaring ten queues
+//!   and consuming from them takes one round trip. Requests and everything else on a channel reach
+//!   the peer in the order of the commands. Acknowledgements are held back until the next
+//!   `poll_transmit`, or until another command on their channel, and merged as far as that
+//!   acknowledges nothing else.
+//! - **After the end, the state is the error.** What is over stays over, and gives each later call
+//!   the same reason, a channel for as long as it [has its number](#numbers-that-are-used-again).
+//!   [`Event::Closed`] and [`ChannelEvent::Closed`] come exactly once, and last, whatever the
+//!   reason was; a connection that ends closes its channels first. So whoever waits for an event is
+//!   sure to get one.
+//! - **Everything is limited.** Frames, bodies, channels and the octets that wait to be written
+//!   have limits, see [`Limits`]; the depth of field tables has [one](wire::MAX_TABLE_DEPTH) as
+//!   well. They are checked before memory is reserved, and no buffer is sized by a number that the
+//!   peer sent. What has no limit of its own follows the application: events grow with what is
+//!   given to [`handle_input`](Connection::handle_input) between two drains, unacknowledged
+//!   deliveries with the prefetch count, unconfirmed publishes with what is published.
+//! - **One bad message costs one message.** Properties that do not decode or a body above the limit
+//!   make a delivery [`Unusable`]; the connection goes on.
+//! - **No panics, whatever the peer sends,** and no `unsafe` code.
+//! - **No clock.** Time comes in as `now`. It should not run backwards; that is all.
+//!
+//! # Back-pressure
+//!
+//! Outwards, only content waits: [`publish`](Channel::publish) fails with [`PublishError::Gated`]
+//! while a [`Gate`] is shut, and everything else (acknowledgements, requests, heartbeats, closing)
+//! always passes. The gate says what to wait for before the same message is tried again: for
+//! [`Gate::Full`], the transport to take octets; for [`Gate::Blocked`], [`Event::Unblocked`]; for
+//! [`Gate::Flow`], [`ChannelEvent::Flow`]. A message that finds the gates open is taken as a whole,
+//! however large.
+//!
+//! Inwards, there are two means. The prefetch count ([`BasicQos`](method::BasicQos)) bounds
+//! deliveries that are not acknowledged. And a loop may stop reading from its transport, which it
+//! tells [`handle_reading`](Connection::handle_reading), so that the peer's silence is not held
+//! against it. A small delivery shares the buffer it was read into; one that is kept for long is
+//! better [detached](Delivery::detach).
+//!
+//! # Numbers that are used again
+//!
+//! A channel's number is free for another channel once its [`ChannelEvent::Closed`] has been
+//! polled, and not before: all events of the earlier channel come ahead of the first of the later
+//! one. So an application forgets a [`ChannelId`] when it gets that event. Until a new channel
+//! takes the number, [`Connection::channel`] says [`Misuse::NoSuchChannel`].
+//!
+//! A [`RequestId`] or [`ConsumerId`] is never used twice on a connection. A [`DeliveryTag`] and a
+//! [`PublishSeq`] mean something on their channel only, and count from 1 again on the next.
+//!
+//! # Errors
+//!
+//! All errors are in [`error`], and named after who is to blame: a peer whose octets do not decode
+//! ([`DecodeError`]) or break a rule ([`Violation`]), a caller who asks for what cannot be
+//! ([`Misuse`]), or nobody, when an end just closes ([`Close`]). [`ConnectionError`] and
+//! [`ChannelError`] say why something is over; [`OpenChannelError`], [`CommandError`] and
+//! [`PublishError`] why one command was not carried out, which harms nothing else. They can be
+//! cloned and compared, and carry reply codes and texts where there are some.
+//!
+//! # Testing
+//!
+//! Two ends and a buffer are a connection. No test needs a socket, or has to wait:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Instant;
+//!
+//! use amqp_proto::method::{FromReply as _, Method, QueueDeclare, QueueDeclareOk};
+//! use amqp_proto::{ChannelEvent, Connection, ConnectionError, Event, ServerEvent, TimerReason};
+//! use bytes::{BufMut as _, BytesMut};
+//!
+//! /// Hands to one end what the other has written.
+//! fn carry(
+//!     from: &mut Connection,
+//!     to: &mut Connection,
+//!     now: Instant,
+//! ) -> Result<(), ConnectionError> {
+//!     let mut wire = BytesMut::new();
+//!     while let Some(transmit) = from.poll_transmit(now) {
+//!         wire.put(transmit);
+//!     }
+//!     to.handle_input(now, &mut wire)
+//! }
+//!
+//! let now = Instant::now();
+//! let mut client = Connection::client(Arc::default(), now);
+//! let mut server = Connection::server(Arc::default(), now);
+//! while !client.is_open() {
+//!     carry(&mut client, &mut server, now)?;
+//!     while let Some(event) = server.poll_event() {
+//!         match event {
+//!             Event::Server(ServerEvent::Login { .. }) => server.accept_login()?,
+//!             Event::Server(ServerEvent::Open { .. }) => server.accept_open()?,
+//!             _ => {}
+//!         }
+//!     }
+//!     carry(&mut server, &mut client, now)?;
+//! }
+//! assert!(matches!(client.poll_event(), Some(Event::Opened(_))));
+//!
+//! // A client opens a channel and declares a queue, without waiting in between.
+//! let id = client.open_channel()?;
+//! let queue = QueueDeclare { queue: "orders".try_into()?, ..Default::default() };
+//! let declare = client.channel(id)?.request(queue)?;
+//! carry(&mut client, &mut server, now)?;
+//! while let Some(event) = server.poll_event() {
+//!     if let Event::Channel(id, ChannelEvent::Method(Method::QueueDeclare(declare))) = event {
+//!         let queue = declare.queue;
+//!         let answer = QueueDeclareOk { queue, message_count: 7, consumer_count: 0 };
+//!         server.channel(id)?.send(answer)?;
+//!     }
+//! }
+//! carry(&mut server, &mut client, now)?;
+//! assert_eq!(client.poll_event(), Some(Event::Channel(id, ChannelEvent::Opened)));
+//! match client.poll_event() {
+//!     Some(Event::Channel(_, ChannelEvent::Reply { request, reply })) if request == declare => {
+//!         let declared = QueueDeclareOk::from_reply(reply).ok_or("not queue.declare-ok")?;
+//!         assert_eq!(declared.message_count, 7);
+//!     }
+//!     other => panic!("{other:?}"),
+//! }
+//!
+//! // Half a minute passes in no time.
+//! let (due, reason) = client.poll_timeout().ok_or("no timer")?;
+//! assert_eq!(reason, TimerReason::Heartbeat);
+//! client.handle_timeout(due);
+//! assert!(client.poll_transmit(due).is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where things are
+//!
+//! - The crate root has what a loop and its application need: [`Connection`] and [`Channel`],
+//!   events, messages, numbers, errors.
+//! - [`config`]: what the two ends are told beforehand, limits included.
+//! - [`error`]: what went wrong, and whose fault it is.
+//! - [`frame`]: single frames and the protocol header, to read and write them by hand.
+//! - [`method`]: one struct per method of the protocol and of RabbitMQ's extensions, with its
+//!   fields under the specification's names.
+//! - [`sasl`]: ways to log in, and the trait for further ones.
+//! - [`uri`]: `amqp://` URIs.
+//! - [`wire`]: the primitive types: strings, field tables and their values.
 #![cfg_attr(
     not(test),
     warn(
