@@ -16,6 +16,9 @@ const LOWEST: u16 = 10_000;
 const HIGHEST: u16 = 32_000;
 const TRIES: usize = 1_000;
 
+/// A local server that takes longer to accept is there, and busy.
+const CONNECT: Duration = Duration::from_secs(1);
+
 /// A listener on a free port of 127.0.0.1.
 ///
 /// # Errors
@@ -53,10 +56,13 @@ pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
-/// Whether a server could listen on this address now.
+/// Whether nobody listens on this address now.
+///
+/// It tries to connect. Listening for a moment would tell, too, but others could connect to that.
 #[must_use]
 pub fn is_free(addr: SocketAddr) -> bool {
-    TcpListener::bind(addr).is_ok()
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    TcpStream::connect_timeout(&addr, CONNECT).is_err_and(refused)
 }
 
 /// Makes the close of this socket a reset: the peer sees an error instead of the end of the stream.

@@ -54,6 +54,9 @@ const STOP: Duration = Duration::from_secs(60);
 /// A command of `rabbitmqctl` may take this long.
 const CTL: Duration = Duration::from_secs(60);
 
+/// The port of a node that is gone is free after this time, unless someone else took it.
+const RELEASE: Duration = Duration::from_secs(10);
+
 /// After a SIGSTOP; the kernel needs a moment to stop all threads.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -159,7 +162,11 @@ impl RabbitMq {
     ///
     /// When the processes don't vanish.
     pub fn kill(&self) -> io::Result<()> {
-        self.server().take().map_or(Ok(()), |mut group| group.kill())
+        let Some(mut group) = self.server().take() else {
+            return Ok(());
+        };
+        group.kill()?;
+        self.wait_released()
     }
 
     /// Stops the node in good order and waits until it is gone. The data stays. Does nothing when
@@ -176,7 +183,7 @@ impl RabbitMq {
         let _ = group.signal(Signal::TERM);
         let _ = group.signal(Signal::CONT);
         wait_for(STOP, "the node to stop", || group.exited())?;
-        Ok(())
+        self.wait_released()
     }
 
     /// Starts the node again with the same data on the same ports, and waits until it answers. A
@@ -187,9 +194,6 @@ impl RabbitMq {
     /// As [`RabbitMqBuilder::start`], and when someone else took the port meanwhile.
     pub fn restart(&self) -> io::Result<()> {
         self.stop()?;
-        wait_for(self.deadline, "the node's port to be free", || {
-            Ok(net::is_free(self.addr()).then_some(()))
-        })?;
         self.launch().map(drop)
     }
 
@@ -237,6 +241,13 @@ impl RabbitMq {
             Some(group) => group.signal(signal),
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "the node is down")),
         }
+    }
+
+    /// The sockets of a killed process close a moment after it is gone.
+    fn wait_released(&self) -> io::Result<()> {
+        wait_for(RELEASE, "the node's port to be free", || {
+            Ok(net::is_free(self.addr()).then_some(()))
+        })
     }
 
     fn management_addr(&self) -> SocketAddr {

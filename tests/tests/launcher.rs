@@ -54,9 +54,9 @@ fn a_node_is_killed_restarted_paused_stopped_and_removed() {
     assert!(alive(first));
 
     node.kill().unwrap();
-    assert!(!alive(first));
-    assert_eq!(node.pid(), None);
     assert_refused(addr);
+    wait_until(LIMIT, "the process to end", || !alive(first));
+    assert_eq!(node.pid(), None);
     assert_eq!(node.pause().unwrap_err().kind(), ErrorKind::NotConnected);
 
     node.restart().unwrap();
@@ -74,16 +74,16 @@ fn a_node_is_killed_restarted_paused_stopped_and_removed() {
     assert_eq!(first_octet(waiting), 1);
 
     node.stop().unwrap();
-    assert!(!alive(second));
     assert_refused(addr);
+    wait_until(LIMIT, "the process to end", || !alive(second));
     assert!(node.ctl(&["status"]).is_err());
     assert!(data.join("data").exists());
 
     node.restart().unwrap();
     let third = node.pid().unwrap();
     drop(node);
-    assert!(!alive(third));
     assert_refused(addr);
+    wait_until(LIMIT, "the process to end", || !alive(third));
     assert!(!data.parent().unwrap().exists());
 }
 
@@ -173,8 +173,8 @@ impl Run {
     /// The processes of the node and of its port mapper.
     fn node_and_epmd(&self) -> [u32; 2] {
         let home = only_entry(&self.folder);
-        let node = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().path());
-        let node = node.filter(|path| path.is_dir()).next().unwrap();
+        let mut entries = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().path());
+        let node = entries.find(|path| path.is_dir()).unwrap();
         [node.join("pid"), home.join("epmd.group")]
             .map(|file| fs::read_to_string(file).unwrap().trim().parse().unwrap())
     }
