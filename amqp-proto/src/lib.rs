@@ -176,12 +176,12 @@
 //!
 //! # Errors
 //!
-//! All errors are in [`error`], and named after who is to blame: a peer whose octets do not decode
-//! ([`DecodeError`]) or break a rule ([`Violation`]), a caller who asks for what cannot be
-//! ([`Misuse`]), or nobody, when an end just closes ([`Close`]). [`ConnectionError`] and
-//! [`ChannelError`] say why something is over; [`OpenChannelError`], [`CommandError`] and
-//! [`PublishError`] why one command was not carried out, which harms nothing else. They can be
-//! cloned and compared, and carry reply codes and texts where there are some.
+//! Errors say who is to blame: a peer whose octets do not decode ([`DecodeError`]) or break a rule
+//! ([`Violation`]), a caller who asks for what cannot be ([`Misuse`]), or nobody, when an end just
+//! closes ([`Close`]). In [`error`], [`ConnectionError`] and [`ChannelError`] say why something is
+//! over; [`OpenChannelError`], [`CommandError`] and [`PublishError`] why one command was not
+//! carried out, which harms nothing else. They can be cloned and compared, and carry the reply code
+//! and text of the peer where there are some.
 //!
 //! # Testing
 //!
