@@ -19,7 +19,7 @@ use consumers::{Consumer, Consumers};
 use crate::content::Incoming;
 use crate::link::{Link, Role};
 use crate::method::{
-    Arguments, BasicCancel, BasicRecoverAsync, ChannelClose, Method, MethodFacts, Request,
+    Arguments as _, BasicCancel, BasicRecoverAsync, ChannelClose, Method, MethodFacts, Request,
 };
 use crate::{
     ChannelError, ChannelId, Close, CommandError, ConsumerId, DeliveryTag, Gate, Misuse, ReplyCode,
@@ -276,7 +276,7 @@ impl Channel<'_> {
     ///
     /// # Errors
     /// [`CommandError`].
-    pub fn send(&mut self, method: impl Arguments) -> Result<(), CommandError> {
+    pub fn send(&mut self, method: impl Into<Method>) -> Result<(), CommandError> {
         self.check_open()?;
         self.check_server()?;
         self.link.send(self.state.id.0, &method.into())

@@ -15,7 +15,9 @@ use crate::channel::Channels;
 use crate::event::{Event, Negotiated, TimerReason};
 use crate::frame::{self, FrameKind, PROTOCOL_HEADER};
 use crate::link::{Link, Role};
-use crate::method::{ConnectionClose, ConnectionUpdateSecret};
+use crate::method::{
+    ConnectionBlocked, ConnectionClose, ConnectionUnblocked, ConnectionUpdateSecret,
+};
 use crate::wire::{Secret, ShortStr};
 use crate::{
     Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectionError,
@@ -215,6 +217,20 @@ impl Connection {
         self.link.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
         self.updating_secret += 1;
         Ok(())
+    }
+
+    /// Servers: asks the client to hold content back, for this reason, or lets it go on (`connection.blocked`, RabbitMQ).
+    pub fn set_blocked(&mut self, reason: Option<&str>) {
+        if !self.is_open() || self.link.role == Role::Client {
+            return;
+        }
+        match reason {
+            Some(reason) => {
+                let reason = ShortStr::truncated(reason);
+                self.link.send_small(0, &ConnectionBlocked { reason });
+            }
+            None => self.link.send_small(0, &ConnectionUnblocked {}),
+        }
     }
 
     /// Sends a heartbeat now; they are sent by themselves, too.

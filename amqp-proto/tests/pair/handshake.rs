@@ -1,0 +1,343 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use amqp_proto::sasl::{Anonymous, External, Plain};
+use amqp_proto::{
+    ClientConfig, ConnectionError, Event, Exchange, Initiator, LoginError, Mechanism, ReplyCode,
+    SaslError, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
+};
+use bytes::{Buf as _, BytesMut};
+
+use crate::util::{Pair, short};
+
+fn client() -> ClientConfig {
+    ClientConfig::default()
+}
+
+fn server() -> ServerConfig {
+    ServerConfig::default()
+}
+
+fn login(events: &[Event]) -> (String, Vec<u8>) {
+    let login = events.iter().find_map(|event| match event {
+        Event::Server(ServerEvent::Login { mechanism, response, .. }) => {
+            Some((mechanism.to_string(), response.expose().to_vec()))
+        }
+        _ => None,
+    });
+    login.expect("the client logged in")
+}
+
+#[test]
+fn both_ends_open_and_agree() {
+    let mut pair = Pair::new(client().with_connection_name("pair").expect("fits"), server());
+    pair.drive();
+    assert!(pair.client.is_open() && pair.server.is_open());
+    let (ours, theirs) = (pair.client.negotiated(), pair.server.negotiated());
+    let (ours, theirs) = (ours.expect("agreed"), theirs.expect("agreed"));
+    assert_eq!(ours.frame_max, 131_072);
+    assert_eq!((ours.channel_max, ours.frame_max), (theirs.channel_max, theirs.frame_max));
+    assert!(theirs.peer_can("connection.blocked") && theirs.peer_can("basic.nack"));
+    let name = theirs.peer_properties.get("connection_name").expect("a name");
+    assert_eq!(name.as_str(), Some("pair"));
+    let events = pair.take_server();
+    assert_eq!(login(&events), ("PLAIN".to_owned(), b"\0guest\0guest".to_vec()));
+    let open = Event::Server(ServerEvent::Open { virtual_host: short("/") });
+    assert!(events.contains(&open));
+    assert!(matches!(pair.take_client()[..], [Event::Opened(_)]));
+}
+
+#[test]
+fn the_best_mechanism_that_is_offered_is_used() {
+    let mut config = client();
+    config.mechanisms = vec![
+        Arc::new(External::default()),
+        Arc::new(Anonymous::default()),
+        Arc::new(Plain::new("user", "secret")),
+    ];
+    let mut offer = server();
+    offer.mechanisms = "AMQPLAIN PLAIN ANONYMOUS".to_owned();
+    let mut pair = Pair::new(config, offer);
+    pair.drive();
+    assert_eq!(login(&pair.take_server()), ("ANONYMOUS".to_owned(), Vec::new()));
+    assert!(pair.client.is_open());
+}
+
+#[test]
+fn without_a_common_mechanism_nothing_is_tried() {
+    let mut offer = server();
+    offer.mechanisms = "EXTERNAL SCRAM".to_owned();
+    let mut pair = Pair::new(client(), offer);
+    pair.drive();
+    let ConnectionError::Login(LoginError::NoCommonMechanism { offered, configured }) =
+        pair.client_error()
+    else {
+        panic!("{:?}", pair.client_error())
+    };
+    assert_eq!((&*offered, &*configured), ("EXTERNAL SCRAM", "PLAIN"));
+}
+
+/// Counts challenges and answers each.
+#[derive(Debug)]
+struct Counting;
+
+impl Mechanism for Counting {
+    fn name(&self) -> &str {
+        "COUNTING"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        let mut round = 0;
+        Box::new(move |challenge: Option<&[u8]>| {
+            round += 1;
+            if challenge == Some(b"give up") {
+                return Err(SaslError::BadChallenge("told to"));
+            }
+            Ok(Secret::from(format!("{round}")))
+        })
+    }
+}
+
+fn counting() -> Pair {
+    let (mut config, mut offer) = (client(), server());
+    config.mechanisms = vec![Arc::new(Counting)];
+    offer.mechanisms = "COUNTING".to_owned();
+    let mut pair = Pair::new(config, offer);
+    pair.welcoming = false;
+    pair.drive();
+    assert_eq!(login(&pair.take_server()), ("COUNTING".to_owned(), b"1".to_vec()));
+    pair
+}
+
+#[test]
+fn challenges_are_answered_until_the_server_is_content() {
+    let mut pair = counting();
+    for round in 2..=5 {
+        pair.server.challenge("more".into()).expect("it is waiting");
+        pair.drive();
+        let response = Secret::from(format!("{round}"));
+        let expected = Event::Server(ServerEvent::LoginResponse { response });
+        assert_eq!(pair.take_server(), [expected]);
+    }
+    pair.server.accept_login().expect("it is waiting");
+    pair.drive();
+    pair.server.accept_open().expect("it is waiting");
+    pair.drive();
+    assert!(pair.client.is_open());
+}
+
+#[test]
+fn endless_challenges_are_not_answered_for_ever() {
+    let mut pair = counting();
+    let mut rounds = 0;
+    while pair.server.challenge("more".into()).is_ok() {
+        pair.drive();
+        rounds += 1;
+        assert!(rounds < 100);
+    }
+    let expected = Violation::TooManyChallenges { limit: 16 };
+    assert_eq!(pair.client_error(), ConnectionError::Violation(expected));
+}
+
+#[test]
+fn a_mechanism_that_gives_up_ends_the_connection() {
+    let mut pair = counting();
+    pair.server.challenge("give up".into()).expect("it is waiting");
+    pair.drive();
+    let error = SaslError::BadChallenge("told to");
+    let mechanism = "COUNTING".to_owned();
+    let expected = LoginError::Mechanism { mechanism, error };
+    assert_eq!(pair.client_error(), ConnectionError::Login(expected));
+}
+
+#[test]
+fn refused_credentials_are_told_apart_from_other_closes() {
+    let mut pair = Pair::new(client(), server());
+    pair.welcoming = false;
+    pair.drive();
+    pair.server.close(pair.now, ReplyCode::ACCESS_REFUSED, "ACCESS_REFUSED - no");
+    pair.drive();
+    let ConnectionError::Login(LoginError::Refused(close)) = pair.client_error() else {
+        panic!("{:?}", pair.client_error())
+    };
+    assert_eq!((close.by, close.reply_code), (Initiator::Peer, ReplyCode::ACCESS_REFUSED));
+    assert!(pair.server_error().is_local_close());
+}
+
+#[test]
+fn hanging_up_on_the_credentials_is_a_refusal_too() {
+    let mut pair = Pair::new(client(), server());
+    pair.welcoming = false;
+    pair.drive();
+    pair.client.handle_eof(pair.now);
+    assert_eq!(pair.client_error(), ConnectionError::Login(LoginError::HungUp));
+}
+
+#[test]
+fn an_unknown_virtual_host_is_a_close_by_the_peer() {
+    let mut pair = Pair::new(client(), server());
+    pair.welcoming = false;
+    pair.drive();
+    pair.server.accept_login().expect("it is waiting");
+    pair.drive();
+    pair.server.close(pair.now, ReplyCode::NOT_ALLOWED, "no such vhost");
+    pair.drive();
+    let close = pair.client_error().as_close().cloned().expect("a close");
+    assert_eq!((close.by, close.reply_code), (Initiator::Peer, ReplyCode::NOT_ALLOWED));
+}
+
+#[test]
+fn the_lower_limit_holds_and_zero_is_none() {
+    for (client_max, server_max, agreed) in
+        [(0, 0, u16::MAX), (0, 7, 7), (5, 7, 5), (9, 7, 7), (5, 0, 5)]
+    {
+        let (mut config, mut offer) = (client(), server());
+        config.limits.channel_max = client_max;
+        offer.limits.channel_max = server_max;
+        let pair = Pair::opened(config, offer);
+        assert_eq!(pair.client.negotiated().expect("agreed").channel_max, agreed);
+        assert_eq!(pair.server.negotiated().expect("agreed").channel_max, agreed);
+    }
+    const CAP: u32 = amqp_proto::config::FRAME_MAX_CAP;
+    for (client_max, server_max, agreed) in
+        [(0, 0, CAP), (0, 8192, 8192), (4096, 131_072, 4096), (131_072, 0, 131_072)]
+    {
+        let (mut config, mut offer) = (client(), server());
+        config.limits.frame_max = client_max;
+        offer.limits.frame_max = server_max;
+        let pair = Pair::opened(config, offer);
+        assert_eq!(pair.client.negotiated().expect("agreed").frame_max, agreed);
+        assert_eq!(pair.server.negotiated().expect("agreed").frame_max, agreed);
+    }
+}
+
+#[test]
+fn heartbeats_are_agreed_on_in_whole_seconds() {
+    let millis = Duration::from_millis;
+    for (ours, theirs, agreed) in [
+        (millis(60_000), millis(10_000), 10),
+        (millis(0), millis(10_000), 0),
+        (millis(5_000), millis(0), 5),
+        (millis(200), millis(60_000), 1),
+        (millis(1_500), millis(60_000), 2),
+    ] {
+        let (mut config, mut offer) = (client(), server());
+        config.heartbeat = ours;
+        offer.heartbeat = theirs;
+        let pair = Pair::opened(config, offer);
+        let heartbeat = pair.client.negotiated().expect("agreed").heartbeat;
+        assert_eq!(heartbeat, Duration::from_secs(agreed));
+    }
+}
+
+#[test]
+fn a_peer_that_speaks_something_else_is_recognized() {
+    for (octets, expected) in [
+        (
+            &b"AMQP\x00\x00\x09\x01"[..],
+            WrongProtocol::Version { id: 0, major: 0, minor: 9, revision: 1 },
+        ),
+        (
+            b"AMQP\x03\x01\x00\x00",
+            WrongProtocol::Version { id: 3, major: 1, minor: 0, revision: 0 },
+        ),
+        (b"HTTP/1.1 400 Bad Request", WrongProtocol::Http),
+        (b"\x15\x03\x01\x00\x02\x02\x46", WrongProtocol::Tls),
+        (b"\x16\x03\x03\x00\x7a\x02\x00\x00", WrongProtocol::Tls),
+        (b"SSH-2.0-", WrongProtocol::Unknown(*b"SSH-2.0-")),
+    ] {
+        let mut pair = Pair::new(client(), server());
+        let result = pair.client.handle_input(pair.now, &mut BytesMut::from(octets));
+        assert_eq!(result, Err(ConnectionError::WrongProtocol(expected)), "{octets:?}");
+        assert!(!expected.to_string().is_empty());
+    }
+}
+
+#[test]
+fn a_server_answers_a_wrong_header_with_the_right_one() {
+    let mut pair = Pair::new(client(), server());
+    let mut octets = BytesMut::from(&b"AMQP\x00\x01\x00\x00"[..]);
+    assert!(pair.server.handle_input(pair.now, &mut octets).is_err());
+    let answer = pair.server.poll_transmit(pair.now).expect("an answer");
+    assert_eq!(answer.chunk(), amqp_proto::frame::PROTOCOL_HEADER);
+}
+
+#[test]
+fn a_handshake_that_stalls_says_what_it_waited_for() {
+    let mut pair = Pair::new(client(), server());
+    pair.welcoming = false;
+    pair.drive();
+    pair.advance(Duration::from_secs(60));
+    let expected = ConnectionError::HandshakeTimeout {
+        waiting_for: "connection.tune",
+        limit: Duration::from_secs(20),
+    };
+    assert_eq!(pair.client_error(), expected);
+}
+
+#[test]
+fn closing_during_the_handshake_ends_it() {
+    let mut pair = Pair::new(client(), server());
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "changed my mind");
+    assert!(pair.client_error().is_local_close());
+    let mut pair = Pair::new(client(), server());
+    pair.welcoming = false;
+    pair.drive();
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "changed my mind");
+    pair.drive();
+    assert!(pair.client_error().is_local_close());
+    assert!(matches!(pair.server_error(), ConnectionError::Closed(_)));
+}
+
+#[test]
+fn closing_is_answered_whoever_asks() {
+    let mut pair = Pair::open();
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
+    assert!(pair.client.open_channel().is_err());
+    pair.drive();
+    let close = pair.client_error().as_close().cloned().expect("a close");
+    assert_eq!((close.by, close.reply_text.to_string()), (Initiator::Local, "bye".to_owned()));
+    let close = pair.server_error().as_close().cloned().expect("a close");
+    assert_eq!((close.by, close.reply_code), (Initiator::Peer, ReplyCode::REPLY_SUCCESS));
+    assert!(pair.client.is_drained() && pair.server.is_drained());
+    assert_eq!(pair.take_client(), [Event::Closed(pair.client_error())]);
+}
+
+#[test]
+fn closing_from_both_ends_at_once_ends_both() {
+    let mut pair = Pair::open();
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "mine");
+    pair.server.close(pair.now, ReplyCode::CONNECTION_FORCED, "theirs");
+    pair.drive();
+    assert!(pair.client_error().is_local_close());
+    assert!(pair.server_error().is_local_close());
+    assert!(pair.client.is_drained() && pair.server.is_drained());
+}
+
+#[test]
+fn a_close_that_is_not_answered_ends_all_the_same() {
+    let mut pair = Pair::open();
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
+    let (due, _) = pair.client.poll_timeout().expect("a deadline");
+    assert!(due <= pair.now + Duration::from_secs(10));
+    pair.client.handle_timeout(pair.now + Duration::from_secs(10));
+    assert_eq!(pair.client_error(), ConnectionError::CloseTimeout(Duration::from_secs(10)));
+}
+
+#[test]
+fn blocking_and_secrets_are_told() {
+    let mut pair = Pair::open();
+    pair.client.update_secret("new".into(), "rotation").expect("it is open");
+    pair.drive();
+    let event = ServerEvent::UpdateSecret { new_secret: "new".into(), reason: short("rotation") };
+    assert_eq!(pair.take_server(), [Event::Server(event)]);
+    assert_eq!(pair.take_client(), [Event::SecretUpdated]);
+    pair.server.set_blocked(Some("low on memory"));
+    pair.drive();
+    assert!(pair.client.is_blocked());
+    assert_eq!(pair.take_client(), [Event::Blocked { reason: short("low on memory") }]);
+    pair.server.set_blocked(None);
+    pair.drive();
+    assert!(!pair.client.is_blocked());
+    assert_eq!(pair.take_client(), [Event::Unblocked]);
+}

@@ -1,0 +1,10 @@
+//! A client and a server talk to each other in virtual time, over a stream that can be split anywhere.
+
+mod acks;
+mod channels;
+mod content;
+mod handshake;
+mod illegal;
+mod splits;
+mod timers;
+mod util;

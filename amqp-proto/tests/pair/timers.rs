@@ -1,0 +1,98 @@
+use std::time::Duration;
+
+use amqp_proto::{ClientConfig, ConnectionError, ServerConfig, TimerReason};
+
+use crate::util::Pair;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn pair(heartbeat: u64) -> Pair {
+    let mut config = ClientConfig::default();
+    config.heartbeat = seconds(heartbeat);
+    Pair::opened(config, ServerConfig::default())
+}
+
+#[test]
+fn a_heartbeat_is_due_after_half_the_interval_without_traffic() {
+    let mut pair = pair(10);
+    let due = pair.client.poll_timeout().expect("a timer");
+    assert_eq!(due, (pair.now + seconds(5), TimerReason::Heartbeat));
+    pair.advance(seconds(4));
+    assert!(pair.client.poll_transmit(pair.now).is_none());
+    // Anything sent puts it off.
+    pair.client.open_channel().expect("there is room");
+    pair.drive();
+    let due = pair.client.poll_timeout().expect("a timer");
+    assert_eq!(due, (pair.now + seconds(5), TimerReason::Heartbeat));
+}
+
+#[test]
+fn heartbeats_keep_a_quiet_connection_alive() {
+    let mut pair = pair(1);
+    pair.advance(seconds(1000));
+    assert!(pair.client.is_open() && pair.server.is_open());
+}
+
+#[test]
+fn a_silent_peer_is_given_up_after_two_intervals() {
+    let mut pair = pair(10);
+    let begin = pair.now;
+    // The server says nothing any more.
+    for second in 1..20 {
+        pair.client.handle_timeout(begin + seconds(second));
+        assert!(pair.client.is_open(), "after {second} s");
+    }
+    pair.client.handle_timeout(begin + seconds(20));
+    assert_eq!(pair.client_error(), ConnectionError::PeerSilent(seconds(20)));
+    assert!(pair.client.poll_timeout().is_none());
+}
+
+#[test]
+fn anything_that_comes_is_a_sign_of_life() {
+    let mut pair = pair(10);
+    let begin = pair.now;
+    let mut input = bytes::BytesMut::new();
+    for second in 1..100u64 {
+        let now = begin + seconds(second);
+        pair.client.handle_timeout(now);
+        if second % 15 == 0 {
+            // One octet of a frame is enough.
+            input.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0xce][input.len()..=input.len()]);
+            pair.client.handle_input(now, &mut input).expect("a heartbeat in pieces");
+        }
+    }
+    assert!(pair.client.is_open());
+}
+
+#[test]
+fn while_reading_is_suspended_silence_means_nothing() {
+    let mut pair = pair(10);
+    pair.client.handle_reading(pair.now, false);
+    let later = pair.now + seconds(1000);
+    pair.client.handle_timeout(later);
+    assert!(pair.client.is_open());
+    pair.client.handle_reading(later, true);
+    pair.client.handle_timeout(later + seconds(19));
+    assert!(pair.client.is_open());
+    pair.client.handle_timeout(later + seconds(20));
+    assert!(!pair.client.is_open());
+}
+
+#[test]
+fn heartbeats_can_be_off() {
+    let mut pair = pair(0);
+    assert_eq!(pair.client.poll_timeout(), None);
+    assert_eq!(pair.server.poll_timeout(), None);
+    pair.advance(seconds(1_000_000));
+    assert!(pair.client.is_open() && pair.server.is_open());
+}
+
+#[test]
+fn one_can_be_sent_by_hand() {
+    let mut pair = pair(0);
+    pair.client.send_heartbeat();
+    let transmit = pair.client.poll_transmit(pair.now).expect("a heartbeat");
+    assert_eq!(bytes::Buf::chunk(transmit), [8, 0, 0, 0, 0, 0, 0, 0xce]);
+}
