@@ -45,9 +45,9 @@ impl Unsettled {
         true
     }
 
-    /// How many deliveries the peer waits for.
+    /// How many deliveries the application has not settled.
     pub(crate) fn len(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.state != State::Settled).count()
+        self.entries.iter().filter(|entry| entry.state == State::Waiting).count()
     }
 
     /// Whether [`flush`](Self::flush) would send something.
@@ -70,7 +70,7 @@ impl Unsettled {
         Ok(())
     }
 
-    /// Gives one delivery back.
+    /// Gives one delivery back. Flush first: a later acknowledgement of several must not speak for it.
     pub(crate) fn reject(
         &mut self,
         tag: DeliveryTag,

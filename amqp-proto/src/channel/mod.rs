@@ -192,8 +192,8 @@ impl Channel<'_> {
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
-        let reject = self.state.unsettled.reject(delivery, requeue)?;
         self.flush_acks();
+        let reject = self.state.unsettled.reject(delivery, requeue)?;
         self.link.send_small(self.state.id.0, &reject);
         Ok(())
     }

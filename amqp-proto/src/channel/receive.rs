@@ -366,9 +366,9 @@ impl ChannelState {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return;
         }
+        self.flush_acks(link);
         // During a recovery the broker takes the delivery back by itself, and the reject is unknown.
         if let Ok(reject) = self.unsettled.reject(crate::DeliveryTag(tag), requeue) {
-            self.flush_acks(link);
             link.send_small(self.id.0, &reject);
         }
     }

@@ -110,7 +110,7 @@ fn encoded(method: &Method) -> Bytes {
 
 /// A method of every kind, with arguments that differ from the defaults.
 fn filled() -> Vec<Method> {
-    Method::ALL.iter().map(|row| fill(row)).collect()
+    Method::ALL.iter().map(fill).collect()
 }
 
 /// Fills a method by its declaration: every argument gets octets of its type.
