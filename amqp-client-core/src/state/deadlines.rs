@@ -119,12 +119,6 @@ impl Deadlines {
         None
     }
 
-    /// How many deadlines run, for tests that look for leaks.
-    #[cfg(test)]
-    pub(crate) fn running(&self) -> usize {
-        self.entries.len() - self.free.len()
-    }
-
     fn entry(&mut self, id: DeadlineId) -> Option<&mut Entry> {
         self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)
     }

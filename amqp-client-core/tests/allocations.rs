@@ -1,0 +1,87 @@
+//! What the handles allocate once they are warm.
+
+mod rig;
+
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{Config, ConsumeOptions, PublisherOptions};
+use rig::Rig;
+
+const BODY: [u8; 256] = [7; 256];
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    allocation_counter::measure(work).count_total
+}
+
+#[test]
+fn publishing_allocates_nothing() {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let route = Route::new("exchange", "routing.key");
+    let none = RawProperties::EMPTY;
+    let mut round = || {
+        for _ in 0..100 {
+            rig.run(channel.basic_publish(&route, &none, &BODY)).expect("it is sent");
+        }
+        rig.write(false);
+    };
+    round();
+    round();
+    assert_eq!(allocations(|| (0..100).for_each(|_| round())), 0);
+}
+
+/// The server's end allocates for each message that it takes in, so the two are counted apart: the client's share is what
+/// happens between the server's turns.
+#[test]
+fn a_confirmed_publish_allocates_nothing() {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let options = PublisherOptions::new().window(10_000, usize::MAX);
+    let publisher =
+        channel.exchange("exchange").expect("short").publisher(options).expect("it is open");
+    let mut confirmations = Vec::with_capacity(100);
+    let mut client = 0;
+    for warm in [false, true] {
+        for _ in 0..100 {
+            let count = allocations(|| {
+                for _ in 0..100 {
+                    confirmations.push(rig.run(publisher.publish("key", &BODY)).expect("sent"));
+                }
+            });
+            rig.turn();
+            let awaiting = allocations(|| {
+                for confirmation in confirmations.drain(..) {
+                    rig.run(confirmation).expect("it is confirmed");
+                }
+            });
+            client += if warm { count + awaiting } else { 0 };
+        }
+    }
+    assert_eq!(client, 0);
+}
+
+#[test]
+fn taking_and_acknowledging_deliveries_allocates_next_to_nothing() {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let mut consumer =
+        rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
+    let tag = consumer.tag().clone();
+    let mut counted = 0;
+    for round in 0..200 {
+        rig.deliver(channel.id(), &tag, 100, &BODY);
+        let count = allocations(|| {
+            rig.read();
+            while let Some(delivery) = consumer.try_next() {
+                assert_eq!(delivery.body(), BODY);
+                delivery.ack().expect("it waits");
+            }
+            rig.write(false);
+        });
+        counted += if round < 10 { 0 } else { count };
+    }
+    // 19,000 messages.
+    assert_eq!(counted, 0);
+}

@@ -1,0 +1,175 @@
+//! A client and the server's end of the protocol, joined in memory and driven by hand: no runtime, no socket.
+
+#![allow(dead_code, reason = "each user needs a part of it")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::proto::method::{
+    BasicAck, BasicConsumeOk, BasicDeliver, BasicQosOk, Method, QueueDeclareOk,
+};
+use amqp_client_core::proto::{
+    self, ChannelEvent, ChannelId, Event, Properties, ServerConfig, ServerEvent,
+};
+use amqp_client_core::{Config, Connection};
+use bytes::{Buf as _, BytesMut};
+
+/// The two ends.
+pub(crate) struct Rig {
+    pub(crate) connection: Connection,
+    driver: Driver,
+    server: proto::Connection,
+    input: BytesMut,
+    now: Instant,
+    /// Octets that the client has written.
+    pub(crate) written: u64,
+    /// The next delivery tag.
+    next_delivery: u64,
+    /// Publishes that came since the last confirm, and their number.
+    unconfirmed: u64,
+    published: u64,
+}
+
+impl Rig {
+    /// An open connection.
+    pub(crate) fn new(config: Config) -> Self {
+        let now = Instant::now();
+        let (connection, driver) = Driver::new(config, now);
+        let server = proto::Connection::server(Arc::new(ServerConfig::default()), now);
+        let mut rig = Self {
+            connection,
+            driver,
+            server,
+            input: BytesMut::new(),
+            now,
+            written: 0,
+            next_delivery: 0,
+            unconfirmed: 0,
+            published: 0,
+        };
+        let connection = rig.connection.clone();
+        rig.run(connection.ready()).expect("the handshake succeeds");
+        rig
+    }
+
+    /// Runs a future, letting both ends talk whenever it waits.
+    pub(crate) fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..1000 {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+            self.turn();
+        }
+        panic!("the future waits for ever");
+    }
+
+    /// Lets the client write and the server answer, until neither has anything to say.
+    pub(crate) fn turn(&mut self) {
+        loop {
+            let moved = self.write(true);
+            self.serve();
+            if !self.read() && !moved {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the client writes; hands it to the server, or to nobody.
+    pub(crate) fn write(&mut self, serve: bool) -> bool {
+        let turn = self.driver.turn(self.now, Waker::noop());
+        let output = self.driver.output();
+        while output.has_remaining() {
+            let chunk = output.chunk();
+            let count = chunk.len().min(64 * 1024);
+            self.written += count as u64;
+            if serve {
+                self.input.reserve(64 * 1024);
+                self.input.extend_from_slice(&chunk[..count]);
+            }
+            output.advance(count);
+            if serve {
+                self.server.handle_input(self.now, &mut self.input).expect("it is understood");
+            }
+        }
+        turn.write
+    }
+
+    /// Hands what the server has written to the client.
+    pub(crate) fn read(&mut self) -> bool {
+        let Some(transmit) = self.server.poll_transmit(self.now) else { return false };
+        while transmit.has_remaining() {
+            let input = self.driver.input();
+            let count = transmit.chunk().len().min(64 * 1024);
+            input.extend_from_slice(&transmit.chunk()[..count]);
+            transmit.advance(count);
+            self.driver.received(self.now);
+        }
+        true
+    }
+
+    /// Answers what came, as a broker would whose queues are always there.
+    fn serve(&mut self) {
+        let mut channel = None;
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                Event::Server(ServerEvent::Login { .. }) => self.server.accept_login(),
+                Event::Server(ServerEvent::Open { .. }) => self.server.accept_open(),
+                Event::Channel(id, ChannelEvent::Published(_)) => {
+                    channel = Some(id);
+                    self.unconfirmed += 1;
+                    self.published += 1;
+                    Ok(())
+                }
+                Event::Channel(id, ChannelEvent::Method(method)) => self.answer(id, method),
+                _ => Ok(()),
+            }
+            .expect("it is waiting");
+        }
+        if self.unconfirmed > 0 {
+            self.unconfirmed = 0;
+            let ack = BasicAck { delivery_tag: self.published, multiple: true };
+            let id = channel.expect("something was published there");
+            self.server.channel(id).expect("open").send(ack).expect("it is sent");
+        }
+    }
+
+    fn answer(&mut self, id: ChannelId, method: Method) -> Result<(), proto::CommandError> {
+        let answer: Method = match method {
+            Method::QueueDeclare(declare) => {
+                QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()
+            }
+            Method::BasicConsume(consume) => {
+                BasicConsumeOk { consumer_tag: consume.consumer_tag }.into()
+            }
+            Method::BasicQos(_) => BasicQosOk {}.into(),
+            _ => return Ok(()),
+        };
+        self.server.channel(id).expect("open").send(answer)
+    }
+
+    /// Queues deliveries to a consumer.
+    pub(crate) fn deliver(
+        &mut self,
+        id: ChannelId,
+        consumer_tag: &proto::ShortStr,
+        count: u64,
+        body: &[u8],
+    ) {
+        for _ in 0..count {
+            self.next_delivery += 1;
+            let deliver = BasicDeliver {
+                consumer_tag: consumer_tag.clone(),
+                delivery_tag: self.next_delivery,
+                ..BasicDeliver::default()
+            };
+            let mut channel = self.server.channel(id).expect("open");
+            channel.send_content(deliver, &Properties::default(), body).expect("it is sent");
+        }
+    }
+}
