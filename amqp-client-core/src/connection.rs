@@ -66,7 +66,7 @@ impl Connection {
     /// Opens a channel. The request is queued at once; await the result.
     ///
     /// # Errors
-    /// The future gives [`OpenError`]: when all channels are in use, or the connection is over.
+    /// The future gives [`OpenError`](crate::OpenError): when all channels are in use, or the connection is over.
     ///
     /// # Cancel safety
     /// Dropping the future closes the channel.

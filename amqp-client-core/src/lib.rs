@@ -1,4 +1,21 @@
 //! The handles of the AMQP 0-9-1 clients, written once for every runtime.
+//!
+//! Users take an adapter, as `amqp-client-tokio`, which has all of this and connects. This crate is for those who write
+//! one: [`driver::Driver`] is the side of a connection that faces the transport.
+//!
+//! # How it works
+//!
+//! The state of a connection is one [`amqp_proto::Connection`] and what waits for it, behind one lock. A command encodes
+//! into the outgoing buffer under the lock, which takes about as long as copying the message, and wakes the driver if that
+//! sleeps. The driver swaps the buffer out and writes it without the lock, so that throughput rises with load. What comes
+//! in is decoded under the lock, a whole read at a time; each consumer is woken once for it, and takes all its deliveries
+//! at once.
+//!
+//! - The lock is never held across an await, a system call or code of the user, and wakers are woken after its release.
+//! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
+//!   time at its next turn. So all of this can be tested in virtual time.
+//! - When a connection or channel ends, one function resolves everything that waits on it.
+//! - A future that is dropped tells the protocol, which swallows the late answer and undoes what it brings.
 
 mod channel;
 pub mod config;

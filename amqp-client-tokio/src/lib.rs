@@ -1,7 +1,58 @@
 //! An AMQP 0-9-1 client for tokio.
+//!
+//! [`Connection::open`] connects; everything else is the same for every runtime and comes from `amqp-client-core`, whose
+//! items are all here, too.
+//!
+//! ```no_run
+//! use amqp_client_tokio::{Connection, ConsumeOptions, Message, QueueOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let channel = connection.open_channel().await?;
+//! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
+//! queue.publish(&Message::new("Hello, world!")).await?;
+//!
+//! let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+//! while let Some(delivery) = consumer.next().await {
+//!     let delivery = delivery?;
+//!     println!("{}", String::from_utf8_lossy(delivery.body()));
+//!     delivery.ack()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One task per connection moves its octets. It is spawned by [`Connection::open`]; [`Connection::open_with`] spawns
+//! nothing, takes any stream, and leaves it to the caller where the driver runs. The client works on a runtime of one
+//! thread as on one of many. Called from `block_on` of a multi-threaded runtime, every answer has to cross threads; a
+//! spawned task is faster.
+//!
+//! # Which type for what
+//!
+//! | To | use |
+//! |---|---|
+//! | declare, bind, purge, delete | [`Channel`], [`Queue`], [`Exchange`] |
+//! | publish and know what became of it | [`Publisher`], [`Confirmation`] |
+//! | publish and not care | [`Channel::basic_publish`], [`Exchange::publish`], [`Queue::publish`] |
+//! | consume | [`Queue::consume`], [`Consumer`], [`Delivery`] |
+//! | ask for one message | [`Queue::get`] |
+//! | hear of returned messages, blocked connections, ends | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
+//! | send any request there is | [`Channel::call`] with the methods of [`proto::method`] |
+//!
+//! # Errors and cancellation
+//!
+//! Each operation has an error of its own: [`ConnectError`], [`OpenError`], [`CallError`], [`PublishError`],
+//! [`ConfirmError`], [`ConsumerEnd`]. What ended a channel or connection is in it, with reply code, text and the method
+//! that caused it. A failed request closes its channel (that is AMQP) and leaves the other channels unharmed.
+//!
+//! All futures can be dropped at any time; what that means is said with each of them.
 
 mod drive;
 mod open;
 
 pub use amqp_client_core::*;
 pub use open::Connection;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

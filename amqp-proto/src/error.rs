@@ -1,4 +1,4 @@
-//! Errors, by who is to blame: the bytes ([`DecodeError`](crate::DecodeError)), the peer ([`Violation`]), the caller
+//! Errors, by who is to blame: the bytes ([`DecodeError`]), the peer ([`Violation`]), the caller
 //! ([`Misuse`]), or nobody ([`Close`]).
 
 use std::fmt;

@@ -1,0 +1,38 @@
+//! Tutorial 3, "Publish/Subscribe": prints all logs from now on, until Ctrl-C.
+//!
+//! ```text
+//! cargo run --example tutorial_3_receive_logs
+//! ```
+
+use std::env;
+use std::error::Error;
+
+use amqp_client_tokio::{Connection, ConsumeOptions, ExchangeKind, ExchangeOptions, QueueOptions};
+use tokio::signal::ctrl_c;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = Connection::open(&uri).await?;
+    let channel = connection.open_channel().await?;
+    let logs =
+        channel.exchange_declare("logs", ExchangeKind::Fanout, ExchangeOptions::new()).await?;
+
+    // A queue of our own, named by the broker, that goes when we go.
+    let queue = channel.queue_declare("", QueueOptions::temporary()).await?;
+    queue.bind(logs.name(), "").await?;
+
+    let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+    println!(" [*] Waiting for logs. To exit press CTRL+C");
+    loop {
+        tokio::select! {
+            delivery = consumer.next() => {
+                let delivery = delivery.ok_or("the consumer was cancelled")??;
+                println!(" [x] {}", String::from_utf8_lossy(delivery.body()));
+            }
+            _ = ctrl_c() => break,
+        }
+    }
+    connection.close().await?;
+    Ok(())
+}

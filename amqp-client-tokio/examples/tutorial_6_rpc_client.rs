@@ -1,0 +1,65 @@
+//! Tutorial 6, "Remote procedure call": asks the server for a Fibonacci number.
+//!
+//! ```text
+//! cargo run --example tutorial_6_rpc_client -- 30
+//! ```
+
+use std::env;
+use std::error::Error;
+use std::time::Duration;
+
+use amqp_client_tokio::{
+    Channel, Connection, ConsumeOptions, Consumer, Message, MessageProperties, Queue, QueueOptions,
+};
+use tokio::time::timeout;
+
+/// Calls the server, and tells its answers apart.
+struct Client {
+    channel: Channel,
+    replies: Consumer,
+    reply_to: Queue,
+    calls: u64,
+}
+
+impl Client {
+    async fn new(channel: Channel) -> Result<Self, Box<dyn Error>> {
+        let reply_to = channel.queue_declare("", QueueOptions::temporary()).await?;
+        let replies = reply_to.consume(ConsumeOptions::new().no_ack(true)).await?;
+        Ok(Self { channel, replies, reply_to, calls: 0 })
+    }
+
+    async fn call(&mut self, argument: &str) -> Result<String, Box<dyn Error>> {
+        self.calls += 1;
+        let correlation_id = self.calls.to_string();
+        let properties = MessageProperties::new()
+            .with_correlation_id(&correlation_id)
+            .with_reply_to(self.reply_to.name().to_string());
+        let request = Message::new(argument).with(&properties)?;
+        // If nobody serves the queue, this says so instead of waiting for an answer.
+        self.channel.default_exchange().publish_confirmed("rpc_queue", &request).await?;
+        loop {
+            let reply = self.replies.next().await.ok_or("the consumer was cancelled")??;
+            if reply.properties().correlation_id().is_some_and(|id| id == *correlation_id) {
+                return Ok(String::from_utf8_lossy(reply.body()).into_owned());
+            }
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let number = env::args().nth(1).unwrap_or_else(|| "30".to_owned());
+    if number.parse::<u32>().is_err() {
+        return Err("usage: tutorial_6_rpc_client [NUMBER]".into());
+    }
+    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = Connection::open(&uri).await?;
+    let mut client = Client::new(connection.open_channel().await?).await?;
+
+    println!(" [x] Requesting fib({number})");
+    let answer = timeout(Duration::from_secs(10), client.call(&number)).await??;
+    println!(" [.] Got {answer}");
+
+    connection.close().await?;
+    Ok(())
+}

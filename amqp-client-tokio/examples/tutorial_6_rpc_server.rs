@@ -1,0 +1,61 @@
+//! Tutorial 6, "Remote procedure call": computes Fibonacci numbers for whoever asks, until Ctrl-C.
+//!
+//! ```text
+//! cargo run --release --example tutorial_6_rpc_server
+//! ```
+
+use std::env;
+use std::error::Error;
+
+use amqp_client_tokio::{
+    Channel, Connection, ConsumeOptions, Delivery, Message, MessageProperties, QueueOptions,
+};
+use tokio::signal::ctrl_c;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = Connection::open(&uri).await?;
+    let channel = connection.open_channel().await?;
+    let options = QueueOptions::new().auto_delete(true);
+    let queue = channel.queue_declare("rpc_queue", options).await?;
+    channel.basic_qos(1).await?;
+
+    let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+    println!(" [x] Awaiting RPC requests. To exit press CTRL+C");
+    loop {
+        tokio::select! {
+            request = consumer.next() => answer(&channel, request.ok_or("cancelled")??).await?,
+            _ = ctrl_c() => break,
+        }
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error>> {
+    let properties = request.message_properties();
+    let (Some(reply_to), Some(correlation_id)) = (properties.reply_to, properties.correlation_id)
+    else {
+        println!(" [!] a request that says not where to reply");
+        return Ok(request.reject(false)?);
+    };
+    let Some(number) = std::str::from_utf8(request.body()).ok().and_then(|text| text.parse().ok())
+    else {
+        println!(" [!] a request that is no number");
+        return Ok(request.reject(false)?);
+    };
+    println!(" [.] fib({number})");
+    let reply = Message::new(fibonacci(number).to_string())
+        .with(&MessageProperties::new().with_correlation_id(correlation_id))?;
+    channel.default_exchange().publish(&reply_to, &reply).await?;
+    Ok(request.ack()?)
+}
+
+fn fibonacci(number: u32) -> u128 {
+    let (mut current, mut next) = (0u128, 1u128);
+    for _ in 0..number {
+        (current, next) = (next, current.saturating_add(next));
+    }
+    current
+}
