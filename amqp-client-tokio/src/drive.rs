@@ -26,12 +26,14 @@ pub(crate) struct Drive<S> {
     timer: Pin<Box<Sleep>>,
     /// When the timer fires; it is moved only when that changes.
     fires_at: Option<Instant>,
+    /// Why nothing can be written any more. What the peer said before is still read: it may be the reason.
+    write_error: Option<io::Error>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Drive<S> {
     pub(crate) fn new(driver: Driver, stream: S) -> Self {
         let timer = Box::pin(sleep_until(Instant::now()));
-        Self { driver, stream, timer, fires_at: None }
+        Self { driver, stream, timer, fires_at: None, write_error: None }
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
@@ -70,14 +72,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<S> {
         fired
     }
 
-    /// One round of everything. Ready with whether it made progress, or with the end.
+    /// One round of everything. Ready with whether there may be more to do.
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let turn = self.driver.turn(now(), cx.waker());
         let mut progress = false;
-        if turn.write {
+        if turn.write && self.write_error.is_none() {
             match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => progress = true,
-                Poll::Ready(Err(error)) => self.driver.transport_error(now(), &error),
+                Poll::Ready(Err(error)) => self.write_error = Some(error),
                 Poll::Pending => {}
             }
         }
@@ -86,20 +88,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<S> {
             let _closed = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
             return Poll::Ready(false);
         }
-        if turn.read {
-            match poll_read_buf(Pin::new(&mut self.stream), cx, self.driver.input()) {
-                Poll::Ready(Ok(0)) => self.driver.eof(now()),
-                Poll::Ready(Ok(_)) => self.driver.received(now()),
-                Poll::Ready(Err(error)) => self.driver.transport_error(now(), &error),
-                Poll::Pending => return self.idle(cx, turn, progress),
-            }
+        progress |= turn.read && self.read(cx);
+        if progress || self.poll_timer(cx, turn) {
             return Poll::Ready(true);
         }
-        self.idle(cx, turn, progress)
+        // Nothing came that would explain it better.
+        if let Some(error) = self.write_error.take() {
+            self.driver.transport_error(now(), &error);
+            return Poll::Ready(true);
+        }
+        Poll::Pending
     }
 
-    fn idle(&mut self, cx: &mut Context<'_>, turn: Turn, progress: bool) -> Poll<bool> {
-        if progress || self.poll_timer(cx, turn) { Poll::Ready(true) } else { Poll::Pending }
+    /// Reads what there is; says whether that was anything.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        match poll_read_buf(Pin::new(&mut self.stream), cx, self.driver.input()) {
+            Poll::Ready(Ok(0)) => match self.write_error.take() {
+                Some(error) => self.driver.transport_error(now(), &error),
+                None => self.driver.eof(now()),
+            },
+            Poll::Ready(Ok(_)) => self.driver.received(now()),
+            Poll::Ready(Err(error)) => self.driver.transport_error(now(), &error),
+            Poll::Pending => return false,
+        }
+        true
     }
 }
 

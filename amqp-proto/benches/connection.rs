@@ -2,6 +2,7 @@
 //!
 //! Both ends run in memory. Only one of them is timed; what the other says is prepared beforehand.
 #![expect(clippy::disallowed_methods, reason = "a bench has a clock")]
+#![expect(missing_docs, reason = "criterion's macros write no documentation")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -56,21 +57,38 @@ fn publish(criterion: &mut Criterion) {
         });
     });
 
-    pair.request(ConfirmSelect::default(), ConfirmSelectOk {});
-    group.throughput(Throughput::Elements(BURST));
-    group.bench_function("256 B with confirms", |bencher| {
+    // Together just below the default of `transmit_high_water`.
+    let medium = [b'x'; 1024];
+    group.throughput(Throughput::Elements(200));
+    group.bench_function("1 KiB in bursts of 200 KiB", |bencher| {
         bencher.iter(|| {
             let mut channel = pair.client.channel(pair.id).unwrap();
-            let mut last = None;
-            for _ in 0..BURST {
-                last = channel.publish(&route, &properties, black_box(&SMALL)).unwrap();
+            for _ in 0..200 {
+                channel.publish(&route, &properties, black_box(&medium)).unwrap();
             }
             discard(&mut pair.client, pair.now);
-            let delivery_tag = last.unwrap().get();
-            pair.server_sends(BasicAck { delivery_tag, multiple: true });
-            assert_eq!(pair.drop_events(), 1);
         });
     });
+
+    pair.request(ConfirmSelect::default(), ConfirmSelectOk {});
+    group.throughput(Throughput::Elements(BURST));
+    for (name, route) in
+        [("256 B with confirms", route), ("256 B mandatory with confirms", route.mandatory())]
+    {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut channel = pair.client.channel(pair.id).unwrap();
+                let mut last = None;
+                for _ in 0..BURST {
+                    last = channel.publish(&route, &properties, black_box(&SMALL)).unwrap();
+                }
+                discard(&mut pair.client, pair.now);
+                let delivery_tag = last.unwrap().get();
+                pair.server_sends(BasicAck { delivery_tag, multiple: true });
+                assert_eq!(pair.drop_events(), 1);
+            });
+        });
+    }
     group.finish();
 }
 
@@ -79,17 +97,12 @@ fn consume(criterion: &mut Criterion) {
     for (name, no_ack) in [("256 B without acknowledgement", true), ("256 B and ack", false)] {
         let mut pair = Pair::open();
         pair.consume(no_ack);
-        let Pair { mut client, mut server, id, now } = pair;
-        let mut next = 1;
-        let count = deliveries(&mut server, id, now, next).1;
-        group.throughput(Throughput::Elements(count));
+        let mut reads = Reads::of(&mut pair);
+        let Pair { mut client, id, now, .. } = pair;
+        group.throughput(Throughput::Elements(reads.tags_at.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
-                || {
-                    let (read, count) = deliveries(&mut server, id, now, next);
-                    next += count;
-                    read
-                },
+                || reads.next(),
                 |mut read| {
                     client.handle_input(now, &mut read).unwrap();
                     while let Some(event) = client.poll_event() {
@@ -173,27 +186,45 @@ impl Pair {
     }
 }
 
-/// As many small deliveries as one read holds, from that tag on, and how many those are.
-fn deliveries(server: &mut Connection, id: ChannelId, now: Instant, first: u64) -> (BytesMut, u64) {
-    let deliver = BasicDeliver {
-        consumer_tag: ShortStr::try_from(CONSUMER).unwrap(),
-        exchange: ShortStr::try_from("exchange").unwrap(),
-        routing_key: ShortStr::try_from("routing.key").unwrap(),
-        ..BasicDeliver::default()
-    };
-    let mut read = BytesMut::with_capacity(READ);
-    let mut next = first;
-    loop {
-        let deliver = BasicDeliver { delivery_tag: next, ..deliver.clone() };
-        server.channel(id).unwrap().send_content(deliver, &properties(), &SMALL).unwrap();
-        let full = read.len() + server.queued() > READ;
-        let message = server.poll_transmit(now).unwrap();
-        if full {
-            message.advance(message.remaining());
-            return (read, next - first);
+/// Reads full of small deliveries, all into the same memory.
+struct Reads {
+    octets: Vec<u8>,
+    /// Where in them the delivery tags are.
+    tags_at: Vec<usize>,
+    next_tag: u64,
+    buffer: BytesMut,
+}
+
+impl Reads {
+    fn of(pair: &mut Pair) -> Self {
+        let deliver = BasicDeliver {
+            consumer_tag: ShortStr::try_from(CONSUMER).unwrap(),
+            exchange: ShortStr::try_from("exchange").unwrap(),
+            routing_key: ShortStr::try_from("routing.key").unwrap(),
+            ..BasicDeliver::default()
+        };
+        let mut server = pair.server.channel(pair.id).unwrap();
+        server.send_content(deliver, &properties(), &SMALL).unwrap();
+        let message = pair.server.poll_transmit(pair.now).unwrap();
+        let message = message.copy_to_bytes(message.remaining());
+        // Behind the head of the frame, the ids and the consumer tag.
+        let tag_at = 7 + 4 + 1 + CONSUMER.len();
+        let count = READ / message.len();
+        Self {
+            octets: message.repeat(count),
+            tags_at: (0..count).map(|nth| nth * message.len() + tag_at).collect(),
+            next_tag: 1,
+            buffer: BytesMut::new(),
         }
-        read.put(message);
-        next += 1;
+    }
+
+    fn next(&mut self) -> BytesMut {
+        for at in &self.tags_at {
+            self.octets[*at..*at + 8].copy_from_slice(&self.next_tag.to_be_bytes());
+            self.next_tag += 1;
+        }
+        self.buffer.extend_from_slice(&self.octets);
+        self.buffer.split()
     }
 }
 

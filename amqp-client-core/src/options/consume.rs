@@ -1,7 +1,7 @@
 use amqp_proto::method::BasicConsume;
-use amqp_proto::{FieldTable, Timestamp, Value};
+use amqp_proto::{Timestamp, Value};
 
-use super::Arguments;
+use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
@@ -80,18 +80,6 @@ impl ConsumeOptions {
         self.argument("x-stream-offset", value)
     }
 
-    /// Any other argument.
-    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.arguments.set(name, value);
-        self
-    }
-
-    /// Any other arguments.
-    pub fn arguments(mut self, arguments: &FieldTable) -> Self {
-        self.arguments.extend(arguments);
-        self
-    }
-
     /// The request; `generated` is the name of a consumer that was given none.
     pub(crate) fn into_method(
         self,
@@ -110,3 +98,5 @@ impl ConsumeOptions {
         })
     }
 }
+
+takes_arguments! { ConsumeOptions }

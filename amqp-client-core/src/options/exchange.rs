@@ -1,9 +1,8 @@
 use std::fmt;
 
 use amqp_proto::method::ExchangeDeclare;
-use amqp_proto::{FieldTable, Value};
 
-use super::Arguments;
+use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
@@ -95,18 +94,6 @@ impl ExchangeOptions {
         self.argument("alternate-exchange", exchange)
     }
 
-    /// Any other argument.
-    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.arguments.set(name, value);
-        self
-    }
-
-    /// Any other arguments.
-    pub fn arguments(mut self, arguments: &FieldTable) -> Self {
-        self.arguments.extend(arguments);
-        self
-    }
-
     pub(crate) fn into_method(
         self,
         exchange: &[u8],
@@ -129,3 +116,5 @@ impl Default for ExchangeOptions {
         Self::new()
     }
 }
+
+takes_arguments! { ExchangeOptions }

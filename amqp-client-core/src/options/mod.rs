@@ -16,6 +16,26 @@ use amqp_proto::{FieldTable, Value};
 
 use crate::error::CallError;
 
+/// Options that take arguments which have no method of their own.
+macro_rules! takes_arguments {
+    ($options:ident) => {
+        impl $options {
+            /// Any other argument.
+            pub fn argument(mut self, name: &str, value: impl Into<amqp_proto::Value>) -> Self {
+                self.arguments.set(name, value);
+                self
+            }
+
+            /// Any other arguments.
+            pub fn arguments(mut self, arguments: &amqp_proto::FieldTable) -> Self {
+                self.arguments.extend(arguments);
+                self
+            }
+        }
+    };
+}
+use takes_arguments;
+
 /// Arguments being put together. The first that cannot be encoded is told when they are used, so that options read as one
 /// expression.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use amqp_proto::method::QueueDeclare;
-use amqp_proto::{FieldTable, Value};
 
-use super::Arguments;
+use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
@@ -155,18 +154,6 @@ impl QueueOptions {
         self.argument("x-delivery-limit", i64::from(times))
     }
 
-    /// Any other argument.
-    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.arguments.set(name, value);
-        self
-    }
-
-    /// Any other arguments.
-    pub fn arguments(mut self, arguments: &FieldTable) -> Self {
-        self.arguments.extend(arguments);
-        self
-    }
-
     pub(crate) fn into_method(self, queue: &[u8]) -> Result<QueueDeclare, CallError> {
         Ok(QueueDeclare {
             queue: name("queue", queue)?,
@@ -184,3 +171,5 @@ impl Default for QueueOptions {
         Self::new()
     }
 }
+
+takes_arguments! { QueueOptions }

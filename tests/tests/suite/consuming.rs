@@ -177,6 +177,32 @@ behaviours! {
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
     }
 
+    async fn a_message_over_the_limit_costs_that_message_alone(world) {
+        let mut target = world.target();
+        target.config.protocol.limits.body_max = 1000;
+        let channel = world.open(target).await?.open_channel().await?;
+        let graveyard = channel.queue_declare("", super::temporary()).await?;
+        let options = super::temporary()
+            .dead_letter_exchange("")
+            .dead_letter_routing_key(&graveyard.name().to_string());
+        let queue = channel.queue_declare("", options).await?;
+        let mut events = channel.events();
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        queue.publish(&Message::new(vec![0; 200_000])).await?;
+        queue.publish(&Message::new("fits")).await?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body(), b"fits");
+        delivery.ack()?;
+        let event = events.next().await.ok_or("no event")?;
+        let ChannelEvent::Unusable { consumer_tag, why } = event else { panic!("{event:?}") };
+        assert_eq!(consumer_tag, *consumer.tag());
+        assert!(why.to_string().contains("200000 octets"), "{why}");
+        // It was rejected, so it is not delivered again and again.
+        while channel.queue_declare_passive(graveyard.name()).await?.message_count() == 0 {}
+        let get = graveyard.get(false).await.expect_err("it is too large for a get as well");
+        assert!(matches!(get, CallError::Unusable(_)), "{get:?}");
+    }
+
     async fn handlers_run_up_to_the_limit_at_a_time(world) {
         let (channel, queue) = world.queue().await?;
         for _ in 0..30 {

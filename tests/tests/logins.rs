@@ -1,0 +1,48 @@
+//! Logging in by a challenge, on a real broker that asks one: RabbitMQ's demonstration mechanism.
+
+use std::sync::Arc;
+
+use amqp_client_core::proto::{
+    ConnectionError, Exchange, LoginError, Mechanism, SaslError, Secret,
+};
+use amqp_client_core::{ConnectError, Target};
+use amqp_client_tokio::Connection;
+use amqp_testkit::RabbitMq;
+
+/// Names the user first and the password when it is asked for.
+#[derive(Debug)]
+struct Demo {
+    answer: &'static str,
+}
+
+impl Mechanism for Demo {
+    fn name(&self) -> &str {
+        "RABBIT-CR-DEMO"
+    }
+
+    fn begin(&self) -> Box<dyn Exchange> {
+        let answer = self.answer;
+        Box::new(move |challenge: Option<&[u8]>| match challenge {
+            None => Ok(Secret::from("guest")),
+            Some(b"Please tell me your password") => Ok(Secret::from(answer)),
+            Some(_) => Err(SaslError::BadChallenge("unknown question")),
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_of_a_real_broker_is_answered()
+-> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let node = RabbitMq::builder().config_line("auth_mechanisms.1 = RABBIT-CR-DEMO").start()?;
+    let mut target: Target = node.amqp_uri().parse()?;
+    target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is guest" })];
+    Connection::open_target(target.clone()).await?.close().await?;
+
+    target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is wrong" })];
+    let error = Connection::open_target(target).await.expect_err("a wrong password");
+    let ConnectError::Refused { error: ConnectionError::Login(LoginError::Refused(_)), .. } = error
+    else {
+        panic!("{error:?}")
+    };
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Brokers that are none, or not well: a scripted peer says things that no real broker would.
+
+use std::time::Duration;
+
+use amqp_client_core::proto::method::{
+    ChannelOpenOk, ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionStart,
+    ConnectionTune, Method,
+};
+use amqp_client_core::proto::{
+    ChannelError, ConnectionError, LoginError, LongStr, ReplyCode, ShortStr, Violation,
+    WrongProtocol,
+};
+use amqp_client_core::{ConnectError, OpenError, Target};
+use amqp_client_tokio::Connection;
+use amqp_testkit::{PeerConnection, ScriptedPeer};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const METHOD: u8 = 1;
+
+fn encoded(method: impl Into<Method>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    method.into().encode(&mut payload);
+    payload
+}
+
+fn send(peer: &mut PeerConnection, channel: u16, method: impl Into<Method>) {
+    peer.write_frame(METHOD, channel, &encoded(method)).expect("the client reads");
+}
+
+fn receive(peer: &mut PeerConnection) -> Method {
+    let frame = peer.read_frame().expect("the client says something");
+    Method::decode(&frame.payload.into()).expect("it is a method")
+}
+
+/// The server's part of the handshake up to the credentials.
+fn greet(peer: &mut PeerConnection) {
+    peer.read_protocol_header().expect("a header");
+    let start = ConnectionStart {
+        version_minor: 9,
+        mechanisms: LongStr::from("PLAIN"),
+        locales: LongStr::from("en_US"),
+        ..ConnectionStart::default()
+    };
+    send(peer, 0, start);
+    assert!(matches!(receive(peer), Method::ConnectionStartOk(_)));
+}
+
+/// The whole handshake.
+fn welcome(peer: &mut PeerConnection) {
+    greet(peer);
+    send(peer, 0, ConnectionTune { channel_max: 10, frame_max: 131_072, heartbeat: 0 });
+    assert!(matches!(receive(peer), Method::ConnectionTuneOk(_)));
+    assert!(matches!(receive(peer), Method::ConnectionOpen(_)));
+    send(peer, 0, ConnectionOpenOk::default());
+}
+
+/// Why a peer that follows this script is no broker.
+async fn refusal(script: impl FnOnce(PeerConnection) + Send + 'static) -> Result<ConnectionError> {
+    let peer = ScriptedPeer::bind()?;
+    let uri = peer.uri();
+    let script = peer.spawn(move |peer| script(peer.accept().expect("the client connects")));
+    let connected = Connection::open(&uri).await;
+    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    match connected {
+        Err(ConnectError::Refused { error, .. }) => Ok(error),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn other_protocols_are_recognized() -> Result<()> {
+    for (answer, expected) in [
+        (
+            &b"AMQP\x00\x01\x00\x00"[..],
+            WrongProtocol::Version { id: 0, major: 1, minor: 0, revision: 0 },
+        ),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", WrongProtocol::Http),
+        (b"\x15\x03\x01\x00\x02\x02\x46", WrongProtocol::Tls),
+    ] {
+        let error = refusal(move |mut peer| {
+            peer.read_protocol_header().expect("a header");
+            peer.write(answer).expect("the client reads");
+            peer.close().expect("it closes");
+        })
+        .await?;
+        assert_eq!(error, ConnectionError::WrongProtocol(expected));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hanging_up_on_the_credentials_is_a_refusal() -> Result<()> {
+    let error = refusal(|mut peer| {
+        greet(&mut peer);
+        peer.close().expect("it closes");
+    })
+    .await?;
+    assert_eq!(error, ConnectionError::Login(LoginError::HungUp));
+    Ok(())
+}
+
+#[tokio::test]
+async fn hanging_up_at_once_is_the_end_of_the_transport() -> Result<()> {
+    let error = refusal(|mut peer| {
+        peer.read_protocol_header().expect("a header");
+        peer.close().expect("it closes");
+    })
+    .await?;
+    assert_eq!(error, ConnectionError::Eof);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_given_up_in_time() -> Result<()> {
+    let peer = ScriptedPeer::bind()?;
+    let mut target: Target = peer.uri().parse()?;
+    let after = Duration::from_millis(50);
+    target.config.settings.connect_timeout = after;
+    let error = Connection::open_target(target.clone()).await.expect_err("nobody answers");
+    assert!(matches!(&error, ConnectError::TimedOut { after: said, .. } if *said == after));
+    // With more time for the whole than for the handshake, the error says what was waited for.
+    target.config.settings.connect_timeout = Duration::from_secs(60);
+    target.config.protocol.handshake_timeout = after;
+    let error = Connection::open_target(target).await.expect_err("nobody answers");
+    let expected =
+        ConnectionError::HandshakeTimeout { waiting_for: "connection.start", limit: after };
+    assert_eq!(error.as_connection_error(), Some(&expected));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_dribbles_octets_is_understood() -> Result<()> {
+    let peer = ScriptedPeer::bind()?;
+    let uri = peer.uri();
+    let script = peer.spawn(|peer| {
+        let mut peer = peer.accept().expect("the client connects");
+        peer.read_protocol_header().expect("a header");
+        let start = encoded(ConnectionStart {
+            version_minor: 9,
+            mechanisms: LongStr::from("PLAIN"),
+            ..ConnectionStart::default()
+        });
+        for octet in amqp_testkit::peer::frame_octets(METHOD, 0, &start) {
+            peer.write(&[octet]).expect("the client reads");
+        }
+        assert!(matches!(receive(&mut peer), Method::ConnectionStartOk(_)));
+        send(&mut peer, 0, ConnectionTune { frame_max: 4096, ..ConnectionTune::default() });
+        assert!(matches!(receive(&mut peer), Method::ConnectionTuneOk(_)));
+        assert!(matches!(receive(&mut peer), Method::ConnectionOpen(_)));
+        send(&mut peer, 0, ConnectionOpenOk::default());
+        assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
+        send(&mut peer, 0, ConnectionCloseOk {});
+    });
+    let connection = Connection::open(&uri).await?;
+    assert_eq!(connection.negotiated().ok_or("not open")?.frame_max, 4096);
+    connection.close().await?;
+    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_violation_is_told_to_the_peer_and_to_every_handle() -> Result<()> {
+    let peer = ScriptedPeer::bind()?;
+    let uri = peer.uri();
+    let script = peer.spawn(|peer| {
+        let mut peer = peer.accept().expect("the client connects");
+        welcome(&mut peer);
+        assert!(matches!(receive(&mut peer), Method::ChannelOpen(_)));
+        peer.write_frame(3, 0, b"a body on channel 0").expect("the client reads");
+        let Method::ConnectionClose(close) = receive(&mut peer) else { panic!("no close") };
+        assert_eq!(close.reply_code, ReplyCode::UNEXPECTED_FRAME.0);
+    });
+    let connection = Connection::open(&uri).await?;
+    let violation =
+        Violation::UnexpectedFrame { kind: "body", expected: "a method frame on channel 0" };
+    let expected = ConnectionError::Violation(violation);
+    let opening = connection.open_channel().await.expect_err("the connection fails");
+    assert_eq!(opening, OpenError::Ended(ChannelError::Connection(expected.clone())));
+    assert_eq!(connection.closed().await, expected);
+    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    Ok(())
+}
+
+/// The reason arrives with the end of the connection, while the client is still writing.
+#[tokio::test]
+async fn the_reason_of_a_close_is_read_even_when_nothing_can_be_written() -> Result<()> {
+    let peer = ScriptedPeer::bind()?;
+    let uri = peer.uri();
+    let script = peer.spawn(|peer| {
+        let mut peer = peer.accept().expect("the client connects");
+        welcome(&mut peer);
+        assert!(matches!(receive(&mut peer), Method::ChannelOpen(_)));
+        send(&mut peer, 1, ChannelOpenOk::default());
+        assert!(matches!(receive(&mut peer), Method::BasicPublish(_)));
+        let close = ConnectionClose {
+            reply_code: 320,
+            reply_text: ShortStr::truncated("CONNECTION_FORCED - maintenance"),
+            ..ConnectionClose::default()
+        };
+        send(&mut peer, 0, close);
+        // Without waiting for close-ok, and with octets of the client unread.
+        peer.close().expect("it closes");
+    });
+    let connection = Connection::open(&uri).await?;
+    let channel = connection.open_channel().await?;
+    let route = amqp_client_core::proto::Route::queue("q");
+    let none = amqp_client_core::proto::RawProperties::EMPTY;
+    while channel.basic_publish(&route, &none, vec![0; 100_000]).await.is_ok() {}
+    let error = connection.closed().await;
+    let close = error.as_close().ok_or_else(|| format!("{error:?}"))?;
+    assert_eq!(close.reply_code, ReplyCode::CONNECTION_FORCED);
+    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    Ok(())
+}
