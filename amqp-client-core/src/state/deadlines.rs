@@ -83,7 +83,7 @@ impl Deadlines {
 
     /// Gives new deadlines their point in time, and expires those that have passed.
     pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
-        for id in std::mem::take(&mut self.unarmed) {
+        while let Some(id) = self.unarmed.pop() {
             let timeout = self.entry(id).map(|entry| entry.timeout);
             if let Some(at) = timeout.and_then(|timeout| now.checked_add(timeout)) {
                 self.heap.push(Reverse((at, id)));

@@ -253,7 +253,9 @@ impl State {
         let Some(queue) = channel.queues.remove(consumer) else {
             return;
         };
-        self.delivered_octets -= queue.octets;
+        self.delivered_octets = self.delivered_octets.saturating_sub(queue.octets);
+        // The driver may have stopped reading for it.
+        self.wake_driver();
         if over {
             return;
         }
@@ -266,7 +268,6 @@ impl State {
                 let _settled = protocol.reject(delivery.delivery_tag(), true);
             }
         }
-        self.wake_driver();
     }
 
     /// Passes on what the protocol has to tell.

@@ -13,6 +13,10 @@ pub(crate) struct Unsettled {
     entries: VecDeque<Entry>,
     /// How many entries are `Acked`.
     acked: usize,
+    /// Tags that were acknowledged one by one since the last flush.
+    since_flush: Vec<u64>,
+    /// How many entries are `Settled`. They go when they are most of it, even if the oldest delivery waits for ever.
+    settled: usize,
     /// Recoveries under way. What arrives before their answer is delivered again, under another tag.
     recovering: u32,
 }
@@ -60,6 +64,7 @@ impl Unsettled {
         let entry = self.waiting(tag)?;
         entry.state = State::Acked;
         self.acked += 1;
+        self.since_flush.push(tag.0);
         Ok(())
     }
 
@@ -77,6 +82,7 @@ impl Unsettled {
         requeue: bool,
     ) -> Result<BasicReject, Misuse> {
         self.waiting(tag)?.state = State::Settled;
+        self.settled += 1;
         self.drop_settled();
         Ok(BasicReject { delivery_tag: tag.0, requeue })
     }
@@ -87,7 +93,8 @@ impl Unsettled {
         tag: DeliveryTag,
         requeue: bool,
     ) -> Result<BasicNack, Misuse> {
-        let (last, _) = self.mark_up_to(tag, State::Settled)?;
+        let (last, settled) = self.mark_up_to(tag, State::Settled)?;
+        self.settled += settled;
         self.drop_settled();
         Ok(BasicNack { delivery_tag: last, multiple: true, requeue })
     }
@@ -106,7 +113,7 @@ impl Unsettled {
                     run += 1;
                     last = entry.tag;
                 }
-                State::Settled => {}
+                State::Settled => self.settled -= 1,
             }
             self.entries.pop_front();
         }
@@ -115,22 +122,33 @@ impl Unsettled {
             self.acked -= run;
         }
         // What is left stands behind a delivery that still waits.
-        for entry in &mut self.entries {
-            if self.acked == 0 {
-                break;
+        let mut since_flush = std::mem::take(&mut self.since_flush);
+        if self.acked > 0 {
+            since_flush.sort_unstable();
+            for tag in &since_flush {
+                self.flush_one(*tag, &mut send);
             }
-            if entry.state == State::Acked {
-                send(BasicAck { delivery_tag: entry.tag, multiple: false });
-                entry.state = State::Settled;
-                self.acked -= 1;
-            }
+            self.drop_settled();
         }
+        since_flush.clear();
+        self.since_flush = since_flush;
+    }
+
+    fn flush_one(&mut self, tag: u64, send: &mut impl FnMut(BasicAck)) {
+        let entry = self.index_of(tag).and_then(|index| self.entries.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.state == State::Acked) else { return };
+        entry.state = State::Settled;
+        self.acked -= 1;
+        self.settled += 1;
+        send(BasicAck { delivery_tag: tag, multiple: false });
     }
 
     /// `basic.recover` was asked for: the peer takes back all that is unsettled.
     pub(crate) fn recover(&mut self, answered: bool) {
         self.entries.clear();
+        self.since_flush.clear();
         self.acked = 0;
+        self.settled = 0;
         self.recovering += u32::from(answered);
     }
 
@@ -175,6 +193,37 @@ impl Unsettled {
     fn drop_settled(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.state == State::Settled) {
             self.entries.pop_front();
+            self.settled -= 1;
         }
+        if self.settled > MANY_SETTLED && self.settled > self.entries.len() / 2 {
+            self.entries.retain(|entry| entry.state != State::Settled);
+            self.settled = 0;
+        }
+    }
+}
+
+/// Fewer settled entries than this are not worth moving the others for.
+const MANY_SETTLED: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_that_waits_for_ever_does_not_make_the_others_be_remembered() {
+        let mut unsettled = Unsettled::default();
+        assert!(unsettled.delivered(1));
+        for tag in 2..10_000 {
+            assert!(unsettled.delivered(tag));
+            unsettled.ack(DeliveryTag(tag)).expect("it waits");
+            let mut sent = Vec::new();
+            unsettled.flush(|ack| sent.push(ack));
+            assert_eq!(sent, [BasicAck { delivery_tag: tag, multiple: false }]);
+            assert!(unsettled.entries.len() <= 2 * MANY_SETTLED);
+        }
+        unsettled.ack(DeliveryTag(1)).expect("it waits");
+        unsettled.flush(|_| {});
+        assert!(unsettled.entries.is_empty());
+        assert_eq!((unsettled.acked, unsettled.settled), (0, 0));
     }
 }
