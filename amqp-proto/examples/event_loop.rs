@@ -89,11 +89,13 @@ fn run(mut stream: TcpStream, mut connection: Connection, app: &mut App) -> Resu
                 connection.close(Instant::now(), ReplyCode::INTERNAL_ERROR, &reply_text);
             }
         }
-        let moved = write(&mut stream, &mut connection);
+        let written = write(&mut stream, &mut connection);
         if connection.check().is_err() {
             return outcome;
         }
-        if let Err(error) = moved.and_then(|()| read(&mut stream, &mut connection, &mut input)) {
+        // Also when writing failed: the broker may have said why it hung up.
+        let read = read(&mut stream, &mut connection, &mut input);
+        if let Err(error) = read.and(written) {
             connection.handle_transport_error(Instant::now(), &error);
         }
     }

@@ -63,8 +63,9 @@
 //!         if let Err(reason) = connection.check() {
 //!             return reason;
 //!         }
-//!         let moved = written.and_then(|()| read(&mut stream, &mut connection, &mut input));
-//!         if let Err(error) = moved {
+//!         // Also when writing failed: the peer may have said why it hung up.
+//!         let read = read(&mut stream, &mut connection, &mut input);
+//!         if let Err(error) = read.and(written) {
 //!             connection.handle_transport_error(Instant::now(), &error);
 //!         }
 //!     }

@@ -1,4 +1,4 @@
-//! The behaviour suite on tokio, with one thread and with several.
+//! The behaviour suite on tokio: with one thread and with several against RabbitMQ, and against the broker in memory.
 
 mod suite;
 
@@ -8,13 +8,12 @@ use tokio::runtime::Builder;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
+    let adapter =
+        |name, broker, run| Adapter { name, broker, open: |target| Box::pin(open(target)), run };
     let adapters = [
-        Adapter { name: "tokio_multi_thread", open: |target| Box::pin(open(target)), run: multi },
-        Adapter {
-            name: "tokio_current_thread",
-            open: |target| Box::pin(open(target)),
-            run: current,
-        },
+        adapter("tokio_multi_thread", suite::rabbitmq, multi),
+        adapter("tokio_current_thread", suite::rabbitmq, current),
+        adapter("tokio_in_memory", suite::in_memory, multi),
     ];
     let trials = adapters.into_iter().flat_map(suite::trials).collect();
     libtest_mimic::run(&arguments, trials).exit();

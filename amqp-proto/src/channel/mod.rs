@@ -227,18 +227,25 @@ impl Channel<'_> {
     ///
     /// Ends with [`ChannelEvent::Closed`](crate::ChannelEvent::Closed). Does nothing if it is closing already.
     pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
+        self.close_over(reply_code, reply_text, (0, 0));
+    }
+
+    /// Closes the channel because of a method, named by its class id and method id: the manner of servers.
+    pub fn close_over(&mut self, reply_code: ReplyCode, reply_text: &str, cause: (u16, u16)) {
         if self.check_open().is_err() {
             return;
         }
         self.flush_acks();
-        let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+        let (class_id, method_id) = cause;
+        let reply_text = ShortStr::truncated(reply_text);
+        let close = Close { class_id, method_id, ..Close::local(reply_code, reply_text) };
         self.link.send_small(
             self.state.id.0,
             &ChannelClose {
                 reply_code: reply_code.0,
                 reply_text: close.reply_text.clone(),
-                class_id: 0,
-                method_id: 0,
+                class_id,
+                method_id,
             },
         );
         self.state.phase = Phase::Closing(close);

@@ -42,7 +42,8 @@ impl Channels {
 
     /// Servers: the client opens that channel. Returns false if it must not.
     pub(crate) fn accept(&mut self, number: u16) -> bool {
-        let taken = self.slot(number).is_some_and(|slot| slot.is_some());
+        // One whose end was not told yet is free: the client opens the number again right behind its close-ok.
+        let taken = self.receiving(number).is_some();
         if taken || number == 0 || number > self.channel_max {
             return false;
         }
@@ -86,10 +87,11 @@ impl Channels {
 
     /// Frees the number of a channel whose end was told.
     pub(crate) fn release(&mut self, id: ChannelId, role: Role) {
-        if let Some(slot) = self.slot(id.0) {
-            if slot.take().is_some() && role == Role::Client {
-                self.free.push(id.0);
-            }
+        let Some(slot) = self.slot(id.0) else { return };
+        // By now a client may have opened the number again.
+        let over = slot.take_if(|channel| matches!(channel.phase, Phase::Closed(_)));
+        if over.is_some() && role == Role::Client {
+            self.free.push(id.0);
         }
     }
 

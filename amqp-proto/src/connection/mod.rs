@@ -246,7 +246,19 @@ impl Connection {
     ///
     /// Does nothing if it is closing already. During a client's handshake nothing needs to be said, so it is over at once.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
-        let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+        self.close_over(now, reply_code, reply_text, (0, 0));
+    }
+
+    /// Closes the connection because of a method, named by its class id and method id: the manner of servers.
+    pub fn close_over(
+        &mut self,
+        now: Instant,
+        reply_code: ReplyCode,
+        reply_text: &str,
+        (class_id, method_id): (u16, u16),
+    ) {
+        let reply_text = ShortStr::truncated(reply_text);
+        let close = Close { class_id, method_id, ..Close::local(reply_code, reply_text) };
         match &self.state {
             Ok(State::Handshake(handshake)) if !handshake.may_close() => {
                 self.fail(ConnectionError::Closed(close));

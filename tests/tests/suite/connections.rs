@@ -13,7 +13,7 @@ behaviours! {
         assert!(negotiated.channel_max > 0);
         assert!(negotiated.peer_can("publisher_confirms"));
         let product = negotiated.peer_properties.get("product").ok_or("no product")?;
-        assert_eq!(product.as_str(), Some("RabbitMQ"));
+        assert!(product.as_str().is_some_and(|product| !product.is_empty()));
     }
 
     async fn closing_is_orderly_and_final(world) {

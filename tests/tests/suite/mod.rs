@@ -23,6 +23,7 @@ use std::time::Duration;
 use amqp_client_core::{
     CallError, Channel, ConnectError, Connection, Consumer, Delivery, Queue, QueueOptions, Target,
 };
+use amqp_test_broker::Broker;
 use amqp_testkit::RabbitMq;
 use libtest_mimic::{Failed, Trial};
 
@@ -35,6 +36,8 @@ pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
     pub(crate) name: &'static str,
+    /// Where the broker is.
+    pub(crate) broker: fn() -> Result<String, Failed>,
     pub(crate) open: fn(Target) -> BoxFuture<Result<Connection, ConnectError>>,
     pub(crate) run: fn(BoxFuture<Outcome>) -> Outcome,
 }
@@ -89,7 +92,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
 /// Runs a behaviour in a thread of its own, so that one that hangs is a failure and not the end of all.
 fn run_one(adapter: Adapter, run: fn(World) -> BoxFuture<Outcome>) -> Result<(), Failed> {
     let (done, outcome) = mpsc::channel();
-    let world = World { adapter, uri: uri()?, connection: Arc::default() };
+    let world = World { adapter, uri: (adapter.broker)()?, connection: Arc::default() };
     thread::spawn(move || {
         let run = move || (adapter.run)(run(world)).map_err(|error| error.to_string());
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
@@ -106,8 +109,8 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
 }
 
-/// The broker that all tests share: the one of `AMQP_URL`, or a node that ends with this process.
-fn uri() -> Result<String, Failed> {
+/// RabbitMQ, the same for all tests: the one of `AMQP_URL`, or a node that ends with this process.
+pub(crate) fn rabbitmq() -> Result<String, Failed> {
     static NODE: OnceLock<Result<(Option<RabbitMq>, String), String>> = OnceLock::new();
     let node = NODE.get_or_init(|| match std::env::var("AMQP_URL") {
         Ok(uri) => Ok((None, uri)),
@@ -117,6 +120,13 @@ fn uri() -> Result<String, Failed> {
             .map_err(|error| error.to_string()),
     });
     node.as_ref().map(|(_, uri)| uri.clone()).map_err(Failed::from)
+}
+
+/// The broker in memory, the same for all tests.
+pub(crate) fn in_memory() -> Result<String, Failed> {
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    let broker = BROKER.get_or_init(|| Broker::start().map_err(|error| error.to_string()));
+    broker.as_ref().map(Broker::uri).map_err(Failed::from)
 }
 
 /// What a behaviour happens in: an adapter, a broker, names that nobody else uses.
@@ -145,6 +155,13 @@ impl World {
         }
         let connection = self.open(self.target()).await?;
         Ok(self.connection.get_or_init(|| connection).clone())
+    }
+
+    /// Whether the broker is RabbitMQ, with all that it has.
+    pub(crate) async fn is_rabbitmq(&self) -> Result<bool, ConnectError> {
+        let negotiated = self.connection().await?.negotiated();
+        let product = negotiated.and_then(|negotiated| negotiated.peer_properties.get("product"));
+        Ok(product.is_some_and(|product| product.as_str() == Some("RabbitMQ")))
     }
 
     /// A channel on the connection of this behaviour.

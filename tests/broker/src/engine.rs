@@ -1,0 +1,346 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use amqp_proto::method::Method;
+use amqp_proto::{
+    ChannelEvent, ChannelId, Connection, Event, FieldTable, Published, ReplyCode, ServerConfig,
+    ServerEvent, ShortStr, Transmit,
+};
+use bytes::BytesMut;
+
+use crate::SessionId;
+use crate::channel::ChannelState;
+use crate::exchange::{Exchange, Kind};
+use crate::fault::{Fault, Scope};
+use crate::queue::Queue;
+
+/// The broker as a state machine: no I/O, no threads, and time as an argument.
+///
+/// Each client has a session. Feed it with what the client sends, write what it has for the client, and call
+/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so. Input of one session can give
+/// others something to write.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) now: Instant,
+    config: Arc<ServerConfig>,
+    sessions: BTreeMap<SessionId, Session>,
+    last_session: u64,
+    pub(crate) exchanges: BTreeMap<ShortStr, Exchange>,
+    pub(crate) queues: BTreeMap<ShortStr, Queue>,
+    /// Queues with something to deliver, perhaps.
+    pub(crate) dirty: BTreeSet<ShortStr>,
+    pub(crate) last_message: u64,
+    last_name: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) proto: Connection,
+    pub(crate) channels: HashMap<ChannelId, ChannelState>,
+    pub(crate) user: ShortStr,
+}
+
+/// A channel of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) session: SessionId,
+    pub(crate) channel: ChannelId,
+}
+
+impl Engine {
+    /// An empty broker with the usual exchanges, one virtual host `/` and the user guest.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        let mut config = ServerConfig::default();
+        config.mechanisms = "PLAIN AMQPLAIN".to_owned();
+        config.server_properties = server_properties();
+        let mut engine = Self {
+            now,
+            config: Arc::new(config),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            exchanges: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            last_message: 0,
+            last_name: 0,
+        };
+        for (name, kind) in [
+            ("amq.direct", Kind::Direct),
+            ("amq.fanout", Kind::Fanout),
+            ("amq.topic", Kind::Topic),
+            ("amq.headers", Kind::Headers),
+            ("amq.match", Kind::Headers),
+        ] {
+            engine.exchanges.insert(ShortStr::truncated(name), Exchange::new(kind));
+        }
+        engine
+    }
+
+    /// A client has connected.
+    pub fn connect(&mut self, now: Instant) -> SessionId {
+        self.now = now;
+        self.last_session += 1;
+        let id = SessionId(self.last_session);
+        let session = Session {
+            proto: Connection::server(self.config.clone(), now),
+            channels: HashMap::new(),
+            user: ShortStr::EMPTY,
+        };
+        self.sessions.insert(id, session);
+        id
+    }
+
+    /// Takes what a client has sent, and leaves an incomplete frame in `input`.
+    pub fn handle_input(&mut self, id: SessionId, now: Instant, input: &mut BytesMut) {
+        self.now = now;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            // The error becomes the session's end, which is an event.
+            let _over = session.proto.handle_input(now, input);
+        }
+        self.settle();
+    }
+
+    /// A client's transport has ended.
+    pub fn handle_eof(&mut self, id: SessionId, now: Instant) {
+        self.now = now;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.proto.handle_eof(now);
+        }
+        self.settle();
+        self.sessions.remove(&id);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        for session in self.sessions.values_mut() {
+            session.proto.handle_timeout(now);
+        }
+        self.expire();
+        self.settle();
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let sessions = self.sessions.values();
+        let timers = sessions.filter_map(|session| session.proto.poll_timeout()).map(|(at, _)| at);
+        timers.chain(self.queues.values().filter_map(Queue::due)).min()
+    }
+
+    /// What to write to a client.
+    pub fn poll_transmit(&mut self, id: SessionId, now: Instant) -> Option<&mut Transmit> {
+        self.now = now;
+        // Room for more, perhaps.
+        let low = self.sessions.get(&id).is_some_and(|session| session.proto.queued() == 0);
+        if low && self.is_consuming(id) {
+            self.settle();
+        }
+        self.sessions.get_mut(&id)?.proto.poll_transmit(now)
+    }
+
+    /// Whether nothing more is to be said to a client, so that its transport can be closed.
+    #[must_use]
+    pub fn is_over(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_none_or(|session| session.proto.is_drained())
+    }
+
+    fn is_consuming(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get(&id) else { return false };
+        let queues: Vec<_> = session
+            .channels
+            .values()
+            .flat_map(|channel| channel.consumers.values().map(|consumer| consumer.queue.clone()))
+            .collect();
+        let any = !queues.is_empty();
+        self.dirty.extend(queues);
+        any
+    }
+
+    /// Handles all events, and delivers what can be, until nothing changes.
+    fn settle(&mut self) {
+        loop {
+            let ids: Vec<_> = self.sessions.keys().copied().collect();
+            let mut quiet = true;
+            for id in ids {
+                while let Some(event) =
+                    self.sessions.get_mut(&id).and_then(|s| s.proto.poll_event())
+                {
+                    quiet = false;
+                    self.handle(id, event);
+                }
+            }
+            while let Some(queue) = self.dirty.pop_first() {
+                self.deliver(&queue);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, id: SessionId, event: Event) {
+        match event {
+            Event::Server(ServerEvent::Login { mechanism, response, .. }) => {
+                self.log_in(id, &mechanism, response.expose());
+            }
+            Event::Server(ServerEvent::Open { virtual_host }) => {
+                let text = format!("vhost {virtual_host} not found");
+                let fault = (virtual_host != "/").then(|| Fault::not_allowed(&text));
+                self.conclude_open(id, fault);
+            }
+            Event::Channel(channel, event) => {
+                self.handle_channel(At { session: id, channel }, event);
+            }
+            Event::Closed(_) => self.end_session(id),
+            _ => {}
+        }
+    }
+
+    fn log_in(&mut self, id: SessionId, mechanism: &ShortStr, response: &[u8]) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let good = match mechanism.as_bytes() {
+            b"PLAIN" => response == b"\0guest\0guest",
+            b"AMQPLAIN" => response == b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x05guest",
+            _ => false,
+        };
+        session.user = ShortStr::truncated("guest");
+        if good {
+            let _decided = session.proto.accept_login();
+        } else {
+            let text = format!(
+                "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the \
+                 broker logfile."
+            );
+            session.proto.close(now, ReplyCode::ACCESS_REFUSED, &text);
+        }
+    }
+
+    fn conclude_open(&mut self, id: SessionId, fault: Option<Fault>) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match fault {
+            None => {
+                let _decided = session.proto.accept_open();
+            }
+            Some(fault) => session.proto.close_over(now, fault.code, &fault.text, (10, 40)),
+        }
+    }
+
+    fn handle_channel(&mut self, at: At, event: ChannelEvent) {
+        let result = match event {
+            ChannelEvent::Opened => {
+                if let Some(session) = self.sessions.get_mut(&at.session) {
+                    session.channels.insert(at.channel, ChannelState::default());
+                }
+                return;
+            }
+            ChannelEvent::Closed(_) => return self.end_channel(at),
+            ChannelEvent::Published(published) => {
+                let Published { method, properties, body, .. } = *published;
+                (self.published(at, &method, properties, body), (60, 40))
+            }
+            ChannelEvent::Method(method) => {
+                let id = method.facts().id;
+                (self.request(at, method), id)
+            }
+            _ => return,
+        };
+        if let (Err(fault), cause) = result {
+            self.refuse(at, &fault, cause);
+        }
+    }
+
+    fn refuse(&mut self, at: At, fault: &Fault, cause: (u16, u16)) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&at.session) else { return };
+        match fault.scope {
+            Scope::Connection => session.proto.close_over(now, fault.code, &fault.text, cause),
+            Scope::Channel => {
+                if let Ok(mut channel) = session.proto.channel(at.channel) {
+                    channel.close_over(fault.code, &fault.text, cause);
+                }
+                self.end_channel(at);
+            }
+        }
+    }
+
+    /// Says something on a channel, if that is still there.
+    pub(crate) fn send(&mut self, at: At, method: impl Into<Method>) {
+        if let Some(session) = self.sessions.get_mut(&at.session) {
+            if let Ok(mut channel) = session.proto.channel(at.channel) {
+                let _closing = channel.send(method);
+            }
+        }
+    }
+
+    pub(crate) fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    pub(crate) fn channel(&mut self, at: At) -> Option<&mut ChannelState> {
+        self.sessions.get_mut(&at.session)?.channels.get_mut(&at.channel)
+    }
+
+    /// A channel is over: its consumers are gone, and what it had is ready again.
+    fn end_channel(&mut self, at: At) {
+        let state = self
+            .sessions
+            .get_mut(&at.session)
+            .and_then(|session| session.channels.remove(&at.channel));
+        let Some(state) = state else { return };
+        for (tag, consumer) in state.consumers {
+            self.remove_consumer(at, &tag, &consumer.queue);
+        }
+        for unacked in state.unacked.into_values() {
+            self.requeue(&unacked.queue, unacked.message);
+        }
+    }
+
+    /// A session is over, and its exclusive queues with it.
+    fn end_session(&mut self, id: SessionId) {
+        let channels = self.sessions.get(&id).map(|session| session.channels.keys().copied());
+        let channels: Vec<_> = channels.into_iter().flatten().collect();
+        for channel in channels {
+            self.end_channel(At { session: id, channel });
+        }
+        let own = self.queues.iter().filter(|(_, queue)| queue.owner == Some(id));
+        let own: Vec<_> = own.map(|(name, _)| name.clone()).collect();
+        for name in own {
+            self.delete_queue(&name);
+        }
+    }
+
+    /// A name for a queue that has none.
+    pub(crate) fn generate_name(&mut self) -> ShortStr {
+        self.last_name += 1;
+        ShortStr::truncated(&format!("amq.gen-{:022}", self.last_name))
+    }
+}
+
+/// What the broker says of itself.
+fn server_properties() -> FieldTable {
+    let capabilities = [
+        "authentication_failure_close",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "consumer_priorities",
+        "exchange_exchange_bindings",
+        "per_consumer_qos",
+        "publisher_confirms",
+    ];
+    let capabilities =
+        capabilities.into_iter().try_fold(FieldTable::new(), |table, name| table.with(name, true));
+    let properties = capabilities.and_then(|capabilities| {
+        FieldTable::new()
+            .with("product", "amqp-test-broker")?
+            .with("version", env!("CARGO_PKG_VERSION"))?
+            .with("platform", "memory")?
+            .with("capabilities", capabilities)
+    });
+    // Constant names and values fit.
+    properties.unwrap_or_default()
+}

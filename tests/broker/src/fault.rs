@@ -1,0 +1,80 @@
+use amqp_proto::ReplyCode;
+use amqp_proto::ShortStr;
+
+/// Why a request is refused, and how much that ends. The texts are RabbitMQ's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) scope: Scope,
+    pub(crate) code: ReplyCode,
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Channel,
+    Connection,
+}
+
+impl Fault {
+    fn channel(code: ReplyCode, text: String) -> Self {
+        Self::new(Scope::Channel, code, &text)
+    }
+
+    fn new(scope: Scope, code: ReplyCode, text: &str) -> Self {
+        let text = format!("{} - {text}", code.name().unwrap_or("ERROR"));
+        Self { scope, code, text }
+    }
+
+    pub(crate) fn no_queue(name: &ShortStr) -> Self {
+        Self::channel(ReplyCode::NOT_FOUND, format!("no queue '{name}' in vhost '/'"))
+    }
+
+    pub(crate) fn no_exchange(name: &ShortStr) -> Self {
+        Self::channel(ReplyCode::NOT_FOUND, format!("no exchange '{name}' in vhost '/'"))
+    }
+
+    pub(crate) fn locked(name: &ShortStr) -> Self {
+        let text = format!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '/'. It could be originally declared on \
+             another connection or the exclusive property value does not match that of the original declaration."
+        );
+        Self::channel(ReplyCode::RESOURCE_LOCKED, text)
+    }
+
+    pub(crate) fn reserved(kind: &str, name: &ShortStr) -> Self {
+        let text = format!("{kind} name '{name}' contains reserved prefix 'amq.*'");
+        Self::channel(ReplyCode::ACCESS_REFUSED, text)
+    }
+
+    pub(crate) fn inequivalent(
+        argument: &str,
+        kind: &str,
+        name: &ShortStr,
+        received: &str,
+        current: &str,
+    ) -> Self {
+        Self::precondition(format!(
+            "inequivalent arg '{argument}' for {kind} '{name}' in vhost '/': received {received} but current is {current}"
+        ))
+    }
+
+    pub(crate) fn precondition(text: impl Into<String>) -> Self {
+        Self::channel(ReplyCode::PRECONDITION_FAILED, text.into())
+    }
+
+    pub(crate) fn refused(text: impl Into<String>) -> Self {
+        Self::channel(ReplyCode::ACCESS_REFUSED, text.into())
+    }
+
+    pub(crate) fn not_allowed(text: &str) -> Self {
+        Self::new(Scope::Connection, ReplyCode::NOT_ALLOWED, text)
+    }
+
+    pub(crate) fn not_implemented(text: &str) -> Self {
+        Self::new(Scope::Connection, ReplyCode::NOT_IMPLEMENTED, text)
+    }
+
+    pub(crate) fn invalid(text: &str) -> Self {
+        Self::new(Scope::Connection, ReplyCode::COMMAND_INVALID, text)
+    }
+}

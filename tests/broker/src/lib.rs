@@ -1,0 +1,33 @@
+//! An AMQP 0-9-1 broker in memory, for tests and first steps. **In production, use RabbitMQ**: this one keeps nothing, knows
+//! one virtual host and one user, and is as fast as it happens to be.
+//!
+//! ```
+//! let broker = amqp_test_broker::Broker::start()?;
+//! // Connect to broker.uri() with any AMQP 0-9-1 client.
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
+//! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,
+//! prefetch, returns, publisher confirms and transactions, and refuses what RabbitMQ refuses, with its reply codes and texts.
+//! It has no streams, no replication and no users to manage.
+//!
+//! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
+//! behind a TCP port.
+
+mod channel;
+mod engine;
+mod exchange;
+mod fault;
+mod message;
+mod messages;
+mod queue;
+mod requests;
+mod server;
+
+pub use engine::Engine;
+pub use server::Broker;
+
+/// One client of an [`Engine`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u64);

@@ -1,0 +1,377 @@
+//! The way of messages: published, routed, delivered, settled, expired, dead.
+
+use amqp_proto::method::{Arguments, BasicAck, BasicDeliver, BasicNack, BasicPublish, BasicReturn};
+use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr, Value};
+use bytes::Bytes;
+
+use crate::channel::{Mode, Settlement, Unacked};
+use crate::engine::{At, Engine};
+use crate::exchange::Target;
+use crate::fault::Fault;
+use crate::message::{Death, Message};
+use crate::queue::Overflow;
+use crate::requests::delivered_properties;
+
+/// How many octets may wait for a client before it gets no more deliveries.
+const HIGH_WATER: usize = 1024 * 1024;
+
+/// How often a dead message may die again on its way, before it is taken for one that goes round in circles.
+const MAX_DEATHS: u32 = 32;
+
+impl Engine {
+    /// A client has published.
+    pub(crate) fn published(
+        &mut self,
+        at: At,
+        method: &BasicPublish,
+        properties: RawProperties,
+        body: Bytes,
+    ) -> Result<(), Fault> {
+        if method.immediate {
+            return Err(Fault::not_implemented("immediate=true"));
+        }
+        self.check_publish(at, method, &properties)?;
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        match &mut channel.mode {
+            Mode::Tx(transaction) => {
+                transaction.publishes.push((method.clone(), properties, body));
+                Ok(())
+            }
+            Mode::Plain => self.route(at, method, properties, body).map(|_| ()),
+            Mode::Confirm { published } => {
+                *published += 1;
+                let delivery_tag = *published;
+                if self.route(at, method, properties, body)? {
+                    self.send(at, BasicAck { delivery_tag, multiple: false });
+                } else {
+                    self.send(at, BasicNack { delivery_tag, multiple: false, requeue: false });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_publish(
+        &mut self,
+        at: At,
+        method: &BasicPublish,
+        properties: &RawProperties,
+    ) -> Result<(), Fault> {
+        if !method.exchange.is_empty() {
+            let Some(exchange) = self.exchanges.get(&method.exchange) else {
+                return Err(Fault::no_exchange(&method.exchange));
+            };
+            if exchange.internal {
+                let text = format!(
+                    "cannot publish to internal exchange '{}' in vhost '/'",
+                    method.exchange
+                );
+                return Err(Fault::refused(text));
+            }
+        }
+        Message::expiration(properties).map_err(Fault::precondition)?;
+        let user = self.session(at.session).map(|session| session.user.clone());
+        match (properties.user_id(), user) {
+            (Some(claimed), Some(user)) if claimed != user => Err(Fault::precondition(format!(
+                "user_id property set to '{claimed}' but authenticated user was '{user}'"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes a message on to its queues. Returns false if one of them refuses it.
+    pub(crate) fn route(
+        &mut self,
+        at: At,
+        method: &BasicPublish,
+        properties: RawProperties,
+        body: Bytes,
+    ) -> Result<bool, Fault> {
+        let queues = self.targets(&method.exchange, &method.routing_key, &properties);
+        if queues.is_empty() && method.mandatory {
+            let returned = BasicReturn {
+                reply_code: ReplyCode::NO_ROUTE.0,
+                reply_text: ShortStr::truncated("NO_ROUTE"),
+                exchange: method.exchange.clone(),
+                routing_key: method.routing_key.clone(),
+            };
+            self.send_content(at, returned, &properties, body.clone());
+        }
+        let mut taken = true;
+        for queue in queues {
+            let message = self.message(
+                &method.exchange,
+                &method.routing_key,
+                properties.clone(),
+                body.clone(),
+            );
+            taken &= self.enqueue(&queue, message, 0);
+        }
+        Ok(taken)
+    }
+
+    fn message(
+        &mut self,
+        exchange: &ShortStr,
+        routing_key: &ShortStr,
+        properties: RawProperties,
+        body: Bytes,
+    ) -> Message {
+        self.last_message += 1;
+        Message {
+            order: self.last_message,
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+            priority: properties.priority().unwrap_or(0),
+            properties,
+            body,
+            redelivered: false,
+            returns: 0,
+            expires_at: None,
+        }
+    }
+
+    /// The queues that a message reaches, each once.
+    fn targets(
+        &self,
+        exchange: &ShortStr,
+        routing_key: &ShortStr,
+        properties: &RawProperties,
+    ) -> Vec<ShortStr> {
+        if exchange.is_empty() {
+            return self
+                .queues
+                .contains_key(routing_key)
+                .then(|| routing_key.clone())
+                .into_iter()
+                .collect();
+        }
+        let mut queues = Vec::new();
+        let mut seen = vec![exchange.clone()];
+        let mut next = 0;
+        while let Some(name) = seen.get(next).cloned() {
+            next += 1;
+            let Some(source) = self.exchanges.get(&name) else { continue };
+            let matching = source.matching(routing_key, properties);
+            let alternate = source.arguments.get("alternate-exchange");
+            let alternate = alternate.as_ref().and_then(Value::as_str).map(ShortStr::truncated);
+            let mut reached = false;
+            for target in matching {
+                reached = true;
+                match target {
+                    Target::Queue(queue) if !queues.contains(queue) => queues.push(queue.clone()),
+                    Target::Exchange(other) if !seen.contains(other) => seen.push(other.clone()),
+                    _ => {}
+                }
+            }
+            seen.extend(alternate.filter(|alternate| !reached && !seen.contains(alternate)));
+        }
+        queues
+    }
+
+    /// Adds a message to a queue, unless that is full and refuses more. `deaths`: how often it died to get here.
+    fn enqueue(&mut self, name: &ShortStr, mut message: Message, deaths: u32) -> bool {
+        let now = self.now;
+        let Some(queue) = self.queues.get_mut(name) else { return true };
+        if queue.is_full(message.body.len()) && queue.limits.overflow != Overflow::DropHead {
+            if queue.limits.overflow == Overflow::RejectPublishDlx {
+                self.bury(name, &message, Death::MaxLength, deaths);
+            }
+            return false;
+        }
+        let own = Message::expiration(&message.properties).ok().flatten();
+        let ttl = own.into_iter().chain(queue.limits.message_ttl).min();
+        message.expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
+        message.priority = message.priority.min(queue.limits.max_priority.unwrap_or(0));
+        queue.put(message);
+        self.dirty.insert(name.clone());
+        while let Some(queue) = self.queues.get_mut(name).filter(|queue| queue.overflows()) {
+            let Some(oldest) = queue.messages.pop_front() else { break };
+            self.bury(name, &oldest, Death::MaxLength, deaths);
+        }
+        true
+    }
+
+    /// Gives a message back to its queue.
+    pub(crate) fn requeue(&mut self, name: &ShortStr, mut message: Message) {
+        message.redelivered = true;
+        message.returns += 1;
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        if queue.limits.delivery_limit.is_some_and(|limit| message.returns > limit) {
+            self.bury(name, &message, Death::DeliveryLimit, 0);
+            return;
+        }
+        queue.put(message);
+        self.dirty.insert(name.clone());
+    }
+
+    /// A message has died in a queue: it goes to the dead-letter exchange, if there is one.
+    fn bury(&mut self, name: &ShortStr, message: &Message, death: Death, deaths: u32) {
+        let Some(limits) = self.queues.get(name).map(|queue| queue.limits.clone()) else { return };
+        let Some(exchange) = limits.dead_letter_exchange.filter(|_| deaths < MAX_DEATHS) else {
+            return;
+        };
+        let routing_key =
+            limits.dead_letter_routing_key.unwrap_or_else(|| message.routing_key.clone());
+        let properties = RawProperties::from(&message.after_death(name, death));
+        for queue in self.targets(&exchange, &routing_key, &properties) {
+            // Round in circles without anybody having rejected it: dropped.
+            if queue == *name && death == Death::Expired && deaths > 0 {
+                continue;
+            }
+            let dead =
+                self.message(&exchange, &routing_key, properties.clone(), message.body.clone());
+            self.enqueue(&queue, dead, deaths + 1);
+        }
+    }
+
+    /// Drops what has expired, and queues that nobody used for too long.
+    pub(crate) fn expire(&mut self) {
+        let now = self.now;
+        let due = self.queues.iter().filter(|(_, queue)| queue.due().is_some_and(|at| at <= now));
+        let due: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.expire_queue(&name);
+            let unused = self.queues.get(&name).is_some_and(|queue| {
+                let expires = queue.limits.expires.filter(|_| queue.consumers.is_empty());
+                expires.is_some_and(|expires| queue.last_used + expires <= now)
+            });
+            if unused {
+                self.delete_queue(&name);
+            }
+        }
+    }
+
+    pub(crate) fn expire_queue(&mut self, name: &ShortStr) {
+        let now = self.now;
+        let expired = |message: &mut Message| message.expires_at.is_some_and(|at| at <= now);
+        while let Some(queue) = self.queues.get_mut(name) {
+            let Some(true) = queue.messages.front_mut().map(expired) else { return };
+            if let Some(message) = queue.messages.pop_front() {
+                self.bury(name, &message, Death::Expired, 0);
+            }
+        }
+    }
+
+    /// Delivers what a queue has to consumers that have room.
+    pub(crate) fn deliver(&mut self, name: &ShortStr) {
+        self.expire_queue(name);
+        while let Some((index, at, tag, no_ack)) = self.next_consumer(name) {
+            let Some(queue) = self.queues.get_mut(name) else { return };
+            let Some(message) = queue.messages.pop_front() else { return };
+            let properties = delivered_properties(queue, &message);
+            if !queue.limits.single_active {
+                queue.served(index);
+            }
+            let Some(channel) = self.channel(at) else { return };
+            channel.last_delivery += 1;
+            let deliver = BasicDeliver {
+                consumer_tag: tag.clone(),
+                delivery_tag: channel.last_delivery,
+                redelivered: message.redelivered,
+                exchange: message.exchange.clone(),
+                routing_key: message.routing_key.clone(),
+            };
+            let body = message.body.clone();
+            if !no_ack {
+                if let Some(consumer) = channel.consumers.get_mut(&tag) {
+                    consumer.unacked += 1;
+                }
+                let unacked = Unacked { queue: name.clone(), message, consumer: Some(tag) };
+                channel.unacked.insert(deliver.delivery_tag, unacked);
+            }
+            self.send_content(at, deliver, &properties, body);
+        }
+    }
+
+    /// Who gets the next message: the first in line that has room.
+    fn next_consumer(&mut self, name: &ShortStr) -> Option<(usize, At, ShortStr, bool)> {
+        let queue = self.queues.get(name).filter(|queue| !queue.messages.is_empty())?;
+        let line = if queue.limits.single_active { 1 } else { queue.consumers.len() };
+        let line: Vec<_> = queue.consumers.iter().take(line).cloned().enumerate().collect();
+        line.into_iter().find_map(|(index, consumer)| {
+            let at = At { session: consumer.session, channel: consumer.channel };
+            let session = self.session(at.session)?;
+            let writable = session.proto.is_open() && session.proto.queued() < HIGH_WATER;
+            let room = session.channels.get(&at.channel)?.has_room(&consumer.tag);
+            (writable && room).then_some((index, at, consumer.tag, consumer.no_ack))
+        })
+    }
+
+    pub(crate) fn send_content(
+        &mut self,
+        at: At,
+        method: impl Arguments,
+        properties: &impl EncodeProperties,
+        body: Bytes,
+    ) {
+        if let Some(session) = self.session(at.session) {
+            if let Ok(mut channel) = session.proto.channel(at.channel) {
+                let _closing = channel.send_content(method, properties, body);
+            }
+        }
+    }
+
+    /// A client acknowledges, rejects or returns a delivery, or all up to it.
+    pub(crate) fn settle_up_to(
+        &mut self,
+        at: At,
+        tag: u64,
+        multiple: bool,
+        settlement: Settlement,
+    ) -> Result<(), Fault> {
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        let all = multiple && tag == 0;
+        if !all && !channel.unacked.contains_key(&tag) {
+            return Err(Fault::precondition(format!("unknown delivery tag {tag}")));
+        }
+        let tags: Vec<_> = match (all, multiple) {
+            (true, _) => channel.unacked.keys().copied().collect(),
+            (false, true) => channel.unacked.range(..=tag).map(|(tag, _)| *tag).collect(),
+            (false, false) => vec![tag],
+        };
+        if let Mode::Tx(transaction) = &mut channel.mode {
+            transaction.settlements.extend(tags.into_iter().map(|tag| (tag, settlement)));
+            return Ok(());
+        }
+        for tag in tags {
+            self.settle_one(at, tag, settlement);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn settle_one(&mut self, at: At, tag: u64, settlement: Settlement) {
+        let Some(channel) = self.channel(at) else { return };
+        let Some(Unacked { queue, message, consumer }) = channel.unacked.remove(&tag) else {
+            return;
+        };
+        if let Some(consumer) = consumer.and_then(|tag| channel.consumers.get_mut(&tag)) {
+            consumer.unacked = consumer.unacked.saturating_sub(1);
+        }
+        // There is room for others now, for those of other queues as well if the limit is the channel's.
+        let others: Vec<_> = match channel.global_prefetch {
+            0 => vec![queue.clone()],
+            _ => channel.consumers.values().map(|consumer| consumer.queue.clone()).collect(),
+        };
+        self.dirty.extend(others);
+        match settlement {
+            Settlement::Ack => {}
+            Settlement::Requeue => self.requeue(&queue, message),
+            Settlement::Reject => self.bury(&queue, &message, Death::Rejected, 0),
+        }
+    }
+
+    pub(crate) fn recover(&mut self, at: At, requeue: bool) -> Result<(), Fault> {
+        if !requeue {
+            return Err(Fault::not_implemented("requeue=false"));
+        }
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        for consumer in channel.consumers.values_mut() {
+            consumer.unacked = 0;
+        }
+        for unacked in std::mem::take(&mut channel.unacked).into_values() {
+            self.requeue(&unacked.queue, unacked.message);
+        }
+        Ok(())
+    }
+}
