@@ -158,6 +158,11 @@ impl Engine {
 
     fn exchange_declare(&mut self, at: At, method: ExchangeDeclare) -> Done {
         let name = method.exchange;
+        let kind = Kind::named(&method.kind);
+        if kind.is_none() && !method.passive {
+            let text = format!("unknown exchange type '{}'", method.kind);
+            return Err(Fault::invalid(&text));
+        }
         if let Some(exchange) = self.exchanges.get(&name) {
             if !method.passive {
                 let same = |argument, received: String, current: String| {
@@ -192,10 +197,7 @@ impl Engine {
             if method.passive {
                 return Err(Fault::no_exchange(&name));
             }
-            let Some(kind) = Kind::named(&method.kind) else {
-                let text = format!("unknown exchange type '{}'", method.kind);
-                return Err(Fault::invalid(&text));
-            };
+            let Some(kind) = kind else { return Err(Fault::no_exchange(&name)) };
             if name.as_bytes().starts_with(b"amq.") {
                 return Err(Fault::reserved("exchange", &name));
             }
@@ -239,13 +241,14 @@ impl Engine {
         routing_key: ShortStr,
         arguments: FieldTable,
     ) -> Done {
+        if source.is_empty() {
+            return Err(Fault::refused("operation not permitted on the default exchange"));
+        }
+        if !self.exchanges.contains_key(source) {
+            return Err(Fault::no_exchange(source));
+        }
         self.check_target(at, &target)?;
-        let Some(exchange) = self.exchanges.get_mut(source) else {
-            return Err(match source.is_empty() {
-                true => Fault::refused("operation not permitted on the default exchange"),
-                false => Fault::no_exchange(source),
-            });
-        };
+        let Some(exchange) = self.exchanges.get_mut(source) else { return Ok(()) };
         let binding = Binding { target, routing_key, arguments };
         if !exchange.bindings.contains(&binding) {
             exchange.bindings.push(binding);
@@ -549,15 +552,20 @@ fn check_equivalent(
 
 /// A value as RabbitMQ describes it in a text.
 fn described(value: Option<Value>) -> String {
-    match value {
-        None => "none".to_owned(),
-        Some(Value::LongStr(text)) => format!("the value '{text}' of type 'longstr'"),
-        Some(Value::Bool(value)) => format!("the value '{value}' of type 'bool'"),
-        Some(value) => match value.as_i64() {
-            Some(number) => format!("the value '{number}' of type 'signedint'"),
-            None => format!("{value:?}"),
-        },
-    }
+    let Some(value) = value else { return "none".to_owned() };
+    let (text, kind) = match &value {
+        Value::LongStr(text) => (text.to_string(), "longstr"),
+        Value::Bool(value) => (value.to_string(), "bool"),
+        Value::I8(value) => (value.to_string(), "byte"),
+        Value::U8(value) => (value.to_string(), "unsignedbyte"),
+        Value::I16(value) => (value.to_string(), "short"),
+        Value::U16(value) => (value.to_string(), "unsignedshort"),
+        Value::I32(value) => (value.to_string(), "signedint"),
+        Value::U32(value) => (value.to_string(), "unsignedint"),
+        Value::I64(value) => (value.to_string(), "long"),
+        other => return format!("{other:?}"),
+    };
+    format!("the value '{text}' of type '{kind}'")
 }
 
 const fn returned(requeue: bool) -> Settlement {

@@ -1,0 +1,352 @@
+//! The broker in memory answers as RabbitMQ does: the same operations on both have the same observable results, down to the
+//! texts of errors.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use amqp_client_core::proto::FieldTable;
+use amqp_client_core::{
+    CallError, Channel, ConsumeOptions, Delivery, ExchangeOptions, Message, MessageProperties,
+    Overflow, PublisherOptions, QueueOptions,
+};
+use amqp_client_tokio::Connection;
+use amqp_test_broker::Broker;
+use amqp_testkit::RabbitMq;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+/// Something that a client can do. Small numbers name queues, exchanges and routing keys, so that they meet.
+#[derive(Debug, Clone)]
+enum Operation {
+    Declare { queue: u8, kind: u8, auto_delete: bool },
+    DeclarePassive { queue: u8 },
+    Delete { queue: u8, if_unused: bool, if_empty: bool },
+    Purge { queue: u8 },
+    DeclareExchange { exchange: u8, kind: u8 },
+    DeleteExchange { exchange: u8, if_unused: bool },
+    Bind { queue: u8, exchange: u8, key: u8 },
+    Unbind { queue: u8, exchange: u8, key: u8 },
+    BindExchange { destination: u8, source: u8, key: u8 },
+    UnbindExchange { destination: u8, source: u8, key: u8 },
+    Publish { exchange: u8, key: u8, mandatory: bool, priority: u8 },
+    PublishTo { queue: u8 },
+    Get { queue: u8, no_ack: bool },
+    Settle { delivery: u8, how: u8, multiple: bool },
+    Recover,
+    Consume { queue: u8, count: u8 },
+}
+
+const KINDS: [&str; 4] = ["direct", "fanout", "topic", "no-such-kind"];
+const KEYS: [&str; 5] = ["a", "a.b", "a.*", "#.b", ""];
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    let (queue, exchange, key) = (0u8..3, 0u8..3, 0u8..5);
+    prop_oneof![
+        4 => (queue.clone(), 0u8..4, prop::bool::weighted(0.1))
+            .prop_map(|(queue, kind, auto_delete)| Declare { queue, kind, auto_delete }),
+        1 => queue.clone().prop_map(|queue| DeclarePassive { queue }),
+        1 => (queue.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(queue, if_unused, if_empty)| Delete { queue, if_unused, if_empty }),
+        1 => queue.clone().prop_map(|queue| Purge { queue }),
+        3 => (exchange.clone(), prop_oneof![20 => 0u8..3, 1 => Just(3u8)])
+            .prop_map(|(exchange, kind)| DeclareExchange { exchange, kind }),
+        1 => (exchange.clone(), any::<bool>())
+            .prop_map(|(exchange, if_unused)| DeleteExchange { exchange, if_unused }),
+        3 => (queue.clone(), exchange.clone(), key.clone())
+            .prop_map(|(queue, exchange, key)| Bind { queue, exchange, key }),
+        1 => (queue.clone(), exchange.clone(), key.clone())
+            .prop_map(|(queue, exchange, key)| Unbind { queue, exchange, key }),
+        2 => (exchange.clone(), exchange.clone(), key.clone())
+            .prop_map(|(destination, source, key)| BindExchange { destination, source, key }),
+        1 => (exchange.clone(), exchange.clone(), key.clone())
+            .prop_map(|(destination, source, key)| UnbindExchange { destination, source, key }),
+        5 => (exchange, key, any::<bool>(), 0u8..4).prop_map(
+            |(exchange, key, mandatory, priority)| Publish { exchange, key, mandatory, priority }
+        ),
+        3 => queue.clone().prop_map(|queue| PublishTo { queue }),
+        5 => (queue.clone(), any::<bool>()).prop_map(|(queue, no_ack)| Get { queue, no_ack }),
+        3 => (0u8..5, 0u8..4, any::<bool>())
+            .prop_map(|(delivery, how, multiple)| Settle { delivery, how, multiple }),
+        1 => Just(Recover),
+        2 => (queue, 1u8..4).prop_map(|(queue, count)| Consume { queue, count }),
+    ]
+}
+
+/// Queues of several sorts.
+fn queue_options(kind: u8) -> QueueOptions {
+    let options = QueueOptions::new().exclusive(true).durable(false);
+    match kind {
+        0 => options,
+        1 => options.max_length(2),
+        2 => options.max_length(2).overflow(Overflow::RejectPublish),
+        _ => options.max_priority(3),
+    }
+}
+
+/// One run of a script against one broker.
+struct Run {
+    connection: Connection,
+    channel: Channel,
+    /// What makes the names of this run its own.
+    prefix: String,
+    uri: String,
+    deliveries: Vec<Delivery>,
+    published: u32,
+    seen: String,
+}
+
+type Outcome = Result<String, CallError>;
+
+impl Run {
+    async fn new(uri: &str) -> Result<Self, TestCaseError> {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("conformance.{}.{number}.", std::process::id());
+        let connection = Connection::open(uri).await.map_err(failed)?;
+        let channel = connection.open_channel().await.map_err(failed)?;
+        Ok(Self {
+            connection,
+            channel,
+            prefix,
+            uri: uri.to_owned(),
+            deliveries: Vec::new(),
+            published: 0,
+            seen: String::new(),
+        })
+    }
+
+    fn queue(&self, number: u8) -> String {
+        format!("{}q{number}", self.prefix)
+    }
+
+    fn exchange(&self, number: u8) -> String {
+        format!("{}x{number}", self.prefix)
+    }
+
+    /// Does one operation and notes what came of it. What an error has closed is opened again.
+    async fn step(&mut self, operation: &Operation) -> Result<(), TestCaseError> {
+        let result = match self.perform(operation).await {
+            Ok(text) => text,
+            Err(CallError::Ended(error)) => match error.as_close() {
+                Some(close) => format!("{close}"),
+                None => return Err(failed(error)),
+            },
+            Err(error) => format!("{error:?}"),
+        };
+        writeln!(self.seen, "{operation:?}: {}", result.replace(&self.prefix, ""))
+            .map_err(failed)?;
+        if !self.connection.is_open() {
+            self.deliveries.clear();
+            self.connection = Connection::open(&self.uri).await.map_err(failed)?;
+            self.channel = self.connection.open_channel().await.map_err(failed)?;
+        } else if !self.channel.is_open() {
+            self.deliveries.clear();
+            self.channel = self.connection.open_channel().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, operation: &Operation) -> Outcome {
+        let channel = self.channel.clone();
+        let none = FieldTable::new;
+        let key = |number: u8| KEYS[usize::from(number)];
+        Ok(match *operation {
+            Operation::Declare { queue, kind, auto_delete } => {
+                let options = queue_options(kind).auto_delete(auto_delete);
+                let queue = channel.queue_declare(self.queue(queue), options).await?;
+                format!("{} ({}, {})", queue.name(), queue.message_count(), queue.consumer_count())
+            }
+            Operation::DeclarePassive { queue } => {
+                let queue = channel.queue_declare_passive(self.queue(queue)).await?;
+                format!("({}, {})", queue.message_count(), queue.consumer_count())
+            }
+            Operation::Delete { queue, if_unused, if_empty } => {
+                channel.queue_delete(self.queue(queue), if_unused, if_empty).await?.to_string()
+            }
+            Operation::Purge { queue } => channel.queue_purge(self.queue(queue)).await?.to_string(),
+            Operation::DeclareExchange { exchange, kind } => {
+                let options = ExchangeOptions::new().durable(false);
+                let name = self.exchange(exchange);
+                channel.exchange_declare(name, KINDS[usize::from(kind)], options).await?;
+                "declared".to_owned()
+            }
+            Operation::DeleteExchange { exchange, if_unused } => {
+                channel.exchange_delete(self.exchange(exchange), if_unused).await?;
+                "deleted".to_owned()
+            }
+            Operation::Bind { queue, exchange, key: number } => {
+                let (queue, exchange) = (self.queue(queue), self.exchange(exchange));
+                channel.queue_bind(queue, exchange, key(number), none()).await?;
+                "bound".to_owned()
+            }
+            Operation::Unbind { queue, exchange, key: number } => {
+                let (queue, exchange) = (self.queue(queue), self.exchange(exchange));
+                channel.queue_unbind(queue, exchange, key(number), none()).await?;
+                "unbound".to_owned()
+            }
+            Operation::BindExchange { destination, source, key: number } => {
+                let (destination, source) = (self.exchange(destination), self.exchange(source));
+                channel.exchange_bind(destination, source, key(number), none()).await?;
+                "bound".to_owned()
+            }
+            Operation::UnbindExchange { destination, source, key: number } => {
+                let (destination, source) = (self.exchange(destination), self.exchange(source));
+                channel.exchange_unbind(destination, source, key(number), none()).await?;
+                "unbound".to_owned()
+            }
+            Operation::Publish { exchange, key: number, mandatory, priority } => {
+                let exchange = self.exchange(exchange);
+                self.publish(&exchange, key(number), mandatory, priority).await
+            }
+            Operation::PublishTo { queue } => {
+                let queue = self.queue(queue);
+                self.publish("", &queue, true, 0).await
+            }
+            Operation::Get { queue, no_ack } => {
+                match channel.basic_get(self.queue(queue), no_ack).await? {
+                    None => "empty".to_owned(),
+                    Some(got) => {
+                        let text = format!("{}, {} left", shown(&got.delivery), got.message_count);
+                        self.deliveries.push(got.delivery);
+                        text
+                    }
+                }
+            }
+            Operation::Settle { delivery, how, multiple } => {
+                if self.deliveries.is_empty() {
+                    return Ok("nothing to settle".to_owned());
+                }
+                let delivery =
+                    self.deliveries.remove(usize::from(delivery) % self.deliveries.len());
+                let settled = match (how, multiple) {
+                    (0, false) => delivery.ack(),
+                    (0, true) => delivery.ack_up_to(),
+                    (1, false) => delivery.nack(true),
+                    (1, true) => delivery.nack_up_to(true),
+                    (2, _) => delivery.reject(true),
+                    _ => delivery.reject(false),
+                };
+                // What was settled by an earlier `multiple` is the client's own error.
+                let told = settled.is_ok();
+                channel.basic_qos(0).await?;
+                format!("settled {told}")
+            }
+            Operation::Recover => {
+                channel.basic_recover(true).await?;
+                self.deliveries.clear();
+                "recovered".to_owned()
+            }
+            Operation::Consume { queue, count } => {
+                let ready = channel.queue_declare_passive(self.queue(queue)).await?.message_count();
+                let mut consumer =
+                    channel.basic_consume(self.queue(queue), ConsumeOptions::new()).await?;
+                let mut text = String::new();
+                for _ in 0..ready.min(count.into()) {
+                    match consumer.next().await {
+                        Some(Ok(delivery)) => {
+                            text += &shown(&delivery);
+                            text += "; ";
+                            delivery.ack()?;
+                        }
+                        other => return Ok(format!("{text}{other:?}")),
+                    }
+                }
+                // What came beyond that stays with the channel, until it is settled or over.
+                consumer.cancel().await?;
+                while let Some(Ok(delivery)) = consumer.next().await {
+                    self.deliveries.push(delivery);
+                }
+                text
+            }
+        })
+    }
+
+    async fn publish(
+        &mut self,
+        exchange: &str,
+        key: &str,
+        mandatory: bool,
+        priority: u8,
+    ) -> String {
+        self.published += 1;
+        let body = format!("m{}", self.published);
+        let properties = MessageProperties::new().with_priority(priority);
+        let options = PublisherOptions::new().mandatory(mandatory);
+        let message = Message::new(body).with(&properties);
+        let publisher = self.channel.exchange(exchange).map(|own| own.publisher(options));
+        match (message, publisher) {
+            (Ok(message), Ok(Ok(publisher))) => match publisher.send_message(key, &message).await {
+                Ok(()) => "confirmed".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// Leaves nothing behind.
+    async fn finish(mut self) -> Result<String, TestCaseError> {
+        self.deliveries.clear();
+        for exchange in 0..3 {
+            let gone = self.channel.exchange_delete(self.exchange(exchange), false).await;
+            gone.map_err(failed)?;
+        }
+        self.connection.close().await.map_err(failed)?;
+        Ok(self.seen)
+    }
+}
+
+fn shown(delivery: &Delivery) -> String {
+    let (exchange, key) = (delivery.exchange(), delivery.routing_key());
+    let body = String::from_utf8_lossy(delivery.body());
+    format!(
+        "{body} from '{exchange}' by '{key}', {}",
+        if delivery.redelivered() { "again" } else { "new" }
+    )
+}
+
+fn failed(error: impl std::fmt::Debug) -> TestCaseError {
+    TestCaseError::fail(format!("{error:?}"))
+}
+
+/// What a script looks like from a client of that broker.
+async fn observed(uri: &str, script: &[Operation]) -> Result<String, TestCaseError> {
+    let mut run = Run::new(uri).await?;
+    for operation in script {
+        run.step(operation).await?;
+    }
+    run.finish().await
+}
+
+fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
+    static BROKERS: OnceLock<(Option<RabbitMq>, String, Broker)> = OnceLock::new();
+    BROKERS.get_or_init(|| {
+        let memory = Broker::start().expect("a port on the loopback interface");
+        match std::env::var("AMQP_URL") {
+            Ok(uri) => (None, uri, memory),
+            Err(_) => {
+                let node = RabbitMq::start().expect("RabbitMQ starts");
+                let uri = node.amqp_uri();
+                (Some(node), uri, memory)
+            }
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_brokers_answer_alike(script in proptest::collection::vec(operation(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (_, rabbitmq, memory) = brokers();
+        let (real, own) = runtime.block_on(async {
+            Ok::<_, TestCaseError>((
+                observed(rabbitmq, &script).await?,
+                observed(&memory.uri(), &script).await?,
+            ))
+        })?;
+        prop_assert_eq!(own, real);
+    }
+}
