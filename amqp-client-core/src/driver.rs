@@ -120,7 +120,8 @@ impl Driver {
         state.proto.handle_eof(now);
         state.dispatch();
         drop(state);
-        self.forget_output(now);
+        // Nothing can be written any more.
+        self.output.advance(self.output.remaining());
     }
 
     /// The transport has failed.
@@ -129,16 +130,7 @@ impl Driver {
         state.proto.handle_transport_error(now, error);
         state.dispatch();
         drop(state);
-        self.forget_output(now);
-    }
-
-    /// Nothing can be written any more.
-    fn forget_output(&mut self, now: Instant) {
-        let mut state = self.shared.lock();
-        while let Some(rest) = state.proto.poll_transmit(now) {
-            rest.advance(rest.remaining());
-        }
-        drop(state);
+        // Nothing can be written any more.
         self.output.advance(self.output.remaining());
     }
 }

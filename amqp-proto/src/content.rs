@@ -151,7 +151,7 @@ pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64
 }
 
 fn next_frame(chunk: &[u8], start: usize, channel: u16, kind: FrameKind) -> Option<FrameHead> {
-    let head = FrameHead::peek(chunk.get(start..)?, u32::MAX).ok()??;
+    let head = FrameHead::again(chunk.get(start..)?)?;
     (head.kind == kind && head.channel == channel).then_some(head)
 }
 

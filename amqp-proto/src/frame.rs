@@ -1,9 +1,8 @@
 //! Frames: the units in which everything travels (spec 2.3, 4.2.3).
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use nom::Parser as _;
 
-use crate::wire::{DecodeError, DecodeErrorKind, u8_be, u16_be, u32_be};
+use crate::wire::{DecodeError, DecodeErrorKind};
 
 /// What a client sends first: `AMQP`, 0, and the version 0-9-1.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
@@ -121,10 +120,12 @@ pub(crate) struct FrameHead {
 
 impl FrameHead {
     /// Reads the head of the frame at the start of `input`, if the frame is complete, and checks its end.
+    #[inline]
     pub(crate) fn peek(input: &[u8], frame_max: u32) -> Result<Option<Self>, DecodeError> {
-        let Ok((_, (kind, channel, size))) = (u8_be, u16_be, u32_be).parse(input) else {
+        let Some(&[kind, c0, c1, s0, s1, s2, s3]) = input.first_chunk() else {
             return Ok(None);
         };
+        let (channel, size) = (u16::from_be_bytes([c0, c1]), u32::from_be_bytes([s0, s1, s2, s3]));
         let Some(kind) = FrameKind::from_octet(kind) else {
             return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(kind), "frame head"));
         };
@@ -140,6 +141,15 @@ impl FrameHead {
             Some(&FRAME_END) => Ok(Some(Self { kind, channel, payload_len })),
             Some(&other) => Err(DecodeError::new(DecodeErrorKind::FrameEnd(other), "frame end")),
         }
+    }
+
+    /// Reads the head of a frame that was looked at before, and found whole.
+    #[inline]
+    pub(crate) fn again(input: &[u8]) -> Option<Self> {
+        let &[kind, c0, c1, s0, s1, s2, s3] = input.first_chunk()?;
+        let payload_len = usize::try_from(u32::from_be_bytes([s0, s1, s2, s3])).ok()?;
+        let kind = FrameKind::from_octet(kind)?;
+        Some(Self { kind, channel: u16::from_be_bytes([c0, c1]), payload_len })
     }
 
     /// Where the payload of a frame that starts at `start` lies.

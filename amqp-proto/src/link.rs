@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind};
 use crate::method::{Arguments, Method};
-use crate::{ChannelId, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit};
+use crate::{ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit};
 use bytes::Buf as _;
 
 /// Which side of the protocol this end is on.
@@ -25,6 +25,8 @@ pub(crate) struct Link {
     pub(crate) limits: Limits,
     /// `connection.blocked` holds.
     pub(crate) blocked: bool,
+    /// `connection.close` was queued: nothing may follow it.
+    pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
     pub(crate) unflushed: Vec<ChannelId>,
     last_request: u64,
@@ -39,6 +41,7 @@ impl Link {
             frame_max: effective_frame_max(limits.frame_max),
             limits,
             blocked: false,
+            closing: None,
             unflushed: Vec::new(),
             last_request: 0,
         }

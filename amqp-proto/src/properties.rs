@@ -12,6 +12,9 @@ use crate::wire::{
 /// One more word of flags follows; never set by a property.
 const CONTINUES: u16 = 1;
 
+/// The flag of no property.
+const UNUSED: u16 = 2;
+
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $bit:literal, $kind:ident;)*) => {
         /// The properties of a message, each there or not (spec 1.8, class `basic`).
@@ -185,11 +188,14 @@ const CORRELATION_ID: u32 = 10;
 pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
     let (mut rest, flags) =
         flags(encoded).map_err(|error| unwrapped(error).within("property flags"))?;
-    for ((bit, kind), place) in LAYOUT.into_iter().zip(PLACES) {
-        if flags & 1 << bit != 0 {
-            (rest, ()) =
-                checked_value(kind, rest).map_err(|error| unwrapped(error).within(place))?;
-        }
+    // The place in the layout is the number of the flag, counted from the highest; most messages have few.
+    let mut left = flags & !(CONTINUES | UNUSED);
+    while left != 0 {
+        let index = left.leading_zeros();
+        left &= !(1 << (15 - index));
+        let index = index as usize;
+        let (Some((_, kind)), Some(place)) = (LAYOUT.get(index), PLACES.get(index)) else { break };
+        (rest, ()) = checked_value(*kind, rest).map_err(|error| unwrapped(error).within(place))?;
     }
     match rest.len() {
         0 => Ok(()),
@@ -202,7 +208,7 @@ pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
 fn flags(encoded: &[u8]) -> Parsed<'_, u16> {
     let (mut rest, first) = u16_be(encoded)?;
     let mut word = first;
-    let mut unknown = first & 0b10;
+    let mut unknown = first & UNUSED;
     while word & CONTINUES != 0 {
         (rest, word) = u16_be(rest)?;
         unknown |= word & !CONTINUES;

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// Buffers that grew beyond this give their memory back once they are empty.
+/// An empty buffer keeps at least this much memory.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
 /// Octets that are still to be written, in order.
@@ -23,6 +23,9 @@ pub struct Transmit {
     bodies: VecDeque<(usize, Bytes)>,
     /// Octets of `bodies`.
     body_octets: usize,
+    /// How much the buffer held at a time lately. It keeps that much memory, so that bursts do not get it anew each time,
+    /// and lets it go an eighth at a time when they become smaller.
+    peak: usize,
 }
 
 impl Transmit {
@@ -58,8 +61,9 @@ impl Transmit {
     /// Drops what is written, once it is worth the move of the rest.
     fn reclaim(&mut self) {
         if self.position == self.buffer.len() && self.bodies.is_empty() {
+            self.peak = self.buffer.len().max(self.peak - self.peak / 8);
             self.buffer.clear();
-            self.buffer.shrink_to(KEPT_CAPACITY);
+            self.buffer.shrink_to(self.peak.max(KEPT_CAPACITY));
             self.position = 0;
         } else if self.position >= KEPT_CAPACITY && self.position > self.buffer.len() / 2 {
             self.buffer.drain(..self.position);

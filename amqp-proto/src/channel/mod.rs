@@ -22,8 +22,8 @@ use crate::method::{
     Arguments as _, BasicCancel, BasicRecoverAsync, ChannelClose, Method, MethodFacts, Request,
 };
 use crate::{
-    ChannelError, ChannelId, Close, CommandError, ConsumerId, DeliveryTag, Gate, Misuse, ReplyCode,
-    RequestId, ShortStr,
+    ChannelError, ChannelId, Close, CommandError, ConnectionError, ConsumerId, DeliveryTag, Gate,
+    Misuse, ReplyCode, RequestId, ShortStr,
 };
 
 /// A channel of a [`Connection`](crate::Connection), borrowed to give it commands.
@@ -296,11 +296,21 @@ impl Channel<'_> {
         }
     }
 
+    #[inline]
     fn check_open(&self) -> Result<(), ChannelError> {
         match &self.state.phase {
-            Phase::Opening | Phase::Open => Ok(()),
-            Phase::Closing(close) => Err(ChannelError::Closed(close.clone())),
-            Phase::Closed(error) => Err(error.clone()),
+            Phase::Opening | Phase::Open if self.link.closing.is_none() => Ok(()),
+            _ => self.why_closed(),
+        }
+    }
+
+    #[cold]
+    fn why_closed(&self) -> Result<(), ChannelError> {
+        match (&self.state.phase, &self.link.closing) {
+            (Phase::Closed(error), _) => Err(error.clone()),
+            (_, Some(close)) => Err(ConnectionError::Closed(close.clone()).into()),
+            (Phase::Closing(close), None) => Err(ChannelError::Closed(close.clone())),
+            (Phase::Opening | Phase::Open, None) => Ok(()),
         }
     }
 

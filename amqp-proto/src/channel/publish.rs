@@ -74,23 +74,32 @@ impl Channel<'_> {
 
         let [c0, c1, m0, m1] = METHOD_IDS;
         let channel = self.state.id.0;
+        let octets = body.as_octets();
         let out = self.link.transmit.buffer();
         let start = out.len();
-        out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len());
+        let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
+        out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len() + copied);
         let payload = 4 + 2 + 1 + route.exchange.len() + 1 + route.routing_key.len() + 1;
-        out.extend_from_slice(&frame::head(FrameKind::Method, channel, payload));
-        out.extend_from_slice(&[c0, c1, m0, m1, 0, 0, exchange_len]);
+        let [k, n0, n1, p0, p1, p2, p3] = frame::head(FrameKind::Method, channel, payload);
+        out.extend_from_slice(&[k, n0, n1, p0, p1, p2, p3, c0, c1, m0, m1, 0, 0, exchange_len]);
         out.extend_from_slice(route.exchange);
         out.push(routing_key_len);
         out.extend_from_slice(route.routing_key);
         let bits = u8::from(route.mandatory) | u8::from(route.immediate) << 1;
-        out.extend_from_slice(&[bits, FRAME_END]);
-
-        let properties_at = push_header(self.link, channel, properties, body.as_octets().len())
-            .map_err(|size| {
-                self.link.transmit.buffer().truncate(start);
-                PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max }
-            })?;
+        let [s0, s1, s2, s3, s4, s5, s6, s7] = (octets.len() as u64).to_be_bytes();
+        let k = FrameKind::Header.octet();
+        out.extend_from_slice(&[
+            bits, FRAME_END, k, n0, n1, 0, 0, 0, 0, c0, c1, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7,
+        ]);
+        let at = out.len();
+        properties.encode_into(out);
+        let properties_at = at..out.len();
+        frame::finish(out, at - 12);
+        let size = properties_at.len() + 12 + FRAME_OVERHEAD;
+        if size > self.link.frame_max as usize {
+            out.truncate(start);
+            return Err(PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max });
+        }
         let Mode::Confirm(confirms) = &mut self.state.mode else {
             push_body(self.link, channel, body);
             return Ok(None);

@@ -7,8 +7,8 @@ use crate::delivery::DeliverArguments;
 use crate::frame::FrameKind;
 use crate::link::{Link, Role};
 use crate::method::{
-    Arguments as _, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose, ChannelCloseOk,
-    ChannelFlowOk, Method,
+    Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose,
+    ChannelCloseOk, ChannelFlowOk, Method,
 };
 use crate::properties::identity;
 use crate::wire::unwrapped;
@@ -27,6 +27,7 @@ const fn ids(class: u16, method: u16) -> [u8; 4] {
 }
 
 const DELIVER: [u8; 4] = ids(BasicDeliver::CLASS_ID, BasicDeliver::METHOD_ID);
+const ACK: [u8; 4] = ids(BasicAck::CLASS_ID, BasicAck::METHOD_ID);
 const GET_OK: [u8; 4] = ids(BasicGetOk::CLASS_ID, BasicGetOk::METHOD_ID);
 
 impl ChannelState {
@@ -51,6 +52,12 @@ impl ChannelState {
                 self.expect_get()?;
                 self.incoming =
                     Some(Incoming::new(ContentMethod::GetOk { payload: chunk.slice(payload) }));
+                Ok(next)
+            }
+            // The other method that comes by the thousand.
+            Some(&ACK) if link.role == Role::Client => {
+                let ack = BasicAck::decode(&chunk.slice(payload.start + ACK.len()..payload.end))?;
+                self.confirmed(link, ack.delivery_tag, ack.multiple, true)?;
                 Ok(next)
             }
             _ => {

@@ -49,7 +49,7 @@ impl Connection {
         let mut start = 0;
         while self.state.is_ok() {
             let rest = chunk.get(start..).unwrap_or_default();
-            let Some(head) = FrameHead::peek(rest, u32::MAX)? else {
+            let Some(head) = FrameHead::again(rest) else {
                 break;
             };
             let payload = head.payload(start);

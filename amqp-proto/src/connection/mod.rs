@@ -35,8 +35,8 @@ use timers::Timers;
 /// - *Polls*, `poll_*`, take out what it has to say: octets to write, events, and when to call
 ///   [`handle_timeout`](Self::handle_timeout).
 ///
-/// The one rule: **after handlers and commands, drain the polls** — `poll_transmit` until it has nothing or the
-/// transport takes no more, `poll_event` until it has nothing, then wait until `poll_timeout`, input or a command. Any
+/// The one rule: **after handlers and commands, drain the polls** — `poll_event` until it has nothing, `poll_transmit`
+/// until it has nothing or the transport takes no more, then wait until `poll_timeout`, input or a command. Any
 /// number of commands may come before a drain; the more, the fewer and larger the writes. The [crate](crate)
 /// documentation has the loop.
 ///
@@ -129,7 +129,7 @@ impl Connection {
     /// The transport ended: the peer will not send anything any more.
     pub fn handle_eof(&mut self, _now: Instant) {
         let error = match &self.state {
-            Err(_) => return,
+            Err(_) => return self.discard_transmit(),
             Ok(State::Handshake(handshake)) if handshake.credentials_sent() => {
                 LoginError::HungUp.into()
             }
@@ -137,9 +137,10 @@ impl Connection {
             Ok(State::Handshake(_) | State::Open) => ConnectionError::Eof,
         };
         self.fail(error);
+        self.discard_transmit();
     }
 
-    /// The transport failed.
+    /// The transport failed. If writing did, what the peer said before may still be read, and be the reason: read first.
     pub fn handle_transport_error(&mut self, now: Instant, error: &io::Error) {
         match error.kind() {
             // How an orderly or refused connection ends when the peer does not wait for the last octets.
@@ -150,6 +151,12 @@ impl Connection {
             }
             _ => self.fail(ConnectionError::transport(error)),
         }
+        self.discard_transmit();
+    }
+
+    /// Nobody can be told anything any more.
+    fn discard_transmit(&mut self) {
+        self.link.transmit.advance(self.link.transmit.remaining());
     }
 
     /// Whatever drove the connection will not do so any more.
@@ -266,6 +273,7 @@ impl Connection {
             Ok(State::Open | State::Handshake(_)) => {
                 self.flush_acks();
                 self.link.send_small(0, &close_method(&close));
+                self.link.closing = Some(close.clone());
                 self.state = Ok(State::Closing(close));
                 let timeout = match &self.side {
                     Side::Client(config) => config.close_timeout,
@@ -300,11 +308,10 @@ impl Connection {
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.link.events.pop_front()?;
-        if let Event::Channel(id, ChannelEvent::Closed(_)) = &event {
+        if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.link.events.front() {
             self.channels.release(*id, self.link.role);
         }
-        Some(event)
+        self.link.events.pop_front()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
