@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_proto::sasl::{AmqPlain, Anonymous, External, Plain};
+use amqp_proto::ConnectionError;
+use amqp_proto::config::{ClientConfig, ConfigError};
 use amqp_proto::uri::{Endpoint, Uri, UriError};
-use amqp_proto::{ConnectionError, FieldError, Mechanism, ShortStr, TooLong};
 use thiserror::Error;
 
 use crate::config::Config;
@@ -36,26 +36,9 @@ impl Target {
     /// # Errors
     /// [`ConnectError`], if its values do not fit the protocol.
     pub fn from_uri(uri: &Uri) -> Result<Self, ConnectError> {
-        let mut config = Config::default();
-        let options = &uri.options;
-        config.protocol.mechanisms = mechanisms(uri)?;
-        if let Some(virtual_host) = &uri.virtual_host {
-            config.protocol.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
-        }
-        if let Some(heartbeat) = options.heartbeat {
-            config.protocol.heartbeat = heartbeat;
-        }
-        if let Some(channel_max) = options.channel_max {
-            config.protocol.limits.channel_max = channel_max;
-        }
-        if let Some(frame_max) = options.frame_max {
-            config.protocol.limits.frame_max = frame_max;
-        }
-        if let Some(timeout) = options.connection_timeout {
+        let mut config = Config { protocol: ClientConfig::from_uri(uri)?, ..Config::default() };
+        if let Some(timeout) = uri.options.connection_timeout {
             config.settings.connect_timeout = timeout;
-        }
-        if let Some(name) = &options.connection_name {
-            config.protocol = config.protocol.with_connection_name(name)?;
         }
         Ok(Self { endpoints: uri.endpoints.clone(), tls: uri.tls, config })
     }
@@ -69,25 +52,6 @@ impl FromStr for Target {
     }
 }
 
-/// The ways to log in that a URI allows; PLAIN unless it says otherwise.
-fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConnectError> {
-    let username = uri.username.as_deref().unwrap_or("guest");
-    let password = uri.password.as_ref().map_or("guest", |password| password.expose());
-    let mechanism = |name: &String| -> Result<Arc<dyn Mechanism>, ConnectError> {
-        Ok(match name.to_ascii_uppercase().as_str() {
-            "PLAIN" => Arc::new(Plain::new(username, password)),
-            "AMQPLAIN" => Arc::new(AmqPlain::new(username, password)),
-            "EXTERNAL" => Arc::new(External::default()),
-            "ANONYMOUS" => Arc::new(Anonymous::default()),
-            _ => return Err(ConnectError::UnknownMechanism { name: name.clone() }),
-        })
-    };
-    if uri.options.auth_mechanisms.is_empty() {
-        return Ok(vec![Arc::new(Plain::new(username, password))]);
-    }
-    uri.options.auth_mechanisms.iter().map(mechanism).collect()
-}
-
 /// There is no connection.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
@@ -95,18 +59,9 @@ pub enum ConnectError {
     /// The URI is wrong.
     #[error(transparent)]
     Uri(#[from] UriError),
-    /// A value of the URI does not fit the protocol.
+    /// What the URI says does not fit the protocol.
     #[error(transparent)]
-    Name(#[from] TooLong),
-    /// A value of the URI does not fit the client properties.
-    #[error(transparent)]
-    Field(#[from] FieldError),
-    /// The URI names a way to log in that is not known.
-    #[error("unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS")]
-    UnknownMechanism {
-        /// Its name.
-        name: String,
-    },
+    Config(#[from] ConfigError),
     /// There is no node to connect to.
     #[error("no host to connect to")]
     NoEndpoint,
@@ -157,12 +112,7 @@ impl ConnectError {
             Self::Refused { error, .. } => {
                 !matches!(error, ConnectionError::Login(_) | ConnectionError::Closed(_))
             }
-            Self::Uri(_)
-            | Self::Name(_)
-            | Self::Field(_)
-            | Self::UnknownMechanism { .. }
-            | Self::NoEndpoint
-            | Self::NoTls(_) => false,
+            Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::NoTls(_) => false,
         }
     }
 }

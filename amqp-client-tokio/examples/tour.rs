@@ -1,8 +1,10 @@
-//! A tour of what the client does, against the broker of `AMQP_URL`:
+//! A tour of what the client does, against the broker of `AMQP_URL`, as with
 //!
 //! ```text
 //! ./tests/with-rabbitmq cargo run --release --example tour
 //! ```
+//!
+//! or, without one, against a broker in memory that it starts itself.
 //!
 //! It declares a queue, publishes 10,000 messages with confirms, consumes and acknowledges them, has a message returned,
 //! runs a transaction, and closes. Each step says how long it took.
@@ -16,6 +18,7 @@ use amqp_client_tokio::{
     Channel, ConfirmError, Connection, ConsumeOptions, Message, PublisherOptions, Queue,
     QueueOptions, SendError,
 };
+use amqp_test_broker::Broker;
 use indicatif::ProgressBar;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -24,7 +27,11 @@ const MESSAGES: u32 = 10_000;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let mut in_memory = None;
+    let uri = match env::var("AMQP_URL") {
+        Ok(uri) => uri,
+        Err(_) => in_memory.insert(Broker::start()?).uri(),
+    };
     let connection = step("connect", async { Ok(Connection::open(&uri).await?) }).await?;
     if let Some(negotiated) = connection.negotiated() {
         let product = |name| negotiated.peer_properties.get(name).unwrap_or_else(|| "?".into());

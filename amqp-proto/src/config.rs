@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sasl::{Mechanism, Plain};
-use crate::wire::{FieldError, FieldTable, ShortStr};
+use thiserror::Error;
+
+use crate::sasl::{AmqPlain, Anonymous, External, Mechanism, Plain};
+use crate::uri::Uri;
+use crate::wire::{FieldError, FieldTable, ShortStr, TooLong};
 
 /// The largest frame that is ever accepted, whatever the peers agree on: "no limit" (0) means this.
 pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
@@ -77,6 +80,25 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
+    /// What a URI says about the protocol: login, virtual host, heartbeat, limits, connection name. The rest is default.
+    ///
+    /// # Errors
+    /// [`ConfigError`], if a value does not fit the protocol.
+    pub fn from_uri(uri: &Uri) -> Result<Self, ConfigError> {
+        let options = &uri.options;
+        let mut config = Self { mechanisms: mechanisms(uri)?, ..Self::default() };
+        if let Some(virtual_host) = &uri.virtual_host {
+            config.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
+        }
+        config.heartbeat = options.heartbeat.unwrap_or(config.heartbeat);
+        config.limits.channel_max = options.channel_max.unwrap_or(config.limits.channel_max);
+        config.limits.frame_max = options.frame_max.unwrap_or(config.limits.frame_max);
+        match &options.connection_name {
+            Some(name) => Ok(config.with_connection_name(name)?),
+            None => Ok(config),
+        }
+    }
+
     /// Names the connection, for the broker's lists and logs.
     ///
     /// # Errors
@@ -110,6 +132,43 @@ impl ClientConfig {
         properties.insert("capabilities", capabilities)?;
         Ok(properties)
     }
+}
+
+/// The ways to log in that a URI allows; PLAIN unless it says otherwise.
+fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConfigError> {
+    let username = uri.username.as_deref().unwrap_or("guest");
+    let password = uri.password.as_ref().map_or("guest", |password| password.expose());
+    let mechanism = |name: &String| -> Result<Arc<dyn Mechanism>, ConfigError> {
+        Ok(match name.to_ascii_uppercase().as_str() {
+            "PLAIN" => Arc::new(Plain::new(username, password)),
+            "AMQPLAIN" => Arc::new(AmqPlain::new(username, password)),
+            "EXTERNAL" => Arc::new(External),
+            "ANONYMOUS" => Arc::new(Anonymous),
+            _ => return Err(ConfigError::UnknownMechanism { name: name.clone() }),
+        })
+    };
+    if uri.options.auth_mechanisms.is_empty() {
+        return Ok(vec![Arc::new(Plain::new(username, password))]);
+    }
+    uri.options.auth_mechanisms.iter().map(mechanism).collect()
+}
+
+/// A URI says something that does not fit the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The virtual host's name is too long.
+    #[error(transparent)]
+    Name(#[from] TooLong),
+    /// The connection's name does not fit the client properties.
+    #[error("connection_name: {0}")]
+    Field(#[from] FieldError),
+    /// A way to log in that is not known.
+    #[error("unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS")]
+    UnknownMechanism {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// RabbitMQ's extensions that this client handles. The broker holds back what is not announced.
