@@ -334,8 +334,13 @@ fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
     })
 }
 
+/// How many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.
+fn scripts() -> u32 {
+    std::env::var("CONFORMANCE_SCRIPTS").ok().and_then(|count| count.parse().ok()).unwrap_or(60)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: scripts(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_brokers_answer_alike(script in proptest::collection::vec(operation(), 1..40)) {

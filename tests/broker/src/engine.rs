@@ -258,7 +258,11 @@ impl Engine {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(&at.session) else { return };
         match fault.scope {
-            Scope::Connection => session.proto.close_over(now, fault.code, &fault.text, cause),
+            Scope::Connection => {
+                session.proto.close_over(now, fault.code, &fault.text, cause);
+                // Not only when the client has answered: it may connect again before that, and want its queues.
+                self.end_session(at.session);
+            }
             Scope::Channel => {
                 if let Ok(mut channel) = session.proto.channel(at.channel) {
                     channel.close_over(fault.code, &fault.text, cause);

@@ -88,9 +88,12 @@ impl Exchange {
 
 /// Whether a pattern of words matches a key of words: `*` is one word, `#` any number of them.
 fn topic_matches(pattern: &[u8], key: &[u8]) -> bool {
-    let words = |text: &[u8]| text.split(|octet| *octet == b'.').map(<[u8]>::to_vec).collect();
-    let pattern: Vec<Vec<u8>> = words(pattern);
-    let key: Vec<Vec<u8>> = if key.is_empty() { Vec::new() } else { words(key) };
+    let words = |text: &[u8]| -> Vec<Vec<u8>> {
+        let words = text.split(|octet| *octet == b'.').map(<[u8]>::to_vec);
+        // Nothing is no words, and not one that is empty.
+        if text.is_empty() { Vec::new() } else { words.collect() }
+    };
+    let (pattern, key) = (words(pattern), words(key));
     // matched[j]: the pattern so far matches the first j words.
     let mut matched = vec![false; key.len() + 1];
     matched[0] = true;
@@ -146,6 +149,8 @@ mod tests {
             ("#", "", true),
             ("#", "a.b", true),
             ("*", "", false),
+            ("", "", true),
+            ("", "a", false),
             ("#.b.#", "a.b.c", true),
             ("#.b", "a.c", false),
             ("*.#.*", "a", false),
