@@ -3,18 +3,21 @@
 //! The grammar is RabbitMQ's (<https://www.rabbitmq.com/docs/uri-spec>), with several hosts allowed:
 //! `amqp://user:password@host:port,host:port/vhost?parameter=value`.
 
+mod error;
 mod query;
 #[cfg(test)]
 mod tests;
 
+pub use error::UriError;
 pub use query::UriOptions;
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use thiserror::Error;
-
 /// An AMQP URI, taken apart. What it does not say is left to the client's defaults.
+///
+/// `Display` prints a URI for logs: it parses to the same, but with `***` for each password.
 ///
 /// ```
 /// use amqp_proto::uri::Uri;
@@ -43,10 +46,17 @@ pub struct Uri {
 }
 
 /// A host and a port.
+///
+/// ```
+/// use amqp_proto::uri::Endpoint;
+///
+/// assert_eq!(Endpoint::new("rabbit-1", 5672).to_string(), "rabbit-1:5672");
+/// assert_eq!(Endpoint::new("::1", 5672).to_string(), "[::1]:5672");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// A name or an address, IPv6 addresses without brackets.
+    /// A name or an address, IPv6 addresses without brackets: `rabbit-1`, `::1`, `fe80::1%eth0`.
     pub host: String,
     /// The TCP port.
     pub port: u16,
@@ -69,7 +79,15 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A password: `Debug` does not show it.
+/// A password: `Debug` does not show it, and it has no `Display`.
+///
+/// ```
+/// use amqp_proto::uri::Password;
+///
+/// let password = Password::from("secret".to_owned());
+/// assert_eq!(password.expose(), "secret");
+/// assert_eq!(format!("{password:?}"), "<redacted>");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
 
@@ -93,106 +111,59 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What is wrong with an AMQP URI.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum UriError {
-    /// It starts with neither `amqp://` nor `amqps://`.
-    #[error("an AMQP URI starts with amqp:// or amqps://")]
-    Scheme,
-    /// A percent sign without two hexadecimal digits behind it, or octets that are not UTF-8.
-    #[error("the {part} is not well percent-encoded")]
-    Encoding {
-        /// Which part.
-        part: &'static str,
-    },
-    /// A port that is no number from 0 to 65535.
-    #[error("{text:?} is no port")]
-    Port {
-        /// What stands there.
-        text: String,
-    },
-    /// An IPv6 address without its closing bracket, or with something but a port behind it.
-    #[error("{text:?} is no host; IPv6 addresses stand in brackets, as [::1]:5672")]
-    Host {
-        /// What stands there.
-        text: String,
-    },
-    /// A second slash.
-    #[error("the virtual host has an unescaped slash: write %2F for a slash in its name")]
-    VirtualHost,
-    /// A fragment.
-    #[error("an AMQP URI has no fragment: write %23 for a #")]
-    Fragment,
-    /// A parameter without a value.
-    #[error("the parameter {name} has no value: write {name}=...")]
-    NoValue {
-        /// Its name.
-        name: String,
-    },
-    /// A parameter that stands there twice.
-    #[error("the parameter {name} is given twice")]
-    Duplicate {
-        /// Its name.
-        name: String,
-    },
-    /// A parameter that does not exist.
-    #[error("unknown parameter {name}; known are: {}", query::KNOWN)]
-    UnknownParameter {
-        /// Its name.
-        name: String,
-    },
-    /// A parameter with a value that makes no sense.
-    #[error("the parameter {name} is {expected}, not {value:?}")]
-    BadValue {
-        /// Its name.
-        name: &'static str,
-        /// What it should be.
-        expected: &'static str,
-        /// What stands there.
-        value: String,
-    },
-}
-
 impl FromStr for Uri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, UriError> {
+        if text.contains(|c: char| c == ' ' || c.is_ascii_control()) {
+            return Err(UriError::Whitespace);
+        }
         let (scheme, rest) = text.split_once("://").ok_or(UriError::Scheme)?;
         let tls = match scheme {
             _ if scheme.eq_ignore_ascii_case("amqp") => false,
             _ if scheme.eq_ignore_ascii_case("amqps") => true,
             _ => return Err(UriError::Scheme),
         };
-        if rest.contains('#') {
-            return Err(UriError::Fragment);
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = match rest.split_once('/') {
-            Some((authority, path)) => (authority, Some(path)),
-            None => (rest, None),
-        };
-        let virtual_host = match path {
-            Some(path) if path.contains('/') => return Err(UriError::VirtualHost),
-            path => path.map(|path| decoded(path, "virtual host")).transpose()?,
-        };
-        let (user, hosts) = match authority.rsplit_once('@') {
-            Some((user, hosts)) => (Some(user), hosts),
-            None => (None, authority),
-        };
-        let (username, password) = user.map_or(Ok((None, None)), credentials)?;
-        Ok(Self {
-            tls,
-            endpoints: hosts
-                .split(',')
-                .map(|host| endpoint(host, tls))
-                .collect::<Result<_, _>>()?,
-            username,
-            password,
-            virtual_host,
-            options: UriOptions::parse(query)?,
-        })
+        // With a stray @, what an error quotes may be part of a password.
+        parse(tls, rest).map_err(|error| if has_stray_at(rest) { UriError::StrayAt } else { error })
     }
+}
+
+impl TryFrom<&str> for Uri {
+    type Error = UriError;
+
+    fn try_from(text: &str) -> Result<Self, UriError> {
+        text.parse()
+    }
+}
+
+/// Takes apart what stands behind the scheme.
+fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
+    if rest.contains('#') {
+        return Err(UriError::Fragment);
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = match rest.split_once('/') {
+        Some((authority, path)) => (authority, Some(path)),
+        None => (rest, None),
+    };
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (Some(user), hosts),
+        None => (None, authority),
+    };
+    let (username, password) = user.map_or(Ok((None, None)), credentials)?;
+    let endpoints = endpoints(hosts, tls)?;
+    let virtual_host = match path {
+        Some(path) if path.contains('/') => return Err(UriError::VirtualHost),
+        path => path.map(|path| decoded(path, "virtual host")).transpose()?,
+    };
+    let options = UriOptions::parse(query)?;
+    Ok(Uri { tls, endpoints, username, password, virtual_host, options })
+}
+
+/// Whether the authority seems to end too early, before the `@`.
+fn has_stray_at(rest: &str) -> bool {
+    rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
 }
 
 fn credentials(user: &str) -> Result<(Option<String>, Option<Password>), UriError> {
@@ -204,44 +175,49 @@ fn credentials(user: &str) -> Result<(Option<String>, Option<Password>), UriErro
     Ok((Some(decoded(name, "user name")?), password.map(Password)))
 }
 
-/// `host`, `host:port`, `[::1]`, `[::1]:port`; what is missing is localhost and the scheme's port.
-fn endpoint(text: &str, tls: bool) -> Result<Endpoint, UriError> {
-    let bad_host = || UriError::Host { text: text.to_owned() };
+fn endpoints(hosts: &str, tls: bool) -> Result<Vec<Endpoint>, UriError> {
+    let several = hosts.contains(',');
+    let numbered = hosts.split(',').zip(1..);
+    numbered
+        .map(|(text, position)| match endpoint(text, tls, position)? {
+            endpoint if !endpoint.host.is_empty() => Ok(endpoint),
+            _ if several => Err(UriError::EmptyHost { position }),
+            Endpoint { port, .. } => Ok(Endpoint::new("localhost", port)),
+        })
+        .collect()
+}
+
+/// `host`, `host:port`, `[::1]`, `[::1]:port`; a missing port is that of the scheme.
+fn endpoint(text: &str, tls: bool, position: usize) -> Result<Endpoint, UriError> {
+    let bad_host = UriError::Host { position };
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or_else(bad_host)?;
-            match rest.strip_prefix(':') {
-                Some(port) => (host, Some(port)),
-                None if rest.is_empty() => (host, None),
-                None => return Err(bad_host()),
+            let Some((host, rest)) = rest.split_once(']') else { return Err(bad_host) };
+            let host = decoded(host, "host")?;
+            let port = rest.strip_prefix(':');
+            if !is_ipv6(&host) || (port.is_none() && !rest.is_empty()) {
+                return Err(bad_host);
             }
+            (host, port)
         }
         None => match text.split_once(':') {
-            Some((_, port)) if port.contains(':') => return Err(bad_host()),
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
+            Some((_, port)) if port.contains(':') => return Err(bad_host),
+            Some((host, port)) => (decoded(host, "host")?, Some(port)),
+            None => (decoded(text, "host")?, None),
         },
     };
-    let host = match decoded(host, "host")? {
-        empty if empty.is_empty() => "localhost".to_owned(),
-        host => host,
-    };
     let port = match port {
-        None | Some("") => {
-            if tls {
-                5671
-            } else {
-                5672
-            }
-        }
-        Some(digits) if digits.bytes().all(|octet| octet.is_ascii_digit()) => {
-            digits.parse().map_err(|_| UriError::Port { text: digits.to_owned() })?
-        }
-        Some(other) => {
-            return Err(UriError::Port { text: other.to_owned() });
-        }
+        None | Some("") if tls => 5671,
+        None | Some("") => 5672,
+        Some(digits) => query::digits(digits).ok_or(UriError::Port { position })?,
     };
     Ok(Endpoint { host, port })
+}
+
+/// Whether this is an IPv6 address, with or without a zone (RFC 6874): it stands in brackets then.
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
+    !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Undoes percent-encoding. A plus sign is a plus sign.
@@ -276,22 +252,23 @@ fn encode(text: &str, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// The URI, with `***` for the password, for logs.
+/// What is printed for a password.
+const REDACTED: &str = "***";
+
+/// The URI, with `***` for each password, for logs.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.tls { "amqps://" } else { "amqp://" })?;
-        if let Some(username) = &self.username {
-            encode(username, f)?;
-            f.write_str(if self.password.is_some() { ":***@" } else { "@" })?;
+        encode(self.username.as_deref().unwrap_or_default(), f)?;
+        if self.password.is_some() {
+            write!(f, ":{REDACTED}")?;
+        }
+        if self.username.is_some() || self.password.is_some() {
+            f.write_str("@")?;
         }
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             f.write_str(if index > 0 { "," } else { "" })?;
-            if endpoint.host.contains(':') {
-                write!(f, "{endpoint}")?;
-            } else {
-                encode(&endpoint.host, f)?;
-                write!(f, ":{}", endpoint.port)?;
-            }
+            print_endpoint(endpoint, f)?;
         }
         if let Some(virtual_host) = &self.virtual_host {
             f.write_str("/")?;
@@ -299,4 +276,17 @@ impl fmt::Display for Uri {
         }
         self.options.fmt(f)
     }
+}
+
+fn print_endpoint(endpoint: &Endpoint, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match endpoint.host.split_once('%') {
+        _ if !is_ipv6(&endpoint.host) => encode(&endpoint.host, f)?,
+        Some((address, zone)) => {
+            write!(f, "[{address}%25")?;
+            encode(zone, f)?;
+            f.write_str("]")?;
+        }
+        None => write!(f, "[{}]", endpoint.host)?,
+    }
+    write!(f, ":{}", endpoint.port)
 }

@@ -1,15 +1,33 @@
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-use super::{UriError, decoded, encode};
+use super::{Password, REDACTED, UriError, decoded, encode};
 
 /// The parameters of an AMQP URI.
 ///
-/// The names are those of RabbitMQ's clients (<https://www.rabbitmq.com/docs/uri-query-parameters>).
+/// The names are those of RabbitMQ's clients (<https://www.rabbitmq.com/docs/uri-query-parameters>),
+/// and where others of common clients mean the same, those too. All but `auth_mechanism` can be given
+/// once; one that is not known is an error. Values are percent-encoded; `+` is a plus sign.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use amqp_proto::uri::Uri;
+///
+/// let uri: Uri = "amqps://host?heartbeat=10&verify=verify_peer&cacertfile=/etc/ca.pem".parse()?;
+/// assert_eq!(uri.options.heartbeat, Some(Duration::from_secs(10)));
+/// assert_eq!(uri.options.verify, Some(true));
+/// assert_eq!(uri.options.cacertfile.as_deref(), Some("/etc/ca.pem"));
+///
+/// let error = "amqp://host?hartbeat=10".parse::<Uri>().unwrap_err();
+/// assert!(error.to_string().starts_with("unknown parameter hartbeat; known are: heartbeat,"));
+/// # Ok::<(), amqp_proto::uri::UriError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct UriOptions {
-    /// `heartbeat`, in seconds; zero turns heartbeats off.
+    /// `heartbeat`, in whole seconds up to 65535; zero turns heartbeats off.
     pub heartbeat: Option<Duration>,
     /// `connection_timeout`, in milliseconds.
     pub connection_timeout: Option<Duration>,
@@ -27,16 +45,21 @@ pub struct UriOptions {
     pub certfile: Option<String>,
     /// `keyfile`: a PEM file.
     pub keyfile: Option<String>,
+    /// `password`: what the file of the key is encrypted with, not what one logs in with. The name is
+    /// that of RabbitMQ's Erlang client (`amqp_uri`).
+    pub key_password: Option<Password>,
     /// `verify`: `verify_peer` (true) or `verify_none` (false); `no_verify_ssl=1` is the latter.
     pub verify: Option<bool>,
     /// `server_name_indication`: the name that the server's certificate must have.
     pub server_name: Option<String>,
+    /// `locale`, of reply texts, as `en_US`. The name is pika's.
+    pub locale: Option<String>,
 }
 
 /// All parameters, for those who mistyped one.
 pub(super) const KNOWN: &str = "heartbeat, connection_timeout, channel_max, frame_max, \
     auth_mechanism, connection_name (name), cacertfile (cafile, ca_certs), certfile, keyfile, \
-    verify, no_verify_ssl, server_name_indication";
+    password (of the key), verify (no_verify_ssl), server_name_indication, locale";
 
 impl UriOptions {
     pub(super) fn parse(query: &str) -> Result<Self, UriError> {
@@ -56,11 +79,13 @@ impl UriOptions {
     fn set(&mut self, name: &str, value: String) -> Result<(), UriError> {
         let fresh = match name {
             "heartbeat" => {
-                let seconds = number("heartbeat", "a number of seconds", &value)?;
-                put(&mut self.heartbeat, Duration::from_secs(seconds))
+                let expected = "a whole number of seconds up to 65535";
+                let seconds: u16 = number("heartbeat", expected, &value)?;
+                put(&mut self.heartbeat, Duration::from_secs(seconds.into()))
             }
             "connection_timeout" => {
-                let millis = number("connection_timeout", "a number of milliseconds", &value)?;
+                let millis =
+                    number("connection_timeout", "a whole number of milliseconds", &value)?;
                 put(&mut self.connection_timeout, Duration::from_millis(millis))
             }
             "channel_max" => {
@@ -77,9 +102,11 @@ impl UriOptions {
             "cacertfile" | "cafile" | "ca_certs" => put(&mut self.cacertfile, value),
             "certfile" => put(&mut self.certfile, value),
             "keyfile" => put(&mut self.keyfile, value),
+            "password" => put(&mut self.key_password, Password(value)),
             "verify" => put(&mut self.verify, verify(value)?),
             "no_verify_ssl" => put(&mut self.verify, no_verify(value)?),
             "server_name_indication" => put(&mut self.server_name, value),
+            "locale" => put(&mut self.locale, value),
             _ => {
                 return Err(UriError::UnknownParameter { name: name.to_owned() });
             }
@@ -93,14 +120,18 @@ fn put<T>(slot: &mut Option<T>, value: T) -> bool {
     slot.replace(value).is_none()
 }
 
-fn number<T: std::str::FromStr>(
+fn number<T: FromStr>(
     name: &'static str,
     expected: &'static str,
     value: &str,
 ) -> Result<T, UriError> {
-    let digits = value.bytes().all(|octet| octet.is_ascii_digit());
-    let parsed = value.parse().ok().filter(|_| digits);
-    parsed.ok_or_else(|| UriError::BadValue { name, expected, value: value.to_owned() })
+    digits(value).ok_or_else(|| UriError::BadValue { name, expected, value: value.to_owned() })
+}
+
+/// A number without a sign.
+pub(super) fn digits<T: FromStr>(text: &str) -> Option<T> {
+    let unsigned = text.bytes().all(|octet| octet.is_ascii_digit());
+    text.parse().ok().filter(|_| unsigned)
 }
 
 fn verify(value: String) -> Result<bool, UriError> {
@@ -122,33 +153,56 @@ fn no_verify(value: String) -> Result<bool, UriError> {
     }
 }
 
+/// The query, with its question mark if it is not empty; `***` for the password of the key.
 impl fmt::Display for UriOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<String>| value.clone();
-        let number = |value: Option<u64>| value.map(|value| value.to_string());
-        let verify =
-            self.verify.map(|on| if on { "verify_peer" } else { "verify_none" }.to_owned());
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let single = [
-            ("heartbeat", number(self.heartbeat.map(|time| time.as_secs()))),
-            ("connection_timeout", number(self.connection_timeout.map(millis))),
-            ("channel_max", number(self.channel_max.map(u64::from))),
-            ("frame_max", number(self.frame_max.map(u64::from))),
-            ("connection_name", text(&self.connection_name)),
-            ("cacertfile", text(&self.cacertfile)),
-            ("certfile", text(&self.certfile)),
-            ("keyfile", text(&self.keyfile)),
-            ("verify", verify),
-            ("server_name_indication", text(&self.server_name)),
-        ];
-        let mechanisms =
-            self.auth_mechanisms.iter().map(|name| ("auth_mechanism", Some(name.clone())));
-        let given = single.into_iter().chain(mechanisms);
-        let given = given.filter_map(|(name, value)| value.map(|value| (name, value)));
-        for (index, (name, value)) in given.enumerate() {
-            write!(f, "{}{name}=", if index == 0 { '?' } else { '&' })?;
-            encode(&value, f)?;
+        let mut query = Query { f, separator: '?' };
+        query.put("heartbeat", self.heartbeat.map(whole_seconds))?;
+        query.put("connection_timeout", self.connection_timeout.map(whole_millis))?;
+        query.put("channel_max", self.channel_max)?;
+        query.put("frame_max", self.frame_max)?;
+        for mechanism in &self.auth_mechanisms {
+            query.put("auth_mechanism", Some(mechanism))?;
         }
-        Ok(())
+        query.put("connection_name", self.connection_name.as_ref())?;
+        query.put("cacertfile", self.cacertfile.as_ref())?;
+        query.put("certfile", self.certfile.as_ref())?;
+        query.put("keyfile", self.keyfile.as_ref())?;
+        if self.key_password.is_some() {
+            query.name("password")?.write_str(REDACTED)?;
+        }
+        let verify = |on| if on { "verify_peer" } else { "verify_none" };
+        query.put("verify", self.verify.map(verify))?;
+        query.put("server_name_indication", self.server_name.as_ref())?;
+        query.put("locale", self.locale.as_ref())
     }
+}
+
+/// A query as it is being printed.
+struct Query<'a, 'f> {
+    f: &'a mut fmt::Formatter<'f>,
+    /// What stands before the next parameter.
+    separator: char,
+}
+
+impl<'f> Query<'_, 'f> {
+    fn put(&mut self, name: &str, value: Option<impl ToString>) -> fmt::Result {
+        value.map_or(Ok(()), |value| encode(&value.to_string(), self.name(name)?))
+    }
+
+    /// Prints what stands before the value; returns where that is to be printed.
+    fn name(&mut self, name: &str) -> Result<&mut fmt::Formatter<'f>, fmt::Error> {
+        let separator = std::mem::replace(&mut self.separator, '&');
+        write!(self.f, "{separator}{name}=")?;
+        Ok(self.f)
+    }
+}
+
+/// Rounded up, so that what is short is not off; no more than fits a heartbeat.
+fn whole_seconds(time: Duration) -> u16 {
+    u16::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u16::MAX)
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

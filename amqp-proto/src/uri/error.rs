@@ -1,0 +1,109 @@
+use thiserror::Error;
+
+use super::query::KNOWN;
+
+/// What is wrong with an AMQP URI.
+///
+/// Neither `Display` nor `Debug` shows the password that one logs in with, even where a character
+/// that is not percent-encoded makes it look like another part: hosts and ports are named by their
+/// place, and nothing of the query is quoted while an `@` stands in it or before it where none should.
+///
+/// ```
+/// use amqp_proto::uri::{Uri, UriError};
+///
+/// let error = "amqp://host/a/b".parse::<Uri>().unwrap_err();
+/// assert_eq!(error, UriError::VirtualHost);
+/// assert!(error.to_string().contains("write %2F"));
+///
+/// let error = "amqp://user:secret/word@host".parse::<Uri>().unwrap_err();
+/// assert_eq!(error, UriError::StrayAt);
+/// assert!(!error.to_string().contains("secret"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UriError {
+    /// It starts with neither `amqp://` nor `amqps://`.
+    #[error("an AMQP URI starts with amqp:// or amqps://")]
+    Scheme,
+    /// A space, a line break or another control character, anywhere.
+    #[error(
+        "an AMQP URI has no spaces, line breaks or control characters: remove it, or write %20 \
+         for a space"
+    )]
+    Whitespace,
+    /// It does not parse, and there is an `@` behind the first `/`, `?` or `#`: most likely one of
+    /// these is part of the user name or the password.
+    #[error(
+        "there is an @ behind the first /, ? or #: in the user name and the password, write %2F \
+         for /, %3F for ?, %23 for # and %40 for @; elsewhere, write %40 for @"
+    )]
+    StrayAt,
+    /// A percent sign without two hexadecimal digits behind it, or octets that are not UTF-8.
+    #[error(
+        "the {part} is not well percent-encoded: write UTF-8 octets as % and two hexadecimal \
+         digits, and %25 for a %"
+    )]
+    Encoding {
+        /// Which part.
+        part: &'static str,
+    },
+    /// A port that is no number from 0 to 65535.
+    #[error(
+        "the port of host {position} is no number from 0 to 65535; \
+         if it should be a password, the host is missing: write user:password@host"
+    )]
+    Port {
+        /// Which of the hosts, counted from 1.
+        position: usize,
+    },
+    /// Something in brackets that is no IPv6 address, an IPv6 address without brackets, or
+    /// something but a port behind a host.
+    #[error(
+        "host {position} is neither a name nor an address; IPv6 addresses stand in brackets, as \
+         [::1]:5672 or [fe80::1%25eth0]:5672"
+    )]
+    Host {
+        /// Which of the hosts, counted from 1.
+        position: usize,
+    },
+    /// One of several hosts is empty.
+    #[error("host {position} is empty: name it, or remove a comma")]
+    EmptyHost {
+        /// Which of the hosts, counted from 1.
+        position: usize,
+    },
+    /// A second slash.
+    #[error("the virtual host has an unescaped slash: write %2F for a slash in its name")]
+    VirtualHost,
+    /// A fragment.
+    #[error("an AMQP URI has no fragment: write %23 for a #")]
+    Fragment,
+    /// A parameter without a value.
+    #[error("the parameter {name} has no value: write {name}=..., or remove it")]
+    NoValue {
+        /// Its name.
+        name: String,
+    },
+    /// A parameter that stands there twice, be it under two of its names.
+    #[error("the parameter {name} is given twice, maybe under another of its names: remove one")]
+    Duplicate {
+        /// Its name, as it stands there the second time.
+        name: String,
+    },
+    /// A parameter that does not exist.
+    #[error("unknown parameter {name}; known are: {KNOWN}")]
+    UnknownParameter {
+        /// Its name.
+        name: String,
+    },
+    /// A parameter with a value that makes no sense.
+    #[error("the parameter {name} is {expected}, not {value:?}")]
+    BadValue {
+        /// Its name.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
