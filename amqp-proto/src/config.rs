@@ -80,7 +80,8 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// What a URI says about the protocol: login, virtual host, heartbeat, limits, connection name. The rest is default.
+    /// What a URI says about the protocol: login, virtual host, heartbeat, limits, locale, connection name. The rest is
+    /// default.
     ///
     /// # Errors
     /// [`ConfigError`], if a value does not fit the protocol.
@@ -89,6 +90,9 @@ impl ClientConfig {
         let mut config = Self { mechanisms: mechanisms(uri)?, ..Self::default() };
         if let Some(virtual_host) = &uri.virtual_host {
             config.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
+        }
+        if let Some(locale) = &options.locale {
+            config.locale = ShortStr::named("locale", locale.clone())?;
         }
         config.heartbeat = options.heartbeat.unwrap_or(config.heartbeat);
         config.limits.channel_max = options.channel_max.unwrap_or(config.limits.channel_max);
@@ -157,7 +161,7 @@ fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConfigError> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The virtual host's name is too long.
+    /// The name of the virtual host, or of the locale, is too long.
     #[error(transparent)]
     Name(#[from] TooLong),
     /// The connection's name does not fit the client properties.

@@ -288,6 +288,9 @@ mod delivery;
 pub mod error;
 mod event;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod link;
 pub mod method;
