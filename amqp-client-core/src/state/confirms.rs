@@ -192,3 +192,106 @@ impl Confirms {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use amqp_proto::method::ConfirmSelect;
+    use amqp_proto::{Connection, ConnectionError, Event, RawProperties, Route, ServerEvent};
+    use bytes::{Buf as _, BufMut as _, BytesMut};
+
+    use super::*;
+
+    /// Numbers of publishes can only be had by publishing.
+    fn seqs(count: usize) -> Vec<PublishSeq> {
+        let now = Instant::now();
+        let mut client = Connection::client(Arc::default(), now);
+        let mut server = Connection::server(Arc::default(), now);
+        while !client.is_open() {
+            for up in [true, false] {
+                let (from, to) =
+                    if up { (&mut client, &mut server) } else { (&mut server, &mut client) };
+                let mut octets = BytesMut::new();
+                while let Some(transmit) = from.poll_transmit(now) {
+                    octets.put(transmit);
+                }
+                to.handle_input(now, &mut octets).expect("it is understood");
+                while let Some(event) = server.poll_event() {
+                    match event {
+                        Event::Server(ServerEvent::Login { .. }) => server.accept_login(),
+                        Event::Server(ServerEvent::Open { .. }) => server.accept_open(),
+                        _ => Ok(()),
+                    }
+                    .expect("it is waiting");
+                }
+            }
+        }
+        let id = client.open_channel().expect("there is room");
+        let mut channel = client.channel(id).expect("open");
+        channel.request(ConfirmSelect { no_wait: true }).expect("it is sent");
+        let mut seqs = Vec::new();
+        while seqs.len() < count {
+            match channel.publish(&Route::queue("q"), &RawProperties::EMPTY, "") {
+                Ok(seq) => seqs.extend(seq),
+                Err(_) => {
+                    let transmit = client.poll_transmit(now).expect("the buffer is full");
+                    transmit.advance(transmit.remaining());
+                    channel = client.channel(id).expect("open");
+                }
+            }
+        }
+        seqs
+    }
+
+    fn published(count: usize) -> (Confirms, Vec<PublishSeq>) {
+        let seqs = seqs(count);
+        let mut confirms = Confirms::default();
+        seqs.iter().for_each(|seq| confirms.published(*seq, 10));
+        (confirms, seqs)
+    }
+
+    fn poll(confirms: &mut Confirms, seq: PublishSeq) -> Poll<Result<(), ConfirmError>> {
+        confirms.poll(seq.get(), Waker::noop())
+    }
+
+    #[test]
+    fn outcomes_reach_their_own_publish_in_any_order() {
+        let (mut confirms, seqs) = published(4);
+        assert_eq!((confirms.outstanding(), confirms.octets()), (4, 40));
+        confirms.confirmed(&(seqs[2]..=seqs[3]), false, Waker::wake);
+        confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
+        assert_eq!((confirms.outstanding(), confirms.octets()), (1, 10));
+        assert_eq!(poll(&mut confirms, seqs[3]), Poll::Ready(Err(ConfirmError::Nacked)));
+        assert_eq!(poll(&mut confirms, seqs[1]), Poll::Pending);
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
+        assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
+        assert_eq!(confirms.take_failure(), None);
+    }
+
+    #[test]
+    fn the_end_of_the_channel_settles_what_is_left() {
+        let (mut confirms, seqs) = published(3);
+        confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
+        confirms.forget(seqs[1].get());
+        let reason = ChannelError::Connection(ConnectionError::Eof);
+        confirms.terminate(&reason, Waker::wake);
+        assert_eq!(confirms.outstanding(), 0);
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
+        let unknown = Err(ConfirmError::Unconfirmed(reason));
+        assert_eq!(poll(&mut confirms, seqs[2]), Poll::Ready(unknown));
+        assert!(confirms.ring.is_empty());
+    }
+
+    #[test]
+    fn one_future_that_is_kept_does_not_keep_all_that_came_after_it() {
+        let (mut confirms, seqs) = published(2 * PATIENT_RING);
+        confirms.confirmed(&(seqs[0]..=seqs[seqs.len() - 1]), true, Waker::wake);
+        // All but the first were awaited, or were not wanted.
+        seqs.iter().skip(1).for_each(|seq| confirms.forget(seq.get()));
+        assert!(confirms.ring.len() <= PATIENT_RING, "{}", confirms.ring.len());
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
+        assert!(confirms.ring.is_empty() && confirms.left_over.is_empty());
+    }
+}

@@ -135,3 +135,78 @@ pub(crate) fn register(slot: &mut Option<Waker>, waker: &Waker) {
         _ => *slot = Some(waker.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_deadline_starts_with_the_drivers_next_turn_and_wakes_who_waits() {
+        let (mut deadlines, now) = (Deadlines::default(), Instant::now());
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(woken.clone());
+        let id = deadlines.start(Some(SECOND));
+        assert!(!deadlines.expired(id, &waker));
+        assert_eq!(deadlines.next(), None);
+        deadlines.turn(now, Waker::wake);
+        assert_eq!(deadlines.next(), Some(now + SECOND));
+        deadlines.turn(now + SECOND - Duration::from_nanos(1), Waker::wake);
+        assert!(!deadlines.expired(id, &waker));
+        deadlines.turn(now + SECOND, Waker::wake);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert!(deadlines.expired(id, &waker));
+        assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn none_is_never() {
+        let mut deadlines = Deadlines::default();
+        let id = deadlines.start(None);
+        deadlines.turn(Instant::now() + 1_000_000 * SECOND, Waker::wake);
+        assert!(!deadlines.expired(id, Waker::noop()));
+    }
+
+    #[test]
+    fn a_deadline_that_was_stopped_does_not_speak_for_the_next_in_its_place() {
+        let (mut deadlines, now) = (Deadlines::default(), Instant::now());
+        let first = deadlines.start(Some(SECOND));
+        deadlines.turn(now, Waker::wake);
+        deadlines.stop(first);
+        let second = deadlines.start(Some(10 * SECOND));
+        assert_eq!(first.map(|id| id.index), second.map(|id| id.index));
+        deadlines.turn(now, Waker::wake);
+        deadlines.turn(now + SECOND, Waker::wake);
+        assert!(!deadlines.expired(second, Waker::noop()));
+        deadlines.stop(first);
+        deadlines.turn(now + 10 * SECOND, Waker::wake);
+        assert!(deadlines.expired(second, Waker::noop()));
+    }
+
+    #[test]
+    fn deadlines_that_are_gone_do_not_pile_up() {
+        let (mut deadlines, now) = (Deadlines::default(), Instant::now());
+        for _ in 0..10 * KEPT_HEAP {
+            let id = deadlines.start(Some(1000 * SECOND));
+            deadlines.turn(now, Waker::wake);
+            deadlines.stop(id);
+        }
+        assert_eq!(deadlines.entries.len(), 1);
+        assert!(deadlines.heap.len() <= KEPT_HEAP + 1, "{}", deadlines.heap.len());
+        assert_eq!(deadlines.next(), None);
+    }
+}

@@ -93,3 +93,49 @@ impl<E: Clone> Listeners<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(listeners: &mut Listeners<u64>, id: u64) -> Vec<Option<u64>> {
+        let mut all = Vec::new();
+        while let Poll::Ready(Some(heard)) = listeners.poll(id, Waker::noop()) {
+            all.push(match heard {
+                Heard::Event(event) => Some(event),
+                Heard::Missed(count) => {
+                    assert_eq!(count, 3);
+                    None
+                }
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn each_listener_hears_everything_from_its_beginning_on() {
+        let mut listeners = Listeners::default();
+        let first = listeners.subscribe();
+        listeners.tell(&1, Waker::wake);
+        let second = listeners.subscribe();
+        listeners.tell(&2, Waker::wake);
+        assert_eq!(heard(&mut listeners, first), [Some(1), Some(2)]);
+        assert_eq!(heard(&mut listeners, second), [Some(2)]);
+        listeners.close(Waker::wake);
+        assert!(matches!(listeners.poll(first, Waker::noop()), Poll::Ready(None)));
+        listeners.unsubscribe(first);
+        assert_eq!(listeners.listeners.len(), 1);
+    }
+
+    #[test]
+    fn a_listener_that_does_not_listen_loses_the_oldest_and_is_told_how_many() {
+        let mut listeners = Listeners::default();
+        let id = listeners.subscribe();
+        for event in 0..BACKLOG as u64 + 3 {
+            listeners.tell(&event, Waker::wake);
+        }
+        let heard = heard(&mut listeners, id);
+        assert_eq!(heard.len(), BACKLOG + 1);
+        assert_eq!(heard[..2], [None, Some(3)]);
+    }
+}

@@ -61,6 +61,24 @@ behaviours! {
         assert_eq!(next(&mut consumer).await?.body(), [2]);
     }
 
+    async fn a_global_prefetch_limits_all_consumers_of_the_channel_together(world) {
+        let (channel, one) = world.queue().await?;
+        let two = channel.queue_declare("", super::temporary()).await?;
+        channel.basic_qos_global(1).await?;
+        let mut of_one = one.consume(ConsumeOptions::new()).await?;
+        let mut of_two = two.consume(ConsumeOptions::new()).await?;
+        one.publish(&Message::new("one")).await?;
+        let held = next(&mut of_one).await?;
+        two.publish(&Message::new("two")).await?;
+        // The channel has its one delivery: the other stays in its queue.
+        let ready = world.channel().await?.queue_declare_passive(two.name()).await;
+        let ready = ready?.message_count();
+        assert!(of_two.try_next().is_none());
+        held.ack()?;
+        assert_eq!(next(&mut of_two).await?.body(), b"two");
+        assert!(ready <= 1);
+    }
+
     async fn several_consumers_of_a_channel_get_their_own(world) {
         let (channel, one) = world.queue().await?;
         let two = channel.queue_declare("", super::temporary()).await?;
