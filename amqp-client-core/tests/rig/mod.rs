@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::{
@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     now: Instant,
     /// Octets that the client has written.
     pub(crate) written: u64,
+    /// The server hears nothing any more.
+    silent: bool,
     /// The next delivery tag.
     next_delivery: u64,
     /// Publishes that came since the last confirm, and their number.
@@ -47,6 +49,7 @@ impl Rig {
             input: BytesMut::new(),
             now,
             written: 0,
+            silent: false,
             next_delivery: 0,
             unconfirmed: 0,
             published: 0,
@@ -54,6 +57,17 @@ impl Rig {
         let connection = rig.connection.clone();
         rig.run(connection.ready()).expect("the handshake succeeds");
         rig
+    }
+
+    /// From now on the server hears nothing, and so answers nothing.
+    pub(crate) fn silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// Lets that much time pass.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.now += time;
+        self.turn();
     }
 
     /// Runs a future, letting both ends talk whenever it waits.
@@ -72,7 +86,7 @@ impl Rig {
     /// Lets the client write and the server answer, until neither has anything to say.
     pub(crate) fn turn(&mut self) {
         loop {
-            let moved = self.write(true);
+            let moved = self.write(!self.silent);
             self.serve();
             if !self.read() && !moved {
                 return;
