@@ -261,6 +261,12 @@ pub enum Violation {
         /// What the peer wants.
         value: u32,
     },
+    /// The peer provokes more and more replies, and reads none of them.
+    #[error("more than {limit} octets wait because the peer does not read, and it provokes more")]
+    RepliesNotRead {
+        /// How many may wait.
+        limit: usize,
+    },
     /// The login asks for more and more rounds.
     #[error("more than {limit} challenges in one login")]
     TooManyChallenges {
@@ -280,6 +286,7 @@ impl Violation {
             | Self::BadDeliveryTag { .. }
             | Self::UnknownPublish { .. } => ReplyCode::NOT_ALLOWED,
             Self::BadTune { .. } | Self::TooManyChallenges { .. } => ReplyCode::NOT_ALLOWED,
+            Self::RepliesNotRead { .. } => ReplyCode::RESOURCE_ERROR,
         }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind};
 use crate::method::{Arguments, Method};
-use crate::{ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit};
+use crate::{
+    ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit, Violation,
+};
 use bytes::Buf as _;
 
 /// Which side of the protocol this end is on.
@@ -14,6 +16,10 @@ pub(crate) enum Role {
     Client,
     Server,
 }
+
+/// How many octets may wait, beside large bodies, when the peer provokes one more reply. Far above what a transport that
+/// moves ever leaves behind, and little enough to lose.
+const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -62,6 +68,15 @@ impl Link {
         let start = frame::begin(out, FrameKind::Method, channel);
         method.encode(out);
         frame::finish(out, start);
+    }
+
+    /// Queues what the peer has provoked. A peer that provokes ever more and takes nothing is broken or hostile.
+    pub(crate) fn reply(&mut self, channel: u16, method: &impl Arguments) -> Result<(), Violation> {
+        if self.transmit.copied() > MAX_UNREAD_REPLIES {
+            return Err(Violation::RepliesNotRead { limit: MAX_UNREAD_REPLIES });
+        }
+        self.send_small(channel, method);
+        Ok(())
     }
 
     /// Queues a method, or nothing if it takes more than a frame.

@@ -41,6 +41,11 @@ impl Transmit {
         self.remaining() == 0
     }
 
+    /// Octets of heads and small bodies that are still to be written.
+    pub(crate) fn copied(&self) -> usize {
+        self.buffer.len() - self.position
+    }
+
     /// The buffer to append encoded octets to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer

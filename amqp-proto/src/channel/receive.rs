@@ -137,8 +137,7 @@ impl ChannelState {
                 // Looked up again: the consumer may have been given up while the body came in.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
-                    self.give_back(link, arguments.tag, no_ack, true);
-                    return Ok(());
+                    return self.give_back(link, arguments.tag, no_ack, true);
                 }
                 let event = match content {
                     Ok((properties, body)) => ChannelEvent::Delivery {
@@ -146,7 +145,7 @@ impl ChannelState {
                         delivery: assembled(&payload, &arguments, &properties, body, no_ack),
                     },
                     Err(why) => {
-                        self.give_back(link, arguments.tag, no_ack, false);
+                        self.give_back(link, arguments.tag, no_ack, false)?;
                         ChannelEvent::Unusable { consumer, why }
                     }
                 };
@@ -191,8 +190,7 @@ impl ChannelState {
         };
         self.note_delivery(arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
-            self.give_back(link, arguments.tag, no_ack, true);
-            return Ok(());
+            return self.give_back(link, arguments.tag, no_ack, true);
         }
         let message = match content {
             Ok((properties, body)) => GetReply::Message {
@@ -200,7 +198,7 @@ impl ChannelState {
                 message_count,
             },
             Err(why) => {
-                self.give_back(link, arguments.tag, no_ack, false);
+                self.give_back(link, arguments.tag, no_ack, false)?;
                 GetReply::Unusable(why)
             }
         };
@@ -221,7 +219,7 @@ impl ChannelState {
             Method::ChannelFlow(flow) => {
                 self.flow = flow.active;
                 self.flush_acks(link);
-                link.send_small(self.id.0, &ChannelFlowOk { active: flow.active });
+                link.reply(self.id.0, &ChannelFlowOk { active: flow.active })?;
                 link.emit(self.id, ChannelEvent::Flow { active: flow.active });
             }
             Method::BasicReturn(returned) => {
@@ -237,7 +235,7 @@ impl ChannelState {
                 if !cancel.no_wait {
                     let consumer_tag = cancel.consumer_tag.clone();
                     self.flush_acks(link);
-                    link.send_small(self.id.0, &BasicCancelOk { consumer_tag });
+                    link.reply(self.id.0, &BasicCancelOk { consumer_tag })?;
                 }
                 // Unknown tags are no surprise: the client's own cancel may be on its way.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
@@ -369,15 +367,16 @@ impl ChannelState {
     }
 
     /// Gives back what nobody can use.
-    fn give_back(&mut self, link: &mut Link, tag: u64, no_ack: bool, requeue: bool) {
+    fn give_back(&mut self, link: &mut Link, tag: u64, no_ack: bool, requeue: bool) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
-            return;
+            return Ok(());
         }
         self.flush_acks(link);
         // During a recovery the broker takes the delivery back by itself, and the reject is unknown.
         if let Ok(reject) = self.unsettled.reject(crate::DeliveryTag(tag), requeue) {
-            link.send_small(self.id.0, &reject);
+            link.reply(self.id.0, &reject)?;
         }
+        Ok(())
     }
 
     fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) {

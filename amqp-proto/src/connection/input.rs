@@ -113,15 +113,12 @@ impl Connection {
                 if !self.channels.accept(number) {
                     return Err(Violation::BadChannel { channel: number }.into());
                 }
-                self.link.send_small(number, &ChannelOpenOk::default());
+                self.link.reply(number, &ChannelOpenOk::default())?;
                 self.link.emit(ChannelId(number), ChannelEvent::Opened);
                 Ok(())
             }
             // Both ends closed the channel at once, and this end was answered first.
-            Method::ChannelClose(_) => {
-                self.link.send_small(number, &ChannelCloseOk {});
-                Ok(())
-            }
+            Method::ChannelClose(_) => Ok(self.link.reply(number, &ChannelCloseOk {})?),
             _ => Err(not_open.into()),
         }
     }
@@ -160,7 +157,7 @@ impl Connection {
                 self.link.events.push_back(Event::SecretUpdated);
             }
             (Method::ConnectionUpdateSecret(update), Role::Server) => {
-                self.link.send_small(0, &ConnectionUpdateSecretOk {});
+                self.link.reply(0, &ConnectionUpdateSecretOk {})?;
                 let (new_secret, reason) = (update.new_secret, update.reason);
                 let event = ServerEvent::UpdateSecret { new_secret, reason };
                 self.link.events.push_back(Event::Server(event));
