@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 use std::time::Duration;
 
-use amqp_client_tokio::{Connection, ConsumeOptions, Delivery, QueueOptions};
+use amqp_client_tokio::{Connection, ConsumeOptions, Consumer, Delivery, QueueOptions};
 use tokio::signal::ctrl_c;
 
 #[tokio::main]
@@ -22,17 +22,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     channel.basic_qos(1).await?;
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     println!(" [*] Waiting for tasks. To exit press CTRL+C");
-    loop {
-        tokio::select! {
-            delivery = consumer.next() => work(delivery.ok_or("cancelled")??).await?,
-            _ = ctrl_c() => break,
-        }
+    tokio::select! {
+        result = work_all(&mut consumer) => result?,
+        // What is being worked on is dropped, and so goes back to its queue.
+        _ = ctrl_c() => {}
     }
     connection.close().await?;
     Ok(())
 }
 
-/// If this is interrupted, the delivery is dropped, and the task goes back to its queue.
+async fn work_all(consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
+    while let Some(delivery) = consumer.next().await {
+        work(delivery?).await?;
+    }
+    Err("the queue is gone".into())
+}
+
 async fn work(delivery: Delivery) -> Result<(), Box<dyn Error>> {
     println!(" [x] Received '{}'", String::from_utf8_lossy(delivery.body()));
     for _ in delivery.body().iter().filter(|octet| **octet == b'.') {

@@ -8,7 +8,8 @@ use std::env;
 use std::error::Error;
 
 use amqp_client_tokio::{
-    Channel, Connection, ConsumeOptions, Delivery, Message, MessageProperties, QueueOptions,
+    Channel, Connection, ConsumeOptions, Consumer, Delivery, Message, MessageProperties,
+    QueueOptions,
 };
 use tokio::signal::ctrl_c;
 
@@ -23,14 +24,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     println!(" [x] Awaiting RPC requests. To exit press CTRL+C");
-    loop {
-        tokio::select! {
-            request = consumer.next() => answer(&channel, request.ok_or("cancelled")??).await?,
-            _ = ctrl_c() => break,
-        }
+    tokio::select! {
+        result = answer_all(&channel, &mut consumer) => result?,
+        _ = ctrl_c() => {}
     }
     connection.close().await?;
     Ok(())
+}
+
+async fn answer_all(channel: &Channel, consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
+    while let Some(request) = consumer.next().await {
+        answer(channel, request?).await?;
+    }
+    Err("the queue is gone".into())
 }
 
 async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error>> {
@@ -46,16 +52,22 @@ async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Erro
         return Ok(request.reject(false)?);
     };
     println!(" [.] fib({number})");
-    let reply = Message::new(fibonacci(number).to_string())
+    let Some(result) = fibonacci(number) else {
+        println!(" [!] a number too large");
+        return Ok(request.reject(false)?);
+    };
+    let reply = Message::new(result.to_string())
         .with(&MessageProperties::new().with_correlation_id(correlation_id))?;
     channel.default_exchange().publish(&reply_to, &reply).await?;
     Ok(request.ack()?)
 }
 
-fn fibonacci(number: u32) -> u128 {
-    let (mut current, mut next) = (0u128, 1u128);
+/// Nothing if the result does not fit.
+fn fibonacci(number: u32) -> Option<u128> {
+    let (mut current, mut next) = (0u128, Some(1u128));
     for _ in 0..number {
-        (current, next) = (next, current.saturating_add(next));
+        let after = next?;
+        (current, next) = (after, current.checked_add(after));
     }
-    current
+    Some(current)
 }
