@@ -1,0 +1,127 @@
+//! Consumers, prefetch, and getting one message.
+
+use amqp_proto::method::*;
+use amqp_proto::{RawProperties, ShortStr};
+
+use super::{Done, count};
+use crate::channel::{ChannelConsumer, Unacked};
+use crate::engine::{At, Engine};
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::queue::{Consumer, Queue};
+
+impl Engine {
+    pub(super) fn basic_qos(&mut self, at: At, method: &BasicQos) -> Done {
+        if method.prefetch_size != 0 {
+            return Err(Fault::not_implemented(&format!(
+                "prefetch_size!=0 ({})",
+                method.prefetch_size
+            )));
+        }
+        if let Some(channel) = self.channel(at) {
+            match method.global {
+                true => channel.global_prefetch = method.prefetch_count,
+                false => channel.prefetch = method.prefetch_count,
+            }
+            let queues: Vec<_> =
+                channel.consumers.values().map(|consumer| consumer.queue.clone()).collect();
+            self.dirty.extend(queues);
+        }
+        self.send(at, BasicQosOk {});
+        Ok(())
+    }
+
+    pub(super) fn basic_consume(&mut self, at: At, method: BasicConsume) -> Done {
+        let name = self.queue_named(at, method.queue);
+        self.usable(at, &name)?;
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        let mut tag = method.consumer_tag;
+        if tag.is_empty() {
+            channel.last_consumer += 1;
+            tag = ShortStr::truncated(&format!("amq.ctag-{}", channel.last_consumer));
+        }
+        if channel.consumers.contains_key(&tag) {
+            return Err(Fault::not_allowed(&format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        let prefetch = channel.prefetch;
+        let queue = self.usable(at, &name)?;
+        let taken = queue.consumers.iter().any(|other| other.exclusive);
+        if taken || method.exclusive && !queue.consumers.is_empty() {
+            return Err(Fault::refused(format!("queue '{name}' in vhost '/' in exclusive use")));
+        }
+        let priority = method.arguments.get("x-priority").and_then(|value| value.as_i64());
+        queue.add(Consumer {
+            session: at.session,
+            channel: at.channel,
+            tag: tag.clone(),
+            no_ack: method.no_ack,
+            exclusive: method.exclusive,
+            priority: priority.unwrap_or(0),
+        });
+        if let Some(channel) = self.channel(at) {
+            let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0 };
+            channel.consumers.insert(tag.clone(), consumer);
+        }
+        self.answer(at, method.no_wait, BasicConsumeOk { consumer_tag: tag });
+        self.dirty.insert(name);
+        Ok(())
+    }
+
+    /// A consumer is gone. A queue that goes with its last consumer goes, too.
+    pub(crate) fn remove_consumer(&mut self, at: At, tag: &ShortStr, name: &ShortStr) {
+        let now = self.now;
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        queue.consumers.retain(|other| {
+            (other.session, other.channel, &other.tag) != (at.session, at.channel, tag)
+        });
+        queue.last_used = now;
+        if queue.consumers.is_empty() && queue.auto_delete {
+            self.delete_queue(name);
+        } else {
+            // The next one in line may be active now.
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    pub(super) fn basic_get(&mut self, at: At, method: BasicGet) -> Done {
+        let name = self.queue_named(at, method.queue);
+        let now = self.now;
+        self.expire_queue(&name);
+        let queue = self.usable(at, &name)?;
+        queue.last_used = now;
+        let Some(message) = queue.messages.pop_front() else {
+            self.send(at, BasicGetEmpty::default());
+            return Ok(());
+        };
+        let message_count = count(queue.messages.len());
+        let properties = delivered_properties(queue, &message);
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        channel.last_delivery += 1;
+        let got = BasicGetOk {
+            delivery_tag: channel.last_delivery,
+            redelivered: message.redelivered,
+            exchange: message.exchange.clone(),
+            routing_key: message.routing_key.clone(),
+            message_count,
+        };
+        let body = message.body.clone();
+        if !method.no_ack {
+            let unacked = Unacked { queue: name, message, consumer: None };
+            channel.unacked.insert(got.delivery_tag, unacked);
+        }
+        self.send_content(at, got, &properties, body);
+        Ok(())
+    }
+}
+
+/// The properties that a delivery carries: those of queues that count deliveries say how often it came back.
+pub(crate) fn delivered_properties(queue: &Queue, message: &Message) -> RawProperties {
+    if !queue.limits.counts_deliveries || message.returns == 0 {
+        return message.properties.clone();
+    }
+    let mut properties = message.properties.decode();
+    let headers = properties.headers.take().unwrap_or_default();
+    let times = i64::from(message.returns);
+    properties.headers = headers.clone().with("x-delivery-count", times).ok().or(Some(headers));
+    RawProperties::from(&properties)
+}

@@ -1,0 +1,159 @@
+//! Exchanges and bindings.
+
+use amqp_proto::method::*;
+use amqp_proto::{FieldTable, ShortStr};
+
+use super::Done;
+use crate::engine::{At, Engine};
+use crate::exchange::{Binding, Exchange, Kind, Target};
+use crate::fault::Fault;
+
+impl Engine {
+    pub(super) fn exchange_declare(&mut self, at: At, method: ExchangeDeclare) -> Done {
+        let name = method.exchange;
+        let kind = Kind::named(&method.kind);
+        if kind.is_none() && !method.passive {
+            let text = format!("unknown exchange type '{}'", method.kind);
+            return Err(Fault::invalid(&text));
+        }
+        if let Some(exchange) = self.exchanges.get(&name) {
+            if !method.passive {
+                let same = |argument, received: String, current: String| {
+                    let differs = received != current;
+                    let quoted = |text| format!("'{text}'");
+                    differs.then(|| {
+                        Fault::inequivalent(
+                            argument,
+                            "exchange",
+                            &name,
+                            &quoted(received),
+                            &quoted(current),
+                        )
+                    })
+                };
+                let kind = exchange.kind.name().to_owned();
+                let faults = [
+                    same("type", method.kind.to_string(), kind),
+                    same("durable", method.durable.to_string(), exchange.durable.to_string()),
+                    same(
+                        "auto_delete",
+                        method.auto_delete.to_string(),
+                        exchange.auto_delete.to_string(),
+                    ),
+                    same("internal", method.internal.to_string(), exchange.internal.to_string()),
+                ];
+                if let Some(fault) = faults.into_iter().flatten().next() {
+                    return Err(fault);
+                }
+            }
+        } else {
+            if method.passive {
+                return Err(Fault::no_exchange(&name));
+            }
+            let Some(kind) = kind else { return Err(Fault::no_exchange(&name)) };
+            if name.as_bytes().starts_with(b"amq.") {
+                return Err(Fault::reserved("exchange", &name));
+            }
+            if name.is_empty() {
+                return Err(Fault::refused("operation not permitted on the default exchange"));
+            }
+            let exchange = Exchange {
+                durable: method.durable,
+                auto_delete: method.auto_delete,
+                internal: method.internal,
+                arguments: method.arguments,
+                ..Exchange::new(kind)
+            };
+            self.exchanges.insert(name, exchange);
+        }
+        self.answer(at, method.no_wait, ExchangeDeclareOk {});
+        Ok(())
+    }
+
+    pub(super) fn exchange_delete(&mut self, at: At, method: &ExchangeDelete) -> Done {
+        let name = &method.exchange;
+        if name.is_empty() || name.as_bytes().starts_with(b"amq.") {
+            let text = format!("operation not permitted on the exchange '{name}'");
+            return Err(Fault::refused(text));
+        }
+        let used = self.exchanges.get(name).is_some_and(|exchange| !exchange.bindings.is_empty());
+        if method.if_unused && used {
+            return Err(Fault::precondition(format!("exchange '{name}' in vhost '/' in use")));
+        }
+        self.exchanges.remove(name);
+        self.forget_target(&Target::Exchange(name.clone()));
+        self.answer(at, method.no_wait, ExchangeDeleteOk {});
+        Ok(())
+    }
+
+    pub(super) fn bind(
+        &mut self,
+        at: At,
+        source: &ShortStr,
+        target: Target,
+        routing_key: ShortStr,
+        arguments: FieldTable,
+    ) -> Done {
+        if source.is_empty() {
+            return Err(Fault::refused("operation not permitted on the default exchange"));
+        }
+        if !self.exchanges.contains_key(source) {
+            return Err(Fault::no_exchange(source));
+        }
+        self.check_target(at, &target)?;
+        let Some(exchange) = self.exchanges.get_mut(source) else { return Ok(()) };
+        let binding = Binding { target, routing_key, arguments };
+        if !exchange.bindings.contains(&binding) {
+            exchange.bindings.push(binding);
+        }
+        Ok(())
+    }
+
+    pub(super) fn unbind(
+        &mut self,
+        source: &ShortStr,
+        target: Target,
+        routing_key: ShortStr,
+        arguments: FieldTable,
+    ) -> Done {
+        let binding = Binding { target, routing_key, arguments };
+        if let Some(exchange) = self.exchanges.get_mut(source) {
+            exchange.bindings.retain(|other| *other != binding);
+            self.drop_unused_exchange(source);
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_target(&mut self, at: At, target: &Target) -> Done {
+        match target {
+            Target::Queue(name) => self.usable(at, name).map(|_| ()),
+            Target::Exchange(name) if self.exchanges.contains_key(name) => Ok(()),
+            Target::Exchange(name) => Err(Fault::no_exchange(name)),
+        }
+    }
+
+    /// An exchange that goes when its last binding goes.
+    pub(super) fn drop_unused_exchange(&mut self, name: &ShortStr) {
+        let unused = |exchange: &Exchange| exchange.auto_delete && exchange.bindings.is_empty();
+        if self.exchanges.get(name).is_some_and(unused) {
+            self.exchanges.remove(name);
+            self.forget_target(&Target::Exchange(name.clone()));
+        }
+    }
+
+    /// Removes all bindings to something that is gone.
+    pub(super) fn forget_target(&mut self, target: &Target) {
+        let bound: Vec<_> = self
+            .exchanges
+            .iter_mut()
+            .filter_map(|(name, exchange)| {
+                let before = exchange.bindings.len();
+                exchange.bindings.retain(|binding| binding.target != *target);
+                (exchange.bindings.len() < before).then(|| name.clone())
+            })
+            .collect();
+        for name in bound {
+            self.drop_unused_exchange(&name);
+        }
+    }
+}

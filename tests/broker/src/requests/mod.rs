@@ -1,0 +1,189 @@
+//! What clients ask for.
+
+mod consume;
+mod exchange;
+mod queue;
+
+use amqp_proto::ShortStr;
+use amqp_proto::method::*;
+
+use crate::channel::{ChannelState, Mode, Settlement, Transaction};
+use crate::engine::{At, Engine};
+use crate::exchange::Target;
+use crate::fault::Fault;
+use crate::queue::Queue;
+
+pub(crate) use consume::delivered_properties;
+
+type Done = Result<(), Fault>;
+
+impl Engine {
+    pub(crate) fn request(&mut self, at: At, method: Method) -> Done {
+        match method {
+            Method::ChannelFlow(flow) if flow.active => {
+                self.send(at, ChannelFlowOk { active: true })
+            }
+            Method::ChannelFlow(_) => return Err(Fault::not_implemented("active=false")),
+            Method::AccessRequest(_) => self.send(at, AccessRequestOk { reserved_1: 1 }),
+            Method::ExchangeDeclare(method) => return self.exchange_declare(at, method),
+            Method::ExchangeDelete(method) => return self.exchange_delete(at, &method),
+            Method::ExchangeBind(method) => {
+                let target = Target::Exchange(method.destination);
+                let (key, arguments) = (method.routing_key, method.arguments);
+                self.bind(at, &method.source, target, key, arguments)?;
+                self.answer(at, method.no_wait, ExchangeBindOk {});
+            }
+            Method::ExchangeUnbind(method) => {
+                let target = Target::Exchange(method.destination);
+                let (key, arguments) = (method.routing_key, method.arguments);
+                self.unbind(&method.source, target, key, arguments)?;
+                self.answer(at, method.no_wait, ExchangeUnbindOk {});
+            }
+            Method::QueueDeclare(method) => return self.queue_declare(at, method),
+            Method::QueueBind(method) => {
+                let target = Target::Queue(self.queue_named(at, method.queue));
+                let (key, arguments) = (method.routing_key, method.arguments);
+                self.bind(at, &method.exchange, target, key, arguments)?;
+                self.answer(at, method.no_wait, QueueBindOk {});
+            }
+            Method::QueueUnbind(method) => {
+                let target = Target::Queue(self.queue_named(at, method.queue));
+                self.unbind(&method.exchange, target, method.routing_key, method.arguments)?;
+                self.send(at, QueueUnbindOk {});
+            }
+            Method::QueuePurge(method) => {
+                let name = self.queue_named(at, method.queue);
+                let queue = self.usable(at, &name)?;
+                let message_count = count(queue.messages.len());
+                queue.messages.clear();
+                self.answer(at, method.no_wait, QueuePurgeOk { message_count });
+            }
+            Method::QueueDelete(method) => return self.queue_delete(at, method),
+            Method::BasicQos(method) => return self.basic_qos(at, &method),
+            Method::BasicConsume(method) => return self.basic_consume(at, method),
+            Method::BasicCancel(method) => {
+                let consumer = self
+                    .channel(at)
+                    .and_then(|channel| channel.consumers.remove(&method.consumer_tag));
+                if let Some(consumer) = consumer {
+                    self.remove_consumer(at, &method.consumer_tag, &consumer.queue);
+                }
+                let consumer_tag = method.consumer_tag;
+                self.answer(at, method.no_wait, BasicCancelOk { consumer_tag });
+            }
+            Method::BasicGet(method) => return self.basic_get(at, method),
+            Method::BasicAck(method) => {
+                return self.settle_up_to(
+                    at,
+                    method.delivery_tag,
+                    method.multiple,
+                    Settlement::Ack,
+                );
+            }
+            Method::BasicNack(method) => {
+                let settlement = returned(method.requeue);
+                return self.settle_up_to(at, method.delivery_tag, method.multiple, settlement);
+            }
+            Method::BasicReject(method) => {
+                return self.settle_up_to(at, method.delivery_tag, false, returned(method.requeue));
+            }
+            Method::BasicRecover(BasicRecover { requeue }) => {
+                self.recover(at, requeue)?;
+                self.send(at, BasicRecoverOk {});
+            }
+            Method::BasicRecoverAsync(BasicRecoverAsync { requeue }) => {
+                return self.recover(at, requeue);
+            }
+            Method::TxSelect(_) => {
+                self.select(at, |mode| match mode {
+                    Mode::Confirm { .. } => Err("cannot switch from confirm to tx mode"),
+                    Mode::Plain => {
+                        *mode = Mode::Tx(Transaction::default());
+                        Ok(())
+                    }
+                    Mode::Tx(_) => Ok(()),
+                })?;
+                self.send(at, TxSelectOk {});
+            }
+            Method::ConfirmSelect(method) => {
+                self.select(at, |mode| match mode {
+                    Mode::Tx(_) => Err("cannot switch from tx to confirm mode"),
+                    Mode::Plain => {
+                        *mode = Mode::Confirm { published: 0 };
+                        Ok(())
+                    }
+                    Mode::Confirm { .. } => Ok(()),
+                })?;
+                self.answer(at, method.no_wait, ConfirmSelectOk {});
+            }
+            Method::TxCommit(_) => {
+                let transaction = self.take_transaction(at)?;
+                for (method, properties, body) in transaction.publishes {
+                    self.route(at, &method, properties, body)?;
+                }
+                for (tag, settlement) in transaction.settlements {
+                    self.settle_one(at, tag, settlement);
+                }
+                self.send(at, TxCommitOk {});
+            }
+            Method::TxRollback(_) => {
+                self.take_transaction(at)?;
+                self.send(at, TxRollbackOk {});
+            }
+            other => {
+                let text = format!("unexpected method {}", other.facts().name);
+                return Err(Fault::invalid(&text));
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, at: At, no_wait: bool, method: impl Into<Method>) {
+        if !no_wait {
+            self.send(at, method);
+        }
+    }
+
+    fn select(
+        &mut self,
+        at: At,
+        change: impl FnOnce(&mut Mode) -> Result<(), &'static str>,
+    ) -> Done {
+        match self.channel(at) {
+            Some(channel) => change(&mut channel.mode).map_err(Fault::precondition),
+            None => Ok(()),
+        }
+    }
+
+    fn take_transaction(&mut self, at: At) -> Result<Transaction, Fault> {
+        match self.channel(at).map(|channel| &mut channel.mode) {
+            Some(Mode::Tx(transaction)) => Ok(std::mem::take(transaction)),
+            _ => Err(Fault::precondition("channel is not transactional")),
+        }
+    }
+
+    /// The queue of a request: the one that was declared last, if it names none.
+    fn queue_named(&mut self, at: At, name: ShortStr) -> ShortStr {
+        match self.channel(at) {
+            Some(ChannelState { last_queue, .. }) if name.is_empty() => last_queue.clone(),
+            _ => name,
+        }
+    }
+
+    /// A queue that is there and not another connection's own.
+    pub(crate) fn usable(&mut self, at: At, name: &ShortStr) -> Result<&mut Queue, Fault> {
+        let queue = self.queues.get_mut(name).ok_or_else(|| Fault::no_queue(name))?;
+        match queue.owner {
+            Some(owner) if owner != at.session => Err(Fault::locked(name)),
+            _ => Ok(queue),
+        }
+    }
+}
+
+const fn returned(requeue: bool) -> Settlement {
+    if requeue { Settlement::Requeue } else { Settlement::Reject }
+}
+
+pub(crate) fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}

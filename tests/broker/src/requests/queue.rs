@@ -1,0 +1,156 @@
+//! Declaring and deleting queues.
+
+use amqp_proto::method::*;
+use amqp_proto::{FieldTable, ShortStr, Value};
+
+use super::{Done, count};
+use crate::engine::{At, Engine};
+use crate::exchange::Target;
+use crate::fault::Fault;
+use crate::queue::{Limits, Queue};
+
+impl Engine {
+    pub(super) fn queue_declare(&mut self, at: At, method: QueueDeclare) -> Done {
+        let mut name = method.queue;
+        if let Some(queue) = self.queues.get(&name).filter(|_| !name.is_empty()) {
+            if queue.owner.is_some_and(|owner| owner != at.session) {
+                return Err(Fault::locked(&name));
+            }
+            if !method.passive {
+                check_equivalent(
+                    &name,
+                    queue,
+                    method.durable,
+                    method.exclusive,
+                    method.auto_delete,
+                    &method.arguments,
+                )?;
+            }
+        } else {
+            if method.passive {
+                return Err(Fault::no_queue(&name));
+            }
+            if name.as_bytes().starts_with(b"amq.") {
+                return Err(Fault::reserved("queue", &name));
+            }
+            let limits = Limits::parse(&method.arguments)?;
+            if name.is_empty() {
+                name = self.generate_name();
+            }
+            let mut queue = Queue::new(method.arguments, limits, self.now);
+            queue.durable = method.durable;
+            queue.owner = method.exclusive.then_some(at.session);
+            queue.auto_delete = method.auto_delete;
+            self.queues.insert(name.clone(), queue);
+        }
+        let now = self.now;
+        if let Some(channel) = self.channel(at) {
+            channel.last_queue = name.clone();
+        }
+        if let Some(queue) = self.queues.get_mut(&name) {
+            queue.last_used = now;
+            let message_count = count(queue.messages.len());
+            let consumer_count = count(queue.consumers.len());
+            let declared = QueueDeclareOk { queue: name, message_count, consumer_count };
+            self.answer(at, method.no_wait, declared);
+        }
+        Ok(())
+    }
+
+    pub(super) fn queue_delete(&mut self, at: At, method: QueueDelete) -> Done {
+        let name = self.queue_named(at, method.queue);
+        let mut message_count = 0;
+        if self.queues.contains_key(&name) {
+            let queue = self.usable(at, &name)?;
+            if method.if_unused && !queue.consumers.is_empty() {
+                return Err(Fault::precondition(format!("queue '{name}' in vhost '/' in use")));
+            }
+            if method.if_empty && !queue.messages.is_empty() {
+                return Err(Fault::precondition(format!("queue '{name}' in vhost '/' not empty")));
+            }
+            message_count = self.delete_queue(&name);
+        }
+        self.answer(at, method.no_wait, QueueDeleteOk { message_count });
+        Ok(())
+    }
+
+    /// Deletes a queue: its consumers are told, its bindings gone. Returns how many messages went with it.
+    pub(crate) fn delete_queue(&mut self, name: &ShortStr) -> u32 {
+        let Some(queue) = self.queues.remove(name) else { return 0 };
+        self.forget_target(&Target::Queue(name.clone()));
+        for consumer in queue.consumers {
+            let at = At { session: consumer.session, channel: consumer.channel };
+            if let Some(channel) = self.channel(at) {
+                channel.consumers.remove(&consumer.tag);
+            }
+            self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
+        }
+        count(queue.messages.len())
+    }
+}
+
+fn check_equivalent(
+    name: &ShortStr,
+    queue: &Queue,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    arguments: &FieldTable,
+) -> Done {
+    let flags = [
+        ("durable", durable, queue.durable),
+        ("exclusive", exclusive, queue.owner.is_some()),
+        ("auto_delete", auto_delete, queue.auto_delete),
+    ];
+    for (argument, received, current) in flags {
+        if received != current {
+            let (received, current) = (format!("'{received}'"), format!("'{current}'"));
+            return Err(Fault::inequivalent(argument, "queue", name, &received, &current));
+        }
+    }
+    const COMPARED: [&str; 12] = [
+        "x-expires",
+        "x-message-ttl",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-priority",
+        "x-overflow",
+        "x-queue-mode",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-delivery-limit",
+    ];
+    for argument in COMPARED {
+        let (received, current) = (arguments.get(argument), queue.arguments.get(argument));
+        let same = received == current
+            || received
+                .as_ref()
+                .and_then(Value::as_i64)
+                .is_some_and(|number| current.as_ref().and_then(Value::as_i64) == Some(number));
+        if !same {
+            let (received, current) = (described(received), described(current));
+            return Err(Fault::inequivalent(argument, "queue", name, &received, &current));
+        }
+    }
+    Ok(())
+}
+
+/// A value as RabbitMQ describes it in a text.
+fn described(value: Option<Value>) -> String {
+    let Some(value) = value else { return "none".to_owned() };
+    let (text, kind) = match &value {
+        Value::LongStr(text) => (text.to_string(), "longstr"),
+        Value::Bool(value) => (value.to_string(), "bool"),
+        Value::I8(value) => (value.to_string(), "byte"),
+        Value::U8(value) => (value.to_string(), "unsignedbyte"),
+        Value::I16(value) => (value.to_string(), "short"),
+        Value::U16(value) => (value.to_string(), "unsignedshort"),
+        Value::I32(value) => (value.to_string(), "signedint"),
+        Value::U32(value) => (value.to_string(), "unsignedint"),
+        Value::I64(value) => (value.to_string(), "long"),
+        other => return format!("{other:?}"),
+    };
+    format!("the value '{text}' of type '{kind}'")
+}
