@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::{CallError, Channel, Config, QueueOptions};
+use amqp_client_core::{
+    CallError, Channel, Config, PublishError, PublisherOptions, QueueOptions, Wait,
+};
 use rig::Rig;
 
 fn rig() -> (Rig, Channel) {
@@ -67,4 +69,23 @@ fn opening_a_channel_and_closing_have_deadlines_too() {
     rig.advance(Duration::from_secs(10));
     assert!(matches!(poll(&mut opening), Poll::Ready(Err(_))));
     assert!(matches!(poll(&mut closing), Poll::Ready(Err(CallError::TimedOut { .. }))));
+}
+
+#[test]
+fn a_publish_that_waits_too_long_for_the_window_says_so() {
+    let (mut rig, channel) = rig();
+    let after = Duration::from_secs(3);
+    let options = PublisherOptions::new().window(1, usize::MAX).timeout(Some(after));
+    let publisher = channel.default_exchange().publisher(options).expect("a publisher");
+    rig.silence();
+    let mut first = Box::pin(publisher.publish("q", "first"));
+    assert!(matches!(poll(&mut first), Poll::Ready(Ok(_))));
+    let mut second = Box::pin(publisher.publish("q", "second"));
+    assert!(poll(&mut second).is_pending());
+    rig.turn();
+    rig.advance(after - Duration::from_millis(1));
+    assert!(poll(&mut second).is_pending());
+    rig.advance(Duration::from_millis(1));
+    let expected = PublishError::TimedOut { by: Wait::Window, after };
+    assert_eq!(poll(&mut second).map(|result| result.map(|_| ())), Poll::Ready(Err(expected)));
 }

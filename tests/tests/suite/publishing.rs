@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::{
     ChannelEvent, ConfirmError, ConsumeOptions, Message, Overflow, PublishError, PublisherOptions,
@@ -189,20 +187,6 @@ behaviours! {
             assert_eq!(*number, expected[usize::from(task)], "order of one task is kept");
             expected[usize::from(task)] += 1;
         }
-    }
-
-    async fn a_publish_that_waits_too_long_says_so(world) {
-        let (channel, _) = world.queue().await?;
-        let options = PublisherOptions::new()
-            .window(1, usize::MAX)
-            .timeout(Some(Duration::from_millis(1)));
-        let publisher = channel.default_exchange().publisher(options)?;
-        // Hundreds of megabytes are not confirmed within a millisecond.
-        let large = bytes::Bytes::from(vec![0; 64 * 1024 * 1024]);
-        let _on_its_way = publisher.publish("nowhere", large).await?;
-        let error = publisher.publish("nowhere", "small").await.expect_err("the window is full");
-        let after = Duration::from_millis(1);
-        assert_eq!(error, PublishError::TimedOut { by: Wait::Window, after });
     }
 
     async fn a_message_published_by_an_exchange_is_the_same(world) {
