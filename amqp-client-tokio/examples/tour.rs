@@ -1,10 +1,9 @@
-//! A tour of what the client does, against the broker of `AMQP_URL`, as with
+//! A tour of what the client does, against the broker of `AMQP_URL` or, without one, a broker in memory that it starts
+//! itself:
 //!
 //! ```text
-//! ./tests/with-rabbitmq cargo run --release --example tour
+//! cargo run --release --example tour
 //! ```
-//!
-//! or, without one, against a broker in memory that it starts itself.
 //!
 //! It declares a queue, publishes 10,000 messages with confirms, consumes and acknowledges them, has a message returned,
 //! runs a transaction, and closes. Each step says how long it took.

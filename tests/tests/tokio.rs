@@ -1,8 +1,10 @@
-//! The behaviour suite on tokio: with one thread and with several against RabbitMQ, and against the broker in memory.
+//! The behaviour suite on tokio: with one thread and with several against RabbitMQ; against the broker in memory;
+//! and against one that has whims, through no socket.
 
 mod suite;
 
 use amqp_client_tokio::Connection;
+use amqp_test_broker::Broker;
 use suite::{Adapter, BoxFuture, Outcome};
 use tokio::runtime::Builder;
 
@@ -10,10 +12,15 @@ fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let adapter =
         |name, broker, run| Adapter { name, broker, open: |target| Box::pin(open(target)), run };
+    let pipe = Adapter {
+        open: |target| Box::pin(open_pipe(target)),
+        ..adapter("tokio_pipe", || suite::whimsical().map(Broker::uri), current)
+    };
     let adapters = [
         adapter("tokio_multi_thread", suite::rabbitmq, multi),
         adapter("tokio_current_thread", suite::rabbitmq, current),
         adapter("tokio_in_memory", suite::in_memory, multi),
+        pipe,
     ];
     let trials = adapters.into_iter().flat_map(suite::trials).collect();
     libtest_mimic::run(&arguments, trials).exit();
@@ -23,6 +30,24 @@ async fn open(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
     Ok((*Connection::open_target(target).await?).clone())
+}
+
+/// Goes to the broker that has whims through no socket, if that is where to go.
+async fn open_pipe(
+    target: amqp_client_core::Target,
+) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
+    let broker = suite::whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
+    let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
+    if endpoint.port != broker.addr().port() {
+        return open(target).await;
+    }
+    let (connection, driver) = Connection::open_with(broker.pipe(), target.config.clone());
+    tokio::spawn(driver);
+    let endpoint = endpoint.clone();
+    match connection.ready().await {
+        Ok(()) => Ok((*connection).clone()),
+        Err(error) => Err(amqp_client_core::ConnectError::Refused { endpoint, error }),
+    }
 }
 
 fn multi(behaviour: BoxFuture<Outcome>) -> Outcome {

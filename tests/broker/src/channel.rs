@@ -4,6 +4,9 @@ use amqp_proto::method::BasicPublish;
 use amqp_proto::{RawProperties, ShortStr};
 use bytes::Bytes;
 
+use crate::confirms::Confirms;
+use crate::direct_reply::ReplyConsumer;
+use crate::fault::Fault;
 use crate::message::Message;
 
 /// What the broker knows of one channel.
@@ -21,7 +24,9 @@ pub(crate) struct ChannelState {
     /// What an empty queue name means.
     pub(crate) last_queue: ShortStr,
     /// Counts consumers, for naming them.
-    pub(crate) last_consumer: u64,
+    last_consumer: u64,
+    /// Its consumer for direct replies.
+    pub(crate) replies: Option<ReplyConsumer>,
 }
 
 #[derive(Debug)]
@@ -45,9 +50,7 @@ pub(crate) struct Unacked {
 pub(crate) enum Mode {
     #[default]
     Plain,
-    Confirm {
-        published: u64,
-    },
+    Confirm(Confirms),
     Tx(Transaction),
 }
 
@@ -67,6 +70,19 @@ pub(crate) enum Settlement {
 }
 
 impl ChannelState {
+    /// The tag of a new consumer: the one that the client wants, if it wants one.
+    pub(crate) fn name_consumer(&mut self, tag: ShortStr) -> Result<ShortStr, Fault> {
+        if tag.is_empty() {
+            self.last_consumer += 1;
+            return Ok(ShortStr::truncated(&format!("amq.ctag-{}", self.last_consumer)));
+        }
+        let taken = self.replies.as_ref().is_some_and(|consumer| consumer.tag == tag);
+        if taken || self.consumers.contains_key(&tag) {
+            return Err(Fault::not_allowed(&format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        Ok(tag)
+    }
+
     /// Whether a consumer may have one more delivery.
     pub(crate) fn has_room(&self, tag: &ShortStr) -> bool {
         let Some(consumer) = self.consumers.get(tag) else { return false };

@@ -4,16 +4,17 @@ use std::time::Instant;
 
 use amqp_proto::method::Method;
 use amqp_proto::{
-    ChannelEvent, ChannelId, Connection, Event, FieldTable, Published, ReplyCode, ServerConfig,
-    ServerEvent, ShortStr, Transmit,
+    ChannelEvent, ChannelId, Connection, Event, Published, ReplyCode, ServerConfig, ServerEvent,
+    ShortStr, Transmit,
 };
 use bytes::BytesMut;
 
-use crate::SessionId;
 use crate::channel::ChannelState;
 use crate::exchange::{Exchange, Kind};
 use crate::fault::{Fault, Scope};
 use crate::queue::Queue;
+use crate::whims::Whims;
+use crate::{Options, SessionId, login};
 
 /// The broker as a state machine: no I/O, no threads, and time as an argument.
 ///
@@ -23,15 +24,23 @@ use crate::queue::Queue;
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) now: Instant,
+    options: Options,
     config: Arc<ServerConfig>,
-    sessions: BTreeMap<SessionId, Session>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     pub(crate) exchanges: BTreeMap<ShortStr, Exchange>,
     pub(crate) queues: BTreeMap<ShortStr, Queue>,
     /// Queues with something to deliver, perhaps.
     pub(crate) dirty: BTreeSet<ShortStr>,
     pub(crate) last_message: u64,
-    last_name: u64,
+    pub(crate) last_name: u64,
+    /// Channels in confirm mode with something to tell.
+    pub(crate) confirming: BTreeSet<At>,
+    /// Requests that were put off, and until when.
+    pub(crate) later: Vec<(Instant, At, Method)>,
+    /// Why clients have to stop publishing.
+    pub(crate) alarm: Option<String>,
+    pub(crate) whims: Whims,
 }
 
 #[derive(Debug)]
@@ -39,24 +48,29 @@ pub(crate) struct Session {
     pub(crate) proto: Connection,
     pub(crate) channels: HashMap<ChannelId, ChannelState>,
     pub(crate) user: ShortStr,
+    /// Whether it has published anything.
+    pub(crate) publishes: bool,
 }
 
 /// A channel of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct At {
     pub(crate) session: SessionId,
     pub(crate) channel: ChannelId,
 }
 
 impl Engine {
-    /// An empty broker with the usual exchanges, one virtual host `/` and the user guest.
+    /// An empty broker with the usual exchanges and one virtual host, `/`.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(options: Options, now: Instant) -> Self {
         let mut config = ServerConfig::default();
         config.mechanisms = "PLAIN AMQPLAIN".to_owned();
-        config.server_properties = server_properties();
+        config.server_properties = login::server_properties();
+        config.heartbeat = options.heartbeat;
         let mut engine = Self {
             now,
+            whims: Whims::new(options.whims),
+            options,
             config: Arc::new(config),
             sessions: BTreeMap::new(),
             last_session: 0,
@@ -65,6 +79,9 @@ impl Engine {
             dirty: BTreeSet::new(),
             last_message: 0,
             last_name: 0,
+            confirming: BTreeSet::new(),
+            later: Vec::new(),
+            alarm: None,
         };
         for (name, kind) in [
             ("amq.direct", Kind::Direct),
@@ -87,6 +104,7 @@ impl Engine {
             proto: Connection::server(self.config.clone(), now),
             channels: HashMap::new(),
             user: ShortStr::EMPTY,
+            publishes: false,
         };
         self.sessions.insert(id, session);
         id
@@ -119,6 +137,7 @@ impl Engine {
             session.proto.handle_timeout(now);
         }
         self.expire();
+        self.catch_up();
         self.settle();
     }
 
@@ -127,7 +146,9 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.values();
         let timers = sessions.filter_map(|session| session.proto.poll_timeout()).map(|(at, _)| at);
-        timers.chain(self.queues.values().filter_map(Queue::due)).min()
+        let queues = self.queues.values().filter_map(Queue::due);
+        let put_off = self.later.iter().map(|(at, ..)| *at).chain(self.next_confirm());
+        timers.chain(queues).chain(put_off).min()
     }
 
     /// What to write to a client.
@@ -175,6 +196,7 @@ impl Engine {
             while let Some(queue) = self.dirty.pop_first() {
                 self.deliver(&queue);
             }
+            self.confirm();
             if quiet {
                 return;
             }
@@ -202,13 +224,13 @@ impl Engine {
     fn log_in(&mut self, id: SessionId, mechanism: &ShortStr, response: &[u8]) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let good = match mechanism.as_bytes() {
-            b"PLAIN" => response == b"\0guest\0guest",
-            b"AMQPLAIN" => response == b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x05guest",
-            _ => false,
+        let login = match mechanism.as_bytes() {
+            b"PLAIN" => login::plain(response),
+            b"AMQPLAIN" => login::amqplain(response),
+            _ => None,
         };
-        session.user = ShortStr::truncated("guest");
-        if good {
+        if let Some((user, _)) = login.filter(|(user, secret)| self.options.knows(user, secret)) {
+            session.user = ShortStr::truncated(&String::from_utf8_lossy(&user));
             let _decided = session.proto.accept_login();
         } else {
             let text = format!(
@@ -225,6 +247,7 @@ impl Engine {
         match fault {
             None => {
                 let _decided = session.proto.accept_open();
+                session.proto.set_blocked(self.alarm.as_deref());
             }
             Some(fault) => session.proto.close_over(now, fault.code, &fault.text, (10, 40)),
         }
@@ -244,6 +267,7 @@ impl Engine {
                 (self.published(at, &method, properties, body), (60, 40))
             }
             ChannelEvent::Method(method) => {
+                let Some(method) = self.put_off(at, method) else { return };
                 let id = method.facts().id;
                 (self.request(at, method), id)
             }
@@ -251,6 +275,38 @@ impl Engine {
         };
         if let (Err(fault), cause) = result {
             self.refuse(at, &fault, cause);
+        }
+    }
+
+    /// Lets a request wait, on a whim: RabbitMQ's queues answer `basic.consume`, its channels the rest, so this one can be
+    /// overtaken. Returns it if it does not wait.
+    fn put_off(&mut self, at: At, method: Method) -> Option<Method> {
+        if matches!(method, Method::BasicConsume(_)) {
+            if let Some(delay) = self.whims.delay() {
+                self.later.push((self.now + delay, at, method));
+                return None;
+            }
+        }
+        Some(method)
+    }
+
+    /// Whether a consumer is to be, but is not yet.
+    pub(crate) fn is_put_off(&self, at: At, tag: &ShortStr) -> bool {
+        self.later.iter().any(|(_, own, method)| {
+            *own == at
+                && matches!(method, Method::BasicConsume(method) if method.consumer_tag == *tag)
+        })
+    }
+
+    /// Does what was put off until now.
+    fn catch_up(&mut self) {
+        let now = self.now;
+        while let Some(index) = self.later.iter().position(|(until, ..)| *until <= now) {
+            let (_, at, method) = self.later.remove(index);
+            let cause = method.facts().id;
+            if let Err(fault) = self.request(at, method) {
+                self.refuse(at, &fault, cause);
+            }
         }
     }
 
@@ -296,6 +352,7 @@ impl Engine {
             .get_mut(&at.session)
             .and_then(|session| session.channels.remove(&at.channel));
         let Some(state) = state else { return };
+        self.later.retain(|(_, own, _)| *own != at);
         for (tag, consumer) in state.consumers {
             self.remove_consumer(at, &tag, &consumer.queue);
         }
@@ -323,28 +380,4 @@ impl Engine {
         self.last_name += 1;
         ShortStr::truncated(&format!("amq.gen-{:022}", self.last_name))
     }
-}
-
-/// What the broker says of itself.
-fn server_properties() -> FieldTable {
-    let capabilities = [
-        "authentication_failure_close",
-        "basic.nack",
-        "consumer_cancel_notify",
-        "consumer_priorities",
-        "exchange_exchange_bindings",
-        "per_consumer_qos",
-        "publisher_confirms",
-    ];
-    let capabilities =
-        capabilities.into_iter().try_fold(FieldTable::new(), |table, name| table.with(name, true));
-    let properties = capabilities.and_then(|capabilities| {
-        FieldTable::new()
-            .with("product", "amqp-test-broker")?
-            .with("version", env!("CARGO_PKG_VERSION"))?
-            .with("platform", "memory")?
-            .with("capabilities", capabilities)
-    });
-    // Constant names and values fit.
-    properties.unwrap_or_default()
 }

@@ -66,6 +66,10 @@ impl Fault {
         Self::channel(ReplyCode::ACCESS_REFUSED, text.into())
     }
 
+    pub(crate) fn internal(text: &str) -> Self {
+        Self::channel(ReplyCode::INTERNAL_ERROR, text.to_owned())
+    }
+
     pub(crate) fn not_allowed(text: &str) -> Self {
         Self::new(Scope::Connection, ReplyCode::NOT_ALLOWED, text)
     }

@@ -9,23 +9,33 @@
 //!
 //! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
 //! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,
-//! prefetch, returns, publisher confirms and transactions, and refuses what RabbitMQ refuses, with its reply codes and texts.
-//! It has no streams, no replication and no users to manage.
+//! prefetch, returns, publisher confirms, transactions and direct reply-to, and refuses what RabbitMQ refuses, with its reply
+//! codes and texts. It can be [restarted](Broker::restart), which durable queues and persistent messages survive. It has no
+//! streams, no replication and no permissions.
 //!
 //! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
 //! behind a TCP port.
 
 mod channel;
+mod confirms;
+mod direct_reply;
 mod engine;
 mod exchange;
 mod fault;
+mod login;
 mod message;
 mod messages;
+mod operate;
+mod options;
+mod pipe;
 mod queue;
 mod requests;
 mod server;
+mod whims;
 
 pub use engine::Engine;
+pub use options::Options;
+pub use pipe::Pipe;
 pub use server::Broker;
 
 /// One client of an [`Engine`].

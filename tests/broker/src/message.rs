@@ -3,6 +3,8 @@ use std::time::{Duration, Instant, SystemTime};
 use amqp_proto::{FieldArray, FieldTable, Properties, RawProperties, ShortStr, Timestamp, Value};
 use bytes::Bytes;
 
+use crate::engine::At;
+
 /// A message in the broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
@@ -17,6 +19,8 @@ pub(crate) struct Message {
     pub(crate) returns: u32,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) priority: u8,
+    /// Who waits for a confirm of it, and its number there.
+    pub(crate) published_by: Option<(At, u64)>,
 }
 
 /// Why a message is dead.
@@ -40,6 +44,11 @@ impl Death {
 }
 
 impl Message {
+    /// Whether it survives a restart, if its queue does.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.properties.delivery_mode() == Some(2)
+    }
+
     /// The `expiration` property. It has to be a number of milliseconds.
     pub(crate) fn expiration(properties: &RawProperties) -> Result<Option<Duration>, String> {
         let Some(text) = properties.expiration() else { return Ok(None) };

@@ -1,10 +1,11 @@
 //! The way of messages: published, routed, delivered, settled, expired, dead.
 
-use amqp_proto::method::{Arguments, BasicAck, BasicDeliver, BasicNack, BasicPublish, BasicReturn};
+use amqp_proto::method::{Arguments, BasicDeliver, BasicPublish, BasicReturn};
 use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr, Value};
 use bytes::Bytes;
 
 use crate::channel::{Mode, Settlement, Unacked};
+use crate::direct_reply;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
@@ -31,24 +32,38 @@ impl Engine {
             return Err(Fault::not_implemented("immediate=true"));
         }
         self.check_publish(at, method, &properties)?;
+        let properties = self.with_address(at, properties)?;
+        self.note_publisher(at);
         let Some(channel) = self.channel(at) else { return Ok(()) };
         match &mut channel.mode {
             Mode::Tx(transaction) => {
                 transaction.publishes.push((method.clone(), properties, body));
                 Ok(())
             }
-            Mode::Plain => self.route(at, method, properties, body).map(|_| ()),
-            Mode::Confirm { published } => {
-                *published += 1;
-                let delivery_tag = *published;
-                if self.route(at, method, properties, body)? {
-                    self.send(at, BasicAck { delivery_tag, multiple: false });
-                } else {
-                    self.send(at, BasicNack { delivery_tag, multiple: false, requeue: false });
+            Mode::Plain => {
+                self.route(at, method, properties, body, None);
+                Ok(())
+            }
+            Mode::Confirm(confirms) => {
+                let number = confirms.publish();
+                let taken = self.route(at, method, properties, body, Some(number));
+                if let Some(Mode::Confirm(confirms)) = self.channel(at).map(|own| &mut own.mode) {
+                    confirms.decide(number, taken);
+                    self.confirming.insert(at);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// While there is an alarm, nothing more is read from a client that has published.
+    fn note_publisher(&mut self, at: At) {
+        let (now, alarm) = (self.now, self.alarm.is_some());
+        let Some(session) = self.session(at.session) else { return };
+        if alarm && !session.publishes {
+            session.proto.handle_reading(now, false);
+        }
+        session.publishes = true;
     }
 
     fn check_publish(
@@ -86,7 +101,14 @@ impl Engine {
         method: &BasicPublish,
         properties: RawProperties,
         body: Bytes,
-    ) -> Result<bool, Fault> {
+        number: Option<u64>,
+    ) -> bool {
+        if method.exchange.is_empty() && direct_reply::is_meant_by(&method.routing_key) {
+            if let Some(to) = self.reply_consumer(&method.routing_key) {
+                self.reply(to, method, &properties, body);
+                return true;
+            }
+        }
         let queues = self.targets(&method.exchange, &method.routing_key, &properties);
         if queues.is_empty() && method.mandatory {
             let returned = BasicReturn {
@@ -99,15 +121,16 @@ impl Engine {
         }
         let mut taken = true;
         for queue in queues {
-            let message = self.message(
+            let mut message = self.message(
                 &method.exchange,
                 &method.routing_key,
                 properties.clone(),
                 body.clone(),
             );
+            message.published_by = number.map(|number| (at, number));
             taken &= self.enqueue(&queue, message, 0);
         }
-        Ok(taken)
+        taken
     }
 
     fn message(
@@ -128,6 +151,7 @@ impl Engine {
             redelivered: false,
             returns: 0,
             expires_at: None,
+            published_by: None,
         }
     }
 

@@ -1,13 +1,15 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 
-use crate::SessionId;
 use crate::engine::Engine;
+use crate::pipe::Pipe;
+use crate::{Options, SessionId};
 
 /// A broker that runs: an [`Engine`] behind a TCP port of this machine, driven by threads.
 ///
@@ -21,20 +23,23 @@ use crate::engine::Engine;
 #[derive(Debug)]
 pub struct Broker {
     addr: SocketAddr,
+    uri: String,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     /// Something has changed: there may be something to write, or another timer.
-    changed: Condvar,
+    pub(crate) changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    engine: Engine,
-    over: bool,
+pub(crate) struct State {
+    pub(crate) engine: Engine,
+    pub(crate) over: bool,
+    /// Tasks to wake when something has changed.
+    pub(crate) wakers: Vec<Waker>,
     /// The clients' transports, to be shut down with the broker.
     streams: Vec<(SessionId, TcpStream)>,
 }
@@ -45,25 +50,33 @@ impl Broker {
     /// # Errors
     /// If it cannot listen.
     pub fn start() -> io::Result<Self> {
-        Self::listen(([127, 0, 0, 1], 0).into())
+        Self::start_with(Options::new())
+    }
+
+    /// Starts a broker on a free port of the loopback interface, set up like that.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub fn start_with(options: Options) -> io::Result<Self> {
+        Self::listen(([127, 0, 0, 1], 0).into(), options)
     }
 
     /// Starts a broker on that address.
     ///
     /// # Errors
     /// If it cannot listen.
-    pub fn listen(addr: SocketAddr) -> io::Result<Self> {
+    pub fn listen(addr: SocketAddr, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
-        let engine = Engine::new(Instant::now());
-        let state = State { engine, over: false, streams: Vec::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let (name, password) = options.first_user();
+        let uri = format!("amqp://{}:{}@{addr}/%2f", encoded(name), encoded(password));
+        let shared = Arc::new(Shared::new(options));
         let (acceptor, timer) = (shared.clone(), shared.clone());
         thread::Builder::new()
             .name("broker-accept".into())
             .spawn(move || acceptor.accept(&listener))?;
         thread::Builder::new().name("broker-timer".into()).spawn(move || timer.keep_time())?;
-        Ok(Self { addr, shared })
+        Ok(Self { addr, uri, shared })
     }
 
     /// Where it listens.
@@ -75,8 +88,43 @@ impl Broker {
     /// The URI to connect to.
     #[must_use]
     pub fn uri(&self) -> String {
-        format!("amqp://guest:guest@{}/%2f", self.addr)
+        self.uri.clone()
     }
+
+    /// A connection to it through memory, with no socket. See [`Pipe`].
+    #[must_use]
+    pub fn pipe(&self) -> Pipe {
+        Pipe::new(self.shared.clone())
+    }
+
+    /// Drops all connections and starts anew, as when the power fails for a moment. Durable queues and exchanges, their
+    /// bindings and their persistent messages are still there.
+    pub fn restart(&self) {
+        let mut state = self.shared.lock();
+        for (_, stream) in state.streams.drain(..) {
+            // It may be gone already.
+            let _gone = stream.shutdown(Shutdown::Both);
+        }
+        state.engine.restart(Instant::now());
+        self.shared.notify(state);
+    }
+
+    /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are told to stop publishing, and nothing
+    /// more is read from those that do. `None` ends it.
+    pub fn set_alarm(&self, reason: Option<&str>) {
+        let mut state = self.shared.lock();
+        state.engine.set_alarm(Instant::now(), reason);
+        self.shared.notify(state);
+    }
+}
+
+/// A part of a URI in which everything but letters and digits is percent-encoded.
+fn encoded(text: &str) -> String {
+    let octets = text.bytes().map(|octet| match octet.is_ascii_alphanumeric() {
+        true => char::from(octet).to_string(),
+        false => format!("%{octet:02x}"),
+    });
+    octets.collect()
 }
 
 impl Drop for Broker {
@@ -87,16 +135,35 @@ impl Drop for Broker {
             // It may be gone already.
             let _gone = stream.shutdown(Shutdown::Both);
         }
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.notify(state);
         // The acceptor waits for a connection.
         let _woken = TcpStream::connect(self.addr);
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn new(options: Options) -> Self {
+        let engine = Engine::new(options, Instant::now());
+        let (wakers, streams) = (Vec::new(), Vec::new());
+        let state = Mutex::new(State { engine, over: false, wakers, streams });
+        Self { state, changed: Condvar::new() }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something has changed: whoever waits looks again.
+    pub(crate) fn notify(&self, mut state: MutexGuard<'_, State>) {
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until something has changed.
+    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
@@ -132,8 +199,7 @@ impl Shared {
             let mut state = self.lock();
             state.engine.handle_eof(id, Instant::now());
             state.streams.retain(|(other, _)| *other != id);
-            drop(state);
-            self.changed.notify_all();
+            self.notify(state);
         })?;
         Ok(())
     }
@@ -147,8 +213,18 @@ impl Shared {
                 return Ok(());
             }
             input.extend_from_slice(&chunk[..count]);
-            self.lock().engine.handle_input(id, Instant::now(), &mut input);
-            self.changed.notify_all();
+            let mut state = self.lock();
+            state.engine.handle_input(id, Instant::now(), &mut input);
+            self.notify(state);
+            self.wait_for_want(id);
+        }
+    }
+
+    /// Reads no more from a client while it has to stop publishing.
+    fn wait_for_want(&self, id: SessionId) {
+        let mut state = self.lock();
+        while !state.over && !state.engine.wants_input(id) {
+            state = self.wait(state);
         }
     }
 
@@ -166,7 +242,7 @@ impl Shared {
                 if state.engine.is_over(id) {
                     return Ok(());
                 }
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.wait(state);
             };
             drop(state);
             stream.write_all(&octets)?;
@@ -180,7 +256,8 @@ impl Shared {
             let due = state.engine.poll_timeout();
             if due.is_some_and(|at| at <= now) {
                 state.engine.handle_timeout(now);
-                self.changed.notify_all();
+                self.notify(state);
+                state = self.lock();
                 continue;
             }
             let wait =

@@ -1,21 +1,45 @@
-//! The in-memory broker as a program: `amqp-test-broker [ADDRESS]`, by default 127.0.0.1:5672. Runs until it is killed.
+//! The broker in memory as a program. It runs until it is killed.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
-use amqp_test_broker::Broker;
+use amqp_test_broker::{Broker, Options};
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+An AMQP 0-9-1 broker in memory, for tests and first steps. In production, use RabbitMQ.
+
+Usage: amqp-test-broker [OPTIONS] [ADDRESS:PORT]
+
+Listens on 127.0.0.1:5672, if nothing else is said. Port 0 is any that is free. Prints the URI to connect to.
+
+Options:
+  --user NAME:PASSWORD  Adds a user; without any, there is guest:guest
+  --heartbeat SECONDS   The interval to propose; 0 asks for none [default: 60]
+  --whims SEED          Uses the freedom that the protocol gives brokers, at random: confirms late, out of order,
+                        several at once; answers basic.consume late
+  --help                Shows this";
+
+struct Arguments {
+    addr: SocketAddr,
+    options: Options,
+}
 
 fn main() -> ExitCode {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5672".to_owned());
-    let addr: SocketAddr = match addr.parse() {
-        Ok(addr) => addr,
+    let arguments = match parse() {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
-            eprintln!("usage: amqp-test-broker [ADDRESS:PORT]: {addr}: {error}");
+            eprintln!("amqp-test-broker: {error}\n\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match Broker::listen(addr) {
+    match Broker::listen(arguments.addr, arguments.options) {
         Ok(broker) => {
             println!("{}", broker.uri());
             loop {
@@ -23,8 +47,33 @@ fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            eprintln!("amqp-test-broker: {addr}: {error}");
+            eprintln!("amqp-test-broker: {}: {error}", arguments.addr);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nothing if help is wanted.
+fn parse() -> Result<Option<Arguments>, lexopt::Error> {
+    let mut addr = SocketAddr::from(([127, 0, 0, 1], 5672));
+    let mut options = Options::new();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("user") => {
+                let value = parser.value()?.string()?;
+                let (name, password) = value.split_once(':').ok_or("--user: NAME:PASSWORD")?;
+                options = options.user(name, password);
+            }
+            Long("heartbeat") => {
+                let seconds = parser.value()?.parse::<u16>()?;
+                options = options.heartbeat(Duration::from_secs(seconds.into()));
+            }
+            Long("whims") => options = options.whims(parser.value()?.parse()?),
+            Long("help") | Short('h') => return Ok(None),
+            Value(value) => addr = value.parse()?,
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    Ok(Some(Arguments { addr, options }))
 }

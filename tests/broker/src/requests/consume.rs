@@ -5,6 +5,7 @@ use amqp_proto::{RawProperties, ShortStr};
 
 use super::{Done, count};
 use crate::channel::{ChannelConsumer, Unacked};
+use crate::direct_reply;
 use crate::engine::{At, Engine};
 use crate::fault::Fault;
 use crate::message::Message;
@@ -32,17 +33,13 @@ impl Engine {
     }
 
     pub(super) fn basic_consume(&mut self, at: At, method: BasicConsume) -> Done {
+        if direct_reply::is_meant_by(&method.queue) {
+            return self.consume_replies(at, method);
+        }
         let name = self.queue_named(at, method.queue);
         self.usable(at, &name)?;
         let Some(channel) = self.channel(at) else { return Ok(()) };
-        let mut tag = method.consumer_tag;
-        if tag.is_empty() {
-            channel.last_consumer += 1;
-            tag = ShortStr::truncated(&format!("amq.ctag-{}", channel.last_consumer));
-        }
-        if channel.consumers.contains_key(&tag) {
-            return Err(Fault::not_allowed(&format!("attempt to reuse consumer tag '{tag}'")));
-        }
+        let tag = channel.name_consumer(method.consumer_tag)?;
         let prefetch = channel.prefetch;
         let queue = self.usable(at, &name)?;
         let taken = queue.consumers.iter().any(|other| other.exclusive);
@@ -64,6 +61,21 @@ impl Engine {
         }
         self.answer(at, method.no_wait, BasicConsumeOk { consumer_tag: tag });
         self.dirty.insert(name);
+        Ok(())
+    }
+
+    pub(super) fn basic_cancel(&mut self, at: At, method: BasicCancel) -> Done {
+        let consumer_tag = method.consumer_tag;
+        if self.is_put_off(at, &consumer_tag) {
+            // RabbitMQ 3.10.8 crashes the channel.
+            return Err(Fault::internal("the consumer was not there yet"));
+        }
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        channel.replies.take_if(|consumer| consumer.tag == consumer_tag);
+        if let Some(consumer) = channel.consumers.remove(&consumer_tag) {
+            self.remove_consumer(at, &consumer_tag, &consumer.queue);
+        }
+        self.answer(at, method.no_wait, BasicCancelOk { consumer_tag });
         Ok(())
     }
 

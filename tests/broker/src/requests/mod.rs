@@ -8,6 +8,7 @@ use amqp_proto::ShortStr;
 use amqp_proto::method::*;
 
 use crate::channel::{ChannelState, Mode, Settlement, Transaction};
+use crate::confirms::Confirms;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
@@ -15,7 +16,7 @@ use crate::queue::Queue;
 
 pub(crate) use consume::delivered_properties;
 
-type Done = Result<(), Fault>;
+pub(crate) type Done = Result<(), Fault>;
 
 impl Engine {
     pub(crate) fn request(&mut self, at: At, method: Method) -> Done {
@@ -61,16 +62,7 @@ impl Engine {
             Method::QueueDelete(method) => return self.queue_delete(at, method),
             Method::BasicQos(method) => return self.basic_qos(at, &method),
             Method::BasicConsume(method) => return self.basic_consume(at, method),
-            Method::BasicCancel(method) => {
-                let consumer = self
-                    .channel(at)
-                    .and_then(|channel| channel.consumers.remove(&method.consumer_tag));
-                if let Some(consumer) = consumer {
-                    self.remove_consumer(at, &method.consumer_tag, &consumer.queue);
-                }
-                let consumer_tag = method.consumer_tag;
-                self.answer(at, method.no_wait, BasicCancelOk { consumer_tag });
-            }
+            Method::BasicCancel(method) => return self.basic_cancel(at, method),
             Method::BasicGet(method) => return self.basic_get(at, method),
             Method::BasicAck(method) => {
                 return self.settle_up_to(
@@ -96,7 +88,7 @@ impl Engine {
             }
             Method::TxSelect(_) => {
                 self.select(at, |mode| match mode {
-                    Mode::Confirm { .. } => Err("cannot switch from confirm to tx mode"),
+                    Mode::Confirm(_) => Err("cannot switch from confirm to tx mode"),
                     Mode::Plain => {
                         *mode = Mode::Tx(Transaction::default());
                         Ok(())
@@ -109,17 +101,17 @@ impl Engine {
                 self.select(at, |mode| match mode {
                     Mode::Tx(_) => Err("cannot switch from tx to confirm mode"),
                     Mode::Plain => {
-                        *mode = Mode::Confirm { published: 0 };
+                        *mode = Mode::Confirm(Confirms::default());
                         Ok(())
                     }
-                    Mode::Confirm { .. } => Ok(()),
+                    Mode::Confirm(_) => Ok(()),
                 })?;
                 self.answer(at, method.no_wait, ConfirmSelectOk {});
             }
             Method::TxCommit(_) => {
                 let transaction = self.take_transaction(at)?;
                 for (method, properties, body) in transaction.publishes {
-                    self.route(at, &method, properties, body)?;
+                    self.route(at, &method, properties, body, None);
                 }
                 for (tag, settlement) in transaction.settlements {
                     self.settle_one(at, tag, settlement);

@@ -12,6 +12,11 @@ use crate::queue::{Limits, Queue};
 impl Engine {
     pub(super) fn queue_declare(&mut self, at: At, method: QueueDeclare) -> Done {
         let mut name = method.queue;
+        if self.is_reply_address(&name) {
+            let declared = QueueDeclareOk { queue: name, message_count: 0, consumer_count: 1 };
+            self.answer(at, method.no_wait, declared);
+            return Ok(());
+        }
         if let Some(queue) = self.queues.get(&name).filter(|_| !name.is_empty()) {
             if queue.owner.is_some_and(|owner| owner != at.session) {
                 return Err(Fault::locked(&name));

@@ -1,0 +1,117 @@
+//! Publisher confirms: what is decided at once is said at once, in as few answers as possible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use amqp_proto::method::{BasicAck, BasicNack, Method};
+
+use crate::channel::Mode;
+use crate::engine::{At, Engine};
+use crate::whims::Whims;
+
+/// The messages that were published on a channel in confirm mode, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Confirms {
+    published: u64,
+    /// Whether the broker has taken them, and has not said so yet.
+    decided: BTreeMap<u64, bool>,
+    /// All up to this one are answered.
+    answered: u64,
+    /// Beyond that, these are.
+    early: BTreeSet<u64>,
+    /// Nothing is said before.
+    not_before: Option<Instant>,
+}
+
+impl Confirms {
+    /// The number of the next message.
+    pub(crate) const fn publish(&mut self) -> u64 {
+        self.published += 1;
+        self.published
+    }
+
+    pub(crate) fn decide(&mut self, number: u64, taken: bool) {
+        self.decided.insert(number, taken);
+    }
+
+    /// Whether it is still the broker's secret what became of the message.
+    pub(crate) fn is_untold(&self, number: u64) -> bool {
+        number > self.answered && !self.early.contains(&number)
+    }
+
+    /// What to say next.
+    fn next(&mut self, whims: &mut Whims) -> Option<Method> {
+        if whims.one_in(2) {
+            let index = whims.index(self.decided.len());
+            let number = *self.decided.keys().nth(index)?;
+            let taken = self.decided.remove(&number)?;
+            self.answer(number);
+            return Some(answer(number, false, taken));
+        }
+        let (first, taken) = self.decided.pop_first()?;
+        let mut last = first;
+        let next_in_line = first == self.answered + 1;
+        self.answer(first);
+        // More of the same can be said with it, if nothing before is open.
+        while next_in_line && self.decided.get(&(self.answered + 1)) == Some(&taken) {
+            last = self.answered + 1;
+            self.decided.remove(&last);
+            self.answer(last);
+        }
+        Some(answer(last, last > first, taken))
+    }
+
+    fn answer(&mut self, number: u64) {
+        self.early.insert(number);
+        while self.early.remove(&(self.answered + 1)) {
+            self.answered += 1;
+        }
+    }
+}
+
+fn answer(delivery_tag: u64, multiple: bool, taken: bool) -> Method {
+    match taken {
+        true => BasicAck { delivery_tag, multiple }.into(),
+        false => BasicNack { delivery_tag, multiple, requeue: false }.into(),
+    }
+}
+
+impl Engine {
+    /// Tells publishers what has been decided, those whose turn it is.
+    pub(crate) fn confirm(&mut self) {
+        let now = self.now;
+        for at in std::mem::take(&mut self.confirming) {
+            while let Some((confirms, whims)) = self.confirms(at) {
+                if confirms.not_before.is_some_and(|at| at > now) {
+                    self.confirming.insert(at);
+                    break;
+                }
+                let Some(answer) = confirms.next(whims) else { break };
+                confirms.not_before = whims.delay().map(|delay| now + delay);
+                self.send(at, answer);
+            }
+        }
+    }
+
+    /// What is known of the publishes of a channel in confirm mode.
+    fn confirms(&mut self, at: At) -> Option<(&mut Confirms, &mut Whims)> {
+        let session = self.sessions.get_mut(&at.session)?;
+        match &mut session.channels.get_mut(&at.channel)?.mode {
+            Mode::Confirm(confirms) => Some((confirms, &mut self.whims)),
+            Mode::Plain | Mode::Tx(_) => None,
+        }
+    }
+
+    /// When a publisher is to be told something that was put off.
+    pub(crate) fn next_confirm(&self) -> Option<Instant> {
+        let channels = self
+            .confirming
+            .iter()
+            .filter_map(|at| self.sessions.get(&at.session)?.channels.get(&at.channel));
+        let due = channels.filter_map(|channel| match &channel.mode {
+            Mode::Confirm(confirms) => Some(confirms.not_before.unwrap_or(self.now)),
+            Mode::Plain | Mode::Tx(_) => None,
+        });
+        due.min()
+    }
+}

@@ -1,0 +1,105 @@
+//! Direct reply-to: answers go from the channel that publishes them to the one that asked, through no queue.
+
+use amqp_proto::method::{BasicConsume, BasicConsumeOk, BasicDeliver, BasicPublish};
+use amqp_proto::{RawProperties, ShortStr};
+use bytes::Bytes;
+
+use crate::SessionId;
+use crate::engine::{At, Engine};
+use crate::fault::Fault;
+use crate::requests::Done;
+
+/// What clients call the queue that is none.
+const NAME: &str = "amq.rabbitmq.reply-to";
+
+/// The consumer of a channel for the answers to what it publishes.
+#[derive(Debug)]
+pub(crate) struct ReplyConsumer {
+    pub(crate) tag: ShortStr,
+    /// Where to send answers to.
+    address: ShortStr,
+}
+
+/// Whether the name of a queue means direct reply-to, as such or as the address of a channel.
+pub(crate) fn is_meant_by(name: &ShortStr) -> bool {
+    name.as_bytes()
+        .strip_prefix(NAME.as_bytes())
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
+}
+
+impl Engine {
+    /// Whether somebody can be answered there, which declaring it as a queue tells.
+    pub(crate) fn is_reply_address(&mut self, name: &ShortStr) -> bool {
+        is_meant_by(name) && (*name == NAME || self.reply_consumer(name).is_some())
+    }
+
+    pub(crate) fn consume_replies(&mut self, at: At, method: BasicConsume) -> Done {
+        self.last_name += 1;
+        let secret = self.last_name;
+        let address = format!("{NAME}.{}.{secret}", at.session.0);
+        let Some(channel) = self.channel(at) else { return Ok(()) };
+        let tag = channel.name_consumer(method.consumer_tag)?;
+        if !method.no_ack {
+            return Err(Fault::precondition("reply consumer cannot acknowledge"));
+        }
+        if channel.replies.is_some() {
+            return Err(Fault::precondition("reply consumer already set"));
+        }
+        let address = ShortStr::truncated(&address);
+        channel.replies = Some(ReplyConsumer { tag: tag.clone(), address });
+        if !method.no_wait {
+            self.send(at, BasicConsumeOk { consumer_tag: tag });
+        }
+        Ok(())
+    }
+
+    /// A message that wants its answer directly says where its channel is.
+    pub(crate) fn with_address(
+        &mut self,
+        at: At,
+        properties: RawProperties,
+    ) -> Result<RawProperties, Fault> {
+        if properties.reply_to().is_none_or(|reply_to| reply_to != NAME) {
+            return Ok(properties);
+        }
+        let Some(channel) = self.channel(at) else { return Ok(properties) };
+        let Some(consumer) = &channel.replies else {
+            return Err(Fault::precondition("fast reply consumer does not exist"));
+        };
+        let mut addressed = properties.decode();
+        addressed.reply_to = Some(consumer.address.clone());
+        Ok(RawProperties::from(&addressed))
+    }
+
+    /// The channel that waits for answers at an address.
+    pub(crate) fn reply_consumer(&mut self, address: &ShortStr) -> Option<At> {
+        let rest = address.to_str().ok()?.strip_prefix(NAME)?.strip_prefix('.')?;
+        let session = SessionId(rest.split('.').next()?.parse().ok()?);
+        let mut channels = self.sessions.get(&session)?.channels.iter();
+        let waits = |consumer: &ReplyConsumer| consumer.address == *address;
+        let (channel, _) = channels.find(|(_, own)| own.replies.as_ref().is_some_and(waits))?;
+        Some(At { session, channel: *channel })
+    }
+
+    /// Passes an answer on to the channel that waits for it.
+    pub(crate) fn reply(
+        &mut self,
+        to: At,
+        method: &BasicPublish,
+        properties: &RawProperties,
+        body: Bytes,
+    ) {
+        let Some(channel) = self.channel(to) else { return };
+        let Some(consumer) = &channel.replies else { return };
+        let consumer_tag = consumer.tag.clone();
+        channel.last_delivery += 1;
+        let deliver = BasicDeliver {
+            consumer_tag,
+            delivery_tag: channel.last_delivery,
+            redelivered: false,
+            exchange: method.exchange.clone(),
+            routing_key: method.routing_key.clone(),
+        };
+        self.send_content(to, deliver, properties, body);
+    }
+}

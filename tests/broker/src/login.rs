@@ -1,0 +1,48 @@
+//! Who a client says it is, and what the broker says it is.
+
+use amqp_proto::{FieldTable, RawProperties};
+use bytes::Bytes;
+
+/// Name and password in a response of the mechanism PLAIN.
+pub(crate) fn plain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut parts = response.split(|octet| *octet == 0).map(<[u8]>::to_vec);
+    let (_on_behalf_of, name, password) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some((name, password))
+}
+
+/// Name and password in a response of the mechanism AMQPLAIN: a table without its length.
+pub(crate) fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    // A list of properties that consists of headers only is a way to have a table decoded.
+    let mut list = vec![0x20, 0];
+    list.extend_from_slice(&u32::try_from(response.len()).ok()?.to_be_bytes());
+    list.extend_from_slice(response);
+    let table = RawProperties::checked(Bytes::from(list)).ok()?.headers()?;
+    let text = |name| table.get(name).and_then(|value| Some(value.as_str()?.as_bytes().to_vec()));
+    Some((text("LOGIN")?, text("PASSWORD")?))
+}
+
+/// What the broker says of itself.
+pub(crate) fn server_properties() -> FieldTable {
+    let capabilities = [
+        "authentication_failure_close",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "consumer_priorities",
+        "direct_reply_to",
+        "exchange_exchange_bindings",
+        "per_consumer_qos",
+        "publisher_confirms",
+    ];
+    let capabilities =
+        capabilities.into_iter().try_fold(FieldTable::new(), |table, name| table.with(name, true));
+    let properties = capabilities.and_then(|capabilities| {
+        FieldTable::new()
+            .with("product", "amqp-test-broker")?
+            .with("version", env!("CARGO_PKG_VERSION"))?
+            .with("platform", "memory")?
+            .with("capabilities", capabilities)
+    });
+    // Constant names and values fit.
+    properties.unwrap_or_default()
+}

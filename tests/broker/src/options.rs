@@ -1,0 +1,73 @@
+use std::time::Duration;
+
+/// How a broker is set up.
+///
+/// ```
+/// use amqp_test_broker::{Broker, Options};
+///
+/// let broker = Broker::start_with(Options::new().user("trader", "secret"))?;
+/// assert!(broker.uri().starts_with("amqp://trader:secret@"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) users: Vec<(String, String)>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) whims: Option<u64>,
+}
+
+impl Options {
+    /// The user guest with the password guest, and heartbeats every 60 seconds.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { users: Vec::new(), heartbeat: Duration::from_secs(60), whims: None }
+    }
+
+    /// Adds a user. With the first, guest is gone.
+    #[must_use]
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.users.push((name.into(), password.into()));
+        self
+    }
+
+    /// The heartbeat interval that the broker proposes; zero asks for none.
+    #[must_use]
+    pub const fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// Lets the broker use the freedom that the protocol gives it, at random, where it would else do the obvious: it
+    /// confirms late, out of order, several messages at once; it answers `basic.consume` after what was asked later; and a
+    /// restart may lose what it had not confirmed. The same seed does the same to the same input.
+    ///
+    /// Clients that hold up against RabbitMQ on a good day, but rely on its habits, do not against this.
+    #[must_use]
+    pub const fn whims(mut self, seed: u64) -> Self {
+        self.whims = Some(seed);
+        self
+    }
+
+    /// Name and password of the user that URIs mention.
+    pub(crate) fn first_user(&self) -> (&str, &str) {
+        match self.users.first() {
+            Some((name, password)) => (name, password),
+            None => ("guest", "guest"),
+        }
+    }
+
+    pub(crate) fn knows(&self, name: &[u8], password: &[u8]) -> bool {
+        let known =
+            |user: &str, secret: &str| (user.as_bytes(), secret.as_bytes()) == (name, password);
+        match self.users.as_slice() {
+            [] => known("guest", "guest"),
+            users => users.iter().any(|(user, secret)| known(user, secret)),
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,40 @@
+use std::time::Duration;
+
+/// Where the engine makes use of its freedom, or does not. See [`Options::whims`](crate::Options::whims).
+#[derive(Debug)]
+pub(crate) struct Whims {
+    /// The state of the random source, xorshift; nothing for an engine that does the obvious.
+    state: Option<u64>,
+}
+
+impl Whims {
+    pub(crate) fn new(seed: Option<u64>) -> Self {
+        // The state must not be zero.
+        Self { state: seed.map(|seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1) }
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        let state = self.state.as_mut()?;
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        // The low bits are the poor ones.
+        Some(*state >> 11)
+    }
+
+    /// True one time in `times`.
+    pub(crate) fn one_in(&mut self, times: u64) -> bool {
+        self.next().is_some_and(|random| random % times == 0)
+    }
+
+    /// A place among `len`; the first, if there are no whims.
+    pub(crate) fn index(&mut self, len: usize) -> usize {
+        let random = self.next().and_then(|random| usize::try_from(random).ok()).unwrap_or(0);
+        random.checked_rem(len).unwrap_or(0)
+    }
+
+    /// How long to put something off: not at all, mostly.
+    pub(crate) fn delay(&mut self) -> Option<Duration> {
+        self.one_in(3).then(|| Duration::from_millis(self.index(50) as u64 + 1))
+    }
+}

@@ -1,0 +1,174 @@
+//! What only the broker in memory lets one do: restarts and alarms at will, whims.
+
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use amqp_client_core::{
+    CallError, ConfirmError, ConnectionEvent, ConsumeOptions, Message, MessageProperties,
+    PublisherOptions, QueueOptions, SendError,
+};
+use amqp_client_tokio::Connection;
+use amqp_test_broker::{Broker, Options};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn durable() -> QueueOptions {
+    QueueOptions::new().durable(true)
+}
+
+#[tokio::test]
+async fn a_restart_leaves_what_is_durable() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri()).await?;
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare("durable", durable()).await?;
+    channel.queue_declare("transient", QueueOptions::new().durable(false)).await?;
+    channel.queue_declare("own", durable().exclusive(true)).await?;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let persistent = MessageProperties::new().persistent();
+    for (text, properties) in
+        [("taken", &persistent), ("kept", &persistent), ("lost", &MessageProperties::new())]
+    {
+        publisher.publish_message("durable", &Message::new(text).with(properties)?).await?.await?;
+    }
+    let taken = queue.get(false).await?.ok_or("nothing there")?;
+    broker.restart();
+    connection.closed().await;
+    assert!(taken.delivery.ack().is_err());
+
+    let connection = Connection::open(&broker.uri()).await?;
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare_passive("durable").await?;
+    let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+    for (text, redelivered) in [("taken", true), ("kept", false)] {
+        let delivery = consumer.next().await.ok_or("cancelled")??;
+        assert_eq!((delivery.body(), delivery.redelivered()), (text.as_bytes(), redelivered));
+        delivery.ack()?;
+    }
+    assert!(queue.get(true).await?.is_none());
+    for gone in ["transient", "own"] {
+        let result = connection.open_channel().await?.queue_declare_passive(gone).await;
+        assert!(matches!(result, Err(CallError::Ended(_))), "{gone}: {result:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri()).await?;
+    let mut events = connection.events();
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).await?;
+    queue.publish(&Message::new("before")).await?;
+
+    broker.set_alarm(Some("low on memory"));
+    let event = events.next().await;
+    let reason = match &event {
+        Some(ConnectionEvent::Blocked { reason, .. }) => reason.to_string(),
+        other => return Err(format!("{other:?}").into()),
+    };
+    assert_eq!(reason, "low on memory");
+    // A connection that comes now is told, too.
+    let second = Connection::open(&broker.uri()).await?;
+    let mut events_of_second = second.events();
+    if !second.is_blocked() {
+        assert!(matches!(events_of_second.next().await, Some(ConnectionEvent::Blocked { .. })));
+    }
+    let message = Message::new("held back");
+    let mut publish = pin!(queue.publish(&message));
+    assert!(publish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    // Who does not publish is not disturbed.
+    assert!(second.open_channel().await?.basic_get("q", true).await?.is_some());
+
+    broker.set_alarm(None);
+    publish.await?;
+    assert!(matches!(events.next().await, Some(ConnectionEvent::Unblocked)));
+    assert_eq!(queue.purge().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn users_are_those_of_the_options() -> Outcome {
+    let broker = Broker::start_with(Options::new().user("trader", "s3cr:t/"))?;
+    Connection::open(&broker.uri()).await?.close().await?;
+    let guest = format!("amqp://{}", broker.addr());
+    let error = Connection::open(&guest).await.expect_err("guest is gone");
+    assert!(error.to_string().contains("ACCESS_REFUSED"), "{error}");
+    let wrong = format!("amqp://trader:wrong@{}", broker.addr());
+    assert!(Connection::open(&wrong).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
+    for seed in 0..20 {
+        let broker = Broker::start_with(Options::new().whims(seed))?;
+        let connection = Connection::open(&broker.uri()).await?;
+        let channel = connection.open_channel().await?;
+        channel.queue_declare("durable", durable()).await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        let properties = MessageProperties::new().persistent();
+        let mut confirmations = Vec::new();
+        for number in 0..50u8 {
+            let message = Message::new(vec![number]).with(&properties)?;
+            confirmations.push(publisher.publish_message("durable", &message).await?);
+        }
+        // One is waited for, so that some are and some are not confirmed.
+        confirmations.remove(10).await?;
+        broker.restart();
+        let mut confirmed = vec![10];
+        for (number, confirmation) in (0..50u8).filter(|number| *number != 10).zip(confirmations) {
+            match confirmation.await {
+                Ok(()) => confirmed.push(number),
+                Err(ConfirmError::Unconfirmed(_)) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        let connection = Connection::open(&broker.uri()).await?;
+        let channel = connection.open_channel().await?;
+        let mut found = Vec::new();
+        while let Some(got) = channel.basic_get("durable", true).await? {
+            found.extend_from_slice(got.delivery.body());
+        }
+        assert!(found.is_sorted(), "seed {seed}: {found:?}");
+        let lost: Vec<_> = confirmed.iter().filter(|number| !found.contains(number)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {lost:?} are lost");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn publishing_and_consuming_survive_whims() -> Outcome {
+    let broker = Broker::start_with(Options::new().whims(7))?;
+    let connection = Connection::open(&broker.uri()).await?;
+    for round in 0..20 {
+        let channel = connection.open_channel().await?;
+        let name = format!("q{round}");
+        let queue = channel.queue_declare(&name, QueueOptions::new()).await?;
+        let publisher =
+            channel.default_exchange().publisher(PublisherOptions::new().mandatory(true))?;
+        for text in ["a", "b", "c"] {
+            publisher.send(&name, text).await?;
+        }
+        let result = publisher.send("nowhere", "d").await;
+        assert!(
+            matches!(result, Err(SendError::NotConfirmed(ConfirmError::Returned(_)))),
+            "{result:?}"
+        );
+        let consumer = queue.consume(ConsumeOptions::new());
+        // Dropped before it is answered, or waited for.
+        if round % 2 == 0 {
+            let mut consumer = consumer.await?;
+            for text in ["a", "b", "c"] {
+                let delivery = consumer.next().await.ok_or("cancelled")??;
+                assert_eq!(delivery.body(), text.as_bytes());
+                delivery.ack()?;
+            }
+        }
+        channel.queue_declare_passive(&name).await?;
+        channel.close().await?;
+    }
+    Ok(())
+}
