@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amqp_proto::ClientConfig;
+use amqp_proto::{ClientConfig, Connection};
 
 /// How a client connects, and what bounds it afterwards.
 ///
@@ -37,7 +37,22 @@ pub struct Settings {
     pub confirm_timeout: Option<Duration>,
     /// How many octets may be delivered to consumers that do not take them, before reading from the transport is
     /// suspended. Prefetch should bound it long before. Default 16 MiB.
+    ///
+    /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
+    /// those deliveries, and whoever should take them may be the one who waits for it.
     pub delivery_budget: usize,
+}
+
+/// How far beyond the budget reading goes for something that the broker owes.
+const FOR_WHAT_IS_OWED: usize = 8;
+
+impl Settings {
+    /// Whether to read on when consumers have not taken that many octets.
+    pub(crate) fn may_read(&self, delivered: usize, proto: &Connection) -> bool {
+        let budget = self.delivery_budget;
+        delivered < budget
+            || delivered < budget.saturating_mul(FOR_WHAT_IS_OWED) && proto.awaits_peer()
+    }
 }
 
 impl Default for Settings {

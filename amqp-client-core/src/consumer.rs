@@ -161,7 +161,7 @@ impl Consumer {
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
-        if before >= budget && state.delivered_octets < budget {
+        if before >= budget {
             // The driver had stopped reading.
             state.wake_driver();
         }

@@ -71,7 +71,7 @@ impl Driver {
         let state = &mut *guard;
         state.carry_out(now);
         state.proto.handle_timeout(now);
-        let reading = state.delivered_octets < self.shared.settings.delivery_budget;
+        let reading = self.shared.settings.may_read(state.delivered_octets, &state.proto);
         if reading != self.reading {
             self.reading = reading;
             state.proto.handle_reading(now, reading);

@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     now: Instant,
     /// Octets that the client has written.
     pub(crate) written: u64,
+    /// The client wants to read.
+    reading: bool,
     /// The server hears nothing any more.
     silent: bool,
     /// The next delivery tag.
@@ -49,6 +51,7 @@ impl Rig {
             input: BytesMut::new(),
             now,
             written: 0,
+            reading: true,
             silent: false,
             next_delivery: 0,
             unconfirmed: 0,
@@ -62,6 +65,11 @@ impl Rig {
     /// From now on the server hears nothing, and so answers nothing.
     pub(crate) fn silence(&mut self) {
         self.silent = true;
+    }
+
+    /// Whether the client wants to read.
+    pub(crate) const fn reads(&self) -> bool {
+        self.reading
     }
 
     /// Lets that much time pass.
@@ -97,6 +105,7 @@ impl Rig {
     /// Takes what the client writes; hands it to the server, or to nobody.
     pub(crate) fn write(&mut self, serve: bool) -> bool {
         let turn = self.driver.turn(self.now, Waker::noop());
+        self.reading = turn.read;
         let output = self.driver.output();
         while output.has_remaining() {
             let chunk = output.chunk();
@@ -116,6 +125,9 @@ impl Rig {
 
     /// Hands what the server has written to the client.
     pub(crate) fn read(&mut self) -> bool {
+        if !self.reading {
+            return false;
+        }
         let Some(transmit) = self.server.poll_transmit(self.now) else { return false };
         while transmit.has_remaining() {
             let input = self.driver.input();
@@ -123,6 +135,10 @@ impl Rig {
             input.extend_from_slice(&transmit.chunk()[..count]);
             transmit.advance(count);
             self.driver.received(self.now);
+            self.reading = self.driver.turn(self.now, Waker::noop()).read;
+            if !self.reading {
+                break;
+            }
         }
         true
     }

@@ -349,6 +349,16 @@ impl Channel<'_> {
 }
 
 impl ChannelState {
+    /// Whether the peer owes an answer, a confirm, or leave to publish.
+    fn awaits_peer(&self) -> bool {
+        let unconfirmed = matches!(&self.mode, Mode::Confirm(confirms) if confirms.len() > 0);
+        match self.phase {
+            Phase::Opening | Phase::Closing(_) => true,
+            Phase::Open => !self.pending.is_empty() || unconfirmed || !self.flow,
+            Phase::Closed(_) => false,
+        }
+    }
+
     fn new(id: ChannelId, phase: Phase) -> Self {
         Self {
             id,

@@ -54,6 +54,11 @@ impl Channels {
         true
     }
 
+    /// Whether the peer owes anything on one of them.
+    pub(crate) fn await_peer(&self) -> bool {
+        self.slots.iter().flatten().any(|channel| channel.awaits_peer())
+    }
+
     fn put(&mut self, id: ChannelId, phase: Phase) {
         let state = Some(Box::new(ChannelState::new(id, phase)));
         match self.slot(id.0) {

@@ -349,6 +349,19 @@ impl Connection {
         self.link.blocked
     }
 
+    /// Whether the peer owes anything: an answer, confirms, leave to publish, or its part in opening or closing. What it
+    /// owes comes behind what it has sent already, so whoever waits for it has to go on reading.
+    #[must_use]
+    pub fn awaits_peer(&self) -> bool {
+        match &self.state {
+            Ok(State::Open) => {
+                self.link.blocked || self.updating_secret > 0 || self.channels.await_peer()
+            }
+            Ok(State::Handshake(_) | State::Closing(_)) => true,
+            Err(_) => false,
+        }
+    }
+
     /// What both ends have agreed on, once the handshake is over.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
