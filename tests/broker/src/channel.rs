@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use amqp_proto::method::BasicPublish;
 use amqp_proto::{RawProperties, ShortStr};
@@ -12,7 +12,7 @@ use crate::message::Message;
 /// What the broker knows of one channel.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelState {
-    pub(crate) consumers: HashMap<ShortStr, ChannelConsumer>,
+    pub(crate) consumers: BTreeMap<ShortStr, ChannelConsumer>,
     /// Deliveries that wait to be acknowledged.
     pub(crate) unacked: BTreeMap<u64, Unacked>,
     pub(crate) last_delivery: u64,

@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_proto::method::Method;
 use amqp_proto::{
-    ChannelEvent, ChannelId, Connection, Event, Published, ReplyCode, ServerConfig, ServerEvent,
-    ShortStr, Transmit,
+    ChannelEvent, ChannelId, Connection, ConnectionError, Event, Published, ReplyCode,
+    ServerConfig, ServerEvent, ShortStr, Transmit,
 };
 use bytes::BytesMut;
 
@@ -41,12 +41,14 @@ pub struct Engine {
     /// Why clients have to stop publishing.
     pub(crate) alarm: Option<String>,
     pub(crate) whims: Whims,
+    /// How a client broke the protocol, the first since somebody asked.
+    violation: Option<ConnectionError>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) proto: Connection,
-    pub(crate) channels: HashMap<ChannelId, ChannelState>,
+    pub(crate) channels: BTreeMap<ChannelId, ChannelState>,
     pub(crate) user: ShortStr,
     /// Whether it has published anything.
     pub(crate) publishes: bool,
@@ -82,6 +84,7 @@ impl Engine {
             confirming: BTreeSet::new(),
             later: Vec::new(),
             alarm: None,
+            violation: None,
         };
         for (name, kind) in [
             ("amq.direct", Kind::Direct),
@@ -102,7 +105,7 @@ impl Engine {
         let id = SessionId(self.last_session);
         let session = Session {
             proto: Connection::server(self.config.clone(), now),
-            channels: HashMap::new(),
+            channels: BTreeMap::new(),
             user: ShortStr::EMPTY,
             publishes: false,
         };
@@ -168,6 +171,23 @@ impl Engine {
         self.sessions.get(&id).is_none_or(|session| session.proto.is_drained())
     }
 
+    /// How a client has broken the protocol, if one has since this was last asked.
+    pub fn take_violation(&mut self) -> Option<ConnectionError> {
+        self.violation.take()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many channels a client has open.
+    #[must_use]
+    pub fn channel_count(&self, id: SessionId) -> usize {
+        self.sessions.get(&id).map_or(0, |session| session.channels.len())
+    }
+
     fn is_consuming(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(&id) else { return false };
         let queues: Vec<_> = session
@@ -216,7 +236,12 @@ impl Engine {
             Event::Channel(channel, event) => {
                 self.handle_channel(At { session: id, channel }, event);
             }
-            Event::Closed(_) => self.end_session(id),
+            Event::Closed(reason) => {
+                if matches!(reason, ConnectionError::Decode(_) | ConnectionError::Violation(_)) {
+                    self.violation.get_or_insert(reason);
+                }
+                self.end_session(id);
+            }
             _ => {}
         }
     }

@@ -1,0 +1,231 @@
+//! What a task of a client has to work with.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator};
+use amqp_client_core::{
+    CallError, CloseError, Config, ConfirmError, Connection, ConsumerEnd, OpenError, PublishError,
+};
+use fastrand::Rng;
+
+use crate::network::HIGH_WATER;
+use crate::world::World;
+
+/// The number of a client.
+pub(crate) type Number = usize;
+
+/// Names for clients.
+pub(crate) struct Client;
+
+impl Client {
+    /// Looks at what is left in the end. Nothing happens to it.
+    pub(crate) const AUDITOR: Number = usize::MAX;
+}
+
+/// A task's view of the world.
+pub(crate) struct Env {
+    pub(crate) world: Rc<World>,
+    client: Number,
+    rng: RefCell<Rng>,
+    /// Drops one in so many futures.
+    pub(crate) cancel: Option<u32>,
+}
+
+/// Why a task has to begin anew: its connection or channel is gone, and that was to be expected.
+#[derive(Debug)]
+pub(crate) struct Again;
+
+pub(crate) type Try<T> = Result<T, Again>;
+
+/// A connection, and its number among all.
+pub(crate) struct Connected {
+    pub(crate) connection: Connection,
+    pub(crate) link: usize,
+}
+
+impl Env {
+    pub(crate) fn new(world: Rc<World>, client: Number, seed: u64) -> Self {
+        Self { world, client, rng: RefCell::new(Rng::with_seed(seed)), cancel: None }
+    }
+
+    pub(crate) fn random<T>(&self, pick: impl FnOnce(&mut Rng) -> T) -> T {
+        pick(&mut self.rng.borrow_mut())
+    }
+
+    pub(crate) fn one_in(&self, times: u32) -> bool {
+        self.random(|rng| rng.u32(..times) == 0)
+    }
+
+    /// Says that something is which must not be.
+    pub(crate) fn fail(&self, text: impl Into<String>) -> Again {
+        self.world.fail(|| text.into());
+        Again
+    }
+
+    pub(crate) async fn sleep(&self, time: Duration) {
+        let at = self.world.clock.now() + time;
+        poll_fn(|cx| self.world.clock.poll_until(at, cx)).await;
+    }
+
+    /// Waits for a while, up to that long.
+    pub(crate) async fn pause(&self, most: Duration) {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        if most > 0 {
+            self.sleep(Duration::from_micros(self.random(|rng| rng.u64(0..=most)))).await;
+        }
+    }
+
+    /// What a future gives, if it gives it in time.
+    pub(crate) async fn within<T>(
+        &self,
+        time: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let at = self.world.clock.now() + time;
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => self.world.clock.poll_until(at, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// What a future gives, unless it is dropped before, on a whim.
+    pub(crate) async fn perhaps<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        match self.cancel {
+            Some(times) if self.one_in(times) => {
+                let mut polls = self.random(|rng| rng.u32(..3));
+                let mut future = pin!(future);
+                poll_fn(|cx| {
+                    if polls == 0 {
+                        return Poll::Ready(None);
+                    }
+                    polls -= 1;
+                    // Not every poll comes from a wake.
+                    cx.waker().wake_by_ref();
+                    future.as_mut().poll(cx).map(Some)
+                })
+                .await
+            }
+            _ => Some(future.await),
+        }
+    }
+
+    /// Connects, however long that takes.
+    pub(crate) async fn connect(&self) -> Connected {
+        loop {
+            let now = self.world.clock.now();
+            let connected =
+                self.world.network.borrow_mut().connect(self.client, self.config(), now);
+            if let Some((connection, link)) = connected {
+                match connection.ready().await {
+                    Ok(()) => return Connected { connection, link },
+                    Err(error) => {
+                        self.judge_connection(&error);
+                    }
+                }
+            }
+            self.pause(Duration::from_secs(2)).await;
+            self.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        let script = &self.world.script;
+        config.protocol.heartbeat = script.heartbeat;
+        config.protocol.limits.transmit_high_water = HIGH_WATER;
+        config.protocol.limits.frame_max = if script.seed % 2 == 0 { 4096 } else { 131_072 };
+        config.settings.call_timeout = script.patience;
+        config.settings.publish_timeout = script.patience;
+        config.settings.confirm_timeout = script.patience;
+        config.settings.delivery_budget = 256 * 1024;
+        config
+    }
+
+    /// Whether a connection may have ended like that.
+    pub(crate) fn judge_connection(&self, error: &ConnectionError) -> Again {
+        let calm = self.world.script.is_calm() || self.client == Client::AUDITOR;
+        let expected = match error {
+            ConnectionError::Closed(close) => close.by == Initiator::Local,
+            ConnectionError::Eof
+            | ConnectionError::Transport { .. }
+            | ConnectionError::PeerSilent(_)
+            | ConnectionError::HandshakeTimeout { .. }
+            | ConnectionError::CloseTimeout(_)
+            | ConnectionError::DriverGone => !calm,
+            // A broker that goes away amid the login looks like one that refuses it.
+            ConnectionError::Login(error) => !calm && error.to_string().contains("hung up"),
+            _ => false,
+        };
+        if expected { Again } else { self.fail(format!("a connection ended: {error}")) }
+    }
+
+    pub(crate) fn judge_channel(&self, error: &ChannelError) -> Again {
+        match error {
+            ChannelError::Connection(error) => self.judge_connection(error),
+            error => self.fail(format!("a channel ended: {error}")),
+        }
+    }
+
+    fn judge_timeout(&self, error: &dyn std::fmt::Display) -> Again {
+        if self.world.script.is_calm() { self.fail(error.to_string()) } else { Again }
+    }
+
+    /// What a request gave; else the task begins anew, if the error was to be expected.
+    pub(crate) fn call<T>(&self, result: Result<T, CallError>) -> Try<T> {
+        result.map_err(|error| match &error {
+            CallError::Ended(error) => self.judge_channel(error),
+            CallError::TimedOut { .. } => self.judge_timeout(&error),
+            error => self.fail(format!("a request failed: {error}")),
+        })
+    }
+
+    pub(crate) fn open<T>(&self, result: Result<T, OpenError>) -> Try<T> {
+        result.map_err(|error| match &error {
+            OpenError::Ended(error) => self.judge_channel(error),
+            OpenError::TimedOut { .. } => self.judge_timeout(&error),
+            OpenError::Refused(error) => match self.world.script.is_calm() {
+                true => self.fail(format!("no channel: {error}")),
+                // The connection is over, and says why.
+                false => Again,
+            },
+            error => self.fail(format!("no channel: {error}")),
+        })
+    }
+
+    pub(crate) fn publish<T>(&self, result: Result<T, PublishError>) -> Try<T> {
+        result.map_err(|error| match &error {
+            PublishError::Ended(error) => self.judge_channel(error),
+            PublishError::TimedOut { .. } => self.judge_timeout(&error),
+            error => self.fail(format!("publishing failed: {error}")),
+        })
+    }
+
+    /// Whether a message was confirmed. That it was refused or came back is not to be expected.
+    pub(crate) fn confirmed(&self, result: Result<(), ConfirmError>) -> Try<()> {
+        result.map_err(|error| match &error {
+            ConfirmError::Unconfirmed(error) => self.judge_channel(error),
+            ConfirmError::TimedOut { .. } => self.judge_timeout(&error),
+            error => self.fail(format!("not confirmed: {error}")),
+        })
+    }
+
+    pub(crate) fn consumed<T>(&self, result: Option<Result<T, ConsumerEnd>>) -> Try<T> {
+        match result {
+            Some(Ok(delivery)) => Ok(delivery),
+            Some(Err(ConsumerEnd::Ended(error))) => Err(self.judge_channel(&error)),
+            Some(Err(error)) => Err(self.fail(format!("a consumer ended: {error}"))),
+            None => Err(self.fail("a consumer ended for no reason")),
+        }
+    }
+
+    pub(crate) fn closed(&self, result: Result<(), CloseError>) -> Try<()> {
+        result.map_err(|CloseError(error)| self.judge_connection(&error))
+    }
+}

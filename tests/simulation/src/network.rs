@@ -1,0 +1,302 @@
+//! The broker, the clients' drivers, and the wires between them.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::{Config, Connection};
+use amqp_test_broker::{Engine, Options, SessionId};
+use bytes::{Buf as _, BytesMut};
+use fastrand::Rng;
+
+use crate::executor::Flag;
+use crate::script::{Cut, Script};
+use crate::wire::{Conditions, End, Read, Wire};
+
+/// How often a driver may ask for a time that has come already.
+const LATE: u32 = 1000;
+
+/// More than a client may have waiting for its transport: what it takes before publishing waits, the largest message, and
+/// room for what is never held back.
+pub(crate) const OUTPUT_MAX: usize = HIGH_WATER + crate::ledger::BODY_MAX + 64 * 1024;
+
+/// What clients let wait for the transport.
+pub(crate) const HIGH_WATER: usize = 32 * 1024;
+
+pub(crate) struct Network {
+    pub(crate) engine: Engine,
+    pub(crate) links: Vec<Link>,
+    conditions: Conditions,
+    rng: Rng,
+    /// Nobody is let in before.
+    down_until: Instant,
+    /// When the broker wants to be told the time, as far as that was asked since it last changed.
+    engine_due: Cell<Option<Option<Instant>>>,
+    /// The largest output that a client ever had.
+    pub(crate) peak_output: usize,
+}
+
+/// A connection: a driver, a session of the broker, and the wires between them.
+pub(crate) struct Link {
+    pub(crate) client: usize,
+    driver: Option<Driver>,
+    flag: Arc<Flag>,
+    wake_at: Option<Instant>,
+    reading: bool,
+    writing: bool,
+    late: u32,
+    /// The driver gets no time before.
+    starved_until: Instant,
+    up: Wire,
+    down: Wire,
+    session: Option<SessionId>,
+    input: BytesMut,
+    /// The broker may have something to say.
+    check: bool,
+}
+
+impl Network {
+    pub(crate) fn new(script: &Script, now: Instant) -> Self {
+        let options = Options::new().heartbeat(script.heartbeat).whims(script.seed);
+        Self {
+            engine: Engine::new(options, now),
+            links: Vec::new(),
+            conditions: script.conditions,
+            rng: Rng::with_seed(script.seed ^ 0x6e65_7477_6f72_6b00),
+            down_until: now,
+            engine_due: Cell::new(None),
+            peak_output: 0,
+        }
+    }
+
+    /// A client connects; nothing if the broker is down. Returns the number of the link, too.
+    pub(crate) fn connect(
+        &mut self,
+        client: usize,
+        config: Config,
+        now: Instant,
+    ) -> Option<(Connection, usize)> {
+        if now < self.down_until {
+            return None;
+        }
+        let (connection, driver) = Driver::new(config, now);
+        let session = self.engine.connect(now);
+        self.engine_due.set(None);
+        self.links.push(Link {
+            client,
+            driver: Some(driver),
+            flag: Flag::raised(),
+            wake_at: None,
+            reading: true,
+            writing: false,
+            late: 0,
+            starved_until: now,
+            up: Wire::new(self.conditions, self.rng.u64(..), now),
+            down: Wire::new(self.conditions, self.rng.u64(..), now),
+            session: Some(session),
+            input: BytesMut::new(),
+            check: true,
+        });
+        Some((connection, self.links.len() - 1))
+    }
+
+    /// How many channels the broker has open for a link.
+    pub(crate) fn channel_count(&self, link: usize) -> usize {
+        self.links[link].session.map_or(0, |session| self.engine.channel_count(session))
+    }
+
+    pub(crate) fn cut(&mut self, client: usize, cut: Cut) {
+        let end = if cut.reset { End::Reset } else { End::Eof };
+        for link in self.of(client) {
+            let wire = if cut.up { &mut link.up } else { &mut link.down };
+            wire.cut_after(cut.after, end);
+        }
+    }
+
+    pub(crate) fn stall(&mut self, client: usize, up: bool, until: Instant) {
+        for link in self.of(client) {
+            if up { &mut link.up } else { &mut link.down }.stall(until);
+        }
+    }
+
+    pub(crate) fn starve(&mut self, client: usize, until: Instant) {
+        self.of(client).for_each(|link| link.starved_until = link.starved_until.max(until));
+    }
+
+    /// The drivers of a client are dropped, as when its runtime shuts down.
+    pub(crate) fn kill(&mut self, client: usize) {
+        self.of(client).for_each(Link::hang_up);
+    }
+
+    fn of(&mut self, client: usize) -> impl Iterator<Item = &mut Link> {
+        self.links.iter_mut().filter(move |link| link.client == client && link.driver.is_some())
+    }
+
+    /// The broker stops, and is back after a while.
+    pub(crate) fn restart(&mut self, now: Instant, down: Duration) {
+        self.engine.restart(now);
+        self.engine_due.set(None);
+        self.down_until = now + down;
+        for link in &mut self.links {
+            let end = if self.rng.bool() { End::Reset } else { End::Eof };
+            link.session = None;
+            link.down.close(end);
+            link.up.close(End::Reset);
+        }
+    }
+
+    pub(crate) fn set_alarm(&mut self, now: Instant, reason: Option<&str>) {
+        self.engine.set_alarm(now, reason);
+        self.recheck();
+    }
+
+    /// The broker has changed, so there may be something to say to others.
+    fn recheck(&mut self) {
+        self.engine_due.set(None);
+        self.links.iter_mut().for_each(|link| link.check = true);
+    }
+
+    /// Lets things happen that only take time.
+    pub(crate) fn pass(&mut self, now: Instant) {
+        for link in &mut self.links {
+            link.up.arrive(now);
+            link.down.arrive(now);
+        }
+        if self.engine_due().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+            self.recheck();
+        }
+    }
+
+    fn engine_due(&self) -> Option<Instant> {
+        let due = self.engine_due.get().unwrap_or_else(|| self.engine.poll_timeout());
+        self.engine_due.set(Some(due));
+        due
+    }
+
+    /// When something happens next that only takes time.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let links = self.links.iter().flat_map(|link| {
+            let served = link.driver.as_ref().and(link.wake_at);
+            let served = served.map(|at| at.max(link.starved_until));
+            let starved = link.flag.is_raised().then_some(link.starved_until);
+            let starved = link.driver.as_ref().and(starved);
+            [link.up.next_arrival(), link.down.next_arrival(), served, starved]
+        });
+        links.flatten().chain(self.engine_due()).min()
+    }
+
+    pub(crate) fn client_is_ready(&self, link: usize, now: Instant) -> bool {
+        let link = &self.links[link];
+        link.driver.is_some()
+            && now >= link.starved_until
+            && (link.flag.is_raised()
+                || link.wake_at.is_some_and(|at| at <= now)
+                || link.reading && link.down.is_readable()
+                || link.writing && (link.up.room() > 0 || link.up.is_broken()))
+    }
+
+    /// One round of an adapter's loop.
+    pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
+        let link = &mut self.links[index];
+        let Some(driver) = &mut link.driver else { return Ok(()) };
+        link.flag.lower();
+        let turn = driver.turn(now, &Waker::from(link.flag.clone()));
+        (link.wake_at, link.reading, link.writing) = (turn.wake_at, turn.read, turn.write);
+        let waiting = driver.output().remaining();
+        self.peak_output = self.peak_output.max(waiting);
+        if waiting > OUTPUT_MAX {
+            return Err(format!("{waiting} octets wait for the transport of a client"));
+        }
+        link.late = if turn.wake_at.is_some_and(|at| at <= now) { link.late + 1 } else { 0 };
+        if link.late > LATE {
+            return Err("a driver asks again and again for a time that has come".to_owned());
+        }
+        if turn.done {
+            link.hang_up();
+            return Ok(());
+        }
+        let mut moved = turn.write && link.up.write(now, driver.output());
+        if turn.read {
+            moved = true;
+            match link.down.read() {
+                Read::Octets(octets) => {
+                    // There is room for what the broker has to say.
+                    link.check = true;
+                    driver.input().extend_from_slice(&octets);
+                    driver.received(now);
+                }
+                Read::End(End::Eof) => driver.eof(now),
+                Read::End(End::Reset) => {
+                    driver.transport_error(now, &io::ErrorKind::ConnectionReset.into());
+                }
+                Read::Nothing => moved = false,
+            }
+        }
+        if !moved && turn.write && link.up.is_broken() {
+            driver.transport_error(now, &io::ErrorKind::BrokenPipe.into());
+            moved = true;
+        }
+        if moved {
+            link.flag.raise();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn server_is_ready(&self, link: usize) -> bool {
+        let link = &self.links[link];
+        let Some(session) = link.session else { return false };
+        link.check || link.up.is_readable() && self.engine.wants_input(session)
+    }
+
+    /// The broker reads from a client, and writes to it.
+    pub(crate) fn run_server(&mut self, index: usize, now: Instant) -> Result<(), String> {
+        let link = &mut self.links[index];
+        let Some(session) = link.session else { return Ok(()) };
+        link.check = false;
+        let mut heard = true;
+        match self.engine.wants_input(session).then(|| link.up.read()) {
+            Some(Read::Octets(octets)) => {
+                link.input.extend_from_slice(&octets);
+                self.engine.handle_input(session, now, &mut link.input);
+            }
+            Some(Read::End(end)) => {
+                self.engine.handle_eof(session, now);
+                link.session = None;
+                link.down.close(end);
+            }
+            Some(Read::Nothing) | None => heard = false,
+        }
+        self.engine_due.set(None);
+        while let Some(transmit) = self.engine.poll_transmit(session, now) {
+            if !link.down.write(now, transmit) {
+                break;
+            }
+        }
+        if self.engine.is_over(session) && link.session.is_some() {
+            link.session = None;
+            self.engine.handle_eof(session, now);
+            link.down.close(End::Eof);
+            heard = true;
+        }
+        if heard {
+            self.recheck();
+        }
+        match self.engine.take_violation() {
+            Some(violation) => Err(format!("the broker says of a client: {violation}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Link {
+    /// The client's end is gone.
+    fn hang_up(&mut self) {
+        self.driver = None;
+        self.up.close(End::Eof);
+        self.down.close(End::Reset);
+    }
+}

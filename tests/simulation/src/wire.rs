@@ -1,0 +1,173 @@
+//! One direction of a simulated transport.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fastrand::Rng;
+
+/// How a wire ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Everything arrives, then the end of the stream.
+    Eof,
+    /// What has not been read is lost.
+    Reset,
+}
+
+/// What a wire does to what is sent over it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions {
+    /// How long a piece takes, at most.
+    pub(crate) latency: Duration,
+    /// The most that one write takes or one read gives.
+    pub(crate) piece: usize,
+    /// How much may be on the way before the writer has to wait.
+    pub(crate) capacity: usize,
+}
+
+/// Octets on their way from one end to the other, in order.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    conditions: Conditions,
+    rng: Rng,
+    flying: VecDeque<(Instant, Bytes)>,
+    flying_octets: usize,
+    arrived: BytesMut,
+    /// Nothing arrives earlier than what was sent before.
+    last_arrival: Instant,
+    /// Nothing arrives before.
+    stalled_until: Instant,
+    /// After this many more octets, the wire breaks.
+    cut_after: Option<(usize, End)>,
+    end: Option<End>,
+    /// Whether the reader has seen the end.
+    told: bool,
+}
+
+/// What reading gives.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Octets(Bytes),
+    Nothing,
+    End(End),
+}
+
+impl Wire {
+    pub(crate) fn new(conditions: Conditions, seed: u64, now: Instant) -> Self {
+        Self {
+            conditions,
+            rng: Rng::with_seed(seed),
+            flying: VecDeque::new(),
+            flying_octets: 0,
+            arrived: BytesMut::new(),
+            last_arrival: now,
+            stalled_until: now,
+            cut_after: None,
+            end: None,
+            told: false,
+        }
+    }
+
+    /// How much can be written now.
+    pub(crate) fn room(&self) -> usize {
+        match self.end {
+            Some(_) => 0,
+            None => {
+                self.conditions.capacity.saturating_sub(self.flying_octets + self.arrived.len())
+            }
+        }
+    }
+
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Takes a piece of what there is to write, of any size that there is room for. Says whether that was anything.
+    pub(crate) fn write(&mut self, now: Instant, source: &mut impl Buf) -> bool {
+        let most = source.chunk().len().min(self.room()).min(self.conditions.piece);
+        if most == 0 {
+            return false;
+        }
+        // Mostly all of it: else large bodies take for ever.
+        let mut count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
+        if let Some((left, end)) = &mut self.cut_after {
+            count = count.min(*left);
+            *left -= count;
+            if *left == 0 {
+                let end = *end;
+                self.cut_after = None;
+                self.send(now, source.copy_to_bytes(count));
+                self.close(end);
+                return true;
+            }
+        }
+        self.send(now, source.copy_to_bytes(count));
+        true
+    }
+
+    fn send(&mut self, now: Instant, octets: Bytes) {
+        let most = u64::try_from(self.conditions.latency.as_micros()).unwrap_or(u64::MAX);
+        let latency = Duration::from_micros(self.rng.u64(0..=most));
+        self.last_arrival = self.last_arrival.max(now + latency);
+        self.flying_octets += octets.len();
+        self.flying.push_back((self.last_arrival, octets));
+    }
+
+    /// Ends the wire. A reset loses what is on its way; the end of the stream comes behind it.
+    pub(crate) fn close(&mut self, end: End) {
+        if end == End::Reset {
+            self.flying.clear();
+            self.flying_octets = 0;
+        }
+        self.end.get_or_insert(end);
+    }
+
+    pub(crate) fn cut_after(&mut self, octets: usize, end: End) {
+        if self.end.is_none() {
+            self.cut_after = Some((octets.max(1), end));
+        }
+    }
+
+    pub(crate) fn stall(&mut self, until: Instant) {
+        self.stalled_until = self.stalled_until.max(until);
+    }
+
+    /// Lets arrive what has come until now.
+    pub(crate) fn arrive(&mut self, now: Instant) {
+        if now < self.stalled_until {
+            return;
+        }
+        while self.flying.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, octets)) = self.flying.pop_front() else { return };
+            self.flying_octets -= octets.len();
+            self.arrived.put(octets);
+        }
+    }
+
+    /// When something arrives next.
+    pub(crate) fn next_arrival(&self) -> Option<Instant> {
+        self.flying.front().map(|(at, _)| (*at).max(self.stalled_until))
+    }
+
+    /// Whether reading gives anything.
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.arrived.is_empty() || !self.told && self.end.is_some() && self.flying.is_empty()
+    }
+
+    /// Reads a piece of any size.
+    pub(crate) fn read(&mut self) -> Read {
+        if self.arrived.is_empty() {
+            return match self.end {
+                Some(end) if self.flying.is_empty() && !self.told => {
+                    self.told = true;
+                    Read::End(end)
+                }
+                _ => Read::Nothing,
+            };
+        }
+        let most = self.arrived.len().min(self.conditions.piece);
+        let count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
+        Read::Octets(self.arrived.split_to(count).freeze())
+    }
+}
