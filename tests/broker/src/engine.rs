@@ -188,6 +188,13 @@ impl Engine {
         self.sessions.get(&id).map_or(0, |session| session.channels.len())
     }
 
+    /// How many deliveries a client has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged_count(&self, id: SessionId) -> usize {
+        let channels = self.sessions.get(&id).map(|session| session.channels.values());
+        channels.into_iter().flatten().map(|channel| channel.unacked.len()).sum()
+    }
+
     fn is_consuming(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(&id) else { return false };
         let queues: Vec<_> = session

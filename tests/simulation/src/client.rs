@@ -144,7 +144,9 @@ impl Env {
         config.settings.call_timeout = script.patience;
         config.settings.publish_timeout = script.patience;
         config.settings.confirm_timeout = script.patience;
-        config.settings.delivery_budget = 256 * 1024;
+        // Far more than anybody leaves lying, but for what is forgotten.
+        config.settings.delivery_budget =
+            if script.body_max() > 3_000 { 256 * 1024 } else { 8 * 1024 };
         config
     }
 

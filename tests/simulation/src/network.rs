@@ -108,6 +108,11 @@ impl Network {
         self.links[link].session.map_or(0, |session| self.engine.channel_count(session))
     }
 
+    /// How many deliveries the broker waits to have acknowledged by a link.
+    pub(crate) fn unacknowledged_count(&self, link: usize) -> usize {
+        self.links[link].session.map_or(0, |session| self.engine.unacknowledged_count(session))
+    }
+
     pub(crate) fn cut(&mut self, client: usize, cut: Cut) {
         let end = if cut.reset { End::Reset } else { End::Eof };
         for link in self.of(client) {

@@ -56,6 +56,8 @@ pub(crate) enum Work {
     Channels,
     /// Publishes and acknowledges in transactions.
     Transact,
+    /// Publishes to queues that refuse what does not fit.
+    Overflow,
 }
 
 /// What goes wrong, and when.
@@ -161,6 +163,7 @@ impl Job {
             11 => Work::Churn,
             12 => Work::Provoke,
             13 => Work::Channels,
+            14 => Work::Overflow,
             _ => Work::Transact,
         };
         let most = pick(rng, &[5, 20, 60]);

@@ -7,7 +7,7 @@ use amqp_client_core::{
 };
 
 use super::leave;
-use crate::client::{Env, Try};
+use crate::client::{Again, Env, Try};
 use crate::script::{Job, Work};
 
 const QUEUE: &str = "calls";
@@ -34,22 +34,31 @@ pub(super) async fn run(env: &Env, job: &Job, direct: bool, left: &mut u32) -> T
         let request = Message::new(id.clone()).with(&properties);
         let request = request.map_err(|error| env.fail(error.to_string()))?;
         env.publish(channel.default_exchange().publish(QUEUE, &request).await)?;
-        let Some(reply) = env.within(PATIENCE, replies.next()).await else {
-            return match env.world.script.is_calm() {
-                true => Err(env.fail("a call was not answered")),
-                // The request or the answer is lost; this caller would take a late one for another.
-                false => Err(crate::client::Again),
-            };
-        };
-        let reply = env.consumed(reply)?;
-        if reply.body() != format!("re: {id}").as_bytes() {
-            let body = String::from_utf8_lossy(reply.body()).into_owned();
-            return Err(env.fail(format!("the answer to call {id} is {body:?}")));
+        let answered = env.within(PATIENCE, answer(env, &mut replies, &id)).await;
+        match answered {
+            Some(answered) => answered?,
+            None if env.world.script.is_calm() => return Err(env.fail("a call was not answered")),
+            // The request or the answer is lost.
+            None => return Err(Again),
         }
         env.pause(job.pause).await;
     }
     drop((channel, replies));
     leave(env, connection).await
+}
+
+/// Waits for the answer to a call. An earlier one may be answered again, if its server was cut off behind the first answer.
+async fn answer(env: &Env, replies: &mut Consumer, id: &str) -> Try<()> {
+    loop {
+        let reply = env.consumed(replies.next().await)?;
+        if reply.body() == format!("re: {id}").as_bytes() {
+            return Ok(());
+        }
+        if env.world.script.is_calm() {
+            let body = String::from_utf8_lossy(reply.body()).into_owned();
+            return Err(env.fail(format!("the answer to call {id} is {body:?}")));
+        }
+    }
 }
 
 async fn replies(env: &Env, channel: &Channel, direct: bool) -> Try<(String, Consumer)> {

@@ -65,11 +65,24 @@ pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Tr
             desk.settle_all()?;
         }
         drop((desk, consumer));
+        if idle && env.world.script.is_calm() {
+            settled(env, link).await?;
+        }
         if env.one_in(2) {
             env.call(channel.close().await)?;
         }
     }
     leave(env, connection).await
+}
+
+/// Everything was settled or given back, whatever was dropped.
+async fn settled(env: &Env, link: usize) -> Try<()> {
+    // Long enough for anything that is on its way.
+    env.sleep(Duration::from_secs(30)).await;
+    match env.world.network.borrow().unacknowledged_count(link) {
+        0 => Ok(()),
+        count => Err(env.fail(format!("{count} deliveries were neither settled nor given back"))),
+    }
 }
 
 /// Asks for messages one by one.
@@ -88,6 +101,9 @@ pub(super) async fn get(env: &Env, job: &Job, queue: usize, left: &mut u32) -> T
         env.pause(job.pause).await;
     }
     drop(desk);
+    if env.world.script.is_calm() {
+        settled(env, link).await?;
+    }
     leave(env, connection).await
 }
 

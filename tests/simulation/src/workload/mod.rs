@@ -4,6 +4,7 @@ mod calls;
 mod channels;
 mod churn;
 mod consume;
+mod overflow;
 mod provoke;
 mod publish;
 mod transact;
@@ -63,6 +64,7 @@ async fn attempt(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
         Work::Churn => churn::run(env, job, left).await,
         Work::Provoke => provoke::run(env, job, left).await,
         Work::Channels => channels::run(env, job, left).await,
+        Work::Overflow => overflow::run(env, job, left).await,
         Work::Transact => transact::run(env, job, left).await,
     }
 }
