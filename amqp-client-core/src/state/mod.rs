@@ -17,9 +17,14 @@ pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+#[cfg(not(shuttle))]
+use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Instant;
+
+#[cfg(shuttle)]
+use shuttle::sync::{Mutex, MutexGuard};
 
 use amqp_proto::{ChannelId, Connection, ConnectionError, ConsumerId, Event, ReplyCode, ShortStr};
 

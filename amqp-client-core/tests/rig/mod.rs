@@ -22,6 +22,8 @@ use bytes::{Buf as _, BytesMut};
 pub(crate) struct Rig {
     pub(crate) connection: Connection,
     driver: Driver,
+    /// Whom the driver wakes.
+    pub(crate) waker: Waker,
     server: proto::Connection,
     input: BytesMut,
     now: Instant,
@@ -47,6 +49,7 @@ impl Rig {
         let mut rig = Self {
             connection,
             driver,
+            waker: Waker::noop().clone(),
             server,
             input: BytesMut::new(),
             now,
@@ -104,7 +107,7 @@ impl Rig {
 
     /// Takes what the client writes; hands it to the server, or to nobody.
     pub(crate) fn write(&mut self, serve: bool) -> bool {
-        let turn = self.driver.turn(self.now, Waker::noop());
+        let turn = self.driver.turn(self.now, &self.waker);
         self.reading = turn.read;
         let output = self.driver.output();
         while output.has_remaining() {
@@ -135,7 +138,7 @@ impl Rig {
             input.extend_from_slice(&transmit.chunk()[..count]);
             transmit.advance(count);
             self.driver.received(self.now);
-            self.reading = self.driver.turn(self.now, Waker::noop()).read;
+            self.reading = self.driver.turn(self.now, &self.waker).read;
             if !self.reading {
                 break;
             }

@@ -1,0 +1,153 @@
+//! Handles in several threads, under every order of events that a random scheduler comes up with. Run as
+//!
+//! ```text
+//! RUSTFLAGS='--cfg shuttle' cargo test -p amqp-client-core --test threads
+//! ```
+//!
+//! with `SHUTTLE_ITERATIONS` as many as one likes. A wake-up that is lost is a deadlock here, and found.
+
+#![cfg(shuttle)]
+
+mod rig;
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use amqp_client_core::{
+    CallError, Channel, Config, ConsumeOptions, PublisherOptions, QueueOptions,
+};
+use rig::Rig;
+use shuttle::future::block_on;
+use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use shuttle::thread;
+
+/// Lets a thread go on that has parked.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn check(scenario: impl Fn() + Send + Sync + 'static) {
+    let iterations = std::env::var("SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok());
+    shuttle::check_random(scenario, iterations.unwrap_or(2_000));
+}
+
+fn rig() -> (Rig, Channel) {
+    let mut config = Config::default();
+    config.protocol.heartbeat = Duration::ZERO;
+    let mut rig = Rig::new(config);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    (rig, channel)
+}
+
+/// Runs `clients` in threads of their own, and the driver in this one, until they are done.
+fn run(mut rig: Rig, clients: Vec<Box<dyn FnOnce() + Send>>) {
+    let driver = thread::current();
+    rig.waker = Waker::from(Arc::new(Unpark(driver.clone())));
+    let left = Arc::new(AtomicUsize::new(clients.len()));
+    let threads: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            let (left, driver) = (left.clone(), driver.clone());
+            thread::spawn(move || {
+                client();
+                left.fetch_sub(1, Ordering::SeqCst);
+                driver.unpark();
+            })
+        })
+        .collect();
+    while left.load(Ordering::SeqCst) > 0 {
+        rig.turn();
+        thread::park();
+    }
+    threads.into_iter().for_each(|thread| thread.join().expect("the thread is done"));
+}
+
+fn declare(channel: &Channel, name: &'static str) -> Box<dyn FnOnce() + Send> {
+    let channel = channel.clone();
+    Box::new(move || {
+        let declared = block_on(channel.queue_declare(name, QueueOptions::new()));
+        assert_eq!(*declared.expect("it is answered").name(), *name);
+    })
+}
+
+#[test]
+fn everybody_gets_his_own_answer() {
+    check(|| {
+        let (rig, channel) = rig();
+        run(rig, vec![declare(&channel, "a"), declare(&channel, "b"), declare(&channel, "c")]);
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_wants_disturbs_nobody() {
+    check(|| {
+        let (rig, channel) = rig();
+        let dropping = channel.clone();
+        let drops = move || drop(dropping.queue_declare("dropped", QueueOptions::new()));
+        run(rig, vec![Box::new(drops), declare(&channel, "kept")]);
+    });
+}
+
+#[test]
+fn publishers_wait_for_the_window_and_each_other() {
+    check(|| {
+        let (rig, channel) = rig();
+        let publish = |count: usize| -> Box<dyn FnOnce() + Send> {
+            let channel = channel.clone();
+            Box::new(move || {
+                let options = PublisherOptions::new().window(1, usize::MAX);
+                let publisher = channel.default_exchange().publisher(options).expect("it is open");
+                for _ in 0..count {
+                    block_on(publisher.send("q", "message")).expect("it is confirmed");
+                }
+                block_on(publisher.wait_for_confirms()).expect("they are confirmed");
+            })
+        };
+        let clients = vec![publish(2), publish(2)];
+        run(rig, clients);
+    });
+}
+
+#[test]
+fn a_consumer_hears_of_every_delivery() {
+    check(|| {
+        let (mut rig, channel) = rig();
+        let consuming = channel.basic_consume("q", ConsumeOptions::new());
+        let mut consumer = rig.run(consuming).expect("a consumer");
+        rig.deliver(channel.id(), consumer.tag(), 3, b"message");
+        let consume = move || {
+            for _ in 0..3 {
+                let delivery = block_on(consumer.next()).expect("not cancelled").expect("open");
+                delivery.ack().expect("the channel is open");
+            }
+        };
+        run(rig, vec![Box::new(consume), declare(&channel, "a")]);
+    });
+}
+
+#[test]
+fn whoever_waits_learns_of_the_end() {
+    check(|| {
+        let (mut rig, channel) = rig();
+        rig.silence();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let client = |name: &'static str| {
+            let (channel, dropped) = (channel.clone(), dropped.clone());
+            thread::spawn(move || {
+                let declared = block_on(channel.queue_declare(name, QueueOptions::new()));
+                assert!(matches!(declared, Err(CallError::Ended(_))));
+                assert!(dropped.load(Ordering::SeqCst));
+            })
+        };
+        let threads = [client("a"), client("b")];
+        dropped.store(true, Ordering::SeqCst);
+        drop(rig);
+        threads.into_iter().for_each(|thread| thread.join().expect("the thread is done"));
+    });
+}
