@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -95,25 +95,37 @@ impl Env {
         .await
     }
 
-    /// What a future gives, unless it is dropped before, on a whim.
+    /// What a future gives, unless it is dropped before, on a whim: unpolled, soon, or when its result is there already.
     pub(crate) async fn perhaps<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        match self.cancel {
-            Some(times) if self.one_in(times) => {
-                let mut polls = self.random(|rng| rng.u32(..3));
-                let mut future = pin!(future);
-                poll_fn(|cx| {
-                    if polls == 0 {
-                        return Poll::Ready(None);
-                    }
-                    polls -= 1;
-                    // Not every poll comes from a wake.
-                    cx.waker().wake_by_ref();
-                    future.as_mut().poll(cx).map(Some)
-                })
-                .await
-            }
-            _ => Some(future.await),
+        if !self.cancel.is_some_and(|times| self.one_in(times)) {
+            return Some(future.await);
         }
+        let mut future = pin!(future);
+        match self.random(|rng| rng.u8(..4)) {
+            0 => None,
+            1 => self.polled_once(future.as_mut()).await,
+            2 => {
+                let polled = self.polled_once(future.as_mut()).await;
+                self.pause(self.world.script.conditions.latency * 4).await;
+                polled
+            }
+            _ => match self.polled_once(future.as_mut()).await {
+                Some(value) => Some(value),
+                None => {
+                    // It is not looked after for a while.
+                    self.pause(self.world.script.conditions.latency * 4).await;
+                    Some(future.await)
+                }
+            },
+        }
+    }
+
+    async fn polled_once<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Connects, however long that takes.

@@ -65,7 +65,7 @@ pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Tr
             desk.settle_all()?;
         }
         drop((desk, consumer));
-        if idle && env.world.script.is_calm() {
+        if (idle || env.one_in(4)) && env.world.script.is_calm() {
             settled(env, link).await?;
         }
         if env.one_in(2) {
