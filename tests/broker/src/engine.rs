@@ -279,7 +279,9 @@ impl Engine {
         match fault {
             None => {
                 let _decided = session.proto.accept_open();
-                session.proto.set_blocked(self.alarm.as_deref());
+                if let Some(reason) = &self.alarm {
+                    session.proto.set_blocked(Some(reason));
+                }
             }
             Some(fault) => session.proto.close_over(now, fault.code, &fault.text, (10, 40)),
         }
