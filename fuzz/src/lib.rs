@@ -1,0 +1,162 @@
+//! The wire format compared with another implementation of it, amq-protocol.
+//!
+//! Octets that the other one has written are the most telling: they have one form only, so this one has to read them and
+//! write the very same. What this one has written, the other one has to read. Encoding and decoding could be wrong in the
+//! same way, so the numbers and flags that both have read are compared, too.
+
+use amq_protocol::frame::{GenError, WriteContext};
+use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
+use amq_protocol::protocol::{AMQPClass, gen_class, parse_class};
+use amqp_proto::method::Method;
+use amqp_proto::{Properties, RawProperties};
+use bytes::Bytes;
+
+/// Methods, both ways.
+pub fn methods(data: &[u8]) {
+    if let Ok((_, theirs)) = parse_class(data) {
+        check_method(&theirs);
+    }
+    let Ok(ours) = Method::decode(&Bytes::copy_from_slice(data)) else { return };
+    let mut octets = Vec::new();
+    ours.encode(&mut octets);
+    match parse_class(octets.as_slice()) {
+        Ok((rest, theirs)) => {
+            assert!(rest.is_empty(), "they leave octets of {ours:?}");
+            assert_eq!(
+                scalars(&format!("{ours:?}")),
+                scalars(&format!("{theirs:?}")),
+                "{ours:?}\n{theirs:?}"
+            );
+            check_method(&theirs);
+        }
+        // Theirs takes short strings in UTF-8 only.
+        Err(error) => assert!(!octets.is_ascii(), "they do not read {ours:?}: {error:?}"),
+    }
+}
+
+fn check_method(theirs: &AMQPClass) {
+    let Some(octets) = written(|context| gen_class(theirs)(context)) else { return };
+    let ours = Method::decode(&octets);
+    let ours = ours.unwrap_or_else(|error| panic!("what is wrong with {theirs:?}? {error}"));
+    let mut again = Vec::new();
+    ours.encode(&mut again);
+    assert_eq!(octets, again, "{theirs:?}\n{ours:?}");
+    assert_eq!(
+        scalars(&format!("{ours:?}")),
+        scalars(&format!("{theirs:?}")),
+        "{ours:?}\n{theirs:?}"
+    );
+}
+
+/// Lists of properties, both ways.
+pub fn properties(data: &[u8]) {
+    if let Ok((_, theirs)) = parse_properties(data) {
+        check_properties(&theirs);
+    }
+    let Ok(raw) = RawProperties::checked(Bytes::copy_from_slice(data)) else { return };
+    let octets = RawProperties::from(&raw.decode());
+    match parse_properties(octets.as_encoded()) {
+        Ok((_, theirs)) => check_properties(&theirs),
+        Err(error) => {
+            assert!(!octets.as_encoded().is_ascii(), "they do not read {octets:?}: {error:?}");
+        }
+    }
+}
+
+fn check_properties(theirs: &AMQPProperties) {
+    let Some(octets) = written(|context| gen_properties(theirs)(context)) else { return };
+    let ours = Properties::decode(&octets);
+    let ours = ours.unwrap_or_else(|error| panic!("what is wrong with {theirs:?}? {error}"));
+    assert_eq!(octets, RawProperties::from(&ours).as_encoded(), "{theirs:?}\n{ours:?}");
+    assert_eq!(ours.delivery_mode, *theirs.delivery_mode());
+    assert_eq!(ours.priority, *theirs.priority());
+    assert_eq!(ours.timestamp.map(|time| time.0), *theirs.timestamp());
+    let texts = [
+        (&ours.content_type, theirs.content_type()),
+        (&ours.content_encoding, theirs.content_encoding()),
+        (&ours.correlation_id, theirs.correlation_id()),
+        (&ours.reply_to, theirs.reply_to()),
+        (&ours.expiration, theirs.expiration()),
+        (&ours.message_id, theirs.message_id()),
+        (&ours.kind, theirs.kind()),
+        (&ours.user_id, theirs.user_id()),
+        (&ours.app_id, theirs.app_id()),
+    ];
+    for (ours, theirs) in texts {
+        let ours = ours.as_ref().map(|text| text.as_bytes());
+        assert_eq!(ours, theirs.as_ref().map(|text| text.as_str().as_bytes()));
+    }
+}
+
+/// What the other implementation writes; nothing if it cannot.
+fn written(
+    write: impl FnOnce(WriteContext<Vec<u8>>) -> Result<WriteContext<Vec<u8>>, GenError>,
+) -> Option<Bytes> {
+    let (octets, _) = write(Vec::new().into()).ok()?.into_inner();
+    Some(octets.into())
+}
+
+/// The flags and numbers of a method in the order of its fields, as its debugging text tells them: both texts name the
+/// fields, and neither quotes other than in strings.
+fn scalars(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut outside = String::new();
+    let mut quoted = false;
+    let mut depth = 0;
+    let mut escaped = false;
+    for character in text.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            // Deeper are tables.
+            _ if depth <= 1 => outside.push(character),
+            _ => {}
+        }
+    }
+    for field in outside.split([',', '(', ')', ' ']).collect::<Vec<_>>().windows(2) {
+        let [name, value] = field else { continue };
+        let value = value.trim();
+        if name.ends_with(':')
+            && (value == "true" || value == "false" || value.parse::<u64>().is_ok())
+        {
+            found.push((name.replace(['_', ':'], ""), value.to_owned()));
+        }
+    }
+    // What means nothing, or nothing to RabbitMQ, is not kept there.
+    let kept =
+        |name: &str| !name.starts_with("reserved") && name != "ticket" && name != "prefetchsize";
+    found.retain(|(name, _)| kept(name));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_mean_the_same_to_both() {
+        for (folder, target) in [("methods", methods as fn(&[u8])), ("properties", properties)] {
+            let folder = format!("{}/seeds/{folder}", env!("CARGO_MANIFEST_DIR"));
+            let mut count = 0;
+            for entry in std::fs::read_dir(folder).expect("the seeds") {
+                target(&std::fs::read(entry.expect("a file").path()).expect("a file"));
+                count += 1;
+            }
+            assert!(count > 2);
+        }
+    }
+
+    #[test]
+    fn numbers_and_flags_are_found_in_both_texts() {
+        let ours = r#"Queue(Declare { ticket: 0, queue: "a: 1, \" b: 2", no_wait: true, arguments: {"x": 3}, count: 4 })"#;
+        let theirs = r#"Queue(Declare { queue: ShortString("a: 1"), nowait: true, arguments: T({"x": Y(3)}), count: 4 })"#;
+        let expected = [("nowait", "true"), ("count", "4")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(scalars(ours), expected);
+        assert_eq!(scalars(theirs), expected);
+    }
+}
