@@ -12,8 +12,12 @@ use crate::Connection;
 use crate::config::Config;
 use crate::state::Shared;
 
-/// How much is read at once, at least.
+/// How much memory is reserved for reading.
 const READ_SIZE: usize = 64 * 1024;
+
+/// How much is read at once, at least. While there is that much room, reads go on in the same memory: bodies are slices of
+/// it, and each that is kept keeps all of it.
+const READ_LEAST: usize = READ_SIZE / 2;
 
 /// A connection seen from its transport. Adapters move octets and time between it and a runtime; it knows the rest.
 ///
@@ -100,9 +104,11 @@ impl Driver {
         &mut self.output
     }
 
-    /// Where to read to, with room for at least 64 KiB behind what it holds.
+    /// Where to read to, with room for at least 32 KiB behind what it holds.
     pub fn input(&mut self) -> &mut BytesMut {
-        self.input.reserve(READ_SIZE);
+        if self.input.capacity() - self.input.len() < READ_LEAST {
+            self.input.reserve(READ_SIZE);
+        }
         &mut self.input
     }
 

@@ -28,6 +28,7 @@ const fn ids(class: u16, method: u16) -> [u8; 4] {
 
 const DELIVER: [u8; 4] = ids(BasicDeliver::CLASS_ID, BasicDeliver::METHOD_ID);
 const ACK: [u8; 4] = ids(BasicAck::CLASS_ID, BasicAck::METHOD_ID);
+const CLOSE: [u8; 4] = ids(ChannelClose::CLASS_ID, ChannelClose::METHOD_ID);
 const GET_OK: [u8; 4] = ids(BasicGetOk::CLASS_ID, BasicGetOk::METHOD_ID);
 
 impl ChannelState {
@@ -40,10 +41,14 @@ impl ChannelState {
         payload: std::ops::Range<usize>,
         next: usize,
     ) -> Result<usize, ConnectionError> {
-        if let Some(incoming) = &self.incoming {
-            return Err(unexpected(FrameKind::Method, incoming.expected()).into());
-        }
         let octets = chunk.get(payload.clone()).unwrap_or_default();
+        if let Some(incoming) = &self.incoming {
+            // A close says more about what is wrong than its coming amid content.
+            if octets.first_chunk() != Some(&CLOSE) {
+                return Err(unexpected(FrameKind::Method, incoming.expected()).into());
+            }
+            self.incoming = None;
+        }
         match octets.first_chunk() {
             Some(&DELIVER) if link.role == Role::Client => {
                 self.receive_deliver(link, chunk, payload, next)
