@@ -45,7 +45,15 @@ macro_rules! properties {
             /// All properties at once.
             #[must_use]
             pub fn decode(&self) -> Properties {
-                Properties { $($name: self.$name(),)* }
+                let mut properties = Properties::default();
+                let Ok((rest, flags)) = flags(&self.0) else { return properties };
+                let mut rest = Some(rest);
+                $(if flags & 1 << $bit != 0 {
+                    let value = rest.and_then(|rest| <$type as Wire>::decode(rest, &self.0).ok());
+                    (rest, properties.$name) = value.unzip();
+                })*
+                let _all_was_read = rest;
+                properties
             }
 
             $($(#[$doc])*

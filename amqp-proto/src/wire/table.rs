@@ -84,7 +84,14 @@ impl FieldTable {
     /// The value of the first entry of that name.
     #[must_use]
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<Value> {
-        self.iter().find(|(key, _)| key.as_bytes() == name.as_ref()).map(|(_, value)| value)
+        let mut rest: &[u8] = &self.0;
+        loop {
+            let (value, key) = short_octets(rest).ok()?;
+            if key == name.as_ref() {
+                return Value::decode(value, &self.0).ok().map(|(_, value)| value);
+            }
+            rest = skip_value(value, |_, _| Ok(())).ok()?;
+        }
     }
 
     /// The entries in their order.
