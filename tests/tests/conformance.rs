@@ -1,9 +1,11 @@
 //! The broker in memory answers as RabbitMQ does: the same operations on both have the same observable results, down to the
 //! texts of errors.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use amqp_client_core::proto::FieldTable;
 use amqp_client_core::{
@@ -23,35 +25,36 @@ enum Operation {
     DeclarePassive { queue: u8 },
     Delete { queue: u8, if_unused: bool, if_empty: bool },
     Purge { queue: u8 },
-    DeclareExchange { exchange: u8, kind: u8 },
+    DeclareExchange { exchange: u8, kind: u8, alternate: bool },
     DeleteExchange { exchange: u8, if_unused: bool },
     Bind { queue: u8, exchange: u8, key: u8 },
     Unbind { queue: u8, exchange: u8, key: u8 },
     BindExchange { destination: u8, source: u8, key: u8 },
     UnbindExchange { destination: u8, source: u8, key: u8 },
     Publish { exchange: u8, key: u8, mandatory: bool, priority: u8 },
-    PublishTo { queue: u8 },
+    PublishTo { queue: u8, expired: bool },
+    Transaction { queues: (u8, u8), commit: bool },
     Get { queue: u8, no_ack: bool },
     Settle { delivery: u8, how: u8, multiple: bool },
     Recover,
     Consume { queue: u8, count: u8 },
 }
 
-const KINDS: [&str; 4] = ["direct", "fanout", "topic", "no-such-kind"];
+const KINDS: [&str; 5] = ["direct", "fanout", "topic", "headers", "no-such-kind"];
 const KEYS: [&str; 5] = ["a", "a.b", "a.*", "#.b", ""];
 
 fn operation() -> impl Strategy<Value = Operation> {
     use Operation::*;
     let (queue, exchange, key) = (0u8..3, 0u8..3, 0u8..5);
     prop_oneof![
-        4 => (queue.clone(), 0u8..4, prop::bool::weighted(0.1))
+        4 => (queue.clone(), 0u8..7, prop::bool::weighted(0.1))
             .prop_map(|(queue, kind, auto_delete)| Declare { queue, kind, auto_delete }),
         1 => queue.clone().prop_map(|queue| DeclarePassive { queue }),
         1 => (queue.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(queue, if_unused, if_empty)| Delete { queue, if_unused, if_empty }),
         1 => queue.clone().prop_map(|queue| Purge { queue }),
-        3 => (exchange.clone(), prop_oneof![20 => 0u8..3, 1 => Just(3u8)])
-            .prop_map(|(exchange, kind)| DeclareExchange { exchange, kind }),
+        3 => (exchange.clone(), prop_oneof![20 => 0u8..4, 1 => Just(4u8)], prop::bool::weighted(0.3))
+            .prop_map(|(exchange, kind, alternate)| DeclareExchange { exchange, kind, alternate }),
         1 => (exchange.clone(), any::<bool>())
             .prop_map(|(exchange, if_unused)| DeleteExchange { exchange, if_unused }),
         3 => (queue.clone(), exchange.clone(), key.clone())
@@ -65,7 +68,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         5 => (exchange, key, any::<bool>(), 0u8..4).prop_map(
             |(exchange, key, mandatory, priority)| Publish { exchange, key, mandatory, priority }
         ),
-        3 => queue.clone().prop_map(|queue| PublishTo { queue }),
+        4 => (queue.clone(), prop::bool::weighted(0.3))
+            .prop_map(|(queue, expired)| PublishTo { queue, expired }),
+        2 => ((queue.clone(), queue.clone()), any::<bool>())
+            .prop_map(|(queues, commit)| Transaction { queues, commit }),
         5 => (queue.clone(), any::<bool>()).prop_map(|(queue, no_ack)| Get { queue, no_ack }),
         3 => (0u8..5, 0u8..4, any::<bool>())
             .prop_map(|(delivery, how, multiple)| Settle { delivery, how, multiple }),
@@ -75,13 +81,19 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 /// Queues of several sorts.
-fn queue_options(kind: u8) -> QueueOptions {
+fn queue_options(kind: u8, dead_letters: &str) -> QueueOptions {
     let options = QueueOptions::new().exclusive(true).durable(false);
+    let buries = |options: QueueOptions| {
+        options.dead_letter_exchange("").dead_letter_routing_key(dead_letters)
+    };
     match kind {
         0 => options,
         1 => options.max_length(2),
         2 => options.max_length(2).overflow(Overflow::RejectPublish),
-        _ => options.max_priority(3),
+        3 => options.max_priority(3),
+        4 => buries(options.max_length(2)),
+        5 => buries(options.message_ttl(Duration::ZERO)),
+        _ => options.single_active_consumer(),
     }
 }
 
@@ -93,6 +105,8 @@ struct Run {
     prefix: String,
     uri: String,
     deliveries: Vec<Delivery>,
+    /// Queues that should be there.
+    declared: BTreeSet<u8>,
     published: u32,
     seen: String,
 }
@@ -112,6 +126,7 @@ impl Run {
             prefix,
             uri: uri.to_owned(),
             deliveries: Vec::new(),
+            declared: BTreeSet::new(),
             published: 0,
             seen: String::new(),
         })
@@ -125,7 +140,7 @@ impl Run {
         format!("{}x{number}", self.prefix)
     }
 
-    /// Does one operation and notes what came of it. What an error has closed is opened again.
+    /// Does one operation and notes what came of it.
     async fn step(&mut self, operation: &Operation) -> Result<(), TestCaseError> {
         let result = match self.perform(operation).await {
             Ok(text) => text,
@@ -137,8 +152,16 @@ impl Run {
         };
         writeln!(self.seen, "{operation:?}: {}", result.replace(&self.prefix, ""))
             .map_err(failed)?;
+        self.reopen().await?;
+        self.count().await
+    }
+
+    /// What an error has closed is opened again.
+    async fn reopen(&mut self) -> Result<(), TestCaseError> {
         if !self.connection.is_open() {
             self.deliveries.clear();
+            // They were this connection's own.
+            self.declared.clear();
             self.connection = Connection::open(&self.uri).await.map_err(failed)?;
             self.channel = self.connection.open_channel().await.map_err(failed)?;
         } else if !self.channel.is_open() {
@@ -148,14 +171,44 @@ impl Run {
         Ok(())
     }
 
+    /// Notes how many messages the queues hold. Asking each twice lets dead messages arrive where they go: a queue that has
+    /// answered has sent on before what it had to.
+    async fn count(&mut self) -> Result<(), TestCaseError> {
+        for round in 0..2 {
+            let asked: Vec<_> = self
+                .declared
+                .iter()
+                .map(|number| (*number, self.channel.queue_declare_passive(self.queue(*number))))
+                .collect();
+            for (number, asked) in asked {
+                match asked.await {
+                    Ok(queue) if round == 1 => {
+                        write!(self.seen, " q{number}: {}", queue.message_count())
+                            .map_err(failed)?;
+                    }
+                    Ok(_) => {}
+                    // It has gone with its last consumer, and takes the channel with it.
+                    Err(_) => {
+                        self.declared.remove(&number);
+                        break;
+                    }
+                }
+            }
+            self.reopen().await?;
+        }
+        writeln!(self.seen).map_err(failed)
+    }
+
     async fn perform(&mut self, operation: &Operation) -> Outcome {
         let channel = self.channel.clone();
         let none = FieldTable::new;
         let key = |number: u8| KEYS[usize::from(number)];
         Ok(match *operation {
             Operation::Declare { queue, kind, auto_delete } => {
-                let options = queue_options(kind).auto_delete(auto_delete);
+                let options = queue_options(kind, &self.queue(0)).auto_delete(auto_delete);
+                let number = queue;
                 let queue = channel.queue_declare(self.queue(queue), options).await?;
+                self.declared.insert(number);
                 format!("{} ({}, {})", queue.name(), queue.message_count(), queue.consumer_count())
             }
             Operation::DeclarePassive { queue } => {
@@ -163,11 +216,16 @@ impl Run {
                 format!("({}, {})", queue.message_count(), queue.consumer_count())
             }
             Operation::Delete { queue, if_unused, if_empty } => {
-                channel.queue_delete(self.queue(queue), if_unused, if_empty).await?.to_string()
+                let count = channel.queue_delete(self.queue(queue), if_unused, if_empty).await?;
+                self.declared.remove(&queue);
+                count.to_string()
             }
             Operation::Purge { queue } => channel.queue_purge(self.queue(queue)).await?.to_string(),
-            Operation::DeclareExchange { exchange, kind } => {
-                let options = ExchangeOptions::new().durable(false);
+            Operation::DeclareExchange { exchange, kind, alternate } => {
+                let mut options = ExchangeOptions::new().durable(false);
+                if alternate {
+                    options = options.alternate_exchange(&self.exchange(0));
+                }
                 let name = self.exchange(exchange);
                 channel.exchange_declare(name, KINDS[usize::from(kind)], options).await?;
                 "declared".to_owned()
@@ -198,11 +256,37 @@ impl Run {
             }
             Operation::Publish { exchange, key: number, mandatory, priority } => {
                 let exchange = self.exchange(exchange);
-                self.publish(&exchange, key(number), mandatory, priority).await
+                let properties = MessageProperties::new().with_priority(priority);
+                self.publish(&exchange, key(number), mandatory, &properties).await
             }
-            Operation::PublishTo { queue } => {
+            Operation::PublishTo { queue, expired } => {
                 let queue = self.queue(queue);
-                self.publish("", &queue, true, 0).await
+                let mut properties = MessageProperties::new();
+                if expired {
+                    properties = properties.with_expiration(Duration::ZERO);
+                }
+                self.publish("", &queue, true, &properties).await
+            }
+            Operation::Transaction { queues, commit } => {
+                let Ok(own) = self.connection.open_channel().await else {
+                    return Ok("no channel".to_owned());
+                };
+                own.tx_select().await?;
+                for queue in [queues.0, queues.1] {
+                    self.published += 1;
+                    let message = Message::new(format!("m{}", self.published));
+                    if let Err(error) =
+                        own.default_exchange().publish(&self.queue(queue), &message).await
+                    {
+                        return Ok(error.to_string());
+                    }
+                }
+                match commit {
+                    true => own.tx_commit().await?,
+                    false => own.tx_rollback().await?,
+                }
+                own.close().await?;
+                format!("committed {commit}")
             }
             Operation::Get { queue, no_ack } => {
                 match channel.basic_get(self.queue(queue), no_ack).await? {
@@ -268,13 +352,12 @@ impl Run {
         exchange: &str,
         key: &str,
         mandatory: bool,
-        priority: u8,
+        properties: &MessageProperties,
     ) -> String {
         self.published += 1;
         let body = format!("m{}", self.published);
-        let properties = MessageProperties::new().with_priority(priority);
         let options = PublisherOptions::new().mandatory(mandatory);
-        let message = Message::new(body).with(&properties);
+        let message = Message::new(body).with(properties);
         let publisher = self.channel.exchange(exchange).map(|own| own.publisher(options));
         match (message, publisher) {
             (Ok(message), Ok(Ok(publisher))) => match publisher.send_message(key, &message).await {

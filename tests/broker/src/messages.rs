@@ -1,7 +1,7 @@
 //! The way of messages: published, routed, delivered, settled, expired, dead.
 
 use amqp_proto::method::{Arguments, BasicDeliver, BasicPublish, BasicReturn};
-use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr, Value};
+use amqp_proto::{EncodeProperties, Properties, RawProperties, ReplyCode, ShortStr, Value};
 use bytes::Bytes;
 
 use crate::channel::{Mode, Settlement, Unacked};
@@ -10,14 +10,11 @@ use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
 use crate::message::{Death, Message};
-use crate::queue::Overflow;
+use crate::queue::{Overflow, Queue};
 use crate::requests::delivered_properties;
 
 /// How many octets may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
-
-/// How often a dead message may die again on its way, before it is taken for one that goes round in circles.
-const MAX_DEATHS: u32 = 32;
 
 impl Engine {
     /// A client has published.
@@ -128,7 +125,7 @@ impl Engine {
                 body.clone(),
             );
             message.published_by = number.map(|number| (at, number));
-            taken &= self.enqueue(&queue, message, 0);
+            taken &= self.enqueue(&queue, message);
         }
         taken
     }
@@ -193,13 +190,13 @@ impl Engine {
         queues
     }
 
-    /// Adds a message to a queue, unless that is full and refuses more. `deaths`: how often it died to get here.
-    fn enqueue(&mut self, name: &ShortStr, mut message: Message, deaths: u32) -> bool {
+    /// Adds a message to a queue, unless that is full and refuses more.
+    fn enqueue(&mut self, name: &ShortStr, mut message: Message) -> bool {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return true };
         if queue.is_full(message.body.len()) && queue.limits.overflow != Overflow::DropHead {
             if queue.limits.overflow == Overflow::RejectPublishDlx {
-                self.bury(name, &message, Death::MaxLength, deaths);
+                self.bury(name, &message, Death::MaxLength);
             }
             return false;
         }
@@ -208,12 +205,20 @@ impl Engine {
         message.expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
         message.priority = message.priority.min(queue.limits.max_priority.unwrap_or(0));
         queue.put(message);
-        self.dirty.insert(name.clone());
-        while let Some(queue) = self.queues.get_mut(name).filter(|queue| queue.overflows()) {
-            let Some(oldest) = queue.messages.pop_front() else { break };
-            self.bury(name, &oldest, Death::MaxLength, deaths);
-        }
+        // What a consumer takes at once is not too many.
+        self.deliver(name);
+        self.drop_head(name);
         true
+    }
+
+    /// Drops the oldest messages of a queue that has too many, if it is not one that rather refuses new ones.
+    fn drop_head(&mut self, name: &ShortStr) {
+        let drops =
+            |queue: &&mut Queue| queue.limits.overflow == Overflow::DropHead && queue.overflows();
+        while let Some(queue) = self.queues.get_mut(name).filter(drops) {
+            let Some(oldest) = queue.messages.pop_front() else { break };
+            self.bury(name, &oldest, Death::MaxLength);
+        }
     }
 
     /// Gives a message back to its queue.
@@ -222,30 +227,28 @@ impl Engine {
         message.returns += 1;
         let Some(queue) = self.queues.get_mut(name) else { return };
         if queue.limits.delivery_limit.is_some_and(|limit| message.returns > limit) {
-            self.bury(name, &message, Death::DeliveryLimit, 0);
+            self.bury(name, &message, Death::DeliveryLimit);
             return;
         }
         queue.put(message);
         self.dirty.insert(name.clone());
+        self.drop_head(name);
     }
 
     /// A message has died in a queue: it goes to the dead-letter exchange, if there is one.
-    fn bury(&mut self, name: &ShortStr, message: &Message, death: Death, deaths: u32) {
+    fn bury(&mut self, name: &ShortStr, message: &Message, death: Death) {
         let Some(limits) = self.queues.get(name).map(|queue| queue.limits.clone()) else { return };
-        let Some(exchange) = limits.dead_letter_exchange.filter(|_| deaths < MAX_DEATHS) else {
-            return;
-        };
+        let Some(exchange) = limits.dead_letter_exchange else { return };
         let routing_key =
             limits.dead_letter_routing_key.unwrap_or_else(|| message.routing_key.clone());
-        let properties = RawProperties::from(&message.after_death(name, death));
-        for queue in self.targets(&exchange, &routing_key, &properties) {
-            // Round in circles without anybody having rejected it: dropped.
-            if queue == *name && death == Death::Expired && deaths > 0 {
+        let properties = message.after_death(name, death);
+        let encoded = RawProperties::from(&properties);
+        for queue in self.targets(&exchange, &routing_key, &encoded) {
+            if death != Death::Rejected && goes_round(&properties, &queue) {
                 continue;
             }
-            let dead =
-                self.message(&exchange, &routing_key, properties.clone(), message.body.clone());
-            self.enqueue(&queue, dead, deaths + 1);
+            let dead = self.message(&exchange, &routing_key, encoded.clone(), message.body.clone());
+            self.enqueue(&queue, dead);
         }
     }
 
@@ -272,7 +275,7 @@ impl Engine {
         while let Some(queue) = self.queues.get_mut(name) {
             let Some(true) = queue.messages.front_mut().map(expired) else { return };
             if let Some(message) = queue.messages.pop_front() {
-                self.bury(name, &message, Death::Expired, 0);
+                self.bury(name, &message, Death::Expired);
             }
         }
     }
@@ -381,7 +384,7 @@ impl Engine {
         match settlement {
             Settlement::Ack => {}
             Settlement::Requeue => self.requeue(&queue, message),
-            Settlement::Reject => self.bury(&queue, &message, Death::Rejected, 0),
+            Settlement::Reject => self.bury(&queue, &message, Death::Rejected),
         }
     }
 
@@ -398,4 +401,26 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether a dead message has been in that queue before, and nobody has rejected it since: it would die there again, and so
+/// on for ever. RabbitMQ drops it.
+fn goes_round(properties: &Properties, queue: &ShortStr) -> bool {
+    let deaths = properties.headers.as_ref().and_then(|headers| headers.get("x-death"));
+    let text = |death: &Value, name: &str| {
+        death
+            .as_table()
+            .and_then(|death| death.get(name))
+            .map(|value| value.as_str().unwrap_or("").to_owned())
+    };
+    // The latest comes first.
+    for death in deaths.iter().filter_map(Value::as_array).flat_map(|deaths| deaths.iter()) {
+        if text(&death, "reason").as_deref() == Some("rejected") {
+            return false;
+        }
+        if text(&death, "queue").is_some_and(|name| *queue == *name) {
+            return true;
+        }
+    }
+    false
 }

@@ -105,8 +105,10 @@ impl Engine {
             self.send(at, BasicGetEmpty::default());
             return Ok(());
         };
-        let message_count = count(queue.messages.len());
         let properties = delivered_properties(queue, &message);
+        // What stood behind it may have expired meanwhile.
+        self.expire_queue(&name);
+        let message_count = self.queues.get(&name).map_or(0, |queue| count(queue.messages.len()));
         let Some(channel) = self.channel(at) else { return Ok(()) };
         channel.last_delivery += 1;
         let got = BasicGetOk {

@@ -3,14 +3,14 @@
 use amqp_proto::method::*;
 use amqp_proto::{FieldTable, ShortStr};
 
-use super::Done;
+use super::{Done, check_arguments};
 use crate::engine::{At, Engine};
 use crate::exchange::{Binding, Exchange, Kind, Target};
 use crate::fault::Fault;
 
 impl Engine {
     pub(super) fn exchange_declare(&mut self, at: At, method: ExchangeDeclare) -> Done {
-        let name = method.exchange;
+        let name = method.exchange.clone();
         let kind = Kind::named(&method.kind);
         if kind.is_none() && !method.passive {
             let text = format!("unknown exchange type '{}'", method.kind);
@@ -18,33 +18,7 @@ impl Engine {
         }
         if let Some(exchange) = self.exchanges.get(&name) {
             if !method.passive {
-                let same = |argument, received: String, current: String| {
-                    let differs = received != current;
-                    let quoted = |text| format!("'{text}'");
-                    differs.then(|| {
-                        Fault::inequivalent(
-                            argument,
-                            "exchange",
-                            &name,
-                            &quoted(received),
-                            &quoted(current),
-                        )
-                    })
-                };
-                let kind = exchange.kind.name().to_owned();
-                let faults = [
-                    same("type", method.kind.to_string(), kind),
-                    same("durable", method.durable.to_string(), exchange.durable.to_string()),
-                    same(
-                        "auto_delete",
-                        method.auto_delete.to_string(),
-                        exchange.auto_delete.to_string(),
-                    ),
-                    same("internal", method.internal.to_string(), exchange.internal.to_string()),
-                ];
-                if let Some(fault) = faults.into_iter().flatten().next() {
-                    return Err(fault);
-                }
+                check_equivalent(&name, exchange, &method)?;
             }
         } else {
             if method.passive {
@@ -156,4 +130,23 @@ impl Engine {
             self.drop_unused_exchange(&name);
         }
     }
+}
+
+fn check_equivalent(name: &ShortStr, exchange: &Exchange, method: &ExchangeDeclare) -> Done {
+    let flags = [
+        ("durable", method.durable, exchange.durable),
+        ("auto_delete", method.auto_delete, exchange.auto_delete),
+        ("internal", method.internal, exchange.internal),
+    ];
+    let kind = ("type", method.kind.to_string(), exchange.kind.name().to_owned());
+    let flags =
+        flags.map(|(name, received, current)| (name, received.to_string(), current.to_string()));
+    for (argument, received, current) in [kind].into_iter().chain(flags) {
+        if received != current {
+            let (received, current) = (format!("'{received}'"), format!("'{current}'"));
+            return Err(Fault::inequivalent(argument, "exchange", name, &received, &current));
+        }
+    }
+    let compared = ["alternate-exchange"];
+    check_arguments("exchange", name, &compared, &method.arguments, &exchange.arguments)
 }

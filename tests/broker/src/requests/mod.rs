@@ -4,8 +4,8 @@ mod consume;
 mod exchange;
 mod queue;
 
-use amqp_proto::ShortStr;
 use amqp_proto::method::*;
+use amqp_proto::{FieldTable, ShortStr, Value};
 
 use crate::channel::{ChannelState, Mode, Settlement, Transaction};
 use crate::confirms::Confirms;
@@ -110,11 +110,15 @@ impl Engine {
             }
             Method::TxCommit(_) => {
                 let transaction = self.take_transaction(at)?;
+                let mut taken = true;
                 for (method, properties, body) in transaction.publishes {
-                    self.route(at, &method, properties, body, None);
+                    taken &= self.route(at, &method, properties, body, None);
                 }
                 for (tag, settlement) in transaction.settlements {
                     self.settle_one(at, tag, settlement);
+                }
+                if !taken {
+                    return Err(Fault::precondition("partial tx completion"));
                 }
                 self.send(at, TxCommitOk {});
             }
@@ -178,4 +182,45 @@ const fn returned(requeue: bool) -> Settlement {
 
 pub(crate) fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Whether something that is declared again has the same arguments, of those that count.
+fn check_arguments(
+    kind: &str,
+    name: &ShortStr,
+    compared: &[&str],
+    received: &FieldTable,
+    current: &FieldTable,
+) -> Done {
+    for argument in compared {
+        let (received, current) = (received.get(argument), current.get(argument));
+        let same = received == current
+            || received
+                .as_ref()
+                .and_then(Value::as_i64)
+                .is_some_and(|number| current.as_ref().and_then(Value::as_i64) == Some(number));
+        if !same {
+            let (received, current) = (described(received), described(current));
+            return Err(Fault::inequivalent(argument, kind, name, &received, &current));
+        }
+    }
+    Ok(())
+}
+
+/// A value as RabbitMQ describes it in a text.
+fn described(value: Option<Value>) -> String {
+    let Some(value) = value else { return "none".to_owned() };
+    let (text, kind) = match &value {
+        Value::LongStr(text) => (text.to_string(), "longstr"),
+        Value::Bool(value) => (value.to_string(), "bool"),
+        Value::I8(value) => (value.to_string(), "byte"),
+        Value::U8(value) => (value.to_string(), "unsignedbyte"),
+        Value::I16(value) => (value.to_string(), "short"),
+        Value::U16(value) => (value.to_string(), "unsignedshort"),
+        Value::I32(value) => (value.to_string(), "signedint"),
+        Value::U32(value) => (value.to_string(), "unsignedint"),
+        Value::I64(value) => (value.to_string(), "long"),
+        other => return format!("{other:?}"),
+    };
+    format!("the value '{text}' of type '{kind}'")
 }

@@ -1,9 +1,9 @@
 //! Declaring and deleting queues.
 
 use amqp_proto::method::*;
-use amqp_proto::{FieldTable, ShortStr, Value};
+use amqp_proto::{FieldTable, ShortStr};
 
-use super::{Done, count};
+use super::{Done, check_arguments, count};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
@@ -127,35 +127,5 @@ fn check_equivalent(
         "x-queue-type",
         "x-delivery-limit",
     ];
-    for argument in COMPARED {
-        let (received, current) = (arguments.get(argument), queue.arguments.get(argument));
-        let same = received == current
-            || received
-                .as_ref()
-                .and_then(Value::as_i64)
-                .is_some_and(|number| current.as_ref().and_then(Value::as_i64) == Some(number));
-        if !same {
-            let (received, current) = (described(received), described(current));
-            return Err(Fault::inequivalent(argument, "queue", name, &received, &current));
-        }
-    }
-    Ok(())
-}
-
-/// A value as RabbitMQ describes it in a text.
-fn described(value: Option<Value>) -> String {
-    let Some(value) = value else { return "none".to_owned() };
-    let (text, kind) = match &value {
-        Value::LongStr(text) => (text.to_string(), "longstr"),
-        Value::Bool(value) => (value.to_string(), "bool"),
-        Value::I8(value) => (value.to_string(), "byte"),
-        Value::U8(value) => (value.to_string(), "unsignedbyte"),
-        Value::I16(value) => (value.to_string(), "short"),
-        Value::U16(value) => (value.to_string(), "unsignedshort"),
-        Value::I32(value) => (value.to_string(), "signedint"),
-        Value::U32(value) => (value.to_string(), "unsignedint"),
-        Value::I64(value) => (value.to_string(), "long"),
-        other => return format!("{other:?}"),
-    };
-    format!("the value '{text}' of type '{kind}'")
+    check_arguments("queue", name, &COMPARED, arguments, &queue.arguments)
 }
