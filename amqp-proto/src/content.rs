@@ -75,8 +75,9 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes a part of the body. Memory grows with what has come, not with what is announced.
-    pub(crate) fn body(&mut self, payload: Bytes) -> Result<(), Violation> {
+    /// Takes a part of the body, and says how much of it had to be kept apart. Memory grows with what has come, not with
+    /// what is announced.
+    pub(crate) fn body(&mut self, payload: Bytes) -> Result<usize, Violation> {
         let Some(header) = &self.header else {
             return Err(unexpected(FrameKind::Body, "a content header"));
         };
@@ -86,12 +87,19 @@ impl Incoming {
         }
         if header.properties.is_err() {
             // The message is lost already: its body is counted, not kept.
-        } else if payload.len() as u64 == header.body_size {
-            self.single = Some(payload);
-        } else {
-            self.body.extend_from_slice(&payload);
+            return Ok(0);
         }
-        Ok(())
+        if payload.len() as u64 == header.body_size {
+            self.single = Some(payload);
+            return Ok(0);
+        }
+        self.body.extend_from_slice(&payload);
+        Ok(payload.len())
+    }
+
+    /// How much of the body has been kept apart.
+    pub(crate) fn kept(&self) -> usize {
+        self.body.len()
     }
 
     /// Whether nothing is missing.

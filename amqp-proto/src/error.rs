@@ -267,6 +267,12 @@ pub enum Violation {
         /// How many may wait.
         limit: usize,
     },
+    /// The peer begins more and more messages, and finishes none.
+    #[error("more than {limit} octets of bodies that are not complete")]
+    UnfinishedBodies {
+        /// How many may be kept, [`Limits::unfinished_max`](crate::Limits::unfinished_max).
+        limit: usize,
+    },
     /// The login asks for more and more rounds.
     #[error("more than {limit} challenges in one login")]
     TooManyChallenges {
@@ -286,7 +292,9 @@ impl Violation {
             | Self::BadDeliveryTag { .. }
             | Self::UnknownPublish { .. } => ReplyCode::NOT_ALLOWED,
             Self::BadTune { .. } | Self::TooManyChallenges { .. } => ReplyCode::NOT_ALLOWED,
-            Self::RepliesNotRead { .. } => ReplyCode::RESOURCE_ERROR,
+            Self::RepliesNotRead { .. } | Self::UnfinishedBodies { .. } => {
+                ReplyCode::RESOURCE_ERROR
+            }
         }
     }
 }

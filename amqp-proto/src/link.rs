@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
     pub(crate) unflushed: Vec<ChannelId>,
+    /// Octets of bodies that are not complete, on all channels.
+    pub(crate) unfinished: usize,
     last_request: u64,
 }
 
@@ -49,6 +51,7 @@ impl Link {
             blocked: false,
             closing: None,
             unflushed: Vec::new(),
+            unfinished: 0,
             last_request: 0,
         }
     }

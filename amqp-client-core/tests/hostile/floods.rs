@@ -110,6 +110,22 @@ fn bodies_that_never_end_cost_what_came_of_them() {
     assert!(rig.connection.is_open());
 }
 
+/// Nor do they cost all there is.
+#[test]
+fn bodies_that_never_end_are_bounded_on_all_channels_together() {
+    let mut config = Config::default();
+    config.protocol.limits.unfinished_max = 1 << 20;
+    let mut victim = Victim::with(config);
+    let tag = victim.consumer.tag().clone();
+    victim.rig.attack(&[deliver(1, &tag, 1), plain_header(1, 64 * MIB)].concat());
+    let part = body(1, vec![0; 100_000]);
+    let cost = peak(|| (0..20).for_each(|_| victim.rig.attack(&part)));
+    assert!(cost < 4 * MIB, "{cost} octets");
+    let error = victim.ended();
+    let expected = Violation::UnfinishedBodies { limit: 1 << 20 };
+    assert_eq!(error, ConnectionError::Violation(expected));
+}
+
 #[test]
 fn a_server_that_closes_every_channel_costs_only_the_channels() {
     let mut rig = Rig::new(Config::default());

@@ -47,7 +47,6 @@ impl ChannelState {
             if octets.first_chunk() != Some(&CLOSE) {
                 return Err(unexpected(FrameKind::Method, incoming.expected()).into());
             }
-            self.incoming = None;
         }
         match octets.first_chunk() {
             Some(&DELIVER) if link.role == Role::Client => {
@@ -126,7 +125,10 @@ impl ChannelState {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
-        incoming.body(payload)?;
+        link.unfinished += incoming.body(payload)?;
+        if link.unfinished > link.limits.unfinished_max {
+            return Err(Violation::UnfinishedBodies { limit: link.limits.unfinished_max }.into());
+        }
         self.complete_content(link)
     }
 
@@ -134,6 +136,7 @@ impl ChannelState {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_complete()) else {
             return Ok(());
         };
+        link.unfinished -= incoming.kept();
         let Complete { method, content } = incoming.into_complete();
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {

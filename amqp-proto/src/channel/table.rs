@@ -120,7 +120,9 @@ impl ChannelState {
             return;
         }
         self.pending.clear();
-        self.incoming = None;
+        if let Some(incoming) = self.incoming.take() {
+            link.unfinished -= incoming.kept();
+        }
         self.phase = Phase::Closed(error.clone());
         link.emit(self.id, ChannelEvent::Closed(error));
     }

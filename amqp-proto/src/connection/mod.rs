@@ -362,6 +362,12 @@ impl Connection {
         }
     }
 
+    /// Octets of bodies that are not complete, on all channels.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const fn unfinished(&self) -> usize {
+        self.link.unfinished
+    }
+
     /// What both ends have agreed on, once the handshake is over.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {

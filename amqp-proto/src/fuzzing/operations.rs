@@ -199,6 +199,9 @@ impl Stage {
         if let Err(error) = self.pair.client.check() {
             self.pair.judge(&error);
         }
+        for end in [&self.pair.client, &self.pair.server] {
+            assert_eq!(end.unfinished(), 0, "bodies are counted that are gone");
+        }
         assert!(self.client.closed, "the connection is not over");
         assert!(self.client.asked.is_empty(), "requests without an end: {:?}", self.client.asked);
         assert!(self.client.channels.is_empty(), "channels without an end");

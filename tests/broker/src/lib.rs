@@ -1,20 +1,23 @@
-//! An AMQP 0-9-1 broker in memory, for tests and first steps. **In production, use RabbitMQ**: this one keeps nothing, knows
-//! one virtual host and one user, and is as fast as it happens to be.
+//! An AMQP 0-9-1 broker in memory, for tests and first steps. **In production, use RabbitMQ**: this one keeps nothing on disk,
+//! has one virtual host, and is as fast as it happens to be.
 //!
 //! ```
 //! let broker = amqp_test_broker::Broker::start()?;
-//! // Connect to broker.uri() with any AMQP 0-9-1 client.
+//! // Connect to broker.uri() with any AMQP 0-9-1 client, or through no socket over broker.pipe().
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! As a program, for clients of other languages: `cargo run -p amqp-test-broker -- --help`.
 //!
 //! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
 //! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,
 //! prefetch, returns, publisher confirms, transactions and direct reply-to, and refuses what RabbitMQ refuses, with its reply
-//! codes and texts. It can be [restarted](Broker::restart), which durable queues and persistent messages survive. It has no
-//! streams, no replication and no permissions.
+//! codes and texts. It can be [restarted](Broker::restart), which durable queues and persistent messages survive, and
+//! [block publishers](Broker::set_alarm). With [whims](Options::whims), it uses every freedom that the protocol gives a broker. It
+//! has no streams, no replication and no permissions.
 //!
 //! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
-//! behind a TCP port.
+//! behind a TCP port. That it answers as RabbitMQ does is tested by random scripts run on both.
 
 mod channel;
 mod confirms;
