@@ -16,21 +16,13 @@ use fastrand::Rng;
 use crate::network::HIGH_WATER;
 use crate::world::World;
 
-/// The number of a client.
-pub(crate) type Number = usize;
-
-/// Names for clients.
-pub(crate) struct Client;
-
-impl Client {
-    /// Looks at what is left in the end. Nothing happens to it.
-    pub(crate) const AUDITOR: Number = usize::MAX;
-}
+/// The number of the client that looks at what is left in the end. Nothing happens to it.
+pub(crate) const AUDITOR: usize = usize::MAX;
 
 /// A task's view of the world.
 pub(crate) struct Env {
     pub(crate) world: Rc<World>,
-    client: Number,
+    client: usize,
     rng: RefCell<Rng>,
     /// Drops one in so many futures.
     pub(crate) cancel: Option<u32>,
@@ -49,7 +41,7 @@ pub(crate) struct Connected {
 }
 
 impl Env {
-    pub(crate) fn new(world: Rc<World>, client: Number, seed: u64) -> Self {
+    pub(crate) fn new(world: Rc<World>, client: usize, seed: u64) -> Self {
         Self { world, client, rng: RefCell::new(Rng::with_seed(seed)), cancel: None }
     }
 
@@ -164,7 +156,7 @@ impl Env {
 
     /// Whether a connection may have ended like that.
     pub(crate) fn judge_connection(&self, error: &ConnectionError) -> Again {
-        let calm = self.world.script.is_calm() || self.client == Client::AUDITOR;
+        let calm = self.world.script.is_calm() || self.client == AUDITOR;
         let expected = match error {
             ConnectionError::Closed(close) => close.by == Initiator::Local,
             ConnectionError::Eof

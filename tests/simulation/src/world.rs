@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::client::{Client, Env};
+use crate::client::{AUDITOR, Env};
 use crate::executor::{Clock, Task};
 use crate::ledger::{Ledger, Totals};
 use crate::network::Network;
@@ -99,7 +99,7 @@ pub fn run(script: &Script) -> Result<Report, String> {
     // Everybody has gone. Nothing happens any more, so that an auditor can look at what is left.
     run.faults.clear();
     let left = Rc::new(RefCell::new(BTreeMap::new()));
-    let env = Env::new(world.clone(), Client::AUDITOR, script.seed);
+    let env = Env::new(world.clone(), AUDITOR, script.seed);
     run.tasks.push(workload::audit(env, left.clone()));
     run.until_done()?;
     let sessions = world.network.borrow().engine.session_count();
