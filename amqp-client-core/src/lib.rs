@@ -24,6 +24,7 @@ mod connection;
 mod consumer;
 mod deadline;
 mod delivery;
+pub mod drive;
 pub mod driver;
 pub mod error;
 mod event;

@@ -1,16 +1,12 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::Arc;
 
-use amqp_client_core::driver::Driver;
-use amqp_client_core::proto::uri::Endpoint;
+use amqp_client_core::drive::{self, Drive};
 use amqp_client_core::{Config, ConnectError, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::drive::{Drive, now};
+use crate::runtime::{Clock, Stream, Tokio};
 
 /// A connection on tokio.
 ///
@@ -49,17 +45,8 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future gives the attempt up.
     pub async fn open_target(target: Target) -> Result<Self, ConnectError> {
-        let mut nodes = target.endpoints.into_iter().peekable();
-        while let Some(endpoint) = nodes.next() {
-            if target.tls {
-                return Err(ConnectError::NoTls(endpoint));
-            }
-            match open_node(&endpoint, target.config.clone()).await {
-                Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
-                result => return result,
-            }
-        }
-        Err(ConnectError::NoEndpoint)
+        let connection = drive::open::<Tokio>(target).await?;
+        Ok(Self { connection })
     }
 
     /// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns its handle, and
@@ -78,30 +65,8 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let (connection, driver) = Driver::new(config, now());
-        (Self { connection }, Drive::new(driver, stream))
-    }
-}
-
-async fn open_node(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
-    let after = config.settings.connect_timeout;
-    timeout(after, connect(endpoint, config))
-        .await
-        .unwrap_or_else(|_| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
-}
-
-async fn connect(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
-    let unreachable =
-        |error| ConnectError::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) };
-    let stream =
-        TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
-    // Small writes are gathered before they get here; Nagle's algorithm would only delay them.
-    stream.set_nodelay(true).map_err(unreachable)?;
-    let (connection, driver) = Connection::open_with(stream, config);
-    tokio::spawn(driver);
-    match connection.ready().await {
-        Ok(()) => Ok(connection),
-        Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
+        let (connection, drive) = Drive::new(Stream(stream), Clock::new(), config);
+        (Self { connection }, drive)
     }
 }
 

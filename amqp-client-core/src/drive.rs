@@ -1,0 +1,231 @@
+//! What adapters for async runtimes have in common: connecting to a target, and the loop that drives a connection. A runtime
+//! adds sockets, time and tasks.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use amqp_proto::Transmit;
+use amqp_proto::uri::Endpoint;
+use bytes::{Buf as _, BytesMut};
+
+use crate::config::Config;
+use crate::connect::{ConnectError, Target};
+use crate::driver::{Driver, Turn};
+use crate::{Connection, driver};
+
+/// A runtime: how it connects, waits and spawns.
+pub trait Runtime {
+    /// Its streams.
+    type Transport: Transport + Send + Unpin + 'static;
+    /// Its clock.
+    type Timer: Timer + Send + Unpin + 'static;
+
+    /// A timer.
+    fn timer() -> Self::Timer;
+
+    /// Connects a stream that sends at once what it is given (`TCP_NODELAY`): small writes are gathered before they get
+    /// there.
+    fn connect(host: &str, port: u16) -> impl Future<Output = io::Result<Self::Transport>> + Send;
+
+    /// Runs a task in the background.
+    fn spawn(task: impl Future<Output = ()> + Send + 'static);
+}
+
+/// A stream of octets in both directions.
+pub trait Transport {
+    /// Reads what is there, and appends it to `input`, which has room for some. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// Why nothing can be read any more.
+    fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
+
+    /// Writes some of `output`, which it leaves as it is; says how much.
+    ///
+    /// # Errors
+    /// Why nothing can be written any more.
+    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>>;
+
+    /// Passes on what was written.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Self::poll_write).
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// That it could not be ended in an orderly way.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// A clock that wakes.
+pub trait Timer {
+    /// The time.
+    fn now(&self) -> Instant;
+
+    /// Ready at that time. Another call may ask for another time, and replaces the earlier.
+    fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()>;
+}
+
+/// Connects to one of the nodes of a target, the first that takes it, and spawns its driver. Each node is given the
+/// [`connect_timeout`](crate::Settings::connect_timeout) for everything up to the end of the handshake.
+///
+/// # Errors
+/// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
+///
+/// # Cancel safety
+/// Dropping the future gives the attempt up.
+pub async fn open<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
+    let mut nodes = target.endpoints.into_iter().peekable();
+    while let Some(endpoint) = nodes.next() {
+        if target.tls {
+            return Err(ConnectError::NoTls(endpoint));
+        }
+        match open_node::<R>(&endpoint, target.config.clone()).await {
+            Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
+            result => return result,
+        }
+    }
+    Err(ConnectError::NoEndpoint)
+}
+
+async fn open_node<R: Runtime>(
+    endpoint: &Endpoint,
+    config: Config,
+) -> Result<Connection, ConnectError> {
+    let after = config.settings.connect_timeout;
+    let connecting = connect::<R>(endpoint, config);
+    within(R::timer(), after, connecting)
+        .await
+        .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
+}
+
+async fn connect<R: Runtime>(
+    endpoint: &Endpoint,
+    config: Config,
+) -> Result<Connection, ConnectError> {
+    let transport = R::connect(&endpoint.host, endpoint.port).await.map_err(|error| {
+        ConnectError::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
+    })?;
+    let (connection, drive) = Drive::new(transport, R::timer(), config);
+    R::spawn(drive);
+    match connection.ready().await {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
+    }
+}
+
+/// What a future gives, if it does so in time.
+async fn within<T>(
+    mut timer: impl Timer,
+    time: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let at = timer.now().checked_add(time);
+    let mut future = pin!(future);
+    poll_fn(|cx| match (future.as_mut().poll(cx), at) {
+        (Poll::Ready(value), _) => Poll::Ready(Some(value)),
+        (Poll::Pending, Some(at)) => timer.poll_until(cx, at).map(|()| None),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
+}
+
+/// How many reads and writes happen in one poll before other tasks get their turn.
+const ROUNDS: usize = 16;
+
+/// Drives a connection over a transport until it is over. One task does both directions: an acknowledgement that answers a
+/// delivery needs nobody else to run.
+#[derive(Debug)]
+pub struct Drive<S, T> {
+    driver: Driver,
+    transport: S,
+    timer: T,
+    /// Why nothing can be written any more. What the peer said before is still read: it may be the reason.
+    write_error: Option<io::Error>,
+}
+
+impl<S: Transport, T: Timer> Drive<S, T> {
+    /// Begins a connection: its handle, and the future that has to run for anything to happen.
+    pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
+        let (connection, driver) = driver::Driver::new(config, timer.now());
+        (connection, Self { driver, transport, timer, write_error: None })
+    }
+
+    /// Writes what there is. Ready if all of it, or the connection, is gone.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.driver.output().has_remaining() {
+            let written = ready!(self.transport.poll_write(cx, self.driver.output()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.driver.output().advance(written);
+        }
+        self.transport.poll_flush(cx)
+    }
+
+    /// Reads what there is; says whether that was anything.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.transport.poll_read(cx, self.driver.input()) {
+            Poll::Ready(Ok(0)) => match self.write_error.take() {
+                Some(error) => self.driver.transport_error(self.timer.now(), &error),
+                None => self.driver.eof(self.timer.now()),
+            },
+            Poll::Ready(Ok(_)) => self.driver.received(self.timer.now()),
+            Poll::Ready(Err(error)) => self.driver.transport_error(self.timer.now(), &error),
+            Poll::Pending => return false,
+        }
+        true
+    }
+
+    /// Whether it is time for another turn.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, turn: Turn) -> bool {
+        turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready())
+    }
+
+    /// One round of everything. Ready with whether there may be more to do.
+    fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let turn = self.driver.turn(self.timer.now(), cx.waker());
+        let mut progress = false;
+        if turn.write && self.write_error.is_none() {
+            match self.poll_write(cx) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(error)) => self.write_error = Some(error),
+                Poll::Pending => {}
+            }
+        }
+        if turn.done {
+            // The connection is over either way.
+            let _closed = ready!(self.transport.poll_close(cx));
+            return Poll::Ready(false);
+        }
+        progress |= turn.read && self.read(cx);
+        if progress || self.poll_timer(cx, turn) {
+            return Poll::Ready(true);
+        }
+        // Nothing came that would explain it better.
+        if let Some(error) = self.write_error.take() {
+            self.driver.transport_error(self.timer.now(), &error);
+            return Poll::Ready(true);
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: Transport + Unpin, T: Timer + Unpin> Future for Drive<S, T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            if !ready!(self.round(cx)) {
+                return Poll::Ready(());
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,97 @@
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use amqp_client_core::drive::{Runtime, Timer, Transport};
+use amqp_client_core::proto::Transmit;
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
+
+/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
+/// nothing.
+const SLICES: usize = 64;
+
+/// Tokio's sockets, time and tasks.
+pub(crate) struct Tokio;
+
+impl Runtime for Tokio {
+    type Transport = Stream<TcpStream>;
+    type Timer = Clock;
+
+    fn timer() -> Clock {
+        Clock::new()
+    }
+
+    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Stream(stream))
+    }
+
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task);
+    }
+}
+
+/// A stream of tokio's.
+pub(crate) struct Stream<S>(pub(crate) S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        poll_read_buf(Pin::new(&mut self.0), cx, input)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.0);
+        if !stream.is_write_vectored() {
+            return stream.poll_write(cx, output.chunk());
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let filled = output.chunks_vectored(&mut slices);
+        stream.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Tokio's clock, so that its paused time is this connection's time too.
+pub(crate) struct Clock {
+    sleep: Pin<Box<Sleep>>,
+    /// When it fires; it is moved only when that changes.
+    fires_at: Option<Instant>,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { sleep: Box::pin(sleep_until(Instant::now())), fires_at: None }
+    }
+}
+
+impl Timer for Clock {
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into_std()
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>, at: std::time::Instant) -> Poll<()> {
+        let at = Instant::from_std(at);
+        if self.fires_at != Some(at) {
+            self.fires_at = Some(at);
+            self.sleep.as_mut().reset(at);
+        }
+        let fired = self.sleep.as_mut().poll(cx);
+        if fired.is_ready() {
+            self.fires_at = None;
+        }
+        fired
+    }
+}
