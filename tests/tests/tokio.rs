@@ -3,8 +3,11 @@
 
 mod suite;
 
+use std::sync::OnceLock;
+
 use amqp_client_tokio::Connection;
-use amqp_test_broker::Broker;
+use amqp_test_broker::{Broker, Options};
+use libtest_mimic::Failed;
 use suite::{Adapter, BoxFuture, Outcome};
 use tokio::runtime::Builder;
 
@@ -14,12 +17,12 @@ fn main() {
         |name, broker, run| Adapter { name, broker, open: |target| Box::pin(open(target)), run };
     let pipe = Adapter {
         open: |target| Box::pin(open_pipe(target)),
-        ..adapter("tokio_pipe", || suite::whimsical().map(Broker::uri), current)
+        ..adapter("tokio_pipe", || whimsical().map(Broker::uri), current)
     };
     let adapters = [
         adapter("tokio_multi_thread", suite::rabbitmq, multi),
         adapter("tokio_current_thread", suite::rabbitmq, current),
-        adapter("tokio_in_memory", suite::in_memory, multi),
+        adapter("tokio_in_memory", in_memory, multi),
         pipe,
     ];
     let trials = adapters.into_iter().flat_map(suite::trials).collect();
@@ -36,7 +39,7 @@ async fn open(
 async fn open_pipe(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
-    let broker = suite::whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
+    let broker = whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
     let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
     if endpoint.port != broker.addr().port() {
         return open(target).await;
@@ -56,4 +59,18 @@ fn multi(behaviour: BoxFuture<Outcome>) -> Outcome {
 
 fn current(behaviour: BoxFuture<Outcome>) -> Outcome {
     Builder::new_current_thread().enable_all().build()?.block_on(behaviour)
+}
+
+/// Where the broker in memory is, the same for all tests.
+fn in_memory() -> Result<String, Failed> {
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    let broker = BROKER.get_or_init(|| Broker::start().map_err(|error| error.to_string()));
+    broker.as_ref().map(Broker::uri).map_err(Failed::from)
+}
+
+/// A broker in memory that makes use of all its freedom.
+fn whimsical() -> Result<&'static Broker, Failed> {
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    let start = || Broker::start_with(Options::new().whims(1)).map_err(|error| error.to_string());
+    BROKER.get_or_init(start).as_ref().map_err(Failed::from)
 }

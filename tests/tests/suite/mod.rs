@@ -24,7 +24,6 @@ use std::time::Duration;
 use amqp_client_core::{
     CallError, Channel, ConnectError, Connection, Consumer, Delivery, Queue, QueueOptions, Target,
 };
-use amqp_test_broker::{Broker, Options};
 use amqp_testkit::RabbitMq;
 use libtest_mimic::{Failed, Trial};
 
@@ -122,20 +121,6 @@ pub(crate) fn rabbitmq() -> Result<String, Failed> {
             .map_err(|error| error.to_string()),
     });
     node.as_ref().map(|(_, uri)| uri.clone()).map_err(Failed::from)
-}
-
-/// Where the broker in memory is, the same for all tests.
-pub(crate) fn in_memory() -> Result<String, Failed> {
-    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
-    let broker = BROKER.get_or_init(|| Broker::start().map_err(|error| error.to_string()));
-    broker.as_ref().map(Broker::uri).map_err(Failed::from)
-}
-
-/// A broker in memory that makes use of all its freedom.
-pub(crate) fn whimsical() -> Result<&'static Broker, Failed> {
-    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
-    let start = || Broker::start_with(Options::new().whims(1)).map_err(|error| error.to_string());
-    BROKER.get_or_init(start).as_ref().map_err(Failed::from)
 }
 
 /// What a behaviour happens in: an adapter, a broker, names that nobody else uses.

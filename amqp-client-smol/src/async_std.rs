@@ -1,0 +1,45 @@
+//! The same client on async-std's sockets and tasks (feature `async-std`).
+//!
+//! ```no_run
+//! use amqp_client_smol::{Message, QueueOptions, async_std::Connection};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let channel = connection.open_channel().await?;
+//! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
+//! queue.publish(&Message::new("Hello, world!")).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::future::Future;
+use std::io;
+
+use amqp_client_core::drive::Runtime;
+use async_std::net::TcpStream;
+
+use crate::stream::{Clock, Stream};
+
+crate::open::connection!(AsyncStd, "async-std");
+
+/// Async-std's sockets and tasks.
+struct AsyncStd;
+
+impl Runtime for AsyncStd {
+    type Transport = Stream<TcpStream>;
+    type Timer = Clock;
+
+    fn timer() -> Clock {
+        Clock::new()
+    }
+
+    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::new(stream))
+    }
+
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+        async_std::task::spawn(task);
+    }
+}

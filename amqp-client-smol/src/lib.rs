@@ -1,0 +1,38 @@
+//! An AMQP 0-9-1 client for smol, and, with the feature `async-std`, for async-std: see [`async_std`].
+//!
+//! [`Connection::open`] connects; everything else is the same for every runtime and comes from `amqp-client-core`, whose
+//! items are all here, too.
+//!
+//! ```no_run
+//! use amqp_client_smol::{Connection, ConsumeOptions, Message, QueueOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let channel = connection.open_channel().await?;
+//! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
+//! queue.publish(&Message::new("Hello, world!")).await?;
+//!
+//! let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+//! while let Some(delivery) = consumer.next().await {
+//!     let delivery = delivery?;
+//!     println!("{}", String::from_utf8_lossy(delivery.body()));
+//!     delivery.ack()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One task per connection moves its octets, spawned on smol's global executor by [`Connection::open`];
+//! [`Connection::open_with`] spawns nothing, takes any stream, and leaves it to the caller where the driver runs.
+
+#![cfg_attr(not(feature = "async-std"), allow(rustdoc::broken_intra_doc_links))]
+
+#[cfg(feature = "async-std")]
+pub mod async_std;
+mod open;
+mod runtime;
+mod stream;
+
+pub use amqp_client_core::*;
+
+open::connection!(runtime::Smol, "smol");

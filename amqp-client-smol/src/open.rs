@@ -1,0 +1,69 @@
+/// Declares the `Connection` of a runtime.
+macro_rules! connection {
+    ($runtime:ty, $name:literal) => {
+        #[doc = concat!("A connection on ", $name, ".")]
+        ///
+        /// It dereferences to the [`Connection`](amqp_client_core::Connection) of all runtimes, which has its methods. A
+        /// task of the runtime moves its octets; it ends with the connection.
+        #[derive(Clone, Debug)]
+        pub struct Connection {
+            connection: amqp_client_core::Connection,
+        }
+
+        impl Connection {
+            /// Connects to the broker that a URI names, as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several
+            /// hosts, tries one after the other.
+            ///
+            /// # Errors
+            /// [`ConnectError`](amqp_client_core::ConnectError), for the last host that was tried.
+            ///
+            /// # Cancel safety
+            /// Dropping the future gives the attempt up.
+            pub async fn open(uri: &str) -> Result<Self, amqp_client_core::ConnectError> {
+                Self::open_target(uri.parse()?).await
+            }
+
+            /// Connects to one of the nodes of `target`, the first that takes it. Each is given the configured
+            /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
+            ///
+            /// # Errors
+            /// [`ConnectError`](amqp_client_core::ConnectError), for the last node that was tried. A node that says no, as
+            /// to the credentials, is the last.
+            ///
+            /// # Cancel safety
+            /// Dropping the future gives the attempt up.
+            pub async fn open_target(
+                target: amqp_client_core::Target,
+            ) -> Result<Self, amqp_client_core::ConnectError> {
+                let connection = amqp_client_core::drive::open::<$runtime>(target).await?;
+                Ok(Self { connection })
+            }
+
+            /// Begins a connection over any stream with the traits of `futures-io`: a Unix socket, a proxy's tunnel, an
+            /// in-memory pipe. Returns its handle, and the future that drives it until it is over, to be spawned or polled
+            /// by the caller; nothing happens without.
+            pub fn open_with<S>(
+                stream: S,
+                config: amqp_client_core::Config,
+            ) -> (Self, impl std::future::Future<Output = ()> + Send)
+            where
+                S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
+            {
+                let stream = $crate::stream::Stream::new(stream);
+                let clock = $crate::stream::Clock::new();
+                let (connection, drive) =
+                    amqp_client_core::drive::Drive::new(stream, clock, config);
+                (Self { connection }, drive)
+            }
+        }
+
+        impl std::ops::Deref for Connection {
+            type Target = amqp_client_core::Connection;
+
+            fn deref(&self) -> &Self::Target {
+                &self.connection
+            }
+        }
+    };
+}
+pub(crate) use connection;

@@ -1,0 +1,29 @@
+use std::future::Future;
+use std::io;
+
+use amqp_client_core::drive::Runtime;
+use smol::net::TcpStream;
+
+use crate::stream::{Clock, Stream};
+
+/// Smol's sockets and tasks.
+pub(crate) struct Smol;
+
+impl Runtime for Smol {
+    type Transport = Stream<TcpStream>;
+    type Timer = Clock;
+
+    fn timer() -> Clock {
+        Clock::new()
+    }
+
+    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::new(stream))
+    }
+
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+        smol::spawn(task).detach();
+    }
+}

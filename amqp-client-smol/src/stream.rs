@@ -1,0 +1,84 @@
+use std::future::Future as _;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use amqp_client_core::drive::{Timer, Transport};
+use amqp_client_core::proto::Transmit;
+use bytes::{Buf as _, BytesMut};
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
+/// nothing.
+const SLICES: usize = 64;
+
+/// How much is read at once, at most. `AsyncRead` takes initialized memory only, so octets are read to here and copied: that
+/// costs what came, where clearing the buffer for each read would cost all of it.
+const CHUNK: usize = 32 * 1024;
+
+/// A stream with the traits of `futures-io`.
+pub(crate) struct Stream<S> {
+    stream: S,
+    chunk: Box<[u8]>,
+}
+
+impl<S> Stream<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, chunk: vec![0; CHUNK].into() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut self.chunk))?;
+        input.extend_from_slice(self.chunk.get(..count).unwrap_or_default());
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let filled = output.chunks_vectored(&mut slices);
+        let slices = slices.get(..filled).unwrap_or_default();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+/// The clock of `async-io`, which both runtimes share.
+pub(crate) struct Clock {
+    timer: async_io::Timer,
+    /// When it fires; it is moved only when that changes.
+    fires_at: Option<Instant>,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { timer: async_io::Timer::never(), fires_at: None }
+    }
+}
+
+impl Timer for Clock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if self.fires_at != Some(at) {
+            self.fires_at = Some(at);
+            self.timer.set_at(at);
+        }
+        let fired = Pin::new(&mut self.timer).poll(cx);
+        if fired.is_ready() {
+            self.fires_at = None;
+        }
+        fired.map(|_| ())
+    }
+}

@@ -1,0 +1,30 @@
+//! The behaviour suite on smol and on async-std, against RabbitMQ.
+
+mod suite;
+
+use amqp_client_smol::{Connection, async_std};
+use suite::{Adapter, BoxFuture, Outcome};
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let adapters = [
+        Adapter {
+            name: "smol",
+            broker: suite::rabbitmq,
+            open: |target| {
+                Box::pin(async { Ok((*Connection::open_target(target).await?).clone()) })
+            },
+            run: |behaviour: BoxFuture<Outcome>| smol::block_on(behaviour),
+        },
+        Adapter {
+            name: "async_std",
+            broker: suite::rabbitmq,
+            open: |target| {
+                Box::pin(async { Ok((*async_std::Connection::open_target(target).await?).clone()) })
+            },
+            run: |behaviour: BoxFuture<Outcome>| ::async_std::task::block_on(behaviour),
+        },
+    ];
+    let trials = adapters.into_iter().flat_map(suite::trials).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
