@@ -52,7 +52,3 @@ mod runtime;
 
 pub use amqp_client_core::*;
 pub use open::Connection;
-
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -23,3 +23,8 @@ pub use peer::{PeerConnection, RawFrame, ScriptedPeer};
 pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use wait::wait_until;
+
+// Here, because all the clients that it mentions are at hand.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,17 @@
+//! The behaviour suite on threads, against RabbitMQ.
+
+mod suite;
+
+use amqp_client_blocking::{Connection, Wait as _};
+use suite::Adapter;
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let adapter = Adapter {
+        name: "blocking",
+        broker: suite::rabbitmq,
+        open: |target| Box::pin(async { Ok((*Connection::open_target(target)?).clone()) }),
+        run: |behaviour| behaviour.wait(),
+    };
+    libtest_mimic::run(&arguments, suite::trials(adapter)).exit();
+}
