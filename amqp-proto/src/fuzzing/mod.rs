@@ -119,6 +119,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "these are thousands of runs")]
     fn the_seeds_are_good_ones() {
         for (name, target) in TARGETS {
             let folder = format!("{}/../fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));

@@ -22,6 +22,9 @@ Options:
 
 A seed that fails is printed with its script, shrunk to what still fails. The same seed always leads to the same run.";
 
+/// After how many seeds a sign of life is given.
+const PROGRESS: u64 = 50_000;
+
 struct Arguments {
     from: u64,
     seeds: u64,
@@ -111,6 +114,10 @@ fn run_all(arguments: &Arguments) -> Result<String, String> {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= end {
             return;
+        }
+        let done = seed - arguments.from;
+        if done > 0 && done % PROGRESS == 0 {
+            eprintln!("{done} seeds, {:.0} s", start.elapsed().as_secs_f64());
         }
         match attempt(&Script::new(seed)) {
             Ok(report) => sum.lock().expect("nobody panics with it").add(&report),
