@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use amqp_client_core::proto::uri::Endpoint;
+#[cfg(feature = "tls")]
+use amqp_client_core::tls::Secured;
+use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{Config, ConnectError, Target};
 use mio::event::Source;
 
@@ -38,10 +41,7 @@ impl Connection {
     pub fn open_target(target: Target) -> Result<Self, ConnectError> {
         let mut nodes = target.endpoints.into_iter().peekable();
         while let Some(endpoint) = nodes.next() {
-            if target.tls {
-                return Err(ConnectError::NoTls(endpoint));
-            }
-            match open_node(&endpoint, target.config.clone()) {
+            match open_node(&endpoint, target.tls.as_ref(), target.config.clone()) {
                 Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
                 result => return result,
             }
@@ -58,11 +58,21 @@ impl Connection {
     where
         S: Source + Read + Write + Send + 'static,
     {
-        Ok(Self { connection: spawn(stream, config)? })
+        Ok(Self { connection: spawn(stream, |stream| stream, config)? })
     }
 }
 
-fn open_node(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectError> {
+fn open_node(
+    endpoint: &Endpoint,
+    tls: Option<&TlsOptions>,
+    config: Config,
+) -> Result<Connection, ConnectError> {
+    #[cfg(feature = "tls")]
+    let session = tls.map(|tls| tls.session(&endpoint.host)).transpose()?;
+    #[cfg(not(feature = "tls"))]
+    if tls.is_some() {
+        return Err(amqp_client_core::tls::TlsError::NotBuilt.into());
+    }
     let after = config.settings.connect_timeout;
     let start = Instant::now();
     let left = || after.saturating_sub(start.elapsed());
@@ -73,7 +83,14 @@ fn open_node(endpoint: &Endpoint, config: Config) -> Result<Connection, ConnectE
     };
     let stream = connect(endpoint, left).map_err(unreachable)?;
     let stream = mio::net::TcpStream::from_std(stream);
-    let connection = Connection::open_with(stream, config).map_err(unreachable)?;
+    #[cfg(feature = "tls")]
+    let connection = match session {
+        Some(session) => spawn(stream, |stream| Secured::new(stream, session), config),
+        None => spawn(stream, |stream| stream, config),
+    };
+    #[cfg(not(feature = "tls"))]
+    let connection = spawn(stream, |stream| stream, config);
+    let connection = Connection { connection: connection.map_err(unreachable)? };
     match connection.ready().wait_timeout(left()) {
         Some(Ok(())) => Ok(connection),
         Some(Err(error)) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),

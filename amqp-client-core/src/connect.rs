@@ -11,6 +11,7 @@ use amqp_proto::uri::{Endpoint, Uri, UriError};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::tls::{TlsError, TlsOptions};
 
 /// Where to connect to, and how: what an AMQP URI says.
 #[derive(Debug, Clone)]
@@ -18,8 +19,8 @@ use crate::config::Config;
 pub struct Target {
     /// The nodes to try, in this order.
     pub endpoints: Vec<Endpoint>,
-    /// Whether to use TLS.
-    pub tls: bool,
+    /// How to use TLS, if it is to be used.
+    pub tls: Option<TlsOptions>,
     /// What is said beyond that.
     pub config: Config,
 }
@@ -28,7 +29,7 @@ impl Target {
     /// One node, with the defaults of [`Config`].
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
-        Self { endpoints, tls: false, config: Config::default() }
+        Self { endpoints, tls: None, config: Config::default() }
     }
 
     /// Takes over what a URI says.
@@ -40,7 +41,8 @@ impl Target {
         if let Some(timeout) = uri.options.connection_timeout {
             config.settings.connect_timeout = timeout;
         }
-        Ok(Self { endpoints: uri.endpoints.clone(), tls: uri.tls, config })
+        let tls = uri.tls.then(|| TlsOptions::from_uri(&uri.options)).transpose()?;
+        Ok(Self { endpoints: uri.endpoints.clone(), tls, config })
     }
 }
 
@@ -65,9 +67,9 @@ pub enum ConnectError {
     /// There is no node to connect to.
     #[error("no host to connect to")]
     NoEndpoint,
-    /// This build has no TLS.
-    #[error("{0}: the client was built without TLS, so amqps:// cannot be used")]
-    NoTls(Endpoint),
+    /// TLS cannot be used as it is set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The node cannot be reached.
     #[error("{endpoint}: {error}")]
     Unreachable {
@@ -112,7 +114,7 @@ impl ConnectError {
             Self::Refused { error, .. } => {
                 !matches!(error, ConnectionError::Login(_) | ConnectionError::Closed(_))
             }
-            Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::NoTls(_) => false,
+            Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) => false,
         }
     }
 }

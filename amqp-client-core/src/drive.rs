@@ -2,27 +2,29 @@
 //! adds sockets, time and tasks.
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use amqp_proto::Transmit;
 use amqp_proto::uri::Endpoint;
 use bytes::{Buf as _, BytesMut};
 
 use crate::config::Config;
 use crate::connect::{ConnectError, Target};
 use crate::driver::{Driver, Turn};
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
+use crate::tls::TlsOptions;
 use crate::{Connection, driver};
 
 /// A runtime: how it connects, waits and spawns.
 pub trait Runtime {
     /// Its streams.
-    type Transport: Transport + Send + Unpin + 'static;
+    type Transport: Transport + Send + 'static;
     /// Its clock.
-    type Timer: Timer + Send + Unpin + 'static;
+    type Timer: Timer + Send + 'static;
 
     /// A timer.
     fn timer() -> Self::Timer;
@@ -43,11 +45,15 @@ pub trait Transport {
     /// Why nothing can be read any more.
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
 
-    /// Writes some of `output`, which it leaves as it is; says how much.
+    /// Writes some of these pieces, in their order; says how much.
     ///
     /// # Errors
     /// Why nothing can be written any more.
-    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>>;
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>>;
 
     /// Passes on what was written.
     ///
@@ -82,10 +88,7 @@ pub trait Timer {
 pub async fn open<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
     let mut nodes = target.endpoints.into_iter().peekable();
     while let Some(endpoint) = nodes.next() {
-        if target.tls {
-            return Err(ConnectError::NoTls(endpoint));
-        }
-        match open_node::<R>(&endpoint, target.config.clone()).await {
+        match open_node::<R>(&endpoint, target.tls.as_ref(), target.config.clone()).await {
             Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
             result => return result,
         }
@@ -95,10 +98,11 @@ pub async fn open<R: Runtime>(target: Target) -> Result<Connection, ConnectError
 
 async fn open_node<R: Runtime>(
     endpoint: &Endpoint,
+    tls: Option<&TlsOptions>,
     config: Config,
 ) -> Result<Connection, ConnectError> {
     let after = config.settings.connect_timeout;
-    let connecting = connect::<R>(endpoint, config);
+    let connecting = connect::<R>(endpoint, tls, config);
     within(R::timer(), after, connecting)
         .await
         .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
@@ -106,17 +110,39 @@ async fn open_node<R: Runtime>(
 
 async fn connect<R: Runtime>(
     endpoint: &Endpoint,
+    tls: Option<&TlsOptions>,
     config: Config,
 ) -> Result<Connection, ConnectError> {
+    #[cfg(feature = "tls")]
+    let session = tls.map(|tls| tls.session(&endpoint.host)).transpose()?;
+    #[cfg(not(feature = "tls"))]
+    if tls.is_some() {
+        return Err(crate::tls::TlsError::NotBuilt.into());
+    }
     let transport = R::connect(&endpoint.host, endpoint.port).await.map_err(|error| {
         ConnectError::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
     })?;
-    let (connection, drive) = Drive::new(transport, R::timer(), config);
-    R::spawn(drive);
+    #[cfg(feature = "tls")]
+    let connection = match session {
+        Some(session) => spawn::<R, _>(Secured::new(transport, session), config),
+        None => spawn::<R, _>(transport, config),
+    };
+    #[cfg(not(feature = "tls"))]
+    let connection = spawn::<R, _>(transport, config);
     match connection.ready().await {
         Ok(()) => Ok(connection),
         Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
     }
+}
+
+fn spawn<R, S>(transport: S, config: Config) -> Connection
+where
+    R: Runtime,
+    S: Transport + Send + 'static,
+{
+    let (connection, drive) = Drive::new(transport, R::timer(), config);
+    R::spawn(drive);
+    connection
 }
 
 /// What a future gives, if it does so in time.
@@ -135,6 +161,10 @@ async fn within<T>(
     .await
 }
 
+/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
+/// nothing.
+const PIECES: usize = 64;
+
 /// How many reads and writes happen in one poll before other tasks get their turn.
 const ROUNDS: usize = 16;
 
@@ -147,25 +177,34 @@ pub struct Drive<S, T> {
     timer: T,
     /// Why nothing can be written any more. What the peer said before is still read: it may be the reason.
     write_error: Option<io::Error>,
+    /// The transport holds something back that was written.
+    unflushed: bool,
 }
 
 impl<S: Transport, T: Timer> Drive<S, T> {
     /// Begins a connection: its handle, and the future that has to run for anything to happen.
     pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
         let (connection, driver) = driver::Driver::new(config, timer.now());
-        (connection, Self { driver, transport, timer, write_error: None })
+        (connection, Self { driver, transport, timer, write_error: None, unflushed: false })
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.driver.output().has_remaining() {
-            let written = ready!(self.transport.poll_write(cx, self.driver.output()))?;
+        let output = self.driver.output();
+        while output.has_remaining() {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let filled = output.chunks_vectored(&mut pieces);
+            let pieces = pieces.get(..filled).unwrap_or_default();
+            let written = ready!(self.transport.poll_write(cx, pieces))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.driver.output().advance(written);
+            output.advance(written);
+            self.unflushed = true;
         }
-        self.transport.poll_flush(cx)
+        ready!(self.transport.poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what there is; says whether that was anything.
@@ -191,7 +230,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let turn = self.driver.turn(self.timer.now(), cx.waker());
         let mut progress = false;
-        if turn.write && self.write_error.is_none() {
+        if (turn.write || self.unflushed) && self.write_error.is_none() {
             match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
@@ -216,7 +255,10 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     }
 }
 
-impl<S: Transport + Unpin, T: Timer + Unpin> Future for Drive<S, T> {
+// Nothing in it is ever pinned.
+impl<S, T> Unpin for Drive<S, T> {}
+
+impl<S: Transport, T: Timer> Future for Drive<S, T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -34,6 +34,7 @@ mod options;
 mod publisher;
 mod reply;
 mod state;
+pub mod tls;
 
 pub use amqp_proto as proto;
 pub use channel::{Channel, Exchange, Queue};

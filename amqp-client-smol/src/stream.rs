@@ -5,13 +5,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use amqp_client_core::drive::{Timer, Transport};
-use amqp_client_core::proto::Transmit;
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
-
-/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
-/// nothing.
-const SLICES: usize = 64;
 
 /// How much is read at once, at most. `AsyncRead` takes initialized memory only, so octets are read to here and copied: that
 /// costs what came, where clearing the buffer for each read would cost all of it.
@@ -36,11 +31,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
         Poll::Ready(Ok(count))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = output.chunks_vectored(&mut slices);
-        let slices = slices.get(..filled).unwrap_or_default();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

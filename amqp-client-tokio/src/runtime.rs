@@ -4,16 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use amqp_client_core::drive::{Runtime, Timer, Transport};
-use amqp_client_core::proto::Transmit;
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
-
-/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
-/// nothing.
-const SLICES: usize = 64;
 
 /// Tokio's sockets, time and tasks.
 pub(crate) struct Tokio;
@@ -45,14 +40,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
         poll_read_buf(Pin::new(&mut self.0), cx, input)
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, output: &Transmit) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.0);
-        if !stream.is_write_vectored() {
-            return stream.poll_write(cx, output.chunk());
-        }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = output.chunks_vectored(&mut slices);
-        stream.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,140 @@
+//! TLS over any transport. Rustls does no I/O either, so this is written once for all async runtimes.
+
+use std::io::{self, BufRead as _, IoSlice, Write as _};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use rustls::ClientConnection;
+
+use crate::drive::Transport;
+
+/// How much is read from the transport at once, at least.
+const READ: usize = 16 * 1024 + 512;
+
+/// A transport inside of a TLS session.
+#[derive(Debug)]
+pub struct Secured<S> {
+    inner: S,
+    session: ClientConnection,
+    /// What came and is no whole record yet.
+    incoming: BytesMut,
+    /// Records on their way out.
+    outgoing: BytesMut,
+    /// The transport has ended.
+    ended: bool,
+}
+
+impl<S: Transport> Secured<S> {
+    /// Puts a session around a transport; its handshake begins with the first write or read.
+    pub fn new(inner: S, session: ClientConnection) -> Self {
+        Self { inner, session, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false }
+    }
+
+    /// Sends the records that there are.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.outgoing.is_empty() {
+                let pieces = [IoSlice::new(&self.outgoing)];
+                let written = ready!(self.inner.poll_write(cx, &pieces))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.outgoing.advance(written);
+            }
+            if !self.session.wants_write() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut records = Vec::new();
+            self.session.write_tls(&mut records)?;
+            self.outgoing.extend_from_slice(&records);
+        }
+    }
+
+    /// Lets the session have some of what came, or of what comes. It keeps little of what it has decrypted, so that has to
+    /// be taken out in between.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.incoming.is_empty() {
+            self.incoming.reserve(READ);
+            if ready!(self.inner.poll_read(cx, &mut self.incoming))? == 0 {
+                self.ended = true;
+            }
+        }
+        // Nothing to read is the end, to the session, too.
+        let mut rest: &[u8] = &self.incoming;
+        let taken = self.session.read_tls(&mut rest)?;
+        self.incoming.advance(taken);
+        if let Err(error) = self.session.process_new_packets() {
+            // The peer is told, if it still listens.
+            let _told = self.poll_send(cx);
+            return Poll::Ready(Err(explained(&error, self.session.is_handshaking())));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What went wrong in a session, in words for whoever set it up.
+fn explained(error: &rustls::Error, handshaking: bool) -> io::Error {
+    let text = match error {
+        rustls::Error::InvalidMessage(_) if handshaking => {
+            "the peer does not speak TLS: this may be a plain port, use amqp:// for it".to_owned()
+        }
+        error => format!("TLS: {error}"),
+    };
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+impl<S: Transport> Transport for Secured<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        loop {
+            let mut reader = self.session.reader();
+            match reader.fill_buf() {
+                Ok(plain) => {
+                    let count = plain.len();
+                    input.extend_from_slice(plain);
+                    reader.consume(count);
+                    return Poll::Ready(Ok(count));
+                }
+                // There is nothing yet.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The transport has ended without a word; AMQP has words of its own for that.
+                Err(_) if self.ended => return Poll::Ready(Ok(0)),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if self.ended {
+                return Poll::Ready(Ok(0));
+            }
+            // What the handshake has to say, it says now; what does not go out yet, goes with the next write or read.
+            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                return Poll::Ready(Err(error));
+            }
+            ready!(self.poll_receive(cx))?;
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // What is taken waits here, so no more is while there is something.
+        ready!(self.poll_send(cx))?;
+        let count = self.session.writer().write_vectored(pieces)?;
+        match self.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // The session takes nothing before its handshake is over, which reading brings about.
+            _ if count == 0 => Poll::Pending,
+            _ => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.inner.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.send_close_notify();
+        ready!(self.poll_send(cx))?;
+        self.inner.poll_close(cx)
+    }
+}

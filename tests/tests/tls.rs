@@ -1,0 +1,238 @@
+//! TLS, on every adapter, against a RabbitMQ that wants to see certificates: made here, for here.
+
+use std::error::Error;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use amqp_client_blocking::Wait as _;
+use amqp_client_core::{
+    ConnectError, Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions, Target,
+};
+use amqp_testkit::RabbitMq;
+use amqp_testkit::net::free_ports;
+use futures_util::future::BoxFuture;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// A node with a TLS port, and where its certificates are.
+struct Node {
+    node: RabbitMq,
+    port: u16,
+    folder: PathBuf,
+}
+
+fn node() -> &'static Node {
+    static NODE: OnceLock<Node> = OnceLock::new();
+    NODE.get_or_init(|| Node::start().expect("RabbitMQ starts with TLS"))
+}
+
+impl Node {
+    fn start() -> Result<Self, Box<dyn Error>> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls");
+        fs::create_dir_all(&folder)?;
+        certificates(&folder)?;
+        let [port] = free_ports()?;
+        let file = |name: &str| folder.join(name).display().to_string();
+        let node = RabbitMq::builder()
+            .config_line(format!("listeners.ssl.1 = 127.0.0.1:{port}"))
+            .config_line(format!("ssl_options.cacertfile = {}", file("ca.pem")))
+            .config_line(format!("ssl_options.certfile = {}", file("server.pem")))
+            .config_line(format!("ssl_options.keyfile = {}", file("server.key")))
+            .config_line("ssl_options.verify = verify_peer")
+            .config_line("ssl_options.fail_if_no_peer_cert = true")
+            .start()?;
+        Ok(Self { node, port, folder })
+    }
+
+    /// A URI of the TLS port, with these parameters: `@` stands for the folder of the certificates.
+    fn uri(&self, parameters: &str) -> String {
+        let parameters = parameters.replace('@', &self.folder.display().to_string());
+        format!("amqps://guest:guest@localhost:{}/%2f?{parameters}", self.port)
+    }
+}
+
+/// An authority, and certificates of it for a server called localhost and for a client.
+fn certificates(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let authority_key = KeyPair::generate()?;
+    let mut authority = CertificateParams::new(Vec::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "authority");
+    fs::write(folder.join("ca.pem"), authority.self_signed(&authority_key)?.pem())?;
+    let issuer = Issuer::new(authority, authority_key);
+    for (name, usage) in [
+        ("server", ExtendedKeyUsagePurpose::ServerAuth),
+        ("client", ExtendedKeyUsagePurpose::ClientAuth),
+    ] {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages.push(usage);
+        fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &issuer)?.pem())?;
+        fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+    }
+    Ok(())
+}
+
+const GOOD: &str = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/client.key";
+
+type Open = fn(Target) -> BoxFuture<'static, Result<Connection, ConnectError>>;
+type Run = fn(BoxFuture<'static, Outcome>) -> Outcome;
+
+/// How each adapter opens a connection and runs a future.
+const ADAPTERS: [(&str, Open, Run); 4] = [
+    (
+        "tokio",
+        |target| {
+            Box::pin(async {
+                Ok((*amqp_client_tokio::Connection::open_target(target).await?).clone())
+            })
+        },
+        |work| tokio::runtime::Runtime::new()?.block_on(work),
+    ),
+    (
+        "smol",
+        |target| {
+            Box::pin(async {
+                Ok((*amqp_client_smol::Connection::open_target(target).await?).clone())
+            })
+        },
+        |work| smol::block_on(work),
+    ),
+    (
+        "async-std",
+        |target| {
+            Box::pin(async {
+                let connection = amqp_client_smol::async_std::Connection::open_target(target);
+                Ok((*connection.await?).clone())
+            })
+        },
+        |work| async_std::task::block_on(work),
+    ),
+    (
+        "threads",
+        |target| {
+            Box::pin(async {
+                Ok((*amqp_client_blocking::Connection::open_target(target)?).clone())
+            })
+        },
+        |work| work.wait(),
+    ),
+];
+
+/// What opening a URI fails with, on each adapter.
+fn failures(uri: &str) -> Vec<(&'static str, String)> {
+    let failure = |(name, open, run): (&'static str, Open, Run)| {
+        let uri = uri.to_owned();
+        let result = run(Box::pin(async move {
+            let error = match uri.parse() {
+                Ok(target) => open(target).await.map(|_| ()).map_err(Box::new),
+                Err(error) => Err(Box::new(error)),
+            };
+            Err(error.expect_err("it has to fail").to_string().into())
+        }));
+        (name, result.expect_err("it has failed").to_string())
+    };
+    ADAPTERS.into_iter().map(failure).collect()
+}
+
+#[track_caller]
+fn fails(uri: &str, text: &str) {
+    for (name, error) in failures(uri) {
+        assert!(error.contains(text), "{name}: {error}");
+    }
+}
+
+#[test]
+fn messages_of_all_sizes_pass() -> Outcome {
+    for (name, open, run) in ADAPTERS {
+        let uri = node().uri(GOOD);
+        run(Box::pin(async move {
+            let connection = open(uri.parse()?).await?;
+            let channel = connection.open_channel().await?;
+            let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+            let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+            let to = queue.name().to_string();
+            let sizes = [0, 1, 20_000, 3_000_000, 5];
+            let mut confirmations = Vec::new();
+            for size in sizes {
+                let body: Vec<u8> = (0..size).map(|octet: usize| octet as u8).collect();
+                confirmations.push(publisher.publish_message(&to, &Message::new(body)).await?);
+            }
+            for confirmation in confirmations {
+                confirmation.await?;
+            }
+            let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+            for size in sizes {
+                let delivery = consumer.next().await.ok_or("cancelled")??;
+                let expected = (0..size).map(|octet: usize| octet as u8);
+                assert!(delivery.body().iter().copied().eq(expected), "{name}: {size} octets");
+                delivery.ack()?;
+            }
+            Ok(connection.close().await?)
+        }))
+        .map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_nobody_vouches_for_is_refused() {
+    fails(&node().uri("certfile=@/client.pem&keyfile=@/client.key"), "UnknownIssuer");
+}
+
+#[test]
+fn a_server_of_another_name_is_refused_and_a_name_can_be_given() {
+    let other = format!("{GOOD}&server_name_indication=rabbitmq.example");
+    fails(&node().uri(&other), "rabbitmq.example");
+    // By address, the certificate does not fit; by its name, it does.
+    let by_address = node().uri(GOOD).replace("localhost", &Ipv4Addr::LOCALHOST.to_string());
+    fails(&by_address, "not valid for name");
+    for (name, open, run) in ADAPTERS {
+        let uri = format!("{by_address}&server_name_indication=localhost");
+        let opened = run(Box::pin(async move { Ok(open(uri.parse()?).await?.close().await?) }));
+        assert!(opened.is_ok(), "{name}: {opened:?}");
+    }
+}
+
+#[test]
+fn verification_can_be_turned_off() {
+    for (name, open, run) in ADAPTERS {
+        let uri = node().uri("verify=verify_none&certfile=@/client.pem&keyfile=@/client.key");
+        let opened = run(Box::pin(async move { Ok(open(uri.parse()?).await?.close().await?) }));
+        assert!(opened.is_ok(), "{name}: {opened:?}");
+    }
+}
+
+#[test]
+fn a_client_without_a_certificate_is_told_so() {
+    for (name, error) in failures(&node().uri("cacertfile=@/ca.pem")) {
+        // It is said in an alert, which may come too late to be read.
+        let told = ["TLS: received fatal alert", "transport", "reset"];
+        assert!(told.iter().any(|text| error.contains(text)), "{name}: {error}");
+    }
+}
+
+#[test]
+fn mistaken_ports_are_named() {
+    let plain = node().node.addr().port();
+    let uri = node().uri(GOOD).replace(&format!(":{}", node().port), &format!(":{plain}"));
+    fails(&uri, "does not speak TLS");
+    fails(&format!("amqp://localhost:{}", node().port), "speaks TLS");
+}
+
+#[test]
+fn files_that_are_no_good_are_named() {
+    fails(&node().uri("cacertfile=@/missing.pem"), "missing.pem");
+    fails(&node().uri("cacertfile=@/server.key"), "holds no certificate");
+    fails(&node().uri("certfile=@/client.pem"), "no keyfile");
+    let swapped = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/client.pem";
+    fails(&node().uri(swapped), "holds no private key");
+    let foreign = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/server.key";
+    fails(&node().uri(foreign), "client.pem");
+    fails(&node().uri(&format!("{GOOD}&password=secret")), "encrypted private keys");
+}
