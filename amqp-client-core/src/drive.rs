@@ -165,6 +165,9 @@ async fn within<T>(
 /// nothing.
 const PIECES: usize = 64;
 
+/// How long the end of a transport may take.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// How many reads and writes happen in one poll before other tasks get their turn.
 const ROUNDS: usize = 16;
 
@@ -179,13 +182,17 @@ pub struct Drive<S, T> {
     write_error: Option<io::Error>,
     /// The transport holds something back that was written.
     unflushed: bool,
+    /// Until when the transport is given time to end in an orderly way.
+    closes_by: Option<Instant>,
 }
 
 impl<S: Transport, T: Timer> Drive<S, T> {
     /// Begins a connection: its handle, and the future that has to run for anything to happen.
     pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
         let (connection, driver) = driver::Driver::new(config, timer.now());
-        (connection, Self { driver, transport, timer, write_error: None, unflushed: false })
+        let drive =
+            Self { driver, transport, timer, write_error: None, unflushed: false, closes_by: None };
+        (connection, drive)
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
@@ -221,6 +228,16 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         true
     }
 
+    /// Ends the transport. The connection is over either way, so a peer that does not let it end is not waited for long.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.timer.now();
+        let until = *self.closes_by.get_or_insert_with(|| now + CLOSING);
+        match self.transport.poll_close(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.timer.poll_until(cx, until),
+        }
+    }
+
     /// Whether it is time for another turn.
     fn poll_timer(&mut self, cx: &mut Context<'_>, turn: Turn) -> bool {
         turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready())
@@ -238,9 +255,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             }
         }
         if turn.done {
-            // The connection is over either way.
-            let _closed = ready!(self.transport.poll_close(cx));
-            return Poll::Ready(false);
+            return self.poll_close(cx).map(|()| false);
         }
         progress |= turn.read && self.read(cx);
         if progress || self.poll_timer(cx, turn) {
@@ -269,5 +284,64 @@ impl<S: Transport, T: Timer> Future for Drive<S, T> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Ends when it is read from, and never closes.
+    struct Stuck;
+
+    impl Transport for Stuck {
+        fn poll_read(&mut self, _: &mut Context<'_>, _: &mut BytesMut) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(0))
+        }
+
+        fn poll_write(
+            &mut self,
+            _: &mut Context<'_>,
+            pieces: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()))
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    struct Clock(Rc<Cell<Instant>>);
+
+    impl Timer for Clock {
+        fn now(&self) -> Instant {
+            self.0.get()
+        }
+
+        fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
+            if at <= self.0.get() { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    #[test]
+    fn a_transport_that_does_not_close_is_given_up_in_time() {
+        let now = Rc::new(Cell::new(Instant::now()));
+        let (connection, mut drive) = Drive::new(Stuck, Clock(now.clone()), Config::default());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
+        assert!(!connection.is_open(), "whoever waits has been told already");
+        now.set(now.get() + CLOSING - Duration::from_millis(1));
+        assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
+        now.set(now.get() + Duration::from_millis(1));
+        assert!(Pin::new(&mut drive).poll(&mut context).is_ready());
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead as _, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use rustls::ClientConnection;
 
 use crate::drive::Transport;
@@ -44,9 +44,7 @@ impl<S: Transport> Secured<S> {
             if !self.session.wants_write() {
                 return Poll::Ready(Ok(()));
             }
-            let mut records = Vec::new();
-            self.session.write_tls(&mut records)?;
-            self.outgoing.extend_from_slice(&records);
+            self.session.write_tls(&mut (&mut self.outgoing).writer())?;
         }
     }
 
