@@ -45,7 +45,14 @@ impl Node {
             .config_line(format!("ssl_options.keyfile = {}", file("server.key")))
             .config_line("ssl_options.verify = verify_peer")
             .config_line("ssl_options.fail_if_no_peer_cert = true")
+            .plugin("rabbitmq_auth_mechanism_ssl")
+            .config_line("auth_mechanisms.1 = EXTERNAL")
+            .config_line("auth_mechanisms.2 = PLAIN")
+            .config_line("ssl_cert_login_from = common_name")
             .start()?;
+        // Whom the client's certificate names.
+        node.ctl(&["add_user", "client", "never used"])?;
+        node.ctl(&["set_permissions", "client", "", ".*", ".*"])?;
         Ok(Self { node, port, folder })
     }
 
@@ -173,6 +180,25 @@ fn messages_of_all_sizes_pass() -> Outcome {
                 assert!(delivery.body().iter().copied().eq(expected), "{name}: {size} octets");
                 delivery.ack()?;
             }
+            Ok(connection.close().await?)
+        }))
+        .map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// The certificate says who one is; no password is sent.
+#[test]
+fn a_certificate_logs_in() -> Outcome {
+    for (name, open, run) in ADAPTERS {
+        let uri = node().uri(&format!("{GOOD}&auth_mechanism=EXTERNAL"));
+        run(Box::pin(async move {
+            let connection = open(uri.parse()?).await?;
+            // This user may publish, and must not declare.
+            let channel = connection.open_channel().await?;
+            let declared = channel.queue_declare("forbidden", QueueOptions::new()).await;
+            let error = declared.expect_err("the user must not").to_string();
+            assert!(error.contains("'client'"), "{error}");
             Ok(connection.close().await?)
         }))
         .map_err(|error| format!("{name}: {error}"))?;
