@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +15,7 @@ use bytes::{Buf as _, BytesMut};
 use crate::config::Config;
 use crate::connect::{ConnectError, Target};
 use crate::driver::{Driver, Turn};
+use crate::eyeballs::connect_any;
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 use crate::tls::TlsOptions;
@@ -29,9 +31,12 @@ pub trait Runtime {
     /// A timer.
     fn timer() -> Self::Timer;
 
+    /// The addresses of a host.
+    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+
     /// Connects a stream that sends at once what it is given (`TCP_NODELAY`): small writes are gathered before they get
     /// there.
-    fn connect(host: &str, port: u16) -> impl Future<Output = io::Result<Self::Transport>> + Send;
+    fn connect(addr: SocketAddr) -> impl Future<Output = io::Result<Self::Transport>> + Send;
 
     /// Runs a task in the background.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
@@ -119,8 +124,9 @@ async fn connect<R: Runtime>(
     if tls.is_some() {
         return Err(crate::tls::TlsError::NotBuilt.into());
     }
-    let transport = R::connect(&endpoint.host, endpoint.port).await.map_err(|error| {
-        ConnectError::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
+    let transport = reach::<R>(endpoint).await.map_err(|error| ConnectError::Unreachable {
+        endpoint: endpoint.clone(),
+        error: Arc::new(error),
     })?;
     #[cfg(feature = "tls")]
     let connection = match session {
@@ -133,6 +139,11 @@ async fn connect<R: Runtime>(
         Ok(()) => Ok(connection),
         Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
     }
+}
+
+async fn reach<R: Runtime>(endpoint: &Endpoint) -> io::Result<R::Transport> {
+    let addrs = R::resolve(&endpoint.host, endpoint.port).await?;
+    connect_any(addrs, R::timer(), R::connect).await
 }
 
 fn spawn<R, S>(transport: S, config: Config) -> Connection

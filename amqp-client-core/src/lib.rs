@@ -28,6 +28,7 @@ pub mod drive;
 pub mod driver;
 pub mod error;
 mod event;
+mod eyeballs;
 mod message;
 mod opening;
 mod options;

@@ -14,9 +14,10 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 
 use amqp_client_core::drive::Runtime;
-use async_std::net::TcpStream;
+use async_std::net::{TcpStream, ToSocketAddrs as _};
 
 use crate::stream::{Clock, Stream};
 
@@ -33,8 +34,12 @@ impl Runtime for AsyncStd {
         Clock::new()
     }
 
-    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
-        let stream = TcpStream::connect((host, port)).await?;
+    async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok((host, port).to_socket_addrs().await?.collect())
+    }
+
+    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(Stream::new(stream))
     }

@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 
 use amqp_client_core::drive::Runtime;
 use smol::net::TcpStream;
@@ -17,8 +18,12 @@ impl Runtime for Smol {
         Clock::new()
     }
 
-    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
-        let stream = TcpStream::connect((host, port)).await?;
+    async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        smol::net::resolve((host, port)).await
+    }
+
+    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(Stream::new(stream))
     }

@@ -1,12 +1,13 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use amqp_client_core::drive::{Runtime, Timer, Transport};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -21,8 +22,12 @@ impl Runtime for Tokio {
         Clock::new()
     }
 
-    async fn connect(host: &str, port: u16) -> io::Result<Stream<TcpStream>> {
-        let stream = TcpStream::connect((host, port)).await?;
+    async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(lookup_host((host, port)).await?.collect())
+    }
+
+    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
+        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(Stream(stream))
     }
