@@ -8,7 +8,7 @@ use crate::frame::FrameKind;
 use crate::link::{Link, Role};
 use crate::method::{
     Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose,
-    ChannelCloseOk, ChannelFlowOk, Method,
+    ChannelCloseOk, ChannelFlowOk, ConnectionClose, Method,
 };
 use crate::properties::identity;
 use crate::wire::unwrapped;
@@ -66,6 +66,11 @@ impl ChannelState {
             }
             _ => {
                 let method = Method::decode(&chunk.slice(payload))?;
+                let facts = method.facts();
+                if facts.id.0 == ConnectionClose::CLASS_ID {
+                    let channel = self.id.0;
+                    return Err(Violation::WrongChannel { method: facts.name, channel }.into());
+                }
                 match link.role {
                     Role::Client => self.receive_from_server(link, method)?,
                     Role::Server => self.receive_from_client(link, method)?,
