@@ -207,7 +207,7 @@ impl Delivery {
             Body::Within(_) => 0,
             Body::Apart(body) => body.len(),
         };
-        self.octets.len() + apart
+        size_of::<Self>() + self.octets.len() + apart
     }
 
     /// Copies what the delivery holds out of the read buffer, which it otherwise keeps alive as a whole. Do so with a

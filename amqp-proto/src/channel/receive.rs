@@ -401,7 +401,7 @@ impl ChannelState {
         let close = Close {
             by: Initiator::Peer,
             reply_code: ReplyCode(close.reply_code),
-            reply_text: close.reply_text,
+            reply_text: close.reply_text.detached(),
             class_id: close.class_id,
             method_id: close.method_id,
         };

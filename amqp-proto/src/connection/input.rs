@@ -146,7 +146,8 @@ impl Connection {
         match (method, self.link.role) {
             (Method::ConnectionBlocked(blocked), Role::Client) => {
                 self.link.blocked = true;
-                self.link.events.push_back(Event::Blocked { reason: blocked.reason });
+                let reason = blocked.reason.detached();
+                self.link.events.push_back(Event::Blocked { reason });
             }
             (Method::ConnectionUnblocked(_), Role::Client) => {
                 self.link.blocked = false;
