@@ -8,7 +8,7 @@ use amqp_proto::{ChannelError, ConnectionError, Returned, ShortStr, Unusable};
 use futures_core::Stream;
 
 use crate::Channel;
-use crate::state::Shared;
+use crate::state::{Shared, Tell};
 
 /// Something happened to a connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +54,23 @@ pub enum ChannelEvent {
     Closed(ChannelError),
     /// The listener was too slow for this many events, which are lost to it.
     Missed(u64),
+}
+
+impl Tell for ConnectionEvent {
+    fn octets(&self) -> usize {
+        0
+    }
+}
+
+impl Tell for ChannelEvent {
+    fn octets(&self) -> usize {
+        match self {
+            Self::Returned(returned) => {
+                returned.body.len() + returned.properties.as_encoded().len()
+            }
+            _ => 0,
+        }
+    }
 }
 
 /// The events of a connection from the moment this was made, as a [`Stream`]. Ends behind `Closed`.

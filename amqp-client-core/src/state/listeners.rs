@@ -15,12 +15,23 @@ pub(crate) struct Listeners<E> {
 #[derive(Debug)]
 struct Listener<E> {
     queue: VecDeque<E>,
+    /// Octets of the messages in `queue`.
+    octets: usize,
     missed: u64,
     waker: Option<Waker>,
 }
 
 /// How many events a listener may be behind.
 const BACKLOG: usize = 1024;
+
+/// How many octets of messages those may hold. The newest is kept whatever it holds.
+const BACKLOG_OCTETS: usize = 16 * 1024 * 1024;
+
+/// What listeners hear of.
+pub(crate) trait Tell: Clone {
+    /// Octets of a message that comes with it.
+    fn octets(&self) -> usize;
+}
 
 /// What a listener hears.
 pub(crate) enum Heard<E> {
@@ -44,10 +55,10 @@ impl<E> Default for Listeners<E> {
     }
 }
 
-impl<E: Clone> Listeners<E> {
+impl<E: Tell> Listeners<E> {
     pub(crate) fn subscribe(&mut self) -> u64 {
         self.last += 1;
-        let listener = Listener { queue: VecDeque::new(), missed: 0, waker: None };
+        let listener = Listener { queue: VecDeque::new(), octets: 0, missed: 0, waker: None };
         self.listeners.push((self.last, listener));
         self.last
     }
@@ -58,10 +69,7 @@ impl<E: Clone> Listeners<E> {
 
     pub(crate) fn tell(&mut self, event: &E, mut wake: impl FnMut(Waker)) {
         for (_, listener) in &mut self.listeners {
-            if listener.queue.len() >= BACKLOG {
-                listener.queue.pop_front();
-                listener.missed += 1;
-            }
+            listener.make_room(event.octets());
             listener.queue.push_back(event.clone());
             listener.waker.take().into_iter().for_each(&mut wake);
         }
@@ -83,7 +91,7 @@ impl<E: Clone> Listeners<E> {
         if listener.missed > 0 {
             return Poll::Ready(Some(Heard::Missed(std::mem::take(&mut listener.missed))));
         }
-        match listener.queue.pop_front() {
+        match listener.pop() {
             Some(event) => Poll::Ready(Some(Heard::Event(event))),
             None if self.closed => Poll::Ready(None),
             None => {
@@ -94,9 +102,59 @@ impl<E: Clone> Listeners<E> {
     }
 }
 
+impl<E: Tell> Listener<E> {
+    /// Drops what is too old to be kept beside an event of that many octets.
+    fn make_room(&mut self, octets: usize) {
+        while self.queue.len() >= BACKLOG || self.octets + octets > BACKLOG_OCTETS {
+            if self.pop().is_none() {
+                break;
+            }
+            self.missed += 1;
+        }
+        self.octets += octets;
+    }
+
+    fn pop(&mut self) -> Option<E> {
+        let event = self.queue.pop_front()?;
+        self.octets -= event.octets();
+        Some(event)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Tell for u64 {
+        fn octets(&self) -> usize {
+            0
+        }
+    }
+
+    /// A message of that many octets.
+    #[derive(Clone)]
+    struct Message(usize);
+
+    impl Tell for Message {
+        fn octets(&self) -> usize {
+            self.0
+        }
+    }
+
+    #[test]
+    fn messages_that_nobody_hears_of_are_kept_up_to_a_limit_and_the_newest_always() {
+        let mut listeners = Listeners::default();
+        let id = listeners.subscribe();
+        for size in [BACKLOG_OCTETS / 2, BACKLOG_OCTETS / 2, 1, 2 * BACKLOG_OCTETS] {
+            listeners.tell(&Message(size), Waker::wake);
+            let listener = &listeners.listeners[0].1;
+            assert!(listener.octets <= BACKLOG_OCTETS || listener.queue.len() == 1);
+        }
+        let missed = listeners.poll(id, Waker::noop());
+        assert!(matches!(missed, Poll::Ready(Some(Heard::Missed(3)))));
+        assert!(matches!(listeners.poll(id, Waker::noop()), Poll::Ready(Some(Heard::Event(_)))));
+        assert_eq!(listeners.listeners[0].1.octets, 0);
+    }
 
     fn heard(listeners: &mut Listeners<u64>, id: u64) -> Vec<Option<u64>> {
         let mut all = Vec::new();

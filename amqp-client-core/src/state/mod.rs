@@ -12,7 +12,7 @@ mod requests;
 
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines, register};
-pub(crate) use listeners::Listeners;
+pub(crate) use listeners::{Listeners, Tell};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
 
