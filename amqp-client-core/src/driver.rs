@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_proto::{Connection as Protocol, Transmit};
 use bytes::{Buf as _, BytesMut};
@@ -36,6 +36,9 @@ pub struct Driver {
     input: BytesMut,
     output: Transmit,
     reading: bool,
+    close_timeout: Duration,
+    /// Since when the connection is over.
+    over_since: Option<Instant>,
 }
 
 /// What to do next.
@@ -48,7 +51,7 @@ pub struct Turn {
     pub read: bool,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
-    /// The connection is over and everything is written.
+    /// The connection is over, and everything is written or will never be.
     pub done: bool,
 }
 
@@ -58,6 +61,7 @@ impl Driver {
     #[must_use]
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
         let Config { protocol, settings } = config;
+        let close_timeout = protocol.close_timeout;
         let protocol = Protocol::client(Arc::new(protocol), now);
         let shared = Arc::new(Shared::new(protocol, settings));
         let driver = Self {
@@ -65,6 +69,8 @@ impl Driver {
             input: BytesMut::new(),
             output: Transmit::new(),
             reading: true,
+            close_timeout,
+            over_since: None,
         };
         (Connection::new(shared), driver)
     }
@@ -84,17 +90,25 @@ impl Driver {
         let mut expired = Vec::new();
         state.deadlines.turn(now, |waker| expired.push(waker));
         expired.into_iter().for_each(|waker| state.wake(waker));
-        let write = state.proto.take_transmit(now, &mut self.output);
+        let over = state.proto.check().is_err();
+        // Behind the end, a peer that takes nothing is given no more time than one that does not answer a close.
+        let give_up_at = over
+            .then(|| self.over_since.get_or_insert(now).checked_add(self.close_timeout))
+            .flatten();
+        let given_up = give_up_at.is_some_and(|at| at <= now);
+        let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
         if !state.proto.is_blocked() {
             state.open_gate();
         }
         state.park_driver(waker);
         let protocol_timer = state.proto.poll_timeout().map(|(at, _)| at);
-        let over = state.proto.check().is_err();
         Turn {
             write,
             read: reading && !over,
-            wake_at: [protocol_timer, state.deadlines.next()].into_iter().flatten().min(),
+            wake_at: [protocol_timer, state.deadlines.next(), give_up_at]
+                .into_iter()
+                .flatten()
+                .min(),
             done: over && !write,
         }
     }
