@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
     pub(crate) unflushed: Vec<ChannelId>,
+    /// How many octets may wait when the peer provokes one more reply.
+    unread_replies_max: usize,
     /// Octets of bodies that are not complete, on all channels.
     pub(crate) unfinished: usize,
     last_request: u64,
@@ -51,6 +53,8 @@ impl Link {
             blocked: false,
             closing: None,
             unflushed: Vec::new(),
+            // Up to the high water it is this end that publishes much.
+            unread_replies_max: MAX_UNREAD_REPLIES.saturating_add(limits.transmit_high_water),
             unfinished: 0,
             last_request: 0,
         }
@@ -75,11 +79,20 @@ impl Link {
 
     /// Queues what the peer has provoked. A peer that provokes ever more and takes nothing is broken or hostile.
     pub(crate) fn reply(&mut self, channel: u16, method: &impl Arguments) -> Result<(), Violation> {
-        if self.transmit.copied() > MAX_UNREAD_REPLIES {
-            return Err(Violation::RepliesNotRead { limit: MAX_UNREAD_REPLIES });
-        }
+        self.check_replies()?;
         self.send_small(channel, method);
         Ok(())
+    }
+
+    /// Whether the peer may provoke one more reply.
+    #[inline]
+    pub(crate) fn check_replies(&self) -> Result<(), Violation> {
+        let limit = self.unread_replies_max;
+        if self.transmit.copied() <= limit {
+            Ok(())
+        } else {
+            Err(Violation::RepliesNotRead { limit })
+        }
     }
 
     /// Queues a method, or nothing if it takes more than a frame.

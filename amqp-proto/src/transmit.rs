@@ -42,6 +42,7 @@ impl Transmit {
     }
 
     /// Octets of heads and small bodies that are still to be written.
+    #[inline]
     pub(crate) fn copied(&self) -> usize {
         self.buffer.len() - self.position
     }

@@ -103,7 +103,7 @@ impl ChannelState {
                 return Ok(next);
             }
         };
-        self.note_delivery(arguments.tag, no_ack)?;
+        self.note_delivery(link, arguments.tag, no_ack)?;
         let within = |range: std::ops::Range<usize>| range.start - start..range.end - start;
         let delivery = Delivery::contiguous(
             chunk.slice(start..whole.body.end),
@@ -146,7 +146,7 @@ impl ChannelState {
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
-                self.note_delivery(arguments.tag, no_ack)?;
+                self.note_delivery(link, arguments.tag, no_ack)?;
                 // Looked up again: the consumer may have been given up while the body came in.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
@@ -201,7 +201,7 @@ impl ChannelState {
         else {
             return Err(out_of_place("basic.get-ok"));
         };
-        self.note_delivery(arguments.tag, no_ack)?;
+        self.note_delivery(link, arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
             return self.give_back(link, arguments.tag, no_ack, true);
         }
@@ -227,7 +227,7 @@ impl ChannelState {
             }
             // The channel was given up before its opening was answered.
             Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Closing(_)) => {}
-            Method::ChannelClose(close) => self.closed_by_peer(link, close),
+            Method::ChannelClose(close) => return self.closed_by_peer(link, close),
             Method::ChannelCloseOk(_) => return self.close_answered(link),
             Method::ChannelFlow(flow) => {
                 self.flow = flow.active;
@@ -264,7 +264,7 @@ impl ChannelState {
     fn receive_from_client(&mut self, link: &mut Link, method: Method) -> Received {
         let closing = matches!(self.phase, Phase::Closing(_));
         match method {
-            Method::ChannelClose(close) => self.closed_by_peer(link, close),
+            Method::ChannelClose(close) => return self.closed_by_peer(link, close),
             Method::ChannelCloseOk(_) => return self.close_answered(link),
             Method::BasicPublish(publish) => {
                 self.incoming = Some(Incoming::new(ContentMethod::Publish(publish)));
@@ -372,8 +372,13 @@ impl ChannelState {
         ]))
     }
 
-    fn note_delivery(&mut self, tag: u64, no_ack: bool) -> Received {
-        if no_ack || self.unsettled.delivered(tag) {
+    fn note_delivery(&mut self, link: &Link, tag: u64, no_ack: bool) -> Received {
+        if no_ack {
+            return Ok(());
+        }
+        // An acknowledgement is a reply, too, though the application gives it.
+        link.check_replies()?;
+        if self.unsettled.delivered(tag) {
             return Ok(());
         }
         Err(Violation::BadDeliveryTag { channel: self.id, tag }.into())
@@ -392,11 +397,11 @@ impl ChannelState {
         Ok(())
     }
 
-    fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) {
-        link.send_small(self.id.0, &ChannelCloseOk {});
+    fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) -> Received {
+        link.reply(self.id.0, &ChannelCloseOk {})?;
         // If this end asked for a close too, the answer to that is still on its way.
         if matches!(self.phase, Phase::Closing(_)) {
-            return;
+            return Ok(());
         }
         let close = Close {
             by: Initiator::Peer,
@@ -406,6 +411,7 @@ impl ChannelState {
             method_id: close.method_id,
         };
         self.end(link, ChannelError::Closed(close));
+        Ok(())
     }
 
     fn close_answered(&mut self, link: &mut Link) -> Received {

@@ -126,6 +126,10 @@ impl Connection {
     /// A method on channel 0.
     fn receive_own(&mut self, now: Instant, method: Method) -> Received {
         match method {
+            // This end asked for a close, too, and the answer to that is still on its way.
+            Method::ConnectionClose(_) if matches!(self.state, Ok(State::Closing(_))) => {
+                Ok(self.link.reply(0, &ConnectionCloseOk {})?)
+            }
             Method::ConnectionClose(close) => {
                 self.closed_by_peer(close);
                 Ok(())
@@ -177,10 +181,6 @@ impl Connection {
 
     fn closed_by_peer(&mut self, close: ConnectionClose) {
         self.link.send_small(0, &ConnectionCloseOk {});
-        // If this end asked for a close too, the answer to that is still on its way.
-        if matches!(self.state, Ok(State::Closing(_))) {
-            return;
-        }
         let close = Close {
             by: Initiator::Peer,
             reply_code: ReplyCode(close.reply_code),
