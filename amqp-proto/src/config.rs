@@ -24,9 +24,10 @@ pub struct Limits {
     /// The largest message body that is taken in, in octets. A larger one costs that delivery. Default 128 MiB, as
     /// RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,
-    /// How many octets of bodies that are not complete are kept, on all channels together. A peer that begins more and
-    /// finishes none is given up. Default 512 MiB.
-    pub unfinished_max: usize,
+    /// How many octets of bodies are kept whose rest has not come yet, on all channels together; one body of
+    /// [`body_max`](Self::body_max) always may be. More ends the connection: brokers send their messages one after the
+    /// other, so that very few are unfinished at a time. Default 256 MiB.
+    pub unfinished_max: u64,
     /// How many octets may wait for the transport before publishing has to wait. Default 256 KiB: enough to keep a
     /// socket busy, little to lose.
     pub transmit_high_water: usize,
@@ -38,7 +39,7 @@ impl Default for Limits {
             channel_max: 2047,
             frame_max: 131_072,
             body_max: 128 * 1024 * 1024,
-            unfinished_max: 512 * 1024 * 1024,
+            unfinished_max: 256 * 1024 * 1024,
             transmit_high_water: 256 * 1024,
         }
     }

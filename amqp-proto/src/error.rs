@@ -269,9 +269,9 @@ pub enum Violation {
     },
     /// The peer begins more and more messages, and finishes none.
     #[error("more than {limit} octets of bodies that are not complete")]
-    UnfinishedBodies {
+    TooMuchUnfinished {
         /// How many may be kept, [`Limits::unfinished_max`](crate::Limits::unfinished_max).
-        limit: usize,
+        limit: u64,
     },
     /// The login asks for more and more rounds.
     #[error("more than {limit} challenges in one login")]
@@ -292,7 +292,7 @@ impl Violation {
             | Self::BadDeliveryTag { .. }
             | Self::UnknownPublish { .. } => ReplyCode::NOT_ALLOWED,
             Self::BadTune { .. } | Self::TooManyChallenges { .. } => ReplyCode::NOT_ALLOWED,
-            Self::RepliesNotRead { .. } | Self::UnfinishedBodies { .. } => {
+            Self::RepliesNotRead { .. } | Self::TooMuchUnfinished { .. } => {
                 ReplyCode::RESOURCE_ERROR
             }
         }

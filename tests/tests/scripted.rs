@@ -1,59 +1,22 @@
 //! Brokers that are none, or not well: a scripted peer says things that no real broker would.
 
+mod script;
+
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    ChannelOpenOk, ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionStart,
-    ConnectionTune, Method,
+    ChannelOpenOk, ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionTune, Method,
 };
 use amqp_client_core::proto::{
-    ChannelError, ConnectionError, LoginError, LongStr, ReplyCode, ShortStr, Violation,
-    WrongProtocol,
+    ChannelError, ConnectionError, LoginError, ReplyCode, ShortStr, Violation, WrongProtocol,
 };
 use amqp_client_core::{ConnectError, OpenError, Target};
 use amqp_client_tokio::Connection;
+use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
+use script::{METHOD, encoded, greet, offer, receive, send, welcome};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-const METHOD: u8 = 1;
-
-fn encoded(method: impl Into<Method>) -> Vec<u8> {
-    let mut payload = Vec::new();
-    method.into().encode(&mut payload);
-    payload
-}
-
-fn send(peer: &mut PeerConnection, channel: u16, method: impl Into<Method>) {
-    peer.write_frame(METHOD, channel, &encoded(method)).expect("the client reads");
-}
-
-fn receive(peer: &mut PeerConnection) -> Method {
-    let frame = peer.read_frame().expect("the client says something");
-    Method::decode(&frame.payload.into()).expect("it is a method")
-}
-
-/// The server's part of the handshake up to the credentials.
-fn greet(peer: &mut PeerConnection) {
-    peer.read_protocol_header().expect("a header");
-    let start = ConnectionStart {
-        version_minor: 9,
-        mechanisms: LongStr::from("PLAIN"),
-        locales: LongStr::from("en_US"),
-        ..ConnectionStart::default()
-    };
-    send(peer, 0, start);
-    assert!(matches!(receive(peer), Method::ConnectionStartOk(_)));
-}
-
-/// The whole handshake.
-fn welcome(peer: &mut PeerConnection) {
-    greet(peer);
-    send(peer, 0, ConnectionTune { channel_max: 10, frame_max: 131_072, heartbeat: 0 });
-    assert!(matches!(receive(peer), Method::ConnectionTuneOk(_)));
-    assert!(matches!(receive(peer), Method::ConnectionOpen(_)));
-    send(peer, 0, ConnectionOpenOk::default());
-}
 
 /// Why a peer that follows this script is no broker.
 async fn refusal(script: impl FnOnce(PeerConnection) + Send + 'static) -> Result<ConnectionError> {
@@ -136,12 +99,7 @@ async fn a_broker_that_dribbles_octets_is_understood() -> Result<()> {
     let script = peer.spawn(|peer| {
         let mut peer = peer.accept().expect("the client connects");
         peer.read_protocol_header().expect("a header");
-        let start = encoded(ConnectionStart {
-            version_minor: 9,
-            mechanisms: LongStr::from("PLAIN"),
-            ..ConnectionStart::default()
-        });
-        for octet in amqp_testkit::peer::frame_octets(METHOD, 0, &start) {
+        for octet in frame_octets(METHOD, 0, &encoded(offer())) {
             peer.write(&[octet]).expect("the client reads");
         }
         assert!(matches!(receive(&mut peer), Method::ConnectionStartOk(_)));

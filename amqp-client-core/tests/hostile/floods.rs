@@ -1,217 +1,248 @@
-//! Servers that send without end, or nothing at all.
+//! Servers that send without end. Memory stays far below what they send, and what nobody reads stops the reading.
 
-use std::io;
-use std::time::Duration;
-
-use amqp_client_core::proto::frame::FrameKind;
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicReturn, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
+    BasicCancel, BasicReturn, ChannelClose, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
 };
 use amqp_client_core::proto::{ConnectionError, Violation};
-use amqp_client_core::{
-    CallError, Config, ConfirmError, ConsumeOptions, PublisherOptions, TryError,
+use amqp_client_core::{Config, PublisherOptions, TryError, Wait};
+use bytes::Bytes;
+
+use crate::scene::{Scene, now, peak, poll_once, uncounted};
+use crate::wire::{
+    BODY, TAG, body, channel_open_ok, consume_ok, deliver_to, frame, header, header_on, message,
+    method, short,
 };
 
-use crate::rig::Rig;
-use crate::wire::{body, deliver, frame, method, plain_header, short};
-use crate::{Blame, CALL, Victim, blame, now, peak};
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
 
-const MIB: u64 = 1024 * 1024;
-
+/// What comes for nobody or is over at once, 20,000 times: the client keeps nothing of it.
 #[test]
-fn deliveries_that_nobody_takes_are_bounded_by_the_budget() {
-    let mut config = Config::default();
-    config.settings.delivery_budget = 64 * 1024;
-    let mut victim = Victim::with(config);
-    let tag = victim.consumer.tag().clone();
-    let cost = peak(|| {
-        for number in 1..=20_000 {
-            let octets = [deliver(1, &tag, number), plain_header(1, 1000), body(1, vec![0; 1000])];
-            victim.rig.attack(&octets.concat());
+fn floods_of_what_needs_no_memory_take_none() {
+    let cancel = |no_wait| BasicCancel { consumer_tag: short("stranger"), no_wait };
+    let blocked = ConnectionBlocked { reason: short(&"memory ".repeat(30)) };
+    let reply_text = short(&"x".repeat(200));
+    let returned = BasicReturn { reply_code: 312, reply_text, ..BasicReturn::default() };
+    let flow = |active| method(1, ChannelFlow { active });
+    for (name, sends) in [
+        ("blocked and unblocked", [method(0, blocked), method(0, ConnectionUnblocked {})].concat()),
+        ("pauses and resumes", [flow(false), flow(true)].concat()),
+        ("cancels of strangers", method(1, cancel(false))),
+        ("cancels that want no answer", method(1, cancel(true))),
+        ("returns", [method(1, returned), header(100), body(&[7; 100])].concat()),
+        ("heartbeats", frame(8, 0, b"")),
+    ] {
+        // In large reads, and one by one.
+        for at_once in [500, 1] {
+            let mut scene = Scene::open(Config::default());
+            let mut application = scene.application();
+            // Somebody who does not listen.
+            let _events = (scene.connection.events(), application.channel.events());
+            let part = sends.repeat(at_once);
+            let most = peak(|| {
+                for _ in 0..20_000 / at_once {
+                    scene.feed(&part);
+                    uncounted(|| scene.written.clear());
+                }
+            });
+            assert!(most < MIB, "{name}, {at_once}: {most}");
+            application.assert_waits();
         }
-    });
-    // Eight times the budget, because an answer is owed; and what it takes to keep them.
-    assert!(cost < 3 * MIB, "{cost} octets");
-    assert!(!victim.rig.reads());
-    victim.endures();
-}
-
-/// Events have a bound of their own, and whoever listens learns how many were missed.
-#[test]
-fn events_that_nobody_takes_are_bounded() {
-    let returned = BasicReturn { reply_code: 312, routing_key: short("q"), ..<_>::default() };
-    let floods = [
-        ("returns", [method(1, returned), plain_header(1, 100), body(1, vec![0; 100])].concat()),
-        (
-            "blocks",
-            [
-                method(0, ConnectionBlocked { reason: short("!") }),
-                method(0, ConnectionUnblocked {}),
-            ]
-            .concat(),
-        ),
-        (
-            "cancels of nobody",
-            method(1, BasicCancel { consumer_tag: short("nobody"), no_wait: true }),
-        ),
-        ("heartbeats", frame(FrameKind::Heartbeat, 0, "")),
-    ];
-    for (name, octets) in floods {
-        let mut victim = Victim::new();
-        let _listens = victim.rig.connection.events();
-        let cost = peak(|| (0..50_000).for_each(|_| victim.rig.attack(&octets)));
-        assert!(cost < MIB, "{name}: {cost} octets");
-        victim.endures();
     }
 }
 
-/// Each of these is answered. A server that reads no answer gets no more of them.
+/// 100 MB come back, and a listener does not listen.
 #[test]
-fn answers_that_nobody_reads_are_bounded() {
-    let mut victim = Victim::new();
-    let octets = method(1, ChannelFlow { active: true }).repeat(1000);
-    let cost = peak(|| {
-        for _ in 0..5_000 {
-            victim.rig.attack_unread(&octets);
+fn a_flood_of_large_returns_is_kept_up_to_a_limit() {
+    let mut scene = Scene::open(Config::default());
+    let mut application = scene.application();
+    let mut events = application.channel.events();
+    let sends = [method(1, BasicReturn::default()), header(100_000), body(&[7; 100_000])].concat();
+    let most = peak(|| {
+        for _ in 0..1_000 {
+            scene.feed(&sends);
         }
     });
-    assert!(cost < 48 * MIB, "{cost} octets");
-    let error = victim.ended();
-    assert!(
-        matches!(error, ConnectionError::Violation(Violation::RepliesNotRead { .. })),
-        "{error}"
-    );
+    assert!(most < 32 * MIB, "{most}");
+    assert!(poll_once(events.next()).is_some());
+    application.assert_waits();
 }
 
-/// Memory follows what came, not what was announced.
+/// Whole messages that nobody takes, until the client reads no more.
 #[test]
-fn bodies_that_never_end_cost_what_came_of_them() {
-    let mut rig = Rig::new(Config::default());
-    let mut consumers = Vec::new();
-    for _ in 0..500 {
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        let consuming = channel.basic_consume("q", ConsumeOptions::new());
-        let consumer = rig.run(consuming).expect("a consumer");
-        consumers.push((channel, consumer));
-    }
-    let cost = peak(|| {
-        for (channel, consumer) in &consumers {
-            let id = channel.id().get();
-            let octets = [
-                deliver(id, consumer.tag(), 1),
-                plain_header(id, 128 * MIB),
-                body(id, vec![0; 1000]),
-            ];
-            rig.attack(&octets.concat());
-        }
-    });
-    assert!(cost < 4 * MIB, "{cost} octets");
-    assert!(rig.connection.is_open());
-}
-
-/// Nor do they cost all there is.
-#[test]
-fn bodies_that_never_end_are_bounded_on_all_channels_together() {
-    let mut config = Config::default();
-    config.protocol.limits.unfinished_max = 1 << 20;
-    let mut victim = Victim::with(config);
-    let tag = victim.consumer.tag().clone();
-    victim.rig.attack(&[deliver(1, &tag, 1), plain_header(1, 64 * MIB)].concat());
-    let part = body(1, vec![0; 100_000]);
-    let cost = peak(|| (0..20).for_each(|_| victim.rig.attack(&part)));
-    assert!(cost < 4 * MIB, "{cost} octets");
-    let error = victim.ended();
-    let expected = Violation::UnfinishedBodies { limit: 1 << 20 };
-    assert_eq!(error, ConnectionError::Violation(expected));
-}
-
-#[test]
-fn a_server_that_closes_every_channel_costs_only_the_channels() {
-    let mut rig = Rig::new(Config::default());
-    for number in 0..1000 {
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        rig.close_channel(channel.id());
-        assert!(!channel.is_open(), "{number}");
-    }
-    assert!(rig.connection.is_open());
-}
-
-#[test]
-fn publishing_to_a_server_that_reads_nothing_waits() {
-    let mut rig = Rig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
-    let options = PublisherOptions::new().window(usize::MAX, usize::MAX);
-    let publisher = channel.default_exchange().publisher(options).expect("the channel is open");
-    let mut sent = Vec::new();
-    let cost = peak(|| {
-        for number in 0..10_000 {
-            match publisher.try_publish("q", vec![0; 1000]) {
-                Ok(confirmation) => sent.push(confirmation),
-                Err(error) => assert!(matches!(error.error, TryError::WouldWait(_)), "{error:?}"),
+fn deliveries_that_nobody_takes_stop_the_reading() {
+    // Sizes of body; and of reads, where 0 is one for each message.
+    for (size, read) in
+        [(0, 65_536), (0, 0), (100, 65_536), (100, 0), (50_000, 65_536), (50_000, 0)]
+    {
+        let mut config = Config::default();
+        config.settings.delivery_budget = 1024 * 1024;
+        let mut scene = Scene::open(config);
+        let channel = scene.channel(1);
+        let mut consumer = scene.consumer(&channel, TAG);
+        let (mut tag, mut sent) = (0, 0);
+        let most = peak(|| {
+            while scene.turn().read && sent < 64 * MIB {
+                let part = uncounted(|| {
+                    tag += 1;
+                    message(tag, &vec![7; size])
+                });
+                sent += part.len() as u64;
+                scene.feed_by(if read == 0 { part.len() } else { read }, &part);
+                uncounted(|| drop(part));
             }
-            if number % 100 == 0 {
-                rig.turn_unread();
+        });
+        assert!(sent < 64 * MIB, "{size}, {read}: it still reads");
+        assert!(most < 3 * MIB, "{size}, {read}: {most}");
+        // Silence means nothing while nobody listens.
+        scene.advance(std::time::Duration::from_secs(3600));
+        assert_eq!(poll_once(scene.connection.closed()), None, "{size}, {read}");
+        let mut taken = 0;
+        while let Some(delivery) = consumer.try_next() {
+            taken += 1;
+            delivery.ack().expect("it waits");
+        }
+        assert!(taken > 0 && scene.turn().read, "{size}, {read}: {taken}");
+    }
+}
+
+/// Channels that are closed as soon as they are open, and those that hold one keep it.
+#[test]
+fn channels_that_the_server_closes_keep_nothing_of_it_but_the_reason() {
+    let mut scene = Scene::open(Config::default());
+    let reply_text = short(&"no ".repeat(80));
+    let close = ChannelClose { reply_code: 541, reply_text, ..ChannelClose::default() };
+    let mut channels = Vec::new();
+    let most = peak(|| {
+        for _ in 0..20_000 {
+            let channel = scene.channel(1);
+            let sends = uncounted(|| method(1, close.clone()));
+            scene.feed(&sends);
+            uncounted(|| {
+                drop(sends);
+                scene.written.clear();
+            });
+            assert!(!channel.is_open());
+            if channels.len() < 2_000 {
+                channels.push(channel);
             }
         }
     });
-    assert!(sent.len() < 1000 && cost < 2 * MIB, "{} messages, {cost} octets", sent.len());
-    let mut waiting = Box::pin(publisher.publish("q", "one more"));
-    assert!(now(&mut waiting).is_none());
-    rig.turn_unread();
-    rig.idle_unread(CALL);
-    assert!(now(waiting).expect("it has ended").is_err());
+    assert!(most < 2 * MIB, "{most}");
+    assert!(scene.connection.is_open());
 }
 
+fn crowd(config: Config) -> (Scene, Vec<amqp_client_core::Consumer>) {
+    let mut scene = Scene::open(config);
+    let consumers = (1..=2047)
+        .map(|number| {
+            let channel = scene.channel(number);
+            scene.consumer(&channel, TAG)
+        })
+        .collect();
+    (scene, consumers)
+}
+
+/// 256 GiB are announced on 2047 channels, and next to nothing comes.
 #[test]
-fn heartbeats_are_no_answers() {
-    let mut victim = Victim::new();
-    for _ in 0..CALL.as_secs() * 2 {
-        victim.rig.idle(Duration::from_secs(1));
-        victim.rig.attack(&frame(FrameKind::Heartbeat, 0, ""));
+fn bodies_that_are_only_announced_take_no_memory() {
+    let (mut scene, _consumers) = crowd(Config::default());
+    let most = peak(|| {
+        for number in 1..=2047 {
+            for part in uncounted(|| {
+                let header = header_on(number, 128 * MIB, &[0, 0]);
+                [deliver_to(number, TAG, 1), header, frame(BODY, number, &[7; 100])]
+            }) {
+                scene.feed(&part);
+            }
+        }
+    });
+    assert!(most < MIB, "{most}");
+    assert!(scene.connection.is_open());
+}
+
+/// And then it does come, without end.
+#[test]
+fn bodies_that_are_never_finished_end_the_connection_at_a_limit() {
+    let mut config = Config::default();
+    config.protocol.limits.body_max = MIB;
+    config.protocol.limits.unfinished_max = 8 * MIB;
+    let (mut scene, _consumers) = crowd(config);
+    let mut sent = 0;
+    let most = peak(|| {
+        for number in 1..=2047 {
+            let header = uncounted(|| header_on(number, MIB, &[0, 0]));
+            let begin = uncounted(|| [deliver_to(number, TAG, 1), header].concat());
+            let part = uncounted(|| frame(BODY, number, &[7; 100_000]).repeat(10));
+            sent += scene.feed(&begin) + scene.feed(&part);
+        }
+    });
+    let expected = Violation::TooMuchUnfinished { limit: 8 * MIB };
+    assert_eq!(now(scene.connection.closed()), ConnectionError::Violation(expected));
+    assert!(sent as u64 <= 9 * MIB, "{sent}");
+    assert!(most < 12 * MIB, "{most}");
+}
+
+/// It has everything answered, and reads no answer.
+#[test]
+fn answers_that_the_server_does_not_read_end_the_connection() {
+    let mut scene = Scene::open(Config::default());
+    let application = scene.application();
+    scene.server_reads = false;
+    let part = method(1, ChannelFlow { active: true }).repeat(10_000);
+    let mut sent = 0;
+    let most = peak(|| {
+        while scene.connection.is_open() && sent < 512 * MIB {
+            sent += scene.feed(&part) as u64;
+        }
+    });
+    let error = now(scene.connection.closed());
+    let ConnectionError::Violation(Violation::RepliesNotRead { .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert!(most < 64 * MIB, "{most}");
+    application.assert_over(&error);
+}
+
+/// Publishing stops when as much waits as may.
+#[test]
+fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
+    for size in [10, 1_000, 100_000] {
+        let mut scene = Scene::open(Config::default());
+        let channel = scene.channel(1);
+        let options = PublisherOptions::new().window(usize::MAX, usize::MAX);
+        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        scene.server_reads = false;
+        let body = Bytes::from(vec![7; size]);
+        let mut confirmations = uncounted(Vec::new);
+        let mut refused = None;
+        let most = peak(|| {
+            while refused.is_none() && confirmations.len() < 100_000 {
+                match publisher.try_publish("k", body.clone()) {
+                    Ok(confirmation) => uncounted(|| confirmations.push(confirmation)),
+                    Err(error) => refused = Some(error.error),
+                }
+                scene.turn();
+            }
+        });
+        let full = Wait::Gate(amqp_client_core::proto::Gate::Full);
+        assert_eq!(refused, Some(TryError::WouldWait(full)), "{size}");
+        let octets = scene.unwritten();
+        assert!(octets < 400_000, "{size}: {octets}");
+        assert!(most < 2 * MIB, "{size}: {most}");
+        uncounted(|| drop(confirmations));
     }
-    let declared = now(&mut victim.declared).map(|result| result.map(|_| ()));
-    let expected = CallError::TimedOut { method: "queue.declare", after: CALL };
-    assert_eq!(declared, Some(Err(expected)));
-    assert!(now(&mut victim.confirmation).is_none(), "its time counts from now on");
-    for _ in 0..120 {
-        victim.rig.idle(Duration::from_secs(1));
-        victim.rig.attack(&frame(FrameKind::Heartbeat, 0, ""));
-    }
-    assert!(matches!(now(&mut victim.confirmation), Some(Err(ConfirmError::TimedOut { .. }))));
-    assert!(victim.rig.connection.is_open());
 }
 
-/// Octets are a sign of life, however few (section 4.2.7).
+/// Octets that nobody has asked for: answers to channels that were not opened, over and over.
 #[test]
-fn one_octet_a_second_is_slow_but_not_silent() {
-    let mut victim = Victim::new();
-    let tag = victim.consumer.tag().clone();
-    let octets = [deliver(1, &tag, 1), plain_header(1, 200), body(1, vec![0; 200])].concat();
-    for octet in octets {
-        victim.rig.idle(Duration::from_secs(1));
-        victim.rig.attack(&[octet]);
-    }
-    assert!(victim.rig.connection.is_open());
-    assert!(now(victim.consumer.next()).flatten().expect("a delivery").is_ok());
-}
-
-#[test]
-fn silence_ends_everything() {
-    let mut victim = Victim::new();
-    victim.rig.idle(Duration::from_secs(121));
-    let error = victim.ended();
-    assert!(matches!(error, ConnectionError::PeerSilent(_)), "{error}");
-}
-
-#[test]
-fn the_end_of_the_transport_ends_everything() {
-    let mut victim = Victim::new();
-    victim.rig.hang_up(None);
-    assert_eq!(victim.ended(), ConnectionError::Eof);
-    let mut victim = Victim::new();
-    victim.rig.hang_up(Some(io::ErrorKind::ConnectionReset.into()));
-    assert_eq!(blame(&victim.ended()), Blame::Transport);
+fn an_answer_too_many_ends_it_at_once() {
+    let mut scene = Scene::open(Config::default());
+    let application = scene.application();
+    let sends = [channel_open_ok(2), consume_ok(2, TAG)].concat();
+    let taken = scene.feed_by(sends.len(), &sends.repeat(1_000));
+    assert_eq!(taken, sends.len());
+    let misplaced = Violation::UnexpectedMethod { method: "basic.consume-ok" };
+    drop(application);
+    assert_eq!(now(scene.connection.closed()), misplaced.into());
 }

@@ -70,62 +70,6 @@ impl Rig {
         self.silent = true;
     }
 
-    /// Hands the client octets that the server has not sent, as long as it wants to read.
-    pub(crate) fn attack(&mut self, octets: &[u8]) {
-        for piece in octets.chunks(16 * 1024) {
-            self.write(false);
-            if !self.reading {
-                return;
-            }
-            self.driver.input().extend_from_slice(piece);
-            self.driver.received(self.now);
-        }
-        self.write(false);
-    }
-
-    /// The same, without ever taking what the client writes.
-    pub(crate) fn attack_unread(&mut self, octets: &[u8]) {
-        self.driver.input().extend_from_slice(octets);
-        self.driver.received(self.now);
-    }
-
-    /// Lets that much time pass, second by second, while the server is silent.
-    pub(crate) fn idle(&mut self, time: Duration) {
-        for _ in 0..time.as_secs() {
-            self.now += Duration::from_secs(1);
-            self.write(false);
-        }
-    }
-
-    /// The same, while the server does not even read.
-    pub(crate) fn idle_unread(&mut self, time: Duration) {
-        for _ in 0..time.as_secs() {
-            self.now += Duration::from_secs(1);
-            self.turn_unread();
-        }
-    }
-
-    /// Lets the client have its turn, and takes nothing of what it writes.
-    pub(crate) fn turn_unread(&mut self) {
-        self.driver.turn(self.now, &self.waker);
-    }
-
-    /// The server closes a channel.
-    pub(crate) fn close_channel(&mut self, id: ChannelId) {
-        let mut channel = self.server.channel(id).expect("open");
-        channel.close(proto::ReplyCode::NOT_FOUND, "no");
-        self.turn();
-    }
-
-    /// Ends the transport: as a stream ends, or with an error.
-    pub(crate) fn hang_up(&mut self, error: Option<std::io::Error>) {
-        match error {
-            None => self.driver.eof(self.now),
-            Some(error) => self.driver.transport_error(self.now, &error),
-        }
-        self.write(false);
-    }
-
     /// Whether the client wants to read.
     pub(crate) const fn reads(&self) -> bool {
         self.reading

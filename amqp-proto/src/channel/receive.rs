@@ -131,8 +131,9 @@ impl ChannelState {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
         link.unfinished += incoming.body(payload)?;
-        if link.unfinished > link.limits.unfinished_max {
-            return Err(Violation::UnfinishedBodies { limit: link.limits.unfinished_max }.into());
+        let limit = link.limits.unfinished_max.max(link.limits.body_max);
+        if link.unfinished as u64 > limit {
+            return Err(Violation::TooMuchUnfinished { limit }.into());
         }
         self.complete_content(link)
     }

@@ -1,0 +1,123 @@
+//! Servers that say nothing, or nothing of use, once the connection is open. The clock ends what waits.
+
+use std::time::Duration;
+
+use amqp_client_core::proto::{ConnectionError, Gate};
+use amqp_client_core::{Config, ConfirmError, PublishError, PublisherOptions, Wait};
+
+use crate::scene::{Application, End, Scene, now, poll_once};
+use crate::wire::{HEARTBEAT, deliver, frame, header, open_ok, start, tune};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The default settings, and when their deadlines have all passed.
+const CALL: Duration = Duration::from_secs(30);
+const PUBLISH: Duration = Duration::from_secs(30);
+const CONFIRM: Duration = Duration::from_secs(60);
+
+fn scene(heartbeat: u16) -> (Scene, Application) {
+    let mut config = Config::default();
+    config.protocol.heartbeat = Duration::from_secs(heartbeat.into());
+    let mut scene = Scene::connecting(config);
+    scene.feed(&[start(), tune(2047, 131_072, heartbeat), open_ok()].concat());
+    let application = scene.application();
+    (scene, application)
+}
+
+/// Each request ends by its own deadline, and the connection stays.
+fn assert_timed_out(application: &mut Application, publish_waits_for: Wait) {
+    let said: Vec<_> = application
+        .ends(&["queue.purge", "channel.open", "confirm", "publish"])
+        .into_iter()
+        .map(|end| match end {
+            End::Other(text) => text,
+            End::Over(reason) => panic!("{reason:?}"),
+        })
+        .collect();
+    let expected = [
+        format!("TimedOut {{ method: \"queue.purge\", after: {CALL:?} }}"),
+        format!("TimedOut {{ after: {CALL:?} }}"),
+        format!("{:?}", ConfirmError::TimedOut { after: CONFIRM }),
+        format!("{:?}", PublishError::TimedOut { by: publish_waits_for, after: PUBLISH }),
+    ];
+    assert_eq!(said, expected);
+    application.assert_waits();
+}
+
+#[test]
+fn without_heartbeats_a_silent_server_costs_each_request_its_own_time() {
+    let (mut scene, mut application) = scene(0);
+    scene.advance(CALL - Duration::from_millis(1));
+    application.assert_waits();
+    scene.advance(Duration::from_secs(3600));
+    assert_timed_out(&mut application, Wait::Window);
+    assert!(scene.connection.is_open());
+}
+
+#[test]
+fn with_heartbeats_a_silent_server_is_given_up_after_two_intervals() {
+    for interval in [1, 10] {
+        let (mut scene, mut application) = scene(interval);
+        let patience = 2 * u32::from(interval) * SECOND;
+        scene.advance(patience - Duration::from_millis(1));
+        application.assert_waits();
+        scene.advance(Duration::from_millis(1));
+        application.assert_over(&ConnectionError::PeerSilent(patience));
+        assert!(scene.turn().done);
+    }
+}
+
+/// The specification counts any octet as a sign of life (4.2.7), so the deadlines of the requests have to do.
+#[test]
+fn octets_of_a_frame_that_never_ends_are_a_sign_of_life_and_nothing_more() {
+    let (mut scene, mut application) = scene(10);
+    // A delivery of which one octet comes a second: its method, its header, and then the head of a large frame.
+    let slow = [&deliver(1)[..], &header(100_000), b"\x03\0\x01\0\x01\x86\xa0", &[0; 600]].concat();
+    for octet in slow.chunks(1).take(600) {
+        assert_eq!(scene.feed(octet), 1);
+        scene.advance(SECOND);
+    }
+    assert_timed_out(&mut application, Wait::Window);
+    assert!(scene.connection.is_open());
+    // It stops, and time begins to run.
+    scene.advance(20 * SECOND);
+    assert_eq!(now(scene.connection.closed()), ConnectionError::PeerSilent(20 * SECOND));
+}
+
+#[test]
+fn heartbeats_without_end_do_not_keep_requests_waiting() {
+    let (mut scene, mut application) = scene(10);
+    for _ in 0..120 {
+        scene.feed(&frame(HEARTBEAT, 0, b"").repeat(1_000));
+        scene.advance(SECOND);
+    }
+    assert_timed_out(&mut application, Wait::Window);
+    assert!(scene.connection.is_open());
+}
+
+/// Heartbeats come, so the server lives; but it takes nothing any more.
+#[test]
+fn a_server_that_never_reads_makes_publishing_wait_and_then_fail() {
+    let (mut scene, mut application) = scene(10);
+    scene.server_reads = false;
+    let options = PublisherOptions::new().window(usize::MAX, usize::MAX);
+    let publisher = application.channel.default_exchange().publisher(options).expect("it is open");
+    while publisher.try_publish("k", vec![0; 10_000]).is_ok() {
+        scene.turn();
+    }
+    let mut waiting = Box::pin(publisher.publish("k", "m"));
+    assert!(poll_once(waiting.as_mut()).is_none());
+    for _ in 0..120 {
+        scene.feed(&frame(HEARTBEAT, 0, b""));
+        scene.advance(SECOND);
+    }
+    let by = Wait::Gate(Gate::Full);
+    assert_eq!(now(waiting).map(drop), Err(PublishError::TimedOut { by, after: PUBLISH }));
+    assert_timed_out(&mut application, by);
+    // It reads again, and all is as before.
+    scene.server_reads = true;
+    scene.turn();
+    let written = scene.methods().len();
+    assert!(written > 20, "{written}");
+    assert!(poll_once(publisher.publish("k", "m")).is_some());
+}
