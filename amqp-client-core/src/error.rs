@@ -132,7 +132,7 @@ pub enum PublishError {
     #[error("not sent within {after:?}: {by}")]
     TimedOut {
         /// What it waited for.
-        by: Wait,
+        by: HeldBy,
         /// The time it was given.
         after: Duration,
     },
@@ -144,7 +144,7 @@ pub enum PublishError {
 /// What a publish waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum Wait {
+pub enum HeldBy {
     /// The connection or the channel holds content back.
     #[error(transparent)]
     Gate(Gate),
@@ -169,7 +169,7 @@ pub struct TryPublishError<B> {
 pub enum TryError {
     /// It would have had to wait.
     #[error("not sent: {0}")]
-    WouldWait(Wait),
+    WouldWait(HeldBy),
     /// It failed.
     #[error(transparent)]
     Failed(#[from] PublishError),

@@ -45,8 +45,8 @@ pub use connection::Connection;
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got};
 pub use error::{
-    CallError, CloseError, ConfirmError, ConsumerEnd, OpenError, PublishError, SendError, TryError,
-    TryPublishError, Wait,
+    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishError, SendError,
+    TryError, TryPublishError,
 };
 pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
 pub use message::{DeliveryMode, Message, MessageProperties};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use amqp_client_core::{
-    CallError, Channel, Config, PublishError, PublisherOptions, QueueOptions, Wait,
+    CallError, Channel, Config, HeldBy, PublishError, PublisherOptions, QueueOptions,
 };
 use rig::Rig;
 
@@ -86,6 +86,6 @@ fn a_publish_that_waits_too_long_for_the_window_says_so() {
     rig.advance(after - Duration::from_millis(1));
     assert!(poll(&mut second).is_pending());
     rig.advance(Duration::from_millis(1));
-    let expected = PublishError::TimedOut { by: Wait::Window, after };
+    let expected = PublishError::TimedOut { by: HeldBy::Window, after };
     assert_eq!(poll(&mut second).map(|result| result.map(|_| ())), Poll::Ready(Err(expected)));
 }

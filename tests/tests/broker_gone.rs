@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ConnectionError, FieldTable};
 use amqp_client_core::{
-    Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, PublishError, PublisherOptions,
-    QueueOptions, Target, Wait,
+    Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, HeldBy, PublishError, PublisherOptions,
+    QueueOptions, Target,
 };
 use amqp_client_tokio::Connection;
 use amqp_testkit::RabbitMq;
@@ -223,7 +223,7 @@ async fn a_publish_that_the_transport_does_not_take_ends_in_time() -> Result<()>
             break error;
         }
     };
-    let PublishError::TimedOut { by: Wait::Gate(gate), .. } = error else { panic!("{error:?}") };
+    let PublishError::TimedOut { by: HeldBy::Gate(gate), .. } = error else { panic!("{error:?}") };
     assert_eq!(gate, amqp_client_core::proto::Gate::Full);
     node.resume()?;
     // It was late, not lost: the channel goes on.
@@ -251,7 +251,7 @@ async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()
         }
     };
     let PublishError::TimedOut { by, .. } = error else { panic!("{error:?}") };
-    assert_eq!(by, Wait::Gate(amqp_client_core::proto::Gate::Blocked));
+    assert_eq!(by, HeldBy::Gate(amqp_client_core::proto::Gate::Blocked));
     assert!(connection.is_blocked());
     let event = events.next().await.ok_or("no event")?;
     assert!(format!("{event:?}").contains("low on memory"), "{event:?}");

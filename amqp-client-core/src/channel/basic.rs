@@ -9,7 +9,7 @@ use crate::connection::watch;
 use crate::consumer::Consumer;
 use crate::deadline::Deadline;
 use crate::delivery::{Delivery, Got};
-use crate::error::{CallError, PublishError, Wait};
+use crate::error::{CallError, HeldBy, PublishError};
 use crate::options::ConsumeOptions;
 use crate::reply::{Reply, typed};
 
@@ -221,11 +221,11 @@ impl Channel {
         let state = &mut *guard;
         let size = body.as_octets().len();
         let gate = match self.protocol(state) {
-            Ok(protocol) => protocol.check_gate().err().map(Wait::Gate),
+            Ok(protocol) => protocol.check_gate().err().map(HeldBy::Gate),
             Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
         };
         let open = state.channel(self.place()).is_none_or(|channel| window(channel, size));
-        if let Some(by) = gate.or_else(|| (!open).then_some(Wait::Window)) {
+        if let Some(by) = gate.or_else(|| (!open).then_some(HeldBy::Window)) {
             cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
             return Err(NotNow::Wait(by, body));
         }
@@ -249,7 +249,7 @@ impl Channel {
 /// Why a message was not published at this moment.
 pub(crate) enum NotNow<B> {
     /// It has to wait.
-    Wait(Wait, B),
+    Wait(HeldBy, B),
     /// It cannot be published. The body is there unless something is wrong with the message itself.
     Failed(PublishError, Option<B>),
 }

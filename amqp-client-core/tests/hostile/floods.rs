@@ -4,7 +4,7 @@ use amqp_client_core::proto::method::{
     BasicCancel, BasicReturn, ChannelClose, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
 };
 use amqp_client_core::proto::{ConnectionError, Violation};
-use amqp_client_core::{Config, PublisherOptions, TryError, Wait};
+use amqp_client_core::{Config, HeldBy, PublisherOptions, TryError};
 use bytes::Bytes;
 
 use crate::scene::{Scene, now, peak, poll_once, uncounted};
@@ -225,7 +225,7 @@ fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
                 scene.turn();
             }
         });
-        let full = Wait::Gate(amqp_client_core::proto::Gate::Full);
+        let full = HeldBy::Gate(amqp_client_core::proto::Gate::Full);
         assert_eq!(refused, Some(TryError::WouldWait(full)), "{size}");
         let octets = scene.unwritten();
         assert!(octets < 400_000, "{size}: {octets}");

@@ -1,7 +1,7 @@
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::{
-    ChannelEvent, ConfirmError, ConsumeOptions, Message, Overflow, PublishError, PublisherOptions,
-    SendError, TryError, Wait,
+    ChannelEvent, ConfirmError, ConsumeOptions, HeldBy, Message, Overflow, PublishError,
+    PublisherOptions, SendError, TryError,
 };
 
 use super::{behaviours, name, next, temporary};
@@ -128,7 +128,7 @@ behaviours! {
                 Err(refused) => break refused,
             }
         };
-        assert_eq!(refused.error, TryError::WouldWait(Wait::Window));
+        assert_eq!(refused.error, TryError::WouldWait(HeldBy::Window));
         assert_eq!(refused.body.ok_or("no body")?.len(), 500);
         confirmations.push(publisher.publish(&to, vec![0; 500]).await?);
         // Larger than the window on its own: allowed when nothing else is on its way.
