@@ -96,8 +96,9 @@ impl Driver {
             .then(|| self.over_since.get_or_insert(now).checked_add(self.close_timeout))
             .flatten();
         let given_up = give_up_at.is_some_and(|at| at <= now);
+        let was_full = state.proto.is_full();
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
-        if !state.proto.is_blocked() {
+        if was_full && !state.proto.is_full() {
             state.open_gate();
         }
         state.park_driver(waker);

@@ -343,6 +343,13 @@ impl Connection {
         self.state.is_err() && self.link.transmit.is_empty()
     }
 
+    /// Whether as many octets wait for the transport as [`Limits`](crate::Limits) allow, so that content has to wait
+    /// ([`Gate::Full`](crate::Gate::Full)).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.link.is_full()
+    }
+
     /// Whether `connection.blocked` holds.
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
