@@ -1,101 +1,142 @@
-//! The thread that moves the octets of a connection: it runs the loop that all runtimes share, and sleeps in between.
+//! Sockets, and names resolved and addresses connected to in threads of their own.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
-use std::pin::pin;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Instant;
 
-use amqp_client_core::drive::{Drive, Timer, Transport};
-use amqp_client_core::{Config, Connection};
+use amqp_client_core::Settings;
+use amqp_client_core::drive::Transport;
+use amqp_client_core::runtime::Runtime;
+use amqp_client_core::socket::set_options;
+use amqp_client_core::wait::{Alarm, Wait as _};
 use bytes::BytesMut;
-use mio::event::Source;
-use mio::{Events, Interest, Token};
+use mio::event::{Event, Source};
+use mio::{Interest, Token};
 
+use crate::shared_loop;
+
+/// The token of streams.
 const STREAM: Token = Token(0);
-const WAKE: Token = Token(1);
 
 /// How much is read at once, at most. `Read` takes initialized memory only, so octets are read to here and copied.
 const CHUNK: usize = 32 * 1024;
 
-/// Begins a connection over a stream that does not block, in a thread of its own. `secure` is what is put around the stream.
-pub(crate) fn spawn<S, T>(
-    mut stream: S,
-    secure: impl FnOnce(Stream<S>) -> T,
-    config: Config,
-) -> io::Result<Connection>
-where
-    S: Source + Read + Write + Send + 'static,
-    T: Transport + Send + 'static,
-{
-    let poll = mio::Poll::new()?;
-    let waker = Arc::new(WakeIo(mio::Waker::new(poll.registry(), WAKE)?));
-    poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
-    let stream = Stream { stream, chunk: vec![0; CHUNK].into() };
-    let clock = Clock::default();
-    let (connection, drive) = Drive::new(secure(stream), clock.clone(), config);
-    thread::Builder::new()
-        .name("amqp-io".to_owned())
-        .spawn(move || run(drive, poll, &clock, &waker.into()))?;
-    Ok(connection)
+/// Threads, and the sockets of the system.
+pub(crate) struct Threads;
+
+impl Runtime for Threads {
+    type Transport = Stream<mio::net::TcpStream>;
+    type Seat = Seat;
+    type Timer = Alarm;
+
+    fn timer() -> Alarm {
+        Alarm::default()
+    }
+
+    async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let host = host.to_owned();
+        elsewhere("amqp-resolve", move || Ok((host, port).to_socket_addrs()?.collect())).await
+    }
+
+    async fn connect(
+        addr: SocketAddr,
+        settings: Settings,
+    ) -> io::Result<(Self::Transport, Self::Seat)> {
+        let connect = move || {
+            let stream = TcpStream::connect_timeout(&addr, settings.connect_timeout)?;
+            set_options(&stream, &settings)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        let stream = elsewhere("amqp-connect", connect).await?;
+        seat(mio::net::TcpStream::from_std(stream))
+    }
+
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+        // Without a thread, the task is dropped, and who waits for it learns of that.
+        let _none = thread::Builder::new().name("amqp-task".to_owned()).spawn(|| task.wait());
+    }
+
+    fn drive(seat: Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        shared_loop::start(seat, Box::pin(drive))
+    }
 }
 
-/// Runs until the connection is over, or the system does not let this wait any more.
-fn run(drive: impl Future<Output = ()>, mut poll: mio::Poll, clock: &Clock, waker: &Waker) {
-    let mut drive = pin!(drive);
-    let mut context = Context::from_waker(waker);
-    let mut events = Events::with_capacity(4);
-    loop {
-        clock.set(None);
-        if drive.as_mut().poll(&mut context).is_ready() {
+/// Runs something that blocks in a thread of its own. If nobody waits for it any more, its result is dropped.
+async fn elsewhere<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    type Slot<T> = (Option<io::Result<T>>, Option<Waker>);
+    let slot: Arc<Mutex<Slot<T>>> = Arc::new(Mutex::new((None, None)));
+    let filled = slot.clone();
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let result = run();
+        let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.0 = Some(result);
+        let waker = slot.1.take();
+        drop(slot);
+        waker.into_iter().for_each(Waker::wake);
+    })?;
+    poll_fn(|cx| {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = slot.0.take() {
+            return Poll::Ready(result);
+        }
+        slot.1 = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await
+}
+
+/// What waits for a stream.
+pub(crate) struct Seat {
+    pub(crate) poll: mio::Poll,
+    pub(crate) readiness: Arc<Readiness>,
+}
+
+/// Makes a stream that does not block ready to be waited for.
+pub(crate) fn seat<S: Source + Read + Write>(mut stream: S) -> io::Result<(Stream<S>, Seat)> {
+    let poll = mio::Poll::new()?;
+    poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
+    let readiness = Arc::<Readiness>::default();
+    let chunk = vec![0; CHUNK].into();
+    Ok((Stream { stream, chunk, readiness: readiness.clone() }, Seat { poll, readiness }))
+}
+
+/// What a stream is ready for, as far as is known: asking the system costs more than remembering.
+///
+/// Only the thread that runs the loop uses it; the loop's handover orders its memory.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    readable: AtomicBool,
+    writable: AtomicBool,
+    /// The peer has ended the stream, or it is broken: reading tells, and no event comes for it again.
+    closed: AtomicBool,
+}
+
+impl Default for Readiness {
+    /// Trying tells.
+    fn default() -> Self {
+        let [readable, writable] = [true, true].map(AtomicBool::new);
+        Self { readable, writable, closed: AtomicBool::new(false) }
+    }
+}
+
+impl Readiness {
+    /// Takes an event of the stream.
+    pub(crate) fn take(&self, event: &Event) {
+        if event.token() != STREAM {
             return;
         }
-        let timeout = clock.get().map(|at| at.saturating_duration_since(Instant::now()));
-        match poll.poll(&mut events, timeout) {
-            // Dropping the driver ends the connection.
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
-            _ => {}
-        }
-    }
-}
-
-/// Lets the thread look at what handles have given it to do.
-struct WakeIo(mio::Waker);
-
-impl Wake for WakeIo {
-    fn wake(self: Arc<Self>) {
-        // It fails only when nobody waits any more.
-        let _gone = self.0.wake();
-    }
-}
-
-/// When the thread wants to be woken. It asks again each time, so nothing else has to remember.
-#[derive(Debug, Clone, Default)]
-struct Clock(Arc<Mutex<Option<Instant>>>);
-
-impl Clock {
-    fn set(&self, at: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    fn get(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Timer for Clock {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
-        if at <= Instant::now() {
-            return Poll::Ready(());
-        }
-        self.set(Some(at));
-        Poll::Pending
+        let closed = event.is_read_closed() || event.is_write_closed() || event.is_error();
+        self.closed.fetch_or(closed, Ordering::Relaxed);
+        self.readable.fetch_or(closed || event.is_readable(), Ordering::Relaxed);
+        self.writable.fetch_or(closed || event.is_writable(), Ordering::Relaxed);
     }
 }
 
@@ -103,16 +144,21 @@ impl Timer for Clock {
 pub(crate) struct Stream<S> {
     stream: S,
     chunk: Box<[u8]>,
+    readiness: Arc<Readiness>,
 }
 
 impl<S: Read + Write> Transport for Stream<S> {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let Self { stream, chunk } = self;
-        let count = match ready(|| stream.read(chunk)) {
+        let Self { stream, chunk, readiness } = self;
+        let count = match attempt(&readiness.readable, || stream.read(chunk)) {
             Poll::Ready(Ok(count)) => count,
             other => return other,
         };
-        input.extend_from_slice(self.chunk.get(..count).unwrap_or_default());
+        // Where the system tells of every arrival, a read that comes short has left nothing.
+        if cfg!(unix) && count < chunk.len() && !readiness.closed.load(Ordering::Relaxed) {
+            readiness.readable.store(false, Ordering::Relaxed);
+        }
+        input.extend_from_slice(chunk.get(..count).unwrap_or_default());
         Poll::Ready(Ok(count))
     }
 
@@ -121,11 +167,11 @@ impl<S: Read + Write> Transport for Stream<S> {
         _: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready(|| self.stream.write_vectored(pieces))
+        attempt(&self.readiness.writable, || self.stream.write_vectored(pieces))
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready(|| self.stream.flush())
+        attempt(&self.readiness.writable, || self.stream.flush())
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -134,13 +180,19 @@ impl<S: Read + Write> Transport for Stream<S> {
     }
 }
 
-/// What an operation that does not block gives, unless it would have blocked: then the thread is woken when it would not.
-fn ready<T>(mut operation: impl FnMut() -> io::Result<T>) -> Poll<io::Result<T>> {
-    loop {
+/// What an operation that does not block gives, if the stream is ready for it.
+fn attempt<T>(
+    ready: &AtomicBool,
+    mut operation: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    while ready.load(Ordering::Relaxed) {
         match operation() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready.store(false, Ordering::Relaxed);
+            }
             result => return Poll::Ready(result),
         }
     }
+    Poll::Pending
 }

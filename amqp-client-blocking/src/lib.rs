@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use amqp_client_blocking::{
-//!     Connection, ConsumeOptions, Deliveries as _, Message, QueueOptions, Wait as _,
+//!     Connection, ConsumeOptions, Message, QueueOptions, Wait as _,
 //! };
 //!
 //! # let broker = amqp_test_broker::Broker::start()?;
@@ -16,7 +16,7 @@
 //! queue.publish(&Message::new("Hello, world!")).wait()?;
 //!
 //! let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
-//! for delivery in consumer.deliveries() {
+//! for delivery in &mut consumer {
 //!     let delivery = delivery?;
 //!     println!("{}", String::from_utf8_lossy(delivery.body()));
 //!     delivery.ack()?;
@@ -25,8 +25,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A thread of each connection moves its octets, so that heartbeats go on while the application computes, and handles can be
-//! used from any number of threads at once.
+//! A thread that waits moves the octets of its connection itself, so that no other has to wake for its answer. A helper
+//! thread does when none waits, so that heartbeats and deliveries go on while the application computes. Handles can be used
+//! from any number of threads at once.
+//!
+//! Methods that return nothing to wait for, as [`Delivery::ack`], only queue their octets. Close the connection before the
+//! program ends: what is queued is written by then.
+//!
+//! # Which to use for consuming
+//!
+//! | | |
+//! |---|---|
+//! | one consumer | `for delivery in &mut consumer` |
+//! | with a limit of time | [`Consumer::next_timeout`] |
+//! | what is there already | [`Consumer::try_next`] |
+//! | several consumers, in a loop of one's own | [`recv_any`] |
+//! | several consumers, by callbacks | [`Callbacks`] |
 //!
 //! # Pipelining
 //!
@@ -47,9 +61,9 @@
 mod consume;
 mod io;
 mod open;
-mod wait;
+mod shared_loop;
 
+pub use amqp_client_core::wait::{Deliveries, Wait};
 pub use amqp_client_core::*;
-pub use consume::{Deliveries, Each, recv_any};
+pub use consume::{CallbackError, Callbacks, recv_any};
 pub use open::Connection;
-pub use wait::Wait;

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use amqp_client_blocking::{
-    Connection, ConsumeOptions, Deliveries as _, Message, PublisherOptions, QueueOptions,
-    Wait as _, recv_any,
+    Callbacks, Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions, Wait as _,
+    recv_any,
 };
 use amqp_test_broker::Broker;
 
@@ -24,7 +24,7 @@ fn many_threads_use_one_channel() -> Outcome {
             publisher.send(&name, vec![body]).wait()?;
         }
         let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
-        for (expected, delivery) in (0..100u8).zip(consumer.deliveries()) {
+        for (expected, delivery) in (0..100u8).zip(&mut consumer) {
             let delivery = delivery?;
             assert_eq!(delivery.body(), [expected]);
             delivery.ack()?;
@@ -49,7 +49,7 @@ fn a_consumer_is_waited_for_as_long_as_one_likes() -> Outcome {
     let delivery = consumer.next_timeout(Duration::from_secs(30)).ok_or("nothing came")?;
     assert_eq!(delivery.ok_or("cancelled")??.body(), b"here");
     consumer.cancel().wait()?;
-    assert!(consumer.deliveries().next().is_none());
+    assert!(consumer.into_iter().next().is_none());
     Ok(())
 }
 
@@ -76,5 +76,128 @@ fn several_consumers_are_waited_for_at_once() -> Outcome {
         assert_eq!(delivery.ok_or("cancelled")??.body(), b"here");
         publisher.join().map_err(|_| "the thread panicked")??;
     }
+    Ok(())
+}
+
+/// Every thread may be the one that moves the octets, and leaves at any time: to the next, or to the helper.
+#[test]
+fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let work = |number: u64| -> Outcome {
+        let name = format!("q{number}");
+        let queue = channel.queue_declare(&name, QueueOptions::new()).wait()?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
+        for round in 0..300 {
+            queue.publish(&Message::new("here")).wait()?;
+            // Some give up early, at whatever moment that is.
+            let impatience = Duration::from_micros(number * round % 50);
+            match consumer.next_timeout(impatience) {
+                Some(delivery) => delivery.ok_or("cancelled")??.ack()?,
+                None => consumer.next().wait().ok_or("cancelled")??.ack()?,
+            }
+            if round % 7 == number % 7 {
+                let _given_up = channel.queue_purge(&name).wait_timeout(impatience);
+            }
+        }
+        Ok(consumer.cancel().wait()?)
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (1..=6).map(|number| scope.spawn(move || work(number))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+    })
+}
+
+#[test]
+fn heartbeats_go_on_while_the_caller_computes() -> Outcome {
+    let options = amqp_test_broker::Options::new().heartbeat(Duration::from_secs(1));
+    let broker = Broker::start_with(options)?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    // Silence for twice the interval would end it, seen from either end.
+    let computing = std::time::Instant::now();
+    while computing.elapsed() < Duration::from_millis(3500) {
+        std::hint::spin_loop();
+    }
+    assert!(connection.is_open());
+    queue.publish(&Message::new("still here")).wait()?;
+    assert!(queue.get(true).wait()?.is_some());
+    Ok(())
+}
+
+#[test]
+fn callbacks_may_do_anything() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let mut answers = Vec::new();
+    let (questions, replies) = (
+        channel.queue_declare("questions", QueueOptions::new()).wait()?,
+        channel.queue_declare("replies", QueueOptions::new()).wait()?,
+    );
+    for question in ["one", "two", "quit"] {
+        questions.publish(&Message::new(question)).wait()?;
+    }
+    let mut callbacks = Callbacks::new();
+    let consumer = questions.consume(ConsumeOptions::new()).wait()?;
+    callbacks.add(consumer, |delivery| {
+        // A request in a callback is answered, though further deliveries come before its answer.
+        channel.queue_declare_passive("replies").wait()?;
+        if delivery.body() == b"quit" {
+            channel.basic_cancel(delivery.consumer_tag()).wait()?;
+        }
+        replies.publish(&Message::new(delivery.body().to_vec())).wait()?;
+        Ok(delivery.ack()?)
+    });
+    callbacks.add(replies.consume(ConsumeOptions::new()).wait()?, |delivery| {
+        answers.push(String::from_utf8(delivery.body().to_vec())?);
+        if delivery.body() == b"quit" {
+            delivery.channel().basic_cancel(delivery.consumer_tag()).wait()?;
+        }
+        Ok(delivery.ack()?)
+    });
+    callbacks.run()?;
+    assert!(callbacks.is_empty());
+    drop(callbacks);
+    assert_eq!(answers, ["one", "two", "quit"]);
+    Ok(())
+}
+
+#[test]
+fn an_error_of_a_callback_comes_out_and_an_end_of_its_consumer_too() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    queue.publish(&Message::new("odd")).wait()?;
+    let mut callbacks = Callbacks::new();
+    callbacks.add(queue.consume(ConsumeOptions::new().no_ack(true)).wait()?, |_| Err("odd".into()));
+    let timeout = Duration::from_secs(30);
+    let error = callbacks.run_once(timeout).expect_err("the callback failed");
+    assert_eq!(error.to_string(), "odd");
+    assert!(!callbacks.run_once(Duration::from_millis(1))?, "nothing came");
+    queue.delete(false, false).wait()?;
+    let error = callbacks.run_once(timeout).expect_err("the broker has cancelled the consumer");
+    assert!(error.is::<amqp_client_blocking::ConsumerEnd>(), "{error:?}");
+    assert!(callbacks.is_empty());
+    Ok(())
+}
+
+#[test]
+fn closing_in_a_callback_ends_the_others() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    queue.publish(&Message::new("stop")).wait()?;
+    let mut callbacks = Callbacks::new();
+    callbacks.add(queue.consume(ConsumeOptions::new().no_ack(true)).wait()?, |delivery| {
+        delivery.channel().close().wait()?;
+        Ok(connection.close().wait()?)
+    });
+    assert!(callbacks.run_once(Duration::from_secs(30))?);
+    callbacks.run_once(Duration::from_secs(30)).expect_err("its channel is closed");
     Ok(())
 }

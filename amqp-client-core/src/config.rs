@@ -41,6 +41,15 @@ pub struct Settings {
     /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
     /// those deliveries, and whoever should take them may be the one who waits for it.
     pub delivery_budget: usize,
+    /// After how much silence the system asks whether the peer is there (`SO_KEEPALIVE`); after as much again without an
+    /// answer it gives the connection up. `None` does not ask. Default 60 s. Beside heartbeats, this keeps routers on the
+    /// way from forgetting the connection where heartbeats are off.
+    pub keepalive: Option<Duration>,
+    /// How long what was sent may stay unacknowledged by the peer's system, where the platform has such a limit
+    /// (`TCP_USER_TIMEOUT`: Linux, Android). `None` is the system's own, on Linux about 15 minutes; heartbeats notice a
+    /// dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of memory or disk,
+    /// and Linux would count that as not acknowledged.
+    pub user_timeout: Option<Duration>,
 }
 
 /// How far beyond the budget reading goes for something that the broker owes.
@@ -63,6 +72,8 @@ impl Default for Settings {
             publish_timeout: Some(Duration::from_secs(30)),
             confirm_timeout: Some(Duration::from_secs(60)),
             delivery_budget: 16 * 1024 * 1024,
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: None,
         }
     }
 }

@@ -1,46 +1,16 @@
-//! What adapters for async runtimes have in common: connecting to a target, and the loop that drives a connection. A runtime
-//! adds sockets, time and tasks.
+//! The loop that drives a connection over a transport, the same for all runtimes.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use amqp_proto::uri::Endpoint;
 use bytes::{Buf as _, BytesMut};
 
 use crate::config::Config;
-use crate::connect::{ConnectError, Target};
 use crate::driver::{Driver, Turn};
-use crate::eyeballs::connect_any;
-#[cfg(feature = "tls")]
-use crate::tls::Secured;
-use crate::tls::TlsOptions;
 use crate::{Connection, driver};
-
-/// A runtime: how it connects, waits and spawns.
-pub trait Runtime {
-    /// Its streams.
-    type Transport: Transport + Send + 'static;
-    /// Its clock.
-    type Timer: Timer + Send + 'static;
-
-    /// A timer.
-    fn timer() -> Self::Timer;
-
-    /// The addresses of a host.
-    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
-
-    /// Connects a stream that sends at once what it is given (`TCP_NODELAY`): small writes are gathered before they get
-    /// there.
-    fn connect(addr: SocketAddr) -> impl Future<Output = io::Result<Self::Transport>> + Send;
-
-    /// Runs a task in the background.
-    fn spawn(task: impl Future<Output = ()> + Send + 'static);
-}
 
 /// A stream of octets in both directions.
 pub trait Transport {
@@ -80,96 +50,6 @@ pub trait Timer {
 
     /// Ready at that time. Another call may ask for another time, and replaces the earlier.
     fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()>;
-}
-
-/// Connects to one of the nodes of a target, the first that takes it, and spawns its driver. Each node is given the
-/// [`connect_timeout`](crate::Settings::connect_timeout) for everything up to the end of the handshake.
-///
-/// # Errors
-/// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
-///
-/// # Cancel safety
-/// Dropping the future gives the attempt up.
-pub async fn open<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
-    let mut nodes = target.endpoints.into_iter().peekable();
-    while let Some(endpoint) = nodes.next() {
-        match open_node::<R>(&endpoint, target.tls.as_ref(), target.config.clone()).await {
-            Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
-            result => return result,
-        }
-    }
-    Err(ConnectError::NoEndpoint)
-}
-
-async fn open_node<R: Runtime>(
-    endpoint: &Endpoint,
-    tls: Option<&TlsOptions>,
-    config: Config,
-) -> Result<Connection, ConnectError> {
-    let after = config.settings.connect_timeout;
-    let connecting = connect::<R>(endpoint, tls, config);
-    within(R::timer(), after, connecting)
-        .await
-        .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
-}
-
-async fn connect<R: Runtime>(
-    endpoint: &Endpoint,
-    tls: Option<&TlsOptions>,
-    config: Config,
-) -> Result<Connection, ConnectError> {
-    #[cfg(feature = "tls")]
-    let session = tls.map(|tls| tls.session(&endpoint.host)).transpose()?;
-    #[cfg(not(feature = "tls"))]
-    if tls.is_some() {
-        return Err(crate::tls::TlsError::NotBuilt.into());
-    }
-    let transport = reach::<R>(endpoint).await.map_err(|error| ConnectError::Unreachable {
-        endpoint: endpoint.clone(),
-        error: Arc::new(error),
-    })?;
-    #[cfg(feature = "tls")]
-    let connection = match session {
-        Some(session) => spawn::<R, _>(Secured::new(transport, session), config),
-        None => spawn::<R, _>(transport, config),
-    };
-    #[cfg(not(feature = "tls"))]
-    let connection = spawn::<R, _>(transport, config);
-    match connection.ready().await {
-        Ok(()) => Ok(connection),
-        Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
-    }
-}
-
-async fn reach<R: Runtime>(endpoint: &Endpoint) -> io::Result<R::Transport> {
-    let addrs = R::resolve(&endpoint.host, endpoint.port).await?;
-    connect_any(addrs, R::timer(), R::connect).await
-}
-
-fn spawn<R, S>(transport: S, config: Config) -> Connection
-where
-    R: Runtime,
-    S: Transport + Send + 'static,
-{
-    let (connection, drive) = Drive::new(transport, R::timer(), config);
-    R::spawn(drive);
-    connection
-}
-
-/// What a future gives, if it does so in time.
-async fn within<T>(
-    mut timer: impl Timer,
-    time: Duration,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let at = timer.now().checked_add(time);
-    let mut future = pin!(future);
-    poll_fn(|cx| match (future.as_mut().poll(cx), at) {
-        (Poll::Ready(value), _) => Poll::Ready(Some(value)),
-        (Poll::Pending, Some(at)) => timer.poll_until(cx, at).map(|()| None),
-        (Poll::Pending, None) => Poll::Pending,
-    })
-    .await
 }
 
 /// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain

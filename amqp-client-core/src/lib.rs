@@ -34,8 +34,12 @@ mod opening;
 mod options;
 mod publisher;
 mod reply;
+pub mod runtime;
+pub mod socket;
 mod state;
 pub mod tls;
+#[cfg(feature = "blocking")]
+pub mod wait;
 
 pub use amqp_proto as proto;
 pub use channel::{Channel, Exchange, Queue};

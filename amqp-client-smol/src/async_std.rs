@@ -16,7 +16,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
-use amqp_client_core::drive::Runtime;
+use amqp_client_core::Settings;
+use amqp_client_core::runtime::Runtime;
+use amqp_client_core::socket::set_options;
 use async_std::net::{TcpStream, ToSocketAddrs as _};
 
 use crate::stream::{Clock, Stream};
@@ -28,6 +30,7 @@ struct AsyncStd;
 
 impl Runtime for AsyncStd {
     type Transport = Stream<TcpStream>;
+    type Seat = ();
     type Timer = Clock;
 
     fn timer() -> Clock {
@@ -38,10 +41,11 @@ impl Runtime for AsyncStd {
         Ok((host, port).to_socket_addrs().await?.collect())
     }
 
-    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream::new(stream))
+    async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
+        // The options of async-std's own sockets cannot be set.
+        let stream = async_io::Async::<std::net::TcpStream>::connect(addr).await?.into_inner()?;
+        set_options(&stream, &settings)?;
+        Ok((Stream::new(TcpStream::from(stream)), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

@@ -29,10 +29,10 @@
 
 #[cfg(feature = "async-std")]
 pub mod async_std;
+mod io;
 mod open;
-mod runtime;
 mod stream;
 
 pub use amqp_client_core::*;
 
-open::connection!(runtime::Smol, "smol");
+open::connection!(io::Smol, "smol");

@@ -35,7 +35,7 @@ macro_rules! connection {
             pub async fn open_target(
                 target: amqp_client_core::Target,
             ) -> Result<Self, amqp_client_core::ConnectError> {
-                let connection = amqp_client_core::drive::open::<$runtime>(target).await?;
+                let connection = amqp_client_core::runtime::open::<$runtime>(target).await?;
                 Ok(Self { connection })
             }
 

@@ -47,8 +47,8 @@
 //!
 //! All futures can be dropped at any time; what that means is said with each of them.
 
+mod io;
 mod open;
-mod runtime;
 
 pub use amqp_client_core::*;
 pub use open::Connection;

@@ -2,11 +2,11 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 
-use amqp_client_core::drive::{self, Drive};
-use amqp_client_core::{Config, ConnectError, Target};
+use amqp_client_core::drive::Drive;
+use amqp_client_core::{Config, ConnectError, Target, runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::runtime::{Clock, Stream, Tokio};
+use crate::io::{Clock, Stream, Tokio};
 
 /// A connection on tokio.
 ///
@@ -45,7 +45,7 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future gives the attempt up.
     pub async fn open_target(target: Target) -> Result<Self, ConnectError> {
-        let connection = drive::open::<Tokio>(target).await?;
+        let connection = runtime::open::<Tokio>(target).await?;
         Ok(Self { connection })
     }
 

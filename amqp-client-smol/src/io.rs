@@ -2,7 +2,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
-use amqp_client_core::drive::Runtime;
+use amqp_client_core::Settings;
+use amqp_client_core::runtime::Runtime;
+use amqp_client_core::socket::set_options;
 use smol::net::TcpStream;
 
 use crate::stream::{Clock, Stream};
@@ -12,6 +14,7 @@ pub(crate) struct Smol;
 
 impl Runtime for Smol {
     type Transport = Stream<TcpStream>;
+    type Seat = ();
     type Timer = Clock;
 
     fn timer() -> Clock {
@@ -22,10 +25,10 @@ impl Runtime for Smol {
         smol::net::resolve((host, port)).await
     }
 
-    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
+    async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream::new(stream))
+        set_options(&stream, &settings)?;
+        Ok((Stream::new(stream), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

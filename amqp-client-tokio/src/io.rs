@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use amqp_client_core::drive::{Runtime, Timer, Transport};
+use amqp_client_core::Settings;
+use amqp_client_core::drive::{Timer, Transport};
+use amqp_client_core::runtime::Runtime;
+use amqp_client_core::socket::set_options;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -16,6 +19,7 @@ pub(crate) struct Tokio;
 
 impl Runtime for Tokio {
     type Transport = Stream<TcpStream>;
+    type Seat = ();
     type Timer = Clock;
 
     fn timer() -> Clock {
@@ -26,10 +30,10 @@ impl Runtime for Tokio {
         Ok(lookup_host((host, port)).await?.collect())
     }
 
-    async fn connect(addr: SocketAddr) -> io::Result<Stream<TcpStream>> {
+    async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream(stream))
+        set_options(&stream, &settings)?;
+        Ok((Stream(stream), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

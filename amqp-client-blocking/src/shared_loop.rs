@@ -1,0 +1,266 @@
+//! The loop that moves the octets of a connection. One thread at a time runs it: a caller that waits for something, so that
+//! no other thread has to wake for its answer, or else a helper, so that heartbeats and deliveries go on while every caller
+//! computes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use amqp_client_core::wait::{IoLoop, Waiter, alarmed, used};
+use mio::{Events, Token};
+
+use crate::io::{Readiness, Seat};
+
+/// The token of the bell.
+const BELL: Token = Token(1);
+
+/// How long the helper leaves the loop to callers that come and go.
+const NAP: Duration = Duration::from_millis(1);
+
+type Drive = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Starts the loop of a connection, with its helper.
+pub(crate) fn start(seat: Seat, drive: Drive) -> io::Result<()> {
+    let bell = mio::Waker::new(seat.poll.registry(), BELL)?;
+    let shared = Arc::new(SharedLoop {
+        bell,
+        rung: AtomicBool::new(false),
+        leader: AtomicUsize::new(NOBODY),
+        post: Mutex::new(Post::default()),
+        helper: Condvar::new(),
+    });
+    let Seat { poll, readiness } = seat;
+    let waker = Waker::from(shared.clone());
+    let work = Work {
+        drive: Some(drive),
+        waker,
+        poll,
+        events: Events::with_capacity(4),
+        readiness,
+        skipped: false,
+    };
+    shared.post().work = Some(Box::new(work));
+    let helper = shared.clone();
+    let started = thread::Builder::new().name("amqp-io".to_owned()).spawn(move || helper.help());
+    // Without a helper, dropping the work ends the connection.
+    started.map(drop).inspect_err(|_| shared.post().work = None)
+}
+
+/// The loop of a connection, which threads share.
+struct SharedLoop {
+    /// Ends the wait of whoever leads.
+    bell: mio::Waker,
+    /// There is something to do since the drive was polled last.
+    rung: AtomicBool,
+    /// The thread that leads.
+    leader: AtomicUsize,
+    post: Mutex<Post>,
+    /// Where the helper sleeps.
+    helper: Condvar,
+}
+
+/// Where the loop is left and taken.
+#[derive(Default)]
+struct Post {
+    /// Nothing while a thread runs it, and when it is over.
+    work: Option<Box<Work>>,
+    over: bool,
+    helper_leads: bool,
+    /// The helper sleeps until it is called.
+    helper_waits: bool,
+    /// Callers that wait for the loop to be left.
+    followers: VecDeque<Arc<Waiter>>,
+    /// A caller has led since the helper looked last.
+    callers_lead: bool,
+}
+
+/// What the leader has.
+struct Work {
+    /// Nothing once it is over.
+    drive: Option<Drive>,
+    /// Wakes the drive.
+    waker: Waker,
+    poll: mio::Poll,
+    events: Events,
+    readiness: Arc<Readiness>,
+    /// The last turn did not ask the system.
+    skipped: bool,
+}
+
+/// No thread has this number.
+const NOBODY: usize = 0;
+
+/// A number for this thread.
+fn this_thread() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.try_with(|here| std::ptr::from_ref(here).addr()).unwrap_or(usize::MAX)
+}
+
+impl Wake for SharedLoop {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    /// There is something to do. If nobody leads, the next who does begins with it: the caller, who most often waits for the
+    /// result, or the helper after its nap.
+    fn wake_by_ref(self: &Arc<Self>) {
+        used(self);
+        self.rung.store(true, Ordering::SeqCst);
+        let leader = self.leader.load(Ordering::SeqCst);
+        if leader != NOBODY && leader != this_thread() {
+            self.interrupt();
+        }
+    }
+}
+
+impl IoLoop for SharedLoop {
+    fn lead(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> bool {
+        let Some(mut work) = self.take_or_follow(waiter) else {
+            return false;
+        };
+        while !waiter.is_woken() && !work.is_over() && until.is_none_or(|at| Instant::now() < at) {
+            work.turn(self, until, || waiter.is_woken());
+        }
+        self.give(work);
+        true
+    }
+
+    fn interrupt(&self) {
+        // It fails only when nobody can wait any more.
+        let _gone = self.bell.wake();
+    }
+
+    fn leave(&self, waiter: &Waiter) {
+        let mut post = self.post();
+        let place = post.followers.iter().position(|other| std::ptr::eq(&**other, waiter));
+        match place.and_then(|place| post.followers.remove(place)) {
+            Some(_) => {}
+            // The loop may have been left to this one.
+            None => self.pass_on(&mut post),
+        }
+    }
+}
+
+impl SharedLoop {
+    fn post(&self) -> MutexGuard<'_, Post> {
+        self.post.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the loop, or waits for it to be left.
+    fn take_or_follow(&self, waiter: &Arc<Waiter>) -> Option<Box<Work>> {
+        let mut post = self.post();
+        post.callers_lead = true;
+        if let Some(work) = post.work.take() {
+            self.leader.store(this_thread(), Ordering::SeqCst);
+            return Some(work);
+        }
+        if !post.over && !post.followers.iter().any(|other| Arc::ptr_eq(other, waiter)) {
+            post.followers.push_back(waiter.clone());
+            if post.helper_leads {
+                self.interrupt();
+            }
+        }
+        None
+    }
+
+    /// Leaves the loop to the next.
+    fn give(&self, work: Box<Work>) {
+        self.leader.store(NOBODY, Ordering::SeqCst);
+        let mut post = self.post();
+        post.callers_lead |= !std::mem::take(&mut post.helper_leads);
+        if work.is_over() {
+            post.over = true;
+            post.followers.drain(..).for_each(|follower| follower.unpark());
+            self.call_helper(&mut post);
+            // What is dropped with it may use the handles.
+            drop(post);
+            drop(work);
+            return;
+        }
+        post.work = Some(work);
+        self.pass_on(&mut post);
+    }
+
+    /// If the loop is there, lets somebody know.
+    fn pass_on(&self, post: &mut Post) {
+        if post.work.is_none() {
+            return;
+        }
+        match post.followers.pop_front() {
+            Some(next) => next.unpark(),
+            None => self.call_helper(post),
+        }
+    }
+
+    fn call_helper(&self, post: &mut Post) {
+        if std::mem::take(&mut post.helper_waits) {
+            self.helper.notify_one();
+        }
+    }
+
+    /// What the helper does: leads when no caller does.
+    fn help(&self) {
+        let mut post = self.post();
+        while !post.over {
+            if std::mem::take(&mut post.callers_lead) {
+                drop(post);
+                thread::sleep(NAP);
+                post = self.post();
+            } else if let Some(mut work) = post.work.take() {
+                post.helper_leads = true;
+                self.leader.store(this_thread(), Ordering::SeqCst);
+                drop(post);
+                while !work.is_over() && self.post().followers.is_empty() {
+                    work.turn(self, None, || false);
+                }
+                self.give(work);
+                post = self.post();
+            } else {
+                post.helper_waits = true;
+                post = self.helper.wait(post).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        self.drive.is_none()
+    }
+
+    /// Does what there is to do, then waits for the system until that time, unless `skip` says not to.
+    fn turn(&mut self, shared: &SharedLoop, until: Option<Instant>, skip: impl Fn() -> bool) {
+        let Some(drive) = &mut self.drive else { return };
+        shared.rung.store(false, Ordering::SeqCst);
+        let mut context = Context::from_waker(&self.waker);
+        let (polled, alarm) = alarmed(|| drive.as_mut().poll(&mut context));
+        if polled.is_ready() {
+            self.drive = None;
+            return;
+        }
+        let skip = skip();
+        // However much there is to do, the system is asked now and then what the stream is ready for.
+        if skip && !self.skipped {
+            self.skipped = true;
+            return;
+        }
+        self.skipped = false;
+        let wake_at = alarm.into_iter().chain(until).min();
+        let timeout = match skip || shared.rung.load(Ordering::SeqCst) {
+            true => Some(Duration::ZERO),
+            false => wake_at.map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => self.events.iter().for_each(|event| self.readiness.take(event)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Nothing can be waited for any more. Dropping the drive ends the connection.
+            Err(_) => self.drive = None,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Waiting for futures by blocking the thread (feature `blocking`): what an adapter for threads is made of.
+//!
+//! A thread that waits need not sleep. [`Wait`] lets it run the loop of the connection that it used last, an [`IoLoop`], until
+//! its future is ready; so the answer to its request comes without another thread having to wake for it, twice.
+
+mod alarm;
+mod deliveries;
+mod waiter;
+
+pub use alarm::{Alarm, alarmed};
+pub use deliveries::Deliveries;
+pub use waiter::{IoLoop, Waiter, used};
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use alarm::{earlier, is_past};
+use waiter::Watch;
+
+/// Waiting for futures by blocking the thread.
+pub trait Wait: Future + Sized {
+    /// Blocks until there is a result.
+    fn wait(self) -> Self::Output {
+        let mut future = pin!(self);
+        loop {
+            // Without a deadline, it only comes back with a result.
+            if let Some(output) = poll_until(future.as_mut(), None) {
+                return output;
+            }
+        }
+    }
+
+    /// Blocks until there is a result, up to that long. Nothing if there is none by then: the future is dropped, which
+    /// means what is said with it.
+    fn wait_timeout(self, timeout: Duration) -> Option<Self::Output> {
+        poll_until(pin!(self), Instant::now().checked_add(timeout))
+    }
+}
+
+impl<F: Future> Wait for F {}
+
+/// Polls a future until it is ready, or until that time.
+fn poll_until<F: Future>(mut future: Pin<&mut F>, until: Option<Instant>) -> Option<F::Output> {
+    let mut watch = Watch::begin();
+    let waker = Waker::from(watch.waiter().clone());
+    let mut context = Context::from_waker(&waker);
+    loop {
+        watch.waiter().forget();
+        let (polled, alarm) = alarmed(|| future.as_mut().poll(&mut context));
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        let wake_at = earlier(until, alarm);
+        while !watch.waiter().is_woken() && !is_past(wake_at) {
+            watch.pass_time(wake_at);
+        }
+        if !watch.waiter().is_woken() && is_past(until) {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
