@@ -11,6 +11,7 @@ use amqp_proto::uri::{Endpoint, Uri, UriError};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::login::{self, TokenError, TokenSource};
 use crate::tls::{TlsError, TlsOptions};
 
 /// Where to connect to, and how: what an AMQP URI says.
@@ -21,6 +22,8 @@ pub struct Target {
     pub endpoints: Vec<Endpoint>,
     /// How to use TLS, if it is to be used.
     pub tls: Option<TlsOptions>,
+    /// Where to get a token to log in with, in the place of the configured ways.
+    pub token_source: Option<Arc<dyn TokenSource>>,
     /// What is said beyond that.
     pub config: Config,
 }
@@ -29,7 +32,7 @@ impl Target {
     /// One node, with the defaults of [`Config`].
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
-        Self { endpoints, tls: None, config: Config::default() }
+        Self { endpoints, tls: None, token_source: None, config: Config::default() }
     }
 
     /// Takes over what a URI says.
@@ -37,12 +40,13 @@ impl Target {
     /// # Errors
     /// [`ConnectError`], if its values do not fit the protocol.
     pub fn from_uri(uri: &Uri) -> Result<Self, ConnectError> {
-        let mut config = Config { protocol: ClientConfig::from_uri(uri)?, ..Config::default() };
+        let protocol = ClientConfig::from_uri_with(uri, login::mechanism)?;
+        let mut config = Config { protocol, ..Config::default() };
         if let Some(timeout) = uri.options.connection_timeout {
             config.settings.connect_timeout = timeout;
         }
         let tls = uri.tls.then(|| TlsOptions::from_uri(&uri.options)).transpose()?;
-        Ok(Self { endpoints: uri.endpoints.clone(), tls, config })
+        Ok(Self { endpoints: uri.endpoints.clone(), tls, token_source: None, config })
     }
 }
 
@@ -70,6 +74,9 @@ pub enum ConnectError {
     /// TLS cannot be used as it is set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// There is no token to log in with.
+    #[error("no token to log in with: {0}")]
+    NoToken(TokenError),
     /// The node cannot be reached.
     #[error("{endpoint}: {error}")]
     Unreachable {
@@ -114,7 +121,9 @@ impl ConnectError {
             Self::Refused { error, .. } => {
                 !matches!(error, ConnectionError::Login(_) | ConnectionError::Closed(_))
             }
-            Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) => false,
+            Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) | Self::NoToken(_) => {
+                false
+            }
         }
     }
 }

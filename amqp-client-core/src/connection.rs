@@ -1,6 +1,6 @@
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
@@ -32,7 +32,27 @@ impl Drop for Handle {
     }
 }
 
+/// A handle that does not keep the connection open.
+pub(crate) struct WeakConnection {
+    handle: Weak<Handle>,
+    shared: Arc<Shared>,
+}
+
+impl WeakConnection {
+    pub(crate) fn upgrade(&self) -> Option<Connection> {
+        Some(Connection { handle: self.handle.upgrade()? })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
 impl Connection {
+    pub(crate) fn downgrade(&self) -> WeakConnection {
+        WeakConnection { handle: Arc::downgrade(&self.handle), shared: self.shared().clone() }
+    }
+
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { handle: Arc::new(Handle { shared }) }
     }

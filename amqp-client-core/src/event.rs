@@ -21,6 +21,12 @@ pub enum ConnectionEvent {
     },
     /// Content may flow again.
     Unblocked,
+    /// There is no new token to log in with ([`TokenSource`](crate::login::TokenSource)). It is tried again until the
+    /// connection is over, which it will be when the broker finds that the last has expired.
+    TokenNotRenewed {
+        /// Why.
+        why: String,
+    },
     /// The connection is over. Nothing comes behind this.
     Closed(ConnectionError),
     /// The listener was too slow for this many events, which are lost to it.

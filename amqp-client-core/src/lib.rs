@@ -29,6 +29,7 @@ pub mod driver;
 pub mod error;
 mod event;
 mod eyeballs;
+pub mod login;
 mod message;
 mod opening;
 mod options;

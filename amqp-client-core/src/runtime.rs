@@ -15,6 +15,7 @@ use crate::config::{Config, Settings};
 use crate::connect::{ConnectError, Target};
 use crate::drive::{Drive, Timer, Transport};
 use crate::eyeballs::connect_any;
+use crate::login::{TokenError, keep_fresh};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 use crate::tls::TlsOptions;
@@ -61,7 +62,20 @@ pub trait Runtime {
 ///
 /// # Cancel safety
 /// Dropping the future gives the attempt up.
-pub async fn open<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
+pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectError> {
+    let Some(source) = target.token_source.take() else {
+        return open_any::<R>(target).await;
+    };
+    let late = || -> TokenError { Arc::new(io::Error::from(io::ErrorKind::TimedOut)) };
+    let token = within(R::timer(), target.config.settings.connect_timeout, source.token()).await;
+    let token = token.unwrap_or_else(|| Err(late())).map_err(ConnectError::NoToken)?;
+    token.log_in(&mut target.config);
+    let connection = open_any::<R>(target).await?;
+    R::spawn(keep_fresh(&connection, source, &token, R::timer()));
+    Ok(connection)
+}
+
+async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
     let mut nodes = target.endpoints.into_iter().peekable();
     while let Some(endpoint) = nodes.next() {
         match open_node::<R>(&endpoint, target.tls.as_ref(), target.config.clone()).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::sasl::{AmqPlain, Anonymous, External, Mechanism, Plain};
-use crate::uri::Uri;
+use crate::uri::{Password, Uri};
 use crate::wire::{FieldError, FieldTable, ShortStr, TooLong};
 
 /// The largest frame that is ever accepted, whatever the peers agree on: "no limit" (0) means this.
@@ -91,8 +91,20 @@ impl ClientConfig {
     /// # Errors
     /// [`ConfigError`], if a value does not fit the protocol.
     pub fn from_uri(uri: &Uri) -> Result<Self, ConfigError> {
+        Self::from_uri_with(uri, |_, _, _| None)
+    }
+
+    /// The same with more ways to log in. `mechanism` is asked for those that this crate does not have, by the name that the
+    /// URI says in `auth_mechanism`, in capitals, with the user's name and password.
+    ///
+    /// # Errors
+    /// [`ConfigError`], if a value does not fit the protocol.
+    pub fn from_uri_with(
+        uri: &Uri,
+        mechanism: impl Fn(&str, &str, &Password) -> Option<Arc<dyn Mechanism>>,
+    ) -> Result<Self, ConfigError> {
         let options = &uri.options;
-        let mut config = Self { mechanisms: mechanisms(uri)?, ..Self::default() };
+        let mut config = Self { mechanisms: mechanisms(uri, mechanism)?, ..Self::default() };
         if let Some(virtual_host) = &uri.virtual_host {
             config.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
         }
@@ -144,20 +156,25 @@ impl ClientConfig {
 }
 
 /// The ways to log in that a URI allows; PLAIN unless it says otherwise.
-fn mechanisms(uri: &Uri) -> Result<Vec<Arc<dyn Mechanism>>, ConfigError> {
+fn mechanisms(
+    uri: &Uri,
+    more: impl Fn(&str, &str, &Password) -> Option<Arc<dyn Mechanism>>,
+) -> Result<Vec<Arc<dyn Mechanism>>, ConfigError> {
     let username = uri.username.as_deref().unwrap_or("guest");
-    let password = uri.password.as_ref().map_or("guest", |password| password.expose());
+    let guest = Password::from("guest".to_owned());
+    let password = uri.password.as_ref().unwrap_or(&guest);
     let mechanism = |name: &String| -> Result<Arc<dyn Mechanism>, ConfigError> {
         Ok(match name.to_ascii_uppercase().as_str() {
-            "PLAIN" => Arc::new(Plain::new(username, password)),
-            "AMQPLAIN" => Arc::new(AmqPlain::new(username, password)),
+            "PLAIN" => Arc::new(Plain::new(username, password.expose())),
+            "AMQPLAIN" => Arc::new(AmqPlain::new(username, password.expose())),
             "EXTERNAL" => Arc::new(External),
             "ANONYMOUS" => Arc::new(Anonymous),
-            _ => return Err(ConfigError::UnknownMechanism { name: name.clone() }),
+            other => more(other, username, password)
+                .ok_or_else(|| ConfigError::UnknownMechanism { name: name.clone() })?,
         })
     };
     if uri.options.auth_mechanisms.is_empty() {
-        return Ok(vec![Arc::new(Plain::new(username, password))]);
+        return Ok(vec![Arc::new(Plain::new(username, password.expose()))]);
     }
     uri.options.auth_mechanisms.iter().map(mechanism).collect()
 }
@@ -173,7 +190,10 @@ pub enum ConfigError {
     #[error("connection_name: {0}")]
     Field(#[from] FieldError),
     /// A way to log in that is not known.
-    #[error("unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS")]
+    #[error(
+        "unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS, and, to clients that are built with \
+         the feature cram-md5, CRAM-MD5"
+    )]
     UnknownMechanism {
         /// Its name.
         name: String,

@@ -4,7 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::wire::{LongStr, Secret, Wire as _};
+use crate::uri::Password;
+use crate::wire::{Secret, put_long_octets};
 
 /// A way to log in.
 ///
@@ -78,13 +79,13 @@ pub enum SaslError {
 #[derive(Clone)]
 pub struct Plain {
     username: String,
-    password: String,
+    password: Password,
 }
 
 impl Plain {
     /// Logs in as `username`.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { username: username.into(), password: password.into() }
+        Self { username: username.into(), password: Password::from(password.into()) }
     }
 }
 
@@ -94,7 +95,8 @@ impl Mechanism for Plain {
     }
 
     fn begin(&self) -> Box<dyn Exchange> {
-        single(format!("\0{}\0{}", self.username, self.password))
+        let (username, password) = (self.username.as_bytes(), self.password.expose().as_bytes());
+        single([&[0], username, &[0], password].concat())
     }
 }
 
@@ -102,13 +104,13 @@ impl Mechanism for Plain {
 #[derive(Clone)]
 pub struct AmqPlain {
     username: String,
-    password: String,
+    password: Password,
 }
 
 impl AmqPlain {
     /// Logs in as `username`.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { username: username.into(), password: password.into() }
+        Self { username: username.into(), password: Password::from(password.into()) }
     }
 }
 
@@ -118,12 +120,15 @@ impl Mechanism for AmqPlain {
     }
 
     fn begin(&self) -> Box<dyn Exchange> {
-        let mut encoded = Vec::new();
-        for (name, value) in [("LOGIN", &self.username), ("PASSWORD", &self.password)] {
+        let fields = [("LOGIN", self.username.as_str()), ("PASSWORD", self.password.expose())];
+        // It does not grow: that would leave copies behind.
+        let size = fields.iter().map(|(name, value)| 1 + name.len() + 5 + value.len()).sum();
+        let mut encoded = Vec::with_capacity(size);
+        for (name, value) in fields {
             encoded.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
             encoded.extend_from_slice(name.as_bytes());
             encoded.push(b'S');
-            LongStr::from(value.clone()).encode(&mut encoded);
+            put_long_octets(&mut encoded, value.as_bytes());
         }
         single(encoded)
     }

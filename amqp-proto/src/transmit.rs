@@ -5,6 +5,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
+use crate::wire::wipe;
+
 /// An empty buffer keeps at least this much memory.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
@@ -26,6 +28,8 @@ pub struct Transmit {
     /// How much the buffer held at a time lately. It keeps that much memory, so that bursts do not get it anew each time,
     /// and lets it go an eighth at a time when they become smaller.
     peak: usize,
+    /// There are credentials in `buffer`, to be overwritten once they are written.
+    secret: bool,
 }
 
 impl Transmit {
@@ -52,6 +56,11 @@ impl Transmit {
         &mut self.buffer
     }
 
+    /// Credentials were appended.
+    pub(crate) fn holds_secret(&mut self) {
+        self.secret = true;
+    }
+
     /// Appends octets that are not copied.
     pub(crate) fn push_body(&mut self, body: Bytes) {
         self.body_octets += body.len();
@@ -68,6 +77,9 @@ impl Transmit {
     fn reclaim(&mut self) {
         if self.position == self.buffer.len() && self.bodies.is_empty() {
             self.peak = self.buffer.len().max(self.peak - self.peak / 8);
+            if std::mem::take(&mut self.secret) {
+                wipe(&mut self.buffer);
+            }
             self.buffer.clear();
             self.buffer.shrink_to(self.peak.max(KEPT_CAPACITY));
             self.position = 0;

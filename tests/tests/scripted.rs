@@ -5,10 +5,12 @@ mod script;
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    ChannelOpenOk, ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionTune, Method,
+    ChannelOpenOk, ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionSecure,
+    ConnectionStart, ConnectionTune, Method,
 };
 use amqp_client_core::proto::{
-    ChannelError, ConnectionError, LoginError, ReplyCode, ShortStr, Violation, WrongProtocol,
+    ChannelError, ConnectionError, LoginError, LongStr, ReplyCode, ShortStr, Violation,
+    WrongProtocol,
 };
 use amqp_client_core::{ConnectError, OpenError, Target};
 use amqp_client_tokio::Connection;
@@ -71,6 +73,38 @@ async fn hanging_up_at_once_is_the_end_of_the_transport() -> Result<()> {
     })
     .await?;
     assert_eq!(error, ConnectionError::Eof);
+    Ok(())
+}
+
+/// No broker at hand offers it.
+#[tokio::test]
+async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
+    let peer = ScriptedPeer::bind()?;
+    let uri = peer.uri().replace("guest:guest", "tim:tanstaaftanstaaf");
+    let script = peer.spawn(|peer| {
+        let mut peer = peer.accept().expect("the client connects");
+        peer.read_protocol_header().expect("a header");
+        let mechanisms = LongStr::from("AMQPLAIN CRAM-MD5");
+        send(&mut peer, 0, ConnectionStart { mechanisms, ..offer() });
+        let Method::ConnectionStartOk(start) = receive(&mut peer) else { panic!("no start-ok") };
+        assert_eq!(
+            (start.mechanism.as_bytes(), start.response.expose()),
+            (&b"CRAM-MD5"[..], &b""[..])
+        );
+        let challenge = LongStr::from("<1896.697170952@postoffice.reston.mci.net>");
+        send(&mut peer, 0, ConnectionSecure { challenge });
+        let Method::ConnectionSecureOk(secure) = receive(&mut peer) else { panic!("no secure-ok") };
+        assert_eq!(secure.response.expose(), b"tim b913a602c7eda7a495b4e6e7334d3890");
+        send(&mut peer, 0, ConnectionTune { frame_max: 4096, ..ConnectionTune::default() });
+        assert!(matches!(receive(&mut peer), Method::ConnectionTuneOk(_)));
+        assert!(matches!(receive(&mut peer), Method::ConnectionOpen(_)));
+        send(&mut peer, 0, ConnectionOpenOk::default());
+        assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
+        send(&mut peer, 0, ConnectionCloseOk {});
+    });
+    let connection = Connection::open(&format!("{uri}?auth_mechanism=cram-md5")).await?;
+    connection.close().await?;
+    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
     Ok(())
 }
 

@@ -326,7 +326,7 @@ impl State {
         self.wake_driver();
     }
 
-    fn tell(&mut self, event: &ConnectionEvent) {
+    pub(crate) fn tell(&mut self, event: &ConnectionEvent) {
         let Self { listeners, wakes, .. } = self;
         listeners.tell(event, |waker| wakes.push(waker));
     }

@@ -33,6 +33,8 @@ pub(crate) struct Rig {
     reading: bool,
     /// The server hears nothing any more.
     silent: bool,
+    /// Secrets that the client has sent.
+    pub(crate) secrets: Vec<proto::Secret>,
     /// The next delivery tag.
     next_delivery: u64,
     /// Publishes that came since the last confirm, and their number.
@@ -56,6 +58,7 @@ impl Rig {
             written: 0,
             reading: true,
             silent: false,
+            secrets: Vec::new(),
             next_delivery: 0,
             unconfirmed: 0,
             published: 0,
@@ -68,6 +71,11 @@ impl Rig {
     /// From now on the server hears nothing, and so answers nothing.
     pub(crate) fn silence(&mut self) {
         self.silent = true;
+    }
+
+    /// The time.
+    pub(crate) const fn now(&self) -> Instant {
+        self.now
     }
 
     /// Whether the client wants to read.
@@ -120,7 +128,9 @@ impl Rig {
             }
             output.advance(count);
             if serve {
-                self.server.handle_input(self.now, &mut self.input).expect("it is understood");
+                let understood = self.server.handle_input(self.now, &mut self.input);
+                let closed = matches!(understood, Err(proto::ConnectionError::Closed(_)));
+                assert!(understood.is_ok() || closed, "{understood:?}");
             }
         }
         turn.write
@@ -153,6 +163,10 @@ impl Rig {
             match event {
                 Event::Server(ServerEvent::Login { .. }) => self.server.accept_login(),
                 Event::Server(ServerEvent::Open { .. }) => self.server.accept_open(),
+                Event::Server(ServerEvent::UpdateSecret { new_secret, .. }) => {
+                    self.secrets.push(new_secret);
+                    Ok(())
+                }
                 Event::Channel(id, ChannelEvent::Published(_)) => {
                     channel = Some(id);
                     self.unconfirmed += 1;

@@ -188,6 +188,7 @@ impl Connection {
             locale: config.locale.clone(),
         };
         self.send_in_handshake(start_ok.into())?;
+        self.link.transmit.holds_secret();
         let server_properties = start.server_properties;
         Ok(Handshake::AwaitTune { login, server_properties })
     }
@@ -207,6 +208,7 @@ impl Connection {
         let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = response.map_err(failed)?;
         self.send_in_handshake(ConnectionSecureOk { response }.into())?;
+        self.link.transmit.holds_secret();
         Ok(Handshake::AwaitTune { login, server_properties })
     }
 

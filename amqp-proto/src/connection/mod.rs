@@ -222,6 +222,7 @@ impl Connection {
         }
         let reason = ShortStr::truncated(reason);
         self.link.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
+        self.link.transmit.holds_secret();
         self.updating_secret += 1;
         Ok(())
     }

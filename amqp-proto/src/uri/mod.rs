@@ -15,6 +15,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use crate::wire::wipe;
+
 /// An AMQP URI, taken apart. What it does not say is left to the client's defaults.
 ///
 /// `Display` prints a URI for logs: it parses to the same, but with `***` for each password.
@@ -79,7 +81,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A password: `Debug` does not show it, and it has no `Display`.
+/// A password: `Debug` does not show it, it has no `Display`, and its memory is overwritten when it is dropped.
 ///
 /// ```
 /// use amqp_proto::uri::Password;
@@ -96,6 +98,12 @@ impl Password {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for Password {
+    fn drop(&mut self) {
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
     }
 }
 

@@ -14,12 +14,14 @@ pub(crate) use error::unwrapped;
 pub use error::{DecodeError, DecodeErrorKind};
 pub use names::TooLong;
 pub use table::{FieldArray, FieldError, FieldTable, Fields};
+pub(crate) use text::wipe;
 pub use text::{LongStr, Secret, ShortStr};
 pub use value::{Decimal, Timestamp, Value};
 
 pub(crate) use names::checked_short;
 pub(crate) use primitive::{
-    Wire, bit_set, long_octets, octets, short_octets, u8_be, u16_be, u32_be, u64_be,
+    Wire, bit_set, long_octets, octets, put_long_octets, short_octets, u8_be, u16_be, u32_be,
+    u64_be,
 };
 pub(crate) use table::check_fields;
 

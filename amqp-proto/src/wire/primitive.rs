@@ -87,7 +87,7 @@ pub(crate) const fn bit_set(bits: u8, index: u32) -> bool {
 }
 
 /// The 32-bit length before `octets`. Lengths are checked where values are made; a frame holds less anyway.
-pub(super) fn put_long_octets(out: &mut Vec<u8>, octets: &[u8]) {
+pub(crate) fn put_long_octets(out: &mut Vec<u8>, octets: &[u8]) {
     out.put_u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(octets);
 }

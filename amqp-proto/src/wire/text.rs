@@ -125,7 +125,8 @@ impl LongStr {
     }
 }
 
-/// A long string that carries credentials: `Debug` does not show it.
+/// A long string that carries credentials: `Debug` does not show it, and its memory is overwritten when nothing refers to it
+/// any more.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Bytes);
 
@@ -135,6 +136,21 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        if let Ok(mut octets) = core::mem::take(&mut self.0).try_into_mut() {
+            wipe(&mut octets);
+        }
+    }
+}
+
+/// Overwrites octets that nobody should find in memory later, as surely as safe code can.
+pub(crate) fn wipe(octets: &mut [u8]) {
+    octets.fill(0);
+    // Else it might be left out, as nobody reads what was written.
+    core::hint::black_box(octets);
 }
 
 impl fmt::Debug for Secret {

@@ -8,6 +8,7 @@ mod channels;
 mod connections;
 mod consuming;
 mod exchanges;
+mod logins;
 mod publishing;
 mod queues;
 mod replies;
@@ -75,6 +76,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         connections::ALL,
         consuming::ALL,
         exchanges::ALL,
+        logins::ALL,
         publishing::ALL,
         queues::ALL,
         replies::ALL,

@@ -1,0 +1,195 @@
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use amqp_proto::sasl::Plain;
+use amqp_proto::uri::Password;
+
+use crate::Connection;
+use crate::config::Config;
+use crate::connection::{WeakConnection, watch};
+use crate::drive::Timer;
+use crate::event::ConnectionEvent;
+
+/// What a client logs in with for a while: an OAuth 2 token, or a password that expires.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Token {
+    /// The user's name. RabbitMQ takes it from an OAuth 2 token, and ignores this.
+    pub username: String,
+    /// The token.
+    pub secret: Password,
+    /// How long it is good from now on; `None` is for ever.
+    pub valid_for: Option<Duration>,
+}
+
+impl Token {
+    /// A token that is good for that long from now on.
+    pub fn new(secret: impl Into<String>, valid_for: Duration) -> Self {
+        let secret = Password::from(secret.into());
+        Self { username: String::new(), secret, valid_for: Some(valid_for) }
+    }
+
+    /// Says the user's name with it.
+    #[must_use]
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = username.into();
+        self
+    }
+
+    /// Logs in with it.
+    pub(crate) fn log_in(&self, config: &mut Config) {
+        let mechanism = Plain::new(self.username.as_str(), self.secret.expose());
+        config.protocol.mechanisms = vec![Arc::new(mechanism)];
+    }
+}
+
+/// Why there is no token.
+pub type TokenError = Arc<dyn Error + Send + Sync>;
+
+/// Where tokens come from.
+///
+/// It is asked before connecting, and again when a token has run for most of its time; the new one is sent to the broker by
+/// `connection.update-secret`. Closures are sources:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use amqp_client_core::Target;
+/// use amqp_client_core::login::{Token, TokenError};
+///
+/// # async fn ask_the_authorization_server() -> Result<String, std::io::Error> { Ok(String::new()) }
+/// let mut target: Target = "amqps://rabbit-1,rabbit-2/orders".parse()?;
+/// target.token_source = Some(Arc::new(|| async {
+///     let secret = ask_the_authorization_server().await.map_err(|error| Arc::new(error) as TokenError)?;
+///     Ok(Token::new(secret, Duration::from_secs(3600)))
+/// }));
+/// # Ok::<(), amqp_client_core::ConnectError>(())
+/// ```
+pub trait TokenSource: Send + Sync {
+    /// A token that is good now.
+    fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
+}
+
+impl<F, T> TokenSource for F
+where
+    F: Fn() -> T + Send + Sync,
+    T: Future<Output = Result<Token, TokenError>> + Send + 'static,
+{
+    fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>> {
+        Box::pin(self())
+    }
+}
+
+impl fmt::Debug for dyn TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSource")
+    }
+}
+
+/// The share of a token's time that is left to it when the next is asked for, and that this may take.
+const MARGIN: u32 = 5;
+
+/// The share of a token's time between attempts to get the next.
+const RETRIES: u32 = 20;
+
+/// No token is asked for more often than this.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// Sends the broker a new token whenever the last has run for four fifths of its time, until the connection is over. Adapters'
+/// `open` spawns this; after `open_with`, spawn it if it is wanted. It does not keep the connection open.
+///
+/// When there is no token, or the broker does not answer in time, a
+/// [`TokenNotRenewed`](ConnectionEvent::TokenNotRenewed) tells, and it tries again. A broker that does not accept a token
+/// closes the connection.
+pub fn keep_fresh<T: Timer>(
+    connection: &Connection,
+    source: Arc<dyn TokenSource>,
+    token: &Token,
+    mut timer: T,
+) -> impl Future<Output = ()> + use<T> {
+    let connection = connection.downgrade();
+    let mut valid_for = token.valid_for;
+    async move {
+        let mut failed = false;
+        while let Some(period) = valid_for {
+            let pause = if failed { period / RETRIES } else { period - period / MARGIN };
+            let at = timer.now().checked_add(pause.max(LEAST));
+            let Some(at) = at else { return };
+            if connection.over_before(&mut timer, at).await {
+                return;
+            }
+            let renewal = connection.renew(source.token(), &mut timer, period / MARGIN);
+            failed = match renewal.await {
+                Ok(next) => {
+                    valid_for = next;
+                    false
+                }
+                Err(Some(why)) => {
+                    connection.tell(&ConnectionEvent::TokenNotRenewed { why });
+                    true
+                }
+                Err(None) => return,
+            };
+        }
+    }
+}
+
+impl WeakConnection {
+    /// Whether the connection ends before that time.
+    async fn over_before(&self, timer: &mut impl Timer, at: std::time::Instant) -> bool {
+        poll_fn(|cx| {
+            {
+                let mut state = self.shared().lock();
+                if state.proto.check().is_err() {
+                    return Poll::Ready(true);
+                }
+                watch(&mut state.watchers, cx);
+            }
+            timer.poll_until(cx, at).map(|()| false)
+        })
+        .await
+    }
+
+    /// Sends a new token, and says how long it is good. The error is why there is none, or nothing if the connection is over.
+    async fn renew(
+        &self,
+        token: impl Future<Output = Result<Token, TokenError>>,
+        timer: &mut impl Timer,
+        limit: Duration,
+    ) -> Result<Option<Duration>, Option<String>> {
+        let mut token = pin!(token);
+        let late_at = timer.now() + limit.max(LEAST);
+        let token = poll_fn(|cx| {
+            if let Poll::Ready(token) = token.as_mut().poll(cx) {
+                return Poll::Ready(token.map_err(|error| Some(error.to_string())));
+            }
+            {
+                let mut state = self.shared().lock();
+                if state.proto.check().is_err() {
+                    return Poll::Ready(Err(None));
+                }
+                watch(&mut state.watchers, cx);
+            }
+            let late = || Err(Some(format!("no token within {limit:?}")));
+            timer.poll_until(cx, late_at).map(|()| late())
+        })
+        .await?;
+        let connection = self.upgrade().ok_or(None)?;
+        let secret = token.secret.expose().as_bytes().to_vec();
+        match connection.update_secret(secret, "token renewed").await {
+            Ok(()) => Ok(token.valid_for),
+            Err(_) if !connection.is_open() => Err(None),
+            Err(error) => Err(Some(error.to_string())),
+        }
+    }
+
+    fn tell(&self, event: &ConnectionEvent) {
+        self.shared().lock().tell(event);
+    }
+}

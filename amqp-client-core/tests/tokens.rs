@@ -1,0 +1,135 @@
+//! Tokens are renewed in time, in virtual time.
+
+mod rig;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use amqp_client_core::drive::Timer;
+use amqp_client_core::login::{Token, TokenError, keep_fresh};
+use amqp_client_core::{Config, ConnectionEvent};
+use rig::Rig;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Clock(Rc<Cell<Instant>>);
+
+impl Timer for Clock {
+    fn now(&self) -> Instant {
+        self.0.get()
+    }
+
+    fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if at <= self.0.get() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A connection without heartbeats, and the clock of what renews its tokens.
+fn scene() -> (Rig, Rc<Cell<Instant>>) {
+    let mut config = Config::default();
+    config.protocol.heartbeat = Duration::ZERO;
+    let rig = Rig::new(config);
+    let now = Rc::new(Cell::new(rig.now()));
+    (rig, now)
+}
+
+/// Begins it.
+fn begin(renewing: &mut Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+    renewing.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Lets a second pass. Says whether the renewing has ended.
+fn tick(
+    rig: &mut Rig,
+    now: &Cell<Instant>,
+    renewing: &mut Pin<&mut impl Future<Output = ()>>,
+) -> bool {
+    rig.advance(SECOND);
+    now.set(rig.now());
+    let mut over = false;
+    for _ in 0..4 {
+        over |= !over && begin(renewing).is_ready();
+        rig.turn();
+    }
+    over
+}
+
+#[test]
+fn the_next_token_is_sent_when_a_fifth_of_the_time_is_left() {
+    let (mut rig, now) = scene();
+    let source = Arc::new(|| async { Ok(Token::new("second", 20 * SECOND)) });
+    let first = Token::new("first", 10 * SECOND);
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    assert!(begin(&mut renewing).is_pending());
+    for second in 1..=40 {
+        assert!(!tick(&mut rig, &now, &mut renewing));
+        let expected =
+            (second >= 8) as usize + (second >= 8 + 16) as usize + (second >= 40) as usize;
+        assert_eq!(rig.secrets.len(), expected, "after {second} s");
+    }
+    assert!(rig.secrets.iter().all(|secret| secret.expose() == b"second"));
+}
+
+#[test]
+fn without_one_it_is_tried_again_and_told() {
+    let (mut rig, now) = scene();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let count = attempts.clone();
+    let source = Arc::new(move || {
+        let attempt = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let down: TokenError = Arc::new(io::Error::other("down"));
+            match attempt {
+                0 => Err(down),
+                // Too slow is as bad.
+                1 => std::future::pending().await,
+                _ => Ok(Token::new("at last", 1000 * SECOND)),
+            }
+        }
+    });
+    let mut events = rig.connection.events();
+    let first = Token::new("first", 100 * SECOND);
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    assert!(begin(&mut renewing).is_pending());
+    for second in 1..=110 {
+        assert!(!tick(&mut rig, &now, &mut renewing));
+        let expected = (second >= 80) as u32 + (second >= 85) as u32 + (second >= 110) as u32;
+        assert_eq!(attempts.load(Ordering::Relaxed), expected, "after {second} s");
+    }
+    assert_eq!(rig.secrets.len(), 1);
+    for expected in ["down", "no token within 20s"] {
+        let event = rig.run(events.next());
+        assert_eq!(event, Some(ConnectionEvent::TokenNotRenewed { why: expected.to_owned() }));
+    }
+}
+
+#[test]
+fn a_token_that_is_good_for_ever_is_not_renewed() {
+    let (rig, now) = scene();
+    let source = Arc::new(|| async { Ok(Token::new("never", SECOND)) });
+    let mut forever = Token::new("first", SECOND);
+    forever.valid_for = None;
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &forever, Clock(now.clone())));
+    assert!(begin(&mut renewing).is_ready());
+    assert!(rig.secrets.is_empty());
+}
+
+#[test]
+fn it_ends_with_the_connection_and_does_not_keep_it_open() {
+    let (mut rig, now) = scene();
+    let source = Arc::new(|| async { Ok(Token::new("second", 20 * SECOND)) });
+    let first = Token::new("first", 10 * SECOND);
+    let handle = rig.connection.clone();
+    let mut renewing = pin!(keep_fresh(&handle, source, &first, Clock(now.clone())));
+    assert!(!tick(&mut rig, &now, &mut renewing));
+    let closing = rig.connection.clone();
+    rig.run(async move { closing.close().await }).expect("it closes");
+    assert!(tick(&mut rig, &now, &mut renewing));
+}
