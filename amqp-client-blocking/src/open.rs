@@ -1,9 +1,8 @@
 use std::io::{self, Read, Write};
 use std::ops::Deref;
 
-use amqp_client_core::drive::Drive;
 use amqp_client_core::runtime::{self, Runtime as _};
-use amqp_client_core::wait::{Alarm, Wait as _};
+use amqp_client_core::wait::Wait as _;
 use amqp_client_core::{Config, ConnectError, Target};
 use mio::event::Source;
 
@@ -61,7 +60,7 @@ impl Connection {
         S: Source + Read + Write + Send + 'static,
     {
         let (stream, seat) = seat(stream)?;
-        let (connection, drive) = Drive::new(stream, Alarm::default(), config);
+        let (connection, drive) = runtime::begin::<Threads, _>(stream, config);
         Threads::drive(seat, drive)?;
         Ok(Self { connection })
     }

@@ -92,7 +92,19 @@ impl Connection {
     /// Dropping the future closes the channel.
     #[must_use = "the channel closes when the future is dropped"]
     pub fn open_channel(&self) -> OpenChannel {
-        OpenChannel::new(self)
+        OpenChannel::new(self, None)
+    }
+
+    /// Opens a channel with a number of one's own choice, from 1 up to the agreed `channel_max`.
+    ///
+    /// # Errors
+    /// As [`open_channel`](Self::open_channel), and when the number is in use, or none that a channel can have.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the channel.
+    #[must_use = "the channel closes when the future is dropped"]
+    pub fn open_channel_numbered(&self, number: u16) -> OpenChannel {
+        OpenChannel::new(self, Some(number))
     }
 
     /// Closes the connection and waits until the broker has agreed. What is queued is written before; everything that
@@ -138,7 +150,21 @@ impl Connection {
         .await
     }
 
+    /// Has a callback run once the connection is over, however that comes about, with the reason; at once, if it is over. It
+    /// does not keep the connection open.
+    ///
+    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. Only with a
+    /// [`Driver`](crate::driver::Driver) of one's own it is run by that, and must not wait.
+    pub fn on_close(&self, callback: impl FnOnce(ConnectionError) + Send + 'static) {
+        let mut state = self.shared().lock();
+        match state.proto.check() {
+            Ok(()) => state.on_close.push(callback),
+            Err(reason) => state.call(Box::new(move || callback(reason))),
+        }
+    }
+
     /// Whether the connection can be used.
+    #[doc(alias = "is_alive")]
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.shared().lock().proto.is_open()

@@ -21,10 +21,15 @@ enum Step {
 }
 
 impl OpenChannel {
-    pub(crate) fn new(connection: &Connection) -> Self {
+    /// With that number, or one of the client's choice.
+    pub(crate) fn new(connection: &Connection, number: Option<u16>) -> Self {
         let mut guard = connection.shared().lock();
         let state = &mut *guard;
-        let step = match state.proto.open_channel() {
+        let opened = match number {
+            Some(number) => state.proto.open_channel_numbered(number),
+            None => state.proto.open_channel(),
+        };
+        let step = match opened {
             Err(error) => Step::Failed(Some(error.into())),
             Ok(id) => {
                 let place = state.add_channel(id);

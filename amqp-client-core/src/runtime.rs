@@ -44,6 +44,11 @@ pub trait Runtime {
     /// Runs a task in the background.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
 
+    /// Runs a callback, which may take its time.
+    fn call(callback: Box<dyn FnOnce() + Send>) {
+        Self::spawn(async move { callback() });
+    }
+
     /// Runs the loop of a connection in the background.
     ///
     /// # Errors
@@ -141,9 +146,20 @@ where
     R: Runtime,
     S: Transport + Send + 'static,
 {
-    let (connection, drive) = Drive::new(transport, R::timer(), config);
+    let (connection, drive) = begin::<R, S>(transport, config);
     R::drive(seat, drive)?;
     Ok(connection)
+}
+
+/// Begins a connection over any transport: its handle, and the loop that has to run for anything to happen.
+pub fn begin<R, S>(transport: S, config: Config) -> (Connection, Drive<S, R::Timer>)
+where
+    R: Runtime,
+    S: Transport,
+{
+    let (connection, drive) = Drive::new(transport, R::timer(), config);
+    connection.shared().lock().run_call = Some(R::call);
+    (connection, drive)
 }
 
 /// What a future gives, if it does so in time.

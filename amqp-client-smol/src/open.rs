@@ -50,9 +50,8 @@ macro_rules! connection {
                 S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
             {
                 let stream = $crate::stream::Stream::new(stream);
-                let clock = $crate::stream::Clock::new();
                 let (connection, drive) =
-                    amqp_client_core::drive::Drive::new(stream, clock, config);
+                    amqp_client_core::runtime::begin::<$runtime, _>(stream, config);
                 (Self { connection }, drive)
             }
         }

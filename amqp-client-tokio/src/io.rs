@@ -11,6 +11,7 @@ use amqp_client_core::socket::set_options;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -38,6 +39,14 @@ impl Runtime for Tokio {
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(task);
+    }
+
+    fn call(callback: Box<dyn FnOnce() + Send>) {
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { callback() })),
+            // The runtime is gone, or the connection is over already and this is some other thread.
+            Err(_) => callback(),
+        }
     }
 }
 

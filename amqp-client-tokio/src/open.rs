@@ -2,11 +2,10 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 
-use amqp_client_core::drive::Drive;
 use amqp_client_core::{Config, ConnectError, Target, runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::io::{Clock, Stream, Tokio};
+use crate::io::{Stream, Tokio};
 
 /// A connection on tokio.
 ///
@@ -65,7 +64,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let (connection, drive) = Drive::new(Stream(stream), Clock::new(), config);
+        let (connection, drive) = runtime::begin::<Tokio, _>(Stream(stream), config);
         (Self { connection }, drive)
     }
 }

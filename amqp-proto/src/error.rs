@@ -390,6 +390,20 @@ pub enum OpenChannelError {
         /// The agreed limit.
         channel_max: u16,
     },
+    /// Channels do not have that number.
+    #[error("there is no channel {number}: they have the numbers from 1 to {channel_max}")]
+    NoSuchNumber {
+        /// The number that was asked for.
+        number: u16,
+        /// The agreed limit.
+        channel_max: u16,
+    },
+    /// The channel of that number is open, or is not closed yet.
+    #[error("channel {number} is in use")]
+    InUse {
+        /// The number that was asked for.
+        number: u16,
+    },
     /// The handshake is not over yet.
     #[error("the connection is not open yet")]
     NotOpenYet,

@@ -120,6 +120,24 @@ impl Channel {
         })
     }
 
+    /// Has a callback run once the channel is over, however that comes about, with the reason; at once, if it is over. It
+    /// does not keep the channel open.
+    ///
+    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. Only with a
+    /// [`Driver`](crate::driver::Driver) of one's own it is run by that, and must not wait.
+    pub fn on_close(&self, callback: impl FnOnce(ChannelError) + Send + 'static) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match state.channel(self.handle.place) {
+            Some(ChannelState { ended: None, on_close, .. }) => on_close.push(callback),
+            Some(ChannelState { ended: Some(reason), .. }) => {
+                let reason = reason.clone();
+                state.call(Box::new(move || callback(reason)));
+            }
+            None => {}
+        }
+    }
+
     /// What happens to the channel from now on: returned messages, cancelled consumers, flow, its end.
     #[must_use]
     pub fn events(&self) -> ChannelEvents {

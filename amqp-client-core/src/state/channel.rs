@@ -2,6 +2,7 @@ use std::task::Waker;
 
 use amqp_proto::{ChannelError, ChannelEvent as Event, ChannelId, Connection, ConnectionError};
 
+use super::callbacks::OnClose;
 use super::confirms::Confirms;
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
@@ -25,6 +26,7 @@ pub(crate) struct ChannelState {
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
     pub(crate) listeners: Listeners<ChannelEvent>,
+    pub(crate) on_close: OnClose<ChannelError>,
     /// Counts the consumers, for naming them.
     pub(crate) consumers: u32,
 }
@@ -51,6 +53,7 @@ impl ChannelState {
             confirms: Confirms::default(),
             confirming: false,
             listeners: Listeners::default(),
+            on_close: OnClose::default(),
             consumers: 0,
         }
     }

@@ -3,6 +3,7 @@
 //! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call
 //! or code of the user. Wakers are collected under the lock and woken behind it: [`Guard`] sees to that.
 
+mod callbacks;
 mod channel;
 mod confirms;
 mod deadlines;
@@ -10,12 +11,15 @@ mod listeners;
 mod queues;
 mod requests;
 
+use callbacks::OnClose;
+pub(crate) use callbacks::{Call, RunCall};
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines, register};
 pub(crate) use listeners::{Listeners, Tell};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 #[cfg(not(shuttle))]
@@ -44,6 +48,9 @@ pub(crate) struct State {
     pub(crate) proto: Connection,
     pub(crate) deadlines: Deadlines,
     pub(crate) listeners: Listeners<ConnectionEvent>,
+    pub(crate) on_close: OnClose<ConnectionError>,
+    /// What runs callbacks; without, they are run by whoever finds that they are due.
+    pub(crate) run_call: Option<RunCall>,
     /// Whom to wake when content may flow again.
     pub(crate) gate: Vec<Waker>,
     /// Whom to wake when the connection is open, or over, or its secret was updated.
@@ -65,10 +72,17 @@ pub(crate) struct State {
 }
 
 /// Who is to be woken once the lock is released. Most often it is one.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Wakes {
     first: Option<Waker>,
     more: Vec<Waker>,
+    calls: Option<Vec<Call>>,
+}
+
+impl fmt::Debug for Wakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wakes").finish_non_exhaustive()
+    }
 }
 
 impl Wakes {
@@ -86,6 +100,8 @@ impl Shared {
             proto,
             deadlines: Deadlines::default(),
             listeners: Listeners::default(),
+            on_close: OnClose::default(),
+            run_call: None,
             gate: Vec::new(),
             watchers: Vec::new(),
             secrets_sent: 0,
@@ -139,6 +155,7 @@ impl Drop for Guard<'_> {
 impl Drop for Wakes {
     fn drop(&mut self) {
         self.first.take().into_iter().chain(self.more.drain(..)).for_each(Waker::wake);
+        self.calls.take().into_iter().flatten().for_each(|call| call());
     }
 }
 
@@ -146,6 +163,15 @@ impl State {
     /// Wakes that task once the lock is released.
     pub(crate) fn wake(&mut self, waker: Waker) {
         self.wakes.push(waker);
+    }
+
+    /// Runs that once the lock is released.
+    pub(crate) fn call(&mut self, call: Call) {
+        let call = match self.run_call {
+            Some(run) => Box::new(move || run(call)),
+            None => call,
+        };
+        self.wakes.calls.get_or_insert_default().push(call);
     }
 
     /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
@@ -308,6 +334,9 @@ impl State {
         if outcome.opens_gate {
             gate.drain(..).for_each(|waker| wakes.push(waker));
         }
+        if let Some(reason) = channel.ended.as_ref().filter(|_| outcome.over) {
+            channel.on_close.calls(reason).for_each(|call| self.call(call));
+        }
         if outcome.over {
             self.by_number[usize::from(id.get())] = None;
             if self.channel(place).is_some_and(|channel| channel.abandoned) {
@@ -320,6 +349,7 @@ impl State {
     fn terminate(&mut self, reason: ConnectionError) {
         self.open_gate();
         self.wake_watchers();
+        self.on_close.calls(&reason).for_each(|call| self.call(call));
         self.tell(&ConnectionEvent::Closed(reason));
         let Self { listeners, wakes, .. } = self;
         listeners.close(|waker| wakes.push(waker));

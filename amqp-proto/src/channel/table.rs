@@ -34,10 +34,38 @@ impl Channels {
                 .filter(|number| *number <= self.channel_max)
                 .ok_or(OpenChannelError::Exhausted { channel_max: self.channel_max })?,
         };
+        Ok(self.begin(number, link))
+    }
+
+    /// Opens the channel of that number.
+    pub(crate) fn open_number(
+        &mut self,
+        number: u16,
+        link: &mut Link,
+    ) -> Result<ChannelId, OpenChannelError> {
+        if number == 0 || number > self.channel_max {
+            return Err(OpenChannelError::NoSuchNumber { number, channel_max: self.channel_max });
+        }
+        if self.get(number).is_some() {
+            return Err(OpenChannelError::InUse { number });
+        }
+        match self.free.iter().position(|free| *free == number) {
+            Some(place) => drop(self.free.swap_remove(place)),
+            // The numbers between are free from now on.
+            None => {
+                let first = u16::try_from(self.slots.len() + 1).unwrap_or(number);
+                self.free.extend((first..number).rev());
+                self.slots.resize_with(usize::from(number), || None);
+            }
+        }
+        Ok(self.begin(number, link))
+    }
+
+    fn begin(&mut self, number: u16, link: &mut Link) -> ChannelId {
         let id = ChannelId(number);
         link.send_small(number, &ChannelOpen { reserved_1: ShortStr::EMPTY });
         self.put(id, Phase::Opening);
-        Ok(id)
+        id
     }
 
     /// Servers: the client opens that channel. Returns false if it must not.

@@ -193,8 +193,23 @@ impl Connection {
     /// # Errors
     /// [`OpenChannelError`].
     pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
+        self.check_open()?;
+        self.channels.open(&mut self.link)
+    }
+
+    /// The same with a number of the caller's choice.
+    ///
+    /// # Errors
+    /// [`OpenChannelError`].
+    pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
+        self.check_open()?;
+        self.channels.open_number(number, &mut self.link)
+    }
+
+    /// Whether channels can be opened.
+    fn check_open(&self) -> Result<(), OpenChannelError> {
         match &self.state {
-            Ok(State::Open) if self.link.role == Role::Client => self.channels.open(&mut self.link),
+            Ok(State::Open) if self.link.role == Role::Client => Ok(()),
             Ok(State::Open | State::Handshake(_)) => Err(OpenChannelError::NotOpenYet),
             Ok(State::Closing(close)) => {
                 Err(OpenChannelError::Connection(ConnectionError::Closed(close.clone())))

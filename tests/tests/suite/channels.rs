@@ -20,6 +20,68 @@ behaviours! {
         third.basic_qos(1).await?;
     }
 
+    async fn channels_can_have_numbers_of_ones_choice(world) {
+        let connection = world.connection().await?;
+        let channel = connection.open_channel_numbered(17).await?;
+        assert_eq!(channel.id().get(), 17);
+        channel.queue_declare("", super::temporary()).await?;
+        let error = connection.open_channel_numbered(17).await.expect_err("it is in use");
+        assert_eq!(error, OpenError::Refused(OpenChannelError::InUse { number: 17 }));
+        assert_eq!(connection.open_channel().await?.id().get(), 1);
+        channel.close().await?;
+        connection.open_channel_numbered(17).await?;
+        assert!(connection.open_channel_numbered(0).await.is_err());
+    }
+
+    async fn callbacks_tell_why_a_channel_is_over(world) {
+        let connection = world.connection().await?;
+        // The broker ends it, this end does, its handles are gone, or it is over already.
+        let (sender, reasons) = smol::channel::unbounded();
+        let tell = |sender: &smol::channel::Sender<_>| {
+            let sender = sender.clone();
+            move |reason| sender.try_send(reason).expect("somebody listens")
+        };
+        let bad = connection.open_channel().await?;
+        bad.on_close(tell(&sender));
+        bad.on_close(tell(&sender));
+        assert_refused(bad.queue_declare_passive(name("missing")).await, 404, "queue.declare");
+        for _ in 0..2 {
+            let reason: ChannelError = reasons.recv().await?;
+            assert_eq!(reason.as_close().map(|close| close.reply_code), Some(ReplyCode::NOT_FOUND));
+        }
+        bad.on_close(tell(&sender));
+        assert_eq!(Some(reasons.recv().await?), bad.check().err());
+        let closed = connection.open_channel().await?;
+        closed.on_close(tell(&sender));
+        closed.close().await?;
+        let dropped = connection.open_channel().await?;
+        dropped.on_close(tell(&sender));
+        drop(dropped);
+        for _ in 0..2 {
+            let close = reasons.recv().await?.as_close().cloned().ok_or("no close")?;
+            assert_eq!(close.by, Initiator::Local);
+        }
+        let last = connection.open_channel().await?;
+        last.on_close(tell(&sender));
+        connection.close().await?;
+        assert!(matches!(reasons.recv().await?, ChannelError::Connection(_)));
+    }
+
+    async fn callbacks_tell_why_a_connection_is_over_and_may_wait(world) {
+        let connection = world.open(world.target()).await?;
+        let other = world.connection().await?;
+        let (sender, reasons) = smol::channel::unbounded();
+        connection.on_close(move |reason| {
+            // A connection that is over answers at once.
+            assert!(!reason.to_string().is_empty());
+            sender.try_send(reason).expect("somebody listens");
+        });
+        drop(connection);
+        let reason = reasons.recv().await?;
+        assert!(reason.is_local_close(), "{reason:?}");
+        assert!(other.is_open());
+    }
+
     async fn as_many_channels_open_as_were_agreed_on_and_not_one_more(world) {
         let uri = format!("{}?channel_max=8", world.uri);
         let connection = world.open(uri.parse()?).await?;

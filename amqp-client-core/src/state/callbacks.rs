@@ -1,0 +1,39 @@
+use std::fmt;
+
+/// Something to run once the lock is released.
+pub(crate) type Call = Box<dyn FnOnce() + Send>;
+
+/// Runs a call where it may take its time.
+pub(crate) type RunCall = fn(Call);
+
+/// Who wants to be called when something is over.
+pub(crate) struct OnClose<E> {
+    callbacks: Vec<Box<dyn FnOnce(E) + Send>>,
+}
+
+impl<E: Clone + Send + 'static> OnClose<E> {
+    pub(crate) fn push(&mut self, callback: impl FnOnce(E) + Send + 'static) {
+        self.callbacks.push(Box::new(callback));
+    }
+
+    /// Their calls, with the reason.
+    pub(crate) fn calls(&mut self, reason: &E) -> impl Iterator<Item = Call> + use<E> {
+        let reason = reason.clone();
+        std::mem::take(&mut self.callbacks).into_iter().map(move |callback| -> Call {
+            let reason = reason.clone();
+            Box::new(move || callback(reason))
+        })
+    }
+}
+
+impl<E> Default for OnClose<E> {
+    fn default() -> Self {
+        Self { callbacks: Vec::new() }
+    }
+}
+
+impl<E> fmt::Debug for OnClose<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OnClose({})", self.callbacks.len())
+    }
+}
