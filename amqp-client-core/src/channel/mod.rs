@@ -93,6 +93,15 @@ impl Channel {
 
     /// Sends a request whose `no_wait` bit is set. If the broker refuses it, it closes the channel.
     ///
+    /// ```no_run
+    /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};
+    /// # fn example(channel: &Channel) -> Result<(), Box<dyn std::error::Error>> {
+    /// let queue = "orders".try_into()?;
+    /// channel.call_no_wait(QueueDeclare { queue, durable: true, no_wait: true, ..<_>::default() })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`CallError`], if it was not sent.
     pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {

@@ -8,6 +8,24 @@ use futures_util::StreamExt as _;
 use super::{assert_refused, behaviours, name, next};
 
 behaviours! {
+    async fn a_consumer_need_not_wait_for_the_broker(world) {
+        let (channel, queue) = world.queue().await?;
+        let options = ConsumeOptions::new().consumer_tag("at once");
+        let mut consumer = channel.basic_consume_no_wait(queue.name(), options)?;
+        assert_eq!(consumer.tag(), "at once");
+        queue.publish(&Message::new("here")).await?;
+        let delivery = super::next(&mut consumer).await?;
+        assert_eq!(delivery.body(), b"here");
+        delivery.ack()?;
+        consumer.cancel().await?;
+        assert!(consumer.next().await.is_none());
+        // A refusal ends the channel, and with it the consumer.
+        let mut refused = channel.basic_consume_no_wait(super::name("missing"), ConsumeOptions::new())?;
+        let end = refused.next().await.ok_or("it ended quietly")?.expect_err("there is no queue");
+        let ConsumerEnd::Ended(reason) = end else { panic!("{end:?}") };
+        assert_eq!(reason.as_close().map(|close| close.reply_code.0), Some(404));
+    }
+
     async fn deliveries_come_in_order_with_all_they_have(world) {
         let (channel, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new().consumer_tag("me")).await?;
