@@ -2,6 +2,8 @@ use std::io::{self, Read, Write};
 use std::ops::Deref;
 
 use amqp_client_core::runtime::{self, Runtime as _};
+#[cfg(feature = "tls")]
+use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::wait::Wait as _;
 use amqp_client_core::{Config, ConnectError, Target};
 use mio::event::Source;
@@ -61,6 +63,28 @@ impl Connection {
     {
         let (stream, seat) = seat(stream)?;
         let (connection, drive) = runtime::begin::<Threads, _>(stream, config);
+        Threads::drive(seat, drive)?;
+        Ok(Self { connection })
+    }
+
+    /// The same inside of a TLS session with `host`.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with); and what is wrong with which file, as a
+    /// [`TlsError`](amqp_client_core::tls::TlsError) within the error.
+    #[cfg(feature = "tls")]
+    pub fn open_tls_with<S>(
+        stream: S,
+        tls: &TlsOptions,
+        host: &str,
+        config: Config,
+    ) -> io::Result<Self>
+    where
+        S: Source + Read + Write + Send + 'static,
+    {
+        let (stream, seat) = seat(stream)?;
+        let (connection, drive) = runtime::begin_tls::<Threads, _>(stream, tls, host, config)
+            .map_err(io::Error::other)?;
         Threads::drive(seat, drive)?;
         Ok(Self { connection })
     }

@@ -151,8 +151,11 @@ where
     Ok(connection)
 }
 
-/// Begins a connection over any transport: its handle, and the loop that has to run for anything to happen.
-pub fn begin<R, S>(transport: S, config: Config) -> (Connection, Drive<S, R::Timer>)
+/// A connection's handle, and the loop that has to run for anything to happen.
+pub type Begun<R, S> = (Connection, Drive<S, <R as Runtime>::Timer>);
+
+/// Begins a connection over any transport.
+pub fn begin<R, S>(transport: S, config: Config) -> Begun<R, S>
 where
     R: Runtime,
     S: Transport,
@@ -160,6 +163,24 @@ where
     let (connection, drive) = Drive::new(transport, R::timer(), config);
     connection.shared().lock().run_call = Some(R::call);
     (connection, drive)
+}
+
+/// The same inside of a TLS session with that host.
+///
+/// # Errors
+/// [`TlsError`](crate::tls::TlsError), which says what is wrong with which file.
+#[cfg(feature = "tls")]
+pub fn begin_tls<R, S>(
+    transport: S,
+    tls: &TlsOptions,
+    host: &str,
+    config: Config,
+) -> Result<Begun<R, Secured<S>>, crate::tls::TlsError>
+where
+    R: Runtime,
+    S: Transport,
+{
+    Ok(begin::<R, _>(Secured::new(transport, tls.session(host)?), config))
 }
 
 /// What a future gives, if it does so in time.

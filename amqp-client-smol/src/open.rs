@@ -54,6 +54,29 @@ macro_rules! connection {
                     amqp_client_core::runtime::begin::<$runtime, _>(stream, config);
                 (Self { connection }, drive)
             }
+
+            /// The same inside of a TLS session with `host`.
+            ///
+            /// # Errors
+            /// [`TlsError`](amqp_client_core::tls::TlsError), which says what is wrong with which file.
+            #[cfg(feature = "tls")]
+            pub fn open_tls_with<S>(
+                stream: S,
+                tls: &amqp_client_core::tls::TlsOptions,
+                host: &str,
+                config: amqp_client_core::Config,
+            ) -> Result<
+                (Self, impl std::future::Future<Output = ()> + Send + use<S>),
+                amqp_client_core::tls::TlsError,
+            >
+            where
+                S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
+            {
+                let stream = $crate::stream::Stream::new(stream);
+                let (connection, drive) =
+                    amqp_client_core::runtime::begin_tls::<$runtime, _>(stream, tls, host, config)?;
+                Ok((Self { connection }, drive))
+            }
         }
 
         impl std::ops::Deref for Connection {

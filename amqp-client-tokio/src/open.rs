@@ -2,6 +2,8 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 
+#[cfg(feature = "tls")]
+use amqp_client_core::tls::{TlsError, TlsOptions};
 use amqp_client_core::{Config, ConnectError, Target, runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -66,6 +68,25 @@ impl Connection {
     {
         let (connection, drive) = runtime::begin::<Tokio, _>(Stream(stream), config);
         (Self { connection }, drive)
+    }
+
+    /// The same inside of a TLS session with `host`.
+    ///
+    /// # Errors
+    /// [`TlsError`](amqp_client_core::tls::TlsError), which says what is wrong with which file.
+    #[cfg(feature = "tls")]
+    pub fn open_tls_with<S>(
+        stream: S,
+        tls: &TlsOptions,
+        host: &str,
+        config: Config,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<S>), TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let (connection, drive) =
+            runtime::begin_tls::<Tokio, _>(Stream(stream), tls, host, config)?;
+        Ok((Self { connection }, drive))
     }
 }
 

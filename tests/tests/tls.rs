@@ -187,6 +187,41 @@ fn messages_of_all_sizes_pass() -> Outcome {
     Ok(())
 }
 
+/// As one needs behind a proxy.
+#[test]
+fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
+    let target: Target = node().uri(GOOD).parse()?;
+    let (tls, config) = (target.tls.ok_or("amqps means TLS")?, target.config);
+    let at = (Ipv4Addr::LOCALHOST, node().port);
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let stream = tokio::net::TcpStream::connect(at).await?;
+        let (connection, driver) = amqp_client_tokio::Connection::open_tls_with(
+            stream,
+            &tls,
+            "localhost",
+            config.clone(),
+        )?;
+        tokio::spawn(driver);
+        connection.ready().await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
+    })?;
+    smol::block_on(async {
+        let stream = smol::net::TcpStream::connect(at).await?;
+        let (connection, driver) =
+            amqp_client_smol::Connection::open_tls_with(stream, &tls, "localhost", config.clone())?;
+        smol::spawn(driver).detach();
+        connection.ready().await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
+    })?;
+    let stream = std::net::TcpStream::connect(at)?;
+    stream.set_nonblocking(true)?;
+    let stream = mio::net::TcpStream::from_std(stream);
+    let connection =
+        amqp_client_blocking::Connection::open_tls_with(stream, &tls, "localhost", config)?;
+    connection.ready().wait()?;
+    Ok(connection.close().wait()?)
+}
+
 /// The certificate says who one is; no password is sent.
 #[test]
 fn a_certificate_logs_in() -> Outcome {

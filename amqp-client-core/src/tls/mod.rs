@@ -30,6 +30,13 @@ use thiserror::Error;
 /// ```
 ///
 /// Files are read anew for each connection, so renewed certificates are used without a restart.
+///
+/// A certificate and key in a PKCS#12 file (`.p12`, `.pfx`) become PEM by
+///
+/// ```sh
+/// openssl pkcs12 -in client.p12 -nokeys -out cert.pem
+/// openssl pkcs12 -in client.p12 -nocerts -noenc -out key.pem
+/// ```
 #[derive(Debug, Clone)]
 pub struct TlsOptions {
     pub(crate) trusted: Vec<Pem>,

@@ -1,0 +1,41 @@
+//! Publishes and consumes with threads: as many messages as the first argument says, or 1000, to the broker of `AMQP_URL`.
+
+use std::error::Error;
+use std::thread;
+
+use amqp_client_blocking::{Connection, ConsumeOptions, PublisherOptions, QueueOptions, Wait as _};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let count: u32 = std::env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
+    let uri = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = Connection::open(&uri)?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).wait()?;
+    let name = queue.name().to_string();
+
+    // Publishing has a channel and a thread of its own, and waits only where the window says so.
+    let channel = connection.open_channel().wait()?;
+    let publishing = thread::spawn(move || {
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        for number in 0..count {
+            drop(publisher.publish(&name, number.to_string()).wait()?);
+        }
+        // Each has been confirmed, or this says which was not and why.
+        publisher.wait_for_confirms().wait()?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(())
+    });
+
+    let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
+    let mut left = count;
+    for delivery in &mut consumer {
+        delivery?.ack()?;
+        left -= 1;
+        if left == 0 {
+            break;
+        }
+    }
+    publishing.join().map_err(|_| "the publisher panicked")?.map_err(|error| error.to_string())?;
+    println!("{count} messages published, confirmed, delivered and acknowledged with threads");
+    connection.close().wait()?;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Connects through a SOCKS5 proxy, with TLS if the URI says `amqps://`.
+//!
+//! ```sh
+//! cargo run --example socks5 -- localhost:1080 amqp://guest:guest@rabbit-1:5672/%2f
+//! ```
+
+use std::error::Error;
+
+use amqp_client_tokio::{Connection, Target};
+use tokio_socks::tcp::Socks5Stream;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(proxy), Some(uri)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: socks5 PROXY:PORT URI".into());
+    };
+    let target: Target = uri.parse()?;
+    let node = target.endpoints.first().ok_or("the URI names no host")?;
+    // The proxy resolves the name.
+    let stream = Socks5Stream::connect(proxy.as_str(), (node.host.as_str(), node.port)).await?;
+    let connection = match &target.tls {
+        None => {
+            let (connection, driver) = Connection::open_with(stream, target.config);
+            tokio::spawn(driver);
+            connection
+        }
+        Some(tls) => {
+            let (connection, driver) =
+                Connection::open_tls_with(stream, tls, &node.host, target.config)?;
+            tokio::spawn(driver);
+            connection
+        }
+    };
+    connection.ready().await?;
+    println!("connected: {connection:?}");
+    connection.close().await?;
+    Ok(())
+}
