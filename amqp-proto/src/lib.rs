@@ -117,7 +117,8 @@
 //! }
 //! ```
 //!
-//! `examples/event_loop.rs` has the same loop with an application in it. With a non-blocking
+//! [Embedding in your own event loop](embedding) is a guide from here to there, with the mistakes that
+//! people make. `examples/event_loop.rs` has the same loop with an application in it. With a non-blocking
 //! transport, the timeouts become readiness: wait for input, for room if
 //! [`queued`](Connection::queued) is not zero, and for the timer. Where commands come from other
 //! threads, the connection stands behind a lock, a command wakes the loop, and
@@ -259,6 +260,7 @@
 //!
 //! - The crate root has what a loop and its application need: [`Connection`] and [`Channel`],
 //!   events, messages, numbers, errors.
+//! - [`embedding`]: a guide, and nothing else.
 //! - [`config`]: what the two ends are told beforehand, limits included.
 //! - [`error`]: what went wrong, and whose fault it is.
 //! - [`frame`]: single frames and the protocol header, to read and write them by hand.
@@ -285,6 +287,8 @@ pub mod config;
 mod connection;
 mod content;
 mod delivery;
+#[doc = include_str!("../docs/embedding.md")]
+pub mod embedding {}
 pub mod error;
 mod event;
 pub mod frame;
