@@ -1,3 +1,5 @@
+use alloc::string::String;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// The body of a message to publish.

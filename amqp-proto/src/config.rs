@@ -1,7 +1,11 @@
 //! What the two sides of a connection can be told beforehand.
 
-use std::sync::Arc;
-use std::time::Duration;
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use thiserror::Error;
 

@@ -128,8 +128,8 @@ pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
 /// of the last frame.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    pub(crate) properties: std::ops::Range<usize>,
-    pub(crate) body: std::ops::Range<usize>,
+    pub(crate) properties: core::ops::Range<usize>,
+    pub(crate) body: core::ops::Range<usize>,
     pub(crate) end: usize,
 }
 

@@ -95,8 +95,8 @@ impl Delivery {
     pub(crate) fn contiguous(
         octets: Bytes,
         arguments: &DeliverArguments<'_>,
-        properties: std::ops::Range<usize>,
-        body: std::ops::Range<usize>,
+        properties: core::ops::Range<usize>,
+        body: core::ops::Range<usize>,
         no_ack: bool,
     ) -> Self {
         let properties = Span::new(properties.start, properties.len());
@@ -237,7 +237,7 @@ impl Span {
         }
     }
 
-    fn range(self) -> std::ops::Range<usize> {
+    fn range(self) -> core::ops::Range<usize> {
         let start = self.start as usize;
         start..start.saturating_add(self.len as usize)
     }

@@ -1,10 +1,10 @@
 //! Errors, by who is to blame: the bytes ([`DecodeError`]), the peer ([`Violation`]), the caller
 //! ([`Misuse`]), or nobody ([`Close`]).
 
-use std::fmt;
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+use core::fmt;
+use core::time::Duration;
 
 use thiserror::Error;
 
@@ -125,7 +125,8 @@ pub enum ConnectionError {
     #[error("the transport failed: {text}")]
     Transport {
         /// The kind of the I/O error.
-        kind: io::ErrorKind,
+        #[cfg(feature = "std")]
+        kind: std::io::ErrorKind,
         /// Its message.
         text: Arc<str>,
     },
@@ -136,8 +137,9 @@ pub enum ConnectionError {
 
 impl ConnectionError {
     /// Why the transport failed, for [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
+    #[cfg(feature = "std")]
     #[must_use]
-    pub fn transport(error: &io::Error) -> Self {
+    pub fn transport(error: &std::io::Error) -> Self {
         Self::Transport { kind: error.kind(), text: error.to_string().into() }
     }
 

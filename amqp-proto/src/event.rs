@@ -1,7 +1,8 @@
 //! What a connection has to tell.
 
-use std::ops::RangeInclusive;
-use std::time::Duration;
+use alloc::boxed::Box;
+use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use crate::method::Method;
 use crate::wire::{FieldTable, Secret, ShortStr};

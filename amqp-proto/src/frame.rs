@@ -1,5 +1,6 @@
 //! Frames: the units in which everything travels (spec 2.3, 4.2.3).
 
+use alloc::vec::Vec;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::wire::{DecodeError, DecodeErrorKind};
@@ -153,7 +154,7 @@ impl FrameHead {
     }
 
     /// Where the payload of a frame that starts at `start` lies.
-    pub(crate) const fn payload(self, start: usize) -> std::ops::Range<usize> {
+    pub(crate) const fn payload(self, start: usize) -> core::ops::Range<usize> {
         start + HEAD..start + HEAD + self.payload_len
     }
 

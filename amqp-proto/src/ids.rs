@@ -1,6 +1,6 @@
 //! Numbers with a meaning.
 
-use std::fmt;
+use core::fmt;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident($type:ty);)*) => {$(

@@ -256,6 +256,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Without the standard library
+//!
+//! Without its default feature `std`, the crate needs `alloc` only. What is missing then: conversions from and to
+//! `std::time::SystemTime`, and the kind of I/O errors; and [`time::Instant`] is the crate's own.
+//!
 //! # Where things are
 //!
 //! - The crate root has what a loop and its application need: [`Connection`] and [`Channel`],
@@ -267,8 +272,10 @@
 //! - [`method`]: one struct per method of the protocol and of RabbitMQ's extensions, with its
 //!   fields under the specification's names.
 //! - [`sasl`]: ways to log in, and the trait for further ones.
+//! - [`time`]: the points in time that `now` is.
 //! - [`uri`]: `amqp://` URIs.
 //! - [`wire`]: the primitive types: strings, field tables and their values.
+#![cfg_attr(not(any(test, feature = "fuzzing")), no_std)]
 #![cfg_attr(
     not(test),
     warn(
@@ -281,6 +288,10 @@
     )
 )]
 
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
 mod body;
 mod channel;
 pub mod config;
@@ -292,7 +303,7 @@ pub mod embedding {}
 pub mod error;
 mod event;
 pub mod frame;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
@@ -301,6 +312,7 @@ pub mod method;
 mod properties;
 mod reply_code;
 pub mod sasl;
+pub mod time;
 mod transmit;
 pub mod uri;
 pub mod wire;

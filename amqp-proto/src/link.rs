@@ -1,6 +1,7 @@
 //! What all channels of a connection share: the way out, and the list of events.
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind};

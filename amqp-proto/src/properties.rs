@@ -1,6 +1,7 @@
 //! The properties of a message: [`Properties`] to fill in, [`RawProperties`] as they travel.
 
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::{BufMut as _, Bytes};
 

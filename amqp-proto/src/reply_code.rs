@@ -1,4 +1,4 @@
-use std::fmt;
+use core::fmt;
 
 /// Why a connection or channel was closed, or a message returned, as a number (spec 1.2).
 ///

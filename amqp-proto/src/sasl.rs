@@ -1,6 +1,9 @@
 //! Logging in: SASL mechanisms (spec 4.2.2, `connection.start`, `connection.secure`).
 
-use std::fmt;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 
 use thiserror::Error;
 
@@ -72,7 +75,7 @@ pub enum SaslError {
     BadChallenge(&'static str),
     /// The credentials cannot be had.
     #[error("no credentials: {0}")]
-    NoCredentials(std::sync::Arc<str>),
+    NoCredentials(alloc::sync::Arc<str>),
 }
 
 /// `PLAIN`: user name and password in the clear (RFC 4616); use TLS.

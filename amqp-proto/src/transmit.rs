@@ -1,7 +1,7 @@
 //! What waits to be written.
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use bytes::{Buf, Bytes};
 
@@ -77,7 +77,7 @@ impl Transmit {
     fn reclaim(&mut self) {
         if self.position == self.buffer.len() && self.bodies.is_empty() {
             self.peak = self.buffer.len().max(self.peak - self.peak / 8);
-            if std::mem::take(&mut self.secret) {
+            if core::mem::take(&mut self.secret) {
                 wipe(&mut self.buffer);
             }
             self.buffer.clear();
@@ -128,7 +128,8 @@ impl Buf for Transmit {
         self.reclaim();
     }
 
-    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    #[cfg(feature = "std")]
+    fn chunks_vectored<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
         let mut filled = 0;
         let mut put = |octets: &'a [u8]| {
             if octets.is_empty() {
@@ -137,7 +138,7 @@ impl Buf for Transmit {
             let Some(slot) = slices.get_mut(filled) else {
                 return false;
             };
-            *slot = IoSlice::new(octets);
+            *slot = std::io::IoSlice::new(octets);
             filled += 1;
             true
         };

@@ -1,4 +1,5 @@
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::method::{BasicAck, BasicNack, BasicReject};
 use crate::{DeliveryTag, Misuse};
@@ -122,7 +123,7 @@ impl Unsettled {
             self.acked -= run;
         }
         // What is left stands behind a delivery that still waits.
-        let mut since_flush = std::mem::take(&mut self.since_flush);
+        let mut since_flush = core::mem::take(&mut self.since_flush);
         if self.acked > 0 {
             since_flush.sort_unstable();
             for tag in &since_flush {

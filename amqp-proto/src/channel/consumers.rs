@@ -1,11 +1,11 @@
-use std::collections::HashMap;
+use alloc::collections::BTreeMap;
 
 use crate::{ConsumerId, ShortStr};
 
 /// The consumers of a channel, by their tags.
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
-    by_tag: HashMap<ShortStr, Consumer>,
+    by_tag: BTreeMap<ShortStr, Consumer>,
     /// The consumer of the last delivery: most often that of the next one, too.
     last: Option<(ShortStr, Consumer)>,
 }

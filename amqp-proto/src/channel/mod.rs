@@ -10,7 +10,7 @@ mod table;
 pub use publish::Route;
 pub(crate) use table::Channels;
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
 
 use acks::Unsettled;
 use confirms::Confirms;

@@ -165,7 +165,7 @@ fn push_header(
     channel: u16,
     properties: &impl EncodeProperties,
     body_len: usize,
-) -> Result<std::ops::Range<usize>, usize> {
+) -> Result<core::ops::Range<usize>, usize> {
     let frame_max = link.frame_max as usize;
     let out = link.transmit.buffer();
     let before = out.len();

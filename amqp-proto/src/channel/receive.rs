@@ -1,3 +1,4 @@
+use alloc::boxed::Box;
 use bytes::Bytes;
 
 use super::confirms::Fingerprint;
@@ -38,7 +39,7 @@ impl ChannelState {
         &mut self,
         link: &mut Link,
         chunk: &Bytes,
-        payload: std::ops::Range<usize>,
+        payload: core::ops::Range<usize>,
         next: usize,
     ) -> Result<usize, ConnectionError> {
         let octets = chunk.get(payload.clone()).unwrap_or_default();
@@ -85,7 +86,7 @@ impl ChannelState {
         &mut self,
         link: &mut Link,
         chunk: &Bytes,
-        payload: std::ops::Range<usize>,
+        payload: core::ops::Range<usize>,
         next: usize,
     ) -> Result<usize, ConnectionError> {
         let start = payload.start;
@@ -104,7 +105,7 @@ impl ChannelState {
             }
         };
         self.note_delivery(link, arguments.tag, no_ack)?;
-        let within = |range: std::ops::Range<usize>| range.start - start..range.end - start;
+        let within = |range: core::ops::Range<usize>| range.start - start..range.end - start;
         let delivery = Delivery::contiguous(
             chunk.slice(start..whole.body.end),
             &arguments,

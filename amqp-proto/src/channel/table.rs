@@ -4,6 +4,8 @@ use crate::method::ChannelOpen;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, ShortStr,
 };
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// The channels of a connection, by number.
 #[derive(Debug, Default)]

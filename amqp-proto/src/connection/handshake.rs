@@ -1,5 +1,11 @@
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use alloc::borrow::ToOwned as _;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::time::Instant;
 
 use super::{Connection, Side, State};
 use crate::event::{Event, Negotiated, ServerEvent};
@@ -98,7 +104,8 @@ impl Connection {
         method: Method,
     ) -> Result<(), ConnectionError> {
         let misplaced = Violation::UnexpectedMethod { method: method.facts().name };
-        let Ok(State::Handshake(step)) = std::mem::replace(&mut self.state, Ok(State::Open)) else {
+        let Ok(State::Handshake(step)) = core::mem::replace(&mut self.state, Ok(State::Open))
+        else {
             return Err(misplaced.into());
         };
         let next = match (step, method) {
@@ -294,7 +301,7 @@ impl Connection {
     /// # Errors
     /// [`CommandError`], unless the client waits for it.
     pub fn accept_open(&mut self) -> Result<(), CommandError> {
-        match std::mem::replace(&mut self.state, Ok(State::Open)) {
+        match core::mem::replace(&mut self.state, Ok(State::Open)) {
             Ok(State::Handshake(Handshake::Opening(agreed))) => {
                 self.link.send_small(0, &ConnectionOpenOk::default());
                 self.opened(agreed);

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use crate::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -78,7 +78,7 @@ impl Connection {
         number: u16,
         kind: FrameKind,
         chunk: &Bytes,
-        payload: std::ops::Range<usize>,
+        payload: core::ops::Range<usize>,
         next: usize,
     ) -> Result<usize, ConnectionError> {
         match &self.state {

@@ -4,10 +4,9 @@ mod handshake;
 mod input;
 mod timers;
 
-use std::fmt;
-use std::io;
-use std::sync::Arc;
-use std::time::Instant;
+use crate::time::Instant;
+use alloc::sync::Arc;
+use core::fmt;
 
 use bytes::{Buf as _, BytesMut};
 
@@ -141,16 +140,27 @@ impl Connection {
     }
 
     /// The transport failed. If writing did, what the peer said before may still be read, and be the reason: read first.
-    pub fn handle_transport_error(&mut self, now: Instant, error: &io::Error) {
+    #[cfg(feature = "std")]
+    pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
         match error.kind() {
             // How an orderly or refused connection ends when the peer does not wait for the last octets.
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
                 if !matches!(self.state, Ok(State::Open)) =>
             {
                 self.handle_eof(now);
             }
             _ => self.fail(ConnectionError::transport(error)),
         }
+        self.discard_transmit();
+    }
+
+    /// The same for transports whose errors are not those of `std::io`.
+    pub fn handle_transport_failure(&mut self, reason: &str) {
+        self.fail(ConnectionError::Transport {
+            #[cfg(feature = "std")]
+            kind: std::io::ErrorKind::Other,
+            text: reason.into(),
+        });
         self.discard_transmit();
     }
 
@@ -317,7 +327,7 @@ impl Connection {
         self.flush_acks();
         if transmit.is_empty() && !self.link.transmit.is_empty() {
             self.timers.sent(now);
-            std::mem::swap(&mut self.link.transmit, transmit);
+            core::mem::swap(&mut self.link.transmit, transmit);
         }
         !transmit.is_empty()
     }
@@ -386,7 +396,7 @@ impl Connection {
     }
 
     /// Octets of bodies that are not complete, on all channels.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) const fn unfinished(&self) -> usize {
         self.link.unfinished
     }

@@ -1,4 +1,6 @@
-use std::time::{Duration, Instant};
+use core::time::Duration;
+
+use crate::time::Instant;
 
 use crate::event::TimerReason;
 

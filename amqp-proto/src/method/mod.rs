@@ -1,5 +1,7 @@
 //! The methods of AMQP 0-9-1 and of RabbitMQ's extensions: one struct each, and [`Method`] over all of them.
 
+use alloc::vec::Vec;
+
 #[macro_use]
 mod macros;
 mod table;

@@ -3,6 +3,9 @@
 //! The grammar is RabbitMQ's (<https://www.rabbitmq.com/docs/uri-spec>), with several hosts allowed:
 //! `amqp://user:password@host:port,host:port/vhost?parameter=value`.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 mod error;
 mod query;
 #[cfg(test)]
@@ -11,9 +14,9 @@ mod tests;
 pub use error::UriError;
 pub use query::UriOptions;
 
-use std::fmt;
-use std::net::Ipv6Addr;
-use std::str::FromStr;
+use core::fmt;
+use core::net::Ipv6Addr;
+use core::str::FromStr;
 
 use crate::wire::wipe;
 
@@ -103,7 +106,7 @@ impl Password {
 
 impl Drop for Password {
     fn drop(&mut self) {
-        wipe(&mut std::mem::take(&mut self.0).into_bytes());
+        wipe(&mut core::mem::take(&mut self.0).into_bytes());
     }
 }
 

@@ -1,6 +1,9 @@
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+use alloc::borrow::ToOwned as _;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+use core::time::Duration;
 
 use super::{Password, REDACTED, UriError, decoded, encode};
 
@@ -192,7 +195,7 @@ impl<'f> Query<'_, 'f> {
 
     /// Prints what stands before the value; returns where that is to be printed.
     fn name(&mut self, name: &str) -> Result<&mut fmt::Formatter<'f>, fmt::Error> {
-        let separator = std::mem::replace(&mut self.separator, '&');
+        let separator = core::mem::replace(&mut self.separator, '&');
         write!(self.f, "{separator}{name}=")?;
         Ok(self.f)
     }

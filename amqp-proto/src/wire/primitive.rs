@@ -1,3 +1,4 @@
+use alloc::vec::Vec;
 use bytes::{BufMut as _, Bytes};
 
 use super::{DecodeErrorKind, Parsed};

@@ -1,4 +1,5 @@
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::Bytes;
 
@@ -178,7 +179,7 @@ impl FieldArray {
     pub fn iter(&self) -> impl Iterator<Item = Value> + use<> {
         let source = self.0.clone();
         let mut position = 0;
-        std::iter::from_fn(move || {
+        core::iter::from_fn(move || {
             let input = source.get(position..)?;
             let (rest, value) = Value::decode(input, &source).ok()?;
             position = source.len() - rest.len();

@@ -1,6 +1,8 @@
-use std::borrow::Borrow;
-use std::fmt;
-use std::str::Utf8Error;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::borrow::Borrow;
+use core::fmt;
+use core::str::Utf8Error;
 
 use bytes::{BufMut as _, Bytes};
 
@@ -58,7 +60,7 @@ impl ShortStr {
     /// # Errors
     /// Where they stop being UTF-8.
     pub fn to_str(&self) -> Result<&str, Utf8Error> {
-        std::str::from_utf8(&self.0)
+        core::str::from_utf8(&self.0)
     }
 
     /// Whether there is no octet at all.
@@ -115,7 +117,7 @@ impl LongStr {
     /// # Errors
     /// Where they stop being UTF-8.
     pub fn to_str(&self) -> Result<&str, Utf8Error> {
-        std::str::from_utf8(&self.0)
+        core::str::from_utf8(&self.0)
     }
 
     /// The octets as a shared buffer.

@@ -1,4 +1,8 @@
-use std::fmt;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+#[cfg(feature = "std")]
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut as _, Bytes};
@@ -245,6 +249,7 @@ impl fmt::Display for Decimal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
+#[cfg(feature = "std")]
 impl Timestamp {
     /// The point in time, if the platform can tell it.
     #[must_use]
@@ -253,6 +258,7 @@ impl Timestamp {
     }
 }
 
+#[cfg(feature = "std")]
 impl From<SystemTime> for Timestamp {
     /// Fractions of a second are cut off; times before 1970 become 0.
     fn from(time: SystemTime) -> Self {
@@ -302,11 +308,17 @@ value_from! {
     FieldArray: |v| Self::Array(v);
     FieldTable: |v| Self::Table(v);
     Timestamp: |v| Self::Timestamp(v);
-    SystemTime: |v| Self::Timestamp(v.into());
+}
+
+#[cfg(feature = "std")]
+impl From<SystemTime> for Value {
+    fn from(time: SystemTime) -> Self {
+        Self::Timestamp(time.into())
+    }
 }
 
 impl TryFrom<u64> for Value {
-    type Error = std::num::TryFromIntError;
+    type Error = core::num::TryFromIntError;
 
     /// There is no unsigned 64-bit type on the wire: values up to `i64::MAX` travel as signed.
     fn try_from(value: u64) -> Result<Self, Self::Error> {
