@@ -176,6 +176,14 @@ impl Connection {
         self.shared().lock().proto.is_blocked()
     }
 
+    /// Whether the broker announced a capability, as `consumer_cancel_notify`. What it says of itself beyond that is in
+    /// [`negotiated`](Self::negotiated).
+    #[doc(alias = "server_capabilities")]
+    #[must_use]
+    pub fn broker_can(&self, capability: &str) -> bool {
+        self.negotiated().is_some_and(|negotiated| negotiated.peer_can(capability))
+    }
+
     /// What both ends have agreed on, and what the broker says of itself. Nothing before the connection is open.
     #[must_use]
     pub fn negotiated(&self) -> Option<Arc<Negotiated>> {

@@ -80,6 +80,14 @@ impl Delivery {
         &self.channel
     }
 
+    /// The body as a text.
+    ///
+    /// # Errors
+    /// Where it is not UTF-8.
+    pub fn text(&self) -> Result<&str, std::str::Utf8Error> {
+        std::str::from_utf8(self.message.body())
+    }
+
     /// All properties, decoded to native types. To look at one of them,
     /// [`properties`](amqp_proto::Delivery::properties) is faster.
     #[must_use]

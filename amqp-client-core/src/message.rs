@@ -96,6 +96,8 @@ message_properties! {
     user_id: String, with_user_id(value: impl Into<String>) => value.into();
     /// The application that publishes.
     app_id: String, with_app_id(value: impl Into<String>) => value.into();
+    /// Reserved by the specification; the broker only passes it on.
+    cluster_id: String, with_cluster_id(value: impl Into<String>) => value.into();
 }
 
 impl MessageProperties {
@@ -132,7 +134,7 @@ impl TryFrom<&MessageProperties> for Properties {
             kind: short("kind", &from.kind)?,
             user_id: short("user_id", &from.user_id)?,
             app_id: short("app_id", &from.app_id)?,
-            cluster_id: None,
+            cluster_id: short("cluster_id", &from.cluster_id)?,
         })
     }
 }
@@ -167,6 +169,7 @@ impl From<&RawProperties> for MessageProperties {
             kind: text(properties.kind),
             user_id: text(properties.user_id),
             app_id: text(properties.app_id),
+            cluster_id: text(properties.cluster_id),
         }
     }
 }
@@ -189,6 +192,16 @@ impl Message {
     /// A message without properties.
     pub fn new(body: impl Body) -> Self {
         Self { properties: RawProperties::EMPTY, body: body.into_bytes() }
+    }
+
+    /// A text, with `text/plain` and `utf-8` in its properties.
+    pub fn text(text: impl Into<String>) -> Self {
+        let properties = Properties {
+            content_type: Some(ShortStr::truncated("text/plain")),
+            content_encoding: Some(ShortStr::truncated("utf-8")),
+            ..Properties::default()
+        };
+        Self { properties: RawProperties::from(&properties), body: text.into().into() }
     }
 
     /// The message with these properties instead of those it has.

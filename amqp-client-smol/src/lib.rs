@@ -24,6 +24,21 @@
 //!
 //! One task per connection moves its octets, spawned on smol's global executor by [`Connection::open`];
 //! [`Connection::open_with`] spawns nothing, takes any stream, and leaves it to the caller where the driver runs.
+//!
+//! # Side by side
+//!
+//! | | tokio | smol, async-std | threads |
+//! |---|---|---|---|
+//! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
+//! | ask | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
+//! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
+//! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
+//! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
+//! | wait for a while | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
+//! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
+//! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
+//!
+//! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
 
 #![cfg_attr(not(feature = "async-std"), allow(rustdoc::broken_intra_doc_links))]
 

@@ -39,6 +39,21 @@
 //! | hear of returned messages, blocked connections, ends | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
 //! | send any request there is | [`Channel::call`] with the methods of [`proto::method`] |
 //!
+//! # Side by side
+//!
+//! | | tokio | smol, async-std | threads |
+//! |---|---|---|---|
+//! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
+//! | ask | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
+//! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
+//! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
+//! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
+//! | wait for a while | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
+//! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
+//! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
+//!
+//! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
+//!
 //! # Errors and cancellation
 //!
 //! Each operation has an error of its own: [`ConnectError`], [`OpenError`], [`CallError`], [`PublishError`],

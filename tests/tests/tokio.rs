@@ -42,7 +42,8 @@ async fn open_pipe(
     let broker = whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
     let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
     // A token is asked for by what connects, and there is nothing to connect to.
-    if endpoint.port != broker.addr().port() || target.token_source.is_some() {
+    let is_broker = endpoint.to_string() == broker.addr().to_string();
+    if !is_broker || target.token_source.is_some() {
         return open(target).await;
     }
     let (connection, driver) = Connection::open_with(broker.pipe(), target.config.clone());

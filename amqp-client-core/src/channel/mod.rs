@@ -84,6 +84,24 @@ impl Channel {
         self.check().is_ok()
     }
 
+    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    #[must_use]
+    pub fn is_confirming(&self) -> bool {
+        self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_confirming())
+    }
+
+    /// Whether the channel is transactional (`tx.select`).
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_transactional())
+    }
+
+    /// Whether the broker lets content flow on the channel (`channel.flow`).
+    #[must_use]
+    pub fn is_flowing(&self) -> bool {
+        self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_flowing())
+    }
+
     /// Sends any request there is and returns its typed answer. The named methods are this, with friendlier arguments.
     ///
     /// A request with its `no_wait` bit set has no answer; use [`call_no_wait`](Self::call_no_wait) for it.

@@ -264,6 +264,24 @@ impl Channel<'_> {
         }
     }
 
+    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    #[must_use]
+    pub const fn is_confirming(&self) -> bool {
+        matches!(self.state.mode, Mode::Confirm(_))
+    }
+
+    /// Whether the channel is transactional (`tx.select`).
+    #[must_use]
+    pub const fn is_transactional(&self) -> bool {
+        matches!(self.state.mode, Mode::Tx)
+    }
+
+    /// Whether the peer lets content flow on the channel (`channel.flow`).
+    #[must_use]
+    pub const fn is_flowing(&self) -> bool {
+        self.state.flow
+    }
+
     /// How many publishes are not confirmed yet, counting from the oldest of them.
     #[must_use]
     pub fn unconfirmed(&self) -> usize {

@@ -20,6 +20,20 @@ behaviours! {
         third.basic_qos(1).await?;
     }
 
+    async fn a_channel_says_what_mode_it_is_in(world) {
+        let connection = world.connection().await?;
+        let plain = connection.open_channel().await?;
+        assert!(plain.is_flowing() && !plain.is_confirming() && !plain.is_transactional());
+        let confirming = connection.open_channel().await?;
+        confirming.confirm_select().await?;
+        assert!(confirming.is_confirming() && !confirming.is_transactional());
+        let transactional = connection.open_channel().await?;
+        transactional.tx_select().await?;
+        assert!(transactional.is_transactional() && !transactional.is_confirming());
+        transactional.close().await?;
+        assert!(!transactional.is_transactional() && !transactional.is_flowing());
+    }
+
     async fn channels_can_have_numbers_of_ones_choice(world) {
         let connection = world.connection().await?;
         let channel = connection.open_channel_numbered(17).await?;

@@ -12,6 +12,7 @@ behaviours! {
         assert_eq!(negotiated.frame_max, 131_072);
         assert!(negotiated.channel_max > 0);
         assert!(negotiated.peer_can("publisher_confirms"));
+        assert!(connection.broker_can("basic.nack") && !connection.broker_can("fly"));
         let product = negotiated.peer_properties.get("product").ok_or("no product")?;
         assert!(product.as_str().is_some_and(|product| !product.is_empty()));
     }
@@ -107,6 +108,31 @@ behaviours! {
         let mut target = world.target();
         target.endpoints.insert(0, Endpoint::new("127.0.0.1", port));
         world.open(target).await?.close().await?;
+    }
+
+    async fn every_address_of_a_name_is_tried(world) {
+        // The broker listens on one of them.
+        let mut target = world.target();
+        let port = target.endpoints.first().ok_or("no host")?.port;
+        target.endpoints = vec![Endpoint::new("localhost", port)];
+        world.open(target).await?.close().await?;
+        let mut target = world.target();
+        target.endpoints = vec![Endpoint::new("no-such-host.invalid", port)];
+        let error = world.open(target).await.expect_err("there is no such host");
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().starts_with("no-such-host.invalid:"), "{error}");
+    }
+
+    async fn a_broker_that_says_nothing_is_given_up_in_time(world) {
+        // The system takes the connection; nobody looks at it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let port = silent.local_addr()?.port();
+        for scheme in ["amqp", "amqps"] {
+            let uri = format!("{scheme}://localhost:{port}?connection_timeout=50");
+            let error = world.open(uri.parse()?).await.expect_err("nobody answers");
+            let ConnectError::TimedOut { after, .. } = error else { panic!("{scheme}: {error:?}") };
+            assert_eq!(after.as_millis(), 50);
+        }
     }
 
     async fn a_uri_says_limits_and_name(world) {

@@ -7,6 +7,16 @@ use amqp_client_core::{
 use super::{behaviours, name, next, temporary};
 
 behaviours! {
+    async fn texts_say_that_they_are(world) {
+        let (_channel, queue) = world.queue().await?;
+        queue.publish(&Message::text("Grüße")).await?;
+        let got = queue.get(true).await?.ok_or("the queue is empty")?;
+        assert_eq!(got.delivery.text(), Ok("Grüße"));
+        let properties = got.delivery.message_properties();
+        assert_eq!(properties.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
+    }
+
     async fn every_message_is_confirmed(world) {
         let (channel, queue) = world.queue().await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;

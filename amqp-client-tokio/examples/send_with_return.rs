@@ -1,0 +1,34 @@
+//! Publishes a message that no queue is bound for, and hears that it came back: by its confirmation, and as an event.
+//!
+//! ```text
+//! cargo run --example send_with_return
+//! ```
+
+use std::env;
+use std::error::Error;
+
+use amqp_client_tokio::{ChannelEvent, ConfirmError, Connection, PublisherOptions};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
+    let connection = Connection::open(&uri).await?;
+    let channel = connection.open_channel().await?;
+    let mut events = channel.events();
+
+    let options = PublisherOptions::new().mandatory(true);
+    let publisher = channel.exchange("amq.direct")?.publisher(options)?;
+    let confirmation = publisher.publish("nobody.listens", "Hello World!").await?;
+    match confirmation.await {
+        Err(ConfirmError::Returned(returned)) => {
+            println!(" [x] Returned: {}", returned.reply_code);
+        }
+        other => println!(" [?] {other:?}"),
+    }
+    // All that happens to the channel is heard here, too.
+    if let Some(ChannelEvent::Returned(returned)) = events.next().await {
+        println!(" [x] Returned {:?}", String::from_utf8_lossy(&returned.body));
+    }
+    connection.close().await?;
+    Ok(())
+}
