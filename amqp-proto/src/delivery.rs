@@ -91,6 +91,12 @@ impl<'a> DeliverArguments<'a> {
 }
 
 impl Delivery {
+    /// Gives it another tag.
+    #[inline]
+    pub(crate) fn renumber(&mut self, number: impl FnOnce(DeliveryTag) -> DeliveryTag) {
+        self.tag = number(self.tag);
+    }
+
     /// A delivery whose parts all lie in `octets`, the method's payload first.
     pub(crate) fn contiguous(
         octets: Bytes,

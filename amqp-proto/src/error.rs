@@ -133,9 +133,30 @@ pub enum ConnectionError {
     /// What was driving the connection was dropped: its task was aborted, or the runtime shut down.
     #[error("the connection's driver was dropped")]
     DriverGone,
+    /// A session lost its connection and did not get another one in time.
+    #[error("{lost}; not recovered after {attempts} attempts, the last of which failed: {last}")]
+    NotRecovered {
+        /// Why the connection was lost.
+        lost: Arc<Self>,
+        /// How often it was tried.
+        attempts: u32,
+        /// Why that failed the last time.
+        last: Arc<str>,
+    },
 }
 
 impl ConnectionError {
+    /// Whether a connection that was open, and ended like this, may be followed by another: it was lost, or the peer ended
+    /// it. What the peer took exception to is not done again.
+    #[must_use]
+    pub const fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Closed(close) => matches!(close.by, Initiator::Peer),
+            Self::DriverGone | Self::HandshakeTooLarge { .. } | Self::NotRecovered { .. } => false,
+            _ => true,
+        }
+    }
+
     /// Why the transport failed, for [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
     #[cfg(feature = "std")]
     #[must_use]
@@ -165,6 +186,7 @@ impl ConnectionError {
             Self::Closed(close) => close.by == Initiator::Peer && close.reply_code.is_transient(),
             Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
             Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) => true,
+            Self::NotRecovered { lost, .. } => lost.is_transient(),
             Self::Decode(_) | Self::Violation(_) | Self::WrongProtocol(_) => false,
             Self::Login(_) | Self::HandshakeTooLarge { .. } | Self::DriverGone => false,
         }
@@ -449,6 +471,12 @@ pub enum Misuse {
     /// The delivery was settled before, needs no acknowledgement, or never was.
     #[error("delivery {0} is not waiting for an acknowledgement on this channel")]
     UnknownDelivery(u64),
+    /// The delivery came before the connection was lost: the broker has taken it back, and delivers it again.
+    #[error("delivery {0} is from before the connection was lost; it will be delivered again")]
+    StaleDelivery(u64),
+    /// Some of what the transaction should commit was lost with the connection. It was rolled back.
+    #[error("the connection was lost amid the transaction, which was rolled back")]
+    TransactionLost,
     /// The consumer tag is taken on this channel.
     #[error("the consumer tag is in use on this channel")]
     ConsumerTagInUse,
@@ -502,4 +530,10 @@ pub enum Gate {
     /// As many octets wait for the transport as the configuration allows.
     #[error("the outgoing buffer is full")]
     Full,
+    /// Sessions: there is no connection at present.
+    #[error("the connection was lost and is not recovered yet")]
+    Recovering,
+    /// Sessions: as many octets are kept until they are confirmed as the configuration allows.
+    #[error("as many unconfirmed messages are kept as may be")]
+    Kept,
 }

@@ -1,14 +1,16 @@
 //! What a connection has to tell.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use crate::method::Method;
+use crate::session::{Entity, RecoveryReport};
 use crate::wire::{FieldTable, Secret, ShortStr};
 use crate::{
-    ChannelError, ChannelId, ConnectionError, ConsumerId, Delivery, PublishSeq, Published, Reply,
-    RequestId, Returned, Unusable,
+    ChannelError, ChannelId, CommandError, ConnectionError, ConsumerId, Delivery, DeliveryTag,
+    PublishSeq, Published, Reply, RequestId, Returned, Unusable,
 };
 
 /// Something happened on a connection.
@@ -30,6 +32,8 @@ pub enum Event {
     Channel(ChannelId, ChannelEvent),
     /// The connection is over. Comes once and last.
     Closed(ConnectionError),
+    /// Something that only a [`Session`](crate::session::Session) meets.
+    Session(SessionEvent),
     /// Something that only servers meet.
     Server(ServerEvent),
 }
@@ -112,12 +116,89 @@ pub enum ChannelEvent {
     },
     /// The channel is over. Comes once and last for the channel.
     Closed(ChannelError),
+    /// Sessions: the connection was lost, or the channel is opened again after an error. What was not answered and not
+    /// confirmed was told before. Deliveries up to that tag have gone back to their queues.
+    Interrupted {
+        /// The last of them.
+        delivered: DeliveryTag,
+        /// What happened.
+        error: ChannelError,
+    },
+    /// Sessions: a request has no answer, and will not get one. Whether it was carried out is not known.
+    Failed {
+        /// Which one.
+        request: RequestId,
+        /// Why.
+        error: CommandError,
+    },
+    /// Sessions: whether the broker took these publishes over will never be known.
+    Unconfirmed {
+        /// The publishes.
+        publishes: RangeInclusive<PublishSeq>,
+        /// Why.
+        error: ChannelError,
+    },
+    /// Sessions: a consumer could not be started again.
+    ConsumerFailed {
+        /// Which consumer.
+        consumer: ConsumerId,
+        /// Why.
+        error: ChannelError,
+    },
+    /// Sessions: the channel is there again, with all that came back.
+    Restored,
     /// Servers: a client sent a method that is not answered by itself.
     Method(Method),
     /// Servers: a client published a message.
     Published(Box<Published>),
     /// Servers: a client published a message that could not be taken in.
     UnusablePublish(Unusable),
+}
+
+/// What only a [`Session`](crate::session::Session) meets.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The connection was lost. The channels were told before.
+    Lost {
+        /// Why.
+        reason: ConnectionError,
+    },
+    /// Time passes before the next attempt.
+    Waiting {
+        /// The node that it will go to, by its place in the list.
+        node: usize,
+        /// How much.
+        time: Duration,
+    },
+    /// An attempt begins.
+    Connecting {
+        /// The node that it goes to, by its place in the list.
+        node: usize,
+        /// How many there were since the loss, this one included.
+        attempt: u32,
+    },
+    /// An attempt failed.
+    AttemptFailed {
+        /// The node that it went to, by its place in the list.
+        node: usize,
+        /// Why.
+        reason: String,
+    },
+    /// There is a connection again, and on it all that came back. The channels were told before.
+    Recovered(Box<RecoveryReport>),
+    /// Something came back later than the rest.
+    Restored {
+        /// What it is.
+        entity: Entity,
+    },
+    /// Something that was tried later than the rest did not come back.
+    NotRestored {
+        /// What it is.
+        entity: Entity,
+        /// Why.
+        error: ChannelError,
+    },
 }
 
 /// What only servers meet.
@@ -166,4 +247,6 @@ pub enum TimerReason {
     Silence,
     /// The peer must have answered the close.
     Close,
+    /// A session gives up, or tries again to bring something back.
+    Recovery,
 }

@@ -272,6 +272,7 @@
 //! - [`method`]: one struct per method of the protocol and of RabbitMQ's extensions, with its
 //!   fields under the specification's names.
 //! - [`sasl`]: ways to log in, and the trait for further ones.
+//! - [`session`]: one logical connection over many transports.
 //! - [`time`]: the points in time that `now` is.
 //! - [`uri`]: `amqp://` URIs.
 //! - [`wire`]: the primitive types: strings, field tables and their values.
@@ -312,6 +313,7 @@ pub mod method;
 mod properties;
 mod reply_code;
 pub mod sasl;
+pub mod session;
 pub mod time;
 mod transmit;
 pub mod uri;
@@ -326,7 +328,7 @@ pub use error::{
     ChannelError, Close, CommandError, ConnectionError, Gate, Initiator, LoginError, Misuse,
     OpenChannelError, PublishError, Violation, WrongProtocol,
 };
-pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, TimerReason};
+pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, SessionEvent, TimerReason};
 pub use ids::{ChannelId, ConsumerId, DeliveryTag, PublishSeq, RequestId};
 pub use properties::{EncodeProperties, Properties, RawProperties};
 pub use reply_code::ReplyCode;

@@ -61,9 +61,13 @@ impl Link {
         }
     }
 
-    pub(crate) fn next_request(&mut self) -> RequestId {
+    pub(crate) const fn next_request(&mut self) -> RequestId {
         self.last_request += 1;
         RequestId(self.last_request)
+    }
+
+    pub(crate) const fn continue_requests(&mut self, before: &Self) {
+        self.last_request = before.last_request;
     }
 
     pub(crate) fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {

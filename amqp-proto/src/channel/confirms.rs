@@ -130,6 +130,22 @@ impl Confirms {
         true
     }
 
+    /// What is not confirmed, in runs.
+    pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = RangeInclusive<PublishSeq>> {
+        let base = self.base();
+        let outstanding =
+            || (base..).zip(&self.outstanding).filter(|(_, publish)| !publish.confirmed);
+        let mut seqs = outstanding().map(|(seq, _)| seq).peekable();
+        core::iter::from_fn(move || {
+            let first = seqs.next()?;
+            let mut last = first;
+            while let Some(next) = seqs.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            Some(PublishSeq(first)..=PublishSeq(last))
+        })
+    }
+
     /// The number of the oldest entry.
     fn base(&self) -> u64 {
         self.next - self.outstanding.len() as u64

@@ -116,22 +116,27 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`]; nothing was queued then.
     pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
-        self.check_open()?;
         let answered = !request.is_no_wait();
-        let method = request.into();
-        self.check_mode(&method)?;
-        self.check_consumer(&method)?;
+        self.request_as(None, request.into(), &R::FACTS, answered)
+    }
+
+    /// The same under a number that was given before, which a session does.
+    pub(crate) fn request_as(
+        &mut self,
+        id: Option<RequestId>,
+        request: Method,
+        method: &'static MethodFacts,
+        answered: bool,
+    ) -> Result<RequestId, CommandError> {
+        self.check_open()?;
+        self.check_mode(&request)?;
+        self.check_consumer(&request)?;
         self.flush_acks();
-        self.link.send(self.state.id.0, &method)?;
-        let id = self.link.next_request();
-        let effect = self.state.started(id, method, answered);
+        self.link.send(self.state.id.0, &request)?;
+        let id = id.unwrap_or_else(|| self.link.next_request());
+        let effect = self.state.started(id, request, answered);
         if answered {
-            self.state.pending.push_back(Pending {
-                id,
-                method: &R::FACTS,
-                effect,
-                abandoned: false,
-            });
+            self.state.pending.push_back(Pending { id, method, effect, abandoned: false });
         }
         Ok(id)
     }

@@ -17,8 +17,8 @@ const UNCOPIED_FROM: usize = 2048;
 /// Where a message goes. Borrows its names, so that publishing allocates nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Route<'a> {
-    exchange: &'a [u8],
-    routing_key: &'a [u8],
+    pub(crate) exchange: &'a [u8],
+    pub(crate) routing_key: &'a [u8],
     /// Return the message if it reaches no queue.
     pub mandatory: bool,
     /// Return the message if no consumer takes it at once. RabbitMQ refuses it.
@@ -68,6 +68,16 @@ impl Channel<'_> {
             return Err(Misuse::WrongSide("client").into());
         }
         self.check_gate()?;
+        self.publish_now(route, properties, body)
+    }
+
+    /// The same whether content may be sent right now or not, which is for messages that were taken before.
+    pub(crate) fn publish_now(
+        &mut self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, PublishError> {
         let exchange_len = checked_short("exchange", route.exchange)?;
         let routing_key_len = checked_short("routing key", route.routing_key)?;
         self.flush_acks();

@@ -1,11 +1,13 @@
-use super::{Channel, ChannelState, Phase};
+use super::{Channel, ChannelState, Mode, Phase};
 use crate::link::{Link, Role};
 use crate::method::ChannelOpen;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, PublishSeq,
+    ShortStr,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 /// The channels of a connection, by number.
 #[derive(Debug, Default)]
@@ -127,6 +129,14 @@ impl Channels {
         let over = slot.take_if(|channel| matches!(channel.phase, Phase::Closed(_)));
         if over.is_some() && role == Role::Client {
             self.free.push(id.0);
+        }
+    }
+
+    /// What was published on that channel and is not confirmed.
+    pub(crate) fn unconfirmed(&mut self, id: ChannelId) -> Vec<RangeInclusive<PublishSeq>> {
+        match self.get(id.0).map(|channel| &channel.mode) {
+            Some(Mode::Confirm(confirms)) => confirms.unconfirmed().collect(),
+            _ => Vec::new(),
         }
     }
 

@@ -6,7 +6,9 @@ mod timers;
 
 use crate::time::Instant;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use bytes::{Buf as _, BytesMut};
 
@@ -20,7 +22,7 @@ use crate::method::{
 use crate::wire::{Secret, ShortStr};
 use crate::{
     Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectionError,
-    LoginError, Misuse, OpenChannelError, ReplyCode, ServerConfig, Transmit,
+    LoginError, Misuse, OpenChannelError, PublishSeq, ReplyCode, RequestId, ServerConfig, Transmit,
 };
 use handshake::Handshake;
 use timers::Timers;
@@ -189,6 +191,8 @@ impl Connection {
                     self.fail(ConnectionError::PeerSilent(self.timers.patience()));
                 }
                 TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
+                // That is a session's own.
+                TimerReason::Recovery => {}
             }
         }
     }
@@ -338,6 +342,26 @@ impl Connection {
             self.channels.release(*id, self.link.role);
         }
         self.link.events.pop_front()
+    }
+
+    /// The next thing that happened, which stays.
+    pub(crate) fn peek_event(&self) -> Option<&Event> {
+        self.link.events.front()
+    }
+
+    /// What was published on that channel and is not confirmed, up to when its end is polled.
+    pub(crate) fn unconfirmed(&mut self, id: ChannelId) -> Vec<RangeInclusive<PublishSeq>> {
+        self.channels.unconfirmed(id)
+    }
+
+    /// A number for a request that is made later.
+    pub(crate) const fn reserve_request(&mut self) -> RequestId {
+        self.link.next_request()
+    }
+
+    /// Goes on numbering requests where the connection before this one ended.
+    pub(crate) const fn follow(&mut self, before: &Self) {
+        self.link.continue_requests(&before.link);
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout), and what for.

@@ -1,0 +1,458 @@
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::record::{ChannelRecord, Consumer, Held, InFlight, KeptMessage, Mode};
+use super::topology::{Topology, name_of};
+use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
+use crate::{
+    Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConsumerId,
+    DeliveryTag, EncodeProperties, Event, Gate, Misuse, PublishError, PublishSeq, RawProperties,
+    Reply, ReplyCode, RequestId, Route, ShortStr,
+};
+
+/// A channel of a [`Session`](super::Session), borrowed to give it commands.
+///
+/// It has the commands of a connection's [`Channel`](crate::Channel). While there is no connection, requests wait until there
+/// is one, content finds [`Gate::Recovering`] shut, and acknowledgements fail as [`Misuse::StaleDelivery`].
+#[derive(Debug)]
+pub struct Channel<'a> {
+    pub(super) id: ChannelId,
+    pub(super) record: &'a mut ChannelRecord,
+    pub(super) topology: &'a mut Topology,
+    pub(super) budget: &'a mut Budget,
+    pub(super) events: &'a mut VecDeque<Event>,
+    pub(super) reach: Reach<'a>,
+    /// What is brought into being comes back.
+    pub(super) recovers: bool,
+}
+
+/// Where commands go.
+#[derive(Debug)]
+pub(super) enum Reach<'a> {
+    Channel(crate::Channel<'a>),
+    /// They wait. The connection numbers them.
+    Nowhere(&'a mut Connection),
+}
+
+/// How many octets of messages are kept, and may be.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) kept: usize,
+    pub(super) max: usize,
+}
+
+impl<'a> Channel<'a> {
+    /// The channel's number. It stays the same on each connection of the session.
+    #[must_use]
+    pub const fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    /// What the next command brings into being is gone with the connection, instead of coming back with the next.
+    #[must_use]
+    pub fn unrecovered(mut self) -> Self {
+        self.recovers = false;
+        self
+    }
+
+    /// Queues a request; see [`Channel::request`](crate::Channel::request).
+    ///
+    /// What it declares, binds, starts or selects comes back after a loss, unless it was
+    /// [not to](Self::unrecovered). While there is no connection, the request waits.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was queued then.
+    pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
+        let answered = !request.is_no_wait();
+        let mut method = request.into();
+        self.topology.translate(&mut method);
+        self.check_transaction(&method)?;
+        let id = match &mut self.reach {
+            Reach::Channel(channel) => {
+                let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
+                note(self.record, self.topology, id, method, answered, self.recovers);
+                id
+            }
+            Reach::Nowhere(connection) => {
+                check_held(self.record, &method)?;
+                let id = connection.reserve_request();
+                let (facts, recovers) = (&R::FACTS, self.recovers);
+                self.record.held.push_back(Held { id, method, facts, answered, recovers });
+                id
+            }
+        };
+        Ok(id)
+    }
+
+    /// Nobody waits for that answer any more; see [`Channel::abandon`](crate::Channel::abandon).
+    pub fn abandon(&mut self, request: RequestId) {
+        let held = self.record.held.iter().position(|held| held.id == request);
+        if let Some(index) = held {
+            self.record.held.remove(index);
+        }
+        self.record.consumers.retain(|consumer| consumer.id != request.into());
+        let mut in_flight = self.record.in_flight.iter_mut();
+        match in_flight.find(|sent| sent.id == request) {
+            // What it declares is there all the same.
+            Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
+                sent.abandoned = true;
+            }
+            Some(_) => self.record.in_flight.retain(|sent| sent.id != request),
+            None => {}
+        }
+        if let Reach::Channel(channel) = &mut self.reach {
+            if !self.record.in_flight.iter().any(|sent| sent.id == request) {
+                channel.abandon(request);
+            }
+        }
+    }
+
+    /// Cancels a consumer that nobody listens to any more; see
+    /// [`Channel::discard_consumer`](crate::Channel::discard_consumer).
+    pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
+        if let Some(consumer) = self.record.remove_consumer(consumer_tag.as_bytes()) {
+            self.topology.unconsumed(&consumer.consume.queue);
+        }
+        self.record.held.retain(|held| !starts(&held.method, consumer_tag));
+        if let Reach::Channel(channel) = &mut self.reach {
+            channel.discard_consumer(consumer_tag);
+        }
+    }
+
+    /// Publishes a message; see [`Channel::publish`](crate::Channel::publish). If it is lost with the connection,
+    /// [`ChannelEvent::Unconfirmed`] says so.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then, and no number given.
+    pub fn publish(
+        &mut self,
+        route: &Route<'_>,
+        properties: &impl EncodeProperties,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, PublishError> {
+        let Reach::Channel(channel) = &mut self.reach else {
+            return Err(Gate::Recovering.into());
+        };
+        let sent = channel.publish(route, properties, body)?;
+        self.record.mode.work();
+        Ok(sent.map(|sent| self.record.seqs.published(sent)))
+    }
+
+    /// Publishes a message that is kept until it is confirmed. After a loss it is published again, in its place among those
+    /// that are kept, with the header `x-republished`. While there is no connection it is taken all the same, as long as there
+    /// is room. So it arrives at least once, and those who must not take it twice tell it by its message id.
+    ///
+    /// The channel must have publisher confirms on.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then, and no number given.
+    pub fn publish_kept(
+        &mut self,
+        route: &Route<'_>,
+        properties: &RawProperties,
+        body: impl Body,
+    ) -> Result<PublishSeq, PublishError> {
+        if self.record.mode != Mode::Confirm {
+            return Err(Misuse::NotNow.into());
+        }
+        let mut message = KeptMessage {
+            seq: 0,
+            exchange: ShortStr::named("exchange", Bytes::copy_from_slice(route.exchange))?,
+            routing_key: ShortStr::named("routing key", Bytes::copy_from_slice(route.routing_key))?,
+            mandatory: route.mandatory,
+            properties: properties.clone(),
+            body: body.into_bytes(),
+            sent: false,
+        };
+        let octets = message.octets();
+        if self.budget.kept > 0 && self.budget.kept.saturating_add(octets) > self.budget.max {
+            return Err(Gate::Kept.into());
+        }
+        let seq = match &mut self.reach {
+            Reach::Channel(channel) => {
+                let sent = channel.publish(route, properties, &message.body)?;
+                message.sent = true;
+                self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
+            }
+            Reach::Nowhere(_) => self.record.seqs.reserve(),
+        };
+        message.seq = seq.get();
+        self.record.kept.push(message);
+        self.budget.kept += octets;
+        Ok(seq)
+    }
+
+    /// Acknowledges one delivery; see [`Channel::ack`](crate::Channel::ack).
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        let (channel, tag) = self.settling(delivery)?;
+        channel.ack(tag).map_err(|error| named(error, delivery))
+    }
+
+    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
+    ///
+    /// # Errors
+    /// [`CommandError`], if none is waiting for it.
+    pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        let (channel, tag) = self.settling(delivery)?;
+        channel.ack_up_to(tag).map_err(|error| named(error, delivery))
+    }
+
+    /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        let (channel, tag) = self.settling(delivery)?;
+        channel.reject(tag, requeue).map_err(|error| named(error, delivery))
+    }
+
+    /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
+    ///
+    /// # Errors
+    /// [`CommandError`], if none is waiting.
+    pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        let (channel, tag) = self.settling(delivery)?;
+        channel.nack_up_to(tag, requeue).map_err(|error| named(error, delivery))
+    }
+
+    /// Asks for all unacknowledged deliveries again, without an answer; see
+    /// [`Channel::recover_async`](crate::Channel::recover_async). Without a connection that happens anyway.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
+        match &mut self.reach {
+            Reach::Channel(channel) => channel.recover_async(requeue),
+            Reach::Nowhere(_) => Ok(()),
+        }
+    }
+
+    /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection it is over at once.
+    pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
+        if self.record.closing {
+            return;
+        }
+        self.record.closing = true;
+        match &mut self.reach {
+            Reach::Channel(channel) => channel.close(reply_code, reply_text),
+            Reach::Nowhere(_) => {
+                let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+                let closed = ChannelEvent::Closed(ChannelError::Closed(close));
+                self.events.push_back(Event::Channel(self.id, closed));
+            }
+        }
+    }
+
+    /// Whether content may be published right now.
+    ///
+    /// # Errors
+    /// The gate that is shut.
+    pub fn check_gate(&self) -> Result<(), Gate> {
+        match &self.reach {
+            Reach::Channel(channel) => channel.check_gate(),
+            Reach::Nowhere(_) => Err(Gate::Recovering),
+        }
+    }
+
+    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    #[must_use]
+    pub const fn is_confirming(&self) -> bool {
+        matches!(self.record.mode, Mode::Confirm)
+    }
+
+    /// Whether the channel is transactional (`tx.select`).
+    #[must_use]
+    pub const fn is_transactional(&self) -> bool {
+        matches!(self.record.mode, Mode::Tx { .. })
+    }
+
+    /// Whether the broker lets content flow on the channel (`channel.flow`).
+    #[must_use]
+    pub const fn is_flowing(&self) -> bool {
+        match &self.reach {
+            Reach::Channel(channel) => channel.is_flowing(),
+            Reach::Nowhere(_) => false,
+        }
+    }
+
+    /// How many deliveries wait to be acknowledged.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        match &self.reach {
+            Reach::Channel(channel) => channel.unsettled(),
+            Reach::Nowhere(_) => 0,
+        }
+    }
+
+    /// The channel and the broker's tag for that delivery.
+    fn settling(
+        &mut self,
+        delivery: DeliveryTag,
+    ) -> Result<(&mut crate::Channel<'a>, DeliveryTag), Misuse> {
+        let stale = Misuse::StaleDelivery(delivery.get());
+        match &mut self.reach {
+            Reach::Channel(channel) => {
+                self.record.mode.work();
+                Ok((channel, self.record.tags.sent(delivery).ok_or(stale)?))
+            }
+            Reach::Nowhere(_) => Err(stale),
+        }
+    }
+
+    /// A transaction of which something was lost is not committed.
+    fn check_transaction(&mut self, method: &Method) -> Result<(), CommandError> {
+        let Mode::Tx { dirty, lost } = &mut self.record.mode else {
+            return Ok(());
+        };
+        if !matches!(method, Method::TxCommit(_) | Method::TxRollback(_)) {
+            return Ok(());
+        }
+        *dirty = false;
+        if !core::mem::take(lost) || matches!(method, Method::TxRollback(_)) {
+            return Ok(());
+        }
+        if let Reach::Channel(channel) = &mut self.reach {
+            channel.request(TxRollback {})?;
+        }
+        Err(Misuse::TransactionLost.into())
+    }
+}
+
+/// The session's tag in the place of the broker's.
+fn named(error: CommandError, delivery: DeliveryTag) -> CommandError {
+    match error {
+        CommandError::Misuse(Misuse::UnknownDelivery(_)) => {
+            Misuse::UnknownDelivery(delivery.get()).into()
+        }
+        other => other,
+    }
+}
+
+fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
+    matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == *consumer_tag)
+}
+
+/// What a connection would refuse at once, for a request that waits for one.
+fn check_held(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
+    let tag_taken = |tag: &ShortStr| {
+        record.consumers.iter().any(|consumer| consumer.consume.consumer_tag == *tag)
+            || record.held.iter().any(|held| starts(&held.method, tag))
+    };
+    match (method, record.mode) {
+        (Method::TxSelect(_), Mode::Confirm) | (Method::ConfirmSelect(_), Mode::Tx { .. }) => {
+            Err(Misuse::TxAndConfirm)
+        }
+        (Method::BasicConsume(consume), _)
+            if !consume.consumer_tag.is_empty() && tag_taken(&consume.consumer_tag) =>
+        {
+            Err(Misuse::ConsumerTagInUse)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A request was sent: what can be noted of it now is, the rest when it is answered.
+pub(super) fn note(
+    record: &mut ChannelRecord,
+    topology: &mut Topology,
+    id: RequestId,
+    method: Method,
+    answered: bool,
+    recovers: bool,
+) {
+    match &method {
+        Method::BasicQos(qos) if recovers => match qos.global {
+            true => record.global_qos = Some(qos.clone()),
+            false => record.qos = Some(qos.clone()),
+        },
+        Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
+        Method::TxSelect(_) => record.mode = Mode::Tx { dirty: false, lost: false },
+        Method::BasicConsume(consume) => {
+            let (consume, qos) = (consume.clone(), record.qos.clone());
+            record.consumers.push(Consumer { id: id.into(), consume, qos, recovers });
+        }
+        Method::BasicCancel(cancel) => {
+            if let Some(consumer) = record.remove_consumer(cancel.consumer_tag.as_bytes()) {
+                topology.unconsumed(&consumer.consume.queue);
+            }
+        }
+        _ => {}
+    }
+    if answered {
+        let note = Noted::of(method).map(Box::new);
+        record.in_flight.push_back(InFlight { id, note, recovers, abandoned: false });
+    } else if let Some(noted) = Noted::of(method) {
+        noted.learn(record, topology, id.into(), recovers, None);
+    }
+}
+
+/// A method to take note of once the broker has carried it out.
+#[derive(Debug)]
+pub(super) struct Noted(Method);
+
+impl Noted {
+    const fn is_topology(&self) -> bool {
+        !matches!(self.0, Method::BasicConsume(_))
+    }
+
+    fn of(method: Method) -> Option<Self> {
+        match method {
+            Method::ExchangeDeclare(_)
+            | Method::ExchangeDelete(_)
+            | Method::ExchangeBind(_)
+            | Method::ExchangeUnbind(_)
+            | Method::QueueDeclare(_)
+            | Method::QueueDelete(_)
+            | Method::QueueBind(_)
+            | Method::QueueUnbind(_)
+            | Method::BasicConsume(_) => Some(Self(method)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn learn(
+        self,
+        record: &mut ChannelRecord,
+        topology: &mut Topology,
+        consumer: ConsumerId,
+        recovers: bool,
+        reply: Option<&Reply>,
+    ) {
+        match self.0 {
+            Method::QueueDeclare(declare) => {
+                let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
+                let name = name_of(answer.as_ref(), &declare);
+                record.last_queue = name.clone();
+                if recovers {
+                    topology.declared(declare, &name);
+                }
+            }
+            Method::BasicConsume(_) => {
+                let last_queue = record.last_queue.clone();
+                let mut consumers = record.consumers.iter_mut();
+                let Some(started) = consumers.find(|started| started.id == consumer) else {
+                    return;
+                };
+                if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
+                    started.consume.consumer_tag = answer.consumer_tag.detached();
+                }
+                if started.consume.queue.is_empty() {
+                    started.consume.queue = last_queue;
+                }
+                topology.consumed(&started.consume.queue);
+            }
+            // What is removed is gone, whoever declared it.
+            other if recovers || !brings(&other) => topology.learn(other, &record.last_queue),
+            _ => {}
+        }
+    }
+}
+
+const fn brings(method: &Method) -> bool {
+    matches!(method, Method::ExchangeDeclare(_) | Method::ExchangeBind(_) | Method::QueueBind(_))
+}

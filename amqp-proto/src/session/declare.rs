@@ -1,0 +1,185 @@
+//! Declaring again what was there: exchanges, queues, bindings.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::replay::Replay;
+use super::report::Entity;
+use super::topology::Step;
+use super::{Locked, Phase, Session, slot};
+use crate::method::Method;
+use crate::{ChannelError, ChannelId, Close, CommandError, Reply, ReplyCode, RequestId, ShortStr};
+
+impl Session {
+    /// There is a connection again.
+    pub(super) fn begin_replay(&mut self) {
+        let Phase::Down(outage) = &self.phase else { return };
+        let mut replay = Replay::new(true, self.now);
+        replay.report.attempts = outage.attempts;
+        replay.report.connecting = self.now.duration_since(outage.since);
+        let condemned = outage.condemned.clone();
+        replay.steps = self.topology.steps().into();
+        replay.steps.retain(|step| {
+            let found = condemned.iter().find(|(entity, _)| *entity == step.entity);
+            if let (Some(_), Some(queue)) = (found, &step.queue) {
+                replay.missing.insert(queue.clone());
+            }
+            found.is_none()
+        });
+        let failed = condemned.into_iter();
+        replay.report.failed =
+            failed.map(|(entity, error)| (entity, ChannelError::Connection(error))).collect();
+        self.replay = Some(Box::new(replay));
+        for id in self.detached_channels() {
+            self.open_again(id);
+        }
+        self.send_declarations();
+    }
+
+    pub(super) fn detached_channels(&self) -> Vec<ChannelId> {
+        let all = (1u16..).zip(&self.channels);
+        let detached = all.filter(|(_, record)| {
+            record.as_ref().is_some_and(|record| !record.attached && !record.closing)
+        });
+        detached.map(|(number, _)| ChannelId(number)).collect()
+    }
+
+    /// Sends what is to be declared; goes on with the channels when all of it is.
+    pub(super) fn send_declarations(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        if replay.steps.is_empty() && replay.awaiting.is_empty() {
+            if !replay.declared {
+                replay.declared = true;
+                self.close_declaring_channel();
+                self.begin_channels();
+            }
+            return self.finish_replay();
+        }
+        if replay.steps.is_empty() {
+            return;
+        }
+        if replay.channel.is_none() {
+            // Where all numbers are taken, the last of them has to serve.
+            let last = replay.channels.keys().next_back().copied();
+            replay.channel = self.connection.open_channel().ok().or(last);
+        }
+        let channel = replay.channel.and_then(|id| self.connection.channel(id).ok());
+        let Some(mut channel) = channel else {
+            return;
+        };
+        let mut declared = None;
+        let mut failed = Vec::new();
+        while let Some(mut step) = replay.steps.pop_front() {
+            match &mut step.method {
+                Method::QueueDeclare(_) => declared = step.queue.clone(),
+                // An empty name means the queue that was declared last, on this very channel.
+                Method::QueueBind(bind) if bind.queue.is_empty() && step.queue != declared => {
+                    if let Some(queue) = &step.queue {
+                        bind.queue = self.topology.current(queue).clone();
+                    }
+                }
+                _ => {}
+            }
+            let facts = step.method.facts();
+            match channel.request_as(None, step.method.clone(), facts, true) {
+                Ok(id) => replay.awaiting.push_back((id, step)),
+                Err(CommandError::Ended(error)) => failed.push((step, error)),
+                Err(error) => {
+                    let text = ShortStr::truncated(&alloc::format!("{error}"));
+                    let close = Close::local(ReplyCode::NOT_ALLOWED, text);
+                    failed.push((step, ChannelError::Closed(close)));
+                }
+            }
+        }
+        let any = !failed.is_empty();
+        failed.into_iter().for_each(|(step, error)| self.declaration_failed(&step, error));
+        if any {
+            self.send_declarations();
+        }
+    }
+
+    pub(super) fn close_declaring_channel(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        let own = replay.channel.take().filter(|id| slot(&mut self.channels, *id).is_none());
+        if let Some(mut channel) = own.and_then(|id| self.connection.channel(id).ok()) {
+            channel.close(ReplyCode::REPLY_SUCCESS, "recovered");
+        }
+    }
+
+    pub(super) fn declared(&mut self, id: ChannelId, request: RequestId, reply: &Reply) {
+        let Some(replay) = self.replay.as_mut().filter(|replay| replay.channel == Some(id)) else {
+            return;
+        };
+        if replay.awaiting.front().is_none_or(|(awaited, _)| *awaited != request) {
+            return;
+        }
+        let Some((_, step)) = replay.awaiting.pop_front() else { return };
+        if let (Entity::Queue(old), Reply::Method(Method::QueueDeclareOk(answer))) =
+            (&step.entity, reply)
+        {
+            if *old != answer.queue {
+                let new = answer.queue.detached();
+                replay.report.renamed.push((old.clone(), new.clone()));
+                self.rename(old, &new);
+            }
+        }
+        self.report_success(&step.entity);
+        self.send_declarations();
+    }
+
+    pub(super) fn rename(&mut self, old: &ShortStr, new: &ShortStr) {
+        self.topology.renamed(old, new);
+        for record in self.channels.iter_mut().flatten() {
+            let consumers = record.consumers.iter_mut().map(|consumer| &mut consumer.consume.queue);
+            for name in consumers.chain([&mut record.last_queue]).filter(|name| *name == old) {
+                *name = new.clone();
+            }
+        }
+    }
+
+    /// The broker refused the oldest declaration that was not answered. What was behind it is sent again.
+    pub(super) fn declaring_channel_closed(&mut self, id: ChannelId, error: &ChannelError) {
+        let Some(replay) = &mut self.replay else { return };
+        replay.channel = None;
+        let refused = replay.awaiting.pop_front();
+        for (_, step) in replay.awaiting.drain(..).rev() {
+            replay.steps.push_front(step);
+        }
+        if let Some((_, step)) = refused {
+            self.declaration_failed(&step, error.clone());
+        }
+        if self.record(id).is_some() {
+            self.open_again(id);
+        }
+        self.send_declarations();
+    }
+
+    pub(super) fn declaration_failed(&mut self, step: &Step, error: ChannelError) {
+        if let (Entity::Queue(name), Some(replay)) = (&step.entity, &mut self.replay) {
+            replay.missing.insert(name.clone());
+            replay.steps.retain(|step| step.queue.as_ref() != Some(name));
+            if self.keep_for_later(name, &error) {
+                return;
+            }
+        }
+        self.report_failure(step.entity.clone(), error);
+    }
+
+    /// Whether a queue that another connection has locked is tried again.
+    pub(super) fn keep_for_later(&mut self, queue: &ShortStr, error: &ChannelError) -> bool {
+        let (Some(recovering), Some(replay)) = (&mut self.recovering, &mut self.replay) else {
+            return false;
+        };
+        let locked = matches!(error, ChannelError::Closed(close)
+            if close.reply_code == ReplyCode::RESOURCE_LOCKED);
+        let Locked::Retry(after) = recovering.policy.locked else {
+            return false;
+        };
+        if locked {
+            recovering.locked.push(queue.clone());
+            recovering.locked_until = self.now.checked_add(after);
+            replay.report.locked.push(Entity::Queue(queue.clone()));
+        }
+        locked
+    }
+}

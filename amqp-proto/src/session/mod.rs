@@ -1,0 +1,475 @@
+//! One logical connection over many transports.
+//!
+//! A [`Session`] is driven as a [`Connection`] is. When its transport is lost it asks for another one, says when and to which
+//! node, and on that brings back what was there: exchanges, queues, bindings, channels with their modes and prefetch limits,
+//! consumers, and the unconfirmed messages that it was to keep. Numbers of channels, requests, consumers, publishes and
+//! deliveries stay what they were, so whoever holds them need not know.
+//!
+//! # Driving a session
+//!
+//! Beside what a connection asks for, a loop does what [`Session::poll_dial`] says: [`Dial::Wait`], then [`Dial::Connect`] to
+//! a node, and tells [`handle_transport`](Session::handle_transport) or [`handle_unreachable`](Session::handle_unreachable).
+//! While there is no transport, there are still events and timers.
+//!
+//! # What a loss means
+//!
+//! - Requests on their way fail ([`ChannelEvent::Failed`]): whether they were carried out is not known. Requests that are made
+//!   while there is no connection wait for the next.
+//! - Publishes that are not confirmed are [`ChannelEvent::Unconfirmed`], but those that are
+//!   [kept](Channel::publish_kept), which are sent again.
+//! - Deliveries that were not acknowledged go back to their queues and are delivered again. Acknowledging them is
+//!   [`Misuse::StaleDelivery`].
+//! - A transaction that has begun is rolled back, and its commit says so.
+//! - Everything comes back in two round trips behind the handshake, however much there is; one more for each entity that
+//!   cannot be brought back. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) tells what came of it.
+//!
+//! A loss amid recovery is another loss.
+
+mod channel;
+mod declare;
+mod nodes;
+mod outage;
+mod policy;
+mod record;
+mod replay;
+mod report;
+mod restore;
+mod steps;
+mod topology;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use bytes::BytesMut;
+
+pub use channel::Channel;
+use channel::{Budget, Reach};
+pub use outage::Dial;
+use outage::{Outage, Recovering};
+pub use policy::{Locked, OnCancel, Recovery};
+use record::ChannelRecord;
+use replay::Replay;
+pub use report::{Entity, RecoveryReport};
+use topology::Topology;
+
+use crate::time::Instant;
+use crate::wire::{Secret, ShortStr};
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, Connection,
+    ConnectionError, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply,
+    ReplyCode, TimerReason, Transmit,
+};
+
+/// One logical connection over many transports. See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<ClientConfig>,
+    /// How it comes back, if it does.
+    recovering: Option<Recovering>,
+    phase: Phase,
+    /// The present connection, or the one that was lost.
+    connection: Connection,
+    /// Channel `n` stands at `n - 1`.
+    channels: Vec<Option<Box<ChannelRecord>>>,
+    topology: Topology,
+    budget: Budget,
+    /// What is being brought back.
+    replay: Option<Box<Replay>>,
+    /// Told before the connection's own.
+    events: VecDeque<Event>,
+    /// The latest time that was told.
+    now: Instant,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// There is a connection; or the first is being made.
+    Up,
+    /// There is none, or it is not what it was yet.
+    Down(Box<Outage>),
+    Over(ConnectionError),
+}
+
+impl Session {
+    /// Begins a session on a transport. Until [`recover_with`](Self::recover_with) it ends with its first connection.
+    #[must_use]
+    pub fn new(config: Arc<ClientConfig>, now: Instant) -> Self {
+        Self {
+            connection: Connection::client(config.clone(), now),
+            config,
+            recovering: None,
+            phase: Phase::Up,
+            channels: Vec::new(),
+            topology: Topology::default(),
+            budget: Budget { kept: 0, max: Recovery::default().keep_max },
+            replay: None,
+            events: VecDeque::new(),
+            now,
+        }
+    }
+
+    /// Takes all whole frames off `input`; see [`Connection::handle_input`].
+    ///
+    /// # Errors
+    /// Why the session is over, if it is.
+    pub fn handle_input(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<(), ConnectionError> {
+        self.now = now;
+        // Why this connection is over, if it is, comes as an event.
+        let _lost = self.connection.handle_input(now, input);
+        self.check()
+    }
+
+    /// The transport ended.
+    pub fn handle_eof(&mut self, now: Instant) {
+        self.now = now;
+        self.connection.handle_eof(now);
+    }
+
+    /// The transport failed; see [`Connection::handle_transport_error`].
+    #[cfg(feature = "std")]
+    pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
+        self.now = now;
+        self.connection.handle_transport_error(now, error);
+    }
+
+    /// The same for transports whose errors are not those of `std::io`.
+    pub fn handle_transport_failure(&mut self, now: Instant, reason: &str) {
+        self.now = now;
+        self.connection.handle_transport_failure(reason);
+    }
+
+    /// Whatever drove the session will not do so any more.
+    pub fn handle_driver_gone(&mut self) {
+        self.connection.handle_driver_gone();
+        if matches!(self.phase, Phase::Down(_)) {
+            self.end(ConnectionError::DriverGone);
+        }
+    }
+
+    /// Time has passed. Calling it early or late is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.connection.handle_timeout(now);
+        self.give_up_in_time();
+        self.retry_locked();
+    }
+
+    /// Reading from the transport was suspended, or goes on; see [`Connection::handle_reading`].
+    pub fn handle_reading(&mut self, now: Instant, reading: bool) {
+        self.connection.handle_reading(now, reading);
+    }
+
+    /// Opens a channel. Without a connection it is opened when there is one.
+    ///
+    /// # Errors
+    /// [`OpenChannelError`].
+    pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
+        self.check().map_err(OpenChannelError::Connection)?;
+        if self.has_connection() {
+            return self.connection.open_channel().map(|id| self.opened(id, true));
+        }
+        let channel_max = self.channel_max();
+        let free = self.channels.iter().position(Option::is_none).unwrap_or(self.channels.len());
+        let number = u16::try_from(free + 1).ok().filter(|number| *number <= channel_max);
+        let number = number.ok_or(OpenChannelError::Exhausted { channel_max })?;
+        Ok(self.opened(ChannelId(number), false))
+    }
+
+    /// The same with a number of the caller's choice.
+    ///
+    /// # Errors
+    /// [`OpenChannelError`].
+    pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
+        self.check().map_err(OpenChannelError::Connection)?;
+        if self.has_connection() {
+            return self.connection.open_channel_numbered(number).map(|id| self.opened(id, true));
+        }
+        let channel_max = self.channel_max();
+        if number == 0 || number > channel_max {
+            return Err(OpenChannelError::NoSuchNumber { number, channel_max });
+        }
+        match self.record(ChannelId(number)) {
+            Some(_) => Err(OpenChannelError::InUse { number }),
+            None => Ok(self.opened(ChannelId(number), false)),
+        }
+    }
+
+    /// The channel of that number, to give it commands.
+    ///
+    /// # Errors
+    /// [`Misuse::NoSuchChannel`], if it is not open, or its closing event was polled.
+    #[inline]
+    pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
+        let record = slot(&mut self.channels, id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
+        let reach = match record.attached {
+            true => Reach::Channel(self.connection.channel(id)?),
+            false => Reach::Nowhere(&mut self.connection),
+        };
+        Ok(Channel {
+            id,
+            record,
+            topology: &mut self.topology,
+            budget: &mut self.budget,
+            events: &mut self.events,
+            reach,
+            recovers: true,
+        })
+    }
+
+    /// Replaces the secret of the present connection; see [`Connection::update_secret`]. The next logs in as configured: see
+    /// [`handle_transport`](Self::handle_transport).
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
+        self.check().map_err(ChannelError::from)?;
+        self.connection.update_secret(secret, reason)
+    }
+
+    /// Sends a heartbeat now; they are sent by themselves, too.
+    pub fn send_heartbeat(&mut self) {
+        self.connection.send_heartbeat();
+    }
+
+    /// Closes the session for good.
+    pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
+        self.now = now;
+        self.recovering = None;
+        if !self.has_transport() {
+            let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+            return self.end(ConnectionError::Closed(close));
+        }
+        self.connection.close(now, reply_code, reply_text);
+    }
+
+    /// Octets to write, if there are any; see [`Connection::poll_transmit`].
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
+        self.connection.poll_transmit(now)
+    }
+
+    /// Moves all octets to write into `transmit`; see [`Connection::take_transmit`].
+    pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
+        self.connection.take_transmit(now, transmit)
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                if let Event::Channel(id, ChannelEvent::Closed(_)) = &event {
+                    self.forget_channel(*id);
+                }
+                return Some(event);
+            }
+            let unconfirmed = match self.connection.peek_event()? {
+                Event::Channel(id, ChannelEvent::Closed(_)) => self.connection.unconfirmed(*id),
+                _ => Vec::new(),
+            };
+            let event = self.connection.poll_event()?;
+            if let Some(event) = self.take(event, unconfirmed) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
+        let own = self.recovery_timer().map(|at| (at, TimerReason::Recovery));
+        let connection = self.connection.poll_timeout();
+        own.into_iter().chain(connection).min_by_key(|(at, _)| *at)
+    }
+
+    /// Why the session is over, if it is.
+    ///
+    /// # Errors
+    /// That reason.
+    pub fn check(&self) -> Result<(), ConnectionError> {
+        match (&self.phase, self.connection.check()) {
+            (Phase::Over(error), _) => Err(error.clone()),
+            (Phase::Up, Err(error)) if !self.recovers_from(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is a connection, with all that came back.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Up) && self.connection.is_open()
+    }
+
+    /// Whether the present transport is used up and can be closed. The session may go on with another.
+    #[must_use]
+    pub fn is_disconnected(&self) -> bool {
+        self.connection.check().is_err()
+    }
+
+    /// Whether as many octets wait for the transport as may; see [`Connection::is_full`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.connection.is_full()
+    }
+
+    /// Whether `connection.blocked` holds.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        self.connection.is_blocked()
+    }
+
+    /// Whether the peer owes anything; see [`Connection::awaits_peer`].
+    #[must_use]
+    pub fn awaits_peer(&self) -> bool {
+        self.connection.awaits_peer()
+    }
+
+    /// What both ends have agreed on, once the first handshake is over.
+    #[must_use]
+    pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
+        self.connection.negotiated()
+    }
+
+    /// How many channels there are.
+    #[must_use]
+    pub fn channel_count(&self) -> usize {
+        self.channels.iter().flatten().count()
+    }
+
+    /// What a queue is called now that had been named by the broker.
+    #[must_use]
+    pub fn current_name<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
+        self.topology.current(queue)
+    }
+
+    /// How many octets of messages are kept until they are confirmed.
+    #[must_use]
+    pub const fn kept(&self) -> usize {
+        self.budget.kept
+    }
+
+    /// Whether channels can be opened right now.
+    fn has_connection(&self) -> bool {
+        self.connection.is_open() || matches!(self.phase, Phase::Up)
+    }
+
+    fn channel_max(&self) -> u16 {
+        self.negotiated().map_or(self.config.limits.channel_max, |agreed| agreed.channel_max)
+    }
+
+    fn record(&mut self, id: ChannelId) -> Option<&mut ChannelRecord> {
+        slot(&mut self.channels, id)
+    }
+
+    fn opened(&mut self, id: ChannelId, attached: bool) -> ChannelId {
+        let index = usize::from(id.get()).saturating_sub(1);
+        if self.channels.len() <= index {
+            self.channels.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.channels.get_mut(index) {
+            *slot = Some(Box::new(ChannelRecord { attached, ..ChannelRecord::default() }));
+        }
+        id
+    }
+
+    fn forget_channel(&mut self, id: ChannelId) {
+        let index = usize::from(id.get()).saturating_sub(1);
+        let Some(mut record) = self.channels.get_mut(index).and_then(Option::take) else { return };
+        self.budget.kept = self.budget.kept.saturating_sub(record.kept.clear());
+        for consumer in record.consumers {
+            self.topology.unconsumed(&consumer.consume.queue);
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.forget(id);
+        }
+        // It was closed while it was being opened again.
+        if let Ok(mut channel) = self.connection.channel(id) {
+            channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
+        }
+    }
+
+    fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
+        self.events.push_back(Event::Channel(channel, event));
+    }
+
+    /// Takes an event of the connection; passes on what is for the application.
+    fn take(
+        &mut self,
+        event: Event,
+        unconfirmed: Vec<core::ops::RangeInclusive<PublishSeq>>,
+    ) -> Option<Event> {
+        match event {
+            Event::Channel(id, ChannelEvent::Closed(error)) => {
+                self.take_closed(id, error, &unconfirmed)
+            }
+            Event::Channel(id, event) => self.take_channel(id, event),
+            Event::Opened(_) if matches!(self.phase, Phase::Down(_)) => {
+                self.begin_replay();
+                None
+            }
+            Event::Closed(error) => self.take_end(error),
+            other => Some(other),
+        }
+    }
+
+    fn take_channel(&mut self, id: ChannelId, mut event: ChannelEvent) -> Option<Event> {
+        let index = usize::from(id.get()).checked_sub(1)?;
+        let Some(record) = self.channels.get_mut(index).and_then(Option::as_deref_mut) else {
+            if let ChannelEvent::Reply { request, reply } = event {
+                self.declared(id, request, &reply);
+            }
+            return None;
+        };
+        match &mut event {
+            ChannelEvent::Delivery { delivery, .. } => {
+                delivery.renumber(|tag| record.tags.received(tag));
+            }
+            // That it is open again is told otherwise.
+            ChannelEvent::Opened if record.opened => return None,
+            ChannelEvent::Opened => record.opened = true,
+            ChannelEvent::Reply { request, reply } => {
+                let Some(sent) = record.take_in_flight(*request) else {
+                    self.take_restored(id, *request, reply);
+                    return None;
+                };
+                if let Reply::Message(GetReply::Message { delivery, .. }) = reply {
+                    delivery.renumber(|tag| record.tags.received(tag));
+                }
+                if let Some(note) = sent.note {
+                    let consumer = (*request).into();
+                    note.learn(record, &mut self.topology, consumer, sent.recovers, Some(reply));
+                }
+                if sent.abandoned {
+                    return None;
+                }
+            }
+            ChannelEvent::Confirmed { publishes, ack } => {
+                let ack = *ack;
+                record.seqs.of(publishes, |publishes| {
+                    let freed = record.kept.settled(&publishes);
+                    self.budget.kept = self.budget.kept.saturating_sub(freed);
+                    let event = ChannelEvent::Confirmed { publishes, ack };
+                    self.events.push_back(Event::Channel(id, event));
+                });
+                return self.events.pop_front();
+            }
+            ChannelEvent::Returned { publish: Some(publish), .. } => {
+                *publish = PublishSeq(record.seqs.one(publish.get()));
+            }
+            ChannelEvent::Cancelled { consumer } => {
+                let consumer = *consumer;
+                return (!self.resubscribe(id, consumer)).then_some(Event::Channel(id, event));
+            }
+            _ => {}
+        }
+        Some(Event::Channel(id, event))
+    }
+}
+
+fn slot(channels: &mut [Option<Box<ChannelRecord>>], id: ChannelId) -> Option<&mut ChannelRecord> {
+    channels.get_mut(usize::from(id.get()).checked_sub(1)?)?.as_deref_mut()
+}

@@ -1,0 +1,144 @@
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::Recovery;
+use crate::time::Instant;
+
+/// The nodes of a broker, and when each may be tried again.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    nodes: Vec<Node>,
+    chance: Chance,
+    delay_min: Duration,
+    delay_max: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    /// Where it stands in the shuffled order.
+    rank: u64,
+    not_before: Instant,
+    failures: u32,
+}
+
+impl Nodes {
+    pub(super) fn new(count: usize, recovery: &Recovery, now: Instant) -> Self {
+        let node = Node { rank: 0, not_before: now, failures: 0 };
+        Self {
+            nodes: alloc::vec![node; count],
+            chance: Chance(recovery.seed),
+            delay_min: recovery.delay_min,
+            delay_max: recovery.delay_max,
+        }
+    }
+
+    /// The node to try next, and when.
+    pub(super) fn next(&self) -> Option<(usize, Instant)> {
+        let key = |(_, node): &(usize, &Node)| (node.not_before, node.rank);
+        let (index, node) = self.nodes.iter().enumerate().min_by_key(key)?;
+        Some((index, node.not_before))
+    }
+
+    /// The connection to that node was lost. It is the last to be tried again, and all the others are tried in a new order.
+    pub(super) fn lost(&mut self, node: usize, now: Instant) {
+        for index in 0..self.nodes.len() {
+            let rank = self.chance.next();
+            // Nodes that failed lately keep their time.
+            let delay = self.chance.up_to(self.delay_min / 2);
+            if let Some(node) = self.nodes.get_mut(index) {
+                node.rank = rank;
+                node.not_before = node.not_before.max(now + delay);
+            }
+        }
+        let delay = self.delay_min / 2 + self.chance.up_to(self.delay_min / 2);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.not_before = now + delay;
+        }
+    }
+
+    /// That node could not be reached, or would not have it.
+    pub(super) fn failed(&mut self, node: usize, now: Instant) {
+        let Some(failures) = self.nodes.get_mut(node).map(|node| {
+            node.failures = node.failures.saturating_add(1);
+            node.failures
+        }) else {
+            return;
+        };
+        let doubled = 1u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
+        let delay = self.delay_min.saturating_mul(doubled).min(self.delay_max);
+        let delay = delay / 2 + self.chance.up_to(delay / 2);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.not_before = now.checked_add(delay).unwrap_or(now);
+        }
+    }
+
+    /// That node works.
+    pub(super) fn worked(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.failures = 0;
+        }
+    }
+}
+
+/// Numbers that look like chance (SplitMix64).
+#[derive(Debug)]
+struct Chance(u64);
+
+impl Chance {
+    const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn up_to(&mut self, limit: Duration) -> Duration {
+        // A 1024th is fine enough, and cannot overflow.
+        let part = u32::try_from(self.next() % 1025).unwrap_or_default();
+        limit / 1024 * part
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(100);
+
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+    fn nodes(count: usize, seed: u64) -> (Nodes, Instant) {
+        let now = Instant::now();
+        (Nodes::new(count, &Recovery { seed, ..Recovery::default() }, now), now)
+    }
+
+    #[test]
+    fn a_node_that_fails_is_left_alone_for_longer_and_longer() {
+        let (mut nodes, now) = nodes(1, 7);
+        for failures in 0..20 {
+            nodes.failed(0, now);
+            let (_, at) = nodes.next().expect("there is one");
+            let full = (DELAY * 2u32.pow(failures.min(15))).min(Duration::from_secs(30));
+            assert!(at >= now + full / 2 && at <= now + full, "{failures}: {:?}", at - now);
+        }
+        nodes.worked(0);
+        nodes.failed(0, now);
+        assert!(nodes.next().expect("there is one").1 <= now + DELAY);
+    }
+
+    #[test]
+    fn after_a_loss_the_other_nodes_come_first_in_an_order_of_chance() {
+        let mut firsts = [0; 4];
+        for seed in 0..200 {
+            let (mut nodes, now) = nodes(4, seed);
+            nodes.lost(2, now);
+            let (first, at) = nodes.next().expect("there are four");
+            assert!(at <= now + DELAY / 2);
+            firsts[first] += 1;
+            nodes.failed(first, now);
+            assert_ne!(nodes.next().expect("there are four").0, first);
+        }
+        assert_eq!(firsts[2], 0);
+        assert!(firsts.iter().enumerate().all(|(node, count)| node == 2 || *count > 20));
+    }
+}

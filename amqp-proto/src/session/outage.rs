@@ -1,0 +1,273 @@
+use alloc::string::ToString as _;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::nodes::Nodes;
+use super::report::Entity;
+use super::{Phase, Recovery, Session};
+use crate::time::Instant;
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, ClientConfig, Connection, ConnectionError, Event,
+    PublishSeq, SessionEvent, ShortStr,
+};
+
+/// What a session wants of whoever makes its transports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dial {
+    /// Nothing, at present.
+    Nothing,
+    /// To be asked again at that time.
+    Wait(Instant),
+    /// A transport to that node, by its place in the list.
+    Connect {
+        /// The node.
+        node: usize,
+    },
+}
+
+/// How a session comes back.
+#[derive(Debug)]
+pub(super) struct Recovering {
+    pub(super) policy: Recovery,
+    pub(super) nodes: Nodes,
+    /// The node of the present transport, or of the last.
+    pub(super) node: usize,
+    /// Queues that are another connection's own, and when to try them again.
+    pub(super) locked: Vec<ShortStr>,
+    pub(super) locked_until: Option<Instant>,
+}
+
+/// The time from the loss of a connection until everything is back.
+#[derive(Debug)]
+pub(super) struct Outage {
+    reason: ConnectionError,
+    pub(super) since: Instant,
+    pub(super) attempts: u32,
+    step: Step,
+    /// Why the last attempt failed.
+    last: Option<Arc<str>>,
+    /// What ended a connection when it was to be brought back. It is left out.
+    pub(super) condemned: Vec<(Entity, ConnectionError)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// `told` when that was told.
+    Waiting {
+        told: bool,
+    },
+    Dialing,
+    Connected,
+}
+
+impl Session {
+    /// From now on the session goes on when its connection is lost. It has that many nodes, and is connected to that one.
+    pub fn recover_with(&mut self, policy: Recovery, nodes: usize, node: usize) {
+        self.budget.max = policy.keep_max;
+        let nodes = Nodes::new(nodes, &policy, self.now);
+        self.recovering =
+            Some(Recovering { policy, nodes, node, locked: Vec::new(), locked_until: None });
+    }
+
+    /// What to do for there to be a transport.
+    pub fn poll_dial(&mut self, now: Instant) -> Dial {
+        self.now = now;
+        let (Phase::Down(outage), Some(recovering)) = (&mut self.phase, &mut self.recovering)
+        else {
+            return Dial::Nothing;
+        };
+        let Step::Waiting { told } = &mut outage.step else {
+            return Dial::Nothing;
+        };
+        let Some((node, at)) = recovering.nodes.next() else {
+            return Dial::Nothing;
+        };
+        if at > now {
+            if !core::mem::replace(told, true) {
+                let event = SessionEvent::Waiting { node, time: at.duration_since(now) };
+                self.events.push_back(Event::Session(event));
+            }
+            return Dial::Wait(at);
+        }
+        outage.step = Step::Dialing;
+        outage.attempts = outage.attempts.saturating_add(1);
+        recovering.node = node;
+        let event = SessionEvent::Connecting { node, attempt: outage.attempts };
+        self.events.push_back(Event::Session(event));
+        Dial::Connect { node }
+    }
+
+    /// There is a transport to the node that was asked for. With a configuration, that one is used from now on, as when
+    /// there is a new token to log in with.
+    pub fn handle_transport(&mut self, now: Instant, config: Option<Arc<ClientConfig>>) {
+        self.now = now;
+        let Phase::Down(outage) = &mut self.phase else { return };
+        if outage.step != Step::Dialing {
+            return;
+        }
+        outage.step = Step::Connected;
+        self.config = config.unwrap_or_else(|| self.config.clone());
+        let mut connection = Connection::client(self.config.clone(), now);
+        connection.follow(&self.connection);
+        self.connection = connection;
+    }
+
+    /// The node that was asked for cannot be reached.
+    pub fn handle_unreachable(&mut self, now: Instant, reason: &str) {
+        self.now = now;
+        if matches!(&self.phase, Phase::Down(outage) if outage.step == Step::Dialing) {
+            self.attempt_failed(reason);
+        }
+    }
+
+    /// Whether there is a transport that octets go to.
+    pub(super) fn has_transport(&self) -> bool {
+        match &self.phase {
+            Phase::Up => self.connection.check().is_ok(),
+            Phase::Down(outage) => outage.step == Step::Connected,
+            Phase::Over(_) => false,
+        }
+    }
+
+    pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
+        self.recovering.as_ref().is_some_and(|recovering| (recovering.policy.recovers)(error))
+    }
+
+    /// The connection is over. With the session, that is told.
+    pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
+        if !self.recovers_from(&error) {
+            self.end(error);
+            return self.events.pop_front();
+        }
+        self.condemn(&error);
+        self.replay = None;
+        if matches!(self.phase, Phase::Down(_)) {
+            self.attempt_failed(&error.to_string());
+            return None;
+        }
+        if let Some(recovering) = &mut self.recovering {
+            recovering.nodes.lost(recovering.node, self.now);
+            recovering.locked.clear();
+            recovering.locked_until = None;
+        }
+        self.phase = Phase::Down(alloc::boxed::Box::new(Outage {
+            reason: error.clone(),
+            since: self.now,
+            attempts: 0,
+            step: Step::Waiting { told: false },
+            last: None,
+            condemned: Vec::new(),
+        }));
+        Some(Event::Session(SessionEvent::Lost { reason: error }))
+    }
+
+    /// The session is over, and with it what channels there still are.
+    pub(super) fn end(&mut self, error: ConnectionError) {
+        self.replay = None;
+        self.recovering = None;
+        let numbers = (1u16..).zip(&self.channels).filter(|(_, channel)| channel.is_some());
+        for (number, _) in numbers {
+            let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
+            self.events.push_back(Event::Channel(ChannelId(number), closed));
+        }
+        self.events.push_back(Event::Closed(error.clone()));
+        self.phase = Phase::Over(error);
+    }
+
+    fn attempt_failed(&mut self, reason: &str) {
+        let (Phase::Down(outage), Some(recovering)) = (&mut self.phase, &mut self.recovering)
+        else {
+            return;
+        };
+        outage.step = Step::Waiting { told: false };
+        outage.last = Some(reason.into());
+        recovering.nodes.failed(recovering.node, self.now);
+        let event = SessionEvent::AttemptFailed { node: recovering.node, reason: reason.into() };
+        self.events.push_back(Event::Session(event));
+        if recovering.policy.attempts_max.is_some_and(|max| outage.attempts >= max) {
+            self.give_up();
+        }
+    }
+
+    fn gives_up_at(&self) -> Option<Instant> {
+        let (Phase::Down(outage), Some(recovering)) = (&self.phase, &self.recovering) else {
+            return None;
+        };
+        outage.since.checked_add(recovering.policy.give_up_after?)
+    }
+
+    pub(super) fn give_up_in_time(&mut self) {
+        if self.gives_up_at().is_some_and(|at| at <= self.now) {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        let Phase::Down(outage) = &self.phase else { return };
+        let error = ConnectionError::NotRecovered {
+            lost: Arc::new(outage.reason.clone()),
+            attempts: outage.attempts,
+            last: outage.last.clone().unwrap_or_else(|| "not tried".into()),
+        };
+        self.connection.handle_driver_gone();
+        while self.connection.poll_event().is_some() {}
+        self.end(error);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
+    pub(super) fn recovery_timer(&self) -> Option<Instant> {
+        let locked = self.recovering.as_ref().and_then(|recovering| recovering.locked_until);
+        self.gives_up_at().into_iter().chain(locked).min()
+    }
+
+    /// What was on a channel is over. Returns the channel's end, if it is that.
+    pub(super) fn interrupt(
+        &mut self,
+        id: ChannelId,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        let record = super::slot(&mut self.channels, id)?;
+        if record.closing {
+            self.forget_channel(id);
+            return Some(Event::Channel(id, ChannelEvent::Closed(error.clone())));
+        }
+        record.attached = false;
+        record.mode.interrupt();
+        let mut events = Vec::new();
+        for sent in record.in_flight.drain(..) {
+            record.consumers.retain(|consumer| consumer.id != sent.id.into());
+            if !sent.abandoned {
+                let error = error.clone().into();
+                events.push(ChannelEvent::Failed { request: sent.id, error });
+            }
+        }
+        let mut gone = Vec::new();
+        for sent in unconfirmed {
+            record
+                .seqs
+                .of(sent, |publishes| record.kept.others(&publishes, |seqs| gone.push(seqs)));
+        }
+        events.extend(gone.into_iter().map(|publishes| {
+            let error = error.clone();
+            ChannelEvent::Unconfirmed { publishes, error }
+        }));
+        let delivered = record.tags.restart();
+        events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
+        let mut ended = Vec::new();
+        record.consumers.retain(|consumer| {
+            if !consumer.recovers {
+                ended.push((consumer.id, consumer.consume.queue.clone()));
+            }
+            consumer.recovers
+        });
+        for (consumer, queue) in ended {
+            self.topology.unconsumed(&queue);
+            events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
+        }
+        self.events.extend(events.into_iter().map(|event| Event::Channel(id, event)));
+        None
+    }
+}

@@ -1,0 +1,71 @@
+use core::time::Duration;
+
+use crate::ConnectionError;
+
+/// How a [`Session`](super::Session) comes back when its transport is lost.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Which ends of a connection are followed by another. Default [`ConnectionError::is_recoverable`].
+    pub recovers: fn(&ConnectionError) -> bool,
+    /// How long a node is left alone after its first failure; after each further one twice as long. Half of it is left to
+    /// chance, so that the clients of a broker that restarts do not all come at once. Default 100 ms.
+    pub delay_min: Duration,
+    /// How long it is left alone at most. Default 30 s.
+    pub delay_max: Duration,
+    /// After how many attempts in a row to give up; `None` never does. Default `None`.
+    pub attempts_max: Option<u32>,
+    /// How long after a loss to give up; `None` never does. Default `None`.
+    pub give_up_after: Option<Duration>,
+    /// What a consumer does that the broker cancels. Default [`OnCancel::End`].
+    pub on_cancel: OnCancel,
+    /// Whether a channel that the broker closed because of an error is opened again, with all it had. The call that caused
+    /// it fails either way. Default false.
+    pub reopen_channels: bool,
+    /// What to do about a queue that is another connection's own (405, `RESOURCE_LOCKED`): mostly that is the lost connection,
+    /// of whose end the broker does not know yet. Default: try again every second, for as long as it takes.
+    pub locked: Locked,
+    /// How many octets of messages are kept until they are confirmed, for channels that
+    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. Default 16 MiB.
+    pub keep_max: usize,
+    /// What chance is drawn from. Sessions of equal seeds behave alike, which is what tests want and herds must not.
+    pub seed: u64,
+}
+
+/// What a consumer does that the broker cancels, as when its queue is deleted or moves to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnCancel {
+    /// It ends.
+    #[default]
+    End,
+    /// It is started again; its queue is declared anew if it was declared on this session.
+    Resubscribe,
+}
+
+/// What to do about a queue that is another connection's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Locked {
+    /// Try again after that time, until it works.
+    Retry(Duration),
+    /// It has failed.
+    Fail,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            recovers: ConnectionError::is_recoverable,
+            delay_min: Duration::from_millis(100),
+            delay_max: Duration::from_secs(30),
+            attempts_max: None,
+            give_up_after: None,
+            on_cancel: OnCancel::End,
+            reopen_channels: false,
+            locked: Locked::Retry(Duration::from_secs(1)),
+            keep_max: 16 * 1024 * 1024,
+            seed: 0,
+        }
+    }
+}

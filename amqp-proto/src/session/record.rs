@@ -1,0 +1,336 @@
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use super::channel::Noted;
+use crate::method::{BasicConsume, BasicQos, Method, MethodFacts};
+use crate::{ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr};
+
+/// What is known of a channel beyond one connection.
+#[derive(Debug, Default)]
+pub(super) struct ChannelRecord {
+    /// Commands go to the connection's channel of this number. Without, they wait.
+    pub(super) attached: bool,
+    /// That it is open was told.
+    pub(super) opened: bool,
+    /// This end has closed it.
+    pub(super) closing: bool,
+    pub(super) mode: Mode,
+    /// The prefetch limit of consumers that are started from now on.
+    pub(super) qos: Option<BasicQos>,
+    /// The prefetch limit of the channel as a whole.
+    pub(super) global_qos: Option<BasicQos>,
+    /// In the order in which they were started.
+    pub(super) consumers: Vec<Consumer>,
+    /// What an empty queue name stands for.
+    pub(super) last_queue: ShortStr,
+    /// Requests on their way, the oldest first.
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Requests that wait for the channel to be there again.
+    pub(super) held: VecDeque<Held>,
+    pub(super) kept: Kept,
+    pub(super) seqs: Seqs,
+    pub(super) tags: Tags,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    #[default]
+    Plain,
+    Confirm,
+    /// `dirty` as long as there is something to commit.
+    Tx {
+        dirty: bool,
+        /// Some of what should be committed is lost: nothing of it must be.
+        lost: bool,
+    },
+}
+
+impl Mode {
+    /// Something was published or acknowledged.
+    #[inline]
+    pub(super) const fn work(&mut self) {
+        if let Self::Tx { dirty, .. } = self {
+            *dirty = true;
+        }
+    }
+
+    /// The channel is gone, and with it what was not committed.
+    pub(super) const fn interrupt(&mut self) {
+        if let Self::Tx { dirty, lost } = self {
+            *lost |= *dirty;
+            *dirty = false;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) id: ConsumerId,
+    pub(super) consume: BasicConsume,
+    /// The prefetch limit that it was started under.
+    pub(super) qos: Option<BasicQos>,
+    /// It comes back.
+    pub(super) recovers: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) id: RequestId,
+    /// What to take note of when it is answered.
+    pub(super) note: Option<Box<Noted>>,
+    /// It brings something that comes back.
+    pub(super) recovers: bool,
+    /// Nobody waits for the answer.
+    pub(super) abandoned: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) id: RequestId,
+    pub(super) method: Method,
+    pub(super) facts: &'static MethodFacts,
+    pub(super) answered: bool,
+    pub(super) recovers: bool,
+}
+
+impl ChannelRecord {
+    pub(super) fn take_in_flight(&mut self, id: RequestId) -> Option<InFlight> {
+        // They are answered in order, but for those that queues answer.
+        let index = self.in_flight.iter().position(|request| request.id == id)?;
+        self.in_flight.remove(index)
+    }
+
+    pub(super) fn remove_consumer(&mut self, tag: &[u8]) -> Option<Consumer> {
+        let mut tags = self.consumers.iter();
+        let index = tags.position(|consumer| consumer.consume.consumer_tag.as_bytes() == tag)?;
+        Some(self.consumers.remove(index))
+    }
+}
+
+/// Delivery tags go on counting when a channel is opened again, so that those of different times are never mistaken for each
+/// other.
+#[derive(Debug, Default)]
+pub(super) struct Tags {
+    /// What the broker's tags are counted from.
+    before: u64,
+    last: u64,
+}
+
+impl Tags {
+    /// The session's tag for one of the broker's.
+    #[inline]
+    pub(super) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
+        self.last = self.before + tag.get();
+        DeliveryTag::new(self.last)
+    }
+
+    /// The broker's tag for one of the session's; nothing if the broker has taken that delivery back.
+    #[inline]
+    pub(super) fn sent(&self, tag: DeliveryTag) -> Option<DeliveryTag> {
+        match tag.get() {
+            // It means all there are.
+            0 => Some(tag),
+            tag => tag.checked_sub(self.before).filter(|tag| *tag > 0).map(DeliveryTag::new),
+        }
+    }
+
+    /// The channel starts anew. Returns up to which tag deliveries are gone.
+    pub(super) fn restart(&mut self) -> DeliveryTag {
+        self.before = self.last;
+        DeliveryTag::new(self.last)
+    }
+}
+
+/// Publishes have one number for good; the broker counts them anew on each channel.
+#[derive(Debug)]
+pub(super) struct Seqs {
+    /// The number of the next publish.
+    next: u64,
+    /// The numbers of those that were sent again; they are the first on their channel.
+    resent: Vec<u64>,
+    /// What the numbers of all others are ahead of the broker's.
+    ahead: u64,
+}
+
+impl Default for Seqs {
+    fn default() -> Self {
+        Self { next: 1, resent: Vec::new(), ahead: 0 }
+    }
+}
+
+impl Seqs {
+    /// A message was sent for the first time, the broker's number is that.
+    #[inline]
+    pub(super) fn published(&mut self, sent: PublishSeq) -> PublishSeq {
+        self.next = sent.get() + self.ahead + 1;
+        PublishSeq(sent.get() + self.ahead)
+    }
+
+    /// The number of a message that is sent later.
+    pub(super) const fn reserve(&mut self) -> PublishSeq {
+        let seq = self.next;
+        self.next += 1;
+        PublishSeq(seq)
+    }
+
+    /// The channel starts anew with these messages.
+    pub(super) fn restart(&mut self, resent: Vec<u64>) {
+        self.ahead = self.next - 1 - resent.len() as u64;
+        self.resent = resent;
+    }
+
+    /// The session's numbers for some of the broker's, in runs.
+    pub(super) fn of(
+        &self,
+        sent: &RangeInclusive<PublishSeq>,
+        mut run: impl FnMut(RangeInclusive<PublishSeq>),
+    ) {
+        let (first, last) = (sent.start().get(), sent.end().get());
+        let count = self.resent.len() as u64;
+        let mut open: Option<(u64, u64)> = None;
+        for sent in first..=last.min(count) {
+            let seq = self.one(sent);
+            match &mut open {
+                Some((_, end)) if *end + 1 == seq => *end = seq,
+                _ => {
+                    if let Some((start, end)) = open.replace((seq, seq)) {
+                        run(PublishSeq(start)..=PublishSeq(end));
+                    }
+                }
+            }
+        }
+        if let Some((start, end)) = open {
+            run(PublishSeq(start)..=PublishSeq(end));
+        }
+        if last > count {
+            let first = first.max(count + 1);
+            run(PublishSeq(first + self.ahead)..=PublishSeq(last + self.ahead));
+        }
+    }
+
+    pub(super) fn one(&self, sent: u64) -> u64 {
+        let resent = sent.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        resent.and_then(|index| self.resent.get(index).copied()).unwrap_or(sent + self.ahead)
+    }
+}
+
+/// Messages that are kept until they are confirmed, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    messages: VecDeque<KeptMessage>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct KeptMessage {
+    pub(super) seq: u64,
+    pub(super) exchange: ShortStr,
+    pub(super) routing_key: ShortStr,
+    pub(super) mandatory: bool,
+    pub(super) properties: RawProperties,
+    pub(super) body: Bytes,
+    /// It was sent before: sent again, it says so.
+    pub(super) sent: bool,
+}
+
+impl KeptMessage {
+    /// What it counts for against the limit.
+    pub(super) fn octets(&self) -> usize {
+        let names = self.exchange.len() + self.routing_key.len();
+        size_of::<Self>() + names + self.properties.as_encoded().len() + self.body.len()
+    }
+}
+
+impl Kept {
+    pub(super) fn push(&mut self, message: KeptMessage) {
+        self.messages.push_back(message);
+    }
+
+    /// These were confirmed or refused. Returns how many octets are free again.
+    pub(super) fn settled(&mut self, seqs: &RangeInclusive<PublishSeq>) -> usize {
+        let from = self.messages.partition_point(|message| message.seq < seqs.start().get());
+        let to = self.messages.partition_point(|message| message.seq <= seqs.end().get());
+        self.messages.drain(from..to).map(|message| message.octets()).sum()
+    }
+
+    /// Those of these numbers that are not kept, in runs.
+    pub(super) fn others(
+        &self,
+        seqs: &RangeInclusive<PublishSeq>,
+        mut run: impl FnMut(RangeInclusive<PublishSeq>),
+    ) {
+        let mut first = seqs.start().get();
+        for kept in self.messages.iter().map(|message| message.seq) {
+            if kept < first || kept > seqs.end().get() {
+                continue;
+            }
+            if kept > first {
+                run(PublishSeq(first)..=PublishSeq(kept - 1));
+            }
+            first = kept + 1;
+        }
+        if first <= seqs.end().get() {
+            run(PublishSeq(first)..=*seqs.end());
+        }
+    }
+
+    /// Nothing of it will be sent any more. Returns how many octets are free again.
+    pub(super) fn clear(&mut self) -> usize {
+        self.messages.drain(..).map(|message| message.octets()).sum()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeptMessage> {
+        self.messages.iter_mut()
+    }
+
+    pub(super) fn seqs(&self) -> Vec<u64> {
+        self.messages.iter().map(|message| message.seq).collect()
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    fn runs(seqs: &Seqs, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let mut all = Vec::new();
+        seqs.of(&(PublishSeq(first)..=PublishSeq(last)), |run| {
+            all.push((run.start().get(), run.end().get()));
+        });
+        all
+    }
+
+    #[test]
+    fn numbers_of_publishes_go_on_over_a_restart() {
+        let mut seqs = Seqs::default();
+        for seq in 1..=10 {
+            assert_eq!(seqs.published(PublishSeq(seq)).get(), seq);
+        }
+        assert_eq!(runs(&seqs, 3, 7), [(3, 7)]);
+        // 4, 5 and 9 are sent again, and one that was never sent.
+        let waiting = seqs.reserve().get();
+        assert_eq!(waiting, 11);
+        seqs.restart(alloc::vec![4, 5, 9, waiting]);
+        assert_eq!(seqs.published(PublishSeq(5)).get(), 12);
+        assert_eq!(runs(&seqs, 1, 6), [(4, 5), (9, 9), (11, 11), (12, 13)]);
+        assert_eq!(runs(&seqs, 2, 2), [(5, 5)]);
+        seqs.restart(Vec::new());
+        assert_eq!(seqs.published(PublishSeq(1)).get(), 13);
+    }
+
+    #[test]
+    fn tags_of_different_times_are_never_the_same() {
+        let mut tags = Tags::default();
+        let first = tags.received(DeliveryTag::new(1));
+        let second = tags.received(DeliveryTag::new(2));
+        assert_eq!(tags.sent(second), Some(DeliveryTag::new(2)));
+        assert_eq!(tags.restart(), second);
+        assert_eq!((tags.sent(first), tags.sent(second)), (None, None));
+        let third = tags.received(DeliveryTag::new(1));
+        assert_eq!((third.get(), tags.sent(third)), (3, Some(DeliveryTag::new(1))));
+        assert_eq!(tags.sent(DeliveryTag::new(0)), Some(DeliveryTag::new(0)));
+    }
+}

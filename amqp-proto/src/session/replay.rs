@@ -1,0 +1,255 @@
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::report::{Entity, RecoveryReport};
+use super::steps::ChannelStep;
+use super::topology::Step;
+use super::{OnCancel, Phase, Session, slot};
+use crate::method::QueueDeclare;
+use crate::time::Instant;
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, ConnectionError, ConsumerId, Event, Initiator,
+    PublishSeq, RequestId, SessionEvent, ShortStr,
+};
+
+/// What is being brought back: everything, after a loss; or some of it, while the rest goes on.
+///
+/// First exchanges, queues and bindings are declared, all at once, on a channel of their own: the broker closes it over
+/// what it refuses, and then it is opened again for what is behind that. Then consumers are started on their channels.
+#[derive(Debug)]
+pub(super) struct Replay {
+    /// After a loss.
+    pub(super) whole: bool,
+    pub(super) began: Instant,
+    pub(super) report: RecoveryReport,
+    /// Where declarations go.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) steps: VecDeque<Step>,
+    pub(super) awaiting: VecDeque<(RequestId, Step)>,
+    /// Queues that are not there, so that nothing can be done about what belongs to them.
+    pub(super) missing: BTreeSet<ShortStr>,
+    pub(super) channels: BTreeMap<ChannelId, Restoring>,
+    /// Consumers to start once their queues are there, while the rest goes on.
+    pub(super) consumers: Vec<(ChannelId, ConsumerId)>,
+    /// Declarations are done with.
+    pub(super) declared: bool,
+}
+
+/// What is being brought back on a channel.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    pub(super) steps: VecDeque<ChannelStep>,
+    pub(super) awaiting: VecDeque<(RequestId, ChannelStep)>,
+    /// The broker refused something. To find out what, nothing is sent before the answer to what was sent before.
+    pub(super) one_by_one: bool,
+}
+
+impl Restoring {
+    fn is_done(&self) -> bool {
+        self.steps.is_empty() && self.awaiting.is_empty()
+    }
+}
+
+impl Replay {
+    pub(super) fn new(whole: bool, began: Instant) -> Self {
+        Self {
+            whole,
+            began,
+            report: RecoveryReport::default(),
+            channel: None,
+            steps: VecDeque::new(),
+            awaiting: VecDeque::new(),
+            missing: BTreeSet::new(),
+            channels: BTreeMap::new(),
+            consumers: Vec::new(),
+            declared: false,
+        }
+    }
+}
+
+impl Replay {
+    /// Nobody wants that channel any more.
+    pub(super) fn forget(&mut self, id: ChannelId) {
+        self.channels.remove(&id);
+        self.consumers.retain(|(channel, _)| *channel != id);
+    }
+}
+
+impl Session {
+    /// A channel has ended.
+    pub(super) fn take_closed(
+        &mut self,
+        id: ChannelId,
+        error: ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        match &error {
+            ChannelError::Connection(lost) if self.recovers_from(lost) => {
+                return self.interrupt(id, &error, unconfirmed);
+            }
+            ChannelError::Closed(close) => {
+                let replay = self.replay.as_ref();
+                if replay.is_some_and(|replay| replay.channel == Some(id)) {
+                    self.declaring_channel_closed(id, &error);
+                    return None;
+                }
+                if replay.is_some_and(|replay| replay.channels.contains_key(&id)) {
+                    return self.restored_channel_closed(id, error, unconfirmed);
+                }
+                if close.by == Initiator::Peer && self.policy_reopens() && self.record(id).is_some()
+                {
+                    return self.reopen(id, error, unconfirmed);
+                }
+            }
+            ChannelError::Connection(_) => {}
+        }
+        self.record(id)?;
+        self.forget_channel(id);
+        Some(Event::Channel(id, ChannelEvent::Closed(error)))
+    }
+
+    pub(super) fn policy_reopens(&self) -> bool {
+        self.recovering.as_ref().is_some_and(|recovering| recovering.policy.reopen_channels)
+    }
+
+    pub(super) fn report_success(&mut self, entity: &Entity) {
+        let Some(replay) = &mut self.replay else { return };
+        replay.report.restored(entity);
+        if !replay.whole {
+            let event = SessionEvent::Restored { entity: entity.clone() };
+            self.events.push_back(Event::Session(event));
+        }
+    }
+
+    pub(super) fn report_failure(&mut self, entity: Entity, error: ChannelError) {
+        match &mut self.replay {
+            Some(replay) if replay.whole => replay.report.failed.push((entity, error)),
+            _ => {
+                let event = SessionEvent::NotRestored { entity, error };
+                self.events.push_back(Event::Session(event));
+            }
+        }
+    }
+
+    /// If everything is back, or has failed, the application can go on.
+    pub(super) fn finish_replay(&mut self) {
+        let done = self.replay.take_if(|replay| {
+            replay.declared
+                && replay.steps.is_empty()
+                && replay.awaiting.is_empty()
+                && replay.channels.values().all(Restoring::is_done)
+        });
+        let Some(replay) = done else { return };
+        let Replay { whole, began, mut report, channels, .. } = *replay;
+        for id in channels.into_keys() {
+            if slot(&mut self.channels, id).is_some_and(|record| !record.attached) {
+                report.channels += 1;
+                report.republished += self.attach(id);
+                self.emit(id, ChannelEvent::Restored);
+            }
+        }
+        let Some(recovering) = self.recovering.as_mut().filter(|_| whole) else { return };
+        recovering.nodes.worked(recovering.node);
+        report.node = recovering.node;
+        report.restoring = self.now.duration_since(began);
+        self.phase = Phase::Up;
+        self.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));
+    }
+
+    /// Opens a channel again that the broker has closed.
+    pub(super) fn reopen(
+        &mut self,
+        id: ChannelId,
+        error: ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        if let Some(end) = self.interrupt(id, &error, unconfirmed) {
+            return Some(end);
+        }
+        let declared = self.partly().declared;
+        self.open_again(id);
+        if declared {
+            self.plan_channel(id);
+            self.send_channel(id);
+        }
+        self.send_declarations();
+        None
+    }
+
+    /// What is being brought back while the rest goes on.
+    pub(super) fn partly(&mut self) -> &mut Replay {
+        let now = self.now;
+        self.replay.get_or_insert_with(|| Box::new(Replay::new(false, now)))
+    }
+
+    /// The broker has cancelled a consumer. Whether it is started again.
+    pub(super) fn resubscribe(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+        let policy = self.recovering.as_ref().map(|recovering| recovering.policy.on_cancel);
+        let Some(record) = slot(&mut self.channels, id) else { return false };
+        let mut consumers = record.consumers.iter();
+        let Some(found) = consumers.find(|found| found.id == consumer) else { return false };
+        let queue = found.consume.queue.clone();
+        if policy != Some(OnCancel::Resubscribe) || !found.recovers {
+            record.consumers.retain(|found| found.id != consumer);
+            self.topology.unconsumed(&queue);
+            return false;
+        }
+        let mut steps = self.topology.queue_steps(&queue);
+        if steps.is_empty() {
+            let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
+            let entity = Entity::Queue(queue.clone());
+            steps.push(Step { method: declare.into(), entity, queue: Some(queue) });
+        }
+        self.bring_back(steps, [(id, consumer)]);
+        true
+    }
+
+    /// Tries again what was locked.
+    pub(super) fn retry_locked(&mut self) {
+        let now = self.now;
+        let Some(recovering) = &mut self.recovering else { return };
+        let due = recovering.locked_until.is_some_and(|at| at <= now);
+        if !due || !matches!(self.phase, Phase::Up) || self.replay.is_some() {
+            return;
+        }
+        recovering.locked_until = None;
+        let queues = core::mem::take(&mut recovering.locked);
+        let steps: Vec<_> =
+            queues.iter().flat_map(|queue| self.topology.queue_steps(queue)).collect();
+        let mut consumers = Vec::new();
+        for (number, record) in (1u16..).zip(&self.channels) {
+            let all = record.iter().flat_map(|record| &record.consumers);
+            let waiting = all.filter(|consumer| queues.contains(&consumer.consume.queue));
+            consumers.extend(waiting.map(|consumer| (ChannelId(number), consumer.id)));
+        }
+        self.bring_back(steps, consumers);
+    }
+
+    pub(super) fn bring_back(
+        &mut self,
+        steps: Vec<Step>,
+        consumers: impl IntoIterator<Item = (ChannelId, ConsumerId)>,
+    ) {
+        let replay = self.partly();
+        replay.steps.extend(steps);
+        replay.consumers.extend(consumers);
+        replay.declared = false;
+        self.send_declarations();
+    }
+
+    /// A request that ends the whole connection must not do so again and again.
+    pub(super) fn condemn(&mut self, error: &ConnectionError) {
+        let (Phase::Down(outage), Some(replay)) = (&mut self.phase, &self.replay) else { return };
+        let ConnectionError::Closed(close) = error else { return };
+        let cause = (close.class_id, close.method_id);
+        let declaring = replay.awaiting.front().map(|(_, step)| (&step.method, &step.entity));
+        let channels = replay.channels.values().filter_map(|restoring| restoring.awaiting.front());
+        let restoring = channels.map(|(_, step)| (&step.method, &step.entity));
+        let mut suspects = declaring.into_iter().chain(restoring);
+        if let Some((_, entity)) = suspects.find(|(method, _)| method.facts().id == cause) {
+            outage.condemned.push((entity.clone(), error.clone()));
+        }
+    }
+}

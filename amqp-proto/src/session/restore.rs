@@ -1,0 +1,260 @@
+//! Bringing back what stands on channels: modes, prefetch limits, consumers, messages and requests that wait.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::channel::note;
+use super::record::{KeptMessage, Mode};
+use super::replay::Restoring;
+use super::report::Entity;
+use super::steps::ChannelStep;
+use super::{Phase, Session, slot};
+use crate::method::{ConfirmSelect, TxSelect};
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, Close, Event, Properties, PublishSeq, RawProperties,
+    Reply, ReplyCode, RequestId, Route, ShortStr,
+};
+
+impl Session {
+    /// Opens a channel on the connection that it is not on yet.
+    pub(super) fn open_again(&mut self, id: ChannelId) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        let opened = self.connection.open_channel_numbered(id.get());
+        let selected = opened.map(|id| match (record.mode, self.connection.channel(id)) {
+            (Mode::Confirm, Ok(mut channel)) => {
+                channel.request(ConfirmSelect { no_wait: true }).map(drop)
+            }
+            (Mode::Tx { .. }, Ok(mut channel)) => channel.request(TxSelect {}).map(drop),
+            _ => Ok(()),
+        });
+        match selected {
+            Ok(_) => {
+                if let Some(replay) = &mut self.replay {
+                    replay.channels.insert(id, Restoring::default());
+                }
+            }
+            // This node allows fewer channels.
+            Err(error) => {
+                let text = ShortStr::truncated(&alloc::format!("{error}"));
+                let error = ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text));
+                self.report_failure(Entity::Channel(id), error.clone());
+                self.emit(id, ChannelEvent::Closed(error));
+            }
+        }
+    }
+
+    /// The answer to a request that the application has not made.
+    pub(super) fn take_restored(&mut self, id: ChannelId, request: RequestId, reply: &Reply) {
+        let Some(replay) = &mut self.replay else { return };
+        if replay.awaiting.front().is_some_and(|(awaited, _)| *awaited == request) {
+            return self.declared(id, request, reply);
+        }
+        let Some(restoring) = replay.channels.get_mut(&id) else { return };
+        let mut awaiting = restoring.awaiting.iter();
+        let Some(index) = awaiting.position(|(awaited, _)| *awaited == request) else { return };
+        if let Some((_, step)) = restoring.awaiting.remove(index) {
+            self.report_success(&step.entity);
+        }
+        self.send_channel(id);
+        self.finish_replay();
+    }
+
+    /// All that can be declared is: goes on with what stands on channels.
+    pub(super) fn begin_channels(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        let wanted = core::mem::take(&mut replay.consumers);
+        let missing = replay.missing.clone();
+        let mut locked = Vec::new();
+        if let Some(recovering) = &self.recovering {
+            locked.clone_from(&recovering.locked);
+        }
+        for id in replay.channels.keys().copied().collect::<Vec<_>>() {
+            self.drop_consumers_without_queue(id, &missing, &locked);
+            self.plan_channel(id);
+            self.send_channel(id);
+        }
+        for (id, consumer) in wanted {
+            self.drop_consumers_without_queue(id, &missing, &locked);
+            let (Some(replay), Some(record)) =
+                (&mut self.replay, slot(&mut self.channels, id).filter(|record| record.attached))
+            else {
+                continue;
+            };
+            let mut steps = Vec::new();
+            record.consumer_steps(
+                id,
+                record.qos.as_ref(),
+                |found| found.id == consumer && !missing.contains(&found.consume.queue),
+                &mut steps,
+            );
+            replay.channels.entry(id).or_default().steps.extend(steps);
+            self.send_channel(id);
+        }
+    }
+
+    /// Plans all that stands on a channel that was opened again.
+    pub(super) fn plan_channel(&mut self, id: ChannelId) {
+        let (Some(replay), Some(record)) = (&mut self.replay, slot(&mut self.channels, id)) else {
+            return;
+        };
+        let missing = &replay.missing;
+        let steps = record.steps(id, |consumer| !missing.contains(&consumer.consume.queue));
+        let condemned = match &self.phase {
+            Phase::Down(outage) => &*outage.condemned,
+            _ => &[],
+        };
+        let allowed =
+            |step: &ChannelStep| condemned.iter().all(|(entity, _)| *entity != step.entity);
+        if let Some(restoring) = replay.channels.get_mut(&id) {
+            restoring.steps = steps.into_iter().filter(allowed).collect();
+        }
+    }
+
+    /// Ends the consumers of queues that have not come back, and will not.
+    pub(super) fn drop_consumers_without_queue(
+        &mut self,
+        id: ChannelId,
+        missing: &BTreeSet<ShortStr>,
+        locked: &[ShortStr],
+    ) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        let gone = |queue: &ShortStr| missing.contains(queue) && !locked.contains(queue);
+        let ended: Vec<_> = record
+            .consumers
+            .iter()
+            .filter(|consumer| gone(&consumer.consume.queue))
+            .map(|consumer| (consumer.id, consumer.consume.clone()))
+            .collect();
+        for (consumer, consume) in ended {
+            let text = ShortStr::truncated("its queue could not be brought back");
+            let close = Close::local(ReplyCode::NOT_FOUND, text);
+            let entity =
+                Entity::Consumer { channel: id, consumer, consumer_tag: consume.consumer_tag };
+            self.fail_consumer(entity, ChannelError::Closed(close));
+        }
+    }
+
+    pub(super) fn send_channel(&mut self, id: ChannelId) {
+        let Some(restoring) = self.replay.as_mut().and_then(|replay| replay.channels.get_mut(&id))
+        else {
+            return;
+        };
+        let Ok(mut channel) = self.connection.channel(id) else { return };
+        while !restoring.one_by_one || restoring.awaiting.is_empty() {
+            let Some(step) = restoring.steps.pop_front() else { break };
+            let facts = step.method.facts();
+            // It fails when the channel is over, which is told, or when it had been sent before.
+            if let Ok(id) = channel.request_as(step.request, step.method.clone(), facts, true) {
+                restoring.awaiting.push_back((id, step));
+            }
+        }
+    }
+
+    /// The broker refused something that was to be brought back on a channel.
+    pub(super) fn restored_channel_closed(
+        &mut self,
+        id: ChannelId,
+        error: ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        if let Some(end) = self.interrupt(id, &error, unconfirmed) {
+            return Some(end);
+        }
+        let restoring = self.replay.as_mut().and_then(|replay| replay.channels.remove(&id));
+        let Restoring { mut awaiting, one_by_one, .. } = restoring.unwrap_or_default();
+        if one_by_one {
+            // Nothing that was sent can be blamed.
+            let Some((_, step)) = awaiting.pop_front() else {
+                self.report_failure(Entity::Channel(id), error.clone());
+                self.forget_channel(id);
+                self.emit(id, ChannelEvent::Closed(error));
+                self.finish_replay();
+                return None;
+            };
+            match step.entity {
+                Entity::Consumer { .. } => self.fail_consumer(step.entity, error),
+                entity => {
+                    if let Some(record) = self.record(id) {
+                        record.qos = None;
+                        record.global_qos = None;
+                    }
+                    self.report_failure(entity, error);
+                }
+            }
+        }
+        self.open_again(id);
+        if let Some(restoring) =
+            self.replay.as_mut().and_then(|replay| replay.channels.get_mut(&id))
+        {
+            restoring.one_by_one = true;
+        }
+        if self.replay.as_ref().is_some_and(|replay| replay.declared) {
+            self.plan_channel(id);
+            self.send_channel(id);
+        }
+        self.finish_replay();
+        None
+    }
+
+    pub(super) fn fail_consumer(&mut self, entity: Entity, error: ChannelError) {
+        if let Entity::Consumer { channel, consumer, consumer_tag } = &entity {
+            let record = slot(&mut self.channels, *channel);
+            let removed = record.and_then(|record| record.remove_consumer(consumer_tag.as_bytes()));
+            if let Some(removed) = removed {
+                self.topology.unconsumed(&removed.consume.queue);
+            }
+            let failed = ChannelEvent::ConsumerFailed { consumer: *consumer, error: error.clone() };
+            self.emit(*channel, failed);
+        }
+        self.report_failure(entity, error);
+    }
+
+    /// Commands go to the channel from now on, the first of them being those that waited. Returns how many messages were
+    /// published again.
+    pub(super) fn attach(&mut self, id: ChannelId) -> usize {
+        let Some(record) = slot(&mut self.channels, id) else { return 0 };
+        let Ok(mut channel) = self.connection.channel(id) else { return 0 };
+        record.attached = true;
+        let mut again = 0;
+        for message in record.kept.iter_mut() {
+            let mut route = Route::new(&message.exchange, &message.routing_key);
+            route.mandatory = message.mandatory;
+            again += usize::from(message.sent);
+            let marked = message.sent.then(|| marked(message)).flatten();
+            let properties = marked.as_ref().unwrap_or(&message.properties);
+            message.sent = true;
+            // Names and properties were found to fit before; a mark that does not is left out.
+            let sent = channel.publish_now(&route, properties, &message.body);
+            if sent.is_err() {
+                let _over = channel.publish_now(&route, &message.properties, &message.body);
+            }
+        }
+        record.seqs.restart(record.kept.seqs());
+        for mut held in core::mem::take(&mut record.held) {
+            self.topology.translate(&mut held.method);
+            let (request, answered) = (held.id, held.answered);
+            let method = held.method.clone();
+            match channel.request_as(Some(request), held.method, held.facts, answered) {
+                Ok(_) => {
+                    note(record, &mut self.topology, request, method, answered, held.recovers);
+                }
+                Err(error) if answered => {
+                    let failed = ChannelEvent::Failed { request, error };
+                    self.events.push_back(Event::Channel(id, failed));
+                }
+                Err(_) => {}
+            }
+        }
+        again
+    }
+}
+
+/// The properties of a message that is sent again, which say so.
+fn marked(message: &KeptMessage) -> Option<RawProperties> {
+    let mut properties: Properties = message.properties.decode();
+    let mut headers = properties.headers.take().unwrap_or_default();
+    headers.insert("x-republished", true).ok()?;
+    properties.headers = Some(headers);
+    Some(RawProperties::from(&properties))
+}

@@ -1,0 +1,59 @@
+use alloc::vec::Vec;
+
+use super::record::{ChannelRecord, Consumer};
+use super::report::Entity;
+use crate::method::{BasicConsume, BasicQos, Method};
+use crate::{ChannelId, RequestId};
+
+/// A request that brings something of a channel back, and what.
+#[derive(Debug, Clone)]
+pub(super) struct ChannelStep {
+    /// The number that it had, if that says something: consumers are known by it.
+    pub(super) request: Option<RequestId>,
+    pub(super) method: Method,
+    pub(super) entity: Entity,
+}
+
+impl ChannelRecord {
+    /// Everything that a channel had, but for its mode.
+    pub(super) fn steps(
+        &self,
+        id: ChannelId,
+        wanted: impl Fn(&Consumer) -> bool,
+    ) -> Vec<ChannelStep> {
+        let global = self.global_qos.iter().map(|qos| prefetch(id, qos));
+        let mut steps: Vec<_> = global.collect();
+        self.consumer_steps(id, None, wanted, &mut steps);
+        steps
+    }
+
+    /// Some consumers of a channel that has this prefetch limit for new ones, and is to have its own again afterwards.
+    pub(super) fn consumer_steps<'a>(
+        &'a self,
+        id: ChannelId,
+        mut qos: Option<&'a BasicQos>,
+        wanted: impl Fn(&Consumer) -> bool,
+        steps: &mut Vec<ChannelStep>,
+    ) {
+        for consumer in self.consumers.iter().filter(|consumer| wanted(consumer)) {
+            if let Some(own) = consumer.qos.as_ref().filter(|own| Some(*own) != qos) {
+                steps.push(prefetch(id, own));
+                qos = Some(own);
+            }
+            let consume = BasicConsume { no_wait: false, ..consumer.consume.clone() };
+            let consumer_tag = consume.consumer_tag.clone();
+            steps.push(ChannelStep {
+                request: Some(RequestId(consumer.id.get())),
+                method: consume.into(),
+                entity: Entity::Consumer { channel: id, consumer: consumer.id, consumer_tag },
+            });
+        }
+        if let Some(own) = self.qos.as_ref().filter(|own| Some(*own) != qos) {
+            steps.push(prefetch(id, own));
+        }
+    }
+}
+
+fn prefetch(id: ChannelId, qos: &BasicQos) -> ChannelStep {
+    ChannelStep { request: None, method: qos.clone().into(), entity: Entity::Prefetch(id) }
+}

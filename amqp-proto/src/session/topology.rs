@@ -1,0 +1,284 @@
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use super::report::Entity;
+use crate::method::{
+    ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDeclareOk,
+};
+use crate::{FieldTable, ShortStr};
+
+/// The exchanges, queues and bindings that were declared, and are still there as far as this session can know.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    exchanges: BTreeMap<ShortStr, ExchangeDeclare>,
+    /// Bindings between exchanges, by destination.
+    exchange_bindings: BTreeMap<ShortStr, BTreeSet<Binding>>,
+    queues: BTreeMap<ShortStr, Queue>,
+    /// Bindings of queues, by queue; it may have been declared elsewhere.
+    queue_bindings: BTreeMap<ShortStr, BTreeSet<Binding>>,
+    /// What queues were called before they were declared again without a name, and are called now.
+    aliases: BTreeMap<ShortStr, ShortStr>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    declare: QueueDeclare,
+    /// How many consumers of this session it has.
+    consumers: usize,
+}
+
+/// A binding, seen from its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Binding {
+    source: ShortStr,
+    routing_key: ShortStr,
+    arguments: FieldTable,
+}
+
+impl Binding {
+    fn key(&self) -> (&ShortStr, &ShortStr, &[u8]) {
+        (&self.source, &self.routing_key, self.arguments.as_encoded())
+    }
+}
+
+impl Ord for Binding {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Binding {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A method that brings something back, and what.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) method: Method,
+    pub(super) entity: Entity,
+    /// The queue that it is about; nothing is done about what belongs to a queue that failed.
+    pub(super) queue: Option<ShortStr>,
+}
+
+impl Topology {
+    /// The broker has carried that out; `last_queue` is what an empty name stands for on its channel.
+    pub(super) fn learn(&mut self, done: Method, last_queue: &ShortStr) {
+        let named = |queue: ShortStr| if queue.is_empty() { last_queue.clone() } else { queue };
+        match done {
+            Method::ExchangeDeclare(declare) if !declare.passive => {
+                self.exchanges.insert(declare.exchange.detached(), declare);
+            }
+            Method::ExchangeDelete(delete) => self.forget_exchange(&delete.exchange),
+            Method::ExchangeBind(bind) => {
+                let binding = Binding::new(&bind.source, &bind.routing_key, bind.arguments);
+                let bindings = self.exchange_bindings.entry(bind.destination.detached());
+                bindings.or_default().insert(binding);
+            }
+            Method::ExchangeUnbind(unbind) => {
+                let binding = Binding::new(&unbind.source, &unbind.routing_key, unbind.arguments);
+                remove(&mut self.exchange_bindings, &unbind.destination, &binding);
+                self.forget_unused(&unbind.source);
+            }
+            Method::QueueDelete(delete) => self.forget_queue(&named(delete.queue)),
+            Method::QueueBind(bind) => {
+                let binding = Binding::new(&bind.exchange, &bind.routing_key, bind.arguments);
+                let bindings = self.queue_bindings.entry(named(bind.queue).detached());
+                bindings.or_default().insert(binding);
+            }
+            Method::QueueUnbind(unbind) => {
+                let binding = Binding::new(&unbind.exchange, &unbind.routing_key, unbind.arguments);
+                remove(&mut self.queue_bindings, &named(unbind.queue), &binding);
+                self.forget_unused(&unbind.exchange);
+            }
+            _ => {}
+        }
+    }
+
+    /// A queue was declared, and that is what it is called.
+    pub(super) fn declared(&mut self, declare: QueueDeclare, name: &ShortStr) {
+        if declare.passive {
+            return;
+        }
+        let consumers = self.queues.get(name).map_or(0, |queue| queue.consumers);
+        self.queues.insert(name.detached(), Queue { declare, consumers });
+    }
+
+    /// That queue has one more consumer of this session.
+    pub(super) fn consumed(&mut self, queue: &ShortStr) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.consumers += 1;
+        }
+    }
+
+    /// That queue has one consumer less. If it was the last, an auto-delete queue has gone with it.
+    pub(super) fn unconsumed(&mut self, name: &ShortStr) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        queue.consumers = queue.consumers.saturating_sub(1);
+        if queue.consumers == 0 && queue.declare.auto_delete {
+            self.forget_queue(&name.clone());
+        }
+    }
+
+    /// A queue was declared again without a name, and has another one now.
+    pub(super) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
+        if let Some(queue) = self.queues.remove(old) {
+            self.queues.insert(new.clone(), queue);
+        }
+        if let Some(bindings) = self.queue_bindings.remove(old) {
+            self.queue_bindings.insert(new.clone(), bindings);
+        }
+        for name in self.aliases.values_mut().filter(|name| *name == old) {
+            *name = new.clone();
+        }
+        self.aliases.insert(old.clone(), new.clone());
+    }
+
+    /// What that queue is called now.
+    pub(super) fn current<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
+        self.aliases.get(queue).unwrap_or(queue)
+    }
+
+    /// Makes a method name the queue as it is called now.
+    pub(super) fn translate(&self, method: &mut Method) {
+        if self.aliases.is_empty() {
+            return;
+        }
+        let queue = match method {
+            Method::QueueDeclare(declare) => &mut declare.queue,
+            Method::QueueBind(bind) => &mut bind.queue,
+            Method::QueueUnbind(unbind) => &mut unbind.queue,
+            Method::QueuePurge(purge) => &mut purge.queue,
+            Method::QueueDelete(delete) => &mut delete.queue,
+            Method::BasicConsume(consume) => &mut consume.queue,
+            Method::BasicGet(get) => &mut get.queue,
+            _ => return,
+        };
+        *queue = self.current(queue).clone();
+    }
+
+    /// Everything there is, in an order in which it can be declared without waiting: the bindings of a queue that the broker
+    /// names leave the name out, and mean the queue that was declared right before.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (name, declare) in &self.exchanges {
+            let method = ExchangeDeclare { no_wait: false, ..declare.clone() }.into();
+            steps.push(Step { method, entity: Entity::Exchange(name.clone()), queue: None });
+        }
+        for (destination, bindings) in &self.exchange_bindings {
+            steps.extend(bindings.iter().map(|binding| binding.of_exchange(destination)));
+        }
+        for name in self.queues.keys() {
+            steps.extend(self.queue_steps(name));
+        }
+        for (queue, bindings) in &self.queue_bindings {
+            if !self.queues.contains_key(queue) {
+                steps.extend(bindings.iter().map(|binding| binding.of_queue(queue, queue)));
+            }
+        }
+        steps
+    }
+
+    /// A queue and its bindings, if it was declared here.
+    pub(super) fn queue_steps(&self, name: &ShortStr) -> Vec<Step> {
+        let Some(Queue { declare, .. }) = self.queues.get(name) else {
+            return Vec::new();
+        };
+        let method = QueueDeclare { no_wait: false, ..declare.clone() }.into();
+        let entity = Entity::Queue(name.clone());
+        let mut steps = alloc::vec![Step { method, entity, queue: Some(name.clone()) }];
+        let bindings = self.queue_bindings.get(name).into_iter().flatten();
+        steps.extend(bindings.map(|binding| binding.of_queue(&declare.queue, name)));
+        steps
+    }
+
+    fn forget_exchange(&mut self, name: &ShortStr) {
+        self.exchanges.remove(name);
+        let sources = self.exchange_bindings.remove(name).unwrap_or_default();
+        for bindings in self.exchange_bindings.values_mut().chain(self.queue_bindings.values_mut())
+        {
+            bindings.retain(|binding| binding.source != *name);
+        }
+        for binding in sources {
+            self.forget_unused(&binding.source);
+        }
+    }
+
+    fn forget_queue(&mut self, name: &ShortStr) {
+        self.queues.remove(name);
+        self.aliases.retain(|_, now| now != name);
+        for binding in self.queue_bindings.remove(name).unwrap_or_default() {
+            self.forget_unused(&binding.source);
+        }
+    }
+
+    /// An auto-delete exchange goes when the last binding from it goes.
+    fn forget_unused(&mut self, source: &ShortStr) {
+        if !self.exchanges.get(source).is_some_and(|exchange| exchange.auto_delete) {
+            return;
+        }
+        let mut bindings =
+            self.exchange_bindings.values().chain(self.queue_bindings.values()).flatten();
+        if !bindings.any(|binding| binding.source == *source) {
+            self.forget_exchange(&source.clone());
+        }
+    }
+}
+
+impl Binding {
+    fn new(source: &ShortStr, routing_key: &ShortStr, arguments: FieldTable) -> Self {
+        let (source, routing_key) = (source.detached(), routing_key.detached());
+        Self { source, routing_key, arguments }
+    }
+
+    /// `declared` is the name that the queue is declared with, or none.
+    fn of_queue(&self, declared: &ShortStr, queue: &ShortStr) -> Step {
+        let bind = QueueBind {
+            queue: declared.clone(),
+            exchange: self.source.clone(),
+            routing_key: self.routing_key.clone(),
+            arguments: self.arguments.clone(),
+            ..QueueBind::default()
+        };
+        Step { method: bind.into(), entity: self.entity(queue), queue: Some(queue.clone()) }
+    }
+
+    fn of_exchange(&self, destination: &ShortStr) -> Step {
+        let bind = ExchangeBind {
+            destination: destination.clone(),
+            source: self.source.clone(),
+            routing_key: self.routing_key.clone(),
+            arguments: self.arguments.clone(),
+            ..ExchangeBind::default()
+        };
+        Step { method: bind.into(), entity: self.entity(destination), queue: None }
+    }
+
+    fn entity(&self, destination: &ShortStr) -> Entity {
+        Entity::Binding {
+            source: self.source.clone(),
+            destination: destination.clone(),
+            routing_key: self.routing_key.clone(),
+        }
+    }
+}
+
+fn remove(
+    all: &mut BTreeMap<ShortStr, BTreeSet<Binding>>,
+    destination: &ShortStr,
+    binding: &Binding,
+) {
+    if let Some(bindings) = all.get_mut(destination) {
+        bindings.remove(binding);
+        if bindings.is_empty() {
+            all.remove(destination);
+        }
+    }
+}
+
+/// The name in a `queue.declare-ok`.
+pub(super) fn name_of(answer: Option<&QueueDeclareOk>, declare: &QueueDeclare) -> ShortStr {
+    answer.map_or_else(|| declare.queue.clone(), |answer| answer.queue.detached())
+}

@@ -1,0 +1,246 @@
+use std::time::Duration;
+
+use amqp_client_core::proto::method::{BasicConsume, ExchangeDeclare, QueueDeclare, QueueDelete};
+use amqp_client_core::proto::session::{Entity, Locked, OnCancel, Recovery};
+use amqp_client_core::proto::{ChannelError, ChannelEvent, ReplyCode, SessionEvent};
+
+use crate::world::{World, durable, nameless, short};
+
+fn code(error: &ChannelError) -> Option<ReplyCode> {
+    error.as_close().map(|close| close.reply_code)
+}
+
+/// Replaces a queue by one that is not like it.
+fn spoil(world: &mut World, name: &str) {
+    world.elsewhere(|other, id| {
+        other.ask(id, QueueDelete { queue: short(name), ..<_>::default() });
+        let other_kind = QueueDeclare { auto_delete: true, ..durable(name) };
+        other.queue(id, other_kind);
+    });
+}
+
+#[test]
+fn what_the_broker_refuses_is_reported_and_costs_nothing_else() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    for name in ["a", "b", "c", "d"] {
+        let queue = world.queue(id, durable(name));
+        world.bind(id, &queue, "amq.direct", name);
+        world.consume(id, &queue, name);
+    }
+    let named = world.queue(id, nameless());
+    world.bind(id, &named, "amq.direct", "nameless");
+    world.exchange(id, "spoilt", "fanout");
+    let both = world.queue(id, durable("both"));
+    world.bind(id, &both, "spoilt", "");
+    world.cut();
+    spoil(&mut world, "b");
+    spoil(&mut world, "d");
+    world.elsewhere(|other, id| {
+        let delete = amqp_client_core::proto::method::ExchangeDelete {
+            exchange: short("spoilt"),
+            ..<_>::default()
+        };
+        other.ask(id, delete);
+        let declare =
+            ExchangeDeclare { exchange: short("spoilt"), kind: short("direct"), ..<_>::default() };
+        other.ask(id, declare).expect("it is declared");
+    });
+    let report = world.recover();
+    let failed: Vec<_> =
+        report.failed.iter().map(|(entity, error)| (entity.to_string(), code(error))).collect();
+    let refused = Some(ReplyCode::PRECONDITION_FAILED);
+    let entities = ["exchange 'spoilt'", "queue 'b'", "queue 'd'"];
+    for entity in entities {
+        assert!(failed.contains(&(entity.to_owned(), refused)), "{failed:?}");
+    }
+    let consumers = failed.iter().filter(|(entity, _)| entity.starts_with("consumer")).count();
+    assert_eq!((consumers, failed.len()), (2, 5), "{failed:?}");
+    assert_eq!((report.queues, report.consumers, report.exchanges), (4, 2, 0));
+    // The binding to the exchange that is another now was made all the same, as it is there.
+    assert_eq!((report.bindings, report.renamed.len()), (4, 1));
+    let ended =
+        world.channel_events().filter(|event| matches!(event, ChannelEvent::ConsumerFailed { .. }));
+    assert_eq!(ended.count(), 2);
+    world.publish(id, "amq.direct", "c", "usable");
+    world.run();
+    assert_eq!(world.deliveries().len(), 1);
+}
+
+#[test]
+fn a_consumer_that_is_refused_ends_and_the_others_of_its_channel_go_on() {
+    let mut world = World::new(Recovery::default());
+    let (declarer, id) = (world.open(), world.open());
+    let mut consumers = Vec::new();
+    for name in ["a", "b", "c"] {
+        let queue = short(name);
+        // Not on the session's own account, so that nothing declares it again.
+        let channel = world.session.channel(declarer).expect("it is open");
+        channel.unrecovered().request(durable(name)).expect("it is sent");
+        world.run();
+        consumers.push(world.consume(id, &queue, name));
+    }
+    world.limit(id, 5);
+    world.cut();
+    world.elsewhere(|other, id| {
+        other.ask(id, QueueDelete { queue: short("b"), ..<_>::default() });
+    });
+    let report = world.recover();
+    assert_eq!(report.failed.len(), 1);
+    let (entity, error) = &report.failed[0];
+    assert!(matches!(entity, Entity::Consumer { consumer, .. } if *consumer == consumers[1]));
+    assert_eq!(code(error), Some(ReplyCode::NOT_FOUND));
+    for name in ["a", "c"] {
+        world.publish(id, "", name, name);
+    }
+    world.run();
+    let delivered: Vec<_> = world.deliveries().into_iter().map(|(consumer, _)| consumer).collect();
+    assert_eq!(delivered, [consumers[0], consumers[2]]);
+    assert_eq!(world.broker.take_violation(), None);
+}
+
+#[test]
+fn a_queue_that_is_locked_is_tried_again_until_it_is_not() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let queue = world.queue(id, mine.clone());
+    world.bind(id, &queue, "amq.direct", "mine");
+    let consumer = world.consume(id, &queue, "tag");
+    world.cut();
+    // As if the broker did not know yet that the connection is lost.
+    let other = world.elsewhere(|other, id| {
+        other.queue(id, mine);
+        other.peer.expect("it is connected")
+    });
+    let report = world.recover();
+    assert_eq!(report.locked, [Entity::Queue(queue)]);
+    assert_eq!((report.queues, report.consumers, report.failed.len()), (0, 0, 0));
+    // Everything else goes on.
+    world.queue(id, durable("else"));
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert!(!world.session_events().any(|event| matches!(event, SessionEvent::Restored { .. })));
+    world.broker.handle_eof(other, world.now);
+    world.pass(Duration::from_secs(1));
+    let restored: Vec<_> = world
+        .session_events()
+        .filter_map(|event| match event {
+            SessionEvent::Restored { entity } => Some(entity.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(restored.len(), 3, "{restored:?}");
+    world.publish(id, "amq.direct", "mine", "back");
+    world.run();
+    assert_eq!(world.texts(consumer), ["back"]);
+}
+
+#[test]
+fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
+    let mut world = World::new({
+        let mut recovery = Recovery::default();
+        recovery.locked = Locked::Fail;
+        recovery
+    });
+    let id = world.open();
+    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let queue = world.queue(id, mine.clone());
+    world.consume(id, &queue, "tag");
+    world.cut();
+    world.elsewhere(|other, id| other.queue(id, mine));
+    let report = world.recover();
+    assert_eq!(report.failed.len(), 2);
+    assert_eq!(code(&report.failed[0].1), Some(ReplyCode::RESOURCE_LOCKED));
+}
+
+#[test]
+fn a_channel_that_ends_by_an_error_opens_again_if_that_is_wanted() {
+    let mut world = World::new({
+        let mut recovery = Recovery::default();
+        recovery.reopen_channels = true;
+        recovery
+    });
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    world.confirm(id);
+    let consumer = world.consume(id, &queue, "tag");
+    world.publish(id, "", "queue", "again");
+    world.run();
+    let before = world.deliveries();
+    world.events.clear();
+    let missing = QueueDeclare { passive: true, ..durable("missing") };
+    let failing = world.send(id, missing);
+    world.run();
+    let error = world.failure(failing).expect("it fails").clone();
+    assert!(error.to_string().contains("no queue 'missing'"), "{error}");
+    assert!(world.channel_events().any(|event| matches!(event, ChannelEvent::Restored)));
+    assert!(!world.channel_events().any(|event| matches!(event, ChannelEvent::Closed(_))));
+    let after = world.deliveries();
+    assert_eq!((after.len(), after[0].0), (1, consumer));
+    let channel = &mut world.session.channel(id).expect("it is open");
+    assert!(channel.ack(before[0].1.delivery_tag()).is_err());
+    channel.ack(after[0].1.delivery_tag()).expect("it waits for it");
+    assert!(world.publish(id, "", "queue", "confirmed").is_some());
+    world.run();
+    assert!(world.session.is_open());
+    assert_eq!(world.broker.take_violation(), None);
+}
+
+#[test]
+fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
+    for on_cancel in [OnCancel::End, OnCancel::Resubscribe] {
+        let mut world = World::new({
+            let mut recovery = Recovery::default();
+            recovery.on_cancel = on_cancel;
+            recovery
+        });
+        let id = world.open();
+        let queue = world.queue(id, durable("queue"));
+        world.bind(id, &queue, "amq.direct", "key");
+        let consumer = world.consume(id, &queue, "tag");
+        world.elsewhere(|other, id| {
+            other.ask(id, QueueDelete { queue: short("queue"), ..<_>::default() });
+        });
+        world.run();
+        let cancelled = world.channel_events().any(|event| {
+            matches!(event, ChannelEvent::Cancelled { consumer: found } if *found == consumer)
+        });
+        world.publish(id, "amq.direct", "key", "again");
+        world.run();
+        let texts = world.texts(consumer);
+        match on_cancel {
+            OnCancel::Resubscribe => assert_eq!((cancelled, texts), (false, vec!["again".into()])),
+            _ => assert_eq!((cancelled, texts), (true, vec![])),
+        }
+        // What has ended does not come back.
+        world.cut();
+        let consumers = usize::from(on_cancel == OnCancel::Resubscribe);
+        assert_eq!(world.recover().consumers, consumers);
+    }
+}
+
+#[test]
+fn a_consumer_whose_queue_is_gone_cannot_start_again() {
+    let mut world = World::new({
+        let mut recovery = Recovery::default();
+        recovery.on_cancel = OnCancel::Resubscribe;
+        recovery
+    });
+    let id = world.open();
+    let channel = world.session.channel(id).expect("it is open");
+    channel.unrecovered().request(durable("others")).expect("it is sent");
+    world.run();
+    let consumer = world.consume(id, &short("others"), "tag");
+    world.elsewhere(|other, id| {
+        other.ask(id, QueueDelete { queue: short("others"), ..<_>::default() });
+    });
+    world.run();
+    let failed = world.channel_events().any(|event| {
+        matches!(event, ChannelEvent::ConsumerFailed { consumer: found, .. } if *found == consumer)
+    });
+    assert!(failed, "{:?}", world.events);
+    let consume = BasicConsume { queue: short("others"), ..<_>::default() };
+    assert!(world.session.channel(id).expect("it is open").request(consume).is_ok());
+}

@@ -1,0 +1,8 @@
+//! Sessions and the broker in memory, in virtual time: what a client has comes back after a loss, wherever that hits.
+
+mod cuts;
+mod failures;
+mod messages;
+mod outages;
+mod topology;
+mod world;

@@ -1,0 +1,255 @@
+use amqp_client_core::proto::method::{BasicGet, QueueDelete, TxCommit, TxRollback, TxSelect};
+use amqp_client_core::proto::session::Recovery;
+use amqp_client_core::proto::{
+    ChannelEvent, CommandError, DeliveryTag, Gate, Misuse, PublishError, RawProperties, Reply,
+    Route,
+};
+
+use crate::world::{World, durable, text};
+
+#[test]
+fn requests_on_their_way_fail_and_later_ones_wait() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let lost = world.send(id, durable("lost"));
+    world.cut();
+    assert!(matches!(world.failure(lost), Some(CommandError::Ended(_))), "{:?}", world.events);
+    let waiting = world.send(id, durable("waiting"));
+    let unwanted = world.send(id, durable("unwanted"));
+    world.session.channel(id).expect("it is open").abandon(unwanted);
+    world.recover();
+    world.run();
+    assert!(world.answer(waiting).is_some());
+    assert!(world.answer(unwanted).is_none() && world.failure(unwanted).is_none());
+    // Nobody can know whether the first was carried out, so nothing of it is brought back.
+    world.cut();
+    assert_eq!(world.recover().queues, 1);
+}
+
+#[test]
+fn an_unwanted_answer_is_learned_from_all_the_same() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let declare = world.send(id, durable("unwanted"));
+    world.session.channel(id).expect("it is open").abandon(declare);
+    world.run();
+    assert!(world.answer(declare).is_none());
+    world.cut();
+    assert_eq!(world.recover().queues, 1);
+}
+
+#[test]
+fn deliveries_from_before_the_loss_are_stale_and_come_again() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    let consumer = world.consume(id, &queue, "tag");
+    for body in ["one", "two"] {
+        world.publish(id, "", "queue", body);
+    }
+    world.run();
+    let before = world.deliveries();
+    assert_eq!(before.len(), 2);
+    world.cut();
+    let stale = |world: &mut World, tag: DeliveryTag| {
+        let error = Err(CommandError::Misuse(Misuse::StaleDelivery(tag.get())));
+        let channel = &mut world.session.channel(id).expect("it is open");
+        assert_eq!(channel.ack(tag), error);
+        assert_eq!(channel.ack_up_to(tag), error);
+        assert_eq!(channel.reject(tag, true), error);
+        assert_eq!(channel.nack_up_to(tag, true), error);
+    };
+    stale(&mut world, before[0].1.delivery_tag());
+    world.recover();
+    world.run();
+    let after = world.deliveries();
+    assert_eq!(after.len(), 2);
+    for ((_, old), (found, new)) in before.iter().zip(&after) {
+        assert_eq!((*found, text(old)), (consumer, text(new)));
+        assert!(new.redelivered() && new.delivery_tag() > old.delivery_tag());
+        stale(&mut world, old.delivery_tag());
+    }
+    let channel = &mut world.session.channel(id).expect("it is open");
+    channel.ack_up_to(after[1].1.delivery_tag()).expect("they wait for it");
+    world.run();
+    assert_eq!(world.broker.unacknowledged_count(world.peer.expect("it is connected")), 0);
+    assert_eq!(world.broker.take_violation(), None);
+}
+
+#[test]
+fn tags_of_messages_that_were_got_count_as_well() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    let mut tags = Vec::new();
+    for _ in 0..3 {
+        world.publish(id, "", "queue", "body");
+        let get = world.send(id, BasicGet { queue: queue.clone(), ..<_>::default() });
+        world.run();
+        let Some(Reply::Message(amqp_client_core::proto::GetReply::Message { delivery, .. })) =
+            world.answer(get)
+        else {
+            panic!("no message");
+        };
+        tags.push(delivery.delivery_tag());
+        world.cut();
+        world.recover();
+    }
+    assert!(tags.is_sorted_by(|a, b| a < b), "{tags:?}");
+}
+
+#[test]
+fn unconfirmed_publishes_are_told_and_confirmed_ones_are_not() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, durable("queue"));
+    world.confirm(id);
+    let first = world.publish(id, "", "queue", "confirmed").expect("it is numbered");
+    world.run();
+    let lost: Vec<_> =
+        ["b", "c"].into_iter().filter_map(|body| world.publish(id, "", "queue", body)).collect();
+    world.events.clear();
+    world.cut();
+    let told: Vec<_> = world
+        .channel_events()
+        .filter_map(|event| match event {
+            ChannelEvent::Unconfirmed { publishes, .. } => Some(publishes.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [lost[0]..=lost[1]]);
+    assert!(lost[0] > first);
+    let channel = &mut world.session.channel(id).expect("it is open");
+    let gated = channel.publish(&Route::queue("queue"), &RawProperties::EMPTY, "gated");
+    assert_eq!(gated, Err(PublishError::Gated(Gate::Recovering)));
+    world.recover();
+    let next = world.publish(id, "", "queue", "next").expect("it is numbered");
+    assert!(next > lost[1]);
+    world.events.clear();
+    world.run();
+    let confirmed = ChannelEvent::Confirmed { publishes: next..=next, ack: true };
+    assert!(world.channel_events().any(|event| *event == confirmed), "{:?}", world.events);
+}
+
+#[test]
+fn kept_messages_are_sent_again_in_their_order_and_say_so() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    world.confirm(id);
+    let confirmed = world.keep(id, "queue", "confirmed");
+    world.run();
+    assert_eq!(world.session.kept(), 0);
+    let first = world.keep(id, "queue", "first");
+    let plain = world.publish(id, "", "queue", "plain").expect("it is numbered");
+    let second = world.keep(id, "queue", "second");
+    world.cut();
+    // It is taken while there is no connection, and was never sent.
+    let third = world.keep(id, "queue", "third");
+    assert!(confirmed < first && first < plain && plain < second && second < third);
+    world.events.clear();
+    let report = world.recover();
+    assert_eq!(report.republished, 2);
+    let next = world.publish(id, "", "queue", "next").expect("it is numbered");
+    world.run();
+    let mut settled = Vec::new();
+    for event in world.channel_events() {
+        if let ChannelEvent::Confirmed { publishes, ack: true } = event {
+            settled.extend(publishes.start().get()..=publishes.end().get());
+        }
+    }
+    assert_eq!(settled, [first, second, third, next].map(|seq| seq.get()));
+    assert_eq!(world.session.kept(), 0);
+
+    let consumer = world.consume(id, &queue, "tag");
+    world.run();
+    let delivered = world.deliveries();
+    let told: Vec<_> = delivered
+        .iter()
+        .map(|(found, delivery)| {
+            assert_eq!(*found, consumer);
+            let headers = delivery.properties().headers().unwrap_or_default();
+            (text(delivery), headers.get("x-republished").is_some())
+        })
+        .collect();
+    let told: Vec<_> = told.iter().map(|(body, again)| (body.as_str(), *again)).collect();
+    assert_eq!(
+        told,
+        [
+            ("confirmed", false),
+            ("first", true),
+            ("second", true),
+            ("third", false),
+            ("next", false)
+        ]
+    );
+}
+
+#[test]
+fn no_more_is_kept_than_may_be() {
+    let mut world = World::new({
+        let mut recovery = Recovery::default();
+        recovery.keep_max = 1000;
+        recovery
+    });
+    let id = world.open();
+    world.queue(id, durable("queue"));
+    let route = Route::queue("queue");
+    let keep = |world: &mut World, size: usize| {
+        let channel = &mut world.session.channel(id).expect("it is open");
+        channel.publish_kept(&route, &RawProperties::EMPTY, vec![0; size])
+    };
+    assert_eq!(keep(&mut world, 1), Err(Misuse::NotNow.into()), "there are no confirms");
+    world.confirm(id);
+    // One is always taken.
+    keep(&mut world, 2000).expect("it is the first");
+    assert_eq!(keep(&mut world, 1), Err(Gate::Kept.into()));
+    world.run();
+    assert_eq!(world.session.kept(), 0);
+    keep(&mut world, 100).expect("there is room");
+    keep(&mut world, 100).expect("there is room");
+    // With its channel, all of it goes.
+    world
+        .session
+        .channel(id)
+        .expect("it is open")
+        .close(amqp_client_core::proto::ReplyCode::REPLY_SUCCESS, "done");
+    world.run();
+    assert_eq!(world.session.kept(), 0);
+}
+
+#[test]
+fn what_was_lost_of_a_transaction_is_never_half_committed() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    world.ask(id, TxSelect {}).expect("it is selected");
+    let commit = |world: &mut World| {
+        let channel = &mut world.session.channel(id).expect("it is open");
+        channel.request(TxCommit {})
+    };
+    world.publish(id, "", "queue", "lost");
+    world.run();
+    world.cut();
+    world.recover();
+    world.publish(id, "", "queue", "the other half");
+    assert_eq!(commit(&mut world), Err(Misuse::TransactionLost.into()));
+    world.run();
+    // From here on it is another transaction.
+    world.publish(id, "", "queue", "whole");
+    commit(&mut world).expect("nothing is lost");
+    world.run();
+    let deleted = world.ask(id, QueueDelete { queue: queue.clone(), ..<_>::default() });
+    assert_eq!(deleted.expect("it is deleted").message_count, 1);
+
+    // What has no work in it has nothing to lose, and a rollback loses it anyway.
+    world.cut();
+    world.recover();
+    commit(&mut world).expect("nothing is lost");
+    world.publish(id, "", "queue", "lost");
+    world.run();
+    world.cut();
+    world.recover();
+    world.ask(id, TxRollback {}).expect("it is rolled back");
+    commit(&mut world).expect("nothing is lost");
+}
