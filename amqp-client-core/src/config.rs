@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use amqp_proto::{ClientConfig, Connection};
+use amqp_proto::ClientConfig;
+use amqp_proto::session::Session;
 
 /// How a client connects, and what bounds it afterwards.
 ///
@@ -57,7 +58,7 @@ const FOR_WHAT_IS_OWED: usize = 8;
 
 impl Settings {
     /// Whether to read on when consumers have not taken that many octets.
-    pub(crate) fn may_read(&self, delivered: usize, proto: &Connection) -> bool {
+    pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
         let budget = self.delivery_budget;
         delivered < budget
             || delivered < budget.saturating_mul(FOR_WHAT_IS_OWED) && proto.awaits_peer()

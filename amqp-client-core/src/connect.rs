@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use amqp_proto::ConnectionError;
 use amqp_proto::config::{ClientConfig, ConfigError};
+use amqp_proto::session::Recovery;
 use amqp_proto::uri::{Endpoint, Uri, UriError};
 use thiserror::Error;
 
@@ -22,6 +23,8 @@ pub struct Target {
     pub endpoints: Vec<Endpoint>,
     /// How to use TLS, if it is to be used.
     pub tls: Option<TlsOptions>,
+    /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`], with a seed of chance.
+    pub recovery: Option<Recovery>,
     /// Where to get a token to log in with, in the place of the configured ways.
     pub token_source: Option<Arc<dyn TokenSource>>,
     /// What is said beyond that.
@@ -32,7 +35,20 @@ impl Target {
     /// One node, with the defaults of [`Config`].
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
-        Self { endpoints, tls: None, token_source: None, config: Config::default() }
+        Self {
+            endpoints,
+            tls: None,
+            recovery: Some(Recovery::default()),
+            token_source: None,
+            config: Config::default(),
+        }
+    }
+
+    /// The same, but a connection that is lost is over.
+    #[must_use]
+    pub fn without_recovery(mut self) -> Self {
+        self.recovery = None;
+        self
     }
 
     /// Takes over what a URI says.
@@ -46,7 +62,13 @@ impl Target {
             config.settings.connect_timeout = timeout;
         }
         let tls = uri.tls.then(|| TlsOptions::from_uri(&uri.options)).transpose()?;
-        Ok(Self { endpoints: uri.endpoints.clone(), tls, token_source: None, config })
+        Ok(Self {
+            endpoints: uri.endpoints.clone(),
+            tls,
+            recovery: Some(Recovery::default()),
+            token_source: None,
+            config,
+        })
     }
 }
 
@@ -103,7 +125,17 @@ pub enum ConnectError {
     },
 }
 
+impl Target {
+    pub(crate) fn endpoint(&self, node: usize) -> Result<&Endpoint, ConnectError> {
+        self.endpoints.get(node).ok_or(ConnectError::NoEndpoint)
+    }
+}
+
 impl ConnectError {
+    pub(crate) fn unreachable(endpoint: &Endpoint, error: io::Error) -> Self {
+        Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
+    }
+
     /// Why the handshake failed, if it came to one.
     #[must_use]
     pub const fn as_connection_error(&self) -> Option<&ConnectionError> {

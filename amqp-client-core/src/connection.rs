@@ -170,6 +170,10 @@ impl Connection {
         self.shared().lock().proto.is_open()
     }
 
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared().lock().proto.check().is_err()
+    }
+
     /// Whether the broker has blocked publishing (`connection.blocked`).
     #[must_use]
     pub fn is_blocked(&self) -> bool {
@@ -224,6 +228,11 @@ impl Connection {
             let mut state = self.shared().lock();
             if state.secrets_updated >= awaited {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some((lost, reason)) = &state.secrets_lost {
+                if awaited <= *lost {
+                    return Poll::Ready(Err(ChannelError::from(reason.clone()).into()));
+                }
             }
             if let Err(error) = state.proto.check() {
                 return Poll::Ready(Err(ChannelError::from(error).into()));

@@ -144,7 +144,12 @@ impl Consumer {
         }
         drop(guard);
         self.take_all();
-        Poll::Ready(self.hand_out().map(Ok))
+        if let Some(delivery) = self.hand_out() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        // They have gone back to their queue in between.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes all that was delivered, in exchange for the empty queue of what was taken before.
@@ -168,8 +173,13 @@ impl Consumer {
     }
 
     fn hand_out(&mut self) -> Option<Delivery> {
-        let message = self.taken.pop_front()?;
-        Some(Delivery::new(self.channel.clone(), message))
+        loop {
+            let message = self.taken.pop_front()?;
+            // What has gone back to its queue comes again.
+            if !self.channel.is_stale(&message) {
+                return Some(Delivery::new(self.channel.clone(), message));
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 
 use crate::config::Config;
+use crate::dialer::Dialer;
 use crate::driver::{Driver, Turn};
 use crate::{Connection, driver};
 
@@ -81,9 +82,17 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     /// Begins a connection: its handle, and the future that has to run for anything to happen.
     pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
         let (connection, driver) = driver::Driver::new(config, timer.now());
-        let drive =
-            Self { driver, transport, timer, write_error: None, unflushed: false, closes_by: None };
-        (connection, drive)
+        (connection, Self::with(driver, transport, timer))
+    }
+
+    /// Drives the next transport of a connection.
+    pub fn with(driver: Driver, transport: S, timer: T) -> Self {
+        Self { driver, transport, timer, write_error: None, unflushed: false, closes_by: None }
+    }
+
+    /// What makes the next transport, if there is to be one; see [`Driver::into_dialer`].
+    pub fn into_dialer(self) -> Option<Dialer> {
+        self.driver.into_dialer()
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
@@ -146,7 +155,8 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             }
         }
         if turn.done {
-            return self.poll_close(cx).map(|()| false);
+            let closed = if turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
+            return closed.map(|()| false);
         }
         progress |= turn.read && self.read(cx);
         if progress || self.poll_timer(cx, turn) {

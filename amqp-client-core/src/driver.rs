@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use amqp_proto::{Connection as Protocol, Transmit};
+use amqp_proto::Transmit;
+use amqp_proto::session::Session;
 use bytes::{Buf as _, BytesMut};
 
 use crate::Connection;
 use crate::config::Config;
+use crate::dialer::Dialer;
 use crate::state::Shared;
 
 /// How much memory is reserved for reading.
@@ -19,6 +21,9 @@ const READ_SIZE: usize = 64 * 1024;
 /// it, and each that is kept keeps all of it.
 const READ_LEAST: usize = READ_SIZE / 2;
 
+/// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A connection seen from its transport. Adapters move octets and time between it and a runtime; it knows the rest.
 ///
 /// The contract is a loop:
@@ -27,7 +32,7 @@ const READ_LEAST: usize = READ_SIZE / 2;
 /// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker given to `turn`.
-/// 5. When [`Turn::done`], close the transport and drop the driver.
+/// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its [`into_dialer`](Self::into_dialer).
 ///
 /// Dropping it ends the connection: everything that waits gets an error.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub struct Driver {
     close_timeout: Duration,
     /// Since when the connection is over.
     over_since: Option<Instant>,
+    /// A dialer goes on.
+    handed_on: bool,
 }
 
 /// What to do next.
@@ -53,6 +60,8 @@ pub struct Turn {
     pub wake_at: Option<Instant>,
     /// The connection is over, and everything is written or will never be.
     pub done: bool,
+    /// It was lost and is to be recovered: there is no need to end the transport in an orderly way.
+    pub lost: bool,
 }
 
 impl Driver {
@@ -62,17 +71,33 @@ impl Driver {
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
         let Config { protocol, settings } = config;
         let close_timeout = protocol.close_timeout;
-        let protocol = Protocol::client(Arc::new(protocol), now);
-        let shared = Arc::new(Shared::new(protocol, settings));
-        let driver = Self {
-            shared: shared.clone(),
+        let session = Session::new(Arc::new(protocol), now);
+        let shared = Arc::new(Shared::new(session, settings));
+        (Connection::new(shared.clone()), Self::of(shared, close_timeout))
+    }
+
+    /// A driver for the next transport of a connection.
+    pub(crate) fn of(shared: Arc<Shared>, close_timeout: Duration) -> Self {
+        Self {
+            shared,
             input: BytesMut::new(),
             output: Transmit::new(),
             reading: true,
             close_timeout,
             over_since: None,
-        };
-        (Connection::new(shared), driver)
+            handed_on: false,
+        }
+    }
+
+    /// What makes the next transport, if there is to be one: this one is [`done`](Turn::done), but the connection was lost
+    /// and is to be recovered.
+    #[must_use]
+    pub fn into_dialer(mut self) -> Option<Dialer> {
+        let state = self.shared.lock();
+        let goes_on = state.proto.is_disconnected() && state.proto.check().is_ok();
+        drop(state);
+        self.handed_on = goes_on;
+        goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
     }
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
@@ -87,14 +112,13 @@ impl Driver {
             state.proto.handle_reading(now, reading);
         }
         state.dispatch();
-        let mut expired = Vec::new();
-        state.deadlines.turn(now, |waker| expired.push(waker));
-        expired.into_iter().for_each(|waker| state.wake(waker));
-        let over = state.proto.check().is_err();
+        state.expire(now);
+        let over = state.proto.is_disconnected();
+        let lost = over && state.proto.check().is_ok();
         // Behind the end, a peer that takes nothing is given no more time than one that does not answer a close.
-        let give_up_at = over
-            .then(|| self.over_since.get_or_insert(now).checked_add(self.close_timeout))
-            .flatten();
+        let patience = if lost { LAST_WORDS.min(self.close_timeout) } else { self.close_timeout };
+        let give_up_at =
+            over.then(|| self.over_since.get_or_insert(now).checked_add(patience)).flatten();
         let given_up = give_up_at.is_some_and(|at| at <= now);
         let was_full = state.proto.is_full();
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
@@ -111,6 +135,7 @@ impl Driver {
                 .flatten()
                 .min(),
             done: over && !write,
+            lost,
         }
     }
 
@@ -158,6 +183,9 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        if self.handed_on {
+            return;
+        }
         let mut state = self.shared.lock();
         state.proto.handle_driver_gone();
         state.dispatch();

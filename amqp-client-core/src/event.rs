@@ -3,8 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use amqp_proto::{ChannelError, ConnectionError, Returned, ShortStr, Unusable};
+use amqp_proto::session::{Entity, RecoveryReport};
+use amqp_proto::{ChannelError, ConnectionError, Returned, SessionEvent, ShortStr, Unusable};
 use futures_core::Stream;
 
 use crate::Channel;
@@ -27,7 +29,47 @@ pub enum ConnectionEvent {
         /// Why.
         why: String,
     },
-    /// The connection is over. Nothing comes behind this.
+    /// The connection was lost. Another is made; handles stay as they are.
+    Lost {
+        /// Why.
+        reason: ConnectionError,
+    },
+    /// Time passes before the next attempt.
+    Waiting {
+        /// The node that it will go to, by its place among the [endpoints](crate::Target::endpoints).
+        node: usize,
+        /// How much.
+        time: Duration,
+    },
+    /// An attempt to connect again begins.
+    Connecting {
+        /// The node that it goes to, by its place among the [endpoints](crate::Target::endpoints).
+        node: usize,
+        /// How many there were since the loss, this one included.
+        attempt: u32,
+    },
+    /// An attempt to connect again failed.
+    AttemptFailed {
+        /// The node that it went to, by its place among the [endpoints](crate::Target::endpoints).
+        node: usize,
+        /// Why.
+        reason: String,
+    },
+    /// There is a connection again, and on it all that came back.
+    Recovered(Arc<RecoveryReport>),
+    /// Something came back later than the rest, as a queue that the broker had not released.
+    Restored {
+        /// What it is.
+        entity: Entity,
+    },
+    /// Something that was tried later than the rest did not come back.
+    NotRestored {
+        /// What it is.
+        entity: Entity,
+        /// Why.
+        error: ChannelError,
+    },
+    /// The connection is over for good. Nothing comes behind this.
     Closed(ConnectionError),
     /// The listener was too slow for this many events, which are lost to it.
     Missed(u64),
@@ -56,10 +98,30 @@ pub enum ChannelEvent {
         /// Whether content may flow.
         active: bool,
     },
-    /// The channel is over. Nothing comes behind this.
+    /// The connection was lost, or the channel is opened again after an error. Deliveries that were not acknowledged have gone
+    /// back to their queues.
+    Interrupted(ChannelError),
+    /// The channel is there again, with all that came back.
+    Restored,
+    /// The channel is over for good. Nothing comes behind this.
     Closed(ChannelError),
     /// The listener was too slow for this many events, which are lost to it.
     Missed(u64),
+}
+
+impl ConnectionEvent {
+    pub(crate) fn of_session(event: SessionEvent) -> Option<Self> {
+        Some(match event {
+            SessionEvent::Lost { reason } => Self::Lost { reason },
+            SessionEvent::Waiting { node, time } => Self::Waiting { node, time },
+            SessionEvent::Connecting { node, attempt } => Self::Connecting { node, attempt },
+            SessionEvent::AttemptFailed { node, reason } => Self::AttemptFailed { node, reason },
+            SessionEvent::Recovered(report) => Self::Recovered(Arc::new(*report)),
+            SessionEvent::Restored { entity } => Self::Restored { entity },
+            SessionEvent::NotRestored { entity, error } => Self::NotRestored { entity, error },
+            _ => return None,
+        })
+    }
 }
 
 impl Tell for ConnectionEvent {

@@ -24,6 +24,7 @@ mod connection;
 mod consumer;
 mod deadline;
 mod delivery;
+pub mod dialer;
 pub mod drive;
 pub mod driver;
 pub mod error;
@@ -34,6 +35,7 @@ mod message;
 mod opening;
 mod options;
 mod publisher;
+mod redial;
 mod reply;
 pub mod runtime;
 pub mod socket;
@@ -41,8 +43,10 @@ mod state;
 pub mod tls;
 #[cfg(feature = "blocking")]
 pub mod wait;
+mod wrapped;
 
 pub use amqp_proto as proto;
+pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
 pub use channel::{Channel, Exchange, Queue};
 pub use config::{Config, Settings};
 pub use connect::{ConnectError, Target};

@@ -33,10 +33,12 @@ impl OpenChannel {
             Err(error) => Step::Failed(Some(error.into())),
             Ok(id) => {
                 let place = state.add_channel(id);
+                let stale = state.channel(place).map(|channel| channel.stale.clone());
                 let deadline = state.deadlines.start(connection.shared().settings.call_timeout);
                 state.wake_driver();
                 drop(guard);
-                let channel = Some(Channel::new(connection.clone(), id, place));
+                let channel =
+                    Some(Channel::new(connection.clone(), id, place, stale.unwrap_or_default()));
                 Step::Opening { channel, deadline }
             }
         };

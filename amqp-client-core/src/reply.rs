@@ -114,7 +114,7 @@ impl Sending {
         let state = &mut *guard;
         if let Some(waiting) = state.channel(self.channel.place()) {
             if let Poll::Ready(answer) = waiting.requests.poll(self.id, cx.waker()) {
-                return Poll::Ready(answer.map_err(CallError::Ended));
+                return Poll::Ready(answer);
             }
         }
         if state.deadlines.expired(self.deadline, cx.waker()) {

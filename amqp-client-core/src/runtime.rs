@@ -1,6 +1,7 @@
 //! What adapters have in common: connecting to a target. A runtime adds sockets, time and tasks.
 
 use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use amqp_proto::session::Recovery;
 use amqp_proto::uri::Endpoint;
 
 use crate::Connection;
@@ -15,13 +17,15 @@ use crate::config::{Config, Settings};
 use crate::connect::{ConnectError, Target};
 use crate::drive::{Drive, Timer, Transport};
 use crate::eyeballs::connect_any;
-use crate::login::{TokenError, keep_fresh};
+use crate::login::{Token, TokenError, keep_fresh};
+use crate::redial::redial;
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 use crate::tls::TlsOptions;
+use crate::wrapped::Wrapped;
 
 /// A runtime: how it connects, waits and spawns.
-pub trait Runtime {
+pub trait Runtime: 'static {
     /// Its streams.
     type Transport: Transport + Send + 'static;
     /// What belongs to a transport and waits for it, where tasks do not do that by themselves.
@@ -62,29 +66,40 @@ pub trait Runtime {
 /// Connects to one of the nodes of a target, the first that takes it, and spawns its driver. Each node is given the
 /// [`connect_timeout`](crate::Settings::connect_timeout) for everything up to the end of the handshake.
 ///
+/// When the connection is lost, another one is made, as its [`recovery`](Target::recovery) says.
+///
 /// # Errors
 /// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
 ///
 /// # Cancel safety
 /// Dropping the future gives the attempt up.
 pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectError> {
-    let Some(source) = target.token_source.take() else {
-        return open_any::<R>(target).await;
+    let token = log_in::<R>(&mut target).await?;
+    let source = target.token_source.clone();
+    let connection = open_any::<R>(target).await?;
+    if let (Some(source), Some(token)) = (source, token) {
+        R::spawn(keep_fresh(&connection, source, &token, R::timer()));
+    }
+    Ok(connection)
+}
+
+/// Asks for a token, if the target has a source of them, and makes it the way to log in.
+pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Token>, ConnectError> {
+    let Some(source) = target.token_source.clone() else {
+        return Ok(None);
     };
     let late = || -> TokenError { Arc::new(io::Error::from(io::ErrorKind::TimedOut)) };
     let token = within(R::timer(), target.config.settings.connect_timeout, source.token()).await;
     let token = token.unwrap_or_else(|| Err(late())).map_err(ConnectError::NoToken)?;
     token.log_in(&mut target.config);
-    let connection = open_any::<R>(target).await?;
-    R::spawn(keep_fresh(&connection, source, &token, R::timer()));
-    Ok(connection)
+    Ok(Some(token))
 }
 
 async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
-    let mut nodes = target.endpoints.into_iter().peekable();
-    while let Some(endpoint) = nodes.next() {
-        match open_node::<R>(&endpoint, target.tls.as_ref(), target.config.clone()).await {
-            Err(error) if error.is_about_the_node() && nodes.peek().is_some() => {}
+    let target = Arc::new(target);
+    for (node, _) in target.endpoints.iter().enumerate() {
+        match open_node::<R>(&target, node).await {
+            Err(error) if error.is_about_the_node() && node + 1 < target.endpoints.len() => {}
             result => return result,
         }
     }
@@ -92,63 +107,80 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
 }
 
 async fn open_node<R: Runtime>(
-    endpoint: &Endpoint,
-    tls: Option<&TlsOptions>,
-    config: Config,
+    target: &Arc<Target>,
+    node: usize,
 ) -> Result<Connection, ConnectError> {
-    let after = config.settings.connect_timeout;
-    let connecting = connect::<R>(endpoint, tls, config);
-    within(R::timer(), after, connecting)
+    let endpoint = target.endpoint(node)?.clone();
+    let after = target.config.settings.connect_timeout;
+    let opening = async {
+        let (transport, seat) = reach::<R>(target, &endpoint).await?;
+        let (connection, drive) = begin::<R, _>(transport, target.config.clone());
+        if let Some(recovery) = &target.recovery {
+            let (recovery, nodes) = (seeded(recovery), target.endpoints.len());
+            connection.shared().lock().proto.recover_with(recovery, nodes, node);
+        }
+        run::<R>(drive, seat, target.clone())
+            .map_err(|error| ConnectError::unreachable(&endpoint, error))?;
+        match connection.ready().await {
+            Ok(()) => Ok(connection),
+            Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
+        }
+    };
+    within(R::timer(), after, opening)
         .await
         .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
 }
 
-async fn connect<R: Runtime>(
+/// Without a seed of its own, chance gives one: clients of one broker must not come back in step.
+fn seeded(recovery: &Recovery) -> Recovery {
+    let mut recovery = recovery.clone();
+    if recovery.seed == 0 {
+        recovery.seed = RandomState::new().build_hasher().finish();
+    }
+    recovery
+}
+
+/// A stream to a node, inside of TLS if the target wants it.
+pub(crate) type Reached<R> = (Wrapped<<R as Runtime>::Transport>, <R as Runtime>::Seat);
+
+/// Connects a stream to a node.
+pub(crate) async fn reach<R: Runtime>(
+    target: &Target,
     endpoint: &Endpoint,
-    tls: Option<&TlsOptions>,
-    config: Config,
-) -> Result<Connection, ConnectError> {
+) -> Result<Reached<R>, ConnectError> {
     #[cfg(feature = "tls")]
-    let session = tls.map(|tls| tls.session(&endpoint.host)).transpose()?;
+    let session = target.tls.as_ref().map(|tls| tls.session(&endpoint.host)).transpose()?;
     #[cfg(not(feature = "tls"))]
-    if tls.is_some() {
+    if target.tls.is_some() {
         return Err(crate::tls::TlsError::NotBuilt.into());
     }
-    let unreachable = |error: io::Error| ConnectError::Unreachable {
-        endpoint: endpoint.clone(),
-        error: Arc::new(error),
-    };
-    let (transport, seat) = reach::<R>(endpoint, config.settings).await.map_err(unreachable)?;
+    let settings = target.config.settings;
+    let unreachable = |error| ConnectError::unreachable(endpoint, error);
+    let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
+    let connecting = connect_any(addrs, R::timer(), |addr| R::connect(addr, settings));
+    let (transport, seat) = connecting.await.map_err(unreachable)?;
     #[cfg(feature = "tls")]
-    let connection = match session {
-        Some(session) => drive::<R, _>(Secured::new(transport, session), seat, config),
-        None => drive::<R, _>(transport, seat, config),
+    let transport = match session {
+        Some(session) => Wrapped::Secured(Box::new(Secured::new(transport, session))),
+        None => Wrapped::Plain(transport),
     };
     #[cfg(not(feature = "tls"))]
-    let connection = drive::<R, _>(transport, seat, config);
-    let connection = connection.map_err(unreachable)?;
-    match connection.ready().await {
-        Ok(()) => Ok(connection),
-        Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
-    }
+    let transport = Wrapped::Plain(transport);
+    Ok((transport, seat))
 }
 
-async fn reach<R: Runtime>(
-    endpoint: &Endpoint,
-    settings: Settings,
-) -> io::Result<(R::Transport, R::Seat)> {
-    let addrs = R::resolve(&endpoint.host, endpoint.port).await?;
-    connect_any(addrs, R::timer(), |addr| R::connect(addr, settings)).await
-}
-
-fn drive<R, S>(transport: S, seat: R::Seat, config: Config) -> io::Result<Connection>
-where
-    R: Runtime,
-    S: Transport + Send + 'static,
-{
-    let (connection, drive) = begin::<R, S>(transport, config);
-    R::drive(seat, drive)?;
-    Ok(connection)
+/// Drives a connection in the background, over this transport and those that follow.
+pub(crate) fn run<R: Runtime>(
+    mut drive: Drive<Wrapped<R::Transport>, R::Timer>,
+    seat: R::Seat,
+    target: Arc<Target>,
+) -> io::Result<()> {
+    R::drive(seat, async move {
+        (&mut drive).await;
+        if let Some(dialer) = drive.into_dialer() {
+            R::spawn(redial::<R>(dialer, target));
+        }
+    })
 }
 
 /// A connection's handle, and the loop that has to run for anything to happen.
@@ -184,7 +216,7 @@ where
 }
 
 /// What a future gives, if it does so in time.
-async fn within<T>(
+pub(crate) async fn within<T>(
     mut timer: impl Timer,
     time: Duration,
     future: impl Future<Output = T>,

@@ -1,5 +1,7 @@
 //! What only the broker in memory lets one do: restarts and alarms at will, whims.
 
+mod once;
+
 use std::future::Future as _;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -10,6 +12,7 @@ use amqp_client_core::{
 };
 use amqp_client_tokio::Connection;
 use amqp_test_broker::{Broker, Options};
+use once::open;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -20,7 +23,7 @@ fn durable() -> QueueOptions {
 #[tokio::test]
 async fn a_restart_leaves_what_is_durable() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = open(&broker.uri()).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("durable", durable()).await?;
     channel.queue_declare("transient", QueueOptions::new().durable(false)).await?;
@@ -37,7 +40,7 @@ async fn a_restart_leaves_what_is_durable() -> Outcome {
     connection.closed().await;
     assert!(taken.delivery.ack().is_err());
 
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = open(&broker.uri()).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare_passive("durable").await?;
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
@@ -105,7 +108,7 @@ async fn users_are_those_of_the_options() -> Outcome {
 async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
     for seed in 0..20 {
         let broker = Broker::start_with(Options::new().whims(seed))?;
-        let connection = Connection::open(&broker.uri()).await?;
+        let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
         channel.queue_declare("durable", durable()).await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
@@ -126,7 +129,7 @@ async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
                 Err(other) => return Err(other.into()),
             }
         }
-        let connection = Connection::open(&broker.uri()).await?;
+        let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
         let mut found = Vec::new();
         while let Some(got) = channel.basic_get("durable", true).await? {
@@ -142,7 +145,7 @@ async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
 #[tokio::test]
 async fn publishing_and_consuming_survive_whims() -> Outcome {
     let broker = Broker::start_with(Options::new().whims(7))?;
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = open(&broker.uri()).await?;
     for round in 0..20 {
         let channel = connection.open_channel().await?;
         let name = format!("q{round}");

@@ -2,6 +2,8 @@
 //!
 //! Each test has a node of its own, since it kills, pauses or loses it.
 
+mod once;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use amqp_client_core::{
 use amqp_client_tokio::Connection;
 use amqp_testkit::RabbitMq;
 use bytes::Bytes;
+use once::open;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -143,7 +146,7 @@ impl Scene {
 #[tokio::test]
 async fn every_pending_call_ends_when_the_broker_is_killed() -> Result<()> {
     let node = RabbitMq::start()?;
-    let scene = Scene::set(Connection::open(&node.amqp_uri()).await?).await?;
+    let scene = Scene::set(open(&node.amqp_uri()).await?).await?;
     let mut pending = Pending::default();
     scene.consume(&mut pending).await?;
     node.pause()?;
@@ -159,8 +162,8 @@ async fn every_pending_call_ends_when_the_broker_is_killed() -> Result<()> {
 async fn every_pending_call_ends_when_the_broker_falls_silent() -> Result<()> {
     let node = RabbitMq::start()?;
     let uri = format!("{}?heartbeat=1", node.amqp_uri());
-    let scene = Scene::set(Connection::open(&uri).await?).await?;
-    let closing = Connection::open(&uri).await?;
+    let scene = Scene::set(open(&uri).await?).await?;
+    let closing = open(&uri).await?;
     let mut pending = Pending::default();
     scene.consume(&mut pending).await?;
     node.pause()?;
@@ -266,7 +269,7 @@ async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()
 #[tokio::test]
 async fn consumers_hear_of_an_operators_close() -> Result<()> {
     let node = RabbitMq::start()?;
-    let connection = Connection::open(&node.amqp_uri()).await?;
+    let connection = open(&node.amqp_uri()).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;

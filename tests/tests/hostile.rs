@@ -2,6 +2,7 @@
 //!
 //! What else servers may do wrong is in `amqp-client-core/tests/hostile`, where no socket is needed for it.
 
+mod once;
 mod script;
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use amqp_client_core::{
 use amqp_client_tokio::Connection;
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
+use once::open;
 use script::{METHOD, encoded, greet, offer, receive_until, send, settle, welcome};
 use tokio::io::AsyncWriteExt as _;
 
@@ -97,7 +99,7 @@ async fn hanging_up_at_any_step_of_the_handshake() -> Result<()> {
                 talk(&mut peer);
                 cut.cut(peer);
             });
-            let opened = within(name, Connection::open(&uri)).await;
+            let opened = within(name, open(&uri)).await;
             joined(script).await?;
             match opened {
                 Err(ConnectError::Refused { error, .. }) => {
@@ -126,7 +128,7 @@ async fn hanging_up_on_an_idle_connection() -> Result<()> {
             await_client(&gone);
             cut.cut(peer);
         });
-        let connection = within("open", Connection::open(&uri)).await?;
+        let connection = within("open", open(&uri)).await?;
         go.send(())?;
         let error = within("closed", connection.closed()).await;
         assert!(cut.is_told_by(&error), "{cut:?}: {error:?}");
@@ -190,7 +192,7 @@ fn serve(peer: &mut PeerConnection) {
 
 /// Waits for everything there is to wait for; all of it must end, and for the same reason.
 async fn everything_ends(uri: &str) -> Result<ConnectionError> {
-    let connection = Connection::open(uri).await?;
+    let connection = open(uri).await?;
     let channel = connection.open_channel().await?;
     let options = ConsumeOptions::new().consumer_tag("t");
     let mut consumer = channel.basic_consume("q", options).await?;

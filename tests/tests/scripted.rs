@@ -1,5 +1,6 @@
 //! Brokers that are none, or not well: a scripted peer says things that no real broker would.
 
+mod once;
 mod script;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use amqp_client_core::{ConnectError, OpenError, Target};
 use amqp_client_tokio::Connection;
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
+use once::open;
 use script::{METHOD, encoded, greet, offer, receive, send, welcome};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -25,7 +27,7 @@ async fn refusal(script: impl FnOnce(PeerConnection) + Send + 'static) -> Result
     let peer = ScriptedPeer::bind()?;
     let uri = peer.uri();
     let script = peer.spawn(move |peer| script(peer.accept().expect("the client connects")));
-    let connected = Connection::open(&uri).await;
+    let connected = open(&uri).await;
     tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
     match connected {
         Err(ConnectError::Refused { error, .. }) => Ok(error),
@@ -144,7 +146,7 @@ async fn a_broker_that_dribbles_octets_is_understood() -> Result<()> {
         assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
         send(&mut peer, 0, ConnectionCloseOk {});
     });
-    let connection = Connection::open(&uri).await?;
+    let connection = open(&uri).await?;
     assert_eq!(connection.negotiated().ok_or("not open")?.frame_max, 4096);
     connection.close().await?;
     tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
@@ -163,7 +165,7 @@ async fn a_violation_is_told_to_the_peer_and_to_every_handle() -> Result<()> {
         let Method::ConnectionClose(close) = receive(&mut peer) else { panic!("no close") };
         assert_eq!(close.reply_code, ReplyCode::UNEXPECTED_FRAME.0);
     });
-    let connection = Connection::open(&uri).await?;
+    let connection = open(&uri).await?;
     let violation =
         Violation::UnexpectedFrame { kind: "body", expected: "a method frame on channel 0" };
     let expected = ConnectionError::Violation(violation);
@@ -194,7 +196,7 @@ async fn the_reason_of_a_close_is_read_even_when_nothing_can_be_written() -> Res
         // Without waiting for close-ok, and with octets of the client unread.
         peer.close().expect("it closes");
     });
-    let connection = Connection::open(&uri).await?;
+    let connection = open(&uri).await?;
     let channel = connection.open_channel().await?;
     let route = amqp_client_core::proto::Route::queue("q");
     let none = amqp_client_core::proto::RawProperties::EMPTY;

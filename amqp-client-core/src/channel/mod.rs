@@ -12,12 +12,12 @@ pub use queue::Queue;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use amqp_proto::method::{AccessRequest, ChannelFlow, Request};
-use amqp_proto::{
-    Channel as Protocol, ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong,
-};
+use amqp_proto::session::Channel as Protocol;
+use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong};
 
 use crate::connection::{Connection, watch};
 use crate::deadline::Deadline;
@@ -37,6 +37,8 @@ use crate::state::{ChannelState, Guard, State};
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
+    /// What is brought into being by this handle comes back after a loss.
+    recovers: bool,
 }
 
 /// What all handles of a channel hold.
@@ -45,6 +47,8 @@ struct Handle {
     id: ChannelId,
     /// Where the connection's state keeps the channel.
     place: u32,
+    /// Deliveries up to that tag have gone back to their queues.
+    stale: Arc<AtomicU64>,
 }
 
 impl Drop for Handle {
@@ -54,8 +58,36 @@ impl Drop for Handle {
 }
 
 impl Channel {
-    pub(crate) fn new(connection: Connection, id: ChannelId, place: u32) -> Self {
-        Self { handle: Arc::new(Handle { connection, id, place }) }
+    pub(crate) fn new(
+        connection: Connection,
+        id: ChannelId,
+        place: u32,
+        stale: Arc<AtomicU64>,
+    ) -> Self {
+        Self { handle: Arc::new(Handle { connection, id, place, stale }), recovers: true }
+    }
+
+    /// The same channel, but what is declared, bound, started or limited by this handle, and by what comes from it, is gone
+    /// when the connection is lost, instead of coming back with the next.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core::{Channel, QueueOptions};
+    /// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+    /// let queue = channel.unrecovered().queue_declare("scratch", QueueOptions::new()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "robust")]
+    #[doc(alias = "persistent")]
+    #[must_use]
+    pub fn unrecovered(&self) -> Self {
+        Self { handle: self.handle.clone(), recovers: false }
+    }
+
+    /// Whether the broker has taken that delivery back.
+    pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
+        !delivery.no_ack()
+            && delivery.delivery_tag().get() <= self.handle.stale.load(Ordering::Acquire)
     }
 
     /// The channel's number on its connection.
@@ -272,7 +304,9 @@ impl Channel {
         if let Some(reason) = state.channel(self.handle.place).and_then(|own| own.ended.clone()) {
             return Err(reason);
         }
-        state.proto.channel(self.handle.id).map_err(|_| ChannelState::lost_reason())
+        let channel = state.proto.channel(self.handle.id);
+        let channel = channel.map_err(|_| ChannelState::lost_reason())?;
+        Ok(if self.recovers { channel } else { channel.unrecovered() })
     }
 
     /// Returns a delivery to its queue that nobody will look at.

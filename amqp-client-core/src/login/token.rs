@@ -184,7 +184,7 @@ impl WeakConnection {
         let secret = token.secret.expose().as_bytes().to_vec();
         match connection.update_secret(secret, "token renewed").await {
             Ok(()) => Ok(token.valid_for),
-            Err(_) if !connection.is_open() => Err(None),
+            Err(_) if connection.is_over() => Err(None),
             Err(error) => Err(Some(error.to_string())),
         }
     }

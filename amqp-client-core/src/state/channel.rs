@@ -1,6 +1,9 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use amqp_proto::{ChannelError, ChannelEvent as Event, ChannelId, Connection, ConnectionError};
+use amqp_proto::session::Session;
+use amqp_proto::{ChannelError, ChannelEvent as Event, ChannelId, ConnectionError};
 
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
@@ -25,6 +28,8 @@ pub(crate) struct ChannelState {
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
+    /// Deliveries up to that tag have gone back to their queues, because the connection was lost.
+    pub(crate) stale: Arc<AtomicU64>,
     pub(crate) listeners: Listeners<ChannelEvent>,
     pub(crate) on_close: OnClose<ChannelError>,
     /// Counts the consumers, for naming them.
@@ -52,6 +57,7 @@ impl ChannelState {
             queues: Queues::default(),
             confirms: Confirms::default(),
             confirming: false,
+            stale: Arc::default(),
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             consumers: 0,
@@ -70,7 +76,7 @@ impl ChannelState {
     pub(super) fn handle(
         &mut self,
         event: Event,
-        proto: &mut Connection,
+        proto: &mut Session,
         delivered_octets: &mut usize,
         mut wake: impl FnMut(Waker),
     ) -> Outcome {
@@ -126,6 +132,30 @@ impl ChannelState {
             Event::Flow { active } => {
                 outcome.opens_gate = active;
                 self.listeners.tell(&ChannelEvent::Flow { active }, wake);
+            }
+            Event::Failed { request, error } => {
+                self.requests.failed(request, error.into()).into_iter().for_each(wake);
+            }
+            Event::Unconfirmed { publishes, error } => {
+                self.confirms.unconfirmed(&publishes, &error, wake);
+                outcome.opens_gate = true;
+            }
+            Event::Interrupted { delivered, error } => {
+                let freed = self.queues.discard_up_to(delivered);
+                *delivered_octets = delivered_octets.saturating_sub(freed);
+                self.stale.store(delivered.get(), Ordering::Release);
+                self.listeners.tell(&ChannelEvent::Interrupted(error), wake);
+            }
+            Event::ConsumerFailed { consumer, error } => {
+                let Some(queue) = self.queues.get(consumer) else {
+                    return outcome;
+                };
+                let end = End::Unasked(ConsumerEnd::Ended(error));
+                queue.end(end).into_iter().for_each(wake);
+            }
+            Event::Restored => {
+                self.listeners.tell(&ChannelEvent::Restored, wake);
+                outcome.opens_gate = true;
             }
             Event::Closed(reason) => {
                 self.terminate(reason, wake);

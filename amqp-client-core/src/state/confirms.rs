@@ -95,8 +95,27 @@ impl Confirms {
     }
 
     /// Nothing will be confirmed any more.
-    pub(crate) fn terminate(&mut self, reason: &ChannelError, mut wake: impl FnMut(Waker)) {
-        for seq in self.first..self.first + self.ring.len() as u64 {
+    pub(crate) fn terminate(&mut self, reason: &ChannelError, wake: impl FnMut(Waker)) {
+        self.lose(self.first..self.first + self.ring.len() as u64, reason, wake);
+    }
+
+    /// Whether the broker took these will never be known.
+    pub(crate) fn unconfirmed(
+        &mut self,
+        publishes: &RangeInclusive<PublishSeq>,
+        reason: &ChannelError,
+        wake: impl FnMut(Waker),
+    ) {
+        self.lose(publishes.start().get()..=publishes.end().get(), reason, wake);
+    }
+
+    fn lose(
+        &mut self,
+        publishes: impl Iterator<Item = u64>,
+        reason: &ChannelError,
+        mut wake: impl FnMut(Waker),
+    ) {
+        for seq in publishes {
             self.settle(seq, &mut wake, |returned| {
                 Err(match returned {
                     Some(returned) => ConfirmError::Returned(returned),

@@ -30,7 +30,10 @@ use std::time::Instant;
 #[cfg(shuttle)]
 use shuttle::sync::{Mutex, MutexGuard};
 
-use amqp_proto::{ChannelId, Connection, ConnectionError, ConsumerId, Event, ReplyCode, ShortStr};
+use amqp_proto::session::Session;
+use amqp_proto::{
+    ChannelId, ConnectionError, ConsumerId, Event, ReplyCode, SessionEvent, ShortStr,
+};
 
 use crate::config::Settings;
 use crate::event::ConnectionEvent;
@@ -45,7 +48,7 @@ pub(crate) struct Shared {
 /// What is known of a connection.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) proto: Connection,
+    pub(crate) proto: Session,
     pub(crate) deadlines: Deadlines,
     pub(crate) listeners: Listeners<ConnectionEvent>,
     pub(crate) on_close: OnClose<ConnectionError>,
@@ -59,6 +62,10 @@ pub(crate) struct State {
     pub(crate) secrets_sent: u64,
     /// How many of them the server took.
     pub(crate) secrets_updated: u64,
+    /// How many of them were sent before the connection was lost last, and why it was.
+    pub(crate) secrets_lost: Option<(u64, ConnectionError)>,
+    /// How often the connection was lost.
+    pub(crate) losses: u64,
     /// Octets that were delivered and not taken by their consumers.
     pub(crate) delivered_octets: usize,
     /// The close that a handle has asked for.
@@ -95,7 +102,7 @@ impl Wakes {
 }
 
 impl Shared {
-    pub(crate) fn new(proto: Connection, settings: Settings) -> Self {
+    pub(crate) fn new(proto: Session, settings: Settings) -> Self {
         let state = State {
             proto,
             deadlines: Deadlines::default(),
@@ -106,6 +113,8 @@ impl Shared {
             watchers: Vec::new(),
             secrets_sent: 0,
             secrets_updated: 0,
+            secrets_lost: None,
+            losses: 0,
             delivered_octets: 0,
             closing: None,
             driver: None,
@@ -160,11 +169,6 @@ impl Drop for Wakes {
 }
 
 impl State {
-    /// Wakes that task once the lock is released.
-    pub(crate) fn wake(&mut self, waker: Waker) {
-        self.wakes.push(waker);
-    }
-
     /// Runs that once the lock is released.
     pub(crate) fn call(&mut self, call: Call) {
         let call = match self.run_call {
@@ -212,6 +216,12 @@ impl State {
         if let Some((code, text)) = &self.closing {
             self.proto.close(now, *code, text);
         }
+    }
+
+    /// Wakes those whose deadlines have passed.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let Self { deadlines, wakes, .. } = self;
+        deadlines.turn(now, |waker| wakes.push(waker));
     }
 
     /// Keeps a place for a channel that was just opened; returns where it is.
@@ -316,10 +326,25 @@ impl State {
                     self.secrets_updated += 1;
                     self.wake_watchers();
                 }
+                Event::Session(event) => self.dispatch_of_session(event),
                 Event::Closed(reason) => self.terminate(reason),
                 // A client's connection has no others.
                 _ => {}
             }
+        }
+    }
+
+    fn dispatch_of_session(&mut self, event: SessionEvent) {
+        if let SessionEvent::Lost { reason } = &event {
+            self.losses += 1;
+            self.secrets_lost = Some((self.secrets_sent, reason.clone()));
+            self.open_gate();
+            self.wake_watchers();
+            // Reading may have been suspended for what has gone back.
+            self.wake_driver();
+        }
+        if let Some(event) = ConnectionEvent::of_session(event) {
+            self.tell(&event);
         }
     }
 

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use amqp_proto::{ConsumerId, Delivery, ShortStr};
+use amqp_proto::{ConsumerId, Delivery, DeliveryTag, ShortStr};
 
 use crate::error::ConsumerEnd;
 
@@ -49,12 +49,28 @@ impl Queues {
         Some(self.consumers.remove(index).1)
     }
 
+    /// Drops what the broker has taken back. Returns how many octets that are.
+    pub(crate) fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
+        self.iter_mut().map(|queue| queue.discard_up_to(tag)).sum()
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
         self.consumers.iter_mut().map(|(_, queue)| queue)
     }
 }
 
 impl Queue {
+    fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
+        let before = self.octets;
+        let octets = &mut self.octets;
+        self.deliveries.retain(|delivery| {
+            let stays = delivery.no_ack() || delivery.delivery_tag() > tag;
+            *octets -= if stays { 0 } else { delivery.size() };
+            stays
+        });
+        before - self.octets
+    }
+
     /// Ends the consumer, unless it has ended before. Returns whom to wake.
     pub(crate) fn end(&mut self, end: End) -> Option<Waker> {
         if self.end.is_none() {

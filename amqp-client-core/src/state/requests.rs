@@ -4,6 +4,7 @@ use std::task::{Poll, Waker};
 use amqp_proto::{ChannelError, Reply, RequestId};
 
 use super::deadlines::register;
+use crate::error::CallError;
 
 /// The requests of a channel that somebody waits for, in the order in which they were made.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub(crate) struct Requests {
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Waiting(Option<Waker>),
-    Done(Box<Result<Reply, ChannelError>>),
+    Done(Box<Result<Reply, CallError>>),
 }
 
 impl Requests {
@@ -24,8 +25,17 @@ impl Requests {
 
     /// The answer came. Returns whom to wake.
     pub(crate) fn answered(&mut self, id: RequestId, reply: Reply) -> Option<Waker> {
+        self.done(id, Ok(reply))
+    }
+
+    /// No answer to that one will come. Returns whom to wake.
+    pub(crate) fn failed(&mut self, id: RequestId, error: CallError) -> Option<Waker> {
+        self.done(id, Err(error))
+    }
+
+    fn done(&mut self, id: RequestId, result: Result<Reply, CallError>) -> Option<Waker> {
         let (_, waiter) = self.find(id).and_then(|index| self.waiting.get_mut(index))?;
-        match std::mem::replace(waiter, Waiter::Done(Box::new(Ok(reply)))) {
+        match std::mem::replace(waiter, Waiter::Done(Box::new(result))) {
             Waiter::Waiting(waker) => waker,
             Waiter::Done(_) => None,
         }
@@ -36,17 +46,13 @@ impl Requests {
         for (_, waiter) in &mut self.waiting {
             if let Waiter::Waiting(waker) = waiter {
                 waker.take().into_iter().for_each(&mut wake);
-                *waiter = Waiter::Done(Box::new(Err(reason.clone())));
+                *waiter = Waiter::Done(Box::new(Err(reason.clone().into())));
             }
         }
     }
 
     /// The answer, if it is there.
-    pub(crate) fn poll(
-        &mut self,
-        id: RequestId,
-        waker: &Waker,
-    ) -> Poll<Result<Reply, ChannelError>> {
+    pub(crate) fn poll(&mut self, id: RequestId, waker: &Waker) -> Poll<Result<Reply, CallError>> {
         let Some(index) = self.find(id) else {
             return Poll::Pending;
         };

@@ -77,6 +77,10 @@ impl<'a> Channel<'a> {
             }
             Reach::Nowhere(connection) => {
                 check_held(self.record, &method)?;
+                if matches!(method, Method::ConfirmSelect(_)) {
+                    // Messages that are kept can be taken from now on.
+                    self.record.mode = Mode::Confirm;
+                }
                 let id = connection.reserve_request();
                 let (facts, recovers) = (&R::FACTS, self.recovers);
                 self.record.held.push_back(Held { id, method, facts, answered, recovers });

@@ -131,7 +131,11 @@ impl Session {
         }
     }
 
+    /// Only what was open can be lost.
     pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
+        if matches!(self.phase, Phase::Up) && self.connection.negotiated().is_none() {
+            return false;
+        }
         self.recovering.as_ref().is_some_and(|recovering| (recovering.policy.recovers)(error))
     }
 
@@ -165,6 +169,9 @@ impl Session {
 
     /// The session is over, and with it what channels there still are.
     pub(super) fn end(&mut self, error: ConnectionError) {
+        if matches!(self.phase, Phase::Over(_)) {
+            return;
+        }
         self.replay = None;
         self.recovering = None;
         let numbers = (1u16..).zip(&self.channels).filter(|(_, channel)| channel.is_some());

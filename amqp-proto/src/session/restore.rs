@@ -216,6 +216,9 @@ impl Session {
         let Some(record) = slot(&mut self.channels, id) else { return 0 };
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
+        if record.mode == Mode::Confirm && !channel.is_confirming() {
+            let _over = channel.request(ConfirmSelect { no_wait: true });
+        }
         let mut again = 0;
         for message in record.kept.iter_mut() {
             let mut route = Route::new(&message.exchange, &message.routing_key);

@@ -1,0 +1,89 @@
+//! What an adapter does while there is no transport: the connection was lost, and another is to be made.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use amqp_proto::ClientConfig;
+use amqp_proto::session::Dial;
+
+use crate::driver::Driver;
+use crate::state::Shared;
+
+/// A connection that was lost, seen from whoever makes transports. It is what a [`Driver`] is while there is one.
+///
+/// The contract is a loop: [`turn`](Self::turn) says what to do, and when to ask again. While an attempt is under way, its
+/// turns go on. Dropping it ends the connection: everything that waits gets an error.
+#[derive(Debug)]
+pub struct Dialer {
+    shared: Arc<Shared>,
+    close_timeout: Duration,
+    handed_on: bool,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DialTurn {
+    /// Connect to that node, by its place in the list, and say what came of it.
+    pub connect: Option<usize>,
+    /// When to call [`Dialer::turn`] again at the latest.
+    pub wake_at: Option<Instant>,
+    /// The connection is over for good.
+    pub done: bool,
+}
+
+impl Dialer {
+    pub(crate) const fn new(shared: Arc<Shared>, close_timeout: Duration) -> Self {
+        Self { shared, close_timeout, handed_on: false }
+    }
+
+    /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
+    pub fn turn(&mut self, now: Instant, waker: &Waker) -> DialTurn {
+        let mut state = self.shared.lock();
+        state.carry_out(now);
+        state.proto.handle_timeout(now);
+        let dial = state.proto.poll_dial(now);
+        state.dispatch();
+        state.expire(now);
+        state.park_driver(waker);
+        let (connect, wait) = match dial {
+            Dial::Connect { node } => (Some(node), None),
+            Dial::Wait(at) => (None, Some(at)),
+            _ => (None, None),
+        };
+        let timer = state.proto.poll_timeout().map(|(at, _)| at);
+        let wake_at = [wait, timer, state.deadlines.next()].into_iter().flatten().min();
+        DialTurn { connect, wake_at, done: state.proto.check().is_err() }
+    }
+
+    /// There is a transport to the node that was asked for. With a configuration, that one is used from now on, as when there
+    /// is a new token to log in with.
+    #[must_use]
+    pub fn connected(mut self, now: Instant, config: Option<ClientConfig>) -> Driver {
+        let mut state = self.shared.lock();
+        state.proto.handle_transport(now, config.map(Arc::new));
+        state.dispatch();
+        drop(state);
+        self.handed_on = true;
+        Driver::of(self.shared.clone(), self.close_timeout)
+    }
+
+    /// The node that was asked for cannot be reached.
+    pub fn failed(&mut self, now: Instant, reason: &str) {
+        let mut state = self.shared.lock();
+        state.proto.handle_unreachable(now, reason);
+        state.dispatch();
+    }
+}
+
+impl Drop for Dialer {
+    fn drop(&mut self) {
+        if self.handed_on {
+            return;
+        }
+        let mut state = self.shared.lock();
+        state.proto.handle_driver_gone();
+        state.dispatch();
+    }
+}

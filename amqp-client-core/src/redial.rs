@@ -1,0 +1,96 @@
+//! Connecting again after a loss, while the connection's deadlines and commands go on.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use amqp_proto::ClientConfig;
+
+use crate::connect::{ConnectError, Target};
+use crate::dialer::Dialer;
+use crate::drive::{Drive, Timer};
+use crate::runtime::{Reached, Runtime, log_in, reach, run, within};
+
+/// Makes transports until one is reached, and drives that.
+pub(crate) async fn redial<R: Runtime>(mut dialer: Dialer, target: Arc<Target>) {
+    let mut timer = R::timer();
+    while let Some(node) = next_node(&mut dialer, &mut timer).await {
+        let attempt = attempt::<R>(&target, node);
+        let Some(reached) = meanwhile(&mut dialer, &mut timer, attempt).await else {
+            return;
+        };
+        let now = timer.now();
+        match reached {
+            Ok(((transport, seat), config)) => {
+                let driver = dialer.connected(now, config);
+                // Where it cannot be driven it is dropped, and who waits for it learns of that.
+                let _undriven = run::<R>(Drive::with(driver, transport, timer), seat, target);
+                return;
+            }
+            Err(error) => dialer.failed(now, &error.to_string()),
+        }
+    }
+}
+
+/// The node to connect to, when the time has come. Nothing if the connection is over.
+async fn next_node(dialer: &mut Dialer, timer: &mut impl Timer) -> Option<usize> {
+    poll_fn(|cx| {
+        loop {
+            let turn = dialer.turn(timer.now(), cx.waker());
+            if turn.done {
+                return Poll::Ready(None);
+            }
+            if let Some(node) = turn.connect {
+                return Poll::Ready(Some(node));
+            }
+            match turn.wake_at {
+                Some(at) if timer.poll_until(cx, at).is_ready() => {}
+                _ => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// What an attempt gives, while turns go on. Nothing if the connection is over before.
+async fn meanwhile<T>(
+    dialer: &mut Dialer,
+    timer: &mut impl Timer,
+    attempt: impl Future<Output = T>,
+) -> Option<T> {
+    let mut attempt = pin!(attempt);
+    poll_fn(|cx| {
+        loop {
+            let turn = dialer.turn(timer.now(), cx.waker());
+            if turn.done {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            match turn.wake_at {
+                Some(at) if timer.poll_until(cx, at).is_ready() => {}
+                _ => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// One attempt, with a new token if there is a source of them. The handshake that follows has a deadline of its own.
+async fn attempt<R: Runtime>(
+    target: &Target,
+    node: usize,
+) -> Result<(Reached<R>, Option<ClientConfig>), ConnectError> {
+    let endpoint = target.endpoint(node)?;
+    let after = target.config.settings.connect_timeout;
+    let connecting = async {
+        let mut target = target.clone();
+        let token = log_in::<R>(&mut target).await?;
+        let reached = reach::<R>(&target, endpoint).await?;
+        Ok((reached, token.map(|_| target.config.protocol)))
+    };
+    let timed_out = || ConnectError::TimedOut { endpoint: endpoint.clone(), after };
+    within(R::timer(), after, connecting).await.unwrap_or_else(|| Err(timed_out()))
+}
