@@ -3,13 +3,15 @@ use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
 use crate::deadline::Deadline;
 use crate::error::{CallError, CloseError};
 use crate::event::ConnectionEvents;
+use crate::health::{Health, Status};
 use crate::opening::OpenChannel;
-use crate::state::Shared;
+use crate::state::{OnRecover, Shared};
 
 /// A connection to a broker.
 ///
@@ -163,7 +165,40 @@ impl Connection {
         }
     }
 
-    /// Whether the connection can be used.
+    /// Has a callback run after each recovery, with what came of it. It does not keep the connection open.
+    ///
+    /// As with [`on_close`](Self::on_close), it has a task or thread of its own.
+    #[doc(alias = "add_reconnect_callback")]
+    pub fn on_recover(&self, callback: impl Fn(&RecoveryReport) + Send + Sync + 'static) {
+        let callback = Arc::new(OnRecover(Box::new(callback)));
+        self.shared().lock().on_recover.push(callback);
+    }
+
+    /// How the connection is, at this moment: for readiness probes and dashboards.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let mut guard = self.shared().lock();
+        let state = &mut *guard;
+        let (unsettled, unconfirmed) = state.in_flight();
+        Health {
+            status: match (state.proto.is_open(), state.proto.check()) {
+                (true, _) => Status::Open,
+                (false, Ok(())) if state.losses > 0 => Status::Recovering,
+                (false, Ok(())) => Status::Connecting,
+                (false, Err(error)) => Status::Closed(error),
+            },
+            blocked: state.proto.is_blocked(),
+            losses: state.losses,
+            channels: state.proto.channel_count(),
+            unconfirmed,
+            unsettled,
+            kept_octets: state.proto.kept(),
+            queued_octets: state.proto.queued(),
+            delivered_octets: state.delivered_octets,
+        }
+    }
+
+    /// Whether the connection can be used right now. One that is being recovered is not open, and not over.
     #[doc(alias = "is_alive")]
     #[must_use]
     pub fn is_open(&self) -> bool {

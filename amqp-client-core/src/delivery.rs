@@ -29,7 +29,8 @@ impl Delivery {
     /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
     ///
     /// # Errors
-    /// [`CallError`], if the channel is over: then the broker has taken the message back.
+    /// [`CallError`], if the channel is over, or the connection was lost since and [the delivery is
+    /// stale](CallError::is_stale): then the broker has taken the message back.
     pub fn ack(mut self) -> Result<(), CallError> {
         self.settle(|channel, tag| channel.basic_ack(tag, false))
     }

@@ -46,6 +46,7 @@ impl Dialer {
         let dial = state.proto.poll_dial(now);
         state.dispatch();
         state.expire(now);
+        state.wake_turns();
         state.park_driver(waker);
         let (connect, wait) = match dial {
             Dial::Connect { node } => (Some(node), None),

@@ -125,6 +125,7 @@ impl Driver {
         if was_full && !state.proto.is_full() {
             state.open_gate();
         }
+        state.wake_turns();
         state.park_driver(waker);
         let protocol_timer = state.proto.poll_timeout().map(|(at, _)| at);
         Turn {

@@ -53,6 +53,13 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether this is about a delivery from before the connection was lost: the broker has taken it back and delivers it
+    /// again. There is nothing to do about it.
+    #[must_use]
+    pub const fn is_stale(&self) -> bool {
+        matches!(self, Self::Misuse(Misuse::StaleDelivery(_)))
+    }
+
     /// The reply code that the broker closed the channel or connection with, if it did.
     #[must_use]
     pub fn reply_code(&self) -> Option<amqp_proto::ReplyCode> {
@@ -128,6 +135,9 @@ pub enum PublishError {
         /// The agreed limit.
         frame_max: u32,
     },
+    /// There is no connection at present, and the publisher does not [wait](crate::OnLoss) for one.
+    #[error("not sent: {0}")]
+    Held(HeldBy),
     /// Content had to wait for too long.
     #[error("not sent within {after:?}: {by}")]
     TimedOut {

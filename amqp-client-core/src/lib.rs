@@ -30,6 +30,7 @@ pub mod driver;
 pub mod error;
 mod event;
 mod eyeballs;
+mod health;
 pub mod login;
 mod message;
 mod opening;
@@ -38,6 +39,7 @@ mod publisher;
 mod redial;
 mod reply;
 pub mod runtime;
+mod shutdown;
 pub mod socket;
 mod state;
 pub mod tls;
@@ -58,11 +60,13 @@ pub use error::{
     TryError, TryPublishError,
 };
 pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
+pub use health::{Health, Status};
 pub use message::{DeliveryMode, Message, MessageProperties};
 pub use opening::OpenChannel;
 pub use options::{
-    ConsumeOptions, ExchangeKind, ExchangeOptions, Overflow, PublisherOptions, QueueOptions,
-    QueueType, StreamOffset,
+    ConsumeOptions, ExchangeKind, ExchangeOptions, OnLoss, Overflow, PublisherOptions,
+    QueueOptions, QueueType, StreamOffset,
 };
 pub use publisher::{Confirmation, Publisher};
 pub use reply::Reply;
+pub use shutdown::Leftovers;

@@ -4,15 +4,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use amqp_proto::method::ConfirmSelect;
-use amqp_proto::{Body, EncodeProperties, PublishSeq, RawProperties, Route, ShortStr};
+use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr};
 
-use crate::channel::{Channel, NotNow};
+use crate::channel::{Channel, NotNow, Outgoing};
 use crate::connection::watch;
 use crate::deadline::Deadline;
 use crate::error::{CallError, ConfirmError, PublishError, SendError, TryError, TryPublishError};
 use crate::message::Message;
-use crate::options::PublisherOptions;
-use crate::state::ChannelState;
+use crate::options::{OnLoss, PublisherOptions};
 
 /// Publishes to one exchange, and knows what became of each message.
 ///
@@ -132,14 +131,8 @@ impl Publisher {
         routing_key: &str,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        let published = self.channel.publish_now(
-            &self.route(routing_key),
-            &self.properties,
-            body,
-            &|state, size| self.window_open(state, size),
-            None,
-        );
-        match published {
+        let outgoing = self.outgoing(routing_key, &self.properties);
+        match self.channel.publish_now(&outgoing, body, None) {
             Ok(seq) => Ok(self.confirmation(seq)),
             Err(NotNow::Wait(by, body)) => {
                 Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
@@ -178,24 +171,25 @@ impl Publisher {
     async fn publish_with(
         &self,
         routing_key: &str,
-        properties: &impl EncodeProperties,
+        properties: &RawProperties,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
         let timeout = self.options.timeout_or(self.channel.connection().shared().settings);
-        let window = |state: &ChannelState, size| self.window_open(state, size);
-        let route = self.route(routing_key);
-        let seq = self.channel.publish_within(&route, properties, body, timeout, window).await?;
+        let outgoing = self.outgoing(routing_key, properties);
+        let seq = self.channel.publish_within(&outgoing, body, timeout).await?;
         Ok(self.confirmation(seq))
     }
 
-    fn route<'a>(&'a self, routing_key: &'a str) -> Route<'a> {
+    fn outgoing<'a>(
+        &'a self,
+        routing_key: &'a str,
+        properties: &'a RawProperties,
+    ) -> Outgoing<'a, RawProperties> {
         let mut route = Route::new(&self.exchange, routing_key);
         route.mandatory = self.options.is_mandatory();
-        route
-    }
-
-    fn window_open(&self, state: &ChannelState, size: usize) -> bool {
-        self.options.has_room(state.confirms.outstanding(), state.confirms.octets(), size)
+        let keeps = self.options.what_on_loss() == OnLoss::Keep;
+        let kept = keeps.then_some(properties);
+        Outgoing { route, properties, publisher: Some(&self.options), kept }
     }
 
     fn confirmation(&self, seq: Option<PublishSeq>) -> Confirmation {

@@ -1,15 +1,10 @@
-use std::future::poll_fn;
-use std::task::{Context, Poll};
-
 use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover};
-use amqp_proto::{Body, DeliveryTag, EncodeProperties, GetReply, PublishSeq, Route};
+use amqp_proto::{Body, DeliveryTag, EncodeProperties, GetReply, Route};
 
-use super::{Channel, name};
-use crate::connection::watch;
+use super::{Channel, Outgoing, name};
 use crate::consumer::Consumer;
-use crate::deadline::Deadline;
 use crate::delivery::{Delivery, Got};
-use crate::error::{CallError, HeldBy, PublishError};
+use crate::error::{CallError, PublishError};
 use crate::options::ConsumeOptions;
 use crate::reply::{Reply, typed};
 
@@ -199,90 +194,12 @@ impl Channel {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<(), PublishError> {
-        let no_window = |_: &crate::state::ChannelState, _| true;
         let timeout = self.connection().shared().settings.publish_timeout;
-        let seq = self.publish_within(route, properties, body, timeout, no_window).await?;
+        let outgoing = Outgoing { route: *route, properties, publisher: None, kept: None };
+        let seq = self.publish_within(&outgoing, body, timeout).await?;
         if let Some(seq) = seq {
             self.with_state(|state| state.confirms.forget(seq.get()));
         }
         Ok(())
     }
-
-    /// Publishes as soon as the gates and `window` let it.
-    pub(crate) async fn publish_within<B: Body>(
-        &self,
-        route: &Route<'_>,
-        properties: &impl EncodeProperties,
-        body: B,
-        timeout: Option<std::time::Duration>,
-        window: impl Fn(&crate::state::ChannelState, usize) -> bool,
-    ) -> Result<Option<PublishSeq>, PublishError> {
-        let mut body = Some(body);
-        let mut deadline: Option<Deadline> = None;
-        poll_fn(move |cx| {
-            let Some(given) = body.take() else {
-                return Poll::Pending;
-            };
-            let (by, given) = match self.publish_now(route, properties, given, &window, Some(cx)) {
-                Ok(seq) => return Poll::Ready(Ok(seq)),
-                Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
-                Err(NotNow::Wait(by, body)) => (by, body),
-            };
-            body = Some(given);
-            let deadline = deadline.get_or_insert_with(|| {
-                Deadline::start(self.connection().shared(), self.lock(), |_| timeout)
-            });
-            if deadline.expired(cx) {
-                let after = deadline.after();
-                return Poll::Ready(Err(PublishError::TimedOut { by, after }));
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Publishes, or says why not, and gives the body back. With a context, its task is woken when it may go on.
-    pub(crate) fn publish_now<B: Body>(
-        &self,
-        route: &Route<'_>,
-        properties: &impl EncodeProperties,
-        body: B,
-        window: &impl Fn(&crate::state::ChannelState, usize) -> bool,
-        cx: Option<&Context<'_>>,
-    ) -> Result<Option<PublishSeq>, NotNow<B>> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let size = body.as_octets().len();
-        let gate = match self.protocol(state) {
-            Ok(protocol) => protocol.check_gate().err().map(HeldBy::Gate),
-            Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
-        };
-        let open = state.channel(self.place()).is_none_or(|channel| window(channel, size));
-        if let Some(by) = gate.or_else(|| (!open).then_some(HeldBy::Window)) {
-            cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
-            return Err(NotNow::Wait(by, body));
-        }
-        let published = match self.protocol(state) {
-            Ok(mut protocol) => protocol.publish(route, properties, body),
-            Err(error) => Err(error.into()),
-        };
-        match published {
-            Ok(seq) => {
-                if let (Some(seq), Some(channel)) = (seq, state.channel(self.place())) {
-                    channel.confirms.published(seq, size);
-                }
-                state.wake_driver();
-                Ok(seq)
-            }
-            Err(error) => Err(NotNow::Failed(error.into(), None)),
-        }
-    }
-}
-
-/// Why a message was not published at this moment.
-pub(crate) enum NotNow<B> {
-    /// It has to wait.
-    Wait(HeldBy, B),
-    /// It cannot be published. The body is there unless something is wrong with the message itself.
-    Failed(PublishError, Option<B>),
 }

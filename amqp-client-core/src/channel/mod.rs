@@ -2,11 +2,12 @@
 
 mod basic;
 mod exchange;
+mod publish;
 mod queue;
 mod tx;
 
-pub(crate) use basic::NotNow;
 pub use exchange::Exchange;
+pub(crate) use publish::{NotNow, Outgoing};
 pub use queue::Queue;
 
 use std::fmt;

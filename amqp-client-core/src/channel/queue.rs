@@ -125,6 +125,13 @@ impl Queue {
         &self.name
     }
 
+    /// Its name at present: a queue that the broker has named gets another one when the connection is recovered. What is done
+    /// by this handle, or by the name that it had, finds it all the same; what tells others its name must ask for this.
+    #[must_use]
+    pub fn current_name(&self) -> ShortStr {
+        self.channel.lock().proto.current_name(&self.name).clone()
+    }
+
     /// How many messages were ready for delivery when it was declared.
     #[must_use]
     pub const fn message_count(&self) -> u32 {

@@ -7,7 +7,7 @@ mod queue;
 
 pub use consume::{ConsumeOptions, StreamOffset};
 pub use exchange::{ExchangeKind, ExchangeOptions};
-pub use publisher::PublisherOptions;
+pub use publisher::{OnLoss, PublisherOptions};
 pub use queue::{Overflow, QueueOptions, QueueType};
 
 use std::time::Duration;

@@ -14,6 +14,25 @@ pub struct PublisherOptions {
     window_octets: usize,
     timeout: Option<Option<Duration>>,
     properties: MessageProperties,
+    on_loss: OnLoss,
+}
+
+/// What a publisher does about the loss of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnLoss {
+    /// Publishing fails at once while there is no connection. What was not confirmed is
+    /// [`Unconfirmed`](crate::ConfirmError::Unconfirmed).
+    Fail,
+    /// Publishing waits for the connection to come back, up to its deadline. What was not confirmed is
+    /// [`Unconfirmed`](crate::ConfirmError::Unconfirmed).
+    #[default]
+    Wait,
+    /// Messages are kept until they are confirmed, up to [`Recovery::keep_max`](crate::Recovery::keep_max) octets. Publishing
+    /// goes on while there is no connection, as long as there is room, and everything that was not confirmed is published
+    /// again, in its order, with the header `x-republished`. So each message arrives at least once; receivers that must not
+    /// take one twice tell it by its message id.
+    Keep,
 }
 
 impl PublisherOptions {
@@ -25,7 +44,18 @@ impl PublisherOptions {
             window_octets: 16 * 1024 * 1024,
             timeout: None,
             properties: MessageProperties::new(),
+            on_loss: OnLoss::Wait,
         }
+    }
+
+    /// What to do about the loss of the connection. Default [`OnLoss::Wait`].
+    pub const fn on_loss(mut self, on_loss: OnLoss) -> Self {
+        self.on_loss = on_loss;
+        self
+    }
+
+    pub(crate) const fn what_on_loss(&self) -> OnLoss {
+        self.on_loss
     }
 
     /// Whether messages that reach no queue come back, as the error of their confirmation.

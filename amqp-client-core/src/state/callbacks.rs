@@ -1,10 +1,21 @@
 use std::fmt;
 
+use amqp_proto::session::RecoveryReport;
+
 /// Something to run once the lock is released.
 pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
 /// Runs a call where it may take its time.
 pub(crate) type RunCall = fn(Call);
+
+/// What to call after each recovery.
+pub(crate) struct OnRecover(pub(crate) Box<dyn Fn(&RecoveryReport) + Send + Sync>);
+
+impl fmt::Debug for OnRecover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRecover")
+    }
+}
 
 /// Who wants to be called when something is over.
 pub(crate) struct OnClose<E> {

@@ -12,6 +12,7 @@ mod queues;
 mod requests;
 
 use callbacks::OnClose;
+pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines, register};
@@ -21,7 +22,7 @@ pub(crate) use requests::Waiter;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
@@ -58,6 +59,10 @@ pub(crate) struct State {
     pub(crate) gate: Vec<Waker>,
     /// Whom to wake when the connection is open, or over, or its secret was updated.
     pub(crate) watchers: Vec<Waker>,
+    /// Whom to wake with each turn of the driver.
+    pub(crate) turns: Vec<Waker>,
+    /// Who wants to be called after each recovery.
+    pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// How many new secrets were sent.
     pub(crate) secrets_sent: u64,
     /// How many of them the server took.
@@ -111,6 +116,8 @@ impl Shared {
             run_call: None,
             gate: Vec::new(),
             watchers: Vec::new(),
+            turns: Vec::new(),
+            on_recover: Vec::new(),
             secrets_sent: 0,
             secrets_updated: 0,
             secrets_lost: None,
@@ -193,6 +200,13 @@ impl State {
     /// Content may flow again, or never will: everybody looks for themselves.
     pub(crate) fn open_gate(&mut self) {
         for waker in std::mem::take(&mut self.gate) {
+            self.wakes.push(waker);
+        }
+    }
+
+    /// The driver has had its turn.
+    pub(crate) fn wake_turns(&mut self) {
+        for waker in std::mem::take(&mut self.turns) {
             self.wakes.push(waker);
         }
     }
@@ -285,6 +299,43 @@ impl State {
         }
     }
 
+    /// Where there are channels.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u32> + use<> {
+        0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many deliveries are not settled, and how many publishes not confirmed.
+    pub(crate) fn in_flight(&mut self) -> (usize, usize) {
+        let (mut unsettled, mut unconfirmed) = (0, 0);
+        for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
+            unconfirmed += channel.confirms.outstanding();
+            unsettled += self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
+        }
+        (unsettled, unconfirmed)
+    }
+
+    /// Ends a consumer as if it had been cancelled, and gives back what it has not taken. Returns how many messages that
+    /// were.
+    pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
+        let Some(channel) = self.channel(place) else { return 0 };
+        let id = channel.id;
+        let Some(queue) = channel.queues.get(consumer) else { return 0 };
+        let waiter = queue.end(End::Cancelled);
+        let tag = queue.tag.clone();
+        let deliveries = std::mem::take(&mut queue.deliveries);
+        let octets = std::mem::take(&mut queue.octets);
+        self.delivered_octets = self.delivered_octets.saturating_sub(octets);
+        waiter.into_iter().for_each(|waker| self.wakes.push(waker));
+        if let Ok(mut protocol) = self.proto.channel(id) {
+            protocol.discard_consumer(&tag);
+            for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
+                // It fails only for what is settled already.
+                let _settled = protocol.reject(delivery.delivery_tag(), true);
+            }
+        }
+        deliveries.len()
+    }
+
     /// Nobody takes the deliveries of that consumer any more: they go back, and the consumer is cancelled.
     pub(crate) fn drop_queue(&mut self, place: u32, consumer: ConsumerId) {
         let Some(channel) = self.channel(place) else {
@@ -343,9 +394,14 @@ impl State {
             // Reading may have been suspended for what has gone back.
             self.wake_driver();
         }
-        if let Some(event) = ConnectionEvent::of_session(event) {
-            self.tell(&event);
+        let Some(event) = ConnectionEvent::of_session(event) else { return };
+        if let ConnectionEvent::Recovered(report) = &event {
+            for callback in self.on_recover.clone() {
+                let report = report.clone();
+                self.call(Box::new(move || (callback.0)(&report)));
+            }
         }
+        self.tell(&event);
     }
 
     fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {

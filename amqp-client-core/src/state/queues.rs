@@ -54,6 +54,10 @@ impl Queues {
         self.iter_mut().map(|queue| queue.discard_up_to(tag)).sum()
     }
 
+    pub(crate) fn ids(&self) -> Vec<ConsumerId> {
+        self.consumers.iter().map(|(id, _)| *id).collect()
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
         self.consumers.iter_mut().map(|(_, queue)| queue)
     }

@@ -139,7 +139,7 @@ impl<'a> Channel<'a> {
         let Reach::Channel(channel) = &mut self.reach else {
             return Err(Gate::Recovering.into());
         };
-        let sent = channel.publish(route, properties, body)?;
+        let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
     }
@@ -170,13 +170,12 @@ impl<'a> Channel<'a> {
             body: body.into_bytes(),
             sent: false,
         };
+        self.check_kept_gate(route, properties, message.body.len())?;
         let octets = message.octets();
-        if self.budget.kept > 0 && self.budget.kept.saturating_add(octets) > self.budget.max {
-            return Err(Gate::Kept.into());
-        }
         let seq = match &mut self.reach {
             Reach::Channel(channel) => {
-                let sent = channel.publish(route, properties, &message.body)?;
+                let route = self.topology.redirect(route);
+                let sent = channel.publish(&route, properties, &message.body)?;
                 message.sent = true;
                 self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
             }
@@ -260,6 +259,29 @@ impl<'a> Channel<'a> {
         match &self.reach {
             Reach::Channel(channel) => channel.check_gate(),
             Reach::Nowhere(_) => Err(Gate::Recovering),
+        }
+    }
+
+    /// Whether [`publish_kept`](Self::publish_kept) would take such a message right now.
+    ///
+    /// # Errors
+    /// The gate that is shut.
+    pub fn check_kept_gate(
+        &self,
+        route: &Route<'_>,
+        properties: &RawProperties,
+        body: usize,
+    ) -> Result<(), Gate> {
+        let names = route.exchange.len() + route.routing_key.len();
+        let octets = KeptMessage::octets_of(names, properties, body);
+        match &self.reach {
+            _ if self.budget.kept > 0
+                && self.budget.kept.saturating_add(octets) > self.budget.max =>
+            {
+                Err(Gate::Kept)
+            }
+            Reach::Channel(channel) => channel.check_gate(),
+            Reach::Nowhere(_) => Ok(()),
         }
     }
 

@@ -346,6 +346,12 @@ impl Session {
         self.topology.current(queue)
     }
 
+    /// How many octets wait to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.connection.queued()
+    }
+
     /// How many octets of messages are kept until they are confirmed.
     #[must_use]
     pub const fn kept(&self) -> usize {

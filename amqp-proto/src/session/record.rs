@@ -240,7 +240,11 @@ impl KeptMessage {
     /// What it counts for against the limit.
     pub(super) fn octets(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len();
-        size_of::<Self>() + names + self.properties.as_encoded().len() + self.body.len()
+        Self::octets_of(names, &self.properties, self.body.len())
+    }
+
+    pub(super) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
+        size_of::<Self>() + names + properties.as_encoded().len() + body
     }
 }
 

@@ -223,6 +223,7 @@ impl Session {
         for message in record.kept.iter_mut() {
             let mut route = Route::new(&message.exchange, &message.routing_key);
             route.mandatory = message.mandatory;
+            let route = self.topology.redirect(&route);
             again += usize::from(message.sent);
             let marked = message.sent.then(|| marked(message)).flatten();
             let properties = marked.as_ref().unwrap_or(&message.properties);

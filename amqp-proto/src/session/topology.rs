@@ -6,7 +6,7 @@ use super::report::Entity;
 use crate::method::{
     ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDeclareOk,
 };
-use crate::{FieldTable, ShortStr};
+use crate::{FieldTable, Route, ShortStr};
 
 /// The exchanges, queues and bindings that were declared, and are still there as far as this session can know.
 #[derive(Debug, Default)]
@@ -139,6 +139,17 @@ impl Topology {
     /// What that queue is called now.
     pub(super) fn current<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
         self.aliases.get(queue).unwrap_or(queue)
+    }
+
+    /// A route that leads to the queue as it is called now, if it leads to a queue by name.
+    #[inline]
+    pub(super) fn redirect<'a>(&'a self, route: &Route<'a>) -> Route<'a> {
+        if !self.aliases.is_empty() && route.exchange.is_empty() {
+            if let Some(now) = self.aliases.get(route.routing_key) {
+                return Route { routing_key: now.as_bytes(), ..*route };
+            }
+        }
+        *route
     }
 
     /// Makes a method name the queue as it is called now.

@@ -11,6 +11,7 @@ mod exchanges;
 mod logins;
 mod publishing;
 mod queues;
+mod recovery;
 mod replies;
 mod transactions;
 
@@ -79,6 +80,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         logins::ALL,
         publishing::ALL,
         queues::ALL,
+        recovery::ALL,
         replies::ALL,
         transactions::ALL,
     ]

@@ -1,0 +1,87 @@
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use amqp_proto::ReplyCode;
+
+use crate::connection::{Connection, watch};
+use crate::deadline::Deadline;
+use crate::error::CloseError;
+use crate::state::State;
+
+/// What was left when a connection was shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Leftovers {
+    /// Messages that were delivered and not taken by their consumers: they were given back at once.
+    pub given_back: usize,
+    /// Deliveries that were taken and not settled within the grace: the broker takes them back.
+    pub unsettled: usize,
+    /// Publishes that were not confirmed within the grace.
+    pub unconfirmed: usize,
+}
+
+impl Leftovers {
+    /// Whether everything that was taken was settled, and everything published was confirmed.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.unsettled == 0 && self.unconfirmed == 0
+    }
+}
+
+impl Connection {
+    /// Ends all work in good order, then closes: stops the consumers, gives back what they have not taken, waits up to `grace`
+    /// for deliveries to be settled and publishes to be confirmed, and sends what is left to send.
+    ///
+    /// Handlers finish what they have; consumers end as if they had been cancelled. Nothing stops new publishes, which are
+    /// waited for as well.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(connection: amqp_client_core::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// let left = connection.shutdown(Duration::from_secs(10)).await?;
+    /// assert!(left.is_nothing());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CloseError`], if the connection ended otherwise.
+    ///
+    /// # Cancel safety
+    /// Once polled, consumers are stopped. If the future is dropped before the grace is over, the connection stays open.
+    pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
+        let given_back = self.shared().lock().stop_consumers();
+        let deadline = Deadline::start(self.shared(), self.shared().lock(), |_| Some(grace));
+        poll_fn(|cx| {
+            {
+                let mut state = self.shared().lock();
+                let (unsettled, unconfirmed) = state.in_flight();
+                if unsettled + unconfirmed == 0 || state.proto.check().is_err() {
+                    return Poll::Ready(());
+                }
+                watch(&mut state.turns, cx);
+            }
+            if deadline.expired(cx) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let (unsettled, unconfirmed) = self.shared().lock().in_flight();
+        self.close_with(ReplyCode::REPLY_SUCCESS, "shut down").await?;
+        Ok(Leftovers { given_back, unsettled, unconfirmed })
+    }
+}
+
+impl State {
+    /// Ends all consumers, and gives back what they have not taken. Returns how many messages that were.
+    fn stop_consumers(&mut self) -> usize {
+        let mut given_back = 0;
+        let places: Vec<_> = self.places().collect();
+        for place in places {
+            for consumer in self.channel(place).map(|own| own.queues.ids()).unwrap_or_default() {
+                given_back += self.stop_consumer(place, consumer);
+            }
+        }
+        self.wake_driver();
+        given_back
+    }
+}

@@ -1,0 +1,323 @@
+//! What is left of a connection that is lost: everything. A proxy between the client and the broker cuts it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use amqp_client_core::proto::Gate;
+use amqp_client_core::{
+    CallError, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, HeldBy, Message, OnLoss,
+    PublishError, PublisherOptions, QueueOptions, RecoveryReport, Status, Target, TryError,
+};
+use amqp_testkit::Proxy;
+
+use super::{World, behaviours, name, next, temporary};
+
+/// A connection through a proxy, and what it tells.
+struct Scene {
+    proxy: Proxy,
+    connection: Connection,
+    events: amqp_client_core::ConnectionEvents,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+impl Scene {
+    async fn set(world: &World) -> Result<Self> {
+        Self::set_with(world, |_| {}).await
+    }
+
+    async fn set_with(world: &World, change: impl FnOnce(&mut Target)) -> Result<Self> {
+        let mut target = world.target();
+        let broker = target.endpoints.first().ok_or("no host")?;
+        let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
+        target.endpoints = vec![amqp_client_core::proto::uri::Endpoint::new(
+            proxy.addr().ip().to_string(),
+            proxy.addr().port(),
+        )];
+        change(&mut target);
+        let connection = world.open(target).await?;
+        let events = connection.events();
+        Ok(Self { proxy, connection, events })
+    }
+
+    /// Waits until the loss was noticed.
+    async fn lost(&mut self) -> Result<()> {
+        while let Some(event) = self.events.next().await {
+            if matches!(event, ConnectionEvent::Lost { .. }) {
+                return Ok(());
+            }
+        }
+        Err("the connection is over".into())
+    }
+
+    /// Waits until everything is back.
+    async fn recovered(&mut self) -> Result<RecoveryReport> {
+        while let Some(event) = self.events.next().await {
+            if let ConnectionEvent::Recovered(report) = event {
+                return Ok((*report).clone());
+            }
+        }
+        Err("the connection is over".into())
+    }
+
+    async fn cut(&mut self) -> Result<RecoveryReport> {
+        self.proxy.cut();
+        self.recovered().await
+    }
+}
+
+behaviours! {
+    async fn everything_comes_back(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let exchange = channel.exchange_declare(name("x"), "topic", Default::default()).await?;
+        let queue = channel.queue_declare("", temporary()).await?;
+        queue.bind(exchange.name(), "a.*").await?;
+        channel.basic_qos(1).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let publisher = exchange.publisher(PublisherOptions::new().mandatory(true))?;
+        publisher.send("a.b", "before").await?;
+        let before = next(&mut consumer).await?;
+        assert_eq!(before.body(), b"before");
+
+        let report = scene.cut().await?;
+        assert_eq!((report.exchanges, report.queues, report.bindings), (1, 1, 1));
+        assert_eq!((report.channels, report.consumers), (1, 1));
+        assert_eq!(report.renamed.len(), 1);
+        assert_eq!(queue.current_name(), report.renamed[0].1);
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        let error = before.ack().expect_err("the broker has taken it back");
+        assert!(error.is_stale(), "{error:?}");
+
+        publisher.send("a.c", "after").await?;
+        let after = next(&mut consumer).await?;
+        assert_eq!(after.body(), b"after");
+        after.ack()?;
+        // By its own name, and by that which it had.
+        queue.publish(&Message::new("by name")).await?;
+        next(&mut consumer).await?.ack()?;
+        assert_eq!(queue.purge().await?, 0);
+        exchange.delete(false).await?;
+        scene.connection.close().await?;
+    }
+
+    async fn what_was_not_settled_is_delivered_again(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        for number in 0..10u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        // Some are settled, some are in the application's hands, some were not taken.
+        for _ in 0..3 {
+            next(&mut consumer).await?.ack()?;
+        }
+        let held = [next(&mut consumer).await?, next(&mut consumer).await?];
+        // Acknowledgements are on their way ahead of this.
+        channel.basic_qos(0).await?;
+        scene.cut().await?;
+        for number in 3..10u8 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!((delivery.body(), delivery.redelivered()), ([number].as_slice(), true));
+            delivery.ack()?;
+        }
+        for delivery in held {
+            assert!(delivery.ack().is_err_and(|error| error.is_stale()));
+        }
+        assert!(queue.get(true).await?.is_none());
+        queue.delete(false, false).await?;
+    }
+
+    async fn calls_wait_for_the_connection_to_come_back(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        assert_eq!(scene.connection.health().status, Status::Recovering);
+        assert!(!scene.connection.is_open() && channel.is_open());
+        let declared = channel.queue_declare(name("q"), temporary());
+        let opening = scene.connection.open_channel();
+        let late = channel.queue_declare(name("q"), temporary()).within(Duration::ZERO);
+        assert!(matches!(late.await, Err(CallError::TimedOut { .. })));
+        scene.proxy.refuse(false)?;
+        let queue = declared.await?;
+        let other = opening.await?;
+        assert_ne!(other.id(), channel.id());
+        other.queue_declare_passive(queue.name()).await?;
+        assert!(scene.connection.health().is_open());
+        assert_eq!(scene.connection.health().losses, 1);
+    }
+
+    async fn publishers_wait_fail_or_keep(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        let publisher = |on_loss| {
+            channel.default_exchange().publisher(PublisherOptions::new().on_loss(on_loss))
+        };
+        let (fails, waits, keeps) =
+            (publisher(OnLoss::Fail)?, publisher(OnLoss::Wait)?, publisher(OnLoss::Keep)?);
+        let key = queue.name().to_string();
+        keeps.send(&key, "confirmed").await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        let recovering = HeldBy::Gate(Gate::Recovering);
+        assert_eq!(fails.publish(&key, "fails").await.err(), Some(PublishError::Held(recovering)));
+        let refused = waits.try_publish(&key, "waits").expect_err("there is no connection");
+        assert_eq!(refused.error, TryError::WouldWait(recovering));
+        let impatient =
+            PublisherOptions::new().timeout(Some(Duration::ZERO));
+        let impatient = channel.default_exchange().publisher(impatient)?;
+        let late = impatient.publish(&key, "late").await.expect_err("there is no connection");
+        assert!(matches!(late, PublishError::TimedOut { by, .. } if by == recovering), "{late:?}");
+        let kept = [keeps.publish(&key, "first").await?, keeps.publish(&key, "second").await?];
+        assert!(scene.connection.health().kept_octets > 0);
+        scene.proxy.refuse(false)?;
+        waits.send(&key, "third").await?;
+        for confirmation in kept {
+            confirmation.await?;
+        }
+        assert_eq!(scene.connection.health().kept_octets, 0);
+        for expected in ["confirmed", "first", "second", "third"] {
+            let got = queue.get(true).await?.ok_or("the queue is empty")?;
+            assert_eq!(got.delivery.text(), Ok(expected));
+        }
+        queue.delete(false, false).await?;
+    }
+
+    async fn what_was_sent_and_not_confirmed_says_so_or_is_sent_again(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        let publisher = |on_loss| {
+            channel.default_exchange().publisher(PublisherOptions::new().on_loss(on_loss))
+        };
+        let (waits, keeps) = (publisher(OnLoss::Wait)?, publisher(OnLoss::Keep)?);
+        let key = queue.name().to_string();
+        keeps.send(&key, "confirmed").await?;
+        // Nothing reaches the broker any more.
+        scene.proxy.stall(true);
+        let unknown = waits.publish(&key, "unknown").await?;
+        let kept = keeps.publish(&key, "kept").await?;
+        scene.proxy.cut();
+        scene.proxy.stall(false);
+        assert!(matches!(unknown.await, Err(ConfirmError::Unconfirmed(_))));
+        kept.await?;
+        let report = scene.recovered().await?;
+        assert_eq!(report.republished, 1);
+        let mut found = Vec::new();
+        while let Some(got) = queue.get(true).await? {
+            let headers = got.delivery.properties().headers().unwrap_or_default();
+            found.push((got.delivery.text()?.to_owned(), headers.get("x-republished").is_some()));
+        }
+        assert_eq!(found, [("confirmed".to_owned(), false), ("kept".to_owned(), true)]);
+        queue.delete(false, false).await?;
+    }
+
+    async fn what_is_unrecovered_does_not_come_back(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let lasting = channel.queue_declare(name("q"), temporary()).await?;
+        let passing = channel.unrecovered().queue_declare(name("q"), temporary()).await?;
+        let mut ends = passing.consume(ConsumeOptions::new()).await?;
+        let report = scene.cut().await?;
+        assert_eq!((report.queues, report.consumers), (1, 0));
+        assert!(ends.next().await.ok_or("it was not told")?.is_err());
+        assert!(ends.next().await.is_none());
+        lasting.purge().await?;
+        assert!(passing.purge().await.is_err());
+    }
+
+    async fn attempts_are_told_and_may_come_to_an_end(world) {
+        let mut scene = Scene::set_with(&world, |target| {
+            if let Some(recovery) = &mut target.recovery {
+                recovery.delay_min = Duration::from_millis(1);
+                recovery.attempts_max = Some(3);
+            }
+        }).await?;
+        let channel = scene.connection.open_channel().await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        let mut attempts = 0;
+        while let Some(event) = scene.events.next().await {
+            match event {
+                ConnectionEvent::Connecting { attempt, node: 0 } => {
+                    attempts += 1;
+                    assert_eq!(attempt, attempts);
+                }
+                ConnectionEvent::Closed(error) => {
+                    assert!(error.to_string().contains("after 3 attempts"), "{error}");
+                    assert_eq!(channel.closed().await, error.clone().into());
+                    assert_eq!(scene.connection.health().status, Status::Closed(error));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(attempts, 3);
+    }
+
+    async fn a_connection_closes_while_it_is_lost(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        let waiting = channel.queue_declare(name("q"), temporary());
+        scene.connection.close().await?;
+        assert!(matches!(waiting.await, Err(CallError::Ended(_))));
+        assert!(scene.connection.closed().await.is_local_close());
+    }
+
+    async fn callbacks_hear_of_each_recovery(world) {
+        let mut scene = Scene::set(&world).await?;
+        let (tell, told) = std::sync::mpsc::channel();
+        scene.connection.on_recover(move |report| {
+            let _nobody = tell.send(report.attempts);
+        });
+        scene.cut().await?;
+        scene.cut().await?;
+        let wait = move || (told.recv_timeout(super::LIMIT), told.recv_timeout(super::LIMIT));
+        let heard = std::thread::spawn(wait).join().map_err(|_| "it panicked")?;
+        assert!(heard.0? >= 1 && heard.1? >= 1);
+    }
+
+    async fn a_shutdown_leaves_nothing_behind(world) {
+        let channel = world.channel().await?;
+        let other = world.open(world.target()).await?;
+        let durable = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        for _ in 0..5 {
+            publisher.send(&durable.name().to_string(), "m").await?;
+        }
+        let reading = other.open_channel().await?.queue(durable.name())?;
+        let mut consumer = reading.consume(ConsumeOptions::new()).await?;
+        let first = next(&mut consumer).await?;
+        // The handler settles what it has while the shutdown waits for it.
+        let mut shutting = Box::pin(other.shutdown(Duration::from_secs(30)));
+        let polled = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(shutting.as_mut().poll(cx).is_pending())
+        }).await;
+        assert!(polled, "a delivery is not settled");
+        first.ack()?;
+        while let Some(delivery) = consumer.next().await {
+            delivery?.ack()?;
+        }
+        let left = shutting.await?;
+        assert!(left.is_nothing(), "{left:?}");
+        assert!(!other.is_open());
+        durable.delete(false, false).await?;
+    }
+
+    async fn a_shutdown_does_not_wait_beyond_its_grace(world) {
+        let (channel, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let kept = next(&mut consumer).await?;
+        let left = channel.connection().shutdown(Duration::from_millis(1)).await?;
+        assert_eq!((left.unsettled, left.unconfirmed), (1, 0));
+        assert!(kept.ack().is_err());
+    }
+}
