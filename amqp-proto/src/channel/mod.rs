@@ -169,6 +169,13 @@ impl Channel<'_> {
         }
     }
 
+    /// Whether a consumer's start is not answered yet.
+    pub(crate) fn is_starting(&self, consumer_tag: &ShortStr) -> bool {
+        self.state.pending.iter().any(
+            |pending| matches!(&pending.effect, Effect::Consume { tag, .. } if tag == consumer_tag),
+        )
+    }
+
     /// Acknowledges one delivery. It is sent with the next flush, merged with others where that is exact.
     ///
     /// # Errors

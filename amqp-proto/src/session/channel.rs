@@ -43,7 +43,7 @@ pub(super) struct Budget {
     pub(super) max: usize,
 }
 
-impl<'a> Channel<'a> {
+impl Channel<'_> {
     /// The channel's number. It stays the same on each connection of the session.
     #[must_use]
     pub const fn id(&self) -> ChannelId {
@@ -120,8 +120,15 @@ impl<'a> Channel<'a> {
             self.topology.unconsumed(&consumer.consume.queue);
         }
         self.record.held.retain(|held| !starts(&held.method, consumer_tag));
-        if let Reach::Channel(channel) = &mut self.reach {
-            channel.discard_consumer(consumer_tag);
+        match &mut self.reach {
+            Reach::Channel(channel) => channel.discard_consumer(consumer_tag),
+            // It may have been restored. If it is about to be, that is seen to when it is.
+            Reach::Nowhere(connection) => {
+                let channel = connection.channel(self.id).ok();
+                if let Some(mut channel) = channel.filter(|own| !own.is_starting(consumer_tag)) {
+                    channel.discard_consumer(consumer_tag);
+                }
+            }
         }
     }
 
@@ -192,8 +199,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        let (channel, tag) = self.settling(delivery)?;
-        channel.ack(tag).map_err(|error| named(error, delivery))
+        self.settle(delivery, |channel, tag| channel.ack(tag))
     }
 
     /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
@@ -201,8 +207,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// [`CommandError`], if none is waiting for it.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        let (channel, tag) = self.settling(delivery)?;
-        channel.ack_up_to(tag).map_err(|error| named(error, delivery))
+        self.settle(delivery, |channel, tag| channel.ack_up_to(tag))
     }
 
     /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
@@ -210,8 +215,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        let (channel, tag) = self.settling(delivery)?;
-        channel.reject(tag, requeue).map_err(|error| named(error, delivery))
+        self.settle(delivery, |channel, tag| channel.reject(tag, requeue))
     }
 
     /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
@@ -219,8 +223,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        let (channel, tag) = self.settling(delivery)?;
-        channel.nack_up_to(tag, requeue).map_err(|error| named(error, delivery))
+        self.settle(delivery, |channel, tag| channel.nack_up_to(tag, requeue))
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer; see
@@ -315,19 +318,23 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// The channel and the broker's tag for that delivery.
-    fn settling(
+    /// Settles deliveries under the broker's tag. Those that came while the channel is being restored can be settled as well.
+    fn settle(
         &mut self,
         delivery: DeliveryTag,
-    ) -> Result<(&mut crate::Channel<'a>, DeliveryTag), Misuse> {
+        act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
         let stale = Misuse::StaleDelivery(delivery.get());
-        match &mut self.reach {
-            Reach::Channel(channel) => {
-                self.record.mode.work();
-                Ok((channel, self.record.tags.sent(delivery).ok_or(stale)?))
+        let tag = self.record.tags.sent(delivery).ok_or(stale)?;
+        self.record.mode.work();
+        let settled = match &mut self.reach {
+            Reach::Channel(channel) => act(channel, tag),
+            Reach::Nowhere(connection) if connection.is_open() => {
+                act(&mut connection.channel(self.id).map_err(|_| stale)?, tag)
             }
-            Reach::Nowhere(_) => Err(stale),
-        }
+            Reach::Nowhere(_) => Err(stale.into()),
+        };
+        settled.map_err(|error| named(error, delivery))
     }
 
     /// A transaction of which something was lost is not committed.

@@ -431,8 +431,16 @@ impl Session {
             return None;
         };
         match &mut event {
-            ChannelEvent::Delivery { delivery, .. } => {
+            ChannelEvent::Delivery { consumer, delivery } => {
+                let tag = delivery.delivery_tag();
                 delivery.renumber(|tag| record.tags.received(tag));
+                if !record.orphans.is_empty() && record.orphans.contains(consumer) {
+                    if let Ok(mut channel) = self.connection.channel(id) {
+                        // It needs no answer, or is settled by nobody else.
+                        let _settled = channel.reject(tag, true);
+                    }
+                    return None;
+                }
             }
             // That it is open again is told otherwise.
             ChannelEvent::Opened if record.opened => return None,

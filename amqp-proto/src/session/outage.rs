@@ -242,6 +242,7 @@ impl Session {
             return Some(Event::Channel(id, ChannelEvent::Closed(error.clone())));
         }
         record.attached = false;
+        record.orphans.clear();
         record.mode.interrupt();
         let mut events = Vec::new();
         for sent in record.in_flight.drain(..) {

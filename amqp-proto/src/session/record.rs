@@ -25,6 +25,8 @@ pub(super) struct ChannelRecord {
     pub(super) global_qos: Option<BasicQos>,
     /// In the order in which they were started.
     pub(super) consumers: Vec<Consumer>,
+    /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
+    pub(super) orphans: Vec<ConsumerId>,
     /// What an empty queue name stands for.
     pub(super) last_queue: ShortStr,
     /// Requests on their way, the oldest first.

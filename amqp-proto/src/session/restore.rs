@@ -12,8 +12,8 @@ use super::steps::ChannelStep;
 use super::{Phase, Session, slot};
 use crate::method::{ConfirmSelect, TxSelect};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Close, Event, Properties, PublishSeq, RawProperties,
-    Reply, ReplyCode, RequestId, Route, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, Close, ConsumerId, Event, Properties, PublishSeq,
+    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
 };
 
 impl Session {
@@ -54,10 +54,27 @@ impl Session {
         let mut awaiting = restoring.awaiting.iter();
         let Some(index) = awaiting.position(|(awaited, _)| *awaited == request) else { return };
         if let Some((_, step)) = restoring.awaiting.remove(index) {
-            self.report_success(&step.entity);
+            self.restored(id, &step.entity);
         }
         self.send_channel(id);
         self.finish_replay();
+    }
+
+    fn restored(&mut self, id: ChannelId, entity: &Entity) {
+        if let Entity::Consumer { consumer, consumer_tag, .. } = entity {
+            let known = slot(&mut self.channels, id)
+                .is_some_and(|record| record.consumers.iter().any(|own| own.id == *consumer));
+            if !known {
+                if let Some(record) = slot(&mut self.channels, id) {
+                    record.orphans.push(*consumer);
+                }
+                if let Ok(mut channel) = self.connection.channel(id) {
+                    channel.discard_consumer(consumer_tag);
+                }
+                return;
+            }
+        }
+        self.report_success(entity);
     }
 
     /// All that can be declared is: goes on with what stands on channels.
@@ -143,6 +160,15 @@ impl Session {
         let Ok(mut channel) = self.connection.channel(id) else { return };
         while !restoring.one_by_one || restoring.awaiting.is_empty() {
             let Some(step) = restoring.steps.pop_front() else { break };
+            let record = slot(&mut self.channels, id);
+            let unwanted = |consumer: ConsumerId| {
+                record.is_none_or(|record| record.consumers.iter().all(|own| own.id != consumer))
+            };
+            match step.entity {
+                // Its handle has gone in between.
+                Entity::Consumer { consumer, .. } if unwanted(consumer) => continue,
+                _ => {}
+            }
             let facts = step.method.facts();
             // It fails when the channel is over, which is told, or when it had been sent before.
             if let Ok(id) = channel.request_as(step.request, step.method.clone(), facts, true) {

@@ -2,7 +2,7 @@ use amqp_client_core::proto::method::{BasicGet, QueueDelete, TxCommit, TxRollbac
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
     ChannelEvent, CommandError, DeliveryTag, Gate, Misuse, PublishError, RawProperties, Reply,
-    Route,
+    Route, ShortStr,
 };
 
 use crate::world::{World, durable, text};
@@ -252,4 +252,61 @@ fn what_was_lost_of_a_transaction_is_never_half_committed() {
     world.recover();
     world.ask(id, TxRollback {}).expect("it is rolled back");
     commit(&mut world).expect("nothing is lost");
+}
+
+#[test]
+fn deliveries_that_come_before_all_is_back_can_be_acknowledged() {
+    let mut world = World::new(Recovery::default());
+    let mut consumers = Vec::new();
+    for name in ["a", "b"] {
+        let id = world.open();
+        let queue = world.queue(id, durable(name));
+        world.limit(id, 2);
+        consumers.push(world.consume(id, &queue, "tag"));
+        for number in 0..10 {
+            world.publish(id, "", name, &number.to_string());
+        }
+    }
+    world.run();
+    world.deliveries();
+    world.cut();
+    world.eager = true;
+    world.recover();
+    world.run();
+    let delivered = world.deliveries();
+    for consumer in consumers {
+        assert_eq!(delivered.iter().filter(|(found, _)| *found == consumer).count(), 10);
+    }
+    let peer = world.peer.expect("it is connected");
+    assert_eq!(world.broker.unacknowledged_count(peer), 0);
+}
+
+#[test]
+fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
+    for rounds in 0..10 {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        let queue = world.queue(id, durable("queue"));
+        world.publish(id, "", "queue", "body");
+        world.consume(id, &queue, "tag");
+        world.run();
+        world.deliveries();
+        world.cut();
+        assert!(world.dial());
+        for _ in 0..rounds {
+            world.round();
+        }
+        let channel = &mut world.session.channel(id).expect("it is open");
+        channel.discard_consumer(&ShortStr::truncated("tag"));
+        // Who discards a consumer gives back what it has.
+        for (_, delivery) in world.deliveries() {
+            let channel = &mut world.session.channel(id).expect("it is open");
+            channel.reject(delivery.delivery_tag(), true).expect("it is not stale");
+        }
+        world.run();
+        assert!(world.session.is_open());
+        let count = world.queue_count(id, "queue");
+        assert_eq!(count, (1, 0), "{rounds}");
+        assert_eq!(world.broker.take_violation(), None);
+    }
 }

@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) cut_after: Option<usize>,
     /// Whether nodes can be reached.
     pub(crate) reachable: bool,
+    /// Octets come one by one, and what is delivered is acknowledged at once.
+    pub(crate) eager: bool,
 }
 
 pub(crate) fn short(text: &str) -> ShortStr {
@@ -58,6 +60,7 @@ impl World {
             rounds: 0,
             cut_after: None,
             reachable: true,
+            eager: false,
         };
         world.run();
         assert!(world.session.is_open());
@@ -76,6 +79,14 @@ impl World {
         }
     }
 
+    /// The same, once.
+    pub(crate) fn round(&mut self) {
+        self.session.handle_timeout(self.now);
+        self.events.extend(std::iter::from_fn(|| self.session.poll_event()));
+        self.carry();
+        self.events.extend(std::iter::from_fn(|| self.session.poll_event()));
+    }
+
     /// One round: what the session has to say, and the broker's answer.
     fn carry(&mut self) -> bool {
         let Some(peer) = self.peer else { return false };
@@ -85,7 +96,17 @@ impl World {
             self.up.extend_from_slice(transmit.chunk());
             transmit.advance(transmit.chunk().len());
         }
-        self.broker.handle_input(peer, self.now, &mut self.up);
+        match self.eager {
+            // Each frame is seen to by itself, so that answers and deliveries mix.
+            true => {
+                let mut input = BytesMut::new();
+                while self.up.has_remaining() {
+                    input.extend_from_slice(&self.up.split_to(1));
+                    self.broker.handle_input(peer, self.now, &mut input);
+                }
+            }
+            false => self.broker.handle_input(peer, self.now, &mut self.up),
+        }
         self.broker.handle_timeout(self.now);
         while let Some(transmit) = self.broker.poll_transmit(peer, self.now) {
             moved = true;
@@ -100,12 +121,32 @@ impl World {
                 return true;
             }
         }
-        let _lost = self.session.handle_input(self.now, &mut self.down);
+        match self.eager {
+            true => self.receive_eagerly(),
+            false => {
+                let _lost = self.session.handle_input(self.now, &mut self.down);
+            }
+        }
         if self.session.is_disconnected() {
             self.events.extend(std::iter::from_fn(|| self.session.poll_event()));
             self.hang_up();
         }
         moved
+    }
+
+    fn receive_eagerly(&mut self) {
+        let mut input = BytesMut::new();
+        while self.down.has_remaining() {
+            input.extend_from_slice(&self.down.split_to(1));
+            let _lost = self.session.handle_input(self.now, &mut input);
+            while let Some(event) = self.session.poll_event() {
+                if let Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) = &event {
+                    let channel = &mut self.session.channel(*id).expect("it delivers");
+                    channel.ack(delivery.delivery_tag()).expect("it was delivered just now");
+                }
+                self.events.push(event);
+            }
+        }
     }
 
     /// The transport ends, for both.
@@ -225,6 +266,13 @@ impl World {
         declared.queue
     }
 
+    /// How many messages are ready in a queue, and how many consumers it has.
+    pub(crate) fn queue_count(&mut self, id: ChannelId, name: &str) -> (u32, u32) {
+        let check = QueueDeclare { passive: true, ..durable(name) };
+        let declared: QueueDeclareOk = self.ask(id, check).expect("it is there");
+        (declared.message_count, declared.consumer_count)
+    }
+
     pub(crate) fn exchange(&mut self, id: ChannelId, name: &str, kind: &str) {
         let declare =
             ExchangeDeclare { exchange: short(name), kind: short(kind), ..<_>::default() };
@@ -312,6 +360,7 @@ impl World {
             rounds: 0,
             cut_after: None,
             reachable: true,
+            eager: false,
         };
         other.run();
         let id = other.open();

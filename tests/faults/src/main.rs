@@ -1,0 +1,64 @@
+//! Runs faults, for as long as one likes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use amqp_faults::{Error, Fault, Plan, run};
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+Lets publishers and consumers work on private RabbitMQ nodes while things go wrong, and keeps a ledger of each message.
+
+Usage: faults [OPTIONS]
+
+Options:
+  --minutes N   For how long; each fault happens once at least [default: 0]
+  --nodes N     How many nodes the cluster has [default: 1]
+  --seed N      What chance is drawn from [default: 1]
+  --help        Shows this
+
+Ends with a table: faults by kind, messages confirmed, lost, duplicated, the longest recovery, calls pending at the end.";
+
+fn main() -> ExitCode {
+    match parse().and_then(|plan| plan.map(execute).transpose()) {
+        Ok(None) => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Ok(Some(None)) => ExitCode::SUCCESS,
+        Ok(Some(Some(complaint))) => {
+            eprintln!("faults: {complaint}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("faults: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse() -> Result<Option<Plan>, Error> {
+    let mut plan = Plan::once(1, &Fault::ALL);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("minutes") => {
+                let minutes: f64 = parser.value()?.parse()?;
+                plan.time = Duration::try_from_secs_f64(minutes * 60.0)?;
+            }
+            Long("nodes") => plan.nodes = parser.value()?.parse()?,
+            Long("seed") => plan.seed = parser.value()?.parse()?,
+            Long("help") | Short('h') => return Ok(None),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    Ok(Some(plan))
+}
+
+/// Runs the plan; what is wrong, if something is.
+fn execute(plan: Plan) -> Result<Option<String>, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let table = runtime.block_on(run(plan, |line| println!("{line}")))?;
+    println!("\n{table}");
+    Ok(table.complaint())
+}

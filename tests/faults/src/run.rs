@@ -1,0 +1,126 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::faults::Fault;
+use crate::ledger::Ledger;
+use crate::site::Site;
+use crate::table::{Resources, Table};
+use crate::traffic::Traffic;
+use crate::{Error, table};
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Plan {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// What goes wrong, by turns in an order of chance.
+    pub faults: Vec<Fault>,
+    /// For how long; each fault happens once at least.
+    pub time: Duration,
+    /// What chance is drawn from.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// Each fault once.
+    #[must_use]
+    pub fn once(nodes: usize, faults: &[Fault]) -> Self {
+        Self { nodes, faults: faults.to_vec(), time: Duration::ZERO, seed: 1 }
+    }
+}
+
+/// How long it may take until everything is back.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// Lets clients work while things go wrong. `tell` hears of each fault.
+///
+/// # Errors
+/// What hung, or could not be set up. What was lost is in the table.
+///
+/// # Panics
+/// If a task that makes faults does.
+pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error> {
+    let nodes = plan.nodes;
+    let site = tokio::task::spawn_blocking(move || Site::start(nodes)).await??;
+    let site = Arc::new(site);
+    let ledger = Arc::<Ledger>::default();
+    let mut table = Table::new(nodes, Resources::now());
+    let traffic = Traffic::start(&site, &ledger, plan.seed).await?;
+    let mut chance = fastrand::Rng::with_seed(plan.seed);
+    let mut probe = 1;
+    traffic.probe(probe).await?;
+    let began = Instant::now();
+    loop {
+        let mut faults = plan.faults.clone();
+        chance.shuffle(&mut faults);
+        for fault in faults {
+            // Some traffic before, so that there is something to lose.
+            tokio::time::sleep(Duration::from_millis(chance.u64(100..1000))).await;
+            let losses = traffic.losses();
+            let fell = traffic.node();
+            let happening = happen(fault, &site, &traffic, fell, &mut chance).await?;
+            let ended = Instant::now();
+            probe += 1;
+            tokio::time::timeout(RECOVERY, traffic.probe(probe)).await.map_err(|_| {
+                format!("not everything comes back after: {fault}\n{}", traffic.status(probe))
+            })??;
+            let recovery = ended.elapsed();
+            let losses = traffic.losses() - losses;
+            table.happened(fault, losses, recovery);
+            tell(&format!(
+                "{fault:<20} lasted {:>5.1} s, {losses} connections lost, back after {:>5.2} s",
+                happening.as_secs_f64(),
+                recovery.as_secs_f64()
+            ));
+            let trouble = ledger.take_trouble();
+            if !trouble.is_empty() {
+                return Err(format!("after {fault}: {}", trouble.join("; ")).into());
+            }
+        }
+        if began.elapsed() >= plan.time {
+            break;
+        }
+    }
+    let ending = traffic.finish().await?;
+    let trouble = ledger.take_trouble();
+    if !trouble.is_empty() {
+        return Err(trouble.join("; ").into());
+    }
+    table::settle().await;
+    table.close(ledger.totals(), ending.pending, began.elapsed(), Resources::now());
+    Ok(table)
+}
+
+/// Makes a fault happen, and says how long it lasted.
+async fn happen(
+    fault: Fault,
+    site: &Arc<Site>,
+    traffic: &Traffic,
+    node: usize,
+    chance: &mut fastrand::Rng,
+) -> Result<Duration, Error> {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (site, mut own) = (site.clone(), chance.fork());
+    let began = Instant::now();
+    let mut happening = tokio::task::spawn_blocking(move || {
+        let others_serve = || {
+            let _heard = told.recv_timeout(RECOVERY);
+        };
+        fault.happen(&site, node, &mut own, others_serve)
+    });
+    // In a cluster, a node that is down comes back only when the clients have found another.
+    loop {
+        tokio::select! {
+            done = &mut happening => {
+                done??;
+                return Ok(began.elapsed());
+            }
+            () = tokio::time::sleep(Duration::from_millis(50)) => {
+                if traffic.node() != node {
+                    let _heard = tell.send(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use std::io;
+use std::time::Duration;
+
+use amqp_client_core::proto::uri::Endpoint;
+use amqp_client_core::{OnCancel, QueueType, Target};
+use amqp_testkit::{Proxy, RabbitMq};
+
+/// The brokers, each behind a proxy.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) nodes: Vec<RabbitMq>,
+    pub(crate) proxies: Vec<Proxy>,
+}
+
+/// How soon silence is noticed: twice this.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+impl Site {
+    /// One node, or a cluster of that many.
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
+        let mut nodes = vec![RabbitMq::start()?];
+        while nodes.len() < count {
+            let joined = RabbitMq::builder().join(&nodes[0]).start()?;
+            nodes.push(joined);
+        }
+        let proxies = nodes.iter().map(|node| Proxy::start(node.addr())).collect::<io::Result<_>>();
+        Ok(Self { proxies: proxies?, nodes })
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    /// Queues that outlive a node, if there are others.
+    pub(crate) fn queue_type(&self) -> QueueType {
+        if self.is_cluster() { QueueType::Quorum } else { QueueType::Classic }
+    }
+
+    pub(crate) fn target(&self, name: &str, seed: u64) -> Result<Target, crate::Error> {
+        let mut target: Target = format!("amqp://localhost?name={name}").parse()?;
+        let endpoint = |proxy: &Proxy| {
+            let addr = proxy.addr();
+            Endpoint::new(addr.ip().to_string(), addr.port())
+        };
+        target.endpoints = self.proxies.iter().map(endpoint).collect();
+        target.config.protocol.heartbeat = HEARTBEAT;
+        target.config.settings.connect_timeout = Duration::from_secs(10);
+        // A node may be down for as long as it takes to start.
+        target.config.settings.call_timeout = Some(Duration::from_secs(120));
+        target.config.settings.publish_timeout = Some(Duration::from_secs(120));
+        target.config.settings.confirm_timeout = Some(Duration::from_secs(120));
+        if let Some(recovery) = &mut target.recovery {
+            recovery.seed = seed;
+            recovery.delay_max = Duration::from_secs(2);
+            recovery.on_cancel = OnCancel::Resubscribe;
+        }
+        Ok(target)
+    }
+
+    pub(crate) fn each_proxy(&self, act: impl Fn(&Proxy)) {
+        self.proxies.iter().for_each(act);
+    }
+}

@@ -1,0 +1,303 @@
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use amqp_client_core::{
+    Channel, ConfirmError, Confirmation, ConnectionEvent, ConsumeOptions, Consumer, Delivery,
+    ExchangeKind, ExchangeOptions, Leftovers, Message, MessageProperties, OnLoss, PublishError,
+    Publisher, PublisherOptions, QueueOptions,
+};
+use amqp_client_tokio::Connection;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::task::JoinHandle;
+
+use crate::Error;
+use crate::ledger::Ledger;
+use crate::site::Site;
+
+/// Where probes and messages go.
+const EXCHANGE: &str = "faults";
+const QUEUES: [&str; 2] = ["faults.0", "faults.1"];
+
+/// How many consumers see each probe.
+pub(crate) const CONSUMERS: usize = QUEUES.len() + 1;
+
+/// How many messages of a publisher are under way at once.
+const UNDER_WAY: usize = 100;
+
+/// Clients at work.
+pub(crate) struct Traffic {
+    ledger: Arc<Ledger>,
+    stop: Arc<AtomicBool>,
+    /// The node that the publishers are connected to.
+    node: Arc<AtomicUsize>,
+    losses: Arc<AtomicU64>,
+    /// What happened lately.
+    last: Arc<Mutex<Vec<String>>>,
+    publishing: Connection,
+    consuming: Connection,
+    prober: Publisher,
+    publishers: Vec<JoinHandle<()>>,
+    consumers: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    pub(crate) async fn start(site: &Site, ledger: &Arc<Ledger>, seed: u64) -> Result<Self, Error> {
+        let publishing = Connection::open_target(site.target("publishing", seed)?).await?;
+        let consuming = Connection::open_target(site.target("consuming", seed + 1)?).await?;
+        let (node, losses) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
+        let stop = Arc::<AtomicBool>::default();
+        let mut consumers = Vec::new();
+
+        let channel = consuming.open_channel().await?;
+        let durable = ExchangeOptions::new().durable(true);
+        let exchange = channel.exchange_declare(EXCHANGE, ExchangeKind::Topic, durable).await?;
+        for name in QUEUES {
+            let channel = consuming.open_channel().await?;
+            channel.basic_qos(50).await?;
+            let options = QueueOptions::new().durable(true).queue_type(site.queue_type());
+            let queue = channel.queue_declare(name, options).await?;
+            queue.bind(exchange.name(), name).await?;
+            queue.bind(exchange.name(), "probe").await?;
+            let consumer = queue.consume(ConsumeOptions::new()).await?;
+            consumers.push(tokio::spawn(consume(consumer, name, ledger.clone())));
+        }
+        let own = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+        own.bind(exchange.name(), "probe").await?;
+        let consumer = own.consume(ConsumeOptions::new()).await?;
+        consumers.push(tokio::spawn(consume(consumer, "own", ledger.clone())));
+
+        let mut publishers = Vec::new();
+        for (number, on_loss) in [OnLoss::Keep, OnLoss::Wait, OnLoss::Fail].into_iter().enumerate()
+        {
+            let channel = publishing.open_channel().await?;
+            let work = Work {
+                number,
+                publisher: publisher(&channel, on_loss)?,
+                ledger: ledger.clone(),
+                stop: stop.clone(),
+            };
+            publishers.push(tokio::spawn(work.run(fastrand::Rng::with_seed(seed ^ number as u64))));
+        }
+        let prober = publisher(&publishing.open_channel().await?, OnLoss::Wait)?;
+        let last = Arc::<Mutex<Vec<String>>>::default();
+        watch(&publishing, &node, &losses, &last);
+        watch(&consuming, &Arc::default(), &losses, &last);
+        let ledger = ledger.clone();
+        Ok(Self {
+            ledger,
+            stop,
+            node,
+            losses,
+            last,
+            publishing,
+            consuming,
+            prober,
+            publishers,
+            consumers,
+        })
+    }
+
+    /// The node that the publishers are connected to.
+    pub(crate) fn node(&self) -> usize {
+        self.node.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were lost so far.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// How things stand, when they should not.
+    pub(crate) fn status(&self, probe: u64) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
+        let (publishing, consuming) = (self.publishing.health(), self.consuming.health());
+        let seen = self.ledger.saw(probe);
+        format!(
+            "publishing: {publishing:?}\nconsuming: {consuming:?}\nprobe seen by {seen}\n{last}"
+        )
+    }
+
+    /// Publishes a probe, again and again, until all consumers have seen it.
+    pub(crate) async fn probe(&self, probe: u64) -> Result<(), Error> {
+        while self.ledger.saw(probe) < CONSUMERS {
+            let properties =
+                MessageProperties::new().persistent().with_message_id(format!("p.{probe}"));
+            let message = Message::new("probe").with(&properties)?;
+            let sent = tokio::time::timeout(PATIENCE, self.prober.send_message("probe", &message));
+            // It may be lost with the connection, or not be sent at all: another one follows.
+            let _unknown = sent.await.map_err(|_| "a probe is not answered")?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Lets the publishers finish, waits until all that was confirmed has arrived, and closes.
+    pub(crate) async fn finish(self) -> Result<Ending, Error> {
+        self.stop.store(true, Ordering::Relaxed);
+        for publisher in self.publishers {
+            tokio::time::timeout(PATIENCE, publisher).await.map_err(|_| "a publisher hangs")??;
+        }
+        let arrived = async {
+            while self.ledger.totals().lost > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // What is still missing then is lost.
+        let _lost = tokio::time::timeout(ARRIVAL, arrived).await;
+        let left = [self.publishing.shutdown(GRACE).await?, self.consuming.shutdown(GRACE).await?];
+        for consumer in self.consumers {
+            tokio::time::timeout(PATIENCE, consumer).await.map_err(|_| "a consumer hangs")??;
+        }
+        let pending = |left: &Leftovers| left.unsettled + left.unconfirmed;
+        Ok(Ending { pending: left.iter().map(pending).sum() })
+    }
+}
+
+/// What was left at the end.
+pub(crate) struct Ending {
+    pub(crate) pending: usize,
+}
+
+/// Longer than anything takes that does not hang.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long confirmed messages may take to arrive, once nothing disturbs them.
+const ARRIVAL: Duration = Duration::from_secs(120);
+
+const GRACE: Duration = Duration::from_secs(30);
+
+fn publisher(channel: &Channel, on_loss: OnLoss) -> Result<Publisher, Error> {
+    let options = PublisherOptions::new().on_loss(on_loss).mandatory(true);
+    Ok(channel.exchange(EXCHANGE)?.publisher(options)?)
+}
+
+fn watch(
+    connection: &Connection,
+    node: &Arc<AtomicUsize>,
+    losses: &Arc<AtomicU64>,
+    last: &Arc<Mutex<Vec<String>>>,
+) {
+    let mut events = connection.events();
+    let (node, losses, last) = (node.clone(), losses.clone(), last.clone());
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() == 40 {
+                last.remove(0);
+            }
+            last.push(format!("{event:?}"));
+            drop(last);
+            match event {
+                ConnectionEvent::Lost { .. } => drop(losses.fetch_add(1, Ordering::Relaxed)),
+                ConnectionEvent::Recovered(report) => node.store(report.node, Ordering::Relaxed),
+                _ => {}
+            }
+        }
+    });
+}
+
+/// A publisher at work: each message is published until it is confirmed.
+struct Work {
+    number: usize,
+    publisher: Publisher,
+    ledger: Arc<Ledger>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Work {
+    async fn run(self, mut chance: fastrand::Rng) {
+        let mut under_way = FuturesUnordered::new();
+        let mut next = 0;
+        loop {
+            let stopped = self.stop.load(Ordering::Relaxed);
+            let number = if !stopped && under_way.len() < UNDER_WAY {
+                next += 1;
+                tokio::time::sleep(Duration::from_micros(chance.u64(0..4000))).await;
+                next - 1
+            } else {
+                match under_way.next().await {
+                    // Not confirmed: again.
+                    Some(Some(number)) => number,
+                    Some(None) => continue,
+                    None => return,
+                }
+            };
+            let size =
+                if chance.u8(..) < 8 { chance.usize(..100_000) } else { chance.usize(..500) };
+            match self.publish(number, size).await {
+                Some(confirmation) => under_way.push(self.settle(number, confirmation)),
+                None => return,
+            }
+        }
+    }
+
+    /// Publishes a message, as often as it takes.
+    async fn publish(&self, number: usize, size: usize) -> Option<Confirmation> {
+        let id = format!("{}.{number}", self.number);
+        let properties = MessageProperties::new().persistent().with_message_id(id);
+        let key = QUEUES[number % QUEUES.len()];
+        loop {
+            let message = Message::new(vec![b'x'; size]).with(&properties).ok()?;
+            match self.publisher.publish_message(key, &message).await {
+                Ok(confirmation) => {
+                    self.ledger.sent(self.number, number);
+                    return Some(confirmation);
+                }
+                Err(PublishError::Held(_) | PublishError::TimedOut { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => {
+                    self.ledger.trouble(format!("publisher {}: {error}", self.number));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What becomes of a message: its number, if it has to be published again.
+    async fn settle(&self, number: usize, confirmation: Confirmation) -> Option<usize> {
+        match confirmation.await {
+            Ok(()) => self.ledger.confirmed(self.number, number),
+            Err(ConfirmError::Unconfirmed(_) | ConfirmError::Nacked) => return Some(number),
+            // Its queue is not bound again yet, as after a restart without it.
+            Err(ConfirmError::Returned(_)) => return Some(number),
+            Err(error) => {
+                self.ledger.trouble(format!("publisher {}: {error}", self.number));
+            }
+        }
+        None
+    }
+}
+
+/// Takes all deliveries and acknowledges them.
+async fn consume(mut consumer: Consumer, name: &'static str, ledger: Arc<Ledger>) {
+    while let Some(delivery) = consumer.next().await {
+        match delivery {
+            Ok(delivery) => take(delivery, name, &ledger),
+            Err(error) => return ledger.trouble(format!("consumer {name} ended: {error}")),
+        }
+    }
+}
+
+fn take(delivery: Delivery, name: &str, ledger: &Ledger) {
+    let properties = delivery.message_properties();
+    let id = properties.message_id.unwrap_or_default();
+    match id.split_once('.') {
+        Some(("p", probe)) => ledger.probed(name, probe.parse().unwrap_or_default()),
+        Some((publisher, number)) => {
+            let again = delivery.redelivered()
+                || properties.headers.unwrap_or_default().get("x-republished").is_some();
+            match (publisher.parse(), number.parse()) {
+                (Ok(publisher), Ok(number)) => ledger.received(publisher, number, again),
+                _ => ledger.trouble(format!("a message with the id {id}")),
+            }
+        }
+        None => ledger.trouble(format!("a message with the id {id}")),
+    }
+    match delivery.ack() {
+        Ok(()) => {}
+        Err(error) if error.is_stale() => ledger.stale(),
+        Err(error) => ledger.trouble(format!("consumer {name}: {error}")),
+    }
+}

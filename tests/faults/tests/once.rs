@@ -1,0 +1,23 @@
+//! Each fault once: on one node, and on a cluster of three.
+
+use amqp_faults::{Error, Fault, Plan, run};
+
+async fn nothing_is_lost(plan: Plan) -> Result<(), Error> {
+    let table = run(plan, |line| println!("{line}")).await?;
+    println!("{table}");
+    match table.complaint() {
+        Some(complaint) => Err(complaint.into()),
+        None => Ok(()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_one_node() -> Result<(), Error> {
+    nothing_is_lost(Plan::once(1, &Fault::ALL)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_cluster() -> Result<(), Error> {
+    let faults = [Fault::Cut, Fault::ForcedClose, Fault::Restart, Fault::Kill, Fault::Freeze];
+    nothing_is_lost(Plan::once(3, &faults)).await
+}
