@@ -81,6 +81,13 @@ impl Delivery {
         &self.channel
     }
 
+    /// Whether the connection was lost since it came: then the broker has taken it back and delivers it again, and settling it
+    /// fails. Work that takes long can look here whether it is still worth it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.channel.is_stale(&self.message)
+    }
+
     /// The body as a text.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use amqp_proto::session::Recovery;
 use bytes::{Buf as _, BytesMut};
 
 use crate::config::Config;
@@ -88,6 +89,11 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     /// Drives the next transport of a connection.
     pub fn with(driver: Driver, transport: S, timer: T) -> Self {
         Self { driver, transport, timer, write_error: None, unflushed: false, closes_by: None }
+    }
+
+    /// See [`Driver::recover_with`].
+    pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
+        self.driver.recover_with(recovery, nodes, node);
     }
 
     /// What makes the next transport, if there is to be one; see [`Driver::into_dialer`].

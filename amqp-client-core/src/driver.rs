@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use amqp_proto::Transmit;
-use amqp_proto::session::Session;
+use amqp_proto::session::{Recovery, Session};
 use bytes::{Buf as _, BytesMut};
 
 use crate::Connection;
@@ -74,6 +74,12 @@ impl Driver {
         let session = Session::new(Arc::new(protocol), now);
         let shared = Arc::new(Shared::new(session, settings));
         (Connection::new(shared.clone()), Self::of(shared, close_timeout))
+    }
+
+    /// From now on the connection goes on when it is lost, with the [dialer](Self::into_dialer) that this driver turns into. It
+    /// has that many nodes, and this transport leads to that one.
+    pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
+        self.shared.lock().proto.recover_with(recovery, nodes, node);
     }
 
     /// A driver for the next transport of a connection.

@@ -21,6 +21,7 @@ use crate::login::{Token, TokenError, keep_fresh};
 use crate::redial::redial;
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
+#[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
 use crate::wrapped::Wrapped;
 
@@ -114,10 +115,9 @@ async fn open_node<R: Runtime>(
     let after = target.config.settings.connect_timeout;
     let opening = async {
         let (transport, seat) = reach::<R>(target, &endpoint).await?;
-        let (connection, drive) = begin::<R, _>(transport, target.config.clone());
+        let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
         if let Some(recovery) = &target.recovery {
-            let (recovery, nodes) = (seeded(recovery), target.endpoints.len());
-            connection.shared().lock().proto.recover_with(recovery, nodes, node);
+            drive.recover_with(seeded(recovery), target.endpoints.len(), node);
         }
         run::<R>(drive, seat, target.clone())
             .map_err(|error| ConnectError::unreachable(&endpoint, error))?;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator};
 use amqp_client_core::{
     CallError, CloseError, Config, ConfirmError, Connection, ConsumerEnd, OpenError, PublishError,
+    Recovery,
 };
 use fastrand::Rng;
 
-use crate::network::HIGH_WATER;
+use crate::network::{HIGH_WATER, KEEP_MAX};
 use crate::world::World;
 
 /// The number of the client that looks at what is left in the end. Nothing happens to it.
@@ -122,10 +123,26 @@ impl Env {
 
     /// Connects, however long that takes.
     pub(crate) async fn connect(&self) -> Connected {
+        self.connect_with(self.config(), None).await
+    }
+
+    /// The same, and the connection comes back when it is lost, whenever that will be.
+    pub(crate) async fn connect_for_good(&self) -> Connected {
+        let mut recovery = Recovery::default();
+        recovery.seed = self.random(|rng| rng.u64(..));
+        recovery.keep_max = KEEP_MAX;
+        // Losing the unconfirmed is for others to test.
+        let mut config = self.config();
+        config.settings.confirm_timeout = None;
+        self.connect_with(config, Some(recovery)).await
+    }
+
+    async fn connect_with(&self, config: Config, recovery: Option<Recovery>) -> Connected {
         loop {
             let now = self.world.clock.now();
+            let (config, recovery) = (config.clone(), recovery.clone());
             let connected =
-                self.world.network.borrow_mut().connect(self.client, self.config(), now);
+                self.world.network.borrow_mut().connect(self.client, config, recovery, now);
             if let Some((connection, link)) = connected {
                 match connection.ready().await {
                     Ok(()) => return Connected { connection, link },

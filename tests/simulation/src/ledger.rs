@@ -20,6 +20,8 @@ struct Entry {
     queue: usize,
     publisher: Publisher,
     confirmed: bool,
+    /// It may have been published more than once.
+    again: bool,
     /// The link over which it was acknowledged, or rejected for good.
     settled: Option<usize>,
     deliveries: u32,
@@ -64,10 +66,23 @@ impl Ledger {
             queue,
             publisher,
             confirmed: false,
+            again: false,
             settled: None,
             deliveries: 0,
         });
         (id, self.body(id))
+    }
+
+    /// It is published as often as it takes.
+    pub(crate) fn publish_kept(&mut self, queue: usize, publisher: Publisher) -> (Id, Bytes) {
+        let (id, body) = self.publish(queue, publisher);
+        self.entry(id).again = true;
+        (id, body)
+    }
+
+    /// Whether it may have been published more than once.
+    pub(crate) fn may_come_again(&self, id: Id) -> bool {
+        self.entries[id.0 as usize].again
     }
 
     /// The broker has taken it over.
@@ -91,7 +106,7 @@ impl Ledger {
         if entry.queue != queue {
             return Err(format!("message {} came from queue {queue}, not {}", id.0, entry.queue));
         }
-        if entry.settled == Some(link) {
+        if entry.settled == Some(link) && !entry.again {
             return Err(format!("message {} was settled before on the same connection", id.0));
         }
         Ok((id, entry.publisher))
@@ -116,10 +131,10 @@ impl Ledger {
                     "message {number} was confirmed, nobody settled it, and it is gone"
                 ));
             }
-            if copies > 1 {
+            if copies > 1 && !entry.again {
                 return Err(format!("message {number} is in its queue {copies} times"));
             }
-            if calm && entry.settled.is_some() && copies > 0 {
+            if calm && entry.settled.is_some() && copies > 0 && !entry.again {
                 return Err(format!("message {number} was settled, and is still there"));
             }
             totals.published += 1;

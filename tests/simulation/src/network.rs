@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use amqp_client_core::dialer::Dialer;
 use amqp_client_core::driver::Driver;
-use amqp_client_core::{Config, Connection};
+use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, BytesMut};
 use fastrand::Rng;
@@ -19,12 +20,18 @@ use crate::wire::{Conditions, End, Read, Wire};
 /// How often a driver may ask for a time that has come already.
 const LATE: u32 = 1000;
 
-/// More than a client may have waiting for its transport: what it takes before publishing waits, the largest message, and
-/// room for what is never held back.
-pub(crate) const OUTPUT_MAX: usize = HIGH_WATER + crate::ledger::BODY_MAX + 64 * 1024;
+/// More than a client may have waiting for its transport: what it takes before publishing waits, the largest message, what is
+/// kept and sent again all at once, and room for what is never held back.
+pub(crate) const OUTPUT_MAX: usize = HIGH_WATER + crate::ledger::BODY_MAX + KEEP_MAX + 64 * 1024;
+
+/// What clients keep until it is confirmed.
+pub(crate) const KEEP_MAX: usize = 256 * 1024;
 
 /// What clients let wait for the transport.
 pub(crate) const HIGH_WATER: usize = 32 * 1024;
+
+/// How many nodes clients believe there are. Each leads to the one broker.
+const NODES: usize = 2;
 
 pub(crate) struct Network {
     pub(crate) engine: Engine,
@@ -43,6 +50,10 @@ pub(crate) struct Network {
 pub(crate) struct Link {
     pub(crate) client: usize,
     driver: Option<Driver>,
+    /// What goes on for the driver while there is no transport.
+    dialer: Option<Dialer>,
+    /// How many transports it has had.
+    epoch: usize,
     flag: Arc<Flag>,
     wake_at: Option<Instant>,
     reading: bool,
@@ -77,30 +88,43 @@ impl Network {
         &mut self,
         client: usize,
         config: Config,
+        recovery: Option<Recovery>,
         now: Instant,
     ) -> Option<(Connection, usize)> {
         if now < self.down_until {
             return None;
         }
-        let (connection, driver) = Driver::new(config, now);
-        let session = self.engine.connect(now);
+        let (connection, mut driver) = Driver::new(config, now);
+        if let Some(recovery) = recovery {
+            driver.recover_with(recovery, NODES, 0);
+        }
+        self.links.push(Link::new(client, Some(driver), self.conditions, now));
+        let link = self.links.len() - 1;
+        self.wire_up(link, now);
+        Some((connection, link))
+    }
+
+    /// Gives a link new wires, and a session of the broker.
+    fn wire_up(&mut self, link: usize, now: Instant) {
+        let (up, down) = (self.rng.u64(..), self.rng.u64(..));
+        let link = &mut self.links[link];
+        let mut old = Link::new(link.client, None, self.conditions, now);
+        old.up = std::mem::replace(&mut link.up, Wire::new(self.conditions, up, now));
+        old.down = std::mem::replace(&mut link.down, Wire::new(self.conditions, down, now));
+        old.input = std::mem::take(&mut link.input);
+        old.session = link.session.replace(self.engine.connect(now));
+        link.check = true;
+        link.flag.raise();
         self.engine_due.set(None);
-        self.links.push(Link {
-            client,
-            driver: Some(driver),
-            flag: Flag::raised(),
-            wake_at: None,
-            reading: true,
-            writing: false,
-            late: 0,
-            starved_until: now,
-            up: Wire::new(self.conditions, self.rng.u64(..), now),
-            down: Wire::new(self.conditions, self.rng.u64(..), now),
-            session: Some(session),
-            input: BytesMut::new(),
-            check: true,
-        });
-        Some((connection, self.links.len() - 1))
+        if old.session.is_some() {
+            // The broker does not know yet that the client has another.
+            self.links.push(old);
+        }
+    }
+
+    /// Which transport it is that a link has, among all that there ever were.
+    pub(crate) fn transport(&self, link: usize) -> usize {
+        link << 16 | self.links[link].epoch
     }
 
     /// How many channels the broker has open for a link.
@@ -137,7 +161,7 @@ impl Network {
     }
 
     fn of(&mut self, client: usize) -> impl Iterator<Item = &mut Link> {
-        self.links.iter_mut().filter(move |link| link.client == client && link.driver.is_some())
+        self.links.iter_mut().filter(move |link| link.client == client && link.is_alive())
     }
 
     /// The broker stops, and is back after a while.
@@ -185,10 +209,9 @@ impl Network {
     /// When something happens next that only takes time.
     pub(crate) fn next(&self) -> Option<Instant> {
         let links = self.links.iter().flat_map(|link| {
-            let served = link.driver.as_ref().and(link.wake_at);
-            let served = served.map(|at| at.max(link.starved_until));
-            let starved = link.flag.is_raised().then_some(link.starved_until);
-            let starved = link.driver.as_ref().and(starved);
+            let alive = link.is_alive();
+            let served = link.wake_at.map(|at| at.max(link.starved_until)).filter(|_| alive);
+            let starved = (alive && link.flag.is_raised()).then_some(link.starved_until);
             [link.up.next_arrival(), link.down.next_arrival(), served, starved]
         });
         links.flatten().chain(self.engine_due()).min()
@@ -196,18 +219,48 @@ impl Network {
 
     pub(crate) fn client_is_ready(&self, link: usize, now: Instant) -> bool {
         let link = &self.links[link];
-        link.driver.is_some()
+        link.is_alive()
             && now >= link.starved_until
             && (link.flag.is_raised()
                 || link.wake_at.is_some_and(|at| at <= now)
-                || link.reading && link.down.is_readable()
-                || link.writing && (link.up.room() > 0 || link.up.is_broken()))
+                || link.driver.is_some() && link.reading && link.down.is_readable()
+                || link.driver.is_some()
+                    && link.writing
+                    && (link.up.room() > 0 || link.up.is_broken()))
+    }
+
+    /// One round of what an adapter does while there is no transport.
+    fn run_dialer(&mut self, index: usize, now: Instant) {
+        let link = &mut self.links[index];
+        let Some(mut dialer) = link.dialer.take() else { return };
+        link.flag.lower();
+        let turn = dialer.turn(now, &Waker::from(link.flag.clone()));
+        link.wake_at = turn.wake_at;
+        if turn.done {
+            return;
+        }
+        if turn.connect.is_none() {
+            link.dialer = Some(dialer);
+            return;
+        }
+        link.flag.raise();
+        if now < self.down_until || self.rng.u8(..4) == 0 {
+            dialer.failed(now, "not reachable");
+            link.dialer = Some(dialer);
+            return;
+        }
+        link.epoch += 1;
+        link.driver = Some(dialer.connected(now, None));
+        self.wire_up(index, now);
     }
 
     /// One round of an adapter's loop.
     pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
-        let Some(driver) = &mut link.driver else { return Ok(()) };
+        let Some(driver) = &mut link.driver else {
+            self.run_dialer(index, now);
+            return Ok(());
+        };
         link.flag.lower();
         let turn = driver.turn(now, &Waker::from(link.flag.clone()));
         (link.wake_at, link.reading, link.writing) = (turn.wake_at, turn.read, turn.write);
@@ -221,7 +274,9 @@ impl Network {
             return Err("a driver asks again and again for a time that has come".to_owned());
         }
         if turn.done {
-            link.hang_up();
+            link.dialer = link.driver.take().and_then(Driver::into_dialer);
+            link.flag.raise();
+            link.end_wires();
             return Ok(());
         }
         let mut moved = turn.write && link.up.write(now, driver.output());
@@ -298,9 +353,39 @@ impl Network {
 }
 
 impl Link {
-    /// The client's end is gone.
+    fn new(client: usize, driver: Option<Driver>, conditions: Conditions, now: Instant) -> Self {
+        Self {
+            client,
+            driver,
+            dialer: None,
+            epoch: 0,
+            flag: Flag::raised(),
+            wake_at: None,
+            reading: true,
+            writing: false,
+            late: 0,
+            starved_until: now,
+            up: Wire::new(conditions, 0, now),
+            down: Wire::new(conditions, 0, now),
+            session: None,
+            input: BytesMut::new(),
+            check: true,
+        }
+    }
+
+    /// Whether there is a client, with a transport or without.
+    const fn is_alive(&self) -> bool {
+        self.driver.is_some() || self.dialer.is_some()
+    }
+
+    /// The client's end is gone for good.
     fn hang_up(&mut self) {
         self.driver = None;
+        self.dialer = None;
+        self.end_wires();
+    }
+
+    fn end_wires(&mut self) {
         self.up.close(End::Eof);
         self.down.close(End::Reset);
     }

@@ -58,6 +58,12 @@ pub(crate) enum Work {
     Transact,
     /// Publishes to queues that refuse what does not fit.
     Overflow,
+    /// Publishes over losses: everything is confirmed in the end.
+    Keep { queue: usize, window: usize },
+    /// Consumes over losses: the consumer never ends by itself.
+    Endure { queue: usize, prefetch: u16 },
+    /// Sends to a queue of its own by an exchange of its own, over losses.
+    Roam,
 }
 
 /// What goes wrong, and when.
@@ -152,7 +158,7 @@ impl Conditions {
 impl Job {
     fn any(rng: &mut Rng, clients: usize, span: Duration) -> Self {
         let queue = rng.usize(..QUEUES);
-        let work = match rng.u8(..16) {
+        let work = match rng.u8(..20) {
             0..=3 => {
                 Work::Publish { queue, window: pick(rng, &[1, 3, 20, 1000]), mandatory: rng.bool() }
             }
@@ -164,7 +170,10 @@ impl Job {
             12 => Work::Provoke,
             13 => Work::Channels,
             14 => Work::Overflow,
-            _ => Work::Transact,
+            15 => Work::Transact,
+            16 | 17 => Work::Keep { queue, window: pick(rng, &[1, 20, 1000]) },
+            18 => Work::Endure { queue, prefetch: pick(rng, &[1, 5, 100]) },
+            _ => Work::Roam,
         };
         let most = pick(rng, &[5, 20, 60]);
         let count = rng.u32(1..=most);

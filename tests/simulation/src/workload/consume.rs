@@ -22,6 +22,8 @@ struct Desk<'a> {
     held: Vec<(Id, Delivery)>,
     /// The last message of each publisher that came for the first time.
     last: BTreeMap<Publisher, Id>,
+    /// The connection may be lost, and comes back.
+    endures: bool,
 }
 
 /// Consumes until nobody publishes any more, and nothing comes.
@@ -85,6 +87,29 @@ async fn settled(env: &Env, link: usize) -> Try<()> {
     }
 }
 
+/// Consumes by one consumer, whatever happens to its connection, until nobody publishes any more and nothing comes.
+pub(super) async fn endure(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Try<()> {
+    let Connected { connection, link } = env.connect_for_good().await;
+    let channel = env.open(connection.open_channel().await)?;
+    let declared = declare(env, &channel, queue).await?;
+    env.call(channel.basic_qos(prefetch).await)?;
+    let mut consumer = env.call(declared.consume(ConsumeOptions::new()).await)?;
+    let mut desk = Desk { endures: true, ..Desk::new(env, queue, link) };
+    loop {
+        let next = async { env.perhaps(consumer.next()).await };
+        match env.within(IDLE, next).await {
+            Some(Some(delivery)) => desk.take(env.consumed(delivery)?)?,
+            Some(None) => {}
+            None if !desk.held.is_empty() => desk.settle_all()?,
+            None if env.world.working.get() == 0 && connection.is_open() => break,
+            None => {}
+        }
+        env.pause(job.pause).await;
+    }
+    drop((desk, consumer));
+    leave(env, connection).await
+}
+
 /// Asks for messages one by one.
 pub(super) async fn get(env: &Env, job: &Job, queue: usize, left: &mut u32) -> Try<()> {
     let Connected { connection, link } = env.connect().await;
@@ -109,15 +134,17 @@ pub(super) async fn get(env: &Env, job: &Job, queue: usize, left: &mut u32) -> T
 
 impl<'a> Desk<'a> {
     const fn new(env: &'a Env, queue: usize, link: usize) -> Self {
-        Self { env, queue, link, held: Vec::new(), last: BTreeMap::new() }
+        Self { env, queue, link, held: Vec::new(), last: BTreeMap::new(), endures: false }
     }
 
     /// Checks a delivery, and does something about it or about others, or not yet.
     fn take(&mut self, delivery: Delivery) -> Try<()> {
+        let transport = self.transport();
         let delivered =
-            self.env.world.ledger.borrow_mut().deliver(delivery.body(), self.queue, self.link);
+            self.env.world.ledger.borrow_mut().deliver(delivery.body(), self.queue, transport);
         let (id, publisher) = delivered.map_err(|text| self.env.fail(text))?;
-        if !delivery.redelivered() {
+        let again = self.env.world.ledger.borrow().may_come_again(id);
+        if !delivery.redelivered() && !again {
             let last = self.last.insert(publisher, id);
             if let Some(last) = last.filter(|last| *last >= id) {
                 return Err(self.env.fail(format!("message {} came behind {}", id.0, last.0)));
@@ -141,6 +168,8 @@ impl<'a> Desk<'a> {
     /// Settles one that is held, and with it others, perhaps.
     fn settle(&mut self, index: usize) -> Try<()> {
         let (id, delivery) = self.held.remove(index);
+        // They come again, and what is said of others does not concern them.
+        self.held.retain(|(_, other)| !other.is_stale());
         let tag = delivery.delivery_tag();
         match self.env.random(|rng| rng.u8(..10)) {
             0..=4 => self.done(&[id], delivery.ack()),
@@ -165,9 +194,18 @@ impl<'a> Desk<'a> {
     }
 
     fn done(&self, ids: &[Id], result: Result<(), CallError>) -> Try<()> {
-        self.env.call(result)?;
+        match result {
+            // It comes again.
+            Err(error) if self.endures && error.is_stale() => return Ok(()),
+            result => self.env.call(result)?,
+        }
+        let transport = self.transport();
         let mut ledger = self.env.world.ledger.borrow_mut();
-        ids.iter().for_each(|id| ledger.settle(*id, self.link));
+        ids.iter().for_each(|id| ledger.settle(*id, transport));
         Ok(())
+    }
+
+    fn transport(&self) -> usize {
+        self.env.world.network.borrow().transport(self.link)
     }
 }

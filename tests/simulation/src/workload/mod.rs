@@ -4,9 +4,11 @@ mod calls;
 mod channels;
 mod churn;
 mod consume;
+mod keep;
 mod overflow;
 mod provoke;
 mod publish;
+mod roam;
 mod transact;
 
 use std::cell::RefCell;
@@ -39,7 +41,10 @@ pub(crate) fn tasks(world: &Rc<World>) -> Vec<Task> {
 impl Job {
     /// Whether consumers wait until it is done.
     const fn is_awaited(&self) -> bool {
-        matches!(self.work, Work::Publish { .. } | Work::Call { .. } | Work::Transact)
+        matches!(
+            self.work,
+            Work::Publish { .. } | Work::Keep { .. } | Work::Call { .. } | Work::Transact
+        )
     }
 }
 
@@ -65,6 +70,9 @@ async fn attempt(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
         Work::Provoke => provoke::run(env, job, left).await,
         Work::Channels => channels::run(env, job, left).await,
         Work::Overflow => overflow::run(env, job, left).await,
+        Work::Keep { queue, window } => keep::run(env, job, queue, window, left).await,
+        Work::Endure { queue, prefetch } => consume::endure(env, job, queue, prefetch).await,
+        Work::Roam => roam::run(env, job, left).await,
         Work::Transact => transact::run(env, job, left).await,
     }
 }
