@@ -147,7 +147,9 @@ impl<'a> Callbacks<'a> {
         };
         let Some((index, next)) = next else { return Ok(false) };
         match (next, entries.get_mut(index)) {
-            (Some(Ok(delivery)), Some(entry)) => (entry.callback)(delivery)?,
+            (Some(Ok(delivery)), Some(Entry { consumer, callback })) => {
+                consumer.contain(|| callback(delivery)).unwrap_or(Ok(()))?;
+            }
             (Some(Err(end)), _) => {
                 entries.remove(index);
                 return Err(end.into());

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use amqp_client_blocking::{
-    Callbacks, Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions, Wait as _,
-    recv_any,
+    Callbacks, Connection, ConsumeOptions, Message, OnPanic, PublisherOptions, QueueOptions,
+    Wait as _, recv_any,
 };
 use amqp_test_broker::Broker;
 
@@ -199,5 +199,30 @@ fn closing_in_a_callback_ends_the_others() -> Outcome {
     });
     assert!(callbacks.run_once(Duration::from_secs(30))?);
     callbacks.run_once(Duration::from_secs(30)).expect_err("its channel is closed");
+    Ok(())
+}
+
+#[test]
+fn a_callback_that_panics_is_contained_if_that_is_wanted() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = Connection::open(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    for text in ["poison", "wholesome"] {
+        queue.publish(&Message::new(text)).wait()?;
+    }
+    let mut taken = Vec::new();
+    let mut callbacks = Callbacks::new();
+    let consumer = queue.consume(ConsumeOptions::new()).wait()?.on_panic(OnPanic::Reject);
+    callbacks.add(consumer, |delivery| {
+        assert!(delivery.body() != b"poison", "poisoned");
+        taken.push(delivery.text()?.to_owned());
+        delivery.channel().basic_cancel(delivery.consumer_tag()).wait()?;
+        Ok(delivery.ack()?)
+    });
+    callbacks.run()?;
+    drop(callbacks);
+    assert_eq!(taken, ["wholesome"]);
+    assert!(queue.get(true).wait()?.is_none());
     Ok(())
 }

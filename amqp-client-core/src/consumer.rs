@@ -1,15 +1,18 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use amqp_proto::{ConsumerId, ShortStr};
 use futures_core::Stream;
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::channel::Channel;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, OnPanic};
 use crate::error::ConsumerEnd;
+use crate::event::ChannelEvent;
 use crate::reply::Reply;
 use crate::state::{End, register};
 
@@ -39,11 +42,44 @@ pub struct Consumer {
     tag: ShortStr,
     /// Deliveries taken from the channel, all at once, to be handed out without its lock.
     taken: VecDeque<amqp_proto::Delivery>,
+    on_panic: OnPanic,
 }
 
 impl Consumer {
     pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
-        Self { channel, id, tag, taken: VecDeque::new() }
+        Self { channel, id, tag, taken: VecDeque::new(), on_panic: OnPanic::Propagate }
+    }
+
+    /// What becomes of a delivery whose handler panics. Default [`OnPanic::Propagate`].
+    ///
+    /// It holds for handlers that are run by [`for_each_concurrent`](Self::for_each_concurrent) or, without a runtime, by
+    /// `Callbacks`. A panic that is contained is told as [`ChannelEvent::HandlerPanicked`](crate::ChannelEvent).
+    pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.on_panic = on_panic;
+        self
+    }
+
+    /// Runs what may panic, as the consumer's policy says: nothing comes back where a panic was contained.
+    #[doc(hidden)]
+    pub fn contain<T>(&self, run: impl FnOnce() -> T) -> Option<T> {
+        if self.on_panic == OnPanic::Propagate {
+            return Some(run());
+        }
+        self.contained(catch_unwind(AssertUnwindSafe(run)))
+    }
+
+    fn contained<T>(&self, result: std::thread::Result<T>) -> Option<T> {
+        let panic = match result {
+            Ok(value) => return Some(value),
+            Err(panic) if self.on_panic == OnPanic::Propagate => resume_unwind(panic),
+            Err(panic) => panic,
+        };
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked");
+        let event =
+            ChannelEvent::HandlerPanicked { consumer_tag: self.tag.clone(), text: text.to_owned() };
+        self.channel.tell(&event);
+        None
     }
 
     /// Its name within the channel.
@@ -99,7 +135,9 @@ impl Consumer {
         let mut end = None;
         poll_fn(move |cx| {
             loop {
-                while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+                while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
+                    self.contained(done);
+                }
                 let room = limit == 0 || running.len() < limit;
                 if !room {
                     return Poll::Pending;
@@ -111,7 +149,11 @@ impl Consumer {
                     };
                 }
                 match self.poll_delivery(cx) {
-                    Poll::Ready(Some(Ok(delivery))) => running.push(handler(delivery)),
+                    Poll::Ready(Some(Ok(delivery))) => {
+                        if let Some(future) = self.contain(|| handler(delivery)) {
+                            running.push(AssertUnwindSafe(future).catch_unwind());
+                        }
+                    }
                     Poll::Ready(Some(Err(why))) => end = Some(Err(why)),
                     Poll::Ready(None) => end = Some(Ok(())),
                     Poll::Pending => return Poll::Pending,
@@ -177,7 +219,8 @@ impl Consumer {
             let message = self.taken.pop_front()?;
             // What has gone back to its queue comes again.
             if !self.channel.is_stale(&message) {
-                return Some(Delivery::new(self.channel.clone(), message));
+                let delivery = Delivery::new(self.channel.clone(), message);
+                return Some(delivery.with_on_panic(self.on_panic));
             }
         }
     }

@@ -18,12 +18,32 @@ pub struct Delivery {
     message: amqp_proto::Delivery,
     channel: Channel,
     settled: bool,
+    on_panic: OnPanic,
+}
+
+/// What becomes of a delivery whose handler panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnPanic {
+    /// It goes back to its queue, and the panic goes on: whoever runs the handlers ends with it.
+    #[default]
+    Propagate,
+    /// It goes back to its queue; the other handlers go on. A message that makes its handler panic each time comes again and
+    /// again, unless its queue limits that (`x-delivery-limit`).
+    Requeue,
+    /// It is dropped or dead-lettered; the other handlers go on.
+    Reject,
 }
 
 impl Delivery {
     pub(crate) fn new(channel: Channel, message: amqp_proto::Delivery) -> Self {
         let settled = message.no_ack();
-        Self { message, channel, settled }
+        Self { message, channel, settled, on_panic: OnPanic::Propagate }
+    }
+
+    pub(crate) const fn with_on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.on_panic = on_panic;
+        self
     }
 
     /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
@@ -125,7 +145,8 @@ impl Deref for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         // It fails only if the channel is over, or the message settled by a later `ack_up_to`.
-        let _gone = self.settle(|channel, tag| channel.basic_reject(tag, true));
+        let requeue = self.on_panic != OnPanic::Reject || !std::thread::panicking();
+        let _gone = self.settle(|channel, tag| channel.basic_reject(tag, requeue));
     }
 }
 

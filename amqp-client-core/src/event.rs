@@ -93,6 +93,13 @@ pub enum ChannelEvent {
         /// Why.
         why: Unusable,
     },
+    /// The handler of a delivery panicked, which was contained ([`OnPanic`](crate::OnPanic)).
+    HandlerPanicked {
+        /// The consumer that it was delivered to.
+        consumer_tag: ShortStr,
+        /// What the panic says.
+        text: String,
+    },
     /// The broker pauses or resumes content on this channel.
     Flow {
         /// Whether content may flow.

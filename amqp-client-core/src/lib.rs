@@ -54,7 +54,7 @@ pub use config::{Config, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::Connection;
 pub use consumer::Consumer;
-pub use delivery::{Delivery, Got};
+pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{
     CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishError, SendError,
     TryError, TryPublishError,

@@ -23,7 +23,7 @@ use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortS
 use crate::connection::{Connection, watch};
 use crate::deadline::Deadline;
 use crate::error::CallError;
-use crate::event::ChannelEvents;
+use crate::event::{ChannelEvent, ChannelEvents};
 use crate::reply::{Reply, Sending, typed};
 use crate::state::{ChannelState, Guard, State};
 
@@ -83,6 +83,12 @@ impl Channel {
     #[must_use]
     pub fn unrecovered(&self) -> Self {
         Self { handle: self.handle.clone(), recovers: false }
+    }
+
+    pub(crate) fn tell(&self, event: &ChannelEvent) {
+        let mut wakers = Vec::new();
+        self.with_state(|state| state.listeners.tell(event, |waker| wakers.push(waker)));
+        wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
     /// Whether the broker has taken that delivery back.

@@ -2,12 +2,58 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amqp_client_core::proto::{Misuse, ReplyCode};
-use amqp_client_core::{CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message};
+use amqp_client_core::{CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message, OnPanic};
 use futures_util::StreamExt as _;
 
-use super::{assert_refused, behaviours, name, next};
+use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
+    async fn handlers_that_panic_are_contained(world) {
+        let channel = world.channel().await?;
+        let dead = channel.queue_declare(name("dead"), temporary()).await?;
+        let options = temporary()
+            .dead_letter_exchange("")
+            .dead_letter_routing_key(&dead.name().to_string());
+        let queue = channel.queue_declare(name("q"), options).await?;
+        for number in 0..6u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let mut events = channel.events();
+        let consumer = queue.consume(ConsumeOptions::new()).await?.on_panic(OnPanic::Reject);
+        let tag = consumer.tag().clone();
+        let (mut left, canceller) = (3, channel.clone());
+        consumer.for_each_concurrent(2, |delivery| {
+            let number = delivery.body()[0];
+            assert!(number != 0, "at once");
+            left -= u8::from(number % 2 == 1);
+            let cancel = (left == 0).then(|| canceller.basic_cancel(&tag));
+            async move {
+                assert!(number % 2 == 1, "later");
+                assert!(delivery.ack().is_ok());
+                if let Some(cancel) = cancel {
+                    assert!(cancel.await.is_ok());
+                }
+            }
+        }).await?;
+        let mut died = Vec::new();
+        let mut consumer = dead.consume(ConsumeOptions::new()).await?;
+        while died.len() < 3 {
+            let delivery = next(&mut consumer).await?;
+            died.push(delivery.body()[0]);
+            delivery.ack()?;
+        }
+        died.sort_unstable();
+        assert_eq!(died, [0, 2, 4]);
+        let mut texts = Vec::new();
+        while texts.len() < 3 {
+            if let Some(ChannelEvent::HandlerPanicked { text, .. }) = events.next().await {
+                texts.push(text);
+            }
+        }
+        texts.sort_unstable();
+        assert_eq!(texts, ["at once", "later", "later"]);
+    }
+
     async fn a_consumer_need_not_wait_for_the_broker(world) {
         let (channel, queue) = world.queue().await?;
         let options = ConsumeOptions::new().consumer_tag("at once");
