@@ -1,0 +1,320 @@
+//! Every future that the handles have, dropped at every poll: nothing breaks, nothing is left over, and the next call gets its
+//! own answer. The list is compared with the source, so that none is forgotten.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::proto::method::AccessRequest;
+use amqp_client_core::proto::{FieldTable, RawProperties, ReplyCode, Route};
+use amqp_client_core::{
+    Channel, Config, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message,
+    Publisher, PublisherOptions, Queue, QueueOptions,
+};
+use amqp_test_broker::{Engine, Options, SessionId};
+use bytes::{Buf as _, BytesMut};
+
+/// So many octets pass at once, so that futures are polled often while what they wait for comes nearer.
+const PIECE: usize = 16;
+
+/// A client and a broker in virtual time.
+struct World {
+    driver: Driver,
+    broker: Engine,
+    session: SessionId,
+    now: Instant,
+    up: BytesMut,
+    down: BytesMut,
+}
+
+impl World {
+    fn new() -> (Self, Connection) {
+        let now = Instant::now();
+        let (connection, driver) = Driver::new(Config::default(), now);
+        let mut broker = Engine::new(Options::new(), now);
+        let session = broker.connect(now);
+        let (up, down) = (BytesMut::new(), BytesMut::new());
+        (Self { driver, broker, session, now, up, down }, connection)
+    }
+
+    /// Lets a piece pass in each direction. Returns whether there was anything.
+    fn step(&mut self) -> bool {
+        let turn = self.driver.turn(self.now, Waker::noop());
+        let output = self.driver.output();
+        let count = output.chunk().len().min(PIECE);
+        self.up.extend_from_slice(&output.chunk()[..count]);
+        output.advance(count);
+        self.broker.handle_input(self.session, self.now, &mut self.up);
+        self.broker.handle_timeout(self.now);
+        if let Some(transmit) = self.broker.poll_transmit(self.session, self.now) {
+            self.down.extend_from_slice(transmit.chunk());
+            transmit.advance(transmit.chunk().len());
+        }
+        let come = self.down.len().min(PIECE);
+        if come > 0 && turn.read {
+            let piece = self.down.split_to(come);
+            self.driver.input().extend_from_slice(&piece);
+            self.driver.received(self.now);
+        }
+        turn.write || come > 0
+    }
+
+    fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Runs a future to its end.
+    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+            if !self.step() {
+                self.now += Duration::from_millis(100);
+            }
+        }
+        panic!("it waits for ever");
+    }
+
+    /// Polls a future that often, then drops it. Returns whether it was ready before.
+    fn run_and_drop(
+        &mut self,
+        mut future: Pin<Box<dyn Future<Output = ()> + '_>>,
+        polls: usize,
+    ) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..polls {
+            if future.as_mut().poll(&mut context).is_ready() {
+                return true;
+            }
+            self.step();
+        }
+        false
+    }
+}
+
+/// What futures are made of.
+struct Scene {
+    connection: Connection,
+    channel: Channel,
+    /// With three messages.
+    queue: Queue,
+    exchange: Exchange,
+    publisher: Publisher,
+    transacting: Channel,
+    consumer: Consumer,
+}
+
+impl Scene {
+    fn set(world: &mut World, connection: Connection) -> Self {
+        let asked = async {
+            connection.ready().await.expect("a connection");
+            let channel = connection.open_channel().await.expect("a channel");
+            let transacting = connection.open_channel().await.expect("a channel");
+            transacting.tx_select().await.expect("a transaction");
+            let options = QueueOptions::new().durable(false);
+            let queue = channel.queue_declare("queue", options).await.expect("a queue");
+            let options = ExchangeOptions::new().durable(false);
+            let exchange = channel.exchange_declare("exchange", "topic", options).await;
+            let exchange = exchange.expect("an exchange");
+            queue.bind("exchange", "bound").await.expect("a binding");
+            exchange.bind("amq.topic", "bound", FieldTable::new()).await.expect("a binding");
+            let publisher = exchange.publisher(PublisherOptions::new()).expect("a publisher");
+            for _ in 0..3 {
+                publisher.send("bound", "message").await.expect("it is confirmed");
+            }
+            let own = channel.queue_declare("own", QueueOptions::new()).await.expect("a queue");
+            own.publish(&Message::new("message")).await.expect("it is sent");
+            let other = connection.open_channel().await.expect("a channel");
+            other.basic_qos(1).await.expect("a limit");
+            let consumer = other.queue("own").expect("it is short").consume(ConsumeOptions::new());
+            let consumer = consumer.await.expect("a consumer");
+            Self {
+                connection: connection.clone(),
+                channel,
+                queue,
+                exchange,
+                publisher,
+                transacting,
+                consumer,
+            }
+        };
+        let scene = world.run(asked);
+        world.settle();
+        scene
+    }
+}
+
+type Make = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// What is left usable when a future was dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Everything,
+    /// The channel may be closed.
+    Connection,
+    /// The connection may be closed.
+    Nothing,
+}
+use Leaves::{Connection as TheConnection, Everything, Nothing};
+
+macro_rules! cases {
+    ($($name:ident $leaves:ident |$scene:ident| $future:expr;)*) => {
+        &[$((stringify!($name), $leaves, |$scene| Box::pin(async move { let _ = $future.await; })),)*]
+    };
+}
+
+/// Every future there is, by the name of what makes it.
+const CASES: &[(&str, Leaves, Make)] = cases! {
+    ready Everything |s| s.connection.ready();
+    open_channel Everything |s| s.connection.open_channel();
+    open_channel_numbered Everything |s| s.connection.open_channel_numbered(77);
+    close Nothing |s| s.connection.close();
+    close_with Nothing |s| s.connection.close_with(ReplyCode::REPLY_SUCCESS, "done");
+    closed Everything |s| s.connection.closed();
+    update_secret Everything |s| s.connection.update_secret("guest", "renewed");
+    shutdown Nothing |s| s.connection.shutdown(Duration::from_secs(1));
+    next Everything |s| { let mut events = s.connection.events(); async move { events.next().await } };
+    close TheConnection |s| s.channel.close();
+    close_with TheConnection |s| s.channel.close_with(ReplyCode::REPLY_SUCCESS, "done");
+    closed Everything |s| s.channel.closed();
+    next Everything |s| { let mut events = s.channel.events(); async move { events.next().await } };
+    call Everything |s| s.channel.call(AccessRequest::default());
+    access_request Everything |s| s.channel.access_request(AccessRequest::default());
+    flow Everything |s| s.channel.flow(true);
+    exchange_declare Everything |s| s.channel.exchange_declare("new", "fanout", ExchangeOptions::new());
+    exchange_declare_passive Everything |s| s.channel.exchange_declare_passive("exchange");
+    exchange_delete Everything |s| s.channel.exchange_delete("none", false);
+    exchange_bind Everything |s| s.channel.exchange_bind("exchange", "amq.fanout", "", FieldTable::new());
+    exchange_unbind Everything |s| s.channel.exchange_unbind("exchange", "amq.fanout", "", FieldTable::new());
+    bind Everything |s| s.exchange.bind("amq.fanout", "", FieldTable::new());
+    unbind Everything |s| s.exchange.unbind("amq.topic", "bound", FieldTable::new());
+    delete Everything |s| s.exchange.delete(false);
+    publish Everything |s| { let message = Message::new("m"); let exchange = &s.exchange; async move { exchange.publish("nobody", &message).await } };
+    publish_confirmed Everything |s| { let message = Message::new("m"); let exchange = &s.exchange; async move { exchange.publish_confirmed("nobody", &message).await } };
+    queue_declare Everything |s| s.channel.queue_declare("new", QueueOptions::new());
+    queue_declare_passive Everything |s| s.channel.queue_declare_passive("queue");
+    queue_bind Everything |s| s.channel.queue_bind("queue", "exchange", "more", FieldTable::new());
+    queue_unbind Everything |s| s.channel.queue_unbind("queue", "exchange", "bound", FieldTable::new());
+    queue_purge Everything |s| s.channel.queue_purge("queue").within(Duration::from_secs(5));
+    queue_delete Everything |s| s.channel.queue_delete("none", false, false);
+    bind Everything |s| s.queue.bind("exchange", "more");
+    bind_with Everything |s| s.queue.bind_with("exchange", "more", FieldTable::new());
+    unbind Everything |s| s.queue.unbind("exchange", "bound", FieldTable::new());
+    consume Everything |s| s.queue.consume(ConsumeOptions::new());
+    get Everything |s| s.queue.get(false);
+    publish Everything |s| { let message = Message::new("m"); let queue = &s.queue; async move { queue.publish(&message).await } };
+    purge Everything |s| s.queue.purge();
+    delete Everything |s| s.queue.delete(false, false);
+    basic_qos Everything |s| s.channel.basic_qos(7);
+    basic_qos_global Everything |s| s.channel.basic_qos_global(7);
+    basic_consume Everything |s| s.channel.basic_consume("queue", ConsumeOptions::new());
+    basic_cancel Everything |s| s.channel.basic_cancel("nobody");
+    basic_get Everything |s| s.channel.basic_get("queue", false);
+    basic_recover Everything |s| s.channel.basic_recover(true);
+    basic_publish Everything |s| { let channel = &s.channel; async move { channel.basic_publish(&Route::queue("queue"), &RawProperties::EMPTY, "m").await } };
+    confirm_select Everything |s| s.channel.confirm_select();
+    tx_select Everything |s| s.transacting.tx_select();
+    tx_commit Everything |s| s.transacting.tx_commit();
+    tx_rollback Everything |s| s.transacting.tx_rollback();
+    transaction Everything |s| s.transacting.transaction(async |channel: &Channel| channel.tx_commit().await);
+    publish Everything |s| async { match s.publisher.publish("bound", "m").await { Ok(confirmation) => confirmation.await.is_ok(), Err(_) => false } };
+    publish_message Everything |s| { let message = Message::new("m"); let publisher = &s.publisher; async move { publisher.publish_message("bound", &message).await } };
+    send_message Everything |s| { let message = Message::new("m"); let publisher = &s.publisher; async move { publisher.send_message("bound", &message).await } };
+    send Everything |s| s.publisher.send("bound", "m");
+    wait_for_confirms Everything |s| s.publisher.wait_for_confirms();
+    next Everything |s| s.consumer.next();
+    cancel Everything |s| s.consumer.cancel();
+    for_each_concurrent Everything |s| { let consumer = s.queue.consume(ConsumeOptions::new()); async move { consumer.await.expect("a consumer").for_each_concurrent(2, |delivery| async move { let _sent = delivery.ack(); }).await } };
+};
+
+/// More polls than any of them takes.
+const POLLS: usize = 60;
+
+#[test]
+fn whatever_is_dropped_whenever_nothing_breaks() {
+    let mut drops = 0;
+    for (name, leaves, make) in CASES {
+        for polls in 0..POLLS {
+            let (mut world, connection) = World::new();
+            let mut scene = Scene::set(&mut world, connection);
+            let ready = world.run_and_drop(make(&mut scene), polls);
+            // Half of the time what it has left behind comes first.
+            if polls % 2 == 0 {
+                world.settle();
+            }
+            check(&mut world, &scene, *leaves, &format!("{name}, dropped after {polls} polls"));
+            if ready {
+                break;
+            }
+            drops += 1;
+        }
+    }
+    assert!(drops > 5 * CASES.len(), "{drops} drops of {} futures", CASES.len());
+}
+
+fn check(world: &mut World, scene: &Scene, leaves: Leaves, what: &str) {
+    if leaves == Everything {
+        let declared = scene.channel.queue_declare(what, QueueOptions::new().durable(false));
+        let queue = world.run(declared).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(*queue.name(), *what, "somebody else's answer");
+    }
+    if leaves != Nothing {
+        let opened = world.run(scene.connection.open_channel());
+        let channel = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+        world.run(channel.close()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    world.settle();
+    assert_eq!(world.broker.take_violation(), None, "{what}");
+    let health = scene.connection.health();
+    if health.is_open() {
+        assert_eq!(health.unconfirmed, 0, "{what}");
+        // One delivery lies with the consumer of the scene, if that has not been cancelled.
+        assert!(health.unsettled <= 1, "{what}: {health:?}");
+        let unacknowledged = world.broker.unacknowledged_count(world.session);
+        assert!(unacknowledged <= 1, "{what}: {unacknowledged} unacknowledged");
+    }
+}
+
+#[test]
+fn none_is_forgotten() {
+    let listed: BTreeSet<_> = CASES.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let mut found = BTreeSet::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../amqp-client-core/src"), &mut found);
+    // These are for adapters, or wait for all the others.
+    for other in ["open", "reach"] {
+        found.remove(other);
+    }
+    assert!(found.len() > 40, "{found:?}");
+    let forgotten: Vec<_> = found.difference(&listed).collect();
+    assert!(forgotten.is_empty(), "{forgotten:?}");
+}
+
+/// The names of public functions that return futures.
+fn collect(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("the source is there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, found);
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("it is a text");
+        for declaration in source.split("    pub ").skip(1) {
+            let head = declaration.split(['{', ';']).next().unwrap_or_default();
+            let (kind, rest) = head.split_once("fn ").unwrap_or(("", ""));
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            let is_future = kind == "async "
+                || kind.is_empty()
+                    && (head.contains("-> Reply<") || head.contains("-> OpenChannel"));
+            if is_future && !name.is_empty() {
+                found.insert(name.to_owned());
+            }
+        }
+    }
+}
