@@ -1,103 +1,22 @@
 //! Every future that the handles have, dropped at every poll: nothing breaks, nothing is left over, and the next call gets its
 //! own answer. The list is compared with the source, so that none is forgotten.
 
+mod joined;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
-use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::AccessRequest;
 use amqp_client_core::proto::{FieldTable, RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    Channel, Config, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message,
-    Publisher, PublisherOptions, Queue, QueueOptions,
+    Channel, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message, Publisher,
+    PublisherOptions, Queue, QueueOptions,
 };
-use amqp_test_broker::{Engine, Options, SessionId};
-use bytes::{Buf as _, BytesMut};
-
-/// So many octets pass at once, so that futures are polled often while what they wait for comes nearer.
-const PIECE: usize = 16;
-
-/// A client and a broker in virtual time.
-struct World {
-    driver: Driver,
-    broker: Engine,
-    session: SessionId,
-    now: Instant,
-    up: BytesMut,
-    down: BytesMut,
-}
-
-impl World {
-    fn new() -> (Self, Connection) {
-        let now = Instant::now();
-        let (connection, driver) = Driver::new(Config::default(), now);
-        let mut broker = Engine::new(Options::new(), now);
-        let session = broker.connect(now);
-        let (up, down) = (BytesMut::new(), BytesMut::new());
-        (Self { driver, broker, session, now, up, down }, connection)
-    }
-
-    /// Lets a piece pass in each direction. Returns whether there was anything.
-    fn step(&mut self) -> bool {
-        let turn = self.driver.turn(self.now, Waker::noop());
-        let output = self.driver.output();
-        let count = output.chunk().len().min(PIECE);
-        self.up.extend_from_slice(&output.chunk()[..count]);
-        output.advance(count);
-        self.broker.handle_input(self.session, self.now, &mut self.up);
-        self.broker.handle_timeout(self.now);
-        if let Some(transmit) = self.broker.poll_transmit(self.session, self.now) {
-            self.down.extend_from_slice(transmit.chunk());
-            transmit.advance(transmit.chunk().len());
-        }
-        let come = self.down.len().min(PIECE);
-        if come > 0 && turn.read {
-            let piece = self.down.split_to(come);
-            self.driver.input().extend_from_slice(&piece);
-            self.driver.received(self.now);
-        }
-        turn.write || come > 0
-    }
-
-    fn settle(&mut self) {
-        while self.step() {}
-    }
-
-    /// Runs a future to its end.
-    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        let mut context = Context::from_waker(Waker::noop());
-        for _ in 0..10_000 {
-            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
-                return value;
-            }
-            if !self.step() {
-                self.now += Duration::from_millis(100);
-            }
-        }
-        panic!("it waits for ever");
-    }
-
-    /// Polls a future that often, then drops it. Returns whether it was ready before.
-    fn run_and_drop(
-        &mut self,
-        mut future: Pin<Box<dyn Future<Output = ()> + '_>>,
-        polls: usize,
-    ) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        for _ in 0..polls {
-            if future.as_mut().poll(&mut context).is_ready() {
-                return true;
-            }
-            self.step();
-        }
-        false
-    }
-}
+use joined::World;
 
 /// What futures are made of.
 struct Scene {
@@ -234,6 +153,22 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     for_each_concurrent Everything |s| { let consumer = s.queue.consume(ConsumeOptions::new()); async move { consumer.await.expect("a consumer").for_each_concurrent(2, |delivery| async move { let _sent = delivery.ack(); }).await } };
 };
 
+/// Polls a future that often, then drops it. Returns whether it was ready before.
+fn run_and_drop(
+    world: &mut World,
+    mut future: Pin<Box<dyn Future<Output = ()> + '_>>,
+    polls: usize,
+) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..polls {
+        if future.as_mut().poll(&mut context).is_ready() {
+            return true;
+        }
+        world.step();
+    }
+    false
+}
+
 /// More polls than any of them takes.
 const POLLS: usize = 60;
 
@@ -243,8 +178,10 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
     for (name, leaves, make) in CASES {
         for polls in 0..POLLS {
             let (mut world, connection) = World::new();
+            // Futures are polled often while what they wait for comes nearer.
+            world.piece = 16;
             let mut scene = Scene::set(&mut world, connection);
-            let ready = world.run_and_drop(make(&mut scene), polls);
+            let ready = run_and_drop(&mut world, make(&mut scene), polls);
             // Half of the time what it has left behind comes first.
             if polls % 2 == 0 {
                 world.settle();

@@ -26,7 +26,12 @@ struct Queue {
     declare: QueueDeclare,
     /// How many consumers of this session it has.
     consumers: usize,
+    /// What it was called before, oldest first.
+    names: Vec<ShortStr>,
 }
+
+/// How many earlier names of a queue lead to it: the first, which handles have, and the latest.
+const NAMES: usize = 10;
 
 /// A binding, seen from its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +108,8 @@ impl Topology {
             return;
         }
         let consumers = self.queues.get(name).map_or(0, |queue| queue.consumers);
-        self.queues.insert(name.detached(), Queue { declare, consumers });
+        let names = self.queues.get(name).map_or_else(Vec::new, |queue| queue.names.clone());
+        self.queues.insert(name.detached(), Queue { declare, consumers, names });
     }
 
     /// That queue has one more consumer of this session.
@@ -124,9 +130,12 @@ impl Topology {
 
     /// A queue was declared again without a name, and has another one now.
     pub(super) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
-        if let Some(queue) = self.queues.remove(old) {
-            self.queues.insert(new.clone(), queue);
+        let Some(mut queue) = self.queues.remove(old) else { return };
+        queue.names.push(old.clone());
+        if queue.names.len() > NAMES {
+            self.aliases.remove(&queue.names.remove(1));
         }
+        self.queues.insert(new.clone(), queue);
         if let Some(bindings) = self.queue_bindings.remove(old) {
             self.queue_bindings.insert(new.clone(), bindings);
         }

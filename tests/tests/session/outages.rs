@@ -6,7 +6,9 @@ use amqp_client_core::proto::{
     TimerReason,
 };
 
-use crate::world::{World, durable};
+use amqp_testkit::alloc::allocations;
+
+use crate::world::{World, durable, nameless};
 
 fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
     let mut recovery = Recovery::default();
@@ -173,4 +175,35 @@ fn without_a_policy_a_session_is_a_connection() {
     assert!(world.events.contains(&Event::Channel(id, closed)));
     assert_eq!(world.session.check(), Err(ConnectionError::Eof));
     assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+}
+
+#[test]
+fn losses_leave_nothing_behind() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let own = world.queue(id, nameless());
+    world.bind(id, &own, "amq.direct", "key");
+    let consumer = world.consume(id, &own, "tag");
+    world.confirm(id);
+    let cycle = |world: &mut World| {
+        world.cut();
+        world.keep(id, "nowhere", "kept");
+        world.send(id, durable("again"));
+        world.recover();
+        world.publish(id, "amq.direct", "key", "delivered");
+        world.run();
+        let delivered = world.deliveries();
+        assert_eq!(delivered.len(), 1);
+        for (found, delivery) in delivered {
+            assert_eq!(found, consumer);
+            let channel = &mut world.session.channel(id).expect("it is open");
+            channel.ack(delivery.delivery_tag()).expect("it waits for it");
+        }
+        world.events.clear();
+    };
+    (0..100).for_each(|_| cycle(&mut world));
+    let ((), counted) = allocations(|| (0..1000).for_each(|_| cycle(&mut world)));
+    assert!(counted.kept_bytes < 16 * 1024, "{} octets are kept", counted.kept_bytes);
+    // The first name of the queue leads to it after all of that.
+    world.bind(id, &own, "amq.direct", "more");
 }

@@ -1,0 +1,77 @@
+//! A client and the broker in memory, joined in virtual time.
+
+#![allow(dead_code, reason = "each user needs a part of it")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::{Config, Connection};
+use amqp_test_broker::{Engine, Options, SessionId};
+use bytes::{Buf as _, BytesMut};
+
+/// A client and a broker in virtual time.
+pub(crate) struct World {
+    /// So many octets pass at once.
+    pub(crate) piece: usize,
+    driver: Driver,
+    pub(crate) broker: Engine,
+    pub(crate) session: SessionId,
+    now: Instant,
+    up: BytesMut,
+    down: BytesMut,
+}
+
+impl World {
+    pub(crate) fn new() -> (Self, Connection) {
+        let now = Instant::now();
+        let (connection, driver) = Driver::new(Config::default(), now);
+        let mut broker = Engine::new(Options::new(), now);
+        let session = broker.connect(now);
+        let (up, down) = (BytesMut::new(), BytesMut::new());
+        (Self { piece: usize::MAX, driver, broker, session, now, up, down }, connection)
+    }
+
+    /// Lets a piece pass in each direction. Returns whether there was anything.
+    pub(crate) fn step(&mut self) -> bool {
+        let turn = self.driver.turn(self.now, Waker::noop());
+        let output = self.driver.output();
+        let count = output.chunk().len().min(self.piece);
+        self.up.extend_from_slice(&output.chunk()[..count]);
+        output.advance(count);
+        self.broker.handle_input(self.session, self.now, &mut self.up);
+        self.broker.handle_timeout(self.now);
+        if let Some(transmit) = self.broker.poll_transmit(self.session, self.now) {
+            self.down.extend_from_slice(transmit.chunk());
+            transmit.advance(transmit.chunk().len());
+        }
+        let come = self.down.len().min(self.piece);
+        if come > 0 && turn.read {
+            let piece = self.down.split_to(come);
+            self.driver.input().extend_from_slice(&piece);
+            self.driver.received(self.now);
+        }
+        turn.write || come > 0
+    }
+
+    pub(crate) fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Runs a future to its end.
+    pub(crate) fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+            if !self.step() {
+                self.now += Duration::from_millis(100);
+            }
+        }
+        panic!("it waits for ever");
+    }
+}
