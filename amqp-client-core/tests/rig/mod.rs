@@ -113,6 +113,12 @@ impl Rig {
         }
     }
 
+    /// Lets the server answer, and the client read that.
+    pub(crate) fn answer_all(&mut self) {
+        self.serve();
+        while self.read() {}
+    }
+
     /// Takes what the client writes; hands it to the server, or to nobody.
     pub(crate) fn write(&mut self, serve: bool) -> bool {
         let turn = self.driver.turn(self.now, &self.waker);
