@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
+use crate::channel::Channel;
 use crate::deadline::Deadline;
-use crate::error::{CallError, CloseError};
+use crate::error::{CallError, CloseError, OpenError};
 use crate::event::ConnectionEvents;
 use crate::health::{Health, Status};
 use crate::opening::OpenChannel;
@@ -107,6 +108,41 @@ impl Connection {
     #[must_use = "the channel closes when the future is dropped"]
     pub fn open_channel_numbered(&self, number: u16) -> OpenChannel {
         OpenChannel::new(self, Some(number))
+    }
+
+    /// Whether there is a queue of that name. Asks on a channel of its own, because the broker closes the one that asks for what
+    /// is not there.
+    ///
+    /// # Errors
+    /// [`CallError`]: it cannot be found out, as when the queue is another connection's own (405).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn queue_exists(&self, queue: impl AsRef<[u8]>) -> Result<bool, CallError> {
+        let channel = self.probe().await?;
+        found(channel.queue_declare_passive(queue).await)
+    }
+
+    /// Whether there is an exchange of that name. Asks on a channel of its own, because the broker closes the one that asks for
+    /// what is not there.
+    ///
+    /// # Errors
+    /// [`CallError`]: it cannot be found out.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn exchange_exists(&self, exchange: impl AsRef<[u8]>) -> Result<bool, CallError> {
+        let channel = self.probe().await?;
+        found(channel.exchange_declare_passive(exchange).await)
+    }
+
+    /// A channel that closes when it is dropped.
+    async fn probe(&self) -> Result<Channel, CallError> {
+        self.open_channel().await.map_err(|error| match error {
+            OpenError::Refused(error) => error.into(),
+            OpenError::Ended(error) => error.into(),
+            OpenError::TimedOut { after } => CallError::TimedOut { method: "channel.open", after },
+        })
     }
 
     /// Closes the connection and waits until the broker has agreed. What is queued is written before; everything that
@@ -283,6 +319,15 @@ impl Connection {
         let mut state = self.shared().lock();
         state.proto.send_heartbeat();
         state.wake_driver();
+    }
+}
+
+/// Whether asking for something has found it.
+fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
+    match asked {
+        Ok(_) => Ok(true),
+        Err(error) if error.reply_code() == Some(ReplyCode::NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -47,6 +47,9 @@ pub enum CallError {
         /// The time it was given.
         after: Duration,
     },
+    /// There is no channel to ask on.
+    #[error(transparent)]
+    NoChannel(#[from] OpenChannelError),
     /// `basic.get` brought a message that cannot be taken in.
     #[error(transparent)]
     Unusable(#[from] Unusable),

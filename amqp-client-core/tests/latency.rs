@@ -4,7 +4,7 @@ mod rig;
 
 use std::future::Future as _;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use amqp_client_core::{Config, OnLoss, PublisherOptions, QueueOptions};
 use bytes::Bytes;
@@ -37,7 +37,7 @@ fn a_request_beside_a_gigabyte_is_answered_in_time() {
         while stream.as_mut().poll(&mut context).is_pending() {
             let before = rig.written;
             let mut asked = pin!(asking.queue_declare("queue", QueueOptions::new()));
-            while let Poll::Pending = asked.as_mut().poll(&mut context) {
+            while asked.as_mut().poll(&mut context).is_pending() {
                 // The stream goes on all the while.
                 let _streaming = stream.as_mut().poll(&mut context).is_ready();
                 rig.write(true);

@@ -97,6 +97,8 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     close Nothing |s| s.connection.close();
     close_with Nothing |s| s.connection.close_with(ReplyCode::REPLY_SUCCESS, "done");
     closed Everything |s| s.connection.closed();
+    queue_exists Everything |s| s.connection.queue_exists("none");
+    exchange_exists Everything |s| s.connection.exchange_exists("exchange");
     update_secret Everything |s| s.connection.update_secret("guest", "renewed");
     shutdown Nothing |s| s.connection.shutdown(Duration::from_secs(1));
     next Everything |s| { let mut events = s.connection.events(); async move { events.next().await } };

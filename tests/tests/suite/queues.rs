@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, Timestamp, Value};
+use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, ReplyCode, Timestamp, Value};
 use amqp_client_core::{
     ConsumeOptions, ExchangeOptions, Message, MessageProperties, Overflow, QueueOptions, QueueType,
     StreamOffset,
@@ -9,6 +9,19 @@ use amqp_client_core::{
 use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
+    async fn asking_whether_something_is_there_harms_nothing(world) {
+        let (channel, queue) = world.queue().await?;
+        let connection = channel.connection();
+        assert!(connection.queue_exists(queue.name()).await?);
+        assert!(!connection.queue_exists(name("none")).await?);
+        assert!(connection.exchange_exists("amq.topic").await?);
+        assert!(!connection.exchange_exists(name("none")).await?);
+        let other = world.open(world.target()).await?;
+        let error = other.queue_exists(queue.name()).await.expect_err("it is not its own");
+        assert_eq!(error.reply_code(), Some(ReplyCode::RESOURCE_LOCKED));
+        queue.purge().await?;
+    }
+
     async fn a_queue_tells_its_name_and_what_is_in_it(world) {
         let (channel, queue) = world.queue().await?;
         assert_eq!((queue.message_count(), queue.consumer_count()), (0, 0));
