@@ -19,17 +19,19 @@ use crate::state::{End, register};
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
 /// It yields deliveries until it is [cancelled](Self::cancel), which ends it quietly, or until something else ends it,
-/// which is its last item: the broker cancelled it, or the channel is over.
+/// which is its last item: the broker cancelled it, or the channel is over. When the connection is lost and comes back, so does
+/// the consumer, and goes on.
 ///
 /// Dropping it cancels it; what was delivered and not taken goes back to the queue.
 ///
 /// ```no_run
-/// # use amqp_client_core::{Consumer, ConsumerEnd};
+/// # use amqp_client_core::{CallError, Consumer};
 /// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
 /// while let Some(delivery) = consumer.next().await {
 ///     let delivery = delivery?;
 ///     println!("{}: {} octets", delivery.routing_key(), delivery.body().len());
-///     delivery.ack()?;
+///     // After a loss of the connection, what was not acknowledged comes again.
+///     delivery.ack().or_else(CallError::ok_if_stale)?;
 /// }
 /// # Ok(())
 /// # }

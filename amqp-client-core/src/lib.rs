@@ -36,6 +36,8 @@ mod message;
 mod opening;
 mod options;
 mod publisher;
+#[doc = include_str!("../docs/recovery.md")]
+pub mod recovery {}
 mod redial;
 mod reply;
 pub mod runtime;
