@@ -23,8 +23,9 @@ struct Message {
     sent: u16,
     confirmed: bool,
     received: u16,
-    /// It came more than once, and nothing said that it might.
-    unexplained: bool,
+    /// One of those that were received said that it might come more than once. It need not be the last: what was sent first may
+    /// arrive last.
+    again: bool,
 }
 
 /// What it comes to.
@@ -59,7 +60,7 @@ impl Ledger {
     pub(crate) fn received(&self, publisher: usize, number: usize, again: bool) {
         self.with(publisher, number, |message| {
             message.received += 1;
-            message.unexplained |= message.received > 1 && message.sent < 2 && !again;
+            message.again |= again;
         });
     }
 
@@ -112,7 +113,8 @@ impl Ledger {
             totals.received += u64::from(message.received > 0);
             totals.lost += u64::from(message.confirmed && message.received == 0);
             totals.duplicated += u64::from(message.received > 1);
-            totals.unexplained += u64::from(message.unexplained);
+            let explained = message.again || message.sent > 1;
+            totals.unexplained += u64::from(message.received > 1 && !explained);
         }
         totals
     }
