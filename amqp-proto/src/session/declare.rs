@@ -14,6 +14,10 @@ impl Session {
     /// There is a connection again.
     pub(super) fn begin_replay(&mut self) {
         let Phase::Down(outage) = &self.phase else { return };
+        if let Some(recovering) = &mut self.recovering {
+            recovering.locked.clear();
+            recovering.locked_until = None;
+        }
         let mut replay = Replay::new(true, self.now);
         replay.report.attempts = outage.attempts;
         replay.report.connecting = self.now.duration_since(outage.since);
@@ -65,7 +69,7 @@ impl Session {
         }
         let channel = replay.channel.and_then(|id| self.connection.channel(id).ok());
         let Some(mut channel) = channel else {
-            return;
+            return self.nowhere_to_declare();
         };
         let mut declared = None;
         let mut failed = Vec::new();
@@ -96,6 +100,21 @@ impl Session {
         if any {
             self.send_declarations();
         }
+    }
+
+    /// All channels are in use. What should be declared while the rest goes on is not.
+    fn nowhere_to_declare(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        if !self.connection.is_open() {
+            // It is lost, which is told.
+            return;
+        }
+        let text = ShortStr::truncated("all channels are in use");
+        let error = ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text));
+        for step in core::mem::take(&mut replay.steps) {
+            self.declaration_failed(&step, error.clone());
+        }
+        self.send_declarations();
     }
 
     pub(super) fn close_declaring_channel(&mut self) {

@@ -136,7 +136,10 @@ impl Session {
         if matches!(self.phase, Phase::Up) && self.connection.negotiated().is_none() {
             return false;
         }
-        self.recovering.as_ref().is_some_and(|recovering| (recovering.policy.recovers)(error))
+        // Whatever the policy says, what was wanted or is driven by nobody does not come back.
+        let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
+        let recovers = |own: &Recovering| !is_final && (own.policy.recovers)(error);
+        self.recovering.as_ref().is_some_and(recovers)
     }
 
     /// The connection is over. With the session, that is told.
@@ -153,8 +156,6 @@ impl Session {
         }
         if let Some(recovering) = &mut self.recovering {
             recovering.nodes.lost(recovering.node, self.now);
-            recovering.locked.clear();
-            recovering.locked_until = None;
         }
         self.phase = Phase::Down(alloc::boxed::Box::new(Outage {
             reason: error.clone(),
@@ -225,7 +226,9 @@ impl Session {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
     pub(super) fn recovery_timer(&self) -> Option<Instant> {
-        let locked = self.recovering.as_ref().and_then(|recovering| recovering.locked_until);
+        let idle = matches!(self.phase, Phase::Up) && self.replay.is_none();
+        let locked = self.recovering.as_ref().filter(|_| idle);
+        let locked = locked.and_then(|recovering| recovering.locked_until);
         self.gives_up_at().into_iter().chain(locked).min()
     }
 

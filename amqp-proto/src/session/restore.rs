@@ -87,6 +87,9 @@ impl Session {
             locked.clone_from(&recovering.locked);
         }
         for id in replay.channels.keys().copied().collect::<Vec<_>>() {
+            if slot(&mut self.channels, id).is_some_and(|record| record.attached) {
+                continue;
+            }
             self.drop_consumers_without_queue(id, &missing, &locked);
             self.plan_channel(id);
             self.send_channel(id);

@@ -244,3 +244,59 @@ fn a_consumer_whose_queue_is_gone_cannot_start_again() {
     let consume = BasicConsume { queue: short("others"), ..<_>::default() };
     assert!(world.session.channel(id).expect("it is open").request(consume).is_ok());
 }
+
+#[test]
+fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
+    let mut world = World::new({
+        let mut recovery = Recovery::default();
+        recovery.on_cancel = OnCancel::Resubscribe;
+        recovery
+    });
+    let max = world.session.negotiated().expect("it is open").channel_max;
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    let spoilt = world.queue(id, durable("spoilt"));
+    world.bind(id, &queue, "amq.direct", "key");
+    let consumer = world.consume(id, &queue, "tag");
+    world.consume(id, &spoilt, "other");
+    for _ in 1..max {
+        world.session.open_channel().expect("there is room");
+    }
+    world.run();
+    world.cut();
+    spoil(&mut world, "spoilt");
+    let report = world.recover();
+    assert_eq!((report.queues, report.bindings, report.consumers), (1, 1, 1));
+    assert_eq!((report.channels, report.failed.len()), (max.into(), 2));
+    world.publish(id, "amq.direct", "key", "back");
+    world.run();
+    assert_eq!(world.texts(consumer), ["back"]);
+
+    // While the rest goes on, none of them is free for asking.
+    world.elsewhere(|other, id| {
+        other.ask(id, QueueDelete { queue: short("queue"), ..<_>::default() });
+    });
+    world.run();
+    let failed = world.channel_events().any(|event| {
+        matches!(event, ChannelEvent::ConsumerFailed { consumer: found, .. } if *found == consumer)
+    });
+    assert!(failed);
+    world.queue(id, durable("usable"));
+}
+
+#[test]
+fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    world.queue(id, mine.clone());
+    world.cut();
+    world.elsewhere(|other, id| other.queue(id, mine));
+    assert_eq!(world.recover().locked.len(), 1);
+    assert!(world.session.poll_timeout().is_some_and(|(at, _)| at > world.now));
+    world.reachable = false;
+    world.cut();
+    // There is nothing to be done at any time, but what dialing asks for.
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.session.poll_timeout(), None);
+}

@@ -207,3 +207,14 @@ fn losses_leave_nothing_behind() {
     // The first name of the queue leads to it after all of that.
     world.bind(id, &own, "amq.direct", "more");
 }
+
+#[test]
+fn what_nobody_drives_does_not_come_back_whatever_the_policy() {
+    let mut world = World::new(recovery(|recovery| recovery.recovers = |_| true));
+    let id = world.open();
+    world.session.handle_driver_gone();
+    world.run();
+    let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::DriverGone));
+    assert!(world.events.contains(&Event::Channel(id, closed)));
+    assert_eq!(world.session.check(), Err(ConnectionError::DriverGone));
+}
