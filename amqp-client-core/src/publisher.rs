@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use amqp_proto::method::ConfirmSelect;
 use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr};
@@ -214,6 +215,13 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
+    /// Gives the broker that long instead of the configured time, counted from now on.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        let shared = self.channel.connection().shared();
+        self.deadline = Some(Deadline::start(shared, shared.lock(), |_| Some(timeout)));
+        self
+    }
+
     /// The number of the publish on its channel, from 1.
     #[must_use]
     pub fn seq(&self) -> Option<PublishSeq> {

@@ -267,6 +267,22 @@ async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()
 }
 
 #[tokio::test]
+async fn a_confirm_that_does_not_come_is_waited_for_as_long_as_one_likes() -> Result<()> {
+    let node = RabbitMq::start()?;
+    let connection = open(&node.amqp_uri()).await?;
+    let channel = connection.open_channel().await?;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    publisher.send("nowhere", "confirmed").await?;
+    node.pause()?;
+    let confirmation = publisher.publish("nowhere", "silence").await?;
+    let late = timeout(LIMIT, confirmation.within(Duration::from_millis(50))).await?;
+    let after = Duration::from_millis(50);
+    assert_eq!(late, Err(amqp_client_core::ConfirmError::TimedOut { after }));
+    node.resume()?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn consumers_hear_of_an_operators_close() -> Result<()> {
     let node = RabbitMq::start()?;
     let connection = open(&node.amqp_uri()).await?;
