@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::connection::{Connection, watch};
@@ -17,10 +18,22 @@ pub struct OpenChannel {
 #[derive(Debug)]
 enum Step {
     Failed(Option<OpenError>),
-    Opening { channel: Option<Channel>, deadline: Option<DeadlineId> },
+    Opening { channel: Option<Channel>, deadline: Option<DeadlineId>, after: Duration },
 }
 
 impl OpenChannel {
+    /// Gives the broker that long instead of the configured time, counted from now on.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        if let Step::Opening { channel: Some(channel), deadline, after } = &mut self.step {
+            let mut state = channel.lock();
+            state.deadlines.stop(*deadline);
+            *deadline = state.deadlines.start(Some(timeout));
+            *after = timeout;
+            state.wake_driver();
+        }
+        self
+    }
+
     /// With that number, or one of the client's choice.
     pub(crate) fn new(connection: &Connection, number: Option<u16>) -> Self {
         let mut guard = connection.shared().lock();
@@ -34,12 +47,14 @@ impl OpenChannel {
             Ok(id) => {
                 let place = state.add_channel(id);
                 let stale = state.channel(place).map(|channel| channel.stale.clone());
-                let deadline = state.deadlines.start(connection.shared().settings.call_timeout);
+                let after = connection.shared().settings.call_timeout;
+                let deadline = state.deadlines.start(after);
+                let after = after.unwrap_or_default();
                 state.wake_driver();
                 drop(guard);
                 let channel =
                     Some(Channel::new(connection.clone(), id, place, stale.unwrap_or_default()));
-                Step::Opening { channel, deadline }
+                Step::Opening { channel, deadline, after }
             }
         };
         Self { step }
@@ -50,18 +65,17 @@ impl Future for OpenChannel {
     type Output = Result<Channel, OpenError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (slot, deadline) = match &mut self.step {
+        let (slot, deadline, after) = match &mut self.step {
             Step::Failed(error) => {
                 return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
             }
-            Step::Opening { channel, deadline } => (channel, *deadline),
+            Step::Opening { channel, deadline, after } => (channel, *deadline, *after),
         };
         let Some(channel) = slot.as_ref() else {
             return Poll::Pending;
         };
         let mut guard = channel.lock();
         let state = &mut *guard;
-        let after = channel.connection().shared().settings.call_timeout.unwrap_or_default();
         let expired = state.deadlines.expired(deadline, cx.waker());
         let Some(waiting) = state.channel(channel.place()) else {
             return Poll::Pending;
@@ -85,7 +99,7 @@ impl Future for OpenChannel {
 
 impl Drop for OpenChannel {
     fn drop(&mut self) {
-        if let Step::Opening { channel: Some(channel), deadline } = &self.step {
+        if let Step::Opening { channel: Some(channel), deadline, .. } = &self.step {
             channel.lock().deadlines.stop(*deadline);
         }
     }

@@ -46,7 +46,7 @@ fn consumers() {
     let queue = world.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
     let message = Message::new("m");
     let mut count = 0;
-    leaves_nothing(cycles() / 4, || {
+    leaves_nothing(cycles(), || {
         world.run(queue.publish(&message)).expect("it is sent");
         let mut consumer = world.run(queue.consume(ConsumeOptions::new())).expect("a consumer");
         let delivery = world.run(consumer.next()).expect("not cancelled").expect("a delivery");

@@ -443,7 +443,8 @@ impl Noted {
             | Method::QueueDelete(_)
             | Method::QueueBind(_)
             | Method::QueueUnbind(_)
-            | Method::BasicConsume(_) => Some(Self(method)),
+            | Method::BasicConsume(_)
+            | Method::ChannelFlow(_) => Some(Self(method)),
             _ => None,
         }
     }
@@ -479,6 +480,7 @@ impl Noted {
                 }
                 topology.consumed(&started.consume.queue);
             }
+            Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,
             // What is removed is gone, whoever declared it.
             other if recovers || !brings(&other) => topology.learn(other, &record.last_queue),
             _ => {}

@@ -21,6 +21,8 @@ pub(super) struct ChannelRecord {
     pub(super) mode: Mode,
     /// The prefetch limit of consumers that are started from now on.
     pub(super) qos: Option<BasicQos>,
+    /// The broker was asked to pause deliveries (`channel.flow`).
+    pub(super) paused: bool,
     /// The prefetch limit of the channel as a whole.
     pub(super) global_qos: Option<BasicQos>,
     /// In the order in which they were started.

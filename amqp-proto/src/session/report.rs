@@ -25,6 +25,8 @@ pub enum Entity {
     Channel(ChannelId),
     /// The prefetch limit of a channel.
     Prefetch(ChannelId),
+    /// That deliveries on a channel are paused (`channel.flow`).
+    Flow(ChannelId),
     /// A consumer.
     Consumer {
         /// Its channel.
@@ -45,6 +47,7 @@ impl fmt::Display for Entity {
                 write!(f, "binding of '{destination}' to '{source}' by '{routing_key}'")
             }
             Self::Channel(id) => write!(f, "channel {id}"),
+            Self::Flow(id) => write!(f, "pause of channel {id}"),
             Self::Prefetch(id) => write!(f, "prefetch limit of channel {id}"),
             Self::Consumer { channel, consumer_tag, .. } => {
                 write!(f, "consumer '{consumer_tag}' of channel {channel}")
@@ -92,7 +95,7 @@ impl RecoveryReport {
             Entity::Queue(_) => self.queues += 1,
             Entity::Binding { .. } => self.bindings += 1,
             Entity::Channel(_) => self.channels += 1,
-            Entity::Prefetch(_) => {}
+            Entity::Prefetch(_) | Entity::Flow(_) => {}
             Entity::Consumer { .. } => self.consumers += 1,
         }
     }

@@ -205,8 +205,10 @@ impl Session {
                 Entity::Consumer { .. } => self.fail_consumer(step.entity, error),
                 entity => {
                     if let Some(record) = self.record(id) {
-                        record.qos = None;
-                        record.global_qos = None;
+                        match entity {
+                            Entity::Flow(_) => record.paused = false,
+                            _ => (record.qos, record.global_qos) = (None, None),
+                        }
                     }
                     self.report_failure(entity, error);
                 }

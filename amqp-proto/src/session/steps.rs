@@ -2,7 +2,7 @@ use alloc::vec::Vec;
 
 use super::record::{ChannelRecord, Consumer};
 use super::report::Entity;
-use crate::method::{BasicConsume, BasicQos, Method};
+use crate::method::{BasicConsume, BasicQos, ChannelFlow, Method};
 use crate::{ChannelId, RequestId};
 
 /// A request that brings something of a channel back, and what.
@@ -23,6 +23,10 @@ impl ChannelRecord {
     ) -> Vec<ChannelStep> {
         let global = self.global_qos.iter().map(|qos| prefetch(id, qos));
         let mut steps: Vec<_> = global.collect();
+        if self.paused {
+            let method = ChannelFlow { active: false }.into();
+            steps.push(ChannelStep { request: None, method, entity: Entity::Flow(id) });
+        }
         self.consumer_steps(id, None, wanted, &mut steps);
         steps
     }

@@ -4,5 +4,6 @@ mod cuts;
 mod failures;
 mod messages;
 mod outages;
+mod scripted;
 mod topology;
 mod world;
