@@ -308,8 +308,8 @@ impl Channel {
     /// The protocol's side of this channel, unless it is over.
     pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
         // Once it is over its number may belong to another channel.
-        if let Some(reason) = state.channel(self.handle.place).and_then(|own| own.ended.clone()) {
-            return Err(reason);
+        if let Some(ChannelState { ended: Some(reason), .. }) = state.channel(self.handle.place) {
+            return Err(reason.clone());
         }
         let channel = state.proto.channel(self.handle.id);
         let channel = channel.map_err(|_| ChannelState::lost_reason())?;

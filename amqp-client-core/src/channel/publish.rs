@@ -71,31 +71,33 @@ impl Channel {
         let state = &mut *guard;
         let size = body.as_octets().len();
         let Outgoing { route, properties, publisher, kept } = outgoing;
-        let gate = match (self.protocol(state), kept) {
-            (Ok(protocol), None) => protocol.check_gate(),
-            (Ok(protocol), Some(kept)) => protocol.check_kept_gate(route, kept, size),
-            (Err(error), _) => return Err(NotNow::Failed(error.into(), Some(body))),
-        };
-        let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
-        if fails && gate == Err(Gate::Recovering) {
-            let held = PublishError::Held(HeldBy::Gate(Gate::Recovering));
-            return Err(NotNow::Failed(held, Some(body)));
-        }
         let full = match (publisher, state.channel(self.place())) {
             (Some(options), Some(channel)) => {
                 !options.has_room(channel.confirms.outstanding(), channel.confirms.octets(), size)
             }
             _ => false,
         };
+        let mut protocol = match self.protocol(state) {
+            Ok(protocol) => protocol,
+            Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
+        };
+        let gate = match kept {
+            None => protocol.check_gate(),
+            Some(kept) => protocol.check_kept_gate(route, kept, size),
+        };
+        let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
+        if fails && gate == Err(Gate::Recovering) {
+            let held = PublishError::Held(HeldBy::Gate(Gate::Recovering));
+            return Err(NotNow::Failed(held, Some(body)));
+        }
         let held = gate.err().map(HeldBy::Gate).or_else(|| full.then_some(HeldBy::Window));
         if let Some(by) = held {
             cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
             return Err(NotNow::Wait(by, body));
         }
-        let published = match (self.protocol(state), kept) {
-            (Ok(mut protocol), None) => protocol.publish(route, *properties, body),
-            (Ok(mut protocol), Some(kept)) => protocol.publish_kept(route, kept, body).map(Some),
-            (Err(error), _) => Err(error.into()),
+        let published = match kept {
+            None => protocol.publish(route, *properties, body),
+            Some(kept) => protocol.publish_kept(route, kept, body).map(Some),
         };
         match published {
             Ok(seq) => {

@@ -345,8 +345,8 @@ impl Connection {
     }
 
     /// The next thing that happened, which stays.
-    pub(crate) fn peek_event(&self) -> Option<&Event> {
-        self.link.events.front()
+    pub(crate) fn peek_event(&mut self) -> Option<&mut Event> {
+        self.link.events.front_mut()
     }
 
     /// What was published on that channel and is not confirmed, up to when its end is polled.

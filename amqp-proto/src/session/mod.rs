@@ -268,7 +268,20 @@ impl Session {
                 return Some(event);
             }
             let unconfirmed = match self.connection.peek_event()? {
-                Event::Channel(id, ChannelEvent::Closed(_)) => self.connection.unconfirmed(*id),
+                // The most frequent of all is passed on as it is, but for its number.
+                Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) => {
+                    match slot(&mut self.channels, *id) {
+                        Some(record) if record.orphans.is_empty() => {
+                            delivery.renumber(|tag| record.tags.received(tag));
+                            return self.connection.poll_event();
+                        }
+                        _ => Vec::new(),
+                    }
+                }
+                Event::Channel(id, ChannelEvent::Closed(_)) => {
+                    let id = *id;
+                    self.connection.unconfirmed(id)
+                }
                 _ => Vec::new(),
             };
             let event = self.connection.poll_event()?;
@@ -434,7 +447,7 @@ impl Session {
             ChannelEvent::Delivery { consumer, delivery } => {
                 let tag = delivery.delivery_tag();
                 delivery.renumber(|tag| record.tags.received(tag));
-                if !record.orphans.is_empty() && record.orphans.contains(consumer) {
+                if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is settled by nobody else.
                         let _settled = channel.reject(tag, true);

@@ -31,7 +31,7 @@ impl Plan {
 }
 
 /// How long it may take until everything is back.
-const RECOVERY: Duration = Duration::from_secs(30);
+const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Lets clients work while things go wrong. `tell` hears of each fault.
 ///

@@ -12,15 +12,18 @@ pub(crate) struct Site {
     pub(crate) proxies: Vec<Proxy>,
 }
 
+/// How long a node may take to start on a machine that is busy with all of this.
+const START: Duration = Duration::from_secs(300);
+
 /// How soon silence is noticed: twice this.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl Site {
     /// One node, or a cluster of that many.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
-        let mut nodes = vec![RabbitMq::start()?];
+        let mut nodes = vec![RabbitMq::builder().deadline(START).start()?];
         while nodes.len() < count {
-            let joined = RabbitMq::builder().join(&nodes[0]).start()?;
+            let joined = RabbitMq::builder().deadline(START).join(&nodes[0]).start()?;
             nodes.push(joined);
         }
         let proxies = nodes.iter().map(|node| Proxy::start(node.addr())).collect::<io::Result<_>>();
