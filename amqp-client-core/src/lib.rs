@@ -5,7 +5,7 @@
 //!
 //! # How it works
 //!
-//! The state of a connection is one [`amqp_proto::Connection`] and what waits for it, behind one lock. A command encodes
+//! The state of a connection is one [session](amqp_proto::session) and what waits for it, behind one lock. A command encodes
 //! into the outgoing buffer under the lock, which takes about as long as copying the message, and wakes the driver if that
 //! sleeps. The driver swaps the buffer out and writes it without the lock, so that throughput rises with load. What comes
 //! in is decoded under the lock, a whole read at a time; each consumer is woken once for it, and takes all its deliveries
@@ -15,6 +15,8 @@
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.
+//! - When a connection is lost, its driver turns into a [dialer](dialer::Dialer), and that into the driver of the next
+//!   transport: [recovery].
 //! - A future that is dropped tells the protocol, which swallows the late answer and undoes what it brings.
 
 mod channel;

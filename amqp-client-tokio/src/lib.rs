@@ -37,6 +37,9 @@
 //! | consume | [`Queue::consume`], [`Consumer`], [`Delivery`] |
 //! | ask for one message | [`Queue::get`] |
 //! | hear of returned messages, blocked connections, ends | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
+//! | publish over a loss of the connection | [`OnLoss`] |
+//! | hear of losses and recoveries | [`events`](amqp_client_core::Connection::events), [`on_recover`](amqp_client_core::Connection::on_recover) |
+//! | end in good order, or know how things are | [`shutdown`](amqp_client_core::Connection::shutdown), [`health`](amqp_client_core::Connection::health) |
 //! | send any request there is | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! # Side by side

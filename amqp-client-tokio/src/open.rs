@@ -22,6 +22,9 @@ impl Connection {
     /// Connects to the broker that a URI names, as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several
     /// hosts, tries one after the other.
     ///
+    /// When it is lost later, another one is made, with all that was declared and consumed: see
+    /// [recovery](amqp_client_core::recovery).
+    ///
     /// # Errors
     /// [`ConnectError`], for the last host that was tried.
     ///

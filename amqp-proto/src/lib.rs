@@ -3,9 +3,9 @@
 //! This crate is for those who bring their own event loop, and for adapters to runtimes. It turns
 //! octets into events and commands into octets, keeps the timers, and knows the rules: the
 //! handshake, heartbeats, channels, consumers, acknowledgements, publisher confirms, flow control,
-//! closing. It opens no socket, speaks no TLS, starts no thread, reads no clock and never connects
-//! again. Both ends of a connection are here; the server's end is for tests, mocks and proxies, and
-//! routes no messages.
+//! closing, and what to bring back when a connection is lost. It opens no socket, speaks no TLS,
+//! starts no thread and reads no clock. Both ends of a connection are here; the server's end is for
+//! tests, mocks and proxies, and routes no messages.
 //!
 //! # Concepts
 //!
