@@ -8,10 +8,11 @@ use std::sync::OnceLock;
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{
-    ConnectError, Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions, Target,
+    ConnectError, Connection, ConnectionEvent, ConsumeOptions, Message, PublisherOptions,
+    QueueOptions, Target,
 };
-use amqp_testkit::RabbitMq;
 use amqp_testkit::net::free_ports;
+use amqp_testkit::{Proxy, RabbitMq};
 use futures_util::future::BoxFuture;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -234,6 +235,29 @@ fn a_certificate_logs_in() -> Outcome {
             let declared = channel.queue_declare("forbidden", QueueOptions::new()).await;
             let error = declared.expect_err("the user must not").to_string();
             assert!(error.contains("'client'"), "{error}");
+            Ok(connection.close().await?)
+        }))
+        .map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_is_cut_comes_back_secured() -> Outcome {
+    for (name, open, run) in ADAPTERS {
+        let uri = node().uri(GOOD);
+        run(Box::pin(async move {
+            let proxy = Proxy::start((Ipv4Addr::LOCALHOST, node().port).into())?;
+            let mut target: Target = uri.parse()?;
+            let endpoint = target.endpoints.first_mut().ok_or("no host")?;
+            endpoint.port = proxy.addr().port();
+            let connection = open(target).await?;
+            let channel = connection.open_channel().await?;
+            let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+            let mut events = connection.events();
+            proxy.cut();
+            while !matches!(events.next().await, Some(ConnectionEvent::Recovered(_)) | None) {}
+            assert_eq!(queue.purge().await?, 0);
             Ok(connection.close().await?)
         }))
         .map_err(|error| format!("{name}: {error}"))?;

@@ -1,8 +1,11 @@
 //! What is left of a connection that is lost: everything. A proxy between the client and the broker cuts it.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use amqp_client_core::login::Token;
 use amqp_client_core::proto::Gate;
 use amqp_client_core::{
     CallError, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, HeldBy, Message, OnLoss,
@@ -257,6 +260,21 @@ behaviours! {
             }
         }
         assert_eq!(attempts, 3);
+    }
+
+    async fn each_connection_logs_in_with_a_token_of_its_own(world) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        let mut scene = Scene::set_with(&world, |target| {
+            target.token_source = Some(Arc::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                async { Ok(Token::new("guest", Duration::from_secs(3600)).username("guest")) }
+            }));
+        }).await?;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let report = scene.cut().await?;
+        assert_eq!(asked.load(Ordering::SeqCst), 1 + report.attempts);
+        scene.connection.open_channel().await?;
     }
 
     async fn a_connection_closes_while_it_is_lost(world) {
