@@ -2,12 +2,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amqp_client_core::proto::{Misuse, ReplyCode};
-use amqp_client_core::{CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message, OnPanic};
+use amqp_client_core::{
+    CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message, OnPanic, PublisherOptions,
+    QueueOptions,
+};
 use futures_util::StreamExt as _;
 
 use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
+    async fn a_consumer_that_takes_nothing_stops_nobody_else(world) {
+        const BUDGET: usize = 256 * 1024;
+        let mut target = world.target();
+        target.config.settings.delivery_budget = BUDGET;
+        let connection = world.open(target).await?;
+        let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().auto_delete(true)).await?;
+        // No prefetch limit, no acknowledgements: nothing else bounds it.
+        let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+        let options = PublisherOptions::new();
+        let publisher = world.channel().await?.default_exchange().publisher(options)?;
+        for _ in 0..100 {
+            publisher.send(&queue.name().to_string(), vec![0; 16 * 1024]).await?;
+        }
+        for _ in 0..20 {
+            other.queue_declare_passive(queue.name()).await?;
+            // What the broker owes comes behind deliveries, so that reading goes on for it, and no further than that.
+            let held = connection.health().delivered_octets;
+            assert!(held < 9 * BUDGET, "{held}");
+        }
+        for _ in 0..100 {
+            assert_eq!(next(&mut consumer).await?.body().len(), 16 * 1024);
+        }
+        assert_eq!(connection.health().delivered_octets, 0);
+    }
+
     async fn handlers_that_panic_are_contained(world) {
         let channel = world.channel().await?;
         let dead = channel.queue_declare(name("dead"), temporary()).await?;

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use amqp_client_core::login::Token;
-use amqp_client_core::proto::Gate;
+use amqp_client_core::proto::uri::Endpoint;
+use amqp_client_core::proto::{Gate, ReplyCode};
 use amqp_client_core::{
-    CallError, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, HeldBy, Message, OnLoss,
-    PublishError, PublisherOptions, QueueOptions, RecoveryReport, Status, Target, TryError,
+    CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Entity,
+    HeldBy, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
+    RecoveryReport, Status, Target, TryError,
 };
 use amqp_testkit::Proxy;
 
-use super::{World, behaviours, name, next, temporary};
+use super::{World, assert_refused, behaviours, name, next, temporary};
 
 /// A connection through a proxy, and what it tells.
 struct Scene {
@@ -24,6 +26,10 @@ struct Scene {
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+fn endpoint(proxy: &Proxy) -> Endpoint {
+    Endpoint::new(proxy.addr().ip().to_string(), proxy.addr().port())
+}
+
 impl Scene {
     async fn set(world: &World) -> Result<Self> {
         Self::set_with(world, |_| {}).await
@@ -33,10 +39,7 @@ impl Scene {
         let mut target = world.target();
         let broker = target.endpoints.first().ok_or("no host")?;
         let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
-        target.endpoints = vec![amqp_client_core::proto::uri::Endpoint::new(
-            proxy.addr().ip().to_string(),
-            proxy.addr().port(),
-        )];
+        target.endpoints = vec![endpoint(&proxy)];
         change(&mut target);
         let connection = world.open(target).await?;
         let events = connection.events();
@@ -232,6 +235,87 @@ behaviours! {
         assert!(ends.next().await.is_none());
         lasting.purge().await?;
         assert!(passing.purge().await.is_err());
+    }
+
+    async fn a_queue_that_is_another_connections_own_is_waited_for(world) {
+        let mut scene = Scene::set_with(&world, |target| {
+            if let Some(recovery) = &mut target.recovery {
+                recovery.locked = Locked::Retry(Duration::from_millis(50));
+            }
+        }).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), temporary()).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        // As the lost connection would, of whose end the broker does not know yet.
+        let other = world.open(world.target()).await?;
+        let taken = loop {
+            let channel = other.open_channel().await?;
+            match channel.queue_declare(queue.name(), temporary()).await {
+                Ok(taken) => break taken,
+                Err(error) if error.reply_code() == Some(ReplyCode::RESOURCE_LOCKED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        scene.proxy.refuse(false)?;
+        let report = scene.recovered().await?;
+        assert_eq!(report.locked, [Entity::Queue(queue.name().clone())]);
+        assert_eq!((report.queues, report.consumers, report.failed.len()), (0, 0, 0));
+        taken.delete(false, false).await?;
+        let mut restored = 0;
+        while restored < 2 {
+            match scene.events.next().await.ok_or("it is over")? {
+                ConnectionEvent::Restored { .. } => restored += 1,
+                ConnectionEvent::NotRestored { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+        queue.publish(&Message::new("back")).await?;
+        assert_eq!(next(&mut consumer).await?.text(), Ok("back"));
+    }
+
+    async fn a_channel_opens_again_if_that_is_wanted(world) {
+        let scene = Scene::set_with(&world, |target| {
+            if let Some(recovery) = &mut target.recovery {
+                recovery.reopen_channels = true;
+            }
+        }).await?;
+        let channel = scene.connection.open_channel().await?;
+        let mut events = channel.events();
+        let queue = channel.queue_declare(name("q"), temporary()).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        assert_refused(channel.queue_declare_passive(name("none")).await, 404, "queue.declare");
+        while !matches!(events.next().await.ok_or("it is over")?, ChannelEvent::Restored) {}
+        queue.publish(&Message::new("still here")).await?;
+        next(&mut consumer).await?.ack()?;
+        assert!(channel.is_open());
+    }
+
+    async fn a_consumer_that_is_cancelled_starts_again_if_that_is_wanted(world) {
+        let scene = Scene::set_with(&world, |target| {
+            if let Some(recovery) = &mut target.recovery {
+                recovery.on_cancel = OnCancel::Resubscribe;
+            }
+        }).await?;
+        let channel = scene.connection.open_channel().await?;
+        let options = QueueOptions::new().durable(true);
+        let queue = channel.queue_declare(name("q"), options).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let mut events = scene.connection.events();
+        // Somebody deletes the queue. It is declared again.
+        world.channel().await?.queue_delete(queue.name(), false, false).await?;
+        let mut restored = 0;
+        while restored < 2 {
+            restored += usize::from(matches!(
+                events.next().await.ok_or("it is over")?,
+                ConnectionEvent::Restored { .. }
+            ));
+        }
+        queue.publish(&Message::new("again")).await?;
+        next(&mut consumer).await?.ack()?;
+        queue.delete(false, false).await?;
     }
 
     async fn attempts_are_told_and_may_come_to_an_end(world) {
