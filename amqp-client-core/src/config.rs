@@ -60,7 +60,9 @@ impl Settings {
     /// Whether to read on when consumers have not taken that many octets.
     pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
         let budget = self.delivery_budget;
-        delivered < budget
+        // A handshake brings no deliveries, and there may be many from before a loss that need no acknowledgement.
+        proto.negotiated().is_none()
+            || delivered < budget
             || delivered < budget.saturating_mul(FOR_WHAT_IS_OWED) && proto.awaits_peer()
     }
 }

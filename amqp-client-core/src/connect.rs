@@ -19,7 +19,7 @@ use crate::tls::{TlsError, TlsOptions};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Target {
-    /// The nodes to try, in this order.
+    /// The nodes to try, in this order; after a loss, in an order of chance.
     pub endpoints: Vec<Endpoint>,
     /// How to use TLS, if it is to be used.
     pub tls: Option<TlsOptions>,

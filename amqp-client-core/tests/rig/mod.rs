@@ -15,7 +15,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::{
     self, ChannelEvent, ChannelId, Event, Properties, ServerConfig, ServerEvent,
 };
-use amqp_client_core::{Config, Connection};
+use amqp_client_core::{Config, Connection, Recovery};
 use bytes::{Buf as _, BytesMut};
 
 /// The two ends.
@@ -66,6 +66,28 @@ impl Rig {
         let connection = rig.connection.clone();
         rig.run(connection.ready()).expect("the handshake succeeds");
         rig
+    }
+
+    /// From now on the connection comes back when it is lost.
+    pub(crate) fn recover(&mut self) {
+        self.driver.recover_with(Recovery::default(), 1, 0);
+    }
+
+    /// The transport is lost, and there is another.
+    pub(crate) fn lose(&mut self) {
+        self.driver.eof(self.now);
+        self.driver.turn(self.now, &self.waker);
+        let (_, nobodys) = Driver::new(Config::default(), self.now);
+        let driver = std::mem::replace(&mut self.driver, nobodys);
+        let mut dialer = driver.into_dialer().expect("it comes back");
+        while dialer.turn(self.now, &self.waker).connect.is_none() {
+            self.now += Duration::from_millis(10);
+        }
+        self.driver = dialer.connected(self.now, None);
+        self.server = proto::Connection::server(Arc::new(ServerConfig::default()), self.now);
+        self.input.clear();
+        self.reading = true;
+        self.silent = false;
     }
 
     /// From now on the server hears nothing, and so answers nothing.
