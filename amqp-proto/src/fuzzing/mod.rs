@@ -5,10 +5,12 @@
 
 mod operations;
 mod pair;
+mod session;
 
 use bytes::{Bytes, BytesMut};
 
 pub use operations::operations;
+pub use session::session;
 
 use self::pair::Pair;
 use crate::frame::Frame;
@@ -101,7 +103,7 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// Each target, and the folder of its seeds.
-    const TARGETS: [(&str, Target); 7] = [
+    const TARGETS: [(&str, Target); 8] = [
         ("frames", frames),
         ("methods", methods),
         ("properties", properties),
@@ -109,6 +111,7 @@ mod tests {
         ("client", client),
         ("server", server),
         ("operations", operations),
+        ("session", session),
     ];
 
     proptest! {

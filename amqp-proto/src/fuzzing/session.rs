@@ -1,0 +1,280 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BytesMut};
+
+use crate::method::{
+    BasicCancel, BasicCancelOk, BasicConsume, BasicConsumeOk, BasicDeliver, BasicQos, BasicQosOk,
+    ConfirmSelect, ConfirmSelectOk, Method, QueueBind, QueueBindOk, QueueDeclare, QueueDeclareOk,
+    TxCommit, TxCommitOk, TxRollbackOk, TxSelect, TxSelectOk,
+};
+use crate::session::{Dial, OnCancel, Recovery, Session};
+use crate::{
+    ChannelEvent, ChannelId, ClientConfig, Connection, DeliveryTag, Event, Properties,
+    RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr,
+};
+
+/// A session and a server that answers everything, refuses some of it, and goes away when the data says so. Whatever happens,
+/// the session is back in the end.
+pub fn session(data: &[u8]) {
+    let mut scene = Scene::new(data);
+    scene.exchange();
+    while let Some(op) = scene.next() {
+        scene.act(op);
+    }
+    scene.come_back();
+}
+
+struct Scene<'a> {
+    data: &'a [u8],
+    session: Session,
+    server: Connection,
+    now: Instant,
+    channels: Vec<ChannelId>,
+    deliveries: VecDeque<(ChannelId, DeliveryTag)>,
+    names: u32,
+    tags: u64,
+    /// What the server says to the next requests: yes to all but these.
+    refusals: u8,
+    over: bool,
+}
+
+impl<'a> Scene<'a> {
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+    fn new(data: &'a [u8]) -> Self {
+        let now = Instant::now();
+        let recovery = Recovery {
+            on_cancel: OnCancel::Resubscribe,
+            reopen_channels: data.len() % 2 == 0,
+            keep_max: 10_000,
+            ..Recovery::default()
+        };
+        let mut session = Session::new(Arc::new(ClientConfig::default()), now);
+        session.recover_with(recovery, 2, 0);
+        Self {
+            data,
+            session,
+            server: Connection::server(Arc::new(ServerConfig::default()), now),
+            now,
+            channels: Vec::new(),
+            deliveries: VecDeque::new(),
+            names: 0,
+            tags: 0,
+            refusals: 0,
+            over: false,
+        }
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.data.split_first()?;
+        self.data = rest;
+        Some(*first)
+    }
+
+    fn act(&mut self, op: u8) {
+        let id = self.channels.get(usize::from(op / 16) % self.channels.len().max(1)).copied();
+        match (op % 16, id) {
+            (0, _) => self.channels.extend(self.session.open_channel().ok()),
+            (8, _) => self.exchange(),
+            (9, _) => self.cut(),
+            (10, _) => self.dial(),
+            (11, _) => {
+                self.now += Duration::from_millis(u64::from(op) * 40);
+                self.session.handle_timeout(self.now);
+            }
+            (12, _) => self.refusals = op / 16,
+            (13, _) => self.garble(),
+            (kind, Some(id)) => self.command(kind, id, op),
+            (_, None) => {}
+        }
+        self.drain();
+    }
+
+    /// Gives the session a command; that it cannot be carried out is fine.
+    fn command(&mut self, kind: u8, id: ChannelId, op: u8) {
+        let queue = ShortStr::truncated(["", "a", "b"][usize::from(op / 16) % 3]);
+        let Ok(mut channel) = self.session.channel(id) else { return };
+        let route = Route::new("", "a");
+        let _refused = match kind {
+            1 => channel.request(QueueDeclare { queue, ..<_>::default() }).map(drop),
+            2 => channel
+                .request(QueueBind { queue, exchange: ShortStr::truncated("x"), ..<_>::default() })
+                .map(drop),
+            3 => {
+                let consumer_tag = ShortStr::truncated(["s", "t", ""][usize::from(op / 16) % 3]);
+                channel.request(BasicConsume { queue, consumer_tag, ..<_>::default() }).map(drop)
+            }
+            4 => channel.request(BasicQos { prefetch_count: 1, ..<_>::default() }).map(drop),
+            5 if op < 128 => channel.request(ConfirmSelect { no_wait: op < 64 }).map(drop),
+            5 => channel.request(TxSelect {}).map(drop),
+            6 => {
+                let _gated = channel.publish_kept(&route, &RawProperties::EMPTY, vec![0; 100]);
+                Ok(())
+            }
+            7 => {
+                let _gated = channel.publish(&route, &Properties::default(), "body");
+                channel.request(TxCommit {}).map(drop)
+            }
+            14 => match self.deliveries.pop_front() {
+                Some((at, tag)) if at == id => channel.ack(tag),
+                _ => Ok(()),
+            },
+            _ if op < 200 => {
+                channel.discard_consumer(&ShortStr::truncated("s"));
+                Ok(())
+            }
+            _ => {
+                channel.close(ReplyCode::REPLY_SUCCESS, "done");
+                Ok(())
+            }
+        };
+    }
+
+    /// Octets that no server would send, as likely as not.
+    fn garble(&mut self) {
+        let count = usize::from(self.next().unwrap_or(0) % 32).min(self.data.len());
+        let (octets, rest) = self.data.split_at(count);
+        self.data = rest;
+        let _lost = self.session.handle_input(self.now, &mut BytesMut::from(octets));
+    }
+
+    fn cut(&mut self) {
+        self.session.handle_eof(self.now);
+        self.drain();
+    }
+
+    fn dial(&mut self) {
+        match self.session.poll_dial(self.now) {
+            Dial::Wait(at) => self.now = at,
+            Dial::Connect { node } if node == 0 || self.refusals < 8 => {
+                self.session.handle_transport(self.now, None);
+                self.server = Connection::server(Arc::new(ServerConfig::default()), self.now);
+                self.tags = 0;
+            }
+            Dial::Connect { .. } => self.session.handle_unreachable(self.now, "not there"),
+            Dial::Nothing => {}
+        }
+    }
+
+    /// Lets octets flow until nothing moves.
+    fn exchange(&mut self) {
+        let mut wire = BytesMut::new();
+        let mut rounds = 0;
+        let mut moved = true;
+        while moved {
+            rounds += 1;
+            assert!(rounds < 1000, "they never stop talking");
+            moved = false;
+            while let Some(transmit) = self.session.poll_transmit(self.now) {
+                wire.extend_from_slice(transmit.chunk());
+                transmit.advance(transmit.chunk().len());
+                moved = true;
+            }
+            let _over = self.server.handle_input(self.now, &mut wire);
+            self.serve();
+            wire.clear();
+            while let Some(transmit) = self.server.poll_transmit(self.now) {
+                wire.extend_from_slice(transmit.chunk());
+                transmit.advance(transmit.chunk().len());
+                moved = true;
+            }
+            let _lost = self.session.handle_input(self.now, &mut wire);
+            wire.clear();
+            self.drain();
+            if self.server.check().is_err() && !self.session.is_disconnected() {
+                self.cut();
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                Event::Server(ServerEvent::Login { .. }) => drop(self.server.accept_login()),
+                Event::Server(ServerEvent::Open { .. }) => drop(self.server.accept_open()),
+                Event::Channel(id, ChannelEvent::Method(method)) => self.answer(id, method),
+                _ => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, id: ChannelId, method: Method) {
+        let refused = self.refusals & 1 == 1;
+        self.refusals >>= 1;
+        let cause = method.facts().id;
+        let Ok(mut channel) = self.server.channel(id) else { return };
+        if refused {
+            return channel.close_over(ReplyCode::NOT_FOUND, "NOT_FOUND - no", cause);
+        }
+        let answer: Method = match method {
+            Method::QueueDeclare(declare) => {
+                self.names += 1;
+                let queue = match declare.queue.is_empty() {
+                    true => ShortStr::truncated(&format!("amq.gen-{}", self.names)),
+                    false => declare.queue,
+                };
+                QueueDeclareOk { queue, ..<_>::default() }.into()
+            }
+            Method::QueueBind(_) => QueueBindOk {}.into(),
+            Method::BasicQos(_) => BasicQosOk {}.into(),
+            Method::TxSelect(_) => TxSelectOk {}.into(),
+            Method::TxCommit(_) => TxCommitOk {}.into(),
+            Method::TxRollback(_) => TxRollbackOk {}.into(),
+            Method::ConfirmSelect(select) if !select.no_wait => ConfirmSelectOk {}.into(),
+            Method::BasicCancel(cancel) if !cancel.no_wait => {
+                BasicCancelOk { consumer_tag: cancel.consumer_tag }.into()
+            }
+            Method::BasicConsume(consume) => {
+                self.names += 1;
+                let consumer_tag = match consume.consumer_tag.is_empty() {
+                    true => ShortStr::truncated(&format!("amq.ctag-{}", self.names)),
+                    false => consume.consumer_tag,
+                };
+                let _sent = channel.send(BasicConsumeOk { consumer_tag: consumer_tag.clone() });
+                self.tags += 1;
+                let delivery_tag = self.tags;
+                let tag = consumer_tag.clone();
+                let deliver = BasicDeliver { consumer_tag: tag, delivery_tag, ..<_>::default() };
+                let _sent = channel.send_content(deliver, &Properties::default(), "body");
+                if self.names % 4 == 0 {
+                    let _sent = channel.send(BasicCancel { consumer_tag, no_wait: true });
+                }
+                return;
+            }
+            _ => return,
+        };
+        let _sent = channel.send(answer);
+    }
+
+    fn drain(&mut self) {
+        while let Some(event) = self.session.poll_event() {
+            assert!(!self.over, "{event:?} comes behind the end");
+            match event {
+                Event::Channel(id, ChannelEvent::Closed(_)) => {
+                    self.channels.retain(|other| *other != id);
+                    self.deliveries.retain(|(other, _)| *other != id);
+                }
+                Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) => {
+                    self.deliveries.push_back((id, delivery.delivery_tag()));
+                }
+                Event::Closed(_) => self.over = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more: the session must be back in no time.
+    fn come_back(&mut self) {
+        self.refusals = 0;
+        for _ in 0..100 {
+            self.exchange();
+            if self.session.is_open() || self.over {
+                break;
+            }
+            self.dial();
+        }
+        assert!(self.session.is_open() || self.over, "it does not come back: {:?}", self.session);
+        assert_eq!(self.over, self.session.check().is_err());
+    }
+}
