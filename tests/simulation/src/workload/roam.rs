@@ -11,8 +11,8 @@ use super::leave;
 use crate::client::{Env, Try};
 use crate::script::Job;
 
-/// Longer than any outage, and than all attempts to connect again.
-const OUTAGE: Duration = Duration::from_secs(2 * 3600);
+/// Longer than any outage, all attempts to connect again, and the jumps of the clock meanwhile.
+const OUTAGE: Duration = Duration::from_secs(7 * 1800);
 
 pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
     let connection = env.connect_for_good().await.connection;
