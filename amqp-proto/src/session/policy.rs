@@ -26,7 +26,8 @@ pub struct Recovery {
     /// of whose end the broker does not know yet. Default: try again every second, for as long as it takes.
     pub locked: Locked,
     /// How many octets of messages are kept until they are confirmed, for channels that
-    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. Default 16 MiB.
+    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. After a loss they are all queued for
+    /// the transport at once, small ones as a copy. Default 16 MiB.
     pub keep_max: usize,
     /// What chance is drawn from. Sessions of equal seeds behave alike, which is what tests want and herds must not.
     pub seed: u64,
