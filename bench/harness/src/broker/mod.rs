@@ -1,0 +1,60 @@
+//! A broker that does as little as it can: what is measured against it is the client.
+//!
+//! - `basic.publish` is looked at no further than its routing key, and forgotten; the kernel drops large bodies. In confirm
+//!   mode each read is answered with one ack that covers all there was.
+//! - `basic.consume` from `flood.COUNT.SIZE` brings that many deliveries, within the prefetch.
+//! - `basic.get` from `flood.COUNT.SIZE` always finds a message.
+//! - A publish with a routing key that begins with `echo.` comes back to the connection's consumer.
+//! - A publish with the routing key `cut` ends the connection.
+//!
+//! One thread a connection, which sleeps in `recv`.
+
+mod connection;
+mod flood;
+mod pipe;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use connection::Connection;
+use pipe::{Pipe, Plain, Tls};
+use rcgen::generate_simple_self_signed;
+use rustls::pki_types::PrivateKeyDer;
+
+/// A connection needs little, and there may be thousands.
+const STACK: usize = 256 * 1024;
+
+/// Serves for ever.
+pub fn serve(port: u16) -> io::Result<()> {
+    accept(&TcpListener::bind(("127.0.0.1", port))?, |stream| Ok(Plain(stream)))
+}
+
+/// Serves over TLS in the background; writes the certificate to trust to a file.
+pub fn serve_tls(port: u16, ca_file: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let certified = generate_simple_self_signed(["localhost".to_owned()])?;
+    std::fs::write(ca_file, certified.cert.pem())?;
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der())?;
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)?;
+    let (listener, config) = (TcpListener::bind(("127.0.0.1", port))?, Arc::new(config));
+    thread::spawn(move || accept(&listener, |stream| Tls::new(stream, config.clone())));
+    Ok(())
+}
+
+fn accept<P: Pipe>(
+    listener: &TcpListener,
+    pipe: impl Fn(std::net::TcpStream) -> io::Result<P>,
+) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        let mut pipe = pipe(stream)?;
+        // How a connection ends is the driver's business.
+        thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || Connection::default().run(&mut pipe))?;
+    }
+}

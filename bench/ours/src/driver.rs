@@ -1,0 +1,189 @@
+//! The scenarios on asynchronous runtimes, each by the idiom of the documentation.
+
+use std::collections::VecDeque;
+use std::process;
+use std::time::Instant;
+
+use amqp_bench_harness::job::{Job, Latencies, Mark, report};
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{
+    Channel, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions,
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use crate::{Outcome, Runtime, latency, resources};
+
+/// How many messages are on their way before the first has to be confirmed.
+pub(crate) const WINDOW: usize = 1000;
+
+pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
+    let connection = R::open(job.url.clone()).await?;
+    let channel = connection.open_channel().await?;
+    let body = Bytes::from(vec![b'x'; job.size]);
+    let mut latencies = Latencies::with_capacity(job.count);
+    let mut start = Mark::now();
+    match job.scenario.as_str() {
+        "publish" if job.parameter("tasks", 1) > 1 => {
+            publish_tasks::<R>(&job, &connection, &channel, &body).await?;
+        }
+        "publish" => publish(&channel, &job.queue, job.count, &body).await?,
+        "confirm" | "confirm-each" => {
+            let publisher = publisher(&channel)?;
+            channel.confirm_select().await?;
+            start = Mark::now();
+            if job.scenario == "confirm" {
+                confirm(&publisher, &job.queue, job.count, &body).await?;
+            } else {
+                for _ in 0..job.count {
+                    let start = Instant::now();
+                    publisher.send(&job.queue, &body).await?;
+                    latencies.since(start);
+                }
+            }
+        }
+        "consume" | "consume-ack" | "consume-ack-100" => {
+            start = consume(&job, &channel).await?;
+        }
+        "rpc" => start = latency::rpc(&job, &channel, &body, &mut latencies).await?,
+        "paced" => start = latency::paced::<R>(&job, &channel, &body, &mut latencies).await?,
+        "fairness" => start = latency::fairness::<R>(&job, &connection, &mut latencies).await?,
+        "mixed" => start = mixed::<R>(&job, &channel, &body).await?,
+        "get" => {
+            for _ in 0..job.count {
+                let start = Instant::now();
+                let got = channel.basic_get(&job.queue, true).await?.ok_or("no message")?;
+                check(got.delivery.body().len(), job.size)?;
+                latencies.since(start);
+            }
+        }
+        "declare" => {
+            for _ in 0..job.count {
+                let start = Instant::now();
+                channel.queue_declare(&job.queue, QueueOptions::new()).await?;
+                latencies.since(start);
+            }
+        }
+        "declare-pipelined" => {
+            for _ in 0..job.count.div_ceil(1000) {
+                let declares =
+                    (0..1000).map(|_| channel.queue_declare(&job.queue, QueueOptions::new()));
+                let declares: Vec<_> = declares.collect();
+                for declared in declares {
+                    declared.await?;
+                }
+            }
+        }
+        _ => start = resources::run::<R>(&job, &connection, &channel, &mut latencies).await?,
+    }
+    report(&job, start, latencies);
+    // An orderly end is not measured.
+    process::exit(0)
+}
+
+fn check(found: usize, expected: usize) -> Outcome {
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!("{found} octets came, not {expected}").into())
+}
+
+pub(crate) fn publisher(channel: &Channel) -> Outcome<Publisher> {
+    let options = PublisherOptions::new().window(WINDOW, usize::MAX);
+    Ok(channel.default_exchange().publisher(options)?)
+}
+
+async fn publish(channel: &Channel, queue: &str, count: u64, body: &Bytes) -> Outcome {
+    let route = Route::queue(queue);
+    for _ in 0..count {
+        channel.basic_publish(&route, &RawProperties::EMPTY, body).await?;
+    }
+    barrier(channel).await
+}
+
+/// When that is answered, all before it has arrived.
+async fn barrier(channel: &Channel) -> Outcome {
+    channel.queue_declare("barrier", QueueOptions::new()).await?;
+    Ok(())
+}
+
+/// `tasks` tasks, on one channel or, with `channels=1`, on one each.
+async fn publish_tasks<R: Runtime>(
+    job: &Job,
+    connection: &Connection,
+    channel: &Channel,
+    body: &Bytes,
+) -> Outcome {
+    let tasks = job.parameter("tasks", 1);
+    let mut running = Vec::new();
+    for number in 0..tasks {
+        let channel = match job.parameter("channels", 0) {
+            0 => channel.clone(),
+            _ => connection.open_channel().await?,
+        };
+        let (queue, count, body) = (job.queue.clone(), job.share(number, tasks), body.clone());
+        let task = async move { publish(&channel, &queue, count, &body).await };
+        running.push(R::spawn(task));
+    }
+    join_all(running).await.into_iter().collect()
+}
+
+async fn confirm(publisher: &Publisher, queue: &str, count: u64, body: &Bytes) -> Outcome {
+    let mut under_way = VecDeque::with_capacity(WINDOW);
+    for _ in 0..count {
+        if under_way.len() == WINDOW {
+            if let Some(oldest) = under_way.pop_front() {
+                oldest.await?;
+            }
+        }
+        under_way.push_back(publisher.publish(queue, body).await?);
+    }
+    for confirmation in under_way {
+        confirmation.await?;
+    }
+    Ok(())
+}
+
+async fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
+    let no_ack = job.scenario == "consume";
+    if !no_ack {
+        channel.basic_qos(job.parameter("prefetch", 1000) as u16).await?;
+    }
+    let start = Mark::now();
+    let options = ConsumeOptions::new().no_ack(no_ack);
+    let mut consumer = channel.basic_consume(&job.queue, options).await?;
+    let mut octets = 0;
+    for number in 1..=job.count {
+        let delivery = consumer.next().await.ok_or("the consumer ended")??;
+        octets += delivery.body().len();
+        match job.scenario.as_str() {
+            "consume-ack-100" if number % 100 == 0 || number == job.count => {
+                delivery.ack_up_to()?;
+            }
+            "consume-ack-100" => drop(delivery.into_message()),
+            _ => delivery.ack()?,
+        }
+    }
+    check(octets, job.size * job.count as usize)?;
+    Ok(start)
+}
+
+/// Publishes and consumes at the same time.
+async fn mixed<R: Runtime>(job: &Job, channel: &Channel, body: &Bytes) -> Outcome<Mark> {
+    let queue = channel.queue_declare(&job.queue, QueueOptions::temporary()).await?;
+    let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
+    let publisher = publisher(channel)?;
+    let (count, queue, body) = (job.count, job.queue.clone(), body.clone());
+    let start = Mark::now();
+    let publishing = R::spawn(async move { confirm(&publisher, &queue, count, &body).await });
+    let consuming = async {
+        for _ in 0..job.count {
+            let delivery = consumer.next().await.ok_or("the consumer ended")??;
+            check(delivery.body().len(), job.size)?;
+        }
+        Outcome::Ok(())
+    };
+    let (published, consumed) = futures_util::join!(publishing, consuming);
+    published.and(consumed)?;
+    Ok(start)
+}

@@ -1,0 +1,110 @@
+//! Scenarios that are about time.
+
+use std::time::{Duration, Instant};
+
+use amqp_bench_harness::job::{Job, Latencies, Mark};
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{Channel, Connection, ConsumeOptions, Consumer, QueueOptions};
+use bytes::Bytes;
+
+use crate::{Outcome, Runtime};
+
+async fn own_consumer(channel: &Channel, queue: &str) -> Outcome<Consumer> {
+    let queue = channel.queue_declare(queue, QueueOptions::temporary()).await?;
+    Ok(queue.consume(ConsumeOptions::new().no_ack(true)).await?)
+}
+
+async fn next(consumer: &mut Consumer) -> Outcome<amqp_client_core::Delivery> {
+    Ok(consumer.next().await.ok_or("the consumer ended")??)
+}
+
+/// Publishes to an own queue, and waits for the message to come back.
+pub(crate) async fn rpc(
+    job: &Job,
+    channel: &Channel,
+    body: &Bytes,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let mut consumer = own_consumer(channel, &job.queue).await?;
+    let route = Route::queue(&job.queue);
+    let start = Mark::now();
+    for _ in 0..job.count {
+        let start = Instant::now();
+        channel.basic_publish(&route, &RawProperties::EMPTY, body).await?;
+        drop(next(&mut consumer).await?);
+        latencies.since(start);
+    }
+    Ok(start)
+}
+
+/// Publishes `rate` messages a second to an own queue, and takes the time from when each was due until it came back.
+pub(crate) async fn paced<R: Runtime>(
+    job: &Job,
+    channel: &Channel,
+    body: &Bytes,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let mut consumer = own_consumer(channel, &job.queue).await?;
+    let gap = Duration::from_secs(1) / job.parameter("rate", 1000) as u32;
+    let (count, queue, channel, body) =
+        (job.count as u32, job.queue.clone(), channel.clone(), body.clone());
+    let start = Mark::now();
+    let began = Instant::now();
+    let publishing = R::spawn(async move {
+        for number in 0..count {
+            let due = began + gap * number;
+            // Timers go by the millisecond; what was slept through follows at once.
+            if let Some(early) = due.checked_duration_since(Instant::now()) {
+                R::sleep(early).await;
+            }
+            let route = Route::queue(&queue);
+            channel.basic_publish(&route, &RawProperties::EMPTY, &body).await?;
+        }
+        Outcome::Ok(())
+    });
+    let consuming = async {
+        for number in 0..count {
+            drop(next(&mut consumer).await?);
+            latencies.add((began + gap * number).elapsed());
+        }
+        Outcome::Ok(())
+    };
+    let (published, consumed) = futures_util::join!(publishing, consuming);
+    published.and(consumed)?;
+    Ok(start)
+}
+
+/// Round trips on one channel, while another one of the connection consumes large messages, if `beside` is 1.
+pub(crate) async fn fairness<R: Runtime>(
+    job: &Job,
+    connection: &Connection,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let asking = connection.open_channel().await?;
+    // A task of smol's ends when it is dropped.
+    let mut background = Vec::new();
+    if job.parameter("beside", 0) == 1 {
+        let channel = connection.open_channel().await?;
+        let options = ConsumeOptions::new().no_ack(true);
+        let mut consumer = channel.basic_consume(&job.queue, options).await?;
+        drop(next(&mut consumer).await?);
+        let publishing = connection.open_channel().await?;
+        let body = Bytes::from(vec![b'x'; 1024 * 1024]);
+        background.push(R::spawn(async move {
+            while let Some(Ok(delivery)) = consumer.next().await {
+                drop(delivery);
+            }
+        }));
+        background.push(R::spawn(async move {
+            let route = Route::queue("sink");
+            while publishing.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
+        }));
+    }
+    let start = Mark::now();
+    for _ in 0..job.count {
+        let start = Instant::now();
+        asking.queue_declare("asked", QueueOptions::new()).await?;
+        latencies.since(start);
+    }
+    Ok(start)
+}

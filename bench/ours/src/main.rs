@@ -1,0 +1,93 @@
+//! `ours SCENARIO COUNT SIZE URL QUEUE`, on the runtime that `RUNTIME` names: `tokio` (multi-thread, in `block_on`),
+//! `tokio-spawned` (the same, in a task), `tokio-ct` (current-thread), `smol`, `blocking`, `proto` (the protocol over std
+//! sockets).
+
+mod blocking;
+mod driver;
+mod latency;
+mod proto;
+mod resources;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use amqp_bench_harness::job::Job;
+use amqp_client_core::Connection;
+
+/// Whatever goes wrong ends the run.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Outcome<T = ()> = Result<T, Failure>;
+
+/// A task that runs by itself.
+type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What differs between the asynchronous runtimes.
+trait Runtime: 'static {
+    fn open(url: String) -> impl Future<Output = Outcome<Connection>> + Send;
+
+    fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T>;
+
+    fn sleep(time: std::time::Duration) -> impl Future<Output = ()> + Send;
+}
+
+struct Tokio;
+
+impl Runtime for Tokio {
+    async fn open(url: String) -> Outcome<Connection> {
+        Ok((*amqp_client_tokio::Connection::open(&url).await?).clone())
+    }
+
+    fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
+        let task = tokio::spawn(task);
+        Box::pin(async { task.await.expect("the task does not panic") })
+    }
+
+    async fn sleep(time: std::time::Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+struct Smol;
+
+impl Runtime for Smol {
+    async fn open(url: String) -> Outcome<Connection> {
+        Ok((*amqp_client_smol::Connection::open(&url).await?).clone())
+    }
+
+    fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
+        Box::pin(smol::spawn(task))
+    }
+
+    async fn sleep(time: std::time::Duration) {
+        smol::Timer::after(time).await;
+    }
+}
+
+fn main() -> Outcome {
+    let job = Job::from_args();
+    let runtime = std::env::var("RUNTIME").unwrap_or_else(|_| "tokio".to_owned());
+    match runtime.as_str() {
+        "tokio" => tokio(true)?.block_on(driver::run::<Tokio>(job)),
+        "tokio-ct" => tokio(false)?.block_on(driver::run::<Tokio>(job)),
+        "tokio-spawned" => {
+            let runtime = tokio(true)?;
+            let task = runtime.spawn(async move {
+                let done = driver::run::<Tokio>(job).await;
+                done.map_err(|error| error.to_string())
+            });
+            Ok(runtime.block_on(task)??)
+        }
+        "smol" => smol::block_on(driver::run::<Smol>(job)),
+        "blocking" => blocking::run(&job),
+        "proto" => proto::run(&job),
+        other => Err(format!("no runtime is called {other}").into()),
+    }
+}
+
+fn tokio(multi_thread: bool) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match multi_thread {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}

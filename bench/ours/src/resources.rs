@@ -1,0 +1,102 @@
+//! Scenarios that are about memory, and about what many of a thing cost.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use amqp_bench_harness::job::{Job, Latencies, Mark, report};
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{Channel, Connection, ConsumeOptions, PublisherOptions, QueueOptions};
+
+use crate::{Outcome, Runtime};
+
+pub(crate) async fn run<R: Runtime>(
+    job: &Job,
+    connection: &Connection,
+    channel: &Channel,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let start = Mark::now();
+    match job.scenario.as_str() {
+        "channels" => {
+            let mut channels = Vec::new();
+            for _ in 0..job.count {
+                channels.push(connection.open_channel().await?);
+            }
+            end(job, start, Latencies::default());
+        }
+        "connections" => {
+            let mut connections = Vec::new();
+            for _ in 0..job.count {
+                let connection = R::open(job.url.clone()).await?;
+                let channel = connection.open_channel().await?;
+                connections.push((connection, channel));
+            }
+            end(job, start, Latencies::default());
+        }
+        "connect" => {
+            for _ in 0..job.count {
+                let start = Instant::now();
+                let connection = R::open(job.url.clone()).await?;
+                latencies.since(start);
+                connection.close().await?;
+            }
+        }
+        "unconfirmed" => unconfirmed(job, channel).await?,
+        "recover" => return recover::<R>(job, connection, channel, latencies).await,
+        _ => job.not_offered(),
+    }
+    Ok(start)
+}
+
+/// Reports while everything is still there.
+fn end(job: &Job, start: Mark, latencies: Latencies) -> ! {
+    report(job, start, latencies);
+    process::exit(0)
+}
+
+/// Publishes all before it looks at any confirm.
+async fn unconfirmed(job: &Job, channel: &Channel) -> Outcome {
+    let options = PublisherOptions::new().window(usize::MAX, usize::MAX);
+    let publisher = channel.default_exchange().publisher(options)?;
+    let body = vec![b'x'; job.size];
+    let mut confirmations = Vec::with_capacity(job.count as usize);
+    for _ in 0..job.count {
+        confirmations.push(publisher.publish(&job.queue, &body).await?);
+    }
+    for confirmation in confirmations {
+        confirmation.await?;
+    }
+    Ok(())
+}
+
+/// Declares queues and consumers, `count` in all, and loses the connection; takes the time until all are back.
+async fn recover<R: Runtime>(
+    job: &Job,
+    connection: &Connection,
+    channel: &Channel,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let half = job.count / 2;
+    let mut consumers = Vec::new();
+    for number in 0..half {
+        let name = format!("{}.{number}", job.queue);
+        let queue = channel.queue_declare(&name, QueueOptions::temporary()).await?;
+        consumers.push(queue.consume(ConsumeOptions::new()).await?);
+    }
+    let back = Arc::new(AtomicBool::new(false));
+    let told = back.clone();
+    connection.on_recover(move |_| told.store(true, Ordering::Release));
+    let start = Mark::now();
+    let began = Instant::now();
+    channel.basic_publish(&Route::queue("cut"), &RawProperties::EMPTY, "").await?;
+    while !back.load(Ordering::Acquire) {
+        if began.elapsed() > Duration::from_secs(60) {
+            return Err("it does not come back".into());
+        }
+        R::sleep(Duration::from_millis(1)).await;
+    }
+    latencies.since(began);
+    Ok(start)
+}
