@@ -8,6 +8,8 @@ use amqp_proto::{
 };
 use thiserror::Error;
 
+use crate::publisher::Confirmations;
+
 /// A request to the broker failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -202,6 +204,17 @@ pub enum TryError {
     /// It failed.
     #[error(transparent)]
     Failed(#[from] PublishError),
+}
+
+/// Not all of several messages were published.
+#[derive(Debug, Error)]
+#[error("{} messages were sent, the next was not: {error}", sent.len())]
+#[non_exhaustive]
+pub struct PublishAllError {
+    /// What becomes of those that were sent.
+    pub sent: Confirmations,
+    /// Why the next one was not. None behind it was.
+    pub error: PublishError,
 }
 
 /// A message was sent, but the broker did not take it over, or did not say so.

@@ -60,8 +60,8 @@ pub use connection::Connection;
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{
-    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishError, SendError,
-    TryError, TryPublishError,
+    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishAllError,
+    PublishError, SendError, TryError, TryPublishError,
 };
 pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
 pub use health::{Health, Status};
@@ -71,6 +71,6 @@ pub use options::{
     ConsumeOptions, ExchangeKind, ExchangeOptions, OnLoss, Overflow, PublisherOptions,
     QueueOptions, QueueType, StreamOffset,
 };
-pub use publisher::{Confirmation, Publisher};
+pub use publisher::{Confirmation, Confirmations, PreparedPublisher, Publisher};
 pub use reply::Reply;
 pub use shutdown::Leftovers;

@@ -183,6 +183,11 @@ pub(crate) fn finish(out: &mut Vec<u8>, start: usize) {
 /// The head of a frame whose payload is written elsewhere.
 pub(crate) fn head(kind: FrameKind, channel: u16, payload_len: usize) -> [u8; HEAD] {
     let [c0, c1] = channel.to_be_bytes();
-    let [s0, s1, s2, s3] = u32::try_from(payload_len).unwrap_or(u32::MAX).to_be_bytes();
+    let [s0, s1, s2, s3] = size(payload_len);
     [kind.octet(), c0, c1, s0, s1, s2, s3]
+}
+
+/// The size field of a frame.
+pub(crate) fn size(payload_len: usize) -> [u8; 4] {
+    u32::try_from(payload_len).unwrap_or(u32::MAX).to_be_bytes()
 }

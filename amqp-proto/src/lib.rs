@@ -320,7 +320,7 @@ pub mod uri;
 pub mod wire;
 
 pub use body::Body;
-pub use channel::{Channel, Route};
+pub use channel::{Channel, Prepared, Route};
 pub use config::{ClientConfig, Limits, ServerConfig};
 pub use connection::Connection;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};

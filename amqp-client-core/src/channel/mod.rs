@@ -7,7 +7,7 @@ mod queue;
 mod tx;
 
 pub use exchange::Exchange;
-pub(crate) use publish::{NotNow, Outgoing};
+pub(crate) use publish::{Heads, NotNow, Outgoing};
 pub use queue::Queue;
 
 use std::fmt;
@@ -307,13 +307,27 @@ impl Channel {
 
     /// The protocol's side of this channel, unless it is over.
     pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
+        let (_, protocol) = self.both_sides(state)?;
+        Ok(if self.recovers { protocol } else { protocol.unrecovered() })
+    }
+
+    /// What waits on this channel and the protocol's side of it, unless it is over.
+    #[inline]
+    fn both_sides<'a>(
+        &self,
+        state: &'a mut State,
+    ) -> Result<(&'a mut ChannelState, Protocol<'a>), ChannelError> {
+        let Some((channel, proto)) = state.channel_and_proto(self.handle.place) else {
+            return Err(ChannelState::lost_reason());
+        };
         // Once it is over its number may belong to another channel.
-        if let Some(ChannelState { ended: Some(reason), .. }) = state.channel(self.handle.place) {
+        if let Some(reason) = &channel.ended {
             return Err(reason.clone());
         }
-        let channel = state.proto.channel(self.handle.id);
-        let channel = channel.map_err(|_| ChannelState::lost_reason())?;
-        Ok(if self.recovers { channel } else { channel.unrecovered() })
+        match proto.channel(self.handle.id) {
+            Ok(protocol) => Ok((channel, protocol)),
+            Err(_) => Err(ChannelState::lost_reason()),
+        }
     }
 
     /// Returns a delivery to its queue that nobody will look at.

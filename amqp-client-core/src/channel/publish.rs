@@ -1,20 +1,64 @@
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_proto::{Body, EncodeProperties, Gate, PublishSeq, RawProperties, Route};
+use amqp_proto::session::Channel as Protocol;
+use amqp_proto::{Body, EncodeProperties, Gate, Prepared, PublishSeq, RawProperties, Route};
 
 use super::Channel;
 use crate::connection::watch;
 use crate::deadline::Deadline;
 use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
+use crate::state::{ChannelState, State};
+
+/// Everything of a message but its body.
+pub(crate) trait Heads {
+    fn route(&self) -> Route<'_>;
+
+    /// Queues the message.
+    fn publish(
+        &self,
+        channel: &mut Protocol<'_>,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError>;
+}
+
+impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
+    fn route(&self) -> Route<'_> {
+        self.0
+    }
+
+    #[inline]
+    fn publish(
+        &self,
+        channel: &mut Protocol<'_>,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError> {
+        channel.publish(&self.0, self.1, body)
+    }
+}
+
+impl Heads for &Prepared {
+    fn route(&self) -> Route<'_> {
+        Prepared::route(self)
+    }
+
+    #[inline]
+    fn publish(
+        &self,
+        channel: &mut Protocol<'_>,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError> {
+        channel.publish_prepared(self, body)
+    }
+}
 
 /// A message without its body, and how it goes out.
-pub(crate) struct Outgoing<'a, P> {
-    pub(crate) route: Route<'a>,
-    pub(crate) properties: &'a P,
-    /// What its publisher demands, if it has one.
+pub(crate) struct Outgoing<'a, H> {
+    pub(crate) heads: H,
+    /// What its publisher demands, if it has one: then somebody wants to know what becomes of it.
     pub(crate) publisher: Option<&'a PublisherOptions>,
     /// The properties of a message that is kept until it is confirmed.
     pub(crate) kept: Option<&'a RawProperties>,
@@ -28,11 +72,20 @@ pub(crate) enum NotNow<B> {
     Failed(PublishError, Option<B>),
 }
 
+/// Why several are not published any further.
+enum Stop {
+    Held(HeldBy),
+    Failed(PublishError),
+}
+
+/// How many messages are published under one lock.
+const AT_ONCE: usize = 256;
+
 impl Channel {
     /// Publishes as soon as the gates and the window let it.
-    pub(crate) async fn publish_within<B: Body, P: EncodeProperties>(
+    pub(crate) async fn publish_later<B: Body>(
         &self,
-        outgoing: &Outgoing<'_, P>,
+        outgoing: &Outgoing<'_, impl Heads>,
         body: B,
         timeout: Option<Duration>,
     ) -> Result<Option<PublishSeq>, PublishError> {
@@ -42,67 +95,136 @@ impl Channel {
             let Some(given) = body.take() else {
                 return Poll::Pending;
             };
-            let (by, given) = match self.publish_now(outgoing, given, Some(cx)) {
+            let by = match self.publish_now(outgoing, given, Some(cx)) {
                 Ok(seq) => return Poll::Ready(Ok(seq)),
                 Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
-                Err(NotNow::Wait(by, body)) => (by, body),
+                Err(NotNow::Wait(by, given)) => {
+                    body = Some(given);
+                    by
+                }
             };
-            body = Some(given);
-            let deadline = deadline.get_or_insert_with(|| {
-                Deadline::start(self.connection().shared(), self.lock(), |_| timeout)
-            });
-            if deadline.expired(cx) {
-                let after = deadline.after();
-                return Poll::Ready(Err(PublishError::TimedOut { by, after }));
-            }
-            Poll::Pending
+            self.poll_held(&mut deadline, timeout, by, cx).map(Err)
         })
         .await
     }
 
-    /// Publishes, or says why not, and gives the body back. With a context, its task is woken when it may go on.
-    pub(crate) fn publish_now<B: Body, P: EncodeProperties>(
+    /// Publishes several, as soon as the gates and the window let them: as many as may go go out under one lock. Tells
+    /// `published` of each.
+    pub(crate) async fn publish_all_later<B: Body>(
         &self,
-        outgoing: &Outgoing<'_, P>,
+        outgoing: &Outgoing<'_, impl Heads>,
+        mut bodies: impl Iterator<Item = B>,
+        timeout: Option<Duration>,
+        mut published: impl FnMut(Option<PublishSeq>),
+    ) -> Result<(), PublishError> {
+        let mut waiting = VecDeque::new();
+        let mut deadline: Option<Deadline> = None;
+        poll_fn(move |cx| {
+            loop {
+                if waiting.is_empty() {
+                    // That is code of the user, and runs without the lock.
+                    waiting.extend(bodies.by_ref().take(AT_ONCE));
+                }
+                if waiting.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                let before = waiting.len();
+                let stop = self.publish_many(outgoing, &mut waiting, cx, &mut published);
+                if waiting.len() < before {
+                    deadline = None;
+                }
+                match stop {
+                    Ok(()) => {}
+                    Err(Stop::Held(by)) => {
+                        return self.poll_held(&mut deadline, timeout, by, cx).map(Err);
+                    }
+                    Err(Stop::Failed(error)) => return Poll::Ready(Err(error)),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Publishes all that wait, or up to the one that it says has to, or failed.
+    fn publish_many<B: Body>(
+        &self,
+        outgoing: &Outgoing<'_, impl Heads>,
+        waiting: &mut VecDeque<B>,
+        cx: &Context<'_>,
+        mut published: impl FnMut(Option<PublishSeq>),
+    ) -> Result<(), Stop> {
+        let mut state = self.lock();
+        while let Some(body) = waiting.pop_front() {
+            match self.publish_locked(&mut state, outgoing, body, Some(cx)) {
+                Ok(seq) => published(seq),
+                Err(NotNow::Failed(error, _)) => return Err(Stop::Failed(error)),
+                Err(NotNow::Wait(by, body)) => {
+                    waiting.push_front(body);
+                    return Err(Stop::Held(by));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds a message back; ready when it has done so for too long.
+    fn poll_held(
+        &self,
+        deadline: &mut Option<Deadline>,
+        timeout: Option<Duration>,
+        by: HeldBy,
+        cx: &Context<'_>,
+    ) -> Poll<PublishError> {
+        let deadline = deadline.get_or_insert_with(|| {
+            Deadline::start(self.connection().shared(), self.lock(), |_| timeout)
+        });
+        if deadline.expired(cx) {
+            let after = deadline.after();
+            return Poll::Ready(PublishError::TimedOut { by, after });
+        }
+        Poll::Pending
+    }
+
+    /// Publishes, or says why not, and gives the body back. With a context, its task is woken when it may go on.
+    pub(crate) fn publish_now<B: Body>(
+        &self,
+        outgoing: &Outgoing<'_, impl Heads>,
         body: B,
         cx: Option<&Context<'_>>,
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        self.publish_locked(&mut self.lock(), outgoing, body, cx)
+    }
+
+    fn publish_locked<B: Body>(
+        &self,
+        state: &mut State,
+        outgoing: &Outgoing<'_, impl Heads>,
+        body: B,
+        cx: Option<&Context<'_>>,
+    ) -> Result<Option<PublishSeq>, NotNow<B>> {
         let size = body.as_octets().len();
-        let Outgoing { route, properties, publisher, kept } = outgoing;
-        let full = match (publisher, state.channel(self.place())) {
-            (Some(options), Some(channel)) => {
-                !options.has_room(channel.confirms.outstanding(), channel.confirms.octets(), size)
-            }
-            _ => false,
-        };
-        let mut protocol = match self.protocol(state) {
-            Ok(protocol) => protocol,
+        let Outgoing { heads, publisher, kept } = outgoing;
+        let (channel, mut protocol) = match self.both_sides(state) {
+            Ok(sides) => sides,
             Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
         };
         let gate = match kept {
             None => protocol.check_gate(),
-            Some(kept) => protocol.check_kept_gate(route, kept, size),
+            Some(kept) => protocol.check_kept_gate(&heads.route(), kept, size),
         };
-        let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
-        if fails && gate == Err(Gate::Recovering) {
-            let held = PublishError::Held(HeldBy::Gate(Gate::Recovering));
-            return Err(NotNow::Failed(held, Some(body)));
-        }
-        let held = gate.err().map(HeldBy::Gate).or_else(|| full.then_some(HeldBy::Window));
-        if let Some(by) = held {
-            cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
-            return Err(NotNow::Wait(by, body));
+        let full = publisher.is_some_and(|options| !has_room(options, channel, size));
+        if gate.is_err() || full {
+            let by = gate.err().map_or(HeldBy::Window, HeldBy::Gate);
+            return Err(held(state, by, *publisher, body, cx));
         }
         let published = match kept {
-            None => protocol.publish(route, *properties, body),
-            Some(kept) => protocol.publish_kept(route, kept, body).map(Some),
+            None => heads.publish(&mut protocol, body),
+            Some(kept) => protocol.publish_kept(&heads.route(), kept, body).map(Some),
         };
         match published {
             Ok(seq) => {
-                if let (Some(seq), Some(channel)) = (seq, state.channel(self.place())) {
-                    channel.confirms.published(seq, size);
+                if let Some(seq) = seq {
+                    channel.confirms.published(seq, size, publisher.is_some());
                 }
                 state.wake_driver();
                 Ok(seq)
@@ -110,4 +232,26 @@ impl Channel {
             Err(error) => Err(NotNow::Failed(error.into(), None)),
         }
     }
+}
+
+#[inline]
+fn has_room(options: &PublisherOptions, channel: &ChannelState, size: usize) -> bool {
+    options.has_room(channel.confirms.outstanding(), channel.confirms.octets(), size)
+}
+
+/// The message has to wait, or fails because its publisher does not.
+#[cold]
+fn held<B>(
+    state: &mut State,
+    by: HeldBy,
+    publisher: Option<&PublisherOptions>,
+    body: B,
+    cx: Option<&Context<'_>>,
+) -> NotNow<B> {
+    let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
+    if fails && by == HeldBy::Gate(Gate::Recovering) {
+        return NotNow::Failed(PublishError::Held(by), Some(body));
+    }
+    cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
+    NotNow::Wait(by, body)
 }

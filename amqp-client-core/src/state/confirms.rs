@@ -14,7 +14,7 @@ pub(crate) struct Confirms {
     ring: VecDeque<Publish>,
     first: u64,
     /// Outcomes that nobody has asked for yet, moved here when they would keep the ring from shrinking.
-    left_over: HashMap<u64, Result<(), ConfirmError>>,
+    left_over: HashMap<u64, Outcome>,
     /// Messages and octets that are not confirmed.
     outstanding: usize,
     octets: usize,
@@ -35,24 +35,29 @@ enum State {
     Waiting(Option<Waker>),
     /// Not confirmed, and nobody wants to know.
     Unwatched,
-    /// Confirmed, and somebody holds the future.
-    Done(Result<(), ConfirmError>),
+    /// Somebody holds the future of what this became.
+    Done(Outcome),
     /// Nothing is left to say.
     Gone,
 }
+
+/// Errors are rare and large, and there is a place for each message.
+type Outcome = Result<(), Box<ConfirmError>>;
 
 /// Rings up to this length may wait for their oldest future to be asked.
 const PATIENT_RING: usize = 16 * 1024;
 
 impl Confirms {
-    /// Takes in a publish of `size` octets that was numbered `seq`.
-    pub(crate) fn published(&mut self, seq: PublishSeq, size: usize) {
+    /// Takes in a publish of `size` octets that was numbered `seq`; if it is `watched`, somebody holds the future.
+    #[inline]
+    pub(crate) fn published(&mut self, seq: PublishSeq, size: usize, watched: bool) {
         if self.ring.is_empty() {
             self.first = seq.get();
         }
         self.outstanding += 1;
         self.octets += size;
-        self.ring.push_back(Publish { size, state: State::Waiting(None), returned: None });
+        let state = if watched { State::Waiting(None) } else { State::Unwatched };
+        self.ring.push_back(Publish { size, state, returned: None });
     }
 
     /// Messages that are not confirmed.
@@ -128,24 +133,20 @@ impl Confirms {
 
     /// What became of a publish.
     pub(crate) fn poll(&mut self, seq: u64, waker: &Waker) -> Poll<Result<(), ConfirmError>> {
-        if let Some(outcome) = self.left_over.remove(&seq) {
-            return Poll::Ready(outcome);
-        }
         let Some(publish) = self.get(seq) else {
-            return Poll::Pending;
+            let left_over = self.left_over.remove(&seq);
+            return left_over.map_or(Poll::Pending, |outcome| Poll::Ready(unboxed(outcome)));
         };
         match &mut publish.state {
             State::Waiting(current) => {
                 register(current, waker);
                 Poll::Pending
             }
-            State::Done(_) => {
-                let State::Done(outcome) = std::mem::replace(&mut publish.state, State::Gone)
-                else {
-                    return Poll::Pending;
-                };
+            State::Done(outcome) => {
+                let outcome = std::mem::replace(outcome, Ok(()));
+                publish.state = State::Gone;
                 self.shrink();
-                Poll::Ready(outcome)
+                Poll::Ready(unboxed(outcome))
             }
             State::Unwatched | State::Gone => Poll::Pending,
         }
@@ -153,13 +154,14 @@ impl Confirms {
 
     /// Nobody wants to know any more.
     pub(crate) fn forget(&mut self, seq: u64) {
-        self.left_over.remove(&seq);
-        if let Some(publish) = self.get(seq) {
-            publish.state = match publish.state {
-                State::Waiting(_) | State::Unwatched => State::Unwatched,
-                State::Done(_) | State::Gone => State::Gone,
-            };
-        }
+        let Some(publish) = self.get(seq) else {
+            self.left_over.remove(&seq);
+            return;
+        };
+        publish.state = match publish.state {
+            State::Waiting(_) | State::Unwatched => State::Unwatched,
+            State::Done(_) | State::Gone => State::Gone,
+        };
         self.shrink();
     }
 
@@ -174,19 +176,19 @@ impl Confirms {
             return;
         }
         let size = publish.size;
-        let outcome = outcome(publish.returned.take());
-        let failure = outcome.as_ref().err().cloned();
-        match std::mem::replace(&mut publish.state, State::Gone) {
-            State::Waiting(waker) => {
-                publish.state = State::Done(outcome);
-                waker.into_iter().for_each(wake);
-            }
-            _ => publish.state = State::Gone,
+        let outcome = outcome(publish.returned.take()).map_err(Box::new);
+        let failure = outcome.as_ref().err().map(|error| (**error).clone());
+        if let State::Waiting(waker) = &mut publish.state {
+            let waker = waker.take();
+            publish.state = State::Done(outcome);
+            waker.into_iter().for_each(wake);
+        } else {
+            publish.state = State::Gone;
         }
         self.outstanding -= 1;
         self.octets -= size;
-        if self.failed.is_none() {
-            self.failed = failure;
+        if let (Some(failure), None) = (failure, &self.failed) {
+            self.failed = Some(failure);
         }
     }
 
@@ -210,6 +212,10 @@ impl Confirms {
             self.first += 1;
         }
     }
+}
+
+fn unboxed(outcome: Outcome) -> Result<(), ConfirmError> {
+    outcome.map_err(|error| *error)
 }
 
 #[cfg(test)]
@@ -267,7 +273,7 @@ mod tests {
     fn published(count: usize) -> (Confirms, Vec<PublishSeq>) {
         let seqs = seqs(count);
         let mut confirms = Confirms::default();
-        seqs.iter().for_each(|seq| confirms.published(*seq, 10));
+        seqs.iter().for_each(|seq| confirms.published(*seq, 10, true));
         (confirms, seqs)
     }
 

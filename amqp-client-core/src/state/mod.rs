@@ -83,12 +83,17 @@ pub(crate) struct State {
     wakes: Wakes,
 }
 
-/// Who is to be woken once the lock is released. Most often it is one.
+/// Who is to be woken once the lock is released. Most often it is nobody, or one, which has to cost little.
 #[derive(Default)]
 struct Wakes {
     first: Option<Waker>,
-    more: Vec<Waker>,
-    calls: Option<Vec<Call>>,
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Default)]
+struct Rest {
+    wakers: Vec<Waker>,
+    calls: Vec<Call>,
 }
 
 impl fmt::Debug for Wakes {
@@ -98,11 +103,19 @@ impl fmt::Debug for Wakes {
 }
 
 impl Wakes {
+    const fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_none()
+    }
+
     fn push(&mut self, waker: Waker) {
         match self.first {
             None => self.first = Some(waker),
-            Some(_) => self.more.push(waker),
+            Some(_) => self.rest().wakers.push(waker),
         }
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 }
 
@@ -163,15 +176,32 @@ impl DerefMut for Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.wakes = std::mem::take(&mut self.state.wakes);
+        if !self.state.wakes.is_empty() {
+            self.wakes = std::mem::take(&mut self.state.wakes);
+        }
     }
 }
 
 impl Drop for Wakes {
+    #[inline]
     fn drop(&mut self) {
-        self.first.take().into_iter().chain(self.more.drain(..)).for_each(Waker::wake);
-        self.calls.take().into_iter().flatten().for_each(|call| call());
+        if let Some(first) = self.first.take() {
+            first.wake();
+        }
+        if let Some(rest) = self.rest.take() {
+            rest.wake();
+        }
+    }
+}
+
+impl Rest {
+    #[cold]
+    fn wake(self: Box<Self>) {
+        let Self { wakers, calls } = *self;
+        wakers.into_iter().for_each(Waker::wake);
+        calls.into_iter().for_each(|call| call());
     }
 }
 
@@ -182,10 +212,11 @@ impl State {
             Some(run) => Box::new(move || run(call)),
             None => call,
         };
-        self.wakes.calls.get_or_insert_default().push(call);
+        self.wakes.rest().calls.push(call);
     }
 
     /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
+    #[inline]
     pub(crate) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             self.wakes.push(driver);
@@ -263,6 +294,16 @@ impl State {
     /// The channel at that place. Handles own their place, so it is there.
     pub(crate) fn channel(&mut self, place: u32) -> Option<&mut ChannelState> {
         self.channels.get_mut(place as usize)?.as_mut()
+    }
+
+    /// The channel at that place, and the protocol.
+    #[inline]
+    pub(crate) fn channel_and_proto(
+        &mut self,
+        place: u32,
+    ) -> Option<(&mut ChannelState, &mut Session)> {
+        let channel = self.channels.get_mut(place as usize)?.as_mut()?;
+        Some((channel, &mut self.proto))
     }
 
     /// The channel's handles are gone: so is the channel, as soon as the broker agrees.

@@ -101,6 +101,7 @@ impl Unsettled {
     }
 
     /// Passes on what was acknowledged, in as few methods as are exact.
+    #[inline(never)]
     pub(crate) fn flush(&mut self, mut send: impl FnMut(BasicAck)) {
         if self.acked == 0 {
             return;

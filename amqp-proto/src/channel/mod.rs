@@ -3,10 +3,12 @@
 mod acks;
 mod confirms;
 mod consumers;
+mod prepared;
 mod publish;
 mod receive;
 mod table;
 
+pub use prepared::Prepared;
 pub use publish::Route;
 pub(crate) use table::Channels;
 
@@ -405,6 +407,7 @@ impl ChannelState {
 
     /// Sends the acknowledgements that were given since the last flush. Called before anything else is queued on the
     /// channel, so that the order of methods is the caller's.
+    #[inline]
     fn flush_acks(&mut self, link: &mut Link) {
         if self.unsettled.needs_flush() {
             self.unsettled.flush(|ack| link.send_small(self.id.0, &ack));

@@ -1,18 +1,22 @@
+use alloc::vec::Vec;
+use core::ops::Range;
+
 use bytes::Bytes;
 
 use super::confirms::Fingerprint;
 use super::{Channel, Mode};
 use crate::body::Body;
+use crate::delivery::CONTENT_HEADER_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
 use crate::link::{Link, Role};
 use crate::method::{Arguments, BasicPublish, Method};
 use crate::properties::{EncodeProperties, identity};
 use crate::wire::checked_short;
-use crate::{CommandError, Misuse, PublishError, PublishSeq, Transmit};
+use crate::{CommandError, Misuse, PublishError, PublishSeq, TooLong, Transmit};
 
 /// Bodies, and parts of bodies, from this size on are not copied. Below, a copy costs less than one more slice in a
 /// vectored write.
-const UNCOPIED_FROM: usize = 2048;
+pub(super) const UNCOPIED_FROM: usize = 2048;
 
 /// Where a message goes. Borrows its names, so that publishing allocates nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,12 +67,17 @@ impl Channel<'_> {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
+        self.check_may_publish()?;
+        self.publish_now(route, properties, body)
+    }
+
+    #[inline]
+    pub(super) fn check_may_publish(&self) -> Result<(), PublishError> {
         self.check_open()?;
         if self.link.role == Role::Server {
             return Err(Misuse::WrongSide("client").into());
         }
-        self.check_gate()?;
-        self.publish_now(route, properties, body)
+        Ok(self.check_gate()?)
     }
 
     /// The same whether content may be sent right now or not, which is for messages that were taken before.
@@ -78,34 +87,15 @@ impl Channel<'_> {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let exchange_len = checked_short("exchange", route.exchange)?;
-        let routing_key_len = checked_short("routing key", route.routing_key)?;
         self.flush_acks();
-
-        let [c0, c1, m0, m1] = METHOD_IDS;
         let channel = self.state.id.0;
         let octets = body.as_octets();
         let out = self.link.transmit.buffer();
         let start = out.len();
         let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
         out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len() + copied);
-        let payload = 4 + 2 + 1 + route.exchange.len() + 1 + route.routing_key.len() + 1;
-        let [k, n0, n1, p0, p1, p2, p3] = frame::head(FrameKind::Method, channel, payload);
-        out.extend_from_slice(&[k, n0, n1, p0, p1, p2, p3, c0, c1, m0, m1, 0, 0, exchange_len]);
-        out.extend_from_slice(route.exchange);
-        out.push(routing_key_len);
-        out.extend_from_slice(route.routing_key);
-        let bits = u8::from(route.mandatory) | u8::from(route.immediate) << 1;
-        let [s0, s1, s2, s3, s4, s5, s6, s7] = (octets.len() as u64).to_be_bytes();
-        let k = FrameKind::Header.octet();
-        out.extend_from_slice(&[
-            bits, FRAME_END, k, n0, n1, 0, 0, 0, 0, c0, c1, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7,
-        ]);
-        let at = out.len();
-        properties.encode_into(out);
-        let properties_at = at..out.len();
-        frame::finish(out, at - 12);
-        let size = properties_at.len() + 12 + FRAME_OVERHEAD;
+        let properties_at = push_heads(out, channel, route, properties, octets.len())?;
+        let size = properties_at.len() + CONTENT_HEADER_LEN + FRAME_OVERHEAD;
         if size > self.link.frame_max as usize {
             out.truncate(start);
             return Err(PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max });
@@ -169,13 +159,44 @@ const METHOD_IDS: [u8; 4] = {
 /// Three frames' overhead and the fixed parts of method and header: what a small publish takes beside its texts.
 const HEADS_SIZE: usize = 3 * FRAME_OVERHEAD + 9 + 14;
 
+/// Appends the method and the content header of a publish. Returns where its properties are.
+#[inline]
+pub(super) fn push_heads(
+    out: &mut Vec<u8>,
+    channel: u16,
+    route: &Route<'_>,
+    properties: &impl EncodeProperties,
+    body_len: usize,
+) -> Result<Range<usize>, TooLong> {
+    let exchange_len = checked_short("exchange", route.exchange)?;
+    let routing_key_len = checked_short("routing key", route.routing_key)?;
+    let [c0, c1, m0, m1] = METHOD_IDS;
+    let payload = 4 + 2 + 1 + route.exchange.len() + 1 + route.routing_key.len() + 1;
+    let [k, n0, n1, p0, p1, p2, p3] = frame::head(FrameKind::Method, channel, payload);
+    out.extend_from_slice(&[k, n0, n1, p0, p1, p2, p3, c0, c1, m0, m1, 0, 0, exchange_len]);
+    out.extend_from_slice(route.exchange);
+    out.push(routing_key_len);
+    out.extend_from_slice(route.routing_key);
+    let bits = u8::from(route.mandatory) | u8::from(route.immediate) << 1;
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = (body_len as u64).to_be_bytes();
+    let k = FrameKind::Header.octet();
+    out.extend_from_slice(&[
+        bits, FRAME_END, k, n0, n1, 0, 0, 0, 0, c0, c1, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7,
+    ]);
+    let at = out.len();
+    properties.encode_into(out);
+    let properties_at = at..out.len();
+    frame::finish(out, at - CONTENT_HEADER_LEN);
+    Ok(properties_at)
+}
+
 /// Queues a content header and returns where in the buffer its properties are, or the size of the frame it would take.
 fn push_header(
     link: &mut Link,
     channel: u16,
     properties: &impl EncodeProperties,
     body_len: usize,
-) -> Result<core::ops::Range<usize>, usize> {
+) -> Result<Range<usize>, usize> {
     let frame_max = link.frame_max as usize;
     let out = link.transmit.buffer();
     let before = out.len();
@@ -209,7 +230,7 @@ fn push_body(link: &mut Link, channel: u16, body: impl Body) {
     }
 }
 
-fn push_frames(transmit: &mut Transmit, channel: u16, mut body: Bytes, room: usize) {
+pub(super) fn push_frames(transmit: &mut Transmit, channel: u16, mut body: Bytes, room: usize) {
     while !body.is_empty() {
         let part = body.split_to(body.len().min(room));
         transmit.buffer().extend_from_slice(&frame::head(FrameKind::Body, channel, part.len()));

@@ -8,8 +8,8 @@ use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConsumerId,
-    DeliveryTag, EncodeProperties, Event, Gate, Misuse, PublishError, PublishSeq, RawProperties,
-    Reply, ReplyCode, RequestId, Route, ShortStr,
+    DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
+    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
 };
 
 /// A channel of a [`Session`](super::Session), borrowed to give it commands.
@@ -147,6 +147,26 @@ impl Channel<'_> {
             return Err(Gate::Recovering.into());
         };
         let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
+        self.record.mode.work();
+        Ok(sent.map(|sent| self.record.seqs.published(sent)))
+    }
+
+    /// Publishes a message that was prepared but for its body; see [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then, and no number given.
+    pub fn publish_prepared(
+        &mut self,
+        prepared: &Prepared,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, PublishError> {
+        if prepared.is_to_queue() && self.topology.renames() {
+            return self.publish(&prepared.route(), prepared.properties(), body);
+        }
+        let Reach::Channel(channel) = &mut self.reach else {
+            return Err(Gate::Recovering.into());
+        };
+        let sent = channel.publish_prepared(prepared, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
     }

@@ -150,10 +150,16 @@ impl Topology {
         self.aliases.get(queue).unwrap_or(queue)
     }
 
+    /// Whether a queue is called otherwise than it was.
+    #[inline]
+    pub(super) fn renames(&self) -> bool {
+        !self.aliases.is_empty()
+    }
+
     /// A route that leads to the queue as it is called now, if it leads to a queue by name.
     #[inline]
     pub(super) fn redirect<'a>(&'a self, route: &Route<'a>) -> Route<'a> {
-        if !self.aliases.is_empty() && route.exchange.is_empty() {
+        if self.renames() && route.exchange.is_empty() {
             if let Some(now) = self.aliases.get(route.routing_key) {
                 return Route { routing_key: now.as_bytes(), ..*route };
             }

@@ -17,6 +17,9 @@ use crate::{Outcome, Runtime, latency, resources};
 /// How many messages are on their way before the first has to be confirmed.
 pub(crate) const WINDOW: usize = 1000;
 
+/// How many are published in one call.
+const BATCH: u64 = 100;
+
 pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
     let connection = R::open(job.url.clone()).await?;
     let channel = connection.open_channel().await?;
@@ -28,12 +31,16 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
             publish_tasks::<R>(&job, &connection, &channel, &body).await?;
         }
         "publish" => publish(&channel, &job.queue, job.count, &body).await?,
-        "confirm" | "confirm-each" => {
+        "publish-prepared" => publish_prepared(&job, &channel, &body).await?,
+        "publish-batch" => publish_batch(&job, &channel, &body).await?,
+        "confirm" | "confirm-batch" | "confirm-each" => {
             let publisher = publisher(&channel)?;
             channel.confirm_select().await?;
             start = Mark::now();
             if job.scenario == "confirm" {
                 confirm(&publisher, &job.queue, job.count, &body).await?;
+            } else if job.scenario == "confirm-batch" {
+                confirm_batch(&publisher, &job, &body).await?;
             } else {
                 for _ in 0..job.count {
                     let start = Instant::now();
@@ -99,6 +106,42 @@ async fn publish(channel: &Channel, queue: &str, count: u64, body: &Bytes) -> Ou
         channel.basic_publish(&route, &RawProperties::EMPTY, body).await?;
     }
     barrier(channel).await
+}
+
+/// What the messages have in common is encoded once.
+async fn publish_prepared(job: &Job, channel: &Channel, body: &Bytes) -> Outcome {
+    let message = channel.prepare(&Route::queue(&job.queue), &RawProperties::EMPTY)?;
+    for _ in 0..job.count {
+        channel.basic_publish_prepared(&message, body).await?;
+    }
+    barrier(channel).await
+}
+
+/// A hundred at a time.
+async fn publish_batch(job: &Job, channel: &Channel, body: &Bytes) -> Outcome {
+    let message = channel.prepare(&Route::queue(&job.queue), &RawProperties::EMPTY)?;
+    for _ in 0..job.count / BATCH {
+        channel.basic_publish_all(&message, (0..BATCH).map(|_| body)).await?;
+    }
+    barrier(channel).await
+}
+
+/// A hundred at a time, and up to ten such batches unconfirmed.
+async fn confirm_batch(publisher: &Publisher, job: &Job, body: &Bytes) -> Outcome {
+    let publisher = publisher.prepare(&job.queue)?;
+    let mut under_way = VecDeque::new();
+    for _ in 0..job.count / BATCH {
+        if under_way.len() == WINDOW / BATCH as usize {
+            if let Some(oldest) = under_way.pop_front() {
+                oldest.await?;
+            }
+        }
+        under_way.push_back(publisher.publish_all((0..BATCH).map(|_| body)).await?);
+    }
+    for confirmations in under_way {
+        confirmations.await?;
+    }
+    Ok(())
 }
 
 /// When that is answered, all before it has arrived.

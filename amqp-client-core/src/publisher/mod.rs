@@ -1,15 +1,24 @@
+//! Publishing with confirms.
+
+mod confirmation;
+mod prepared;
+
+pub use confirmation::{Confirmation, Confirmations};
+pub use prepared::PreparedPublisher;
+
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use amqp_proto::method::ConfirmSelect;
-use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr};
+use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr, TooLong};
 
-use crate::channel::{Channel, NotNow, Outgoing};
+use confirmation::poll_deadline;
+
+use crate::channel::{Channel, Heads, NotNow, Outgoing};
 use crate::connection::watch;
-use crate::deadline::Deadline;
 use crate::error::{CallError, ConfirmError, PublishError, SendError, TryError, TryPublishError};
 use crate::message::Message;
 use crate::options::{OnLoss, PublisherOptions};
@@ -38,7 +47,7 @@ use crate::options::{OnLoss, PublisherOptions};
 pub struct Publisher {
     channel: Channel,
     exchange: ShortStr,
-    options: PublisherOptions,
+    options: Arc<PublisherOptions>,
     properties: RawProperties,
 }
 
@@ -58,7 +67,7 @@ impl Publisher {
                 _ => PublishError::Misuse(amqp_proto::Misuse::NotNow),
             })?;
         }
-        Ok(Self { channel: channel.clone(), exchange, options, properties })
+        Ok(Self { channel: channel.clone(), exchange, options: Arc::new(options), properties })
     }
 
     /// The channel it publishes on.
@@ -79,7 +88,8 @@ impl Publisher {
         routing_key: &str,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        self.publish_with(routing_key, &self.properties, body).await
+        let heads = (self.route(routing_key), &self.properties);
+        self.publish_as(heads, &self.properties, body).await
     }
 
     /// Publishes a message with properties of its own.
@@ -94,7 +104,8 @@ impl Publisher {
         routing_key: &str,
         message: &Message,
     ) -> Result<Confirmation, PublishError> {
-        self.publish_with(routing_key, message.properties(), message.body()).await
+        let heads = (self.route(routing_key), message.properties());
+        self.publish_as(heads, message.properties(), message.body()).await
     }
 
     /// Publishes a message and waits for the broker's verdict.
@@ -132,16 +143,7 @@ impl Publisher {
         routing_key: &str,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        let outgoing = self.outgoing(routing_key, &self.properties);
-        match self.channel.publish_now(&outgoing, body, None) {
-            Ok(seq) => Ok(self.confirmation(seq)),
-            Err(NotNow::Wait(by, body)) => {
-                Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
-            }
-            Err(NotNow::Failed(error, body)) => {
-                Err(TryPublishError { body, error: TryError::Failed(error) })
-            }
-        }
+        self.try_publish_as((self.route(routing_key), &self.properties), &self.properties, body)
     }
 
     /// Waits until the broker has confirmed everything that was published on the channel.
@@ -169,106 +171,68 @@ impl Publisher {
         .await
     }
 
-    async fn publish_with(
+    /// A publisher of messages with that routing key and the publisher's properties: what they have in common is encoded
+    /// once. It is the fastest way to publish with confirms.
+    ///
+    /// # Errors
+    /// [`TooLong`], for the routing key.
+    pub fn prepare(&self, routing_key: &str) -> Result<PreparedPublisher, TooLong> {
+        let prepared = self.channel.prepare(&self.route(routing_key), &self.properties)?;
+        Ok(PreparedPublisher::new(self.clone(), prepared))
+    }
+
+    fn route<'a>(&'a self, routing_key: &'a str) -> Route<'a> {
+        let route = Route::new(&self.exchange, routing_key);
+        if self.options.is_mandatory() { route.mandatory() } else { route }
+    }
+
+    async fn publish_as(
         &self,
-        routing_key: &str,
+        heads: impl Heads,
         properties: &RawProperties,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        let timeout = self.options.timeout_or(self.channel.connection().shared().settings);
-        let outgoing = self.outgoing(routing_key, properties);
-        let seq = self.channel.publish_within(&outgoing, body, timeout).await?;
+        let outgoing = self.outgoing(heads, properties);
+        // Most often it may go right now, and takes no more than that.
+        let seq = match self.channel.publish_now(&outgoing, body, None) {
+            Ok(seq) => seq,
+            Err(NotNow::Failed(error, _)) => return Err(error),
+            Err(NotNow::Wait(_, body)) => {
+                self.channel.publish_later(&outgoing, body, self.timeout()).await?
+            }
+        };
         Ok(self.confirmation(seq))
     }
 
-    fn outgoing<'a>(
-        &'a self,
-        routing_key: &'a str,
-        properties: &'a RawProperties,
-    ) -> Outgoing<'a, RawProperties> {
-        let mut route = Route::new(&self.exchange, routing_key);
-        route.mandatory = self.options.is_mandatory();
+    fn try_publish_as<B: Body>(
+        &self,
+        heads: impl Heads,
+        properties: &RawProperties,
+        body: B,
+    ) -> Result<Confirmation, TryPublishError<B>> {
+        match self.channel.publish_now(&self.outgoing(heads, properties), body, None) {
+            Ok(seq) => Ok(self.confirmation(seq)),
+            Err(NotNow::Wait(by, body)) => {
+                Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
+            }
+            Err(NotNow::Failed(error, body)) => {
+                Err(TryPublishError { body, error: TryError::Failed(error) })
+            }
+        }
+    }
+
+    fn outgoing<'a, H>(&'a self, heads: H, properties: &'a RawProperties) -> Outgoing<'a, H> {
         let keeps = self.options.what_on_loss() == OnLoss::Keep;
-        let kept = keeps.then_some(properties);
-        Outgoing { route, properties, publisher: Some(&self.options), kept }
+        Outgoing { heads, publisher: Some(&self.options), kept: keeps.then_some(properties) }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.options.timeout_or(self.channel.connection().shared().settings)
     }
 
     fn confirmation(&self, seq: Option<PublishSeq>) -> Confirmation {
-        Confirmation { channel: self.channel.clone(), seq, deadline: None }
+        Confirmation::new(self.channel.clone(), seq)
     }
-}
-
-/// What becomes of a published message: awaits the broker's verdict.
-///
-/// # Errors
-/// [`ConfirmError`]: refused, returned, or unknown.
-///
-/// # Cancel safety
-/// Dropping it means not wanting to know; the message is on its way all the same.
-#[must_use = "without awaiting it nobody knows whether the broker took the message"]
-#[derive(Debug)]
-pub struct Confirmation {
-    channel: Channel,
-    /// Nothing once it was told.
-    seq: Option<PublishSeq>,
-    deadline: Option<Deadline>,
-}
-
-impl Confirmation {
-    /// Gives the broker that long instead of the configured time, counted from now on.
-    pub fn within(mut self, timeout: Duration) -> Self {
-        let shared = self.channel.connection().shared();
-        self.deadline = Some(Deadline::start(shared, shared.lock(), |_| Some(timeout)));
-        self
-    }
-
-    /// The number of the publish on its channel, from 1.
-    #[must_use]
-    pub fn seq(&self) -> Option<PublishSeq> {
-        self.seq
-    }
-}
-
-impl Future for Confirmation {
-    type Output = Result<(), ConfirmError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(seq) = self.seq else {
-            return Poll::Pending;
-        };
-        let outcome = self.channel.with_state(|state| state.confirms.poll(seq.get(), cx.waker()));
-        if let Poll::Ready(outcome) = outcome {
-            self.seq = None;
-            self.deadline = None;
-            return Poll::Ready(outcome);
-        }
-        let Self { channel, deadline, .. } = &mut *self;
-        poll_deadline(channel, deadline, cx).map(Err)
-    }
-}
-
-impl Drop for Confirmation {
-    fn drop(&mut self) {
-        if let Some(seq) = self.seq {
-            self.channel.with_state(|state| state.confirms.forget(seq.get()));
-        }
-    }
-}
-
-/// Starts the deadline for confirms at the first call, and says when it has passed.
-fn poll_deadline(
-    channel: &Channel,
-    deadline: &mut Option<Deadline>,
-    cx: &Context<'_>,
-) -> Poll<ConfirmError> {
-    let shared = channel.connection().shared();
-    let deadline = deadline.get_or_insert_with(|| {
-        Deadline::start(shared, shared.lock(), |settings| settings.confirm_timeout)
-    });
-    if deadline.expired(cx) {
-        return Poll::Ready(ConfirmError::TimedOut { after: deadline.after() });
-    }
-    Poll::Pending
 }
 
 impl fmt::Debug for Publisher {

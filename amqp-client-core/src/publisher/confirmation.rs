@@ -1,0 +1,177 @@
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use amqp_proto::PublishSeq;
+
+use crate::channel::Channel;
+use crate::deadline::Deadline;
+use crate::error::ConfirmError;
+
+/// What becomes of a published message: awaits the broker's verdict.
+///
+/// # Errors
+/// [`ConfirmError`]: refused, returned, or unknown.
+///
+/// # Cancel safety
+/// Dropping it means not wanting to know; the message is on its way all the same.
+#[must_use = "without awaiting it nobody knows whether the broker took the message"]
+#[derive(Debug)]
+pub struct Confirmation {
+    channel: Channel,
+    /// Nothing once it was told.
+    seq: Option<PublishSeq>,
+    deadline: Option<Deadline>,
+}
+
+impl Confirmation {
+    pub(super) const fn new(channel: Channel, seq: Option<PublishSeq>) -> Self {
+        Self { channel, seq, deadline: None }
+    }
+
+    /// Gives the broker that long instead of the configured time, counted from now on.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        let shared = self.channel.connection().shared();
+        self.deadline = Some(Deadline::start(shared, shared.lock(), |_| Some(timeout)));
+        self
+    }
+
+    /// The number of the publish on its channel, from 1.
+    #[must_use]
+    pub fn seq(&self) -> Option<PublishSeq> {
+        self.seq
+    }
+}
+
+impl Future for Confirmation {
+    type Output = Result<(), ConfirmError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(seq) = self.seq else {
+            return Poll::Pending;
+        };
+        let outcome = self.channel.with_state(|state| state.confirms.poll(seq.get(), cx.waker()));
+        if let Poll::Ready(outcome) = outcome {
+            self.seq = None;
+            self.deadline = None;
+            return Poll::Ready(outcome);
+        }
+        let Self { channel, deadline, .. } = &mut *self;
+        poll_deadline(channel, deadline, cx).map(Err)
+    }
+}
+
+impl Drop for Confirmation {
+    fn drop(&mut self) {
+        if let Some(seq) = self.seq {
+            self.channel.with_state(|state| state.confirms.forget(seq.get()));
+        }
+    }
+}
+
+/// What becomes of several messages that were published together: awaits the broker's verdict on all of them.
+///
+/// To know of each, iterate: every message has its [`Confirmation`].
+///
+/// # Errors
+/// [`ConfirmError`], of the first message in their order that has one; those behind it are not waited for.
+///
+/// # Cancel safety
+/// Dropping it means not wanting to know; the messages are on their way all the same.
+#[must_use = "without awaiting it nobody knows whether the broker took the messages"]
+#[derive(Debug)]
+pub struct Confirmations {
+    channel: Channel,
+    /// Those that were not told, the oldest first.
+    seqs: VecDeque<PublishSeq>,
+    deadline: Option<Deadline>,
+}
+
+impl Confirmations {
+    pub(super) const fn new(channel: Channel, seqs: VecDeque<PublishSeq>) -> Self {
+        Self { channel, seqs, deadline: None }
+    }
+
+    pub(super) fn extend(&mut self, seqs: impl IntoIterator<Item = PublishSeq>) {
+        self.seqs.extend(seqs);
+    }
+
+    /// How many messages are not looked at yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.seqs.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.seqs.is_empty()
+    }
+}
+
+impl Iterator for Confirmations {
+    type Item = Confirmation;
+
+    fn next(&mut self) -> Option<Confirmation> {
+        let seq = self.seqs.pop_front()?;
+        Some(Confirmation::new(self.channel.clone(), Some(seq)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.seqs.len(), Some(self.seqs.len()))
+    }
+}
+
+impl Future for Confirmations {
+    type Output = Result<(), ConfirmError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { channel, seqs, deadline } = &mut *self;
+        let outcome = channel.with_state(|state| {
+            while let Some(seq) = seqs.front() {
+                match state.confirms.poll(seq.get(), cx.waker()) {
+                    Poll::Ready(Ok(())) => drop(seqs.pop_front()),
+                    Poll::Ready(Err(error)) => {
+                        seqs.pop_front();
+                        return Poll::Ready(Err(error));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(Ok(()))
+        });
+        match outcome {
+            Poll::Pending => poll_deadline(channel, deadline, cx).map(Err),
+            ready => ready,
+        }
+    }
+}
+
+impl Drop for Confirmations {
+    fn drop(&mut self) {
+        let seqs = &self.seqs;
+        if !seqs.is_empty() {
+            self.channel.with_state(|state| {
+                seqs.iter().for_each(|seq| state.confirms.forget(seq.get()));
+            });
+        }
+    }
+}
+
+/// Starts the deadline for confirms at the first call, and says when it has passed.
+pub(super) fn poll_deadline(
+    channel: &Channel,
+    deadline: &mut Option<Deadline>,
+    cx: &Context<'_>,
+) -> Poll<ConfirmError> {
+    let shared = channel.connection().shared();
+    let deadline = deadline.get_or_insert_with(|| {
+        Deadline::start(shared, shared.lock(), |settings| settings.confirm_timeout)
+    });
+    if deadline.expired(cx) {
+        return Poll::Ready(ConfirmError::TimedOut { after: deadline.after() });
+    }
+    Poll::Pending
+}

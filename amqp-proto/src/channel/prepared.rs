@@ -1,0 +1,154 @@
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
+use super::{Channel, Mode, Route};
+use crate::body::Body;
+use crate::delivery::CONTENT_HEADER_LEN;
+use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
+use crate::{ChannelId, PublishError, PublishSeq, RawProperties, ShortStr, TooLong};
+
+/// A message without its body, encoded once for all that are alike but for that.
+///
+/// Publishing one copies what is encoded, puts the size of the body in its places, and appends the body. It fits each
+/// channel, but is fast on the one that it was made for.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use std::time::Instant;
+/// # use amqp_proto::{Connection, Prepared, RawProperties, Route};
+/// # fn example(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let id = connection.open_channel()?;
+/// let order = Prepared::new(id, &Route::new("orders", "new"), &RawProperties::EMPTY)?;
+/// let mut channel = connection.channel(id)?;
+/// channel.publish_prepared(&order, "one")?;
+/// channel.publish_prepared(&order, "another")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    channel: ChannelId,
+    /// The method, the content header, and the head of a body frame.
+    heads: Box<[u8]>,
+    /// Where the size of the body is, and then that of the body frame.
+    size_at: usize,
+    frame_size_at: usize,
+    /// What the content header takes.
+    header_size: usize,
+    exchange: ShortStr,
+    routing_key: ShortStr,
+    mandatory: bool,
+    immediate: bool,
+    properties: RawProperties,
+}
+
+impl Prepared {
+    /// Encodes what the messages have in common.
+    ///
+    /// # Errors
+    /// [`TooLong`], for the exchange's name or the routing key.
+    pub fn new(
+        channel: ChannelId,
+        route: &Route<'_>,
+        properties: &RawProperties,
+    ) -> Result<Self, TooLong> {
+        let mut heads = Vec::new();
+        let properties_at = push_heads(&mut heads, channel.0, route, properties, 0)?;
+        let frame_at = heads.len();
+        heads.extend_from_slice(&frame::head(FrameKind::Body, channel.0, 0));
+        let name = |what, octets| ShortStr::named(what, Bytes::copy_from_slice(octets));
+        Ok(Self {
+            channel,
+            size_at: properties_at.start - 8,
+            frame_size_at: frame_at + 3,
+            header_size: properties_at.len() + CONTENT_HEADER_LEN + FRAME_OVERHEAD,
+            heads: heads.into(),
+            exchange: name("exchange", route.exchange)?,
+            routing_key: name("routing key", route.routing_key)?,
+            mandatory: route.mandatory,
+            immediate: route.immediate,
+            properties: properties.clone(),
+        })
+    }
+
+    /// Where the messages go.
+    #[must_use]
+    pub fn route(&self) -> Route<'_> {
+        Route {
+            exchange: self.exchange.as_bytes(),
+            routing_key: self.routing_key.as_bytes(),
+            mandatory: self.mandatory,
+            immediate: self.immediate,
+        }
+    }
+
+    /// Their properties.
+    #[must_use]
+    pub const fn properties(&self) -> &RawProperties {
+        &self.properties
+    }
+
+    /// They go to a queue by its name.
+    pub(crate) fn is_to_queue(&self) -> bool {
+        self.exchange.is_empty()
+    }
+}
+
+impl Channel<'_> {
+    /// Publishes a message that was prepared but for its body; see [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then, and no number given.
+    pub fn publish_prepared(
+        &mut self,
+        prepared: &Prepared,
+        body: impl Body,
+    ) -> Result<Option<PublishSeq>, PublishError> {
+        let frame_max = self.link.frame_max as usize;
+        // A message that may come back is recognized by all of it.
+        let recognized = prepared.mandatory || prepared.immediate;
+        if prepared.channel != self.state.id || recognized || prepared.header_size > frame_max {
+            return self.publish(&prepared.route(), &prepared.properties, body);
+        }
+        self.check_may_publish()?;
+        self.flush_acks();
+        self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
+        Ok(match &mut self.state.mode {
+            Mode::Confirm(confirms) => Some(confirms.published(None)),
+            Mode::Plain | Mode::Tx => None,
+        })
+    }
+
+    #[inline]
+    fn push_prepared(&mut self, prepared: &Prepared, body: impl Body, room: usize) {
+        let octets = body.as_octets();
+        let len = octets.len();
+        let in_place = len < UNCOPIED_FROM && len <= room && len > 0;
+        let out = self.link.transmit.buffer();
+        let start = out.len();
+        out.reserve(prepared.heads.len() + UNCOPIED_FROM);
+        out.extend_from_slice(&prepared.heads);
+        if let Some(size) = at(out, start + prepared.size_at) {
+            *size = (len as u64).to_be_bytes();
+        }
+        if in_place {
+            if let Some(size) = at(out, start + prepared.frame_size_at) {
+                *size = frame::size(len);
+            }
+            out.extend_from_slice(octets);
+            out.push(FRAME_END);
+            return;
+        }
+        out.truncate(start + prepared.frame_size_at - 3);
+        push_frames(&mut self.link.transmit, prepared.channel.0, body.into_bytes(), room);
+    }
+}
+
+/// The `N` octets at that place.
+#[inline]
+fn at<const N: usize>(out: &mut [u8], start: usize) -> Option<&mut [u8; N]> {
+    out.get_mut(start..)?.first_chunk_mut()
+}
