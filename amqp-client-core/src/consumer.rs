@@ -13,6 +13,7 @@ use crate::channel::Channel;
 use crate::delivery::{Delivery, OnPanic};
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
+use crate::moments;
 use crate::reply::Reply;
 use crate::state::{End, register};
 
@@ -210,8 +211,8 @@ impl Consumer {
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
-        if before >= budget {
-            // The driver had stopped reading.
+        if before >= budget.min(moments::EACH) {
+            // The driver may have stopped reading.
             state.wake_driver();
         }
     }

@@ -12,6 +12,7 @@ use bytes::{Buf as _, BytesMut};
 use crate::Connection;
 use crate::config::Config;
 use crate::dialer::Dialer;
+use crate::moments::Moments;
 use crate::state::Shared;
 
 /// How much memory is reserved for reading.
@@ -41,6 +42,7 @@ pub struct Driver {
     input: BytesMut,
     output: Transmit,
     reading: bool,
+    moments: Moments,
     close_timeout: Duration,
     /// Since when the connection is over.
     over_since: Option<Instant>,
@@ -54,7 +56,7 @@ pub struct Driver {
 pub struct Turn {
     /// There are octets to write.
     pub write: bool,
-    /// Reading makes sense: the consumers keep up.
+    /// Reading makes sense now: the consumers keep up.
     pub read: bool,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
@@ -89,6 +91,7 @@ impl Driver {
             input: BytesMut::new(),
             output: Transmit::new(),
             reading: true,
+            moments: Moments::default(),
             close_timeout,
             over_since: None,
             handed_on: false,
@@ -119,6 +122,7 @@ impl Driver {
         }
         state.dispatch();
         state.expire(now);
+        let moment_until = self.moments.pause(state.delivered_octets, now);
         let over = state.proto.is_disconnected();
         let lost = over && state.proto.check().is_ok();
         // Behind the end, a peer that takes nothing is given no more time than one that does not answer a close.
@@ -136,8 +140,8 @@ impl Driver {
         let protocol_timer = state.proto.poll_timeout().map(|(at, _)| at);
         Turn {
             write,
-            read: reading && !over,
-            wake_at: [protocol_timer, state.deadlines.next(), give_up_at]
+            read: reading && !over && moment_until.is_none(),
+            wake_at: [protocol_timer, state.deadlines.next(), give_up_at, moment_until]
                 .into_iter()
                 .flatten()
                 .min(),

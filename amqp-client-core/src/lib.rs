@@ -35,6 +35,7 @@ mod eyeballs;
 mod health;
 pub mod login;
 mod message;
+mod moments;
 mod opening;
 mod options;
 mod publisher;

@@ -13,6 +13,9 @@ use crate::{
 /// Content carries properties of this class only.
 const BASIC: u16 = 60;
 
+/// Properties of which none is there.
+const NO_PROPERTIES: [u8; 2] = [0, 0];
+
 /// The first method of a message, waiting for the rest.
 #[derive(Debug)]
 pub(crate) enum ContentMethod {
@@ -142,7 +145,8 @@ pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64
     let at = header.payload(start);
     let payload = chunk.get(at.clone())?;
     let (encoded, (class, body_size)) = content_header(payload).ok()?;
-    if class != BASIC || body_size > body_max || properties::check(encoded).is_err() {
+    let well_formed = encoded == NO_PROPERTIES || properties::check(encoded).is_ok();
+    if class != BASIC || body_size > body_max || !well_formed {
         return None;
     }
     let properties = at.start + CONTENT_HEADER_LEN..at.end;

@@ -1,5 +1,8 @@
 //! Messages that have arrived.
 
+use alloc::boxed::Box;
+use core::ops::Range;
+
 use bytes::Bytes;
 
 use crate::method::{BasicGetEmpty, BasicPublish, BasicReturn, FromReply, Method};
@@ -12,29 +15,27 @@ use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 /// keeps that buffer alive; see [`detach`](Self::detach).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// The payload of the method frame, and, at `properties` and `body`, what else is there.
+    /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many of these, and
+    /// they are moved a lot: so it says as little as it can of where things are.
     octets: Bytes,
-    consumer_tag: Span,
-    exchange: Span,
-    routing_key: Span,
-    properties: Span,
-    body: Body,
+    /// The body, if it is not in `octets`.
+    apart: Option<Box<Bytes>>,
     tag: DeliveryTag,
+    properties_at: u32,
+    properties_len: u32,
+    body_len: u32,
+    names: Names,
     redelivered: bool,
     no_ack: bool,
 }
 
-/// Where a part of a delivery lies in its octets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Span {
-    start: u32,
-    len: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Body {
-    Within(Span),
-    Apart(Bytes),
+/// How long the texts in the method's arguments are, which says where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Names {
+    /// Nothing in `basic.get-ok`, which has none.
+    consumer_tag: Option<u8>,
+    exchange: u8,
+    routing_key: u8,
 }
 
 /// The arguments of `basic.deliver` or `basic.get-ok`, not yet owned by anything.
@@ -43,9 +44,7 @@ pub(crate) struct DeliverArguments<'a> {
     pub(crate) consumer_tag: &'a [u8],
     pub(crate) tag: u64,
     redelivered: bool,
-    exchange: Span,
-    routing_key: Span,
-    consumer_tag_span: Span,
+    names: Names,
 }
 
 impl<'a> DeliverArguments<'a> {
@@ -53,41 +52,58 @@ impl<'a> DeliverArguments<'a> {
     pub(crate) fn deliver(payload: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, _ids) = u32_be(payload)?;
         let (rest, consumer_tag) = short_octets(rest)?;
-        let consumer_tag_span = Span::new(5, consumer_tag.len());
-        let base = 5 + consumer_tag.len();
-        Self::envelope(rest, base, consumer_tag, consumer_tag_span)
+        Self::envelope(rest, Some(consumer_tag))
     }
 
     /// Reads the payload of a `basic.get-ok` frame; the message count is last.
     pub(crate) fn get_ok(payload: &'a [u8]) -> Parsed<'a, (Self, u32)> {
         let (rest, _ids) = u32_be(payload)?;
-        let (rest, arguments) = Self::envelope(rest, 4, &[], Span::default())?;
+        let (rest, arguments) = Self::envelope(rest, None)?;
         let (rest, message_count) = u32_be(rest)?;
         Ok((rest, (arguments, message_count)))
     }
 
-    /// What both have in common, `base` octets into the payload.
-    fn envelope(
-        input: &'a [u8],
-        base: usize,
-        consumer_tag: &'a [u8],
-        consumer_tag_span: Span,
-    ) -> Parsed<'a, Self> {
+    /// What both have in common.
+    fn envelope(input: &'a [u8], consumer_tag: Option<&'a [u8]>) -> Parsed<'a, Self> {
         let (rest, tag) = u64_be(input)?;
         let (rest, bits) = u8_be(rest)?;
         let (rest, exchange) = short_octets(rest)?;
         let (rest, routing_key) = short_octets(rest)?;
-        let exchange_at = base + 8 + 1 + 1;
-        let arguments = Self {
-            consumer_tag,
-            tag,
-            redelivered: bits & 1 != 0,
-            exchange: Span::new(exchange_at, exchange.len()),
-            routing_key: Span::new(exchange_at + exchange.len() + 1, routing_key.len()),
-            consumer_tag_span,
+        let names = Names {
+            consumer_tag: consumer_tag.map(short_len),
+            exchange: short_len(exchange),
+            routing_key: short_len(routing_key),
         };
-        Ok((rest, arguments))
+        let consumer_tag = consumer_tag.unwrap_or_default();
+        Ok((rest, Self { consumer_tag, tag, redelivered: bits & 1 != 0, names }))
     }
+}
+
+impl Names {
+    fn consumer_tag(self) -> Range<usize> {
+        let len = self.consumer_tag.unwrap_or_default();
+        IDS + 1..IDS + 1 + usize::from(len)
+    }
+
+    fn exchange(self) -> Range<usize> {
+        let before = self.consumer_tag.map_or(0, |len| 1 + usize::from(len));
+        // The tag, the bits, and the length of the text.
+        let start = IDS + before + 8 + 1 + 1;
+        start..start + usize::from(self.exchange)
+    }
+
+    fn routing_key(self) -> Range<usize> {
+        let start = self.exchange().end + 1;
+        start..start + usize::from(self.routing_key)
+    }
+}
+
+/// What class and method take in front of the arguments.
+const IDS: usize = 4;
+
+/// The length of a short string.
+fn short_len(text: &[u8]) -> u8 {
+    u8::try_from(text.len()).unwrap_or(u8::MAX)
 }
 
 impl Delivery {
@@ -97,17 +113,26 @@ impl Delivery {
         self.tag = number(self.tag);
     }
 
-    /// A delivery whose parts all lie in `octets`, the method's payload first.
+    /// A delivery whose parts all lie in `octets`: the method's payload first, the body last.
+    #[inline]
     pub(crate) fn contiguous(
         octets: Bytes,
         arguments: &DeliverArguments<'_>,
-        properties: core::ops::Range<usize>,
-        body: core::ops::Range<usize>,
+        properties: Range<usize>,
+        body_len: usize,
         no_ack: bool,
     ) -> Self {
-        let properties = Span::new(properties.start, properties.len());
-        let body = Body::Within(Span::new(body.start, body.len()));
-        Self::new(octets, arguments, properties, body, no_ack)
+        Self {
+            octets,
+            apart: None,
+            tag: DeliveryTag(arguments.tag),
+            properties_at: offset(properties.start),
+            properties_len: offset(properties.len()),
+            body_len: offset(body_len),
+            names: arguments.names,
+            redelivered: arguments.redelivered,
+            no_ack,
+        }
     }
 
     /// A delivery whose frames came apart: method and properties are copied together, the body is not.
@@ -119,34 +144,15 @@ impl Delivery {
         no_ack: bool,
     ) -> Self {
         let octets = Bytes::from([method, properties].concat());
-        let properties = Span::new(method.len(), properties.len());
-        Self::new(octets, arguments, properties, Body::Apart(body), no_ack)
-    }
-
-    fn new(
-        octets: Bytes,
-        arguments: &DeliverArguments<'_>,
-        properties: Span,
-        body: Body,
-        no_ack: bool,
-    ) -> Self {
-        Self {
-            octets,
-            consumer_tag: arguments.consumer_tag_span,
-            exchange: arguments.exchange,
-            routing_key: arguments.routing_key,
-            properties,
-            body,
-            tag: DeliveryTag(arguments.tag),
-            redelivered: arguments.redelivered,
-            no_ack,
-        }
+        let properties = method.len()..octets.len();
+        let apart = Some(Box::new(body));
+        Self { apart, ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
     }
 
     /// The consumer it was delivered to; empty for a message that was asked for with `basic.get`.
     #[must_use]
     pub fn consumer_tag(&self) -> ShortStr {
-        self.short(self.consumer_tag)
+        self.short(self.names.consumer_tag())
     }
 
     /// The server's number of the delivery, for acknowledging it.
@@ -170,49 +176,50 @@ impl Delivery {
     /// The exchange it was published to; empty is the default exchange.
     #[must_use]
     pub fn exchange(&self) -> ShortStr {
-        self.short(self.exchange)
+        self.short(self.names.exchange())
     }
 
     /// The routing key it was published with.
     #[must_use]
     pub fn routing_key(&self) -> ShortStr {
-        self.short(self.routing_key)
+        self.short(self.names.routing_key())
     }
 
     /// The message's properties, not yet decoded.
     #[must_use]
     pub fn properties(&self) -> RawProperties {
-        if self.properties.len == 0 {
+        if self.properties_len == 0 {
             return RawProperties::EMPTY;
         }
-        RawProperties::trusted(self.octets.slice_ref(self.octets_at(self.properties)))
+        let start = self.properties_at as usize;
+        let encoded = self.octets_at(start..start + self.properties_len as usize);
+        RawProperties::trusted(self.octets.slice_ref(encoded))
     }
 
     /// The message's body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::Within(span) => self.octets_at(*span),
-            Body::Apart(body) => body,
+        match &self.apart {
+            None => self.octets_at(
+                self.octets.len().saturating_sub(self.body_len as usize)..self.octets.len(),
+            ),
+            Some(body) => body,
         }
     }
 
     /// The message's body, sharing memory with the delivery.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
-        match &self.body {
-            Body::Within(span) => self.octets.slice_ref(self.octets_at(*span)),
-            Body::Apart(body) => body.clone(),
+        match &self.apart {
+            None => self.octets.slice_ref(self.body()),
+            Some(body) => Bytes::clone(body),
         }
     }
 
     /// The octets that the message takes in memory, for bounding queues of deliveries.
     #[must_use]
     pub fn size(&self) -> usize {
-        let apart = match &self.body {
-            Body::Within(_) => 0,
-            Body::Apart(body) => body.len(),
-        };
+        let apart = self.apart.as_ref().map_or(0, |body| body.len());
         size_of::<Self>() + self.octets.len() + apart
     }
 
@@ -220,33 +227,23 @@ impl Delivery {
     /// small message that is kept for long.
     pub fn detach(&mut self) {
         self.octets = Bytes::copy_from_slice(&self.octets);
-        if let Body::Apart(body) = &mut self.body {
-            *body = Bytes::copy_from_slice(body);
+        if let Some(body) = &mut self.apart {
+            **body = Bytes::copy_from_slice(body);
         }
     }
 
-    fn short(&self, span: Span) -> ShortStr {
-        ShortStr::shared(&self.octets, self.octets_at(span))
+    fn short(&self, at: Range<usize>) -> ShortStr {
+        ShortStr::shared(&self.octets, self.octets_at(at))
     }
 
-    fn octets_at(&self, span: Span) -> &[u8] {
-        self.octets.get(span.range()).unwrap_or_default()
+    fn octets_at(&self, at: Range<usize>) -> &[u8] {
+        self.octets.get(at).unwrap_or_default()
     }
 }
 
-impl Span {
-    /// Offsets lie within one read of at most a few frames, far below 4 GiB.
-    fn new(start: usize, len: usize) -> Self {
-        Self {
-            start: u32::try_from(start).unwrap_or(u32::MAX),
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-        }
-    }
-
-    fn range(self) -> core::ops::Range<usize> {
-        let start = self.start as usize;
-        start..start.saturating_add(self.len as usize)
-    }
+/// Offsets lie within one read of at most a few frames, far below 4 GiB.
+fn offset(octets: usize) -> u32 {
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
 /// A mandatory message that reached no queue and came back.

@@ -3,7 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use amqp_proto::session::Session;
-use amqp_proto::{ChannelError, ChannelEvent as Event, ChannelId, ConnectionError};
+use amqp_proto::{
+    ChannelError, ChannelEvent as Event, ChannelId, ConnectionError, ConsumerId, Delivery,
+};
 
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
@@ -82,22 +84,9 @@ impl ChannelState {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         match event {
-            Event::Delivery { consumer, delivery } => match self.queues.get(consumer) {
-                Some(queue) => {
-                    let octets = delivery.size();
-                    *delivered_octets += octets;
-                    queue.octets += octets;
-                    queue.deliveries.push_back(delivery);
-                    queue.waker.take().into_iter().for_each(wake);
-                }
-                // The consumer's handle is gone, and its cancel on the way.
-                None if !delivery.no_ack() => {
-                    if let Ok(mut channel) = proto.channel(self.id) {
-                        let _closing = channel.reject(delivery.delivery_tag(), true);
-                    }
-                }
-                None => {}
-            },
+            Event::Delivery { consumer, delivery } => {
+                self.deliver(consumer, delivery, proto, delivered_octets, wake);
+            }
             Event::Confirmed { publishes, ack } => {
                 self.confirms.confirmed(&publishes, ack, wake);
                 outcome.opens_gate = true;
@@ -165,6 +154,35 @@ impl ChannelState {
             _ => {}
         }
         outcome
+    }
+
+    #[inline]
+    pub(super) fn deliver(
+        &mut self,
+        consumer: ConsumerId,
+        delivery: Delivery,
+        proto: &mut Session,
+        delivered_octets: &mut usize,
+        mut wake: impl FnMut(Waker),
+    ) {
+        match self.queues.get(consumer) {
+            Some(queue) => {
+                let octets = delivery.size();
+                *delivered_octets += octets;
+                queue.octets += octets;
+                queue.deliveries.push_back(delivery);
+                if let Some(waker) = queue.waker.take() {
+                    wake(waker);
+                }
+            }
+            // The consumer's handle is gone, and its cancel on the way.
+            None if !delivery.no_ack() => {
+                if let Ok(mut channel) = proto.channel(self.id) {
+                    let _closing = channel.reject(delivery.delivery_tag(), true);
+                }
+            }
+            None => {}
+        }
     }
 
     /// The channel is over, and so is everything that waits on it.

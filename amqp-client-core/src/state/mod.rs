@@ -33,7 +33,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 
 use amqp_proto::session::Session;
 use amqp_proto::{
-    ChannelId, ConnectionError, ConsumerId, Event, ReplyCode, SessionEvent, ShortStr,
+    ChannelId, ConnectionError, ConsumerId, Delivery, Event, ReplyCode, SessionEvent, ShortStr,
 };
 
 use crate::config::Settings;
@@ -405,7 +405,11 @@ impl State {
 
     /// Passes on what the protocol has to tell.
     pub(crate) fn dispatch(&mut self) {
-        while let Some(event) = self.proto.poll_event() {
+        loop {
+            while let Some((id, consumer, delivery)) = self.proto.poll_delivery() {
+                self.deliver(id, consumer, delivery);
+            }
+            let Some(event) = self.proto.poll_event() else { return };
             match event {
                 Event::Channel(id, event) => self.dispatch_to_channel(id, event),
                 Event::Opened(_) => self.wake_watchers(),
@@ -423,6 +427,16 @@ impl State {
                 // A client's connection has no others.
                 _ => {}
             }
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, id: ChannelId, consumer: ConsumerId, delivery: Delivery) {
+        let place = self.by_number.get(usize::from(id.get())).copied().flatten();
+        let Some(place) = place else { return };
+        let Self { channels, proto, wakes, delivered_octets, .. } = self;
+        if let Some(Some(channel)) = channels.get_mut(place as usize) {
+            channel.deliver(consumer, delivery, proto, delivered_octets, |waker| wakes.push(waker));
         }
     }
 

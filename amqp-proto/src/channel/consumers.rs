@@ -41,12 +41,15 @@ impl Consumers {
         }
     }
 
+    #[inline]
     pub(crate) fn find(&mut self, tag: &[u8]) -> Option<Consumer> {
-        if let Some((last, consumer)) = &self.last {
-            if last.as_bytes() == tag {
-                return Some(*consumer);
-            }
+        match &self.last {
+            Some((last, consumer)) if last.as_bytes() == tag => Some(*consumer),
+            _ => self.look_up(tag),
         }
+    }
+
+    fn look_up(&mut self, tag: &[u8]) -> Option<Consumer> {
         let (tag, consumer) = self.by_tag.get_key_value(tag)?;
         self.last = Some((tag.clone(), *consumer));
         Some(*consumer)

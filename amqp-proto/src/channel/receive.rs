@@ -110,7 +110,7 @@ impl ChannelState {
             chunk.slice(start..whole.body.end),
             &arguments,
             within(whole.properties),
-            within(whole.body),
+            whole.body.len(),
             no_ack,
         );
         link.emit(self.id, ChannelEvent::Delivery { consumer, delivery });

@@ -58,8 +58,8 @@ use crate::time::Instant;
 use crate::wire::{Secret, ShortStr};
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, Connection,
-    ConnectionError, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply,
-    ReplyCode, TimerReason, Transmit,
+    ConnectionError, ConsumerId, Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError,
+    PublishSeq, Reply, ReplyCode, TimerReason, Transmit,
 };
 
 /// One logical connection over many transports. See the [module](self).
@@ -267,17 +267,10 @@ impl Session {
                 }
                 return Some(event);
             }
+            if let Some((id, consumer, delivery)) = self.poll_delivery() {
+                return Some(Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }));
+            }
             let unconfirmed = match self.connection.peek_event()? {
-                // The most frequent of all is passed on as it is, but for its number.
-                Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) => {
-                    match slot(&mut self.channels, *id) {
-                        Some(record) if record.orphans.is_empty() => {
-                            delivery.renumber(|tag| record.tags.received(tag));
-                            return self.connection.poll_event();
-                        }
-                        _ => Vec::new(),
-                    }
-                }
                 Event::Channel(id, ChannelEvent::Closed(_)) => {
                     let id = *id;
                     self.connection.unconfirmed(id)
@@ -289,6 +282,23 @@ impl Session {
                 return Some(event);
             }
         }
+    }
+
+    /// The next thing that happened, if it is a delivery that can be passed on at once. [`poll_event`](Self::poll_event) shows
+    /// all deliveries; this costs less, for what comes by the thousand.
+    #[inline]
+    pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
+        if !self.events.is_empty() {
+            return None;
+        }
+        let Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) =
+            self.connection.peek_event()?
+        else {
+            return None;
+        };
+        let record = slot(&mut self.channels, *id).filter(|record| record.orphans.is_empty())?;
+        delivery.renumber(|tag| record.tags.received(tag));
+        self.connection.poll_delivery()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout), and what for.

@@ -157,16 +157,15 @@ fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let options = ConsumeOptions::new().no_ack(no_ack);
     let mut consumer = channel.basic_consume(&job.queue, options).wait()?;
     let (mut octets, mut number) = (0, 0);
+    let every = if job.scenario == "consume-ack-100" { 100 } else { 1 };
     for delivery in &mut consumer {
         let delivery = delivery?;
         octets += delivery.body().len();
         number += 1;
-        match job.scenario.as_str() {
-            "consume-ack-100" if number % 100 == 0 || number == job.count => {
-                delivery.ack_up_to()?;
-            }
-            "consume-ack-100" => drop(delivery.into_message()),
-            _ => delivery.ack()?,
+        match every {
+            1 => delivery.ack()?,
+            _ if number % every == 0 || number == job.count => delivery.ack_up_to()?,
+            _ => drop(delivery.into_message()),
         }
         if number == job.count {
             break;

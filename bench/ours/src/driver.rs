@@ -196,15 +196,14 @@ async fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let options = ConsumeOptions::new().no_ack(no_ack);
     let mut consumer = channel.basic_consume(&job.queue, options).await?;
     let mut octets = 0;
+    let every = if job.scenario == "consume-ack-100" { 100 } else { 1 };
     for number in 1..=job.count {
         let delivery = consumer.next().await.ok_or("the consumer ended")??;
         octets += delivery.body().len();
-        match job.scenario.as_str() {
-            "consume-ack-100" if number % 100 == 0 || number == job.count => {
-                delivery.ack_up_to()?;
-            }
-            "consume-ack-100" => drop(delivery.into_message()),
-            _ => delivery.ack()?,
+        match every {
+            1 => delivery.ack()?,
+            _ if number % every == 0 || number == job.count => delivery.ack_up_to()?,
+            _ => drop(delivery.into_message()),
         }
     }
     check(octets, job.size * job.count as usize)?;
