@@ -75,6 +75,10 @@ pub struct Drive<S, T> {
     write_error: Option<io::Error>,
     /// The transport holds something back that was written.
     unflushed: bool,
+    /// What the last turn said.
+    turn: Turn,
+    /// Something came since, or there was no turn yet.
+    heard: bool,
     /// Until when the transport is given time to end in an orderly way.
     closes_by: Option<Instant>,
 }
@@ -88,7 +92,16 @@ impl<S: Transport, T: Timer> Drive<S, T> {
 
     /// Drives the next transport of a connection.
     pub fn with(driver: Driver, transport: S, timer: T) -> Self {
-        Self { driver, transport, timer, write_error: None, unflushed: false, closes_by: None }
+        Self {
+            driver,
+            transport,
+            timer,
+            write_error: None,
+            unflushed: false,
+            turn: Turn::FIRST,
+            heard: true,
+            closes_by: None,
+        }
     }
 
     /// See [`Driver::recover_with`].
@@ -121,14 +134,14 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     }
 
     /// Reads what there is; says whether that was anything.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         match self.transport.poll_read(cx, self.driver.input()) {
             Poll::Ready(Ok(0)) => match self.write_error.take() {
-                Some(error) => self.driver.transport_error(self.timer.now(), &error),
-                None => self.driver.eof(self.timer.now()),
+                Some(error) => self.driver.transport_error(now, &error),
+                None => self.driver.eof(now),
             },
-            Poll::Ready(Ok(_)) => self.driver.received(self.timer.now()),
-            Poll::Ready(Err(error)) => self.driver.transport_error(self.timer.now(), &error),
+            Poll::Ready(Ok(_)) => self.driver.received(now),
+            Poll::Ready(Err(error)) => self.driver.transport_error(now, &error),
             Poll::Pending => return false,
         }
         true
@@ -145,32 +158,44 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     }
 
     /// Whether it is time for another turn.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, turn: Turn) -> bool {
-        turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready())
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        self.turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready())
     }
 
     /// One round of everything. Ready with whether there may be more to do.
+    ///
+    /// What a handle wants goes out before anything is read, since somebody waits for the answer. If none wants anything,
+    /// what comes is read first, and answered in the same round; and if nothing comes either, that was all.
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let turn = self.driver.turn(self.timer.now(), cx.waker());
-        let mut progress = false;
-        if (turn.write || self.unflushed) && self.write_error.is_none() {
+        let now = self.timer.now();
+        let writing = self.unflushed || self.write_error.is_some();
+        let wanted = writing || self.heard || self.closes_by.is_some() || self.driver.is_wanted();
+        let heard = !wanted && self.turn.read && self.read(now, cx);
+        if !wanted && !heard && !self.poll_timer(cx) {
+            return Poll::Pending;
+        }
+        self.turn = self.driver.turn(now, cx.waker());
+        let mut wrote = false;
+        if (self.turn.write || self.unflushed) && self.write_error.is_none() {
             match self.poll_write(cx) {
-                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Ok(())) => wrote = true,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
-                Poll::Pending => {}
+                Poll::Pending => self.unflushed = true,
             }
         }
-        if turn.done {
-            let closed = if turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
+        if self.turn.done {
+            let closed = if self.turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
             return closed.map(|()| false);
         }
-        progress |= turn.read && self.read(cx);
-        if progress || self.poll_timer(cx, turn) {
+        self.heard = !heard && self.turn.read && self.read(now, cx);
+        // Behind the last words nothing wakes this task.
+        let at_the_end = wrote && !self.turn.read;
+        if heard || self.heard || at_the_end || self.poll_timer(cx) {
             return Poll::Ready(true);
         }
         // Nothing came that would explain it better.
         if let Some(error) = self.write_error.take() {
-            self.driver.transport_error(self.timer.now(), &error);
+            self.driver.transport_error(now, &error);
             return Poll::Ready(true);
         }
         Poll::Pending

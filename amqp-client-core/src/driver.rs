@@ -66,6 +66,12 @@ pub struct Turn {
     pub lost: bool,
 }
 
+impl Turn {
+    /// Before there was any.
+    pub(crate) const FIRST: Self =
+        Self { write: false, read: false, wake_at: None, done: false, lost: false };
+}
+
 impl Driver {
     /// Begins a connection: the handle for the application and the driver for the transport. `now` is when connecting
     /// began.
@@ -107,6 +113,12 @@ impl Driver {
         drop(state);
         self.handed_on = goes_on;
         goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
+    }
+
+    /// Whether a handle has given it something new to do since the last [`turn`](Self::turn).
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.shared.lock().wants_driver()
     }
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.

@@ -135,7 +135,8 @@ impl Drop for Sending {
             .channel(self.channel.place())
             .and_then(|waiting| waiting.requests.forget(self.id));
         match forgotten {
-            None => {}
+            // It was answered, and that taken: there is nothing to do about it.
+            None => return,
             Some(Waiter::Waiting(_)) => {
                 if let Ok(mut protocol) = self.channel.protocol(state) {
                     protocol.abandon(self.id);

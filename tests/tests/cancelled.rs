@@ -140,6 +140,9 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     basic_get Everything |s| s.channel.basic_get("queue", false);
     basic_recover Everything |s| s.channel.basic_recover(true);
     basic_publish Everything |s| { let channel = &s.channel; async move { channel.basic_publish(&Route::queue("queue"), &RawProperties::EMPTY, "m").await } };
+    basic_publish_prepared Everything |s| { let channel = &s.channel; let prepared = channel.prepare(&Route::queue("queue"), &RawProperties::EMPTY).expect("short"); async move { channel.basic_publish_prepared(&prepared, "m").await } };
+    basic_publish_all Everything |s| { let channel = &s.channel; let prepared = channel.prepare(&Route::queue("queue"), &RawProperties::EMPTY).expect("short"); async move { channel.basic_publish_all(&prepared, ["m", "n"]).await } };
+    publish_all Everything |s| { let prepared = s.publisher.prepare("bound").expect("short"); async move { match prepared.publish_all(["m", "n"]).await { Ok(confirmations) => confirmations.await.is_ok(), Err(_) => false } } };
     confirm_select Everything |s| s.channel.confirm_select();
     tx_select Everything |s| s.transacting.tx_select();
     tx_commit Everything |s| s.transacting.tx_commit();

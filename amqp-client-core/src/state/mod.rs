@@ -191,15 +191,15 @@ impl Drop for Wakes {
             first.wake();
         }
         if let Some(rest) = self.rest.take() {
-            rest.wake();
+            (*rest).wake();
         }
     }
 }
 
 impl Rest {
     #[cold]
-    fn wake(self: Box<Self>) {
-        let Self { wakers, calls } = *self;
+    fn wake(self) {
+        let Self { wakers, calls } = self;
         wakers.into_iter().for_each(Waker::wake);
         calls.into_iter().for_each(|call| call());
     }
@@ -221,6 +221,11 @@ impl State {
         if let Some(driver) = self.driver.take() {
             self.wakes.push(driver);
         }
+    }
+
+    /// Whether there is something for the driver to do.
+    pub(crate) const fn wants_driver(&self) -> bool {
+        self.driver.is_none()
     }
 
     /// The driver waits for something to do.

@@ -124,6 +124,14 @@ impl Rig {
         panic!("the future waits for ever");
     }
 
+    /// Polls a future once.
+    pub(crate) fn poll<T>(&self, future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
     /// Lets the client write and the server answer, until neither has anything to say.
     pub(crate) fn turn(&mut self) {
         loop {

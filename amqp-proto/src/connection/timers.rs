@@ -11,6 +11,9 @@ pub(super) struct Timers {
     deadline: Option<(Instant, TimerReason)>,
     /// Zero is off.
     heartbeat: Duration,
+    /// How long nothing may be sent, and nothing be received.
+    send_after: Duration,
+    patience: Duration,
     last_sent: Instant,
     last_received: Instant,
     /// Reading is suspended, so that silence means nothing.
@@ -28,6 +31,8 @@ impl Timers {
         Self {
             deadline: now.checked_add(handshake).map(|at| (at, TimerReason::Handshake)),
             heartbeat: Duration::ZERO,
+            send_after: Duration::ZERO,
+            patience: Duration::ZERO,
             last_sent: now,
             last_received: now,
             deaf: false,
@@ -53,6 +58,8 @@ impl Timers {
     /// Heartbeats start when the limits are agreed on (spec 4.2.7).
     pub(super) fn start_heartbeats(&mut self, now: Instant, interval: Duration) {
         self.heartbeat = interval;
+        self.send_after = interval / SEND_AFTER;
+        self.patience = interval.saturating_mul(GIVE_UP_AFTER);
         self.last_sent = now;
         self.last_received = now;
     }
@@ -65,11 +72,21 @@ impl Timers {
         self.deadline = now.checked_add(timeout).map(|at| (at, TimerReason::Close));
     }
 
-    /// What is due next.
+    /// What is due next. Asked at each turn, so it is kept simple.
     pub(super) fn next(&self) -> Option<(Instant, TimerReason)> {
-        let heartbeat = self.heartbeat_due().map(|at| (at, TimerReason::Heartbeat));
-        let silence = self.silence_due().map(|at| (at, TimerReason::Silence));
-        [self.deadline, heartbeat, silence].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let mut next = self.deadline;
+        let mut consider = |due: Option<Instant>, reason| match (due, next) {
+            (Some(at), Some((first, _))) if at >= first => {}
+            (Some(at), _) => next = Some((at, reason)),
+            (None, _) => {}
+        };
+        if !self.heartbeat.is_zero() {
+            consider(self.last_sent.checked_add(self.send_after), TimerReason::Heartbeat);
+            if !self.deaf {
+                consider(self.last_received.checked_add(self.patience), TimerReason::Silence);
+            }
+        }
+        next
     }
 
     /// What is due at `now`.
@@ -78,17 +95,7 @@ impl Timers {
     }
 
     /// How long the peer may be silent.
-    pub(super) fn patience(&self) -> Duration {
-        self.heartbeat.saturating_mul(GIVE_UP_AFTER)
-    }
-
-    fn heartbeat_due(&self) -> Option<Instant> {
-        let on = !self.heartbeat.is_zero();
-        on.then(|| self.last_sent.checked_add(self.heartbeat / SEND_AFTER)).flatten()
-    }
-
-    fn silence_due(&self) -> Option<Instant> {
-        let on = !self.heartbeat.is_zero() && !self.deaf;
-        on.then(|| self.last_received.checked_add(self.patience())).flatten()
+    pub(super) const fn patience(&self) -> Duration {
+        self.patience
     }
 }

@@ -9,6 +9,7 @@ mod connections;
 mod consuming;
 mod exchanges;
 mod logins;
+mod prepared;
 mod publishing;
 mod queues;
 mod recovery;
@@ -78,6 +79,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         consuming::ALL,
         exchanges::ALL,
         logins::ALL,
+        prepared::ALL,
         publishing::ALL,
         queues::ALL,
         recovery::ALL,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amqp_client_core::login::Token;
 use amqp_client_core::proto::uri::Endpoint;
-use amqp_client_core::proto::{Gate, ReplyCode};
+use amqp_client_core::proto::{Gate, RawProperties, ReplyCode, Route};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Entity,
     HeldBy, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
@@ -82,6 +82,7 @@ behaviours! {
         channel.basic_qos(1).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let publisher = exchange.publisher(PublisherOptions::new().mandatory(true))?;
+        let prepared = channel.prepare(&Route::queue(queue.name()), &RawProperties::EMPTY)?;
         publisher.send("a.b", "before").await?;
         let before = next(&mut consumer).await?;
         assert_eq!(before.body(), b"before");
@@ -101,6 +102,8 @@ behaviours! {
         after.ack()?;
         // By its own name, and by that which it had.
         queue.publish(&Message::new("by name")).await?;
+        next(&mut consumer).await?.ack()?;
+        channel.basic_publish_prepared(&prepared, "prepared before").await?;
         next(&mut consumer).await?.ack()?;
         assert_eq!(queue.purge().await?, 0);
         exchange.delete(false).await?;

@@ -1,0 +1,55 @@
+//! Several messages at once, where the window and time end them.
+
+mod rig;
+
+use std::time::Duration;
+
+use amqp_client_core::{Config, HeldBy, OnLoss, PublishError, PublisherOptions, TryError};
+use rig::Rig;
+
+#[test]
+fn what_does_not_fit_the_window_waits_and_says_how_much_was_sent() {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let second = Duration::from_secs(1);
+    let options = PublisherOptions::new().window(3, usize::MAX).timeout(Some(second));
+    let publisher = channel.default_exchange().publisher(options).expect("it is open");
+    let prepared = publisher.prepare("queue").expect("short");
+
+    // Confirms come, and the rest follows.
+    let confirmations = rig.run(prepared.publish_all((0..20).map(|number| number.to_string())));
+    rig.run(confirmations.expect("all are sent")).expect("all are confirmed");
+
+    rig.silence();
+    let mut publishing = Box::pin(prepared.publish_all(["1", "2", "3", "4", "5"]));
+    assert!(rig.poll(publishing.as_mut()).is_none());
+    rig.turn();
+    rig.advance(second);
+    let Some(Err(error)) = rig.poll(publishing.as_mut()) else { panic!("time is over") };
+    let by = HeldBy::Window;
+    assert_eq!(error.error, PublishError::TimedOut { by, after: second });
+    assert_eq!(error.sent.len(), 3);
+    let seqs: Vec<_> = error.sent.filter_map(|sent| sent.seq()).map(|seq| seq.get()).collect();
+    assert_eq!(seqs, [21, 22, 23]);
+    let refused = prepared.try_publish("4").expect_err("it is full");
+    assert_eq!((refused.error, refused.body), (TryError::WouldWait(by), Some("4")));
+}
+
+#[test]
+fn what_is_prepared_is_kept_over_a_loss() {
+    let mut config = Config::default();
+    config.settings.publish_timeout = None;
+    let mut rig = Rig::new(config);
+    rig.recover();
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+    let publisher = channel.default_exchange().publisher(options).expect("it is open");
+    let prepared = publisher.prepare("queue").expect("short");
+    rig.silence();
+    let confirmations = rig.run(prepared.publish_all(["1", "2", "3"])).expect("they are sent");
+    rig.turn();
+    rig.lose();
+    rig.run(confirmations).expect("they are sent again, and confirmed");
+}
