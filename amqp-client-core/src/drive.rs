@@ -77,8 +77,8 @@ pub struct Drive<S, T> {
     unflushed: bool,
     /// What the last turn said.
     turn: Turn,
-    /// Something came since, or there was no turn yet.
-    heard: bool,
+    /// Another turn is due, though no handle wants one.
+    due: bool,
     /// Until when the transport is given time to end in an orderly way.
     closes_by: Option<Instant>,
 }
@@ -99,7 +99,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             write_error: None,
             unflushed: false,
             turn: Turn::FIRST,
-            heard: true,
+            due: true,
             closes_by: None,
         }
     }
@@ -169,13 +169,13 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let now = self.timer.now();
         let writing = self.unflushed || self.write_error.is_some();
-        let wanted = writing || self.heard || self.closes_by.is_some() || self.driver.is_wanted();
+        let wanted = writing || self.due || self.closes_by.is_some() || self.driver.is_wanted();
         let heard = !wanted && self.turn.read && self.read(now, cx);
         if !wanted && !heard && !self.poll_timer(cx) {
             return Poll::Pending;
         }
         self.turn = self.driver.turn(now, cx.waker());
-        let mut wrote = false;
+        let (mut wrote, resumed) = (false, self.unflushed);
         if (self.turn.write || self.unflushed) && self.write_error.is_none() {
             match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => wrote = true,
@@ -187,18 +187,19 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             let closed = if self.turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
             return closed.map(|()| false);
         }
-        self.heard = !heard && self.turn.read && self.read(now, cx);
-        // Behind the last words nothing wakes this task.
-        let at_the_end = wrote && !self.turn.read;
-        if heard || self.heard || at_the_end || self.poll_timer(cx) {
+        let answers = !heard && self.turn.read && self.read(now, cx);
+        // Behind what was held up there may be more; and behind the last words nothing wakes this task.
+        let goes_on = wrote && (resumed || !self.turn.read);
+        self.due = answers || goes_on || !heard && self.poll_timer(cx);
+        if heard {
             return Poll::Ready(true);
         }
         // Nothing came that would explain it better.
-        if let Some(error) = self.write_error.take() {
+        if let Some(error) = self.write_error.take_if(|_| !self.due) {
             self.driver.transport_error(now, &error);
-            return Poll::Ready(true);
+            self.due = true;
         }
-        Poll::Pending
+        if self.due { Poll::Ready(true) } else { Poll::Pending }
     }
 }
 

@@ -1,1 +1,117 @@
-fn main() {}
+//! Runs all clients side by side, and makes tables and plots of it.
+//!
+//! The runs of different clients are interleaved, so that whatever else the machine does hurts all of them alike, and
+//! medians are taken. How often a driver does what is measured is found out by a first, short run.
+
+mod broker;
+mod machine;
+mod peers;
+mod plan;
+mod plot;
+mod profile;
+mod results;
+mod run;
+mod table;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::plan::Target;
+use crate::results::Results;
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// AMQP clients side by side.
+#[derive(Parser)]
+struct Options {
+    /// A few minutes: what matters most, once or twice.
+    #[arg(long)]
+    quick: bool,
+    /// Only these targets: one-core, two-cores, rabbitmq, tls.
+    #[arg(long, value_delimiter = ',')]
+    targets: Vec<Target>,
+    /// Only these clients.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// Only scenarios that begin so.
+    #[arg(long, value_delimiter = ',')]
+    scenarios: Vec<String>,
+    /// How often each is measured.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// How long each is to take, in seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Leave out instructions, allocations and system calls.
+    #[arg(long)]
+    no_profile: bool,
+    /// Where results go, and come from.
+    #[arg(long, default_value = "target/results")]
+    out: PathBuf,
+    /// Make tables and plots of results that are there already.
+    #[arg(long)]
+    render: bool,
+}
+
+fn main() -> Outcome {
+    let options = Options::parse();
+    let file = options.out.join("results.json");
+    if !options.render {
+        fs::create_dir_all(&options.out)?;
+        let results = measure(&options)?;
+        fs::write(&file, serde_json::to_string_pretty(&results)?)?;
+    }
+    let results: Results = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    render(&results, &options.out)
+}
+
+fn measure(options: &Options) -> Outcome<Results> {
+    let plan = plan::Effort {
+        quick: options.quick,
+        runs: options.runs.unwrap_or(if options.quick { 2 } else { 3 }),
+        seconds: options.seconds.unwrap_or(if options.quick { 0.15 } else { 0.5 }),
+    };
+    let peers: Vec<_> = peers::all()
+        .into_iter()
+        .filter(|peer| {
+            options.peers.is_empty() || options.peers.iter().any(|name| *name == peer.name)
+        })
+        .filter(|peer| peer.is_built())
+        .collect();
+    let wanted = |name: &str| {
+        options.scenarios.is_empty()
+            || options.scenarios.iter().any(|begin| name.starts_with(begin.as_str()))
+    };
+    let mut results = Results { machine: machine::describe(), ..Results::default() };
+    for target in plan::TARGETS {
+        if !options.targets.is_empty() && !options.targets.contains(&target) {
+            continue;
+        }
+        let Some(broker) = broker::start(target)? else {
+            eprintln!("{target}: there is no broker for it, so it is left out");
+            continue;
+        };
+        for scenario in plan::scenarios(target, plan.quick) {
+            if wanted(&scenario.name) {
+                run::scenario(&mut results, &broker, target, &scenario, &peers, &plan);
+            }
+        }
+    }
+    if !options.no_profile && !options.quick {
+        let broker = broker::start(Target::TwoCores)?.ok_or("no null broker")?;
+        profile::all(&mut results, &broker, &peers, wanted);
+    }
+    Ok(results)
+}
+
+fn render(results: &Results, out: &Path) -> Outcome {
+    let tables = table::markdown(results);
+    fs::write(out.join("results.md"), &tables)?;
+    plot::all(results, out)?;
+    println!("{tables}");
+    println!("Written to {}.", out.display());
+    Ok(())
+}

@@ -1,4 +1,4 @@
-use amqp_client_core::proto::ReplyCode;
+use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
     ChannelEvent, ConfirmError, ConsumeOptions, HeldBy, Message, Overflow, PublishError,
     PublisherOptions, SendError, TryError,
@@ -32,6 +32,17 @@ behaviours! {
         }
         let counted = channel.queue_declare_passive(queue.name()).await?;
         assert_eq!(counted.message_count(), 2500);
+    }
+
+    async fn more_can_be_published_than_the_transport_takes_at_once(world) {
+        let channel = world.channel().await?;
+        let nowhere = name("nowhere");
+        let (route, body) = (Route::queue(&*nowhere), vec![7; 1000]);
+        for _ in 0..40_000 {
+            channel.basic_publish(&route, &RawProperties::EMPTY, &body).await?;
+        }
+        // What is behind them is answered.
+        channel.queue_declare("", temporary()).await?;
     }
 
     async fn all_confirms_are_awaited_at_once(world) {

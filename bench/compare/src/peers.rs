@@ -1,0 +1,50 @@
+//! The drivers of all clients.
+
+use std::path::PathBuf;
+
+/// A client, on one of its runtimes.
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    program: &'static str,
+    pub(crate) runtime: &'static str,
+    /// It is what the others are measured by.
+    pub(crate) is_ours: bool,
+}
+
+/// All there are: the limit, ours, the others.
+pub(crate) fn all() -> Vec<Peer> {
+    let ours =
+        |name, runtime| Peer { name, program: "release/amqp-bench-ours", runtime, is_ours: true };
+    let other = |name, program, runtime| Peer { name, program, runtime, is_ours: false };
+    vec![
+        other("raw", "release/raw", ""),
+        ours("proto", "proto"),
+        ours("tokio-ct", "tokio-ct"),
+        ours("tokio", "tokio"),
+        ours("tokio-spawned", "tokio-spawned"),
+        ours("smol", "smol"),
+        ours("blocking", "blocking"),
+        other("librabbitmq", "peers/librabbitmq", ""),
+        other("amqprs-ct", "release/amqp-bench-amqprs", "ct"),
+        other("amqprs", "release/amqp-bench-amqprs", ""),
+        other("lapin-ct", "release/amqp-bench-lapin", "ct"),
+        other("lapin", "release/amqp-bench-lapin", ""),
+        other("amiquip", "release/amqp-bench-amiquip", ""),
+        other("amqp091-go", "peers/amqp091-go", ""),
+        other("java", "peers/java-client", ""),
+    ]
+}
+
+impl Peer {
+    pub(crate) fn program(&self) -> PathBuf {
+        PathBuf::from("target").join(self.program)
+    }
+
+    pub(crate) fn is_built(&self) -> bool {
+        let built = self.program().exists();
+        if !built {
+            eprintln!("{}: not built, so it is left out", self.name);
+        }
+        built
+    }
+}

@@ -1,0 +1,205 @@
+//! What is measured.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How much is done.
+pub(crate) struct Effort {
+    pub(crate) quick: bool,
+    /// How often each is measured.
+    pub(crate) runs: usize,
+    /// How long each is to take.
+    pub(crate) seconds: f64,
+}
+
+/// Where clients run, and against what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// Client and null broker on the same core, where nothing is lost by waking another: the steadiest.
+    OneCore,
+    /// The null broker, with all cores.
+    TwoCores,
+    /// A real broker, on the same cores.
+    Rabbitmq,
+    /// The null broker with TLS.
+    Tls,
+}
+
+pub(crate) const TARGETS: [Target; 4] =
+    [Target::OneCore, Target::TwoCores, Target::Rabbitmq, Target::Tls];
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OneCore => "null broker, one core for both",
+            Self::TwoCores => "null broker, two cores",
+            Self::Rabbitmq => "RabbitMQ, two cores",
+            Self::Tls => "null broker with TLS, two cores",
+        })
+    }
+}
+
+/// What is told of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// Messages: how many, and what each costs.
+    Flow,
+    /// Operations one after the other: how long each takes.
+    Latency,
+    /// Things that are kept: what each takes.
+    Resource,
+}
+
+/// One thing to measure.
+pub(crate) struct Scenario {
+    /// As drivers know it.
+    pub(crate) name: String,
+    pub(crate) size: usize,
+    pub(crate) kind: Kind,
+    /// How often, if it is not found out.
+    pub(crate) count: Option<u64>,
+}
+
+impl Scenario {
+    /// Where its messages go to or come from. Null brokers know what to do by the name.
+    pub(crate) fn queue(&self, target: Target, count: u64) -> String {
+        match self.name.split('/').next().unwrap_or_default() {
+            "consume" | "consume-ack" | "consume-ack-100" | "get" if target == Target::Rabbitmq => {
+                format!("bench.filled.{}", self.size)
+            }
+            "consume" | "consume-ack" | "consume-ack-100" | "get" => {
+                format!("flood.{count}.{}", self.size)
+            }
+            "rpc" | "paced" | "mixed" => format!("echo.{}", std::process::id()),
+            "fairness" => format!("flood.1000000.{}", 1024 * 1024),
+            _ => "sink".to_owned(),
+        }
+    }
+
+    /// Whether a real broker has to have the messages before.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.name.starts_with("consume") || self.name == "get"
+    }
+}
+
+fn flow(name: &str, size: usize) -> Scenario {
+    Scenario { name: name.to_owned(), size, kind: Kind::Flow, count: None }
+}
+
+fn latency(name: &str, size: usize) -> Scenario {
+    Scenario { name: name.to_owned(), size, kind: Kind::Latency, count: None }
+}
+
+fn resource(name: &str, count: u64) -> Scenario {
+    Scenario { name: name.to_owned(), size: 16, kind: Kind::Resource, count: Some(count) }
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Scenarios of a target, in the order in which they are told.
+pub(crate) fn scenarios(target: Target, quick: bool) -> Vec<Scenario> {
+    match target {
+        Target::OneCore => one_core(quick),
+        Target::TwoCores => two_cores(quick),
+        Target::Rabbitmq => rabbitmq(quick),
+        Target::Tls if quick => Vec::new(),
+        Target::Tls => vec![
+            flow("publish", 256),
+            flow("publish", 64 * KIB),
+            flow("consume", 256),
+            flow("consume", 64 * KIB),
+            latency("rpc", 256),
+            latency("connect", 0),
+        ],
+    }
+}
+
+fn one_core(quick: bool) -> Vec<Scenario> {
+    let mut scenarios = vec![
+        flow("publish", 256),
+        flow("publish-encoding", 256),
+        flow("publish-pipelined", 256),
+        flow("publish-prepared", 256),
+        flow("publish-batch", 256),
+        flow("confirm", 256),
+        flow("confirm-batch", 256),
+        flow("consume", 256),
+        flow("consume-ack", 256),
+        flow("consume-ack-100", 256),
+        latency("rpc", 256),
+        latency("confirm-each", 256),
+        latency("declare", 0),
+    ];
+    if !quick {
+        scenarios.push(flow("consume-ack/prefetch=10", 256));
+        scenarios.push(latency("get", 256));
+        scenarios.push(flow("declare-pipelined", 0));
+    }
+    scenarios
+}
+
+fn two_cores(quick: bool) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    let sizes: &[usize] = if quick { &[256, 64 * KIB] } else { &[16, 256, 4 * KIB, 64 * KIB, MIB] };
+    for name in ["publish", "consume"] {
+        scenarios.extend(sizes.iter().map(|size| flow(name, *size)));
+    }
+    if quick {
+        return scenarios;
+    }
+    for name in ["publish-encoding", "publish-pipelined", "publish-prepared", "publish-batch"] {
+        scenarios.push(flow(name, 256));
+    }
+    for tasks in ["tasks=4", "tasks=16", "tasks=4/channels=1", "tasks=16/channels=1"] {
+        scenarios.push(flow(&format!("publish/{tasks}"), 256));
+    }
+    for name in ["confirm", "confirm-batch", "consume-ack", "consume-ack-100", "mixed"] {
+        scenarios.push(flow(name, 256));
+    }
+    for name in ["rpc", "confirm-each", "get", "declare"] {
+        scenarios.push(latency(name, 256));
+    }
+    scenarios.push(latency("connect", 0));
+    for rate in [1000, 5000, 20_000, 100_000] {
+        let name = format!("paced/rate={rate}");
+        scenarios.push(Scenario { count: Some(rate), ..latency(&name, 256) });
+    }
+    for name in ["fairness/beside=0", "fairness/beside=1"] {
+        scenarios.push(Scenario { count: Some(2000), ..latency(name, 0) });
+    }
+    scenarios.push(Scenario { count: Some(1000), ..latency("recover", 0) });
+    scenarios.extend([1, 100, 1000, 2046].map(|count| resource("channels", count)));
+    scenarios.extend([1, 100, 500, 5000].map(|count| resource("connections", count)));
+    scenarios.push(resource("unconfirmed", 1_000_000));
+    scenarios
+}
+
+fn rabbitmq(quick: bool) -> Vec<Scenario> {
+    let mut scenarios = vec![
+        flow("publish", 256),
+        flow("confirm", 256),
+        flow("consume", 256),
+        flow("consume-ack", 256),
+    ];
+    if quick {
+        scenarios.push(latency("rpc", 256));
+        return scenarios;
+    }
+    scenarios.extend([
+        flow("publish-pipelined", 256),
+        flow("publish-batch", 256),
+        flow("publish", 4 * KIB),
+        flow("consume", 4 * KIB),
+        flow("consume-ack-100", 256),
+        flow("consume-ack/prefetch=10", 256),
+        flow("mixed", 256),
+    ]);
+    for name in ["rpc", "confirm-each", "get", "declare"] {
+        scenarios.push(latency(name, 256));
+    }
+    scenarios.push(latency("connect", 0));
+    scenarios
+}

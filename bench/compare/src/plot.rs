@@ -1,0 +1,148 @@
+//! Plots in SVG.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::plan::Target;
+use crate::results::{Results, Row, Run};
+use crate::{Outcome, peers};
+
+const SIZE: (u32, u32) = (900, 520);
+
+/// Clients that are in plots: fewer than there are, so that one sees something.
+const SHOWN: [&str; 8] =
+    ["raw", "tokio-ct", "tokio", "blocking", "librabbitmq", "amqprs", "lapin", "amqp091-go"];
+
+pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
+    for (name, title) in [("publish", "Publishing"), ("consume", "Consuming")] {
+        let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario == name;
+        let cpu = Plot {
+            title: &format!("{title}: CPU of the client by body size (null broker, two cores)"),
+            x: "octets in a body",
+            y: "microseconds of CPU for each message",
+        };
+        let points = series(results, rows, |row| row.size as f64, Run::cpu);
+        cpu.draw(&out.join(format!("{name}-cpu.svg")), &points)?;
+        let rate = Plot {
+            title: &format!("{title}: throughput by body size (null broker, two cores)"),
+            y: "messages a second",
+            ..cpu
+        };
+        let points = series(results, rows, |row| row.size as f64, Run::rate);
+        rate.draw(&out.join(format!("{name}-rate.svg")), &points)?;
+    }
+    let latency = |title, of: fn(&Run) -> f64, file: &str| {
+        let plot = Plot {
+            title,
+            x: "messages a second",
+            y: "microseconds from when a message was due until it came back",
+        };
+        let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario.starts_with("paced");
+        plot.draw(&out.join(file), &series(results, rows, rate_of, of))
+    };
+    latency("Median latency by load (null broker, two cores)", |run| run.p50, "latency-p50.svg")?;
+    latency(
+        "99th percentile of latency by load (null broker, two cores)",
+        |run| run.p99,
+        "latency-p99.svg",
+    )
+}
+
+/// The load of a paced scenario.
+fn rate_of(row: &Row) -> f64 {
+    row.scenario.split_once("rate=").and_then(|(_, rate)| rate.parse().ok()).unwrap_or(1.0)
+}
+
+type Series = Vec<(&'static str, Vec<(f64, f64)>)>;
+
+/// The points of each client that is shown.
+fn series(
+    results: &Results,
+    wanted: impl Fn(&&Row) -> bool,
+    x: impl Fn(&Row) -> f64,
+    y: impl Fn(&Run) -> f64,
+) -> Series {
+    let rows: Vec<_> = results.rows.iter().filter(wanted).collect();
+    let points = |name: &str| {
+        let own = rows.iter().filter(|row| row.peer == name);
+        let mut points: Vec<_> = own.map(|row| (x(row), row.median(&y))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let mut series: Series = SHOWN.iter().map(|name| (*name, points(name))).collect();
+    series.retain(|(_, points)| !points.is_empty());
+    series
+}
+
+#[derive(Clone, Copy)]
+struct Plot<'a> {
+    title: &'a str,
+    x: &'a str,
+    y: &'a str,
+}
+
+impl Plot<'_> {
+    /// Draws lines on two logarithmic axes.
+    fn draw(&self, file: &Path, series: &Series) -> Outcome {
+        let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
+        let range = |of: fn((f64, f64)) -> f64| {
+            let least = points().map(of).fold(f64::INFINITY, f64::min);
+            let most = points().map(of).fold(0.0, f64::max);
+            (least.max(1e-3) * 0.7)..(most * 1.4)
+        };
+        if points().next().is_none() {
+            return Ok(());
+        }
+        let root = SVGBackend::new(file, SIZE).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(42)
+            .y_label_area_size(70)
+            .build_cartesian_2d(
+                range(|point| point.0).log_scale(),
+                range(|point| point.1).log_scale(),
+            )?;
+        chart.configure_mesh().x_desc(self.x).y_desc(self.y).light_line_style(WHITE).draw()?;
+        for (index, (name, points)) in series.iter().enumerate() {
+            self.line(&mut chart, name, points, colour(name, index))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
+        Ok(root.present()?)
+    }
+
+    fn line(
+        &self,
+        chart: &mut ChartContext<'_, SVGBackend<'_>, LogPlane>,
+        name: &str,
+        points: &[(f64, f64)],
+        style: ShapeStyle,
+    ) -> Outcome {
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        let marks = points.iter().map(|point| Circle::new(*point, 3, style.filled()));
+        chart.draw_series(marks)?;
+        Ok(())
+    }
+}
+
+type LogPlane = Cartesian2d<LogCoord<f64>, LogCoord<f64>>;
+
+/// Ours in strong lines of one family, the limit in black, the others thin.
+fn colour(name: &str, index: usize) -> ShapeStyle {
+    if name == "raw" {
+        return BLACK.mix(0.6).stroke_width(2);
+    }
+    let ours = peers::all().iter().any(|peer| peer.name == name && peer.is_ours);
+    let colour = Palette99::pick(index);
+    if ours { colour.stroke_width(4) } else { colour.stroke_width(1) }
+}
