@@ -192,6 +192,22 @@ impl Rig {
         true
     }
 
+    /// Takes what the server would say.
+    pub(crate) fn said(&mut self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while let Some(transmit) = self.server.poll_transmit(self.now) {
+            octets.extend_from_slice(transmit.chunk());
+            transmit.advance(transmit.chunk().len());
+        }
+        octets
+    }
+
+    /// Hands octets to the client.
+    pub(crate) fn hear(&mut self, octets: &[u8]) {
+        self.driver.input().extend_from_slice(octets);
+        self.driver.received(self.now);
+    }
+
     /// Answers what came, as a broker would whose queues are always there.
     fn serve(&mut self) {
         let mut channel = None;

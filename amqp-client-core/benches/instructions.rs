@@ -1,0 +1,99 @@
+//! `instructions SCENARIO COUNT`: does something so often, for `tests/instructions` to count what the processor is told.
+//!
+//! The transport is memory. What the other end does was done before, or is left out.
+
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
+use rig::Rig;
+
+/// How many go before the other end has its turn.
+const BATCH: usize = 100;
+const BODY: [u8; 256] = [7; 256];
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, scenario, count, ..] = &args[..] else {
+        // `cargo bench` runs every bench, with arguments of its own.
+        return println!("usage: instructions SCENARIO COUNT");
+    };
+    let Ok(count) = count.parse::<usize>() else { return };
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    match scenario.as_str() {
+        "publish" | "prepared" | "batch" => publish(&mut rig, &channel, scenario, count / BATCH),
+        "confirm" => confirm(&mut rig, &channel, count / BATCH),
+        "consume" => consume(&mut rig, &channel, true, count / BATCH),
+        "acknowledge" => consume(&mut rig, &channel, false, count / BATCH),
+        "declare" => {
+            for _ in 0..count {
+                rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");
+            }
+        }
+        other => panic!("no scenario is called {other}"),
+    }
+}
+
+fn publish(rig: &mut Rig, channel: &Channel, how: &str, batches: usize) {
+    let (route, none) = (Route::new("exchange", "routing.key"), RawProperties::EMPTY);
+    let prepared = channel.prepare(&route, &none).expect("short");
+    for _ in 0..batches {
+        match how {
+            "batch" => rig.run(channel.basic_publish_all(&prepared, [&BODY; BATCH])).expect("sent"),
+            "prepared" => (0..BATCH).for_each(|_| {
+                rig.run(channel.basic_publish_prepared(&prepared, &BODY)).expect("sent");
+            }),
+            _ => (0..BATCH).for_each(|_| {
+                rig.run(channel.basic_publish(&route, &none, &BODY)).expect("sent");
+            }),
+        }
+        rig.write(false);
+    }
+}
+
+fn confirm(rig: &mut Rig, channel: &Channel, batches: usize) {
+    let publisher = channel.exchange("exchange").expect("short");
+    let publisher = publisher.publisher(PublisherOptions::new()).expect("it is open");
+    let mut confirmations = Vec::with_capacity(BATCH);
+    for _ in 0..batches {
+        for _ in 0..BATCH {
+            confirmations.push(rig.run(publisher.publish("key", &BODY)).expect("sent"));
+        }
+        rig.turn();
+        for confirmation in confirmations.drain(..) {
+            rig.run(confirmation).expect("confirmed");
+        }
+    }
+}
+
+fn consume(rig: &mut Rig, channel: &Channel, no_ack: bool, batches: usize) {
+    let consuming = channel.basic_consume("queue", ConsumeOptions::new().no_ack(no_ack));
+    let mut consumer = rig.run(consuming).expect("a consumer");
+    let tag = consumer.tag().clone();
+    rig.deliver(channel.id(), &tag, BATCH as u64, &BODY);
+    let mut octets = rig.said();
+    // Head, class and method, and the consumer's tag stand before the delivery's.
+    let (one, tag_at) = (octets.len() / BATCH, 7 + 4 + 1 + tag.len());
+    let mut next = 0u64;
+    for _ in 0..batches {
+        for delivery in octets.chunks_exact_mut(one) {
+            next += 1;
+            delivery[tag_at..tag_at + 8].copy_from_slice(&next.to_be_bytes());
+        }
+        rig.hear(&octets);
+        take(&mut consumer);
+        rig.write(false);
+    }
+}
+
+fn take(consumer: &mut Consumer) {
+    let mut taken = 0;
+    while let Some(delivery) = consumer.try_next() {
+        taken += delivery.body().len();
+        delivery.ack().expect("it waits");
+    }
+    assert_eq!(taken, BATCH * BODY.len());
+}
