@@ -150,6 +150,8 @@ pub(crate) struct Stream<S> {
 impl<S: Read + Write> Transport for Stream<S> {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         let Self { stream, chunk, readiness } = self;
+        let room = chunk.len().min(input.capacity() - input.len());
+        let chunk = chunk.get_mut(..room).unwrap_or_default();
         let count = match attempt(&readiness.readable, || stream.read(chunk)) {
             Poll::Ready(Ok(count)) => count,
             other => return other,

@@ -12,15 +12,9 @@ use bytes::{Buf as _, BytesMut};
 use crate::Connection;
 use crate::config::Config;
 use crate::dialer::Dialer;
+use crate::input::Input;
 use crate::moments::Moments;
 use crate::state::Shared;
-
-/// How much memory is reserved for reading.
-const READ_SIZE: usize = 64 * 1024;
-
-/// How much is read at once, at least. While there is that much room, reads go on in the same memory: bodies are slices of
-/// it, and each that is kept keeps all of it.
-const READ_LEAST: usize = READ_SIZE / 2;
 
 /// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -39,7 +33,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
-    input: BytesMut,
+    input: Input,
     output: Transmit,
     reading: bool,
     moments: Moments,
@@ -94,7 +88,7 @@ impl Driver {
     pub(crate) fn of(shared: Arc<Shared>, close_timeout: Duration) -> Self {
         Self {
             shared,
-            input: BytesMut::new(),
+            input: Input::default(),
             output: Transmit::new(),
             reading: true,
             moments: Moments::default(),
@@ -167,19 +161,17 @@ impl Driver {
         &mut self.output
     }
 
-    /// Where to read to, with room for at least 32 KiB behind what it holds.
+    /// Where to read to: behind what it holds, into the room that it has. A read that fills the room says that more would
+    /// have come.
     pub fn input(&mut self) -> &mut BytesMut {
-        if self.input.capacity() - self.input.len() < READ_LEAST {
-            self.input.reserve(READ_SIZE);
-        }
-        &mut self.input
+        self.input.room()
     }
 
     /// Takes what was read.
     pub fn received(&mut self, now: Instant) {
         let mut state = self.shared.lock();
         // The error becomes the connection's state, where everybody finds it.
-        let _over = state.proto.handle_input(now, &mut self.input);
+        let _over = state.proto.handle_input(now, self.input.received());
         state.dispatch();
     }
 

@@ -33,6 +33,7 @@ pub mod error;
 mod event;
 mod eyeballs;
 mod health;
+mod input;
 pub mod login;
 mod message;
 mod moments;

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 /// After how many octets that consumers have not taken they are given a moment. Those that keep up then find them in the
 /// processor's cache, and a flood takes no more memory than that.
-pub(crate) const EACH: usize = 1024 * 1024;
+pub(crate) const EACH: usize = 512 * 1024;
 
 /// How long a moment is.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_moment_for_each_megabyte_that_is_not_taken() {
+    fn there_is_one_moment_each_time_as_much_is_not_taken() {
         let mut now = Instant::now();
         let mut moments = Moments::default();
         assert_eq!(moments.pause(EACH - 1, now), None);

@@ -26,8 +26,10 @@ impl<S> Stream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut self.chunk))?;
-        input.extend_from_slice(self.chunk.get(..count).unwrap_or_default());
+        let room = self.chunk.len().min(input.capacity() - input.len());
+        let chunk = self.chunk.get_mut(..room).unwrap_or_default();
+        let count = ready!(Pin::new(&mut self.stream).poll_read(cx, chunk))?;
+        input.extend_from_slice(chunk.get(..count).unwrap_or_default());
         Poll::Ready(Ok(count))
     }
 

@@ -87,8 +87,10 @@ impl<S: Transport> Transport for Secured<S> {
             let mut reader = self.session.reader();
             match reader.fill_buf() {
                 Ok(plain) => {
-                    let count = plain.len();
-                    input.extend_from_slice(plain);
+                    // The end is nothing; otherwise there is room for something.
+                    let room = input.capacity() - input.len();
+                    let count = plain.len().min(room.max(1));
+                    input.extend_from_slice(plain.get(..count).unwrap_or_default());
                     reader.consume(count);
                     return Poll::Ready(Ok(count));
                 }

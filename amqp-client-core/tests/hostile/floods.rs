@@ -82,7 +82,8 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
         let mut consumer = scene.consumer(&channel, TAG);
         let (mut tag, mut sent) = (0, 0);
         let most = peak(|| {
-            while scene.turn().read && sent < 64 * MIB {
+            // The consumer is given moments to take what is there, before it is too much.
+            while scene.advance(std::time::Duration::from_millis(1)).read && sent < 64 * MIB {
                 let part = uncounted(|| {
                     tag += 1;
                     message(tag, &vec![7; size])

@@ -1,0 +1,181 @@
+//! Where what is read goes.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+/// What a connection without traffic reads to.
+const LEAST: usize = 8 * 1024;
+
+/// What one with many small messages reads to. Deliveries are slices of a block, and each that is kept keeps all of it.
+const MANY: usize = 64 * 1024;
+
+/// What one with frames that are larger than that reads to.
+const LARGE: usize = 256 * 1024;
+
+/// How much memory of blocks that are full is remembered, to be used again when the last delivery from it is gone.
+const REMEMBERED: usize = 2 * 1024 * 1024;
+
+/// After how many reads in a row that brought little a connection counts as one without traffic.
+const QUIET: u32 = 32;
+
+/// Blocks of memory to read to, one after the other. They grow with what comes, never with what is announced.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    /// What is not understood yet, with room behind it.
+    block: BytesMut,
+    /// The octets in it before the last read.
+    before: usize,
+    /// Blocks that are full, the oldest first, and how large they are together.
+    full: VecDeque<(BytesMut, usize)>,
+    remembered: usize,
+    /// How large the next block is to be.
+    size: usize,
+    /// How large the present one is.
+    capacity: usize,
+    /// Reads in a row that brought little.
+    quiet: u32,
+}
+
+impl Input {
+    /// Where to read to, with room for half a block at least.
+    pub(crate) fn room(&mut self) -> &mut BytesMut {
+        self.size = self.size.max(LEAST);
+        if self.block.capacity() - self.block.len() < self.size / 2 {
+            self.make_room();
+        }
+        self.before = self.block.len();
+        &mut self.block
+    }
+
+    /// What was read, to take from. Notes how much that was.
+    pub(crate) fn received(&mut self) -> &mut BytesMut {
+        let came = self.block.len().saturating_sub(self.before);
+        if self.block.len() == self.block.capacity() && self.size < MANY {
+            // There was no more room.
+            self.size = (self.size * 4).min(MANY);
+        }
+        self.quiet = if came < LEAST / 2 { self.quiet + 1 } else { 0 };
+        if self.quiet == QUIET {
+            self.size = LEAST;
+            self.full.clear();
+            self.remembered = 0;
+            if self.capacity > LEAST && self.block.len() < LEAST {
+                self.capacity = LEAST;
+                let mut block = BytesMut::with_capacity(LEAST);
+                block.extend_from_slice(&self.block);
+                self.block = block;
+            }
+        }
+        &mut self.block
+    }
+
+    /// Begins another block, with what has come of an unfinished frame.
+    fn make_room(&mut self) {
+        let unfinished = self.block.len();
+        if unfinished > self.size / 2 {
+            self.size = (self.size * 2).min(LARGE);
+        }
+        let needed = unfinished + self.size / 2;
+        // If nobody holds a part of this one, it can be used from its beginning.
+        if self.capacity >= self.size && self.block.try_reclaim(needed - unfinished) {
+            return;
+        }
+        let (mut next, capacity) = self.take(needed.max(self.size));
+        next.extend_from_slice(&self.block);
+        let mut full = std::mem::replace(&mut self.block, next);
+        full.clear();
+        let before = std::mem::replace(&mut self.capacity, capacity);
+        self.remember(full, before);
+    }
+
+    /// A block of which nobody holds a part any more, or a new one.
+    fn take(&mut self, needed: usize) -> (BytesMut, usize) {
+        let free = self.full.iter_mut().position(|(block, _)| block.try_reclaim(needed));
+        match free.and_then(|index| self.full.remove(index)) {
+            Some((block, capacity)) => {
+                self.remembered -= capacity;
+                (block, capacity)
+            }
+            None => (BytesMut::with_capacity(needed), needed),
+        }
+    }
+
+    fn remember(&mut self, block: BytesMut, capacity: usize) {
+        if capacity < self.size {
+            return;
+        }
+        self.remembered += capacity;
+        self.full.push_back((block, capacity));
+        while self.remembered > REMEMBERED {
+            let Some((_, capacity)) = self.full.pop_front() else { return };
+            self.remembered -= capacity;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Reads as much as there is room for, up to `octets`, and takes frames of that size; returns those.
+    fn read(input: &mut Input, octets: usize, frame: usize) -> Vec<Bytes> {
+        let room = input.room();
+        let came = octets.min(room.capacity() - room.len());
+        room.resize(room.len() + came, 7);
+        let block = input.received();
+        let mut frames = Vec::new();
+        while block.len() >= frame {
+            frames.push(block.split_to(frame).freeze());
+        }
+        frames
+    }
+
+    #[test]
+    fn what_is_let_go_of_is_used_again() {
+        let mut input = Input::default();
+        let mut kept = VecDeque::new();
+        let mut places = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            for frame in read(&mut input, usize::MAX, 300) {
+                places.insert(frame.as_ptr() as usize / MANY);
+                kept.push_back(frame);
+            }
+            while kept.len() > 500 {
+                kept.pop_front();
+            }
+        }
+        assert!(places.len() < 20, "{} places", places.len());
+        assert_eq!(input.size, MANY);
+    }
+
+    #[test]
+    fn large_frames_have_large_blocks_and_quiet_connections_small_ones() {
+        let mut input = Input::default();
+        let mut frames = 0;
+        for _ in 0..200 {
+            frames += read(&mut input, usize::MAX, 131_100).len();
+        }
+        assert!(frames > 100, "{frames}");
+        assert_eq!(input.size, LARGE);
+        assert!(input.remembered <= REMEMBERED);
+        for _ in 0..2 * QUIET {
+            read(&mut input, 8, 8);
+        }
+        assert_eq!((input.size, input.capacity, input.full.len()), (LEAST, LEAST, 0));
+        assert_eq!(read(&mut input, 8, 8).len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_lets_go_of_is_not_remembered_for_ever() {
+        let mut input = Input::default();
+        let mut kept = Vec::new();
+        while kept.len() < 4 * REMEMBERED / 1000 {
+            kept.extend(read(&mut input, usize::MAX, 1000));
+        }
+        assert!(input.remembered <= REMEMBERED && input.full.len() <= REMEMBERED / MANY);
+        assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
+    }
+}
