@@ -1,5 +1,7 @@
 //! Putting a message together from its method, header and body frames.
 
+use alloc::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
@@ -12,6 +14,45 @@ use crate::{
 
 /// Content carries properties of this class only.
 const BASIC: u16 = 60;
+
+/// Where bodies of several frames were put together: memory for others, once nobody holds those any more. Memory that is
+/// fresh from the system costs more than what is done with it.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    /// Each with the size of the body that it held, the oldest first.
+    bodies: VecDeque<(BytesMut, usize)>,
+    octets: usize,
+}
+
+/// How much of such memory is remembered.
+const SPARE_MAX: usize = 4 * 1024 * 1024;
+
+impl Spare {
+    /// Room for a body of that size, if there is some already.
+    fn take(&mut self, size: usize) -> BytesMut {
+        if size > SPARE_MAX {
+            return BytesMut::new();
+        }
+        let free = self.bodies.iter_mut().position(|(body, _)| body.try_reclaim(size));
+        let Some((body, held)) = free.and_then(|index| self.bodies.remove(index)) else {
+            return BytesMut::new();
+        };
+        self.octets -= held;
+        body
+    }
+
+    fn remember(&mut self, body: BytesMut, held: usize) {
+        if held == 0 || held > SPARE_MAX {
+            return;
+        }
+        self.octets += held;
+        self.bodies.push_back((body, held));
+        while self.octets > SPARE_MAX {
+            let Some((_, held)) = self.bodies.pop_front() else { return };
+            self.octets -= held;
+        }
+    }
+}
 
 /// Properties of which none is there.
 const NO_PROPERTIES: [u8; 2] = [0, 0];
@@ -79,8 +120,8 @@ impl Incoming {
     }
 
     /// Takes a part of the body, and says how much of it had to be kept apart. Memory grows with what has come, not with
-    /// what is announced.
-    pub(crate) fn body(&mut self, payload: Bytes) -> Result<usize, Violation> {
+    /// what is announced; but where an earlier body was that nobody holds any more, there is room already.
+    pub(crate) fn body(&mut self, payload: Bytes, spare: &mut Spare) -> Result<usize, Violation> {
         let Some(header) = &self.header else {
             return Err(unexpected(FrameKind::Body, "a content header"));
         };
@@ -95,6 +136,9 @@ impl Incoming {
         if payload.len() as u64 == header.body_size {
             self.single = Some(payload);
             return Ok(0);
+        }
+        if self.body.is_empty() {
+            self.body = spare.take(usize::try_from(header.body_size).unwrap_or(usize::MAX));
         }
         self.body.extend_from_slice(&payload);
         Ok(payload.len())
@@ -111,8 +155,12 @@ impl Incoming {
     }
 
     /// What has come, once nothing is missing.
-    pub(crate) fn into_complete(self) -> Complete {
-        let body = self.single.unwrap_or_else(|| self.body.freeze());
+    pub(crate) fn into_complete(mut self, spare: &mut Spare) -> Complete {
+        let body = self.single.unwrap_or_else(|| {
+            let body = self.body.split().freeze();
+            spare.remember(self.body, body.len());
+            body
+        });
         let properties = self.header.map_or(Ok(RawProperties::EMPTY), |header| header.properties);
         Complete { method: self.method, content: properties.map(|properties| (properties, body)) }
     }

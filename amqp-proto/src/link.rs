@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use crate::content::Spare;
 use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind};
 use crate::method::{Arguments, Method};
@@ -40,6 +41,7 @@ pub(crate) struct Link {
     unread_replies_max: usize,
     /// Octets of bodies that are not complete, on all channels.
     pub(crate) unfinished: usize,
+    pub(crate) spare: Spare,
     last_request: u64,
 }
 
@@ -57,6 +59,7 @@ impl Link {
             // Up to the high water it is this end that publishes much.
             unread_replies_max: MAX_UNREAD_REPLIES.saturating_add(limits.transmit_high_water),
             unfinished: 0,
+            spare: Spare::default(),
             last_request: 0,
         }
     }

@@ -12,7 +12,10 @@ impl Iterator for Deliveries<'_> {
     type Item = Result<Delivery, ConsumerEnd>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().wait()
+        match self.0.try_next() {
+            Some(delivery) => Some(Ok(delivery)),
+            None => self.0.next().wait(),
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl ChannelState {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
-        link.unfinished += incoming.body(payload)?;
+        link.unfinished += incoming.body(payload, &mut link.spare)?;
         let limit = link.limits.unfinished_max.max(link.limits.body_max);
         if link.unfinished as u64 > limit {
             return Err(Violation::TooMuchUnfinished { limit }.into());
@@ -144,7 +144,7 @@ impl ChannelState {
             return Ok(());
         };
         link.unfinished -= incoming.kept();
-        let Complete { method, content } = incoming.into_complete();
+        let Complete { method, content } = incoming.into_complete(&mut link.spare);
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;

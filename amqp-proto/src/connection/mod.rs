@@ -13,6 +13,7 @@ use core::ops::RangeInclusive;
 use bytes::{Buf as _, BytesMut};
 
 use crate::channel::Channels;
+use crate::content::Spare;
 use crate::event::{Event, Negotiated, TimerReason};
 use crate::frame::{self, FrameKind, PROTOCOL_HEADER};
 use crate::link::{Link, Role};
@@ -185,6 +186,8 @@ impl Connection {
             }
             match reason {
                 TimerReason::Heartbeat => {
+                    // Where little is going on, memory goes back.
+                    self.link.spare = Spare::default();
                     self.send_heartbeat();
                     self.timers.sent(now);
                 }
