@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use amqp_client_core::Settings;
-use amqp_client_core::drive::Transport;
+use amqp_client_core::drive::{Transport, fill};
 use amqp_client_core::runtime::Runtime;
 use amqp_client_core::socket::set_options;
 use amqp_client_core::wait::{Alarm, Wait as _};
@@ -21,9 +21,6 @@ use crate::shared_loop;
 
 /// The token of streams.
 const STREAM: Token = Token(0);
-
-/// How much is read at once, at most. `Read` takes initialized memory only, so octets are read to here and copied.
-const CHUNK: usize = 32 * 1024;
 
 /// Threads, and the sockets of the system.
 pub(crate) struct Threads;
@@ -104,8 +101,7 @@ pub(crate) fn seat<S: Source + Read + Write>(mut stream: S) -> io::Result<(Strea
     let poll = mio::Poll::new()?;
     poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
     let readiness = Arc::<Readiness>::default();
-    let chunk = vec![0; CHUNK].into();
-    Ok((Stream { stream, chunk, readiness: readiness.clone() }, Seat { poll, readiness }))
+    Ok((Stream { stream, readiness: readiness.clone() }, Seat { poll, readiness }))
 }
 
 /// What a stream is ready for, as far as is known: asking the system costs more than remembering.
@@ -143,25 +139,23 @@ impl Readiness {
 /// A stream that does not block.
 pub(crate) struct Stream<S> {
     stream: S,
-    chunk: Box<[u8]>,
     readiness: Arc<Readiness>,
 }
 
 impl<S: Read + Write> Transport for Stream<S> {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let Self { stream, chunk, readiness } = self;
-        let room = chunk.len().min(input.capacity() - input.len());
-        let chunk = chunk.get_mut(..room).unwrap_or_default();
-        let count = match attempt(&readiness.readable, || stream.read(chunk)) {
-            Poll::Ready(Ok(count)) => count,
-            other => return other,
-        };
+        let Self { stream, readiness } = self;
+        if !readiness.readable.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let room = input.capacity() - input.len();
+        let polled = fill(input, |room| attempt(&readiness.readable, || stream.read(room)));
         // Where the system tells of every arrival, a read that comes short has left nothing.
-        if cfg!(unix) && count < chunk.len() && !readiness.closed.load(Ordering::Relaxed) {
+        let is_short = matches!(polled, Poll::Ready(Ok(count)) if count < room);
+        if cfg!(unix) && is_short && !readiness.closed.load(Ordering::Relaxed) {
             readiness.readable.store(false, Ordering::Relaxed);
         }
-        input.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        Poll::Ready(Ok(count))
+        polled
     }
 
     fn poll_write(

@@ -45,6 +45,23 @@ pub trait Transport {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
+/// Reads into the room that `input` has, by something that takes initialized memory only: clearing it costs less than copying
+/// what came.
+///
+/// # Errors
+/// As `read`.
+pub fn fill(
+    input: &mut BytesMut,
+    read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let before = input.len();
+    input.resize(input.capacity(), 0);
+    let polled = read(input.get_mut(before..).unwrap_or_default());
+    let count = if let Poll::Ready(Ok(count)) = polled { count } else { 0 };
+    input.truncate(before + count);
+    polled
+}
+
 /// A clock that wakes.
 pub trait Timer {
     /// The time.

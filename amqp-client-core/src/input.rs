@@ -7,11 +7,14 @@ use bytes::BytesMut;
 /// What a connection without traffic reads to.
 const LEAST: usize = 8 * 1024;
 
-/// What one with many small messages reads to. Deliveries are slices of a block, and each that is kept keeps all of it.
-const MANY: usize = 64 * 1024;
+/// What one with much traffic reads to, as long as its blocks come back soon.
+const MOST: usize = 256 * 1024;
 
-/// What one with frames that are larger than that reads to.
-const LARGE: usize = 256 * 1024;
+/// What it reads to if they do not. Deliveries are slices of a block, and each that is kept keeps all of it.
+const KEPT: usize = 64 * 1024;
+
+/// How many blocks consumers that keep up have at once, at most.
+const IN_USE: usize = 6;
 
 /// How much memory of blocks that are full is remembered, to be used again when the last delivery from it is gone.
 const REMEMBERED: usize = 2 * 1024 * 1024;
@@ -51,11 +54,11 @@ impl Input {
     /// What was read, to take from. Notes how much that was.
     pub(crate) fn received(&mut self) -> &mut BytesMut {
         let came = self.block.len().saturating_sub(self.before);
-        if self.block.len() == self.block.capacity() && self.size < MANY {
+        if self.block.len() == self.block.capacity() {
             // There was no more room.
-            self.size = (self.size * 4).min(MANY);
+            self.size = (self.size * 4).min(MOST);
         }
-        self.quiet = if came < LEAST / 2 { self.quiet + 1 } else { 0 };
+        self.quiet = if came < LEAST / 2 { self.quiet.saturating_add(1) } else { 0 };
         if self.quiet == QUIET {
             self.size = LEAST;
             self.full.clear();
@@ -74,14 +77,14 @@ impl Input {
     fn make_room(&mut self) {
         let unfinished = self.block.len();
         if unfinished > self.size / 2 {
-            self.size = (self.size * 2).min(LARGE);
+            self.size = (self.size * 2).min(MOST);
         }
         let needed = unfinished + self.size / 2;
         // If nobody holds a part of this one, it can be used from its beginning.
         if self.capacity >= self.size && self.block.try_reclaim(needed - unfinished) {
             return;
         }
-        let (mut next, capacity) = self.take(needed.max(self.size));
+        let (mut next, capacity) = self.take(needed.max(self.size), unfinished);
         next.extend_from_slice(&self.block);
         let mut full = std::mem::replace(&mut self.block, next);
         full.clear();
@@ -90,19 +93,23 @@ impl Input {
     }
 
     /// A block of which nobody holds a part any more, or a new one.
-    fn take(&mut self, needed: usize) -> (BytesMut, usize) {
+    fn take(&mut self, needed: usize, unfinished: usize) -> (BytesMut, usize) {
         let free = self.full.iter_mut().position(|(block, _)| block.try_reclaim(needed));
         match free.and_then(|index| self.full.remove(index)) {
             Some((block, capacity)) => {
                 self.remembered -= capacity;
                 (block, capacity)
             }
+            None if self.full.len() >= IN_USE && unfinished < KEPT / 2 => {
+                self.size = self.size.min(KEPT);
+                (BytesMut::with_capacity(KEPT), KEPT)
+            }
             None => (BytesMut::with_capacity(needed), needed),
         }
     }
 
     fn remember(&mut self, block: BytesMut, capacity: usize) {
-        if capacity < self.size {
+        if capacity < self.size.min(KEPT) {
             return;
         }
         self.remembered += capacity;
@@ -140,15 +147,15 @@ mod tests {
         let mut places = std::collections::HashSet::new();
         for _ in 0..1000 {
             for frame in read(&mut input, usize::MAX, 300) {
-                places.insert(frame.as_ptr() as usize / MANY);
+                places.insert(frame.as_ptr() as usize / KEPT);
                 kept.push_back(frame);
             }
-            while kept.len() > 500 {
+            while kept.len() > 1000 {
                 kept.pop_front();
             }
         }
-        assert!(places.len() < 20, "{} places", places.len());
-        assert_eq!(input.size, MANY);
+        assert!(places.len() < 40, "{} places", places.len());
+        assert_eq!(input.size, MOST);
     }
 
     #[test]
@@ -159,7 +166,7 @@ mod tests {
             frames += read(&mut input, usize::MAX, 131_100).len();
         }
         assert!(frames > 100, "{frames}");
-        assert_eq!(input.size, LARGE);
+        assert_eq!(input.size, MOST);
         assert!(input.remembered <= REMEMBERED);
         for _ in 0..2 * QUIET {
             read(&mut input, 8, 8);
@@ -175,7 +182,9 @@ mod tests {
         while kept.len() < 4 * REMEMBERED / 1000 {
             kept.extend(read(&mut input, usize::MAX, 1000));
         }
-        assert!(input.remembered <= REMEMBERED && input.full.len() <= REMEMBERED / MANY);
+        assert!(input.remembered <= REMEMBERED && input.full.len() <= REMEMBERED / KEPT);
+        // Whoever keeps one keeps less of others with it.
+        assert_eq!(input.capacity, KEPT);
         assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
     }
 }

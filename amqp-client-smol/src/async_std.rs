@@ -45,7 +45,7 @@ impl Runtime for AsyncStd {
         // The options of async-std's own sockets cannot be set.
         let stream = async_io::Async::<std::net::TcpStream>::connect(addr).await?.into_inner()?;
         set_options(&stream, &settings)?;
-        Ok((Stream::new(TcpStream::from(stream)), ()))
+        Ok((Stream(TcpStream::from(stream)), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

@@ -28,7 +28,7 @@ impl Runtime for Smol {
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         let stream = TcpStream::connect(addr).await?;
         set_options(&stream, &settings)?;
-        Ok((Stream::new(stream), ()))
+        Ok((Stream(stream), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

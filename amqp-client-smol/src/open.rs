@@ -52,7 +52,7 @@ macro_rules! connection {
             where
                 S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
             {
-                let stream = $crate::stream::Stream::new(stream);
+                let stream = $crate::stream::Stream(stream);
                 let (connection, drive) =
                     amqp_client_core::runtime::begin::<$runtime, _>(stream, config);
                 (Self { connection }, drive)
@@ -75,7 +75,7 @@ macro_rules! connection {
             where
                 S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
             {
-                let stream = $crate::stream::Stream::new(stream);
+                let stream = $crate::stream::Stream(stream);
                 let (connection, drive) =
                     amqp_client_core::runtime::begin_tls::<$runtime, _>(stream, tls, host, config)?;
                 Ok((Self { connection }, drive))

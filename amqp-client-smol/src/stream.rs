@@ -1,36 +1,19 @@
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use amqp_client_core::drive::{Timer, Transport};
+use amqp_client_core::drive::{Timer, Transport, fill};
 use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
 
-/// How much is read at once, at most. `AsyncRead` takes initialized memory only, so octets are read to here and copied: that
-/// costs what came, where clearing the buffer for each read would cost all of it.
-const CHUNK: usize = 32 * 1024;
-
 /// A stream with the traits of `futures-io`.
-pub(crate) struct Stream<S> {
-    stream: S,
-    chunk: Box<[u8]>,
-}
-
-impl<S> Stream<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, chunk: vec![0; CHUNK].into() }
-    }
-}
+pub(crate) struct Stream<S>(pub(crate) S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let room = self.chunk.len().min(input.capacity() - input.len());
-        let chunk = self.chunk.get_mut(..room).unwrap_or_default();
-        let count = ready!(Pin::new(&mut self.stream).poll_read(cx, chunk))?;
-        input.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        Poll::Ready(Ok(count))
+        fill(input, |room| Pin::new(&mut self.0).poll_read(cx, room))
     }
 
     fn poll_write(
@@ -38,15 +21,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.0).poll_flush(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
+        Pin::new(&mut self.0).poll_close(cx)
     }
 }
 

@@ -45,7 +45,7 @@ fn floods_of_what_needs_no_memory_take_none() {
                     uncounted(|| scene.written.clear());
                 }
             });
-            assert!(most < MIB, "{name}, {at_once}: {most}");
+            assert!(most < 2 * MIB, "{name}, {at_once}: {most}");
             application.assert_waits();
         }
     }
@@ -63,7 +63,8 @@ fn a_flood_of_large_returns_is_kept_up_to_a_limit() {
             scene.feed(&sends);
         }
     });
-    assert!(most < 32 * MIB, "{most}");
+    // Each that is kept keeps the block that it was read to.
+    assert!(most < 48 * MIB, "{most}");
     assert!(poll_once(events.next()).is_some());
     application.assert_waits();
 }
