@@ -1,6 +1,7 @@
 //! What is measured.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -67,14 +68,16 @@ impl Scenario {
     pub(crate) fn queue(&self, target: Target, count: u64) -> String {
         match self.name.split('/').next().unwrap_or_default() {
             "consume" | "consume-ack" | "consume-ack-100" | "get" if target == Target::Rabbitmq => {
-                format!("bench.filled.{}", self.size)
+                format!("bench.filled.{}", number())
             }
             "consume" | "consume-ack" | "consume-ack-100" | "get" => {
                 format!("flood.{count}.{}", self.size)
             }
-            "rpc" | "paced" | "mixed" => format!("echo.{}", std::process::id()),
+            "rpc" | "paced" | "mixed" => format!("echo.{}", number()),
             "fairness" => format!("flood.1000000.{}", 1024 * 1024),
-            _ => "sink".to_owned(),
+            "declare" | "declare-pipelined" => "bench.declared".to_owned(),
+            // There is no such queue.
+            _ => "nowhere".to_owned(),
         }
     }
 
@@ -82,6 +85,12 @@ impl Scenario {
     pub(crate) fn takes_messages(&self) -> bool {
         self.name.starts_with("consume") || self.name == "get"
     }
+}
+
+/// One that no queue had before: a real broker takes its time to forget one.
+fn number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    u64::from(std::process::id()) << 32 | LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 fn flow(name: &str, size: usize) -> Scenario {

@@ -85,9 +85,12 @@ fn prepare<'a>(
                 return None;
             }
         };
-        let scaled = (count as f64 * effort.seconds / run.wall.max(1e-6)) as u64;
+        // A real broker's mood changes within a second.
+        let seconds =
+            if target == Target::Rabbitmq { 3.0 * effort.seconds } else { effort.seconds };
+        let scaled = (count as f64 * seconds / run.wall.max(1e-6)) as u64;
         // A short run says little of what a long one takes.
-        if run.wall * 5.0 >= effort.seconds || scaled <= count * 2 {
+        if run.wall * 5.0 >= seconds || scaled <= count * 2 {
             return Some((peer, scaled.clamp(100, 20_000_000).next_multiple_of(100), row));
         }
         count = (scaled / 3).clamp(count + 100, count * 50).next_multiple_of(100);

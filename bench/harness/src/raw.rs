@@ -9,7 +9,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::job::{Job, Latencies, Mark, report};
 use crate::octets::{
-    BODY, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
+    BODY, CHANNEL_MAX, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
 };
 
 /// What is written at once.
@@ -120,7 +120,7 @@ impl Peer {
         peer.expect((10, 30))?;
         let mut octets = Vec::new();
         let mut tune_ok = Vec::new();
-        method(&mut octets, 0, (10, 31), tune_ok.short(0).long(FRAME_MAX).short(0));
+        method(&mut octets, 0, (10, 31), tune_ok.short(CHANNEL_MAX).long(FRAME_MAX).short(0));
         let mut open = Vec::new();
         method(&mut octets, 0, (10, 40), open.shortstr(b"/").shortstr(b"").octet(0));
         peer.send(&octets)?;

@@ -96,7 +96,7 @@ pub(crate) async fn fairness<R: Runtime>(
             }
         }));
         background.push(R::spawn(async move {
-            let route = Route::queue("sink");
+            let route = Route::queue("nowhere");
             while publishing.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
         }));
     }
