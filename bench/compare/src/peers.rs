@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::plan::{Scenario, Target};
+
 /// A client, on one of its runtimes.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -38,6 +40,22 @@ pub(crate) fn all() -> Vec<Peer> {
 impl Peer {
     pub(crate) fn program(&self) -> PathBuf {
         PathBuf::from("target").join(self.program)
+    }
+
+    /// Whether it takes part in that. What says the same as another one twice, or takes more memory than there is, does not.
+    pub(crate) fn takes_part(&self, target: Target, scenario: &Scenario) -> bool {
+        let many_connections = scenario.name == "connections" && scenario.count > Some(500);
+        match target {
+            Target::Tls => self.is_ours && self.name != "proto",
+            Target::Rabbitmq => !["tokio-spawned", "lapin-ct", "java"].contains(&self.name),
+            _ if many_connections => self.is_ours || self.name == "librabbitmq",
+            _ => true,
+        }
+    }
+
+    /// Whether its instructions are counted: some runtimes are not themselves under valgrind, some are like others.
+    pub(crate) fn is_profiled(&self) -> bool {
+        !["tokio-spawned", "smol", "amqprs", "lapin", "amqp091-go", "java"].contains(&self.name)
     }
 
     pub(crate) fn is_built(&self) -> bool {

@@ -177,7 +177,7 @@ fn two_cores(quick: bool) -> Vec<Scenario> {
         scenarios.push(Scenario { count: Some(rate), ..latency(&name, 256) });
     }
     for name in ["fairness/beside=0", "fairness/beside=1"] {
-        scenarios.push(Scenario { count: Some(2000), ..latency(name, 0) });
+        scenarios.push(Scenario { count: Some(300), ..latency(name, 0) });
     }
     scenarios.push(Scenario { count: Some(1000), ..latency("recover", 0) });
     scenarios.extend([1, 100, 1000, 2046].map(|count| resource("channels", count)));

@@ -34,8 +34,9 @@ pub(crate) fn scenario(
     effort: &Effort,
 ) {
     let begun = Instant::now();
+    let taking_part = peers.iter().filter(|peer| peer.takes_part(target, scenario));
     let mut measured: Vec<_> =
-        peers.iter().filter_map(|peer| prepare(broker, target, scenario, peer, effort)).collect();
+        taking_part.filter_map(|peer| prepare(broker, target, scenario, peer, effort)).collect();
     let runs = if scenario.kind == Kind::Resource { 1 } else { effort.runs };
     for round in 0..runs {
         let mut order: Vec<_> = measured.iter_mut().collect();
