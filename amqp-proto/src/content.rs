@@ -222,3 +222,40 @@ pub(crate) fn arguments_of(payload: &[u8]) -> Result<DeliverArguments<'_>, Decod
         Err(error) => Err(unwrapped(error).within("basic.deliver")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_together(spare: &mut Spare, size: usize) -> Bytes {
+        let mut body = spare.take(size);
+        body.extend_from_slice(&alloc::vec![7; size]);
+        let whole = body.split().freeze();
+        spare.remember(body, whole.len());
+        whole
+    }
+
+    #[test]
+    fn bodies_are_put_together_where_earlier_ones_were() {
+        let mut spare = Spare::default();
+        let first = put_together(&mut spare, 300_000);
+        let at = first.as_ptr();
+        let second = put_together(&mut spare, 300_000);
+        assert_ne!(second.as_ptr(), at, "the first is still held");
+        drop(first);
+        let third = put_together(&mut spare, 200_000);
+        assert_eq!(third.as_ptr(), at);
+        assert!(second.iter().chain(&third).all(|octet| *octet == 7));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut spare = Spare::default();
+        let held: alloc::vec::Vec<_> = (0..50).map(|_| put_together(&mut spare, 300_000)).collect();
+        assert!(spare.octets <= SPARE_MAX && spare.bodies.len() <= SPARE_MAX / 300_000);
+        assert!(put_together(&mut spare, SPARE_MAX + 1).len() > SPARE_MAX);
+        assert!(spare.octets <= SPARE_MAX);
+        drop(held);
+        assert!(spare.take(SPARE_MAX + 1).is_empty());
+    }
+}

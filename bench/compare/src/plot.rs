@@ -21,12 +21,14 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
             title: &format!("{title}: CPU of the client by body size (null broker, two cores)"),
             x: "octets in a body",
             y: "microseconds of CPU for each message",
+            legend: SeriesLabelPosition::LowerRight,
         };
         let points = series(results, rows, |row| row.size as f64, Run::cpu);
         cpu.draw(&out.join(format!("{name}-cpu.svg")), &points)?;
         let rate = Plot {
             title: &format!("{title}: throughput by body size (null broker, two cores)"),
             y: "messages a second",
+            legend: SeriesLabelPosition::LowerLeft,
             ..cpu
         };
         let points = series(results, rows, |row| row.size as f64, Run::rate);
@@ -37,6 +39,7 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
             title,
             x: "messages a second",
             y: "microseconds from when a message was due until it came back",
+            legend: SeriesLabelPosition::UpperLeft,
         };
         let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario.starts_with("paced");
         plot.draw(&out.join(file), &series(results, rows, rate_of, of))
@@ -75,11 +78,12 @@ fn series(
     series
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Plot<'a> {
     title: &'a str,
     x: &'a str,
     y: &'a str,
+    legend: SeriesLabelPosition,
 }
 
 impl Plot<'_> {
@@ -106,12 +110,12 @@ impl Plot<'_> {
                 range(|point| point.1).log_scale(),
             )?;
         chart.configure_mesh().x_desc(self.x).y_desc(self.y).light_line_style(WHITE).draw()?;
-        for (index, (name, points)) in series.iter().enumerate() {
-            self.line(&mut chart, name, points, colour(name, index))?;
+        for (name, points) in series {
+            self.line(&mut chart, name, points, colour(name))?;
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(self.legend.clone())
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()?;
@@ -137,12 +141,12 @@ impl Plot<'_> {
 
 type LogPlane = Cartesian2d<LogCoord<f64>, LogCoord<f64>>;
 
-/// Ours in strong lines of one family, the limit in black, the others thin.
-fn colour(name: &str, index: usize) -> ShapeStyle {
+/// Ours in strong lines, the limit in black, the others thin; each client in its own colour everywhere.
+fn colour(name: &str) -> ShapeStyle {
     if name == "raw" {
         return BLACK.mix(0.6).stroke_width(2);
     }
+    let index = SHOWN.iter().position(|shown| *shown == name).unwrap_or_default();
     let ours = peers::all().iter().any(|peer| peer.name == name && peer.is_ours);
-    let colour = Palette99::pick(index);
-    if ours { colour.stroke_width(4) } else { colour.stroke_width(1) }
+    Palette99::pick(index).stroke_width(if ours { 4 } else { 2 })
 }

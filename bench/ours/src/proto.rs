@@ -25,6 +25,11 @@ fn short(text: &str) -> Outcome<ShortStr> {
     Ok(ShortStr::try_from(text)?)
 }
 
+fn consume(job: &Job, no_ack: bool) -> Outcome<BasicConsume> {
+    let (queue, consumer_tag) = (short(&job.queue)?, short("ctag")?);
+    Ok(BasicConsume { queue, consumer_tag, no_ack, ..BasicConsume::default() })
+}
+
 /// A connection and its stream.
 struct Ends {
     stream: TcpStream,
@@ -43,9 +48,8 @@ pub(crate) fn run(job: &Job) -> Outcome {
     let body = Bytes::from(vec![b'x'; job.size]);
     let mut latencies = Latencies::with_capacity(job.count);
     let mut start = Mark::now();
-    let mut declare = QueueDeclare::default();
-    declare.queue = short(&job.queue)?;
-    declare.durable = true;
+    let queue = short(&job.queue)?;
+    let declare = QueueDeclare { queue, durable: true, ..QueueDeclare::default() };
     match job.scenario.as_str() {
         "publish" => {
             for _ in 0..job.count {
@@ -75,9 +79,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         }
         "consume" | "consume-ack" => start = client.consume(job)?,
         "rpc" => {
-            declare.durable = false;
-            declare.exclusive = true;
-            client.call(declare)?;
+            client.call(QueueDeclare { durable: false, exclusive: true, ..declare })?;
             client.start_consumer(job, true)?;
             start = Mark::now();
             for _ in 0..job.count {
@@ -180,26 +182,17 @@ impl Client {
     }
 
     fn start_consumer(&mut self, job: &Job, no_ack: bool) -> Outcome {
-        let mut consume = BasicConsume::default();
-        consume.queue = short(&job.queue)?;
-        consume.consumer_tag = short("ctag")?;
-        consume.no_ack = no_ack;
-        self.call(consume)
+        self.call(consume(job, no_ack)?)
     }
 
     fn consume(&mut self, job: &Job) -> Outcome<Mark> {
         let no_ack = job.scenario == "consume";
         if !no_ack {
-            let mut qos = BasicQos::default();
-            qos.prefetch_count = job.parameter("prefetch", 1000) as u16;
-            self.call(qos)?;
+            let prefetch_count = job.parameter("prefetch", 1000) as u16;
+            self.call(BasicQos { prefetch_count, ..BasicQos::default() })?;
         }
         let start = Mark::now();
-        let mut consume = BasicConsume::default();
-        consume.queue = short(&job.queue)?;
-        consume.consumer_tag = short("ctag")?;
-        consume.no_ack = no_ack;
-        self.ends.connection.channel(self.id)?.request(consume)?;
+        self.ends.connection.channel(self.id)?.request(consume(job, no_ack)?)?;
         let (mut taken, mut tags) = (0, Vec::new());
         while taken < job.count {
             self.until(|event| match event {
