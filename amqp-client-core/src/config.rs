@@ -41,6 +41,9 @@ pub struct Settings {
     ///
     /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
     /// those deliveries, and whoever should take them may be the one who waits for it.
+    ///
+    /// Each time half a MiB of it is taken, consumers are given a millisecond to keep up before more is read, so that floods
+    /// take no more memory than they have to.
     pub delivery_budget: usize,
     /// After how much silence the system asks whether the peer is there (`SO_KEEPALIVE`); after as much again without an
     /// answer it gives the connection up. `None` does not ask. Default 60 s. Beside heartbeats, this keeps routers on the
