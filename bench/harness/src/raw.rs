@@ -28,7 +28,7 @@ pub fn run(job: &Job) -> io::Result<()> {
     let mut latencies = Latencies::with_capacity(job.count);
     let mut start = Mark::now();
     match job.scenario.as_str() {
-        "publish" => peer.publish(&message, job.count)?,
+        "publish" if job.parameter("tasks", 1) == 1 => peer.publish(&message, job.count)?,
         "publish-encoding" => peer.publish_encoding(job)?,
         "confirm" => {
             peer.call((85, 10), &[0], (85, 11))?;

@@ -51,7 +51,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
     let queue = short(&job.queue)?;
     let declare = QueueDeclare { queue, durable: true, ..QueueDeclare::default() };
     match job.scenario.as_str() {
-        "publish" => {
+        "publish" if job.parameter("tasks", 1) == 1 => {
             for _ in 0..job.count {
                 client.publish(job, &body)?;
                 client.ends.write_if(WRITE)?;
