@@ -105,6 +105,11 @@ impl Rig {
         self.reading
     }
 
+    /// Whether a handle has given the driver something to do.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.driver.is_wanted()
+    }
+
     /// Lets that much time pass.
     pub(crate) fn advance(&mut self, time: Duration) {
         self.now += time;
