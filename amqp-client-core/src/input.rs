@@ -19,6 +19,9 @@ const IN_USE: usize = 6;
 /// How much memory of blocks that are full is remembered, to be used again when the last delivery from it is gone.
 const REMEMBERED: usize = 2 * 1024 * 1024;
 
+/// How many of them, so that looking for a free one takes no time.
+const BLOCKS: usize = REMEMBERED / KEPT;
+
 /// After how many reads in a row that brought little a connection counts as one without traffic.
 const QUIET: u32 = 32;
 
@@ -114,7 +117,7 @@ impl Input {
         }
         self.remembered += capacity;
         self.full.push_back((block, capacity));
-        while self.remembered > REMEMBERED {
+        while self.remembered > REMEMBERED || self.full.len() > BLOCKS {
             let Some((_, capacity)) = self.full.pop_front() else { return };
             self.remembered -= capacity;
         }
@@ -176,13 +179,23 @@ mod tests {
     }
 
     #[test]
+    fn small_blocks_are_not_remembered_by_the_hundred() {
+        let mut input = Input::default();
+        let mut kept = Vec::new();
+        for _ in 0..5000 {
+            kept.extend(read(&mut input, 1000, 1000));
+            assert!(input.full.len() <= BLOCKS);
+        }
+    }
+
+    #[test]
     fn what_nobody_lets_go_of_is_not_remembered_for_ever() {
         let mut input = Input::default();
         let mut kept = Vec::new();
         while kept.len() < 4 * REMEMBERED / 1000 {
             kept.extend(read(&mut input, usize::MAX, 1000));
         }
-        assert!(input.remembered <= REMEMBERED && input.full.len() <= REMEMBERED / KEPT);
+        assert!(input.remembered <= REMEMBERED && input.full.len() <= BLOCKS);
         // Whoever keeps one keeps less of others with it.
         assert_eq!(input.capacity, KEPT);
         assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
