@@ -67,6 +67,83 @@ fn every_type_looks_as_worked_out_by_hand() {
     }
 }
 
+/// The types that RabbitMQ's own parser reads (`rabbit_binary_parser:parse_table/1` and `parse_array/1`, the same in
+/// 3.7 to 4.x), each with a value, and what the value means.
+fn types_of_rabbitmq() -> [(&'static [u8], Value); 18] {
+    let table = FieldTable::new().with("k", true).expect("fits");
+    let array = FieldArray::from_values([Value::U8(1), Value::Void]).expect("fits");
+    [
+        (b"S\0\0\0\x02hi", Value::from("hi")),
+        (b"T\0\0\0\0\0\0\0\x01", Value::Timestamp(Timestamp(1))),
+        (b"b\xfe", Value::I8(-2)),
+        (b"B\xfe", Value::U8(254)),
+        (b"s\xff\xfe", Value::I16(-2)),
+        (b"u\xff\xfe", Value::U16(65_534)),
+        (b"I\xff\xff\xff\xfe", Value::I32(-2)),
+        (b"i\xff\xff\xff\xfe", Value::U32(4_294_967_294)),
+        (b"d\xc0\0\0\0\0\0\0\0", Value::F64(-2.0)),
+        (b"f\x3f\xc0\0\0", Value::F32(1.5)),
+        (b"l\xff\xff\xff\xff\xff\xff\xff\xfe", Value::I64(-2)),
+        (b"L\xff\xff\xff\xff\xff\xff\xff\xfe", Value::I64(-2)),
+        (b"t\x02", Value::Bool(true)),
+        (b"D\x02\0\0\x01\0", Value::Decimal(Decimal { scale: 2, value: 256 })),
+        (b"F\0\0\0\x04\x01kt\x01", table.into()),
+        (b"A\0\0\0\x03B\x01V", array.into()),
+        (b"x\0\0\0\x02\0\xff", Value::ByteArray(Bytes::from_static(b"\0\xff"))),
+        (b"V", Value::Void),
+    ]
+}
+
+/// `content` with its length before it.
+fn sized(content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).expect("small");
+    [&length.to_be_bytes(), content].concat()
+}
+
+#[test]
+fn every_type_of_rabbitmq_is_read_wherever_a_value_can_stand() {
+    for (encoded, value) in types_of_rabbitmq() {
+        let entry = [b"\x01n", encoded].concat();
+        let name = char::from(encoded[0]);
+        // The arguments of a method.
+        let table = decoded(&entry).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(table.get("n"), Some(value.clone()), "{name}");
+        assert_eq!(table.iter().next().expect("an entry").1, value, "{name}");
+        // What comes behind is found.
+        let table = decoded(&[&entry[..], b"\x01mt\x01"].concat()).expect("two entries");
+        assert_eq!(table.get("m"), Some(Value::Bool(true)), "{name}");
+        // A table within a table, and an array.
+        let table = decoded(&[b"\x01oF", &sized(&entry)[..]].concat()).expect("nested");
+        let inner = table.get("o").expect("an entry");
+        assert_eq!(
+            inner.as_table().and_then(|inner| inner.get("n")),
+            Some(value.clone()),
+            "{name}"
+        );
+        let twice = sized(&[encoded, encoded].concat());
+        let table = decoded(&[b"\x01oA", &twice[..]].concat()).expect("an array");
+        let inner = table.get("o").expect("an entry");
+        let values: Vec<_> = inner.as_array().expect("an array").iter().collect();
+        assert_eq!(values, [value.clone(), value.clone()], "{name}");
+        // The headers of a message.
+        let list = [&b"\x20\0"[..], &sized(&entry)].concat();
+        let headers = Properties::decode(&list.into()).expect("well-formed").headers;
+        assert_eq!(headers.and_then(|headers| headers.get("n")), Some(value.clone()), "{name}");
+        // Written again, it is something that RabbitMQ reads, too.
+        let written = FieldTable::new().with("n", value.clone()).expect("fits");
+        assert_eq!(decoded(written.as_encoded()).expect("decodes").get("n"), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn types_that_rabbitmq_does_not_read_are_unknown() {
+    let known: Vec<_> = types_of_rabbitmq().iter().map(|(encoded, _)| encoded[0]).collect();
+    for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
+        let entry = [&[1, b'n', kind][..], &[0; 16]].concat();
+        assert_eq!(decoded(&entry), Err(DecodeErrorKind::UnknownFieldType(kind)));
+    }
+}
+
 #[test]
 fn tables_can_be_changed() {
     let mut table = FieldTable::new();

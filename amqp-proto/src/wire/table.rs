@@ -12,7 +12,8 @@ use super::{
 /// A field table: names with values (spec 4.2.5.5).
 ///
 /// It is kept as it travels, checked once when it is decoded, and read on demand: getting one entry of a large table
-/// allocates nothing. Cloning shares the octets. Two tables are equal if they hold the same entries in the same order.
+/// allocates nothing. Cloning shares the bytes. Two tables are equal if they hold the same entries in the same order, encoded
+/// alike.
 ///
 /// ```
 /// use amqp_proto::FieldTable;

@@ -16,7 +16,14 @@ use super::{DecodeErrorKind, FieldArray, FieldTable, LongStr, Parsed, octets, sh
 /// A value in a field table, with the type octets of RabbitMQ.
 ///
 /// They differ from the specification's: `s` is a signed 16-bit integer, `l` a signed 64-bit one, and `x` an array of
-/// octets (<https://www.rabbitmq.com/amqp-0-9-1-errata>, section 3).
+/// bytes (<https://www.rabbitmq.com/amqp-0-9-1-errata>, section 3). `L`, which py-amqp (Celery) writes, decodes as
+/// [`I64`](Self::I64), as in RabbitMQ. RabbitMQ knows no other types.
+///
+/// # Interoperability
+/// Every value is written as RabbitMQ reads and writes it. Not every client agrees: py-amqp takes `s` for a short string,
+/// `l` for unsigned, and swaps `b` and `B`. All clients read [`I32`](Self::I32), [`LongStr`](Self::LongStr),
+/// [`Bool`](Self::Bool), [`F64`](Self::F64), [`Timestamp`](Self::Timestamp), [`Table`](Self::Table) and
+/// [`Array`](Self::Array) alike: prefer those in messages that other clients read.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -34,7 +41,7 @@ pub enum Value {
     I32(i32),
     /// `i`
     U32(u32),
-    /// `l`
+    /// `l`; `L` decodes to it as well
     I64(i64),
     /// `f`
     F32(f32),
@@ -68,7 +75,8 @@ impl Value {
             b'u' => map(u16_be(rest)?, Self::U16),
             b'I' => map(i32_be(rest)?, Self::I32),
             b'i' => map(u32_be(rest)?, Self::U32),
-            b'l' => map(i64_be(rest)?, Self::I64),
+            // RabbitMQ: `L` is `l`; py-amqp writes it for integers of more than 31 bits.
+            b'l' | b'L' => map(i64_be(rest)?, Self::I64),
             b'f' => map(f32_be(rest)?, Self::F32),
             b'd' => map(f64_be(rest)?, Self::F64),
             b'T' => map(u64_be(rest)?, |v| Self::Timestamp(Timestamp(v))),
@@ -212,7 +220,7 @@ pub(super) fn skip<'a>(
         b's' | b'u' => 2,
         b'I' | b'i' | b'f' => 4,
         b'D' => 5,
-        b'l' | b'd' | b'T' => 8,
+        b'l' | b'L' | b'd' | b'T' => 8,
         b'V' => 0,
         b'S' | b'x' => return long_octets(input).map(|(rest, _)| (rest, ())),
         b'F' | b'A' => {
