@@ -23,7 +23,7 @@ pub struct Target {
     pub endpoints: Vec<Endpoint>,
     /// How to use TLS, if it is to be used.
     pub tls: Option<TlsOptions>,
-    /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`], with a seed of chance.
+    /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`].
     pub recovery: Option<Recovery>,
     /// Where to get a token to log in with, in the place of the configured ways.
     pub token_source: Option<Arc<dyn TokenSource>>,

@@ -63,7 +63,8 @@ impl Dialer {
     #[must_use]
     pub fn connected(mut self, now: Instant, config: Option<ClientConfig>) -> Driver {
         let mut state = self.shared.lock();
-        state.proto.handle_transport(now, config.map(Arc::new));
+        // If the attempt had taken too long, the driver ends at once, and turns into a dialer again.
+        let _used = state.proto.handle_transport(now, config.map(Arc::new));
         state.dispatch();
         drop(state);
         self.handed_on = true;

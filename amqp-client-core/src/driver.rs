@@ -143,7 +143,8 @@ impl Driver {
         }
         state.wake_turns();
         state.park_driver(waker);
-        let protocol_timer = state.proto.poll_timeout().map(|(at, _)| at);
+        // After a loss, timers are the dialer's: the time of the next attempt may have passed, and would wake this in vain.
+        let protocol_timer = state.proto.poll_timeout().filter(|_| !lost).map(|(at, _)| at);
         Turn {
             write,
             read: reading && !over && moment_until.is_none(),

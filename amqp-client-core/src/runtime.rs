@@ -1,7 +1,6 @@
 //! What adapters have in common: connecting to a target. A runtime adds sockets, time and tasks.
 
 use std::future::{Future, poll_fn};
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -117,7 +116,7 @@ async fn open_node<R: Runtime>(
         let (transport, seat) = reach::<R>(target, &endpoint).await?;
         let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
         if let Some(recovery) = &target.recovery {
-            drive.recover_with(seeded(recovery), target.endpoints.len(), node);
+            drive.recover_with(timed_here(recovery), target.endpoints.len(), node);
         }
         run::<R>(drive, seat, target.clone())
             .map_err(|error| ConnectError::unreachable(&endpoint, error))?;
@@ -131,12 +130,10 @@ async fn open_node<R: Runtime>(
         .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
 }
 
-/// Without a seed of its own, chance gives one: clients of one broker must not come back in step.
-fn seeded(recovery: &Recovery) -> Recovery {
+/// Attempts have a timer here, [`connect_timeout`](crate::Settings::connect_timeout), which says more when it ends one.
+fn timed_here(recovery: &Recovery) -> Recovery {
     let mut recovery = recovery.clone();
-    if recovery.seed == 0 {
-        recovery.seed = RandomState::new().build_hasher().finish();
-    }
+    recovery.attempt_timeout = None;
     recovery
 }
 

@@ -48,6 +48,7 @@ impl<'a> Scene<'a> {
             on_cancel: OnCancel::Resubscribe,
             reopen_channels: data.len() % 2 == 0,
             keep_max: 10_000,
+            seed: Some(1),
             ..Recovery::default()
         };
         let mut session = Session::new(Arc::new(ClientConfig::default()), now);
@@ -148,7 +149,7 @@ impl<'a> Scene<'a> {
         match self.session.poll_dial(self.now) {
             Dial::Wait(at) => self.now = at,
             Dial::Connect { node } if node == 0 || self.refusals < 8 => {
-                self.session.handle_transport(self.now, None);
+                assert!(self.session.handle_transport(self.now, None), "it asked for it");
                 self.server = Connection::server(Arc::new(ServerConfig::default()), self.now);
                 self.tags = 0;
             }

@@ -34,6 +34,19 @@ pub(super) enum Reach<'a> {
     Channel(crate::Channel<'a>),
     /// They wait. The connection numbers them.
     Nowhere(&'a mut Connection),
+    /// The channel takes nothing any more.
+    Ended(Box<ChannelError>),
+}
+
+impl<'a> Reach<'a> {
+    /// Where messages go that are not kept.
+    fn publishing(&mut self) -> Result<&mut crate::Channel<'a>, PublishError> {
+        match self {
+            Self::Channel(channel) => Ok(channel),
+            Self::Nowhere(_) => Err(Gate::Recovering.into()),
+            Self::Ended(error) => Err((**error).clone().into()),
+        }
+    }
 }
 
 /// How many octets of messages are kept, and may be.
@@ -86,6 +99,7 @@ impl Channel<'_> {
                 self.record.held.push_back(Held { id, method, facts, answered, recovers });
                 id
             }
+            Reach::Ended(error) => return Err((**error).clone().into()),
         };
         Ok(id)
     }
@@ -129,6 +143,7 @@ impl Channel<'_> {
                     channel.discard_consumer(consumer_tag);
                 }
             }
+            Reach::Ended(_) => {}
         }
     }
 
@@ -143,9 +158,7 @@ impl Channel<'_> {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let Reach::Channel(channel) = &mut self.reach else {
-            return Err(Gate::Recovering.into());
-        };
+        let channel = self.reach.publishing()?;
         let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -163,9 +176,7 @@ impl Channel<'_> {
         if prepared.is_to_queue() && self.topology.renames() {
             return self.publish(&prepared.route(), prepared.properties(), body);
         }
-        let Reach::Channel(channel) = &mut self.reach else {
-            return Err(Gate::Recovering.into());
-        };
+        let channel = self.reach.publishing()?;
         let sent = channel.publish_prepared(prepared, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -207,6 +218,7 @@ impl Channel<'_> {
                 self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
             }
             Reach::Nowhere(_) => self.record.seqs.reserve(),
+            Reach::Ended(error) => return Err((**error).clone().into()),
         };
         message.seq = seq.get();
         self.record.kept.push(message);
@@ -255,6 +267,7 @@ impl Channel<'_> {
         match &mut self.reach {
             Reach::Channel(channel) => channel.recover_async(requeue),
             Reach::Nowhere(_) => Ok(()),
+            Reach::Ended(error) => Err((**error).clone().into()),
         }
     }
 
@@ -268,13 +281,17 @@ impl Channel<'_> {
             Reach::Channel(channel) => channel.close(reply_code, reply_text),
             Reach::Nowhere(_) => {
                 let close = Close::local(reply_code, ShortStr::truncated(reply_text));
-                let closed = ChannelEvent::Closed(ChannelError::Closed(close));
+                let error = ChannelError::Closed(close);
+                let closed = ChannelEvent::Closed(error.clone());
                 self.events.push_back(Event::Channel(self.id, closed));
+                self.reach = Reach::Ended(Box::new(error));
             }
+            // Its end is told already.
+            Reach::Ended(_) => {}
         }
     }
 
-    /// Whether content may be published right now.
+    /// Whether content may be published right now. A channel that has ended has no gate: publishing returns why it has.
     ///
     /// # Errors
     /// The gate that is shut.
@@ -282,6 +299,7 @@ impl Channel<'_> {
         match &self.reach {
             Reach::Channel(channel) => channel.check_gate(),
             Reach::Nowhere(_) => Err(Gate::Recovering),
+            Reach::Ended(_) => Ok(()),
         }
     }
 
@@ -298,6 +316,7 @@ impl Channel<'_> {
         let names = route.exchange.len() + route.routing_key.len();
         let octets = KeptMessage::octets_of(names, properties, body);
         match &self.reach {
+            Reach::Ended(_) => Ok(()),
             _ if self.budget.kept > 0
                 && self.budget.kept.saturating_add(octets) > self.budget.max =>
             {
@@ -325,7 +344,7 @@ impl Channel<'_> {
     pub const fn is_flowing(&self) -> bool {
         match &self.reach {
             Reach::Channel(channel) => channel.is_flowing(),
-            Reach::Nowhere(_) => false,
+            Reach::Nowhere(_) | Reach::Ended(_) => false,
         }
     }
 
@@ -334,7 +353,7 @@ impl Channel<'_> {
     pub fn unsettled(&self) -> usize {
         match &self.reach {
             Reach::Channel(channel) => channel.unsettled(),
-            Reach::Nowhere(_) => 0,
+            Reach::Nowhere(_) | Reach::Ended(_) => 0,
         }
     }
 
@@ -353,6 +372,7 @@ impl Channel<'_> {
                 act(&mut connection.channel(self.id).map_err(|_| stale)?, tag)
             }
             Reach::Nowhere(_) => Err(stale.into()),
+            Reach::Ended(error) => return Err((**error).clone().into()),
         };
         settled.map_err(|error| named(error, delivery))
     }

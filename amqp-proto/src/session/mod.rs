@@ -156,6 +156,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.connection.handle_timeout(now);
+        self.end_attempt_in_time();
         self.give_up_in_time();
         self.retry_locked();
     }
@@ -171,14 +172,15 @@ impl Session {
     /// [`OpenChannelError`].
     pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
         self.check().map_err(OpenChannelError::Connection)?;
-        if self.has_connection() {
-            return self.connection.open_channel().map(|id| self.opened(id, true));
-        }
         let channel_max = self.channel_max();
-        let free = self.channels.iter().position(Option::is_none).unwrap_or(self.channels.len());
-        let number = u16::try_from(free + 1).ok().filter(|number| *number <= channel_max);
-        let number = number.ok_or(OpenChannelError::Exhausted { channel_max })?;
-        Ok(self.opened(ChannelId(number), false))
+        for number in 1..=channel_max {
+            match self.open_channel_numbered(number) {
+                // A channel may have ended here, and not yet on the connection.
+                Err(OpenChannelError::InUse { .. }) => {}
+                result => return result,
+            }
+        }
+        Err(OpenChannelError::Exhausted { channel_max })
     }
 
     /// The same with a number of the caller's choice.
@@ -187,6 +189,10 @@ impl Session {
     /// [`OpenChannelError`].
     pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
         self.check().map_err(OpenChannelError::Connection)?;
+        // The connection may not know of it: one that was closed without a connection ends with its event.
+        if self.record(ChannelId(number)).is_some() {
+            return Err(OpenChannelError::InUse { number });
+        }
         if self.has_connection() {
             return self.connection.open_channel_numbered(number).map(|id| self.opened(id, true));
         }
@@ -194,10 +200,7 @@ impl Session {
         if number == 0 || number > channel_max {
             return Err(OpenChannelError::NoSuchNumber { number, channel_max });
         }
-        match self.record(ChannelId(number)) {
-            Some(_) => Err(OpenChannelError::InUse { number }),
-            None => Ok(self.opened(ChannelId(number), false)),
-        }
+        Ok(self.opened(ChannelId(number), false))
     }
 
     /// The channel of that number, to give it commands.
@@ -207,9 +210,14 @@ impl Session {
     #[inline]
     pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
         let record = slot(&mut self.channels, id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
-        let reach = match record.attached {
-            true => Reach::Channel(self.connection.channel(id)?),
-            false => Reach::Nowhere(&mut self.connection),
+        let reach = match (record.attached, &self.phase) {
+            (true, _) => Reach::Channel(self.connection.channel(id)?),
+            (false, Phase::Over(error)) => Reach::Ended(Box::new(error.clone().into())),
+            (false, _) if record.closing => {
+                let close = Close::local(ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY);
+                Reach::Ended(Box::new(ChannelError::Closed(close)))
+            }
+            (false, _) => Reach::Nowhere(&mut self.connection),
         };
         Ok(Channel {
             id,
@@ -381,9 +389,16 @@ impl Session {
         self.budget.kept
     }
 
-    /// Whether channels can be opened right now.
+    /// Whether channels are opened on the connection right now, and not with the next recovery.
     fn has_connection(&self) -> bool {
-        self.connection.is_open() || matches!(self.phase, Phase::Up)
+        match self.phase {
+            // Its loss may not have been polled yet.
+            Phase::Up => self.connection.check().is_ok(),
+            // The handshake may have ended, which was not polled: the channels of before the loss are not open yet then, and
+            // their numbers are free on the connection.
+            Phase::Down(_) => self.connection.is_open() && self.replay.is_some(),
+            Phase::Over(_) => false,
+        }
     }
 
     fn channel_max(&self) -> u16 {

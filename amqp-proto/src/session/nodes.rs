@@ -26,9 +26,9 @@ impl Nodes {
         let node = Node { rank: 0, not_before: now, failures: 0 };
         Self {
             nodes: alloc::vec![node; count],
-            chance: Chance(recovery.seed),
-            delay_min: recovery.delay_min,
-            delay_max: recovery.delay_max,
+            chance: Chance(recovery.seed.unwrap_or_else(|| entropy(now))),
+            delay_min: recovery.delay_min.min(recovery.delay_max).min(FAR),
+            delay_max: recovery.delay_max.min(FAR),
         }
     }
 
@@ -47,12 +47,12 @@ impl Nodes {
             let delay = self.chance.up_to(self.delay_min / 2);
             if let Some(node) = self.nodes.get_mut(index) {
                 node.rank = rank;
-                node.not_before = node.not_before.max(now + delay);
+                node.not_before = node.not_before.max(later(now, delay));
             }
         }
         let delay = self.delay_min / 2 + self.chance.up_to(self.delay_min / 2);
         if let Some(node) = self.nodes.get_mut(node) {
-            node.not_before = now + delay;
+            node.not_before = later(now, delay);
         }
     }
 
@@ -65,10 +65,12 @@ impl Nodes {
             return;
         };
         let doubled = 1u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
-        let delay = self.delay_min.saturating_mul(doubled).min(self.delay_max);
+        // Nothing doubled stays nothing: a node that refuses at once would be asked without a pause.
+        let first = self.delay_min.max(Duration::from_millis(1));
+        let delay = first.saturating_mul(doubled).min(self.delay_max);
         let delay = delay / 2 + self.chance.up_to(delay / 2);
         if let Some(node) = self.nodes.get_mut(node) {
-            node.not_before = now.checked_add(delay).unwrap_or(now);
+            node.not_before = later(now, delay);
         }
     }
 
@@ -78,6 +80,28 @@ impl Nodes {
             node.failures = 0;
         }
     }
+}
+
+/// Stands for "never": 30 years, which can be added to any time of any platform's clock.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+fn later(now: Instant, delay: Duration) -> Instant {
+    let at = now.checked_add(delay);
+    debug_assert!(at.is_some(), "{delay:?} is at most {FAR:?}");
+    at.unwrap_or(now)
+}
+
+/// A seed for a session that was given none.
+#[cfg(feature = "std")]
+fn entropy(_: Instant) -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(not(feature = "std"))]
+fn entropy(now: Instant) -> u64 {
+    let since_start = now.duration_since(Instant::after_start(Duration::ZERO));
+    since_start.as_secs().rotate_left(32) ^ u64::from(since_start.subsec_nanos())
 }
 
 /// Numbers that look like chance (SplitMix64).
@@ -109,7 +133,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
     fn nodes(count: usize, seed: u64) -> (Nodes, Instant) {
         let now = Instant::now();
-        (Nodes::new(count, &Recovery { seed, ..Recovery::default() }, now), now)
+        (Nodes::new(count, &Recovery { seed: Some(seed), ..Recovery::default() }, now), now)
     }
 
     #[test]

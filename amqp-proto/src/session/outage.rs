@@ -2,6 +2,7 @@ use alloc::string::ToString as _;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use super::nodes::Nodes;
 use super::report::Entity;
@@ -21,6 +22,8 @@ pub enum Dial {
     /// To be asked again at that time.
     Wait(Instant),
     /// A transport to that node, by its place in the list.
+    ///
+    /// An earlier attempt that was not reported on is given up: drop it.
     Connect {
         /// The node.
         node: usize,
@@ -58,7 +61,10 @@ enum Step {
     Waiting {
         told: bool,
     },
-    Dialing,
+    /// An attempt is under way, since that time.
+    Dialing {
+        since: Instant,
+    },
     Connected,
 }
 
@@ -71,7 +77,8 @@ impl Session {
             Some(Recovering { policy, nodes, node, locked: Vec::new(), locked_until: None });
     }
 
-    /// What to do for there to be a transport.
+    /// What to do for there to be a transport. Ask on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
+    /// the times of [`Dial::Wait`].
     pub fn poll_dial(&mut self, now: Instant) -> Dial {
         self.now = now;
         let (Phase::Down(outage), Some(recovering)) = (&mut self.phase, &mut self.recovering)
@@ -91,7 +98,7 @@ impl Session {
             }
             return Dial::Wait(at);
         }
-        outage.step = Step::Dialing;
+        outage.step = Step::Dialing { since: now };
         outage.attempts = outage.attempts.saturating_add(1);
         recovering.node = node;
         let event = SessionEvent::Connecting { node, attempt: outage.attempts };
@@ -101,25 +108,56 @@ impl Session {
 
     /// There is a transport to the node that was asked for. With a configuration, that one is used from now on, as when
     /// there is a new token to log in with.
-    pub fn handle_transport(&mut self, now: Instant, config: Option<Arc<ClientConfig>>) {
+    ///
+    /// Returns whether the session uses the transport. If it does not, close it: the attempt had
+    /// [taken too long](Recovery::attempt_timeout), or the session has ended.
+    #[must_use = "a transport that the session does not use has to be closed"]
+    pub fn handle_transport(&mut self, now: Instant, config: Option<Arc<ClientConfig>>) -> bool {
         self.now = now;
-        let Phase::Down(outage) = &mut self.phase else { return };
-        if outage.step != Step::Dialing {
-            return;
+        let Phase::Down(outage) = &mut self.phase else { return false };
+        if !matches!(outage.step, Step::Dialing { .. }) {
+            return false;
         }
         outage.step = Step::Connected;
         self.config = config.unwrap_or_else(|| self.config.clone());
         let mut connection = Connection::client(self.config.clone(), now);
         connection.follow(&self.connection);
         self.connection = connection;
+        true
     }
 
     /// The node that was asked for cannot be reached.
     pub fn handle_unreachable(&mut self, now: Instant, reason: &str) {
         self.now = now;
-        if matches!(&self.phase, Phase::Down(outage) if outage.step == Step::Dialing) {
+        let dialing = |outage: &Outage| matches!(outage.step, Step::Dialing { .. });
+        if matches!(&self.phase, Phase::Down(outage) if dialing(outage)) {
             self.attempt_failed(reason);
         }
+    }
+
+    /// When the attempt that is under way has taken too long, and how long it may take.
+    fn attempt_ends(&self) -> Option<(Instant, Duration)> {
+        let (Phase::Down(outage), Some(recovering)) = (&self.phase, &self.recovering) else {
+            return None;
+        };
+        let Step::Dialing { since } = outage.step else { return None };
+        let limit = recovering.policy.attempt_timeout?;
+        Some((since.checked_add(limit)?, limit))
+    }
+
+    pub(super) fn end_attempt_in_time(&mut self) {
+        if let Some((_, limit)) = self.attempt_ends().filter(|(at, _)| *at <= self.now) {
+            self.attempt_failed(&alloc::format!("no transport within {limit:?}"));
+        }
+    }
+
+    /// When the next attempt begins.
+    fn next_attempt(&self) -> Option<Instant> {
+        let (Phase::Down(outage), Some(recovering)) = (&self.phase, &self.recovering) else {
+            return None;
+        };
+        let waiting = matches!(outage.step, Step::Waiting { .. });
+        recovering.nodes.next().filter(|_| waiting).map(|(_, at)| at)
     }
 
     /// Whether there is a transport that octets go to.
@@ -146,7 +184,7 @@ impl Session {
     pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
         if !self.recovers_from(&error) {
             self.end(error);
-            return self.events.pop_front();
+            return None;
         }
         self.condemn(&error);
         self.replay = None;
@@ -175,6 +213,8 @@ impl Session {
         }
         self.replay = None;
         self.recovering = None;
+        // From now on each of them refuses what it is asked for, until its end is polled.
+        self.channels.iter_mut().flatten().for_each(|channel| channel.attached = false);
         let numbers = (1u16..).zip(&self.channels).filter(|(_, channel)| channel.is_some());
         for (number, _) in numbers {
             let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
@@ -229,7 +269,8 @@ impl Session {
         let idle = matches!(self.phase, Phase::Up) && self.replay.is_none();
         let locked = self.recovering.as_ref().filter(|_| idle);
         let locked = locked.and_then(|recovering| recovering.locked_until);
-        self.gives_up_at().into_iter().chain(locked).min()
+        let attempt = self.attempt_ends().map(|(at, _)| at).or_else(|| self.next_attempt());
+        self.gives_up_at().into_iter().chain(locked).chain(attempt).min()
     }
 
     /// What was on a channel is over. Returns the channel's end, if it is that.

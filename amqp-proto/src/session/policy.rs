@@ -29,8 +29,14 @@ pub struct Recovery {
     /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. After a loss they are all queued for
     /// the transport at once, small ones as a copy. Default 16 MiB.
     pub keep_max: usize,
-    /// What chance is drawn from. Sessions of equal seeds behave alike, which is what tests want and herds must not.
-    pub seed: u64,
+    /// How long an attempt to connect may take before it counts as failed, from [`Dial::Connect`](super::Dial::Connect) to
+    /// the call that reports its result; the handshake that follows has [a timeout of its
+    /// own](crate::ClientConfig::handshake_timeout). `None` waits for ever. Default 60 s. The clients have a shorter one,
+    /// `connect_timeout`.
+    pub attempt_timeout: Option<Duration>,
+    /// The seed of jitter and node order. Sessions of equal seeds behave alike, so set it in tests only. Default `None`: a
+    /// random one; without the standard library, one that is made of the time at which recovery was switched on.
+    pub seed: Option<u64>,
 }
 
 /// What a consumer does that the broker cancels, as when its queue is deleted or moves to another node.
@@ -66,7 +72,8 @@ impl Default for Recovery {
             reopen_channels: false,
             locked: Locked::Retry(Duration::from_secs(1)),
             keep_max: 16 * 1024 * 1024,
-            seed: 0,
+            attempt_timeout: Some(Duration::from_secs(60)),
+            seed: None,
         }
     }
 }

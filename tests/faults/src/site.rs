@@ -53,7 +53,7 @@ impl Site {
         target.config.settings.publish_timeout = Some(Duration::from_secs(120));
         target.config.settings.confirm_timeout = Some(Duration::from_secs(120));
         if let Some(recovery) = &mut target.recovery {
-            recovery.seed = seed;
+            recovery.seed = Some(seed);
             recovery.delay_max = Duration::from_secs(2);
             recovery.on_cancel = OnCancel::Resubscribe;
         }

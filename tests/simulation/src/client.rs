@@ -129,7 +129,7 @@ impl Env {
     /// The same, and the connection comes back when it is lost, whenever that will be.
     pub(crate) async fn connect_for_good(&self) -> Connected {
         let mut recovery = Recovery::default();
-        recovery.seed = self.random(|rng| rng.u64(..));
+        recovery.seed = Some(self.random(|rng| rng.u64(..)));
         recovery.keep_max = KEEP_MAX;
         // Losing the unconfirmed is for others to test.
         let mut config = self.config();

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{BasicConsume, ExchangeDeclare, QueueDeclare, QueueDelete};
-use amqp_client_core::proto::session::{Entity, Locked, OnCancel, Recovery};
-use amqp_client_core::proto::{ChannelError, ChannelEvent, ReplyCode, SessionEvent};
+use amqp_client_core::proto::session::{Dial, Entity, Locked, OnCancel, Recovery};
+use amqp_client_core::proto::{ChannelError, ChannelEvent, ReplyCode, SessionEvent, TimerReason};
 
 use crate::world::{World, durable, nameless, short};
 
@@ -296,7 +296,9 @@ fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     assert!(world.session.poll_timeout().is_some_and(|(at, _)| at > world.now));
     world.reachable = false;
     world.cut();
-    // There is nothing to be done at any time, but what dialing asks for.
+    // There is nothing to be done at any time but to connect.
+    let (next, _) = world.session.poll_timeout().expect("there is a next attempt");
+    assert_eq!(world.session.poll_dial(world.now), Dial::Wait(next));
     world.pass(Duration::from_secs(5));
-    assert_eq!(world.session.poll_timeout(), None);
+    assert_eq!(world.session.poll_timeout(), Some((next, TimerReason::Recovery)));
 }

@@ -1,6 +1,7 @@
 //! Sessions and the broker in memory, in virtual time: what a client has comes back after a loss, wherever that hits.
 
 mod cuts;
+mod embedding;
 mod failures;
 mod messages;
 mod outages;

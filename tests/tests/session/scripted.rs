@@ -79,7 +79,7 @@ impl Pair {
         }
         self.server = Connection::server(Arc::new(ServerConfig::default()), self.now);
         self.asked.clear();
-        self.session.handle_transport(self.now, None);
+        assert!(self.session.handle_transport(self.now, None), "it asked for it");
     }
 }
 
