@@ -17,7 +17,8 @@ impl Channel {
         self.request(Ok::<_, CallError>(TxCommit {}))
     }
 
-    /// Abandons what was published and acknowledged since then (`tx.rollback`). Deliveries stay unacknowledged.
+    /// Abandons what was published and acknowledged since then (`tx.rollback`). The deliveries are unacknowledged again: settle
+    /// them by their tags ([`basic_ack`](Self::basic_ack)), or ask for them again ([`basic_recover`](Self::basic_recover)).
     pub fn tx_rollback(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxRollback {}))
     }

@@ -21,6 +21,9 @@ pub(crate) struct Unsettled {
     since_flush: Vec<u64>,
     /// How many entries are `Settled`. They go when they are most of it, even if the oldest delivery waits for ever.
     settled: usize,
+    /// On a transactional channel: the tags that the peer was told of since the last commit or rollback, in the order in
+    /// which it was told. A rollback makes them unacknowledged again.
+    uncommitted: Option<Vec<u64>>,
     /// Recoveries under way. What arrives before their answer is delivered again, under another tag.
     recovering: u32,
 }
@@ -100,6 +103,7 @@ impl Unsettled {
     ) -> Result<BasicReject, Misuse> {
         self.waiting(tag)?.state = State::Settled;
         self.settled += 1;
+        self.uncommitted.iter_mut().for_each(|tags| tags.push(tag.0));
         self.drop_settled();
         Ok(BasicReject { delivery_tag: tag.0, requeue })
     }
@@ -123,6 +127,9 @@ impl Unsettled {
             return;
         }
         let mut run = core::mem::take(&mut self.in_order);
+        if let Some(uncommitted) = &mut self.uncommitted {
+            uncommitted.extend(self.entries.iter().take(run).map(|entry| entry.tag));
+        }
         let mut last = self.entries.drain(..run).next_back().map_or(0, |entry| entry.tag);
         while let Some(entry) = self.entries.front() {
             match entry.state {
@@ -130,6 +137,7 @@ impl Unsettled {
                 State::Acked => {
                     run += 1;
                     last = entry.tag;
+                    self.uncommitted.iter_mut().for_each(|tags| tags.push(last));
                 }
                 State::Settled => self.settled -= 1,
             }
@@ -158,10 +166,43 @@ impl Unsettled {
         entry.state = State::Settled;
         self.acked -= 1;
         self.settled += 1;
+        self.uncommitted.iter_mut().for_each(|tags| tags.push(tag));
         send(BasicAck { delivery_tag: tag, multiple: false });
     }
 
-    /// `basic.recover` was asked for: the peer takes back all that is unsettled.
+    /// `tx.select` was sent: what is settled from here on can be rolled back. Flush first.
+    pub(crate) fn begin(&mut self) {
+        debug_assert_eq!(
+            self.acked, 0,
+            "acknowledgements from before are not part of the transaction"
+        );
+        self.uncommitted.get_or_insert_default();
+    }
+
+    /// `tx.commit` was sent: what was settled stays so. Flush first. If the commit fails the peer closes the channel.
+    pub(crate) fn commit(&mut self) {
+        debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
+        self.uncommitted.iter_mut().for_each(Vec::clear);
+    }
+
+    /// `tx.rollback` was sent: all that the transaction settled is unacknowledged again, and can be settled once more.
+    /// Flush first.
+    ///
+    /// The reply need not be awaited: the peer carries methods out in their order, so what is settled from here on is
+    /// settled after the rollback.
+    pub(crate) fn roll_back(&mut self) {
+        debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
+        let Some(uncommitted) = &mut self.uncommitted else { return };
+        // Some of those tags still stand here as `Settled`, others are gone. With all `Settled` out none is twice here.
+        self.entries.retain(|entry| entry.state != State::Settled);
+        self.settled = 0;
+        let restored = uncommitted.drain(..).map(|tag| Entry { tag, state: State::Waiting });
+        self.entries.extend(restored);
+        self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.tag);
+    }
+
+    /// `basic.recover` was asked for: the peer takes back all that is unsettled. RabbitMQ: what a transaction has settled
+    /// stays settled until the transaction ends.
     pub(crate) fn recover(&mut self, answered: bool) {
         self.entries.clear();
         self.since_flush.clear();
@@ -205,6 +246,9 @@ impl Unsettled {
                 entry.state = state;
                 last = Some(entry.tag);
                 count += 1;
+                if state == State::Settled {
+                    self.uncommitted.iter_mut().for_each(|tags| tags.push(entry.tag));
+                }
             }
         }
         last.map(|last| (last, count)).ok_or(Misuse::UnknownDelivery(tag.0))

@@ -453,6 +453,15 @@ impl ChannelState {
             }
             Method::TxSelect(_) => {
                 self.mode = Mode::Tx;
+                self.unsettled.begin();
+                Effect::None
+            }
+            Method::TxCommit(_) => {
+                self.unsettled.commit();
+                Effect::None
+            }
+            Method::TxRollback(_) => {
+                self.unsettled.roll_back();
                 Effect::None
             }
             _ => Effect::None,

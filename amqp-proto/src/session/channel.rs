@@ -56,6 +56,16 @@ pub(super) struct Budget {
     pub(super) max: usize,
 }
 
+impl Reach<'_> {
+    /// The connection's channel while it is being restored: it takes what cannot wait until all is back.
+    fn restored(&mut self, id: ChannelId) -> Option<crate::Channel<'_>> {
+        match self {
+            Self::Nowhere(connection) if connection.is_open() => connection.channel(id).ok(),
+            _ => None,
+        }
+    }
+}
+
 impl Channel<'_> {
     /// The channel's number. It stays the same on each connection of the session.
     #[must_use]
@@ -82,6 +92,15 @@ impl Channel<'_> {
         let mut method = request.into();
         self.topology.translate(&mut method);
         self.check_transaction(&method)?;
+        if ends_transaction(&method) && self.is_transactional() {
+            // Acknowledgements go to a channel that is being restored at once, and so does the end of their transaction: if it
+            // waited for the rest, acknowledgements given behind it would overtake it.
+            if let Some(mut channel) = self.reach.restored(self.id) {
+                let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
+                note(self.record, self.topology, id, method, answered, self.recovers);
+                return Ok(id);
+            }
+        }
         let id = match &mut self.reach {
             Reach::Channel(channel) => {
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
@@ -231,7 +250,7 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, |channel, tag| channel.ack(tag))
+        self.settle(delivery, false, |channel, tag| channel.ack(tag))
     }
 
     /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
@@ -239,7 +258,7 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting for it.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, |channel, tag| channel.ack_up_to(tag))
+        self.settle(delivery, false, |channel, tag| channel.ack_up_to(tag))
     }
 
     /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
@@ -247,7 +266,7 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, |channel, tag| channel.reject(tag, requeue))
+        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))
     }
 
     /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
@@ -255,7 +274,7 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, |channel, tag| channel.nack_up_to(tag, requeue))
+        self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue))
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer; see
@@ -361,20 +380,33 @@ impl Channel<'_> {
     fn settle(
         &mut self,
         delivery: DeliveryTag,
+        requeue: bool,
         act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
-        let stale = Misuse::StaleDelivery(delivery.get());
-        let tag = self.record.tags.sent(delivery).ok_or(stale)?;
-        self.record.mode.work();
+        let Some(tag) = self.record.tags.sent(delivery) else {
+            return self.stale(delivery, requeue);
+        };
         let settled = match &mut self.reach {
             Reach::Channel(channel) => act(channel, tag),
-            Reach::Nowhere(connection) if connection.is_open() => {
-                act(&mut connection.channel(self.id).map_err(|_| stale)?, tag)
-            }
-            Reach::Nowhere(_) => Err(stale.into()),
             Reach::Ended(error) => return Err((**error).clone().into()),
+            reach => match reach.restored(self.id) {
+                Some(mut channel) => act(&mut channel, tag),
+                None => return self.stale(delivery, requeue),
+            },
         };
-        settled.map_err(|error| named(error, delivery))
+        settled.map_err(|error| named(error, delivery))?;
+        self.record.mode.work();
+        Ok(())
+    }
+
+    /// The broker has requeued that delivery. A transaction that meant to settle it otherwise must not be committed: the
+    /// message would be delivered again beside what came of it.
+    #[cold]
+    fn stale(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        if !requeue {
+            self.record.mode.lose();
+        }
+        Err(Misuse::StaleDelivery(delivery.get()).into())
     }
 
     /// A transaction of which something was lost is not committed.
@@ -382,18 +414,28 @@ impl Channel<'_> {
         let Mode::Tx { dirty, lost } = &mut self.record.mode else {
             return Ok(());
         };
-        if !matches!(method, Method::TxCommit(_) | Method::TxRollback(_)) {
+        if !ends_transaction(method) {
             return Ok(());
         }
         *dirty = false;
         if !core::mem::take(lost) || matches!(method, Method::TxRollback(_)) {
             return Ok(());
         }
-        if let Reach::Channel(channel) = &mut self.reach {
-            channel.request(TxRollback {})?;
+        match &mut self.reach {
+            Reach::Channel(channel) => drop(channel.request(TxRollback {})?),
+            // What was acknowledged on a channel that is being restored is part of it.
+            reach => {
+                if let Some(mut channel) = reach.restored(self.id) {
+                    channel.request(TxRollback {})?;
+                }
+            }
         }
         Err(Misuse::TransactionLost.into())
     }
+}
+
+const fn ends_transaction(method: &Method) -> bool {
+    matches!(method, Method::TxCommit(_) | Method::TxRollback(_))
 }
 
 /// The session's tag in the place of the broker's.

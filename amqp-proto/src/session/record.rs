@@ -62,6 +62,13 @@ impl Mode {
         }
     }
 
+    /// Something that should be committed never can be.
+    pub(super) const fn lose(&mut self) {
+        if let Self::Tx { lost, .. } = self {
+            *lost = true;
+        }
+    }
+
     /// The channel is gone, and with it what was not committed.
     pub(super) const fn interrupt(&mut self) {
         if let Self::Tx { dirty, lost } = self {

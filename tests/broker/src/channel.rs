@@ -58,7 +58,8 @@ pub(crate) enum Mode {
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) publishes: Vec<(BasicPublish, RawProperties, Bytes)>,
-    pub(crate) settlements: Vec<(u64, Settlement)>,
+    /// With their delivery tags. They are not among the unacknowledged any more, unless they are rolled back.
+    pub(crate) settlements: Vec<(u64, Unacked, Settlement)>,
 }
 
 /// What a client says of a delivery.
@@ -87,6 +88,29 @@ impl ChannelState {
     pub(crate) fn has_room(&self, tag: &ShortStr) -> bool {
         let Some(consumer) = self.consumers.get(tag) else { return false };
         let own = consumer.prefetch == 0 || consumer.unacked < consumer.prefetch;
-        own && (self.global_prefetch == 0 || self.unacked.len() < self.global_prefetch.into())
+        own && (self.global_prefetch == 0
+            || self.unacknowledged_count() < self.global_prefetch.into())
+    }
+
+    /// How many deliveries are not settled for good.
+    pub(crate) fn unacknowledged_count(&self) -> usize {
+        match &self.mode {
+            Mode::Tx(transaction) => self.unacked.len() + transaction.settlements.len(),
+            Mode::Plain | Mode::Confirm(_) => self.unacked.len(),
+        }
+    }
+
+    /// Undoes what a transaction has settled.
+    pub(crate) fn roll_back(&mut self, transaction: Transaction) {
+        let settlements = transaction.settlements.into_iter();
+        self.unacked.extend(settlements.map(|(tag, unacked, _)| (tag, unacked)));
+    }
+
+    /// The deliveries that are not settled for good, once the channel is over. What was not committed is void.
+    pub(crate) fn into_unacked(mut self) -> impl Iterator<Item = Unacked> {
+        if let Mode::Tx(transaction) = std::mem::take(&mut self.mode) {
+            self.roll_back(transaction);
+        }
+        self.unacked.into_values()
     }
 }

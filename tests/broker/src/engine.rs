@@ -192,7 +192,7 @@ impl Engine {
     #[must_use]
     pub fn unacknowledged_count(&self, id: SessionId) -> usize {
         let channels = self.sessions.get(&id).map(|session| session.channels.values());
-        channels.into_iter().flatten().map(|channel| channel.unacked.len()).sum()
+        channels.into_iter().flatten().map(ChannelState::unacknowledged_count).sum()
     }
 
     fn is_consuming(&mut self, id: SessionId) -> bool {
@@ -387,10 +387,10 @@ impl Engine {
             .and_then(|session| session.channels.remove(&at.channel));
         let Some(state) = state else { return };
         self.later.retain(|(_, own, _)| *own != at);
-        for (tag, consumer) in state.consumers {
-            self.remove_consumer(at, &tag, &consumer.queue);
+        for (tag, consumer) in &state.consumers {
+            self.remove_consumer(at, tag, &consumer.queue);
         }
-        for unacked in state.unacked.into_values() {
+        for unacked in state.into_unacked() {
             self.requeue(&unacked.queue, unacked.message);
         }
     }

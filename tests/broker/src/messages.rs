@@ -4,7 +4,7 @@ use amqp_proto::method::{Arguments, BasicDeliver, BasicPublish, BasicReturn};
 use amqp_proto::{EncodeProperties, Properties, RawProperties, ReplyCode, ShortStr, Value};
 use bytes::Bytes;
 
-use crate::channel::{Mode, Settlement, Unacked};
+use crate::channel::{ChannelState, Mode, Settlement, Unacked};
 use crate::direct_reply;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
@@ -357,21 +357,23 @@ impl Engine {
             (false, true) => channel.unacked.range(..=tag).map(|(tag, _)| *tag).collect(),
             (false, false) => vec![tag],
         };
-        if let Mode::Tx(transaction) = &mut channel.mode {
-            transaction.settlements.extend(tags.into_iter().map(|tag| (tag, settlement)));
+        let ChannelState { unacked, mode, .. } = channel;
+        let settled = tags.into_iter().filter_map(|tag| Some((tag, unacked.remove(&tag)?)));
+        let settled: Vec<_> = settled.map(|(tag, unacked)| (tag, unacked, settlement)).collect();
+        if let Mode::Tx(transaction) = mode {
+            transaction.settlements.extend(settled);
             return Ok(());
         }
-        for tag in tags {
-            self.settle_one(at, tag, settlement);
+        for (_, unacked, settlement) in settled {
+            self.settle_one(at, unacked, settlement);
         }
         Ok(())
     }
 
-    pub(crate) fn settle_one(&mut self, at: At, tag: u64, settlement: Settlement) {
+    /// Carries out what a client says of a delivery.
+    pub(crate) fn settle_one(&mut self, at: At, unacked: Unacked, settlement: Settlement) {
         let Some(channel) = self.channel(at) else { return };
-        let Some(Unacked { queue, message, consumer }) = channel.unacked.remove(&tag) else {
-            return;
-        };
+        let Unacked { queue, message, consumer } = unacked;
         if let Some(consumer) = consumer.and_then(|tag| channel.consumers.get_mut(&tag)) {
             consumer.unacked = consumer.unacked.saturating_sub(1);
         }
@@ -393,11 +395,9 @@ impl Engine {
             return Err(Fault::not_implemented("requeue=false"));
         }
         let Some(channel) = self.channel(at) else { return Ok(()) };
-        for consumer in channel.consumers.values_mut() {
-            consumer.unacked = 0;
-        }
+        // What a transaction has settled stays in it.
         for unacked in std::mem::take(&mut channel.unacked).into_values() {
-            self.requeue(&unacked.queue, unacked.message);
+            self.settle_one(at, unacked, Settlement::Requeue);
         }
         Ok(())
     }

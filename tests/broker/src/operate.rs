@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::SessionId;
-use crate::channel::Mode;
+use crate::channel::{ChannelState, Mode};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::message::Message;
@@ -54,7 +54,7 @@ impl Engine {
     fn give_back(&mut self) {
         let sessions = std::mem::take(&mut self.sessions);
         let channels = sessions.into_values().flat_map(|session| session.channels.into_values());
-        for unacked in channels.flat_map(|channel| channel.unacked.into_values()) {
+        for unacked in channels.flat_map(ChannelState::into_unacked) {
             self.requeue(&unacked.queue, unacked.message);
         }
     }

@@ -1,8 +1,10 @@
-use amqp_client_core::proto::method::{BasicGet, QueueDelete, TxCommit, TxRollback, TxSelect};
+use amqp_client_core::proto::method::{
+    BasicConsume, BasicGet, QueueDelete, TxCommit, TxRollback, TxSelect,
+};
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
-    ChannelEvent, CommandError, DeliveryTag, Gate, Misuse, PublishError, RawProperties, Reply,
-    Route, ShortStr,
+    ChannelEvent, ChannelId, CommandError, DeliveryTag, Gate, Misuse, PublishError, RawProperties,
+    Reply, ReplyCode, Route, ShortStr,
 };
 
 use crate::world::{World, durable, text};
@@ -252,6 +254,87 @@ fn what_was_lost_of_a_transaction_is_never_half_committed() {
     world.recover();
     world.ask(id, TxRollback {}).expect("it is rolled back");
     commit(&mut world).expect("nothing is lost");
+}
+
+/// A transactional channel that has got its message back while another channel is still being restored: the world, the
+/// channel, and the message's tag. With `dirty`, half a transaction is lost.
+fn transaction_amid_a_recovery(dirty: bool) -> (World, ChannelId, DeliveryTag) {
+    let mut world = World::new(Recovery::default());
+    let other = world.open();
+    let taken = world.queue(other, durable("taken"));
+    world.consume(other, &taken, "tag");
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    world.publish(id, "", "queue", "message");
+    world.ask(id, TxSelect {}).expect("it is selected");
+    world.consume(id, &queue, "tag");
+    world.deliveries();
+    if dirty {
+        world.publish(id, "", "queue", "lost");
+    }
+    world.cut();
+    // The other channel is refused its consumer, and is opened once more.
+    world.elsewhere(|elsewhere, id| {
+        let consume = BasicConsume { queue: taken, exclusive: true, ..<_>::default() };
+        elsewhere.ask(id, consume).expect("nobody else consumes");
+    });
+    world.dial();
+    let delivered = (0..20).find_map(|_| {
+        world.round();
+        world.deliveries().pop()
+    });
+    assert!(!world.session.is_open(), "there is nothing left to restore");
+    (world, id, delivered.expect("it comes again").1.delivery_tag())
+}
+
+#[test]
+fn a_lost_transaction_is_rolled_back_even_before_all_is_back() {
+    let (mut world, id, tag) = transaction_amid_a_recovery(true);
+    let channel = &mut world.session.channel(id).expect("it is open");
+    channel.ack(tag).expect("it waits");
+    assert_eq!(channel.request(TxCommit {}), Err(Misuse::TransactionLost.into()));
+    world.run();
+    assert!(world.session.is_open());
+    world.ask(id, TxCommit {}).expect("nothing is in it");
+    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "");
+    let observer = world.open();
+    assert_eq!(world.queue_count(observer, "queue").0, 1);
+}
+
+#[test]
+fn a_rollback_before_all_is_back_keeps_its_place_among_acknowledgements() {
+    let (mut world, id, tag) = transaction_amid_a_recovery(false);
+    let rolled_back = world.send(id, TxRollback {});
+    world.session.channel(id).expect("it is open").ack(tag).expect("it waits");
+    world.run();
+    assert!(world.session.is_open() && world.answer(rolled_back).is_some());
+    world.ask(id, TxCommit {}).expect("it is committed");
+    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "");
+    let observer = world.open();
+    assert_eq!(world.queue_count(observer, "queue").0, 0);
+}
+
+#[test]
+fn a_transaction_whose_acknowledgement_is_stale_is_not_committed() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    world.publish(id, "", "queue", "work");
+    world.ask(id, TxSelect {}).expect("it is selected");
+    world.consume(id, &queue, "tag");
+    let tag = world.deliveries()[0].1.delivery_tag();
+    world.cut();
+    world.recover();
+    // The work is delivered again, so its result must not be published now.
+    world.publish(id, "", "queue", "result");
+    let channel = &mut world.session.channel(id).expect("it is open");
+    assert_eq!(channel.ack(tag), Err(Misuse::StaleDelivery(tag.get()).into()));
+    assert_eq!(channel.request(TxCommit {}), Err(Misuse::TransactionLost.into()));
+    // To requeue it is what the loss has done.
+    assert_eq!(channel.reject(tag, true), Err(Misuse::StaleDelivery(tag.get()).into()));
+    channel.request(TxCommit {}).expect("nothing is lost");
+    world.run();
+    assert_eq!(world.broker.take_violation(), None);
 }
 
 #[test]

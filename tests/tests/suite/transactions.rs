@@ -1,5 +1,5 @@
 use amqp_client_core::proto::Misuse;
-use amqp_client_core::{CallError, Message, PublishError, PublisherOptions};
+use amqp_client_core::{CallError, Delivery, Message, PublishError, PublisherOptions};
 
 use super::{assert_refused, behaviours};
 
@@ -29,6 +29,39 @@ behaviours! {
         channel.close().await?;
         let again = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
         assert!(again.delivery.redelivered());
+    }
+
+    async fn later_acknowledgements_do_not_settle_what_was_rolled_back(world) {
+        let (channel, queue) = world.queue().await?;
+        let observer = world.connection().await?.open_channel().await?;
+        for number in 0..6u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        channel.tx_select().await?;
+        let mut deliveries = Vec::new();
+        for _ in 0..6 {
+            deliveries.push(queue.get(false).await?.ok_or("no message")?.delivery);
+        }
+        let mut deliveries = deliveries.into_iter();
+        let mut tags = Vec::new();
+        for delivery in deliveries.by_ref().take(3) {
+            tags.push(delivery.delivery_tag());
+            delivery.ack()?;
+        }
+        // Not awaited: what comes behind it is behind the rollback all the same.
+        let rolled_back = channel.tx_rollback();
+        deliveries.try_for_each(Delivery::ack)?;
+        rolled_back.await?;
+        channel.tx_commit().await?;
+        // One of the three is settled again, in a transaction that is committed.
+        channel.basic_ack(tags[1], false)?;
+        channel.tx_commit().await?;
+        channel.close().await?;
+        for number in [0, 2] {
+            let again = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+            assert_eq!(again.delivery.body(), [number]);
+        }
+        assert!(observer.basic_get(queue.name(), true).await?.is_none());
     }
 
     async fn a_transaction_commits_on_success_and_rolls_back_on_failure(world) {

@@ -114,8 +114,8 @@ impl Engine {
                 for (method, properties, body) in transaction.publishes {
                     taken &= self.route(at, &method, properties, body, None);
                 }
-                for (tag, settlement) in transaction.settlements {
-                    self.settle_one(at, tag, settlement);
+                for (_, unacked, settlement) in transaction.settlements {
+                    self.settle_one(at, unacked, settlement);
                 }
                 if !taken {
                     return Err(Fault::precondition("partial tx completion"));
@@ -123,7 +123,10 @@ impl Engine {
                 self.send(at, TxCommitOk {});
             }
             Method::TxRollback(_) => {
-                self.take_transaction(at)?;
+                let transaction = self.take_transaction(at)?;
+                if let Some(channel) = self.channel(at) {
+                    channel.roll_back(transaction);
+                }
                 self.send(at, TxRollbackOk {});
             }
             other => {
