@@ -13,7 +13,7 @@
 //! let connection = Connection::open(&uri)?;
 //! let channel = connection.open_channel().wait()?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).wait()?;
-//! queue.publish(&Message::new("Hello, world!")).wait()?;
+//! queue.publish_confirmed(&Message::new("Hello, world!")).wait()?;
 //!
 //! let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
 //! for delivery in &mut consumer {
@@ -41,6 +41,9 @@
 //! | what is there already | [`Consumer::try_next`] |
 //! | several consumers, in a loop of one's own | [`recv_any`] |
 //! | several consumers, by callbacks | [`Callbacks`] |
+//!
+//! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
 //!
 //! # Side by side
 //!

@@ -225,7 +225,10 @@ pub enum ConfirmError {
     #[error("the broker refused the message (basic.nack)")]
     Nacked,
     /// It reached no queue and came back.
-    #[error("the message came back: {} {}", .0.reply_code, .0.reply_text)]
+    #[error(
+        "the message reached no queue and was returned: {} {} (exchange {:?}, routing key {:?}); declare or bind the queue first",
+        .0.reply_code, .0.reply_text, .0.exchange, .0.routing_key
+    )]
     Returned(Box<Returned>),
     /// The channel ended before the broker said anything: the message may have been taken over or not.
     #[error("sent, but not confirmed: {0}")]

@@ -3,22 +3,26 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use amqp_proto::{Body, FieldTable, Properties, RawProperties, ShortStr, Timestamp, TooLong};
+use amqp_proto::{
+    Body, FieldTable, OrDeliveryMode, Properties, RawProperties, ShortStr, Timestamp, TooLong,
+};
 use bytes::Bytes;
 
 /// Whether a message survives a restart of the broker, in a durable queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+///
+/// A [`Message`] without a delivery mode is published as [`Persistent`](Self::Persistent), unless the options of its
+/// [`Publisher`](crate::Publisher) say otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the specification knows these two")]
 pub enum DeliveryMode {
     /// It does not.
-    #[default]
     Transient,
     /// It does.
     Persistent,
 }
 
 impl DeliveryMode {
-    const fn octet(self) -> u8 {
+    pub(crate) const fn octet(self) -> u8 {
         match self {
             Self::Transient => 1,
             Self::Persistent => 2,
@@ -76,7 +80,7 @@ message_properties! {
     content_encoding: String, with_content_encoding(value: impl Into<String>) => value.into();
     /// Application headers; headers exchanges match them.
     headers: FieldTable, with_headers(value: FieldTable) => value;
-    /// Whether it survives a restart of the broker.
+    /// Whether it survives a restart of the broker. A [`Message`] without it is published as persistent.
     delivery_mode: DeliveryMode, with_delivery_mode(value: DeliveryMode) => value;
     /// From 0 up to the queue's maximum.
     priority: u8, with_priority(value: u8) => value;
@@ -176,10 +180,12 @@ impl From<&RawProperties> for MessageProperties {
 
 /// A message to publish: a body and properties. Cloning shares both.
 ///
+/// A message is persistent unless its properties, or the options of its [`Publisher`](crate::Publisher), say otherwise.
+///
 /// ```
 /// use amqp_client_core::{Message, MessageProperties};
 ///
-/// let message = Message::new("hello").with(&MessageProperties::new().persistent())?;
+/// let message = Message::new("hello").with(&MessageProperties::new().with_message_id("4711"))?;
 /// # Ok::<(), amqp_client_core::proto::TooLong>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -222,6 +228,11 @@ impl Message {
     #[must_use]
     pub const fn properties(&self) -> &RawProperties {
         &self.properties
+    }
+
+    /// Its properties, persistent unless they say otherwise: for publishing without a publisher's options.
+    pub(crate) const fn safe_properties(&self) -> OrDeliveryMode<'_> {
+        self.properties.or_delivery_mode(Some(DeliveryMode::Persistent.octet()))
     }
 
     /// Its body.

@@ -10,7 +10,7 @@
 //! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
 //! let channel = connection.open_channel().await?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
-//! queue.publish(&Message::new("Hello, world!")).await?;
+//! queue.publish_confirmed(&Message::new("Hello, world!")).await?;
 //!
 //! let mut consumer = queue.consume(ConsumeOptions::new()).await?;
 //! while let Some(delivery) = consumer.next().await {
@@ -24,6 +24,9 @@
 //!
 //! One task per connection moves its octets, spawned on smol's global executor by [`Connection::open`];
 //! [`Connection::open_with`] spawns nothing, takes any stream, and leaves it to the caller where the driver runs.
+//!
+//! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
 //!
 //! # Side by side
 //!

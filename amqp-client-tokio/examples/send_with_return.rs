@@ -16,8 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = connection.open_channel().await?;
     let mut events = channel.events();
 
-    let options = PublisherOptions::new().mandatory(true);
-    let publisher = channel.exchange("amq.direct")?.publisher(options)?;
+    let publisher = channel.exchange("amq.direct")?.publisher(PublisherOptions::new())?;
     let confirmation = publisher.publish("nobody.listens", "Hello World!").await?;
     match confirmation.await {
         Err(ConfirmError::Returned(returned)) => {

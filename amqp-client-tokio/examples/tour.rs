@@ -82,10 +82,9 @@ async fn consume(queue: &Queue) -> Result<()> {
     Ok(consumer.cancel().await?)
 }
 
-/// A mandatory message that reaches no queue comes back, and its confirmation says so.
+/// A message that reaches no queue comes back, and its confirmation says so.
 async fn be_returned(channel: &Channel) -> Result<()> {
-    let options = PublisherOptions::new().mandatory(true);
-    let publisher = channel.default_exchange().publisher(options)?;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     match publisher.send("no.such.queue", "boomerang").await {
         Err(SendError::NotConfirmed(ConfirmError::Returned(returned))) => {
             println!("  {}", returned.reply_code);

@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 
-    queue.publish(&Message::new("Hello World!")).await?;
+    queue.publish_confirmed(&Message::new("Hello World!")).await?;
     println!(" [x] Sent 'Hello World!'");
 
     connection.close().await?;

@@ -7,7 +7,7 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, Message, MessageProperties, QueueOptions};
+use amqp_client_tokio::{Connection, Message, QueueOptions};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -19,9 +19,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("task_queue", QueueOptions::new()).await?;
 
-    // A persistent message in a durable queue survives a restart of the broker.
-    let message = Message::new(&task).with(&MessageProperties::new().persistent())?;
-    channel.default_exchange().publish_confirmed(&queue.name().to_string(), &message).await?;
+    // Messages are persistent unless told otherwise: in a durable queue they survive a restart of the broker.
+    queue.publish_confirmed(&Message::new(&task)).await?;
     println!(" [x] Sent '{task}'");
 
     connection.close().await?;

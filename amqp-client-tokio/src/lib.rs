@@ -10,7 +10,7 @@
 //! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
 //! let channel = connection.open_channel().await?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
-//! queue.publish(&Message::new("Hello, world!")).await?;
+//! queue.publish_confirmed(&Message::new("Hello, world!")).await?;
 //!
 //! let mut consumer = queue.consume(ConsumeOptions::new()).await?;
 //! while let Some(delivery) = consumer.next().await {
@@ -33,7 +33,8 @@
 //! |---|---|
 //! | declare, bind, purge, delete | [`Channel`], [`Queue`], [`Exchange`] |
 //! | publish and know what became of it | [`Publisher`], [`Confirmation`] |
-//! | publish and not care | [`Channel::basic_publish`], [`Exchange::publish`], [`Queue::publish`] |
+//! | publish one message and wait for its confirm | [`Exchange::publish_confirmed`], [`Queue::publish_confirmed`] |
+//! | publish and not care | [`Exchange::publish`], [`Queue::publish`], [`Channel::basic_publish`] |
 //! | consume | [`Queue::consume`], [`Consumer`], [`Delivery`] |
 //! | ask for one message | [`Queue::get`] |
 //! | hear of returned messages, blocked connections, ends | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
@@ -41,6 +42,9 @@
 //! | hear of losses and recoveries | [`events`](amqp_client_core::Connection::events), [`on_recover`](amqp_client_core::Connection::on_recover) |
 //! | end in good order, or know how things are | [`shutdown`](amqp_client_core::Connection::shutdown), [`health`](amqp_client_core::Connection::health) |
 //! | send any request there is | [`Channel::call`] with the methods of [`proto::method`] |
+//!
+//! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
 //!
 //! # Side by side
 //!

@@ -330,7 +330,7 @@ pub use error::{
 };
 pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, SessionEvent, TimerReason};
 pub use ids::{ChannelId, ConsumerId, DeliveryTag, PublishSeq, RequestId};
-pub use properties::{EncodeProperties, Properties, RawProperties};
+pub use properties::{EncodeProperties, OrDeliveryMode, Properties, RawProperties};
 pub use reply_code::ReplyCode;
 pub use sasl::{Exchange, Mechanism, SaslError};
 pub use transmit::Transmit;

@@ -140,6 +140,60 @@ impl RawProperties {
     pub fn as_encoded(&self) -> &[u8] {
         &self.0
     }
+
+    /// Returns these properties for publishing, with `mode` as their delivery mode unless they have one.
+    ///
+    /// Nothing is allocated: the mode is inserted when the properties are copied into the frame.
+    #[must_use]
+    pub const fn or_delivery_mode(&self, mode: Option<u8>) -> OrDeliveryMode<'_> {
+        OrDeliveryMode { properties: self, mode }
+    }
+}
+
+/// Properties with a delivery mode for those that have none; see [`RawProperties::or_delivery_mode`].
+#[derive(Debug, Clone, Copy)]
+pub struct OrDeliveryMode<'a> {
+    properties: &'a RawProperties,
+    mode: Option<u8>,
+}
+
+impl OrDeliveryMode<'_> {
+    /// The mode to insert, and the encoded properties before and behind its place. `None` if nothing is to be inserted.
+    fn insertion(&self) -> Option<(u8, &[u8], &[u8])> {
+        let encoded = &*self.properties.0;
+        let mode = self.mode?;
+        let place = missing(encoded, DELIVERY_MODE)?;
+        let (before, behind) = encoded.split_at_checked(encoded.len() - place.len())?;
+        Some((mode, before, behind))
+    }
+}
+
+impl EncodeProperties for OrDeliveryMode<'_> {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        let Some((mode, before, behind)) = self.insertion() else {
+            return self.properties.encode_into(out);
+        };
+        let start = out.len();
+        out.extend_from_slice(before);
+        out.push(mode);
+        out.extend_from_slice(behind);
+        if let Some(flags) = out.get_mut(start) {
+            // The mode's flag is in the upper octet of the first word.
+            *flags |= 1 << (DELIVERY_MODE - 8);
+        }
+    }
+}
+
+impl From<OrDeliveryMode<'_>> for RawProperties {
+    /// Allocates only if a delivery mode is inserted.
+    fn from(from: OrDeliveryMode<'_>) -> Self {
+        if from.insertion().is_none() {
+            return from.properties.clone();
+        }
+        let mut encoded = Vec::with_capacity(from.properties.0.len() + 1);
+        from.encode_into(&mut encoded);
+        Self(encoded.into())
+    }
 }
 
 impl From<&Properties> for RawProperties {
@@ -190,6 +244,7 @@ pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     (text(MESSAGE_ID).unwrap_or_default(), text(CORRELATION_ID).unwrap_or_default())
 }
 
+const DELIVERY_MODE: u32 = 12;
 const MESSAGE_ID: u32 = 7;
 const CORRELATION_ID: u32 = 10;
 
@@ -249,10 +304,24 @@ fn step_over(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
 
 /// The octets from the value of flag `wanted` on, if it is set.
 fn locate(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
-    let (mut rest, flags) = flags(encoded).ok()?;
+    let (rest, flags) = flags(encoded).ok()?;
     if flags & 1 << wanted == 0 {
         return None;
     }
+    behind_earlier(rest, flags, wanted)
+}
+
+/// The octets from the place on where the value of flag `wanted` belongs, if it is not set.
+fn missing(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
+    let (rest, flags) = flags(encoded).ok()?;
+    if flags & 1 << wanted != 0 {
+        return None;
+    }
+    behind_earlier(rest, flags, wanted)
+}
+
+/// Steps over the values that stand before that of flag `wanted`.
+fn behind_earlier(mut rest: &[u8], flags: u16, wanted: u32) -> Option<&[u8]> {
     for (bit, kind) in LAYOUT {
         if bit == wanted {
             break;

@@ -131,6 +131,7 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     consume Everything |s| s.queue.consume(ConsumeOptions::new());
     get Everything |s| s.queue.get(false);
     publish Everything |s| { let message = Message::new("m"); let queue = &s.queue; async move { queue.publish(&message).await } };
+    publish_confirmed Everything |s| { let message = Message::new("m"); let queue = &s.queue; async move { queue.publish_confirmed(&message).await } };
     purge Everything |s| s.queue.purge();
     delete Everything |s| s.queue.delete(false, false);
     basic_qos Everything |s| s.channel.basic_qos(7);

@@ -133,14 +133,19 @@ impl Exchange {
 
     /// Publishes a message here and returns once it is queued for sending; see [`Channel::basic_publish`].
     ///
+    /// The message is persistent unless its properties say otherwise. It is not mandatory, because there is nobody to report
+    /// its return to: the broker drops it if it reaches no queue. Use [`publish_confirmed`](Self::publish_confirmed) or a
+    /// [`Publisher`] to know.
+    ///
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, routing_key: &str, message: &Message) -> Result<(), PublishError> {
         let route = amqp_proto::Route::new(&self.name, routing_key);
-        self.channel.basic_publish(&route, message.properties(), message.body()).await
+        self.channel.basic_publish(&route, &message.safe_properties(), message.body()).await
     }
 
-    /// Publishes a message here and waits until the broker has confirmed it. Turns publisher confirms on.
+    /// Publishes a message here and waits until the broker has confirmed it. Turns publisher confirms on. The message is
+    /// mandatory, and persistent unless its properties say otherwise.
     ///
     /// # Errors
     /// [`SendError`]: not sent, or sent and not confirmed.
@@ -149,7 +154,7 @@ impl Exchange {
         routing_key: &str,
         message: &Message,
     ) -> Result<(), SendError> {
-        let publisher = self.publisher(PublisherOptions::new().mandatory(true))?;
+        let publisher = self.publisher(PublisherOptions::new())?;
         publisher.send_message(routing_key, message).await
     }
 

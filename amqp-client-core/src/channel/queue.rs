@@ -4,9 +4,9 @@ use amqp_proto::{FieldTable, ShortStr, TooLong};
 use super::{Channel, name};
 use crate::consumer::Consumer;
 use crate::delivery::Got;
-use crate::error::PublishError;
+use crate::error::{PublishError, SendError};
 use crate::message::Message;
-use crate::options::{ConsumeOptions, QueueOptions};
+use crate::options::{ConsumeOptions, PublisherOptions, QueueOptions};
 use crate::reply::{Reply, typed};
 
 /// Requests about queues (spec 1.7).
@@ -179,13 +179,32 @@ impl Queue {
         self.channel.basic_get(&self.name, no_ack)
     }
 
-    /// Publishes a message to this very queue, by way of the default exchange; see [`Channel::basic_publish`].
+    /// Publishes a message to this very queue, by way of the default exchange, and returns once it is queued for sending; see
+    /// [`Channel::basic_publish`].
+    ///
+    /// The message is persistent unless its properties say otherwise. It is not mandatory: the broker drops it if the queue is
+    /// gone. Use [`publish_confirmed`](Self::publish_confirmed) to know.
     ///
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, message: &Message) -> Result<(), PublishError> {
         let route = amqp_proto::Route::queue(&self.name);
-        self.channel.basic_publish(&route, message.properties(), message.body()).await
+        self.channel.basic_publish(&route, &message.safe_properties(), message.body()).await
+    }
+
+    /// Publishes a message to this very queue and waits until the broker has confirmed it. Turns publisher confirms on. The
+    /// message is mandatory, and persistent unless its properties say otherwise.
+    ///
+    /// # Errors
+    /// [`SendError`]: not sent, or sent and not confirmed; [`ConfirmError::Returned`](crate::ConfirmError::Returned) if the
+    /// queue is gone.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the message may be sent or not.
+    pub async fn publish_confirmed(&self, message: &Message) -> Result<(), SendError> {
+        let exchange = self.channel.default_exchange();
+        let publisher = exchange.publisher(PublisherOptions::new())?;
+        Ok(publisher.publish_message_to(self.name.as_bytes(), message).await?.await?)
     }
 
     /// Drops the messages that wait for delivery (`queue.purge`). Returns how many there were.

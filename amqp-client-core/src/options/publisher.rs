@@ -3,12 +3,25 @@ use std::time::Duration;
 use amqp_proto::{RawProperties, TooLong};
 
 use crate::config::Settings;
-use crate::message::MessageProperties;
+use crate::message::{DeliveryMode, MessageProperties};
 
 /// How a publisher publishes.
+///
+/// A publisher is safe unless it is told otherwise: its messages are persistent and mandatory. So a confirmed message has
+/// reached a queue and, if the queue is durable, survives a restart of the broker. A message that reaches no queue fails with
+/// [`ConfirmError::Returned`](crate::ConfirmError::Returned).
+///
+/// Turn both off for data that may be lost, such as prices that the next one replaces:
+///
+/// ```
+/// use amqp_client_core::PublisherOptions;
+///
+/// let options = PublisherOptions::new().persistent(false).mandatory(false);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct PublisherOptions {
+    persistent: bool,
     mandatory: bool,
     window_messages: usize,
     window_octets: usize,
@@ -36,10 +49,11 @@ pub enum OnLoss {
 }
 
 impl PublisherOptions {
-    /// Up to 1000 messages or 16 MiB unconfirmed, no properties, not mandatory.
+    /// Persistent and mandatory messages, up to 1000 of them or 16 MiB unconfirmed, with no other properties.
     pub fn new() -> Self {
         Self {
-            mandatory: false,
+            persistent: true,
+            mandatory: true,
             window_messages: 1000,
             window_octets: 16 * 1024 * 1024,
             timeout: None,
@@ -58,7 +72,17 @@ impl PublisherOptions {
         self.on_loss
     }
 
-    /// Whether messages that reach no queue come back, as the error of their confirmation.
+    /// Whether messages without a delivery mode are persistent. Default `true`. A message that has a
+    /// [delivery mode](crate::DeliveryMode) keeps it.
+    pub const fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
+        self
+    }
+
+    /// Whether a message that reaches no queue fails, with [`ConfirmError::Returned`](crate::ConfirmError::Returned). Default
+    /// `true`. Turn it off for publish and subscribe, where a message without a subscriber is no mistake.
+    ///
+    /// The publisher hashes each mandatory message, because `basic.return` does not say which publish it returns.
     pub const fn mandatory(mut self, mandatory: bool) -> Self {
         self.mandatory = mandatory;
         self
@@ -84,7 +108,12 @@ impl PublisherOptions {
     }
 
     pub(crate) fn encoded_properties(&self) -> Result<RawProperties, TooLong> {
-        self.properties.encode()
+        Ok(self.properties.encode()?.or_delivery_mode(self.delivery_mode()).into())
+    }
+
+    /// The delivery mode of messages that have none.
+    pub(crate) const fn delivery_mode(&self) -> Option<u8> {
+        if self.persistent { Some(DeliveryMode::Persistent.octet()) } else { None }
     }
 
     pub(crate) const fn is_mandatory(&self) -> bool {

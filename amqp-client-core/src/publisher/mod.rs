@@ -29,6 +29,9 @@ use crate::options::{OnLoss, PublisherOptions};
 /// So many messages can be on their way at once; the publisher's window limits how many, and publishing waits while it is
 /// full. The window counts the messages of all publishers of the channel.
 ///
+/// Messages are persistent and mandatory unless the [options](PublisherOptions) or the message itself say otherwise: `send` to a
+/// queue that does not exist fails with [`ConfirmError::Returned`].
+///
 /// ```no_run
 /// # use amqp_client_core::{Channel, PublisherOptions};
 /// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
@@ -88,11 +91,12 @@ impl Publisher {
         routing_key: &str,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        let heads = (self.route(routing_key), &self.properties);
-        self.publish_as(heads, &self.properties, body).await
+        let heads = (self.route(routing_key.as_bytes()), &self.properties);
+        self.publish_as(heads, self.kept(&self.properties), body).await
     }
 
-    /// Publishes a message with properties of its own.
+    /// Publishes a message with properties of its own. If they have no delivery mode, the publisher's
+    /// [options](PublisherOptions::persistent) decide it.
     ///
     /// # Errors
     /// [`PublishError`]: the message was not sent.
@@ -104,8 +108,18 @@ impl Publisher {
         routing_key: &str,
         message: &Message,
     ) -> Result<Confirmation, PublishError> {
-        let heads = (self.route(routing_key), message.properties());
-        self.publish_as(heads, message.properties(), message.body()).await
+        self.publish_message_to(routing_key.as_bytes(), message).await
+    }
+
+    pub(crate) async fn publish_message_to(
+        &self,
+        routing_key: &[u8],
+        message: &Message,
+    ) -> Result<Confirmation, PublishError> {
+        let properties = message.properties().or_delivery_mode(self.options.delivery_mode());
+        let heads = (self.route(routing_key), &properties);
+        let kept = self.keeps().then(|| RawProperties::from(properties));
+        self.publish_as(heads, kept.as_ref(), message.body()).await
     }
 
     /// Publishes a message and waits for the broker's verdict.
@@ -143,7 +157,8 @@ impl Publisher {
         routing_key: &str,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        self.try_publish_as((self.route(routing_key), &self.properties), &self.properties, body)
+        let heads = (self.route(routing_key.as_bytes()), &self.properties);
+        self.try_publish_as(heads, self.kept(&self.properties), body)
     }
 
     /// Waits until the broker has confirmed everything that was published on the channel.
@@ -177,11 +192,12 @@ impl Publisher {
     /// # Errors
     /// [`TooLong`], for the routing key.
     pub fn prepare(&self, routing_key: &str) -> Result<PreparedPublisher, TooLong> {
-        let prepared = self.channel.prepare(&self.route(routing_key), &self.properties)?;
+        let route = self.route(routing_key.as_bytes());
+        let prepared = self.channel.prepare(&route, &self.properties)?;
         Ok(PreparedPublisher::new(self.clone(), prepared))
     }
 
-    fn route<'a>(&'a self, routing_key: &'a str) -> Route<'a> {
+    fn route<'a>(&'a self, routing_key: &'a [u8]) -> Route<'a> {
         let route = Route::new(&self.exchange, routing_key);
         if self.options.is_mandatory() { route.mandatory() } else { route }
     }
@@ -189,10 +205,10 @@ impl Publisher {
     async fn publish_as(
         &self,
         heads: impl Heads,
-        properties: &RawProperties,
+        kept: Option<&RawProperties>,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        let outgoing = self.outgoing(heads, properties);
+        let outgoing = self.outgoing(heads, kept);
         // Most often it may go right now, and takes no more than that.
         let seq = match self.channel.publish_now(&outgoing, body, None) {
             Ok(seq) => seq,
@@ -207,10 +223,10 @@ impl Publisher {
     fn try_publish_as<B: Body>(
         &self,
         heads: impl Heads,
-        properties: &RawProperties,
+        kept: Option<&RawProperties>,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        match self.channel.publish_now(&self.outgoing(heads, properties), body, None) {
+        match self.channel.publish_now(&self.outgoing(heads, kept), body, None) {
             Ok(seq) => Ok(self.confirmation(seq)),
             Err(NotNow::Wait(by, body)) => {
                 Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
@@ -221,9 +237,17 @@ impl Publisher {
         }
     }
 
-    fn outgoing<'a, H>(&'a self, heads: H, properties: &'a RawProperties) -> Outgoing<'a, H> {
-        let keeps = self.options.what_on_loss() == OnLoss::Keep;
-        Outgoing { heads, publisher: Some(&self.options), kept: keeps.then_some(properties) }
+    fn outgoing<'a, H>(&'a self, heads: H, kept: Option<&'a RawProperties>) -> Outgoing<'a, H> {
+        Outgoing { heads, publisher: Some(&self.options), kept }
+    }
+
+    fn keeps(&self) -> bool {
+        self.options.what_on_loss() == OnLoss::Keep
+    }
+
+    /// The properties of a message, if the publisher keeps it until it is confirmed.
+    fn kept<'a>(&self, properties: &'a RawProperties) -> Option<&'a RawProperties> {
+        self.keeps().then_some(properties)
     }
 
     fn timeout(&self) -> Option<Duration> {

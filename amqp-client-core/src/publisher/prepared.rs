@@ -46,7 +46,7 @@ impl PreparedPublisher {
     /// The message is queued as a whole or not at all.
     pub async fn publish(&self, body: impl Body) -> Result<Confirmation, PublishError> {
         let Self { publisher, prepared } = self;
-        publisher.publish_as(prepared, prepared.properties(), body).await
+        publisher.publish_as(prepared, publisher.kept(prepared.properties()), body).await
     }
 
     /// Publishes without ever waiting; see [`Publisher::try_publish`].
@@ -55,7 +55,7 @@ impl PreparedPublisher {
     /// [`TryPublishError`], with the body: when it would have had to wait, or failed.
     pub fn try_publish<B: Body>(&self, body: B) -> Result<Confirmation, TryPublishError<B>> {
         let Self { publisher, prepared } = self;
-        publisher.try_publish_as(prepared, prepared.properties(), body)
+        publisher.try_publish_as(prepared, publisher.kept(prepared.properties()), body)
     }
 
     /// Publishes a body and waits for the broker's verdict; see [`Publisher::send`].
@@ -85,7 +85,7 @@ impl PreparedPublisher {
         let bodies = bodies.into_iter();
         // Whoever drops this future drops these, too, and does not want to know of them.
         let mut sent = Confirmations::new(publisher.channel.clone(), VecDeque::new());
-        let outgoing = publisher.outgoing(prepared, prepared.properties());
+        let outgoing = publisher.outgoing(prepared, publisher.kept(prepared.properties()));
         let (channel, timeout) = (&publisher.channel, publisher.timeout());
         let published = |seq| sent.extend(seq);
         let done = channel.publish_all_later(&outgoing, bodies, timeout, published).await;

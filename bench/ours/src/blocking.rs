@@ -26,7 +26,10 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "publish" if job.parameter("tasks", 1) > 1 => publish_threads(job, &connection, &channel)?,
         "publish" => publish(&channel, &job.queue, job.count, &body)?,
         "confirm" | "confirm-each" => {
-            let options = PublisherOptions::new().window(WINDOW, usize::MAX);
+            let options = PublisherOptions::new()
+                .persistent(false)
+                .mandatory(false)
+                .window(WINDOW, usize::MAX);
             let publisher = channel.default_exchange().publisher(options)?;
             channel.confirm_select().wait()?;
             start = Mark::now();

@@ -95,8 +95,10 @@ fn check(found: usize, expected: usize) -> Outcome {
     Err(format!("{found} octets came, not {expected}").into())
 }
 
+/// A publisher as the other clients have it: transient messages, which do not come back.
 pub(crate) fn publisher(channel: &Channel) -> Outcome<Publisher> {
-    let options = PublisherOptions::new().window(WINDOW, usize::MAX);
+    let options =
+        PublisherOptions::new().persistent(false).mandatory(false).window(WINDOW, usize::MAX);
     Ok(channel.default_exchange().publisher(options)?)
 }
 

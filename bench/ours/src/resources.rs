@@ -58,7 +58,8 @@ fn end(job: &Job, start: Mark, latencies: Latencies) -> ! {
 
 /// Publishes all before it looks at any confirm.
 async fn unconfirmed(job: &Job, channel: &Channel) -> Outcome {
-    let options = PublisherOptions::new().window(usize::MAX, usize::MAX);
+    let options =
+        PublisherOptions::new().persistent(false).mandatory(false).window(usize::MAX, usize::MAX);
     let publisher = channel.default_exchange().publisher(options)?;
     let body = vec![b'x'; job.size];
     let mut confirmations = Vec::with_capacity(job.count as usize);

@@ -168,7 +168,7 @@ const ARRIVAL: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(30);
 
 fn publisher(channel: &Channel, on_loss: OnLoss) -> Result<Publisher, Error> {
-    let options = PublisherOptions::new().on_loss(on_loss).mandatory(true);
+    let options = PublisherOptions::new().on_loss(on_loss);
     Ok(channel.exchange(EXCHANGE)?.publisher(options)?)
 }
 

@@ -80,7 +80,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     let mut consumer = insist(|| queue.consume(ConsumeOptions::new())).await?;
     let mut from_own = insist(|| own.consume(ConsumeOptions::new())).await?;
 
-    let options = PublisherOptions::new().on_loss(OnLoss::Keep).mandatory(true);
+    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
     let publisher = channel.default_exchange().publisher(options)?;
     let mut confirmations = Vec::new();
     for id in ["1", "2", "3"] {

@@ -77,7 +77,7 @@ behaviours! {
     async fn what_is_prepared_and_mandatory_comes_back(world) {
         let channel = world.channel().await?;
         let mut events = channel.events();
-        let options = PublisherOptions::new().mandatory(true);
+        let options = PublisherOptions::new();
         let publisher = channel.default_exchange().publisher(options)?;
         let nowhere = name("nowhere");
         let error = publisher.prepare(&nowhere)?.publish_all(["boomerang"]).await?.await;

@@ -1,7 +1,7 @@
 use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    ChannelEvent, ConfirmError, ConsumeOptions, HeldBy, Message, Overflow, PublishError,
-    PublisherOptions, SendError, TryError,
+    ChannelEvent, ConfirmError, ConsumeOptions, DeliveryMode, HeldBy, Message, MessageProperties,
+    OnLoss, Overflow, PublishError, PublisherOptions, SendError, TryError,
 };
 
 use super::{behaviours, name, next, temporary};
@@ -34,6 +34,74 @@ behaviours! {
         assert_eq!(counted.message_count(), 2500);
     }
 
+    async fn messages_are_persistent_unless_told_otherwise(world) {
+        let (channel, queue) = world.queue().await?;
+        let to = queue.name().to_string();
+        let exchange = channel.default_exchange();
+        let (persistent, transient) = (DeliveryMode::Persistent, DeliveryMode::Transient);
+        // What stands before the delivery mode on the wire, and what stands behind it.
+        let others = MessageProperties::new().with_content_type("text/csv").with_message_id("4711");
+        let explicit = others.clone().with_delivery_mode(transient);
+        let (others, explicit) =
+            (Message::new("").with(&others)?, Message::new("").with(&explicit)?);
+
+        queue.publish(&Message::new("")).await?;
+        queue.publish_confirmed(&Message::new("")).await?;
+        exchange.publish(&to, &others).await?;
+        exchange.publish_confirmed(&to, &others).await?;
+        queue.publish(&explicit).await?;
+        for on_loss in [OnLoss::Wait, OnLoss::Keep] {
+            let publisher = exchange.publisher(PublisherOptions::new().on_loss(on_loss))?;
+            publisher.send(&to, "").await?;
+            publisher.try_publish(&to, "")?.await?;
+            publisher.prepare(&to)?.send("").await?;
+            publisher.send_message(&to, &others).await?;
+            publisher.send_message(&to, &explicit).await?;
+        }
+        let careless = exchange.publisher(PublisherOptions::new().persistent(false))?;
+        careless.send(&to, "").await?;
+        careless.send_message(&to, &others).await?;
+        channel.basic_publish(&Route::queue(&to), &RawProperties::EMPTY, "").await?;
+
+        let publisher = [Some(persistent), Some(persistent), Some(persistent), Some(persistent)];
+        let expected = [Some(persistent); 4].into_iter().chain([Some(transient)])
+            .chain(publisher).chain([Some(transient)])
+            .chain(publisher).chain([Some(transient)])
+            .chain([None, None, None]);
+        for (number, mode) in expected.enumerate() {
+            let got = queue.get(true).await?.ok_or("the queue is empty")?;
+            let properties = got.delivery.message_properties();
+            assert_eq!(properties.delivery_mode, mode, "{number}");
+            let whole = properties.content_type.as_deref() == Some("text/csv");
+            assert_eq!(properties.message_id.as_deref(), whole.then_some("4711"), "{number}");
+        }
+        assert!(queue.get(true).await?.is_none());
+    }
+
+    async fn a_message_to_nowhere_is_an_error_that_says_so(world) {
+        let channel = world.channel().await?;
+        let nowhere = name("nowhere");
+        let exchange = channel.default_exchange();
+        let publisher = exchange.publisher(PublisherOptions::new())?;
+        let gone = channel.queue(&nowhere)?;
+        let errors = [
+            publisher.send(&nowhere, "").await,
+            publisher.send_message(&nowhere, &Message::new("")).await,
+            publisher.prepare(&nowhere)?.send("").await,
+            publisher.prepare(&nowhere)?.publish_all([""]).await?.await.map_err(SendError::from),
+            exchange.publish_confirmed(&nowhere, &Message::new("")).await,
+            gone.publish_confirmed(&Message::new("")).await,
+        ];
+        for error in errors {
+            let error = error.expect_err("there is no such queue");
+            let text = error.to_string();
+            assert!(matches!(error, SendError::NotConfirmed(ConfirmError::Returned(_))), "{text}");
+            assert!(text.contains("reached no queue") && text.contains(&nowhere), "{text}");
+        }
+        let careless = exchange.publisher(PublisherOptions::new().mandatory(false))?;
+        careless.send(&nowhere, "nobody misses it").await?;
+    }
+
     async fn more_can_be_published_than_the_transport_takes_at_once(world) {
         let channel = world.channel().await?;
         let nowhere = name("nowhere");
@@ -62,7 +130,7 @@ behaviours! {
     async fn a_mandatory_message_without_a_queue_comes_back(world) {
         let channel = world.channel().await?;
         let mut events = channel.events();
-        let options = PublisherOptions::new().mandatory(true);
+        let options = PublisherOptions::new();
         let publisher = channel.default_exchange().publisher(options)?;
         let nowhere = name("nowhere");
         let error = publisher.send(&nowhere, "boomerang").await.expect_err("no queue");
@@ -80,7 +148,7 @@ behaviours! {
 
     async fn each_return_belongs_to_its_own_publish(world) {
         let (channel, queue) = world.queue().await?;
-        let options = PublisherOptions::new().mandatory(true);
+        let options = PublisherOptions::new();
         let publisher = channel.default_exchange().publisher(options)?;
         let (to, nowhere) = (queue.name().to_string(), name("nowhere"));
         let mut confirmations = Vec::new();

@@ -81,7 +81,7 @@ behaviours! {
         queue.bind(exchange.name(), "a.*").await?;
         channel.basic_qos(1).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
-        let publisher = exchange.publisher(PublisherOptions::new().mandatory(true))?;
+        let publisher = exchange.publisher(PublisherOptions::new())?;
         let prepared = channel.prepare(&Route::queue(queue.name()), &RawProperties::EMPTY)?;
         publisher.send("a.b", "before").await?;
         let before = next(&mut consumer).await?;

@@ -60,7 +60,7 @@ behaviours! {
         let address = got.delivery.message_properties().reply_to.ok_or("no address")?;
         replies.cancel().await?;
         let publisher =
-            channel.default_exchange().publisher(PublisherOptions::new().mandatory(true))?;
+            channel.default_exchange().publisher(PublisherOptions::new())?;
         let result = publisher.send(&address, "too late").await;
         assert!(matches!(result, Err(SendError::NotConfirmed(ConfirmError::Returned(_)))), "{result:?}");
         let result = world.channel().await?.queue_declare_passive(&address).await;

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::{
-    ConfirmError, Confirmation, Connection, MessageProperties, OnLoss, PublishError,
-    PublisherOptions,
+    ConfirmError, Confirmation, Connection, OnLoss, PublishError, PublisherOptions,
 };
 
 use super::{declare, leave, queue_name};
@@ -23,10 +22,7 @@ pub(super) async fn run(
     let connection = env.connect_for_good().await.connection;
     let channel = env.open(connection.open_channel().await)?;
     declare(env, &channel, queue).await?;
-    let options = PublisherOptions::new()
-        .window(window, usize::MAX)
-        .on_loss(OnLoss::Keep)
-        .properties(MessageProperties::new().persistent());
+    let options = PublisherOptions::new().window(window, usize::MAX).on_loss(OnLoss::Keep);
     let publisher = env.publish(channel.default_exchange().publisher(options))?;
     let number = env.world.ledger.borrow_mut().publisher();
     let to = queue_name(queue);

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use amqp_client_core::{
-    Channel, ConfirmError, MessageProperties, Overflow, PublisherOptions, QueueOptions,
-};
+use amqp_client_core::{Channel, ConfirmError, Overflow, PublisherOptions, QueueOptions};
 
 use super::leave;
 use crate::client::{Env, Try};
@@ -29,7 +27,7 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
     let options =
         QueueOptions::new().exclusive(true).max_length(room).overflow(Overflow::RejectPublish);
     let queue = env.call(channel.queue_declare(&name, options).await)?;
-    let options = PublisherOptions::new().properties(MessageProperties::new().persistent());
+    let options = PublisherOptions::new();
     let publisher = env.publish(channel.default_exchange().publisher(options))?;
     let mut open = Vec::new();
     for number in 0..count {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use amqp_client_core::{Confirmation, MessageProperties, Publisher, PublisherOptions, TryError};
+use amqp_client_core::{Confirmation, Publisher, PublisherOptions, TryError};
 
 use super::{declare, leave, queue_name};
 use crate::client::{Env, Try};
@@ -14,10 +14,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
     let connection = env.connect().await.connection;
     let channel = env.open(connection.open_channel().await)?;
     declare(env, &channel, queue).await?;
-    let options = PublisherOptions::new()
-        .window(window, usize::MAX)
-        .mandatory(mandatory)
-        .properties(MessageProperties::new().persistent());
+    let options = PublisherOptions::new().window(window, usize::MAX).mandatory(mandatory);
     let publisher = env.publish(channel.default_exchange().publisher(options))?;
     let mut open = VecDeque::new();
     let published = publish_all(env, job, queue, &publisher, left, &mut open).await;

@@ -25,7 +25,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
     env.call(queue.bind(&name, "here").await)?;
     env.call(channel.basic_qos(3).await)?;
     let mut consumer = env.call(queue.consume(ConsumeOptions::new()).await)?;
-    let options = PublisherOptions::new().mandatory(true);
+    let options = PublisherOptions::new();
     let publisher = env.publish(exchange.publisher(options))?;
     while *left > 0 {
         let number = *left;
