@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_proto::{
-    ChannelError, CommandError, ConnectionError, FieldError, Gate, Misuse, OpenChannelError,
+    ChannelError, Close, CommandError, ConnectionError, FieldError, Gate, Misuse, OpenChannelError,
     Returned, TooLong, Unusable,
 };
 use thiserror::Error;
@@ -233,6 +233,13 @@ pub enum ConfirmError {
     /// The channel ended before the broker said anything: the message may have been taken over or not.
     #[error("sent, but not confirmed: {0}")]
     Unconfirmed(ChannelError),
+    /// The broker closed the channel because of this message, which was [kept](crate::OnLoss::Keep) and is not sent again.
+    #[error("the broker refused the message and closed the channel: {0}")]
+    Refused(Close),
+    /// The message was [kept](crate::OnLoss::Keep), but cannot be sent on the new connection: that node allows smaller frames.
+    /// An earlier connection may have taken it over, or not.
+    #[error("kept, but not sent again: {0}")]
+    NotResent(PublishError),
     /// The broker said nothing in time: the message may be taken over or not.
     #[error("sent, but not confirmed within {after:?}")]
     TimedOut {

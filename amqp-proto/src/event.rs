@@ -10,7 +10,7 @@ use crate::session::{Entity, RecoveryReport};
 use crate::wire::{FieldTable, Secret, ShortStr};
 use crate::{
     ChannelError, ChannelId, CommandError, ConnectionError, ConsumerId, Delivery, DeliveryTag,
-    PublishSeq, Published, Reply, RequestId, Returned, Unusable,
+    PublishError, PublishSeq, Published, Reply, RequestId, Returned, Unusable,
 };
 
 /// Something happened on a connection.
@@ -137,6 +137,14 @@ pub enum ChannelEvent {
         publishes: RangeInclusive<PublishSeq>,
         /// Why.
         error: ChannelError,
+    },
+    /// Sessions: a message that was [kept](crate::session::Channel::publish_kept) is given up. It is not confirmed, and it is
+    /// not sent again.
+    PublishFailed {
+        /// The publish.
+        publish: PublishSeq,
+        /// Why it cannot be sent again. [`PublishError::Ended`] holds the close with which the broker refused it.
+        error: PublishError,
     },
     /// Sessions: a consumer could not be started again.
     ConsumerFailed {

@@ -129,6 +129,10 @@ impl ChannelState {
                 self.confirms.unconfirmed(&publishes, &error, wake);
                 outcome.opens_gate = true;
             }
+            Event::PublishFailed { publish, error } => {
+                self.confirms.given_up(publish, &error, wake);
+                outcome.opens_gate = true;
+            }
             Event::Interrupted { delivered, error } => {
                 let freed = self.queues.discard_up_to(delivered);
                 *delivered_octets = delivered_octets.saturating_sub(freed);

@@ -114,6 +114,25 @@ impl Confirms {
         self.lose(publishes.start().get()..=publishes.end().get(), reason, wake);
     }
 
+    /// A message that was kept is not sent again.
+    pub(crate) fn given_up(
+        &mut self,
+        publish: PublishSeq,
+        error: &amqp_proto::PublishError,
+        mut wake: impl FnMut(Waker),
+    ) {
+        self.settle(publish.get(), &mut wake, |returned| {
+            Err(match (returned, error) {
+                (Some(returned), _) => ConfirmError::Returned(returned),
+                (None, amqp_proto::PublishError::Ended(ChannelError::Closed(close))) => {
+                    ConfirmError::Refused(close.clone())
+                }
+                (None, error) => ConfirmError::NotResent(error.clone().into()),
+            })
+        });
+        self.shrink();
+    }
+
     fn lose(
         &mut self,
         publishes: impl Iterator<Item = u64>,

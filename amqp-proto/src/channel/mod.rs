@@ -171,6 +171,11 @@ impl Channel<'_> {
         }
     }
 
+    /// Which consumer has this tag.
+    pub(crate) fn consumer(&mut self, consumer_tag: &ShortStr) -> Option<ConsumerId> {
+        self.state.consumer_of(consumer_tag.as_bytes()).map(|(id, ..)| id)
+    }
+
     /// Whether a consumer's start is not answered yet.
     pub(crate) fn is_starting(&self, consumer_tag: &ShortStr) -> bool {
         self.state.pending.iter().any(
@@ -326,6 +331,11 @@ impl Channel<'_> {
             Role::Server => Ok(()),
             Role::Client => Err(Misuse::WrongSide("server")),
         }
+    }
+
+    /// Whether commands reach the peer: the channel is open or opening, though its end may be one of the events to come.
+    pub(crate) fn takes_commands(&self) -> bool {
+        self.check_open().is_ok()
     }
 
     #[inline]

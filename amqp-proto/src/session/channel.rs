@@ -226,6 +226,7 @@ impl Channel<'_> {
             properties: properties.clone(),
             body: body.into_bytes(),
             sent: false,
+            here: false,
         };
         self.check_kept_gate(route, properties, message.body.len())?;
         let octets = message.octets();
@@ -233,7 +234,7 @@ impl Channel<'_> {
             Reach::Channel(channel) => {
                 let route = self.topology.redirect(route);
                 let sent = channel.publish(&route, properties, &message.body)?;
-                message.sent = true;
+                (message.sent, message.here) = (true, true);
                 self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
             }
             Reach::Nowhere(_) => self.record.seqs.reserve(),

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::replay::Replay;
 use super::report::Entity;
+use super::restore::not_sent;
 use super::topology::Step;
 use super::{Locked, Phase, Session, slot};
 use crate::method::Method;
@@ -87,12 +88,12 @@ impl Session {
             let facts = step.method.facts();
             match channel.request_as(None, step.method.clone(), facts, true) {
                 Ok(id) => replay.awaiting.push_back((id, step)),
-                Err(CommandError::Ended(error)) => failed.push((step, error)),
-                Err(error) => {
-                    let text = ShortStr::truncated(&alloc::format!("{error}"));
-                    let close = Close::local(ReplyCode::NOT_ALLOWED, text);
-                    failed.push((step, ChannelError::Closed(close)));
+                // The channel has ended, and its event is yet to come: then this is sent on another.
+                Err(CommandError::Ended(_)) => {
+                    replay.steps.push_front(step);
+                    break;
                 }
+                Err(error) => failed.push((step, not_sent(&error))),
             }
         }
         let any = !failed.is_empty();

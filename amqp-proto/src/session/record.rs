@@ -120,6 +120,11 @@ impl ChannelRecord {
         let index = tags.position(|consumer| consumer.consume.consumer_tag.as_bytes() == tag)?;
         Some(self.consumers.remove(index))
     }
+
+    pub(super) fn remove_consumer_by_id(&mut self, id: ConsumerId) -> Option<Consumer> {
+        let index = self.consumers.iter().position(|consumer| consumer.id == id)?;
+        Some(self.consumers.remove(index))
+    }
 }
 
 /// Delivery tags go on counting when a channel is opened again, so that those of different times are never mistaken for each
@@ -185,13 +190,26 @@ impl Seqs {
     pub(super) const fn reserve(&mut self) -> PublishSeq {
         let seq = self.next;
         self.next += 1;
+        self.ahead += 1;
         PublishSeq(seq)
     }
 
-    /// The channel starts anew with these messages.
-    pub(super) fn restart(&mut self, resent: Vec<u64>) {
-        self.ahead = self.next - 1 - resent.len() as u64;
-        self.resent = resent;
+    /// The channel starts anew: the broker counts from 1 again.
+    pub(super) fn restart(&mut self) {
+        self.ahead = self.next - 1;
+        self.resent.clear();
+    }
+
+    /// A message that has this number already was sent on the new channel. Only messages that were really sent count: the
+    /// broker numbers what it gets, and knows nothing of the others.
+    pub(super) fn resent(&mut self, seq: u64) {
+        debug_assert_eq!(
+            self.ahead + self.resent.len() as u64,
+            self.next - 1,
+            "nothing is published for the first time before all that is kept is sent"
+        );
+        self.resent.push(seq);
+        self.ahead = self.ahead.saturating_sub(1);
     }
 
     /// The session's numbers for some of the broker's, in runs.
@@ -245,6 +263,8 @@ pub(super) struct KeptMessage {
     pub(super) body: Bytes,
     /// It was sent before: sent again, it says so.
     pub(super) sent: bool,
+    /// It was sent on the present channel. Those that were are in front of those that were not.
+    pub(super) here: bool,
 }
 
 impl KeptMessage {
@@ -297,12 +317,25 @@ impl Kept {
         self.messages.drain(..).map(|message| message.octets()).sum()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeptMessage> {
-        self.messages.iter_mut()
+    /// The channel starts anew: nothing was sent on it.
+    pub(super) fn restart(&mut self) {
+        self.messages.iter_mut().for_each(|message| message.here = false);
     }
 
-    pub(super) fn seqs(&self) -> Vec<u64> {
-        self.messages.iter().map(|message| message.seq).collect()
+    /// The oldest message that was not sent on the present channel.
+    pub(super) fn next_unsent(&mut self) -> Option<&mut KeptMessage> {
+        let sent = self.sent_here();
+        self.messages.get_mut(sent)
+    }
+
+    /// How many messages were sent on the present channel.
+    fn sent_here(&self) -> usize {
+        self.messages.partition_point(|message| message.here)
+    }
+
+    /// Gives one message up. Returns how many bytes are free again.
+    pub(super) fn give_up(&mut self, seq: u64) -> usize {
+        self.settled(&(PublishSeq(seq)..=PublishSeq(seq)))
     }
 }
 
@@ -328,12 +361,17 @@ mod tests {
         // 4, 5 and 9 are sent again, and one that was never sent.
         let waiting = seqs.reserve().get();
         assert_eq!(waiting, 11);
-        seqs.restart(alloc::vec![4, 5, 9, waiting]);
+        seqs.restart();
+        [4, 5, 9, waiting].into_iter().for_each(|seq| seqs.resent(seq));
         assert_eq!(seqs.published(PublishSeq(5)).get(), 12);
         assert_eq!(runs(&seqs, 1, 6), [(4, 5), (9, 9), (11, 11), (12, 13)]);
         assert_eq!(runs(&seqs, 2, 2), [(5, 5)]);
-        seqs.restart(Vec::new());
-        assert_eq!(seqs.published(PublishSeq(1)).get(), 13);
+        seqs.restart();
+        // 9 is sent again, and one more is taken before that.
+        assert_eq!(seqs.reserve().get(), 13);
+        seqs.resent(9);
+        assert_eq!(seqs.published(PublishSeq(2)).get(), 14);
+        assert_eq!(runs(&seqs, 1, 2), [(9, 9), (14, 14)]);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use super::replay::Restoring;
 use super::report::Entity;
 use super::steps::ChannelStep;
 use super::{Phase, Session, slot};
-use crate::method::{ConfirmSelect, TxSelect};
+use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Close, ConsumerId, Event, Properties, PublishSeq,
-    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConsumerId, Event, Properties,
+    PublishSeq, RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
 };
 
 impl Session {
@@ -34,6 +34,8 @@ impl Session {
                     replay.channels.insert(id, Restoring::default());
                 }
             }
+            // The new connection is lost already, which is the next event. The channel waits for another one.
+            Err(_) if !self.connection.is_open() => {}
             // This node allows fewer channels.
             Err(error) => {
                 let text = ShortStr::truncated(&alloc::format!("{error}"));
@@ -161,6 +163,7 @@ impl Session {
             return;
         };
         let Ok(mut channel) = self.connection.channel(id) else { return };
+        let mut failed = Vec::new();
         while !restoring.one_by_one || restoring.awaiting.is_empty() {
             let Some(step) = restoring.steps.pop_front() else { break };
             let record = slot(&mut self.channels, id);
@@ -173,11 +176,32 @@ impl Session {
                 _ => {}
             }
             let facts = step.method.facts();
-            // It fails when the channel is over, which is told, or when it had been sent before.
-            if let Ok(id) = channel.request_as(step.request, step.method.clone(), facts, true) {
-                restoring.awaiting.push_back((id, step));
+            match channel.request_as(step.request, step.method.clone(), facts, true) {
+                Ok(id) => restoring.awaiting.push_back((id, step)),
+                // The channel has ended: its event says so, and all of this is planned again.
+                Err(CommandError::Ended(_)) => break,
+                // It runs: it was started by an earlier step.
+                Err(_) if is_running(&mut channel, &step.entity) => {}
+                Err(error) => failed.push((step.entity, not_sent(&error))),
             }
         }
+        for (entity, error) in failed {
+            self.not_restored(id, entity, error);
+        }
+    }
+
+    /// Something that stood on a channel cannot be brought back. The channel goes on without it.
+    fn not_restored(&mut self, id: ChannelId, entity: Entity, error: ChannelError) {
+        if matches!(entity, Entity::Consumer { .. }) {
+            return self.fail_consumer(entity, error);
+        }
+        if let Some(record) = self.record(id) {
+            match entity {
+                Entity::Flow(_) => record.paused = false,
+                _ => (record.qos, record.global_qos) = (None, None),
+            }
+        }
+        self.report_failure(entity, error);
     }
 
     /// The broker refused something that was to be brought back on a channel.
@@ -201,18 +225,7 @@ impl Session {
                 self.finish_replay();
                 return None;
             };
-            match step.entity {
-                Entity::Consumer { .. } => self.fail_consumer(step.entity, error),
-                entity => {
-                    if let Some(record) = self.record(id) {
-                        match entity {
-                            Entity::Flow(_) => record.paused = false,
-                            _ => (record.qos, record.global_qos) = (None, None),
-                        }
-                    }
-                    self.report_failure(entity, error);
-                }
-            }
+            self.not_restored(id, step.entity, error);
         }
         self.open_again(id);
         if let Some(restoring) =
@@ -229,9 +242,9 @@ impl Session {
     }
 
     pub(super) fn fail_consumer(&mut self, entity: Entity, error: ChannelError) {
-        if let Entity::Consumer { channel, consumer, consumer_tag } = &entity {
+        if let Entity::Consumer { channel, consumer, .. } = &entity {
             let record = slot(&mut self.channels, *channel);
-            let removed = record.and_then(|record| record.remove_consumer(consumer_tag.as_bytes()));
+            let removed = record.and_then(|record| record.remove_consumer_by_id(*consumer));
             if let Some(removed) = removed {
                 self.topology.unconsumed(&removed.consume.queue);
             }
@@ -247,42 +260,103 @@ impl Session {
         let Some(record) = slot(&mut self.channels, id) else { return 0 };
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
+        record.kept.restart();
+        record.seqs.restart();
         if record.mode == Mode::Confirm && !channel.is_confirming() {
-            let _over = channel.request(ConfirmSelect { no_wait: true });
+            let selected = channel.request(ConfirmSelect { no_wait: true });
+            debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
         }
+        let again = self.resend(id);
+        self.send_held(id);
+        again
+    }
+
+    /// Publishes what is kept. Returns how many messages were published before.
+    fn resend(&mut self, id: ChannelId) -> usize {
         let mut again = 0;
-        for message in record.kept.iter_mut() {
+        let Some(record) = slot(&mut self.channels, id) else { return again };
+        let Ok(mut channel) = self.connection.channel(id) else { return again };
+        // When the channel has ended, its event is yet to come: until then they stay where they are.
+        while let Some(message) = record.kept.next_unsent().filter(|_| channel.takes_commands()) {
             let mut route = Route::new(&message.exchange, &message.routing_key);
             route.mandatory = message.mandatory;
             let route = self.topology.redirect(&route);
-            again += usize::from(message.sent);
             let marked = message.sent.then(|| marked(message)).flatten();
             let properties = marked.as_ref().unwrap_or(&message.properties);
-            message.sent = true;
-            // Names and properties were found to fit before; a mark that does not is left out.
-            let sent = channel.publish_now(&route, properties, &message.body);
-            if sent.is_err() {
-                let _over = channel.publish_now(&route, &message.properties, &message.body);
+            let mut sent = channel.publish_now(&route, properties, &message.body);
+            if sent.is_err() && marked.is_some() {
+                // The mark does not fit. The message may, as it did before.
+                sent = channel.publish_now(&route, &message.properties, &message.body);
             }
-        }
-        record.seqs.restart(record.kept.seqs());
-        for mut held in core::mem::take(&mut record.held) {
-            self.topology.translate(&mut held.method);
-            let (request, answered) = (held.id, held.answered);
-            let method = held.method.clone();
-            match channel.request_as(Some(request), held.method, held.facts, answered) {
-                Ok(_) => {
-                    note(record, &mut self.topology, request, method, answered, held.recovers);
+            match sent {
+                Ok(number) => {
+                    again += usize::from(message.sent);
+                    (message.sent, message.here) = (true, true);
+                    record.seqs.resent(message.seq);
+                    // Both ends count alike, or confirms would be taken for those of others.
+                    debug_assert_eq!(
+                        number.map(|number| record.seqs.one(number.get())),
+                        Some(message.seq)
+                    );
                 }
-                Err(error) if answered => {
-                    let failed = ChannelEvent::Failed { request, error };
+                // This node allows smaller frames. The broker never gets the message, and does not count it.
+                Err(error) => {
+                    let seq = message.seq;
+                    let freed = record.kept.give_up(seq);
+                    self.budget.kept = self.budget.kept.saturating_sub(freed);
+                    let failed = ChannelEvent::PublishFailed { publish: PublishSeq(seq), error };
                     self.events.push_back(Event::Channel(id, failed));
                 }
-                Err(_) => {}
             }
         }
         again
     }
+
+    /// Makes the requests that waited.
+    fn send_held(&mut self, id: ChannelId) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        let Ok(mut channel) = self.connection.channel(id) else { return };
+        while let Some(mut held) = record.held.pop_front() {
+            self.topology.translate(&mut held.method);
+            let (request, answered) = (held.id, held.answered);
+            let method = held.method.clone();
+            match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
+                Ok(_) => {
+                    note(record, &mut self.topology, request, method, answered, held.recovers);
+                }
+                // The channel's end is yet to be reported. Nothing of this was sent.
+                Err(CommandError::Ended(_)) => {
+                    record.held.push_front(held);
+                    break;
+                }
+                Err(error) => {
+                    if matches!(method, Method::BasicConsume(_)) && !answered {
+                        let (consumer, error) = (request.into(), not_sent(&error));
+                        let failed = ChannelEvent::ConsumerFailed { consumer, error };
+                        self.events.push_back(Event::Channel(id, failed));
+                    }
+                    let failed = ChannelEvent::Failed { request, error };
+                    self.events.push_back(Event::Channel(id, failed));
+                }
+            }
+        }
+    }
+}
+
+/// Whether that is a consumer that has been started on the channel already.
+fn is_running(channel: &mut crate::Channel<'_>, entity: &Entity) -> bool {
+    match entity {
+        Entity::Consumer { consumer, consumer_tag, .. } => {
+            channel.consumer(consumer_tag) == Some(*consumer)
+        }
+        _ => false,
+    }
+}
+
+/// Why something is not there any more that this end could not even ask for.
+pub(super) fn not_sent(error: &CommandError) -> ChannelError {
+    let text = ShortStr::truncated(&alloc::format!("{error}"));
+    ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text))
 }
 
 /// The properties of a message that is sent again, which say so.

@@ -5,6 +5,8 @@ mod embedding;
 mod failures;
 mod messages;
 mod outages;
+mod pair;
 mod scripted;
+mod smaller;
 mod topology;
 mod world;
