@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
@@ -12,7 +12,7 @@ use crate::error::{CallError, CloseError, OpenError};
 use crate::event::ConnectionEvents;
 use crate::health::{Health, Status};
 use crate::opening::OpenChannel;
-use crate::state::{OnRecover, Shared};
+use crate::state::{On, OnRecover, Shared, Waiting};
 
 /// A connection to a broker.
 ///
@@ -72,16 +72,17 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn ready(&self) -> Result<(), ConnectionError> {
+        let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
-            let mut state = self.shared().lock();
-            if let Err(error) = state.proto.check() {
-                return Poll::Ready(Err(error));
-            }
-            if state.proto.negotiated().is_some() {
-                return Poll::Ready(Ok(()));
-            }
-            watch(&mut state.watchers, cx);
-            Poll::Pending
+            self.shared().poll(cx, |state, task| {
+                if let Err(error) = state.proto.check() {
+                    return Poll::Ready(Err(error));
+                }
+                if state.proto.negotiated().is_some() {
+                    return Poll::Ready(Ok(()));
+                }
+                waiting.wait(state, task)
+            })
         })
         .await
     }
@@ -177,13 +178,12 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn closed(&self) -> ConnectionError {
+        let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
-            let mut state = self.shared().lock();
-            if let Err(error) = state.proto.check() {
-                return Poll::Ready(error);
-            }
-            watch(&mut state.watchers, cx);
-            Poll::Pending
+            self.shared().poll(cx, |state, task| match state.proto.check() {
+                Err(error) => Poll::Ready(error),
+                Ok(()) => waiting.wait(state, task),
+            })
         })
         .await
     }
@@ -284,32 +284,34 @@ impl Connection {
         secret: impl Into<Secret>,
         reason: &str,
     ) -> Result<(), CallError> {
+        let secret = secret.into();
         let (awaited, deadline) = {
             let mut guard = self.shared().lock();
-            guard.proto.update_secret(secret.into(), reason)?;
+            guard.proto.update_secret(secret, reason)?;
             guard.secrets_sent += 1;
             let awaited = guard.secrets_sent;
             let deadline = Deadline::start(self.shared(), guard, |settings| settings.call_timeout);
             (awaited, deadline)
         };
+        let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
             if deadline.expired(cx) {
                 return Poll::Ready(Err(deadline.timed_out("connection.update-secret")));
             }
-            let mut state = self.shared().lock();
-            if state.secrets_updated >= awaited {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some((lost, reason)) = &state.secrets_lost {
-                if awaited <= *lost {
-                    return Poll::Ready(Err(ChannelError::from(reason.clone()).into()));
+            self.shared().poll(cx, |state, task| {
+                if state.secrets_updated >= awaited {
+                    return Poll::Ready(Ok(()));
                 }
-            }
-            if let Err(error) = state.proto.check() {
-                return Poll::Ready(Err(ChannelError::from(error).into()));
-            }
-            watch(&mut state.watchers, cx);
-            Poll::Pending
+                if let Some((lost, reason)) = &state.secrets_lost {
+                    if awaited <= *lost {
+                        return Poll::Ready(Err(ChannelError::from(reason.clone()).into()));
+                    }
+                }
+                if let Err(error) = state.proto.check() {
+                    return Poll::Ready(Err(ChannelError::from(error).into()));
+                }
+                waiting.wait(state, task)
+            })
         })
         .await
     }
@@ -328,13 +330,6 @@ fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
         Ok(_) => Ok(true),
         Err(error) if error.reply_code() == Some(ReplyCode::NOT_FOUND) => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// Adds the task to those that are woken together.
-pub(crate) fn watch(watchers: &mut Vec<std::task::Waker>, cx: &Context<'_>) {
-    if !watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
-        watchers.push(cx.waker().clone());
     }
 }
 

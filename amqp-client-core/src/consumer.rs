@@ -15,7 +15,7 @@ use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
 use crate::moments;
 use crate::reply::Reply;
-use crate::state::{End, register};
+use crate::state::End;
 
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
@@ -170,24 +170,28 @@ impl Consumer {
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
-        let mut guard = self.channel.lock();
-        let state = &mut *guard;
-        let Some(queue) =
-            state.channel(self.channel.place()).and_then(|channel| channel.queues.get(self.id))
-        else {
-            return Poll::Ready(None);
-        };
-        if queue.deliveries.is_empty() {
+        let (channel, id) = (&self.channel, self.id);
+        let ended = channel.poll_state(cx, |state, task| {
+            let Some(queue) = state.queues.get(id) else {
+                return Poll::Ready(Some(None));
+            };
+            if !queue.deliveries.is_empty() {
+                return Poll::Ready(None);
+            }
             let Some(end) = &mut queue.end else {
-                register(&mut queue.waker, cx.waker());
+                task.register(&mut queue.waker);
                 return Poll::Pending;
             };
-            return Poll::Ready(match std::mem::replace(end, End::Told) {
+            Poll::Ready(Some(match std::mem::replace(end, End::Told) {
                 End::Unasked(why) => Some(Err(why)),
                 End::Cancelled | End::Told => None,
-            });
+            }))
+        });
+        match ended {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(end)) => return Poll::Ready(end),
+            Poll::Ready(None) => {}
         }
-        drop(guard);
         self.take_all();
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));

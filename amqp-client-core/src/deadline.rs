@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::config::Settings;
@@ -30,7 +30,12 @@ impl Deadline {
 
     /// Whether it has passed; if not, the task is woken when it does.
     pub(crate) fn expired(&self, cx: &Context<'_>) -> bool {
-        self.shared.lock().deadlines.expired(self.id, cx.waker())
+        let polled =
+            self.shared.poll(cx, |state, task| match state.deadlines.expired(self.id, task) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+        polled.is_ready()
     }
 
     /// The time that was given.
@@ -47,7 +52,7 @@ impl Deadline {
 impl Drop for Deadline {
     fn drop(&mut self) {
         if self.id.is_some() {
-            self.shared.lock().deadlines.stop(self.id);
+            let _waker = self.shared.lock().deadlines.stop(self.id);
         }
     }
 }

@@ -8,7 +8,7 @@ use amqp_proto::ClientConfig;
 use amqp_proto::session::Dial;
 
 use crate::driver::Driver;
-use crate::state::Shared;
+use crate::state::{Shared, keep_clone};
 
 /// A connection that was lost, seen from whoever makes transports. It is what a [`Driver`] is while there is one.
 ///
@@ -19,6 +19,7 @@ pub struct Dialer {
     shared: Arc<Shared>,
     close_timeout: Duration,
     handed_on: bool,
+    spare_waker: Option<Waker>,
 }
 
 /// What to do next.
@@ -35,11 +36,12 @@ pub struct DialTurn {
 
 impl Dialer {
     pub(crate) const fn new(shared: Arc<Shared>, close_timeout: Duration) -> Self {
-        Self { shared, close_timeout, handed_on: false }
+        Self { shared, close_timeout, handed_on: false, spare_waker: None }
     }
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> DialTurn {
+        keep_clone(&mut self.spare_waker, waker);
         let mut state = self.shared.lock();
         state.carry_out(now);
         state.proto.handle_timeout(now);
@@ -47,7 +49,7 @@ impl Dialer {
         state.dispatch();
         state.expire(now);
         state.wake_turns();
-        state.park_driver(waker);
+        state.park_driver(&mut self.spare_waker);
         let (connect, wait) = match dial {
             Dial::Connect { node } => (Some(node), None),
             Dial::Wait(at) => (None, Some(at)),

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::input::Input;
 use crate::moments::Moments;
-use crate::state::Shared;
+use crate::state::{Shared, keep_clone};
 
 /// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct Driver {
     over_since: Option<Instant>,
     /// A dialer goes on.
     handed_on: bool,
+    /// A clone of the waker, to be left under the lock, where it cannot be made.
+    spare_waker: Option<Waker>,
 }
 
 /// What to do next.
@@ -95,6 +97,7 @@ impl Driver {
             close_timeout,
             over_since: None,
             handed_on: false,
+            spare_waker: None,
         }
     }
 
@@ -117,6 +120,7 @@ impl Driver {
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
+        keep_clone(&mut self.spare_waker, waker);
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         state.carry_out(now);
@@ -142,7 +146,7 @@ impl Driver {
             state.open_gate();
         }
         state.wake_turns();
-        state.park_driver(waker);
+        state.park_driver(&mut self.spare_waker);
         // After a loss, timers are the dialer's: the time of the next attempt may have passed, and would wake this in vain.
         let protocol_timer = state.proto.poll_timeout().filter(|_| !lost).map(|(at, _)| at);
         Turn {

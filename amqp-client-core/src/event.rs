@@ -177,14 +177,14 @@ impl Stream for ConnectionEvents {
     type Item = ConnectionEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
-        let heard = self.shared.lock().listeners.poll(self.id, cx.waker());
+        let heard = self.shared.poll(cx, |state, task| state.listeners.poll(self.id, task));
         heard.map(|heard| heard.map(|heard| heard.or_missed(ConnectionEvent::Missed)))
     }
 }
 
 impl Drop for ConnectionEvents {
     fn drop(&mut self) {
-        self.shared.lock().listeners.unsubscribe(self.id);
+        let _waker = self.shared.lock().listeners.unsubscribe(self.id);
     }
 }
 
@@ -216,13 +216,13 @@ impl Stream for ChannelEvents {
     type Item = ChannelEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
-        let heard = self.channel.with_state(|state| state.listeners.poll(self.id, cx.waker()));
+        let heard = self.channel.poll_state(cx, |state, task| state.listeners.poll(self.id, task));
         heard.map(|heard| heard.map(|heard| heard.or_missed(ChannelEvent::Missed)))
     }
 }
 
 impl Drop for ChannelEvents {
     fn drop(&mut self) {
-        self.channel.with_state(|state| state.listeners.unsubscribe(self.id));
+        let _waker = self.channel.with_state(|state| state.listeners.unsubscribe(self.id));
     }
 }

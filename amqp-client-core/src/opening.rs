@@ -4,9 +4,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::channel::Channel;
-use crate::connection::{Connection, watch};
+use crate::connection::Connection;
 use crate::error::OpenError;
-use crate::state::DeadlineId;
+use crate::state::{DeadlineId, WaiterId};
 
 /// A channel that is being opened; see [`Connection::open_channel`].
 #[derive(Debug)]
@@ -18,15 +18,22 @@ pub struct OpenChannel {
 #[derive(Debug)]
 enum Step {
     Failed(Option<OpenError>),
-    Opening { channel: Option<Channel>, deadline: Option<DeadlineId>, after: Duration },
+    Opening {
+        channel: Option<Channel>,
+        deadline: Option<DeadlineId>,
+        after: Duration,
+        waiter: Option<WaiterId>,
+    },
 }
 
 impl OpenChannel {
     /// Gives the broker that long instead of the configured time, counted from now on.
     pub fn within(mut self, timeout: Duration) -> Self {
-        if let Step::Opening { channel: Some(channel), deadline, after } = &mut self.step {
+        if let Step::Opening { channel: Some(channel), deadline, after, .. } = &mut self.step {
+            // Dropped behind the lock.
+            let _waker;
             let mut state = channel.lock();
-            state.deadlines.stop(*deadline);
+            _waker = state.deadlines.stop(*deadline);
             *deadline = state.deadlines.start(Some(timeout));
             *after = timeout;
             state.wake_driver();
@@ -54,7 +61,7 @@ impl OpenChannel {
                 drop(guard);
                 let channel =
                     Some(Channel::new(connection.clone(), id, place, stale.unwrap_or_default()));
-                Step::Opening { channel, deadline, after }
+                Step::Opening { channel, deadline, after, waiter: None }
             }
         };
         Self { step }
@@ -65,42 +72,69 @@ impl Future for OpenChannel {
     type Output = Result<Channel, OpenError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (slot, deadline, after) = match &mut self.step {
+        let (slot, deadline, after, waiter) = match &mut self.step {
             Step::Failed(error) => {
                 return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
             }
-            Step::Opening { channel, deadline, after } => (channel, *deadline, *after),
+            Step::Opening { channel, deadline, after, waiter } => {
+                (channel, *deadline, *after, waiter)
+            }
         };
         let Some(channel) = slot.as_ref() else {
             return Poll::Pending;
         };
+        let opened = channel.connection().shared().poll(cx, |state, task| {
+            let expired = state.deadlines.expired(deadline, task);
+            let Some(waiting) = state.channel(channel.place()) else {
+                return Poll::Pending;
+            };
+            if let Some(reason) = &waiting.ended {
+                return Poll::Ready(Err(reason.clone().into()));
+            }
+            if waiting.opened {
+                return Poll::Ready(Ok(()));
+            }
+            if expired {
+                return Poll::Ready(Err(OpenError::TimedOut { after }));
+            }
+            waiting.watchers.register(waiter, task);
+            Poll::Pending
+        });
+        match opened {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {
+                self.leave();
+                match &mut self.step {
+                    Step::Opening { channel, .. } => {
+                        channel.take().map_or(Poll::Pending, |channel| Poll::Ready(Ok(channel)))
+                    }
+                    Step::Failed(_) => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl OpenChannel {
+    /// Waits no more. Needs the channel, whose place belongs to another once its handles are gone.
+    fn leave(&mut self) {
+        let Step::Opening { channel: Some(channel), deadline, waiter, .. } = &mut self.step else {
+            return;
+        };
+        // Dropped behind the lock.
+        let (_timer, _watcher);
         let mut guard = channel.lock();
         let state = &mut *guard;
-        let expired = state.deadlines.expired(deadline, cx.waker());
-        let Some(waiting) = state.channel(channel.place()) else {
-            return Poll::Pending;
-        };
-        if let Some(reason) = &waiting.ended {
-            return Poll::Ready(Err(reason.clone().into()));
-        }
-        if waiting.opened {
-            state.deadlines.stop(deadline);
-            drop(guard);
-            let opened = slot.take();
-            return opened.map_or(Poll::Pending, |channel| Poll::Ready(Ok(channel)));
-        }
-        if expired {
-            return Poll::Ready(Err(OpenError::TimedOut { after }));
-        }
-        watch(&mut waiting.watchers, cx);
-        Poll::Pending
+        _timer = state.deadlines.stop(deadline.take());
+        _watcher = waiter.take().and_then(|waiter| {
+            state.channel(channel.place()).and_then(|waiting| waiting.watchers.remove(waiter))
+        });
     }
 }
 
 impl Drop for OpenChannel {
     fn drop(&mut self) {
-        if let Step::Opening { channel: Some(channel), deadline, .. } = &self.step {
-            channel.lock().deadlines.stop(*deadline);
-        }
+        self.leave();
     }
 }

@@ -79,10 +79,11 @@ impl<T> Reply<T> {
             let request = &mut sent.request;
             let mut guard = request.channel.lock();
             let state = &mut *guard;
-            state.deadlines.stop(request.deadline);
+            let waker = state.deadlines.stop(request.deadline);
             request.deadline = state.deadlines.start(Some(timeout));
             state.wake_driver();
             drop(guard);
+            drop(waker);
             request.timeout = Some(timeout);
         }
         self
@@ -110,31 +111,33 @@ impl Sending {
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {
-        let mut guard = self.channel.lock();
-        let state = &mut *guard;
-        if let Some(waiting) = state.channel(self.channel.place()) {
-            if let Poll::Ready(answer) = waiting.requests.poll(self.id, cx.waker()) {
-                return Poll::Ready(answer);
+        self.channel.connection().shared().poll(cx, |state, task| {
+            if let Some(waiting) = state.channel(self.channel.place()) {
+                if let Poll::Ready(answer) = waiting.requests.poll(self.id, task) {
+                    return Poll::Ready(answer);
+                }
             }
-        }
-        if state.deadlines.expired(self.deadline, cx.waker()) {
-            let after = self.timeout.unwrap_or_default();
-            return Poll::Ready(Err(CallError::TimedOut { method: self.method, after }));
-        }
-        Poll::Pending
+            if state.deadlines.expired(self.deadline, task) {
+                let after = self.timeout.unwrap_or_default();
+                return Poll::Ready(Err(CallError::TimedOut { method: self.method, after }));
+            }
+            Poll::Pending
+        })
     }
 }
 
 impl Drop for Sending {
     /// Whatever is still to come of the request, nobody wants it.
     fn drop(&mut self) {
+        // These are declared before the lock is taken, and so dropped behind it: dropping a waker may run the user's code.
+        let (_waker, mut forgotten);
         let mut guard = self.channel.lock();
         let state = &mut *guard;
-        state.deadlines.stop(self.deadline);
-        let forgotten = state
+        _waker = state.deadlines.stop(self.deadline);
+        forgotten = state
             .channel(self.channel.place())
             .and_then(|waiting| waiting.requests.forget(self.id));
-        match forgotten {
+        match &mut forgotten {
             // It was answered, and that taken: there is nothing to do about it.
             None => return,
             Some(Waiter::Waiting(_)) => {
@@ -145,9 +148,10 @@ impl Drop for Sending {
             }
             Some(Waiter::Done(answer)) => {
                 state.drop_queue(self.channel.place(), self.id.into());
-                if let Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) = *answer
+                if let Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) =
+                    &**answer
                 {
-                    self.channel.give_back(state, &delivery);
+                    self.channel.give_back(state, delivery);
                 }
             }
         }

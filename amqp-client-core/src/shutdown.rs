@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use amqp_proto::ReplyCode;
 
-use crate::connection::{Connection, watch};
+use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::CloseError;
-use crate::state::State;
+use crate::state::{On, State, Waiting};
 
 /// What was left when a connection was shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,18 +53,21 @@ impl Connection {
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
         let given_back = self.shared().lock().stop_consumers();
         let deadline = Deadline::start(self.shared(), self.shared().lock(), |_| Some(grace));
+        let mut waiting = Waiting::new(self.shared(), On::Turn);
         poll_fn(|cx| {
-            {
-                let mut state = self.shared().lock();
+            if deadline.expired(cx) {
+                return Poll::Ready(());
+            }
+            self.shared().poll(cx, |state, task| {
                 let (unsettled, unconfirmed) = state.in_flight();
                 if unsettled + unconfirmed == 0 || state.proto.check().is_err() {
                     return Poll::Ready(());
                 }
-                watch(&mut state.turns, cx);
-            }
-            if deadline.expired(cx) { Poll::Ready(()) } else { Poll::Pending }
+                waiting.wait(state, task)
+            })
         })
         .await;
+        drop(waiting);
         let (unsettled, unconfirmed) = self.shared().lock().in_flight();
         self.close_with(ReplyCode::REPLY_SUCCESS, "shut down").await?;
         Ok(Leftovers { given_back, unsettled, unconfirmed })

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::proto::method::AccessRequest;
@@ -159,13 +160,21 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     for_each_concurrent Everything |s| { let consumer = s.queue.consume(ConsumeOptions::new()); async move { consumer.await.expect("a consumer").for_each_concurrent(2, |delivery| async move { let _sent = delivery.ack(); }).await } };
 };
 
+/// A task that is known by its waker only.
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
 /// Polls a future that often, then drops it. Returns whether it was ready before.
 fn run_and_drop(
     world: &mut World,
     mut future: Pin<Box<dyn Future<Output = ()> + '_>>,
+    waker: &Waker,
     polls: usize,
 ) -> bool {
-    let mut context = Context::from_waker(Waker::noop());
+    let mut context = Context::from_waker(waker);
     for _ in 0..polls {
         if future.as_mut().poll(&mut context).is_ready() {
             return true;
@@ -187,7 +196,14 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
             // Futures are polled often while what they wait for comes nearer.
             world.piece = 16;
             let mut scene = Scene::set(&mut world, connection);
-            let ready = run_and_drop(&mut world, make(&mut scene), polls);
+            let task = Arc::new(Task);
+            let waker = Waker::from(task.clone());
+            let ready = run_and_drop(&mut world, make(&mut scene), &waker, polls);
+            drop(waker);
+            // A stream keeps the waker of its last poll, as it goes on when the future of its next item is dropped.
+            if *name != "next" {
+                assert_eq!(Arc::strong_count(&task), 1, "{name}, dropped after {polls} polls");
+            }
             // Half of the time what it has left behind comes first.
             if polls % 2 == 0 {
                 world.settle();

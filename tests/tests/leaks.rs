@@ -2,7 +2,12 @@
 
 mod joined;
 
-use amqp_client_core::{Connection, ConsumeOptions, Message, QueueOptions};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
+use amqp_client_core::{Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions};
 use amqp_testkit::alloc::allocations;
 use joined::World;
 
@@ -68,6 +73,64 @@ fn connections() {
         drop(channel);
         close(&mut world, &connection);
     });
+}
+
+/// A task of its own for each future, as those of a runtime have: it keeps some memory as long as somebody keeps its waker.
+struct Task([u8; 256]);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        assert_eq!(self.0, [7; 256]);
+    }
+}
+
+/// Polls a future once, which has to wait, and drops it.
+fn poll_and_drop<T>(future: impl Future<Output = T>) {
+    let waker = Waker::from(Arc::new(Task([7; 256])));
+    let polled = pin!(future).poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+}
+
+/// As `select!` does in a loop, with something else that is ready.
+#[test]
+fn futures_that_are_dropped_while_they_wait() {
+    let (mut world, connection) = World::new();
+    world.run(connection.ready()).expect("a connection");
+    let channel = world.run(connection.open_channel()).expect("a channel");
+    let queue = world.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
+    let default = channel.exchange("").expect("it is short");
+    let publisher = default.publisher(PublisherOptions::new()).expect("it is open");
+    let window = PublisherOptions::new().window(1, usize::MAX);
+    let narrow = default.publisher(window).expect("it is open");
+    let message = Message::new("m");
+    let mut events = (connection.events(), channel.events());
+    world.settle();
+    // This one stays all the time.
+    let mut closed = pin!(connection.closed());
+    assert!(closed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let first = world.run(narrow.publish("q", "first")).expect("it is sent");
+    // From here on nothing passes, though the driver has its turns.
+    let piece = std::mem::replace(&mut world.piece, 0);
+    leaves_nothing(cycles() / 10, || {
+        poll_and_drop(connection.closed());
+        poll_and_drop(channel.closed());
+        poll_and_drop(narrow.publish("q", "another"));
+        poll_and_drop(publisher.wait_for_confirms());
+        poll_and_drop(events.0.next());
+        poll_and_drop(events.1.next());
+        world.step();
+    });
+    world.piece = piece;
+    world.run(first).expect("it is confirmed");
+    world.broker.set_alarm(std::time::Instant::now(), Some("memory"));
+    world.settle();
+    assert!(connection.is_blocked());
+    leaves_nothing(cycles() / 10, || {
+        poll_and_drop(publisher.publish("q", "m"));
+        poll_and_drop(queue.publish(&message));
+        world.settle();
+    });
+    assert!(closed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
 fn close(world: &mut World, connection: &Connection) {

@@ -14,18 +14,18 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use amqp_proto::method::{AccessRequest, ChannelFlow, Request};
 use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong};
 
-use crate::connection::{Connection, watch};
+use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::{ChannelEvent, ChannelEvents};
 use crate::reply::{Reply, Sending, typed};
-use crate::state::{ChannelState, Guard, State};
+use crate::state::{ChannelState, Guard, On, State, Task, Waiting};
 
 /// A channel of a [`Connection`].
 ///
@@ -235,19 +235,14 @@ impl Channel {
             guard.wake_driver();
             Deadline::start(self.connection().shared(), guard, |settings| settings.call_timeout)
         };
+        let mut waiting = self.watch();
         poll_fn(|cx| {
             if deadline.expired(cx) {
                 return Poll::Ready(Err(deadline.timed_out("channel.close")));
             }
-            self.with_state(|state| match &state.ended {
-                Some(ChannelError::Closed(close)) if close.by == Initiator::Local => {
-                    Poll::Ready(Ok(()))
-                }
-                Some(reason) => Poll::Ready(Err(reason.clone().into())),
-                None => {
-                    watch(&mut state.watchers, cx);
-                    Poll::Pending
-                }
+            self.poll_ended(cx, &mut waiting).map(|reason| match reason {
+                ChannelError::Closed(close) if close.by == Initiator::Local => Ok(()),
+                reason => Err(reason.into()),
             })
         })
         .await
@@ -258,16 +253,25 @@ impl Channel {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn closed(&self) -> ChannelError {
-        poll_fn(|cx| {
-            self.with_state(|state| match &state.ended {
+        let mut waiting = self.watch();
+        poll_fn(|cx| self.poll_ended(cx, &mut waiting)).await
+    }
+
+    fn watch(&self) -> Waiting<'_> {
+        Waiting::new(self.connection().shared(), On::Channel(self.handle.place))
+    }
+
+    /// Why the channel is over.
+    fn poll_ended(&self, cx: &Context<'_>, waiting: &mut Waiting<'_>) -> Poll<ChannelError> {
+        self.connection().shared().poll(cx, |state, task| {
+            let Some(channel) = state.channel(self.handle.place) else {
+                return Poll::Ready(ChannelState::lost_reason());
+            };
+            match &channel.ended {
                 Some(reason) => Poll::Ready(reason.clone()),
-                None => {
-                    watch(&mut state.watchers, cx);
-                    Poll::Pending
-                }
-            })
+                None => waiting.wait(state, task),
+            }
         })
-        .await
     }
 
     /// Sends a request whose answer says only that it was done.
@@ -303,6 +307,19 @@ impl Channel {
             // Handles own their place. If that should ever not be so, the channel is as good as closed.
             None => look(&mut ChannelState::lost(self.handle.id)),
         }
+    }
+
+    /// Polls something of this channel under the lock; see [`Shared::poll`](crate::state::Shared::poll).
+    #[inline]
+    pub(crate) fn poll_state<T>(
+        &self,
+        cx: &Context<'_>,
+        mut look: impl FnMut(&mut ChannelState, &mut Task<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.connection().shared().poll(cx, |state, task| match state.channel(self.handle.place) {
+            Some(channel) => look(channel, task),
+            None => look(&mut ChannelState::lost(self.handle.id), task),
+        })
     }
 
     /// The protocol's side of this channel, unless it is over.

@@ -7,11 +7,10 @@ use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{Body, EncodeProperties, Gate, Prepared, PublishSeq, RawProperties, Route};
 
 use super::Channel;
-use crate::connection::watch;
 use crate::deadline::Deadline;
 use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
-use crate::state::{ChannelState, State};
+use crate::state::{ChannelState, On, State, Task, Waiting};
 
 /// Everything of a message but its body.
 pub(crate) trait Heads {
@@ -72,6 +71,12 @@ pub(crate) enum NotNow<B> {
     Failed(PublishError, Option<B>),
 }
 
+/// A future that can wait for its turn to publish.
+pub(crate) struct Waiter<'a, 's, 'w> {
+    waiting: &'a mut Waiting<'s>,
+    task: &'a mut Task<'w>,
+}
+
 /// Why several are not published any further.
 enum Stop {
     Held(HeldBy),
@@ -91,16 +96,23 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, PublishError> {
         let mut body = Some(body);
         let mut deadline: Option<Deadline> = None;
+        let mut waiting = Waiting::new(self.connection().shared(), On::Gate);
         poll_fn(move |cx| {
-            let Some(given) = body.take() else {
-                return Poll::Pending;
-            };
-            let by = match self.publish_now(outgoing, given, Some(cx)) {
-                Ok(seq) => return Poll::Ready(Ok(seq)),
-                Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
-                Err(NotNow::Wait(by, given)) => {
-                    body = Some(given);
-                    by
+            let mut task = Task::new(cx.waker());
+            let by = loop {
+                let Some(given) = body.take() else {
+                    return Poll::Pending;
+                };
+                let mut waiter = Waiter { waiting: &mut waiting, task: &mut task };
+                match self.publish_now(outgoing, given, Some(&mut waiter)) {
+                    Ok(seq) => return Poll::Ready(Ok(seq)),
+                    Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
+                    Err(NotNow::Wait(by, given)) => {
+                        body = Some(given);
+                        if !task.restock() {
+                            break by;
+                        }
+                    }
                 }
             };
             self.poll_held(&mut deadline, timeout, by, cx).map(Err)
@@ -119,7 +131,9 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let mut waiting = VecDeque::new();
         let mut deadline: Option<Deadline> = None;
+        let mut place = Waiting::new(self.connection().shared(), On::Gate);
         poll_fn(move |cx| {
+            let mut task = Task::new(cx.waker());
             loop {
                 if waiting.is_empty() {
                     // That is code of the user, and runs without the lock.
@@ -129,12 +143,14 @@ impl Channel {
                     return Poll::Ready(Ok(()));
                 }
                 let before = waiting.len();
-                let stop = self.publish_many(outgoing, &mut waiting, cx, &mut published);
+                let mut waiter = Waiter { waiting: &mut place, task: &mut task };
+                let stop = self.publish_many(outgoing, &mut waiting, &mut waiter, &mut published);
                 if waiting.len() < before {
                     deadline = None;
                 }
                 match stop {
                     Ok(()) => {}
+                    Err(Stop::Held(_)) if task.restock() => {}
                     Err(Stop::Held(by)) => {
                         return self.poll_held(&mut deadline, timeout, by, cx).map(Err);
                     }
@@ -150,12 +166,12 @@ impl Channel {
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         waiting: &mut VecDeque<B>,
-        cx: &Context<'_>,
+        waiter: &mut Waiter<'_, '_, '_>,
         mut published: impl FnMut(Option<PublishSeq>),
     ) -> Result<(), Stop> {
         let mut state = self.lock();
         while let Some(body) = waiting.pop_front() {
-            match self.publish_locked(&mut state, outgoing, body, Some(cx)) {
+            match self.publish_locked(&mut state, outgoing, body, Some(waiter)) {
                 Ok(seq) => published(seq),
                 Err(NotNow::Failed(error, _)) => return Err(Stop::Failed(error)),
                 Err(NotNow::Wait(by, body)) => {
@@ -185,14 +201,14 @@ impl Channel {
         Poll::Pending
     }
 
-    /// Publishes, or says why not, and gives the body back. With a context, its task is woken when it may go on.
+    /// Publishes, or says why not, and gives the body back. With a waiter, its task is woken when it may go on.
     pub(crate) fn publish_now<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
-        cx: Option<&Context<'_>>,
+        waiter: Option<&mut Waiter<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
-        self.publish_locked(&mut self.lock(), outgoing, body, cx)
+        self.publish_locked(&mut self.lock(), outgoing, body, waiter)
     }
 
     fn publish_locked<B: Body>(
@@ -200,7 +216,7 @@ impl Channel {
         state: &mut State,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
-        cx: Option<&Context<'_>>,
+        waiter: Option<&mut Waiter<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
         let size = body.as_octets().len();
         let Outgoing { heads, publisher, kept } = outgoing;
@@ -215,7 +231,7 @@ impl Channel {
         let full = publisher.is_some_and(|options| !has_room(options, channel, size));
         if gate.is_err() || full {
             let by = gate.err().map_or(HeldBy::Window, HeldBy::Gate);
-            return Err(held(state, by, *publisher, body, cx));
+            return Err(held(state, by, *publisher, body, waiter));
         }
         let published = match kept {
             None => heads.publish(&mut protocol, body),
@@ -246,12 +262,14 @@ fn held<B>(
     by: HeldBy,
     publisher: Option<&PublisherOptions>,
     body: B,
-    cx: Option<&Context<'_>>,
+    waiter: Option<&mut Waiter<'_, '_, '_>>,
 ) -> NotNow<B> {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
     if fails && by == HeldBy::Gate(Gate::Recovering) {
         return NotNow::Failed(PublishError::Held(by), Some(body));
     }
-    cx.into_iter().for_each(|cx| watch(&mut state.gate, cx));
+    if let Some(Waiter { waiting, task }) = waiter {
+        let _pending: Poll<()> = waiting.wait(state, task);
+    }
     NotNow::Wait(by, body)
 }

@@ -3,7 +3,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::sasl::Plain;
@@ -11,9 +11,10 @@ use amqp_proto::uri::Password;
 
 use crate::Connection;
 use crate::config::Config;
-use crate::connection::{WeakConnection, watch};
+use crate::connection::WeakConnection;
 use crate::drive::Timer;
 use crate::event::ConnectionEvent;
+use crate::state::{On, Waiting};
 
 /// What a client logs in with for a while: an OAuth 2 token, or a password that expires.
 #[derive(Debug, Clone)]
@@ -143,13 +144,10 @@ pub fn keep_fresh<T: Timer>(
 impl WeakConnection {
     /// Whether the connection ends before that time.
     async fn over_before(&self, timer: &mut impl Timer, at: std::time::Instant) -> bool {
+        let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
-            {
-                let mut state = self.shared().lock();
-                if state.proto.check().is_err() {
-                    return Poll::Ready(true);
-                }
-                watch(&mut state.watchers, cx);
+            if self.poll_over(cx, &mut waiting).is_ready() {
+                return Poll::Ready(true);
             }
             timer.poll_until(cx, at).map(|()| false)
         })
@@ -165,16 +163,13 @@ impl WeakConnection {
     ) -> Result<Option<Duration>, Option<String>> {
         let mut token = pin!(token);
         let late_at = timer.now() + limit.max(LEAST);
+        let mut waiting = Waiting::new(self.shared(), On::Connection);
         let token = poll_fn(|cx| {
             if let Poll::Ready(token) = token.as_mut().poll(cx) {
                 return Poll::Ready(token.map_err(|error| Some(error.to_string())));
             }
-            {
-                let mut state = self.shared().lock();
-                if state.proto.check().is_err() {
-                    return Poll::Ready(Err(None));
-                }
-                watch(&mut state.watchers, cx);
+            if self.poll_over(cx, &mut waiting).is_ready() {
+                return Poll::Ready(Err(None));
             }
             let late = || Err(Some(format!("no token within {limit:?}")));
             timer.poll_until(cx, late_at).map(|()| late())
@@ -187,6 +182,13 @@ impl WeakConnection {
             Err(_) if connection.is_over() => Err(None),
             Err(error) => Err(Some(error.to_string())),
         }
+    }
+
+    fn poll_over(&self, cx: &Context<'_>, waiting: &mut Waiting<'_>) -> Poll<()> {
+        self.shared().poll(cx, |state, task| match state.proto.check() {
+            Err(_) => Poll::Ready(()),
+            Ok(()) => waiting.wait(state, task),
+        })
     }
 
     fn tell(&self, event: &ConnectionEvent) {

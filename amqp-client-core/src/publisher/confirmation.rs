@@ -52,7 +52,8 @@ impl Future for Confirmation {
         let Some(seq) = self.seq else {
             return Poll::Pending;
         };
-        let outcome = self.channel.with_state(|state| state.confirms.poll(seq.get(), cx.waker()));
+        let outcome =
+            self.channel.poll_state(cx, |state, task| state.confirms.poll(seq.get(), task));
         if let Poll::Ready(outcome) = outcome {
             self.seq = None;
             self.deadline = None;
@@ -66,7 +67,7 @@ impl Future for Confirmation {
 impl Drop for Confirmation {
     fn drop(&mut self) {
         if let Some(seq) = self.seq {
-            self.channel.with_state(|state| state.confirms.forget(seq.get()));
+            let _waker = self.channel.with_state(|state| state.confirms.forget(seq.get()));
         }
     }
 }
@@ -129,9 +130,9 @@ impl Future for Confirmations {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { channel, seqs, deadline } = &mut *self;
-        let outcome = channel.with_state(|state| {
+        let outcome = channel.poll_state(cx, |state, task| {
             while let Some(seq) = seqs.front() {
-                match state.confirms.poll(seq.get(), cx.waker()) {
+                match state.confirms.poll(seq.get(), task) {
                     Poll::Ready(Ok(())) => drop(seqs.pop_front()),
                     Poll::Ready(Err(error)) => {
                         seqs.pop_front();
@@ -153,8 +154,10 @@ impl Drop for Confirmations {
     fn drop(&mut self) {
         let seqs = &self.seqs;
         if !seqs.is_empty() {
-            self.channel.with_state(|state| {
-                seqs.iter().for_each(|seq| state.confirms.forget(seq.get()));
+            // Only the first of them was waited for; its waker is dropped behind the lock.
+            let _waker = self.channel.with_state(|state| {
+                let forgotten = seqs.iter().map(|seq| state.confirms.forget(seq.get()));
+                forgotten.fold(None, Option::or)
             });
         }
     }

@@ -18,10 +18,10 @@ use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr, TooLong};
 use confirmation::poll_deadline;
 
 use crate::channel::{Channel, Heads, NotNow, Outgoing};
-use crate::connection::watch;
 use crate::error::{CallError, ConfirmError, PublishError, SendError, TryError, TryPublishError};
 use crate::message::Message;
 use crate::options::{OnLoss, PublisherOptions};
+use crate::state::{On, Waiting};
 
 /// Publishes to one exchange, and knows what became of each message.
 ///
@@ -170,17 +170,21 @@ impl Publisher {
     /// Dropping the future changes nothing.
     pub async fn wait_for_confirms(&self) -> Result<(), ConfirmError> {
         let mut deadline = None;
+        let shared = self.channel.connection().shared();
+        let mut waiting = Waiting::new(shared, On::Gate);
         poll_fn(|cx| {
-            let mut guard = self.channel.lock();
-            let state = &mut *guard;
-            let Some(channel) = state.channel(self.channel.place()) else {
-                return Poll::Ready(Ok(()));
-            };
-            if channel.confirms.outstanding() == 0 {
-                return Poll::Ready(channel.confirms.take_failure().map_or(Ok(()), Err));
+            let confirmed = shared.poll(cx, |state, task| {
+                let Some(channel) = state.channel(self.channel.place()) else {
+                    return Poll::Ready(Ok(()));
+                };
+                if channel.confirms.outstanding() == 0 {
+                    return Poll::Ready(channel.confirms.take_failure().map_or(Ok(()), Err));
+                }
+                waiting.wait(state, task)
+            });
+            if confirmed.is_ready() {
+                return confirmed;
             }
-            watch(&mut state.gate, cx);
-            drop(guard);
             poll_deadline(&self.channel, &mut deadline, cx).map(Err)
         })
         .await

@@ -12,6 +12,7 @@ use super::confirms::Confirms;
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
 use super::requests::Requests;
+use super::waiters::Waiters;
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
 
@@ -25,7 +26,7 @@ pub(crate) struct ChannelState {
     /// Its handles are gone.
     pub(crate) abandoned: bool,
     /// Whom to wake when the channel is open, or over.
-    pub(crate) watchers: Vec<Waker>,
+    pub(crate) watchers: Waiters,
     pub(crate) requests: Requests,
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
@@ -54,7 +55,7 @@ impl ChannelState {
             opened: false,
             ended: None,
             abandoned: false,
-            watchers: Vec::new(),
+            watchers: Waiters::default(),
             requests: Requests::default(),
             queues: Queues::default(),
             confirms: Confirms::default(),
@@ -96,7 +97,7 @@ impl ChannelState {
             }
             Event::Opened => {
                 self.opened = true;
-                self.watchers.drain(..).for_each(wake);
+                self.watchers.wake_all(wake);
             }
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
@@ -197,7 +198,7 @@ impl ChannelState {
             let end = End::Unasked(ConsumerEnd::Ended(reason.clone()));
             queue.end(end).into_iter().for_each(&mut wake);
         }
-        self.watchers.drain(..).for_each(&mut wake);
+        self.watchers.wake_all(&mut wake);
         self.listeners.tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);

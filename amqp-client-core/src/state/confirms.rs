@@ -4,7 +4,7 @@ use std::task::{Poll, Waker};
 
 use amqp_proto::{ChannelError, PublishSeq, Returned};
 
-use super::deadlines::register;
+use super::waiters::Task;
 use crate::error::ConfirmError;
 
 /// The publishes of a channel with publisher confirms: what became of them, and who wants to know.
@@ -151,14 +151,14 @@ impl Confirms {
     }
 
     /// What became of a publish.
-    pub(crate) fn poll(&mut self, seq: u64, waker: &Waker) -> Poll<Result<(), ConfirmError>> {
+    pub(crate) fn poll(&mut self, seq: u64, task: &mut Task<'_>) -> Poll<Result<(), ConfirmError>> {
         let Some(publish) = self.get(seq) else {
             let left_over = self.left_over.remove(&seq);
             return left_over.map_or(Poll::Pending, |outcome| Poll::Ready(unboxed(outcome)));
         };
         match &mut publish.state {
             State::Waiting(current) => {
-                register(current, waker);
+                task.register(current);
                 Poll::Pending
             }
             State::Done(outcome) => {
@@ -171,17 +171,20 @@ impl Confirms {
         }
     }
 
-    /// Nobody wants to know any more.
-    pub(crate) fn forget(&mut self, seq: u64) {
+    /// Nobody wants to know any more. Returns the waker, to be dropped behind the lock.
+    pub(crate) fn forget(&mut self, seq: u64) -> Option<Waker> {
         let Some(publish) = self.get(seq) else {
             self.left_over.remove(&seq);
-            return;
+            return None;
         };
-        publish.state = match publish.state {
-            State::Waiting(_) | State::Unwatched => State::Unwatched,
-            State::Done(_) | State::Gone => State::Gone,
+        let (state, waker) = match &mut publish.state {
+            State::Waiting(waker) => (State::Unwatched, waker.take()),
+            State::Unwatched => (State::Unwatched, None),
+            State::Done(_) | State::Gone => (State::Gone, None),
         };
+        publish.state = state;
         self.shrink();
+        waker
     }
 
     fn settle(
@@ -246,6 +249,7 @@ mod tests {
     use amqp_proto::{Connection, ConnectionError, Event, RawProperties, Route, ServerEvent};
     use bytes::{Buf as _, BufMut as _, BytesMut};
 
+    use super::super::waiters::poll as poll_task;
     use super::*;
 
     /// Numbers of publishes can only be had by publishing.
@@ -297,7 +301,7 @@ mod tests {
     }
 
     fn poll(confirms: &mut Confirms, seq: PublishSeq) -> Poll<Result<(), ConfirmError>> {
-        confirms.poll(seq.get(), Waker::noop())
+        poll_task(Waker::noop(), |task| confirms.poll(seq.get(), task))
     }
 
     #[test]
@@ -318,7 +322,7 @@ mod tests {
     fn the_end_of_the_channel_settles_what_is_left() {
         let (mut confirms, seqs) = published(3);
         confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
-        confirms.forget(seqs[1].get());
+        drop(confirms.forget(seqs[1].get()));
         let reason = ChannelError::Connection(ConnectionError::Eof);
         confirms.terminate(&reason, Waker::wake);
         assert_eq!(confirms.outstanding(), 0);
@@ -333,7 +337,7 @@ mod tests {
         let (mut confirms, seqs) = published(2 * PATIENT_RING);
         confirms.confirmed(&(seqs[0]..=seqs[seqs.len() - 1]), true, Waker::wake);
         // All but the first were awaited, or were not wanted.
-        seqs.iter().skip(1).for_each(|seq| confirms.forget(seq.get()));
+        seqs.iter().skip(1).for_each(|seq| drop(confirms.forget(seq.get())));
         assert!(confirms.ring.len() <= PATIENT_RING, "{}", confirms.ring.len());
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
         assert!(confirms.ring.is_empty() && confirms.left_over.is_empty());

@@ -3,6 +3,8 @@ use std::collections::BinaryHeap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::waiters::Task;
+
 /// Deadlines of everything that waits on a connection.
 ///
 /// Handles read no clock: a deadline starts as a duration, and the driver turns it into a point in time at its next turn,
@@ -59,11 +61,11 @@ impl Deadlines {
         Some(id)
     }
 
-    /// Whether the deadline has passed; if not, `waker` will be woken when it does.
-    pub(crate) fn expired(&mut self, id: Option<DeadlineId>, waker: &Waker) -> bool {
+    /// Whether the deadline has passed; if not, the task is woken when it does.
+    pub(crate) fn expired(&mut self, id: Option<DeadlineId>, task: &mut Task<'_>) -> bool {
         match id.and_then(|id| self.entry(id)) {
             Some(Entry { state: State::Running(current), .. }) => {
-                register(current, waker);
+                task.register(current);
                 false
             }
             Some(Entry { state: State::Expired, .. }) => true,
@@ -71,13 +73,17 @@ impl Deadlines {
         }
     }
 
-    /// Nobody waits for the deadline any more.
-    pub(crate) fn stop(&mut self, id: Option<DeadlineId>) {
-        let Some(id) = id else { return };
-        if let Some(entry) = self.entry(id) {
-            entry.state = State::Free;
-            entry.generation = entry.generation.wrapping_add(1);
-            self.free.push(id.index);
+    /// Nobody waits for the deadline any more. Returns the waker, to be dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn stop(&mut self, id: Option<DeadlineId>) -> Option<Waker> {
+        let id = id?;
+        let entry = self.entry(id)?;
+        let before = std::mem::replace(&mut entry.state, State::Free);
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(id.index);
+        match before {
+            State::Running(waker) => waker,
+            State::Free | State::Expired => None,
         }
     }
 
@@ -128,20 +134,13 @@ fn is_current(entries: &[Entry], id: DeadlineId) -> bool {
     entries.get(id.index as usize).is_some_and(|entry| entry.generation == id.generation)
 }
 
-/// Remembers whom to wake, without cloning a waker that would wake the same task.
-pub(crate) fn register(slot: &mut Option<Waker>, waker: &Waker) {
-    match slot {
-        Some(current) if current.will_wake(waker) => {}
-        _ => *slot = Some(waker.clone()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+    use std::task::{Poll, Wake};
 
+    use super::super::waiters::poll;
     use super::*;
 
     #[derive(Default)]
@@ -153,6 +152,14 @@ mod tests {
         }
     }
 
+    fn expired(deadlines: &mut Deadlines, id: Option<DeadlineId>, waker: &Waker) -> bool {
+        let polled = poll(waker, |task| match deadlines.expired(id, task) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        polled.is_ready()
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
@@ -161,15 +168,15 @@ mod tests {
         let woken = Arc::new(Count::default());
         let waker = Waker::from(woken.clone());
         let id = deadlines.start(Some(SECOND));
-        assert!(!deadlines.expired(id, &waker));
+        assert!(!expired(&mut deadlines, id, &waker));
         assert_eq!(deadlines.next(), None);
         deadlines.turn(now, Waker::wake);
         assert_eq!(deadlines.next(), Some(now + SECOND));
         deadlines.turn(now + SECOND - Duration::from_nanos(1), Waker::wake);
-        assert!(!deadlines.expired(id, &waker));
+        assert!(!expired(&mut deadlines, id, &waker));
         deadlines.turn(now + SECOND, Waker::wake);
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-        assert!(deadlines.expired(id, &waker));
+        assert!(expired(&mut deadlines, id, &waker));
         assert_eq!(deadlines.next(), None);
     }
 
@@ -178,7 +185,7 @@ mod tests {
         let mut deadlines = Deadlines::default();
         let id = deadlines.start(None);
         deadlines.turn(Instant::now() + 1_000_000 * SECOND, Waker::wake);
-        assert!(!deadlines.expired(id, Waker::noop()));
+        assert!(!expired(&mut deadlines, id, Waker::noop()));
     }
 
     #[test]
@@ -186,15 +193,15 @@ mod tests {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
         let first = deadlines.start(Some(SECOND));
         deadlines.turn(now, Waker::wake);
-        deadlines.stop(first);
+        drop(deadlines.stop(first));
         let second = deadlines.start(Some(10 * SECOND));
         assert_eq!(first.map(|id| id.index), second.map(|id| id.index));
         deadlines.turn(now, Waker::wake);
         deadlines.turn(now + SECOND, Waker::wake);
-        assert!(!deadlines.expired(second, Waker::noop()));
-        deadlines.stop(first);
+        assert!(!expired(&mut deadlines, second, Waker::noop()));
+        drop(deadlines.stop(first));
         deadlines.turn(now + 10 * SECOND, Waker::wake);
-        assert!(deadlines.expired(second, Waker::noop()));
+        assert!(expired(&mut deadlines, second, Waker::noop()));
     }
 
     #[test]
@@ -203,7 +210,7 @@ mod tests {
         for _ in 0..10 * KEPT_HEAP {
             let id = deadlines.start(Some(1000 * SECOND));
             deadlines.turn(now, Waker::wake);
-            deadlines.stop(id);
+            drop(deadlines.stop(id));
         }
         assert_eq!(deadlines.entries.len(), 1);
         assert!(deadlines.heap.len() <= KEPT_HEAP + 1, "{}", deadlines.heap.len());

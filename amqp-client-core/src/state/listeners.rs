@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use super::deadlines::register;
+use super::waiters::Task;
 
 /// Everybody who wants to hear of events. Each hears all of them: no listener takes events from another, and one that
 /// does not listen loses the oldest instead of stopping anybody.
@@ -63,8 +63,11 @@ impl<E: Tell> Listeners<E> {
         self.last
     }
 
-    pub(crate) fn unsubscribe(&mut self, id: u64) {
-        self.listeners.retain(|(listener, _)| *listener != id);
+    /// Removes a listener. Returns its waker, to be dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn unsubscribe(&mut self, id: u64) -> Option<Waker> {
+        let index = self.listeners.iter().position(|(listener, _)| *listener == id)?;
+        self.listeners.remove(index).1.waker
     }
 
     pub(crate) fn tell(&mut self, event: &E, mut wake: impl FnMut(Waker)) {
@@ -83,7 +86,7 @@ impl<E: Tell> Listeners<E> {
         }
     }
 
-    pub(crate) fn poll(&mut self, id: u64, waker: &Waker) -> Poll<Option<Heard<E>>> {
+    pub(crate) fn poll(&mut self, id: u64, task: &mut Task<'_>) -> Poll<Option<Heard<E>>> {
         let Some((_, listener)) = self.listeners.iter_mut().find(|(listener, _)| *listener == id)
         else {
             return Poll::Ready(None);
@@ -95,7 +98,7 @@ impl<E: Tell> Listeners<E> {
             Some(event) => Poll::Ready(Some(Heard::Event(event))),
             None if self.closed => Poll::Ready(None),
             None => {
-                register(&mut listener.waker, waker);
+                task.register(&mut listener.waker);
                 Poll::Pending
             }
         }
@@ -123,7 +126,12 @@ impl<E: Tell> Listener<E> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiters;
     use super::*;
+
+    fn poll<E: Tell>(listeners: &mut Listeners<E>, id: u64) -> Poll<Option<Heard<E>>> {
+        waiters::poll(Waker::noop(), |task| listeners.poll(id, task))
+    }
 
     impl Tell for u64 {
         fn octets(&self) -> usize {
@@ -150,15 +158,15 @@ mod tests {
             let listener = &listeners.listeners[0].1;
             assert!(listener.octets <= BACKLOG_OCTETS || listener.queue.len() == 1);
         }
-        let missed = listeners.poll(id, Waker::noop());
+        let missed = poll(&mut listeners, id);
         assert!(matches!(missed, Poll::Ready(Some(Heard::Missed(3)))));
-        assert!(matches!(listeners.poll(id, Waker::noop()), Poll::Ready(Some(Heard::Event(_)))));
+        assert!(matches!(poll(&mut listeners, id), Poll::Ready(Some(Heard::Event(_)))));
         assert_eq!(listeners.listeners[0].1.octets, 0);
     }
 
     fn heard(listeners: &mut Listeners<u64>, id: u64) -> Vec<Option<u64>> {
         let mut all = Vec::new();
-        while let Poll::Ready(Some(heard)) = listeners.poll(id, Waker::noop()) {
+        while let Poll::Ready(Some(heard)) = poll(listeners, id) {
             all.push(match heard {
                 Heard::Event(event) => Some(event),
                 Heard::Missed(count) => {
@@ -180,8 +188,8 @@ mod tests {
         assert_eq!(heard(&mut listeners, first), [Some(1), Some(2)]);
         assert_eq!(heard(&mut listeners, second), [Some(2)]);
         listeners.close(Waker::wake);
-        assert!(matches!(listeners.poll(first, Waker::noop()), Poll::Ready(None)));
-        listeners.unsubscribe(first);
+        assert!(matches!(poll(&mut listeners, first), Poll::Ready(None)));
+        drop(listeners.unsubscribe(first));
         assert_eq!(listeners.listeners.len(), 1);
     }
 

@@ -10,22 +10,24 @@ mod deadlines;
 mod listeners;
 mod queues;
 mod requests;
+mod waiters;
 
 use callbacks::OnClose;
 pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 pub(crate) use channel::ChannelState;
-pub(crate) use deadlines::{DeadlineId, Deadlines, register};
+pub(crate) use deadlines::{DeadlineId, Deadlines};
 pub(crate) use listeners::{Listeners, Tell};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
+pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 #[cfg(shuttle)]
@@ -56,11 +58,11 @@ pub(crate) struct State {
     /// What runs callbacks; without, they are run by whoever finds that they are due.
     pub(crate) run_call: Option<RunCall>,
     /// Whom to wake when content may flow again.
-    pub(crate) gate: Vec<Waker>,
+    pub(crate) gate: Waiters,
     /// Whom to wake when the connection is open, or over, or its secret was updated.
-    pub(crate) watchers: Vec<Waker>,
+    pub(crate) watchers: Waiters,
     /// Whom to wake with each turn of the driver.
-    pub(crate) turns: Vec<Waker>,
+    pub(crate) turns: Waiters,
     /// Who wants to be called after each recovery.
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// How many new secrets were sent.
@@ -127,9 +129,9 @@ impl Shared {
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             run_call: None,
-            gate: Vec::new(),
-            watchers: Vec::new(),
-            turns: Vec::new(),
+            gate: Waiters::default(),
+            watchers: Waiters::default(),
+            turns: Waiters::default(),
             on_recover: Vec::new(),
             secrets_sent: 0,
             secrets_updated: 0,
@@ -150,6 +152,23 @@ impl Shared {
     pub(crate) fn lock(&self) -> Guard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, wakes: Wakes::default() }
+    }
+
+    /// Polls under the lock. `look` registers the task with what it waits for; it is called again if the waker had to be
+    /// cloned for that, which is not done under the lock.
+    #[inline]
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &Context<'_>,
+        mut look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let mut task = Task::new(cx.waker());
+        loop {
+            let polled = look(&mut self.lock(), &mut task);
+            if polled.is_ready() || !task.restock() {
+                return polled;
+            }
+        }
     }
 }
 
@@ -229,29 +248,31 @@ impl State {
     }
 
     /// The driver waits for something to do.
-    pub(crate) fn park_driver(&mut self, waker: &Waker) {
-        register(&mut self.driver, waker);
+    /// Takes the [clone](keep_clone) of its waker, unless the one that it left before will do.
+    #[inline]
+    pub(crate) fn park_driver(&mut self, clone: &mut Option<Waker>) {
+        match (&self.driver, &*clone) {
+            (Some(current), Some(clone)) if current.will_wake(clone) => {}
+            _ => std::mem::swap(&mut self.driver, clone),
+        }
     }
 
     /// Content may flow again, or never will: everybody looks for themselves.
     pub(crate) fn open_gate(&mut self) {
-        for waker in std::mem::take(&mut self.gate) {
-            self.wakes.push(waker);
-        }
+        let Self { gate, wakes, .. } = self;
+        gate.wake_all(|waker| wakes.push(waker));
     }
 
     /// The driver has had its turn.
     pub(crate) fn wake_turns(&mut self) {
-        for waker in std::mem::take(&mut self.turns) {
-            self.wakes.push(waker);
-        }
+        let Self { turns, wakes, .. } = self;
+        turns.wake_all(|waker| wakes.push(waker));
     }
 
     /// Something that [`watchers`](Self::watchers) wait for has changed.
     pub(crate) fn wake_watchers(&mut self) {
-        for waker in std::mem::take(&mut self.watchers) {
-            self.wakes.push(waker);
-        }
+        let Self { watchers, wakes, .. } = self;
+        watchers.wake_all(|waker| wakes.push(waker));
     }
 
     /// Asks for the connection to be closed. The driver does so at its next turn: it knows the time, from which on the
@@ -294,6 +315,16 @@ impl State {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         self.by_number[number] = Some(place);
         place
+    }
+
+    /// Those that wait for that.
+    pub(crate) fn waiters(&mut self, on: On) -> Option<&mut Waiters> {
+        match on {
+            On::Connection => Some(&mut self.watchers),
+            On::Turn => Some(&mut self.turns),
+            On::Gate => Some(&mut self.gate),
+            On::Channel(place) => self.channel(place).map(|channel| &mut channel.watchers),
+        }
     }
 
     /// The channel at that place. Handles own their place, so it is there.
@@ -473,7 +504,7 @@ impl State {
         };
         let outcome = channel.handle(event, proto, delivered_octets, |waker| wakes.push(waker));
         if outcome.opens_gate {
-            gate.drain(..).for_each(|waker| wakes.push(waker));
+            gate.wake_all(|waker| wakes.push(waker));
         }
         if let Some(reason) = channel.ended.as_ref().filter(|_| outcome.over) {
             channel.on_close.calls(reason).for_each(|call| self.call(call));

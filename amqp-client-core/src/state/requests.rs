@@ -3,7 +3,7 @@ use std::task::{Poll, Waker};
 
 use amqp_proto::{ChannelError, Reply, RequestId};
 
-use super::deadlines::register;
+use super::waiters::Task;
 use crate::error::CallError;
 
 /// The requests of a channel that somebody waits for, in the order in which they were made.
@@ -52,12 +52,16 @@ impl Requests {
     }
 
     /// The answer, if it is there.
-    pub(crate) fn poll(&mut self, id: RequestId, waker: &Waker) -> Poll<Result<Reply, CallError>> {
+    pub(crate) fn poll(
+        &mut self,
+        id: RequestId,
+        task: &mut Task<'_>,
+    ) -> Poll<Result<Reply, CallError>> {
         let Some(index) = self.find(id) else {
             return Poll::Pending;
         };
         if let Some((_, Waiter::Waiting(current))) = self.waiting.get_mut(index) {
-            register(current, waker);
+            task.register(current);
             return Poll::Pending;
         }
         match self.waiting.remove(index) {

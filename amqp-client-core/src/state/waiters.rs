@@ -1,0 +1,264 @@
+//! Tasks that wait, and the wakers that wake them.
+//!
+//! Cloning and dropping a waker runs code of the executor, which may belong to the user and may use a handle of the
+//! connection. So neither happens under the lock: [`Task`] clones before the lock is taken, and drops what a slot held before
+//! after the lock is released.
+
+use std::task::{Poll, Waker};
+
+use super::{Shared, State};
+
+/// The task that polls, for [`Shared::poll`](super::Shared::poll).
+pub(crate) struct Task<'a> {
+    waker: &'a Waker,
+    /// Clones made in advance. A poll waits for two things at the most: a result and a deadline.
+    clones: [Option<Waker>; 2],
+    /// How many clones were missing under the lock.
+    missing: usize,
+    /// What slots held before.
+    replaced: Vec<Waker>,
+}
+
+impl<'a> Task<'a> {
+    #[inline]
+    pub(crate) const fn new(waker: &'a Waker) -> Self {
+        Self { waker, clones: [None, None], missing: 0, replaced: Vec::new() }
+    }
+
+    /// Has the slot wake this task. Without a clone in store, it only notes that one is missing.
+    #[inline]
+    pub(crate) fn register(&mut self, slot: &mut Option<Waker>) {
+        if slot.as_ref().is_some_and(|current| current.will_wake(self.waker)) {
+            return;
+        }
+        match self.clones.iter_mut().find_map(Option::take) {
+            Some(clone) => self.replaced.extend(slot.replace(clone)),
+            None => self.missing += 1,
+        }
+    }
+
+    /// Makes the clones that were missing; says whether there were any, and so whether to poll once more. Not to be called
+    /// under the lock.
+    pub(crate) fn restock(&mut self) -> bool {
+        let missing = std::mem::take(&mut self.missing);
+        let empty = self.clones.iter_mut().filter(|clone| clone.is_none());
+        empty.take(missing).for_each(|clone| *clone = Some(self.waker.clone()));
+        missing > 0
+    }
+}
+
+/// Sees to it that there is a clone of the waker. Not to be called under the lock.
+#[inline]
+pub(crate) fn keep_clone(clone: &mut Option<Waker>, waker: &Waker) {
+    if !clone.as_ref().is_some_and(|clone| clone.will_wake(waker)) {
+        *clone = Some(waker.clone());
+    }
+}
+
+/// A future's entry among those that wait for the same thing; removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    shared: &'a Shared,
+    on: On,
+    id: Option<WaiterId>,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum On {
+    /// The connection opens, is lost or ends, or its secret was updated.
+    Connection,
+    /// The driver has had a turn.
+    Turn,
+    /// Content may flow again.
+    Gate,
+    /// The channel at that place opens or ends.
+    Channel(u32),
+}
+
+impl<'a> Waiting<'a> {
+    pub(crate) const fn new(shared: &'a Shared, on: On) -> Self {
+        Self { shared, on, id: None }
+    }
+
+    /// Has the task woken when that happens.
+    pub(crate) fn wait<T>(&mut self, state: &mut State, task: &mut Task<'_>) -> Poll<T> {
+        if let Some(waiters) = state.waiters(self.on) {
+            waiters.register(&mut self.id, task);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        // The lock is released at the end of the statement, before the waker is dropped.
+        let _waker = self.shared.lock().waiters(self.on).and_then(|waiters| waiters.remove(id));
+    }
+}
+
+/// The tasks that wait for the same thing. Each future owns its entry and removes it when it is dropped, so that a future
+/// that is gone keeps neither memory nor its task.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    entries: Vec<Entry>,
+    free: Vec<WaiterId>,
+}
+
+/// An entry of [`Waiters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaiterId(u32);
+
+#[derive(Debug)]
+enum Entry {
+    Free,
+    /// Nothing once it was woken.
+    Waiting(Option<Waker>),
+}
+
+impl Waiters {
+    /// Has the task of that entry woken. Without an entry, makes one.
+    pub(crate) fn register(&mut self, id: &mut Option<WaiterId>, task: &mut Task<'_>) {
+        let id = *id.get_or_insert_with(|| self.insert());
+        let entry = self.entries.get_mut(id.0 as usize);
+        debug_assert!(matches!(entry, Some(Entry::Waiting(_))), "the entry is its future's own");
+        if let Some(Entry::Waiting(waker)) = entry {
+            task.register(waker);
+        }
+    }
+
+    fn insert(&mut self) -> WaiterId {
+        if let Some(id) = self.free.pop() {
+            if let Some(entry) = self.entries.get_mut(id.0 as usize) {
+                *entry = Entry::Waiting(None);
+            }
+            return id;
+        }
+        self.entries.push(Entry::Waiting(None));
+        WaiterId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Removes an entry. Returns its waker, to be dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn remove(&mut self, id: WaiterId) -> Option<Waker> {
+        let entry = std::mem::replace(self.entries.get_mut(id.0 as usize)?, Entry::Free);
+        debug_assert!(matches!(entry, Entry::Waiting(_)), "an entry is removed once");
+        self.free.push(id);
+        if self.free.len() == self.entries.len() {
+            // A crowd may have gone: neither its memory is kept, nor looked through with each wake.
+            self.entries.clear();
+            self.free.clear();
+            self.entries.shrink_to(KEPT);
+            self.free.shrink_to(KEPT);
+        }
+        match entry {
+            Entry::Waiting(waker) => waker,
+            Entry::Free => None,
+        }
+    }
+
+    /// Wakes everybody. Their entries stay, for those that go on waiting.
+    pub(crate) fn wake_all(&mut self, wake: impl FnMut(Waker)) {
+        let wakers = self.entries.iter_mut().filter_map(|entry| match entry {
+            Entry::Waiting(waker) => waker.take(),
+            Entry::Free => None,
+        });
+        wakers.for_each(wake);
+    }
+}
+
+/// Memory for that many entries is kept.
+const KEPT: usize = 16;
+
+/// Polls something without a lock, as [`Shared::poll`](super::Shared::poll) does under it.
+#[cfg(test)]
+pub(super) fn poll<T>(waker: &Waker, mut look: impl FnMut(&mut Task<'_>) -> Poll<T>) -> Poll<T> {
+    let mut task = Task::new(waker);
+    loop {
+        let polled = look(&mut task);
+        if polled.is_ready() || !task.restock() {
+            return polled;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn wait(waiters: &mut Waiters, id: &mut Option<WaiterId>, waker: &Waker) {
+        let polled: Poll<()> = poll(waker, |task| {
+            waiters.register(id, task);
+            Poll::Pending
+        });
+        assert!(polled.is_pending());
+    }
+
+    #[test]
+    fn whoever_is_removed_is_not_woken_and_leaves_nothing() {
+        let mut waiters = Waiters::default();
+        let counts: Vec<_> = (0..1000).map(|_| Arc::new(Count::default())).collect();
+        let mut ids: Vec<_> = counts.iter().map(|_| None).collect();
+        for (count, id) in counts.iter().zip(&mut ids) {
+            wait(&mut waiters, id, &Waker::from(count.clone()));
+        }
+        for id in ids.iter().flatten().step_by(2) {
+            drop(waiters.remove(*id));
+        }
+        waiters.wake_all(Waker::wake);
+        waiters.wake_all(Waker::wake);
+        for (index, count) in counts.iter().enumerate() {
+            assert_eq!(count.0.load(Ordering::SeqCst), index % 2);
+            assert_eq!(Arc::strong_count(count), 1, "its waker is kept");
+        }
+        for id in ids.iter().flatten().skip(1).step_by(2) {
+            assert!(waiters.remove(*id).is_none(), "it was woken");
+        }
+        assert!(waiters.entries.is_empty() && waiters.entries.capacity() <= KEPT);
+    }
+
+    #[test]
+    fn an_entry_wakes_the_task_that_polled_last() {
+        let mut waiters = Waiters::default();
+        let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let mut id = None;
+        for task in [&first, &first, &last] {
+            wait(&mut waiters, &mut id, &Waker::from(task.clone()));
+        }
+        assert_eq!((waiters.entries.len(), Arc::strong_count(&first)), (1, 1));
+        waiters.wake_all(Waker::wake);
+        assert_eq!(first.0.load(Ordering::SeqCst), 0);
+        assert_eq!(last.0.load(Ordering::SeqCst), 1);
+        // And it can go on waiting.
+        wait(&mut waiters, &mut id, &Waker::from(last.clone()));
+        waiters.wake_all(Waker::wake);
+        assert_eq!(last.0.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn places_are_used_again() {
+        let mut waiters = Waiters::default();
+        let mut stays = None;
+        wait(&mut waiters, &mut stays, Waker::noop());
+        for _ in 0..10_000 {
+            let mut id = None;
+            wait(&mut waiters, &mut id, Waker::noop());
+            drop(waiters.remove(id.expect("it waits")));
+        }
+        assert_eq!(waiters.entries.len(), 2);
+    }
+}
