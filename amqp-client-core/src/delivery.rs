@@ -1,5 +1,7 @@
 use std::ops::Deref;
 
+use amqp_proto::DecodeError;
+
 use crate::channel::Channel;
 use crate::error::CallError;
 use crate::message::MessageProperties;
@@ -118,9 +120,12 @@ impl Delivery {
 
     /// All properties, decoded to native types. To look at one of them,
     /// [`properties`](amqp_proto::Delivery::properties) is faster.
-    #[must_use]
-    pub fn message_properties(&self) -> MessageProperties {
-        MessageProperties::from(&self.message.properties())
+    ///
+    /// # Errors
+    /// [`DecodeError`] if one of them is malformed. The body is as it should be, and
+    /// [`properties`](amqp_proto::Delivery::properties) reads the others one by one.
+    pub fn message_properties(&self) -> Result<MessageProperties, DecodeError> {
+        MessageProperties::try_from(&self.message.properties())
     }
 
     fn settle(

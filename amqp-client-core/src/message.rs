@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use amqp_proto::{
-    Body, FieldTable, OrDeliveryMode, Properties, RawProperties, ShortStr, Timestamp, TooLong,
+    Body, DecodeError, FieldTable, OrDeliveryMode, Properties, RawProperties, ShortStr, Timestamp,
+    TooLong,
 };
 use bytes::Bytes;
 
@@ -148,13 +149,15 @@ fn milliseconds(time: Duration) -> String {
     time.as_nanos().div_ceil(1_000_000).to_string()
 }
 
-impl From<&RawProperties> for MessageProperties {
-    /// Octets that are not UTF-8 become replacement characters, and an expiration that is no number is left out;
+impl TryFrom<&RawProperties> for MessageProperties {
+    type Error = DecodeError;
+
+    /// Bytes that are not UTF-8 become replacement characters, and an expiration that is no number is left out;
     /// [`RawProperties`] has both as they came.
-    fn from(raw: &RawProperties) -> Self {
+    fn try_from(raw: &RawProperties) -> Result<Self, DecodeError> {
         let text = |value: Option<ShortStr>| value.map(|value| value.to_string());
-        let properties = raw.decode();
-        Self {
+        let properties = raw.decode()?;
+        Ok(Self {
             content_type: text(properties.content_type),
             content_encoding: text(properties.content_encoding),
             headers: properties.headers,
@@ -174,7 +177,7 @@ impl From<&RawProperties> for MessageProperties {
             user_id: text(properties.user_id),
             app_id: text(properties.app_id),
             cluster_id: text(properties.cluster_id),
-        }
+        })
     }
 }
 

@@ -39,7 +39,7 @@ impl Client {
         self.channel.default_exchange().publish_confirmed("rpc_queue", &request).await?;
         loop {
             let reply = self.replies.next().await.ok_or("the consumer was cancelled")??;
-            if reply.properties().correlation_id().is_some_and(|id| id == *correlation_id) {
+            if reply.properties().correlation_id()?.is_some_and(|id| id == *correlation_id) {
                 return Ok(String::from_utf8_lossy(reply.body()).into_owned());
             }
         }

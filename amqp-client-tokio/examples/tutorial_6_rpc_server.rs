@@ -40,7 +40,7 @@ async fn answer_all(channel: &Channel, consumer: &mut Consumer) -> Result<(), Bo
 }
 
 async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error>> {
-    let properties = request.message_properties();
+    let properties = request.message_properties()?;
     let (Some(reply_to), Some(correlation_id)) = (properties.reply_to, properties.correlation_id)
     else {
         println!(" [!] a request that says not where to reply");

@@ -8,9 +8,7 @@ use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
 use crate::frame::{FrameHead, FrameKind};
 use crate::method::{BasicPublish, BasicReturn};
 use crate::wire::unwrapped;
-use crate::{
-    ConsumerId, DecodeError, DecodeErrorKind, RawProperties, Unusable, Violation, properties,
-};
+use crate::{ConsumerId, DecodeError, DecodeErrorKind, RawProperties, Unusable, Violation};
 
 /// Content carries properties of this class only.
 const BASIC: u16 = 60;
@@ -54,9 +52,6 @@ impl Spare {
     }
 }
 
-/// Properties of which none is there.
-const NO_PROPERTIES: [u8; 2] = [0, 0];
-
 /// The first method of a message, waiting for the rest.
 #[derive(Debug)]
 pub(crate) enum ContentMethod {
@@ -80,14 +75,17 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 struct Header {
     body_size: u64,
-    properties: Result<RawProperties, Unusable>,
+    properties: RawProperties,
+    /// Why the body is counted and not kept.
+    unusable: Option<Unusable>,
 }
 
 /// All of a message.
 #[derive(Debug)]
 pub(crate) struct Complete {
     pub(crate) method: ContentMethod,
-    pub(crate) content: Result<(RawProperties, Bytes), Unusable>,
+    pub(crate) properties: RawProperties,
+    pub(crate) body: Result<Bytes, Unusable>,
 }
 
 impl Incoming {
@@ -95,7 +93,7 @@ impl Incoming {
         Self { method, header: None, body: BytesMut::new(), single: None, received: 0 }
     }
 
-    /// Takes the content header. Bad properties cost the message, not the connection.
+    /// Takes the content header. Whether the properties can be read is found out by whoever reads them.
     pub(crate) fn header(
         &mut self,
         payload: &Bytes,
@@ -110,12 +108,10 @@ impl Incoming {
             let kind = DecodeErrorKind::UnknownContentClass(class);
             return Err(DecodeError::new(kind, "content header").into());
         }
-        let properties = if body_size > body_max {
-            Err(Unusable::BodyTooLarge { size: body_size, limit: body_max })
-        } else {
-            RawProperties::checked(payload.slice_ref(rest)).map_err(Unusable::Properties)
-        };
-        self.header = Some(Header { body_size, properties });
+        let properties = RawProperties::unchecked(payload.slice_ref(rest));
+        let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
+        let unusable = (body_size > body_max).then_some(too_large);
+        self.header = Some(Header { body_size, properties, unusable });
         Ok(())
     }
 
@@ -129,8 +125,7 @@ impl Incoming {
         if self.received > header.body_size {
             return Err(Violation::BodyTooLong { announced: header.body_size });
         }
-        if header.properties.is_err() {
-            // The message is lost already: its body is counted, not kept.
+        if header.unusable.is_some() {
             return Ok(0);
         }
         if payload.len() as u64 == header.body_size {
@@ -161,8 +156,11 @@ impl Incoming {
             spare.remember(self.body, body.len());
             body
         });
-        let properties = self.header.map_or(Ok(RawProperties::EMPTY), |header| header.properties);
-        Complete { method: self.method, content: properties.map(|properties| (properties, body)) }
+        debug_assert!(self.header.is_some(), "a message without a header is not complete");
+        let (properties, unusable) = self
+            .header
+            .map_or_else(Default::default, |header| (header.properties, header.unusable));
+        Complete { method: self.method, properties, body: unusable.map_or(Ok(body), Err) }
     }
 
     /// What has to come next, in words.
@@ -192,9 +190,8 @@ pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64
     let header = next_frame(chunk, start, channel, FrameKind::Header)?;
     let at = header.payload(start);
     let payload = chunk.get(at.clone())?;
-    let (encoded, (class, body_size)) = content_header(payload).ok()?;
-    let well_formed = encoded == NO_PROPERTIES || properties::check(encoded).is_ok();
-    if class != BASIC || body_size > body_max || !well_formed {
+    let (_properties, (class, body_size)) = content_header(payload).ok()?;
+    if class != BASIC || body_size > body_max {
         return None;
     }
     let properties = at.start + CONTENT_HEADER_LEN..at.end;

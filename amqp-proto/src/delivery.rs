@@ -1,19 +1,20 @@
 //! Messages that have arrived.
 
 use alloc::boxed::Box;
+use core::fmt;
 use core::ops::Range;
 
 use bytes::Bytes;
 
 use crate::method::{BasicGetEmpty, BasicPublish, BasicReturn, FromReply, Method};
-use crate::wire::{DecodeError, Parsed, short_octets, u8_be, u32_be, u64_be};
+use crate::wire::{Parsed, short_octets, u8_be, u32_be, u64_be};
 use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 
 /// A message that the server delivered.
 ///
 /// A small one is a window on the octets that were read from the transport: one shared buffer, no copies. Keeping it
 /// keeps that buffer alive; see [`detach`](Self::detach).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many of these, and
     /// they are moved a lot: so it says as little as it can of where things are.
@@ -185,15 +186,12 @@ impl Delivery {
         self.short(self.names.routing_key())
     }
 
-    /// The message's properties, not yet decoded.
+    /// The message's properties, not yet decoded. Reading one that is malformed returns the error.
     #[must_use]
     pub fn properties(&self) -> RawProperties {
-        if self.properties_len == 0 {
-            return RawProperties::EMPTY;
-        }
         let start = self.properties_at as usize;
         let encoded = self.octets_at(start..start + self.properties_len as usize);
-        RawProperties::trusted(self.octets.slice_ref(encoded))
+        RawProperties::unchecked(self.octets.slice_ref(encoded))
     }
 
     /// The message's body.
@@ -241,13 +239,27 @@ impl Delivery {
     }
 }
 
+/// For log lines: where the message came from and how large it is, but neither body nor properties.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("delivery_tag", &self.tag.0)
+            .field("consumer_tag", &self.consumer_tag())
+            .field("exchange", &self.exchange())
+            .field("routing_key", &self.routing_key())
+            .field("redelivered", &self.redelivered)
+            .field("body_len", &self.body().len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Offsets lie within one read of at most a few frames, far below 4 GiB.
 fn offset(octets: usize) -> u32 {
     u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
 /// A mandatory message that reached no queue and came back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Returned {
     /// Why, as a number; RabbitMQ says 312, NO_ROUTE.
@@ -277,8 +289,21 @@ impl Returned {
     }
 }
 
+/// For log lines: why it came back and where it should have gone, but neither body nor properties.
+impl fmt::Debug for Returned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Returned")
+            .field("reply_code", &self.reply_code)
+            .field("reply_text", &self.reply_text)
+            .field("exchange", &self.exchange)
+            .field("routing_key", &self.routing_key)
+            .field("body_len", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A message that a client published, as its server sees it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Published {
     /// Where it goes.
@@ -289,13 +314,20 @@ pub struct Published {
     pub body: Bytes,
 }
 
+/// For log lines: where it goes, but neither body nor properties.
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published")
+            .field("method", &self.method)
+            .field("body_len", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a message could not be taken in, though the connection goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
-    /// Its properties do not decode, as those of a publisher with its own idea of field tables.
-    #[error("the message's properties are malformed: {0}")]
-    Properties(DecodeError),
     /// Its body is larger than this end takes.
     #[error("the message's body has {size} octets, {limit} are the limit")]
     BodyTooLarge {

@@ -146,8 +146,9 @@
 //!   peer sent. What has no limit of its own follows the application: events grow with what is
 //!   given to [`handle_input`](Connection::handle_input) between two drains, unacknowledged
 //!   deliveries with the prefetch count, unconfirmed publishes with what is published.
-//! - **One bad message costs one message.** Properties that do not decode or a body above the limit
-//!   make a delivery [`Unusable`]; the connection goes on.
+//! - **One bad message costs no other.** A message whose properties do not decode arrives with its
+//!   body; reading the property returns the error. A body above the limit makes a delivery
+//!   [`Unusable`]; the connection goes on.
 //! - **No panics, whatever the peer sends,** and no `unsafe` code.
 //! - **No clock.** Time comes in as `now`. It should not run backwards; that is all.
 //!

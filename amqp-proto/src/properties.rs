@@ -38,30 +38,40 @@ macro_rules! properties {
             /// # Errors
             /// [`DecodeError`] if they are malformed.
             pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
-                RawProperties::checked(encoded.clone()).map(|raw| raw.decode())
+                RawProperties(encoded.clone()).decode()
             }
         }
 
         impl RawProperties {
-            /// All properties at once.
-            #[must_use]
-            pub fn decode(&self) -> Properties {
+            /// Decodes all properties at once.
+            ///
+            /// # Errors
+            /// [`DecodeError`] if any of them is malformed, or bytes are left over. The others can be read one by one.
+            pub fn decode(&self) -> Result<Properties, DecodeError> {
                 let mut properties = Properties::default();
-                let Ok((rest, flags)) = flags(&self.0) else { return properties };
-                let mut rest = Some(rest);
+                let (mut rest, flags) = flags(&self.0).map_err(in_flags)?;
                 $(if flags & 1 << $bit != 0 {
-                    let value = rest.and_then(|rest| <$type as Wire>::decode(rest, &self.0).ok());
-                    (rest, properties.$name) = value.unzip();
+                    let decoded = <$type as Wire>::decode(rest, &self.0);
+                    let (after, value) = decoded.map_err(|error| within(error, $bit))?;
+                    properties.$name = Some(value);
+                    rest = after;
                 })*
-                let _all_was_read = rest;
-                properties
+                match rest.len() {
+                    0 => Ok(properties),
+                    more => Err(DecodeError::new(DecodeErrorKind::Trailing(more), "properties")),
+                }
             }
 
             $($(#[$doc])*
-            #[must_use]
-            pub fn $name(&self) -> Option<$type> {
-                let value = locate(&self.0, $bit)?;
-                <$type as Wire>::decode(value, &self.0).ok().map(|(_, value)| value)
+            ///
+            /// # Errors
+            /// [`DecodeError`] if the property, or what precedes it on the wire, is malformed.
+            pub fn $name(&self) -> Result<Option<$type>, DecodeError> {
+                let Some(value) = locate(&self.0, $bit)? else { return Ok(None) };
+                match <$type as Wire>::decode(value, &self.0) {
+                    Ok((_, value)) => Ok(Some(value)),
+                    Err(error) => Err(within(error, $bit)),
+                }
             })*
         }
 
@@ -111,9 +121,12 @@ enum Kind {
     Timestamp,
 }
 
-/// The properties of a received message: kept as they came, decoded one by one when asked for.
+/// The properties of a message as encoded bytes, decoded one by one on access.
 ///
-/// Their structure was checked on arrival, nested tables included.
+/// Those of a received message are kept as they came. They can be malformed: the publisher may have written a field type
+/// that RabbitMQ does not define, or tables nested deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH). The
+/// message is delivered all the same. Reading the property in question returns the error, the others can still be read, and the
+/// bytes can be [looked at](Self::as_encoded) and published again.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawProperties(Bytes);
 
@@ -130,12 +143,13 @@ impl RawProperties {
         Ok(Self(encoded))
     }
 
-    /// Wraps octets that were [checked](check).
-    pub(crate) const fn trusted(encoded: Bytes) -> Self {
+    /// Wraps encoded properties without looking at them, as those of a received message.
+    #[must_use]
+    pub const fn unchecked(encoded: Bytes) -> Self {
         Self(encoded)
     }
 
-    /// The properties as they travel.
+    /// The properties as they travel: flags and values.
     #[must_use]
     pub fn as_encoded(&self) -> &[u8] {
         &self.0
@@ -213,7 +227,14 @@ impl Default for RawProperties {
 
 impl fmt::Debug for RawProperties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.decode().fmt(f)
+        match self.decode() {
+            Ok(properties) => properties.fmt(f),
+            Err(error) => f
+                .debug_struct("RawProperties")
+                .field("bytes", &self.0.len())
+                .field("malformed", &format_args!("{error}"))
+                .finish(),
+        }
     }
 }
 
@@ -238,7 +259,8 @@ impl EncodeProperties for RawProperties {
 /// What tells a message from others with the same body: its message id and correlation id, empty where missing.
 pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     let text = |bit| {
-        let value = locate(encoded, bit)?;
+        // What cannot be read is missing in the same way when the message comes back.
+        let value = locate(encoded, bit).ok()??;
         short_octets(value).ok().map(|(_, octets)| octets)
     };
     (text(MESSAGE_ID).unwrap_or_default(), text(CORRELATION_ID).unwrap_or_default())
@@ -249,22 +271,27 @@ const MESSAGE_ID: u32 = 7;
 const CORRELATION_ID: u32 = 10;
 
 /// Checks that `encoded` is a well-formed list of properties and nothing else.
-pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
-    let (mut rest, flags) =
-        flags(encoded).map_err(|error| unwrapped(error).within("property flags"))?;
-    // The place in the layout is the number of the flag, counted from the highest; most messages have few.
-    let mut left = flags & !(CONTINUES | UNUSED);
-    while left != 0 {
-        let index = left.leading_zeros();
-        left &= !(1 << (15 - index));
-        let index = index as usize;
-        let (Some((_, kind)), Some(place)) = (LAYOUT.get(index), PLACES.get(index)) else { break };
-        (rest, ()) = checked_value(*kind, rest).map_err(|error| unwrapped(error).within(place))?;
+fn check(encoded: &[u8]) -> Result<(), DecodeError> {
+    let (mut rest, flags) = flags(encoded).map_err(in_flags)?;
+    for (bit, kind) in LAYOUT {
+        if flags & 1 << bit != 0 {
+            (rest, ()) = checked_value(kind, rest).map_err(|error| within(error, bit))?;
+        }
     }
     match rest.len() {
         0 => Ok(()),
         more => Err(DecodeError::new(DecodeErrorKind::Trailing(more), "properties")),
     }
+}
+
+fn in_flags(error: nom::Err<DecodeError>) -> DecodeError {
+    unwrapped(error).within("property flags")
+}
+
+/// The error, with the name of the property of flag `bit`.
+fn within(error: nom::Err<DecodeError>, bit: u32) -> DecodeError {
+    let place = LAYOUT.iter().zip(PLACES).find(|((flag, _), _)| *flag == bit);
+    unwrapped(error).within(place.map_or("properties", |(_, place)| place))
 }
 
 /// The first word of flags. Further words (spec 4.2.6.1) are there only for properties that do not exist, so they may
@@ -302,33 +329,33 @@ fn step_over(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
     Ok((rest, ()))
 }
 
-/// The octets from the value of flag `wanted` on, if it is set.
-fn locate(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
-    let (rest, flags) = flags(encoded).ok()?;
+/// The bytes from the value of flag `wanted` on, if it is set.
+fn locate(encoded: &[u8], wanted: u32) -> Result<Option<&[u8]>, DecodeError> {
+    let (rest, flags) = flags(encoded).map_err(in_flags)?;
     if flags & 1 << wanted == 0 {
-        return None;
+        return Ok(None);
     }
-    behind_earlier(rest, flags, wanted)
+    behind_earlier(rest, flags, wanted).map(Some)
 }
 
-/// The octets from the place on where the value of flag `wanted` belongs, if it is not set.
+/// The bytes from the place on where the value of flag `wanted` belongs, if it is not set and the place can be found.
 fn missing(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
     let (rest, flags) = flags(encoded).ok()?;
     if flags & 1 << wanted != 0 {
         return None;
     }
-    behind_earlier(rest, flags, wanted)
+    behind_earlier(rest, flags, wanted).ok()
 }
 
 /// Steps over the values that stand before that of flag `wanted`.
-fn behind_earlier(mut rest: &[u8], flags: u16, wanted: u32) -> Option<&[u8]> {
+fn behind_earlier(mut rest: &[u8], flags: u16, wanted: u32) -> Result<&[u8], DecodeError> {
     for (bit, kind) in LAYOUT {
         if bit == wanted {
             break;
         }
         if flags & 1 << bit != 0 {
-            (rest, ()) = step_over(kind, rest).ok()?;
+            (rest, ()) = step_over(kind, rest).map_err(|error| within(error, bit))?;
         }
     }
-    Some(rest)
+    Ok(rest)
 }

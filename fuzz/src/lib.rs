@@ -54,7 +54,8 @@ pub fn properties(data: &[u8]) {
         check_properties(&theirs);
     }
     let Ok(raw) = RawProperties::checked(Bytes::copy_from_slice(data)) else { return };
-    let octets = RawProperties::from(&raw.decode());
+    let Ok(properties) = raw.decode() else { panic!("it was checked: {raw:?}") };
+    let octets = RawProperties::from(&properties);
     match parse_properties(octets.as_encoded()) {
         Ok((_, theirs)) => check_properties(&theirs),
         Err(error) => {

@@ -144,7 +144,7 @@ impl ChannelState {
             return Ok(());
         };
         link.unfinished -= incoming.kept();
-        let Complete { method, content } = incoming.into_complete(&mut link.spare);
+        let Complete { method, properties, body } = incoming.into_complete(&mut link.spare);
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
@@ -154,8 +154,8 @@ impl ChannelState {
                 if unwanted || !matches!(self.phase, Phase::Open) {
                     return self.give_back(link, arguments.tag, no_ack, true);
                 }
-                let event = match content {
-                    Ok((properties, body)) => ChannelEvent::Delivery {
+                let event = match body {
+                    Ok(body) => ChannelEvent::Delivery {
                         consumer,
                         delivery: assembled(&payload, &arguments, &properties, body, no_ack),
                     },
@@ -167,9 +167,9 @@ impl ChannelState {
                 link.emit(self.id, event);
                 Ok(())
             }
-            ContentMethod::GetOk { payload } => self.got(link, &payload, content),
+            ContentMethod::GetOk { payload } => self.got(link, &payload, &properties, body),
             ContentMethod::Return(method) => {
-                let (properties, body) = content.unwrap_or_default();
+                let body = body.unwrap_or_default();
                 let returned = Returned::new(method, properties, body);
                 let publish = self.publish_of(&returned);
                 let returned = Box::new(returned);
@@ -177,8 +177,8 @@ impl ChannelState {
                 Ok(())
             }
             ContentMethod::Publish(method) => {
-                let event = match content {
-                    Ok((properties, body)) => {
+                let event = match body {
+                    Ok(body) => {
                         ChannelEvent::Published(Box::new(Published { method, properties, body }))
                     }
                     Err(why) => ChannelEvent::UnusablePublish(why),
@@ -194,7 +194,8 @@ impl ChannelState {
         &mut self,
         link: &mut Link,
         payload: &Bytes,
-        content: Result<(RawProperties, Bytes), Unusable>,
+        properties: &RawProperties,
+        body: Result<Bytes, Unusable>,
     ) -> Received {
         let (_, (arguments, message_count)) = DeliverArguments::get_ok(payload)
             .map_err(|error| unwrapped(error).within("basic.get-ok"))?;
@@ -207,9 +208,9 @@ impl ChannelState {
         if abandoned || !matches!(self.phase, Phase::Open) {
             return self.give_back(link, arguments.tag, no_ack, true);
         }
-        let message = match content {
-            Ok((properties, body)) => GetReply::Message {
-                delivery: assembled(payload, &arguments, &properties, body, no_ack),
+        let message = match body {
+            Ok(body) => GetReply::Message {
+                delivery: assembled(payload, &arguments, properties, body, no_ack),
                 message_count,
             },
             Err(why) => {

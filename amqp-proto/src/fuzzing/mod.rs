@@ -43,8 +43,12 @@ pub fn methods(data: &[u8]) {
 
 /// Properties, and the tables in them: both ways of reading agree.
 pub fn properties(data: &[u8]) {
-    let Ok(raw) = RawProperties::checked(Bytes::copy_from_slice(data)) else { return };
-    let properties = raw.decode();
+    let raw = RawProperties::unchecked(Bytes::copy_from_slice(data));
+    let _shown = format!("{raw:?}");
+    let headers = raw.headers();
+    let checked = RawProperties::checked(Bytes::copy_from_slice(data));
+    let Ok(properties) = raw.decode() else { return assert!(checked.is_err()) };
+    assert_eq!((checked, headers.as_ref()), (Ok(raw), Ok(&properties.headers)));
     let again = RawProperties::from(&properties);
     assert_eq!(
         Properties::decode(&Bytes::copy_from_slice(again.as_encoded()))

@@ -361,7 +361,8 @@ pub(super) fn not_sent(error: &CommandError) -> ChannelError {
 
 /// The properties of a message that is sent again, which say so.
 fn marked(message: &KeptMessage) -> Option<RawProperties> {
-    let mut properties: Properties = message.properties.decode();
+    // What cannot be read goes out again as it is.
+    let mut properties: Properties = message.properties.decode().ok()?;
     let mut headers = properties.headers.take().unwrap_or_default();
     headers.insert("x-republished", true).ok()?;
     properties.headers = Some(headers);

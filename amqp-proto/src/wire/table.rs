@@ -37,6 +37,10 @@ pub enum FieldError {
     /// The value brings more levels of tables than a peer accepts.
     #[error("field tables nest deeper than {MAX_TABLE_DEPTH} levels")]
     TooDeep,
+    /// The value is a floating-point number that is infinite or not a number. RabbitMQ cannot read those, and closes the
+    /// connection that sends one with 541, INTERNAL_ERROR.
+    #[error("field values must be finite: RabbitMQ closes the connection for an infinity or NaN")]
+    NotFinite,
     /// The encoded table would not fit its 32-bit length.
     #[error("the field table grows over 4 GiB")]
     TooLarge,
@@ -214,13 +218,16 @@ fn appended(mut octets: Vec<u8>, value: &Value) -> Result<Bytes, FieldError> {
     Ok(octets.into())
 }
 
-/// Refuses a value that would make its table deeper than this crate (or a peer like it) decodes.
+/// Refuses a value that peers do not read: one that RabbitMQ has no term for, or that would make its table deeper than this
+/// crate (or a peer like it) decodes.
 fn check_value(value: &Value) -> Result<(), FieldError> {
     let checked = match value {
         Value::Table(table) => check_fields(table.as_encoded(), true, 1),
         Value::Array(array) => check_fields(array.as_encoded(), false, 1),
         Value::LongStr(text) => return check_size(text.as_bytes()),
         Value::ByteArray(octets) => return check_size(octets),
+        Value::F32(number) if !number.is_finite() => return Err(FieldError::NotFinite),
+        Value::F64(number) if !number.is_finite() => return Err(FieldError::NotFinite),
         _ => return Ok(()),
     };
     checked.map_err(|_| FieldError::TooDeep)

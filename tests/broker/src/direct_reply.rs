@@ -59,14 +59,15 @@ impl Engine {
         at: At,
         properties: RawProperties,
     ) -> Result<RawProperties, Fault> {
-        if properties.reply_to().is_none_or(|reply_to| reply_to != NAME) {
+        let wanted = properties.reply_to().ok().flatten();
+        if wanted.is_none_or(|reply_to| reply_to != NAME) {
             return Ok(properties);
         }
         let Some(channel) = self.channel(at) else { return Ok(properties) };
         let Some(consumer) = &channel.replies else {
             return Err(Fault::precondition("fast reply consumer does not exist"));
         };
-        let mut addressed = properties.decode();
+        let Ok(mut addressed) = properties.decode() else { return Ok(properties) };
         addressed.reply_to = Some(consumer.address.clone());
         Ok(RawProperties::from(&addressed))
     }

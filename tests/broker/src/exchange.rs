@@ -73,7 +73,7 @@ impl Exchange {
         properties: &RawProperties,
     ) -> Vec<&'a Target> {
         let headers = match self.kind {
-            Kind::Headers => properties.headers().unwrap_or_default(),
+            Kind::Headers => properties.headers().ok().flatten().unwrap_or_default(),
             _ => FieldTable::new(),
         };
         let matches = |binding: &&Binding| match self.kind {

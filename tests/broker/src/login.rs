@@ -16,7 +16,7 @@ pub(crate) fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut list = vec![0x20, 0];
     list.extend_from_slice(&u32::try_from(response.len()).ok()?.to_be_bytes());
     list.extend_from_slice(response);
-    let table = RawProperties::checked(Bytes::from(list)).ok()?.headers()?;
+    let table = RawProperties::checked(Bytes::from(list)).ok()?.headers().ok()??;
     let text = |name| table.get(name).and_then(|value| Some(value.as_str()?.as_bytes().to_vec()));
     Some((text("LOGIN")?, text("PASSWORD")?))
 }

@@ -46,12 +46,12 @@ impl Death {
 impl Message {
     /// Whether it survives a restart, if its queue does.
     pub(crate) fn is_persistent(&self) -> bool {
-        self.properties.delivery_mode() == Some(2)
+        self.properties.delivery_mode() == Ok(Some(2))
     }
 
     /// The `expiration` property. It has to be a number of milliseconds.
     pub(crate) fn expiration(properties: &RawProperties) -> Result<Option<Duration>, String> {
-        let Some(text) = properties.expiration() else { return Ok(None) };
+        let Ok(Some(text)) = properties.expiration() else { return Ok(None) };
         let text = text.to_string();
         match text.parse() {
             Ok(milliseconds) => Ok(Some(Duration::from_millis(milliseconds))),
@@ -59,9 +59,10 @@ impl Message {
         }
     }
 
-    /// The properties of the message once it has died in `queue`: the headers tell so, as RabbitMQ's.
-    pub(crate) fn after_death(&self, queue: &ShortStr, death: Death) -> Properties {
-        let mut properties = self.properties.decode();
+    /// The properties of the message once it has died in `queue`: the headers tell so, as RabbitMQ's. `None` if the broker
+    /// cannot read them.
+    pub(crate) fn after_death(&self, queue: &ShortStr, death: Death) -> Option<Properties> {
+        let mut properties = self.properties.decode().ok()?;
         let headers = properties.headers.take().unwrap_or_default();
         let reason = death.reason();
         let mut earlier = Vec::new();
@@ -95,7 +96,7 @@ impl Message {
         properties.headers = Some(headers);
         // It must not expire again where it goes.
         properties.expiration = None;
-        properties
+        Some(properties)
     }
 
     fn obituary(

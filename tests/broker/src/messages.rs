@@ -83,7 +83,7 @@ impl Engine {
         }
         Message::expiration(properties).map_err(Fault::precondition)?;
         let user = self.session(at.session).map(|session| session.user.clone());
-        match (properties.user_id(), user) {
+        match (properties.user_id().ok().flatten(), user) {
             (Some(claimed), Some(user)) if claimed != user => Err(Fault::precondition(format!(
                 "user_id property set to '{claimed}' but authenticated user was '{user}'"
             ))),
@@ -142,7 +142,7 @@ impl Engine {
             order: self.last_message,
             exchange: exchange.clone(),
             routing_key: routing_key.clone(),
-            priority: properties.priority().unwrap_or(0),
+            priority: properties.priority().ok().flatten().unwrap_or(0),
             properties,
             body,
             redelivered: false,
@@ -241,8 +241,10 @@ impl Engine {
         let Some(exchange) = limits.dead_letter_exchange else { return };
         let routing_key =
             limits.dead_letter_routing_key.unwrap_or_else(|| message.routing_key.clone());
-        let properties = message.after_death(name, death);
-        let encoded = RawProperties::from(&properties);
+        // What the broker cannot read passes through as it is, without an entry of its death.
+        let told = message.after_death(name, death);
+        let encoded = told.as_ref().map_or_else(|| message.properties.clone(), RawProperties::from);
+        let properties = told.unwrap_or_default();
         for queue in self.targets(&exchange, &routing_key, &encoded) {
             if death != Death::Rejected && goes_round(&properties, &queue) {
                 continue;

@@ -281,7 +281,9 @@ async fn consume(mut consumer: Consumer, name: &'static str, ledger: Arc<Ledger>
 }
 
 fn take(delivery: Delivery, name: &str, ledger: &Ledger) {
-    let properties = delivery.message_properties();
+    let Ok(properties) = delivery.message_properties() else {
+        return ledger.trouble(format!("properties that do not decode: {delivery:?}"));
+    };
     let id = properties.message_id.unwrap_or_default();
     match id.split_once('.') {
         Some(("p", probe)) => ledger.probed(name, probe.parse().unwrap_or_default()),

@@ -91,7 +91,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     let mut missing = BTreeSet::from(["1", "2", "3"]);
     while !missing.is_empty() {
         let delivery = consumer.next().await.ok_or("the consumer ended")??;
-        let id = delivery.message_properties().message_id.ok_or("no id")?;
+        let id = delivery.message_properties()?.message_id.ok_or("no id")?;
         match delivery.ack() {
             Err(error) if !error.is_stale() => return Err(error.into()),
             _ => drop(missing.remove(id.as_str())),

@@ -170,7 +170,7 @@ fn kept_messages_are_sent_again_in_their_order_and_say_so() {
         .iter()
         .map(|(found, delivery)| {
             assert_eq!(*found, consumer);
-            let headers = delivery.properties().headers().unwrap_or_default();
+            let headers = delivery.properties().headers().expect("well-formed").unwrap_or_default();
             (text(delivery), headers.get("x-republished").is_some())
         })
         .collect();

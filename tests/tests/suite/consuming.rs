@@ -1,10 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use amqp_client_core::proto::{Misuse, ReplyCode};
+use amqp_client_core::proto::{DecodeErrorKind, Misuse, RawProperties, ReplyCode};
 use amqp_client_core::{
-    CallError, ChannelEvent, ConsumeOptions, ConsumerEnd, Message, OnPanic, PublisherOptions,
-    QueueOptions,
+    CallError, ChannelEvent, ConfirmError, ConsumeOptions, ConsumerEnd, Message, OnPanic,
+    PublisherOptions, QueueOptions,
 };
 use futures_util::StreamExt as _;
 
@@ -286,6 +286,53 @@ behaviours! {
         assert_eq!(message.body(), b"m");
         channel.basic_ack(message.delivery_tag(), false)?;
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
+    }
+
+    async fn a_message_whose_headers_cannot_be_read_arrives_all_the_same(world) {
+        let (channel, queue) = world.queue().await?;
+        // 40 levels of tables, which RabbitMQ takes, and a flag that no property belongs to.
+        let deep = (1..40).fold(Vec::new(), |inner: Vec<u8>, _| {
+            let length = u32::try_from(inner.len()).unwrap_or(u32::MAX).to_be_bytes();
+            [&b"\x01kF"[..], &length, &inner].concat()
+        });
+        let length = u32::try_from(deep.len())?.to_be_bytes();
+        let too_deep = [&b"\x20\x80"[..], &length, &deep, b"\x02id"].concat();
+        let unknown = b"\0\x02".to_vec();
+        for (properties, error) in [
+            (too_deep, DecodeErrorKind::TooDeep),
+            (unknown, DecodeErrorKind::UnknownProperty(2)),
+        ] {
+            let malformed = RawProperties::unchecked(properties.clone().into());
+            let message = Message::new("body").with_encoded(malformed);
+            let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+            queue.publish(&message).await?;
+            let delivery = next(&mut consumer).await?;
+            consumer.cancel().await?;
+            assert_eq!(delivery.body(), b"body");
+            assert_eq!(delivery.properties().as_encoded(), properties);
+            let refused = delivery.message_properties().expect_err("they are malformed");
+            assert_eq!(refused.kind(), error);
+            assert_eq!(delivery.properties().headers(), Err(refused));
+            // It can be passed on as it is, and comes to a get, too.
+            let message = Message::new("again").with_encoded(delivery.properties());
+            delivery.ack()?;
+            queue.publish(&message).await?;
+            let got = queue.get(false).await?.ok_or("no message")?.delivery;
+            assert_eq!((got.body(), got.properties().as_encoded()), (&b"again"[..], &properties[..]));
+            got.ack()?;
+        }
+        assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
+    }
+
+    async fn a_message_that_comes_back_with_headers_that_cannot_be_read_is_recognized(world) {
+        let channel = world.channel().await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new().mandatory(true))?;
+        let message = Message::new("m").with_encoded(RawProperties::unchecked(b"\0\x02"[..].into()));
+        let confirmation = publisher.publish_message(&name("nowhere"), &message).await?;
+        let Err(ConfirmError::Returned(returned)) = confirmation.await else {
+            panic!("it reached a queue")
+        };
+        assert_eq!((&returned.body[..], returned.properties.as_encoded()), (&b"m"[..], &b"\0\x02"[..]));
     }
 
     async fn a_message_over_the_limit_costs_that_message_alone(world) {

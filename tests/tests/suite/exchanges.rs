@@ -79,7 +79,7 @@ behaviours! {
             headers.publish("", &Message::new("m").with(&properties)?).await?;
         }
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
-        let headers = next(&mut consumer).await?.properties().headers().ok_or("no headers")?;
+        let headers = next(&mut consumer).await?.properties().headers()?.ok_or("no headers")?;
         assert_eq!(headers.get("hot"), Some(Value::Bool(true)));
         assert!(consumer.try_next().is_none());
     }

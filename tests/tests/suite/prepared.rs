@@ -24,7 +24,7 @@ behaviours! {
             let delivery = next(&mut consumer).await?;
             assert_eq!(delivery.body(), body);
             assert_eq!(delivery.routing_key(), *queue.name());
-            let properties = delivery.message_properties();
+            let properties = delivery.message_properties()?;
             assert_eq!(properties.message_id.as_deref(), Some("same"));
         }
         channel.basic_publish_all(&message, bodies()).await?;

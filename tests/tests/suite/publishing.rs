@@ -12,7 +12,7 @@ behaviours! {
         queue.publish(&Message::text("Grüße")).await?;
         let got = queue.get(true).await?.ok_or("the queue is empty")?;
         assert_eq!(got.delivery.text(), Ok("Grüße"));
-        let properties = got.delivery.message_properties();
+        let properties = got.delivery.message_properties()?;
         assert_eq!(properties.content_type.as_deref(), Some("text/plain"));
         assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
     }
@@ -70,7 +70,7 @@ behaviours! {
             .chain([None, None, None]);
         for (number, mode) in expected.enumerate() {
             let got = queue.get(true).await?.ok_or("the queue is empty")?;
-            let properties = got.delivery.message_properties();
+            let properties = got.delivery.message_properties()?;
             assert_eq!(properties.delivery_mode, mode, "{number}");
             let whole = properties.content_type.as_deref() == Some("text/csv");
             assert_eq!(properties.message_id.as_deref(), whole.then_some("4711"), "{number}");

@@ -130,7 +130,7 @@ behaviours! {
         let properties = MessageProperties::new().with_headers(arguments.clone());
         queue.publish(&Message::new("m").with(&properties)?).await?;
         let got = queue.get(true).await?.ok_or("no message")?;
-        let headers = got.delivery.properties().headers().ok_or("no headers")?;
+        let headers = got.delivery.properties().headers()?.ok_or("no headers")?;
         for (name, value) in &arguments {
             assert_eq!(headers.get(&name), Some(value), "{name}");
         }
@@ -157,7 +157,7 @@ behaviours! {
         let mut consumer = graveyard.consume(ConsumeOptions::new()).await?;
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.routing_key(), "rip");
-        let headers = delivery.properties().headers().ok_or("no headers")?;
+        let headers = delivery.properties().headers()?.ok_or("no headers")?;
         let deaths = headers.get("x-death").ok_or("no x-death")?;
         let death = deaths.as_array().and_then(|deaths| deaths.iter().next()).ok_or("empty")?;
         let death = death.as_table().ok_or("no table")?;
@@ -212,7 +212,7 @@ behaviours! {
             let mut expected = first;
             while expected < 5 {
                 let delivery = next(&mut consumer).await?;
-                let headers = delivery.properties().headers().ok_or("no headers")?;
+                let headers = delivery.properties().headers()?.ok_or("no headers")?;
                 let offset = headers.get("x-stream-offset").and_then(|value| value.as_i64());
                 // A chunk may start before what was asked for.
                 if offset >= Some(first.into()) {
@@ -234,7 +234,7 @@ behaviours! {
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         next(&mut consumer).await?.nack(true)?;
         let again = next(&mut consumer).await?;
-        let headers = again.properties().headers().ok_or("no headers")?;
+        let headers = again.properties().headers()?.ok_or("no headers")?;
         assert_eq!(headers.get("x-delivery-count").and_then(|count| count.as_i64()), Some(1));
         again.ack()?;
         consumer.cancel().await?;

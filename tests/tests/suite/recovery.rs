@@ -219,7 +219,7 @@ behaviours! {
         assert_eq!(report.republished, 1);
         let mut found = Vec::new();
         while let Some(got) = queue.get(true).await? {
-            let headers = got.delivery.properties().headers().unwrap_or_default();
+            let headers = got.delivery.properties().headers()?.unwrap_or_default();
             found.push((got.delivery.text()?.to_owned(), headers.get("x-republished").is_some()));
         }
         assert_eq!(found, [("confirmed".to_owned(), false), ("kept".to_owned(), true)]);

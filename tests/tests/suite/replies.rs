@@ -30,7 +30,7 @@ behaviours! {
         let mut requests = queue.consume(ConsumeOptions::new()).await?;
         for text in ["one", "two"] {
             let request = next(&mut requests).await?;
-            let properties = request.message_properties();
+            let properties = request.message_properties()?;
             let address = properties.reply_to.ok_or("a request without an address")?;
 
             assert!(address.starts_with(REPLY_TO) && address.len() > REPLY_TO.len());
@@ -57,7 +57,7 @@ behaviours! {
         let to = queue.name().to_string();
         client.default_exchange().publish_confirmed(&to, &request("?")?).await?;
         let got = queue.get(true).await?.ok_or("no request")?;
-        let address = got.delivery.message_properties().reply_to.ok_or("no address")?;
+        let address = got.delivery.message_properties()?.reply_to.ok_or("no address")?;
         replies.cancel().await?;
         let publisher =
             channel.default_exchange().publisher(PublisherOptions::new())?;

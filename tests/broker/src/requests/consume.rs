@@ -133,7 +133,7 @@ pub(crate) fn delivered_properties(queue: &Queue, message: &Message) -> RawPrope
     if !queue.limits.counts_deliveries || message.returns == 0 {
         return message.properties.clone();
     }
-    let mut properties = message.properties.decode();
+    let Ok(mut properties) = message.properties.decode() else { return message.properties.clone() };
     let headers = properties.headers.take().unwrap_or_default();
     let times = i64::from(message.returns);
     properties.headers = headers.clone().with("x-delivery-count", times).ok().or(Some(headers));

@@ -84,7 +84,9 @@ pub(super) async fn serve(env: &Env) -> Try<()> {
             continue;
         };
         let request = env.consumed(request)?;
-        let properties = request.message_properties();
+        let Ok(properties) = request.message_properties() else {
+            return Err(env.fail("a call whose properties do not decode"));
+        };
         let (Some(address), Some(id)) = (properties.reply_to, properties.correlation_id) else {
             return Err(env.fail("a call without an address"));
         };
