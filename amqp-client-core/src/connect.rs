@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_proto::ConnectionError;
 use amqp_proto::config::{ClientConfig, ConfigError};
 use amqp_proto::session::Recovery;
 use amqp_proto::uri::{Endpoint, Uri, UriError};
+use amqp_proto::{ConnectionError, ReplyCode};
 use thiserror::Error;
 
 use crate::config::Config;
@@ -134,6 +134,12 @@ impl Target {
 impl ConnectError {
     pub(crate) fn unreachable(endpoint: &Endpoint, error: io::Error) -> Self {
         Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
+    }
+
+    /// The reply code that the broker closed the connection with during the handshake, if it did.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.as_connection_error().and_then(ConnectionError::reply_code)
     }
 
     /// Why the handshake failed, if it came to one.

@@ -226,6 +226,7 @@ impl Connection {
             blocked: state.proto.is_blocked(),
             losses: state.losses,
             channels: state.proto.channel_count(),
+            closed_channels: state.closed_channels(),
             unconfirmed,
             unsettled,
             kept_octets: state.proto.kept(),

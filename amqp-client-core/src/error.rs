@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use amqp_proto::{
     ChannelError, Close, CommandError, ConnectionError, FieldError, Gate, Misuse, OpenChannelError,
-    Returned, TooLong, Unusable,
+    ReplyCode, Returned, TooLong, Unusable,
 };
 use thiserror::Error;
 
@@ -81,11 +81,12 @@ impl CallError {
         matches!(self, Self::Misuse(Misuse::StaleDelivery(_)))
     }
 
-    /// The reply code that the broker closed the channel or connection with, if it did.
+    /// The reply code that the channel or connection was closed with, if that is the reason.
     #[must_use]
-    pub fn reply_code(&self) -> Option<amqp_proto::ReplyCode> {
+    pub fn reply_code(&self) -> Option<ReplyCode> {
         match self {
-            Self::Ended(error) => error.as_close().map(|close| close.reply_code),
+            Self::Ended(error) => error.reply_code(),
+            Self::NoChannel(error) => error.reply_code(),
             _ => None,
         }
     }
@@ -138,11 +139,24 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Refused(error) => error.reply_code(),
+            Self::Ended(error) => error.reply_code(),
+            Self::TimedOut { .. } => None,
+        }
+    }
+}
+
 /// A message was not published. Nothing of it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel is over.
+    /// The channel is closed, and stays so: publish on another, or have the connection
+    /// [reopen](crate::Recovery::reopen_channels) its channels.
     #[error(transparent)]
     Ended(#[from] ChannelError),
     /// The exchange's name, the routing key or a property is too long.
@@ -172,6 +186,17 @@ pub enum PublishError {
     Misuse(#[from] Misuse),
 }
 
+impl PublishError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Ended(error) => error.reply_code(),
+            _ => None,
+        }
+    }
+}
+
 /// What a publish waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -194,6 +219,14 @@ pub struct TryPublishError<B> {
     pub error: TryError,
 }
 
+impl<B> TryPublishError<B> {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.error.reply_code()
+    }
+}
+
 /// Why `try_publish` did not publish.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -206,6 +239,17 @@ pub enum TryError {
     Failed(#[from] PublishError),
 }
 
+impl TryError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::WouldWait(_) => None,
+            Self::Failed(error) => error.reply_code(),
+        }
+    }
+}
+
 /// Not all of several messages were published.
 #[derive(Debug, Error)]
 #[error("{} messages were sent, the next was not: {error}", sent.len())]
@@ -215,6 +259,14 @@ pub struct PublishAllError {
     pub sent: Confirmations,
     /// Why the next one was not. None behind it was.
     pub error: PublishError,
+}
+
+impl PublishAllError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.error.reply_code()
+    }
 }
 
 /// A message was sent, but the broker did not take it over, or did not say so.
@@ -248,6 +300,21 @@ pub enum ConfirmError {
     },
 }
 
+impl ConfirmError {
+    /// The reply code that the message was returned with, or that the channel or connection was closed with, if that is the
+    /// reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Returned(returned) => Some(returned.reply_code),
+            Self::Unconfirmed(error) => error.reply_code(),
+            Self::Refused(close) => Some(close.reply_code),
+            Self::NotResent(error) => error.reply_code(),
+            Self::Nacked | Self::TimedOut { .. } => None,
+        }
+    }
+}
+
 /// Publishing and waiting for the confirm failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -258,6 +325,18 @@ pub enum SendError {
     /// It was sent, but not confirmed.
     #[error(transparent)]
     NotConfirmed(#[from] ConfirmError),
+}
+
+impl SendError {
+    /// The reply code that the message was returned with, or that the channel or connection was closed with, if that is the
+    /// reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::NotSent(error) => error.reply_code(),
+            Self::NotConfirmed(error) => error.reply_code(),
+        }
+    }
 }
 
 /// Why a consumer ended, other than by being cancelled through its handle.
@@ -272,7 +351,26 @@ pub enum ConsumerEnd {
     Ended(#[from] ChannelError),
 }
 
+impl ConsumerEnd {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Cancelled => None,
+            Self::Ended(error) => error.reply_code(),
+        }
+    }
+}
+
 /// An orderly close did not work out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the connection ended otherwise while it was being closed: {0}")]
 pub struct CloseError(pub ConnectionError);
+
+impl CloseError {
+    /// The reply code that the connection was closed with, if one end closed it.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.0.reply_code()
+    }
+}

@@ -1,4 +1,4 @@
-use amqp_proto::ConnectionError;
+use amqp_proto::{ChannelError, ChannelId, ConnectionError};
 
 /// How a connection is, at one moment; see [`Connection::health`](crate::Connection::health).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,9 @@ pub struct Health {
     pub losses: u64,
     /// How many channels there are.
     pub channels: usize,
+    /// Channels that the broker has closed and that still have handles, such as publishers: these fail until they are made
+    /// anew on another channel. Empty with [`Recovery::reopen_channels`](crate::Recovery::reopen_channels).
+    pub closed_channels: Vec<ClosedChannel>,
     /// How many publishes are not confirmed.
     pub unconfirmed: usize,
     /// How many deliveries are not settled.
@@ -22,6 +25,16 @@ pub struct Health {
     pub queued_octets: usize,
     /// How many octets were delivered, and not taken by their consumers.
     pub delivered_octets: usize,
+}
+
+/// A channel that the broker has closed, while the connection goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClosedChannel {
+    /// The number it had. The connection may have given it to another channel since.
+    pub id: ChannelId,
+    /// Why the broker has closed it.
+    pub reason: ChannelError,
 }
 
 /// Whether a connection can be used.
@@ -39,7 +52,8 @@ pub enum Status {
 }
 
 impl Health {
-    /// Whether it can be used.
+    /// Whether the connection can be used. Single channels may be closed nevertheless; see
+    /// [`closed_channels`](Self::closed_channels).
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self.status, Status::Open)

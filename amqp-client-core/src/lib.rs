@@ -66,7 +66,7 @@ pub use error::{
     PublishError, SendError, TryError, TryPublishError,
 };
 pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
-pub use health::{Health, Status};
+pub use health::{ClosedChannel, Health, Status};
 pub use message::{DeliveryMode, Message, MessageProperties};
 pub use opening::OpenChannel;
 pub use options::{

@@ -173,6 +173,12 @@ impl ConnectionError {
         }
     }
 
+    /// The reply code that the connection was closed with, if one end closed it.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.as_close().map(|close| close.reply_code)
+    }
+
     /// Whether this end closed the connection on purpose.
     #[must_use]
     pub fn is_local_close(&self) -> bool {
@@ -402,6 +408,12 @@ impl ChannelError {
             Self::Connection(error) => error.as_close(),
         }
     }
+
+    /// The reply code that the channel or its connection was closed with, if one end closed it.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.as_close().map(|close| close.reply_code)
+    }
 }
 
 /// A channel cannot be opened.
@@ -436,6 +448,17 @@ pub enum OpenChannelError {
     Connection(#[from] ConnectionError),
 }
 
+impl OpenChannelError {
+    /// The reply code that the connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Connection(error) => error.reply_code(),
+            _ => None,
+        }
+    }
+}
+
 /// A command that was not queued. Nothing of it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -456,6 +479,17 @@ pub enum CommandError {
         /// The agreed limit.
         frame_max: u32,
     },
+}
+
+impl CommandError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Ended(error) => error.reply_code(),
+            _ => None,
+        }
+    }
 }
 
 /// What the caller must not do; the connection is unharmed.
@@ -515,6 +549,17 @@ pub enum PublishError {
     /// Only clients publish.
     #[error(transparent)]
     Misuse(#[from] Misuse),
+}
+
+impl PublishError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        match self {
+            Self::Ended(error) => error.reply_code(),
+            _ => None,
+        }
+    }
 }
 
 /// What holds back content; everything else passes.

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use amqp_proto::method::ConfirmSelect;
-use amqp_proto::{Body, PublishSeq, RawProperties, Route, ShortStr, TooLong};
+use amqp_proto::{Body, ChannelError, PublishSeq, RawProperties, Route, ShortStr, TooLong};
 
 use confirmation::poll_deadline;
 
@@ -46,6 +46,14 @@ use crate::state::{On, Waiting};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # When the channel closes
+///
+/// The broker closes the channel if the exchange does not exist, if the user may not write to it, or if another request on the
+/// channel fails. The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
+/// [`is_open`](Self::is_open), [`closed`](Self::closed) and [`Health::closed_channels`](crate::Health::closed_channels) tell.
+/// Then open another channel and make the publisher anew, or have the connection do so: with
+/// [`Recovery::reopen_channels`](crate::Recovery::reopen_channels) it opens such channels again, and their publishers go on.
 #[derive(Clone)]
 pub struct Publisher {
     channel: Channel,
@@ -77,6 +85,21 @@ impl Publisher {
     #[must_use]
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Whether the publisher's channel is open. A publisher whose channel is closed fails from then on; see
+    /// [when the channel closes](Self#when-the-channel-closes).
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.channel.is_open()
+    }
+
+    /// Waits until the publisher's channel is closed, and returns the reason.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn closed(&self) -> ChannelError {
+        self.channel.closed().await
     }
 
     /// Publishes a body with the publisher's properties. Waits while the broker, the transport or the window demand it.

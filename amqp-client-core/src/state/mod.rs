@@ -35,11 +35,13 @@ use shuttle::sync::{Mutex, MutexGuard};
 
 use amqp_proto::session::Session;
 use amqp_proto::{
-    ChannelId, ConnectionError, ConsumerId, Delivery, Event, ReplyCode, SessionEvent, ShortStr,
+    ChannelError, ChannelId, ConnectionError, ConsumerId, Delivery, Event, Initiator, ReplyCode,
+    SessionEvent, ShortStr,
 };
 
 use crate::config::Settings;
 use crate::event::ConnectionEvent;
+use crate::health::ClosedChannel;
 
 /// The lock around the state of a connection.
 #[derive(Debug)]
@@ -330,6 +332,17 @@ impl State {
     /// The channel at that place. Handles own their place, so it is there.
     pub(crate) fn channel(&mut self, place: u32) -> Option<&mut ChannelState> {
         self.channels.get_mut(place as usize)?.as_mut()
+    }
+
+    /// The channels that the broker has closed and that still have handles.
+    pub(crate) fn closed_channels(&self) -> Vec<ClosedChannel> {
+        let closed = self.channels.iter().flatten().filter_map(|channel| match &channel.ended {
+            Some(reason @ ChannelError::Closed(close)) if close.by == Initiator::Peer => {
+                Some(ClosedChannel { id: channel.id, reason: reason.clone() })
+            }
+            _ => None,
+        });
+        closed.collect()
     }
 
     /// The channel at that place, and the protocol.

@@ -102,6 +102,34 @@ behaviours! {
         careless.send(&nowhere, "nobody misses it").await?;
     }
 
+    async fn a_closed_channel_can_be_seen(world) {
+        let channel = world.channel().await?;
+        let connection = channel.connection().clone();
+        let exchange = channel.exchange_declare(name("deleted"), "fanout", <_>::default()).await?;
+        let publisher = exchange.publisher(PublisherOptions::new().mandatory(false))?;
+        publisher.send("", "there").await?;
+        assert!(publisher.is_open());
+        assert_eq!(connection.health().closed_channels, []);
+
+        let other = connection.open_channel().await?;
+        other.exchange_delete(exchange.name(), false).await?;
+        let error = publisher.send("", "gone").await.expect_err("the exchange is gone");
+        let still = publisher.send("", "for ever").await.expect_err("it is closed");
+        assert_eq!(still.reply_code(), error.reply_code());
+        let reason = publisher.closed().await;
+        assert_eq!(reason.reply_code(), Some(ReplyCode::NOT_FOUND));
+        assert!(!publisher.is_open());
+        let health = connection.health();
+        assert!(health.is_open());
+        let closed: Vec<_> = health.closed_channels.iter().map(|it| (it.id, &it.reason)).collect();
+        assert_eq!(closed, [(channel.id(), &reason)]);
+
+        // A channel that the application has closed is no news, nor is one that nobody holds.
+        other.close().await?;
+        drop((channel, exchange, publisher));
+        assert_eq!(connection.health().closed_channels, []);
+    }
+
     async fn more_can_be_published_than_the_transport_takes_at_once(world) {
         let channel = world.channel().await?;
         let nowhere = name("nowhere");
