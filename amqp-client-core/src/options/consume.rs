@@ -68,7 +68,8 @@ impl ConsumeOptions {
         self.argument("x-priority", priority)
     }
 
-    /// Where a consumer of a stream begins.
+    /// Where a consumer of a stream begins. After a loss it goes on with the first delivery that was not settled, see
+    /// [recovery](crate::recovery#deliveries).
     pub fn stream_offset(self, offset: StreamOffset) -> Self {
         let value = match offset {
             StreamOffset::First => Value::from("first"),

@@ -251,7 +251,9 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, false, |channel, tag| channel.ack(tag))
+        self.settle(delivery, false, |channel, tag| channel.ack(tag))?;
+        self.note_settled(delivery, false);
+        Ok(())
     }
 
     /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
@@ -259,7 +261,9 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting for it.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, false, |channel, tag| channel.ack_up_to(tag))
+        self.settle(delivery, false, |channel, tag| channel.ack_up_to(tag))?;
+        self.note_settled(delivery, true);
+        Ok(())
     }
 
     /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
@@ -267,7 +271,9 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))
+        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))?;
+        self.note_settled(delivery, false);
+        Ok(())
     }
 
     /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
@@ -275,7 +281,9 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue))
+        self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue))?;
+        self.note_settled(delivery, true);
+        Ok(())
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer; see
@@ -400,6 +408,15 @@ impl Channel<'_> {
         Ok(())
     }
 
+    /// Readers of streams go on behind what was settled.
+    #[inline]
+    fn note_settled(&mut self, delivery: DeliveryTag, up_to: bool) {
+        if self.record.streams.any() {
+            let in_transaction = matches!(self.record.mode, Mode::Tx { .. });
+            self.record.streams.settled(delivery, up_to, in_transaction);
+        }
+    }
+
     /// The broker has requeued that delivery. A transaction that meant to settle it otherwise must not be committed: the
     /// message would be delivered again beside what came of it.
     #[cold]
@@ -419,6 +436,8 @@ impl Channel<'_> {
             return Ok(());
         }
         *dirty = false;
+        let commits = !*lost && matches!(method, Method::TxCommit(_));
+        self.record.streams.end_transaction(commits);
         if !core::mem::take(lost) || matches!(method, Method::TxRollback(_)) {
             return Ok(());
         }
@@ -490,6 +509,10 @@ pub(super) fn note(
         Method::TxSelect(_) => record.mode = Mode::Tx { dirty: false, lost: false },
         Method::BasicConsume(consume) => {
             let (consume, qos) = (consume.clone(), record.qos.clone());
+            if !consume.no_ack {
+                let present = record.consumers.iter().map(|consumer| consumer.id);
+                record.streams.watch(id.into(), present);
+            }
             record.consumers.push(Consumer { id: id.into(), consume, qos, recovers });
         }
         Method::BasicCancel(cancel) => {

@@ -35,6 +35,7 @@ mod replay;
 mod report;
 mod restore;
 mod steps;
+mod streams;
 mod topology;
 
 use alloc::boxed::Box;
@@ -54,6 +55,7 @@ use replay::Replay;
 pub use report::{Entity, RecoveryReport};
 use topology::Topology;
 
+use crate::method::Method;
 use crate::time::Instant;
 use crate::wire::{Secret, ShortStr};
 use crate::{
@@ -299,12 +301,15 @@ impl Session {
         if !self.events.is_empty() {
             return None;
         }
-        let Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) =
+        let Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }) =
             self.connection.peek_event()?
         else {
             return None;
         };
         let record = slot(&mut self.channels, *id).filter(|record| record.orphans.is_empty())?;
+        if record.streams.watches(*consumer) {
+            return None;
+        }
         delivery.renumber(|tag| record.tags.received(tag));
         self.connection.poll_delivery()
     }
@@ -472,6 +477,9 @@ impl Session {
             ChannelEvent::Delivery { consumer, delivery } => {
                 let tag = delivery.delivery_tag();
                 delivery.renumber(|tag| record.tags.received(tag));
+                if record.streams.watches(*consumer) {
+                    record.streams.delivered(*consumer, delivery);
+                }
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is settled by nobody else.
@@ -490,6 +498,13 @@ impl Session {
                 };
                 if let Reply::Message(GetReply::Message { delivery, .. }) = reply {
                     delivery.renumber(|tag| record.tags.received(tag));
+                }
+                match reply {
+                    Reply::Method(Method::BasicConsumeOk(_)) => {
+                        record.streams.started((*request).into(), self.now);
+                    }
+                    Reply::Method(Method::TxCommitOk(_)) => record.streams.committed(),
+                    _ => {}
                 }
                 if let Some(note) = sent.note {
                     let consumer = (*request).into();

@@ -288,6 +288,7 @@ impl Session {
         record.attached = false;
         record.orphans.clear();
         record.mode.interrupt();
+        record.streams.interrupt();
         let mut events = Vec::new();
         for sent in record.in_flight.drain(..) {
             record.consumers.retain(|consumer| consumer.id != sent.id.into());

@@ -46,7 +46,8 @@ pub enum OnCancel {
     /// It ends.
     #[default]
     End,
-    /// It is started again; its queue is declared anew if it was declared on this session.
+    /// It is started again; its queue is declared anew if it was declared on this session. A consumer of a stream goes on
+    /// with the first delivery that was not settled.
     Resubscribe,
 }
 

@@ -6,6 +6,7 @@ use core::ops::RangeInclusive;
 use bytes::Bytes;
 
 use super::channel::Noted;
+use super::streams::Streams;
 use crate::method::{BasicConsume, BasicQos, Method, MethodFacts};
 use crate::{ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr};
 
@@ -29,6 +30,7 @@ pub(super) struct ChannelRecord {
     pub(super) consumers: Vec<Consumer>,
     /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
     pub(super) orphans: Vec<ConsumerId>,
+    pub(super) streams: Streams,
     /// What an empty queue name stands for.
     pub(super) last_queue: ShortStr,
     /// Requests on their way, the oldest first.

@@ -196,6 +196,7 @@ impl Session {
             self.topology.unconsumed(&queue);
             return false;
         }
+        record.streams.interrupt_one(consumer);
         let mut steps = self.topology.queue_steps(&queue);
         if steps.is_empty() {
             let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };

@@ -165,8 +165,8 @@ impl Session {
         let Ok(mut channel) = self.connection.channel(id) else { return };
         let mut failed = Vec::new();
         while !restoring.one_by_one || restoring.awaiting.is_empty() {
-            let Some(step) = restoring.steps.pop_front() else { break };
-            let record = slot(&mut self.channels, id);
+            let Some(mut step) = restoring.steps.pop_front() else { break };
+            let record = slot(&mut self.channels, id).map(|record| &*record);
             let unwanted = |consumer: ConsumerId| {
                 record.is_none_or(|record| record.consumers.iter().all(|own| own.id != consumer))
             };
@@ -174,6 +174,15 @@ impl Session {
                 // Its handle has gone in between.
                 Entity::Consumer { consumer, .. } if unwanted(consumer) => continue,
                 _ => {}
+            }
+            if let (
+                Some(record),
+                Entity::Consumer { consumer, .. },
+                Method::BasicConsume(consume),
+            ) = (record, &step.entity, &mut step.method)
+            {
+                let is_stream = self.topology.is_stream(&consume.queue);
+                record.streams.resume(*consumer, consume, is_stream, self.now);
             }
             let facts = step.method.facts();
             match channel.request_as(step.request, step.method.clone(), facts, true) {

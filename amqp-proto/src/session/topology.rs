@@ -112,6 +112,13 @@ impl Topology {
         self.queues.insert(name.detached(), Queue { declare, consumers, names });
     }
 
+    /// Whether that queue was declared as a stream.
+    pub(super) fn is_stream(&self, queue: &ShortStr) -> bool {
+        let declared = self.queues.get(queue).map(|queue| &queue.declare.arguments);
+        let kind = declared.and_then(|arguments| arguments.get("x-queue-type"));
+        kind.is_some_and(|kind| kind.as_str() == Some("stream"))
+    }
+
     /// That queue has one more consumer of this session.
     pub(super) fn consumed(&mut self, queue: &ShortStr) {
         if let Some(queue) = self.queues.get_mut(queue) {

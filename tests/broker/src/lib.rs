@@ -34,6 +34,7 @@ mod pipe;
 mod queue;
 mod requests;
 mod server;
+mod stream;
 mod whims;
 
 pub use engine::Engine;

@@ -17,6 +17,7 @@ pub(crate) struct Message {
     pub(crate) redelivered: bool,
     /// How often it was returned to its queue.
     pub(crate) returns: u32,
+    pub(crate) arrived: Instant,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) priority: u8,
     /// Who waits for a confirm of it, and its number there.

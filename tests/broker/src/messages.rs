@@ -147,6 +147,7 @@ impl Engine {
             body,
             redelivered: false,
             returns: 0,
+            arrived: self.now,
             expires_at: None,
             published_by: None,
         }
@@ -194,6 +195,11 @@ impl Engine {
     fn enqueue(&mut self, name: &ShortStr, mut message: Message) -> bool {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return true };
+        if queue.limits.is_stream {
+            queue.messages.push_back(message);
+            self.deliver_stream(name);
+            return true;
+        }
         if queue.is_full(message.body.len()) && queue.limits.overflow != Overflow::DropHead {
             if queue.limits.overflow == Overflow::RejectPublishDlx {
                 self.bury(name, &message, Death::MaxLength);
@@ -226,6 +232,10 @@ impl Engine {
         message.redelivered = true;
         message.returns += 1;
         let Some(queue) = self.queues.get_mut(name) else { return };
+        if queue.limits.is_stream {
+            // It is there still.
+            return;
+        }
         if queue.limits.delivery_limit.is_some_and(|limit| message.returns > limit) {
             self.bury(name, &message, Death::DeliveryLimit);
             return;
@@ -284,6 +294,9 @@ impl Engine {
 
     /// Delivers what a queue has to consumers that have room.
     pub(crate) fn deliver(&mut self, name: &ShortStr) {
+        if self.queues.get(name).is_some_and(|queue| queue.limits.is_stream) {
+            return self.deliver_stream(name);
+        }
         self.expire_queue(name);
         while let Some((index, at, tag, no_ack)) = self.next_consumer(name) {
             let Some(queue) = self.queues.get_mut(name) else { return };
@@ -320,11 +333,15 @@ impl Engine {
         let line: Vec<_> = queue.consumers.iter().take(line).cloned().enumerate().collect();
         line.into_iter().find_map(|(index, consumer)| {
             let at = At { session: consumer.session, channel: consumer.channel };
-            let session = self.session(at.session)?;
-            let writable = session.proto.is_open() && session.proto.queued() < HIGH_WATER;
-            let room = session.channels.get(&at.channel)?.has_room(&consumer.tag);
-            (writable && room).then_some((index, at, consumer.tag, consumer.no_ack))
+            self.can_take(at, &consumer.tag).then_some((index, at, consumer.tag, consumer.no_ack))
         })
+    }
+
+    /// Whether a consumer may have one more delivery now.
+    pub(crate) fn can_take(&self, at: At, tag: &ShortStr) -> bool {
+        let Some(session) = self.sessions.get(&at.session) else { return false };
+        let writable = session.proto.is_open() && session.proto.queued() < HIGH_WATER;
+        writable && session.channels.get(&at.channel).is_some_and(|own| own.has_room(tag))
     }
 
     pub(crate) fn send_content(

@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use amqp_proto::ShortStr;
+use amqp_proto::method::BasicCancel;
+
 use crate::SessionId;
 use crate::channel::{ChannelState, Mode};
 use crate::engine::{At, Engine};
@@ -35,6 +38,10 @@ impl Engine {
         for queue in self.queues.values_mut() {
             queue.consumers.clear();
             queue.last_used = now;
+            if queue.limits.is_stream {
+                // Offsets are places in it.
+                continue;
+            }
             let replicated = queue.limits.counts_deliveries;
             queue.messages.retain(|message| {
                 (replicated || message.is_persistent()) && !lost.contains(&message.order)
@@ -65,6 +72,18 @@ impl Engine {
         match channel.map(|channel| &channel.mode) {
             Some(Mode::Confirm(confirms)) => confirms.is_untold(number),
             _ => false,
+        }
+    }
+
+    /// Cancels the consumers of a queue, as when it moves to another node.
+    pub fn cancel_consumers(&mut self, queue: &str) {
+        let Some(queue) = self.queues.get_mut(&ShortStr::truncated(queue)) else { return };
+        for consumer in std::mem::take(&mut queue.consumers) {
+            let at = At { session: consumer.session, channel: consumer.channel };
+            if let Some(channel) = self.channel(at) {
+                channel.consumers.remove(&consumer.tag);
+            }
+            self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Limits {
     pub(crate) max_priority: Option<u8>,
     pub(crate) single_active: bool,
     pub(crate) delivery_limit: Option<u32>,
+    /// Messages stay, and each consumer reads for itself.
+    pub(crate) is_stream: bool,
     /// Deliveries tell how often a message came back.
     pub(crate) counts_deliveries: bool,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) priority: i64,
+    /// What it reads next, if the queue is a stream.
+    pub(crate) offset: usize,
 }
 
 impl Limits {
@@ -99,6 +103,7 @@ impl Limits {
                 "x-queue-type" => match text()?.as_str() {
                     "classic" => {}
                     "quorum" => limits.counts_deliveries = true,
+                    "stream" => limits.is_stream = true,
                     other => {
                         let text = format!("queue type '{other}' is not kept in memory");
                         return Err(Fault::not_implemented(&text));

@@ -8,5 +8,6 @@ mod outages;
 mod pair;
 mod scripted;
 mod smaller;
+mod streams;
 mod topology;
 mod world;

@@ -157,13 +157,6 @@ impl World {
         Ok(self.connection.get_or_init(|| connection).clone())
     }
 
-    /// Whether the broker is RabbitMQ, with all that it has.
-    pub(crate) async fn is_rabbitmq(&self) -> Result<bool, ConnectError> {
-        let negotiated = self.connection().await?.negotiated();
-        let product = negotiated.and_then(|negotiated| negotiated.peer_properties.get("product"));
-        Ok(product.is_some_and(|product| product.as_str() == Some("RabbitMQ")))
-    }
-
     /// A channel on the connection of this behaviour.
     pub(crate) async fn channel(&self) -> Result<Channel, Box<dyn Error + Send + Sync>> {
         Ok(self.connection().await?.open_channel().await?)

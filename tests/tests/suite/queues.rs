@@ -193,10 +193,6 @@ behaviours! {
     }
 
     async fn a_stream_is_read_from_where_one_likes(world) {
-        if !world.is_rabbitmq().await? {
-            // The broker in memory has no streams.
-            return Ok(());
-        }
         let channel = world.channel().await?;
         let stream = name("stream");
         let options = QueueOptions::new().queue_type(QueueType::Stream);

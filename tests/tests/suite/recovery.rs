@@ -11,7 +11,7 @@ use amqp_client_core::proto::{Gate, RawProperties, ReplyCode, Route};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Entity,
     HeldBy, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
-    RecoveryReport, Status, Target, TryError,
+    QueueType, RecoveryReport, Status, StreamOffset, Target, TryError,
 };
 use amqp_testkit::Proxy;
 
@@ -136,6 +136,61 @@ behaviours! {
         }
         assert!(queue.get(true).await?.is_none());
         queue.delete(false, false).await?;
+    }
+
+    async fn a_reader_of_a_stream_goes_on_with_the_first_message_that_was_not_settled(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let options = QueueOptions::new().queue_type(QueueType::Stream);
+        let stream = channel.queue_declare(name("stream"), options).await?;
+        for number in 0..20u8 {
+            stream.publish(&Message::new(vec![number])).await?;
+        }
+        channel.basic_qos(5).await?;
+        let options = ConsumeOptions::new().stream_offset(StreamOffset::First);
+        let mut consumer = stream.consume(options).await?;
+        for number in 0..3u8 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.body(), [number]);
+            delivery.ack()?;
+        }
+        // One is in the application's hands at the loss, and more wait that it never takes.
+        let held = next(&mut consumer).await?;
+        assert_eq!(held.body(), [3]);
+        scene.cut().await?;
+        assert!(held.is_stale());
+        for number in 3..20u8 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.body(), [number]);
+            delivery.ack()?;
+        }
+        scene.cut().await?;
+        stream.publish(&Message::new(vec![20])).await?;
+        let last = next(&mut consumer).await?;
+        assert_eq!(last.body(), [20]);
+        last.ack()?;
+        stream.delete(false, false).await?;
+    }
+
+    async fn a_reader_of_a_stream_misses_nothing_though_it_has_read_nothing(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let options = QueueOptions::new().queue_type(QueueType::Stream);
+        let stream = channel.queue_declare(name("stream"), options).await?;
+        channel.basic_qos(5).await?;
+        // It begins with the next message, which is the default.
+        let mut consumer = stream.consume(ConsumeOptions::new()).await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        let to = stream.name().to_string();
+        let other = world.channel().await?;
+        other.default_exchange().publish_confirmed(&to, &Message::new("meanwhile")).await?;
+        scene.proxy.refuse(false)?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body(), b"meanwhile");
+        delivery.ack()?;
+        stream.delete(false, false).await?;
     }
 
     async fn calls_wait_for_the_connection_to_come_back(world) {

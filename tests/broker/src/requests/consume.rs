@@ -36,8 +36,9 @@ impl Engine {
         if direct_reply::is_meant_by(&method.queue) {
             return self.consume_replies(at, method);
         }
-        let name = self.queue_named(at, method.queue);
-        self.usable(at, &name)?;
+        let name = self.queue_named(at, method.queue.clone());
+        let is_stream = self.usable(at, &name)?.limits.is_stream;
+        let offset = if is_stream { self.begin_reading(at, &name, &method)? } else { 0 };
         let Some(channel) = self.channel(at) else { return Ok(()) };
         let tag = channel.name_consumer(method.consumer_tag)?;
         let prefetch = channel.prefetch;
@@ -54,6 +55,7 @@ impl Engine {
             no_ack: method.no_ack,
             exclusive: method.exclusive,
             priority: priority.unwrap_or(0),
+            offset,
         });
         if let Some(channel) = self.channel(at) {
             let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0 };
@@ -101,6 +103,11 @@ impl Engine {
         self.expire_queue(&name);
         let queue = self.usable(at, &name)?;
         queue.last_used = now;
+        if queue.limits.is_stream {
+            let text =
+                format!("basic.get not supported by stream queues queue '{name}' in vhost '/'");
+            return Err(Fault::not_implemented(&text));
+        }
         let Some(message) = queue.messages.pop_front() else {
             self.send(at, BasicGetEmpty::default());
             return Ok(());

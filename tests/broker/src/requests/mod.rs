@@ -55,6 +55,12 @@ impl Engine {
             Method::QueuePurge(method) => {
                 let name = self.queue_named(at, method.queue);
                 let queue = self.usable(at, &name)?;
+                if queue.limits.is_stream {
+                    let text = format!(
+                        "queue.purge not supported by stream queues queue '{name}' in vhost '/'"
+                    );
+                    return Err(Fault::not_implemented(&text));
+                }
                 let message_count = count(queue.messages.len());
                 queue.messages.clear();
                 self.answer(at, method.no_wait, QueuePurgeOk { message_count });

@@ -39,6 +39,9 @@ impl Engine {
                 return Err(Fault::reserved("queue", &name));
             }
             let limits = Limits::parse(&method.arguments)?;
+            if limits.is_stream {
+                check_stream(&name, method.durable, method.exclusive, method.auto_delete)?;
+            }
             if name.is_empty() {
                 name = self.generate_name();
             }
@@ -91,6 +94,18 @@ impl Engine {
             self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
         count(queue.messages.len())
+    }
+}
+
+/// Streams outlive everything.
+fn check_stream(name: &ShortStr, durable: bool, exclusive: bool, auto_delete: bool) -> Done {
+    let properties =
+        [("non-durable", !durable), ("exclusive", exclusive), ("auto-delete", auto_delete)];
+    match properties.into_iter().find(|(_, has)| *has) {
+        Some((property, _)) => Err(Fault::precondition(format!(
+            "invalid property '{property}' for queue '{name}' in vhost '/'"
+        ))),
+        None => Ok(()),
     }
 }
 

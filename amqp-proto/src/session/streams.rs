@@ -1,0 +1,247 @@
+//! How far consumers of streams have read.
+//!
+//! RabbitMQ keeps no position for the consumer of a stream: each `basic.consume` says where to begin (`x-stream-offset`), and
+//! each delivery has its own offset in a header of that name. So a consumer that comes back has to begin where it was.
+//!
+//! It begins with the first delivery that was not settled, or else behind the last. Settled is what was acknowledged or
+//! rejected, on a transactional channel once that is committed: what was delivered, and dropped unread with the connection,
+//! comes again, and nothing is skipped. What was settled behind a delivery that was not comes twice.
+//!
+//! | deliveries | settled | the next begins with |
+//! |---|---|---|
+//! | 5 6 7 | none | 5 |
+//! | 5 6 7 | 5 7 | 6 |
+//! | 5 6 7 | 5 6 7 | 8 |
+//! | none | | what it was started with, see [`Streams::resume`] |
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::method::BasicConsume;
+use crate::time::Instant;
+use crate::{ConsumerId, Delivery, DeliveryTag, Value};
+
+/// The argument of a consumer, and the header of its deliveries.
+const OFFSET: &str = "x-stream-offset";
+
+/// The consumers of a channel that read streams, or may.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    /// Consumers whose deliveries are looked at, by number: of streams, and those that have had no delivery yet, whose
+    /// queue may be one. Those that have ended are left out sooner or later.
+    watched: Vec<Watched>,
+    /// Those that had a delivery with an offset.
+    readers: Vec<Reader>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    consumer: ConsumerId,
+    /// When its start was answered.
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    consumer: ConsumerId,
+    /// From the first delivery on that is not settled.
+    open: VecDeque<Open>,
+    /// Behind the last delivery; after a loss, the offset to go on with.
+    next: i64,
+}
+
+#[derive(Debug)]
+struct Open {
+    tag: DeliveryTag,
+    offset: i64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unsettled,
+    /// By a transaction that is not committed.
+    InTransaction,
+    /// The commit is sent.
+    Committing,
+    Settled,
+}
+
+/// Up to this many consumers that have ended stay in the list.
+const ENDED_MAX: usize = 16;
+
+impl Streams {
+    /// Whether deliveries of that consumer are to be [looked at](Self::delivered).
+    #[inline]
+    pub(super) fn watches(&self, consumer: ConsumerId) -> bool {
+        !self.watched.is_empty() && self.find(consumer).is_ok()
+    }
+
+    /// Whether settling deliveries is to be [noted](Self::settled).
+    #[inline]
+    pub(super) const fn any(&self) -> bool {
+        !self.readers.is_empty()
+    }
+
+    fn find(&self, consumer: ConsumerId) -> Result<usize, usize> {
+        self.watched.binary_search_by_key(&consumer, |watched| watched.consumer)
+    }
+
+    /// A consumer that acknowledges is started; streams have no others. `consumers` are those that there are.
+    pub(super) fn watch(
+        &mut self,
+        consumer: ConsumerId,
+        consumers: impl ExactSizeIterator<Item = ConsumerId>,
+    ) {
+        if self.watched.len() > consumers.len() * 2 + ENDED_MAX {
+            let mut present: Vec<_> = consumers.collect();
+            present.sort_unstable();
+            let is_there = |consumer| present.binary_search(&consumer).is_ok();
+            self.watched.retain(|watched| is_there(watched.consumer));
+            self.readers.retain(|reader| is_there(reader.consumer));
+        }
+        if let Err(index) = self.find(consumer) {
+            self.watched.insert(index, Watched { consumer, since: None });
+        }
+    }
+
+    /// The broker has started a consumer.
+    pub(super) fn started(&mut self, consumer: ConsumerId, now: Instant) {
+        if let Some(watched) =
+            self.find(consumer).ok().and_then(|index| self.watched.get_mut(index))
+        {
+            watched.since = Some(now);
+        }
+    }
+
+    /// A consumer that is [watched](Self::watches) got a message. One without an offset says that it is of no stream.
+    pub(super) fn delivered(&mut self, consumer: ConsumerId, delivery: &Delivery) {
+        let known = self.readers.iter_mut().find(|reader| reader.consumer == consumer);
+        let headers = delivery.properties().headers();
+        let offset =
+            headers.map(|headers| headers.and_then(|headers| headers.get(OFFSET)?.as_i64()));
+        let (reader, offset) = match (known, offset) {
+            (Some(reader), Ok(Some(offset))) => (reader, offset),
+            // Its headers cannot be read. It is the next, or one behind that.
+            (Some(reader), Err(_)) => {
+                let offset = reader.next;
+                (reader, offset)
+            }
+            (None, Ok(Some(offset))) => {
+                let reader = Reader { consumer, open: VecDeque::new(), next: offset };
+                self.readers.push(reader);
+                let Some(reader) = self.readers.last_mut() else { return };
+                (reader, offset)
+            }
+            (None, Err(_)) => return,
+            (_, Ok(None)) => {
+                if let Ok(index) = self.find(consumer) {
+                    self.watched.remove(index);
+                }
+                return;
+            }
+        };
+        let tag = delivery.delivery_tag();
+        reader.open.push_back(Open { tag, offset, state: State::Unsettled });
+        reader.next = offset.saturating_add(1);
+    }
+
+    /// A delivery was settled, or all up to it; tag 0 means all there are.
+    pub(super) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
+        let state = if in_transaction { State::InTransaction } else { State::Settled };
+        for reader in &mut self.readers {
+            let end = match tag.get() {
+                0 => reader.open.len(),
+                _ => reader.open.partition_point(|open| open.tag <= tag),
+            };
+            let start = if up_to { 0 } else { end.saturating_sub(1) };
+            for open in reader.open.range_mut(start..end) {
+                if (up_to || open.tag == tag) && open.state == State::Unsettled {
+                    open.state = state;
+                }
+            }
+            reader.shrink();
+        }
+    }
+
+    /// The transaction is being committed, or else rolled back.
+    pub(super) fn end_transaction(&mut self, commits: bool) {
+        let state = if commits { State::Committing } else { State::Unsettled };
+        self.change(State::InTransaction, state);
+    }
+
+    /// What was being committed is.
+    pub(super) fn committed(&mut self) {
+        self.change(State::Committing, State::Settled);
+    }
+
+    fn change(&mut self, from: State, to: State) {
+        for reader in &mut self.readers {
+            let open = reader.open.iter_mut().filter(|open| open.state == from);
+            open.for_each(|open| open.state = to);
+            reader.shrink();
+        }
+    }
+
+    /// All of them start again.
+    pub(super) fn interrupt(&mut self) {
+        self.readers.iter_mut().for_each(Reader::interrupt);
+    }
+
+    /// That consumer starts again.
+    pub(super) fn interrupt_one(&mut self, consumer: ConsumerId) {
+        let mut readers = self.readers.iter_mut();
+        if let Some(reader) = readers.find(|reader| reader.consumer == consumer) {
+            reader.interrupt();
+        }
+    }
+
+    /// Lets a consumer that starts again begin where it was. If it has had no delivery, it begins as it did the first time;
+    /// but where that was the end of the stream (`next`, the default), messages that came since would be skipped, so it
+    /// begins at that time instead. RabbitMQ takes a time as one that is so and so long ago, by its own clock.
+    pub(super) fn resume(
+        &self,
+        consumer: ConsumerId,
+        consume: &mut BasicConsume,
+        is_stream: bool,
+        now: Instant,
+    ) {
+        let Some(watched) = self.find(consumer).ok().and_then(|index| self.watched.get(index))
+        else {
+            return;
+        };
+        let reader = self.readers.iter().find(|reader| reader.consumer == consumer);
+        let configured = consume.arguments.get(OFFSET);
+        let from_next = configured.map_or(is_stream, |offset| offset.as_str() == Some("next"));
+        let offset = match (reader, watched.since) {
+            (Some(reader), _) => Value::from(reader.next),
+            // One second more than it was: it had begun before that was answered.
+            (None, Some(since)) if from_next => {
+                Value::from(format!("{}s", now.duration_since(since).as_secs() + 2))
+            }
+            (None, _) => return,
+        };
+        let before = consume.arguments.clone();
+        consume.arguments.remove(OFFSET);
+        if consume.arguments.insert(OFFSET, offset).is_err() {
+            // There is no room for it: the table is as large as tables can be.
+            consume.arguments = before;
+        }
+    }
+}
+
+impl Reader {
+    fn shrink(&mut self) {
+        while self.open.front().is_some_and(|open| open.state == State::Settled) {
+            self.open.pop_front();
+        }
+    }
+
+    fn interrupt(&mut self) {
+        if let Some(first) = mem::take(&mut self.open).front() {
+            self.next = first.offset;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Streams: logs that every consumer reads for itself, from where it likes.
+
+use std::time::{Duration, SystemTime};
+
+use amqp_proto::method::{BasicConsume, BasicDeliver};
+use amqp_proto::{FieldTable, RawProperties, ShortStr, Value};
+
+use crate::channel::Unacked;
+use crate::engine::{At, Engine};
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::queue::{Consumer, Queue};
+
+impl Engine {
+    /// What RabbitMQ checks of the consumer of a stream, and the offset that it begins with.
+    pub(crate) fn begin_reading(
+        &mut self,
+        at: At,
+        name: &ShortStr,
+        consume: &BasicConsume,
+    ) -> Result<usize, Fault> {
+        let prefetch = self.channel(at).map_or(0, |channel| channel.prefetch);
+        if consume.no_ack {
+            return Err(Fault::not_implemented(&format!(
+                "automatic acknowledgement not supported by stream queues queue '{name}' in vhost '/'"
+            )));
+        }
+        if prefetch == 0 {
+            let text =
+                format!("consumer prefetch count is not set for 'queue '{name}' in vhost '/''");
+            return Err(Fault::precondition(text));
+        }
+        let Some(queue) = self.queues.get(name) else { return Ok(0) };
+        self.place(queue, &consume.arguments).ok_or_else(|| {
+            Fault::precondition(format!("invalid arg 'x-stream-offset' for queue '{name}'"))
+        })
+    }
+
+    /// The offset of the first message that a consumer with these arguments gets. A chunk is a message here.
+    fn place(&self, queue: &Queue, arguments: &FieldTable) -> Option<usize> {
+        let end = queue.messages.len();
+        let since = |age: Duration| {
+            let from = self.now.checked_sub(age);
+            let before = |message: &Message| from.is_some_and(|from| message.arrived < from);
+            queue.messages.partition_point(before)
+        };
+        Some(match arguments.get("x-stream-offset") {
+            None => end,
+            Some(Value::Timestamp(time)) => {
+                since(SystemTime::now().duration_since(time.to_system_time()?).unwrap_or_default())
+            }
+            Some(value) => match value.as_str() {
+                None => usize::try_from(value.as_i64()?).ok()?,
+                Some("first") => 0,
+                Some("last") => end.saturating_sub(1),
+                Some("next") => end,
+                Some(age) => since(interval(age)?),
+            },
+        })
+    }
+
+    /// Delivers to each consumer of a stream what it has not had, as far as it has room.
+    pub(crate) fn deliver_stream(&mut self, name: &ShortStr) {
+        let consumers =
+            |engine: &Self| engine.queues.get(name).map_or(0, |own| own.consumers.len());
+        for index in 0..consumers(self) {
+            while let Some((message, offset, consumer)) = self.next_of_stream(name, index) {
+                let at = At { session: consumer.session, channel: consumer.channel };
+                let Some(channel) = self.channel(at) else { return };
+                channel.last_delivery += 1;
+                let deliver = BasicDeliver {
+                    consumer_tag: consumer.tag.clone(),
+                    delivery_tag: channel.last_delivery,
+                    redelivered: false,
+                    exchange: message.exchange.clone(),
+                    routing_key: message.routing_key.clone(),
+                };
+                if let Some(consumer) = channel.consumers.get_mut(&consumer.tag) {
+                    consumer.unacked += 1;
+                }
+                let properties = with_offset(&message, offset);
+                let body = message.body.clone();
+                let unacked =
+                    Unacked { queue: name.clone(), message, consumer: Some(consumer.tag) };
+                channel.unacked.insert(deliver.delivery_tag, unacked);
+                self.send_content(at, deliver, &properties, body);
+            }
+        }
+    }
+
+    /// What the consumer at `index` gets next, if it has room.
+    fn next_of_stream(
+        &mut self,
+        name: &ShortStr,
+        index: usize,
+    ) -> Option<(Message, usize, Consumer)> {
+        let consumer = self.queues.get(name)?.consumers.get(index)?.clone();
+        let at = At { session: consumer.session, channel: consumer.channel };
+        if !self.can_take(at, &consumer.tag) {
+            return None;
+        }
+        let queue = self.queues.get_mut(name)?;
+        let consumer = queue.consumers.get_mut(index)?;
+        let offset = consumer.offset;
+        let message = queue.messages.get(offset)?.clone();
+        consumer.offset += 1;
+        Some((message, offset, consumer.clone()))
+    }
+}
+
+/// How long `"90s"` is; units are RabbitMQ's.
+fn interval(text: &str) -> Option<Duration> {
+    let unit = match text.chars().last()? {
+        'Y' => 365 * 24 * 60 * 60,
+        'M' => 30 * 24 * 60 * 60,
+        'D' => 24 * 60 * 60,
+        'h' => 60 * 60,
+        'm' => 60,
+        's' => 1,
+        _ => return None,
+    };
+    let count: u64 = text.get(..text.len() - 1)?.parse().ok()?;
+    Some(Duration::from_secs(count.saturating_mul(unit)))
+}
+
+fn with_offset(message: &Message, offset: usize) -> RawProperties {
+    let Ok(mut properties) = message.properties.decode() else { return message.properties.clone() };
+    let headers = properties.headers.take().unwrap_or_default();
+    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+    properties.headers = headers.clone().with("x-stream-offset", offset).ok().or(Some(headers));
+    RawProperties::from(&properties)
+}

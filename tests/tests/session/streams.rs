@@ -1,0 +1,300 @@
+//! Where consumers of streams go on after a loss.
+
+use std::time::{Duration, SystemTime};
+
+use amqp_client_core::proto::method::{BasicConsume, QueueDeclare, TxCommit, TxRollback, TxSelect};
+use amqp_client_core::proto::session::{OnCancel, Recovery};
+use amqp_client_core::proto::{
+    ChannelId, ConsumerId, Delivery, DeliveryTag, FieldTable, Timestamp, Value,
+};
+
+use crate::world::{World, durable, short, text};
+
+fn stream() -> QueueDeclare {
+    let arguments = FieldTable::new().with("x-queue-type", "stream").expect("it fits");
+    QueueDeclare { arguments, ..durable("log") }
+}
+
+/// Another client publishes these numbers.
+fn publish(world: &mut World, numbers: std::ops::Range<u32>) {
+    world.elsewhere(|other, id| {
+        for number in numbers {
+            other.publish(id, "", "log", &number.to_string());
+        }
+    });
+    world.run();
+}
+
+fn read(world: &mut World, id: ChannelId, offset: Option<Value>) -> ConsumerId {
+    let mut arguments = FieldTable::new();
+    if let Some(offset) = offset {
+        arguments.insert("x-stream-offset", offset).expect("it fits");
+    }
+    let consume = BasicConsume { queue: short("log"), arguments, ..<_>::default() };
+    let request = world.send(id, consume);
+    world.run();
+    world.answer(request).expect("it has started");
+    request.into()
+}
+
+/// What came, and the tags of it.
+fn delivered(world: &mut World) -> (Vec<u32>, Vec<DeliveryTag>) {
+    let deliveries = world.deliveries().into_iter();
+    let one = |delivery: Delivery| {
+        (text(&delivery).parse::<u32>().expect("a number"), delivery.delivery_tag())
+    };
+    deliveries.map(|(_, delivery)| one(delivery)).unzip()
+}
+
+fn numbers(world: &mut World) -> Vec<u32> {
+    delivered(world).0
+}
+
+fn ack(world: &mut World, id: ChannelId, tag: DeliveryTag) {
+    world.session.channel(id).expect("it is open").ack(tag).expect("it was delivered");
+}
+
+/// A session with a channel that is limited to as many deliveries, a stream with the numbers from 0 to 9, and a reader.
+fn reading(prefetch: u16, recovery: Recovery) -> (World, ChannelId, Vec<DeliveryTag>) {
+    let mut world = World::new(recovery);
+    let id = world.open();
+    world.queue(id, stream());
+    publish(&mut world, 0..10);
+    world.limit(id, prefetch);
+    read(&mut world, id, Some("first".into()));
+    let (numbers, tags) = delivered(&mut world);
+    assert!(numbers.into_iter().eq(0..u32::from(prefetch)));
+    (world, id, tags)
+}
+
+#[test]
+fn a_reader_goes_on_with_the_first_message_that_was_not_settled() {
+    // What is settled of 0 to 4, and where it goes on.
+    let cases: &[(&[usize], u32)] = &[
+        (&[], 0),
+        (&[0], 1),
+        (&[0, 1, 2], 3),
+        (&[0, 1, 3], 2),
+        (&[4], 0),
+        (&[2, 1, 0], 3),
+        (&[0, 1, 2, 3, 4], 5),
+    ];
+    for (settled, first) in cases {
+        let (mut world, id, tags) = reading(5, Recovery::default());
+        settled.iter().for_each(|index| ack(&mut world, id, tags[*index]));
+        world.run();
+        let _later = numbers(&mut world);
+        // As often as it is lost.
+        for _ in 0..3 {
+            world.cut();
+            assert!(world.recover().failed.is_empty());
+            assert!(numbers(&mut world).into_iter().eq(*first..first + 5), "{settled:?}");
+        }
+    }
+}
+
+#[test]
+fn all_ways_to_settle_count() {
+    for way in 0..5 {
+        let (mut world, id, tags) = reading(5, Recovery::default());
+        let channel = &mut world.session.channel(id).expect("it is open");
+        let done = match way {
+            0 => channel.ack_up_to(tags[2]),
+            1 => channel.nack_up_to(tags[2], true),
+            2 => channel.ack_up_to(DeliveryTag::new(0)),
+            3 => (0..3).try_for_each(|index| channel.reject(tags[index], index % 2 == 0)),
+            // A second time is an error, and changes nothing.
+            _ => channel.ack_up_to(tags[2]).map(|()| assert!(channel.ack(tags[1]).is_err())),
+        };
+        done.expect("they were delivered");
+        world.run();
+        let _later = numbers(&mut world);
+        world.cut();
+        world.recover();
+        let first = if way == 2 { 5 } else { 3 };
+        assert_eq!(numbers(&mut world).first(), Some(&first), "{way}");
+    }
+}
+
+#[test]
+fn a_transaction_settles_when_it_is_committed() {
+    for end in 0..4 {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, stream());
+        publish(&mut world, 0..10);
+        world.ask(id, TxSelect {}).expect("it is selected");
+        world.limit(id, 5);
+        read(&mut world, id, Some("first".into()));
+        let (_, tags) = delivered(&mut world);
+        tags[..2].iter().for_each(|tag| ack(&mut world, id, *tag));
+        match end {
+            0 => drop(world.ask(id, TxCommit {}).expect("it is committed")),
+            1 => drop(world.ask(id, TxRollback {}).expect("it is rolled back")),
+            // It is lost on its way.
+            2 => drop(world.send(id, TxCommit {})),
+            _ => {}
+        }
+        if end == 0 {
+            // That is the next transaction's.
+            ack(&mut world, id, tags[2]);
+        }
+        world.events.clear();
+        world.cut();
+        world.recover();
+        let first = if end == 0 { 2 } else { 0 };
+        assert_eq!(numbers(&mut world).first(), Some(&first), "{end}");
+    }
+}
+
+#[test]
+fn a_stream_is_known_by_its_deliveries() {
+    let mut world = World::new(Recovery::default());
+    // Somebody else has declared it.
+    world.elsewhere(|other, id| other.queue(id, stream()));
+    let id = world.open();
+    world.limit(id, 5);
+    world.queue(id, durable("q"));
+    let beside = world.consume(id, &short("q"), "beside");
+    read(&mut world, id, None);
+    publish(&mut world, 0..2);
+    let (numbers_, tags) = delivered(&mut world);
+    assert_eq!(numbers_, [0, 1]);
+    tags.iter().for_each(|tag| ack(&mut world, id, *tag));
+    world.run();
+    world.cut();
+    publish(&mut world, 2..4);
+    world.recover();
+    assert_eq!(numbers(&mut world), [2, 3]);
+    // A queue goes on as queues do.
+    world.publish(id, "", "q", "queued");
+    world.run();
+    assert_eq!(world.texts(beside), ["queued"]);
+    world.cut();
+    world.recover();
+    assert_eq!(world.texts(beside), ["queued"]);
+}
+
+/// The broker does not say where a reader begins before the first delivery.
+#[test]
+fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
+    for offset in [None, Some("next")] {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, stream());
+        publish(&mut world, 0..10);
+        world.pass(Duration::from_secs(5));
+        world.limit(id, 5);
+        read(&mut world, id, offset.map(Value::from));
+        assert_eq!(numbers(&mut world), []);
+        world.pass(Duration::from_secs(30));
+        for _ in 0..2 {
+            world.cut();
+            world.pass(Duration::from_secs(100));
+            world.recover();
+            assert_eq!(numbers(&mut world), []);
+        }
+        world.cut();
+        publish(&mut world, 10..12);
+        world.pass(Duration::from_secs(1000));
+        world.recover();
+        assert_eq!(numbers(&mut world), [10, 11], "{offset:?}");
+    }
+}
+
+#[test]
+fn a_reader_without_deliveries_begins_as_it_did() {
+    let past = SystemTime::now() - Duration::from_secs(1000);
+    let future = SystemTime::now() + Duration::from_secs(1_000_000);
+    let cases: [(Value, &[u32]); 5] = [
+        ("first".into(), &[0, 1, 2]),
+        ("last".into(), &[2]),
+        (1i64.into(), &[1, 2]),
+        (Timestamp::from(past).into(), &[0, 1, 2]),
+        (Timestamp::from(future).into(), &[]),
+    ];
+    for (offset, expected) in cases {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, stream());
+        world.limit(id, 5);
+        let consumer = read(&mut world, id, Some(offset.clone()));
+        world.cut();
+        publish(&mut world, 0..3);
+        world.recover();
+        let found = world.deliveries();
+        assert!(found.iter().all(|(own, _)| *own == consumer));
+        let found: Vec<u32> =
+            found.iter().map(|(_, delivery)| text(delivery).parse().expect("a number")).collect();
+        assert_eq!(found, expected, "{offset:?}");
+    }
+}
+
+#[test]
+fn readers_of_one_channel_have_places_of_their_own() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, stream());
+    publish(&mut world, 0..6);
+    world.limit(id, 3);
+    let consumers = [0i64, 2].map(|offset| read(&mut world, id, Some(offset.into())));
+    let tags: Vec<_> = world.deliveries().into_iter().map(|(_, one)| one.delivery_tag()).collect();
+    // 0 1 2, then 2 3 4: the second of each.
+    for index in [1, 3, 4] {
+        ack(&mut world, id, tags[index]);
+    }
+    world.run();
+    world.events.clear();
+    world.cut();
+    world.recover();
+    let found = world.deliveries();
+    let first = |consumer| {
+        let own = found.iter().find(|(own, _)| *own == consumer);
+        own.map(|(_, delivery)| text(delivery))
+    };
+    assert_eq!(consumers.map(first), [Some("0".to_owned()), Some("4".to_owned())]);
+}
+
+#[test]
+fn a_reader_that_is_cancelled_by_the_broker_goes_on() {
+    let mut recovery = Recovery::default();
+    recovery.on_cancel = OnCancel::Resubscribe;
+    let (mut world, id, tags) = reading(5, recovery);
+    tags[..3].iter().for_each(|tag| ack(&mut world, id, *tag));
+    world.run();
+    world.events.clear();
+    world.broker.cancel_consumers("log");
+    world.run();
+    let (found, again) = delivered(&mut world);
+    assert_eq!(found.first(), Some(&3));
+    // Late, and harmless.
+    ack(&mut world, id, tags[3]);
+    ack(&mut world, id, again[0]);
+    world.run();
+    world.cut();
+    world.recover();
+    let _later = numbers(&mut world);
+    assert!(world.session.is_open());
+}
+
+/// Watching is for readers, and for those that may be.
+#[test]
+fn consumers_that_come_and_go_leave_nothing_behind() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, durable("q"));
+    let cycle = |world: &mut World| {
+        world.consume(id, &short("q"), "tag");
+        let cancel = amqp_client_core::proto::method::BasicCancel {
+            consumer_tag: short("tag"),
+            no_wait: false,
+        };
+        world.ask(id, cancel).expect("it is cancelled");
+        world.events.clear();
+    };
+    (0..100).for_each(|_| cycle(&mut world));
+    let ((), counted) = amqp_testkit::alloc::allocations(|| {
+        (0..5000).for_each(|_| cycle(&mut world));
+    });
+    assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
+}
