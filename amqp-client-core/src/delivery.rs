@@ -12,8 +12,16 @@ use crate::message::MessageProperties;
 /// it, so it cannot happen twice. None of the ways to settle it waits for the broker, and acknowledgements that belong
 /// together travel as one.
 ///
-/// One that is dropped without being settled goes back to its queue, unless it needs no acknowledgement. It keeps its
+/// One that is dropped without being settled is requeued (`basic.nack`), unless it needs no acknowledgement. It keeps its
 /// channel open until then.
+///
+/// # To blame or not to blame
+/// From RabbitMQ 4.3 a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
+/// (`x-delivery-limit`, default 20). A [`reject`](Self::reject) counts, and a panic while the delivery is held does, because it is
+/// rejected then. A [`nack`](Self::nack) does not count, nor does whatever else is returned untouched: dropped deliveries, and
+/// what a consumer had not taken when it was dropped. Deliveries that are unsettled when their channel or connection is closed
+/// or lost count as failed; those that are left at a [shutdown](crate::Connection::shutdown) do not. Up to 4.2, everything that is
+/// requeued counts.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped goes back to its queue"]
 pub struct Delivery {
@@ -27,10 +35,10 @@ pub struct Delivery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnPanic {
-    /// It goes back to its queue, and the panic goes on: whoever runs the handlers ends with it.
+    /// It is rejected and requeued, and the panic goes on: whoever runs the handlers ends with it.
     #[default]
     Propagate,
-    /// It goes back to its queue; the other handlers go on. A message that makes its handler panic each time comes again and
+    /// It is rejected and requeued; the other handlers go on. A message that makes its handler panic each time comes again and
     /// again, unless its queue limits that (`x-delivery-limit`).
     Requeue,
     /// It is dropped or dead-lettered; the other handlers go on.
@@ -65,7 +73,7 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_ack(tag, true))
     }
 
-    /// Gives it back: to its queue, or else to be dropped or dead-lettered (`basic.nack`).
+    /// Returns it without blame (`basic.nack`): the broker requeues it, or else drops or dead-letters it.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -73,7 +81,7 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_nack(tag, false, requeue))
     }
 
-    /// Gives it and all unacknowledged deliveries of the channel before it back.
+    /// Returns it and all unacknowledged deliveries of the channel before it, as [`nack`](Self::nack) does.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -81,7 +89,8 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_nack(tag, true, requeue))
     }
 
-    /// Gives it back: to its queue, or else to be dropped or dead-lettered (`basic.reject`).
+    /// Rejects it (`basic.reject`): the broker requeues it, or else drops or dead-letters it. Quorum queues count it as a
+    /// [failed delivery](Self#to-blame-or-not-to-blame).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -150,8 +159,13 @@ impl Deref for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         // It fails only if the channel is over, or the message settled by a later `ack_up_to`.
-        let requeue = self.on_panic != OnPanic::Reject || !std::thread::panicking();
-        let _gone = self.settle(|channel, tag| channel.basic_reject(tag, requeue));
+        let _gone = match std::thread::panicking() {
+            true => {
+                let requeue = self.on_panic != OnPanic::Reject;
+                self.settle(|channel, tag| channel.basic_reject(tag, requeue))
+            }
+            false => self.settle(|channel, tag| channel.basic_nack(tag, false, true)),
+        };
     }
 }
 

@@ -15,7 +15,7 @@ use crate::state::{On, State, Waiting};
 pub struct Leftovers {
     /// Messages that were delivered and not taken by their consumers: they were given back at once.
     pub given_back: usize,
-    /// Deliveries that were taken and not settled within the grace: the broker takes them back.
+    /// Deliveries that were taken and not settled within the grace: they were requeued.
     pub unsettled: usize,
     /// Publishes that were not confirmed within the grace.
     pub unconfirmed: usize,
@@ -30,7 +30,7 @@ impl Leftovers {
 }
 
 impl Connection {
-    /// Ends all work in good order, then closes: stops the consumers, gives back what they have not taken, waits up to `grace`
+    /// Ends all work in good order, then closes: stops the consumers, requeues what they have not taken, waits up to `grace`
     /// for deliveries to be settled and publishes to be confirmed, and sends what is left to send.
     ///
     /// Handlers finish what they have; consumers end as if they had been cancelled. Nothing stops new publishes, which are
@@ -68,7 +68,12 @@ impl Connection {
         })
         .await;
         drop(waiting);
-        let (unsettled, unconfirmed) = self.shared().lock().in_flight();
+        let (unsettled, unconfirmed) = {
+            let mut state = self.shared().lock();
+            // Whatever is left, or still on its way, was interrupted and did not fail.
+            state.requeues = true;
+            state.in_flight()
+        };
         self.close_with(ReplyCode::REPLY_SUCCESS, "shut down").await?;
         Ok(Leftovers { given_back, unsettled, unconfirmed })
     }

@@ -33,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) limits: Limits,
     /// `connection.blocked` holds.
     pub(crate) blocked: bool,
+    /// The peer announced `basic.nack`.
+    pub(crate) nacks: bool,
     /// `connection.close` was queued: nothing may follow it.
     pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
@@ -54,6 +56,7 @@ impl Link {
             frame_max: effective_frame_max(limits.frame_max),
             limits,
             blocked: false,
+            nacks: false,
             closing: None,
             unflushed: Vec::new(),
             // Up to the high water it is this end that publishes much.

@@ -5,10 +5,11 @@ mod once;
 use std::future::Future as _;
 use std::pin::pin;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use amqp_client_core::{
-    CallError, ConfirmError, ConnectionEvent, ConsumeOptions, Message, MessageProperties,
-    PublisherOptions, QueueOptions, SendError,
+    CallError, Channel, ConfirmError, ConnectionEvent, ConsumeOptions, Delivery, Message,
+    MessageProperties, PublisherOptions, Queue, QueueOptions, QueueType, SendError,
 };
 use amqp_client_tokio::Connection;
 use amqp_test_broker::{Broker, Options};
@@ -172,5 +173,82 @@ async fn publishing_and_consuming_survive_whims() -> Outcome {
         channel.queue_declare_passive(&name).await?;
         channel.close().await?;
     }
+    Ok(())
+}
+
+/// A quorum queue with one message, and another for what it drops.
+async fn quorum(channel: &Channel) -> Result<(Queue, Queue), Box<dyn std::error::Error>> {
+    let dead = channel.queue_declare("dead", durable()).await?;
+    let options = durable()
+        .queue_type(QueueType::Quorum)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    let queue = channel.queue_declare("quorum", options).await?;
+    queue.publish(&Message::new("m")).await?;
+    Ok((queue, dead))
+}
+
+async fn got(queue: &Queue) -> Result<Delivery, Box<dyn std::error::Error>> {
+    Ok(queue.get(false).await?.ok_or("no message")?.delivery)
+}
+
+fn count(delivery: &Delivery) -> Option<i64> {
+    delivery.properties().headers().ok()??.get("x-delivery-count")?.as_i64()
+}
+
+#[tokio::test]
+async fn failed_deliveries_count_and_returned_ones_do_not_as_in_4_3() -> Outcome {
+    let broker = Broker::start_with(Options::new().rabbitmq_4_3())?;
+    let connection = open(&broker.uri()).await?;
+    let channel = connection.open_channel().await?;
+    let (queue, dead) = quorum(&channel).await?;
+    for _ in 0..30 {
+        got(&queue).await?.nack(true)?;
+        let _requeued = got(&queue).await?.into_message();
+        channel.basic_recover(true).await?;
+    }
+    assert_eq!(count(&got(&queue).await?), None);
+    for failures in 0..10 {
+        let delivery = got(&queue).await?;
+        assert_eq!(count(&delivery), (failures > 0).then_some(2 * failures));
+        delivery.reject(true)?;
+        // The end of the channel counts as well.
+        let other = connection.open_channel().await?;
+        let _unsettled = other.basic_get(queue.name(), false).await?.ok_or("no message")?;
+        other.close().await?;
+    }
+    assert_eq!(count(&got(&queue).await?), Some(20));
+    got(&queue).await?.reject(true)?;
+    assert!(queue.get(false).await?.is_none());
+    let headers = got(&dead).await?.properties().headers()?.ok_or("no headers")?;
+    let reason = headers.get("x-first-death-reason");
+    assert_eq!(reason.as_ref().and_then(|reason| reason.as_str()), Some("delivery_limit"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
+    let broker = Broker::start_with(Options::new().rabbitmq_4_3())?;
+    let connection = open(&broker.uri()).await?;
+    let (queue, _dead) = quorum(&connection.open_channel().await?).await?;
+    for round in 0..60 {
+        let connection = open(&broker.uri()).await?;
+        let channel = connection.open_channel().await?;
+        let consumer = channel.basic_consume(queue.name(), ConsumeOptions::new()).await?;
+        if round % 2 == 0 {
+            // It is here, and not only on its way.
+            while connection.health().delivered_octets == 0 {
+                channel.basic_qos(0).await?;
+            }
+        }
+        match round % 3 {
+            0 => drop(consumer),
+            1 => drop((channel, consumer)),
+            _ => drop(connection.shutdown(Duration::ZERO).await?),
+        }
+    }
+    // What was delivered on its way out is requeued when the broker has seen to it.
+    while queue.get(false).await?.is_none() {}
+    assert_eq!(count(&got(&queue).await?), None);
     Ok(())
 }

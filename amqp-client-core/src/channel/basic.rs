@@ -151,7 +151,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Gives a delivery back by its number, with `multiple` all up to it (`basic.nack`, `basic.reject`).
+    /// Returns a delivery by its number, with `multiple` all up to it (`basic.nack`).
     ///
     /// # Errors
     /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
@@ -166,18 +166,21 @@ impl Channel {
         if multiple {
             protocol.nack_up_to(tag, requeue)?
         } else {
-            protocol.reject(tag, requeue)?
+            protocol.nack(tag, requeue)?
         }
         guard.wake_driver();
         Ok(())
     }
 
-    /// Gives one delivery back by its number (`basic.reject`).
+    /// Rejects one delivery by its number (`basic.reject`).
     ///
     /// # Errors
     /// As [`basic_nack`](Self::basic_nack).
     pub fn basic_reject(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
-        self.basic_nack(tag, false, requeue)
+        let mut guard = self.lock();
+        self.protocol(&mut guard)?.reject(tag, requeue)?;
+        guard.wake_driver();
+        Ok(())
     }
 
     /// Publishes a message and returns once it is queued for sending (`basic.publish`). It waits only while the broker

@@ -347,14 +347,14 @@ impl Channel {
         }
     }
 
-    /// Returns a delivery to its queue that nobody will look at.
+    /// Requeues a delivery that nobody will look at.
     pub(crate) fn give_back(&self, state: &mut State, delivery: &Delivery) {
         if delivery.no_ack() {
             return;
         }
         if let Ok(mut protocol) = self.protocol(state) {
             // It fails only if the delivery was settled, and then there is nothing to return.
-            let _settled = protocol.reject(delivery.delivery_tag(), true);
+            let _settled = protocol.nack(delivery.delivery_tag(), true);
             state.wake_driver();
         }
     }

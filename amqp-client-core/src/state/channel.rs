@@ -183,7 +183,7 @@ impl ChannelState {
             // The consumer's handle is gone, and its cancel on the way.
             None if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
-                    let _closing = channel.reject(delivery.delivery_tag(), true);
+                    let _closing = channel.nack(delivery.delivery_tag(), true);
                 }
             }
             None => {}

@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) delivered_octets: usize,
     /// The close that a handle has asked for.
     closing: Option<(ReplyCode, String)>,
+    /// Before that, what is not settled is requeued: no consumer runs any more.
+    pub(crate) requeues: bool,
     /// The driver, when it waits for something to do.
     driver: Option<Waker>,
     channels: Vec<Option<ChannelState>>,
@@ -141,6 +143,7 @@ impl Shared {
             losses: 0,
             delivered_octets: 0,
             closing: None,
+            requeues: false,
             driver: None,
             channels: Vec::new(),
             by_number: Vec::new(),
@@ -286,6 +289,13 @@ impl State {
 
     /// Carries out what was asked for since the driver's last turn.
     pub(crate) fn carry_out(&mut self, now: Instant) {
+        if self.closing.is_none() {
+            return;
+        }
+        // Only now: a delivery that came between this and the close would be settled twice.
+        if std::mem::take(&mut self.requeues) {
+            self.requeue_all();
+        }
         if let Some((code, text)) = &self.closing {
             self.proto.close(now, *code, text);
         }
@@ -367,6 +377,8 @@ impl State {
         channel.abandoned = true;
         let id = channel.id;
         if let Ok(mut proto) = self.proto.channel(id) {
+            // All its consumers are gone, too.
+            proto.requeue_all();
             proto.close(amqp_proto::ReplyCode::REPLY_SUCCESS, "channel dropped");
         }
         self.wake_driver();
@@ -404,6 +416,15 @@ impl State {
         (unsettled, unconfirmed)
     }
 
+    /// Requeues what is not settled, on all channels.
+    fn requeue_all(&mut self) {
+        for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
+            if let Ok(mut protocol) = self.proto.channel(channel.id) {
+                protocol.requeue_all();
+            }
+        }
+    }
+
     /// Ends a consumer as if it had been cancelled, and gives back what it has not taken. Returns how many messages that
     /// were.
     pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
@@ -420,7 +441,7 @@ impl State {
             protocol.discard_consumer(&tag);
             for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for what is settled already.
-                let _settled = protocol.reject(delivery.delivery_tag(), true);
+                let _settled = protocol.nack(delivery.delivery_tag(), true);
             }
         }
         deliveries.len()
@@ -447,7 +468,7 @@ impl State {
             }
             for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for what is settled already.
-                let _settled = protocol.reject(delivery.delivery_tag(), true);
+                let _settled = protocol.nack(delivery.delivery_tag(), true);
             }
         }
     }

@@ -10,13 +10,22 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::{
-    BasicAck, BasicConsumeOk, BasicDeliver, BasicQosOk, Method, QueueDeclareOk,
+    BasicAck, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk, Method, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
-    self, ChannelEvent, ChannelId, Event, Properties, ServerConfig, ServerEvent,
+    self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ServerConfig, ServerEvent,
 };
 use amqp_client_core::{Config, Connection, Recovery};
 use bytes::{Buf as _, BytesMut};
+
+/// A server that says what RabbitMQ says of itself, as far as it matters.
+fn capable() -> Arc<ServerConfig> {
+    let mut config = ServerConfig::default();
+    let capabilities = FieldTable::new().with("basic.nack", true).expect("it fits");
+    config.server_properties =
+        FieldTable::new().with("capabilities", capabilities).expect("it fits");
+    Arc::new(config)
+}
 
 /// The two ends.
 pub(crate) struct Rig {
@@ -37,6 +46,8 @@ pub(crate) struct Rig {
     pub(crate) secrets: Vec<proto::Secret>,
     /// The next delivery tag.
     next_delivery: u64,
+    /// What the client has said on channels, but for publishes.
+    pub(crate) methods: Vec<Method>,
     /// Publishes that came since the last confirm, and their number.
     unconfirmed: u64,
     published: u64,
@@ -47,7 +58,7 @@ impl Rig {
     pub(crate) fn new(config: Config) -> Self {
         let now = Instant::now();
         let (connection, driver) = Driver::new(config, now);
-        let server = proto::Connection::server(Arc::new(ServerConfig::default()), now);
+        let server = proto::Connection::server(capable(), now);
         let mut rig = Self {
             connection,
             driver,
@@ -60,6 +71,7 @@ impl Rig {
             silent: false,
             secrets: Vec::new(),
             next_delivery: 0,
+            methods: Vec::new(),
             unconfirmed: 0,
             published: 0,
         };
@@ -84,7 +96,7 @@ impl Rig {
             self.now += Duration::from_millis(10);
         }
         self.driver = dialer.connected(self.now, None);
-        self.server = proto::Connection::server(Arc::new(ServerConfig::default()), self.now);
+        self.server = proto::Connection::server(capable(), self.now);
         self.input.clear();
         self.reading = true;
         self.silent = false;
@@ -244,6 +256,7 @@ impl Rig {
     }
 
     fn answer(&mut self, id: ChannelId, method: Method) -> Result<(), proto::CommandError> {
+        self.methods.push(method.clone());
         let answer: Method = match method {
             Method::QueueDeclare(declare) => {
                 QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()
@@ -275,5 +288,13 @@ impl Rig {
             let mut channel = self.server.channel(id).expect("open");
             channel.send_content(deliver, &Properties::default(), body).expect("it is sent");
         }
+    }
+
+    /// Answers a `basic.get` with a message.
+    pub(crate) fn give(&mut self, id: ChannelId, body: &[u8]) {
+        self.next_delivery += 1;
+        let got = BasicGetOk { delivery_tag: self.next_delivery, ..BasicGetOk::default() };
+        let mut channel = self.server.channel(id).expect("open");
+        channel.send_content(got, &Properties::default(), body).expect("it is sent");
     }
 }

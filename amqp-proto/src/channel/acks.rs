@@ -1,7 +1,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::method::{BasicAck, BasicNack, BasicReject};
+use crate::method::BasicAck;
 use crate::{DeliveryTag, Misuse};
 
 /// The deliveries of a channel that the peer waits to have acknowledged, and what was acknowledged since the last flush.
@@ -56,6 +56,12 @@ impl Unsettled {
         true
     }
 
+    /// The oldest delivery that waits.
+    pub(crate) fn oldest(&self) -> Option<DeliveryTag> {
+        let mut rest = self.entries.iter().skip(self.in_order);
+        rest.find(|entry| entry.state == State::Waiting).map(|entry| DeliveryTag(entry.tag))
+    }
+
     /// How many deliveries the application has not settled.
     pub(crate) fn len(&self) -> usize {
         let not_in_order = self.entries.iter().skip(self.in_order);
@@ -95,29 +101,22 @@ impl Unsettled {
         Ok(())
     }
 
-    /// Gives one delivery back. Flush first: a later acknowledgement of several must not speak for it.
-    pub(crate) fn reject(
-        &mut self,
-        tag: DeliveryTag,
-        requeue: bool,
-    ) -> Result<BasicReject, Misuse> {
+    /// Settles one delivery otherwise than by acknowledging it. Flush first: a later acknowledgement of several must not speak
+    /// for it.
+    pub(crate) fn settle(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
         self.waiting(tag)?.state = State::Settled;
         self.settled += 1;
         self.uncommitted.iter_mut().for_each(|tags| tags.push(tag.0));
         self.drop_settled();
-        Ok(BasicReject { delivery_tag: tag.0, requeue })
+        Ok(())
     }
 
-    /// Gives all deliveries up to `tag` back that were not acknowledged; 0 means all. Flush first.
-    pub(crate) fn nack_up_to(
-        &mut self,
-        tag: DeliveryTag,
-        requeue: bool,
-    ) -> Result<BasicNack, Misuse> {
+    /// The same for all deliveries up to `tag` that wait; 0 means all. Returns the last of them. Flush first.
+    pub(crate) fn settle_up_to(&mut self, tag: DeliveryTag) -> Result<u64, Misuse> {
         let (last, settled) = self.mark_up_to(tag, State::Settled)?;
         self.settled += settled;
         self.drop_settled();
-        Ok(BasicNack { delivery_tag: last, multiple: true, requeue })
+        Ok(last)
     }
 
     /// Passes on what was acknowledged, in as few methods as are exact.
@@ -296,7 +295,7 @@ mod tests {
         assert_eq!(flushed(&mut unsettled), [(7, true), (9, false)]);
         assert_eq!(unsettled.len(), 1);
         unsettled.ack(DeliveryTag(8)).expect("it waits");
-        assert!(unsettled.reject(DeliveryTag(8), true).is_err());
+        assert!(unsettled.settle(DeliveryTag(8)).is_err());
         assert_eq!(flushed(&mut unsettled), [(8, false)]);
         assert!(unsettled.entries.is_empty() && !unsettled.needs_flush());
         assert_eq!((unsettled.in_order, unsettled.settled), (0, 0));

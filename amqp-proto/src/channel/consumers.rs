@@ -19,6 +19,10 @@ pub(crate) struct Consumer {
 }
 
 impl Consumers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_tag.is_empty()
+    }
+
     pub(crate) fn contains(&self, tag: &ShortStr) -> bool {
         self.by_tag.contains_key(tag)
     }

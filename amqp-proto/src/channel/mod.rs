@@ -21,7 +21,8 @@ use consumers::{Consumer, Consumers};
 use crate::content::Incoming;
 use crate::link::{Link, Role};
 use crate::method::{
-    Arguments as _, BasicCancel, BasicRecoverAsync, ChannelClose, Method, MethodFacts, Request,
+    Arguments as _, BasicCancel, BasicNack, BasicRecoverAsync, BasicReject, ChannelClose, Method,
+    MethodFacts, Request,
 };
 use crate::{
     ChannelError, ChannelId, Close, CommandError, ConnectionError, ConsumerId, DeliveryTag, Gate,
@@ -205,28 +206,74 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
+    /// Rejects one delivery (`basic.reject`): the broker requeues it, or else drops or dead-letters it.
+    ///
+    /// RabbitMQ: from 4.3 a quorum queue counts a requeued reject as a failed delivery, and drops or dead-letters the message
+    /// beyond the queue's limit (`x-delivery-limit`, default 20). To requeue what nobody failed at, use [`nack`](Self::nack).
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         self.flush_acks();
-        let reject = self.state.unsettled.reject(delivery, requeue)?;
+        self.state.unsettled.settle(delivery)?;
+        let reject = BasicReject { delivery_tag: delivery.0, requeue };
         self.link.send_small(self.state.id.0, &reject);
         Ok(())
     }
 
-    /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
+    /// Returns one delivery without blame (`basic.nack`): the broker requeues it, or else drops or dead-letters it. To a peer
+    /// that has not announced the capability `basic.nack` this is a [`reject`](Self::reject).
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.flush_acks();
+        Ok(self.state.nack(self.link, delivery, requeue)?)
+    }
+
+    /// Returns all deliveries up to and including that one that were not acknowledged; tag 0 means all there are. See
+    /// [`nack`](Self::nack).
     ///
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         self.flush_acks();
-        let nack = self.state.unsettled.nack_up_to(delivery, requeue)?;
+        if self.link.nacks {
+            let delivery_tag = self.state.unsettled.settle_up_to(delivery)?;
+            let nack = BasicNack { delivery_tag, multiple: true, requeue };
+            self.link.send_small(self.state.id.0, &nack);
+            return Ok(());
+        }
+        // `basic.reject` knows no `multiple`.
+        let covers = |oldest: &DeliveryTag| delivery.0 == 0 || *oldest <= delivery;
+        let mut rejected = Err(Misuse::UnknownDelivery(delivery.0));
+        while let Some(oldest) = self.state.unsettled.oldest().filter(covers) {
+            rejected = self.state.nack(self.link, oldest, requeue);
+            rejected?;
+        }
+        Ok(rejected?)
+    }
+
+    /// Requeues all unacknowledged deliveries without blame, those that are still on their way included. For a channel that is
+    /// about to be closed, and whose consumers are cancelled: RabbitMQ counts what is unacknowledged at the end of a channel as
+    /// failed, see [`reject`](Self::reject).
+    ///
+    /// Does nothing on a transactional channel, where it would have to be committed, and for a peer that has not announced
+    /// `basic.nack`.
+    pub fn requeue_all(&mut self) {
+        let idle = self.state.consumers.is_empty() && self.state.unsettled.oldest().is_none();
+        if idle || !self.link.nacks || self.is_transactional() || self.check_open().is_err() {
+            return;
+        }
+        self.flush_acks();
+        // Nothing waits if all of it is still on its way.
+        let _none = self.state.unsettled.settle_up_to(DeliveryTag(0));
+        // Tag 0 covers what the broker has sent and this end has not seen, which the last known tag would not.
+        let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
         self.link.send_small(self.state.id.0, &nack);
-        Ok(())
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer. Deprecated in the protocol; prefer the request
@@ -430,6 +477,18 @@ impl ChannelState {
         if matches!(self.phase, Phase::Opening | Phase::Open) {
             self.flush_acks(link);
         }
+    }
+
+    /// Returns a delivery without blame. Flush first.
+    fn nack(&mut self, link: &mut Link, tag: DeliveryTag, requeue: bool) -> Result<(), Misuse> {
+        self.unsettled.settle(tag)?;
+        if link.nacks {
+            let nack = BasicNack { delivery_tag: tag.0, multiple: false, requeue };
+            link.send_small(self.id.0, &nack);
+        } else {
+            link.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
+        }
+        Ok(())
     }
 
     /// The part of a request's effect that does not wait for the answer.

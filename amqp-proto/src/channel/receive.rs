@@ -8,14 +8,14 @@ use crate::delivery::DeliverArguments;
 use crate::frame::FrameKind;
 use crate::link::{Link, Role};
 use crate::method::{
-    Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose,
+    Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, BasicReject, ChannelClose,
     ChannelCloseOk, ChannelFlowOk, ConnectionClose, Method,
 };
 use crate::properties::identity;
 use crate::wire::unwrapped;
 use crate::{
-    ChannelError, ChannelEvent, Close, ConnectionError, Delivery, GetReply, Initiator, Published,
-    RawProperties, Reply, ReplyCode, Returned, ShortStr, Unusable, Violation,
+    ChannelError, ChannelEvent, Close, ConnectionError, Delivery, DeliveryTag, GetReply, Initiator,
+    Published, RawProperties, Reply, ReplyCode, Returned, ShortStr, Unusable, Violation,
 };
 
 type Received = Result<(), ConnectionError>;
@@ -152,7 +152,7 @@ impl ChannelState {
                 // Looked up again: the consumer may have been given up while the body came in.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
-                    return self.give_back(link, arguments.tag, no_ack, true);
+                    return self.requeue(link, arguments.tag, no_ack);
                 }
                 let event = match body {
                     Ok(body) => ChannelEvent::Delivery {
@@ -206,7 +206,7 @@ impl ChannelState {
         };
         self.note_delivery(link, arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
-            return self.give_back(link, arguments.tag, no_ack, true);
+            return self.requeue(link, arguments.tag, no_ack);
         }
         let message = match body {
             Ok(body) => GetReply::Message {
@@ -387,15 +387,27 @@ impl ChannelState {
         Err(Violation::BadDeliveryTag { channel: self.id, tag }.into())
     }
 
-    /// Gives back what nobody can use.
+    /// Requeues what nobody waits for any more, which is no fault of the message.
+    fn requeue(&mut self, link: &mut Link, tag: u64, no_ack: bool) -> Received {
+        if no_ack || !matches!(self.phase, Phase::Open) {
+            return Ok(());
+        }
+        link.check_replies()?;
+        self.flush_acks(link);
+        // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
+        let _recovering = self.nack(link, DeliveryTag(tag), true);
+        Ok(())
+    }
+
+    /// Rejects what nobody can use.
     fn give_back(&mut self, link: &mut Link, tag: u64, no_ack: bool, requeue: bool) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
         self.flush_acks(link);
-        // During a recovery the broker takes the delivery back by itself, and the reject is unknown.
-        if let Ok(reject) = self.unsettled.reject(crate::DeliveryTag(tag), requeue) {
-            link.reply(self.id.0, &reject)?;
+        // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
+        if self.unsettled.settle(DeliveryTag(tag)).is_ok() {
+            link.reply(self.id.0, &BasicReject { delivery_tag: tag, requeue })?;
         }
         Ok(())
     }

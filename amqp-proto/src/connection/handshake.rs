@@ -372,6 +372,7 @@ impl Connection {
             frame_max: agreed.frame_max,
             heartbeat: agreed.heartbeat,
         };
+        self.link.nacks = negotiated.peer_can("basic.nack");
         self.negotiated = Some(Arc::new(negotiated.clone()));
         self.link.events.push_back(Event::Opened(Box::new(negotiated)));
     }

@@ -267,7 +267,7 @@ impl Client {
                     Settlement::Ack => channel.ack(tag)?,
                     Settlement::AckUpTo => channel.ack_up_to(tag)?,
                     Settlement::Reject => channel.reject(tag, false)?,
-                    Settlement::Nack => channel.reject(tag, true)?,
+                    Settlement::Nack => channel.nack(tag, true)?,
                     Settlement::NackUpTo => channel.nack_up_to(tag, true)?,
                 }
             }

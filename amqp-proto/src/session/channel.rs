@@ -266,7 +266,7 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Gives one delivery back, to be requeued, or else dropped or dead-lettered.
+    /// Rejects one delivery (`basic.reject`); see [`Channel::reject`](crate::Channel::reject).
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
@@ -276,7 +276,15 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Gives back all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
+    /// Returns one delivery without blame (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        self.settle(delivery, requeue, |channel, tag| channel.nack(tag, requeue))
+    }
+
+    /// Returns all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
     ///
     /// # Errors
     /// [`CommandError`], if none is waiting.
@@ -284,6 +292,13 @@ impl Channel<'_> {
         self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue))?;
         self.note_settled(delivery, true);
         Ok(())
+    }
+
+    /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
+    pub fn requeue_all(&mut self) {
+        if let Reach::Channel(channel) = &mut self.reach {
+            channel.requeue_all();
+        }
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer; see

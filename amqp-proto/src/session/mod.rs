@@ -483,7 +483,7 @@ impl Session {
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is settled by nobody else.
-                        let _settled = channel.reject(tag, true);
+                        let _settled = channel.nack(tag, true);
                     }
                     return None;
                 }

@@ -66,8 +66,12 @@ pub(crate) struct Transaction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,
-    Requeue,
-    Reject,
+    /// Requeued without blame.
+    Return,
+    /// Requeued as a failed delivery.
+    Fail,
+    /// Dropped or dead-lettered.
+    Discard,
 }
 
 impl ChannelState {

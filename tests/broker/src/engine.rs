@@ -24,7 +24,7 @@ use crate::{Options, SessionId, login};
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) now: Instant,
-    options: Options,
+    pub(crate) options: Options,
     config: Arc<ServerConfig>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
@@ -391,7 +391,7 @@ impl Engine {
             self.remove_consumer(at, tag, &consumer.queue);
         }
         for unacked in state.into_unacked() {
-            self.requeue(&unacked.queue, unacked.message);
+            self.requeue(&unacked.queue, unacked.message, true);
         }
     }
 

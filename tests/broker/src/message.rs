@@ -15,7 +15,7 @@ pub(crate) struct Message {
     pub(crate) properties: RawProperties,
     pub(crate) body: Bytes,
     pub(crate) redelivered: bool,
-    /// How often it was returned to its queue.
+    /// How often it was returned to its queue, as far as that [counts](crate::Options::rabbitmq_4_3).
     pub(crate) returns: u32,
     pub(crate) arrived: Instant,
     pub(crate) expires_at: Option<Instant>,

@@ -16,6 +16,9 @@ use crate::requests::delivered_properties;
 /// How many octets may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
 
+/// RabbitMQ: how often a quorum queue of 4.0 and later delivers a message in vain, unless it is declared otherwise.
+const DELIVERY_LIMIT: u32 = 20;
+
 impl Engine {
     /// A client has published.
     pub(crate) fn published(
@@ -227,16 +230,19 @@ impl Engine {
         }
     }
 
-    /// Gives a message back to its queue.
-    pub(crate) fn requeue(&mut self, name: &ShortStr, mut message: Message) {
+    /// Returns a message to its queue, because its delivery failed or nobody had a use for it.
+    pub(crate) fn requeue(&mut self, name: &ShortStr, mut message: Message, failed: bool) {
         message.redelivered = true;
-        message.returns += 1;
         let Some(queue) = self.queues.get_mut(name) else { return };
         if queue.limits.is_stream {
             // It is there still.
             return;
         }
-        if queue.limits.delivery_limit.is_some_and(|limit| message.returns > limit) {
+        let counts_failures = self.options.counts_failures && queue.limits.counts_deliveries;
+        message.returns += u32::from(failed || !counts_failures);
+        let default = counts_failures.then_some(DELIVERY_LIMIT);
+        let limit = queue.limits.delivery_limit.or(default);
+        if limit.is_some_and(|limit| message.returns > limit) {
             self.bury(name, &message, Death::DeliveryLimit);
             return;
         }
@@ -404,8 +410,9 @@ impl Engine {
         self.dirty.extend(others);
         match settlement {
             Settlement::Ack => {}
-            Settlement::Requeue => self.requeue(&queue, message),
-            Settlement::Reject => self.bury(&queue, &message, Death::Rejected),
+            Settlement::Return => self.requeue(&queue, message, false),
+            Settlement::Fail => self.requeue(&queue, message, true),
+            Settlement::Discard => self.bury(&queue, &message, Death::Rejected),
         }
     }
 
@@ -416,7 +423,7 @@ impl Engine {
         let Some(channel) = self.channel(at) else { return Ok(()) };
         // What a transaction has settled stays in it.
         for unacked in std::mem::take(&mut channel.unacked).into_values() {
-            self.settle_one(at, unacked, Settlement::Requeue);
+            self.settle_one(at, unacked, Settlement::Return);
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl Engine {
         let sessions = std::mem::take(&mut self.sessions);
         let channels = sessions.into_values().flat_map(|session| session.channels.into_values());
         for unacked in channels.flat_map(ChannelState::into_unacked) {
-            self.requeue(&unacked.queue, unacked.message);
+            self.requeue(&unacked.queue, unacked.message, true);
         }
     }
 

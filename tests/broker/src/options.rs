@@ -14,13 +14,19 @@ pub struct Options {
     pub(crate) users: Vec<(String, String)>,
     pub(crate) heartbeat: Duration,
     pub(crate) whims: Option<u64>,
+    pub(crate) counts_failures: bool,
 }
 
 impl Options {
     /// The user guest with the password guest, and heartbeats every 60 seconds.
     #[must_use]
     pub const fn new() -> Self {
-        Self { users: Vec::new(), heartbeat: Duration::from_secs(60), whims: None }
+        Self {
+            users: Vec::new(),
+            heartbeat: Duration::from_secs(60),
+            whims: None,
+            counts_failures: false,
+        }
     }
 
     /// Adds a user. With the first, guest is gone.
@@ -45,6 +51,19 @@ impl Options {
     #[must_use]
     pub const fn whims(mut self, seed: u64) -> Self {
         self.whims = Some(seed);
+        self
+    }
+
+    /// Treats failed deliveries of quorum queues as RabbitMQ 4.3 does, instead of as 3.10.
+    ///
+    /// A delivery has failed if it was rejected and requeued (`basic.reject`), or was unacknowledged when its channel or
+    /// connection ended. One that was returned by `basic.nack` or `basic.recover` has not. A message that fails more often than
+    /// `x-delivery-limit` says, by default 20, is dropped or dead-lettered. `x-delivery-count` is how often it failed.
+    ///
+    /// In 3.10 everything that is requeued counts, and there is no limit by default.
+    #[must_use]
+    pub const fn rabbitmq_4_3(mut self) -> Self {
+        self.counts_failures = true;
         self
     }
 

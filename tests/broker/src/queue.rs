@@ -38,7 +38,7 @@ pub(crate) struct Limits {
     pub(crate) delivery_limit: Option<u32>,
     /// Messages stay, and each consumer reads for itself.
     pub(crate) is_stream: bool,
-    /// Deliveries tell how often a message came back.
+    /// A quorum queue: deliveries say how often a message came back.
     pub(crate) counts_deliveries: bool,
 }
 

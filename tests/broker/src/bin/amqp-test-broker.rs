@@ -20,6 +20,7 @@ Options:
   --heartbeat SECONDS   The interval to propose; 0 asks for none [default: 60]
   --whims SEED          Uses the freedom that the protocol gives brokers, at random: confirms late, out of order,
                         several at once; answers basic.consume late
+  --rabbitmq-4-3        Counts failed deliveries of quorum queues as RabbitMQ 4.3 does
   --help                Shows this";
 
 struct Arguments {
@@ -69,6 +70,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
                 let seconds = parser.value()?.parse::<u16>()?;
                 options = options.heartbeat(Duration::from_secs(seconds.into()));
             }
+            Long("rabbitmq-4-3") => options = options.rabbitmq_4_3(),
             Long("whims") => options = options.whims(parser.value()?.parse()?),
             Long("help") | Short('h') => return Ok(None),
             Value(value) => addr = value.parse()?,

@@ -79,11 +79,14 @@ impl Engine {
                 );
             }
             Method::BasicNack(method) => {
-                let settlement = returned(method.requeue);
+                let settlement =
+                    if method.requeue { Settlement::Return } else { Settlement::Discard };
                 return self.settle_up_to(at, method.delivery_tag, method.multiple, settlement);
             }
             Method::BasicReject(method) => {
-                return self.settle_up_to(at, method.delivery_tag, false, returned(method.requeue));
+                let settlement =
+                    if method.requeue { Settlement::Fail } else { Settlement::Discard };
+                return self.settle_up_to(at, method.delivery_tag, false, settlement);
             }
             Method::BasicRecover(BasicRecover { requeue }) => {
                 self.recover(at, requeue)?;
@@ -183,10 +186,6 @@ impl Engine {
             _ => Ok(queue),
         }
     }
-}
-
-const fn returned(requeue: bool) -> Settlement {
-    if requeue { Settlement::Requeue } else { Settlement::Reject }
 }
 
 pub(crate) fn count(len: usize) -> u32 {

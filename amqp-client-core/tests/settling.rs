@@ -1,0 +1,168 @@
+//! What settling deliveries says on the wire. RabbitMQ 4.3 counts `basic.reject` as a failed delivery, `basic.nack` not.
+
+mod rig;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use amqp_client_core::proto::method::{BasicCancel, BasicNack, BasicReject, Method};
+use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, OnPanic, QueueOptions};
+use rig::Rig;
+
+/// A consumer with these deliveries, of which it has seen none.
+fn consuming(count: u64) -> (Rig, Channel, Consumer) {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let queue = rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");
+    let consumer = rig.run(queue.consume(ConsumeOptions::new())).expect("consumes");
+    rig.deliver(channel.id(), consumer.tag(), count, b"body");
+    rig.answer_all();
+    rig.methods.clear();
+    (rig, channel, consumer)
+}
+
+/// What settles deliveries, of what the client has said.
+fn settlements(rig: &mut Rig) -> Vec<Method> {
+    rig.turn();
+    let mut methods = std::mem::take(&mut rig.methods);
+    methods.retain(|method| {
+        matches!(method, Method::BasicAck(_) | Method::BasicNack(_) | Method::BasicReject(_))
+    });
+    methods
+}
+
+fn nack(delivery_tag: u64, requeue: bool) -> Method {
+    BasicNack { delivery_tag, multiple: false, requeue }.into()
+}
+
+fn reject(delivery_tag: u64, requeue: bool) -> Method {
+    BasicReject { delivery_tag, requeue }.into()
+}
+
+#[test]
+fn nack_is_a_nack_and_reject_a_reject() {
+    let (mut rig, channel, mut consumer) = consuming(8);
+    let mut next = || consumer.try_next().expect("it was delivered");
+    next().nack(true).expect("it waits");
+    next().nack(false).expect("it waits");
+    next().reject(true).expect("it waits");
+    next().reject(false).expect("it waits");
+    channel.basic_nack(next().into_message().delivery_tag(), false, true).expect("it waits");
+    channel.basic_reject(next().into_message().delivery_tag(), true).expect("it waits");
+    drop(next().into_message());
+    next().nack_up_to(true).expect("they wait");
+    let all: Method = BasicNack { delivery_tag: 8, multiple: true, requeue: true }.into();
+    let expected =
+        [nack(1, true), nack(2, false), reject(3, true), reject(4, false), nack(5, true)];
+    let expected: Vec<_> = expected.into_iter().chain([reject(6, true), all]).collect();
+    assert_eq!(settlements(&mut rig), expected);
+}
+
+#[test]
+fn what_nobody_failed_at_is_returned_without_blame() {
+    // Of three deliveries the first is taken and dropped, the second is taken from the channel but not handed out.
+    let (mut rig, channel, mut consumer) = consuming(2);
+    drop(consumer.try_next().expect("it was delivered"));
+    rig.deliver(channel.id(), &consumer.tag().clone(), 1, b"body");
+    rig.answer_all();
+    let tag = consumer.tag().clone();
+    drop(consumer);
+    // One more was on its way.
+    rig.deliver(channel.id(), &tag, 1, b"body");
+    rig.answer_all();
+    let mut settled = settlements(&mut rig);
+    settled.sort_by_key(|method| format!("{method:?}"));
+    assert_eq!(settled, [1, 2, 3, 4].map(|tag| nack(tag, true)));
+}
+
+#[test]
+fn what_a_shutdown_returns_is_returned_without_blame() {
+    let (mut rig, channel, consumer) = consuming(2);
+    let connection = rig.connection.clone();
+    let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
+    assert!(rig.poll(shutdown.as_mut()).is_none());
+    rig.deliver(channel.id(), consumer.tag(), 1, b"body");
+    rig.answer_all();
+    let mut settled = settlements(&mut rig);
+    // At last, for whatever else was on its way.
+    let all: Method = BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into();
+    assert_eq!(settled.pop(), Some(all));
+    assert_eq!(settled, [1, 2, 3].map(|tag| nack(tag, true)));
+}
+
+#[test]
+fn what_is_on_its_way_to_a_channel_that_goes_is_returned_without_blame() {
+    let all = || -> Method { BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into() };
+    let ends = |rig: &mut Rig| {
+        rig.turn();
+        let ends = |method: &Method| {
+            *method == all() || matches!(method, Method::BasicCancel(_)) || *method == nack(1, true)
+        };
+        std::mem::take(&mut rig.methods).into_iter().filter(ends).collect::<Vec<_>>()
+    };
+    // The broker has sent a second delivery, but it is not here yet: tag 0 speaks for it as well.
+    let (mut rig, channel, consumer) = consuming(1);
+    let tag = consumer.tag().clone();
+    rig.deliver(channel.id(), &tag, 1, b"body");
+    drop((channel, consumer));
+    let cancel: Method = BasicCancel { consumer_tag: tag.clone(), no_wait: false }.into();
+    assert_eq!(ends(&mut rig), [cancel.clone(), nack(1, true), all()]);
+
+    let (mut rig, channel, consumer) = consuming(1);
+    rig.deliver(channel.id(), &tag, 1, b"body");
+    let connection = rig.connection.clone();
+    rig.run(connection.shutdown(Duration::ZERO)).expect("it closes");
+    assert_eq!(ends(&mut rig), [cancel, nack(1, true), all()]);
+    drop(consumer);
+
+    // Where nothing was delivered there is nothing to say.
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    drop(rig.run(opening).expect("a channel"));
+    assert_eq!(ends(&mut rig), []);
+}
+
+#[test]
+fn a_handler_that_panics_is_to_blame() {
+    for (on_panic, requeue) in
+        [(OnPanic::Propagate, true), (OnPanic::Requeue, true), (OnPanic::Reject, false)]
+    {
+        let (mut rig, _channel, consumer) = consuming(2);
+        let handling =
+            Box::pin(consumer.on_panic(on_panic).for_each_concurrent(1, async |delivery| {
+                match delivery.delivery_tag().get() {
+                    1 => panic!("the handler fails"),
+                    // Given up, but nothing was wrong with it.
+                    _ => drop(delivery),
+                }
+            }));
+        let mut handling = handling;
+        let polled = catch_unwind(AssertUnwindSafe(|| rig.poll(handling.as_mut())));
+        assert_eq!(polled.is_err(), on_panic == OnPanic::Propagate);
+        drop(handling);
+        assert_eq!(settlements(&mut rig), [reject(1, requeue), nack(2, true)], "{on_panic:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_awaits_is_returned_without_blame() {
+    let (mut rig, channel, consumer) = consuming(0);
+    std::mem::forget(consumer);
+    for answered in [false, true] {
+        let get = channel.basic_get("queue", false);
+        rig.methods.clear();
+        rig.turn();
+        if answered {
+            rig.give(channel.id(), b"body");
+            rig.answer_all();
+            drop(get);
+        } else {
+            drop(get);
+            rig.give(channel.id(), b"body");
+            rig.answer_all();
+        }
+        let tag = if answered { 2 } else { 1 };
+        assert_eq!(settlements(&mut rig), [nack(tag, true)]);
+    }
+}
