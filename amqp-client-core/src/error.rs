@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use amqp_proto::{
-    ChannelError, Close, CommandError, ConnectionError, FieldError, Gate, Misuse, OpenChannelError,
-    ReplyCode, Returned, TooLong, Unusable,
+    ChannelError, Close, CommandError, ConnectionError, DeliveryTag, FieldError, Gate, Misuse,
+    OpenChannelError, ReplyCode, Returned, TooLong, Unusable,
 };
 use thiserror::Error;
 
@@ -52,9 +52,15 @@ pub enum CallError {
     /// There is no channel to ask on.
     #[error(transparent)]
     NoChannel(#[from] OpenChannelError),
-    /// `basic.get` brought a message that cannot be taken in.
-    #[error(transparent)]
-    Unusable(#[from] Unusable),
+    /// `basic.get` brought a message that cannot be taken in. It was held, requeued or rejected, as
+    /// [`Limits::oversized`](amqp_proto::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    #[error("{why}")]
+    Unusable {
+        /// If it is held: the tag to settle it by, with [`basic_reject`](crate::Channel::basic_reject).
+        delivery_tag: DeliveryTag,
+        /// Why.
+        why: Unusable,
+    },
 }
 
 impl CallError {

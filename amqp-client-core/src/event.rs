@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::session::{Entity, RecoveryReport};
-use amqp_proto::{ChannelError, ConnectionError, Returned, SessionEvent, ShortStr, Unusable};
+use amqp_proto::{
+    ChannelError, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr, Unusable,
+};
 use futures_core::Stream;
 
 use crate::Channel;
@@ -86,10 +88,15 @@ pub enum ChannelEvent {
         /// Which consumer.
         consumer_tag: ShortStr,
     },
-    /// A message could not be taken in. It was rejected without requeueing, unless it needed no acknowledgement.
+    /// A message could not be taken in, because its body is larger than
+    /// [`Limits::body_max`](amqp_proto::Limits::body_max). It was held, requeued or rejected, as
+    /// [`Limits::oversized`](amqp_proto::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    /// [`Health::unusable`](crate::Health::unusable) counts them.
     Unusable {
         /// Which consumer it was for.
         consumer_tag: ShortStr,
+        /// If it is held: the tag to settle it by, with [`basic_reject`](crate::Channel::basic_reject).
+        delivery_tag: DeliveryTag,
         /// Why.
         why: Unusable,
     },

@@ -10,6 +10,9 @@ pub struct Health {
     pub blocked: bool,
     /// How often the connection was lost.
     pub losses: u64,
+    /// How many messages could not be taken in, because their bodies were larger than
+    /// [`Limits::body_max`](amqp_proto::Limits::body_max).
+    pub unusable: u64,
     /// How many channels there are.
     pub channels: usize,
     /// Channels that the broker has closed and that still have handles, such as publishers: these fail until they are made
@@ -17,7 +20,7 @@ pub struct Health {
     pub closed_channels: Vec<ClosedChannel>,
     /// How many publishes are not confirmed.
     pub unconfirmed: usize,
-    /// How many deliveries are not settled.
+    /// How many deliveries are not settled, without those that are [held](amqp_proto::Oversized::Hold).
     pub unsettled: usize,
     /// How many octets of messages are kept until they are confirmed ([`OnLoss::Keep`](crate::OnLoss::Keep)).
     pub kept_octets: usize,

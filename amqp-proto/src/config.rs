@@ -25,9 +25,10 @@ pub struct Limits {
     /// The largest frame to agree on, in octets; 0 proposes no limit and means [`FRAME_MAX_CAP`]. Default 131072, as
     /// RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
     pub frame_max: u32,
-    /// The largest message body that is taken in, in octets. A larger one costs that delivery. Default 128 MiB, as
-    /// RabbitMQ's `max_message_size` up to 3.13.
+    /// The largest message body that is taken in, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,
+    /// What becomes of a message with a larger body. An event reports it in any case. Default [`Oversized::Hold`].
+    pub oversized: Oversized,
     /// How many octets of bodies are kept whose rest has not come yet, on all channels together; one body of
     /// [`body_max`](Self::body_max) always may be. More ends the connection: brokers send their messages one after the
     /// other, so that very few are unfinished at a time. Default 256 MiB.
@@ -37,12 +38,33 @@ pub struct Limits {
     pub transmit_high_water: usize,
 }
 
+/// What becomes of a message whose body is larger than [`Limits::body_max`]. If it needs no acknowledgement, the broker
+/// has forgotten it, and none of this helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Oversized {
+    /// It stays unacknowledged, so it is not lost, and does not come again at once.
+    ///
+    /// It is requeued when its consumer is cancelled or its channel closes. The application can settle it earlier, by the
+    /// delivery tag in the event; acknowledging all deliveries up to a later one passes over it. Until then it counts
+    /// against the prefetch limit, and RabbitMQ closes the channel when its consumer timeout, by default 30 minutes, is
+    /// over.
+    #[default]
+    Hold,
+    /// It is requeued by `basic.reject`, so it comes again at once, to this consumer or another. On a queue with a delivery
+    /// limit, that ends in the dead-letter exchange; on any other it can go on for ever.
+    Requeue,
+    /// It is rejected without requeue: it goes to the dead-letter exchange, and is lost if its queue has none.
+    Reject,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             channel_max: 2047,
             frame_max: 131_072,
             body_max: 128 * 1024 * 1024,
+            oversized: Oversized::Hold,
             unfinished_max: 256 * 1024 * 1024,
             transmit_high_water: 256 * 1024,
         }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
 use crate::frame::{FrameHead, FrameKind};
+use crate::link::Link;
 use crate::method::{BasicPublish, BasicReturn};
 use crate::wire::unwrapped;
 use crate::{ConsumerId, DecodeError, DecodeErrorKind, RawProperties, Unusable, Violation};
@@ -97,7 +98,7 @@ impl Incoming {
     pub(crate) fn header(
         &mut self,
         payload: &Bytes,
-        body_max: u64,
+        link: &Link,
     ) -> Result<(), crate::ConnectionError> {
         if self.header.is_some() {
             return Err(unexpected(FrameKind::Header, "a body frame").into());
@@ -109,6 +110,12 @@ impl Incoming {
             return Err(DecodeError::new(kind, "content header").into());
         }
         let properties = RawProperties::unchecked(payload.slice_ref(rest));
+        let body_max = match self.method {
+            // A message that comes back may be as large as those that were sent, whatever is taken in from others:
+            // otherwise nobody could tell which publish it was.
+            ContentMethod::Return(_) => link.limits.body_max.max(link.returnable),
+            _ => link.limits.body_max,
+        };
         let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
         let unusable = (body_size > body_max).then_some(too_large);
         self.header = Some(Header { body_size, properties, unusable });

@@ -324,14 +324,14 @@ impl fmt::Debug for Published {
     }
 }
 
-/// Why a message could not be taken in, though the connection goes on.
+/// Why a message was unusable; the connection is unaffected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
     /// Its body is larger than this end takes.
-    #[error("the message's body has {size} octets, {limit} are the limit")]
+    #[error("message body of {size} bytes exceeds the limit of {limit} (limits.body_max)")]
     BodyTooLarge {
-        /// Octets of the body.
+        /// Bytes of the body.
         size: u64,
         /// The limit, [`Limits::body_max`](crate::Limits::body_max).
         limit: u64,
@@ -361,9 +361,14 @@ pub enum GetReply {
     },
     /// The queue is empty.
     Empty,
-    /// There was a message, but it could not be taken in. If it needed an acknowledgement it was rejected without
-    /// requeueing, so that it goes to the dead-letter exchange instead of coming back for ever.
-    Unusable(Unusable),
+    /// There was a message, but it could not be taken in. It was held, requeued or rejected, as
+    /// [`Limits::oversized`](crate::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    Unusable {
+        /// The tag to settle it by, if it is held.
+        delivery_tag: DeliveryTag,
+        /// Why.
+        why: Unusable,
+    },
 }
 
 impl FromReply for GetReply {

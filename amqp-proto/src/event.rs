@@ -82,11 +82,13 @@ pub enum ChannelEvent {
         /// The message.
         delivery: Delivery,
     },
-    /// A message for a consumer could not be taken in. If it needed an acknowledgement it was rejected without
-    /// requeueing, so that it goes to the dead-letter exchange instead of coming back for ever.
+    /// A message for a consumer could not be taken in. It was held, requeued or rejected, as
+    /// [`Limits::oversized`](crate::Limits::oversized) says; if it needed no acknowledgement, it is lost.
     Unusable {
         /// Which consumer.
         consumer: ConsumerId,
+        /// The tag to settle it by, if it is held.
+        delivery_tag: DeliveryTag,
         /// Why.
         why: Unusable,
     },

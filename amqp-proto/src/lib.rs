@@ -322,7 +322,7 @@ pub mod wire;
 
 pub use body::Body;
 pub use channel::{Channel, Prepared, Route};
-pub use config::{ClientConfig, Limits, ServerConfig};
+pub use config::{ClientConfig, Limits, Oversized, ServerConfig};
 pub use connection::Connection;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};
 pub use error::{

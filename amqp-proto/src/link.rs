@@ -43,6 +43,8 @@ pub(crate) struct Link {
     unread_replies_max: usize,
     /// Octets of bodies that are not complete, on all channels.
     pub(crate) unfinished: usize,
+    /// The largest body that was published and may come back.
+    pub(crate) returnable: u64,
     pub(crate) spare: Spare,
     last_request: u64,
 }
@@ -62,6 +64,7 @@ impl Link {
             // Up to the high water it is this end that publishes much.
             unread_replies_max: MAX_UNREAD_REPLIES.saturating_add(limits.transmit_high_water),
             unfinished: 0,
+            returnable: 0,
             spare: Spare::default(),
             last_request: 0,
         }

@@ -111,7 +111,9 @@ impl Channel {
                     delivery: Delivery::new(sending.channel.clone(), delivery),
                     message_count,
                 })),
-                GetReply::Unusable(why) => Err(why.into()),
+                GetReply::Unusable { delivery_tag, why } => {
+                    Err(CallError::Unusable { delivery_tag, why })
+                }
                 _ => Ok(None),
             }
         })

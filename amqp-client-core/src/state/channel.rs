@@ -114,10 +114,11 @@ impl ChannelState {
                 queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
                 self.listeners.tell(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
             }
-            Event::Unusable { consumer, why } => {
+            Event::Unusable { consumer, delivery_tag, why } => {
                 let consumer_tag =
                     self.queues.get(consumer).map(|queue| queue.tag.clone()).unwrap_or_default();
-                self.listeners.tell(&ChannelEvent::Unusable { consumer_tag, why }, wake);
+                let event = ChannelEvent::Unusable { consumer_tag, delivery_tag, why };
+                self.listeners.tell(&event, wake);
             }
             Event::Flow { active } => {
                 outcome.opens_gate = active;

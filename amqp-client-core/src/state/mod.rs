@@ -75,6 +75,8 @@ pub(crate) struct State {
     pub(crate) secrets_lost: Option<(u64, ConnectionError)>,
     /// How often the connection was lost.
     pub(crate) losses: u64,
+    /// How many messages could not be taken in.
+    pub(crate) unusable: u64,
     /// Octets that were delivered and not taken by their consumers.
     pub(crate) delivered_octets: usize,
     /// The close that a handle has asked for.
@@ -141,6 +143,7 @@ impl Shared {
             secrets_updated: 0,
             secrets_lost: None,
             losses: 0,
+            unusable: 0,
             delivered_octets: 0,
             closing: None,
             requeues: false,
@@ -532,6 +535,7 @@ impl State {
     fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
+        self.unusable += u64::from(is_unusable(&event));
         let Self { channels, proto, wakes, delivered_octets, gate, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
@@ -566,4 +570,14 @@ impl State {
         let Self { listeners, wakes, .. } = self;
         listeners.tell(event, |waker| wakes.push(waker));
     }
+}
+
+/// Whether a message came that could not be taken in.
+const fn is_unusable(event: &amqp_proto::ChannelEvent) -> bool {
+    use amqp_proto::{ChannelEvent as Event, GetReply, Reply};
+    matches!(
+        event,
+        Event::Unusable { .. }
+            | Event::Reply { reply: Reply::Message(GetReply::Unusable { .. }), .. }
+    )
 }

@@ -1,7 +1,7 @@
 //! What costs a message, or nothing at all: the connection goes on.
 
 use amqp_client_core::proto::method::{BasicAck, BasicCancel, BasicNack, Method};
-use amqp_client_core::proto::{DecodeErrorKind, Unusable, Value};
+use amqp_client_core::proto::{DecodeErrorKind, DeliveryTag, Unusable, Value};
 use amqp_client_core::{ChannelEvent, Config, ConfirmError, PublisherOptions};
 
 use crate::scene::{Scene, now, peak, poll_once};
@@ -102,10 +102,16 @@ fn a_body_that_is_too_large_is_told_once_it_is_over() {
     let channel = scene.channel(1);
     let mut consumer = scene.consumer(&channel, TAG);
     let mut events = channel.events();
+    scene.written.clear();
     scene.feed(&[message(1, &[0; 1_001]), message(2, &[0; 1_000])].concat());
     let event = poll_once(events.next()).flatten().expect("an event");
     let why = Unusable::BodyTooLarge { size: 1_001, limit: 1_000 };
-    assert_eq!(event, ChannelEvent::Unusable { consumer_tag: short(TAG), why });
+    let delivery_tag = DeliveryTag::new(1);
+    assert_eq!(event, ChannelEvent::Unusable { consumer_tag: short(TAG), delivery_tag, why });
+    let health = scene.connection.health();
+    assert_eq!((health.unusable, health.unsettled), (1, 1));
+    assert!(scene.methods().is_empty(), "it is held");
+    channel.basic_reject(delivery_tag, false).expect("it is held");
     assert_eq!(consumer.try_next().expect("the next one").body().len(), 1_000);
 }
 

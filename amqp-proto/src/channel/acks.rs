@@ -216,6 +216,20 @@ impl Unsettled {
         self.recovering = self.recovering.saturating_sub(1);
     }
 
+    /// Whether the application has not settled that delivery.
+    pub(crate) fn is_waiting(&self, tag: u64) -> bool {
+        let index = self.index_of(tag).filter(|index| *index >= self.in_order);
+        let entry = index.and_then(|index| self.entries.get(index));
+        entry.is_some_and(|entry| entry.state == State::Waiting)
+    }
+
+    /// The deliveries up to `last` that the application has not settled.
+    pub(crate) fn waiting_up_to(&self, last: u64) -> impl Iterator<Item = u64> {
+        let entries = self.entries.iter().skip(self.in_order);
+        let waiting = entries.take_while(move |entry| entry.tag <= last);
+        waiting.filter(|entry| entry.state == State::Waiting).map(|entry| entry.tag)
+    }
+
     fn waiting(&mut self, tag: DeliveryTag) -> Result<&mut Entry, Misuse> {
         let index = self.index_of(tag.0).filter(|index| *index >= self.in_order);
         index

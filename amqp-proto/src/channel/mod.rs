@@ -3,6 +3,7 @@
 mod acks;
 mod confirms;
 mod consumers;
+mod held;
 mod prepared;
 mod publish;
 mod receive;
@@ -17,6 +18,7 @@ use alloc::collections::VecDeque;
 use acks::Unsettled;
 use confirms::Confirms;
 use consumers::{Consumer, Consumers};
+use held::Held;
 
 use crate::content::Incoming;
 use crate::link::{Link, Role};
@@ -51,6 +53,7 @@ pub(crate) struct ChannelState {
     incoming: Option<Incoming>,
     mode: Mode,
     unsettled: Unsettled,
+    held: Held,
     /// The peer lets content flow.
     flow: bool,
     /// The channel stands in the link's list of channels to flush.
@@ -195,13 +198,19 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
+    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are. Those that are
+    /// [held](crate::Oversized::Hold) are not among them.
     ///
     /// # Errors
     /// [`CommandError`], if none is waiting for it.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.check_open()?;
-        self.state.unsettled.ack_up_to(delivery)?;
+        match self.state.around_held(delivery)? {
+            None => self.state.unsettled.ack_up_to(delivery)?,
+            Some(others) => {
+                others.into_iter().try_for_each(|other| self.state.unsettled.ack(other))?;
+            }
+        }
         self.list_for_flush();
         Ok(())
     }
@@ -241,6 +250,12 @@ impl Channel<'_> {
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         self.flush_acks();
+        if let Some(others) = self.state.around_held(delivery)? {
+            for other in others {
+                self.state.nack(self.link, other, requeue)?;
+            }
+            return Ok(());
+        }
         if self.link.nacks {
             let delivery_tag = self.state.unsettled.settle_up_to(delivery)?;
             let nack = BasicNack { delivery_tag, multiple: true, requeue };
@@ -357,10 +372,10 @@ impl Channel<'_> {
         }
     }
 
-    /// How many deliveries wait to be acknowledged.
+    /// How many deliveries wait to be acknowledged, without those that are [held](crate::Oversized::Hold).
     #[must_use]
     pub fn unsettled(&self) -> usize {
-        self.state.unsettled.len()
+        self.state.unsettled.len().saturating_sub(self.state.held.len(&self.state.unsettled))
     }
 
     /// Servers: queues a method that no request stands behind, or the answer to one.
@@ -457,6 +472,7 @@ impl ChannelState {
             incoming: None,
             mode: Mode::Plain,
             unsettled: Unsettled::default(),
+            held: Held::default(),
             flow: true,
             listed: false,
         }

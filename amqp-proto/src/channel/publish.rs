@@ -105,6 +105,7 @@ impl Channel<'_> {
             return Ok(None);
         };
         let fingerprint = (route.mandatory || route.immediate).then(|| {
+            self.link.returnable = self.link.returnable.max(body.as_octets().len() as u64);
             let encoded = self.link.transmit.buffer().get(properties_at).unwrap_or_default();
             let (message_id, correlation_id) = identity(encoded);
             Fingerprint::of([

@@ -122,7 +122,7 @@ impl ChannelState {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Header, "a method frame").into());
         };
-        incoming.header(payload, link.limits.body_max)?;
+        incoming.header(payload, link)?;
         self.complete_content(link)
     }
 
@@ -132,7 +132,7 @@ impl ChannelState {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
         link.unfinished += incoming.body(payload, &mut link.spare)?;
-        let limit = link.limits.unfinished_max.max(link.limits.body_max);
+        let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
         if link.unfinished as u64 > limit {
             return Err(Violation::TooMuchUnfinished { limit }.into());
         }
@@ -160,8 +160,9 @@ impl ChannelState {
                         delivery: assembled(&payload, &arguments, &properties, body, no_ack),
                     },
                     Err(why) => {
-                        self.give_back(link, arguments.tag, no_ack, false)?;
-                        ChannelEvent::Unusable { consumer, why }
+                        self.put_aside(link, arguments.tag, no_ack, Some(consumer))?;
+                        let delivery_tag = DeliveryTag(arguments.tag);
+                        ChannelEvent::Unusable { consumer, delivery_tag, why }
                     }
                 };
                 link.emit(self.id, event);
@@ -214,8 +215,8 @@ impl ChannelState {
                 message_count,
             },
             Err(why) => {
-                self.give_back(link, arguments.tag, no_ack, false)?;
-                GetReply::Unusable(why)
+                self.put_aside(link, arguments.tag, no_ack, None)?;
+                GetReply::Unusable { delivery_tag: DeliveryTag(arguments.tag), why }
             }
         };
         link.emit(self.id, ChannelEvent::Reply { request: id, reply: Reply::Message(message) });
@@ -255,8 +256,11 @@ impl ChannelState {
                 }
                 // Unknown tags are no surprise: the client's own cancel may be on its way.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
-                if let Some(consumer) = consumer.filter(|consumer| !consumer.unwanted) {
-                    link.emit(self.id, ChannelEvent::Cancelled { consumer: consumer.id });
+                if let Some(consumer) = consumer {
+                    if !consumer.unwanted {
+                        link.emit(self.id, ChannelEvent::Cancelled { consumer: consumer.id });
+                    }
+                    self.release_held(link, consumer.id)?;
                 }
             }
             answer => return self.answered(link, answer),
@@ -304,7 +308,9 @@ impl ChannelState {
                 }
             }
             Effect::Cancel { tag } => {
-                self.consumers.remove(tag.as_bytes());
+                if let Some(consumer) = self.consumers.remove(tag.as_bytes()) {
+                    self.release_held(link, consumer.id)?;
+                }
             }
             Effect::Recover => self.unsettled.recovered(),
             Effect::Get { .. } | Effect::None => {}
@@ -388,7 +394,7 @@ impl ChannelState {
     }
 
     /// Requeues what nobody waits for any more, which is no fault of the message.
-    fn requeue(&mut self, link: &mut Link, tag: u64, no_ack: bool) -> Received {
+    pub(super) fn requeue(&mut self, link: &mut Link, tag: u64, no_ack: bool) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
@@ -400,7 +406,13 @@ impl ChannelState {
     }
 
     /// Rejects what nobody can use.
-    fn give_back(&mut self, link: &mut Link, tag: u64, no_ack: bool, requeue: bool) -> Received {
+    pub(super) fn give_back(
+        &mut self,
+        link: &mut Link,
+        tag: u64,
+        no_ack: bool,
+        requeue: bool,
+    ) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }

@@ -488,6 +488,16 @@ impl Session {
                     return None;
                 }
             }
+            ChannelEvent::Unusable { consumer, delivery_tag, .. } => {
+                let tag = *delivery_tag;
+                *delivery_tag = record.tags.received(tag);
+                if record.orphans.contains(consumer) {
+                    if let Ok(mut channel) = self.connection.channel(id) {
+                        // It needs no answer, or is requeued or rejected already.
+                        let _settled = channel.nack(tag, true);
+                    }
+                }
+            }
             // That it is open again is told otherwise.
             ChannelEvent::Opened if record.opened => return None,
             ChannelEvent::Opened => record.opened = true,
@@ -496,8 +506,14 @@ impl Session {
                     self.take_restored(id, *request, reply);
                     return None;
                 };
-                if let Reply::Message(GetReply::Message { delivery, .. }) = reply {
-                    delivery.renumber(|tag| record.tags.received(tag));
+                match reply {
+                    Reply::Message(GetReply::Message { delivery, .. }) => {
+                        delivery.renumber(|tag| record.tags.received(tag));
+                    }
+                    Reply::Message(GetReply::Unusable { delivery_tag, .. }) => {
+                        *delivery_tag = record.tags.received(*delivery_tag);
+                    }
+                    Reply::Message(GetReply::Empty) | Reply::Method(_) => {}
                 }
                 match reply {
                     Reply::Method(Method::BasicConsumeOk(_)) => {

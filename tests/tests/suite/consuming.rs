@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use amqp_client_core::proto::{DecodeErrorKind, Misuse, RawProperties, ReplyCode};
+use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, ConsumeOptions, ConsumerEnd, Message, OnPanic,
     PublisherOptions, QueueOptions,
@@ -335,9 +336,43 @@ behaviours! {
         assert_eq!((&returned.body[..], returned.properties.as_encoded()), (&b"m"[..], &b"\0\x02"[..]));
     }
 
-    async fn a_message_over_the_limit_costs_that_message_alone(world) {
+    async fn a_message_over_the_limit_is_held_and_the_others_come(world) {
         let mut target = world.target();
         target.config.protocol.limits.body_max = 1000;
+        let connection = world.open(target).await?;
+        let channel = connection.open_channel().await?;
+        let queue = channel.queue_declare("", super::temporary()).await?;
+        let mut events = channel.events();
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        queue.publish(&Message::new(vec![0; 200_000])).await?;
+        queue.publish(&Message::new("fits")).await?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body(), b"fits");
+        // It means the other one no more than the application does.
+        delivery.ack_up_to()?;
+        let event = events.next().await.ok_or("no event")?;
+        let ChannelEvent::Unusable { consumer_tag, .. } = event else { panic!("{event:?}") };
+        assert_eq!(consumer_tag, *consumer.tag());
+        let health = connection.health();
+        assert_eq!((health.unusable, health.unsettled), (1, 0));
+        // When the consumer ends it is requeued, and somebody else can have it.
+        assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
+        consumer.cancel().await?;
+        while channel.queue_declare_passive(queue.name()).await?.message_count() == 0 {}
+        let Err(CallError::Unusable { delivery_tag, .. }) = queue.get(false).await else {
+            panic!("it is too large for a get as well")
+        };
+        channel.basic_reject(delivery_tag, true)?;
+        while channel.queue_declare_passive(queue.name()).await?.message_count() == 0 {}
+        assert_eq!(connection.health().unusable, 2);
+        let left = connection.shutdown(Duration::from_secs(30)).await?;
+        assert!(left.is_nothing(), "{left:?}");
+    }
+
+    async fn a_message_over_the_limit_is_dead_lettered_on_request(world) {
+        let mut target = world.target();
+        target.config.protocol.limits.body_max = 1000;
+        target.config.protocol.limits.oversized = Oversized::Reject;
         let channel = world.open(target).await?.open_channel().await?;
         let graveyard = channel.queue_declare("", super::temporary()).await?;
         let options = super::temporary()
@@ -352,13 +387,13 @@ behaviours! {
         assert_eq!(delivery.body(), b"fits");
         delivery.ack()?;
         let event = events.next().await.ok_or("no event")?;
-        let ChannelEvent::Unusable { consumer_tag, why } = event else { panic!("{event:?}") };
+        let ChannelEvent::Unusable { consumer_tag, why, .. } = event else { panic!("{event:?}") };
         assert_eq!(consumer_tag, *consumer.tag());
-        assert!(why.to_string().contains("200000 octets"), "{why}");
+        assert!(why.to_string().contains("200000 bytes"), "{why}");
         // It was rejected, so it is not delivered again and again.
         while channel.queue_declare_passive(graveyard.name()).await?.message_count() == 0 {}
         let get = graveyard.get(false).await.expect_err("it is too large for a get as well");
-        assert!(matches!(get, CallError::Unusable(_)), "{get:?}");
+        assert!(matches!(get, CallError::Unusable { .. }), "{get:?}");
     }
 
     async fn handlers_run_up_to_the_limit_at_a_time(world) {
