@@ -30,28 +30,52 @@ impl Channel {
         Reply::send(self, request, |state, _| state.confirming = true, |_, _| Ok(()))
     }
 
-    /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails.
+    /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails, panics, or is dropped.
+    ///
+    /// All that is published and acknowledged on the channel meanwhile is part of the transaction, so use a channel for one at
+    /// a time.
     ///
     /// # Errors
-    /// Those of `work`, and [`CallError`] of the transaction itself.
+    /// Those of `work`, whatever becomes of the rollback then: if that fails, the channel is closed, which undoes the work as
+    /// well. Otherwise [`CallError`] of `tx.select` and `tx.commit`.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the transaction open, neither committed nor rolled back.
+    /// If the future is dropped while `work` runs, the transaction is rolled back. Once `work` has succeeded the commit is sent
+    /// and stays so, even if the future is dropped: nobody learns then whether the broker took it.
     pub async fn transaction<T, E, W>(&self, work: W) -> Result<T, E>
     where
         E: From<CallError>,
         W: AsyncFnOnce(&Self) -> Result<T, E>,
     {
         self.tx_select().await?;
-        match work(self).await {
+        let mut roll_back = RollBack { channel: self, ended: false };
+        let result = work(self).await;
+        roll_back.ended = true;
+        match result {
             Ok(result) => {
                 self.tx_commit().await?;
                 Ok(result)
             }
             Err(error) => {
-                self.tx_rollback().await?;
+                // If it fails the channel is closed, and that undoes the work as well. Why the work failed says more.
+                let _closed = self.tx_rollback().await;
                 Err(error)
             }
+        }
+    }
+}
+
+/// Rolls its transaction back when it is dropped, unless that has ended.
+struct RollBack<'a> {
+    channel: &'a Channel,
+    ended: bool,
+}
+
+impl Drop for RollBack<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It is sent, and takes effect before whatever comes next on the channel. Nobody waits for the reply.
+            drop(self.channel.tx_rollback());
         }
     }
 }

@@ -1,5 +1,9 @@
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use amqp_client_core::proto::Misuse;
 use amqp_client_core::{CallError, Delivery, Message, PublishError, PublisherOptions};
+use futures_util::FutureExt as _;
 
 use super::{assert_refused, behaviours};
 
@@ -78,6 +82,66 @@ behaviours! {
             .await?;
         let got = queue.get(true).await?.ok_or("no message")?;
         assert_eq!((got.delivery.body(), got.message_count), (&b"yes"[..], 0));
+    }
+
+    async fn a_transaction_that_is_dropped_or_panics_is_rolled_back(world) {
+        let (channel, queue) = world.queue().await?;
+        let observer = world.channel().await?;
+        let published = AtomicBool::new(false);
+        let mut transaction = Box::pin(channel.transaction(async |_| {
+            queue.publish(&Message::new("dropped")).await.map_err(ended)?;
+            published.store(true, Relaxed);
+            std::future::pending::<Result<(), CallError>>().await
+        }));
+        while !published.load(Relaxed) {
+            assert!(transaction.as_mut().now_or_never().is_none());
+            observer.queue_declare_passive(queue.name()).await?;
+        }
+        drop(transaction);
+        let transaction = channel.transaction(async |_| {
+            queue.publish(&Message::new("panicked")).await.map_err(ended)?;
+            match published.load(Relaxed) {
+                true => resume_unwind(Box::new("the work panics")),
+                false => Ok::<_, CallError>(()),
+            }
+        });
+        assert!(AssertUnwindSafe(transaction).catch_unwind().await.is_err());
+        // The next transaction is whole, and nothing else.
+        channel
+            .transaction(async |_| queue.publish(&Message::new("whole")).await.map_err(ended))
+            .await?;
+        let got = queue.get(true).await?.ok_or("no message")?;
+        assert_eq!((got.delivery.body(), got.message_count), (&b"whole"[..], 0));
+    }
+
+    async fn a_transaction_that_is_dropped_while_it_commits_is_whole_or_nothing(world) {
+        let (channel, queue) = world.queue().await?;
+        let observer = world.channel().await?;
+        let worked = AtomicBool::new(false);
+        let mut transaction = Box::pin(channel.transaction(async |_| {
+            queue.publish(&Message::new("1")).await.map_err(ended)?;
+            queue.publish(&Message::new("2")).await.map_err(ended)?;
+            worked.store(true, Relaxed);
+            Ok::<_, CallError>(())
+        }));
+        while !worked.load(Relaxed) && transaction.as_mut().now_or_never().is_none() {
+            observer.queue_declare_passive(queue.name()).await?;
+        }
+        // The commit is sent, and is not taken back.
+        drop(transaction);
+        channel.tx_rollback().await?;
+        assert_eq!(observer.queue_declare_passive(queue.name()).await?.message_count(), 2);
+    }
+
+    async fn the_error_of_the_work_is_not_hidden_by_that_of_the_rollback(world) {
+        let channel = world.channel().await?;
+        let failed: Result<(), Box<dyn std::error::Error + Send + Sync>> = channel
+            .transaction(async |channel| {
+                channel.close().await?;
+                Err("the work failed".into())
+            })
+            .await;
+        assert_eq!(failed.expect_err("it failed").to_string(), "the work failed");
     }
 
     async fn transactions_and_confirms_exclude_each_other(world) {
