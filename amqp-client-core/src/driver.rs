@@ -140,11 +140,8 @@ impl Driver {
         let give_up_at =
             over.then(|| self.over_since.get_or_insert(now).checked_add(patience)).flatten();
         let given_up = give_up_at.is_some_and(|at| at <= now);
-        let was_full = state.proto.is_full();
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
-        if was_full && !state.proto.is_full() {
-            state.open_gate();
-        }
+        state.call_publishers();
         state.wake_turns();
         state.park_driver(&mut self.spare_waker);
         // After a loss, timers are the dialer's: the time of the next attempt may have passed, and would wake this in vain.

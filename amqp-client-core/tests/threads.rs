@@ -10,8 +10,10 @@
 
 mod rig;
 
+use std::future::Future as _;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::{
@@ -111,6 +113,73 @@ fn publishers_wait_for_the_window_and_each_other() {
         };
         let clients = vec![publish(2), publish(2)];
         run(rig, clients);
+    });
+}
+
+/// It may have been called just before.
+#[test]
+fn a_publisher_that_gives_up_passes_its_turn_on() {
+    check(|| {
+        let (rig, channel) = rig();
+        let options = PublisherOptions::new().window(1, usize::MAX);
+        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        let publish = || -> Box<dyn FnOnce() + Send> {
+            let publisher = publisher.clone();
+            Box::new(move || block_on(publisher.send("q", "message")).expect("it is confirmed"))
+        };
+        let giving_up = publisher.clone();
+        let gives_up = move || {
+            for _ in 0..2 {
+                let mut published = pin!(giving_up.publish("q", "message"));
+                let mut context = Context::from_waker(Waker::noop());
+                let _maybe = published.as_mut().poll(&mut context);
+                thread::yield_now();
+            }
+        };
+        run(rig, vec![publish(), Box::new(gives_up), publish()]);
+    });
+}
+
+/// A future that wakes up and waits again, with another waker each time.
+#[test]
+fn whoever_waits_for_confirms_hears_of_the_last() {
+    check(|| {
+        let (rig, channel) = rig();
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new());
+        let publisher = publisher.expect("it is open");
+        let publish = || -> Box<dyn FnOnce() + Send> {
+            let publisher = publisher.clone();
+            Box::new(move || {
+                drop(block_on(publisher.publish("q", "message")).expect("it is sent"));
+                block_on(publisher.wait_for_confirms()).expect("they are confirmed");
+            })
+        };
+        run(rig, vec![publish(), publish()]);
+    });
+}
+
+/// Futures that come and go while another waits for the same thing.
+#[test]
+fn whoever_waits_for_the_end_learns_of_it_whatever_others_do() {
+    check(|| {
+        let (rig, channel) = rig();
+        let connection = rig.connection.clone();
+        let looks = move || {
+            for _ in 0..3 {
+                let mut closed = pin!(connection.closed());
+                let mut context = Context::from_waker(Waker::noop());
+                let _maybe = closed.as_mut().poll(&mut context);
+                thread::yield_now();
+            }
+        };
+        let (looking, connection) = (thread::spawn(looks), rig.connection.clone());
+        let waits = thread::spawn(move || {
+            block_on(connection.closed());
+        });
+        drop(channel);
+        drop(rig);
+        looking.join().expect("the thread is done");
+        waits.join().expect("the thread is done");
     });
 }
 

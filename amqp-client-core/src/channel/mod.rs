@@ -4,6 +4,7 @@ mod basic;
 mod exchange;
 mod publish;
 mod queue;
+mod turn;
 mod tx;
 
 pub use exchange::Exchange;

@@ -7,10 +7,11 @@ use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{Body, EncodeProperties, Gate, Prepared, PublishSeq, RawProperties, Route};
 
 use super::Channel;
+use super::turn::Turn;
 use crate::deadline::Deadline;
 use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
-use crate::state::{ChannelState, On, State, Task, Waiting};
+use crate::state::{State, Task};
 
 /// Everything of a message but its body.
 pub(crate) trait Heads {
@@ -71,9 +72,9 @@ pub(crate) enum NotNow<B> {
     Failed(PublishError, Option<B>),
 }
 
-/// A future that can wait for its turn to publish.
+/// A future that can wait until it may publish, and its task.
 pub(crate) struct Waiter<'a, 's, 'w> {
-    waiting: &'a mut Waiting<'s>,
+    turn: &'a mut Turn<'s>,
     task: &'a mut Task<'w>,
 }
 
@@ -96,14 +97,14 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, PublishError> {
         let mut body = Some(body);
         let mut deadline: Option<Deadline> = None;
-        let mut waiting = Waiting::new(self.connection().shared(), On::Gate);
+        let mut turn = Turn::new(self);
         poll_fn(move |cx| {
             let mut task = Task::new(cx.waker());
             let by = loop {
                 let Some(given) = body.take() else {
                     return Poll::Pending;
                 };
-                let mut waiter = Waiter { waiting: &mut waiting, task: &mut task };
+                let mut waiter = Waiter { turn: &mut turn, task: &mut task };
                 match self.publish_now(outgoing, given, Some(&mut waiter)) {
                     Ok(seq) => return Poll::Ready(Ok(seq)),
                     Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
@@ -131,7 +132,7 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let mut waiting = VecDeque::new();
         let mut deadline: Option<Deadline> = None;
-        let mut place = Waiting::new(self.connection().shared(), On::Gate);
+        let mut turn = Turn::new(self);
         poll_fn(move |cx| {
             let mut task = Task::new(cx.waker());
             loop {
@@ -143,7 +144,7 @@ impl Channel {
                     return Poll::Ready(Ok(()));
                 }
                 let before = waiting.len();
-                let mut waiter = Waiter { waiting: &mut place, task: &mut task };
+                let mut waiter = Waiter { turn: &mut turn, task: &mut task };
                 let stop = self.publish_many(outgoing, &mut waiting, &mut waiter, &mut published);
                 if waiting.len() < before {
                     deadline = None;
@@ -220,6 +221,10 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
         let size = body.as_octets().len();
         let Outgoing { heads, publisher, kept } = outgoing;
+        let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
+        let full_turn = state.full.turn(turn.and_then(Turn::full)).is_some();
+        let kept_turn = state.kept.turn(turn.and_then(Turn::kept)).is_some();
+        let ticket = turn.and_then(Turn::window);
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
@@ -228,10 +233,18 @@ impl Channel {
             None => protocol.check_gate(),
             Some(kept) => protocol.check_kept_gate(&heads.route(), kept, size),
         };
-        let full = publisher.is_some_and(|options| !has_room(options, channel, size));
-        if gate.is_err() || full {
-            let by = gate.err().map_or(HeldBy::Window, HeldBy::Gate);
-            return Err(held(state, by, *publisher, body, waiter));
+        let window = publisher.map(PublisherOptions::limits);
+        let held_by = match gate {
+            Err(gate) => Some(HeldBy::Gate(gate)),
+            // Those that wait for room go first.
+            Ok(()) if !full_turn => Some(HeldBy::Gate(Gate::Full)),
+            Ok(()) if !kept_turn && kept.is_some() => Some(HeldBy::Gate(Gate::Kept)),
+            Ok(()) => window
+                .is_some_and(|window| !channel.has_room(window, size, ticket))
+                .then_some(HeldBy::Window),
+        };
+        if let Some(by) = held_by {
+            return Err(held(state, by, *publisher, size, body, waiter));
         }
         let published = match kept {
             None => heads.publish(&mut protocol, body),
@@ -243,16 +256,16 @@ impl Channel {
                     channel.confirms.published(seq, size, publisher.is_some());
                 }
                 state.wake_driver();
+                if let Some(Waiter { turn, task }) = waiter {
+                    if !turn.is_nowhere() {
+                        task.bury(turn.leave(state).into_iter().flatten());
+                    }
+                }
                 Ok(seq)
             }
             Err(error) => Err(NotNow::Failed(error.into(), None)),
         }
     }
-}
-
-#[inline]
-fn has_room(options: &PublisherOptions, channel: &ChannelState, size: usize) -> bool {
-    options.has_room(channel.confirms.outstanding(), channel.confirms.octets(), size)
 }
 
 /// The message has to wait, or fails because its publisher does not.
@@ -261,6 +274,7 @@ fn held<B>(
     state: &mut State,
     by: HeldBy,
     publisher: Option<&PublisherOptions>,
+    size: usize,
     body: B,
     waiter: Option<&mut Waiter<'_, '_, '_>>,
 ) -> NotNow<B> {
@@ -268,8 +282,8 @@ fn held<B>(
     if fails && by == HeldBy::Gate(Gate::Recovering) {
         return NotNow::Failed(PublishError::Held(by), Some(body));
     }
-    if let Some(Waiter { waiting, task }) = waiter {
-        let _pending: Poll<()> = waiting.wait(state, task);
+    if let Some(Waiter { turn, task }) = waiter {
+        turn.wait(state, by, publisher.map(PublisherOptions::limits), size, task);
     }
     NotNow::Wait(by, body)
 }

@@ -7,6 +7,7 @@ mod queue;
 
 pub use consume::{ConsumeOptions, StreamOffset};
 pub use exchange::{ExchangeKind, ExchangeOptions};
+pub(crate) use publisher::Window;
 pub use publisher::{OnLoss, PublisherOptions};
 pub use queue::{Overflow, QueueOptions, QueueType};
 

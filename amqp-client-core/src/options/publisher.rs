@@ -23,8 +23,7 @@ use crate::message::{DeliveryMode, MessageProperties};
 pub struct PublisherOptions {
     persistent: bool,
     mandatory: bool,
-    window_messages: usize,
-    window_octets: usize,
+    window: Window,
     timeout: Option<Option<Duration>>,
     properties: MessageProperties,
     on_loss: OnLoss,
@@ -54,8 +53,7 @@ impl PublisherOptions {
         Self {
             persistent: true,
             mandatory: true,
-            window_messages: 1000,
-            window_octets: 16 * 1024 * 1024,
+            window: Window { messages: 1000, octets: 16 * 1024 * 1024 },
             timeout: None,
             properties: MessageProperties::new(),
             on_loss: OnLoss::Wait,
@@ -90,8 +88,7 @@ impl PublisherOptions {
 
     /// How many messages, and how many octets of them, may be unconfirmed at once. One message is always allowed.
     pub const fn window(mut self, messages: usize, octets: usize) -> Self {
-        self.window_messages = messages;
-        self.window_octets = octets;
+        self.window = Window { messages, octets };
         self
     }
 
@@ -124,10 +121,23 @@ impl PublisherOptions {
         self.timeout.unwrap_or(settings.publish_timeout)
     }
 
-    /// Whether one more message of `size` octets fits beside those that are unconfirmed.
-    pub(crate) const fn has_room(&self, messages: usize, octets: usize, size: usize) -> bool {
-        messages == 0
-            || messages < self.window_messages && octets.saturating_add(size) <= self.window_octets
+    pub(crate) const fn limits(&self) -> Window {
+        self.window
+    }
+}
+
+/// How many messages, and how many bytes of them, may be unconfirmed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    messages: usize,
+    octets: usize,
+}
+
+impl Window {
+    /// Whether one more message of `size` bytes fits beside those that are unconfirmed.
+    #[inline]
+    pub(crate) const fn has_room(self, messages: usize, octets: usize, size: usize) -> bool {
+        messages == 0 || messages < self.messages && octets.saturating_add(size) <= self.octets
     }
 }
 

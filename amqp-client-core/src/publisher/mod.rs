@@ -194,7 +194,7 @@ impl Publisher {
     pub async fn wait_for_confirms(&self) -> Result<(), ConfirmError> {
         let mut deadline = None;
         let shared = self.channel.connection().shared();
-        let mut waiting = Waiting::new(shared, On::Gate);
+        let mut waiting = Waiting::new(shared, On::Confirms(self.channel.place()));
         poll_fn(|cx| {
             let confirmed = shared.poll(cx, |state, task| {
                 let Some(channel) = state.channel(self.channel.place()) else {

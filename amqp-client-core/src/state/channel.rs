@@ -9,12 +9,14 @@ use amqp_proto::{
 
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
+use super::line::{Line, Room, Ticket};
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
 use super::requests::Requests;
-use super::waiters::Waiters;
+use super::waiters::{Task, Waiters};
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
+use crate::options::Window;
 
 /// Everything that waits for something on one channel.
 #[derive(Debug)]
@@ -27,6 +29,12 @@ pub(crate) struct ChannelState {
     pub(crate) abandoned: bool,
     /// Whom to wake when the channel is open, or over.
     pub(crate) watchers: Waiters,
+    /// Who waits until content may flow on the channel: `channel.flow`, or the end of an outage.
+    pub(crate) gate: Waiters,
+    /// Who waits for room in a window. Most channels have one size of window.
+    pub(crate) windows: Vec<(Window, Line)>,
+    /// Who waits until everything is confirmed.
+    pub(crate) confirmed: Waiters,
     pub(crate) requests: Requests,
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
@@ -42,8 +50,6 @@ pub(crate) struct ChannelState {
 /// What an event means to others than those that waited on the channel.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Who waits to publish should look again.
-    pub(super) opens_gate: bool,
     /// The channel is over.
     pub(super) over: bool,
 }
@@ -56,6 +62,9 @@ impl ChannelState {
             ended: None,
             abandoned: false,
             watchers: Waiters::default(),
+            gate: Waiters::default(),
+            windows: Vec::new(),
+            confirmed: Waiters::default(),
             requests: Requests::default(),
             queues: Queues::default(),
             confirms: Confirms::default(),
@@ -89,15 +98,16 @@ impl ChannelState {
                 self.deliver(consumer, delivery, proto, delivered_octets, wake);
             }
             Event::Confirmed { publishes, ack } => {
-                self.confirms.confirmed(&publishes, ack, wake);
-                outcome.opens_gate = true;
+                self.confirms.confirmed(&publishes, ack, &mut wake);
+                self.confirms_changed(wake);
             }
             Event::Reply { request, reply } => {
                 self.requests.answered(request, reply).into_iter().for_each(wake);
             }
             Event::Opened => {
                 self.opened = true;
-                self.watchers.wake_all(wake);
+                self.watchers.wake_all(&mut wake);
+                self.gate.wake_all(wake);
             }
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
@@ -121,19 +131,21 @@ impl ChannelState {
                 self.listeners.tell(&event, wake);
             }
             Event::Flow { active } => {
-                outcome.opens_gate = active;
+                if active {
+                    self.gate.wake_all(&mut wake);
+                }
                 self.listeners.tell(&ChannelEvent::Flow { active }, wake);
             }
             Event::Failed { request, error } => {
                 self.requests.failed(request, error.into()).into_iter().for_each(wake);
             }
             Event::Unconfirmed { publishes, error } => {
-                self.confirms.unconfirmed(&publishes, &error, wake);
-                outcome.opens_gate = true;
+                self.confirms.unconfirmed(&publishes, &error, &mut wake);
+                self.confirms_changed(wake);
             }
             Event::PublishFailed { publish, error } => {
-                self.confirms.given_up(publish, &error, wake);
-                outcome.opens_gate = true;
+                self.confirms.given_up(publish, &error, &mut wake);
+                self.confirms_changed(wake);
             }
             Event::Interrupted { delivered, error } => {
                 let freed = self.queues.discard_up_to(delivered);
@@ -149,12 +161,12 @@ impl ChannelState {
                 queue.end(end).into_iter().for_each(wake);
             }
             Event::Restored => {
+                self.gate.wake_all(&mut wake);
                 self.listeners.tell(&ChannelEvent::Restored, wake);
-                outcome.opens_gate = true;
             }
             Event::Closed(reason) => {
                 self.terminate(reason, wake);
-                outcome = Outcome { opens_gate: true, over: true };
+                outcome = Outcome { over: true };
             }
             // Only servers meet the others.
             _ => {}
@@ -191,6 +203,82 @@ impl ChannelState {
         }
     }
 
+    /// Whether a message of `size` bytes fits into the window, and it is the turn of whoever has that ticket.
+    #[inline]
+    pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
+        let (messages, octets) = (self.confirms.outstanding(), self.confirms.octets());
+        let Some((_, line)) = self.windows.iter().find(|(of, _)| *of == window) else {
+            return window.has_room(messages, octets, size);
+        };
+        line.turn(ticket).is_some_and(|others| {
+            let octets = octets.saturating_add(others.octets);
+            window.has_room(messages.saturating_add(others.messages), octets, size)
+        })
+    }
+
+    /// Waits for room in the window.
+    pub(crate) fn wait_for_room(
+        &mut self,
+        window: Window,
+        ticket: &mut Option<Ticket>,
+        size: usize,
+        task: &mut Task<'_>,
+    ) {
+        let index = self.windows.iter().position(|(of, _)| *of == window).unwrap_or_else(|| {
+            self.windows.push((window, Line::default()));
+            self.windows.len() - 1
+        });
+        if let Some((_, line)) = self.windows.get_mut(index) {
+            line.wait(ticket, size, task);
+        }
+    }
+
+    /// Waits no more for room in the window, having used it or not. Returns the waker, to be dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn leave_window(
+        &mut self,
+        window: Window,
+        ticket: Ticket,
+        wake: impl FnMut(Waker),
+    ) -> Option<Waker> {
+        let index = self.windows.iter().position(|(of, _)| *of == window)?;
+        let (_, line) = self.windows.get_mut(index)?;
+        let waker = line.leave(ticket);
+        if line.is_empty() {
+            self.windows.swap_remove(index);
+        } else {
+            self.call_publishers(wake);
+        }
+        waker
+    }
+
+    /// Wakes as many publishers as there is room for in their window.
+    fn call_publishers(&mut self, mut wake: impl FnMut(Waker)) {
+        let (messages, octets) = (self.confirms.outstanding(), self.confirms.octets());
+        for (window, line) in &mut self.windows {
+            let has_room = |granted: Room, size| {
+                let octets = octets.saturating_add(granted.octets);
+                window.has_room(messages.saturating_add(granted.messages), octets, size)
+            };
+            line.call(has_room, &mut wake);
+        }
+    }
+
+    fn confirms_changed(&mut self, mut wake: impl FnMut(Waker)) {
+        self.call_publishers(&mut wake);
+        if self.confirms.outstanding() == 0 {
+            self.confirmed.wake_all(wake);
+        }
+    }
+
+    /// Whatever holds publishers of the channel up has changed: all of them look for themselves.
+    pub(super) fn open_gates(&mut self, mut wake: impl FnMut(Waker)) {
+        self.gate.wake_all(&mut wake);
+        for (_, line) in &mut self.windows {
+            line.call_all(&mut wake);
+        }
+    }
+
     /// The channel is over, and so is everything that waits on it.
     fn terminate(&mut self, reason: ChannelError, mut wake: impl FnMut(Waker)) {
         self.requests.terminate(&reason, &mut wake);
@@ -200,6 +288,8 @@ impl ChannelState {
             queue.end(end).into_iter().for_each(&mut wake);
         }
         self.watchers.wake_all(&mut wake);
+        self.open_gates(&mut wake);
+        self.confirmed.wake_all(&mut wake);
         self.listeners.tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);

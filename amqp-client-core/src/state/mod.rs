@@ -7,6 +7,7 @@ mod callbacks;
 mod channel;
 mod confirms;
 mod deadlines;
+mod line;
 mod listeners;
 mod queues;
 mod requests;
@@ -17,6 +18,7 @@ pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines};
+pub(crate) use line::{Line, Room, Ticket};
 pub(crate) use listeners::{Listeners, Tell};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
@@ -42,6 +44,7 @@ use amqp_proto::{
 use crate::config::Settings;
 use crate::event::ConnectionEvent;
 use crate::health::ClosedChannel;
+use crate::options::Window;
 
 /// The lock around the state of a connection.
 #[derive(Debug)]
@@ -59,8 +62,12 @@ pub(crate) struct State {
     pub(crate) on_close: OnClose<ConnectionError>,
     /// What runs callbacks; without, they are run by whoever finds that they are due.
     pub(crate) run_call: Option<RunCall>,
-    /// Whom to wake when content may flow again.
+    /// Who waits for the broker to unblock publishing.
     pub(crate) gate: Waiters,
+    /// Who waits for room in the outgoing buffer.
+    pub(crate) full: Line,
+    /// Who waits for room among the messages that are kept.
+    pub(crate) kept: Line,
     /// Whom to wake when the connection is open, or over, or its secret was updated.
     pub(crate) watchers: Waiters,
     /// Whom to wake with each turn of the driver.
@@ -136,6 +143,8 @@ impl Shared {
             on_close: OnClose::default(),
             run_call: None,
             gate: Waiters::default(),
+            full: Line::default(),
+            kept: Line::default(),
             watchers: Waiters::default(),
             turns: Waiters::default(),
             on_recover: Vec::new(),
@@ -265,10 +274,43 @@ impl State {
         }
     }
 
-    /// Content may flow again, or never will: everybody looks for themselves.
-    pub(crate) fn open_gate(&mut self) {
-        let Self { gate, wakes, .. } = self;
+    /// Whatever holds publishers up has changed: all of them look for themselves.
+    fn open_gates(&mut self) {
+        let Self { gate, full, kept, channels, wakes, .. } = self;
         gate.wake_all(|waker| wakes.push(waker));
+        full.call_all(|waker| wakes.push(waker));
+        kept.call_all(|waker| wakes.push(waker));
+        for channel in channels.iter_mut().flatten() {
+            channel.open_gates(|waker| wakes.push(waker));
+        }
+    }
+
+    /// There may be room in the outgoing buffer, or among the kept messages: wakes as many as there is room for.
+    #[inline]
+    pub(crate) fn call_publishers(&mut self) {
+        let Self { full, kept, proto, wakes, .. } = self;
+        if !full.is_empty() {
+            // A message that begins below the high water mark may exceed it.
+            let room = proto.room();
+            full.call(|granted, _| granted.octets < room, |waker| wakes.push(waker));
+        }
+        if !kept.is_empty() {
+            let room = proto.kept_room();
+            let has_room = |granted: Room, size| granted.octets.saturating_add(size) <= room;
+            kept.call(has_room, |waker| wakes.push(waker));
+        }
+    }
+
+    /// Somebody waits no more for room in that window; see [`ChannelState::leave_window`].
+    pub(crate) fn leave_window(
+        &mut self,
+        place: u32,
+        window: Window,
+        ticket: Ticket,
+    ) -> Option<Waker> {
+        let Self { channels, wakes, .. } = self;
+        let channel = channels.get_mut(place as usize)?.as_mut()?;
+        channel.leave_window(window, ticket, |waker| wakes.push(waker))
     }
 
     /// The driver has had its turn.
@@ -337,8 +379,8 @@ impl State {
         match on {
             On::Connection => Some(&mut self.watchers),
             On::Turn => Some(&mut self.turns),
-            On::Gate => Some(&mut self.gate),
             On::Channel(place) => self.channel(place).map(|channel| &mut channel.watchers),
+            On::Confirms(place) => self.channel(place).map(|channel| &mut channel.confirmed),
         }
     }
 
@@ -488,7 +530,8 @@ impl State {
                 Event::Opened(_) => self.wake_watchers(),
                 Event::Blocked { reason } => self.tell(&ConnectionEvent::Blocked { reason }),
                 Event::Unblocked => {
-                    self.open_gate();
+                    let Self { gate, wakes, .. } = self;
+                    gate.wake_all(|waker| wakes.push(waker));
                     self.tell(&ConnectionEvent::Unblocked);
                 }
                 Event::SecretUpdated => {
@@ -517,7 +560,7 @@ impl State {
         if let SessionEvent::Lost { reason } = &event {
             self.losses += 1;
             self.secrets_lost = Some((self.secrets_sent, reason.clone()));
-            self.open_gate();
+            self.open_gates();
             self.wake_watchers();
             // Reading may have been suspended for what has gone back.
             self.wake_driver();
@@ -536,14 +579,21 @@ impl State {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
         self.unusable += u64::from(is_unusable(&event));
-        let Self { channels, proto, wakes, delivered_octets, gate, .. } = self;
+        let Self { channels, proto, wakes, delivered_octets, full, kept, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
         let outcome = channel.handle(event, proto, delivered_octets, |waker| wakes.push(waker));
-        if outcome.opens_gate {
-            gate.wake_all(|waker| wakes.push(waker));
+        if outcome.over {
+            // Some of those that wait there may be its own.
+            full.call_all(|waker| wakes.push(waker));
+            kept.call_all(|waker| wakes.push(waker));
+        } else if !kept.is_empty() {
+            self.call_publishers();
         }
+        let Some(Some(channel)) = self.channels.get_mut(place as usize) else {
+            return;
+        };
         if let Some(reason) = channel.ended.as_ref().filter(|_| outcome.over) {
             channel.on_close.calls(reason).for_each(|call| self.call(call));
         }
@@ -557,7 +607,7 @@ impl State {
 
     /// The connection is over, and so is everything that waits. The channels were told one by one before.
     fn terminate(&mut self, reason: ConnectionError) {
-        self.open_gate();
+        self.open_gates();
         self.wake_watchers();
         self.on_close.calls(&reason).for_each(|call| self.call(call));
         self.tell(&ConnectionEvent::Closed(reason));

@@ -37,6 +37,11 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// Drops a waker behind the lock.
+    pub(crate) fn bury(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        self.replaced.extend(wakers);
+    }
+
     /// Makes the clones that were missing; says whether there were any, and so whether to poll once more. Not to be called
     /// under the lock.
     pub(crate) fn restock(&mut self) -> bool {
@@ -70,10 +75,10 @@ pub(crate) enum On {
     Connection,
     /// The driver has had a turn.
     Turn,
-    /// Content may flow again.
-    Gate,
     /// The channel at that place opens or ends.
     Channel(u32),
+    /// Everything published on that channel is confirmed.
+    Confirms(u32),
 }
 
 impl<'a> Waiting<'a> {

@@ -388,10 +388,25 @@ impl Session {
         self.connection.queued()
     }
 
+    /// How many more bytes can be queued before it [is full](Self::is_full).
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.config.limits.transmit_high_water.saturating_sub(self.queued())
+    }
+
     /// How many octets of messages are kept until they are confirmed.
     #[must_use]
     pub const fn kept(&self) -> usize {
         self.budget.kept
+    }
+
+    /// How many more bytes of messages can be kept. While none is kept, one of any size can be.
+    #[must_use]
+    pub const fn kept_room(&self) -> usize {
+        match self.budget.kept {
+            0 => usize::MAX,
+            kept => self.budget.max.saturating_sub(kept),
+        }
     }
 
     /// Whether channels are opened on the connection right now, and not with the next recovery.

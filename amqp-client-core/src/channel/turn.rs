@@ -1,0 +1,158 @@
+use std::task::Waker;
+
+use amqp_proto::Gate;
+
+use super::Channel;
+use crate::error::HeldBy;
+use crate::options::Window;
+use crate::state::{State, Task, Ticket, WaiterId};
+
+/// Where a future waits until it may publish. It leaves all of these places when this is dropped, and calls the next.
+pub(crate) struct Turn<'a> {
+    channel: &'a Channel,
+    /// Where it waits for content to flow.
+    gate: Option<Place>,
+    /// Where it waits for room in its window. What was granted there stays granted while a gate is shut.
+    window: Option<(Window, Ticket)>,
+}
+
+enum Place {
+    Connection(WaiterId),
+    Channel(WaiterId),
+    Full(Ticket),
+    Kept(Ticket),
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) const fn new(channel: &'a Channel) -> Self {
+        Self { channel, gate: None, window: None }
+    }
+
+    /// Its place in the line for the outgoing buffer.
+    pub(super) const fn full(&self) -> Option<Ticket> {
+        match self.gate {
+            Some(Place::Full(ticket)) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// Its place in the line for kept messages.
+    pub(super) const fn kept(&self) -> Option<Ticket> {
+        match self.gate {
+            Some(Place::Kept(ticket)) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// Its place in the line for the window.
+    pub(super) fn window(&self) -> Option<Ticket> {
+        self.window.map(|(_, ticket)| ticket)
+    }
+
+    /// Waits with a message of `size` bytes until whatever holds it up may have changed.
+    pub(super) fn wait(
+        &mut self,
+        state: &mut State,
+        by: HeldBy,
+        window: Option<Window>,
+        size: usize,
+        task: &mut Task<'_>,
+    ) {
+        let place = self.channel.place();
+        match by {
+            HeldBy::Window => {
+                task.bury(self.leave_gate(state));
+                let Some(window) = window else { return };
+                let mut ticket = self.window();
+                if let Some(channel) = state.channel(place) {
+                    channel.wait_for_room(window, &mut ticket, size, task);
+                }
+                self.window = ticket.map(|ticket| (window, ticket));
+            }
+            HeldBy::Gate(Gate::Full) => {
+                let mut ticket = self.full();
+                if ticket.is_none() {
+                    task.bury(self.leave_gate(state));
+                }
+                state.full.wait(&mut ticket, size, task);
+                self.gate = ticket.map(Place::Full);
+            }
+            HeldBy::Gate(Gate::Kept) => {
+                let mut ticket = self.kept();
+                if ticket.is_none() {
+                    task.bury(self.leave_gate(state));
+                }
+                state.kept.wait(&mut ticket, size, task);
+                self.gate = ticket.map(Place::Kept);
+            }
+            HeldBy::Gate(Gate::Blocked) => {
+                let mut id = match self.gate {
+                    Some(Place::Connection(id)) => Some(id),
+                    _ => None,
+                };
+                if id.is_none() {
+                    task.bury(self.leave_gate(state));
+                }
+                state.gate.register(&mut id, task);
+                self.gate = id.map(Place::Connection);
+            }
+            HeldBy::Gate(_) => {
+                let mut id = match self.gate {
+                    Some(Place::Channel(id)) => Some(id),
+                    _ => None,
+                };
+                if id.is_none() {
+                    task.bury(self.leave_gate(state));
+                }
+                if let Some(channel) = state.channel(place) {
+                    channel.gate.register(&mut id, task);
+                }
+                self.gate = id.map(Place::Channel);
+            }
+        }
+    }
+
+    /// Leaves, after publishing or instead of it, and calls the next. Returns wakers, to be dropped behind the lock.
+    pub(super) fn leave(&mut self, state: &mut State) -> [Option<Waker>; 2] {
+        let gate = self.leave_gate(state);
+        let window = self
+            .window
+            .take()
+            .and_then(|(window, ticket)| state.leave_window(self.channel.place(), window, ticket));
+        [gate, window]
+    }
+
+    fn leave_gate(&mut self, state: &mut State) -> Option<Waker> {
+        match self.gate.take()? {
+            Place::Connection(id) => state.gate.remove(id),
+            Place::Channel(id) => {
+                state.channel(self.channel.place()).and_then(|channel| channel.gate.remove(id))
+            }
+            Place::Full(ticket) => {
+                let waker = state.full.leave(ticket);
+                state.call_publishers();
+                waker
+            }
+            Place::Kept(ticket) => {
+                let waker = state.kept.leave(ticket);
+                state.call_publishers();
+                waker
+            }
+        }
+    }
+
+    pub(super) const fn is_nowhere(&self) -> bool {
+        self.gate.is_none() && self.window.is_none()
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_nowhere() {
+            // Declared before the lock is taken, and so dropped behind it.
+            let _wakers;
+            let mut state = self.channel.lock();
+            _wakers = self.leave(&mut state);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Lines of futures that wait for room to publish.
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+
+use super::waiters::Task;
+
+/// Futures that wait for room, first come, first served.
+///
+/// Room that appears is granted to those at the front, as many as it is enough for, and only they are woken. A grant is used by
+/// publishing, or returned when the future is dropped or has to wait for something else; whoever uses or returns one calls the
+/// next. So no wake-up is lost, and a confirm does not wake a thousand tasks for one place in the window.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    waiting: BTreeMap<u64, Waiter>,
+    /// The number of the latest ticket.
+    last: u64,
+    granted: Room,
+}
+
+/// The place of a future in a line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket {
+    number: u64,
+    /// Bytes of the body that waits.
+    size: usize,
+}
+
+/// How much room was granted and is not used yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) messages: usize,
+    pub(crate) octets: usize,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    size: usize,
+    waker: Option<Waker>,
+}
+
+impl Room {
+    fn add(&mut self, size: usize) {
+        self.messages += 1;
+        self.octets = self.octets.saturating_add(size);
+    }
+
+    fn subtract(&mut self, size: usize) {
+        debug_assert!(self.messages > 0, "a grant is returned once");
+        self.messages = self.messages.saturating_sub(1);
+        self.octets = if self.messages == 0 { 0 } else { self.octets.saturating_sub(size) };
+    }
+}
+
+impl Line {
+    /// Whether nobody has a ticket.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.granted.messages == 0
+    }
+
+    /// What is granted to others, if it is this future's turn: it was called, or nobody waits in front of it.
+    #[inline]
+    pub(crate) fn turn(&self, ticket: Option<Ticket>) -> Option<Room> {
+        if self.is_empty() {
+            return Some(Room::default());
+        }
+        let mut others = self.granted;
+        let first = self.waiting.keys().next();
+        match ticket {
+            Some(ticket) if !self.waiting.contains_key(&ticket.number) => {
+                others.subtract(ticket.size);
+                Some(others)
+            }
+            Some(ticket) => (first == Some(&ticket.number)).then_some(others),
+            None => first.is_none().then_some(others),
+        }
+    }
+
+    /// Waits for room of that size: at the end, or where the future stood before. A grant that it had is returned.
+    pub(crate) fn wait(&mut self, ticket: &mut Option<Ticket>, size: usize, task: &mut Task<'_>) {
+        let number = match ticket {
+            Some(ticket) => {
+                if !self.waiting.contains_key(&ticket.number) {
+                    self.granted.subtract(ticket.size);
+                }
+                ticket.number
+            }
+            None => {
+                self.last += 1;
+                self.last
+            }
+        };
+        *ticket = Some(Ticket { number, size });
+        let waiter = self.waiting.entry(number).or_insert(Waiter { size, waker: None });
+        waiter.size = size;
+        task.register(&mut waiter.waker);
+    }
+
+    /// Leaves the line, with what was granted used or returned; there may be room for the next then. Returns the waker, to be
+    /// dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
+        match self.waiting.remove(&ticket.number) {
+            Some(waiter) => waiter.waker,
+            None => {
+                self.granted.subtract(ticket.size);
+                None
+            }
+        }
+    }
+
+    /// Calls those at the front, as long as there is room for the next beside what is granted.
+    pub(crate) fn call(
+        &mut self,
+        has_room: impl Fn(Room, usize) -> bool,
+        mut wake: impl FnMut(Waker),
+    ) {
+        while let Some(first) = self.waiting.first_entry() {
+            let size = first.get().size;
+            if !has_room(self.granted, size) {
+                return;
+            }
+            first.remove().waker.into_iter().for_each(&mut wake);
+            self.granted.add(size);
+        }
+    }
+
+    /// Calls everybody: there is something that all of them should know.
+    pub(crate) fn call_all(&mut self, wake: impl FnMut(Waker)) {
+        self.call(|_, _| true, wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::super::waiters::poll;
+    use super::*;
+
+    fn wait(line: &mut Line, ticket: &mut Option<Ticket>, size: usize) {
+        let polled: Poll<()> = poll(Waker::noop(), |task| {
+            line.wait(ticket, size, task);
+            Poll::Pending
+        });
+        assert!(polled.is_pending());
+    }
+
+    /// A line of messages of these sizes.
+    fn line<const N: usize>(sizes: [usize; N]) -> (Line, [Option<Ticket>; N]) {
+        let (mut line, mut tickets) = (Line::default(), [None; N]);
+        for (ticket, size) in tickets.iter_mut().zip(sizes) {
+            wait(&mut line, ticket, size);
+        }
+        (line, tickets)
+    }
+
+    /// How many are called while that many messages fit.
+    fn call(line: &mut Line, messages: usize) -> usize {
+        let mut woken = 0;
+        line.call(|granted, _| granted.messages < messages, |_| woken += 1);
+        woken
+    }
+
+    #[test]
+    fn as_many_are_called_as_there_is_room_for_in_their_order() {
+        let (mut line, tickets) = line([1; 5]);
+        assert_eq!(call(&mut line, 2), 2);
+        assert_eq!(call(&mut line, 2), 0, "the room is granted");
+        let turns = tickets.map(|ticket| line.turn(ticket).is_some());
+        assert_eq!(turns, [true, true, true, false, false], "the third is at the front");
+        assert_eq!(line.turn(None), None, "a newcomer does not overtake");
+        // The first publishes, the second is dropped.
+        drop(tickets.map(Option::unwrap)[..2].iter().map(|ticket| line.leave(*ticket)).last());
+        assert_eq!(call(&mut line, 1), 1);
+        assert!(line.turn(tickets[2]).is_some());
+    }
+
+    #[test]
+    fn whoever_was_called_in_vain_keeps_its_place() {
+        let (mut line, mut tickets) = line([1; 3]);
+        assert_eq!(call(&mut line, 2), 2);
+        wait(&mut line, &mut tickets[1], 1);
+        wait(&mut line, &mut tickets[0], 1);
+        assert_eq!(line.granted, Room::default());
+        assert_eq!(call(&mut line, 1), 1);
+        assert!(
+            !line.waiting.contains_key(&tickets[0].unwrap().number),
+            "the first is called first"
+        );
+        assert_eq!(line.turn(tickets[1]), Some(Room { messages: 1, octets: 1 }));
+        assert_eq!(line.turn(tickets[2]), None);
+    }
+
+    #[test]
+    fn a_large_message_is_not_overtaken_by_small_ones() {
+        let (mut line, tickets) = line([100, 1, 1]);
+        let mut woken = 0;
+        let fits = |room: usize| move |granted: Room, size| granted.octets + size <= room;
+        line.call(fits(50), |_| woken += 1);
+        assert_eq!(woken, 0);
+        line.call(fits(101), |_| woken += 1);
+        assert_eq!((woken, line.granted), (2, Room { messages: 2, octets: 101 }));
+        assert!(line.turn(tickets[2]).is_some(), "it is at the front now");
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_line_that_all_have_left() {
+        let (mut line, tickets) = line([7; 100]);
+        line.call(|granted, _| granted.octets < 70, drop);
+        tickets.iter().flatten().for_each(|ticket| drop(line.leave(*ticket)));
+        assert!(line.is_empty() && line.granted == Room::default());
+    }
+}

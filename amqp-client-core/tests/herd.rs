@@ -1,0 +1,178 @@
+//! Many tasks publish by one channel: as many are woken as there is room for, first come, first served.
+
+mod rig;
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use amqp_client_core::{Channel, Config, Publisher, PublisherOptions};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rig::Rig;
+
+const TASKS: usize = 1000;
+const WINDOW: usize = 10;
+
+type Task = Pin<Box<dyn Future<Output = usize>>>;
+
+/// Tasks that a runtime polls when they are woken, and how often it does.
+struct Tasks {
+    running: FuturesUnordered<Task>,
+    polls: Rc<RefCell<usize>>,
+    /// Which are done, in their order.
+    done: Vec<usize>,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        Self { running: FuturesUnordered::new(), polls: Rc::default(), done: Vec::new() }
+    }
+
+    fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+        let number = self.running.len() + self.done.len();
+        let (polls, mut future) = (self.polls.clone(), Box::pin(future));
+        self.running.push(Box::pin(poll_fn(move |cx| {
+            *polls.borrow_mut() += 1;
+            future.as_mut().poll(cx).map(|()| number)
+        })));
+    }
+
+    /// Polls those that are woken. Returns whether any is left.
+    fn run(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        // It yields now and then, to be polled again.
+        for _ in 0..TASKS {
+            match self.running.poll_next_unpin(&mut context) {
+                Poll::Ready(Some(number)) => self.done.push(number),
+                Poll::Ready(None) => return false,
+                Poll::Pending => {}
+            }
+        }
+        true
+    }
+
+    /// Polls per task.
+    fn polls_each(&self) -> f64 {
+        *self.polls.borrow() as f64 / self.done.len() as f64
+    }
+}
+
+fn rig() -> (Rig, Channel) {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    (rig, channel)
+}
+
+fn publisher(channel: &Channel, window: usize) -> Publisher {
+    let options = PublisherOptions::new().window(window, usize::MAX).mandatory(false);
+    channel.default_exchange().publisher(options).expect("it is open")
+}
+
+/// Waits for its turn, then for the confirm: that is two wakes, and with the first poll three polls.
+#[test]
+fn a_confirm_wakes_as_many_publishers_as_there_is_room_for() {
+    let (mut rig, channel) = rig();
+    let publisher = publisher(&channel, WINDOW);
+    let mut tasks = Tasks::new();
+    for _ in 0..TASKS {
+        let publisher = publisher.clone();
+        tasks.spawn(async move { publisher.send("q", "m").await.expect("it is confirmed") });
+    }
+    while tasks.run() {
+        rig.turn();
+    }
+    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
+    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+}
+
+/// The same for the outgoing buffer, which takes a few large messages at a time.
+#[test]
+fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
+    let (mut rig, channel) = rig();
+    let body = bytes::Bytes::from(vec![7; 100_000]);
+    let mut tasks = Tasks::new();
+    for _ in 0..TASKS {
+        let (queue, body) = (channel.queue("q").expect("it is short"), body.clone());
+        tasks.spawn(async move {
+            let message = amqp_client_core::Message::new(body);
+            queue.publish(&message).await.expect("it is sent");
+        });
+    }
+    while tasks.run() {
+        rig.write(false);
+    }
+    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
+    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+}
+
+/// Those that wait on another channel have nothing of it.
+#[test]
+fn a_confirm_wakes_nobody_on_another_channel() {
+    let (mut rig, channel) = rig();
+    let opening = rig.connection.open_channel();
+    let other = rig.run(opening).expect("a channel");
+    let (busy, full) = (publisher(&channel, 1), publisher(&other, 1));
+    // The server confirms what comes on one channel only.
+    let _unconfirmed = rig.run(full.publish("q", "m")).expect("it is sent");
+    rig.write(false);
+    let mut tasks = Tasks::new();
+    for _ in 0..TASKS {
+        let full = full.clone();
+        tasks.spawn(async move { drop(full.publish("q", "m").await) });
+    }
+    assert!(tasks.run());
+    let before = *tasks.polls.borrow();
+    for _ in 0..10 {
+        rig.run(busy.send("q", "m")).expect("it is confirmed");
+        rig.run(busy.wait_for_confirms()).expect("they are confirmed");
+        assert!(tasks.run());
+    }
+    assert_eq!(*tasks.polls.borrow(), before);
+}
+
+/// Windows of different sizes, and messages of different sizes, on one channel: all come through.
+#[test]
+fn publishers_with_windows_of_their_own_do_not_hold_each_other_up_for_ever() {
+    let (mut rig, channel) = rig();
+    let options = |messages, bytes| PublisherOptions::new().window(messages, bytes);
+    let publishers = [options(1, usize::MAX), options(3, 100), options(1000, 10), options(0, 0)]
+        .map(|options| channel.default_exchange().publisher(options).expect("it is open"));
+    let mut tasks = Tasks::new();
+    for number in 0..TASKS {
+        let publisher = publishers[number % publishers.len()].clone();
+        let body = vec![7; number % 150];
+        tasks.spawn(async move { publisher.send("q", body).await.expect("it is confirmed") });
+    }
+    while tasks.run() {
+        rig.turn();
+    }
+    assert_eq!(tasks.done.len(), TASKS);
+}
+
+/// Whoever was called and does not publish passes its turn on.
+#[test]
+fn a_turn_that_is_not_used_is_passed_on() {
+    for dropped in [1, 5, WINDOW] {
+        let (mut rig, channel) = rig();
+        let publisher = publisher(&channel, WINDOW);
+        let mut confirmations = Vec::new();
+        for _ in 0..WINDOW {
+            confirmations.push(rig.run(publisher.publish("q", "m")).expect("it is sent"));
+        }
+        let mut waiting: Vec<_> =
+            (0..3 * WINDOW).map(|_| Box::pin(publisher.publish("q", "m"))).collect();
+        for future in &mut waiting {
+            assert!(rig.poll(future.as_mut()).is_none());
+        }
+        rig.turn();
+        // There is room for ten. Some of those that were called for it go.
+        waiting.drain(..dropped);
+        for future in waiting.iter_mut().take(WINDOW) {
+            assert!(rig.poll(future.as_mut()).is_some(), "it was called");
+        }
+        assert!(rig.poll(waiting[WINDOW].as_mut()).is_none());
+    }
+}
