@@ -147,6 +147,12 @@ impl Channels {
         }
     }
 
+    /// Whether a channel is being closed, or its end is one of the events to come.
+    pub(crate) fn any_ending(&self) -> bool {
+        let ending = |phase: &Phase| matches!(phase, Phase::Closing(_) | Phase::Closed(_));
+        self.slots.iter().flatten().any(|channel| ending(&channel.phase))
+    }
+
     /// How many channels are there.
     pub(crate) fn len(&self) -> usize {
         self.slots.iter().flatten().count()

@@ -375,6 +375,11 @@ impl Connection {
     }
 
     /// A number for a request that is made later.
+    /// Whether the number of a channel will be free soon.
+    pub(crate) fn is_closing_channels(&self) -> bool {
+        self.channels.any_ending()
+    }
+
     pub(crate) const fn reserve_request(&mut self) -> RequestId {
         self.link.next_request()
     }

@@ -1,18 +1,19 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 
 use crate::method::{
-    BasicCancel, BasicCancelOk, BasicConsume, BasicConsumeOk, BasicDeliver, BasicQos, BasicQosOk,
-    ConfirmSelect, ConfirmSelectOk, Method, QueueBind, QueueBindOk, QueueDeclare, QueueDeclareOk,
-    TxCommit, TxCommitOk, TxRollbackOk, TxSelect, TxSelectOk,
+    BasicAck, BasicCancel, BasicCancelOk, BasicConsume, BasicConsumeOk, BasicDeliver, BasicQos,
+    BasicQosOk, ConfirmSelect, ConfirmSelectOk, Method, QueueBind, QueueBindOk, QueueDeclare,
+    QueueDeclareOk, TxCommit, TxCommitOk, TxRollbackOk, TxSelect, TxSelectOk,
 };
 use crate::session::{Dial, OnCancel, Recovery, Session};
 use crate::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, DeliveryTag, Event, Properties,
-    RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr,
+    ChannelEvent, ChannelId, ClientConfig, Connection, DeliveryTag, Event, Properties, PublishSeq,
+    RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
 };
 
 /// A session and a server that answers everything, refuses some of it, and goes away when the data says so. Whatever happens,
@@ -38,6 +39,10 @@ struct Scene<'a> {
     /// What the server says to the next requests: yes to all but these.
     refusals: u8,
     over: bool,
+    /// How many messages the server has on each channel with confirms; nothing when it has closed the channel.
+    published: BTreeMap<ChannelId, Option<u64>>,
+    /// Publishes that nothing was reported of yet.
+    open: BTreeSet<(ChannelId, u64)>,
 }
 
 impl<'a> Scene<'a> {
@@ -64,6 +69,8 @@ impl<'a> Scene<'a> {
             tags: 0,
             refusals: 0,
             over: false,
+            published: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -110,11 +117,13 @@ impl<'a> Scene<'a> {
             5 if op < 128 => channel.request(ConfirmSelect { no_wait: op < 64 }).map(drop),
             5 => channel.request(TxSelect {}).map(drop),
             6 => {
-                let _gated = channel.publish_kept(&route, &RawProperties::EMPTY, vec![0; 100]);
+                let kept = channel.publish_kept(&route, &RawProperties::EMPTY, vec![0; 100]);
+                self.open.extend(kept.ok().map(|publish| (id, publish.get())));
                 Ok(())
             }
             7 => {
-                let _gated = channel.publish(&route, &Properties::default(), "body");
+                let sent = channel.publish(&route, &Properties::default(), "body");
+                self.open.extend(sent.ok().flatten().map(|publish| (id, publish.get())));
                 channel.request(TxCommit {}).map(drop)
             }
             14 => match self.deliveries.pop_front() {
@@ -152,6 +161,7 @@ impl<'a> Scene<'a> {
                 assert!(self.session.handle_transport(self.now, None), "it asked for it");
                 self.server = Connection::server(Arc::new(ServerConfig::default()), self.now);
                 self.tags = 0;
+                self.published.clear();
             }
             Dial::Connect { .. } => self.session.handle_unreachable(self.now, "not there"),
             Dial::Nothing => {}
@@ -195,9 +205,27 @@ impl<'a> Scene<'a> {
                 Event::Server(ServerEvent::Login { .. }) => drop(self.server.accept_login()),
                 Event::Server(ServerEvent::Open { .. }) => drop(self.server.accept_open()),
                 Event::Channel(id, ChannelEvent::Method(method)) => self.answer(id, method),
+                Event::Channel(id, ChannelEvent::Published(_)) => self.confirm(id),
+                Event::Channel(id, ChannelEvent::Closed(_)) => drop(self.published.remove(&id)),
                 _ => {}
             }
         }
+    }
+
+    /// Confirms a message, or closes its channel.
+    fn confirm(&mut self, id: ChannelId) {
+        let Some(Some(count)) = self.published.get_mut(&id) else { return };
+        *count += 1;
+        let ack = BasicAck { delivery_tag: *count, multiple: false };
+        let refused = self.refusals & 1 == 1;
+        self.refusals >>= 1;
+        let Ok(mut channel) = self.server.channel(id) else { return };
+        if refused {
+            self.published.insert(id, None);
+            let cause = [(60, 40), (0, 0)][usize::from(self.refusals & 1)];
+            return channel.close_over(ReplyCode::NOT_FOUND, "NOT_FOUND - no", cause);
+        }
+        let _sent = channel.send(ack);
     }
 
     fn answer(&mut self, id: ChannelId, method: Method) {
@@ -205,7 +233,11 @@ impl<'a> Scene<'a> {
         self.refusals >>= 1;
         let cause = method.facts().id;
         let Ok(mut channel) = self.server.channel(id) else { return };
+        if matches!(method, Method::ConfirmSelect(_)) {
+            self.published.entry(id).or_insert(Some(0));
+        }
         if refused {
+            self.published.insert(id, None);
             return channel.close_over(ReplyCode::NOT_FOUND, "NOT_FOUND - no", cause);
         }
         let answer: Method = match method {
@@ -254,10 +286,20 @@ impl<'a> Scene<'a> {
             match event {
                 Event::Channel(id, ChannelEvent::Closed(_)) => {
                     self.channels.retain(|other| *other != id);
+                    self.open.retain(|(other, _)| *other != id);
                     self.deliveries.retain(|(other, _)| *other != id);
                 }
                 Event::Channel(id, ChannelEvent::Delivery { delivery, .. }) => {
                     self.deliveries.push_back((id, delivery.delivery_tag()));
+                }
+                Event::Channel(id, ChannelEvent::Confirmed { publishes, .. }) => {
+                    self.settled(id, publishes);
+                }
+                Event::Channel(id, ChannelEvent::Unconfirmed { publishes, .. }) => {
+                    self.settled(id, publishes);
+                }
+                Event::Channel(id, ChannelEvent::PublishFailed { publish, .. }) => {
+                    self.settled(id, publish..=publish);
                 }
                 Event::Closed(_) => self.over = true,
                 _ => {}
@@ -265,7 +307,14 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Nothing goes wrong any more: the session must be back in no time.
+    /// Each publish is reported once.
+    fn settled(&mut self, id: ChannelId, publishes: RangeInclusive<PublishSeq>) {
+        for publish in publishes.start().get()..=publishes.end().get() {
+            assert!(self.open.remove(&(id, publish)), "publish {publish} of {id} is not open");
+        }
+    }
+
+    /// Nothing goes wrong any more: the session must be back in no time, and all its messages arrive.
     fn come_back(&mut self) {
         self.refusals = 0;
         for _ in 0..100 {
@@ -277,5 +326,14 @@ impl<'a> Scene<'a> {
         }
         assert!(self.session.is_open() || self.over, "it does not come back: {:?}", self.session);
         assert_eq!(self.over, self.session.check().is_err());
+        for _ in 0..20 {
+            self.exchange();
+            let Some((at, TimerReason::Recovery)) = self.session.poll_timeout() else { break };
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now);
+        }
+        self.exchange();
+        let waiting = self.session.kept() > 0 || !self.open.is_empty();
+        assert!(self.over || !waiting, "{:?} {:?}", self.open, self.session);
     }
 }

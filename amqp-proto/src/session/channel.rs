@@ -40,8 +40,13 @@ pub(super) enum Reach<'a> {
 
 impl<'a> Reach<'a> {
     /// Where messages go that are not kept.
-    fn publishing(&mut self) -> Result<&mut crate::Channel<'a>, PublishError> {
+    fn publishing(
+        &mut self,
+        record: &ChannelRecord,
+    ) -> Result<&mut crate::Channel<'a>, PublishError> {
         match self {
+            // What is kept comes first, and its confirms must not be mixed up with others.
+            Self::Channel(_) if record.careful.is_some() => Err(Gate::Recovering.into()),
             Self::Channel(channel) => Ok(channel),
             Self::Nowhere(_) => Err(Gate::Recovering.into()),
             Self::Ended(error) => Err((**error).clone().into()),
@@ -177,7 +182,7 @@ impl Channel<'_> {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let channel = self.reach.publishing()?;
+        let channel = self.reach.publishing(self.record)?;
         let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -195,7 +200,7 @@ impl Channel<'_> {
         if prepared.is_to_queue() && self.topology.renames() {
             return self.publish(&prepared.route(), prepared.properties(), body);
         }
-        let channel = self.reach.publishing()?;
+        let channel = self.reach.publishing(self.record)?;
         let sent = channel.publish_prepared(prepared, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -227,17 +232,19 @@ impl Channel<'_> {
             body: body.into_bytes(),
             sent: false,
             here: false,
+            coincidences: 0,
         };
         self.check_kept_gate(route, properties, message.body.len())?;
         let octets = message.octets();
         let seq = match &mut self.reach {
-            Reach::Channel(channel) => {
+            Reach::Channel(channel) if self.record.careful.is_none() => {
                 let route = self.topology.redirect(route);
                 let sent = channel.publish(&route, properties, &message.body)?;
                 (message.sent, message.here) = (true, true);
                 self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
             }
-            Reach::Nowhere(_) => self.record.seqs.reserve(),
+            // It is sent when its turn comes.
+            Reach::Channel(_) | Reach::Nowhere(_) => self.record.seqs.reserve(),
             Reach::Ended(error) => return Err((**error).clone().into()),
         };
         message.seq = seq.get();
@@ -340,6 +347,7 @@ impl Channel<'_> {
     /// The gate that is shut.
     pub fn check_gate(&self) -> Result<(), Gate> {
         match &self.reach {
+            Reach::Channel(_) if self.record.careful.is_some() => Err(Gate::Recovering),
             Reach::Channel(channel) => channel.check_gate(),
             Reach::Nowhere(_) => Err(Gate::Recovering),
             Reach::Ended(_) => Ok(()),
@@ -365,8 +373,8 @@ impl Channel<'_> {
             {
                 Err(Gate::Kept)
             }
-            Reach::Channel(channel) => channel.check_gate(),
-            Reach::Nowhere(_) => Ok(()),
+            Reach::Channel(channel) if self.record.careful.is_none() => channel.check_gate(),
+            Reach::Channel(_) | Reach::Nowhere(_) => Ok(()),
         }
     }
 

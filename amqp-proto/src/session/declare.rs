@@ -64,9 +64,19 @@ impl Session {
             return;
         }
         if replay.channel.is_none() {
-            // Where all numbers are taken, the last of them has to serve.
-            let last = replay.channels.keys().next_back().copied();
-            replay.channel = self.connection.open_channel().ok().or(last);
+            // Where all numbers are taken, the last of them has to serve. Not one that the application uses: a refusal would
+            // close it.
+            let detached = |id: &&ChannelId| {
+                slot(&mut self.channels, **id).is_some_and(|record| !record.attached)
+            };
+            let last = replay.channels.keys().rev().find(detached).copied();
+            let max = self.connection.negotiated().map_or(0, |agreed| agreed.channel_max);
+            let open = |number| {
+                // Channels that wait to be opened again keep theirs.
+                let free = slot(&mut self.channels, ChannelId(number)).is_none();
+                free.then(|| self.connection.open_channel_numbered(number).ok()).flatten()
+            };
+            replay.channel = (1..=max).find_map(open).or(last);
         }
         let channel = replay.channel.and_then(|id| self.connection.channel(id).ok());
         let Some(mut channel) = channel else {
@@ -106,8 +116,8 @@ impl Session {
     /// All channels are in use. What should be declared while the rest goes on is not.
     fn nowhere_to_declare(&mut self) {
         let Some(replay) = &mut self.replay else { return };
-        if !self.connection.is_open() {
-            // It is lost, which is told.
+        // When the connection is lost, that is one of the next events; and a channel that is closing frees its number.
+        if !self.connection.is_open() || self.connection.is_closing_channels() {
             return;
         }
         let text = ShortStr::truncated("all channels are in use");

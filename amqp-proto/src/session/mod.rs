@@ -25,12 +25,14 @@
 //!
 //! A loss amid recovery is another loss.
 
+mod blame;
 mod channel;
 mod declare;
 mod nodes;
 mod outage;
 mod policy;
 mod record;
+mod reopen;
 mod replay;
 mod report;
 mod restore;
@@ -79,6 +81,8 @@ pub struct Session {
     budget: Budget,
     /// What is being brought back.
     replay: Option<Box<Replay>>,
+    /// Channels that the broker has closed, and when to open them again.
+    reopening: Vec<(Instant, ChannelId)>,
     /// Told before the connection's own.
     events: VecDeque<Event>,
     /// The latest time that was told.
@@ -107,6 +111,7 @@ impl Session {
             topology: Topology::default(),
             budget: Budget { kept: 0, max: Recovery::default().keep_max },
             replay: None,
+            reopening: Vec::new(),
             events: VecDeque::new(),
             now,
         }
@@ -161,6 +166,7 @@ impl Session {
         self.end_attempt_in_time();
         self.give_up_in_time();
         self.retry_locked();
+        self.reopen_in_time();
     }
 
     /// Reading from the transport was suspended, or goes on; see [`Connection::handle_reading`].
@@ -447,6 +453,7 @@ impl Session {
         for consumer in record.consumers {
             self.topology.unconsumed(&consumer.consume.queue);
         }
+        self.reopening.retain(|(_, waiting)| *waiting != id);
         if let Some(replay) = &mut self.replay {
             replay.forget(id);
         }
@@ -454,6 +461,8 @@ impl Session {
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
         }
+        // What is being brought back may have waited for this channel alone.
+        self.send_declarations();
     }
 
     fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
@@ -553,6 +562,9 @@ impl Session {
                     let event = ChannelEvent::Confirmed { publishes, ack };
                     self.events.push_back(Event::Channel(id, event));
                 });
+                if record.careful.is_some() {
+                    self.resend(id);
+                }
                 return self.events.pop_front();
             }
             ChannelEvent::Returned { publish: Some(publish), .. } => {

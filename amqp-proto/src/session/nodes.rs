@@ -64,14 +64,19 @@ impl Nodes {
         }) else {
             return;
         };
-        let doubled = 1u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
-        // Nothing doubled stays nothing: a node that refuses at once would be asked without a pause.
-        let first = self.delay_min.max(Duration::from_millis(1));
-        let delay = first.saturating_mul(doubled).min(self.delay_max);
-        let delay = delay / 2 + self.chance.up_to(delay / 2);
+        let delay = self.backoff(failures);
         if let Some(node) = self.nodes.get_mut(node) {
             node.not_before = later(now, delay);
         }
+    }
+
+    /// How long to leave alone what has failed so often in a row.
+    pub(super) fn backoff(&mut self, failures: u32) -> Duration {
+        let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        // Nothing doubled stays nothing: a node that refuses at once would be asked without a pause.
+        let first = self.delay_min.max(Duration::from_millis(1));
+        let delay = first.saturating_mul(doubled).min(self.delay_max);
+        delay / 2 + self.chance.up_to(delay / 2)
     }
 
     /// That node works.

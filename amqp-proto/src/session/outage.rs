@@ -188,6 +188,7 @@ impl Session {
         }
         self.condemn(&error);
         self.replay = None;
+        self.reopening.clear();
         if matches!(self.phase, Phase::Down(_)) {
             self.attempt_failed(&error.to_string());
             return None;
@@ -212,6 +213,7 @@ impl Session {
             return;
         }
         self.replay = None;
+        self.reopening.clear();
         self.recovering = None;
         // From now on each of them refuses what it is asked for, until its end is polled.
         self.channels.iter_mut().flatten().for_each(|channel| channel.attached = false);
@@ -270,7 +272,8 @@ impl Session {
         let locked = self.recovering.as_ref().filter(|_| idle);
         let locked = locked.and_then(|recovering| recovering.locked_until);
         let attempt = self.attempt_ends().map(|(at, _)| at).or_else(|| self.next_attempt());
-        self.gives_up_at().into_iter().chain(locked).chain(attempt).min()
+        let reopening = self.next_reopening();
+        self.gives_up_at().into_iter().chain(locked).chain(attempt).chain(reopening).min()
     }
 
     /// What was on a channel is over. Returns the channel's end, if it is that.

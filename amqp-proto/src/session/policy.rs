@@ -19,8 +19,12 @@ pub struct Recovery {
     pub give_up_after: Option<Duration>,
     /// What a consumer does that the broker cancels. Default [`OnCancel::End`].
     pub on_cancel: OnCancel,
-    /// Whether a channel that the broker closed because of an error is opened again, with all it had. The call that caused
-    /// it fails either way. Default false.
+    /// Whether a channel that the broker closed because of an error is opened again, with all it had. What caused the error
+    /// fails either way and is not repeated: requests, and [kept](super::Channel::publish_kept) messages that the broker
+    /// refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
+    ///
+    /// The channel is opened at once. If the broker closes it again soon, it is opened after `delay_min`, then after twice
+    /// that, up to `delay_max`.
     pub reopen_channels: bool,
     /// What to do about a queue that is another connection's own (405, `RESOURCE_LOCKED`): mostly that is the lost connection,
     /// of whose end the broker does not know yet. Default: try again every second, for as long as it takes.

@@ -5,7 +5,9 @@ use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
+use super::blame::Careful;
 use super::channel::Noted;
+use super::reopen::Reopened;
 use super::streams::Streams;
 use crate::method::{BasicConsume, BasicQos, Method, MethodFacts};
 use crate::{ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr};
@@ -38,6 +40,9 @@ pub(super) struct ChannelRecord {
     /// Requests that wait for the channel to be there again.
     pub(super) held: VecDeque<Held>,
     pub(super) kept: Kept,
+    /// One of the kept messages may have closed the channel.
+    pub(super) careful: Option<Careful>,
+    pub(super) reopened: Reopened,
     pub(super) seqs: Seqs,
     pub(super) tags: Tags,
 }
@@ -267,6 +272,8 @@ pub(super) struct KeptMessage {
     pub(super) sent: bool,
     /// It was sent on the present channel. Those that were are in front of those that were not.
     pub(super) here: bool,
+    /// How often the channel was closed for no known reason when this was the only unconfirmed message.
+    pub(super) coincidences: u8,
 }
 
 impl KeptMessage {
@@ -331,8 +338,24 @@ impl Kept {
     }
 
     /// How many messages were sent on the present channel.
-    fn sent_here(&self) -> usize {
+    pub(super) fn sent_here(&self) -> usize {
         self.messages.partition_point(|message| message.here)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &KeptMessage> {
+        self.messages.iter()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&KeptMessage> {
+        self.messages.get(index)
+    }
+
+    pub(super) fn first(&self) -> Option<&KeptMessage> {
+        self.messages.front()
+    }
+
+    pub(super) fn first_mut(&mut self) -> Option<&mut KeptMessage> {
+        self.messages.front_mut()
     }
 
     /// Gives one message up. Returns how many bytes are free again.

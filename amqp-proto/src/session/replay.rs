@@ -10,7 +10,7 @@ use super::{OnCancel, Phase, Session, slot};
 use crate::method::QueueDeclare;
 use crate::time::Instant;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, ConnectionError, ConsumerId, Event, Initiator,
+    ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, ConsumerId, Event, Initiator,
     PublishSeq, RequestId, SessionEvent, ShortStr,
 };
 
@@ -42,11 +42,19 @@ pub(super) struct Replay {
 pub(super) struct Restoring {
     pub(super) steps: VecDeque<ChannelStep>,
     pub(super) awaiting: VecDeque<(RequestId, ChannelStep)>,
+    /// `steps` was filled; not before all that can be declared is.
+    pub(super) planned: bool,
     /// The broker refused something. To find out what, nothing is sent before the answer to what was sent before.
     pub(super) one_by_one: bool,
 }
 
 impl Restoring {
+    /// Whether something that is being brought back may have closed the channel.
+    fn is_suspect(&self, close: &Close) -> bool {
+        let cause = (close.class_id, close.method_id);
+        cause == (0, 0) || self.awaiting.iter().any(|(_, step)| step.method.facts().id == cause)
+    }
+
     fn is_done(&self) -> bool {
         self.steps.is_empty() && self.awaiting.is_empty()
     }
@@ -70,10 +78,16 @@ impl Replay {
 }
 
 impl Replay {
-    /// Nobody wants that channel any more.
+    /// The channel has ended. What was declared on it and not answered is declared on another.
     pub(super) fn forget(&mut self, id: ChannelId) {
         self.channels.remove(&id);
         self.consumers.retain(|(channel, _)| *channel != id);
+        if self.channel == Some(id) {
+            self.channel = None;
+            for (_, step) in self.awaiting.drain(..).rev() {
+                self.steps.push_front(step);
+            }
+        }
     }
 }
 
@@ -89,23 +103,35 @@ impl Session {
             ChannelError::Connection(lost) if self.recovers_from(lost) => {
                 return self.interrupt(id, &error, unconfirmed);
             }
+            // This end wanted it, whatever was under way: nothing is to blame, and nothing of the channel comes back.
+            ChannelError::Closed(close) if close.by == Initiator::Local => {}
             ChannelError::Closed(close) => {
+                let record = slot(&mut self.channels, id);
+                let attached = record.as_ref().is_some_and(|record| record.attached);
+                let comes_back = record.is_some_and(|record| !record.closing);
                 let replay = self.replay.as_ref();
                 if replay.is_some_and(|replay| replay.channel == Some(id)) {
                     self.declaring_channel_closed(id, &error);
                     return None;
                 }
-                if replay.is_some_and(|replay| replay.channels.contains_key(&id)) {
+                let restoring = replay.and_then(|replay| replay.channels.get(&id));
+                if comes_back && restoring.is_some_and(|own| !attached || own.is_suspect(close)) {
                     return self.restored_channel_closed(id, error, unconfirmed);
                 }
-                if close.by == Initiator::Peer && self.policy_reopens() && self.record(id).is_some()
-                {
-                    return self.reopen(id, error, unconfirmed);
+                if comes_back && self.policy_reopens() {
+                    return self.reopen(id, &error, unconfirmed);
                 }
             }
             ChannelError::Connection(_) => {}
         }
-        self.record(id)?;
+        if self.record(id).is_none() {
+            // Its number is free again, for what waits for one.
+            if let Some(replay) = &mut self.replay {
+                replay.forget(id);
+            }
+            self.send_declarations();
+            return None;
+        }
         self.forget_channel(id);
         Some(Event::Channel(id, ChannelEvent::Closed(error)))
     }
@@ -135,6 +161,10 @@ impl Session {
 
     /// If everything is back, or has failed, the application can go on.
     pub(super) fn finish_replay(&mut self) {
+        // A connection that has ended is not recovered: that it has is one of the next events.
+        if !self.connection.is_open() {
+            return;
+        }
         let done = self.replay.take_if(|replay| {
             replay.declared
                 && replay.steps.is_empty()
@@ -156,26 +186,6 @@ impl Session {
         report.restoring = self.now.duration_since(began);
         self.phase = Phase::Up;
         self.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));
-    }
-
-    /// Opens a channel again that the broker has closed.
-    pub(super) fn reopen(
-        &mut self,
-        id: ChannelId,
-        error: ChannelError,
-        unconfirmed: &[RangeInclusive<PublishSeq>],
-    ) -> Option<Event> {
-        if let Some(end) = self.interrupt(id, &error, unconfirmed) {
-            return Some(end);
-        }
-        let declared = self.partly().declared;
-        self.open_again(id);
-        if declared {
-            self.plan_channel(id);
-            self.send_channel(id);
-        }
-        self.send_declarations();
-        None
     }
 
     /// What is being brought back while the rest goes on.

@@ -41,7 +41,7 @@ impl Session {
                 let text = ShortStr::truncated(&alloc::format!("{error}"));
                 let error = ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text));
                 self.report_failure(Entity::Channel(id), error.clone());
-                self.emit(id, ChannelEvent::Closed(error));
+                self.end_channel(id, error);
             }
         }
     }
@@ -88,7 +88,9 @@ impl Session {
         if let Some(recovering) = &self.recovering {
             locked.clone_from(&recovering.locked);
         }
-        for id in replay.channels.keys().copied().collect::<Vec<_>>() {
+        let planned =
+            |(id, restoring): (&ChannelId, &Restoring)| (!restoring.planned).then_some(*id);
+        for id in replay.channels.iter().filter_map(planned).collect::<Vec<_>>() {
             if slot(&mut self.channels, id).is_some_and(|record| record.attached) {
                 continue;
             }
@@ -130,6 +132,7 @@ impl Session {
             |step: &ChannelStep| condemned.iter().all(|(entity, _)| *entity != step.entity);
         if let Some(restoring) = replay.channels.get_mut(&id) {
             restoring.steps = steps.into_iter().filter(allowed).collect();
+            restoring.planned = true;
         }
     }
 
@@ -220,18 +223,19 @@ impl Session {
         error: ChannelError,
         unconfirmed: &[RangeInclusive<PublishSeq>],
     ) -> Option<Event> {
-        if let Some(end) = self.interrupt(id, &error, unconfirmed) {
-            return Some(end);
-        }
+        self.interrupt_over(id, &error, unconfirmed);
         let restoring = self.replay.as_mut().and_then(|replay| replay.channels.remove(&id));
         let Restoring { mut awaiting, one_by_one, .. } = restoring.unwrap_or_default();
         if one_by_one {
             // Nothing that was sent can be blamed.
             let Some((_, step)) = awaiting.pop_front() else {
-                self.report_failure(Entity::Channel(id), error.clone());
-                self.forget_channel(id);
-                self.emit(id, ChannelEvent::Closed(error));
-                self.finish_replay();
+                if self.policy_reopens() {
+                    self.reopen_later(id, false);
+                } else {
+                    self.report_failure(Entity::Channel(id), error.clone());
+                    self.end_channel(id, error);
+                    self.send_declarations();
+                }
                 return None;
             };
             self.not_restored(id, step.entity, error);
@@ -242,12 +246,25 @@ impl Session {
         {
             restoring.one_by_one = true;
         }
+        self.restore_channel(id);
+        None
+    }
+
+    /// Goes on with a channel that was opened again.
+    pub(super) fn restore_channel(&mut self, id: ChannelId) {
         if self.replay.as_ref().is_some_and(|replay| replay.declared) {
             self.plan_channel(id);
             self.send_channel(id);
         }
-        self.finish_replay();
-        None
+        self.send_declarations();
+    }
+
+    /// A channel cannot be brought back. It takes no more commands, and is forgotten when its end is polled.
+    fn end_channel(&mut self, id: ChannelId, error: ChannelError) {
+        if let Some(record) = self.record(id) {
+            (record.attached, record.closing) = (false, true);
+        }
+        self.emit(id, ChannelEvent::Closed(error));
     }
 
     pub(super) fn fail_consumer(&mut self, entity: Entity, error: ChannelError) {
@@ -269,6 +286,7 @@ impl Session {
         let Some(record) = slot(&mut self.channels, id) else { return 0 };
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
+        record.reopened.since = Some(self.now);
         record.kept.restart();
         record.seqs.restart();
         if record.mode == Mode::Confirm && !channel.is_confirming() {
@@ -281,12 +299,14 @@ impl Session {
     }
 
     /// Publishes what is kept. Returns how many messages were published before.
-    fn resend(&mut self, id: ChannelId) -> usize {
+    pub(super) fn resend(&mut self, id: ChannelId) -> usize {
         let mut again = 0;
         let Some(record) = slot(&mut self.channels, id) else { return again };
         let Ok(mut channel) = self.connection.channel(id) else { return again };
+        let mut room = record.may_resend();
         // When the channel has ended, its event is yet to come: until then they stay where they are.
-        while let Some(message) = record.kept.next_unsent().filter(|_| channel.takes_commands()) {
+        while room > 0 && channel.takes_commands() {
+            let Some(message) = record.kept.next_unsent() else { break };
             let mut route = Route::new(&message.exchange, &message.routing_key);
             route.mandatory = message.mandatory;
             let route = self.topology.redirect(&route);
@@ -299,6 +319,7 @@ impl Session {
             }
             match sent {
                 Ok(number) => {
+                    room -= 1;
                     again += usize::from(message.sent);
                     (message.sent, message.here) = (true, true);
                     record.seqs.resent(message.seq);
@@ -317,6 +338,9 @@ impl Session {
                     self.events.push_back(Event::Channel(id, failed));
                 }
             }
+        }
+        if record.kept.first().is_none() {
+            record.careful = None;
         }
         again
     }

@@ -6,6 +6,7 @@ mod failures;
 mod messages;
 mod outages;
 mod pair;
+mod refused;
 mod scripted;
 mod smaller;
 mod streams;

@@ -1,14 +1,15 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_client_core::proto::method::{
-    BasicConsumeOk, BasicQosOk, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk, Method,
-    QueueBindOk, QueueDeclareOk, TxSelectOk,
+    BasicAck, BasicConsumeOk, BasicQosOk, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk,
+    Method, QueueBindOk, QueueDeclareOk, TxSelectOk,
 };
 use amqp_client_core::proto::session::{Channel, Dial, Recovery, Session};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, Event, PublishError, ReplyCode,
-    ServerConfig, ServerEvent,
+    ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, Event, PublishError, Published,
+    ReplyCode, ServerConfig, ServerEvent,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -24,7 +25,16 @@ pub(crate) struct Pair {
     pub(crate) published: Vec<String>,
     /// The server closes the next connection as soon as it is open.
     pub(crate) close_when_open: bool,
+    /// What the server says to messages; without, it says nothing.
+    pub(crate) judge: Option<Judge>,
+    /// How many messages came on each channel that is open.
+    counts: BTreeMap<ChannelId, u64>,
+    /// How often the server has closed a channel.
+    pub(crate) closes: usize,
 }
+
+/// Nothing, and the message is confirmed; or with what the channel is closed: the code, the text, and the method to blame.
+pub(crate) type Judge = Box<dyn FnMut(&Published) -> Option<(ReplyCode, String, (u16, u16))>>;
 
 impl Pair {
     pub(crate) fn new(recovery: Recovery) -> Self {
@@ -40,6 +50,9 @@ impl Pair {
             asked: Vec::new(),
             published: Vec::new(),
             close_when_open: false,
+            judge: None,
+            counts: BTreeMap::new(),
+            closes: 0,
         }
     }
 
@@ -66,10 +79,16 @@ impl Pair {
                         }
                     }
                     Event::Channel(id, ChannelEvent::Method(method)) => {
+                        if matches!(method, Method::ConfirmSelect(_)) {
+                            self.counts.insert(id, 0);
+                        }
                         answer(&mut self.server, id, &method);
                         self.asked.push(method);
                     }
-                    Event::Channel(_, ChannelEvent::Published(published)) => {
+                    Event::Channel(id, ChannelEvent::Published(published)) => {
+                        if !self.judged(id, &published) {
+                            continue;
+                        }
                         self.published.push(String::from_utf8_lossy(&published.body).into_owned());
                     }
                     _ => {}
@@ -86,6 +105,48 @@ impl Pair {
                 return;
             }
         }
+    }
+
+    /// Confirms a message or closes its channel. Returns whether the server looked at it at all.
+    fn judged(&mut self, id: ChannelId, published: &Published) -> bool {
+        let Some(judge) = &mut self.judge else { return true };
+        // What comes behind the one that closed the channel is ignored.
+        let Some(count) = self.counts.get_mut(&id) else { return false };
+        *count += 1;
+        let ack = BasicAck { delivery_tag: *count, multiple: false };
+        let mut channel = self.server.channel(id).expect("it is open");
+        match judge(published) {
+            None => channel.send(ack).expect("it is sent"),
+            Some((code, text, cause)) => {
+                channel.close_over(code, &text, cause);
+                self.counts.remove(&id);
+                self.closes += 1;
+            }
+        }
+        true
+    }
+
+    /// Time passes, as the session's timers ask for it.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.session.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now);
+            // The server has nothing to do at any time, but is heard of.
+            self.server.send_heartbeat();
+            self.run(accept);
+        }
+        self.now = end;
+        self.session.handle_timeout(self.now);
+        self.run(accept);
+    }
+
+    /// Has the server close the channel over that method.
+    pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, text: &str, cause: (u16, u16)) {
+        self.server.channel(id).expect("it is open").close_over(code, text, cause);
+        self.counts.remove(&id);
+        self.closes += 1;
+        self.run(accept);
     }
 
     /// The transport ends, for both.

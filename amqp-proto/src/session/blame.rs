@@ -1,0 +1,135 @@
+//! Which of the kept messages the broker closed a channel for.
+//!
+//! `channel.close` says that a `basic.publish` is to blame, but not which one. Sending everything again would close the next
+//! channel, too, and so on for ever; giving everything up would lose messages that nothing is wrong with. So:
+//!
+//! 1. The text of a 404 names the exchange that does not exist: messages to it are given up.
+//! 2. A message that was the only unconfirmed one is to blame, and is given up.
+//! 3. Otherwise the channel is [careful](Careful): it sends one message, then two, then four, each group when the one before
+//!    is confirmed. The next close leaves fewer suspects, and one at last.
+//!
+//! Between two closes a message is confirmed or given up, so this ends. Each message that is given up is reported to its own
+//! future, with the close as the reason.
+
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::record::{ChannelRecord, KeptMessage};
+use super::{Session, slot};
+use crate::method::{Arguments as _, BasicPublish};
+use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
+
+/// Kept messages are sent in groups, each when the one before is confirmed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Careful {
+    /// The last message that may have closed the channel.
+    until: u64,
+    /// How large the next group is.
+    group: usize,
+}
+
+/// A close that does not name its cause is taken for the work of a message that was the only one, if that happens so often.
+const COINCIDENCES: u8 = 3;
+
+impl ChannelRecord {
+    /// How many kept messages may be sent now.
+    pub(super) fn may_resend(&mut self) -> usize {
+        let Some(careful) = &mut self.careful else { return usize::MAX };
+        if self.kept.sent_here() > 0 {
+            return 0;
+        }
+        if self.kept.first().is_none_or(|message| message.seq > careful.until) {
+            self.careful = None;
+            return usize::MAX;
+        }
+        let group = careful.group;
+        careful.group = group.saturating_mul(2);
+        group
+    }
+}
+
+impl Session {
+    /// The broker has closed a channel, with these publishes unconfirmed. Gives up the kept messages that were the cause.
+    /// Returns whether there were any.
+    pub(super) fn blame(
+        &mut self,
+        id: ChannelId,
+        close: &Close,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> bool {
+        let cause = (close.class_id, close.method_id);
+        let is_publish = cause == (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
+        // Some brokers do not say what the cause was.
+        if !is_publish && cause != (0, 0) {
+            return false;
+        }
+        let Some(record) = slot(&mut self.channels, id) else { return false };
+        let sent = record.kept.sent_here();
+        let Some(last) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
+            return false;
+        };
+        let until = last.seq;
+        let named = |message: &KeptMessage| is_publish && names(close, message);
+        let mut to_blame: Vec<_> =
+            record.kept.iter().filter(|message| named(message)).map(|found| found.seq).collect();
+        if to_blame.is_empty() && sent == 1 && !record.any_other(unconfirmed) {
+            to_blame.extend(record.kept.suspect(is_publish, close));
+        }
+        if to_blame.is_empty() {
+            record.careful = Some(Careful { until, group: 1 });
+            return false;
+        }
+        for seq in &to_blame {
+            let freed = record.kept.give_up(*seq);
+            self.budget.kept = self.budget.kept.saturating_sub(freed);
+            let error = ChannelError::Closed(close.clone()).into();
+            let failed = ChannelEvent::PublishFailed { publish: PublishSeq(*seq), error };
+            self.events.push_back(Event::Channel(id, failed));
+        }
+        if let Some(careful) = &mut record.careful {
+            careful.group = 1;
+        }
+        true
+    }
+}
+
+impl ChannelRecord {
+    /// Whether messages that are not kept are among these publishes.
+    fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
+        let mut any = false;
+        for sent in unconfirmed {
+            self.seqs.of(sent, |publishes| self.kept.others(&publishes, |_| any = true));
+        }
+        any
+    }
+}
+
+impl super::record::Kept {
+    /// The first message was the only unconfirmed one when the channel was closed. Returns the messages to give up: that one,
+    /// if it is certain that it was the cause, and those that the broker would refuse for the same reason.
+    fn suspect(&mut self, is_publish: bool, close: &Close) -> Vec<u64> {
+        let Some(message) = self.first_mut() else { return Vec::new() };
+        message.coincidences = message.coincidences.saturating_add(1);
+        if !is_publish && message.coincidences < COINCIDENCES {
+            return Vec::new();
+        }
+        let (seq, exchange) = (message.seq, message.exchange.clone());
+        let missing = is_publish && close.reply_code == ReplyCode::NOT_FOUND;
+        let alike = |other: &&KeptMessage| {
+            other.seq == seq || missing && !exchange.is_empty() && other.exchange == exchange
+        };
+        self.iter().filter(alike).map(|message| message.seq).collect()
+    }
+}
+
+/// Whether the close says that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in vhost '/'`.
+fn names(close: &Close, message: &KeptMessage) -> bool {
+    if close.reply_code != ReplyCode::NOT_FOUND || message.exchange.is_empty() {
+        return false;
+    }
+    let (text, quote) = (close.reply_text.as_bytes(), b'\'');
+    let mut start = b"exchange '".to_vec();
+    start.extend_from_slice(message.exchange.as_bytes());
+    start.push(quote);
+    text.windows(start.len()).any(|part| part == start)
+}

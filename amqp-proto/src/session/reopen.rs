@@ -1,0 +1,110 @@
+//! Opening channels again that the broker closed, at most as often as nodes are asked for a connection.
+
+use core::ops::RangeInclusive;
+use core::time::Duration;
+
+use super::{Phase, Session, slot};
+use crate::time::Instant;
+use crate::{ChannelError, ChannelId, Event, PublishSeq};
+
+/// How often a channel was opened again lately.
+#[derive(Debug, Default)]
+pub(super) struct Reopened {
+    /// How often in a row it was closed soon after.
+    failures: u32,
+    /// How long it was left closed the last time.
+    delay: Duration,
+    /// Since when it is back.
+    pub(super) since: Option<Instant>,
+}
+
+impl Reopened {
+    /// Whether the channel was open for long enough to have nothing to do with what closed it before.
+    fn was_stable(&self, now: Instant, delay_min: Duration) -> bool {
+        let enough = self.delay.saturating_mul(2).max(delay_min);
+        self.since.is_none_or(|since| now.duration_since(since) >= enough)
+    }
+}
+
+impl Session {
+    /// Opens a channel again that the broker has closed: at once, or later if that happens again and again.
+    pub(super) fn reopen(
+        &mut self,
+        id: ChannelId,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        let progress = self.interrupt_over(id, error, unconfirmed);
+        self.reopen_later(id, progress);
+        None
+    }
+
+    /// What was on a channel that the broker has closed is over, and the messages that it was closed for are given up. Returns
+    /// whether there were any.
+    pub(super) fn interrupt_over(
+        &mut self,
+        id: ChannelId,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> bool {
+        // Before messages are given up: what is not kept is reported as unconfirmed, and each message is reported once.
+        let end = self.interrupt(id, error, unconfirmed);
+        debug_assert!(end.is_none(), "channels that this end closes are not opened again");
+        match error {
+            ChannelError::Closed(close) => self.blame(id, close, unconfirmed),
+            ChannelError::Connection(_) => false,
+        }
+    }
+
+    /// `progress`: what closed the channel will not do so again.
+    pub(super) fn reopen_later(&mut self, id: ChannelId, progress: bool) {
+        let now = self.now;
+        let (Some(recovering), Some(record)) = (&mut self.recovering, slot(&mut self.channels, id))
+        else {
+            return;
+        };
+        let reopened = &mut record.reopened;
+        if reopened.was_stable(now, recovering.policy.delay_min) {
+            reopened.failures = 0;
+        }
+        let failures = if progress { reopened.failures.min(1) } else { reopened.failures };
+        reopened.delay = match failures {
+            0 => Duration::ZERO,
+            failures => recovering.nodes.backoff(failures),
+        };
+        reopened.failures = failures.saturating_add(1);
+        if let Some(replay) = &mut self.replay {
+            replay.forget(id);
+        }
+        match now.checked_add(reopened.delay).filter(|at| *at > now) {
+            Some(at) => {
+                self.reopening.push((at, id));
+                self.send_declarations();
+            }
+            None => self.reopen_now(id),
+        }
+    }
+
+    fn reopen_now(&mut self, id: ChannelId) {
+        self.partly();
+        self.open_again(id);
+        self.restore_channel(id);
+    }
+
+    /// Opens the channels again whose time has come.
+    pub(super) fn reopen_in_time(&mut self) {
+        if !matches!(self.phase, Phase::Up) || !self.connection.is_open() {
+            return;
+        }
+        while let Some(index) = self.reopening.iter().position(|(at, _)| *at <= self.now) {
+            let (_, id) = self.reopening.swap_remove(index);
+            self.reopen_now(id);
+        }
+    }
+
+    /// When the next channel is opened again.
+    pub(super) fn next_reopening(&self) -> Option<Instant> {
+        let up = matches!(self.phase, Phase::Up);
+        self.reopening.iter().filter(|_| up).map(|(at, _)| *at).min()
+    }
+}

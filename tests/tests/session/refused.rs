@@ -1,0 +1,263 @@
+//! Channels that the broker closes over a message: it is given up, the others arrive, and nothing is repeated for ever.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use amqp_client_core::proto::method::{BasicConsume, ConfirmSelect};
+use amqp_client_core::proto::session::Recovery;
+use amqp_client_core::proto::{
+    ChannelEvent, ChannelId, Gate, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
+    ServerConfig,
+};
+
+use crate::pair::{Pair, accept};
+use crate::world::{World, durable, short};
+
+const PUBLISH: (u16, u16) = (60, 40);
+const ACK: (u16, u16) = (60, 80);
+
+fn reopening() -> Recovery {
+    let mut recovery = Recovery::default();
+    recovery.reopen_channels = true;
+    recovery.seed = Some(7);
+    recovery
+}
+
+fn keep(pair: &mut Pair, id: ChannelId, exchange: &str, body: &str) -> u64 {
+    let route = Route::new(exchange, "k");
+    let kept = pair.channel(id).publish_kept(&route, &RawProperties::EMPTY, body.to_owned());
+    kept.expect("it is kept").get()
+}
+
+fn confirming(pair: &mut Pair) -> ChannelId {
+    pair.run(accept);
+    let id = pair.open();
+    pair.channel(id).request(ConfirmSelect { no_wait: false }).expect("it is sent");
+    pair.run(accept);
+    id
+}
+
+/// A server that closes the channel over some bodies, and does not say which they were.
+fn picky(pair: &mut Pair, cause: (u16, u16)) {
+    pair.judge = Some(Box::new(move |published| {
+        let bad = published.body.starts_with(b"bad");
+        bad.then(|| (ReplyCode::PRECONDITION_FAILED, "PRECONDITION_FAILED - no".into(), cause))
+    }));
+}
+
+fn given_up(pair: &Pair) -> Vec<u64> {
+    pair.given_up().into_iter().map(|(seq, _)| seq).collect()
+}
+
+#[test]
+fn a_message_that_the_broker_refuses_is_given_up_and_not_sent_again() {
+    let mut world = World::new(reopening());
+    let id = world.open();
+    world.queue(id, durable("q"));
+    world.confirm(id);
+    let mut kept = Vec::new();
+    for (exchange, key) in [("", "q"), ("gone", "a"), ("", "q"), ("gone", "b"), ("", "q")] {
+        let channel = &mut world.session.channel(id).expect("it is open");
+        let route = Route::new(exchange, key);
+        kept.push(channel.publish_kept(&route, &RawProperties::EMPTY, "body").expect("it is kept"));
+    }
+    world.events.clear();
+    world.run();
+    let failed: Vec<_> = world
+        .channel_events()
+        .filter_map(|event| match event {
+            ChannelEvent::PublishFailed { publish, error } => {
+                assert!(error.to_string().contains("no exchange 'gone'"), "{error}");
+                Some(*publish)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed, [kept[1], kept[3]]);
+    let unconfirmed = |event: &ChannelEvent| matches!(event, ChannelEvent::Unconfirmed { .. });
+    assert!(!world.channel_events().any(unconfirmed), "each is reported once");
+    let restored = world.channel_events().filter(|event| matches!(event, ChannelEvent::Restored));
+    assert_eq!((restored.count(), world.session.kept()), (1, 0));
+    let confirmed: BTreeSet<_> = world
+        .channel_events()
+        .filter_map(|event| match event {
+            ChannelEvent::Confirmed { publishes, ack: true } => Some(publishes.clone()),
+            _ => None,
+        })
+        .flat_map(|publishes| publishes.start().get()..=publishes.end().get())
+        .collect();
+    assert_eq!(confirmed, [kept[0], kept[2], kept[4]].map(PublishSeq::get).into());
+    assert_eq!(
+        world.queue_count(id, "q").0,
+        4,
+        "the first was sent twice, as it was not confirmed"
+    );
+    assert_eq!(world.broker.take_violation(), None);
+}
+
+#[test]
+fn the_only_message_is_to_blame_whatever_the_text_says() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    picky(&mut pair, PUBLISH);
+    let bad = keep(&mut pair, id, "x", "bad");
+    pair.run(accept);
+    assert_eq!((given_up(&pair), pair.closes), (vec![bad], 1));
+    let (_, error) = pair.given_up()[0];
+    let PublishError::Ended(error) = error else { panic!("{error}") };
+    let code = error.as_close().map(|close| close.reply_code);
+    assert_eq!(code, Some(ReplyCode::PRECONDITION_FAILED));
+    let good = keep(&mut pair, id, "x", "good");
+    pair.pass(Duration::from_secs(1));
+    assert_eq!((pair.confirmed(), pair.closes), (vec![good], 1));
+}
+
+#[test]
+fn among_many_messages_those_to_blame_are_found_and_all_others_arrive() {
+    for bad in [&[0][..], &[99], &[50], &[0, 1, 2, 3], &[10, 11, 60, 98, 99], &[]] {
+        let mut pair = Pair::new(reopening());
+        let id = confirming(&mut pair);
+        picky(&mut pair, PUBLISH);
+        let mut seqs = Vec::new();
+        for number in 0..100 {
+            let name = if bad.contains(&number) { "bad" } else { "good" };
+            seqs.push(keep(&mut pair, id, "", &format!("{name} {number}")));
+        }
+        pair.run(accept);
+        pair.pass(Duration::from_secs(60));
+        let expected: Vec<_> = bad.iter().map(|number| seqs[*number]).collect();
+        assert_eq!(given_up(&pair), expected);
+        let confirmed: BTreeSet<_> = pair.confirmed().into_iter().collect();
+        assert_eq!(confirmed.len(), pair.confirmed().len(), "each is confirmed once");
+        assert_eq!((confirmed.len(), pair.session.kept()), (100 - bad.len(), 0));
+        // Each takes as many closes as it takes to tell it from the others.
+        assert!(pair.closes <= 9 * bad.len(), "{} for {bad:?}", pair.closes);
+    }
+}
+
+#[test]
+fn messages_that_are_taken_meanwhile_wait_for_their_turn() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    picky(&mut pair, PUBLISH);
+    let first = keep(&mut pair, id, "", "first");
+    let bad = keep(&mut pair, id, "", "bad");
+    // Nothing is confirmed from now on.
+    let judge = pair.judge.take();
+    pair.run(accept);
+    pair.published.clear();
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "no", PUBLISH);
+    pair.pass(Duration::from_secs(1));
+    let route = Route::new("", "k");
+    assert_eq!(pair.channel(id).check_gate(), Err(Gate::Recovering));
+    let plain = pair.channel(id).publish(&route, &RawProperties::EMPTY, "plain");
+    assert_eq!(plain, Err(Gate::Recovering.into()));
+    let last = keep(&mut pair, id, "", "last");
+    pair.run(accept);
+    assert_eq!(pair.published, ["first"], "one is sent, and the next when it is confirmed");
+    // The connection is lost while it is so careful; the next goes on like that.
+    pair.judge = judge;
+    pair.cut();
+    pair.reconnect(ServerConfig::default());
+    pair.run(accept);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.published, ["first", "bad", "last"]);
+    assert_eq!((pair.confirmed(), given_up(&pair)), (vec![first, last], vec![bad]));
+    let plain = pair.channel(id).publish(&route, &RawProperties::EMPTY, "plain");
+    let plain = plain.expect("it is sent").expect("it is numbered").get();
+    pair.run(accept);
+    assert_eq!(pair.confirmed(), [first, last, plain]);
+}
+
+#[test]
+fn a_close_without_a_cause_does_not_repeat_a_message_for_ever() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    picky(&mut pair, (0, 0));
+    let kept = [
+        keep(&mut pair, id, "", "good"),
+        keep(&mut pair, id, "", "bad"),
+        keep(&mut pair, id, "", "good, too"),
+    ];
+    pair.run(accept);
+    pair.pass(Duration::from_secs(60));
+    assert_eq!((pair.confirmed(), given_up(&pair)), (vec![kept[0], kept[2]], vec![kept[1]]));
+    assert!(pair.closes <= 5, "{}", pair.closes);
+}
+
+#[test]
+fn a_message_is_not_blamed_for_what_something_else_has_done() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    let kept = keep(&mut pair, id, "", "kept");
+    pair.run(accept);
+    for _ in 0..10 {
+        pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "unknown delivery tag", ACK);
+        pair.pass(Duration::from_secs(60));
+    }
+    assert_eq!(given_up(&pair), []);
+    picky(&mut pair, PUBLISH);
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "unknown delivery tag", ACK);
+    pair.pass(Duration::from_secs(60));
+    assert_eq!(pair.confirmed(), [kept]);
+}
+
+#[test]
+fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
+    let mut pair = Pair::new(reopening());
+    pair.run(accept);
+    let id = pair.open();
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("c"), ..<_>::default() };
+    let consumer = pair.channel(id).request(consume).expect("it is sent");
+    pair.run(accept);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        pair.refuse(id, ReplyCode::INTERNAL_ERROR, "the queue has crashed", (0, 0));
+        let before = pair.now;
+        while pair.server.channel(id).is_err() {
+            let (at, _) = pair.session.poll_timeout().expect("there is something to wait for");
+            pair.pass(at - pair.now);
+        }
+        waits.push(pair.now - before);
+        // Requests wait with it.
+        assert!(pair.session.is_open());
+    }
+    assert_eq!(waits[0], Duration::ZERO, "once is no habit");
+    let longest = Recovery::default().delay_max;
+    for (number, wait) in waits.iter().enumerate().skip(1) {
+        let full = (Duration::from_millis(100) * 2u32.pow(number as u32 - 1)).min(longest);
+        assert!(*wait >= full / 2 && *wait <= full, "{number}: {waits:?}");
+    }
+    assert!(pair.failed_consumers().is_empty(), "{consumer:?} is there each time");
+    // What stays open for long enough starts anew.
+    pair.pass(2 * longest);
+    pair.refuse(id, ReplyCode::INTERNAL_ERROR, "the queue has crashed", (0, 0));
+    assert!(pair.server.channel(id).is_ok());
+}
+
+#[test]
+fn a_channel_that_waits_to_be_opened_can_be_closed_and_lost() {
+    let again = |pair: &mut Pair, id| {
+        pair.refuse(id, ReplyCode::INTERNAL_ERROR, "crashed", (0, 0));
+        pair.refuse(id, ReplyCode::INTERNAL_ERROR, "crashed", (0, 0));
+        assert!(pair.server.channel(id).is_err());
+    };
+    let mut pair = Pair::new(reopening());
+    pair.run(accept);
+    let id = pair.open();
+    again(&mut pair, id);
+    // Its number stays its own.
+    let other = pair.open();
+    assert_ne!(id, other);
+    pair.channel(id).close(ReplyCode::REPLY_SUCCESS, "");
+    pair.pass(Duration::from_secs(60));
+    assert!(pair.server.channel(id).is_err() && pair.session.channel(id).is_err());
+    again(&mut pair, other);
+    pair.cut();
+    assert!(pair.session.poll_timeout().is_some());
+    pair.reconnect(ServerConfig::default());
+    pair.run(accept);
+    assert!(pair.session.is_open() && pair.server.channel(other).is_ok());
+    pair.pass(Duration::from_secs(60));
+    assert_eq!(pair.session.channel_count(), 1);
+}
