@@ -107,6 +107,14 @@ fn short_len(text: &[u8]) -> u8 {
     u8::try_from(text.len()).unwrap_or(u8::MAX)
 }
 
+/// The header of deliveries from streams, and the argument of consumers that says where they begin.
+pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
+
+/// The offset in its stream of a message with these properties.
+pub(crate) fn stream_offset(properties: &RawProperties) -> Option<i64> {
+    properties.headers().ok()??.get(STREAM_OFFSET)?.as_i64()
+}
+
 impl Delivery {
     /// Gives it another tag.
     #[inline]
@@ -192,6 +200,12 @@ impl Delivery {
         let start = self.properties_at as usize;
         let encoded = self.octets_at(start..start + self.properties_len as usize);
         RawProperties::unchecked(self.octets.slice_ref(encoded))
+    }
+
+    /// The message's offset in its stream (`x-stream-offset`). `None` if it is of no stream, or its headers cannot be read.
+    #[must_use]
+    pub fn stream_offset(&self) -> Option<i64> {
+        stream_offset(&self.properties())
     }
 
     /// The message's body.

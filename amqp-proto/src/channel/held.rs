@@ -66,7 +66,7 @@ impl ChannelState {
     ) -> Result<(), ConnectionError> {
         while let Some(tag) = self.held.take(consumer) {
             if self.unsettled.is_waiting(tag) {
-                self.requeue(link, tag, false)?;
+                self.requeue(link, tag, false, false)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use super::confirms::Fingerprint;
 use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
-use crate::delivery::DeliverArguments;
+use crate::delivery::{DeliverArguments, stream_offset};
 use crate::frame::FrameKind;
 use crate::link::{Link, Role};
 use crate::method::{
@@ -152,7 +152,8 @@ impl ChannelState {
                 // Looked up again: the consumer may have been given up while the body came in.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
-                    return self.requeue(link, arguments.tag, no_ack);
+                    let of_stream = stream_offset(&properties).is_some();
+                    return self.requeue(link, arguments.tag, no_ack, of_stream);
                 }
                 let event = match body {
                     Ok(body) => ChannelEvent::Delivery {
@@ -207,7 +208,7 @@ impl ChannelState {
         };
         self.note_delivery(link, arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
-            return self.requeue(link, arguments.tag, no_ack);
+            return self.requeue(link, arguments.tag, no_ack, false);
         }
         let message = match body {
             Ok(body) => GetReply::Message {
@@ -394,14 +395,24 @@ impl ChannelState {
     }
 
     /// Requeues what nobody waits for any more, which is no fault of the message.
-    pub(super) fn requeue(&mut self, link: &mut Link, tag: u64, no_ack: bool) -> Received {
+    pub(super) fn requeue(
+        &mut self,
+        link: &mut Link,
+        tag: u64,
+        no_ack: bool,
+        of_stream: bool,
+    ) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
         link.check_replies()?;
         self.flush_acks(link);
         // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        let _recovering = self.nack(link, DeliveryTag(tag), true);
+        let _recovering = match of_stream {
+            // RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
+            true => self.unsettled.ack(DeliveryTag(tag)).map(|()| self.flush_acks(link)),
+            false => self.nack(link, DeliveryTag(tag), true),
+        };
         Ok(())
     }
 

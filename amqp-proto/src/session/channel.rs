@@ -275,12 +275,16 @@ impl Channel<'_> {
 
     /// Rejects one delivery (`basic.reject`); see [`Channel::reject`](crate::Channel::reject).
     ///
+    /// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540). So a delivery of a stream is
+    /// acknowledged instead, here and in the calls below: all of them say that the consumer is done with it.
+    ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))?;
-        self.note_settled(delivery, false);
-        Ok(())
+        if self.record.streams.holds(delivery) {
+            return self.ack(delivery);
+        }
+        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))
     }
 
     /// Returns one delivery without blame (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
@@ -288,6 +292,9 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        if self.record.streams.holds(delivery) {
+            return self.ack(delivery);
+        }
         self.settle(delivery, requeue, |channel, tag| channel.nack(tag, requeue))
     }
 
@@ -296,13 +303,28 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue))?;
-        self.note_settled(delivery, true);
-        Ok(())
+        let of_streams = self.record.streams.held_up_to(delivery);
+        for delivery in &of_streams {
+            self.ack(*delivery)?;
+        }
+        let nacked =
+            self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue));
+        match nacked {
+            // There were no others.
+            Err(CommandError::Misuse(Misuse::UnknownDelivery(_))) if !of_streams.is_empty() => {
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
+        if self.record.streams.any() {
+            // What is on its way may be of a stream, so only what is here is requeued.
+            let _none = self.nack_up_to(DeliveryTag::new(0), true);
+            return;
+        }
         if let Reach::Channel(channel) = &mut self.reach {
             channel.requeue_all();
         }

@@ -507,7 +507,10 @@ impl Session {
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is settled by nobody else.
-                        let _settled = channel.nack(tag, true);
+                        let _settled = match delivery.stream_offset() {
+                            Some(_) => channel.ack(tag),
+                            None => channel.nack(tag, true),
+                        };
                     }
                     return None;
                 }

@@ -19,12 +19,10 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::mem;
 
+use crate::delivery::STREAM_OFFSET as OFFSET;
 use crate::method::BasicConsume;
 use crate::time::Instant;
 use crate::{ConsumerId, Delivery, DeliveryTag, Value};
-
-/// The argument of a consumer, and the header of its deliveries.
-const OFFSET: &str = "x-stream-offset";
 
 /// The consumers of a channel that read streams, or may.
 #[derive(Debug, Default)]
@@ -85,6 +83,22 @@ impl Streams {
         !self.readers.is_empty()
     }
 
+    /// Whether that delivery is of a stream, and not settled.
+    #[inline]
+    pub(super) fn holds(&self, tag: DeliveryTag) -> bool {
+        self.readers.iter().any(|reader| {
+            let found = reader.open.binary_search_by_key(&tag, |open| open.tag).ok();
+            found.and_then(|index| reader.open.get(index)).is_some_and(Open::is_unsettled)
+        })
+    }
+
+    /// The deliveries of streams up to that one that are not settled; tag 0 means all there are.
+    pub(super) fn held_up_to(&self, tag: DeliveryTag) -> Vec<DeliveryTag> {
+        let open = self.readers.iter().flat_map(|reader| &reader.open);
+        let open = open.filter(|open| open.is_unsettled() && (tag.get() == 0 || open.tag <= tag));
+        open.map(|open| open.tag).collect()
+    }
+
     fn find(&self, consumer: ConsumerId) -> Result<usize, usize> {
         self.watched.binary_search_by_key(&consumer, |watched| watched.consumer)
     }
@@ -100,7 +114,8 @@ impl Streams {
             present.sort_unstable();
             let is_there = |consumer| present.binary_search(&consumer).is_ok();
             self.watched.retain(|watched| is_there(watched.consumer));
-            self.readers.retain(|reader| is_there(reader.consumer));
+            // What it still holds must not be rejected.
+            self.readers.retain(|reader| is_there(reader.consumer) || !reader.open.is_empty());
         }
         if let Err(index) = self.find(consumer) {
             self.watched.insert(index, Watched { consumer, since: None });
@@ -229,6 +244,12 @@ impl Streams {
             // There is no room for it: the table is as large as tables can be.
             consume.arguments = before;
         }
+    }
+}
+
+impl Open {
+    fn is_unsettled(&self) -> bool {
+        self.state == State::Unsettled
     }
 }
 

@@ -382,6 +382,10 @@ impl Engine {
             (false, true) => channel.unacked.range(..=tag).map(|(tag, _)| *tag).collect(),
             (false, false) => vec![tag],
         };
+        if settlement != Settlement::Ack {
+            self.check_no_stream(at, &tags)?;
+        }
+        let Some(channel) = self.channel(at) else { return Ok(()) };
         let ChannelState { unacked, mode, .. } = channel;
         let settled = tags.into_iter().filter_map(|tag| Some((tag, unacked.remove(&tag)?)));
         let settled: Vec<_> = settled.map(|(tag, unacked)| (tag, unacked, settlement)).collect();

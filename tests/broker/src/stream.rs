@@ -36,6 +36,21 @@ impl Engine {
         })
     }
 
+    /// Streams take nothing back.
+    pub(crate) fn check_no_stream(&mut self, at: At, tags: &[u64]) -> Result<(), Fault> {
+        let Some(session) = self.sessions.get(&at.session) else { return Ok(()) };
+        let unacked = session.channels.get(&at.channel).map(|channel| &channel.unacked);
+        let mut queues = tags.iter().filter_map(|tag| Some(&unacked?.get(tag)?.queue));
+        let is_stream =
+            |name: &&ShortStr| self.queues.get(*name).is_some_and(|queue| queue.limits.is_stream);
+        match queues.find(is_stream) {
+            Some(name) => Err(Fault::not_implemented(&format!(
+                "basic.nack and basic.reject not supported by stream queues queue '{name}' in vhost '/'"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The offset of the first message that a consumer with these arguments gets. A chunk is a message here.
     fn place(&self, queue: &Queue, arguments: &FieldTable) -> Option<usize> {
         let end = queue.messages.len();

@@ -221,6 +221,43 @@ behaviours! {
         queue.delete(false, false).await?;
     }
 
+    async fn a_stream_takes_nothing_back_and_that_harms_nobody(world) {
+        let channel = world.channel().await?;
+        let options = QueueOptions::new().queue_type(QueueType::Stream);
+        let stream = channel.queue_declare(name("stream"), options).await?;
+        for number in 0..50u8 {
+            stream.publish(&Message::new(vec![number])).await?;
+        }
+        let reading = world.channel().await?;
+        reading.basic_qos(10).await?;
+        let stream_there = reading.queue(stream.name())?;
+        let first = || ConsumeOptions::new().stream_offset(StreamOffset::First);
+        let mut consumer = stream_there.consume(first()).await?;
+        next(&mut consumer).await?.nack(true)?;
+        next(&mut consumer).await?.nack(false)?;
+        next(&mut consumer).await?.reject(true)?;
+        next(&mut consumer).await?.reject(false)?;
+        // Dropped, all up to one at once, and in the middle of a flood.
+        drop(next(&mut consumer).await?);
+        let held = next(&mut consumer).await?;
+        next(&mut consumer).await?.nack_up_to(true)?;
+        drop(held);
+        for number in 7..30u8 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.body(), [number]);
+            delivery.ack()?;
+        }
+        drop(consumer);
+        let mut consumer = stream_there.consume(first()).await?;
+        next(&mut consumer).await?.ack()?;
+        consumer.cancel().await?;
+        let mut consumer = stream_there.consume(first()).await?;
+        next(&mut consumer).await?.ack()?;
+        drop((consumer, stream_there, reading));
+        stream.delete(false, false).await?;
+        assert!(channel.connection().is_open());
+    }
+
     async fn a_quorum_queue_counts_deliveries(world) {
         let channel = world.channel().await?;
         let options = QueueOptions::new().queue_type(QueueType::Quorum).delivery_limit(1);
