@@ -274,10 +274,12 @@ impl Connection {
     }
 
     /// Replaces the password or token of the running connection, as before a token expires, and waits until the broker
-    /// has taken it (`connection.update-secret`, RabbitMQ).
+    /// has taken it (`connection.update-secret`, RabbitMQ). After a loss the connection logs in with it, on whatever node; only a
+    /// [`token_source`](crate::Target::token_source) goes first.
     ///
     /// # Errors
-    /// [`CallError`]. A broker that does not accept the secret closes the connection.
+    /// [`CallError`]. A broker that does not accept the secret closes the connection, and the next logs in with the earlier one.
+    /// If there is no connection at present, the next logs in with the new secret.
     ///
     /// # Cancel safety
     /// Once polled, the secret is sent even if the future is dropped.

@@ -133,3 +133,17 @@ fn it_ends_with_the_connection_and_does_not_keep_it_open() {
     rig.run(async move { closing.close().await }).expect("it closes");
     assert!(tick(&mut rig, &now, &mut renewing));
 }
+
+#[test]
+fn the_next_connection_logs_in_with_the_last_secret() {
+    let mut rig = Rig::new(Config::default());
+    rig.recover();
+    let connection = rig.connection.clone();
+    rig.run(connection.update_secret("renewed", "by hand")).expect("it is taken");
+    for _ in 0..2 {
+        rig.lose();
+        rig.run(connection.ready()).expect("it comes back");
+    }
+    let logins: Vec<_> = rig.logins.iter().map(|login| login.expose()).collect();
+    assert_eq!(logins, [&b"\0guest\0guest"[..], b"\0guest\0renewed", b"\0guest\0renewed"]);
+}

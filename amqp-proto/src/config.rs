@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::sasl::{AmqPlain, Anonymous, External, Mechanism, Plain};
 use crate::uri::{Password, Uri};
-use crate::wire::{FieldError, FieldTable, ShortStr, TooLong};
+use crate::wire::{FieldError, FieldTable, Secret, ShortStr, TooLong};
 
 /// The largest frame that is ever accepted, whatever the peers agree on: "no limit" (0) means this.
 pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
@@ -144,6 +144,14 @@ impl ClientConfig {
             Some(name) => Ok(config.with_connection_name(name)?),
             None => Ok(config),
         }
+    }
+
+    /// The same, logging in with that secret by those mechanisms that have one.
+    pub(crate) fn with_secret(&self, secret: &Secret) -> Self {
+        let renewed = |mechanism: &Arc<dyn Mechanism>| {
+            mechanism.with_secret(secret).unwrap_or_else(|| mechanism.clone())
+        };
+        Self { mechanisms: self.mechanisms.iter().map(renewed).collect(), ..self.clone() }
     }
 
     /// Names the connection, for the broker's lists and logs.

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -43,6 +44,12 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
 
     /// Begins one login.
     fn begin(&self) -> Box<dyn Exchange>;
+
+    /// Returns this mechanism with a new secret, which [`Session::update_secret`](crate::session::Session::update_secret) got. The
+    /// session logs in with it from then on. `None`, the default, keeps the mechanism as it is.
+    fn with_secret(&self, _secret: &Secret) -> Option<Arc<dyn Mechanism>> {
+        None
+    }
 }
 
 /// One login under way.
@@ -101,6 +108,11 @@ impl Mechanism for Plain {
         let (username, password) = (self.username.as_bytes(), self.password.expose().as_bytes());
         single([&[0], username, &[0], password].concat())
     }
+
+    fn with_secret(&self, secret: &Secret) -> Option<Arc<dyn Mechanism>> {
+        let password = Password::try_from(secret).ok()?;
+        Some(Arc::new(Self { username: self.username.clone(), password }))
+    }
 }
 
 /// `AMQPLAIN`: user name and password in a field table, from before PLAIN; use TLS.
@@ -134,6 +146,11 @@ impl Mechanism for AmqPlain {
             put_long_octets(&mut encoded, value.as_bytes());
         }
         single(encoded)
+    }
+
+    fn with_secret(&self, secret: &Secret) -> Option<Arc<dyn Mechanism>> {
+        let password = Password::try_from(secret).ok()?;
+        Some(Arc::new(Self { username: self.username.clone(), password }))
     }
 }
 

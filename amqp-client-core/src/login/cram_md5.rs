@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use amqp_proto::uri::Password;
 use amqp_proto::{Exchange, Mechanism, SaslError, Secret};
@@ -47,6 +48,11 @@ impl Mechanism for CramMd5 {
             Some([]) => Err(SaslError::BadChallenge("it is empty")),
             Some(challenge) => own.respond(challenge),
         })
+    }
+
+    fn with_secret(&self, secret: &Secret) -> Option<Arc<dyn Mechanism>> {
+        let password = Password::try_from(secret).ok()?;
+        Some(Arc::new(Self { username: self.username.clone(), password }))
     }
 }
 

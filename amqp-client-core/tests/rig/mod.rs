@@ -44,6 +44,8 @@ pub(crate) struct Rig {
     silent: bool,
     /// Secrets that the client has sent.
     pub(crate) secrets: Vec<proto::Secret>,
+    /// What it has logged in with, on each connection.
+    pub(crate) logins: Vec<proto::Secret>,
     /// The next delivery tag.
     next_delivery: u64,
     /// What the client has said on channels, but for publishes.
@@ -70,6 +72,7 @@ impl Rig {
             reading: true,
             silent: false,
             secrets: Vec::new(),
+            logins: Vec::new(),
             next_delivery: 0,
             methods: Vec::new(),
             unconfirmed: 0,
@@ -230,7 +233,10 @@ impl Rig {
         let mut channel = None;
         while let Some(event) = self.server.poll_event() {
             match event {
-                Event::Server(ServerEvent::Login { .. }) => self.server.accept_login(),
+                Event::Server(ServerEvent::Login { response, .. }) => {
+                    self.logins.push(response);
+                    self.server.accept_login()
+                }
                 Event::Server(ServerEvent::Open { .. }) => self.server.accept_open(),
                 Event::Server(ServerEvent::UpdateSecret { new_secret, .. }) => {
                     self.secrets.push(new_secret);

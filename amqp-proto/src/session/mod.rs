@@ -36,6 +36,7 @@ mod reopen;
 mod replay;
 mod report;
 mod restore;
+mod secret;
 mod steps;
 mod streams;
 mod topology;
@@ -55,21 +56,24 @@ pub use policy::{Locked, OnCancel, Recovery};
 use record::ChannelRecord;
 use replay::Replay;
 pub use report::{Entity, RecoveryReport};
+use secret::Unanswered;
 use topology::Topology;
 
 use crate::method::Method;
 use crate::time::Instant;
-use crate::wire::{Secret, ShortStr};
+use crate::wire::ShortStr;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, Connection,
-    ConnectionError, ConsumerId, Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError,
-    PublishSeq, Reply, ReplyCode, TimerReason, Transmit,
+    ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError,
+    ConsumerId, Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply,
+    ReplyCode, TimerReason, Transmit,
 };
 
 /// One logical connection over many transports. See the [module](self).
 #[derive(Debug)]
 pub struct Session {
+    /// How the next connection logs in.
     config: Arc<ClientConfig>,
+    unanswered: Unanswered,
     /// How it comes back, if it does.
     recovering: Option<Recovering>,
     phase: Phase,
@@ -105,6 +109,7 @@ impl Session {
         Self {
             connection: Connection::client(config.clone(), now),
             config,
+            unanswered: Unanswered::default(),
             recovering: None,
             phase: Phase::Up,
             channels: Vec::new(),
@@ -236,16 +241,6 @@ impl Session {
             reach,
             recovers: true,
         })
-    }
-
-    /// Replaces the secret of the present connection; see [`Connection::update_secret`]. The next logs in as configured: see
-    /// [`handle_transport`](Self::handle_transport).
-    ///
-    /// # Errors
-    /// [`CommandError`].
-    pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
-        self.check().map_err(ChannelError::from)?;
-        self.connection.update_secret(secret, reason)
     }
 
     /// Sends a heartbeat now; they are sent by themselves, too.
@@ -485,6 +480,10 @@ impl Session {
                 None
             }
             Event::Closed(error) => self.take_end(error),
+            Event::SecretUpdated => {
+                self.secret_updated();
+                Some(Event::SecretUpdated)
+            }
             other => Some(other),
         }
     }

@@ -182,6 +182,7 @@ impl Session {
 
     /// The connection is over. With the session, that is told.
     pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
+        self.forget_refused_secret(&error);
         if !self.recovers_from(&error) {
             self.end(error);
             return None;

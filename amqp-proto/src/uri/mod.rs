@@ -3,6 +3,7 @@
 //! The grammar is RabbitMQ's (<https://www.rabbitmq.com/docs/uri-spec>), with several hosts allowed:
 //! `amqp://user:password@host:port,host:port/vhost?parameter=value`.
 
+use alloc::borrow::ToOwned as _;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -16,9 +17,9 @@ pub use query::UriOptions;
 
 use core::fmt;
 use core::net::Ipv6Addr;
-use core::str::FromStr;
+use core::str::{FromStr, Utf8Error};
 
-use crate::wire::wipe;
+use crate::wire::{Secret, wipe};
 
 /// An AMQP URI, taken apart. What it does not say is left to the client's defaults.
 ///
@@ -101,6 +102,15 @@ impl Password {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<&Secret> for Password {
+    type Error = Utf8Error;
+
+    /// Fails if the secret is not UTF-8.
+    fn try_from(secret: &Secret) -> Result<Self, Utf8Error> {
+        core::str::from_utf8(secret.expose()).map(|text| Self(text.to_owned()))
     }
 }
 

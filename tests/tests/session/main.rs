@@ -8,6 +8,7 @@ mod outages;
 mod pair;
 mod refused;
 mod scripted;
+mod secrets;
 mod smaller;
 mod streams;
 mod topology;

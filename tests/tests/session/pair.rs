@@ -23,6 +23,8 @@ pub(crate) struct Pair {
     pub(crate) asked: Vec<Method>,
     /// The bodies of the messages that it got on this connection.
     pub(crate) published: Vec<String>,
+    /// What the session has logged in with, on each connection.
+    pub(crate) logins: Vec<String>,
     /// The server closes the next connection as soon as it is open.
     pub(crate) close_when_open: bool,
     /// What the server says to messages; without, it says nothing.
@@ -49,6 +51,7 @@ impl Pair {
             events: Vec::new(),
             asked: Vec::new(),
             published: Vec::new(),
+            logins: Vec::new(),
             close_when_open: false,
             judge: None,
             counts: BTreeMap::new(),
@@ -68,7 +71,8 @@ impl Pair {
             let _over = self.server.handle_input(self.now, &mut wire);
             while let Some(event) = self.server.poll_event() {
                 match event {
-                    Event::Server(ServerEvent::Login { .. }) => {
+                    Event::Server(ServerEvent::Login { response, .. }) => {
+                        self.logins.push(String::from_utf8_lossy(response.expose()).into_owned());
                         self.server.accept_login().expect("it logs in");
                     }
                     Event::Server(ServerEvent::Open { .. }) => {

@@ -1,0 +1,59 @@
+//! Which secret the next connection logs in with.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+
+use super::Session;
+use crate::method::{Arguments as _, ConnectionUpdateSecret};
+use crate::wire::Secret;
+use crate::{ChannelError, ClientConfig, CommandError, ConnectionError, Initiator};
+
+/// The configurations from before the secrets that the broker has not answered yet, the oldest first. If the broker refuses a
+/// secret, the session goes back to the configuration from before it.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(VecDeque<Arc<ClientConfig>>);
+
+impl Session {
+    /// Replaces the secret, on the present connection and for the next ones; see [`Connection::update_secret`]. Later
+    /// connections, to whatever node, log in with it, by those mechanisms that
+    /// [take a secret](crate::Mechanism::with_secret). A configuration given to [`handle_transport`](Self::handle_transport)
+    /// goes first.
+    ///
+    /// A secret that the broker refuses is forgotten.
+    ///
+    /// [`Connection::update_secret`]: crate::Connection::update_secret
+    ///
+    /// # Errors
+    /// [`CommandError`]: nothing was sent. Unless the session is over or the secret is too large, the next connection logs in
+    /// with it nevertheless.
+    pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
+        self.check().map_err(ChannelError::from)?;
+        let config = Arc::new(self.config.with_secret(&secret));
+        let sent = self.connection.update_secret(secret, reason);
+        if matches!(sent, Err(CommandError::TooLarge { .. })) {
+            return sent;
+        }
+        let before = core::mem::replace(&mut self.config, config);
+        if sent.is_ok() {
+            self.unanswered.0.push_back(before);
+        }
+        sent
+    }
+
+    /// The broker has taken the oldest of the secrets that it has not answered.
+    pub(super) fn secret_updated(&mut self) {
+        self.unanswered.0.pop_front();
+    }
+
+    /// The connection is over. If a secret is what the broker has closed it for, that is not used again.
+    pub(super) fn forget_refused_secret(&mut self, error: &ConnectionError) {
+        let mut unanswered = core::mem::take(&mut self.unanswered.0);
+        let cause = (ConnectionUpdateSecret::CLASS_ID, ConnectionUpdateSecret::METHOD_ID);
+        let refused = error.as_close().is_some_and(|close| {
+            close.by == Initiator::Peer && (close.class_id, close.method_id) == cause
+        });
+        if let Some(before) = unanswered.pop_front().filter(|_| refused) {
+            self.config = before;
+        }
+    }
+}
