@@ -29,7 +29,7 @@ behaviours! {
         assert_eq!(got.delivery.properties().kind()?.ok_or("no kind")?, "kind");
         queue.publish(&Message::new("none")).await?;
         let got = queue.get(true).await?.ok_or("no message")?;
-        assert_eq!(got.delivery.message_properties()?, MessageProperties::new());
+        assert_eq!(got.delivery.message_properties()?, MessageProperties::new().persistent());
     }
 
     async fn bodies_of_every_size_arrive_whole(world) {

@@ -297,7 +297,7 @@ behaviours! {
             [&b"\x01kF"[..], &length, &inner].concat()
         });
         let length = u32::try_from(deep.len())?.to_be_bytes();
-        let too_deep = [&b"\x20\x80"[..], &length, &deep, b"\x02id"].concat();
+        let too_deep = [&b"\x30\x80"[..], &length, &deep, b"\x02\x02id"].concat();
         let unknown = b"\0\x02".to_vec();
         for (properties, error) in [
             (too_deep, DecodeErrorKind::TooDeep),
