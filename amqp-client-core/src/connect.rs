@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_proto::config::{ClientConfig, ConfigError};
+use amqp_proto::method::{Arguments as _, ConnectionOpen};
 use amqp_proto::session::Recovery;
 use amqp_proto::uri::{Endpoint, Uri, UriError};
 use amqp_proto::{ConnectionError, ReplyCode};
@@ -123,6 +124,17 @@ pub enum ConnectError {
         /// Why the handshake failed.
         error: ConnectionError,
     },
+    /// The node refused a virtual host with an empty name, which is what a URI that ends in `/` names.
+    #[error(
+        "{endpoint}: {error}; the virtual host has an empty name, as in a URI that ends in `/`: end it in `/%2f`, or leave \
+         the `/` out, for the virtual host `/`"
+    )]
+    EmptyVirtualHost {
+        /// Which node.
+        endpoint: Endpoint,
+        /// How the broker refused it.
+        error: ConnectionError,
+    },
 }
 
 impl Target {
@@ -136,6 +148,18 @@ impl ConnectError {
         Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
     }
 
+    /// The handshake that was set up like this has failed.
+    #[must_use]
+    pub fn refused(endpoint: Endpoint, error: ConnectionError, config: &ClientConfig) -> Self {
+        let opening = error
+            .as_close()
+            .is_some_and(|close| close.method() == Some(ConnectionOpen::FACTS.name));
+        if opening && config.virtual_host.is_empty() {
+            return Self::EmptyVirtualHost { endpoint, error };
+        }
+        Self::Refused { endpoint, error }
+    }
+
     /// The reply code that the broker closed the connection with during the handshake, if it did.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
@@ -146,7 +170,7 @@ impl ConnectError {
     #[must_use]
     pub const fn as_connection_error(&self) -> Option<&ConnectionError> {
         match self {
-            Self::Refused { error, .. } => Some(error),
+            Self::Refused { error, .. } | Self::EmptyVirtualHost { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -162,6 +186,7 @@ impl ConnectError {
             Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) | Self::NoToken(_) => {
                 false
             }
+            Self::EmptyVirtualHost { .. } => false,
         }
     }
 }

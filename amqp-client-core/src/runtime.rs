@@ -122,7 +122,10 @@ async fn open_node<R: Runtime>(
             .map_err(|error| ConnectError::unreachable(&endpoint, error))?;
         match connection.ready().await {
             Ok(()) => Ok(connection),
-            Err(error) => Err(ConnectError::Refused { endpoint: endpoint.clone(), error }),
+            Err(error) => {
+                let config = &target.config.protocol;
+                Err(ConnectError::refused(endpoint.clone(), error, config))
+            }
         }
     };
     within(R::timer(), after, opening)

@@ -51,7 +51,10 @@ async fn open_pipe(
     let endpoint = endpoint.clone();
     match connection.ready().await {
         Ok(()) => Ok((*connection).clone()),
-        Err(error) => Err(amqp_client_core::ConnectError::Refused { endpoint, error }),
+        Err(error) => {
+            let config = &target.config.protocol;
+            Err(amqp_client_core::ConnectError::refused(endpoint, error, config))
+        }
     }
 }
 

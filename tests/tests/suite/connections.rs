@@ -77,6 +77,18 @@ behaviours! {
         assert_eq!(close.method(), Some("connection.open"));
     }
 
+    async fn a_uri_that_ends_in_a_slash_names_a_virtual_host_without_a_name(world) {
+        let mut target = world.target();
+        target.config.protocol.virtual_host = "".try_into()?;
+        let error = world.open(target).await.expect_err("there is none");
+        assert!(matches!(error, ConnectError::EmptyVirtualHost { .. }), "{error:?}");
+        assert_eq!(error.reply_code(), Some(ReplyCode::NOT_ALLOWED));
+        let text = error.to_string();
+        assert!(text.contains("530") && text.contains("a URI that ends in `/`"), "{text}");
+        let target: amqp_client_core::Target = "amqp://host/".parse()?;
+        assert!(target.config.protocol.virtual_host.is_empty());
+    }
+
     async fn a_mechanism_that_the_broker_lacks_is_told_before_anything_is_sent(world) {
         let uri = format!("{}?auth_mechanism=ANONYMOUS", world.uri);
         let error = world.open(uri.parse()?).await.expect_err("must be refused");
