@@ -213,15 +213,19 @@ impl Message {
         Self { properties: RawProperties::from(&properties), body: text.into().into() }
     }
 
-    /// The message with these properties instead of those it has.
+    /// The message with these properties. It keeps those of its own that are missing here, such as the content type of
+    /// [`text`](Self::text).
     ///
     /// # Errors
     /// [`TooLong`], which names the property that takes more than 255 octets.
     pub fn with(self, properties: &MessageProperties) -> Result<Self, TooLong> {
-        Ok(Self { properties: properties.encode()?, ..self })
+        let properties = Properties::try_from(properties)?;
+        // Only properties of a foreign message can be malformed, and those are replaced.
+        let own = self.properties.decode().unwrap_or_default();
+        Ok(Self { properties: RawProperties::from(&properties.or(own)), ..self })
     }
 
-    /// The message with properties that were encoded before.
+    /// The message with properties that were encoded before, instead of those it has.
     #[must_use]
     pub fn with_encoded(self, properties: RawProperties) -> Self {
         Self { properties, ..self }

@@ -33,6 +33,12 @@ macro_rules! properties {
                 $(if let Some(value) = &self.$name { value.encode(out); })*
             }
 
+            /// Returns these properties, and those of `others` that are missing here. Headers are one property.
+            #[must_use]
+            pub fn or(self, others: Self) -> Self {
+                Self { $($name: self.$name.or(others.$name),)* }
+            }
+
             /// Decodes properties as they travel.
             ///
             /// # Errors

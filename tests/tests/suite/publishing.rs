@@ -15,6 +15,14 @@ behaviours! {
         let properties = got.delivery.message_properties()?;
         assert_eq!(properties.content_type.as_deref(), Some("text/plain"));
         assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
+
+        // Further properties take none away.
+        let more = MessageProperties::new().with_message_id("1").with_content_type("text/csv");
+        queue.publish(&Message::text("a,b").with(&more)?).await?;
+        let properties = queue.get(true).await?.ok_or("empty")?.delivery.message_properties()?;
+        assert_eq!(properties.content_type.as_deref(), Some("text/csv"));
+        assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
+        assert_eq!(properties.message_id.as_deref(), Some("1"));
     }
 
     async fn every_message_is_confirmed(world) {
