@@ -31,9 +31,10 @@ impl Client {
     async fn call(&mut self, argument: &str) -> Result<String, Box<dyn Error>> {
         self.calls += 1;
         let correlation_id = self.calls.to_string();
+        // After a loss of the connection the broker gives the queue another name.
         let properties = MessageProperties::new()
             .with_correlation_id(&correlation_id)
-            .with_reply_to(self.reply_to.name().to_string());
+            .with_reply_to(self.reply_to.current_name().to_string());
         let request = Message::new(argument).with(&properties)?;
         // If nobody serves the queue, this says so instead of waiting for an answer.
         self.channel.default_exchange().publish_confirmed("rpc_queue", &request).await?;
