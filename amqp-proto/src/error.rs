@@ -334,7 +334,12 @@ impl Violation {
 #[non_exhaustive]
 pub enum WrongProtocol {
     /// It answered with the protocol header of another version.
-    #[error("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1")]
+    #[error("{}", match (id, major, minor, revision) {
+        // What a server sends that rejects the header that it got, and so does whoever repeats or sends it.
+        (0, 0, 9, 1) => "the peer sent the protocol header of AMQP 0-9-1 instead of connection.start: it rejects this \
+            client's header, or is itself a client or an echo server".to_string(),
+        _ => alloc::format!("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1"),
+    })]
     Version {
         /// Protocol id: 0 is AMQP, 2 TLS, 3 SASL.
         id: u8,

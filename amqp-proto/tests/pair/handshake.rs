@@ -249,7 +249,8 @@ fn a_peer_that_speaks_something_else_is_recognized() {
         let mut pair = Pair::new(client(), server());
         let result = pair.client.handle_input(pair.now, &mut BytesMut::from(octets));
         assert_eq!(result, Err(ConnectionError::WrongProtocol(expected)), "{octets:?}");
-        assert!(!expected.to_string().is_empty());
+        let text = expected.to_string();
+        assert!(!text.contains("speaks AMQP 0-9-1"), "{text}");
     }
 }
 
