@@ -211,10 +211,11 @@ impl Channel {
         ChannelEvents::new(self.clone())
     }
 
-    /// Closes the channel and waits until the broker has agreed. Requests that are on their way are still answered.
+    /// Closes the channel and waits until the broker has agreed. Requests that are on their way are still answered. A channel
+    /// that this end has closed already can be closed again.
     ///
     /// # Errors
-    /// Why the channel ended, if that was not this close, or that the broker did not answer in time.
+    /// Why the channel ended, if this end did not close it, or that the broker did not answer in time.
     ///
     /// # Cancel safety
     /// Once polled, the channel closes even if the future is dropped.
@@ -225,14 +226,17 @@ impl Channel {
     /// Closes the channel with a code and a text of one's own.
     ///
     /// # Errors
-    /// Why the channel ended, if that was not this close, or that the broker did not answer in time.
+    /// Why the channel ended, if this end did not close it, or that the broker did not answer in time.
     ///
     /// # Cancel safety
     /// Once polled, the channel closes even if the future is dropped.
     pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), CallError> {
         let deadline = {
             let mut guard = self.lock();
-            self.protocol(&mut guard)?.close(code, text);
+            match self.protocol(&mut guard) {
+                Ok(mut protocol) => protocol.close(code, text),
+                Err(reason) => return closed_here(reason),
+            }
             guard.wake_driver();
             Deadline::start(self.connection().shared(), guard, |settings| settings.call_timeout)
         };
@@ -241,10 +245,7 @@ impl Channel {
             if deadline.expired(cx) {
                 return Poll::Ready(Err(deadline.timed_out("channel.close")));
             }
-            self.poll_ended(cx, &mut waiting).map(|reason| match reason {
-                ChannelError::Closed(close) if close.by == Initiator::Local => Ok(()),
-                reason => Err(reason.into()),
-            })
+            self.poll_ended(cx, &mut waiting).map(closed_here)
         })
         .await
     }
@@ -358,6 +359,15 @@ impl Channel {
             let _settled = protocol.nack(delivery.delivery_tag(), true);
             state.wake_driver();
         }
+    }
+}
+
+/// Whether the channel is closed as asked: on its own, or with its connection.
+fn closed_here(reason: ChannelError) -> Result<(), CallError> {
+    match reason {
+        ChannelError::Closed(close) if close.by == Initiator::Local => Ok(()),
+        ChannelError::Connection(error) if error.is_local_close() => Ok(()),
+        reason => Err(reason.into()),
     }
 }
 
