@@ -1,5 +1,6 @@
 //! Sessions and the broker in memory, in virtual time: what a client has comes back after a loss, wherever that hits.
 
+mod closing;
 mod cuts;
 mod embedding;
 mod failures;

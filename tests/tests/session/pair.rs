@@ -62,6 +62,7 @@ impl Pair {
     pub(crate) fn run(&mut self, mut answer: impl FnMut(&mut Connection, ChannelId, &Method)) {
         loop {
             let mut moved = false;
+            self.events.extend(std::iter::from_fn(|| self.session.poll_event()));
             let mut wire = BytesMut::new();
             while let Some(transmit) = self.session.poll_transmit(self.now) {
                 wire.extend_from_slice(transmit.chunk());
