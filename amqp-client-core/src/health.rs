@@ -15,8 +15,9 @@ pub struct Health {
     pub unusable: u64,
     /// How many channels there are.
     pub channels: usize,
-    /// Channels that the broker has closed and that still have handles, such as publishers: these fail until they are made
-    /// anew on another channel. Empty with [`Recovery::reopen_channels`](crate::Recovery::reopen_channels).
+    /// Channels that the broker has closed, or that were not restored, and that still have handles. A publisher on such a channel
+    /// fails until it is made anew on another. With [`Recovery::reopen_channels`](crate::Recovery::reopen_channels) channels are
+    /// opened again instead.
     pub closed_channels: Vec<ClosedChannel>,
     /// How many publishes are not confirmed.
     pub unconfirmed: usize,
@@ -30,13 +31,13 @@ pub struct Health {
     pub delivered_octets: usize,
 }
 
-/// A channel that the broker has closed, while the connection goes on.
+/// A channel that the broker has closed, or that was not restored after a loss, while the connection goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedChannel {
     /// The number it had. The connection may have given it to another channel since.
     pub id: ChannelId,
-    /// Why the broker has closed it.
+    /// Why it is closed.
     pub reason: ChannelError,
 }
 

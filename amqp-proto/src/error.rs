@@ -402,22 +402,40 @@ pub enum ChannelError {
     /// Its connection is over.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// Sessions: it, or what this error is about, was not restored after a loss.
+    #[error("not restored after the connection was lost: {why}")]
+    NotRestored {
+        /// The reply code that a broker would have given.
+        reply_code: ReplyCode,
+        /// What prevents it.
+        why: Arc<str>,
+    },
 }
 
 impl ChannelError {
+    /// It was not restored after a loss.
+    pub(crate) fn not_restored(reply_code: ReplyCode, why: impl fmt::Display) -> Self {
+        Self::NotRestored { reply_code, why: why.to_string().into() }
+    }
+
     /// The orderly close of the channel or of the connection, if it was one.
     #[must_use]
     pub const fn as_close(&self) -> Option<&Close> {
         match self {
             Self::Closed(close) => Some(close),
             Self::Connection(error) => error.as_close(),
+            Self::NotRestored { .. } => None,
         }
     }
 
-    /// The reply code that the channel or its connection was closed with, if one end closed it.
+    /// The reply code that the channel or its connection was closed with, if one end closed it, or that fits why it was not
+    /// restored.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
-        self.as_close().map(|close| close.reply_code)
+        match self {
+            Self::NotRestored { reply_code, .. } => Some(*reply_code),
+            _ => self.as_close().map(|close| close.reply_code),
+        }
     }
 }
 

@@ -392,10 +392,10 @@ impl State {
     /// The channels that the broker has closed and that still have handles.
     pub(crate) fn closed_channels(&self) -> Vec<ClosedChannel> {
         let closed = self.channels.iter().flatten().filter_map(|channel| match &channel.ended {
-            Some(reason @ ChannelError::Closed(close)) if close.by == Initiator::Peer => {
-                Some(ClosedChannel { id: channel.id, reason: reason.clone() })
-            }
-            _ => None,
+            // What the application has closed is no news, and the end of the connection has a place of its own.
+            Some(ChannelError::Closed(close)) if close.by == Initiator::Local => None,
+            Some(ChannelError::Connection(_)) | None => None,
+            Some(reason) => Some(ClosedChannel { id: channel.id, reason: reason.clone() }),
         });
         closed.collect()
     }

@@ -9,7 +9,7 @@ use super::restore::not_sent;
 use super::topology::Step;
 use super::{Locked, Phase, Session, slot};
 use crate::method::Method;
-use crate::{ChannelError, ChannelId, Close, CommandError, Reply, ReplyCode, RequestId, ShortStr};
+use crate::{ChannelError, ChannelId, CommandError, Reply, ReplyCode, RequestId, ShortStr};
 
 impl Session {
     /// There is a connection again.
@@ -120,8 +120,7 @@ impl Session {
         if !self.connection.is_open() || self.connection.is_closing_channels() {
             return;
         }
-        let text = ShortStr::truncated("all channels are in use");
-        let error = ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text));
+        let error = ChannelError::not_restored(ReplyCode::NOT_ALLOWED, "all channels are in use");
         for step in core::mem::take(&mut replay.steps) {
             self.declaration_failed(&step, error.clone());
         }

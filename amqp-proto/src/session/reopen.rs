@@ -52,7 +52,7 @@ impl Session {
         debug_assert!(end.is_none(), "channels that this end closes are not opened again");
         match error {
             ChannelError::Closed(close) => self.blame(id, close, unconfirmed),
-            ChannelError::Connection(_) => false,
+            ChannelError::Connection(_) | ChannelError::NotRestored { .. } => false,
         }
     }
 

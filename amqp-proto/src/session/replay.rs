@@ -122,7 +122,7 @@ impl Session {
                     return self.reopen(id, &error, unconfirmed);
                 }
             }
-            ChannelError::Connection(_) => {}
+            ChannelError::Connection(_) | ChannelError::NotRestored { .. } => {}
         }
         if self.record(id).is_none() {
             // Its number is free again, for what waits for one.

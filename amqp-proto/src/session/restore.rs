@@ -12,8 +12,8 @@ use super::steps::ChannelStep;
 use super::{Phase, Session, slot};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConsumerId, Event, Properties,
-    PublishSeq, RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, CommandError, ConsumerId, Event, Properties, PublishSeq,
+    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
 };
 
 impl Session {
@@ -38,8 +38,7 @@ impl Session {
             Err(_) if !self.connection.is_open() => {}
             // This node allows fewer channels.
             Err(error) => {
-                let text = ShortStr::truncated(&alloc::format!("{error}"));
-                let error = ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text));
+                let error = ChannelError::not_restored(ReplyCode::NOT_ALLOWED, error);
                 self.report_failure(Entity::Channel(id), error.clone());
                 self.end_channel(id, error);
             }
@@ -152,11 +151,11 @@ impl Session {
             .map(|consumer| (consumer.id, consumer.consume.clone()))
             .collect();
         for (consumer, consume) in ended {
-            let text = ShortStr::truncated("its queue could not be brought back");
-            let close = Close::local(ReplyCode::NOT_FOUND, text);
+            let why = alloc::format!("its queue {:?} could not be declared again", consume.queue);
+            let error = ChannelError::not_restored(ReplyCode::NOT_FOUND, why);
             let entity =
                 Entity::Consumer { channel: id, consumer, consumer_tag: consume.consumer_tag };
-            self.fail_consumer(entity, ChannelError::Closed(close));
+            self.fail_consumer(entity, error);
         }
     }
 
@@ -388,8 +387,7 @@ fn is_running(channel: &mut crate::Channel<'_>, entity: &Entity) -> bool {
 
 /// Why something is not there any more that this end could not even ask for.
 pub(super) fn not_sent(error: &CommandError) -> ChannelError {
-    let text = ShortStr::truncated(&alloc::format!("{error}"));
-    ChannelError::Closed(Close::local(ReplyCode::NOT_ALLOWED, text))
+    ChannelError::not_restored(ReplyCode::NOT_ALLOWED, error)
 }
 
 /// The properties of a message that is sent again, which say so.

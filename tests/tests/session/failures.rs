@@ -7,7 +7,7 @@ use amqp_client_core::proto::{ChannelError, ChannelEvent, ReplyCode, SessionEven
 use crate::world::{World, durable, nameless, short};
 
 fn code(error: &ChannelError) -> Option<ReplyCode> {
-    error.as_close().map(|close| close.reply_code)
+    error.reply_code()
 }
 
 /// Replaces a queue by one that is not like it.
@@ -65,6 +65,28 @@ fn what_the_broker_refuses_is_reported_and_costs_nothing_else() {
     world.publish(id, "amq.direct", "c", "usable");
     world.run();
     assert_eq!(world.deliveries().len(), 1);
+}
+
+#[test]
+fn a_consumer_without_its_queue_says_what_is_missing() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("q"));
+    world.consume(id, &queue, "tag");
+    world.cut();
+    world.elsewhere(|other, id| {
+        other.ask(id, QueueDelete { queue: short("q"), ..<_>::default() });
+        other.queue(id, QueueDeclare { durable: false, ..durable("q") });
+    });
+    let report = world.recover();
+    let failed = report.failed.iter().find(|(entity, _)| matches!(entity, Entity::Consumer { .. }));
+    let (_, error) = failed.expect("its queue is another now");
+    assert_eq!(code(error), Some(ReplyCode::NOT_FOUND));
+    // Nobody has closed a channel.
+    assert_eq!(
+        error.to_string(),
+        "not restored after the connection was lost: its queue \"q\" could not be declared again"
+    );
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn the_only_message_is_to_blame_whatever_the_text_says() {
     assert_eq!((given_up(&pair), pair.closes), (vec![bad], 1));
     let (_, error) = pair.given_up()[0];
     let PublishError::Ended(error) = error else { panic!("{error}") };
-    let code = error.as_close().map(|close| close.reply_code);
+    let code = error.reply_code();
     assert_eq!(code, Some(ReplyCode::PRECONDITION_FAILED));
     let good = keep(&mut pair, id, "x", "good");
     pair.pass(Duration::from_secs(1));
