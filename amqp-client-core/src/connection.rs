@@ -339,6 +339,11 @@ fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared().lock().proto.fmt(f)
+        let state = self.shared().lock();
+        f.debug_struct("Connection")
+            .field("open", &state.proto.is_open())
+            .field("losses", &state.losses)
+            .field("session", &state.proto)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -37,7 +38,6 @@ use crate::state::End;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "a consumer that is dropped is cancelled"]
 pub struct Consumer {
     channel: Channel,
@@ -238,6 +238,17 @@ impl Stream for Consumer {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_delivery(cx)
+    }
+}
+
+/// For log lines: without the deliveries that it has taken.
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("tag", &self.tag)
+            .field("channel", &self.channel)
+            .field("taken", &self.taken.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::ops::Deref;
 
 use amqp_proto::DecodeError;
@@ -22,7 +23,6 @@ use crate::message::MessageProperties;
 /// what a consumer had not taken when it was dropped. Deliveries that are unsettled when their channel or connection is closed
 /// or lost count as failed; those that are left at a [shutdown](crate::Connection::shutdown) do not. Up to 4.2, everything that is
 /// requeued counts.
-#[derive(Debug)]
 #[must_use = "a delivery that is dropped goes back to its queue"]
 pub struct Delivery {
     message: amqp_proto::Delivery,
@@ -153,6 +153,13 @@ impl Deref for Delivery {
 
     fn deref(&self) -> &amqp_proto::Delivery {
         &self.message
+    }
+}
+
+/// For log lines: where the message came from and how large it is, but neither body nor properties.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message.fmt(f)
     }
 }
 

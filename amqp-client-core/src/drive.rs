@@ -1,5 +1,6 @@
 //! The loop that drives a connection over a transport, the same for all runtimes.
 
+use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -83,7 +84,6 @@ const ROUNDS: usize = 16;
 
 /// Drives a connection over a transport until it is over. One task does both directions: an acknowledgement that answers a
 /// delivery needs nobody else to run.
-#[derive(Debug)]
 pub struct Drive<S, T> {
     driver: Driver,
     transport: S,
@@ -98,6 +98,17 @@ pub struct Drive<S, T> {
     due: bool,
     /// Until when the transport is given time to end in an orderly way.
     closes_by: Option<Instant>,
+}
+
+/// For log lines: without the transport, which may hold what it was given to write.
+impl<S, T> fmt::Debug for Drive<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drive")
+            .field("driver", &self.driver)
+            .field("turn", &self.turn)
+            .field("write_error", &self.write_error)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S: Transport, T: Timer> Drive<S, T> {

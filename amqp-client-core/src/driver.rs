@@ -1,5 +1,6 @@
 //! What an adapter drives: the end of a connection that faces the transport.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
@@ -30,7 +31,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its [`into_dialer`](Self::into_dialer).
 ///
 /// Dropping it ends the connection: everything that waits gets an error.
-#[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
     input: Input,
@@ -206,5 +206,16 @@ impl Drop for Driver {
         let mut state = self.shared.lock();
         state.proto.handle_driver_gone();
         state.dispatch();
+    }
+}
+
+/// For log lines: how much is under way, but none of it.
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("reading", &self.reading)
+            .field("output", &self.output)
+            .field("over", &self.over_since.is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -285,7 +285,7 @@ pub enum ConfirmError {
     /// It reached no queue and came back.
     #[error(
         "the message reached no queue and was returned: {} {} (exchange {:?}, routing key {:?}); declare or bind the queue first",
-        .0.reply_code, .0.reply_text, .0.exchange, .0.routing_key
+        .0.reply_code, .0.reply_text.escaped(), .0.exchange, .0.routing_key
     )]
     Returned(Box<Returned>),
     /// The channel ended before the broker said anything: the message may have been taken over or not.

@@ -9,6 +9,7 @@ use core::time::Duration;
 use thiserror::Error;
 
 use crate::method::Method;
+use crate::wire::write_escaped;
 use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr, TooLong};
 
 /// Which end of the connection did something.
@@ -64,7 +65,8 @@ impl fmt::Display for Close {
         let text =
             text.strip_prefix(name).map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
         if !text.is_empty() {
-            write!(f, ": {text}")?;
+            f.write_str(": ")?;
+            write_escaped(text, f)?;
         }
         match self.method() {
             Some(method) => write!(f, " (caused by {method})"),

@@ -336,8 +336,8 @@ pub use reply_code::ReplyCode;
 pub use sasl::{Exchange, Mechanism, SaslError};
 pub use transmit::Transmit;
 pub use wire::{
-    Decimal, DecodeError, DecodeErrorKind, FieldArray, FieldError, FieldTable, LongStr, Secret,
-    ShortStr, Timestamp, TooLong, Value,
+    Decimal, DecodeError, DecodeErrorKind, Escaped, FieldArray, FieldError, FieldTable, LongStr,
+    Secret, ShortStr, Timestamp, TooLong, Value,
 };
 
 use config::FRAME_MAX_CAP;

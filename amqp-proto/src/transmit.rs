@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::{Buf, Bytes};
 
@@ -15,7 +16,7 @@ const KEPT_CAPACITY: usize = 64 * 1024;
 /// It is a [`Buf`]: write its [`chunk`](Buf::chunk), or several [chunks at once](Buf::chunks_vectored), and
 /// [`advance`](Buf::advance) by what the transport took. Heads and small bodies stand in one contiguous buffer; large
 /// bodies are the caller's own [`Bytes`], never copied.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Transmit {
     /// Encoded heads and small bodies.
     buffer: Vec<u8>,
@@ -90,6 +91,16 @@ impl Transmit {
             }
             self.position = 0;
         }
+    }
+}
+
+/// How much waits, but none of it: there may be credentials and bodies.
+impl fmt::Debug for Transmit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transmit")
+            .field("remaining", &self.remaining())
+            .field("large_bodies", &self.bodies.len())
+            .finish_non_exhaustive()
     }
 }
 

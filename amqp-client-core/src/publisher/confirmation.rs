@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -82,12 +83,21 @@ impl Drop for Confirmation {
 /// # Cancel safety
 /// Dropping it means not wanting to know; the messages are on their way all the same.
 #[must_use = "without awaiting it nobody knows whether the broker took the messages"]
-#[derive(Debug)]
 pub struct Confirmations {
     channel: Channel,
     /// Those that were not told, the oldest first.
     seqs: VecDeque<PublishSeq>,
     deadline: Option<Deadline>,
+}
+
+/// For log lines: without the numbers of all the messages.
+impl fmt::Debug for Confirmations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirmations")
+            .field("channel", &self.channel)
+            .field("outstanding", &self.seqs.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Confirmations {

@@ -47,7 +47,6 @@ use crate::health::ClosedChannel;
 use crate::options::Window;
 
 /// The lock around the state of a connection.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     state: Mutex<State>,
@@ -238,6 +237,13 @@ impl Rest {
         let Self { wakers, calls } = self;
         wakers.into_iter().for_each(Waker::wake);
         calls.into_iter().for_each(|call| call());
+    }
+}
+
+/// Nothing of the state: it holds everything that is under way, and its lock may be held.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 

@@ -14,6 +14,7 @@ pub use publish::Route;
 pub(crate) use table::Channels;
 
 use alloc::collections::VecDeque;
+use core::fmt;
 
 use acks::Unsettled;
 use confirms::Confirms;
@@ -35,7 +36,6 @@ use crate::{
 ///
 /// A command queues all its bytes or, when it fails, none. Commands may be given before the channel's opening is
 /// answered, and after one another without waiting: requests are pipelined, and each answer finds its own.
-#[derive(Debug)]
 pub struct Channel<'a> {
     pub(super) state: &'a mut ChannelState,
     pub(super) link: &'a mut Link,
@@ -104,6 +104,25 @@ enum Effect {
 impl Effect {
     const fn is_answered_by_queue(&self) -> bool {
         matches!(self, Self::Consume { .. } | Self::Cancel { .. })
+    }
+}
+
+/// For log lines: how the channel is, but nothing that is under way on it.
+impl fmt::Debug for Channel<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.state.phase {
+            Phase::Opening => "opening",
+            Phase::Open => "open",
+            Phase::Closing(_) => "closing",
+            Phase::Closed(_) => "closed",
+        };
+        f.debug_struct("Channel")
+            .field("id", &self.state.id.0)
+            .field("phase", &phase)
+            .field("pending", &self.state.pending.len())
+            .field("unsettled", &self.unsettled())
+            .field("unconfirmed", &self.unconfirmed())
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::Bytes;
 
@@ -28,7 +29,7 @@ use crate::{ChannelId, PublishError, PublishSeq, RawProperties, ShortStr, TooLon
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Prepared {
     channel: ChannelId,
     /// The method, the content header, and the head of a body frame.
@@ -43,6 +44,18 @@ pub struct Prepared {
     mandatory: bool,
     immediate: bool,
     properties: RawProperties,
+}
+
+/// For log lines: where the messages go, but not their properties.
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("channel", &self.channel.0)
+            .field("exchange", &self.exchange)
+            .field("routing_key", &self.routing_key)
+            .field("mandatory", &self.mandatory)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Prepared {

@@ -45,6 +45,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::BytesMut;
 
@@ -69,7 +70,6 @@ use crate::{
 };
 
 /// One logical connection over many transports. See the [module](self).
-#[derive(Debug)]
 pub struct Session {
     /// How the next connection logs in.
     config: Arc<ClientConfig>,
@@ -579,6 +579,23 @@ impl Session {
             _ => {}
         }
         Some(Event::Channel(id, event))
+    }
+}
+
+/// For log lines: how the session is, but nothing that is under way in it.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match &self.phase {
+            Phase::Up => "connected",
+            Phase::Down(_) => "recovering",
+            Phase::Over(_) => "closed",
+        };
+        f.debug_struct("Session")
+            .field("phase", &phase)
+            .field("channels", &self.channel_count())
+            .field("kept", &self.budget.kept)
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
     }
 }
 

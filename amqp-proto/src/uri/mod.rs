@@ -176,6 +176,9 @@ fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
     let endpoints = endpoints(hosts, tls)?;
     let virtual_host = match path {
         Some(path) if path.contains('/') => return Err(UriError::VirtualHost),
+        // The @ ends a user name or password with an unescaped slash: what seems to be the port and the virtual host is part
+        // of them, and must not be shown, nor sent as such.
+        Some(path) if path.contains('@') => return Err(UriError::StrayAt),
         path => path.map(|path| decoded(path, "virtual host")).transpose()?,
     };
     let options = UriOptions::parse(query)?;

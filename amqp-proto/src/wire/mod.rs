@@ -15,7 +15,8 @@ pub use error::{DecodeError, DecodeErrorKind};
 pub use names::TooLong;
 pub use table::{FieldArray, FieldError, FieldTable, Fields};
 pub(crate) use text::wipe;
-pub use text::{LongStr, Secret, ShortStr};
+pub(crate) use text::write_escaped;
+pub use text::{Escaped, LongStr, Secret, ShortStr};
 pub use value::{Decimal, Timestamp, Value};
 
 pub(crate) use names::checked_short;

@@ -1,7 +1,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::borrow::Borrow;
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::str::Utf8Error;
 
 use bytes::{BufMut as _, Bytes};
@@ -73,6 +73,13 @@ impl ShortStr {
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The text for log lines and terminals: characters that would control them, as line breaks, escape sequences and
+    /// changes of direction, are escaped. `Display` shows the text as it is.
+    #[must_use]
+    pub const fn escaped(&self) -> Escaped<'_> {
+        Escaped(self)
     }
 
     /// A copy with octets of its own, for keeping a name that was cut out of a large buffer.
@@ -235,6 +242,25 @@ impl PartialEq<&str> for ShortStr {
     fn eq(&self, other: &&str) -> bool {
         self.0 == other.as_bytes()
     }
+}
+
+/// The text of a [`ShortStr`] without control characters; see [`ShortStr::escaped`].
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'a>(&'a ShortStr);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(&String::from_utf8_lossy(&self.0.0), f)
+    }
+}
+
+/// Writes a text with its control characters escaped, and those that break lines or change the direction of text.
+pub(crate) fn write_escaped(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    text.chars().try_for_each(|c| match c {
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => write!(f, "{}", c.escape_unicode()),
+        c if c.is_control() => write!(f, "{}", c.escape_debug()),
+        c => f.write_char(c),
+    })
 }
 
 macro_rules! show_text {

@@ -1,0 +1,149 @@
+//! What `Debug` shows of the handles and of what drives them: enough for a log line, no credentials, no bodies, no internals.
+
+mod rig;
+
+use std::fmt::Debug;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use amqp_client_core::drive::{Drive, Timer, Transport};
+use amqp_client_core::driver::Driver;
+use amqp_client_core::login::Token;
+use amqp_client_core::proto::sasl::Plain;
+use amqp_client_core::{Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target};
+use bytes::{Buf as _, BytesMut};
+use rig::Rig;
+
+const PASSWORD: &str = "Pa55-w0rd";
+
+/// The password, as a text or as a list of bytes, does not show, and the whole is short.
+#[track_caller]
+fn assert_fit_for_logs(what: &str, shown: &dyn Debug) {
+    let numbers = format!("{:?}", PASSWORD.as_bytes()).replace(['[', ']', ' '], "");
+    for text in [format!("{shown:?}"), format!("{shown:#?}")] {
+        let compact = text.replace(['\n', ' '], "");
+        let shows = compact.contains(PASSWORD) || compact.contains(&numbers);
+        assert!(!shows, "{what} shows the password: {text}");
+        assert!(compact.len() < 1000, "{what} takes {} bytes: {text}", compact.len());
+    }
+}
+
+fn with_password() -> Config {
+    let mut config = Config::default();
+    config.protocol.mechanisms = vec![Arc::new(Plain::new("user", PASSWORD))];
+    config
+}
+
+/// A transport that takes everything, and shows it.
+#[derive(Debug)]
+struct Tells(#[expect(dead_code, reason = "`Debug` reads it")] &'static str);
+
+impl Transport for Tells {
+    fn poll_read(&mut self, _: &mut Context<'_>, _: &mut BytesMut) -> Poll<std::io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_write(
+        &mut self,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[derive(Debug)]
+struct Never;
+
+impl Timer for Never {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll_until(&mut self, _: &mut Context<'_>, _: Instant) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn credentials_are_not_shown_wherever_they_are() {
+    let uri: Target = format!("amqp://user:{PASSWORD}@host").parse().expect("a URI");
+    assert_fit_for_logs("Target", &uri);
+    assert_fit_for_logs("Config", &with_password());
+    assert_fit_for_logs("Token", &Token::new(PASSWORD, std::time::Duration::from_secs(1)));
+
+    // The response to the server's challenge is what waits to be written.
+    let now = Instant::now();
+    let (connection, mut driver) = Driver::new(with_password(), now);
+    let mut server = amqp_client_core::proto::Connection::server(Arc::default(), now);
+    driver.turn(now, Waker::noop());
+    let mut header = BytesMut::new();
+    let output = driver.output();
+    header.extend_from_slice(&output.copy_to_bytes(output.remaining()));
+    server.handle_input(now, &mut header).expect("it is a header");
+    let start = server.poll_transmit(now).expect("connection.start");
+    driver.input().extend_from_slice(&start.copy_to_bytes(start.remaining()));
+    driver.received(now);
+    for turned in [false, true] {
+        if turned {
+            driver.turn(now, Waker::noop());
+            let output = driver.output();
+            let mut parts = output.chunk().windows(PASSWORD.len());
+            assert!(parts.any(|part| part == PASSWORD.as_bytes()), "this is where it is");
+            assert_fit_for_logs("Transmit", &output);
+        }
+        assert_fit_for_logs("Driver", &driver);
+        assert_fit_for_logs("Connection", &connection);
+    }
+
+    let transport = Tells(PASSWORD);
+    let (connection, drive) = Drive::new(transport, Never, with_password());
+    assert_fit_for_logs("Drive", &drive);
+    assert_fit_for_logs("Connection", &connection);
+
+    let (_connection, mut driver) = Driver::new(with_password(), now);
+    driver.recover_with(Recovery::default(), 1, 0);
+    driver.eof(now);
+    driver.turn(now, Waker::noop());
+    assert_fit_for_logs("Dialer", &driver.into_dialer());
+}
+
+#[test]
+fn handles_are_shown_without_what_is_under_way() {
+    let mut rig = Rig::new(with_password());
+    let connection = rig.connection.clone();
+    let channel = rig.run(connection.open_channel()).expect("it opens");
+    let opening = connection.open_channel();
+    assert_fit_for_logs("OpenChannel", &opening);
+    assert_fit_for_logs("Channel", &channel);
+    let consumed = channel.basic_consume("q", ConsumeOptions::new().consumer_tag("t"));
+    assert_fit_for_logs("Reply", &consumed);
+    let mut consumer = rig.run(consumed).expect("it consumes");
+    let body = PASSWORD.repeat(1000);
+    rig.deliver(channel.id(), consumer.tag(), 100, body.as_bytes());
+    rig.turn();
+    assert_fit_for_logs("Connection", &connection);
+    let delivery = consumer.try_next().expect("it was delivered");
+    assert_fit_for_logs("Delivery", &delivery);
+    assert!(format!("{delivery:?}").contains("9000"), "{delivery:?}");
+    assert_fit_for_logs("Consumer", &consumer);
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new()).expect("open");
+    assert_fit_for_logs("Publisher", &publisher);
+    let message = Message::new(body);
+    assert_fit_for_logs("Message", &message);
+    let confirmation = rig.run(publisher.publish_message("q", &message)).expect("it is sent");
+    assert_fit_for_logs("Confirmation", &confirmation);
+    assert_fit_for_logs("ChannelEvents", &channel.events());
+    assert_fit_for_logs("ConnectionEvents", &connection.events());
+    assert_fit_for_logs("Health", &connection.health());
+}
