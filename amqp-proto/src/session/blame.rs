@@ -17,7 +17,9 @@ use core::ops::RangeInclusive;
 use super::record::{ChannelRecord, KeptMessage};
 use super::{Session, slot};
 use crate::method::{Arguments as _, BasicPublish};
-use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, Event, PublishSeq, ReplyCode,
+};
 
 /// Kept messages are sent in groups, each when the one before is confirmed.
 #[derive(Debug, Clone, Copy)]
@@ -79,17 +81,61 @@ impl Session {
             record.careful = Some(Careful { until, group: 1 });
             return false;
         }
-        for seq in &to_blame {
-            let freed = record.kept.give_up(*seq);
-            self.budget.kept = self.budget.kept.saturating_sub(freed);
-            let error = ChannelError::Closed(close.clone()).into();
-            let failed = ChannelEvent::PublishFailed { publish: PublishSeq(*seq), error };
-            self.events.push_back(Event::Channel(id, failed));
-        }
         if let Some(careful) = &mut record.careful {
             careful.group = 1;
         }
+        self.give_up_kept(id, &to_blame, &ChannelError::Closed(close.clone()));
         true
+    }
+}
+
+impl Session {
+    /// The broker has closed the connection. If that was for a publish, the kept messages that were the cause are not sent
+    /// again. The close names no channel, so this is certain for `immediate` only, which RabbitMQ does not have (540).
+    pub(super) fn blame_over_connection(&mut self, error: &ConnectionError) {
+        let ConnectionError::Closed(close) = error else { return };
+        let cause = (close.class_id, close.method_id);
+        if cause != (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID) {
+            return;
+        }
+        let unsupported = close.reply_code == ReplyCode::NOT_IMPLEMENTED;
+        let channels = self.channels.iter().flatten();
+        let channels = channels.filter(|record| record.kept.sent_here() > 0).count();
+        let mut to_blame = Vec::new();
+        for (number, record) in (1u16..).zip(&mut self.channels) {
+            let Some(record) = record else { continue };
+            let sent = record.kept.sent_here();
+            let Some(until) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
+                continue;
+            };
+            let until = until.seq;
+            let refused = record.kept.iter().take(sent);
+            let refused = refused.filter(|message| unsupported && message.immediate);
+            let mut seqs: Vec<_> = refused.map(|message| message.seq).collect();
+            if seqs.is_empty() && (sent, channels) == (1, 1) {
+                // It may have been a message that was not kept, but not every time.
+                seqs = record.kept.suspect(false, close);
+            }
+            match seqs.is_empty() {
+                true => record.careful = Some(Careful { until, group: 1 }),
+                false => to_blame.push((ChannelId(number), seqs)),
+            }
+        }
+        for (id, seqs) in to_blame {
+            self.give_up_kept(id, &seqs, &error.clone().into());
+        }
+    }
+
+    /// Reports that these messages were refused, and keeps them no longer.
+    fn give_up_kept(&mut self, id: ChannelId, seqs: &[u64], error: &ChannelError) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        for seq in seqs {
+            let freed = record.kept.give_up(*seq);
+            self.budget.kept = self.budget.kept.saturating_sub(freed);
+            let error = error.clone().into();
+            let failed = ChannelEvent::PublishFailed { publish: PublishSeq(*seq), error };
+            self.events.push_back(Event::Channel(id, failed));
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::record::{ChannelRecord, Consumer, Held, InFlight, KeptMessage, Mode};
+use super::record::{ChannelRecord, Consumer, Held, InFlight, KeptMessage, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
 use crate::{
@@ -228,6 +228,7 @@ impl Channel<'_> {
             exchange: ShortStr::named("exchange", Bytes::copy_from_slice(route.exchange))?,
             routing_key: ShortStr::named("routing key", Bytes::copy_from_slice(route.routing_key))?,
             mandatory: route.mandatory,
+            immediate: route.immediate,
             properties: properties.clone(),
             body: body.into_bytes(),
             sent: false,
@@ -545,11 +546,16 @@ pub(super) fn note(
     answered: bool,
     recovers: bool,
 ) {
+    let mut before = None;
     match &method {
-        Method::BasicQos(qos) if recovers => match qos.global {
-            true => record.global_qos = Some(qos.clone()),
-            false => record.qos = Some(qos.clone()),
-        },
+        Method::BasicQos(qos) if recovers => {
+            let limits = Limits { qos: record.qos.clone(), global_qos: record.global_qos.clone() };
+            before = Some(Box::new(limits));
+            match qos.global {
+                true => record.global_qos = Some(qos.clone()),
+                false => record.qos = Some(qos.clone()),
+            }
+        }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.mode = Mode::Tx { dirty: false, lost: false },
         Method::BasicConsume(consume) => {
@@ -569,9 +575,20 @@ pub(super) fn note(
     }
     if answered {
         let note = Noted::of(method).map(Box::new);
-        record.in_flight.push_back(InFlight { id, note, recovers, abandoned: false });
+        record.in_flight.push_back(InFlight { id, note, before, recovers, abandoned: false });
     } else if let Some(noted) = Noted::of(method) {
         noted.learn(record, topology, id.into(), recovers, None);
+    }
+}
+
+impl InFlight {
+    /// The declaration of a queue that somebody waits for, to be made again.
+    pub(super) fn as_queue_declaration(&self) -> Option<Held> {
+        let Self { id, note, recovers, .. } = self;
+        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
+        let facts = method.facts();
+        let held = Held { id: *id, method, facts, answered: true, recovers: *recovers };
+        matches!(held.method, Method::QueueDeclare(_)).then_some(held)
     }
 }
 

@@ -18,12 +18,15 @@ struct Node {
     /// Where it stands in the shuffled order.
     rank: u64,
     not_before: Instant,
+    /// How often in a row it could not be reached, or refused the session.
     failures: u32,
+    /// How often in a row a connection to it was lost soon.
+    early_losses: u32,
 }
 
 impl Nodes {
     pub(super) fn new(count: usize, recovery: &Recovery, now: Instant) -> Self {
-        let node = Node { rank: 0, not_before: now, failures: 0 };
+        let node = Node { rank: 0, not_before: now, failures: 0, early_losses: 0 };
         Self {
             nodes: alloc::vec![node; count],
             chance: Chance(recovery.seed.unwrap_or_else(|| entropy(now))),
@@ -39,8 +42,12 @@ impl Nodes {
         Some((index, node.not_before))
     }
 
-    /// The connection to that node was lost. It is the last to be tried again, and all the others are tried in a new order.
-    pub(super) fn lost(&mut self, node: usize, now: Instant) {
+    /// The connection to that node was lost, after that time. The node is the last to be tried again, and all the others are
+    /// tried in a new order.
+    ///
+    /// If one connection after the other is lost soon, something that each of them begins with may be the cause. So the node
+    /// is left alone for longer each time, or recovery would go round as fast as it can.
+    pub(super) fn lost(&mut self, node: usize, now: Instant, lasted: Duration) {
         for index in 0..self.nodes.len() {
             let rank = self.chance.next();
             // Nodes that failed lately keep their time.
@@ -50,7 +57,17 @@ impl Nodes {
                 node.not_before = node.not_before.max(later(now, delay));
             }
         }
-        let delay = self.delay_min / 2 + self.chance.up_to(self.delay_min / 2);
+        let soon = lasted < self.delay_max;
+        let Some(early_losses) = self.nodes.get_mut(node).map(|node| {
+            node.early_losses = if soon { node.early_losses.saturating_add(1) } else { 0 };
+            node.early_losses
+        }) else {
+            return;
+        };
+        let delay = match early_losses {
+            0 | 1 => self.delay_min / 2 + self.chance.up_to(self.delay_min / 2),
+            losses => self.backoff(losses),
+        };
         if let Some(node) = self.nodes.get_mut(node) {
             node.not_before = later(now, delay);
         }
@@ -147,7 +164,7 @@ mod tests {
         for failures in 0..20 {
             nodes.failed(0, now);
             let (_, at) = nodes.next().expect("there is one");
-            let full = (DELAY * 2u32.pow(failures.min(15))).min(Duration::from_secs(30));
+            let full = (DELAY * 2u32.pow(failures.min(15))).min(Duration::from_secs(5));
             assert!(at >= now + full / 2 && at <= now + full, "{failures}: {:?}", at - now);
         }
         nodes.worked(0);
@@ -160,7 +177,7 @@ mod tests {
         let mut firsts = [0; 4];
         for seed in 0..200 {
             let (mut nodes, now) = nodes(4, seed);
-            nodes.lost(2, now);
+            nodes.lost(2, now, Duration::from_secs(60));
             let (first, at) = nodes.next().expect("there are four");
             assert!(at <= now + DELAY / 2);
             firsts[first] += 1;

@@ -37,6 +37,8 @@ pub(super) struct Recovering {
     pub(super) nodes: Nodes,
     /// The node of the present transport, or of the last.
     pub(super) node: usize,
+    /// Since when everything is back on it.
+    pub(super) since: Instant,
     /// Queues that are another connection's own, and when to try them again.
     pub(super) locked: Vec<ShortStr>,
     pub(super) locked_until: Option<Instant>,
@@ -73,8 +75,9 @@ impl Session {
     pub fn recover_with(&mut self, policy: Recovery, nodes: usize, node: usize) {
         self.budget.max = policy.keep_max;
         let nodes = Nodes::new(nodes, &policy, self.now);
+        let since = self.now;
         self.recovering =
-            Some(Recovering { policy, nodes, node, locked: Vec::new(), locked_until: None });
+            Some(Recovering { policy, nodes, node, since, locked: Vec::new(), locked_until: None });
     }
 
     /// What to do for there to be a transport. Ask on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
@@ -188,6 +191,7 @@ impl Session {
             return None;
         }
         self.condemn(&error);
+        self.blame_over_connection(&error);
         self.replay = None;
         self.reopening.clear();
         if matches!(self.phase, Phase::Down(_)) {
@@ -195,7 +199,8 @@ impl Session {
             return None;
         }
         if let Some(recovering) = &mut self.recovering {
-            recovering.nodes.lost(recovering.node, self.now);
+            let lasted = self.now.duration_since(recovering.since);
+            recovering.nodes.lost(recovering.node, self.now, lasted);
         }
         self.phase = Phase::Down(alloc::boxed::Box::new(Outage {
             reason: error.clone(),
@@ -285,6 +290,7 @@ impl Session {
         unconfirmed: &[RangeInclusive<PublishSeq>],
     ) -> Option<Event> {
         let record = super::slot(&mut self.channels, id)?;
+        record.undo_guilty(error);
         if record.closing {
             self.forget_channel(id);
             return Some(Event::Channel(id, ChannelEvent::Closed(error.clone())));

@@ -11,7 +11,7 @@ pub struct Recovery {
     /// How long a node is left alone after its first failure; after each further one twice as long. Half of it is left to
     /// chance, so that the clients of a broker that restarts do not all come at once. Default 100 ms.
     pub delay_min: Duration,
-    /// How long it is left alone at most. Default 30 s.
+    /// How long it is left alone at most. A connection that does not last that long counts as a failure, too. Default 5 s.
     pub delay_max: Duration,
     /// After how many attempts in a row to give up; `None` never does. Default `None`.
     pub attempts_max: Option<u32>,
@@ -29,6 +29,11 @@ pub struct Recovery {
     /// What to do about a queue that is another connection's own (405, `RESOURCE_LOCKED`): mostly that is the lost connection,
     /// of whose end the broker does not know yet. Default: try again every second, for as long as it takes.
     pub locked: Locked,
+    /// Whether the first declaration of such a queue is tried again, too, as when a program was started again and the broker
+    /// does not know yet that its earlier connection has ended. The request is not answered until the queue is free; bound it
+    /// by a timeout. The broker closes the channel each time (405): it is opened again with all it had, as by
+    /// `reopen_channels`, and what else was under way on it fails. Default false.
+    pub retry_locked: bool,
     /// How many octets of messages are kept until they are confirmed, for channels that
     /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. After a loss they are all queued for
     /// the transport at once, small ones as a copy. Default 16 MiB.
@@ -70,12 +75,13 @@ impl Default for Recovery {
         Self {
             recovers: ConnectionError::is_recoverable,
             delay_min: Duration::from_millis(100),
-            delay_max: Duration::from_secs(30),
+            delay_max: Duration::from_secs(5),
             attempts_max: None,
             give_up_after: None,
             on_cancel: OnCancel::End,
             reopen_channels: false,
             locked: Locked::Retry(Duration::from_secs(1)),
+            retry_locked: false,
             keep_max: 16 * 1024 * 1024,
             attempt_timeout: Some(Duration::from_secs(60)),
             seed: None,

@@ -9,8 +9,10 @@ use super::blame::Careful;
 use super::channel::Noted;
 use super::reopen::Reopened;
 use super::streams::Streams;
-use crate::method::{BasicConsume, BasicQos, Method, MethodFacts};
-use crate::{ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr};
+use crate::method::{Arguments as _, BasicConsume, BasicQos, Method, MethodFacts};
+use crate::{
+    ChannelError, ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr,
+};
 
 /// What is known of a channel beyond one connection.
 #[derive(Debug, Default)]
@@ -100,10 +102,19 @@ pub(super) struct InFlight {
     pub(super) id: RequestId,
     /// What to take note of when it is answered.
     pub(super) note: Option<Box<Noted>>,
+    /// For a new prefetch limit: the limits of before.
+    pub(super) before: Option<Box<Limits>>,
     /// It brings something that comes back.
     pub(super) recovers: bool,
     /// Nobody waits for the answer.
     pub(super) abandoned: bool,
+}
+
+/// The prefetch limits of a channel: for new consumers, and for all of it.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) qos: Option<BasicQos>,
+    pub(super) global_qos: Option<BasicQos>,
 }
 
 #[derive(Debug)]
@@ -116,6 +127,18 @@ pub(super) struct Held {
 }
 
 impl ChannelRecord {
+    /// The channel is closed over something. A prefetch limit that was it is not set again.
+    pub(super) fn undo_guilty(&mut self, error: &ChannelError) {
+        let cause = error.as_close().map(|close| (close.class_id, close.method_id));
+        if cause != Some((BasicQos::CLASS_ID, BasicQos::METHOD_ID)) {
+            return;
+        }
+        // The oldest, since those before it were answered.
+        if let Some(before) = self.in_flight.iter_mut().find_map(|sent| sent.before.take()) {
+            (self.qos, self.global_qos) = (before.qos, before.global_qos);
+        }
+    }
+
     pub(super) fn take_in_flight(&mut self, id: RequestId) -> Option<InFlight> {
         // They are answered in order, but for those that queues answer.
         let index = self.in_flight.iter().position(|request| request.id == id)?;
@@ -266,6 +289,7 @@ pub(super) struct KeptMessage {
     pub(super) exchange: ShortStr,
     pub(super) routing_key: ShortStr,
     pub(super) mandatory: bool,
+    pub(super) immediate: bool,
     pub(super) properties: RawProperties,
     pub(super) body: Bytes,
     /// It was sent before: sent again, it says so.

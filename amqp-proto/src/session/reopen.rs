@@ -3,9 +3,11 @@
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
+use super::outage::Recovering;
 use super::{Phase, Session, slot};
+use crate::method::{Arguments as _, QueueDeclare};
 use crate::time::Instant;
-use crate::{ChannelError, ChannelId, Event, PublishSeq};
+use crate::{ChannelError, ChannelId, Close, Event, PublishSeq, ReplyCode};
 
 /// How often a channel was opened again lately.
 #[derive(Debug, Default)]
@@ -83,6 +85,26 @@ impl Session {
             }
             None => self.reopen_now(id),
         }
+    }
+
+    /// Whether the channel was closed over the declaration of a queue that another connection has to itself, and that is to be
+    /// made again when the channel is open again.
+    pub(super) fn hold_locked(&mut self, id: ChannelId, close: &Close) -> bool {
+        let cause = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
+        let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
+            && (close.class_id, close.method_id) == cause;
+        let retries = |recovering: &Recovering| recovering.policy.retry_locked;
+        if !locked || !self.recovering.as_ref().is_some_and(retries) {
+            return false;
+        }
+        let Some(record) = slot(&mut self.channels, id) else { return false };
+        // The oldest, since those before it were answered.
+        let mut sent = record.in_flight.iter().enumerate();
+        let refused = sent.find_map(|(index, sent)| Some((index, sent.as_queue_declaration()?)));
+        let Some((index, held)) = refused else { return false };
+        record.in_flight.remove(index);
+        record.held.push_front(held);
+        true
     }
 
     fn reopen_now(&mut self, id: ChannelId) {

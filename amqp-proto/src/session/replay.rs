@@ -118,6 +118,9 @@ impl Session {
                 if comes_back && restoring.is_some_and(|own| !attached || own.is_suspect(close)) {
                     return self.restored_channel_closed(id, error, unconfirmed);
                 }
+                if comes_back && self.hold_locked(id, close) {
+                    return self.reopen(id, &error, unconfirmed);
+                }
                 if comes_back && self.policy_reopens() {
                     return self.reopen(id, &error, unconfirmed);
                 }
@@ -182,6 +185,7 @@ impl Session {
         }
         let Some(recovering) = self.recovering.as_mut().filter(|_| whole) else { return };
         recovering.nodes.worked(recovering.node);
+        recovering.since = self.now;
         report.node = recovering.node;
         report.restoring = self.now.duration_since(began);
         self.phase = Phase::Up;

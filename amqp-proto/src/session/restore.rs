@@ -307,7 +307,7 @@ impl Session {
         while room > 0 && channel.takes_commands() {
             let Some(message) = record.kept.next_unsent() else { break };
             let mut route = Route::new(&message.exchange, &message.routing_key);
-            route.mandatory = message.mandatory;
+            (route.mandatory, route.immediate) = (message.mandatory, message.immediate);
             let route = self.topology.redirect(&route);
             let marked = message.sent.then(|| marked(message)).flatten();
             let properties = marked.as_ref().unwrap_or(&message.properties);

@@ -79,7 +79,7 @@ impl Streams {
 
     /// Whether settling deliveries is to be [noted](Self::settled).
     #[inline]
-    pub(super) const fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         !self.readers.is_empty()
     }
 

@@ -5,6 +5,7 @@ mod cuts;
 mod embedding;
 mod failures;
 mod messages;
+mod mistakes;
 mod outages;
 mod pair;
 mod refused;
