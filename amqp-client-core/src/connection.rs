@@ -225,6 +225,7 @@ impl Connection {
             },
             blocked: state.proto.is_blocked(),
             losses: state.losses,
+            stale: state.stale,
             unusable: state.unusable,
             channels: state.proto.channel_count(),
             closed_channels: state.closed_channels(),

@@ -27,13 +27,12 @@ use crate::state::End;
 /// Dropping it cancels it; what was delivered and not taken goes back to the queue.
 ///
 /// ```no_run
-/// # use amqp_client_core::{CallError, Consumer};
+/// # use amqp_client_core::Consumer;
 /// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
 /// while let Some(delivery) = consumer.next().await {
 ///     let delivery = delivery?;
 ///     println!("{}: {} octets", delivery.routing_key(), delivery.body().len());
-///     // After a loss of the connection, what was not acknowledged comes again.
-///     delivery.ack().or_else(CallError::ok_if_stale)?;
+///     delivery.ack()?;
 /// }
 /// # Ok(())
 /// # }

@@ -58,9 +58,13 @@ impl Delivery {
 
     /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
     ///
+    /// If the connection was lost since it came, the broker has requeued the message and delivers it again. There is nothing to
+    /// settle then, and nothing to do about it: this is `Ok`, settles no other delivery, and is counted
+    /// ([`Health::stale`](crate::Health::stale)). [`is_stale`](Self::is_stale) tells beforehand. In a transaction the commit
+    /// fails, with [`Misuse::TransactionLost`](amqp_proto::Misuse::TransactionLost). The same holds for all ways to settle.
+    ///
     /// # Errors
-    /// [`CallError`], if the channel is over, or the connection was lost since and [the delivery is
-    /// stale](CallError::is_stale): then the broker has taken the message back.
+    /// [`CallError`], if the channel is closed.
     pub fn ack(mut self) -> Result<(), CallError> {
         self.settle(|channel, tag| channel.basic_ack(tag, false))
     }
@@ -112,8 +116,8 @@ impl Delivery {
         &self.channel
     }
 
-    /// Whether the connection was lost since it came: then the broker has taken it back and delivers it again, and settling it
-    /// fails. Work that takes long can look here whether it is still worth it.
+    /// Whether the connection was lost since it came: then the broker has requeued it and delivers it again, and settling it does
+    /// nothing. Work that takes long can look here whether it is still worth it.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.channel.is_stale(&self.message)
@@ -165,6 +169,10 @@ impl fmt::Debug for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        // The broker has requeued it.
+        if self.settled || self.is_stale() {
+            return;
+        }
         // It fails only if the channel is over, or the message settled by a later `ack_up_to`.
         let _gone = match std::thread::panicking() {
             true => {

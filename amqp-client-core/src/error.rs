@@ -64,29 +64,6 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Nothing, if [the delivery is stale](Self::is_stale): for work that goes on when a connection is lost.
-    ///
-    /// ```no_run
-    /// # use amqp_client_core::{CallError, Delivery};
-    /// # fn example(delivery: Delivery) -> Result<(), CallError> {
-    /// delivery.ack().or_else(CallError::ok_if_stale)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// Itself, if it is anything else.
-    pub fn ok_if_stale(self) -> Result<(), Self> {
-        if self.is_stale() { Ok(()) } else { Err(self) }
-    }
-
-    /// Whether this is about a delivery from before the connection was lost: the broker has taken it back and delivers it
-    /// again. There is nothing to do about it.
-    #[must_use]
-    pub const fn is_stale(&self) -> bool {
-        matches!(self, Self::Misuse(Misuse::StaleDelivery(_)))
-    }
-
     /// The reply code that the channel or connection was closed with, if that is the reason.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {

@@ -10,6 +10,9 @@ pub struct Health {
     pub blocked: bool,
     /// How often the connection was lost.
     pub losses: u64,
+    /// How many deliveries were settled too late: the connection was lost since they came, so the broker has requeued them
+    /// and delivers them again. See [`Delivery::ack`](crate::Delivery::ack).
+    pub stale: u64,
     /// How many messages could not be taken in, because their bodies were larger than
     /// [`Limits::body_max`](amqp_proto::Limits::body_max).
     pub unusable: u64,

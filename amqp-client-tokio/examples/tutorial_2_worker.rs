@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 use std::time::Duration;
 
-use amqp_client_tokio::{CallError, Connection, ConsumeOptions, Consumer, Delivery, QueueOptions};
+use amqp_client_tokio::{Connection, ConsumeOptions, Consumer, Delivery, QueueOptions};
 use tokio::signal::ctrl_c;
 
 #[tokio::main]
@@ -44,6 +44,5 @@ async fn work(delivery: Delivery) -> Result<(), Box<dyn Error>> {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     println!(" [x] Done");
-    // One from before a loss of the connection comes again.
-    Ok(delivery.ack().or_else(CallError::ok_if_stale)?)
+    Ok(delivery.ack()?)
 }

@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 
 use amqp_client_tokio::{
-    CallError, Channel, Connection, ConsumeOptions, Consumer, Delivery, Message, MessageProperties,
+    Channel, Connection, ConsumeOptions, Consumer, Delivery, Message, MessageProperties,
     QueueOptions,
 };
 use tokio::signal::ctrl_c;
@@ -59,8 +59,7 @@ async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Erro
     let reply = Message::new(result.to_string())
         .with(&MessageProperties::new().with_correlation_id(correlation_id))?;
     channel.default_exchange().publish(&reply_to, &reply).await?;
-    // One from before a loss of the connection comes again.
-    Ok(request.ack().or_else(CallError::ok_if_stale)?)
+    Ok(request.ack()?)
 }
 
 /// Nothing if the result does not fit.

@@ -1,6 +1,8 @@
 use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover};
+use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{
-    Body, DeliveryTag, EncodeProperties, GetReply, Prepared, RawProperties, Route, TooLong,
+    Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
+    Route, TooLong,
 };
 
 use super::{Channel, Heads, NotNow, Outgoing, name};
@@ -136,52 +138,57 @@ impl Channel {
         Ok(())
     }
 
-    /// Acknowledges a delivery by its number, with `multiple` all up to it (`basic.ack`). [`Delivery::ack`] is the
-    /// friendlier way; this one is for numbers that were kept.
+    /// Acknowledges a delivery by its number, with `multiple` all up to it; 0 means all there are (`basic.ack`).
+    /// [`Delivery::ack`] is the friendlier way; this one is for numbers that were kept.
+    ///
+    /// A number from before the connection was lost settles nothing: see [`Delivery::ack`].
     ///
     /// # Errors
     /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
     pub fn basic_ack(&self, tag: DeliveryTag, multiple: bool) -> Result<(), CallError> {
-        let mut guard = self.lock();
-        let mut protocol = self.protocol(&mut guard)?;
-        if multiple {
-            protocol.ack_up_to(tag)?
-        } else {
-            protocol.ack(tag)?
-        }
-        guard.wake_driver();
-        Ok(())
+        self.settle(|protocol| match multiple {
+            true => protocol.ack_up_to(tag),
+            false => protocol.ack(tag),
+        })
     }
 
     /// Returns a delivery by its number, with `multiple` all up to it (`basic.nack`).
     ///
     /// # Errors
-    /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
+    /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_nack(
         &self,
         tag: DeliveryTag,
         multiple: bool,
         requeue: bool,
     ) -> Result<(), CallError> {
-        let mut guard = self.lock();
-        let mut protocol = self.protocol(&mut guard)?;
-        if multiple {
-            protocol.nack_up_to(tag, requeue)?
-        } else {
-            protocol.nack(tag, requeue)?
-        }
-        guard.wake_driver();
-        Ok(())
+        self.settle(|protocol| match multiple {
+            true => protocol.nack_up_to(tag, requeue),
+            false => protocol.nack(tag, requeue),
+        })
     }
 
     /// Rejects one delivery by its number (`basic.reject`).
     ///
     /// # Errors
-    /// As [`basic_nack`](Self::basic_nack).
+    /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_reject(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
+        self.settle(|protocol| protocol.reject(tag, requeue))
+    }
+
+    /// Settles deliveries. The broker has requeued those from before a loss, so there is nothing to settle: that is counted, and
+    /// no error, as it would end workers that do nothing wrong.
+    #[inline]
+    fn settle(
+        &self,
+        settle: impl FnOnce(&mut Protocol<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CallError> {
         let mut guard = self.lock();
-        self.protocol(&mut guard)?.reject(tag, requeue)?;
-        guard.wake_driver();
+        match settle(&mut self.protocol(&mut guard)?) {
+            Ok(()) => guard.wake_driver(),
+            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => guard.stale += 1,
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) secrets_lost: Option<(u64, ConnectionError)>,
     /// How often the connection was lost.
     pub(crate) losses: u64,
+    /// How many settlements came after a loss, for deliveries from before it.
+    pub(crate) stale: u64,
     /// How many messages could not be taken in.
     pub(crate) unusable: u64,
     /// Octets that were delivered and not taken by their consumers.
@@ -151,6 +153,7 @@ impl Shared {
             secrets_updated: 0,
             secrets_lost: None,
             losses: 0,
+            stale: 0,
             unusable: 0,
             delivered_octets: 0,
             closing: None,

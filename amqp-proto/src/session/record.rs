@@ -170,8 +170,10 @@ impl Tags {
     /// The session's tag for one of the broker's.
     #[inline]
     pub(super) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
-        self.last = self.before + tag.get();
-        DeliveryTag::new(self.last)
+        let tag = self.before + tag.get();
+        // The tags of deliveries without acknowledgement need not grow. None of this time may be met again in the next.
+        self.last = self.last.max(tag);
+        DeliveryTag::new(tag)
     }
 
     /// The broker's tag for one of the session's; nothing if the broker has taken that delivery back.
@@ -431,8 +433,12 @@ mod tests {
         assert_eq!(tags.sent(second), Some(DeliveryTag::new(2)));
         assert_eq!(tags.restart(), second);
         assert_eq!((tags.sent(first), tags.sent(second)), (None, None));
+        let later = tags.received(DeliveryTag::new(9));
+        let smaller = tags.received(DeliveryTag::new(1));
+        assert!(smaller > second);
+        assert_eq!((tags.restart(), tags.sent(later), tags.sent(smaller)), (later, None, None));
         let third = tags.received(DeliveryTag::new(1));
-        assert_eq!((third.get(), tags.sent(third)), (3, Some(DeliveryTag::new(1))));
+        assert_eq!((third.get(), tags.sent(third)), (12, Some(DeliveryTag::new(1))));
         assert_eq!(tags.sent(DeliveryTag::new(0)), Some(DeliveryTag::new(0)));
     }
 }

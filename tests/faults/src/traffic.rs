@@ -297,9 +297,10 @@ fn take(delivery: Delivery, name: &str, ledger: &Ledger) {
         }
         None => ledger.trouble(format!("a message with the id {id}")),
     }
+    let stale = delivery.is_stale();
     match delivery.ack() {
+        Ok(()) if stale => ledger.stale(),
         Ok(()) => {}
-        Err(error) if error.is_stale() => ledger.stale(),
         Err(error) => ledger.trouble(format!("consumer {name}: {error}")),
     }
 }

@@ -92,10 +92,8 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     while !missing.is_empty() {
         let delivery = consumer.next().await.ok_or("the consumer ended")??;
         let id = delivery.message_properties()?.message_id.ok_or("no id")?;
-        match delivery.ack() {
-            Err(error) if !error.is_stale() => return Err(error.into()),
-            _ => drop(missing.remove(id.as_str())),
-        }
+        delivery.ack()?;
+        missing.remove(id.as_str());
     }
     for confirmation in confirmations {
         confirmation.await?;

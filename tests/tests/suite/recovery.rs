@@ -9,9 +9,9 @@ use amqp_client_core::login::Token;
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{Gate, RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Entity,
-    HeldBy, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
-    QueueType, RecoveryReport, Status, StreamOffset, Target, TryError,
+    CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Delivery,
+    Entity, HeldBy, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions,
+    QueueOptions, QueueType, RecoveryReport, Status, StreamOffset, Target, TryError,
 };
 use amqp_testkit::Proxy;
 
@@ -93,8 +93,8 @@ behaviours! {
         assert_eq!(report.renamed.len(), 1);
         assert_eq!(queue.current_name(), report.renamed[0].1);
         assert!(report.failed.is_empty(), "{:?}", report.failed);
-        let error = before.ack().expect_err("the broker has taken it back");
-        assert!(error.is_stale(), "{error:?}");
+        assert!(before.is_stale());
+        before.ack()?;
 
         publisher.send("a.c", "after").await?;
         let after = next(&mut consumer).await?;
@@ -132,10 +132,53 @@ behaviours! {
             delivery.ack()?;
         }
         for delivery in held {
-            assert!(delivery.ack().is_err_and(|error| error.is_stale()));
+            delivery.ack()?;
         }
+        assert_eq!(scene.connection.health().stale, 2);
         assert!(queue.get(true).await?.is_none());
         queue.delete(false, false).await?;
+    }
+
+    async fn settling_what_is_stale_does_nothing_and_is_counted(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        for number in 0..10u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        let mut stale = Vec::new();
+        for _ in 0..10 {
+            stale.push(next(&mut consumer).await?);
+        }
+        scene.cut().await?;
+        let mut fresh = Vec::new();
+        for _ in 0..10 {
+            fresh.push(next(&mut consumer).await?);
+        }
+        assert!(stale.iter().all(|delivery| delivery.is_stale()));
+        assert!(!fresh.iter().any(|delivery| delivery.is_stale()));
+        let mut next = || stale.pop().expect("there are ten");
+        next().ack()?;
+        next().ack_up_to()?;
+        next().nack(false)?;
+        next().nack_up_to(false)?;
+        next().reject(false)?;
+        channel.basic_ack(next().into_message().delivery_tag(), true)?;
+        channel.basic_nack(next().into_message().delivery_tag(), true, false)?;
+        channel.basic_reject(next().into_message().delivery_tag(), false)?;
+        // What is dropped was to be requeued, and is.
+        drop(next());
+        drop(next());
+        assert_eq!(scene.connection.health().stale, 8);
+        // None of that has settled another delivery.
+        assert_eq!(scene.connection.health().unsettled, 10);
+        let last = fresh.pop().expect("there are ten");
+        drop(fresh.into_iter().map(Delivery::into_message).collect::<Vec<_>>());
+        last.ack_up_to()?;
+        channel.basic_qos(0).await?;
+        assert_eq!(scene.connection.health().stale, 8);
+        assert_eq!(queue.delete(false, true).await?, 0);
     }
 
     async fn a_reader_of_a_stream_goes_on_with_the_first_message_that_was_not_settled(world) {

@@ -171,8 +171,9 @@ impl<'a> Desk<'a> {
         // They come again, and what is said of others does not concern them.
         self.held.retain(|(_, other)| !other.is_stale());
         let tag = delivery.delivery_tag();
+        let stale = delivery.is_stale();
         match self.env.random(|rng| rng.u8(..10)) {
-            0..=4 => self.done(&[id], delivery.ack()),
+            0..=4 => self.done(&[id], stale, delivery.ack()),
             5 => {
                 let (before, held) =
                     self.held.drain(..).partition(|(_, other)| other.delivery_tag() < tag);
@@ -180,24 +181,27 @@ impl<'a> Desk<'a> {
                 let before: Vec<(Id, Delivery)> = before;
                 let ids: Vec<_> = before.iter().map(|(id, _)| *id).chain([id]).collect();
                 // These are settled now, so dropping them must not give them back.
-                self.done(&ids, delivery.ack_up_to())
+                self.done(&ids, stale, delivery.ack_up_to())
             }
-            6 => self.done(&[id], delivery.reject(false)),
-            7 => self.done(&[], delivery.nack(true)),
+            6 => self.done(&[id], stale, delivery.reject(false)),
+            7 => self.done(&[], stale, delivery.nack(true)),
             8 => {
                 self.held.retain(|(_, other)| other.delivery_tag() > tag);
-                self.done(&[], delivery.nack_up_to(true))
+                self.done(&[], stale, delivery.nack_up_to(true))
             }
             // It is dropped, and so goes back.
             _ => Ok(()),
         }
     }
 
-    fn done(&self, ids: &[Id], result: Result<(), CallError>) -> Try<()> {
-        match result {
-            // It comes again.
-            Err(error) if self.endures && error.is_stale() => return Ok(()),
-            result => self.env.call(result)?,
+    fn done(&self, ids: &[Id], stale: bool, result: Result<(), CallError>) -> Try<()> {
+        self.env.call(result)?;
+        // It comes again.
+        if stale {
+            return match self.endures {
+                true => Ok(()),
+                false => Err(self.env.fail("a delivery is stale though nothing comes back")),
+            };
         }
         let transport = self.transport();
         let mut ledger = self.env.world.ledger.borrow_mut();

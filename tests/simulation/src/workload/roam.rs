@@ -50,10 +50,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
                     loop {
                         let delivery = env.consumed(consumer.next().await)?;
                         let found = delivery.body() == number.to_be_bytes();
-                        match delivery.ack() {
-                            Err(error) if !error.is_stale() => env.call(Err(error))?,
-                            _ => {}
-                        }
+                        env.call(delivery.ack())?;
                         if found {
                             return Ok(());
                         }
