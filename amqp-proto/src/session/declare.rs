@@ -24,12 +24,16 @@ impl Session {
         replay.report.connecting = self.now.duration_since(outage.since);
         let condemned = outage.condemned.clone();
         replay.steps = self.topology.steps().into();
+        replay.one_by_one = outage.one_by_one;
+        let queues = condemned.iter().filter_map(|(entity, _)| match entity {
+            Entity::Queue(name) | Entity::Binding { destination: name, .. } => Some(name.clone()),
+            _ => None,
+        });
+        replay.missing = queues.collect();
+        // Without a queue there are no bindings of it. Without a binding there still is its queue.
         replay.steps.retain(|step| {
-            let found = condemned.iter().find(|(entity, _)| *entity == step.entity);
-            if let (Some(_), Some(queue)) = (found, &step.queue) {
-                replay.missing.insert(queue.clone());
-            }
-            found.is_none()
+            let left_out = condemned.iter().any(|(entity, _)| *entity == step.entity);
+            !left_out && step.queue.as_ref().is_none_or(|queue| !replay.missing.contains(queue))
         });
         let failed = condemned.into_iter();
         replay.report.failed =

@@ -55,6 +55,8 @@ pub(super) struct Outage {
     last: Option<Arc<str>>,
     /// What ended a connection when it was to be brought back. It is left out.
     pub(super) condemned: Vec<(Entity, ConnectionError)>,
+    /// It is not known which of several requests ended a connection.
+    pub(super) one_by_one: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +211,7 @@ impl Session {
             step: Step::Waiting { told: false },
             last: None,
             condemned: Vec::new(),
+            one_by_one: false,
         }));
         Some(Event::Session(SessionEvent::Lost { reason: error }))
     }

@@ -7,7 +7,7 @@ use super::report::{Entity, RecoveryReport};
 use super::steps::ChannelStep;
 use super::topology::Step;
 use super::{OnCancel, Phase, Session, slot};
-use crate::method::QueueDeclare;
+use crate::method::{Method, QueueDeclare};
 use crate::time::Instant;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, ConsumerId, Event, Initiator,
@@ -35,6 +35,8 @@ pub(super) struct Replay {
     pub(super) consumers: Vec<(ChannelId, ConsumerId)>,
     /// Declarations are done with.
     pub(super) declared: bool,
+    /// What stands on channels is asked for one by one, on one channel after the other.
+    pub(super) one_by_one: bool,
 }
 
 /// What is being brought back on a channel.
@@ -73,6 +75,7 @@ impl Replay {
             channels: BTreeMap::new(),
             consumers: Vec::new(),
             declared: false,
+            one_by_one: false,
         }
     }
 }
@@ -168,6 +171,7 @@ impl Session {
         if !self.connection.is_open() {
             return;
         }
+        self.send_next_channels();
         let done = self.replay.take_if(|replay| {
             replay.declared
                 && replay.steps.is_empty()
@@ -254,17 +258,31 @@ impl Session {
         self.send_declarations();
     }
 
-    /// A request that ends the whole connection must not do so again and again.
+    /// A request that ends the whole connection must not do so again and again: it is left out the next time.
     pub(super) fn condemn(&mut self, error: &ConnectionError) {
         let (Phase::Down(outage), Some(replay)) = (&mut self.phase, &self.replay) else { return };
         let ConnectionError::Closed(close) = error else { return };
         let cause = (close.class_id, close.method_id);
-        let declaring = replay.awaiting.front().map(|(_, step)| (&step.method, &step.entity));
-        let channels = replay.channels.values().filter_map(|restoring| restoring.awaiting.front());
-        let restoring = channels.map(|(_, step)| (&step.method, &step.entity));
-        let mut suspects = declaring.into_iter().chain(restoring);
-        if let Some((_, entity)) = suspects.find(|(method, _)| method.facts().id == cause) {
-            outage.condemned.push((entity.clone(), error.clone()));
+        let is_cause = |method: &Method| method.facts().id == cause;
+        // A channel is served in order: its oldest request is the one that the broker looked at.
+        let declaring = replay.awaiting.front().filter(|(_, step)| is_cause(&step.method));
+        let declaring = declaring.map(|(_, step)| step.entity.clone());
+        let channels = replay.channels.iter().filter_map(|(id, restoring)| {
+            let (_, step) = restoring.awaiting.front()?;
+            is_cause(&step.method).then(|| (*id, step.clone()))
+        });
+        let mut suspects: Vec<_> = channels.collect();
+        if suspects.len() + usize::from(declaring.is_some()) > 1 {
+            // Between channels there is no order. The next time only one thing is asked for at a time.
+            outage.one_by_one = true;
+            return;
+        }
+        if let Some(entity) = declaring {
+            outage.condemned.push((entity, error.clone()));
+        }
+        if let Some((id, step)) = suspects.pop() {
+            outage.condemned.push((step.entity.clone(), error.clone()));
+            self.leave_out(id, &step, &ChannelError::Connection(error.clone()));
         }
     }
 }

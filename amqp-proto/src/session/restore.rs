@@ -1,6 +1,5 @@
 //! Bringing back what stands on channels: modes, prefetch limits, consumers, messages and requests that wait.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -9,7 +8,7 @@ use super::record::{KeptMessage, Mode};
 use super::replay::Restoring;
 use super::report::Entity;
 use super::steps::ChannelStep;
-use super::{Phase, Session, slot};
+use super::{Session, slot};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::{
     ChannelError, ChannelEvent, ChannelId, CommandError, ConsumerId, Event, Properties, PublishSeq,
@@ -82,29 +81,23 @@ impl Session {
     pub(super) fn begin_channels(&mut self) {
         let Some(replay) = &mut self.replay else { return };
         let wanted = core::mem::take(&mut replay.consumers);
-        let missing = replay.missing.clone();
-        let mut locked = Vec::new();
-        if let Some(recovering) = &self.recovering {
-            locked.clone_from(&recovering.locked);
-        }
         let planned =
             |(id, restoring): (&ChannelId, &Restoring)| (!restoring.planned).then_some(*id);
         for id in replay.channels.iter().filter_map(planned).collect::<Vec<_>>() {
             if slot(&mut self.channels, id).is_some_and(|record| record.attached) {
                 continue;
             }
-            self.drop_consumers_without_queue(id, &missing, &locked);
             self.plan_channel(id);
             self.send_channel(id);
         }
         for (id, consumer) in wanted {
-            self.drop_consumers_without_queue(id, &missing, &locked);
+            self.drop_consumers_without_queue(id);
             let (Some(replay), Some(record)) =
                 (&mut self.replay, slot(&mut self.channels, id).filter(|record| record.attached))
             else {
                 continue;
             };
-            let mut steps = Vec::new();
+            let (mut steps, missing) = (Vec::new(), &replay.missing);
             record.consumer_steps(
                 id,
                 record.qos.as_ref(),
@@ -118,32 +111,24 @@ impl Session {
 
     /// Plans all that stands on a channel that was opened again.
     pub(super) fn plan_channel(&mut self, id: ChannelId) {
+        self.drop_consumers_without_queue(id);
         let (Some(replay), Some(record)) = (&mut self.replay, slot(&mut self.channels, id)) else {
             return;
         };
         let missing = &replay.missing;
         let steps = record.steps(id, |consumer| !missing.contains(&consumer.consume.queue));
-        let condemned = match &self.phase {
-            Phase::Down(outage) => &*outage.condemned,
-            _ => &[],
-        };
-        let allowed =
-            |step: &ChannelStep| condemned.iter().all(|(entity, _)| *entity != step.entity);
         if let Some(restoring) = replay.channels.get_mut(&id) {
-            restoring.steps = steps.into_iter().filter(allowed).collect();
+            restoring.steps = steps.into();
             restoring.planned = true;
         }
     }
 
     /// Ends the consumers of queues that have not come back, and will not.
-    pub(super) fn drop_consumers_without_queue(
-        &mut self,
-        id: ChannelId,
-        missing: &BTreeSet<ShortStr>,
-        locked: &[ShortStr],
-    ) {
+    fn drop_consumers_without_queue(&mut self, id: ChannelId) {
         let Some(record) = slot(&mut self.channels, id) else { return };
-        let gone = |queue: &ShortStr| missing.contains(queue) && !locked.contains(queue);
+        let (Some(replay), Some(recovering)) = (&self.replay, &self.recovering) else { return };
+        let gone =
+            |queue: &ShortStr| replay.missing.contains(queue) && !recovering.locked.contains(queue);
         let ended: Vec<_> = record
             .consumers
             .iter()
@@ -155,17 +140,24 @@ impl Session {
             let error = ChannelError::not_restored(ReplyCode::NOT_FOUND, why);
             let entity =
                 Entity::Consumer { channel: id, consumer, consumer_tag: consume.consumer_tag };
-            self.fail_consumer(entity, error);
+            self.end_consumer(id, consumer, &error);
+            self.report_failure(entity, error);
         }
     }
 
     pub(super) fn send_channel(&mut self, id: ChannelId) {
-        let Some(restoring) = self.replay.as_mut().and_then(|replay| replay.channels.get_mut(&id))
-        else {
+        let Some(replay) = &mut self.replay else { return };
+        let one_by_one = replay.one_by_one;
+        let busy = |restoring: &Restoring| !restoring.awaiting.is_empty();
+        if one_by_one && replay.channels.values().any(busy) {
             return;
-        };
+        }
+        let Some(restoring) = replay.channels.get_mut(&id) else { return };
         let Ok(mut channel) = self.connection.channel(id) else { return };
         let mut failed = Vec::new();
+        if one_by_one {
+            restoring.one_by_one = true;
+        }
         while !restoring.one_by_one || restoring.awaiting.is_empty() {
             let Some(mut step) = restoring.steps.pop_front() else { break };
             let record = slot(&mut self.channels, id).map(|record| &*record);
@@ -193,26 +185,40 @@ impl Session {
                 Err(CommandError::Ended(_)) => break,
                 // It runs: it was started by an earlier step.
                 Err(_) if is_running(&mut channel, &step.entity) => {}
-                Err(error) => failed.push((step.entity, not_sent(&error))),
+                Err(error) => failed.push((step, not_sent(&error))),
             }
         }
-        for (entity, error) in failed {
-            self.not_restored(id, entity, error);
+        for (step, error) in failed {
+            self.not_restored(id, &step, error);
         }
     }
 
+    /// Goes on with the next channel, if that had to wait for another.
+    pub(super) fn send_next_channels(&mut self) {
+        let waiting = self.replay.as_ref().filter(|replay| replay.one_by_one && replay.declared);
+        let ids: Vec<_> =
+            waiting.iter().flat_map(|replay| replay.channels.keys().copied()).collect();
+        ids.into_iter().for_each(|id| self.send_channel(id));
+    }
+
     /// Something that stood on a channel cannot be brought back. The channel goes on without it.
-    fn not_restored(&mut self, id: ChannelId, entity: Entity, error: ChannelError) {
-        if matches!(entity, Entity::Consumer { .. }) {
-            return self.fail_consumer(entity, error);
-        }
-        if let Some(record) = self.record(id) {
-            match entity {
-                Entity::Flow(_) => record.paused = false,
-                _ => (record.qos, record.global_qos) = (None, None),
+    fn not_restored(&mut self, id: ChannelId, step: &ChannelStep, error: ChannelError) {
+        self.leave_out(id, step, &error);
+        self.report_failure(step.entity.clone(), error);
+    }
+
+    /// The same, reported to the consumer alone, if it is one.
+    pub(super) fn leave_out(&mut self, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        match (&step.entity, &step.method) {
+            (Entity::Consumer { consumer, .. }, _) => self.end_consumer(id, *consumer, error),
+            (Entity::Flow(_), _) => record.paused = false,
+            (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
+            _ => {
+                record.qos = None;
+                record.consumers.iter_mut().for_each(|consumer| consumer.qos = None);
             }
         }
-        self.report_failure(entity, error);
     }
 
     /// The broker refused something that was to be brought back on a channel.
@@ -237,7 +243,7 @@ impl Session {
                 }
                 return None;
             };
-            self.not_restored(id, step.entity, error);
+            self.not_restored(id, &step, error);
         }
         self.open_again(id);
         if let Some(restoring) =
@@ -266,17 +272,15 @@ impl Session {
         self.emit(id, ChannelEvent::Closed(error));
     }
 
-    pub(super) fn fail_consumer(&mut self, entity: Entity, error: ChannelError) {
-        if let Entity::Consumer { channel, consumer, .. } = &entity {
-            let record = slot(&mut self.channels, *channel);
-            let removed = record.and_then(|record| record.remove_consumer_by_id(*consumer));
-            if let Some(removed) = removed {
-                self.topology.unconsumed(&removed.consume.queue);
-            }
-            let failed = ChannelEvent::ConsumerFailed { consumer: *consumer, error: error.clone() };
-            self.emit(*channel, failed);
+    fn end_consumer(&mut self, id: ChannelId, consumer: ConsumerId, error: &ChannelError) {
+        let record = slot(&mut self.channels, id);
+        let removed = record.and_then(|record| record.remove_consumer_by_id(consumer));
+        if let Some(removed) = removed {
+            self.topology.unconsumed(&removed.consume.queue);
         }
-        self.report_failure(entity, error);
+        if !matches!(error, ChannelError::Connection(_)) {
+            self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
+        }
     }
 
     /// Commands go to the channel from now on, the first of them being those that waited. Returns how many messages were

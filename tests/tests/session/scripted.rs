@@ -1,10 +1,58 @@
 //! Brokers that change their mind: what they accepted once, they do not accept again.
 
-use amqp_client_core::proto::method::{BasicQos, ChannelFlow, Method};
-use amqp_client_core::proto::session::{Entity, Recovery};
-use amqp_client_core::proto::{Event, ReplyCode, ServerConfig, SessionEvent};
+use amqp_client_core::proto::method::{
+    BasicConsume, BasicQos, ChannelFlow, Method, QueueBind, QueueDeclare,
+};
+use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
+use amqp_client_core::proto::{
+    ChannelId, Connection, ConsumerId, Event, ReplyCode, ServerConfig, SessionEvent,
+};
 
 use crate::pair::{Pair, accept};
+use crate::world::{durable, short};
+
+fn consume(pair: &mut Pair, id: ChannelId, queue: &str, tag: &str) -> ConsumerId {
+    let (queue, consumer_tag) = (short(queue), short(tag));
+    let consume = BasicConsume { queue, consumer_tag, ..<_>::default() };
+    pair.channel(id).request(consume).expect("it is sent").into()
+}
+
+/// Reconnects to a server that ends the connection over some requests, until it asks for none of them. Returns how often it
+/// was asked for them.
+fn recover_from(pair: &mut Pair, ends: impl Fn(&Method) -> bool) -> usize {
+    for attempt in 0..10 {
+        pair.reconnect(ServerConfig::default());
+        let now = pair.now;
+        let mut over = false;
+        pair.run(|server: &mut Connection, id, method| {
+            if over {
+                return;
+            }
+            match ends(method) {
+                true => {
+                    over = true;
+                    let cause = method.facts().id;
+                    server.close_over(now, ReplyCode::NOT_ALLOWED, "no", cause);
+                }
+                false => accept(server, id, method),
+            }
+        });
+        if !over {
+            return attempt;
+        }
+        // The server hangs up.
+        pair.session.handle_eof(pair.now);
+    }
+    panic!("it is asked for again and again");
+}
+
+fn report(pair: &Pair) -> &RecoveryReport {
+    let report = pair.events.iter().rev().find_map(|event| match event {
+        Event::Session(SessionEvent::Recovered(report)) => Some(&**report),
+        _ => None,
+    });
+    report.expect("it is recovered")
+}
 
 #[test]
 fn a_limit_and_a_pause_last_over_a_loss() {
@@ -54,4 +102,124 @@ fn what_ends_the_whole_connection_is_not_asked_for_again_and_again() {
     let [(entity, error)] = report.failed.as_slice() else { panic!("{:?}", report.failed) };
     assert_eq!(*entity, Entity::Prefetch(id));
     assert!(error.to_string().contains("no such limits any more"), "{error}");
+}
+
+#[test]
+fn a_consumer_that_ends_the_connection_is_left_out_and_ends() {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.open();
+    let good = consume(&mut pair, id, "q", "good");
+    let bad = consume(&mut pair, id, "q", "bad");
+    pair.run(accept);
+    pair.cut();
+    pair.events.clear();
+    let is_bad = |method: &Method| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short("bad"));
+    assert_eq!(recover_from(&mut pair, is_bad), 1);
+    assert!(pair.session.is_open());
+    assert_eq!(pair.failed_consumers(), [bad], "not {good:?}");
+    let [(entity, error)] = report(&pair).failed.as_slice() else { panic!("{:?}", pair.events) };
+    assert!(matches!(entity, Entity::Consumer { consumer, .. } if *consumer == bad), "{entity}");
+    assert!(error.to_string().contains("530 NOT_ALLOWED"), "{error}");
+    // It is not tried with the next loss, either.
+    pair.cut();
+    assert_eq!(recover_from(&mut pair, is_bad), 0);
+    assert_eq!(report(&pair).consumers, 1);
+}
+
+#[test]
+fn a_binding_that_ends_the_connection_does_not_end_the_consumers_of_its_queue() {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.open();
+    pair.channel(id).request(durable("q")).expect("it is sent");
+    for key in ["good", "bad"] {
+        let (exchange, routing_key) = (short("x"), short(key));
+        let bind = QueueBind { queue: short("q"), exchange, routing_key, ..<_>::default() };
+        pair.channel(id).request(bind).expect("it is sent");
+    }
+    consume(&mut pair, id, "q", "c");
+    pair.run(accept);
+    pair.cut();
+    pair.events.clear();
+    let is_bad = |method: &Method| matches!(method, Method::QueueBind(bind) if bind.routing_key == short("bad"));
+    assert_eq!(recover_from(&mut pair, is_bad), 1);
+    assert_eq!(pair.failed_consumers(), []);
+    let report = report(&pair);
+    assert_eq!((report.queues, report.consumers), (1, 1), "{report:?}");
+}
+
+#[test]
+fn a_queue_that_ends_the_connection_is_left_out_with_all_that_belongs_to_it() {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.open();
+    for name in ["good", "bad"] {
+        pair.channel(id).request(durable(name)).expect("it is sent");
+        let bind = QueueBind { queue: short(name), exchange: short("x"), ..<_>::default() };
+        pair.channel(id).request(bind).expect("it is sent");
+    }
+    let consumers = [consume(&mut pair, id, "good", "a"), consume(&mut pair, id, "bad", "b")];
+    pair.run(accept);
+    pair.cut();
+    pair.events.clear();
+    let is_bad = |method: &Method| matches!(method, Method::QueueDeclare(QueueDeclare { queue, .. }) if *queue == short("bad"));
+    assert_eq!(recover_from(&mut pair, is_bad), 1);
+    assert_eq!(pair.failed_consumers(), [consumers[1]]);
+    let report = report(&pair);
+    assert_eq!((report.queues, report.bindings, report.consumers), (1, 1, 1), "{report:?}");
+    assert_eq!(report.failed.len(), 2, "the queue and its consumer: {report:?}");
+}
+
+#[test]
+fn of_several_channels_the_right_consumer_is_left_out() {
+    for bad in 0..3 {
+        let mut pair = Pair::new(Recovery::default());
+        pair.run(accept);
+        let mut consumers = Vec::new();
+        for number in 0..3 {
+            let id = pair.open();
+            let qos = BasicQos { prefetch_count: 1, ..<_>::default() };
+            pair.channel(id).request(qos).expect("it is sent");
+            consumers.push(consume(&mut pair, id, "q", &format!("{number}")));
+        }
+        pair.run(accept);
+        pair.cut();
+        pair.events.clear();
+        let tag = short(&format!("{bad}"));
+        let is_bad = |method: &Method| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == tag);
+        assert!(recover_from(&mut pair, is_bad) <= 2);
+        assert_eq!(pair.failed_consumers(), [consumers[bad]]);
+        assert_eq!(report(&pair).consumers, 2);
+    }
+}
+
+#[test]
+fn a_limit_that_the_broker_refuses_is_left_out_and_its_consumers_go_on() {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.open();
+    for prefetch_count in [1, 2] {
+        let qos = BasicQos { prefetch_count, ..<_>::default() };
+        pair.channel(id).request(qos).expect("it is sent");
+        consume(&mut pair, id, "q", &format!("{prefetch_count}"));
+    }
+    pair.run(accept);
+    pair.cut();
+    pair.events.clear();
+    pair.reconnect(ServerConfig::default());
+    let mut refused = 0;
+    pair.run(|server, id, method| match method {
+        Method::BasicQos(_) => {
+            refused += 1;
+            assert!(refused < 10, "it is asked for again and again");
+            let channel = &mut server.channel(id).expect("it is open");
+            channel.close_over(ReplyCode::ACCESS_REFUSED, "no", method.facts().id);
+        }
+        other => accept(server, id, other),
+    });
+    assert!(pair.session.is_open());
+    let report = report(&pair);
+    assert_eq!((report.consumers, report.failed.len()), (2, 1), "{report:?}");
+    assert_eq!(pair.failed_consumers(), []);
 }
