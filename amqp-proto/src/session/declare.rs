@@ -26,7 +26,7 @@ impl Session {
         replay.steps = self.topology.steps().into();
         replay.one_by_one = outage.one_by_one;
         let queues = condemned.iter().filter_map(|(entity, _)| match entity {
-            Entity::Queue(name) | Entity::Binding { destination: name, .. } => Some(name.clone()),
+            Entity::Queue(name) => Some(name.clone()),
             _ => None,
         });
         replay.missing = queues.collect();

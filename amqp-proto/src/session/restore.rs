@@ -278,9 +278,7 @@ impl Session {
         if let Some(removed) = removed {
             self.topology.unconsumed(&removed.consume.queue);
         }
-        if !matches!(error, ChannelError::Connection(_)) {
-            self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
-        }
+        self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
     }
 
     /// Commands go to the channel from now on, the first of them being those that waited. Returns how many messages were
