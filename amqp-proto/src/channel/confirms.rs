@@ -1,6 +1,7 @@
 use alloc::collections::VecDeque;
 use core::ops::RangeInclusive;
 
+use super::returns::{Fingerprint, Index};
 use crate::PublishSeq;
 
 /// The publishes of a channel that the broker has not confirmed yet.
@@ -10,68 +11,30 @@ pub(crate) struct Confirms {
     next: u64,
     /// Publishes up to `next`, the oldest unconfirmed one first.
     outstanding: VecDeque<Outstanding>,
+    index: Index,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Outstanding {
-    confirmed: bool,
+pub(super) struct Outstanding {
+    pub(super) confirmed: bool,
+    /// How far the next publish in the list of the [`Index`] is away; 0 if there is none.
+    pub(super) next: u32,
     /// What a returned message is recognized by; only for mandatory ones that did not come back.
-    fingerprint: Option<Fingerprint>,
-}
-
-/// Recognizes a message among those that are outstanding.
-///
-/// `basic.return` does not say which publish it returns. Messages of equal fingerprints are the same to every receiver,
-/// so which of them is taken for the returned one makes no difference to what has to be published again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fingerprint(u64);
-
-impl Fingerprint {
-    pub(crate) fn of(parts: [&[u8]; 5]) -> Self {
-        let mut lanes = [SEED; 4];
-        for part in parts {
-            lanes[0] = mix(lanes[0], part.len() as u64);
-            let mut blocks = part.chunks_exact(8 * lanes.len());
-            for block in &mut blocks {
-                // Multiplications that do not wait for each other.
-                for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
-                    *lane = mix(*lane, word.try_into().map_or(0, u64::from_le_bytes));
-                }
-            }
-            for rest in blocks.remainder().chunks(8) {
-                let mut word = [0; 8];
-                for (octet, given) in word.iter_mut().zip(rest) {
-                    *octet = *given;
-                }
-                lanes[0] = mix(lanes[0], u64::from_le_bytes(word));
-            }
-        }
-        Self(lanes.into_iter().fold(SEED, mix))
-    }
-}
-
-/// Any odd numbers with bits all over.
-const SEED: u64 = 0x243f_6a88_85a3_08d3;
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Takes eight octets more into a hash, and spreads them over all of its bits. Each mandatory message is hashed as a whole, so
-/// this has to be fast; who finds messages that collide can only have them taken for each other.
-#[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
-const fn mix(hash: u64, word: u64) -> u64 {
-    let product = (hash ^ word) as u128 * MULTIPLIER as u128;
-    ((product as u64) ^ ((product >> 64) as u64)).wrapping_add(SEED)
+    pub(super) fingerprint: Option<Fingerprint>,
 }
 
 impl Confirms {
-    pub(crate) const fn new() -> Self {
-        Self { next: 1, outstanding: VecDeque::new() }
+    pub(crate) fn new() -> Self {
+        Self { next: 1, outstanding: VecDeque::new(), index: Index::default() }
     }
 
     /// Numbers a publish whose bytes were just queued.
     pub(crate) fn published(&mut self, fingerprint: Option<Fingerprint>) -> PublishSeq {
         let seq = PublishSeq(self.next);
         self.next += 1;
-        self.outstanding.push_back(Outstanding { confirmed: false, fingerprint });
+        self.outstanding.push_back(Outstanding { confirmed: false, next: 0, fingerprint });
+        let base = self.base();
+        self.index.published((&mut self.outstanding, base), seq.0);
         seq
     }
 
@@ -83,12 +46,7 @@ impl Confirms {
     /// Which publish came back: the oldest outstanding one that looks like it.
     pub(crate) fn returned(&mut self, fingerprint: Fingerprint) -> Option<PublishSeq> {
         let base = self.base();
-        let index = self
-            .outstanding
-            .iter()
-            .position(|publish| !publish.confirmed && publish.fingerprint == Some(fingerprint))?;
-        self.outstanding.get_mut(index)?.fingerprint = None;
-        Some(PublishSeq(base + index as u64))
+        self.index.take((&mut self.outstanding, base), fingerprint).map(PublishSeq)
     }
 
     /// Settles one publish, or all up to it (tag 0: all there are), and reports each run of them that was not settled
@@ -124,8 +82,14 @@ impl Confirms {
         if let Some((from, to)) = run {
             report(PublishSeq(from)..=PublishSeq(to));
         }
-        while self.outstanding.front().is_some_and(|publish| publish.confirmed) {
+        let mut seq = base;
+        while let Some(publish) = self.outstanding.front().filter(|publish| publish.confirmed) {
+            self.index.remove(seq, publish);
             self.outstanding.pop_front();
+            seq += 1;
+        }
+        if self.outstanding.is_empty() {
+            self.index.clear();
         }
         true
     }
@@ -144,6 +108,12 @@ impl Confirms {
             }
             Some(PublishSeq(first)..=PublishSeq(last))
         })
+    }
+
+    /// How many publishes were looked at for returns.
+    #[cfg(test)]
+    pub(super) const fn steps(&self) -> u64 {
+        self.index.steps
     }
 
     /// The number of the oldest entry.

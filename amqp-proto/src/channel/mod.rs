@@ -7,6 +7,7 @@ mod held;
 mod prepared;
 mod publish;
 mod receive;
+mod returns;
 mod table;
 
 pub use prepared::Prepared;

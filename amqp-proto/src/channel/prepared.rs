@@ -5,10 +5,12 @@ use core::fmt;
 use bytes::Bytes;
 
 use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
+use super::returns::Head;
 use super::{Channel, Mode, Route};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
+use crate::properties::identity;
 use crate::{ChannelId, PublishError, PublishSeq, RawProperties, ShortStr, TooLong};
 
 /// A message without its body, encoded once for all that are alike but for that.
@@ -44,6 +46,8 @@ pub struct Prepared {
     mandatory: bool,
     immediate: bool,
     properties: RawProperties,
+    /// What a message that comes back is recognized by, but for the body.
+    recognized: Option<Head>,
 }
 
 /// For log lines: where the messages go, but not their properties.
@@ -84,6 +88,10 @@ impl Prepared {
             mandatory: route.mandatory,
             immediate: route.immediate,
             properties: properties.clone(),
+            recognized: (route.mandatory || route.immediate).then(|| {
+                let identity = identity(properties.as_encoded());
+                Head::of(route.exchange, route.routing_key, identity)
+            }),
         })
     }
 
@@ -121,18 +129,24 @@ impl Channel<'_> {
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
         let frame_max = self.link.frame_max as usize;
-        // A message that may come back is recognized by all of it.
-        let recognized = prepared.mandatory || prepared.immediate;
-        if prepared.channel != self.state.id || recognized || prepared.header_size > frame_max {
+        if prepared.channel != self.state.id || prepared.header_size > frame_max {
             return self.publish(&prepared.route(), &prepared.properties, body);
         }
         self.check_may_publish()?;
         self.flush_acks();
-        self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
-        Ok(match &mut self.state.mode {
-            Mode::Confirm(confirms) => Some(confirms.published(None)),
+        let seq = match &mut self.state.mode {
+            Mode::Confirm(confirms) => {
+                let octets = body.as_octets();
+                let fingerprint = prepared.recognized.map(|head| {
+                    self.link.returnable = self.link.returnable.max(octets.len() as u64);
+                    head.body(octets)
+                });
+                Some(confirms.published(fingerprint))
+            }
             Mode::Plain | Mode::Tx => None,
-        })
+        };
+        self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
+        Ok(seq)
     }
 
     #[inline]

@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
-use super::confirms::Fingerprint;
+use super::returns::Head;
 use super::{Channel, Mode};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
@@ -107,14 +107,8 @@ impl Channel<'_> {
         let fingerprint = (route.mandatory || route.immediate).then(|| {
             self.link.returnable = self.link.returnable.max(body.as_octets().len() as u64);
             let encoded = self.link.transmit.buffer().get(properties_at).unwrap_or_default();
-            let (message_id, correlation_id) = identity(encoded);
-            Fingerprint::of([
-                route.exchange,
-                route.routing_key,
-                message_id,
-                correlation_id,
-                body.as_octets(),
-            ])
+            let head = Head::of(route.exchange, route.routing_key, identity(encoded));
+            head.body(body.as_octets())
         });
         push_body(self.link, channel, body);
         Ok(Some(confirms.published(fingerprint)))

@@ -1,7 +1,7 @@
 use alloc::boxed::Box;
 use bytes::Bytes;
 
-use super::confirms::Fingerprint;
+use super::returns::Head;
 use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
 use crate::delivery::{DeliverArguments, stream_offset};
@@ -372,14 +372,10 @@ impl ChannelState {
         let Mode::Confirm(confirms) = &mut self.mode else {
             return None;
         };
-        let (message_id, correlation_id) = identity(returned.properties.as_encoded());
-        confirms.returned(Fingerprint::of([
-            returned.exchange.as_bytes(),
-            returned.routing_key.as_bytes(),
-            message_id,
-            correlation_id,
-            &returned.body,
-        ]))
+        let identity = identity(returned.properties.as_encoded());
+        let head =
+            Head::of(returned.exchange.as_bytes(), returned.routing_key.as_bytes(), identity);
+        confirms.returned(head.body(&returned.body))
     }
 
     fn note_delivery(&mut self, link: &Link, tag: u64, no_ack: bool) -> Received {
