@@ -26,6 +26,11 @@ pub struct Target {
     pub tls: Option<TlsOptions>,
     /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`].
     pub recovery: Option<Recovery>,
+    /// Whether the first connection is retried, too, as `recovery` says, as when a program starts before its broker. `open`
+    /// takes as long as that takes: bound it by [`give_up_after`](Recovery::give_up_after) or
+    /// [`attempts_max`](Recovery::attempts_max), or drop its future. What trying again cannot change, as credentials that
+    /// are refused, is an error at once. Default false.
+    pub retry_open: bool,
     /// Where to get a token to log in with, in the place of the configured ways.
     pub token_source: Option<Arc<dyn TokenSource>>,
     /// What is said beyond that.
@@ -40,6 +45,7 @@ impl Target {
             endpoints,
             tls: None,
             recovery: Some(Recovery::default()),
+            retry_open: false,
             token_source: None,
             config: Config::default(),
         }
@@ -67,6 +73,7 @@ impl Target {
             endpoints: uri.endpoints.clone(),
             tls,
             recovery: Some(Recovery::default()),
+            retry_open: false,
             token_source: None,
             config,
         })

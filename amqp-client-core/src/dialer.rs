@@ -5,8 +5,10 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use amqp_proto::ClientConfig;
-use amqp_proto::session::Dial;
+use amqp_proto::session::{Dial, Recovery, Session};
 
+use crate::Connection;
+use crate::config::Config;
 use crate::driver::Driver;
 use crate::state::{Shared, keep_clone};
 
@@ -37,6 +39,22 @@ pub struct DialTurn {
 impl Dialer {
     pub(crate) const fn new(shared: Arc<Shared>, close_timeout: Duration) -> Self {
         Self { shared, close_timeout, handed_on: false, spare_waker: None }
+    }
+
+    /// Begins a connection that has no transport yet: it asks for one as after a loss, of as many nodes. `now` is when
+    /// connecting began.
+    #[must_use]
+    pub fn begin(
+        config: Config,
+        recovery: Recovery,
+        nodes: usize,
+        now: Instant,
+    ) -> (Connection, Self) {
+        let Config { protocol, settings } = config;
+        let close_timeout = protocol.close_timeout;
+        let session = Session::disconnected(Arc::new(protocol), recovery, nodes, now);
+        let shared = Arc::new(Shared::new(session, settings));
+        (Connection::new(shared.clone()), Self::new(shared, close_timeout))
     }
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.

@@ -13,12 +13,21 @@ use crate::drive::{Drive, Timer};
 use crate::runtime::{Reached, Runtime, log_in, reach, run, within};
 
 /// Makes transports until one is reached, and drives that.
-pub(crate) async fn redial<R: Runtime>(mut dialer: Dialer, target: Arc<Target>) {
+pub(crate) async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
+    let _reached = redial_unless::<R>(dialer, target, |_| false).await;
+}
+
+/// The same, but some errors end it.
+pub(crate) async fn redial_unless<R: Runtime>(
+    mut dialer: Dialer,
+    target: Arc<Target>,
+    is_final: fn(&ConnectError) -> bool,
+) -> Result<(), ConnectError> {
     let mut timer = R::timer();
     while let Some(node) = next_node(&mut dialer, &mut timer).await {
         let attempt = attempt::<R>(&target, node);
         let Some(reached) = meanwhile(&mut dialer, &mut timer, attempt).await else {
-            return;
+            break;
         };
         let now = timer.now();
         match reached {
@@ -26,11 +35,13 @@ pub(crate) async fn redial<R: Runtime>(mut dialer: Dialer, target: Arc<Target>) 
                 let driver = dialer.connected(now, config);
                 // Where it cannot be driven it is dropped, and who waits for it learns of that.
                 let _undriven = run::<R>(Drive::with(driver, transport, timer), seat, target);
-                return;
+                break;
             }
+            Err(error) if is_final(&error) => return Err(error),
             Err(error) => dialer.failed(now, &error.to_string()),
         }
     }
+    Ok(())
 }
 
 /// The node to connect to, when the time has come. Nothing if the connection is over.

@@ -14,10 +14,11 @@ use amqp_proto::uri::Endpoint;
 use crate::Connection;
 use crate::config::{Config, Settings};
 use crate::connect::{ConnectError, Target};
+use crate::dialer::Dialer;
 use crate::drive::{Drive, Timer, Transport};
 use crate::eyeballs::connect_any;
 use crate::login::{Token, TokenError, keep_fresh};
-use crate::redial::redial;
+use crate::redial::{redial, redial_unless};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 #[cfg(feature = "tls")]
@@ -97,6 +98,9 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
 
 async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
     let target = Arc::new(target);
+    if let Some(recovery) = target.recovery.as_ref().filter(|_| target.retry_open) {
+        return open_patiently::<R>(&target, recovery).await;
+    }
     for (node, _) in target.endpoints.iter().enumerate() {
         match open_node::<R>(&target, node).await {
             Err(error) if error.is_about_the_node() && node + 1 < target.endpoints.len() => {}
@@ -104,6 +108,23 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
         }
     }
     Err(ConnectError::NoEndpoint)
+}
+
+/// Connects as after a loss: again and again, as the recovery says.
+async fn open_patiently<R: Runtime>(
+    target: &Arc<Target>,
+    recovery: &Recovery,
+) -> Result<Connection, ConnectError> {
+    let endpoint = target.endpoint(0)?.clone();
+    let (config, nodes) = (target.config.clone(), target.endpoints.len());
+    let (connection, dialer) = Dialer::begin(config, timed_here(recovery), nodes, R::timer().now());
+    connection.shared().lock().run_call = Some(R::call);
+    let is_final = |error: &ConnectError| !error.is_about_the_node();
+    redial_unless::<R>(dialer, target.clone(), is_final).await?;
+    match connection.ready().await {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(ConnectError::Refused { endpoint, error }),
+    }
 }
 
 async fn open_node<R: Runtime>(

@@ -135,6 +135,9 @@ pub enum ConnectionError {
     /// What was driving the connection was dropped: its task was aborted, or the runtime shut down.
     #[error("the connection's driver was dropped")]
     DriverGone,
+    /// A session that began without a connection has not had one yet.
+    #[error("not connected yet")]
+    NotConnected,
     /// A session lost its connection and did not get another one in time.
     #[error("{lost}; not recovered after {attempts} attempts, the last of which failed: {last}")]
     NotRecovered {
@@ -193,7 +196,7 @@ impl ConnectionError {
         match self {
             Self::Closed(close) => close.by == Initiator::Peer && close.reply_code.is_transient(),
             Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
-            Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) => true,
+            Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) | Self::NotConnected => true,
             Self::NotRecovered { lost, .. } => lost.is_transient(),
             Self::Decode(_) | Self::Violation(_) | Self::WrongProtocol(_) => false,
             Self::Login(_) | Self::HandshakeTooLarge { .. } | Self::DriverGone => false,

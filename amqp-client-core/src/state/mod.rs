@@ -576,6 +576,8 @@ impl State {
         }
         let Some(event) = ConnectionEvent::of_session(event) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
+            // One that began without a transport is open for the first time.
+            self.wake_watchers();
             for callback in self.on_recover.clone() {
                 let report = report.clone();
                 self.call(Box::new(move || (callback.0)(&report)));

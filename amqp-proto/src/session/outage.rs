@@ -82,6 +82,32 @@ impl Session {
             Some(Recovering { policy, nodes, node, since, locked: Vec::new(), locked_until: None });
     }
 
+    /// Begins a session that has no transport yet: it asks for one as after a loss, and goes on asking as the policy says.
+    /// [`SessionEvent::Recovered`] says that it is open. It ends with what connecting again, unchanged, cannot change, as
+    /// credentials that are refused; see [`ConnectionError::is_transient`].
+    #[must_use]
+    pub fn disconnected(
+        config: Arc<ClientConfig>,
+        policy: Recovery,
+        nodes: usize,
+        now: Instant,
+    ) -> Self {
+        let mut session = Self::new(config, now);
+        session.connection.handle_driver_gone();
+        while session.connection.poll_event().is_some() {}
+        session.recover_with(policy, nodes, 0);
+        session.phase = Phase::Down(alloc::boxed::Box::new(Outage {
+            reason: ConnectionError::NotConnected,
+            since: now,
+            attempts: 0,
+            step: Step::Waiting { told: false },
+            last: None,
+            condemned: Vec::new(),
+            one_by_one: false,
+        }));
+        session
+    }
+
     /// What to do for there to be a transport. Ask on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
     /// the times of [`Dial::Wait`].
     pub fn poll_dial(&mut self, now: Instant) -> Dial {
@@ -176,8 +202,11 @@ impl Session {
 
     /// Only what was open can be lost.
     pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
-        if matches!(self.phase, Phase::Up) && self.connection.negotiated().is_none() {
-            return false;
+        if self.connection.negotiated().is_none() {
+            let beginning = matches!(self.phase, Phase::Down(_)) && error.is_transient();
+            if !beginning {
+                return false;
+            }
         }
         // Whatever the policy says, what was wanted or is driven by nobody does not come back.
         let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);

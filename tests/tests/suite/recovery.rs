@@ -462,6 +462,53 @@ behaviours! {
         scene.connection.open_channel().await?;
     }
 
+    async fn a_first_connection_is_retried_if_that_is_wanted(world) {
+        let mut target = world.target();
+        let broker = target.endpoints.first().ok_or("no host")?;
+        let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
+        target.endpoints = vec![endpoint(&proxy)];
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        target.token_source = Some(Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ok(Token::new("guest", Duration::from_secs(3600)).username("guest")) }
+        }));
+        proxy.refuse(true)?;
+        let error = world.open(target.clone()).await.expect_err("there is no broker");
+        assert!(error.is_about_the_node(), "{error}");
+
+        target.retry_open = true;
+        let mut hopeless = target.clone();
+        hopeless.recovery.as_mut().ok_or("it recovers")?.attempts_max = Some(3);
+        let error = world.open(hopeless).await.expect_err("there is no broker").to_string();
+        assert!(error.contains("not connected yet; not recovered after 3 attempts"), "{error}");
+
+        let before = asked.load(Ordering::SeqCst);
+        let opening = std::thread::spawn(move || {
+            while asked.load(Ordering::SeqCst) <= before + 3 {
+                std::thread::yield_now();
+            }
+            proxy.refuse(false).map(|()| proxy)
+        });
+        let connection = world.open(target.clone()).await?;
+        let proxy = opening.join().map_err(|_| "it panicked")??;
+        let channel = connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), temporary()).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        // It is recovered like any other.
+        let mut scene = Scene { proxy, events: connection.events(), connection };
+        scene.cut().await?;
+        queue.publish(&Message::new("m")).await?;
+        next(&mut consumer).await?.ack()?;
+
+        // Trying again changes nothing about that.
+        target.token_source = Some(Arc::new(|| async {
+            Ok(Token::new("wrong", Duration::from_secs(3600)).username("guest"))
+        }));
+        let error = world.open(target).await.expect_err("a wrong token");
+        assert!(!error.is_about_the_node(), "{error:?}");
+    }
+
     async fn a_connection_closes_while_it_is_lost(world) {
         let mut scene = Scene::set(&world).await?;
         let channel = scene.connection.open_channel().await?;
