@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use crate::channel::ChannelState;
 use crate::exchange::{Exchange, Kind};
 use crate::fault::{Fault, Scope};
+use crate::observe::Note;
 use crate::queue::Queue;
 use crate::whims::Whims;
 use crate::{Options, SessionId, login};
@@ -43,6 +44,10 @@ pub struct Engine {
     pub(crate) whims: Whims,
     /// How a client broke the protocol, the first since somebody asked.
     violation: Option<ConnectionError>,
+    /// What was done, if somebody wants to know.
+    pub(crate) notes: Option<Vec<Note>>,
+    /// Which requests are refused, and how many of them.
+    pub(crate) refusals: Option<((u16, u16), u32)>,
 }
 
 #[derive(Debug)]
@@ -85,6 +90,8 @@ impl Engine {
             later: Vec::new(),
             alarm: None,
             violation: None,
+            notes: None,
+            refusals: None,
         };
         for (name, kind) in [
             ("amq.direct", Kind::Direct),
@@ -100,16 +107,23 @@ impl Engine {
 
     /// A client has connected.
     pub fn connect(&mut self, now: Instant) -> SessionId {
+        self.connect_to(now, self.config.clone())
+    }
+
+    /// A client has connected to a node that is set up in another way than this broker is by default: nodes of a cluster
+    /// share queues and exchanges, but not their limits.
+    pub fn connect_to(&mut self, now: Instant, config: Arc<ServerConfig>) -> SessionId {
         self.now = now;
         self.last_session += 1;
         let id = SessionId(self.last_session);
         let session = Session {
-            proto: Connection::server(self.config.clone(), now),
+            proto: Connection::server(config, now),
             channels: BTreeMap::new(),
             user: ShortStr::EMPTY,
             publishes: false,
         };
         self.sessions.insert(id, session);
+        self.note(|| Note::Connected);
         id
     }
 
@@ -171,6 +185,12 @@ impl Engine {
         self.sessions.get(&id).is_none_or(|session| session.proto.is_drained())
     }
 
+    /// Returns how a node is set up by default, to be changed and given to [`connect_to`](Self::connect_to).
+    #[must_use]
+    pub fn config(&self) -> ServerConfig {
+        (*self.config).clone()
+    }
+
     /// How a client has broken the protocol, if one has since this was last asked.
     pub fn take_violation(&mut self) -> Option<ConnectionError> {
         self.violation.take()
@@ -208,7 +228,7 @@ impl Engine {
     }
 
     /// Handles all events, and delivers what can be, until nothing changes.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             let ids: Vec<_> = self.sessions.keys().copied().collect();
             let mut quiet = true;
@@ -293,6 +313,7 @@ impl Engine {
                 if let Some(session) = self.sessions.get_mut(&at.session) {
                     session.channels.insert(at.channel, ChannelState::default());
                 }
+                self.note(|| Note::ChannelOpened);
                 return;
             }
             ChannelEvent::Closed(_) => return self.end_channel(at),
@@ -303,7 +324,11 @@ impl Engine {
             ChannelEvent::Method(method) => {
                 let Some(method) = self.put_off(at, method) else { return };
                 let id = method.facts().id;
-                (self.request(at, method), id)
+                let done = match self.is_refused(id) {
+                    true => Err(Fault::refused("an operator forbids it")),
+                    false => self.request(at, method),
+                };
+                (done, id)
             }
             _ => return,
         };
@@ -344,8 +369,9 @@ impl Engine {
         }
     }
 
-    fn refuse(&mut self, at: At, fault: &Fault, cause: (u16, u16)) {
+    pub(crate) fn refuse(&mut self, at: At, fault: &Fault, cause: (u16, u16)) {
         let now = self.now;
+        self.note(|| Note::Refused { code: fault.code, text: fault.text.clone() });
         let Some(session) = self.sessions.get_mut(&at.session) else { return };
         match fault.scope {
             Scope::Connection => {
@@ -396,7 +422,7 @@ impl Engine {
     }
 
     /// A session is over, and its exclusive queues with it.
-    fn end_session(&mut self, id: SessionId) {
+    pub(crate) fn end_session(&mut self, id: SessionId) {
         let channels = self.sessions.get(&id).map(|session| session.channels.keys().copied());
         let channels: Vec<_> = channels.into_iter().flatten().collect();
         for channel in channels {

@@ -28,6 +28,7 @@ mod fault;
 mod login;
 mod message;
 mod messages;
+mod observe;
 mod operate;
 mod options;
 mod pipe;
@@ -38,6 +39,7 @@ mod stream;
 mod whims;
 
 pub use engine::Engine;
+pub use observe::{ConsumerView, Note, Verdict};
 pub use options::Options;
 pub use pipe::Pipe;
 pub use server::Broker;

@@ -10,6 +10,7 @@ use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
 use crate::message::{Death, Message};
+use crate::observe::{Note, Verdict};
 use crate::queue::{Overflow, Queue};
 use crate::requests::delivered_properties;
 
@@ -105,11 +106,13 @@ impl Engine {
     ) -> bool {
         if method.exchange.is_empty() && direct_reply::is_meant_by(&method.routing_key) {
             if let Some(to) = self.reply_consumer(&method.routing_key) {
+                self.note(|| Note::Accepted { body: body.clone(), queues: 1 });
                 self.reply(to, method, &properties, body);
                 return true;
             }
         }
         let queues = self.targets(&method.exchange, &method.routing_key, &properties);
+        self.note(|| Note::Accepted { body: body.clone(), queues: queues.len() });
         if queues.is_empty() && method.mandatory {
             let returned = BasicReturn {
                 reply_code: ReplyCode::NO_ROUTE.0,
@@ -243,6 +246,7 @@ impl Engine {
         let default = counts_failures.then_some(DELIVERY_LIMIT);
         let limit = queue.limits.delivery_limit.or(default);
         if limit.is_some_and(|limit| message.returns > limit) {
+            self.note(|| Note::LimitReached { body: message.body.clone() });
             self.bury(name, &message, Death::DeliveryLimit);
             return;
         }
@@ -328,6 +332,7 @@ impl Engine {
                 let unacked = Unacked { queue: name.clone(), message, consumer: Some(tag) };
                 channel.unacked.insert(deliver.delivery_tag, unacked);
             }
+            self.note(|| Note::Delivered { body: body.clone() });
             self.send_content(at, deliver, &properties, body);
         }
     }
@@ -412,6 +417,7 @@ impl Engine {
             _ => channel.consumers.values().map(|consumer| consumer.queue.clone()).collect(),
         };
         self.dirty.extend(others);
+        self.note(|| Note::Settled { body: message.body.clone(), verdict: settlement.verdict() });
         match settlement {
             Settlement::Ack => {}
             Settlement::Return => self.requeue(&queue, message, false),
@@ -453,4 +459,15 @@ fn goes_round(properties: &Properties, queue: &ShortStr) -> bool {
         }
     }
     false
+}
+
+impl Settlement {
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::Ack => Verdict::Acked,
+            Self::Return => Verdict::Requeued,
+            Self::Fail => Verdict::Blamed,
+            Self::Discard => Verdict::Rejected,
+        }
+    }
 }

@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use amqp_proto::ShortStr;
 use amqp_proto::method::BasicCancel;
+use amqp_proto::{ReplyCode, ShortStr};
 
 use crate::SessionId;
 use crate::channel::{ChannelState, Mode};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
+use crate::fault::Fault;
 use crate::message::Message;
+use crate::observe::{ConsumerView, Note};
 
 impl Engine {
     /// Stops at once and starts anew, as when the power fails. All sessions are gone; so is what is not durable. Durable
@@ -106,5 +108,78 @@ impl Engine {
     pub fn wants_input(&self, id: SessionId) -> bool {
         let publishes = self.sessions.get(&id).is_some_and(|session| session.publishes);
         self.alarm.is_none() || !publishes
+    }
+
+    /// Closes a connection (320, `CONNECTION_FORCED`), as an operator does.
+    pub fn close_session(&mut self, now: Instant, id: SessionId) {
+        self.now = now;
+        let Some(session) = self.session(id).filter(|session| session.proto.is_open()) else {
+            return;
+        };
+        let text = "CONNECTION_FORCED - Closed via management plugin";
+        session.proto.close(now, ReplyCode::CONNECTION_FORCED, text);
+        self.end_session(id);
+        self.settle();
+    }
+
+    /// Closes a channel of a client, by its place among all modulo their number, as when an internal error ends it.
+    pub fn close_channel(&mut self, now: Instant, id: SessionId, place: usize) {
+        self.now = now;
+        let channels: Vec<_> =
+            self.session(id).into_iter().flat_map(|own| own.channels.keys().copied()).collect();
+        if let Some(place) = place.checked_rem(channels.len()) {
+            let at = At { session: id, channel: channels[place] };
+            self.refuse(at, &Fault::internal("the channel has crashed"), (0, 0));
+            self.settle();
+        }
+    }
+
+    /// Cancels a consumer, as when the node of its queue goes away.
+    pub fn cancel_consumer(&mut self, now: Instant, consumer: &ConsumerView) {
+        self.now = now;
+        let at = At { session: consumer.session, channel: consumer.channel };
+        let Some(channel) = self.channel(at) else { return };
+        if channel.consumers.remove(&consumer.tag).is_none() {
+            return;
+        }
+        self.note(|| Note::Cancelled { queue: consumer.queue.clone() });
+        self.send(at, BasicCancel { consumer_tag: consumer.tag.clone(), no_wait: true });
+        self.remove_consumer(at, &consumer.tag, &consumer.queue);
+        self.settle();
+    }
+
+    /// Deletes a queue with all its messages. Returns whether there was one.
+    pub fn delete_queue_of(&mut self, now: Instant, name: &str) -> bool {
+        self.now = now;
+        let name = ShortStr::truncated(name);
+        let found = self.queues.contains_key(&name);
+        self.delete_queue(&name);
+        self.settle();
+        found
+    }
+
+    /// Ends all sessions and loses everything, as when a node comes back with an empty disk.
+    pub fn wipe(&mut self, now: Instant) {
+        self.restart(now);
+        self.queues.clear();
+        for exchange in self.exchanges.values_mut() {
+            exchange.bindings.clear();
+        }
+        self.exchanges.retain(|name, _| name.as_bytes().starts_with(b"amq."));
+    }
+
+    /// Refuses the next so many requests of that method (`queue.declare` is `(50, 10)`) with 403, which closes their channel.
+    pub fn refuse_next(&mut self, method: (u16, u16), times: u32) {
+        self.refusals = Some((method, times));
+    }
+
+    /// Whether a request is one of those to refuse.
+    pub(crate) fn is_refused(&mut self, id: (u16, u16)) -> bool {
+        let Some((method, times)) = &mut self.refusals else { return false };
+        if *method != id || *times == 0 {
+            return false;
+        }
+        *times -= 1;
+        true
     }
 }

@@ -61,8 +61,7 @@ impl Env {
     }
 
     pub(crate) async fn sleep(&self, time: Duration) {
-        let at = self.world.clock.now() + time;
-        poll_fn(|cx| self.world.clock.poll_until(at, cx)).await;
+        self.world.clock.sleep(time).await;
     }
 
     /// Waits for a while, up to that long.
@@ -79,13 +78,7 @@ impl Env {
         time: Duration,
         future: impl Future<Output = T>,
     ) -> Option<T> {
-        let at = self.world.clock.now() + time;
-        let mut future = pin!(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(value) => Poll::Ready(Some(value)),
-            Poll::Pending => self.world.clock.poll_until(at, cx).map(|()| None),
-        })
-        .await
+        self.world.clock.within(time, future).await
     }
 
     /// What a future gives, unless it is dropped before, on a whim: unpolled, soon, or when its result is there already.

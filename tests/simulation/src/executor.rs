@@ -1,12 +1,12 @@
 //! Tasks, and the virtual clock that they sleep by.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Remembers that somebody was woken.
 #[derive(Debug, Default)]
@@ -96,6 +96,27 @@ impl Clock {
     /// When the next one wants to be woken.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.sleepers.borrow().iter().map(|(at, _)| *at).min()
+    }
+
+    /// Waits that long.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        let at = self.now() + time;
+        poll_fn(|cx| self.poll_until(at, cx)).await;
+    }
+
+    /// What a future gives, if it gives it in time.
+    pub(crate) async fn within<T>(
+        &self,
+        time: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let at = self.now() + time;
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => self.poll_until(at, cx).map(|()| None),
+        })
+        .await
     }
 
     /// Ready at that time.

@@ -13,14 +13,18 @@
 
 mod client;
 mod executor;
+mod explore;
 mod ledger;
 mod network;
 mod script;
 mod shrink;
+mod stage;
 mod wire;
 mod workload;
 mod world;
 
+pub use explore::commands::Exploration;
+pub use explore::{Counts, Explored, explore, shrink as shrink_exploration};
 pub use ledger::Totals;
 pub use script::Script;
 pub use shrink::shrink;

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::dialer::Dialer;
 use amqp_client_core::driver::Driver;
+use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, BytesMut};
 use fastrand::Rng;
 
 use crate::executor::Flag;
-use crate::script::{Cut, Script};
+use crate::script::Cut;
 use crate::wire::{Conditions, End, Read, Wire};
 
 /// How often a driver may ask for a time that has come already.
@@ -30,11 +31,10 @@ pub(crate) const KEEP_MAX: usize = 256 * 1024;
 /// What clients let wait for the transport.
 pub(crate) const HIGH_WATER: usize = 32 * 1024;
 
-/// How many nodes clients believe there are. Each leads to the one broker.
-const NODES: usize = 2;
-
 pub(crate) struct Network {
     pub(crate) engine: Engine,
+    /// How the nodes of the broker are set up. Clients believe that there are as many.
+    pub(crate) nodes: Vec<Arc<ServerConfig>>,
     pub(crate) links: Vec<Link>,
     conditions: Conditions,
     rng: Rng,
@@ -70,13 +70,22 @@ pub(crate) struct Link {
 }
 
 impl Network {
-    pub(crate) fn new(script: &Script, now: Instant) -> Self {
-        let options = Options::new().heartbeat(script.heartbeat).whims(script.seed);
+    /// A network with a broker of several nodes, which are set up alike.
+    pub(crate) fn new(
+        seed: u64,
+        heartbeat: Duration,
+        conditions: Conditions,
+        nodes: usize,
+        now: Instant,
+    ) -> Self {
+        let engine = Engine::new(Options::new().heartbeat(heartbeat).whims(seed), now);
+        let node = Arc::new(engine.config());
         Self {
-            engine: Engine::new(options, now),
+            engine,
+            nodes: vec![node; nodes],
             links: Vec::new(),
-            conditions: script.conditions,
-            rng: Rng::with_seed(script.seed ^ 0x6e65_7477_6f72_6b00),
+            conditions,
+            rng: Rng::with_seed(seed ^ 0x6e65_7477_6f72_6b00),
             down_until: now,
             engine_due: Cell::new(None),
             peak_output: 0,
@@ -96,23 +105,23 @@ impl Network {
         }
         let (connection, mut driver) = Driver::new(config, now);
         if let Some(recovery) = recovery {
-            driver.recover_with(recovery, NODES, 0);
+            driver.recover_with(recovery, self.nodes.len(), 0);
         }
         self.links.push(Link::new(client, Some(driver), self.conditions, now));
         let link = self.links.len() - 1;
-        self.wire_up(link, now);
+        self.wire_up(link, 0, now);
         Some((connection, link))
     }
 
-    /// Gives a link new wires, and a session of the broker.
-    fn wire_up(&mut self, link: usize, now: Instant) {
+    /// Gives a link new wires, and a session of a node of the broker.
+    fn wire_up(&mut self, link: usize, node: usize, now: Instant) {
         let (up, down) = (self.rng.u64(..), self.rng.u64(..));
         let link = &mut self.links[link];
         let mut old = Link::new(link.client, None, self.conditions, now);
         old.up = std::mem::replace(&mut link.up, Wire::new(self.conditions, up, now));
         old.down = std::mem::replace(&mut link.down, Wire::new(self.conditions, down, now));
         old.input = std::mem::take(&mut link.input);
-        old.session = link.session.replace(self.engine.connect(now));
+        old.session = link.session.replace(self.engine.connect_to(now, self.nodes[node].clone()));
         link.check = true;
         link.flag.raise();
         self.engine_due.set(None);
@@ -125,6 +134,11 @@ impl Network {
     /// Which transport it is that a link has, among all that there ever were.
     pub(crate) fn transport(&self, link: usize) -> usize {
         link << 16 | self.links[link].epoch
+    }
+
+    /// The broker's end of a link.
+    pub(crate) fn session(&self, link: usize) -> Option<SessionId> {
+        self.links[link].session
     }
 
     /// How many channels the broker has open for a link.
@@ -141,7 +155,7 @@ impl Network {
         let end = if cut.reset { End::Reset } else { End::Eof };
         for link in self.of(client) {
             let wire = if cut.up { &mut link.up } else { &mut link.down };
-            wire.cut_after(cut.after, end);
+            wire.cut_after(cut.after, end, cut.at_frame);
         }
     }
 
@@ -180,6 +194,45 @@ impl Network {
     pub(crate) fn set_alarm(&mut self, now: Instant, reason: Option<&str>) {
         self.engine.set_alarm(now, reason);
         self.recheck();
+    }
+
+    /// The broker cancels a consumer.
+    pub(crate) fn cancel_consumer(&mut self, now: Instant, place: usize) {
+        let consumers: Vec<_> = self.engine.consumers().collect();
+        if let Some(consumer) = place.checked_rem(consumers.len()).map(|place| &consumers[place]) {
+            self.engine.cancel_consumer(now, consumer);
+            self.recheck();
+        }
+    }
+
+    /// The broker closes a channel of each connection of a client.
+    pub(crate) fn close_channel(&mut self, now: Instant, client: usize, channel: usize) {
+        for session in self.sessions_of(client) {
+            self.engine.close_channel(now, session, channel);
+        }
+        self.recheck();
+    }
+
+    /// An operator closes the connections of a client.
+    pub(crate) fn close_connection(&mut self, now: Instant, client: usize) {
+        for session in self.sessions_of(client) {
+            self.engine.close_session(now, session);
+        }
+        self.recheck();
+    }
+
+    fn sessions_of(&self, client: usize) -> Vec<SessionId> {
+        let links = self.links.iter().filter(|link| link.client == client);
+        links.filter_map(|link| link.session).collect()
+    }
+
+    /// An operator deletes a queue.
+    pub(crate) fn delete_queue(&mut self, now: Instant, place: usize) {
+        let names: Vec<_> = self.engine.queue_names().map(ToString::to_string).collect();
+        if let Some(name) = place.checked_rem(names.len()).map(|place| &names[place]) {
+            self.engine.delete_queue_of(now, name);
+            self.recheck();
+        }
     }
 
     /// The broker has changed, so there may be something to say to others.
@@ -239,10 +292,10 @@ impl Network {
         if turn.done {
             return;
         }
-        if turn.connect.is_none() {
+        let Some(node) = turn.connect else {
             link.dialer = Some(dialer);
             return;
-        }
+        };
         link.flag.raise();
         if now < self.down_until || self.rng.u8(..4) == 0 {
             dialer.failed(now, "not reachable");
@@ -251,7 +304,7 @@ impl Network {
         }
         link.epoch += 1;
         link.driver = Some(dialer.connected(now, None));
-        self.wire_up(index, now);
+        self.wire_up(index, node, now);
     }
 
     /// One round of an adapter's loop.

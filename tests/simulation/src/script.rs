@@ -89,6 +89,18 @@ pub(crate) enum What {
     Alarm { time: Duration },
     /// The clock jumps.
     Jump { time: Duration },
+    /// The broker cancels a consumer, by its place among all.
+    CancelConsumer(usize),
+    /// The broker closes a channel of a client.
+    CloseChannel { client: usize, channel: usize },
+    /// An operator closes a client's connections.
+    CloseConnection { client: usize },
+    /// An operator deletes a queue, by its place among all.
+    DeleteQueue(usize),
+    /// The broker stops, and starts again with nothing.
+    Wipe,
+    /// The broker refuses the next requests of a method.
+    Refuse { method: (u16, u16), times: u32 },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +108,8 @@ pub(crate) struct Cut {
     pub(crate) up: bool,
     pub(crate) after: usize,
     pub(crate) reset: bool,
+    /// Not amid a frame, but behind the one in which the bytes end.
+    pub(crate) at_frame: bool,
 }
 
 impl Script {
@@ -146,7 +160,7 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 }
 
 impl Conditions {
-    fn any(rng: &mut Rng) -> Self {
+    pub(crate) fn any(rng: &mut Rng) -> Self {
         // A narrow wire is a short one: else large messages take longer than anybody waits.
         let (latency, capacity) =
             pick(rng, &[(0, 50), (100, 500), (1_000, 4_096), (20_000, 65_536), (200_000, 1 << 20)]);
@@ -194,7 +208,12 @@ impl Fault {
         let what = match rng.u8(..16) {
             0..=5 => {
                 let most = pick(rng, &[10, 500, 20_000]);
-                let cut = Cut { up: rng.bool(), after: rng.usize(1..=most), reset: rng.bool() };
+                let cut = Cut {
+                    up: rng.bool(),
+                    after: rng.usize(1..=most),
+                    reset: rng.bool(),
+                    at_frame: false,
+                };
                 What::Cut(client, cut)
             }
             6 | 7 => What::Stall { client, up: rng.bool(), time: millis(rng, 60_000) },

@@ -7,22 +7,8 @@ pub fn shrink(script: &Script, fails: impl Fn(&Script) -> bool) -> Script {
     let mut script = script.clone();
     loop {
         let before = size(&script);
-        script = without(
-            &script,
-            &fails,
-            |script| script.faults.len(),
-            |script, from, to| {
-                script.faults.drain(from..to);
-            },
-        );
-        script = without(
-            &script,
-            &fails,
-            |script| script.jobs.len(),
-            |script, from, to| {
-                script.jobs.drain(from..to);
-            },
-        );
+        script = without(&script, &fails, |script| &mut script.faults);
+        script = without(&script, &fails, |script| &mut script.jobs);
         for index in 0..script.jobs.len() {
             script = simplified(&script, &fails, index);
         }
@@ -38,19 +24,23 @@ fn size(script: &Script) -> u64 {
         + jobs.map(|job| u64::from(job.count) * 2 + u64::from(job.cancel.is_some())).sum::<u64>()
 }
 
-fn without(
-    script: &Script,
-    fails: &impl Fn(&Script) -> bool,
-    len: impl Fn(&Script) -> usize,
-    remove: impl Fn(&mut Script, usize, usize),
-) -> Script {
+/// Leaves out of a list in a script what is not needed, in ever smaller parts.
+pub(crate) fn without<S: Clone, T>(
+    script: &S,
+    fails: &impl Fn(&S) -> bool,
+    list: impl Fn(&mut S) -> &mut Vec<T>,
+) -> S {
     let mut script = script.clone();
-    let mut part = len(&script).div_ceil(2);
+    let mut part = list(&mut script).len().div_ceil(2);
     while part > 0 {
         let mut from = 0;
-        while from < len(&script) {
+        loop {
+            let len = list(&mut script).len();
+            if from >= len {
+                break;
+            }
             let mut less = script.clone();
-            remove(&mut less, from, len(&script).min(from + part));
+            list(&mut less).drain(from..len.min(from + part));
             if fails(&less) { script = less } else { from += part }
         }
         part /= 2;

@@ -39,10 +39,66 @@ pub(crate) struct Wire {
     /// Nothing arrives before.
     stalled_until: Instant,
     /// After this many more octets, the wire breaks.
-    cut_after: Option<(usize, End)>,
+    cut_after: Option<Break>,
+    frames: Frames,
     end: Option<End>,
     /// Whether the reader has seen the end.
     told: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Break {
+    after: usize,
+    end: End,
+    at_frame: bool,
+}
+
+/// Where the frames of a stream end.
+#[derive(Debug, Clone, Default)]
+struct Frames {
+    /// What there is of a frame's header: its type, channel and size.
+    header: Vec<u8>,
+    /// How much is left of its payload and its end.
+    left: usize,
+}
+
+impl Frames {
+    /// The bytes of a frame that are not its payload: its header and its end.
+    const HEADER: usize = 7;
+
+    /// Goes on over bytes that were sent.
+    fn pass(&mut self, octets: &[u8]) {
+        let mut octets = octets;
+        while let Some((octet, rest)) = octets.split_first() {
+            if self.left > 0 {
+                let payload = self.left.min(octets.len());
+                self.left -= payload;
+                octets = &octets[payload..];
+                continue;
+            }
+            octets = rest;
+            self.header.push(*octet);
+            // The protocol header, which begins a connection, is one byte longer, and no frame.
+            if self.header.first() == Some(&b'A') {
+                if self.header.len() == Self::HEADER + 1 {
+                    self.header.clear();
+                }
+            } else if self.header.len() == Self::HEADER {
+                let size = self.header[3..].iter();
+                self.left = 1 + size.fold(0, |size, octet| size << 8 | usize::from(*octet));
+                self.header.clear();
+            }
+        }
+    }
+
+    /// After how many of these bytes a frame ends, at least `from` and at most `most`.
+    fn boundary(&self, octets: &[u8], from: usize, most: usize) -> Option<usize> {
+        let mut frames = self.clone();
+        (1..=most).find(|count| {
+            frames.pass(&octets[count - 1..*count]);
+            *count >= from && frames.left == 0 && frames.header.is_empty()
+        })
+    }
 }
 
 /// What reading gives.
@@ -64,6 +120,7 @@ impl Wire {
             last_arrival: now,
             stalled_until: now,
             cut_after: None,
+            frames: Frames::default(),
             end: None,
             told: false,
         }
@@ -91,18 +148,25 @@ impl Wire {
         }
         // Mostly all of it: else large bodies take for ever.
         let mut count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
-        if let Some((left, end)) = &mut self.cut_after {
-            count = count.min(*left);
-            *left -= count;
-            if *left == 0 {
-                let end = *end;
-                self.cut_after = None;
-                self.send(now, source.copy_to_bytes(count));
-                self.close(end);
-                return true;
+        let mut ends = None;
+        if let Some(cut) = &mut self.cut_after {
+            if cut.after > count {
+                cut.after -= count;
+            } else if !cut.at_frame {
+                (count, ends) = (cut.after, Some(cut.end));
+            } else if let Some(boundary) = self.frames.boundary(source.chunk(), cut.after, most) {
+                (count, ends) = (boundary, Some(cut.end));
+            } else {
+                cut.after = 1;
             }
         }
-        self.send(now, source.copy_to_bytes(count));
+        let octets = source.copy_to_bytes(count);
+        self.frames.pass(&octets);
+        self.send(now, octets);
+        if let Some(end) = ends {
+            self.cut_after = None;
+            self.close(end);
+        }
         true
     }
 
@@ -123,9 +187,10 @@ impl Wire {
         self.end.get_or_insert(end);
     }
 
-    pub(crate) fn cut_after(&mut self, octets: usize, end: End) {
+    /// Lets the wire break after so many bytes more, or behind the frame in which they end.
+    pub(crate) fn cut_after(&mut self, octets: usize, end: End, at_frame: bool) {
         if self.end.is_none() {
-            self.cut_after = Some((octets.max(1), end));
+            self.cut_after = Some(Break { after: octets.max(1), end, at_frame });
         }
     }
 

@@ -12,6 +12,7 @@ use crate::confirms::Confirms;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
+use crate::observe::Note;
 use crate::queue::Queue;
 
 pub(crate) use consume::delivered_properties;
@@ -63,6 +64,7 @@ impl Engine {
                 }
                 let message_count = count(queue.messages.len());
                 queue.messages.clear();
+                self.note(|| Note::Purged { queue: name });
                 self.answer(at, method.no_wait, QueuePurgeOk { message_count });
             }
             Method::QueueDelete(method) => return self.queue_delete(at, method),

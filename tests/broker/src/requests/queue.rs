@@ -7,6 +7,7 @@ use super::{Done, check_arguments, count};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
+use crate::observe::Note;
 use crate::queue::{Limits, Queue};
 
 impl Engine {
@@ -77,6 +78,7 @@ impl Engine {
                 return Err(Fault::precondition(format!("queue '{name}' in vhost '/' not empty")));
             }
             message_count = self.delete_queue(&name);
+            self.note(|| Note::Deleted { queue: name });
         }
         self.answer(at, method.no_wait, QueueDeleteOk { message_count });
         Ok(())
@@ -91,6 +93,7 @@ impl Engine {
             if let Some(channel) = self.channel(at) {
                 channel.consumers.remove(&consumer.tag);
             }
+            self.note(|| Note::Cancelled { queue: name.clone() });
             self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
         count(queue.messages.len())

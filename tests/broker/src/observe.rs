@@ -1,0 +1,146 @@
+//! What a test learns of the broker's inside, to compare it with what clients were told.
+
+use bytes::Bytes;
+
+use amqp_proto::{ChannelId, ReplyCode, ShortStr};
+
+use crate::SessionId;
+use crate::engine::Engine;
+
+/// Something that the broker did; see [`Engine::observe`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// A client's transport was accepted.
+    Connected,
+    /// A client opened a channel.
+    ChannelOpened,
+    /// A message was accepted and routed; one of a transaction when that is committed.
+    Accepted {
+        /// Its body.
+        body: Bytes,
+        /// How many queues it was routed to.
+        queues: usize,
+    },
+    /// A message was delivered to a consumer.
+    Delivered {
+        /// Its body.
+        body: Bytes,
+    },
+    /// A client settled a delivery, and that took effect.
+    Settled {
+        /// The message's body.
+        body: Bytes,
+        /// How it was settled.
+        verdict: Verdict,
+    },
+    /// A message was returned more often than its queue allows, and was removed from it.
+    LimitReached {
+        /// Its body.
+        body: Bytes,
+    },
+    /// A client purged a queue.
+    Purged {
+        /// The queue.
+        queue: ShortStr,
+    },
+    /// A client deleted a queue.
+    Deleted {
+        /// The queue.
+        queue: ShortStr,
+    },
+    /// The broker cancelled a consumer.
+    Cancelled {
+        /// The queue that it consumed from.
+        queue: ShortStr,
+    },
+    /// A request was refused, which closed its channel or its connection.
+    Refused {
+        /// The reply code.
+        code: ReplyCode,
+        /// The reply text.
+        text: String,
+    },
+}
+
+/// How a delivery was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has no other")]
+pub enum Verdict {
+    /// Acknowledged: the message is gone.
+    Acked,
+    /// Rejected without requeueing: the message is gone, or dead-lettered.
+    Rejected,
+    /// Requeued by `basic.reject`, which counts against the delivery limit of RabbitMQ 4.
+    Blamed,
+    /// Requeued otherwise.
+    Requeued,
+}
+
+/// A consumer, as the broker knows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct ConsumerView {
+    /// The queue that it consumes from.
+    pub queue: ShortStr,
+    /// Whose it is.
+    pub session: SessionId,
+    /// On which channel.
+    pub channel: ChannelId,
+    /// Its tag.
+    pub tag: ShortStr,
+}
+
+impl Engine {
+    /// From now on the broker notes what it does, for [`take_notes`](Self::take_notes).
+    pub fn observe(&mut self) {
+        self.notes.get_or_insert_default();
+    }
+
+    /// Returns what the broker did since this was last called.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        self.notes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, note: impl FnOnce() -> Note) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(note());
+        }
+    }
+
+    /// Returns the bodies of the messages that a client has not acknowledged, by channel and delivery tag.
+    pub fn unacknowledged(
+        &self,
+        id: SessionId,
+    ) -> impl Iterator<Item = (ChannelId, u64, Bytes)> + '_ {
+        let channels = self.sessions.get(&id).into_iter().flat_map(|session| &session.channels);
+        channels.flat_map(|(id, channel)| {
+            let unacked = channel.unacked.iter();
+            unacked.map(move |(tag, unacked)| (*id, *tag, unacked.message.body.clone()))
+        })
+    }
+
+    /// Returns all consumers.
+    pub fn consumers(&self) -> impl Iterator<Item = ConsumerView> + '_ {
+        self.queues.iter().flat_map(|(name, queue)| {
+            queue.consumers.iter().map(move |consumer| ConsumerView {
+                queue: name.clone(),
+                session: consumer.session,
+                channel: consumer.channel,
+                tag: consumer.tag.clone(),
+            })
+        })
+    }
+
+    /// Returns how many messages of a queue are ready for delivery; nothing if there is no such queue.
+    #[must_use]
+    pub fn ready_count(&self, queue: &str) -> Option<usize> {
+        let queue = self.queues.get(&ShortStr::truncated(queue))?;
+        Some(queue.messages.len())
+    }
+
+    /// Returns the names of all queues.
+    pub fn queue_names(&self) -> impl Iterator<Item = &ShortStr> {
+        self.queues.keys()
+    }
+}

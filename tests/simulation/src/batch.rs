@@ -1,0 +1,232 @@
+//! Many runs on all processors, with a watchdog over those that never end.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{panic, thread};
+
+use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
+
+/// After how many seeds a sign of life is given.
+const PROGRESS: u64 = 50_000;
+
+/// Longer than any run takes, on a busy machine too: one that takes longer waits for a lock that it holds.
+const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// What kind of script a seed is made into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Stories,
+    Explorations,
+}
+
+/// A range of seeds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    pub(crate) kind: Kind,
+    pub(crate) from: u64,
+    pub(crate) seeds: u64,
+    /// Whether to go on behind a failure, and list all of them.
+    pub(crate) survey: bool,
+}
+
+/// What a batch adds up.
+type Sums = Vec<(&'static str, u64)>;
+
+/// What was going on, and since when.
+type Current = Mutex<Option<(u64, Instant)>>;
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Stories => "stories",
+            Self::Explorations => "explorations",
+        }
+    }
+
+    /// The script of a seed, to be read.
+    pub(crate) fn script(self, seed: u64) -> String {
+        match self {
+            Self::Stories => format!("{:#?}", Script::new(seed)),
+            Self::Explorations => format!("{:#?}", Exploration::new(seed)),
+        }
+    }
+
+    fn attempt(self, seed: u64) -> Result<Sums, String> {
+        match self {
+            Self::Stories => story(&Script::new(seed)),
+            Self::Explorations => exploration(&Exploration::new(seed)),
+        }
+    }
+
+    /// What is left of a seed's script when it is shrunk, how much of how much that is, and how it fails.
+    fn shrunk(self, seed: u64) -> String {
+        match self {
+            Self::Stories => {
+                let script = Script::new(seed);
+                let less = shrink(&script, |script| story(script).is_err());
+                described(&less, script.len(), less.len(), story(&less))
+            }
+            Self::Explorations => {
+                let script = Exploration::new(seed);
+                let less = shrink_exploration(&script, |script| exploration(script).is_err());
+                described(&less, script.len(), less.len(), exploration(&less))
+            }
+        }
+    }
+}
+
+fn described(
+    less: &impl Debug,
+    before: usize,
+    after: usize,
+    again: Result<Sums, String>,
+) -> String {
+    let again = again.err().unwrap_or_default();
+    format!("shrunk from {before} parts to {after}, which fails so: {again}\n{less:#?}")
+}
+
+fn story(script: &Script) -> Result<Sums, String> {
+    let report = caught(|| run(script))?;
+    Ok(vec![
+        ("messages published", report.totals.published),
+        ("confirmed", report.totals.confirmed),
+        ("deliveries", report.totals.deliveries),
+        ("settled", report.totals.settled),
+        ("connections", report.connections as u64),
+        ("steps", report.steps),
+        ("s of virtual time", report.lasted.as_secs()),
+    ])
+}
+
+fn exploration(script: &Exploration) -> Result<Sums, String> {
+    let explored = caught(|| explore(script))?;
+    Ok(vec![
+        ("messages published", explored.counts.published),
+        ("accepted", explored.counts.accepted),
+        ("confirmed", explored.counts.confirmed),
+        ("deliveries", explored.counts.delivered),
+        ("settled", explored.counts.settled),
+        ("requests refused", explored.counts.refused),
+        ("channels", explored.counts.channels),
+        ("transports", explored.counts.transports),
+        ("steps", explored.steps),
+        ("s of virtual time", explored.lasted.as_secs()),
+    ])
+}
+
+/// Runs it; a panic is a failure, too.
+fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+impl Batch {
+    /// Runs all its seeds on all processors. Returns a summary, or the first failure.
+    pub(crate) fn run(self) -> Result<String, String> {
+        let start = Instant::now();
+        let next = AtomicU64::new(self.from);
+        let end = self.from.saturating_add(self.seeds);
+        let sums = Mutex::new(Sums::new());
+        let failed = Mutex::new(Vec::<(u64, String)>::new());
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let currents: Vec<Current> = (0..threads).map(|_| Mutex::new(None)).collect();
+        let done = AtomicBool::new(false);
+        let work = |current: &Current| loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            let behind = seed - self.from;
+            if behind > 0 && behind % PROGRESS == 0 {
+                eprintln!("{behind} seeds, {:.0} s", start.elapsed().as_secs_f64());
+            }
+            *lock(current) = Some((seed, Instant::now()));
+            match self.kind.attempt(seed) {
+                Ok(report) => add(&mut lock(&sums), &report),
+                Err(text) => {
+                    if !self.survey {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                    lock(&failed).push((seed, text));
+                }
+            }
+            *lock(current) = None;
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| self.watch(&currents, &done));
+            let work = &work;
+            let workers: Vec<_> =
+                currents.iter().map(|current| scope.spawn(move || work(current))).collect();
+            workers.into_iter().for_each(|worker| drop(worker.join()));
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut failed = failed.into_inner().unwrap_or_default();
+        failed.sort();
+        if self.survey && !failed.is_empty() {
+            return Err(survey(&failed));
+        }
+        if let Some((seed, text)) = failed.into_iter().next() {
+            let name = self.kind.name();
+            return Err(format!(
+                "seed {seed} of {name} fails: {text}\n\n{}\n\nagain: simulate --{name} --seed {seed}",
+                self.kind.shrunk(seed)
+            ));
+        }
+        let sums = sums.into_inner().unwrap_or_default();
+        let sums: Vec<_> = sums.iter().map(|(name, sum)| format!("{sum} {name}")).collect();
+        let seconds = start.elapsed().as_secs_f64();
+        let (seeds, name) = (self.seeds, self.kind.name());
+        Ok(format!("{seeds} {name} in {seconds:.1} s: all invariants held\n  {}", sums.join(", ")))
+    }
+
+    /// Ends the program when a run hangs: nothing else can end it.
+    fn watch(self, currents: &[Current], done: &AtomicBool) {
+        while !done.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(20));
+            for current in currents {
+                let hanging = lock(current).filter(|(_, since)| since.elapsed() > HANGS_AFTER);
+                if let Some((seed, _)) = hanging {
+                    let name = self.kind.name();
+                    println!(
+                        "seed {seed} of {name} hangs\n\nagain: simulate --{name} --seed {seed}"
+                    );
+                    std::process::exit(1);
+                }
+            }
+        }
+    }
+}
+
+/// Failures by what they say, numbers apart, with how many seeds say so and the first of them.
+fn survey(failed: &[(u64, String)]) -> String {
+    let mut kinds = BTreeMap::<String, (usize, u64, &str)>::new();
+    for (seed, text) in failed {
+        let kind = text.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        kinds.entry(kind).or_insert((0, *seed, text)).0 += 1;
+    }
+    let mut kinds: Vec<_> = kinds.into_values().collect();
+    kinds.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
+    let lines =
+        kinds.iter().map(|(count, seed, text)| format!("{count:6} x, first seed {seed}: {text}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn add(sums: &mut Sums, report: &Sums) {
+    if sums.is_empty() {
+        sums.clone_from(report);
+        return;
+    }
+    for ((_, sum), (_, more)) in sums.iter_mut().zip(report) {
+        *sum += more;
+    }
+}

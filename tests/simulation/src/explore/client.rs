@@ -1,0 +1,270 @@
+//! A client: a connection, and what its tasks share of it.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::ops::Deref;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use amqp_client_core::proto::{ChannelError, ConnectionError, ShortStr};
+use amqp_client_core::{
+    CallError, Channel, Config, Confirmation, Connection, Consumer, ConsumerEnd, Delivery,
+    OnCancel, Queue, Recovery,
+};
+use fastrand::Rng;
+
+use super::World;
+use super::commands::{Name, Policy};
+use super::ledger::Id;
+use crate::executor::Flag;
+use crate::network::HIGH_WATER;
+
+/// How many channels a client has at most.
+pub(crate) const SLOTS: usize = 4;
+
+/// What the tasks of a client share.
+pub(crate) struct Client {
+    pub(crate) number: usize,
+    pub(crate) world: Rc<World>,
+    pub(crate) connection: RefCell<Option<Connected>>,
+    pub(crate) channels: RefCell<[Option<Rc<Desk>>; SLOTS]>,
+    pub(crate) consumers: RefCell<Vec<Taker>>,
+    pub(crate) deliveries: RefCell<Vec<Held>>,
+    pub(crate) confirmations: RefCell<Vec<(Id, Confirmation)>>,
+    /// Callbacks that were registered, and those that were called.
+    pub(crate) callbacks: Cell<usize>,
+    pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
+    /// Deliveries that were left unacknowledged on purpose.
+    pub(crate) forgotten: Cell<usize>,
+    /// Raw consumers, which no handle belongs to.
+    pub(crate) raw_consumers: Cell<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Connected {
+    pub(crate) connection: Connection,
+    pub(crate) link: usize,
+}
+
+/// A channel, and what is known of it.
+pub(crate) struct Desk {
+    pub(crate) channel: Channel,
+    /// The queue that the broker has named for it.
+    pub(crate) named: RefCell<Option<Queue>>,
+}
+
+/// A consumer, and where it consumes.
+pub(crate) struct Taker {
+    pub(crate) consumer: Consumer,
+    pub(crate) name: Name,
+    pub(crate) no_ack: bool,
+}
+
+/// A delivery that is not settled yet.
+pub(crate) struct Held {
+    pub(crate) id: Id,
+    pub(crate) delivery: Delivery,
+}
+
+/// A task's view of its client.
+pub(crate) struct Task {
+    pub(crate) client: Rc<Client>,
+    pub(crate) cancel: Option<u32>,
+    pub(crate) rng: RefCell<Rng>,
+    /// The transactional channel of this task.
+    pub(crate) books: RefCell<Option<Rc<Desk>>>,
+}
+
+impl Deref for Task {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, world: Rc<World>) -> Self {
+        Self {
+            number,
+            world,
+            connection: RefCell::default(),
+            channels: RefCell::default(),
+            consumers: RefCell::default(),
+            deliveries: RefCell::default(),
+            confirmations: RefCell::default(),
+            callbacks: Cell::new(0),
+            called: Arc::default(),
+            forgotten: Cell::new(0),
+            raw_consumers: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.world.script.clients[self.number]
+    }
+
+    pub(crate) fn fail(&self, text: impl Into<String>) {
+        self.world.fail(|| text.into());
+    }
+
+    /// Notes a failure, if there is one.
+    pub(crate) fn check<T>(&self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|text| self.fail(text)).ok()
+    }
+
+    /// The connection, if there is one that is not over.
+    pub(crate) fn connected(&self) -> Option<Connected> {
+        let connected = self.connection.borrow().clone()?;
+        let over =
+            matches!(connected.connection.health().status, amqp_client_core::Status::Closed(_));
+        (!over).then_some(connected)
+    }
+
+    /// A channel that there is, by its number modulo the number of slots.
+    pub(crate) fn desk(&self, slot: usize) -> Option<Rc<Desk>> {
+        let channels = self.channels.borrow();
+        let slots = (0..SLOTS).map(|next| (slot + next) % SLOTS);
+        slots.filter_map(|slot| channels[slot].clone()).find(|desk| desk.channel.check().is_ok())
+    }
+
+    /// Drops everything that belongs to the connection.
+    pub(crate) fn forget(&self) {
+        let channels = std::mem::take(&mut *self.channels.borrow_mut());
+        let consumers = std::mem::take(&mut *self.consumers.borrow_mut());
+        let deliveries = std::mem::take(&mut *self.deliveries.borrow_mut());
+        let confirmations = std::mem::take(&mut *self.confirmations.borrow_mut());
+        drop((channels, consumers, deliveries, confirmations));
+    }
+
+    /// The name of a queue on a channel.
+    pub(crate) fn name(&self, desk: &Desk, name: Name) -> String {
+        match name {
+            Name::Shared(number) => format!("shared-{number}"),
+            Name::Quorum => "quorum".to_owned(),
+            Name::AutoDelete(number) => format!("auto-{number}"),
+            Name::Exclusive => format!("own-{}", self.number),
+            Name::ServerNamed => {
+                let named = desk.named.borrow();
+                let name = named.as_ref().map(Queue::current_name);
+                name.unwrap_or(ShortStr::EMPTY).to_string()
+            }
+            Name::Last => String::new(),
+            Name::Missing => "missing".to_owned(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config::default();
+        let policy = self.policy();
+        config.protocol.heartbeat = self.world.script.heartbeat;
+        config.protocol.limits.transmit_high_water = HIGH_WATER;
+        config.protocol.limits.frame_max = policy.frame_max;
+        config.settings.call_timeout = policy.patience;
+        config.settings.publish_timeout = policy.patience;
+        config.settings.confirm_timeout = policy.patience;
+        config.settings.delivery_budget = policy.delivery_budget;
+        config
+    }
+
+    pub(crate) fn recovery(&self) -> Option<Recovery> {
+        let recovering = self.policy().recovery.clone()?;
+        let mut recovery = Recovery::default();
+        recovery.seed = self.world.script.seed | 1;
+        recovery.reopen_channels = recovering.reopen_channels;
+        if recovering.resubscribe {
+            recovery.on_cancel = OnCancel::Resubscribe;
+        }
+        recovery.locked = match recovering.locked {
+            Some(time) => amqp_client_core::Locked::Retry(time),
+            None => amqp_client_core::Locked::Fail,
+        };
+        recovery.keep_max = recovering.keep_max;
+        recovery.delay_min = recovering.delay_min;
+        recovery.delay_max = recovering.delay_max;
+        Some(recovery)
+    }
+
+    /// An error is fine, unless it says that somebody broke the protocol.
+    pub(crate) fn judge(&self, error: &ChannelError) {
+        if let ChannelError::Connection(error) = error {
+            self.judge_connection(error);
+        }
+    }
+
+    pub(crate) fn judge_connection(&self, error: &ConnectionError) {
+        if matches!(error, ConnectionError::Violation(_) | ConnectionError::Decode(_)) {
+            self.fail(format!("a connection ended: {error}"));
+        }
+    }
+
+    pub(crate) fn judge_call<T>(&self, result: Result<T, CallError>) -> Option<T> {
+        result
+            .map_err(|error| {
+                if let CallError::Ended(error) = &error {
+                    self.judge(error);
+                }
+            })
+            .ok()
+    }
+
+    pub(crate) fn judge_end(&self, end: &ConsumerEnd) {
+        if let ConsumerEnd::Ended(error) = end {
+            self.judge(error);
+        }
+    }
+}
+
+impl Task {
+    pub(crate) fn random<T>(&self, pick: impl FnOnce(&mut Rng) -> T) -> T {
+        pick(&mut self.rng.borrow_mut())
+    }
+
+    pub(crate) async fn sleep(&self, time: Duration) {
+        self.world.clock.sleep(time).await;
+    }
+
+    /// What a future gives, unless it is dropped before: unpolled, or after some polls. What was dropped must not keep the
+    /// waker of its task.
+    pub(crate) async fn perhaps<T>(
+        &self,
+        what: &'static str,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let drops = self.cancel.is_some_and(|times| self.random(|rng| rng.u32(..times)) == 0);
+        if !drops {
+            return Some(future.await);
+        }
+        let mut future = Box::pin(future);
+        let flag = Flag::raised();
+        let polls = self.random(|rng| rng.u8(..4));
+        for _ in 0..polls {
+            let waker = Waker::from(flag.clone());
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(value);
+            }
+            drop(waker);
+            self.sleep(self.world.script.conditions.latency).await;
+        }
+        drop(future);
+        self.world.leak(what, &flag);
+        None
+    }
+}
+
+/// Polls a future once.
+pub(crate) async fn polled_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Polls a future once, and drops it.
+pub(crate) async fn tried<T>(future: impl Future<Output = T>) -> Option<T> {
+    polled_once(pin!(future)).await
+}

@@ -1,0 +1,298 @@
+//! The vocabulary: what tasks do, as data, so that a script can be printed and can lose any part of it.
+//!
+//! Commands name channels, consumers and queues by small numbers, modulo what there is: a command always means something,
+//! whatever was dropped before it.
+
+use std::time::Duration;
+
+use crate::script::Fault;
+use crate::wire::Conditions;
+
+/// A run: nodes, clients, what their tasks do, and what goes wrong.
+#[derive(Debug, Clone)]
+pub struct Exploration {
+    pub(crate) seed: u64,
+    pub(crate) conditions: Conditions,
+    pub(crate) heartbeat: Duration,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) clients: Vec<Policy>,
+    pub(crate) tasks: Vec<Plan>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// How a node differs from others.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) frame_max: u32,
+    pub(crate) channel_max: u16,
+    pub(crate) heartbeat: Duration,
+    /// Whether it knows `basic.nack`.
+    pub(crate) nack: bool,
+}
+
+/// How a client is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    /// How long it waits for replies and confirms.
+    pub(crate) patience: Option<Duration>,
+    pub(crate) delivery_budget: usize,
+    pub(crate) frame_max: u32,
+    /// Whether and how its connections are recovered.
+    pub(crate) recovery: Option<Recovering>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Recovering {
+    pub(crate) reopen_channels: bool,
+    pub(crate) resubscribe: bool,
+    /// After how long a locked queue is tried again; it has failed, if nothing is said.
+    pub(crate) locked: Option<Duration>,
+    pub(crate) keep_max: usize,
+    pub(crate) delay_min: Duration,
+    pub(crate) delay_max: Duration,
+}
+
+/// What a task does.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Whose task it is. The tasks of a client share its connection, channels, consumers and deliveries.
+    pub(crate) client: usize,
+    /// It drops one in so many futures before they are done.
+    pub(crate) cancel: Option<u32>,
+    pub(crate) commands: Vec<Command>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    Pause(Duration),
+    /// Opens a channel in a slot that has none, on a new connection if there is no other.
+    Open {
+        slot: usize,
+        unrecovered: bool,
+    },
+    Close {
+        slot: usize,
+        how: Closing,
+    },
+    Declare {
+        channel: usize,
+        queue: Name,
+        by: By,
+    },
+    DeleteQueue {
+        channel: usize,
+        queue: Name,
+        by: By,
+    },
+    Purge {
+        channel: usize,
+        queue: Name,
+    },
+    Bind {
+        channel: usize,
+        queue: Name,
+        exchange: usize,
+        unbind: bool,
+    },
+    DeclareExchange {
+        channel: usize,
+        exchange: usize,
+    },
+    DeleteExchange {
+        channel: usize,
+        exchange: usize,
+    },
+    Qos {
+        channel: usize,
+        prefetch: u16,
+        global: bool,
+    },
+    Flow {
+        channel: usize,
+    },
+    Recover {
+        channel: usize,
+    },
+    Publish {
+        channel: usize,
+        exchange: usize,
+        queue: Name,
+        manner: Manner,
+        message: Shape,
+    },
+    /// Awaits some of the confirmations that there are.
+    Confirm {
+        count: usize,
+    },
+    WaitForConfirms {
+        channel: usize,
+    },
+    Consume {
+        channel: usize,
+        queue: Name,
+        kind: Kind,
+        by: By,
+    },
+    /// Takes deliveries from a consumer for a while.
+    Take {
+        consumer: usize,
+        count: usize,
+        wait: Duration,
+    },
+    Cancel {
+        consumer: usize,
+        how: Cancelling,
+    },
+    DropConsumer {
+        consumer: usize,
+    },
+    /// Settles some of the deliveries that were taken, in any order.
+    Settle {
+        count: usize,
+        pick: usize,
+        how: Settling,
+    },
+    Get {
+        channel: usize,
+        queue: Name,
+        no_ack: bool,
+    },
+    /// On a transactional channel of the task's own.
+    Transact {
+        queue: Name,
+        publishes: usize,
+        gets: usize,
+        end: End,
+        by_hand: bool,
+    },
+    /// Begins to wait for what does not come, and gives up.
+    Watch,
+    Listen {
+        channel: usize,
+    },
+    /// Has something called when the connection or the channel closes.
+    OnClose {
+        channel: Option<usize>,
+    },
+    UpdateSecret,
+    Shutdown {
+        grace: Duration,
+    },
+    CloseConnection,
+}
+
+/// A queue, by what is special about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Durable, and everybody's.
+    Shared(usize),
+    /// A quorum queue of everybody.
+    Quorum,
+    /// It goes with its last consumer.
+    AutoDelete(usize),
+    /// The client's connection has it exclusively.
+    Exclusive,
+    /// The client's own, named by the broker, and exclusive.
+    ServerNamed,
+    /// The queue that was declared last on the channel.
+    Last,
+    /// There is none.
+    Missing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Method,
+    /// As a raw method.
+    Call,
+    /// As a raw method that is not answered.
+    CallNoWait,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    Await,
+    /// The handle is dropped.
+    Drop,
+    /// The future of the close is polled once.
+    Abandon,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cancelling {
+    Await,
+    /// The reply is made, and dropped at once.
+    Drop,
+    /// The reply is made now and awaited after a while.
+    Late(Duration),
+    Call,
+    CallNoWait,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Without confirms, unless the channel has them anyway.
+    Plain,
+    Confirmed(Loss),
+    Prepared(Loss),
+    /// All at once.
+    Batch(Loss),
+    /// If it goes at once.
+    Try(Loss),
+    /// With the bit `immediate`, which costs the connection.
+    Immediate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Fail,
+    Wait,
+    Keep,
+}
+
+/// What messages are like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) count: usize,
+    pub(crate) mandatory: bool,
+    pub(crate) persistent: bool,
+    /// The size of the body, at least what identifies it.
+    pub(crate) size: usize,
+    /// The size of a header; properties have to fit into a frame.
+    pub(crate) header: usize,
+    /// The body's owner uses a handle when it is dropped.
+    pub(crate) owned: bool,
+    /// How many messages may be unconfirmed.
+    pub(crate) window: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) prefetch: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settling {
+    Ack,
+    AckUpTo,
+    Nack,
+    NackUpTo,
+    NackForGood,
+    Reject,
+    RejectForGood,
+    Drop,
+    /// It stays unacknowledged.
+    IntoMessage,
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Commit,
+    /// The work fails, or is rolled back by hand.
+    Fail,
+    /// Its future is dropped amid the work.
+    Drop,
+}

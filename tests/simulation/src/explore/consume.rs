@@ -1,0 +1,194 @@
+//! Consuming, and settling in all the ways there are.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use amqp_client_core::proto::ShortStr;
+use amqp_client_core::proto::method::{BasicCancel, BasicConsume};
+use amqp_client_core::{CallError, ConsumeOptions, Delivery};
+use amqp_test_broker::Verdict;
+
+use super::client::{Desk, Held, Taker, Task};
+use super::commands::{By, Cancelling, Kind, Name, Settling};
+use super::ledger::Id;
+
+impl Task {
+    pub(crate) async fn consume(&self, desk: &Rc<Desk>, queue: Name, kind: Kind, by: By) {
+        let name = self.name(desk, queue);
+        let options = ConsumeOptions::new().no_ack(kind.no_ack).exclusive(kind.exclusive);
+        let channel = &desk.channel;
+        if let Some(prefetch) = kind.prefetch {
+            let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;
+            limited.and_then(|result| self.judge_call(result));
+        }
+        let consumer = match by {
+            By::Method => {
+                self.perhaps("basic_consume", channel.basic_consume(&name, options)).await
+            }
+            By::CallNoWait => Some(channel.basic_consume_no_wait(&name, options)),
+            By::Call => return self.consume_raw(desk, &name, kind).await,
+        };
+        if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
+            let taker = Taker { consumer, name: queue, no_ack: kind.no_ack };
+            self.consumers.borrow_mut().push(taker);
+        }
+    }
+
+    /// A consumer that no handle belongs to.
+    async fn consume_raw(&self, desk: &Rc<Desk>, name: &str, kind: Kind) {
+        let method = BasicConsume {
+            queue: ShortStr::truncated(name),
+            no_ack: kind.no_ack,
+            ..<_>::default()
+        };
+        self.raw_consumers.set(self.raw_consumers.get() + 1);
+        let consumed = self.perhaps("call(BasicConsume)", desk.channel.call(method)).await;
+        consumed.and_then(|result| self.judge_call(result));
+    }
+
+    /// Takes a consumer out of the client, so that it can be used while others use the client.
+    fn borrow_consumer(&self, number: usize) -> Option<Taker> {
+        let mut consumers = self.consumers.borrow_mut();
+        let len = consumers.len();
+        (len > 0).then(|| consumers.swap_remove(number % len))
+    }
+
+    /// Takes what a consumer has, up to `count`, and waits up to `wait` for each.
+    pub(crate) async fn take(&self, number: usize, count: usize, wait: Duration) {
+        let Some(mut taker) = self.borrow_consumer(number) else { return };
+        for _ in 0..count {
+            let next = self.world.clock.within(wait, taker.consumer.next()).await;
+            match next {
+                None => break,
+                Some(None) => return,
+                Some(Some(Err(end))) => return self.judge_end(&end),
+                Some(Some(Ok(delivery))) => self.hold(delivery),
+            }
+        }
+        // The connection may be another one now: then it is of no use.
+        self.consumers.borrow_mut().push(taker);
+    }
+
+    /// Keeps a delivery, to be settled later.
+    pub(crate) fn hold(&self, delivery: Delivery) {
+        let identified = self.world.ledger.borrow().identify(delivery.body());
+        if let Some(id) = self.check(identified) {
+            self.deliveries.borrow_mut().push(Held { id, delivery });
+        }
+    }
+
+    pub(crate) async fn cancel(&self, number: usize, how: Cancelling) {
+        let (channel, tag, reply) = {
+            let consumers = self.consumers.borrow();
+            let len = consumers.len();
+            let Some(taker) = (len > 0).then(|| &consumers[number % len]) else { return };
+            let made = matches!(how, Cancelling::Await | Cancelling::Drop | Cancelling::Late(_));
+            let reply = made.then(|| taker.consumer.cancel());
+            (taker.consumer.channel().clone(), taker.consumer.tag().clone(), reply)
+        };
+        let cancelled = match (how, reply) {
+            (Cancelling::Await, Some(reply)) => self.perhaps("cancel", reply).await,
+            (Cancelling::Late(time), Some(reply)) => {
+                self.sleep(time).await;
+                self.perhaps("cancel", reply).await
+            }
+            (Cancelling::Call, _) => {
+                let method = BasicCancel { consumer_tag: tag, no_wait: false };
+                let reply = self.perhaps("call(BasicCancel)", channel.call(method)).await;
+                reply.map(|result| result.map(drop))
+            }
+            (Cancelling::CallNoWait, _) => {
+                Some(channel.call_no_wait(BasicCancel { consumer_tag: tag, no_wait: true }))
+            }
+            _ => None,
+        };
+        cancelled.and_then(|result| self.judge_call(result));
+    }
+
+    pub(crate) fn drop_consumer(&self, number: usize) {
+        drop(self.borrow_consumer(number));
+    }
+
+    pub(crate) async fn get(&self, desk: &Rc<Desk>, queue: Name, no_ack: bool) {
+        let name = self.name(desk, queue);
+        let got = self.perhaps("basic_get", desk.channel.basic_get(&name, no_ack)).await;
+        if let Some(Some(got)) = got.and_then(|result| self.judge_call(result)) {
+            self.hold(got.delivery);
+        }
+    }
+
+    /// Settles some of the deliveries, beginning anywhere.
+    pub(crate) fn settle_some(&self, count: usize, pick: usize, how: Settling) {
+        for _ in 0..count {
+            let held = {
+                let mut deliveries = self.deliveries.borrow_mut();
+                let len = deliveries.len();
+                if len == 0 {
+                    return;
+                }
+                deliveries.swap_remove(pick % len)
+            };
+            self.settle(held, how);
+        }
+    }
+
+    pub(crate) fn settle(&self, held: Held, how: Settling) {
+        let Held { id, delivery } = held;
+        let verdict = match how {
+            Settling::Ack | Settling::AckUpTo => Some(Verdict::Acked),
+            Settling::NackForGood | Settling::RejectForGood => Some(Verdict::Rejected),
+            Settling::Reject => Some(Verdict::Blamed),
+            Settling::Nack | Settling::NackUpTo | Settling::Drop | Settling::IntoMessage => None,
+        };
+        // What is stale comes again, and must not be settled by this.
+        if let Some(verdict) = verdict.filter(|_| !delivery.is_stale()) {
+            match how {
+                Settling::AckUpTo => self.grant_up_to(id),
+                _ => self.world.ledger.borrow_mut().grant(id, verdict),
+            }
+        }
+        let settled = match how {
+            Settling::Ack => delivery.ack(),
+            Settling::AckUpTo => delivery.ack_up_to(),
+            Settling::Nack => delivery.nack(true),
+            Settling::NackUpTo => delivery.nack_up_to(true),
+            Settling::NackForGood => delivery.nack(false),
+            Settling::Reject => delivery.reject(true),
+            Settling::RejectForGood => delivery.reject(false),
+            Settling::Drop => Ok(()),
+            Settling::IntoMessage => {
+                self.forgotten.set(self.forgotten.get() + 1);
+                drop(delivery.into_message());
+                Ok(())
+            }
+        };
+        self.judge_settled(settled);
+    }
+
+    fn judge_settled(&self, settled: Result<(), CallError>) {
+        if let Err(CallError::Ended(error)) = settled {
+            self.judge(&error);
+        }
+    }
+
+    /// All deliveries of a channel up to that one are acknowledged: those that the broker knows of.
+    fn grant_up_to(&self, id: Id) {
+        let Some(connected) = self.connected() else { return };
+        let network = self.world.network.borrow();
+        let Some(session) = network.session(connected.link) else { return };
+        let mut ledger = self.world.ledger.borrow_mut();
+        let unacked: Vec<_> = network
+            .engine
+            .unacknowledged(session)
+            .filter_map(|(channel, tag, body)| Some((channel, tag, ledger.identify(&body).ok()?)))
+            .collect();
+        // A kept message can be there twice.
+        let last = unacked.iter().filter(|(.., other)| *other == id);
+        for (channel, tag, _) in last.copied().collect::<Vec<_>>() {
+            let before = unacked.iter().filter(|(own, other, _)| *own == channel && *other <= tag);
+            for (.., id) in before {
+                ledger.grant(*id, Verdict::Acked);
+            }
+        }
+    }
+}

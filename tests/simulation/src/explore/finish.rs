@@ -1,0 +1,203 @@
+//! The end of a client: when nothing goes wrong any more, everything has to come right in bounded time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use amqp_client_core::{Connection, Status};
+use amqp_test_broker::Verdict;
+
+use super::client::{Connected, Held, Taker, Task};
+
+/// How long it may take at most until a client is connected again, and everything that waits has an outcome. Attempts to
+/// connect are a minute apart, and a session that the broker believes in holds a queue for three heartbeats.
+const BOUND: Duration = Duration::from_secs(15 * 60);
+
+/// How long nothing may come before a queue counts as drained.
+const QUIET: Duration = Duration::from_secs(2);
+
+impl Task {
+    /// Waits until the client is well, drains its consumers, compares with the broker, and closes.
+    pub(crate) async fn finish(&self) {
+        while self.world.is_busy() {
+            self.sleep(Duration::from_secs(1)).await;
+        }
+        let Some(Connected { connection, link }) = self.connection.borrow().clone() else { return };
+        if self.is_open_again(&connection).await {
+            self.conclude_all().await;
+            self.drain(link).await;
+        }
+        // The last confirmations and deliveries of a connection that is over have outcomes, too.
+        self.conclude_all().await;
+        self.forget();
+        if self.connected().is_some() {
+            self.is_clean(&connection, link).await;
+        }
+        if let Some(result) = self.within(connection.close(), "connection.close").await {
+            if let Err(error) = result {
+                self.judge_connection(&error.0);
+            }
+        }
+        self.within(connection.closed(), "connection.closed").await;
+        let (registered, called) = (self.callbacks.get(), self.called.load(Ordering::Relaxed));
+        if registered != called {
+            self.fail(format!("{called} of {registered} callbacks were called at the end"));
+        }
+        drop(connection);
+        *self.connection.borrow_mut() = None;
+    }
+
+    async fn within<T>(&self, future: impl Future<Output = T>, what: &str) -> Option<T> {
+        let value = self.world.clock.within(BOUND, future).await;
+        if value.is_none() {
+            self.fail(format!("{what} does not end"));
+        }
+        value
+    }
+
+    /// Whether the connection can be used; that it never can again is for its error to explain.
+    async fn is_open_again(&self, connection: &Connection) -> bool {
+        let until = self.world.clock.now() + BOUND;
+        loop {
+            match connection.health().status {
+                Status::Open => return true,
+                Status::Closed(error) => {
+                    self.judge_connection(&error);
+                    return false;
+                }
+                status if self.world.clock.now() > until => {
+                    self.fail(format!("a connection is {status:?} long after all faults ended"));
+                    return false;
+                }
+                _ => self.sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
+    /// Every confirmation has an outcome.
+    async fn conclude_all(&self) {
+        let confirmations = std::mem::take(&mut *self.confirmations.borrow_mut());
+        for (id, confirmation) in confirmations {
+            let outcome = self.within(confirmation, "a confirmation").await;
+            if let Some(Ok(())) = outcome {
+                let checked = self.world.ledger.borrow_mut().confirm(id);
+                self.check(checked);
+            }
+        }
+    }
+
+    /// Takes and acknowledges everything, until each queue that somebody consumes from is empty and the broker has the
+    /// consumers that the client has, and no others.
+    async fn drain(&self, link: usize) {
+        let until = self.world.clock.now() + BOUND;
+        loop {
+            self.settle_all();
+            let mut any = false;
+            let mut takers = std::mem::take(&mut *self.consumers.borrow_mut());
+            let mut index = 0;
+            while let Some(taker) = takers.get_mut(index) {
+                if self.drained(taker, &mut any).await {
+                    index += 1
+                } else {
+                    takers.remove(index);
+                }
+            }
+            *self.consumers.borrow_mut() = takers;
+            if any {
+                continue;
+            }
+            self.sleep(QUIET).await;
+            let Err(text) = self.compare(link) else { return };
+            if self.connected().is_none() {
+                return;
+            }
+            if self.world.clock.now() > until {
+                return self.fail(text);
+            }
+        }
+    }
+
+    fn settle_all(&self) {
+        let deliveries = std::mem::take(&mut *self.deliveries.borrow_mut());
+        for Held { id, delivery } in deliveries {
+            self.world.ledger.borrow_mut().grant(id, Verdict::Acked);
+            let _ended = delivery.ack();
+        }
+    }
+
+    /// Takes what a consumer has at once. Returns whether the consumer goes on.
+    async fn drained(&self, taker: &mut Taker, any: &mut bool) -> bool {
+        loop {
+            match self.world.clock.within(Duration::from_millis(1), taker.consumer.next()).await {
+                None => return true,
+                Some(None) => return false,
+                Some(Some(Err(end))) => {
+                    self.judge_end(&end);
+                    return false;
+                }
+                Some(Some(Ok(delivery))) => {
+                    *any = true;
+                    self.hold(delivery);
+                    self.settle_all();
+                }
+            }
+        }
+    }
+
+    /// Compares the client's consumers with the broker's.
+    fn compare(&self, link: usize) -> Result<(), String> {
+        let network = self.world.network.borrow();
+        let Some(session) = network.session(link) else {
+            return Err("a client is open, and the broker does not know it".to_owned());
+        };
+        let mut known: BTreeMap<(u16, String), String> = BTreeMap::new();
+        for view in network.engine.consumers().filter(|view| view.session == session) {
+            known.insert((view.channel.get(), view.tag.to_string()), view.queue.to_string());
+        }
+        let consumers = self.consumers.borrow();
+        for Taker { consumer, name, no_ack } in consumers.iter() {
+            let key = (consumer.channel().id().get(), consumer.tag().to_string());
+            let Some(queue) = known.remove(&key) else {
+                return Err(format!("a consumer of {name:?} neither delivers nor ends"));
+            };
+            let ready = network.engine.ready_count(&queue).unwrap_or(0);
+            if ready > 0 && self.forgotten.get() == 0 {
+                let kind = if *no_ack { " without acknowledgements" } else { "" };
+                return Err(format!(
+                    "{ready} messages wait in {queue}, and its consumer{kind} gets none"
+                ));
+            }
+        }
+        if known.len() > self.raw_consumers.get() {
+            return Err(format!("the broker has consumers that nobody holds: {known:?}"));
+        }
+        Ok(())
+    }
+
+    /// Nothing is left over when all handles but the connection's are dropped.
+    async fn is_clean(&self, connection: &Connection, link: usize) {
+        let until = self.world.clock.now() + BOUND;
+        loop {
+            let channels = self.world.network.borrow().channel_count(link);
+            let health = connection.health();
+            let counts = [
+                ("channels at the broker", channels),
+                ("channels", health.channels),
+                ("unconfirmed publishes", health.unconfirmed),
+                ("unsettled deliveries", health.unsettled),
+                ("bytes kept", health.kept_octets),
+                ("bytes delivered and not taken", health.delivered_octets),
+            ];
+            let Some((what, count)) = counts.into_iter().find(|(_, count)| *count > 0) else {
+                return;
+            };
+            if self.connected().is_none() {
+                return;
+            }
+            if self.world.clock.now() > until {
+                return self.fail(format!("{count} {what} are left when all handles are dropped"));
+            }
+            self.sleep(Duration::from_secs(1)).await;
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Scripts from seeds.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::client::SLOTS;
+use super::commands::*;
+use crate::script::{Cut, Fault, What};
+use crate::wire::Conditions;
+
+fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.usize(..from.len())]
+}
+
+fn millis(rng: &mut Rng, most: u64) -> Duration {
+    Duration::from_millis(rng.u64(1..=most))
+}
+
+impl Exploration {
+    /// The script of a seed. One in four has no faults.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x6578_706c_6f72_6500);
+        let clients: Vec<_> = (0..rng.usize(1..=2)).map(|_| Policy::any(&mut rng)).collect();
+        let heartbeat = Duration::from_secs(rng.u64(1..=10));
+        let most = pick(&mut rng, &[10, 25, 60]);
+        let tasks = (0..rng.usize(1..=4)).map(|_| Plan::any(&mut rng, clients.len(), most));
+        let tasks: Vec<_> = tasks.collect();
+        let faults = if seed % 4 == 0 { 0 } else { rng.usize(1..=5) };
+        let faults = (0..faults).map(|_| fault(&mut rng, clients.len())).collect();
+        Self {
+            seed,
+            conditions: Conditions::any(&mut rng),
+            heartbeat,
+            nodes: vec![Node::any(&mut rng, heartbeat), Node::any(&mut rng, heartbeat)],
+            clients,
+            tasks,
+            faults,
+        }
+    }
+}
+
+impl Node {
+    fn any(rng: &mut Rng, heartbeat: Duration) -> Self {
+        Self {
+            frame_max: pick(rng, &[4096, 8192, 131_072, 131_072]),
+            channel_max: pick(rng, &[3, 8, 2047, 2047]),
+            heartbeat: heartbeat * pick(rng, &[1, 1, 3]),
+            nack: rng.u8(..8) > 0,
+        }
+    }
+}
+
+impl Policy {
+    fn any(rng: &mut Rng) -> Self {
+        let (patience, delivery_budget) = match rng.u8(..4) {
+            0 => (None, 64 << 20),
+            1 => (Some(Duration::from_secs(rng.u64(30..=120))), 8 * 1024),
+            _ => (Some(Duration::from_secs(rng.u64(30..=120))), 256 * 1024),
+        };
+        Self {
+            patience,
+            delivery_budget,
+            frame_max: pick(rng, &[4096, 131_072, 131_072]),
+            recovery: (rng.u8(..5) > 0).then(|| Recovering::any(rng)),
+        }
+    }
+}
+
+impl Recovering {
+    fn any(rng: &mut Rng) -> Self {
+        let (delay_min, delay_max) =
+            pick(rng, &[(100, 5_000), (1, 1), (1, 30_000), (5_000, 60_000)]);
+        Self {
+            reopen_channels: rng.bool(),
+            resubscribe: rng.bool(),
+            locked: pick(rng, &[None, Some(1_000), Some(10), Some(20_000)])
+                .map(Duration::from_millis),
+            keep_max: pick(rng, &[200, 16 * 1024, 256 * 1024]),
+            delay_min: Duration::from_millis(delay_min),
+            delay_max: Duration::from_millis(delay_max),
+        }
+    }
+}
+
+impl Plan {
+    fn any(rng: &mut Rng, clients: usize, most: usize) -> Self {
+        let opening = Command::Open { slot: rng.usize(..SLOTS), unrecovered: rng.u8(..8) == 0 };
+        let rest = (0..rng.usize(1..=most)).map(|_| Command::any(rng));
+        let commands = std::iter::once(opening).chain(rest).collect();
+        Self { client: rng.usize(..clients), commands, cancel: rng.bool().then(|| rng.u32(2..12)) }
+    }
+}
+
+fn fault(rng: &mut Rng, clients: usize) -> Fault {
+    let client = rng.usize(..clients);
+    let what = match rng.u8(..26) {
+        0..=6 => {
+            let most = pick(rng, &[10, 100, 500, 5_000]);
+            let (up, after) = (rng.bool(), rng.usize(1..=most));
+            What::Cut(client, Cut { up, after, reset: rng.bool(), at_frame: rng.bool() })
+        }
+        7 => What::Stall { client, up: rng.bool(), time: millis(rng, 60_000) },
+        8 => What::Starve { client, time: millis(rng, 30_000) },
+        9 => What::Kill { client },
+        10..=12 => What::Restart { down: millis(rng, 5_000) },
+        13 => What::Alarm { time: millis(rng, 60_000) },
+        14 => What::Jump { time: millis(rng, 600_000) },
+        15 | 16 => What::CancelConsumer(rng.usize(..20)),
+        17 | 18 => What::CloseChannel { client, channel: rng.usize(..SLOTS) },
+        19 | 20 => What::CloseConnection { client },
+        21 | 22 => What::DeleteQueue(rng.usize(..20)),
+        23 => What::Wipe,
+        _ => {
+            let methods = [(50, 10), (50, 20), (60, 20), (60, 10), (40, 10), (85, 10), (90, 10)];
+            What::Refuse { method: pick(rng, &methods), times: rng.u32(1..=3) }
+        }
+    };
+    let span = pick(rng, &[1_000, 10_000, 60_000]);
+    Fault { at: millis(rng, span), what }
+}
+
+impl Command {
+    fn any(rng: &mut Rng) -> Self {
+        let channel = rng.usize(..SLOTS);
+        let by = pick(rng, &[By::Method, By::Method, By::Method, By::Call, By::CallNoWait]);
+        match rng.u8(..100) {
+            0..=4 => Self::Open { slot: channel, unrecovered: rng.u8(..8) == 0 },
+            5..=7 => Self::Close {
+                slot: channel,
+                how: pick(rng, &[Closing::Await, Closing::Drop, Closing::Abandon]),
+            },
+            8..=16 => Self::Declare { channel, queue: name(rng), by },
+            17 => Self::DeleteQueue { channel, queue: known(rng), by },
+            18 => Self::Purge { channel, queue: known(rng) },
+            19..=21 => Self::Bind {
+                channel,
+                queue: name(rng),
+                exchange: rng.usize(1..4),
+                unbind: rng.u8(..4) == 0,
+            },
+            22 | 23 => Self::DeclareExchange { channel, exchange: pick(rng, &[2, 3]) },
+            24 => Self::DeleteExchange { channel, exchange: pick(rng, &[2, 3]) },
+            25 | 26 => Self::Qos {
+                channel,
+                prefetch: pick(rng, &[0, 1, 3, 100]),
+                global: rng.u8(..4) == 0,
+            },
+            27 => Self::Flow { channel },
+            28 => Self::Recover { channel },
+            29..=48 => Self::Publish {
+                channel,
+                exchange: pick(rng, &[0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4]),
+                queue: name(rng),
+                manner: manner(rng),
+                message: Shape::any(rng),
+            },
+            49..=54 => Self::Confirm { count: rng.usize(1..=5) },
+            55 => Self::WaitForConfirms { channel },
+            56..=63 => Self::Consume { channel, queue: name(rng), kind: Kind::any(rng), by },
+            64..=71 => Self::Take {
+                consumer: rng.usize(..8),
+                count: rng.usize(1..=20),
+                wait: millis(rng, 2_000),
+            },
+            72..=74 => Self::Cancel {
+                consumer: rng.usize(..8),
+                how: match rng.u8(..6) {
+                    0 | 1 => Cancelling::Await,
+                    2 => Cancelling::Drop,
+                    3 => Cancelling::Late(millis(rng, 3_000)),
+                    4 => Cancelling::Call,
+                    _ => Cancelling::CallNoWait,
+                },
+            },
+            75 => Self::DropConsumer { consumer: rng.usize(..8) },
+            76..=83 => {
+                Self::Settle { count: rng.usize(1..=10), pick: rng.usize(..20), how: settling(rng) }
+            }
+            84..=86 => Self::Get { channel, queue: name(rng), no_ack: rng.u8(..4) == 0 },
+            87..=90 => Self::Transact {
+                queue: pick(rng, &[Name::Shared(0), Name::Shared(1), Name::Quorum]),
+                publishes: rng.usize(0..5),
+                gets: rng.usize(0..5),
+                end: pick(rng, &[End::Commit, End::Fail, End::Drop]),
+                by_hand: rng.bool(),
+            },
+            91 => Self::Watch,
+            92 => Self::Listen { channel },
+            93 => Self::OnClose { channel: rng.bool().then_some(channel) },
+            94 => match rng.u8(..4) {
+                0 => Self::Shutdown { grace: millis(rng, 5_000) },
+                1 => Self::CloseConnection,
+                _ => Self::UpdateSecret,
+            },
+            _ => Self::Pause(millis(rng, 5_000)),
+        }
+    }
+}
+
+impl Shape {
+    fn any(rng: &mut Rng) -> Self {
+        Self {
+            count: pick(rng, &[1, 1, 3, 20]),
+            mandatory: rng.bool(),
+            persistent: rng.u8(..4) > 0,
+            size: pick(rng, &[12, 12, 100, 5_000, 30_000]),
+            header: pick(rng, &[0, 0, 0, 0, 0, 0, 4_000, 6_000]),
+            owned: OWNED && rng.u8(..6) == 0,
+            window: pick(rng, &[1, 5, 1000]),
+        }
+    }
+}
+
+impl Kind {
+    fn any(rng: &mut Rng) -> Self {
+        Self {
+            no_ack: rng.u8(..5) == 0,
+            exclusive: rng.u8(..6) == 0,
+            prefetch: pick(rng, &[None, Some(1), Some(3), Some(100)]),
+        }
+    }
+}
+
+fn name(rng: &mut Rng) -> Name {
+    match rng.u8(..16) {
+        0..=5 => Name::Shared(rng.usize(..2)),
+        6 | 7 => Name::Quorum,
+        8 | 9 => Name::AutoDelete(rng.usize(..2)),
+        10 | 11 => Name::Exclusive,
+        12 | 13 => Name::ServerNamed,
+        14 => Name::Last,
+        _ => Name::Missing,
+    }
+}
+
+/// A queue with a name that the script knows.
+fn known(rng: &mut Rng) -> Name {
+    match name(rng) {
+        Name::Last => Name::Shared(0),
+        name => name,
+    }
+}
+
+fn manner(rng: &mut Rng) -> Manner {
+    let loss = pick(rng, &[Loss::Fail, Loss::Wait, Loss::Keep, Loss::Keep]);
+    match rng.u8(..40) {
+        0..=7 => Manner::Plain,
+        8..=19 => Manner::Confirmed(loss),
+        20..=26 => Manner::Prepared(loss),
+        27..=32 => Manner::Batch(loss),
+        33..=38 => Manner::Try(loss),
+        _ => Manner::Immediate,
+    }
+}
+
+fn settling(rng: &mut Rng) -> Settling {
+    match rng.u8(..16) {
+        0..=5 => Settling::Ack,
+        6 | 7 => Settling::AckUpTo,
+        8 => Settling::Nack,
+        9 => Settling::NackUpTo,
+        10 => Settling::NackForGood,
+        11 => Settling::Reject,
+        12 => Settling::RejectForGood,
+        13 | 14 => Settling::Drop,
+        _ => Settling::IntoMessage,
+    }
+}
+
+/// Whether bodies' owners use handles.
+const OWNED: bool = false;

@@ -1,0 +1,210 @@
+//! What may have become of each message, to be compared with what the broker did and what the application was told.
+//!
+//! The broker's view comes as [`Note`]s, before the client learns of it. An upper bound is kept of everything that has to be
+//! asked for: the broker may act on an acknowledgement at most as often as the application has acknowledged that message.
+
+use std::collections::BTreeMap;
+
+use amqp_test_broker::{Note, Verdict};
+use bytes::Bytes;
+
+/// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
+const DELIVERIES: u32 = 2_000;
+
+/// A message, by the order of all messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id(u64);
+
+/// The shortest body: it says which message it is, how long, and how it goes on.
+const HEAD: usize = 12;
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// It may be published more than once.
+    kept: bool,
+    mandatory: bool,
+    /// It must never be visible: its transaction was rolled back or abandoned.
+    never: bool,
+    accepted: u32,
+    /// Accepted, and routed to a queue.
+    routed: u32,
+    delivered: u32,
+    /// How often the application has asked for it, and how often the broker has done it.
+    granted: BTreeMap<Verdict, u32>,
+    done: BTreeMap<Verdict, u32>,
+}
+
+/// What came of a run, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that were handed to the client.
+    pub published: u64,
+    /// Messages that the broker accepted, each time.
+    pub accepted: u64,
+    /// Confirms that the application was told of.
+    pub confirmed: u64,
+    /// Deliveries by the broker.
+    pub delivered: u64,
+    /// Settlements that the broker carried out.
+    pub settled: u64,
+    /// Requests that the broker refused.
+    pub refused: u64,
+    /// Channels that were opened.
+    pub channels: u64,
+    /// Transports that reached the broker.
+    pub transports: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: Vec<Entry>,
+    /// Requests to purge or delete a queue, by name, that were not carried out yet.
+    removals: BTreeMap<String, u32>,
+    pub(crate) counts: Counts,
+}
+
+impl Ledger {
+    /// A message that is about to be published, and its body.
+    pub(crate) fn publish(&mut self, size: usize, kept: bool, mandatory: bool) -> (Id, Bytes) {
+        let id = Id(self.entries.len() as u64);
+        self.entries.push(Entry { kept, mandatory, ..Entry::default() });
+        self.counts.published += 1;
+        let mut body = id.0.to_be_bytes().to_vec();
+        let size = size.max(HEAD);
+        body.extend_from_slice(&(size as u32).to_be_bytes());
+        body.resize(size, id.0 as u8);
+        (id, body.into())
+    }
+
+    /// The message that has this body, which must be whole.
+    pub(crate) fn identify(&self, body: &[u8]) -> Result<Id, String> {
+        let (number, rest) = body.split_first_chunk().ok_or("a body is too short")?;
+        let id = Id(u64::from_be_bytes(*number));
+        let whole =
+            rest.first_chunk().is_some_and(|size| u32::from_be_bytes(*size) as usize == body.len())
+                && body[HEAD..].iter().all(|octet| *octet == id.0 as u8);
+        if !whole {
+            return Err(format!("the body of message {} came damaged", id.0));
+        }
+        if id.0 as usize >= self.entries.len() {
+            return Err(format!("message {} was never published", id.0));
+        }
+        Ok(id)
+    }
+
+    fn entry(&mut self, id: Id) -> &mut Entry {
+        &mut self.entries[id.0 as usize]
+    }
+
+    /// The application asks for something that settles a delivery.
+    pub(crate) fn grant(&mut self, id: Id, verdict: Verdict) {
+        *self.entry(id).granted.entry(verdict).or_default() += 1;
+    }
+
+    /// What was asked for was rolled back.
+    pub(crate) fn revoke(&mut self, id: Id, verdict: Verdict) {
+        let granted = self.entry(id).granted.entry(verdict).or_default();
+        *granted = granted.saturating_sub(1);
+    }
+
+    /// From now on it must not become visible.
+    pub(crate) fn roll_back(&mut self, id: Id) {
+        self.entry(id).never = true;
+    }
+
+    /// The application asks for a queue to be purged or deleted.
+    pub(crate) fn remove(&mut self, queue: &str) {
+        *self.removals.entry(key(queue)).or_default() += 1;
+    }
+
+    /// The application was told that the broker has taken the message over.
+    pub(crate) fn confirm(&mut self, id: Id) -> Result<(), String> {
+        self.counts.confirmed += 1;
+        let entry = self.entry(id);
+        if entry.accepted == 0 {
+            return Err(format!("message {} was confirmed, and the broker never had it", id.0));
+        }
+        if entry.mandatory && entry.routed == 0 {
+            return Err(format!(
+                "message {} is mandatory, reached no queue, and was confirmed",
+                id.0
+            ));
+        }
+        Ok(())
+    }
+
+    /// The application was told that the message was not sent.
+    pub(crate) fn not_sent(&mut self, id: Id) -> Result<(), String> {
+        match self.entry(id).accepted {
+            0 => Ok(()),
+            _ => Err(format!("message {} was said not to be sent, and the broker has it", id.0)),
+        }
+    }
+
+    /// The broker did something.
+    pub(crate) fn note(&mut self, note: &Note) -> Result<(), String> {
+        match note {
+            Note::Connected => self.counts.transports += 1,
+            Note::ChannelOpened => self.counts.channels += 1,
+            Note::Refused { .. } => self.counts.refused += 1,
+            Note::Accepted { body, queues } => self.accepted(body, *queues)?,
+            Note::Delivered { body } => {
+                self.counts.delivered += 1;
+                let id = self.identify(body)?;
+                let entry = self.entry(id);
+                entry.delivered += 1;
+                if entry.delivered > DELIVERIES {
+                    return Err(format!("message {} is delivered again and again", id.0));
+                }
+            }
+            Note::Settled { body, verdict } => self.settled(body, *verdict)?,
+            Note::Purged { queue } | Note::Deleted { queue } => {
+                let queue = key(&queue.to_string());
+                match self.removals.get_mut(&queue).filter(|asked| **asked > 0) {
+                    Some(asked) => *asked -= 1,
+                    None => {
+                        return Err(format!("queue {queue} was emptied, and nobody asked for it"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, body: &Bytes, queues: usize) -> Result<(), String> {
+        self.counts.accepted += 1;
+        let id = self.identify(body)?;
+        let entry = self.entry(id);
+        entry.accepted += 1;
+        entry.routed += u32::from(queues > 0);
+        if entry.accepted > 1 && !entry.kept {
+            return Err(format!("message {} was published twice", id.0));
+        }
+        if entry.never {
+            return Err(format!("message {} was rolled back, and the broker has it", id.0));
+        }
+        Ok(())
+    }
+
+    fn settled(&mut self, body: &Bytes, verdict: Verdict) -> Result<(), String> {
+        self.counts.settled += 1;
+        let id = self.identify(body)?;
+        let entry = self.entry(id);
+        let done = entry.done.entry(verdict).or_default();
+        *done += 1;
+        let granted = entry.granted.get(&verdict).copied().unwrap_or(0);
+        if verdict != Verdict::Requeued && *done > granted {
+            return Err(format!(
+                "message {} was {verdict:?} {done} times, and the application asked for it {granted} times",
+                id.0
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Queues that the broker names get other names after a loss: they count as one.
+fn key(queue: &str) -> String {
+    if queue.starts_with("amq.gen") { "amq.gen".to_owned() } else { queue.to_owned() }
+}

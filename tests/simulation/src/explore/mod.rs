@@ -1,0 +1,200 @@
+//! Exploration: random commands from the whole public API, on handles that tasks share, while anything goes wrong.
+//!
+//! The stories of [`workload`](crate::workload) know what they do, and check every answer. These scripts do not: each task
+//! carries out commands in any order, whatever they lead to, and what is checked is what has to hold for all of them.
+//!
+//! - **During the run**, the broker's own view is compared with what the application asked for and was told ([`ledger`]): a
+//!   message that is confirmed was accepted; a message that the broker removes because of an acknowledgement was
+//!   acknowledged; what was rolled back is never seen; nothing is published twice that was not to be kept; a future that is
+//!   dropped leaves no waker behind.
+//! - **After the last fault**, everything comes right in bounded time ([`finish`]): each connection is open again or over;
+//!   each confirmation has an outcome; each consumer ends or gets the messages of its queue; the broker knows the consumers
+//!   and channels that the client has, and no others; nothing is left over when the handles are dropped.
+//! - **All the time**, nobody is busy without getting anywhere: steps, transports, channels and deliveries are bounded.
+//!
+//! A script is data ([`commands`]): a seed [generates](generate) it, and [`shrink`](crate::shrink) drops clients' tasks,
+//! commands and faults from it until each that is left is needed for the failure.
+
+mod act;
+mod client;
+pub(crate) mod commands;
+mod consume;
+mod finish;
+mod generate;
+mod ledger;
+mod publish;
+mod shrink;
+mod transact;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amqp_client_core::proto::{FieldTable, Value};
+use fastrand::Rng;
+
+use crate::executor::{self, Clock, Flag};
+use crate::network::Network;
+use crate::script::What;
+use crate::stage::{Run, Stage, timed_faults};
+use client::Client;
+use commands::Exploration;
+use ledger::Ledger;
+
+pub use ledger::Counts;
+pub use shrink::shrink;
+
+/// More transports and channels than clients ask for, and faults cost them.
+const TRANSPORTS: u64 = 500;
+const CHANNELS: u64 = 5_000;
+
+/// What all tasks see.
+pub(crate) struct World {
+    stage: Stage,
+    ledger: RefCell<Ledger>,
+    script: Exploration,
+    /// Tasks that carry out commands.
+    working: Cell<usize>,
+    /// When the last fault has ended.
+    faults_end: Duration,
+}
+
+impl Deref for World {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl World {
+    /// Whether a task still has commands, or something can still go wrong.
+    fn is_busy(&self) -> bool {
+        self.working.get() > 0 || self.since_start() <= self.faults_end
+    }
+
+    /// A future was dropped that was polled with the waker of this flag: nobody must have it any longer.
+    fn leak(&self, what: &str, flag: &Arc<Flag>) {
+        let kept = Arc::strong_count(flag) - 1;
+        if LEAKS && kept > 0 {
+            self.fail(|| format!("{what} was dropped, and its waker was kept"));
+        }
+    }
+
+    /// Compares what the broker did with what it was asked to do.
+    fn look(&self) {
+        let notes = self.network.borrow_mut().engine.take_notes();
+        let mut ledger = self.ledger.borrow_mut();
+        for note in notes {
+            if let Err(text) = ledger.note(&note) {
+                self.fail(|| text);
+            }
+        }
+        if ledger.counts.transports > TRANSPORTS {
+            self.fail(|| format!("{} transports", ledger.counts.transports));
+        }
+        if ledger.counts.channels > CHANNELS {
+            self.fail(|| format!("{} channels were opened", ledger.counts.channels));
+        }
+    }
+}
+
+/// What an exploration looked like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explored {
+    /// What happened, in numbers.
+    pub counts: Counts,
+    /// How often somebody did something.
+    pub steps: u64,
+    /// How long it lasted in virtual time.
+    pub lasted: Duration,
+    /// What happened, in which order, as a number.
+    pub trace: u64,
+}
+
+/// Runs an exploration.
+///
+/// # Errors
+/// What went wrong that must not.
+pub fn explore(script: &Exploration) -> Result<Explored, String> {
+    let clock = Clock::new();
+    let (now, nodes) = (clock.now(), script.nodes.len());
+    let mut network = Network::new(script.seed, script.heartbeat, script.conditions, nodes, now);
+    network.engine.observe();
+    for (own, node) in network.nodes.iter_mut().zip(&script.nodes) {
+        let own = Arc::make_mut(own);
+        own.limits.frame_max = node.frame_max;
+        own.limits.channel_max = node.channel_max;
+        own.heartbeat = node.heartbeat;
+        if !node.nack {
+            own.server_properties = without_nack(&own.server_properties);
+        }
+    }
+    let faults_end = script.faults.iter().map(|fault| fault.at + fault.what.lasts()).max();
+    let world = Rc::new(World {
+        stage: Stage::new(clock, network, script.seed ^ 0x7374_6167_6500),
+        ledger: RefCell::default(),
+        script: script.clone(),
+        working: Cell::new(script.tasks.len()),
+        faults_end: faults_end.unwrap_or_default(),
+    });
+    let look = || world.look();
+    let mut run = Run::new(&world, &look);
+    let clients: Vec<_> = (0..script.clients.len())
+        .map(|number| Rc::new(Client::new(number, world.clone())))
+        .collect();
+    for (index, plan) in script.tasks.iter().cloned().enumerate() {
+        let client = clients[plan.client].clone();
+        let rng = Rng::with_seed(script.seed ^ (index as u64) << 32);
+        let (cancel, rng) = (plan.cancel, RefCell::new(rng));
+        let task = client::Task { client, cancel, rng, books: RefCell::default() };
+        let name = format!("task {index}");
+        run.tasks.push(executor::Task::new(name, async move {
+            for command in &plan.commands {
+                task.act(command).await;
+            }
+            let working = &task.world.working;
+            working.set(working.get() - 1);
+        }));
+    }
+    for client in clients {
+        let rng = RefCell::new(Rng::with_seed(script.seed));
+        let name = format!("the end of client {}", client.number);
+        let task = client::Task { client, cancel: None, rng, books: RefCell::default() };
+        run.tasks.push(executor::Task::new(name, async move { task.finish().await }));
+    }
+    run.faults = timed_faults(&script.faults, world.clock.start());
+    run.until_done()?;
+    let steps = run.steps;
+    drop(run);
+    let counts = world.ledger.borrow().counts;
+    Ok(Explored { counts, steps, lasted: world.since_start(), trace: world.trace() })
+}
+
+/// What a broker says of itself that does not know `basic.nack`.
+fn without_nack(properties: &FieldTable) -> FieldTable {
+    let told = properties.get("capabilities");
+    let told = told.as_ref().and_then(Value::as_table).cloned().unwrap_or_default();
+    let rest = told.iter().filter(|(name, _)| *name != "basic.nack");
+    let capabilities = rest
+        .into_iter()
+        .try_fold(FieldTable::new(), |table, (name, value)| table.with(&name.to_string(), value));
+    let properties = capabilities.and_then(|table| FieldTable::new().with("capabilities", table));
+    properties.unwrap_or_default()
+}
+
+impl What {
+    /// How long it goes on.
+    const fn lasts(self) -> Duration {
+        match self {
+            Self::Stall { time, .. } | Self::Starve { time, .. } | Self::Alarm { time } => time,
+            Self::Restart { down } => down,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Whether a future that is dropped may leave its waker behind.
+const LEAKS: bool = false;

@@ -1,0 +1,218 @@
+//! Publishing in all the ways there are.
+
+use std::rc::Rc;
+
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{
+    Channel, ConfirmError, Confirmation, DeliveryMode, MessageProperties, OnLoss, PublishError,
+    Publisher, PublisherOptions, TryError,
+};
+use bytes::Bytes;
+
+use super::client::{Desk, Task};
+use super::commands::{Loss, Manner, Name, Shape};
+use super::ledger::Id;
+
+/// The owner of a body, which uses a handle when it is dropped.
+struct Tattler {
+    body: Bytes,
+    channel: Channel,
+}
+
+impl AsRef<[u8]> for Tattler {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Tattler {
+    fn drop(&mut self) {
+        let _open = (self.channel.is_open(), self.channel.connection().health());
+    }
+}
+
+impl Task {
+    pub(crate) async fn publish(
+        &self,
+        desk: &Rc<Desk>,
+        exchange: &str,
+        queue: Name,
+        manner: Manner,
+        shape: Shape,
+    ) {
+        let key = match exchange {
+            "" => self.name(desk, queue),
+            _ => "key".to_owned(),
+        };
+        let Some(properties) = properties(shape) else { return };
+        let loss = match manner {
+            Manner::Plain | Manner::Immediate => {
+                return self.publish_plain(desk, exchange, &key, manner, shape, &properties).await;
+            }
+            Manner::Confirmed(loss)
+            | Manner::Prepared(loss)
+            | Manner::Batch(loss)
+            | Manner::Try(loss) => loss,
+        };
+        let options = PublisherOptions::new()
+            .mandatory(shape.mandatory)
+            .window(shape.window, usize::MAX)
+            .on_loss(match loss {
+                Loss::Fail => OnLoss::Fail,
+                Loss::Wait => OnLoss::Wait,
+                Loss::Keep => OnLoss::Keep,
+            })
+            .properties(properties);
+        let Ok(exchange) = desk.channel.exchange(exchange) else { return };
+        let Ok(publisher) = exchange.publisher(options) else { return };
+        if matches!(manner, Manner::Batch(_)) {
+            return self.publish_batch(desk, &publisher, &key, loss, shape).await;
+        }
+        for _ in 0..shape.count {
+            let (id, body) = self.body(desk, shape, loss == Loss::Keep);
+            let result = match manner {
+                Manner::Prepared(_) => {
+                    let Ok(prepared) = publisher.prepare(&key) else { return };
+                    self.perhaps("prepared.publish", prepared.publish(body)).await
+                }
+                Manner::Try(_) => Some(match publisher.try_publish(&key, body) {
+                    Ok(confirmation) => Ok(confirmation),
+                    Err(error) => match error.error {
+                        TryError::Failed(error) => Err(error),
+                        _ => return self.not_sent(id),
+                    },
+                }),
+                _ => self.perhaps("publisher.publish", publisher.publish(&key, body)).await,
+            };
+            match result {
+                Some(Ok(confirmation)) => {
+                    self.confirmations.borrow_mut().push((id, confirmation));
+                }
+                Some(Err(error)) => return self.judge_publish(id, &error),
+                None => {}
+            }
+        }
+    }
+
+    async fn publish_plain(
+        &self,
+        desk: &Rc<Desk>,
+        exchange: &str,
+        key: &str,
+        manner: Manner,
+        shape: Shape,
+        properties: &MessageProperties,
+    ) {
+        let Ok(properties) = properties.encode() else { return };
+        let mut route = Route::new(exchange, key);
+        route.mandatory = shape.mandatory;
+        route.immediate = manner == Manner::Immediate;
+        for _ in 0..shape.count {
+            let (id, body) = self.body(desk, shape, false);
+            let published = desk.channel.basic_publish(&route, &properties, body);
+            if let Some(Err(error)) = self.perhaps("basic_publish", published).await {
+                return self.judge_publish(id, &error);
+            }
+        }
+    }
+
+    async fn publish_batch(
+        &self,
+        desk: &Rc<Desk>,
+        publisher: &Publisher,
+        key: &str,
+        loss: Loss,
+        shape: Shape,
+    ) {
+        let Ok(prepared) = publisher.prepare(key) else { return };
+        let (ids, bodies): (Vec<_>, Vec<_>) =
+            (0..shape.count).map(|_| self.body(desk, shape, loss == Loss::Keep)).unzip();
+        let (confirmations, error) =
+            match self.perhaps("publish_all", prepared.publish_all(bodies)).await {
+                Some(Ok(confirmations)) => (confirmations, None),
+                Some(Err(error)) => (error.sent, Some(error.error)),
+                None => return,
+            };
+        let sent = confirmations.len();
+        let pairs = ids.iter().copied().zip(confirmations);
+        self.confirmations.borrow_mut().extend(pairs);
+        if let (Some(error), Some(id)) = (error, ids.get(sent)) {
+            self.judge_publish(*id, &error);
+        }
+    }
+
+    /// A message to publish, and its body.
+    fn body(&self, desk: &Rc<Desk>, shape: Shape, kept: bool) -> (Id, Bytes) {
+        let mut ledger = self.world.ledger.borrow_mut();
+        let (id, body) = ledger.publish(shape.size, kept, shape.mandatory);
+        match shape.owned {
+            false => (id, body),
+            true => (id, Bytes::from_owner(Tattler { body, channel: desk.channel.clone() })),
+        }
+    }
+
+    /// A message was not published: the broker must not have it.
+    fn judge_publish(&self, id: Id, error: &PublishError) {
+        if let PublishError::Ended(error) = error {
+            self.judge(error);
+        }
+        self.not_sent(id);
+    }
+
+    fn not_sent(&self, id: Id) {
+        let checked = self.world.ledger.borrow_mut().not_sent(id);
+        self.check(checked);
+    }
+
+    /// Awaits some of the confirmations, in any order.
+    pub(crate) async fn confirm(&self, count: usize) {
+        for _ in 0..count {
+            let open = self.confirmations.borrow().len();
+            if open == 0 {
+                return;
+            }
+            let index = self.random(|rng| rng.usize(..open));
+            let (id, confirmation) = self.confirmations.borrow_mut().swap_remove(index);
+            self.conclude(id, confirmation).await;
+        }
+    }
+
+    pub(crate) async fn conclude(&self, id: Id, confirmation: Confirmation) {
+        match self.perhaps("confirmation", confirmation).await {
+            Some(Ok(())) => {
+                let checked = self.world.ledger.borrow_mut().confirm(id);
+                self.check(checked);
+            }
+            Some(Err(ConfirmError::Unconfirmed(error))) => self.judge(&error),
+            _ => {}
+        }
+    }
+
+    pub(crate) async fn wait_for_confirms(&self, desk: &Rc<Desk>) {
+        let Ok(publisher) = desk.channel.default_exchange().publisher(PublisherOptions::new())
+        else {
+            return;
+        };
+        let waited = self.perhaps("wait_for_confirms", publisher.wait_for_confirms()).await;
+        if let Some(Err(ConfirmError::Unconfirmed(error))) = waited {
+            self.judge(&error);
+        }
+    }
+}
+
+fn properties(shape: Shape) -> Option<MessageProperties> {
+    let mode = match shape.persistent {
+        true => DeliveryMode::Persistent,
+        false => DeliveryMode::Transient,
+    };
+    let properties = MessageProperties::new().with_delivery_mode(mode);
+    if shape.header == 0 {
+        return Some(properties);
+    }
+    let headers =
+        amqp_client_core::proto::FieldTable::new().with("x-filler", "f".repeat(shape.header));
+    Some(properties.with_headers(headers.ok()?))
+}
+
+/// No properties, already encoded.
+pub(crate) const NO_PROPERTIES: RawProperties = RawProperties::EMPTY;
