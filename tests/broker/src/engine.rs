@@ -317,6 +317,8 @@ impl Engine {
                 return;
             }
             ChannelEvent::Closed(_) => return self.end_channel(at),
+            // The channel was refused something before this: what follows is ignored, as the client expects.
+            _ if self.channel(at).is_none() => return,
             ChannelEvent::Published(published) => {
                 let Published { method, properties, body, .. } = *published;
                 (self.published(at, &method, properties, body), (60, 40))

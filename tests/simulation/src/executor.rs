@@ -39,12 +39,24 @@ impl Wake for Flag {
 pub(crate) struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
     flag: Arc<Flag>,
-    pub(crate) name: String,
+    name: Box<dyn Fn() -> String>,
 }
 
 impl Task {
     pub(crate) fn new(name: String, future: impl Future<Output = ()> + 'static) -> Self {
-        Self { future: Box::pin(future), flag: Flag::raised(), name }
+        Self::described(move || name.clone(), future)
+    }
+
+    /// The same with a name that says how far it has come.
+    pub(crate) fn described(
+        name: impl Fn() -> String + 'static,
+        future: impl Future<Output = ()> + 'static,
+    ) -> Self {
+        Self { future: Box::pin(future), flag: Flag::raised(), name: Box::new(name) }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        (self.name)()
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -9,9 +9,6 @@ use crate::executor::{Clock, Task};
 use crate::network::Network;
 use crate::script::{Fault, What};
 
-/// More steps than any run takes that gets anywhere.
-const STEPS: u64 = 3_000_000;
-
 /// Longer than any run lasts that gets anywhere: all faults are over long before, and clients wait two minutes at most.
 const DURATION: Duration = Duration::from_secs(4 * 3600);
 
@@ -89,13 +86,15 @@ pub(crate) struct Run<'a> {
     pub(crate) tasks: Vec<Task>,
     pub(crate) faults: Vec<(Instant, Step)>,
     pub(crate) steps: u64,
+    /// More steps than any run takes that gets anywhere.
+    pub(crate) steps_max: u64,
     /// Looks at what happened after each step.
     pub(crate) look: &'a dyn Fn(),
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn new(stage: &'a Stage, look: &'a dyn Fn()) -> Self {
-        Self { stage, tasks: Vec::new(), faults: Vec::new(), steps: 0, look }
+        Self { stage, tasks: Vec::new(), faults: Vec::new(), steps: 0, steps_max: 3_000_000, look }
     }
 
     /// Until all tasks are done, and what they left behind is gone.
@@ -117,7 +116,7 @@ impl<'a> Run<'a> {
             if let Some(failure) = self.stage.failure.borrow_mut().take() {
                 return Err(failure);
             }
-            if self.steps > STEPS {
+            if self.steps > self.steps_max {
                 return Err(format!("so many steps, and still busy: {}", self.pending()));
             }
             if self.stage.since_start() > DURATION {
@@ -131,7 +130,7 @@ impl<'a> Run<'a> {
     }
 
     fn pending(&self) -> String {
-        let names: Vec<_> = self.tasks.iter().map(|task| task.name.as_str()).collect();
+        let names: Vec<_> = self.tasks.iter().map(Task::name).collect();
         let sessions = self.stage.network.borrow().engine.session_count();
         format!("{} ({sessions} sessions)", names.join(", "))
     }

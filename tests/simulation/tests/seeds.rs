@@ -1,13 +1,13 @@
-//! A short simulation, as part of the ordinary tests. `cargo run --release -p amqp-simulation -- --seeds 1000000` is a long one.
+//! A short simulation, as part of the ordinary tests. `cargo run --profile simulation -p amqp-simulation -- --seeds 1000000` is a long one.
 
-use amqp_simulation::{Script, run, shrink};
+use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
 
 #[test]
 fn what_always_has_to_hold_holds() {
     let mut confirmed = 0;
     for seed in 0..150 {
         let report = run(&Script::new(seed)).unwrap_or_else(|failure| {
-            panic!("seed {seed}: {failure}\nagain: cargo run --release -p amqp-simulation -- --seed {seed}")
+            panic!("seed {seed}: {failure}\nagain: cargo run --profile simulation -p amqp-simulation -- --seed {seed}")
         });
         confirmed += report.totals.confirmed;
     }
@@ -15,10 +15,26 @@ fn what_always_has_to_hold_holds() {
 }
 
 #[test]
+fn whatever_the_api_is_used_for_what_always_has_to_hold_holds() {
+    let mut refused = 0;
+    for seed in 0..100 {
+        let explored = explore(&Exploration::new(seed)).unwrap_or_else(|failure| {
+            panic!(
+                "seed {seed}: {failure}\nagain: cargo run --profile simulation -p amqp-simulation -- --explorations --seed {seed}"
+            )
+        });
+        refused += explored.counts.refused;
+    }
+    assert!(refused > 0, "not everything went well");
+}
+
+#[test]
 fn a_seed_always_leads_to_the_same_run() {
     for seed in 0..20 {
         let script = Script::new(seed);
         assert_eq!(run(&script), run(&script), "seed {seed}");
+        let script = Exploration::new(seed);
+        assert_eq!(explore(&script), explore(&script), "seed {seed}");
     }
 }
 
@@ -28,4 +44,12 @@ fn a_script_shrinks_to_what_still_fails() {
     assert!(script.len() > 2);
     let less = shrink(&script, |script| script.len() >= 2);
     assert_eq!(less.len(), 2);
+}
+
+#[test]
+fn an_exploration_shrinks_to_the_commands_that_fail() {
+    let script = Exploration::new(1);
+    assert!(script.len() > 3);
+    let less = shrink_exploration(&script, |script| script.len() >= 3);
+    assert_eq!(less.len(), 3);
 }

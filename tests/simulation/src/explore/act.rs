@@ -51,6 +51,9 @@ impl Task {
             | Command::Consume { channel, .. }
             | Command::Get { channel, .. }
             | Command::Listen { channel } => {
+                if self.desk(channel).is_none() {
+                    self.open(channel, false).await;
+                }
                 if let Some(desk) = self.desk(channel) {
                     self.act_on(&desk, command).await;
                 }

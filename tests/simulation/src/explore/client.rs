@@ -173,7 +173,7 @@ impl Client {
     pub(crate) fn recovery(&self) -> Option<Recovery> {
         let recovering = self.policy().recovery.clone()?;
         let mut recovery = Recovery::default();
-        recovery.seed = self.world.script.seed | 1;
+        recovery.seed = Some(self.world.script.seed | 1);
         recovery.reopen_channels = recovering.reopen_channels;
         if recovering.resubscribe {
             recovery.on_cancel = OnCancel::Resubscribe;

@@ -33,10 +33,8 @@ impl Task {
         if self.connected().is_some() {
             self.is_clean(&connection, link).await;
         }
-        if let Some(result) = self.within(connection.close(), "connection.close").await {
-            if let Err(error) = result {
-                self.judge_connection(&error.0);
-            }
+        if let Some(Err(error)) = self.within(connection.close(), "connection.close").await {
+            self.judge_connection(&error.0);
         }
         self.within(connection.closed(), "connection.closed").await;
         let (registered, called) = (self.callbacks.get(), self.called.load(Ordering::Relaxed));
@@ -55,6 +53,22 @@ impl Task {
         value
     }
 
+    /// Takes what has come: a client reads no more when too much of it is not taken.
+    async fn take_all(&self) -> bool {
+        let mut any = false;
+        let mut takers = std::mem::take(&mut *self.consumers.borrow_mut());
+        let mut index = 0;
+        while let Some(taker) = takers.get_mut(index) {
+            if self.drained(taker, &mut any).await {
+                index += 1;
+            } else {
+                takers.remove(index);
+            }
+        }
+        *self.consumers.borrow_mut() = takers;
+        any
+    }
+
     /// Whether the connection can be used; that it never can again is for its error to explain.
     async fn is_open_again(&self, connection: &Connection) -> bool {
         let until = self.world.clock.now() + BOUND;
@@ -69,7 +83,10 @@ impl Task {
                     self.fail(format!("a connection is {status:?} long after all faults ended"));
                     return false;
                 }
-                _ => self.sleep(Duration::from_secs(1)).await,
+                _ => {
+                    self.take_all().await;
+                    self.sleep(Duration::from_secs(1)).await;
+                }
             }
         }
     }
@@ -92,17 +109,7 @@ impl Task {
         let until = self.world.clock.now() + BOUND;
         loop {
             self.settle_all();
-            let mut any = false;
-            let mut takers = std::mem::take(&mut *self.consumers.borrow_mut());
-            let mut index = 0;
-            while let Some(taker) = takers.get_mut(index) {
-                if self.drained(taker, &mut any).await {
-                    index += 1
-                } else {
-                    takers.remove(index);
-                }
-            }
-            *self.consumers.borrow_mut() = takers;
+            let any = self.take_all().await;
             if any {
                 continue;
             }

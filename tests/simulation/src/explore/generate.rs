@@ -29,14 +29,29 @@ impl Exploration {
         let tasks: Vec<_> = tasks.collect();
         let faults = if seed % 4 == 0 { 0 } else { rng.usize(1..=5) };
         let faults = (0..faults).map(|_| fault(&mut rng, clients.len())).collect();
-        Self {
+        let conditions = Conditions::any(&mut rng);
+        let mut script = Self {
             seed,
-            conditions: Conditions::any(&mut rng),
+            conditions,
             heartbeat,
             nodes: vec![Node::any(&mut rng, heartbeat), Node::any(&mut rng, heartbeat)],
             clients,
             tasks,
             faults,
+        };
+        if conditions.piece < 100 {
+            script.keep_small();
+        }
+        script.without_known_defects()
+    }
+
+    /// What travels in small pieces must not be large: it takes too many steps.
+    fn keep_small(&mut self) {
+        for command in self.tasks.iter_mut().flat_map(|task| &mut task.commands) {
+            if let Command::Publish { message, .. } = command {
+                message.size = message.size.min(300);
+                message.header = 0;
+            }
         }
     }
 }
@@ -86,9 +101,15 @@ impl Recovering {
 
 impl Plan {
     fn any(rng: &mut Rng, clients: usize, most: usize) -> Self {
-        let opening = Command::Open { slot: rng.usize(..SLOTS), unrecovered: rng.u8(..8) == 0 };
-        let rest = (0..rng.usize(1..=most)).map(|_| Command::any(rng));
-        let commands = std::iter::once(opening).chain(rest).collect();
+        let slot = rng.usize(..SLOTS);
+        let mut commands = vec![Command::Open { slot, unrecovered: rng.u8(..8) == 0 }];
+        // Most queues are there, or too little happens.
+        for queue in QUEUES {
+            if rng.u8(..4) > 0 {
+                commands.push(Command::Declare { channel: slot, queue, by: By::Method });
+            }
+        }
+        commands.extend((0..rng.usize(1..=most)).map(|_| Command::any(rng)));
         Self { client: rng.usize(..clients), commands, cancel: rng.bool().then(|| rng.u32(2..12)) }
     }
 }
@@ -151,7 +172,7 @@ impl Command {
             28 => Self::Recover { channel },
             29..=48 => Self::Publish {
                 channel,
-                exchange: pick(rng, &[0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4]),
+                exchange: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4]),
                 queue: name(rng),
                 manner: manner(rng),
                 message: Shape::any(rng),
@@ -224,16 +245,26 @@ impl Kind {
 }
 
 fn name(rng: &mut Rng) -> Name {
-    match rng.u8(..16) {
-        0..=5 => Name::Shared(rng.usize(..2)),
-        6 | 7 => Name::Quorum,
-        8 | 9 => Name::AutoDelete(rng.usize(..2)),
-        10 | 11 => Name::Exclusive,
-        12 | 13 => Name::ServerNamed,
-        14 => Name::Last,
+    match rng.u8(..40) {
+        0..=15 => Name::Shared(rng.usize(..2)),
+        16..=20 => Name::Quorum,
+        21..=27 => Name::AutoDelete(rng.usize(..2)),
+        28..=33 => Name::Exclusive,
+        34..=36 => Name::ServerNamed,
+        37 | 38 => Name::Last,
         _ => Name::Missing,
     }
 }
+
+/// What tasks begin with.
+const QUEUES: [Name; 6] = [
+    Name::Shared(0),
+    Name::Shared(1),
+    Name::Quorum,
+    Name::AutoDelete(0),
+    Name::Exclusive,
+    Name::ServerNamed,
+];
 
 /// A queue with a name that the script knows.
 fn known(rng: &mut Rng) -> Name {
@@ -245,12 +276,12 @@ fn known(rng: &mut Rng) -> Name {
 
 fn manner(rng: &mut Rng) -> Manner {
     let loss = pick(rng, &[Loss::Fail, Loss::Wait, Loss::Keep, Loss::Keep]);
-    match rng.u8(..40) {
-        0..=7 => Manner::Plain,
-        8..=19 => Manner::Confirmed(loss),
-        20..=26 => Manner::Prepared(loss),
-        27..=32 => Manner::Batch(loss),
-        33..=38 => Manner::Try(loss),
+    match rng.u8(..200) {
+        0..=39 => Manner::Plain,
+        40..=99 => Manner::Confirmed(loss),
+        100..=134 => Manner::Prepared(loss),
+        135..=164 => Manner::Batch(loss),
+        165..=198 => Manner::Try(loss),
         _ => Manner::Immediate,
     }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use amqp_test_broker::{Note, Verdict};
 use bytes::Bytes;
 
+use super::open::BLAME;
+
 /// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
 const DELIVERIES: u32 = 2_000;
 
@@ -194,7 +196,12 @@ impl Ledger {
         let done = entry.done.entry(verdict).or_default();
         *done += 1;
         let granted = entry.granted.get(&verdict).copied().unwrap_or(0);
-        if verdict != Verdict::Requeued && *done > granted {
+        let judged = match verdict {
+            Verdict::Requeued => false,
+            Verdict::Blamed => BLAME,
+            Verdict::Acked | Verdict::Rejected => true,
+        };
+        if judged && *done > granted {
             return Err(format!(
                 "message {} was {verdict:?} {done} times, and the application asked for it {granted} times",
                 id.0

@@ -22,6 +22,7 @@ mod consume;
 mod finish;
 mod generate;
 mod ledger;
+mod open;
 mod publish;
 mod shrink;
 mod transact;
@@ -150,9 +151,12 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         let rng = Rng::with_seed(script.seed ^ (index as u64) << 32);
         let (cancel, rng) = (plan.cancel, RefCell::new(rng));
         let task = client::Task { client, cancel, rng, books: RefCell::default() };
-        let name = format!("task {index}");
-        run.tasks.push(executor::Task::new(name, async move {
-            for command in &plan.commands {
+        let step = Rc::new(Cell::new(0));
+        let (at, commands) = (step.clone(), plan.commands.clone());
+        let name = move || format!("task {index} at {:?}", commands.get(at.get()));
+        run.tasks.push(executor::Task::described(name, async move {
+            for (index, command) in plan.commands.iter().enumerate() {
+                step.set(index);
                 task.act(command).await;
             }
             let working = &task.world.working;
@@ -197,4 +201,4 @@ impl What {
 }
 
 /// Whether a future that is dropped may leave its waker behind.
-const LEAKS: bool = false;
+const LEAKS: bool = true;
