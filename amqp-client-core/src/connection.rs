@@ -191,8 +191,9 @@ impl Connection {
     /// Has a callback run once the connection is over, however that comes about, with the reason; at once, if it is over. It
     /// does not keep the connection open.
     ///
-    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. Only with a
-    /// [`Driver`](crate::driver::Driver) of one's own it is run by that, and must not wait.
+    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. If the runtime ends, the
+    /// thread that ends it runs the callback, which must not wait then. With a [`Driver`](crate::driver::Driver) of one's own,
+    /// the driver runs it, and it must not wait either.
     pub fn on_close(&self, callback: impl FnOnce(ConnectionError) + Send + 'static) {
         let mut state = self.shared().lock();
         match state.proto.check() {

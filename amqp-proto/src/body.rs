@@ -6,6 +6,9 @@ use bytes::Bytes;
 ///
 /// Small bodies are copied into the outgoing buffer. Large ones are handed to the transport as they are, which takes a
 /// [`Bytes`]: `Bytes`, `Vec<u8>` and `String` become one for free, borrowed octets by a copy.
+///
+/// Clients call the methods of an implementation while they hold the lock of the connection: a method must not use a handle of
+/// that connection, nor block. Dropping a body happens outside of the lock.
 pub trait Body {
     /// The octets.
     fn as_octets(&self) -> &[u8];

@@ -161,6 +161,10 @@ impl RawProperties {
         &self.0
     }
 
+    pub(crate) fn into_encoded(self) -> Bytes {
+        self.0
+    }
+
     /// Returns these properties for publishing, with `mode` as their delivery mode unless they have one.
     ///
     /// Nothing is allocated: the mode is inserted when the properties are copied into the frame.

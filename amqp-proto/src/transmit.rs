@@ -68,6 +68,15 @@ impl Transmit {
         self.bodies.push_back((self.buffer.len(), body));
     }
 
+    /// Gives up what is not written. Returns the large bodies of that.
+    pub(crate) fn discard(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+        let bodies = core::mem::take(&mut self.bodies);
+        self.body_octets = 0;
+        self.position = self.buffer.len();
+        self.reclaim();
+        bodies.into_iter().map(|(_, body)| body)
+    }
+
     /// What of the contiguous buffer comes before the next large body.
     fn run(&self) -> &[u8] {
         let end = self.bodies.front().map_or(self.buffer.len(), |(at, _)| *at);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{Body, EncodeProperties, Gate, Prepared, PublishSeq, RawProperties, Route};
+use bytes::Bytes;
 
 use super::Channel;
 use super::turn::Turn;
@@ -78,6 +79,21 @@ pub(crate) struct Waiter<'a, 's, 'w> {
     task: &'a mut Task<'w>,
 }
 
+/// A body that is copied, or taken, under the lock, and dropped behind it by whoever lends it: dropping it may run code of the
+/// user's ([`Bytes::from_owner`](bytes::Bytes::from_owner)).
+struct Lent<'a, B>(&'a mut Option<B>);
+
+impl<B: Body> Body for Lent<'_, B> {
+    #[inline]
+    fn as_octets(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], Body::as_octets)
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.0.take().map_or_else(Bytes::new, Body::into_bytes)
+    }
+}
+
 /// Why several are not published any further.
 enum Stop {
     Held(HeldBy),
@@ -138,7 +154,7 @@ impl Channel {
             loop {
                 if waiting.is_empty() {
                     // That is code of the user, and runs without the lock.
-                    waiting.extend(bodies.by_ref().take(AT_ONCE));
+                    waiting.extend(bodies.by_ref().take(AT_ONCE).map(Some));
                 }
                 if waiting.is_empty() {
                     return Poll::Ready(Ok(()));
@@ -166,22 +182,30 @@ impl Channel {
     fn publish_many<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
-        waiting: &mut VecDeque<B>,
+        waiting: &mut VecDeque<Option<B>>,
         waiter: &mut Waiter<'_, '_, '_>,
         mut published: impl FnMut(Option<PublishSeq>),
     ) -> Result<(), Stop> {
         let mut state = self.lock();
-        while let Some(body) = waiting.pop_front() {
+        let (mut sent, mut stop) = (0, Ok(()));
+        for body in waiting.iter_mut() {
             match self.publish_locked(&mut state, outgoing, body, Some(waiter)) {
                 Ok(seq) => published(seq),
-                Err(NotNow::Failed(error, _)) => return Err(Stop::Failed(error)),
-                Err(NotNow::Wait(by, body)) => {
-                    waiting.push_front(body);
-                    return Err(Stop::Held(by));
+                Err(Stop::Held(by)) => {
+                    stop = Err(Stop::Held(by));
+                    break;
+                }
+                Err(Stop::Failed(error)) => {
+                    stop = Err(Stop::Failed(error));
+                    break;
                 }
             }
+            sent += 1;
         }
-        Ok(())
+        drop(state);
+        // What is left of the bodies is dropped behind the lock.
+        waiting.drain(..sent);
+        stop
     }
 
     /// What holds a message back; ready when it has done so for too long.
@@ -209,16 +233,26 @@ impl Channel {
         body: B,
         waiter: Option<&mut Waiter<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
-        self.publish_locked(&mut self.lock(), outgoing, body, waiter)
+        let mut body = Some(body);
+        let published = self.publish_locked(&mut self.lock(), outgoing, &mut body, waiter);
+        published.map_err(|stop| match (stop, body) {
+            (Stop::Held(by), Some(body)) => NotNow::Wait(by, body),
+            (Stop::Held(by), None) => {
+                debug_assert!(false, "a body is taken only by publishing it");
+                NotNow::Failed(PublishError::Held(by), None)
+            }
+            (Stop::Failed(error), body) => NotNow::Failed(error, body),
+        })
     }
 
     fn publish_locked<B: Body>(
         &self,
         state: &mut State,
         outgoing: &Outgoing<'_, impl Heads>,
-        body: B,
+        body: &mut Option<B>,
         waiter: Option<&mut Waiter<'_, '_, '_>>,
-    ) -> Result<Option<PublishSeq>, NotNow<B>> {
+    ) -> Result<Option<PublishSeq>, Stop> {
+        let body = Lent(body);
         let size = body.as_octets().len();
         let Outgoing { heads, publisher, kept } = outgoing;
         let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
@@ -227,7 +261,7 @@ impl Channel {
         let ticket = turn.and_then(Turn::window);
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
-            Err(error) => return Err(NotNow::Failed(error.into(), Some(body))),
+            Err(error) => return Err(Stop::Failed(error.into())),
         };
         let gate = match kept {
             None => protocol.check_gate(),
@@ -244,7 +278,7 @@ impl Channel {
                 .then_some(HeldBy::Window),
         };
         if let Some(by) = held_by {
-            return Err(held(state, by, *publisher, size, body, waiter));
+            return Err(held(state, by, *publisher, size, waiter));
         }
         let published = match kept {
             None => heads.publish(&mut protocol, body),
@@ -263,27 +297,29 @@ impl Channel {
                 }
                 Ok(seq)
             }
-            Err(error) => Err(NotNow::Failed(error.into(), None)),
+            Err(error) => {
+                state.bury_discarded();
+                Err(Stop::Failed(error.into()))
+            }
         }
     }
 }
 
 /// The message has to wait, or fails because its publisher does not.
 #[cold]
-fn held<B>(
+fn held(
     state: &mut State,
     by: HeldBy,
     publisher: Option<&PublisherOptions>,
     size: usize,
-    body: B,
     waiter: Option<&mut Waiter<'_, '_, '_>>,
-) -> NotNow<B> {
+) -> Stop {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
     if fails && by == HeldBy::Gate(Gate::Recovering) {
-        return NotNow::Failed(PublishError::Held(by), Some(body));
+        return Stop::Failed(PublishError::Held(by));
     }
     if let Some(Waiter { turn, task }) = waiter {
         turn.wait(state, by, publisher.map(PublisherOptions::limits), size, task);
     }
-    NotNow::Wait(by, body)
+    Stop::Held(by)
 }

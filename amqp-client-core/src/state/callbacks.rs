@@ -2,11 +2,31 @@ use std::fmt;
 
 use amqp_proto::session::RecoveryReport;
 
+use super::contained;
+
 /// Something to run once the lock is released.
 pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
 /// Runs a call where it may take its time.
 pub(crate) type RunCall = fn(Call);
+
+/// A callback that was handed to a runtime. If the runtime drops it instead of running it, as one does that ends, it runs
+/// right then.
+pub(super) struct Due(pub(super) Option<Call>);
+
+impl Due {
+    pub(super) fn run(mut self) {
+        self.0.take().into_iter().for_each(|call| call());
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            contained(call);
+        }
+    }
+}
 
 /// What to call after each recovery.
 pub(crate) struct OnRecover(pub(crate) Box<dyn Fn(&RecoveryReport) + Send + Sync>);

@@ -1,7 +1,8 @@
 //! What all handles of a connection share, behind one lock.
 //!
 //! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call
-//! or code of the user. Wakers are collected under the lock and woken behind it: [`Guard`] sees to that.
+//! or code of the user. Wakers and callbacks are collected under the lock, as is what the user made and nobody needs any more
+//! (wakers, bodies of messages); they are woken, called and dropped behind it: [`Guard`] sees to that.
 
 mod callbacks;
 mod channel;
@@ -13,9 +14,9 @@ mod queues;
 mod requests;
 mod waiters;
 
-use callbacks::OnClose;
 pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
+use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines};
 pub(crate) use line::{Line, Room, Ticket};
@@ -24,8 +25,10 @@ pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
 pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
 
+use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
@@ -110,6 +113,8 @@ struct Wakes {
 struct Rest {
     wakers: Vec<Waker>,
     calls: Vec<Call>,
+    /// What is only to be dropped.
+    buried: Vec<Box<dyn Any + Send>>,
 }
 
 impl fmt::Debug for Wakes {
@@ -136,7 +141,8 @@ impl Wakes {
 }
 
 impl Shared {
-    pub(crate) fn new(proto: Session, settings: Settings) -> Self {
+    pub(crate) fn new(mut proto: Session, settings: Settings) -> Self {
+        proto.hold_discarded();
         let state = State {
             proto,
             deadlines: Deadlines::default(),
@@ -226,7 +232,7 @@ impl Drop for Wakes {
     #[inline]
     fn drop(&mut self) {
         if let Some(first) = self.first.take() {
-            first.wake();
+            contained(|| first.wake());
         }
         if let Some(rest) = self.rest.take() {
             (*rest).wake();
@@ -237,9 +243,10 @@ impl Drop for Wakes {
 impl Rest {
     #[cold]
     fn wake(self) {
-        let Self { wakers, calls } = self;
-        wakers.into_iter().for_each(Waker::wake);
-        calls.into_iter().for_each(|call| call());
+        let Self { wakers, calls, buried } = self;
+        wakers.into_iter().for_each(|waker| contained(|| waker.wake()));
+        calls.into_iter().for_each(contained);
+        buried.into_iter().for_each(|buried| contained(|| drop(buried)));
     }
 }
 
@@ -250,14 +257,29 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Runs code of the user's. A panic of it, which the panic hook has reported, must not keep others from being woken, nor end
+/// the task that drives the connection for all of them.
+#[inline]
+fn contained(run: impl FnOnce()) {
+    let _panic = catch_unwind(AssertUnwindSafe(run));
+}
+
 impl State {
     /// Runs that once the lock is released.
     pub(crate) fn call(&mut self, call: Call) {
         let call = match self.run_call {
-            Some(run) => Box::new(move || run(call)),
+            Some(run) => {
+                let due = Due(Some(call));
+                Box::new(move || run(Box::new(move || due.run())))
+            }
             None => call,
         };
         self.wakes.rest().calls.push(call);
+    }
+
+    /// Drops that once the lock is released, as dropping it may run code of the user's.
+    pub(crate) fn bury(&mut self, buried: impl Any + Send) {
+        self.wakes.rest().buried.push(Box::new(buried));
     }
 
     /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
@@ -439,8 +461,8 @@ impl State {
     }
 
     fn free_channel(&mut self, place: u32) {
-        if let Some(channel) = self.channels.get_mut(place as usize) {
-            *channel = None;
+        if let Some(gone) = self.channels.get_mut(place as usize).and_then(Option::take) {
+            self.bury(gone);
         }
     }
 
@@ -507,9 +529,12 @@ impl State {
             return;
         };
         let (id, over) = (channel.id, channel.ended.is_some());
-        let Some(queue) = channel.queues.remove(consumer) else {
+        let Some(mut queue) = channel.queues.remove(consumer) else {
             return;
         };
+        if let Some(waker) = queue.waker.take() {
+            self.bury(waker);
+        }
         self.delivered_octets = self.delivered_octets.saturating_sub(queue.octets);
         // The driver may have stopped reading for it.
         self.wake_driver();
@@ -529,6 +554,19 @@ impl State {
 
     /// Passes on what the protocol has to tell.
     pub(crate) fn dispatch(&mut self) {
+        self.dispatch_events();
+        self.bury_discarded();
+    }
+
+    /// Bodies that the session has no more use for are dropped once the lock is released.
+    #[inline]
+    pub(crate) fn bury_discarded(&mut self) {
+        if let Some(discarded) = self.proto.take_discarded() {
+            self.bury(discarded);
+        }
+    }
+
+    fn dispatch_events(&mut self) {
         loop {
             while let Some((id, consumer, delivery)) = self.proto.poll_delivery() {
                 self.deliver(id, consumer, delivery);

@@ -132,7 +132,7 @@ impl Connection {
     /// The transport ended: the peer will not send anything any more.
     pub fn handle_eof(&mut self, _now: Instant) {
         let error = match &self.state {
-            Err(_) => return self.discard_transmit(),
+            Err(_) => return drop(self.discard_transmit()),
             Ok(State::Handshake(handshake)) if handshake.credentials_sent() => {
                 LoginError::HungUp.into()
             }
@@ -140,7 +140,7 @@ impl Connection {
             Ok(State::Handshake(_) | State::Open) => ConnectionError::Eof,
         };
         self.fail(error);
-        self.discard_transmit();
+        drop(self.discard_transmit());
     }
 
     /// The transport failed. If writing did, what the peer said before may still be read, and be the reason: read first.
@@ -155,7 +155,7 @@ impl Connection {
             }
             _ => self.fail(ConnectionError::transport(error)),
         }
-        self.discard_transmit();
+        drop(self.discard_transmit());
     }
 
     /// The same for transports whose errors are not those of `std::io`.
@@ -165,12 +165,12 @@ impl Connection {
             kind: std::io::ErrorKind::Other,
             text: reason.into(),
         });
-        self.discard_transmit();
+        drop(self.discard_transmit());
     }
 
-    /// Nobody can be told anything any more.
-    fn discard_transmit(&mut self) {
-        self.link.transmit.advance(self.link.transmit.remaining());
+    /// Nobody can be told anything any more. Returns large bodies that were not written.
+    pub(crate) fn discard_transmit(&mut self) -> impl Iterator<Item = bytes::Bytes> + use<> {
+        self.link.transmit.discard()
     }
 
     /// Whatever drove the connection will not do so any more.

@@ -130,8 +130,7 @@ impl Session {
     fn give_up_kept(&mut self, id: ChannelId, seqs: &[u64], error: &ChannelError) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         for seq in seqs {
-            let freed = record.kept.give_up(*seq);
-            self.budget.kept = self.budget.kept.saturating_sub(freed);
+            self.budget.freed(|discard| record.kept.give_up(*seq, discard));
             let error = error.clone().into();
             let failed = ChannelEvent::PublishFailed { publish: PublishSeq(*seq), error };
             self.events.push_back(Event::Channel(id, failed));

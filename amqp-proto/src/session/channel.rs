@@ -3,6 +3,7 @@ use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::discard::Discard;
 use super::record::{ChannelRecord, Consumer, Held, InFlight, KeptMessage, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
@@ -59,6 +60,16 @@ impl<'a> Reach<'a> {
 pub(super) struct Budget {
     pub(super) kept: usize,
     pub(super) max: usize,
+    /// Where bodies go that are kept no more.
+    pub(super) discard: Discard,
+}
+
+impl Budget {
+    /// Lets go of messages; `discard` returns how many bytes they counted for.
+    pub(super) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
+        let freed = discard(&mut self.discard);
+        self.kept = self.kept.saturating_sub(freed);
+    }
 }
 
 impl Reach<'_> {
@@ -235,23 +246,37 @@ impl Channel<'_> {
             here: false,
             coincidences: 0,
         };
-        self.check_kept_gate(route, properties, message.body.len())?;
-        let octets = message.octets();
-        let seq = match &mut self.reach {
+        match self.send_kept(route, &mut message) {
+            Ok(seq) => {
+                message.seq = seq.get();
+                self.budget.kept += message.octets();
+                self.record.kept.push(message);
+                Ok(seq)
+            }
+            Err(error) => {
+                self.budget.discard.message(message);
+                Err(error)
+            }
+        }
+    }
+
+    fn send_kept(
+        &mut self,
+        route: &Route<'_>,
+        message: &mut KeptMessage,
+    ) -> Result<PublishSeq, PublishError> {
+        self.check_kept_gate(route, &message.properties, message.body.len())?;
+        match &mut self.reach {
             Reach::Channel(channel) if self.record.careful.is_none() => {
                 let route = self.topology.redirect(route);
-                let sent = channel.publish(&route, properties, &message.body)?;
+                let sent = channel.publish(&route, &message.properties, &message.body)?;
                 (message.sent, message.here) = (true, true);
-                self.record.seqs.published(sent.ok_or(Misuse::NotNow)?)
+                Ok(self.record.seqs.published(sent.ok_or(Misuse::NotNow)?))
             }
             // It is sent when its turn comes.
-            Reach::Channel(_) | Reach::Nowhere(_) => self.record.seqs.reserve(),
-            Reach::Ended(error) => return Err((**error).clone().into()),
-        };
-        message.seq = seq.get();
-        self.record.kept.push(message);
-        self.budget.kept += octets;
-        Ok(seq)
+            Reach::Channel(_) | Reach::Nowhere(_) => Ok(self.record.seqs.reserve()),
+            Reach::Ended(error) => Err((**error).clone().into()),
+        }
     }
 
     /// Acknowledges one delivery; see [`Channel::ack`](crate::Channel::ack).

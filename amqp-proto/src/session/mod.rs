@@ -28,6 +28,7 @@
 mod blame;
 mod channel;
 mod declare;
+mod discard;
 mod nodes;
 mod outage;
 mod policy;
@@ -51,6 +52,8 @@ use bytes::BytesMut;
 
 pub use channel::Channel;
 use channel::{Budget, Reach};
+use discard::Discard;
+pub use discard::Discarded;
 pub use outage::Dial;
 use outage::{Outage, Recovering};
 pub use policy::{Locked, OnCancel, Recovery};
@@ -114,7 +117,11 @@ impl Session {
             phase: Phase::Up,
             channels: Vec::new(),
             topology: Topology::default(),
-            budget: Budget { kept: 0, max: Recovery::default().keep_max },
+            budget: Budget {
+                kept: 0,
+                max: Recovery::default().keep_max,
+                discard: Discard::default(),
+            },
             replay: None,
             reopening: Vec::new(),
             events: VecDeque::new(),
@@ -140,6 +147,7 @@ impl Session {
     /// The transport ended.
     pub fn handle_eof(&mut self, now: Instant) {
         self.now = now;
+        self.discard_transmit();
         self.connection.handle_eof(now);
     }
 
@@ -147,12 +155,14 @@ impl Session {
     #[cfg(feature = "std")]
     pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
         self.now = now;
+        self.discard_transmit();
         self.connection.handle_transport_error(now, error);
     }
 
     /// The same for transports whose errors are not those of `std::io`.
     pub fn handle_transport_failure(&mut self, now: Instant, reason: &str) {
         self.now = now;
+        self.discard_transmit();
         self.connection.handle_transport_failure(reason);
     }
 
@@ -257,6 +267,24 @@ impl Session {
             return self.end(ConnectionError::Closed(close));
         }
         self.connection.close(now, reply_code, reply_text);
+    }
+
+    /// From now on the session holds what it would drop of messages that it was given, for
+    /// [`take_discarded`](Self::take_discarded). Dropping a body may run code of whoever made it
+    /// ([`Bytes::from_owner`](bytes::Bytes::from_owner)); a session behind a lock must not do that under the lock.
+    pub fn hold_discarded(&mut self) {
+        self.budget.discard.hold();
+    }
+
+    /// Takes what was [held](Self::hold_discarded), if there is anything. Ask after each call that handles something.
+    #[inline]
+    pub fn take_discarded(&mut self) -> Option<Discarded> {
+        self.budget.discard.take()
+    }
+
+    /// Nothing of it can be written any more.
+    fn discard_transmit(&mut self) {
+        self.budget.discard.bodies(self.connection.discard_transmit());
     }
 
     /// Octets to write, if there are any; see [`Connection::poll_transmit`].
@@ -444,7 +472,7 @@ impl Session {
     fn forget_channel(&mut self, id: ChannelId) {
         let index = usize::from(id.get()).saturating_sub(1);
         let Some(mut record) = self.channels.get_mut(index).and_then(Option::take) else { return };
-        self.budget.kept = self.budget.kept.saturating_sub(record.kept.clear());
+        self.budget.freed(|discard| record.kept.clear(discard));
         for consumer in record.consumers {
             self.topology.unconsumed(&consumer.consume.queue);
         }
@@ -559,8 +587,7 @@ impl Session {
             ChannelEvent::Confirmed { publishes, ack } => {
                 let ack = *ack;
                 record.seqs.of(publishes, |publishes| {
-                    let freed = record.kept.settled(&publishes);
-                    self.budget.kept = self.budget.kept.saturating_sub(freed);
+                    self.budget.freed(|discard| record.kept.settled(&publishes, discard));
                     let event = ChannelEvent::Confirmed { publishes, ack };
                     self.events.push_back(Event::Channel(id, event));
                 });

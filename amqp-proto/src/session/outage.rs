@@ -153,7 +153,8 @@ impl Session {
         self.config = config.unwrap_or_else(|| self.config.clone());
         let mut connection = Connection::client(self.config.clone(), now);
         connection.follow(&self.connection);
-        self.connection = connection;
+        let before = core::mem::replace(&mut self.connection, connection);
+        self.budget.discard.connection(before);
         true
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::blame::Careful;
 use super::channel::Noted;
+use super::discard::Discard;
 use super::reopen::Reopened;
 use super::streams::Streams;
 use crate::method::{Arguments as _, BasicConsume, BasicQos, Method, MethodFacts};
@@ -320,10 +321,19 @@ impl Kept {
     }
 
     /// These were confirmed or refused. Returns how many octets are free again.
-    pub(super) fn settled(&mut self, seqs: &RangeInclusive<PublishSeq>) -> usize {
+    pub(super) fn settled(
+        &mut self,
+        seqs: &RangeInclusive<PublishSeq>,
+        discard: &mut Discard,
+    ) -> usize {
         let from = self.messages.partition_point(|message| message.seq < seqs.start().get());
         let to = self.messages.partition_point(|message| message.seq <= seqs.end().get());
-        self.messages.drain(from..to).map(|message| message.octets()).sum()
+        let mut freed = 0;
+        for message in self.messages.drain(from..to) {
+            freed += message.octets();
+            discard.message(message);
+        }
+        freed
     }
 
     /// Those of these numbers that are not kept, in runs.
@@ -348,8 +358,13 @@ impl Kept {
     }
 
     /// Nothing of it will be sent any more. Returns how many octets are free again.
-    pub(super) fn clear(&mut self) -> usize {
-        self.messages.drain(..).map(|message| message.octets()).sum()
+    pub(super) fn clear(&mut self, discard: &mut Discard) -> usize {
+        let mut freed = 0;
+        for message in self.messages.drain(..) {
+            freed += message.octets();
+            discard.message(message);
+        }
+        freed
     }
 
     /// The channel starts anew: nothing was sent on it.
@@ -385,8 +400,8 @@ impl Kept {
     }
 
     /// Gives one message up. Returns how many bytes are free again.
-    pub(super) fn give_up(&mut self, seq: u64) -> usize {
-        self.settled(&(PublishSeq(seq)..=PublishSeq(seq)))
+    pub(super) fn give_up(&mut self, seq: u64, discard: &mut Discard) -> usize {
+        self.settled(&(PublishSeq(seq)..=PublishSeq(seq)), discard)
     }
 }
 

@@ -333,8 +333,7 @@ impl Session {
                 // This node allows smaller frames. The broker never gets the message, and does not count it.
                 Err(error) => {
                     let seq = message.seq;
-                    let freed = record.kept.give_up(seq);
-                    self.budget.kept = self.budget.kept.saturating_sub(freed);
+                    self.budget.freed(|discard| record.kept.give_up(seq, discard));
                     let failed = ChannelEvent::PublishFailed { publish: PublishSeq(seq), error };
                     self.events.push_back(Event::Channel(id, failed));
                 }
