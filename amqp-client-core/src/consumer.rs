@@ -112,7 +112,15 @@ impl Consumer {
         self.hand_out()
     }
 
-    /// Cancels it (`basic.cancel`). What was delivered before can still be taken; behind that, the stream ends.
+    /// Cancels it (`basic.cancel`). What the broker delivers before it agrees can still be taken and settled; behind that, the
+    /// stream ends.
+    ///
+    /// The stream ends also if this is not awaited, or fails: if it is out of time, is lost with the connection, or the broker has
+    /// cancelled the consumer by itself. A cancelled consumer does not come back.
+    ///
+    /// # Cancel safety
+    /// Once this has returned the cancel is sent. If the future is dropped, the stream ends behind what is there, and what is
+    /// still on its way is requeued.
     pub fn cancel(&self) -> Reply<()> {
         self.channel.basic_cancel(&self.tag)
     }

@@ -97,6 +97,12 @@ pub enum ChannelEvent {
         /// Which consumer.
         consumer: ConsumerId,
     },
+    /// A consumer that this end has cancelled has ended, and has no more deliveries: the server agreed, or the answer to the
+    /// cancel was not asked for, [not awaited](crate::Channel::abandon), or lost with the connection. Comes ahead of that answer.
+    ConsumerEnded {
+        /// Which consumer.
+        consumer: ConsumerId,
+    },
     /// The broker took publishes over (`ack`), or said that it did not.
     Confirmed {
         /// The publishes, none of which was confirmed before.

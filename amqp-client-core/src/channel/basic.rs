@@ -90,18 +90,14 @@ impl Channel {
         options.into_method(queue, &format!("ctag-{}.{number}", self.id()))
     }
 
-    /// Ends a consumer by its tag (`basic.cancel`). What was delivered to it before can still be taken.
+    /// Ends a consumer by its tag (`basic.cancel`); see [`Consumer::cancel`].
     pub fn basic_cancel(&self, consumer_tag: impl AsRef<[u8]>) -> Reply<()> {
         let tag = match name("consumer tag", consumer_tag) {
             Ok(tag) => tag,
             Err(error) => return Reply::failed(error.into()),
         };
-        let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
-        self.request_with(Ok(cancel), move |sending, _| {
-            let mut state = sending.channel.lock();
-            state.end_consumer(sending.channel.place(), &tag);
-            Ok(())
-        })
+        // Its stream is ended by the event that comes ahead of the answer, whether that is awaited or not.
+        self.request(Ok::<_, CallError>(BasicCancel { consumer_tag: tag, no_wait: false }))
     }
 
     /// Asks for one message (`basic.get`); nothing, if the queue is empty. To take many, a consumer is far faster.

@@ -116,6 +116,11 @@ impl ChannelState {
                     self.confirms.returned(publish, returned);
                 }
             }
+            Event::ConsumerEnded { consumer } => {
+                if let Some(queue) = self.queues.get(consumer) {
+                    queue.end(End::Cancelled).into_iter().for_each(wake);
+                }
+            }
             Event::Cancelled { consumer } => {
                 let Some(queue) = self.queues.get(consumer) else {
                     return outcome;

@@ -41,7 +41,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 use amqp_proto::session::Session;
 use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, ConsumerId, Delivery, Event, Initiator, ReplyCode,
-    SessionEvent, ShortStr,
+    SessionEvent,
 };
 
 use crate::config::Settings;
@@ -463,17 +463,6 @@ impl State {
     fn free_channel(&mut self, place: u32) {
         if let Some(gone) = self.channels.get_mut(place as usize).and_then(Option::take) {
             self.bury(gone);
-        }
-    }
-
-    /// A consumer was cancelled: its stream ends behind what was delivered.
-    pub(crate) fn end_consumer(&mut self, place: u32, tag: &ShortStr) {
-        let Self { channels, wakes, .. } = self;
-        let Some(Some(channel)) = channels.get_mut(place as usize) else {
-            return;
-        };
-        for queue in channel.queues.iter_mut().filter(|queue| queue.tag == *tag) {
-            queue.end(End::Cancelled).into_iter().for_each(|waker| wakes.push(waker));
         }
     }
 

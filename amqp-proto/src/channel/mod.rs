@@ -29,8 +29,8 @@ use crate::method::{
     MethodFacts, Request,
 };
 use crate::{
-    ChannelError, ChannelId, Close, CommandError, ConnectionError, ConsumerId, DeliveryTag, Gate,
-    Misuse, ReplyCode, RequestId, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConnectionError, ConsumerId,
+    DeliveryTag, Gate, Misuse, ReplyCode, RequestId, ShortStr,
 };
 
 /// A channel of a [`Connection`](crate::Connection), borrowed to give it commands.
@@ -96,9 +96,18 @@ struct Pending {
 #[derive(Debug)]
 enum Effect {
     None,
-    Consume { tag: ShortStr, no_ack: bool },
-    Cancel { tag: ShortStr },
-    Get { no_ack: bool },
+    Consume {
+        tag: ShortStr,
+        no_ack: bool,
+    },
+    /// The consumer, if there was one of that tag: another may have taken the tag when the answer comes.
+    Cancel {
+        tag: ShortStr,
+        consumer: Option<ConsumerId>,
+    },
+    Get {
+        no_ack: bool,
+    },
     Recover,
 }
 
@@ -161,6 +170,9 @@ impl Channel<'_> {
         self.link.send(self.state.id.0, &request)?;
         let id = id.unwrap_or_else(|| self.link.next_request());
         let effect = self.state.started(id, request, answered);
+        if let (Effect::Cancel { tag, consumer: Some(consumer) }, false) = (&effect, answered) {
+            self.state.give_up(self.link, tag, *consumer);
+        }
         if answered {
             self.state.pending.push_back(Pending { id, method, effect, abandoned: false });
         }
@@ -168,23 +180,31 @@ impl Channel<'_> {
     }
 
     /// Nobody waits for that answer any more. When it comes it is swallowed, and what it brought is undone: a consumer is
-    /// cancelled, a message that was got goes back to its queue.
+    /// cancelled, a message that was got is requeued. A consumer whose cancel is not awaited ends at once, and what still arrives
+    /// for it is requeued.
     pub fn abandon(&mut self, request: RequestId) {
-        if let Some(pending) = self.state.pending.iter_mut().find(|pending| pending.id == request) {
-            pending.abandoned = true;
-            if let Effect::Consume { tag, .. } = &pending.effect {
-                self.state.consumers.abandon(tag.as_bytes());
+        let mut pending = self.state.pending.iter_mut();
+        let Some(pending) = pending.find(|pending| pending.id == request) else { return };
+        pending.abandoned = true;
+        match &pending.effect {
+            Effect::Consume { tag, .. } => self.state.consumers.abandon(tag.as_bytes()),
+            Effect::Cancel { tag, consumer: Some(consumer) } => {
+                let (tag, consumer) = (tag.clone(), *consumer);
+                self.state.give_up(self.link, &tag, consumer);
             }
+            _ => {}
         }
     }
 
     /// Cancels a consumer that nobody listens to any more: there is no event for the answer, and deliveries that are on
     /// their way go back to their queue.
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
-        if self.check_open().is_err() || !self.state.consumers.contains(consumer_tag) {
+        let found = self.state.consumers.find(consumer_tag.as_bytes());
+        let Some(found) = found.filter(|_| self.check_open().is_ok()) else { return };
+        self.state.consumers.abandon(consumer_tag.as_bytes());
+        if self.state.is_cancelling(found.id) {
             return;
         }
-        self.state.consumers.abandon(consumer_tag.as_bytes());
         let starting = self.state.pending.iter_mut().find(
             |pending| matches!(&pending.effect, Effect::Consume { tag, .. } if tag == consumer_tag),
         );
@@ -540,10 +560,9 @@ impl ChannelState {
                 Effect::Consume { tag, no_ack: consume.no_ack }
             }
             Method::BasicCancel(cancel) => {
-                if !answered {
-                    self.consumers.abandon(cancel.consumer_tag.as_bytes());
-                }
-                Effect::Cancel { tag: cancel.consumer_tag }
+                let tag = cancel.consumer_tag;
+                let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
+                Effect::Cancel { tag, consumer }
             }
             Method::BasicGet(get) => Effect::Get { no_ack: get.no_ack },
             Method::BasicRecover(_) => {
@@ -573,15 +592,33 @@ impl ChannelState {
         }
     }
 
+    /// Whether the cancel of that consumer is on its way.
+    fn is_cancelling(&self, consumer: ConsumerId) -> bool {
+        self.pending.iter().any(|pending| {
+            matches!(&pending.effect, Effect::Cancel { consumer: Some(own), .. } if *own == consumer)
+        })
+    }
+
+    /// Nobody waits until that consumer is cancelled, though it is about to be: it ends now, and what still arrives for it is
+    /// requeued.
+    fn give_up(&mut self, link: &mut Link, tag: &ShortStr, consumer: ConsumerId) {
+        let found = self.consumers.find(tag.as_bytes());
+        if found.is_some_and(|found| found.id == consumer && !found.unwanted) {
+            self.consumers.abandon(tag.as_bytes());
+            link.emit(self.id, ChannelEvent::ConsumerEnded { consumer });
+        }
+    }
+
     /// Cancels a consumer on the channel's own account.
     fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr) {
         let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
         self.flush_acks(link);
         link.send_small(self.id.0, &cancel);
+        let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
         self.pending.push_back(Pending {
             id: link.next_request(),
             method: &BasicCancel::FACTS,
-            effect: Effect::Cancel { tag },
+            effect: Effect::Cancel { tag, consumer },
             abandoned: true,
         });
     }

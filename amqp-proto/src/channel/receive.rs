@@ -258,10 +258,16 @@ impl ChannelState {
                 // Unknown tags are no surprise: the client's own cancel may be on its way.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
                 if let Some(consumer) = consumer {
-                    if !consumer.unwanted {
-                        link.emit(self.id, ChannelEvent::Cancelled { consumer: consumer.id });
+                    let Consumer { id: consumer, unwanted, .. } = consumer;
+                    if !unwanted {
+                        // If the client has cancelled it as well, that is what it hears of.
+                        let event = match self.is_cancelling(consumer) {
+                            true => ChannelEvent::ConsumerEnded { consumer },
+                            false => ChannelEvent::Cancelled { consumer },
+                        };
+                        link.emit(self.id, event);
                     }
-                    self.release_held(link, consumer.id)?;
+                    self.release_held(link, consumer)?;
                 }
             }
             answer => return self.answered(link, answer),
@@ -308,9 +314,15 @@ impl ChannelState {
                     self.cancel_unwanted(link, tag);
                 }
             }
-            Effect::Cancel { tag } => {
-                if let Some(consumer) = self.consumers.remove(tag.as_bytes()) {
-                    self.release_held(link, consumer.id)?;
+            Effect::Cancel { tag, consumer } => {
+                let found = self.consumers.find(tag.as_bytes());
+                // The server may have cancelled it as well, and the tag be another's by now.
+                if let Some(found) = found.filter(|found| Some(found.id) == consumer) {
+                    self.consumers.remove(tag.as_bytes());
+                    if !found.unwanted {
+                        link.emit(self.id, ChannelEvent::ConsumerEnded { consumer: found.id });
+                    }
+                    self.release_held(link, found.id)?;
                 }
             }
             Effect::Recover => self.unsettled.recovered(),
@@ -334,7 +346,7 @@ impl ChannelState {
                     if tag.is_empty() || *tag == answer.consumer_tag)
             }),
             Method::BasicCancelOk(answer) => self.pending.iter().position(|pending| {
-                matches!(&pending.effect, Effect::Cancel { tag } if *tag == answer.consumer_tag)
+                matches!(&pending.effect, Effect::Cancel { tag, .. } if *tag == answer.consumer_tag)
             }),
             _ => self.oldest_of_channel(),
         }?;

@@ -142,8 +142,8 @@ impl Channel<'_> {
     /// Nobody waits for that answer any more; see [`Channel::abandon`](crate::Channel::abandon).
     pub fn abandon(&mut self, request: RequestId) {
         let held = self.record.held.iter().position(|held| held.id == request);
-        if let Some(index) = held {
-            self.record.held.remove(index);
+        if let Some(held) = held.and_then(|index| self.record.held.remove(index)) {
+            self.abandon_held(&held.method);
         }
         self.record.consumers.retain(|consumer| consumer.id != request.into());
         let mut in_flight = self.record.in_flight.iter_mut();
@@ -160,6 +160,17 @@ impl Channel<'_> {
                 channel.abandon(request);
             }
         }
+    }
+
+    /// A request that was not sent yet will not be. To cancel needs no connection: the consumer does not come back.
+    fn abandon_held(&mut self, method: &Method) {
+        let Method::BasicCancel(cancel) = method else { return };
+        let tag = &cancel.consumer_tag;
+        let mut consumers = self.record.consumers.iter();
+        let Some(consumer) = consumers.find(|own| own.consume.consumer_tag == *tag) else { return };
+        let ended = ChannelEvent::ConsumerEnded { consumer: consumer.id };
+        self.discard_consumer(tag);
+        self.events.push_back(Event::Channel(self.id, ended));
     }
 
     /// Cancels a consumer that nobody listens to any more; see
@@ -594,6 +605,7 @@ pub(super) fn note(
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(cancel.consumer_tag.as_bytes()) {
                 topology.unconsumed(&consumer.consume.queue);
+                record.cancelling.push(consumer.id);
             }
         }
         _ => {}

@@ -599,6 +599,9 @@ impl Session {
             ChannelEvent::Returned { publish: Some(publish), .. } => {
                 *publish = PublishSeq(record.seqs.one(publish.get()));
             }
+            ChannelEvent::ConsumerEnded { consumer } => {
+                record.cancelling.retain(|cancelling| cancelling != consumer);
+            }
             ChannelEvent::Cancelled { consumer } => {
                 let consumer = *consumer;
                 return (!self.resubscribe(id, consumer)).then_some(Event::Channel(id, event));

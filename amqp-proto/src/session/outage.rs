@@ -340,6 +340,9 @@ impl Session {
                 events.push(ChannelEvent::Failed { request: sent.id, error });
             }
         }
+        // The broker has ended them with the channel.
+        let cancelled = record.cancelling.drain(..);
+        events.extend(cancelled.map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
         let mut gone = Vec::new();
         for sent in unconfirmed {
             record

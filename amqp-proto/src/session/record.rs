@@ -33,6 +33,8 @@ pub(super) struct ChannelRecord {
     pub(super) global_qos: Option<BasicQos>,
     /// In the order in which they were started.
     pub(super) consumers: Vec<Consumer>,
+    /// Consumers whose cancel is on its way. They do not come back.
+    pub(super) cancelling: Vec<ConsumerId>,
     /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
     pub(super) orphans: Vec<ConsumerId>,
     pub(super) streams: Streams,

@@ -1,8 +1,12 @@
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicConsume, ExchangeDeclare, QueueDeclare, QueueDelete};
+use amqp_client_core::proto::method::{
+    BasicCancel, BasicConsume, ExchangeDeclare, QueueDeclare, QueueDelete,
+};
 use amqp_client_core::proto::session::{Dial, Entity, Locked, OnCancel, Recovery};
-use amqp_client_core::proto::{ChannelError, ChannelEvent, ReplyCode, SessionEvent, TimerReason};
+use amqp_client_core::proto::{
+    ChannelError, ChannelEvent, ConsumerId, ReplyCode, SessionEvent, TimerReason,
+};
 
 use crate::world::{World, durable, nameless, short};
 
@@ -323,4 +327,45 @@ fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     assert_eq!(world.session.poll_dial(world.now), Dial::Wait(next));
     world.pass(Duration::from_secs(5));
     assert_eq!(world.session.poll_timeout(), Some((next, TimerReason::Recovery)));
+}
+
+/// How often that consumer was reported as ended by its cancel.
+fn ends(world: &World, consumer: ConsumerId) -> usize {
+    let ended = |event: &&ChannelEvent| **event == ChannelEvent::ConsumerEnded { consumer };
+    world.channel_events().filter(ended).count()
+}
+
+#[test]
+fn a_cancel_on_its_way_at_the_loss_ends_its_consumer() {
+    let cancel = || BasicCancel { consumer_tag: short("tag"), no_wait: false };
+    // Awaited, given up, not to be answered; and the same while there is no connection, where it may wait for one.
+    for (way, lost) in [(0, true), (1, true), (2, true), (0, false), (1, false), (2, false)] {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        let queue = world.queue(id, durable("queue"));
+        let consumer = world.consume(id, &queue, "tag");
+        world.events.clear();
+        if !lost {
+            world.cut();
+        }
+        match way {
+            2 => drop(world.send(id, BasicCancel { no_wait: true, ..cancel() })),
+            _ => {
+                let request = world.send(id, cancel());
+                if way == 1 {
+                    world.session.channel(id).expect("it is open").abandon(request);
+                    world.run();
+                    assert_eq!(ends(&world, consumer), 1, "given up ({lost})");
+                }
+            }
+        }
+        if lost {
+            world.cut();
+            assert_eq!(ends(&world, consumer), 1, "way {way} at the loss");
+        }
+        world.recover();
+        world.run();
+        assert_eq!(ends(&world, consumer), 1, "way {way} ({lost})");
+        assert_eq!(world.queue_count(id, "queue").1, 0, "way {way} ({lost}): it runs");
+    }
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use amqp_client_core::proto::method::BasicCancel;
 use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, ConsumeOptions, ConsumerEnd, Message, OnPanic,
@@ -235,6 +236,46 @@ behaviours! {
         let code = error.as_close().map(|close| close.reply_code);
         assert_eq!(code, Some(ReplyCode::NOT_FOUND));
         assert!(consumer.next().await.is_none());
+    }
+
+    async fn a_consumer_ends_however_it_is_cancelled(world) {
+        let (channel, queue) = world.queue().await?;
+        for way in 0..5 {
+            queue.publish(&Message::new("m")).await?;
+            let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+            next(&mut consumer).await?.ack()?;
+            let consumer_tag = consumer.tag().clone();
+            match way {
+                0 => consumer.cancel().await?,
+                1 => drop(consumer.cancel()),
+                2 => drop(consumer.cancel().within(Duration::ZERO).await),
+                3 => drop(channel.call(BasicCancel { consumer_tag, no_wait: false }).await?),
+                _ => channel.call_no_wait(BasicCancel { consumer_tag, no_wait: true })?,
+            }
+            assert!(consumer.next().await.is_none(), "way {way}");
+            assert!(consumer.next().await.is_none(), "way {way}");
+        }
+        // What comes behind is left to others.
+        queue.publish(&Message::new("m")).await?;
+        while queue.get(true).await?.is_none() {}
+    }
+
+    async fn a_cancel_that_is_looked_at_late_ends_no_other_consumer(world) {
+        let (channel, queue) = world.queue().await?;
+        let first = queue.consume(ConsumeOptions::new().consumer_tag("same")).await?;
+        let cancel = first.cancel();
+        // Answered, but nobody has looked.
+        channel.basic_qos(0).await?;
+        let mut second = loop {
+            // RabbitMQ's queue answers the cancel in its own time.
+            match queue.consume(ConsumeOptions::new().consumer_tag("same")).await {
+                Err(CallError::Misuse(Misuse::ConsumerTagInUse)) => channel.basic_qos(0).await?,
+                consumer => break consumer?,
+            }
+        };
+        cancel.await?;
+        queue.publish(&Message::new("m")).await?;
+        assert_eq!(next(&mut second).await?.body(), b"m");
     }
 
     async fn what_was_delivered_before_a_cancel_can_still_be_taken(world) {
