@@ -119,6 +119,7 @@ impl Channel<'_> {
         }
         let id = match &mut self.reach {
             Reach::Channel(channel) => {
+                self.record.name_last_queue(&mut method);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers);
                 id
@@ -592,6 +593,7 @@ pub(super) fn note(
                 false => record.qos = Some(qos.clone()),
             }
         }
+        Method::QueueDeclare(_) => record.last_queue_unknown = false,
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.mode = Mode::Tx { dirty: false, lost: false },
         Method::BasicConsume(consume) => {

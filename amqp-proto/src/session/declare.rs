@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::replay::Replay;
 use super::report::Entity;
 use super::restore::not_sent;
-use super::topology::Step;
+use super::topology::{Purpose, Step};
 use super::{Locked, Phase, Session, slot};
 use crate::method::Method;
 use crate::{ChannelError, ChannelId, CommandError, Reply, ReplyCode, RequestId, ShortStr};
@@ -17,6 +17,7 @@ impl Session {
         let Phase::Down(outage) = &self.phase else { return };
         if let Some(recovering) = &mut self.recovering {
             recovering.locked.clear();
+            recovering.exclusive.clear();
             recovering.locked_until = None;
         }
         let mut replay = Replay::new(true, self.now);
@@ -147,6 +148,11 @@ impl Session {
             return;
         }
         let Some((_, step)) = replay.awaiting.pop_front() else { return };
+        if let Purpose::Probe(channel, consumer) = step.purpose {
+            self.probed((channel, consumer), reply);
+            return self.send_declarations();
+        }
+        let Some(replay) = &mut self.replay else { return };
         if let (Entity::Queue(old), Reply::Method(Method::QueueDeclareOk(answer))) =
             (&step.entity, reply)
         {
@@ -156,7 +162,10 @@ impl Session {
                 self.rename(old, &new);
             }
         }
-        self.report_success(&step.entity);
+        // What a channel took with it was counted when it came back for the first time.
+        if step.purpose == Purpose::Restore || !self.replay.as_ref().is_some_and(|own| own.whole) {
+            self.report_success(&step.entity);
+        }
         self.send_declarations();
     }
 
@@ -188,6 +197,9 @@ impl Session {
     }
 
     pub(super) fn declaration_failed(&mut self, step: &Step, error: ChannelError) {
+        if let Purpose::Probe(channel, consumer) = step.purpose {
+            return self.probe_failed((channel, consumer), error);
+        }
         if let (Entity::Queue(name), Some(replay)) = (&step.entity, &mut self.replay) {
             replay.missing.insert(name.clone());
             replay.steps.retain(|step| step.queue.as_ref() != Some(name));

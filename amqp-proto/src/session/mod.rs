@@ -29,6 +29,7 @@ mod blame;
 mod channel;
 mod declare;
 mod discard;
+mod exclusive;
 mod nodes;
 mod outage;
 mod policy;
@@ -477,6 +478,9 @@ impl Session {
             self.topology.unconsumed(&consumer.consume.queue);
         }
         self.reopening.retain(|(_, waiting)| *waiting != id);
+        if let Some(recovering) = &mut self.recovering {
+            recovering.exclusive.retain(|(channel, _)| *channel != id);
+        }
         if let Some(replay) = &mut self.replay {
             replay.forget(id);
         }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
+use super::exclusive::Waiting;
 use super::nodes::Nodes;
 use super::report::Entity;
 use super::{Phase, Recovery, Session};
@@ -41,6 +42,8 @@ pub(super) struct Recovering {
     pub(super) since: Instant,
     /// Queues that are another connection's own, and when to try them again.
     pub(super) locked: Vec<ShortStr>,
+    /// Consumers whose queues another connection consumes exclusively.
+    pub(super) exclusive: Vec<Waiting>,
     pub(super) locked_until: Option<Instant>,
 }
 
@@ -78,8 +81,15 @@ impl Session {
         self.budget.max = policy.keep_max;
         let nodes = Nodes::new(nodes, &policy, self.now);
         let since = self.now;
-        self.recovering =
-            Some(Recovering { policy, nodes, node, since, locked: Vec::new(), locked_until: None });
+        self.recovering = Some(Recovering {
+            policy,
+            nodes,
+            node,
+            since,
+            locked: Vec::new(),
+            exclusive: Vec::new(),
+            locked_until: None,
+        });
     }
 
     /// Begins a session that has no transport yet: it asks for one as after a loss, and goes on asking as the policy says.

@@ -26,8 +26,9 @@ pub struct Recovery {
     /// The channel is opened at once. If the broker closes it again soon, it is opened after `delay_min`, then after twice
     /// that, up to `delay_max`.
     pub reopen_channels: bool,
-    /// What to do about a queue that is another connection's own (405, `RESOURCE_LOCKED`): mostly that is the lost connection,
-    /// of whose end the broker does not know yet. Default: try again every second, for as long as it takes.
+    /// What to do about a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
+    /// consumes exclusively (403, `in exclusive use`): mostly that is the lost connection, of whose end the broker does not know
+    /// yet. Default: try again every second, for as long as it takes.
     pub locked: Locked,
     /// Whether the first declaration of such a queue is tried again, too, as when a program was started again and the broker
     /// does not know yet that its earlier connection has ended. The request is not answered until the queue is free; bound it

@@ -10,6 +10,7 @@ use super::channel::Noted;
 use super::discard::Discard;
 use super::reopen::Reopened;
 use super::streams::Streams;
+use super::topology::queue_of;
 use crate::method::{Arguments as _, BasicConsume, BasicQos, Method, MethodFacts};
 use crate::{
     ChannelError, ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr,
@@ -40,6 +41,8 @@ pub(super) struct ChannelRecord {
     pub(super) streams: Streams,
     /// What an empty queue name stands for.
     pub(super) last_queue: ShortStr,
+    /// The broker does not know that queue as the last one: it was declared before the channel was opened again.
+    pub(super) last_queue_unknown: bool,
     /// Requests on their way, the oldest first.
     pub(super) in_flight: VecDeque<InFlight>,
     /// Requests that wait for the channel to be there again.
@@ -130,6 +133,25 @@ pub(super) struct Held {
 }
 
 impl ChannelRecord {
+    /// Puts the name of the queue that was declared last where an empty one stands for it, if the broker does not know.
+    pub(super) fn name_last_queue(&self, method: &mut Method) {
+        if !self.last_queue_unknown {
+            return;
+        }
+        // RabbitMQ: with an empty queue name an empty routing key stands for the same name.
+        let routing_key = match method {
+            Method::QueueBind(bind) if bind.queue.is_empty() => Some(&mut bind.routing_key),
+            Method::QueueUnbind(unbind) if unbind.queue.is_empty() => Some(&mut unbind.routing_key),
+            _ => None,
+        };
+        if let Some(routing_key) = routing_key.filter(|key| key.is_empty()) {
+            *routing_key = self.last_queue.clone();
+        }
+        if let Some(queue) = queue_of(method).filter(|queue| queue.is_empty()) {
+            *queue = self.last_queue.clone();
+        }
+    }
+
     /// The channel is closed over something. A prefetch limit that was it is not set again.
     pub(super) fn undo_guilty(&mut self, error: &ChannelError) {
         let cause = error.as_close().map(|close| (close.class_id, close.method_id));

@@ -219,7 +219,7 @@ impl Session {
         if steps.is_empty() {
             let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
             let entity = Entity::Queue(queue.clone());
-            steps.push(Step { method: declare.into(), entity, queue: Some(queue) });
+            steps.push(Step::new(declare.into(), entity, Some(&queue)));
         }
         self.bring_back(steps, [(id, consumer)]);
         true
@@ -235,8 +235,10 @@ impl Session {
         }
         recovering.locked_until = None;
         let queues = core::mem::take(&mut recovering.locked);
-        let steps: Vec<_> =
+        let exclusive = core::mem::take(&mut recovering.exclusive);
+        let mut steps: Vec<_> =
             queues.iter().flat_map(|queue| self.topology.queue_steps(queue)).collect();
+        steps.extend(exclusive.into_iter().filter_map(|waiting| self.probe(waiting)));
         let mut consumers = Vec::new();
         for (number, record) in (1u16..).zip(&self.channels) {
             let all = record.iter().flat_map(|record| &record.consumers);

@@ -80,7 +80,7 @@ pub struct RecoveryReport {
     pub renamed: Vec<(ShortStr, ShortStr)>,
     /// What could not be brought back, and why. What depends on it was left out, and is not listed.
     pub failed: Vec<(Entity, ChannelError)>,
-    /// What is another connection's own, and will be tried again.
+    /// Queues and exclusive consumers that somebody else holds, and that will be tried again.
     pub locked: Vec<Entity>,
     /// How long it took to be connected again, counted from the loss.
     pub connecting: Duration,

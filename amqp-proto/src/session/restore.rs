@@ -1,13 +1,15 @@
 //! Bringing back what stands on channels: modes, prefetch limits, consumers, messages and requests that wait.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::channel::note;
-use super::record::{KeptMessage, Mode};
+use super::record::{Consumer, KeptMessage, Mode};
 use super::replay::Restoring;
 use super::report::Entity;
 use super::steps::ChannelStep;
+use super::topology::Step;
 use super::{Session, slot};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::{
@@ -115,8 +117,17 @@ impl Session {
         let (Some(replay), Some(record)) = (&mut self.replay, slot(&mut self.channels, id)) else {
             return;
         };
+        // What is held by others is tried later.
+        let recovering = self.recovering.as_ref();
+        let held = |consumer: &Consumer| {
+            recovering.is_some_and(|recovering| {
+                recovering.locked.contains(&consumer.consume.queue)
+                    || recovering.exclusive.contains(&(id, consumer.id))
+            })
+        };
         let missing = &replay.missing;
-        let steps = record.steps(id, |consumer| !missing.contains(&consumer.consume.queue));
+        let steps = record
+            .steps(id, |consumer| !missing.contains(&consumer.consume.queue) && !held(consumer));
         if let Some(restoring) = replay.channels.get_mut(&id) {
             restoring.steps = steps.into();
             restoring.planned = true;
@@ -243,7 +254,9 @@ impl Session {
                 }
                 return None;
             };
-            self.not_restored(id, &step, error);
+            if !self.waits_for_exclusive(id, &step, &error) {
+                self.not_restored(id, &step, error);
+            }
         }
         self.open_again(id);
         if let Some(restoring) =
@@ -257,11 +270,38 @@ impl Session {
 
     /// Goes on with a channel that was opened again.
     pub(super) fn restore_channel(&mut self, id: ChannelId) {
+        let again = self.gone_with_channel(id);
+        if let Some(replay) = self.replay.as_mut().filter(|_| !again.is_empty()) {
+            // Not if all is declared anyway before the first consumer is started.
+            if replay.declared || !replay.whole {
+                replay.steps.extend(again);
+                replay.declared = false;
+            }
+        }
         if self.replay.as_ref().is_some_and(|replay| replay.declared) {
             self.plan_channel(id);
             self.send_channel(id);
         }
         self.send_declarations();
+    }
+
+    /// What the broker has deleted with the consumers of a channel.
+    fn gone_with_channel(&mut self, id: ChannelId) -> Vec<Step> {
+        let Some(record) = slot(&mut self.channels, id) else { return Vec::new() };
+        let queues = record.consumers.iter().map(|consumer| &consumer.consume.queue);
+        let held = self.recovering.as_ref().map_or(&[][..], |recovering| &recovering.locked);
+        let gone = queues.filter(|queue| self.topology.goes_with_consumers(queue));
+        let mut gone: BTreeSet<_> = gone.filter(|queue| !held.contains(queue)).cloned().collect();
+        // A queue that has a consumer is there. Declaring one without a name would make another.
+        for (number, record) in (1u16..).zip(&self.channels) {
+            let Ok(mut channel) = self.connection.channel(ChannelId(number)) else { continue };
+            for own in record.iter().flat_map(|record| &record.consumers) {
+                if channel.consumer(&own.consume.consumer_tag) == Some(own.id) {
+                    gone.remove(&own.consume.queue);
+                }
+            }
+        }
+        gone.iter().flat_map(|queue| self.topology.steps_again(queue)).collect()
     }
 
     /// A channel cannot be brought back. It takes no more commands, and is forgotten when its end is polled.
@@ -272,7 +312,12 @@ impl Session {
         self.emit(id, ChannelEvent::Closed(error));
     }
 
-    fn end_consumer(&mut self, id: ChannelId, consumer: ConsumerId, error: &ChannelError) {
+    pub(super) fn end_consumer(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+        error: &ChannelError,
+    ) {
         let record = slot(&mut self.channels, id);
         let removed = record.and_then(|record| record.remove_consumer_by_id(consumer));
         if let Some(removed) = removed {
@@ -288,6 +333,7 @@ impl Session {
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
         record.reopened.since = Some(self.now);
+        record.last_queue_unknown = !record.last_queue.is_empty();
         record.kept.restart();
         record.seqs.restart();
         if record.mode == Mode::Confirm && !channel.is_confirming() {
@@ -351,6 +397,7 @@ impl Session {
         let Ok(mut channel) = self.connection.channel(id) else { return };
         while let Some(mut held) = record.held.pop_front() {
             self.topology.translate(&mut held.method);
+            record.name_last_queue(&mut held.method);
             let (request, answered) = (held.id, held.answered);
             let method = held.method.clone();
             match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {

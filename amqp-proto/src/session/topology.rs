@@ -6,7 +6,7 @@ use super::report::Entity;
 use crate::method::{
     ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDeclareOk,
 };
-use crate::{FieldTable, Route, ShortStr};
+use crate::{ChannelId, ConsumerId, FieldTable, Route, ShortStr};
 
 /// The exchanges, queues and bindings that were declared, and are still there as far as this session can know.
 #[derive(Debug, Default)]
@@ -66,6 +66,24 @@ pub(super) struct Step {
     pub(super) entity: Entity,
     /// The queue that it is about; nothing is done about what belongs to a queue that failed.
     pub(super) queue: Option<ShortStr>,
+    pub(super) purpose: Purpose,
+}
+
+/// What a declaration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To bring back what was lost with the connection.
+    Restore,
+    /// To bring back what went with a channel. Some of it may have been counted before.
+    Again,
+    /// To see whether an exclusive consumer could be started.
+    Probe(ChannelId, ConsumerId),
+}
+
+impl Step {
+    pub(super) fn new(method: Method, entity: Entity, queue: Option<&ShortStr>) -> Self {
+        Self { method, entity, queue: queue.cloned(), purpose: Purpose::Restore }
+    }
 }
 
 impl Topology {
@@ -180,16 +198,12 @@ impl Topology {
             return;
         }
         let queue = match method {
-            Method::QueueDeclare(declare) => &mut declare.queue,
-            Method::QueueBind(bind) => &mut bind.queue,
-            Method::QueueUnbind(unbind) => &mut unbind.queue,
-            Method::QueuePurge(purge) => &mut purge.queue,
-            Method::QueueDelete(delete) => &mut delete.queue,
-            Method::BasicConsume(consume) => &mut consume.queue,
-            Method::BasicGet(get) => &mut get.queue,
-            _ => return,
+            Method::QueueDeclare(declare) => Some(&mut declare.queue),
+            other => queue_of(other),
         };
-        *queue = self.current(queue).clone();
+        if let Some(queue) = queue {
+            *queue = self.current(queue).clone();
+        }
     }
 
     /// Everything there is, in an order in which it can be declared without waiting: the bindings of a queue that the broker
@@ -198,7 +212,7 @@ impl Topology {
         let mut steps = Vec::new();
         for (name, declare) in &self.exchanges {
             let method = ExchangeDeclare { no_wait: false, ..declare.clone() }.into();
-            steps.push(Step { method, entity: Entity::Exchange(name.clone()), queue: None });
+            steps.push(Step::new(method, Entity::Exchange(name.clone()), None));
         }
         for (destination, bindings) in &self.exchange_bindings {
             steps.extend(bindings.iter().map(|binding| binding.of_exchange(destination)));
@@ -221,9 +235,44 @@ impl Topology {
         };
         let method = QueueDeclare { no_wait: false, ..declare.clone() }.into();
         let entity = Entity::Queue(name.clone());
-        let mut steps = alloc::vec![Step { method, entity, queue: Some(name.clone()) }];
+        let mut steps = alloc::vec![Step::new(method, entity, Some(name))];
         let bindings = self.queue_bindings.get(name).into_iter().flatten();
         steps.extend(bindings.map(|binding| binding.of_queue(&declare.queue, name)));
+        steps
+    }
+
+    /// Whether the queue goes when its last consumer does.
+    pub(super) fn goes_with_consumers(&self, queue: &ShortStr) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.declare.auto_delete)
+    }
+
+    /// A queue that has gone by itself, its bindings, and the exchanges that may have gone with those.
+    pub(super) fn steps_again(&self, queue: &ShortStr) -> Vec<Step> {
+        let mut exchanges: Vec<&ShortStr> = Vec::new();
+        let mut bindings: Vec<&Binding> =
+            self.queue_bindings.get(queue).into_iter().flatten().collect();
+        // From the queue towards the sources: an exchange goes when its last binding goes, and so do the bindings to it.
+        while let Some(binding) = bindings.pop() {
+            let source = &binding.source;
+            let goes = self.exchanges.get(source).is_some_and(|exchange| exchange.auto_delete);
+            if goes && !exchanges.contains(&source) {
+                exchanges.push(source);
+                bindings.extend(self.exchange_bindings.get(source).into_iter().flatten());
+            }
+        }
+        let mut steps = Vec::new();
+        for name in &exchanges {
+            if let Some(declare) = self.exchanges.get(*name) {
+                let method = ExchangeDeclare { no_wait: false, ..declare.clone() }.into();
+                steps.push(Step::new(method, Entity::Exchange((*name).clone()), None));
+            }
+        }
+        for name in exchanges {
+            let bindings = self.exchange_bindings.get(name).into_iter().flatten();
+            steps.extend(bindings.map(|binding| binding.of_exchange(name)));
+        }
+        steps.extend(self.queue_steps(queue));
+        steps.iter_mut().for_each(|step| step.purpose = Purpose::Again);
         steps
     }
 
@@ -275,7 +324,7 @@ impl Binding {
             arguments: self.arguments.clone(),
             ..QueueBind::default()
         };
-        Step { method: bind.into(), entity: self.entity(queue), queue: Some(queue.clone()) }
+        Step::new(bind.into(), self.entity(queue), Some(queue))
     }
 
     fn of_exchange(&self, destination: &ShortStr) -> Step {
@@ -286,7 +335,7 @@ impl Binding {
             arguments: self.arguments.clone(),
             ..ExchangeBind::default()
         };
-        Step { method: bind.into(), entity: self.entity(destination), queue: None }
+        Step::new(bind.into(), self.entity(destination), None)
     }
 
     fn entity(&self, destination: &ShortStr) -> Entity {
@@ -308,6 +357,19 @@ fn remove(
         if bindings.is_empty() {
             all.remove(destination);
         }
+    }
+}
+
+/// The queue that a method is about, which an empty name stands for if it was declared last.
+pub(super) const fn queue_of(method: &mut Method) -> Option<&mut ShortStr> {
+    match method {
+        Method::QueueBind(bind) => Some(&mut bind.queue),
+        Method::QueueUnbind(unbind) => Some(&mut unbind.queue),
+        Method::QueuePurge(purge) => Some(&mut purge.queue),
+        Method::QueueDelete(delete) => Some(&mut delete.queue),
+        Method::BasicConsume(consume) => Some(&mut consume.queue),
+        Method::BasicGet(get) => Some(&mut get.queue),
+        _ => None,
     }
 }
 

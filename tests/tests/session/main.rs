@@ -6,6 +6,7 @@ mod embedding;
 mod failures;
 mod messages;
 mod mistakes;
+mod neighbours;
 mod outages;
 mod pair;
 mod refused;
