@@ -83,6 +83,8 @@ impl From<amqp_proto::PublishError> for PublishError {
             amqp_proto::PublishError::PropertiesTooLarge { size, frame_max } => {
                 Self::PropertiesTooLarge { size, frame_max }
             }
+            amqp_proto::PublishError::Expired => Self::Expired,
+            amqp_proto::PublishError::Withdrawn => Self::Withdrawn,
             amqp_proto::PublishError::Misuse(misuse) => Self::Misuse(misuse),
             // The gates were looked at under the same lock.
             _ => Self::Misuse(Misuse::NotNow),
@@ -138,6 +140,13 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
+    /// A message that was kept was not confirmed within [`keep_for`](crate::PublisherOptions::keep_for), and is not sent any
+    /// more.
+    #[error("the message was not confirmed within its time to live")]
+    Expired,
+    /// A message that was kept was [withdrawn](crate::Confirmation::withdraw).
+    #[error("the message was withdrawn")]
+    Withdrawn,
     /// The channel is closed, and stays so: publish on another, or have the connection
     /// [reopen](crate::Recovery::reopen_channels) its channels.
     #[error(transparent)]

@@ -574,6 +574,12 @@ pub enum PublishError {
     /// Content has to wait.
     #[error(transparent)]
     Gated(#[from] Gate),
+    /// Sessions: a message that was kept was not confirmed within its time to live, and is not sent any more.
+    #[error("the message was not confirmed within its time to live")]
+    Expired,
+    /// Sessions: a message that was kept was withdrawn, and is not sent any more.
+    #[error("the message was withdrawn")]
+    Withdrawn,
     /// Only clients publish.
     #[error(transparent)]
     Misuse(#[from] Misuse),

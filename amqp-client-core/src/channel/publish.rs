@@ -282,7 +282,10 @@ impl Channel {
         }
         let published = match kept {
             None => heads.publish(&mut protocol, body),
-            Some(kept) => protocol.publish_kept(&heads.route(), kept, body).map(Some),
+            Some(kept) => {
+                let time = publisher.and_then(PublisherOptions::how_long_kept);
+                protocol.keep_for(time).publish_kept(&heads.route(), kept, body).map(Some)
+            }
         };
         match published {
             Ok(seq) => {

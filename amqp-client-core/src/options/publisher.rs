@@ -27,6 +27,7 @@ pub struct PublisherOptions {
     timeout: Option<Option<Duration>>,
     properties: MessageProperties,
     on_loss: OnLoss,
+    keep_for: Option<Duration>,
 }
 
 /// What a publisher does about the loss of the connection.
@@ -57,6 +58,7 @@ impl PublisherOptions {
             timeout: None,
             properties: MessageProperties::new(),
             on_loss: OnLoss::Wait,
+            keep_for: None,
         }
     }
 
@@ -96,6 +98,18 @@ impl PublisherOptions {
     pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// How long messages are kept ([`OnLoss::Keep`]). What was not confirmed by then is not sent any more: its confirmation is
+    /// [`NotResent`](crate::ConfirmError::NotResent), unless it is on its way. Without, until it is confirmed, however long
+    /// an outage lasts, and whether anybody still waits for it or not.
+    pub const fn keep_for(mut self, time: Duration) -> Self {
+        self.keep_for = Some(time);
+        self
+    }
+
+    pub(crate) const fn how_long_kept(&self) -> Option<Duration> {
+        self.keep_for
     }
 
     /// The properties of messages that are published without their own.

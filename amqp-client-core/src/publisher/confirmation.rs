@@ -39,6 +39,22 @@ impl Confirmation {
         self
     }
 
+    /// Gives up a message that is [kept](crate::OnLoss::Keep): it is not sent any more. Returns whether it never was sent, which
+    /// is certain. Otherwise the broker may have it: it is on its way, or was when the connection was lost.
+    ///
+    /// Dropping the confirmation, or a [`within`](Self::within) that has passed, gives nothing up: the message is sent when
+    /// there is a connection again. See also [`keep_for`](crate::PublisherOptions::keep_for).
+    #[must_use = "if it was sent, the broker may have it"]
+    pub fn withdraw(self) -> bool {
+        let Some(seq) = self.seq else { return false };
+        let mut state = self.channel.lock();
+        let id = self.channel.id();
+        let withdrawn = state.proto.channel(id).is_ok_and(|mut channel| channel.withdraw(seq));
+        // The window has room again.
+        state.dispatch();
+        withdrawn
+    }
+
     /// The number of the publish on its channel, from 1.
     #[must_use]
     pub fn seq(&self) -> Option<PublishSeq> {

@@ -17,8 +17,10 @@ use core::ops::RangeInclusive;
 use super::record::{ChannelRecord, KeptMessage};
 use super::{Session, slot};
 use crate::method::{Arguments as _, BasicPublish};
+use crate::time::Instant;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, Event, PublishSeq, ReplyCode,
+    ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, Event, PublishError, PublishSeq,
+    ReplyCode,
 };
 
 /// Kept messages are sent in groups, each when the one before is confirmed.
@@ -123,6 +125,38 @@ impl Session {
         }
         for (id, seqs) in to_blame {
             self.give_up_kept(id, &seqs, &error.clone().into());
+        }
+    }
+
+    /// Gives up kept messages whose time to live is over.
+    pub(super) fn expire_kept(&mut self) {
+        let now = self.now;
+        let budget = &mut self.budget;
+        let earliest = |next: &mut Option<Instant>, at: Instant| {
+            *next = Some(next.map_or(at, |next| next.min(at)));
+        };
+        if core::mem::take(&mut budget.unarmed) {
+            for record in self.channels.iter_mut().flatten() {
+                record.kept.arm(now, |at| earliest(&mut budget.expires_at, at));
+            }
+        }
+        if budget.expires_at.is_none_or(|at| at > now) {
+            return;
+        }
+        budget.expires_at = None;
+        for (number, record) in (1u16..).zip(&mut self.channels) {
+            let Some(record) = record else { continue };
+            let expired = record.kept.expired(now, |at| earliest(&mut budget.expires_at, at));
+            for seq in expired {
+                let Some(message) = record.kept.find(seq) else { continue };
+                let here = message.here && record.attached;
+                budget.freed(|discard| record.kept.give_up(seq, discard));
+                if !here {
+                    let (publish, error) = (PublishSeq(seq), PublishError::Expired);
+                    let failed = ChannelEvent::PublishFailed { publish, error };
+                    self.events.push_back(Event::Channel(ChannelId(number), failed));
+                }
+            }
         }
     }
 

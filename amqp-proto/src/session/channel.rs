@@ -1,12 +1,14 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::time::Duration;
 
 use bytes::Bytes;
 
 use super::discard::Discard;
-use super::record::{ChannelRecord, Consumer, Held, InFlight, KeptMessage, Limits, Mode};
+use super::record::{ChannelRecord, Consumer, Expires, Held, InFlight, KeptMessage, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
+use crate::time::Instant;
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConsumerId,
     DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
@@ -27,6 +29,8 @@ pub struct Channel<'a> {
     pub(super) reach: Reach<'a>,
     /// What is brought into being comes back.
     pub(super) recovers: bool,
+    /// How long a message is kept.
+    pub(super) keep_for: Option<Duration>,
 }
 
 /// Where commands go.
@@ -62,6 +66,10 @@ pub(super) struct Budget {
     pub(super) max: usize,
     /// Where bodies go that are kept no more.
     pub(super) discard: Discard,
+    /// Whether there are messages whose time to live does not run yet.
+    pub(super) unarmed: bool,
+    /// No message expires before that.
+    pub(super) expires_at: Option<Instant>,
 }
 
 impl Budget {
@@ -94,6 +102,30 @@ impl Channel<'_> {
     pub fn unrecovered(mut self) -> Self {
         self.recovers = false;
         self
+    }
+
+    /// A message that is [kept](Self::publish_kept) by the next command is not sent any more after that time, counted from
+    /// the next [`handle_timeout`](super::Session::handle_timeout). If it was not confirmed by then and is not on its way,
+    /// [`ChannelEvent::PublishFailed`] says so ([`PublishError::Expired`]); if it is, its confirm still comes.
+    #[must_use]
+    pub fn keep_for(mut self, time: Option<Duration>) -> Self {
+        self.keep_for = time;
+        self
+    }
+
+    /// Gives up a message that is [kept](Self::publish_kept): it is not sent any more. Returns whether it never was sent.
+    ///
+    /// If it was sent before a loss, whether the broker has it is not known. If it is on its way now, its confirm still comes.
+    /// In all other cases [`ChannelEvent::PublishFailed`] says that it was withdrawn.
+    pub fn withdraw(&mut self, publish: PublishSeq) -> bool {
+        let Some(message) = self.record.kept.find(publish.get()) else { return false };
+        let (sent, here) = (message.sent, message.here && self.record.attached);
+        self.budget.freed(|discard| self.record.kept.give_up(publish.get(), discard));
+        if !here {
+            let failed = ChannelEvent::PublishFailed { publish, error: PublishError::Withdrawn };
+            self.events.push_back(Event::Channel(self.id, failed));
+        }
+        !sent
     }
 
     /// Queues a request; see [`Channel::request`](crate::Channel::request).
@@ -256,11 +288,13 @@ impl Channel<'_> {
             body: body.into_bytes(),
             sent: false,
             here: false,
+            expires: self.keep_for.map(Expires::After),
             coincidences: 0,
         };
         match self.send_kept(route, &mut message) {
             Ok(seq) => {
                 message.seq = seq.get();
+                self.budget.unarmed |= message.expires.is_some();
                 self.budget.kept += message.octets();
                 self.record.kept.push(message);
                 Ok(seq)

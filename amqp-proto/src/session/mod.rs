@@ -122,6 +122,8 @@ impl Session {
                 kept: 0,
                 max: Recovery::default().keep_max,
                 discard: Discard::default(),
+                unarmed: false,
+                expires_at: None,
             },
             replay: None,
             reopening: Vec::new(),
@@ -179,6 +181,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.connection.handle_timeout(now);
+        self.expire_kept();
         self.end_attempt_in_time();
         self.give_up_in_time();
         self.retry_locked();
@@ -251,6 +254,7 @@ impl Session {
             events: &mut self.events,
             reach,
             recovers: true,
+            keep_for: None,
         })
     }
 

@@ -264,6 +264,7 @@ impl Session {
         self.replay = None;
         self.reopening.clear();
         self.recovering = None;
+        self.budget.expires_at = None;
         // From now on each of them refuses what it is asked for, until its end is polled.
         self.channels.iter_mut().flatten().for_each(|channel| channel.attached = false);
         let numbers = (1u16..).zip(&self.channels).filter(|(_, channel)| channel.is_some());
@@ -322,7 +323,13 @@ impl Session {
         let locked = locked.and_then(|recovering| recovering.locked_until);
         let attempt = self.attempt_ends().map(|(at, _)| at).or_else(|| self.next_attempt());
         let reopening = self.next_reopening();
-        self.gives_up_at().into_iter().chain(locked).chain(attempt).chain(reopening).min()
+        self.gives_up_at()
+            .into_iter()
+            .chain(locked)
+            .chain(attempt)
+            .chain(reopening)
+            .chain(self.budget.expires_at)
+            .min()
     }
 
     /// What was on a channel is over. Returns the channel's end, if it is that.

@@ -2,6 +2,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use super::reopen::Reopened;
 use super::streams::Streams;
 use super::topology::queue_of;
 use crate::method::{Arguments as _, BasicConsume, BasicQos, Method, MethodFacts};
+use crate::time::Instant;
 use crate::{
     ChannelError, ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr,
 };
@@ -319,12 +321,21 @@ pub(super) struct KeptMessage {
     pub(super) immediate: bool,
     pub(super) properties: RawProperties,
     pub(super) body: Bytes,
+    /// When it is sent no more.
+    pub(super) expires: Option<Expires>,
     /// It was sent before: sent again, it says so.
     pub(super) sent: bool,
     /// It was sent on the present channel. Those that were are in front of those that were not.
     pub(super) here: bool,
     /// How often the channel was closed for no known reason when this was the only unconfirmed message.
     pub(super) coincidences: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Expires {
+    /// That long after the next time that is known.
+    After(Duration),
+    At(Instant),
 }
 
 impl KeptMessage {
@@ -421,6 +432,39 @@ impl Kept {
 
     pub(super) fn first_mut(&mut self) -> Option<&mut KeptMessage> {
         self.messages.front_mut()
+    }
+
+    pub(super) fn find(&self, seq: u64) -> Option<&KeptMessage> {
+        let index = self.messages.binary_search_by_key(&seq, |message| message.seq).ok()?;
+        self.messages.get(index)
+    }
+
+    /// The time to live of new messages begins now.
+    pub(super) fn arm(&mut self, now: Instant, mut arm: impl FnMut(Instant)) {
+        for message in self.messages.iter_mut().rev() {
+            match message.expires {
+                Some(Expires::At(_)) => break,
+                Some(Expires::After(time)) => {
+                    let at = now.checked_add(time);
+                    message.expires = at.map(Expires::At);
+                    at.into_iter().for_each(&mut arm);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The messages that have expired; `later` gets the times of the others.
+    pub(super) fn expired(&self, now: Instant, mut later: impl FnMut(Instant)) -> Vec<u64> {
+        let expired = self.messages.iter().filter(|message| match message.expires {
+            Some(Expires::At(at)) if at <= now => true,
+            Some(Expires::At(at)) => {
+                later(at);
+                false
+            }
+            _ => false,
+        });
+        expired.map(|message| message.seq).collect()
     }
 
     /// Gives one message up. Returns how many bytes are free again.

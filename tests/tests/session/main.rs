@@ -15,4 +15,5 @@ mod secrets;
 mod smaller;
 mod streams;
 mod topology;
+mod withdrawn;
 mod world;

@@ -462,6 +462,32 @@ behaviours! {
         scene.connection.open_channel().await?;
     }
 
+    async fn a_kept_message_can_be_withdrawn_and_expires(world) {
+        let mut scene = Scene::set(&world).await?;
+        let channel = scene.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new()).await?;
+        let keep = || PublisherOptions::new().on_loss(OnLoss::Keep).window(2, 1000);
+        let publisher = channel.exchange("")?.publisher(keep())?;
+        let expiring = channel.exchange("")?.publisher(keep().keep_for(Duration::from_millis(1)))?;
+        let key = queue.name().to_string();
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        let withdrawn = publisher.publish(&key, "withdrawn").await?;
+        let expired = expiring.publish(&key, "expired").await?;
+        // The window is full, until the first is withdrawn.
+        assert!(publisher.try_publish(&key, "too many").is_err());
+        assert!(withdrawn.withdraw());
+        let error = expired.await.expect_err("it has expired");
+        assert_eq!(error, ConfirmError::NotResent(PublishError::Expired));
+        let kept = publisher.publish(&key, "kept").await?;
+        scene.proxy.refuse(false)?;
+        kept.await?;
+        let got = queue.get(true).await?.ok_or("the queue is empty")?;
+        assert_eq!((got.delivery.body(), got.message_count), (&b"kept"[..], 0));
+        queue.delete(false, false).await?;
+    }
+
     async fn a_first_connection_is_retried_if_that_is_wanted(world) {
         let mut target = world.target();
         let broker = target.endpoints.first().ok_or("no host")?;
