@@ -219,6 +219,7 @@ impl Consumer {
         };
         std::mem::swap(&mut self.taken, &mut queue.deliveries);
         let octets = std::mem::take(&mut queue.octets);
+        queue.lags = false;
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;

@@ -129,6 +129,9 @@ impl Driver {
         if reading != self.reading {
             self.reading = reading;
             state.proto.handle_reading(now, reading);
+            if !reading {
+                state.report_lag();
+            }
         }
         state.dispatch();
         state.expire(now);

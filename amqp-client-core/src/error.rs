@@ -49,6 +49,14 @@ pub enum CallError {
         /// The time it was given.
         after: Duration,
     },
+    /// `basic.consume` was sent by [`Channel::call`](crate::Channel::call) or
+    /// [`call_no_wait`](crate::Channel::call_no_wait). Nothing was sent: without a [`Consumer`](crate::Consumer), nobody takes
+    /// the deliveries, and the broker would deliver what is requeued again and again.
+    #[error(
+        "basic.consume needs a consumer to take its deliveries; use Channel::basic_consume or \
+         basic_consume_no_wait"
+    )]
+    NoConsumer,
     /// There is no channel to ask on.
     #[error(transparent)]
     NoChannel(#[from] OpenChannelError),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use amqp_proto::session::{Entity, RecoveryReport};
 use amqp_proto::{
-    ChannelError, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr, Unusable,
+    ChannelError, ChannelId, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr,
+    Unusable,
 };
 use futures_core::Stream;
 
@@ -25,6 +26,16 @@ pub enum ConnectionEvent {
     },
     /// Content may flow again.
     Unblocked,
+    /// A consumer does not take its deliveries, and all consumers of the connection wait for it; see
+    /// [`ChannelEvent::ConsumerLags`].
+    ConsumerLags {
+        /// The number of its channel.
+        channel: ChannelId,
+        /// Which consumer.
+        consumer_tag: ShortStr,
+        /// How many bytes it holds.
+        bytes: usize,
+    },
     /// There is no new token to log in with ([`TokenSource`](crate::login::TokenSource)). It is tried again until the
     /// connection is over, which it will be when the broker finds that the last has expired.
     TokenNotRenewed {
@@ -83,6 +94,17 @@ pub enum ConnectionEvent {
 pub enum ChannelEvent {
     /// A mandatory message reached no queue. If it was published with confirms, its future tells so as well.
     Returned(Box<Returned>),
+    /// A consumer does not take its deliveries, and holds most of the
+    /// [`delivery_budget`](crate::Settings::delivery_budget): reading is suspended, and all consumers of the connection wait for
+    /// this one. Give it a prefetch limit ([`basic_qos`](crate::Channel::basic_qos)), or a connection of its own.
+    ///
+    /// Reported once, until the consumer has taken what it holds.
+    ConsumerLags {
+        /// Which consumer.
+        consumer_tag: ShortStr,
+        /// How many bytes it holds.
+        bytes: usize,
+    },
     /// The broker cancelled a consumer, as when its queue is deleted. Its stream tells so as well.
     ConsumerCancelled {
         /// Which consumer.

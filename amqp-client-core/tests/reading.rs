@@ -4,7 +4,10 @@ mod rig;
 
 use std::time::Duration;
 
-use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
+use amqp_client_core::{
+    Channel, ChannelEvent, Config, ConnectionEvent, ConsumeOptions, Consumer, PublisherOptions,
+    QueueOptions,
+};
 use rig::Rig;
 
 const BUDGET: usize = 1000;
@@ -38,6 +41,59 @@ fn it_is_suspended_while_consumers_leave_too_much_lying() {
         rig.turn();
     }
     assert!(rig.reads());
+}
+
+#[test]
+fn an_event_names_the_consumer_that_all_others_wait_for() {
+    let mut config = Config::default();
+    config.protocol.heartbeat = Duration::ZERO;
+    config.settings.delivery_budget = BUDGET;
+    let mut rig = Rig::new(config);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let mut events = (rig.connection.events(), channel.events());
+    let mut consumers = Vec::new();
+    for _ in 0..3 {
+        let consuming = channel.basic_consume("q", ConsumeOptions::new());
+        consumers.push(rig.run(consuming).expect("a consumer"));
+    }
+    for _ in 0..2 {
+        rig.deliver(channel.id(), consumers[0].tag(), 1, &[0; 10]);
+        rig.deliver(channel.id(), consumers[1].tag(), 4, &[0; BUDGET]);
+        rig.turn();
+        assert!(!rig.reads());
+        let consumer_tag = consumers[1].tag().clone();
+        let event = rig.run(events.1.next()).expect("the channel is open");
+        let ChannelEvent::ConsumerLags { consumer_tag: named, bytes } = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(named, consumer_tag);
+        assert!(bytes >= BUDGET, "{bytes}");
+        let event = rig.run(events.0.next()).expect("the connection is open");
+        let expected = ConnectionEvent::ConsumerLags { channel: channel.id(), consumer_tag, bytes };
+        assert_eq!(event, expected);
+        // It is reported once, not with each suspension.
+        assert!(rig.poll(std::pin::pin!(events.1.next())).is_none());
+        while consumers[1].try_next().is_some() {}
+        rig.turn();
+        assert!(rig.reads());
+    }
+}
+
+#[test]
+fn a_consumer_without_a_handle_is_refused() {
+    use amqp_client_core::CallError;
+    use amqp_client_core::proto::method::BasicConsume;
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let written = rig.written;
+    let refused = rig.run(channel.call(BasicConsume::default())).map(drop);
+    assert_eq!(refused, Err(CallError::NoConsumer));
+    let refused = channel.call_no_wait(BasicConsume { no_wait: true, ..<_>::default() });
+    assert_eq!(refused, Err(CallError::NoConsumer));
+    rig.turn();
+    assert_eq!(rig.written, written, "nothing was sent");
 }
 
 #[test]

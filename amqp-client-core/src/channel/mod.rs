@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use amqp_proto::method::{AccessRequest, ChannelFlow, Request};
+use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
 use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong};
 
@@ -144,8 +144,12 @@ impl Channel {
 
     /// Sends any request there is and returns its typed answer. The named methods are this, with friendlier arguments.
     ///
-    /// A request with its `no_wait` bit set has no answer; use [`call_no_wait`](Self::call_no_wait) for it.
+    /// A request with its `no_wait` bit set has no answer; use [`call_no_wait`](Self::call_no_wait) for it. `basic.consume` is
+    /// refused ([`CallError::NoConsumer`]): use [`basic_consume`](Self::basic_consume).
     pub fn call<R: Request>(&self, request: R) -> Reply<R::Reply> {
+        if starts_consumer::<R>() {
+            return Reply::failed(CallError::NoConsumer);
+        }
         Reply::send(self, request, |_, _| {}, typed::<R>)
     }
 
@@ -161,8 +165,11 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// [`CallError`], if it was not sent.
+    /// [`CallError`], if it was not sent; as with [`call`](Self::call), `basic.consume` is not.
     pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {
+        if starts_consumer::<R>() {
+            return Err(CallError::NoConsumer);
+        }
         if !request.is_no_wait() {
             return Err(amqp_proto::Misuse::NotNow.into());
         }
@@ -370,6 +377,11 @@ fn closed_here(reason: ChannelError) -> Result<(), CallError> {
         ChannelError::Connection(error) if error.is_local_close() => Ok(()),
         reason => Err(reason.into()),
     }
+}
+
+/// Whether a request starts a consumer, which needs a handle.
+fn starts_consumer<R: Request>() -> bool {
+    R::FACTS.id == BasicConsume::FACTS.id
 }
 
 /// A name for the wire, which says what it names if it is too long.

@@ -45,7 +45,7 @@ use amqp_proto::{
 };
 
 use crate::config::Settings;
-use crate::event::ConnectionEvent;
+use crate::event::{ChannelEvent, ConnectionEvent};
 use crate::health::ClosedChannel;
 use crate::options::Window;
 
@@ -342,6 +342,27 @@ impl State {
         let Self { channels, wakes, .. } = self;
         let channel = channels.get_mut(place as usize)?.as_mut()?;
         channel.leave_window(window, ticket, |waker| wakes.push(waker))
+    }
+
+    /// Reading is suspended until consumers take what was delivered: names the one that holds most.
+    #[cold]
+    pub(crate) fn report_lag(&mut self) {
+        let Self { channels, wakes, .. } = self;
+        let channels = channels.iter_mut().flatten().filter(|channel| channel.ended.is_none());
+        let largest =
+            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.octets);
+        let Some((_, channel)) =
+            channels.map(|channel| (largest(channel), channel)).max_by_key(|(octets, _)| *octets)
+        else {
+            return;
+        };
+        let id = channel.id;
+        let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
+        queue.lags = true;
+        let (consumer_tag, bytes) = (queue.tag.clone(), queue.octets);
+        let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
+        channel.listeners.tell(&event, |waker| wakes.push(waker));
+        self.tell(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
     /// The driver has had its turn.

@@ -21,6 +21,8 @@ pub(crate) struct Queue {
     pub(crate) octets: usize,
     pub(crate) waker: Option<Waker>,
     pub(crate) end: Option<End>,
+    /// That it lags was reported, and it has not taken what it holds since.
+    pub(crate) lags: bool,
 }
 
 /// How a consumer ended.
@@ -52,6 +54,11 @@ impl Queues {
     /// Drops what the broker has taken back. Returns how many octets that are.
     pub(crate) fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
         self.iter_mut().map(|queue| queue.discard_up_to(tag)).sum()
+    }
+
+    /// The consumer that holds most.
+    pub(crate) fn largest(&mut self) -> Option<&mut Queue> {
+        self.iter_mut().max_by_key(|queue| queue.octets)
     }
 
     pub(crate) fn ids(&self) -> Vec<ConsumerId> {
