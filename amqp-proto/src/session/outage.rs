@@ -213,11 +213,16 @@ impl Session {
 
     /// Only what was open can be lost.
     pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
-        if self.connection.negotiated().is_none() {
-            let beginning = matches!(self.phase, Phase::Down(_)) && error.is_transient();
-            if !beginning {
-                return false;
+        match &self.phase {
+            Phase::Up if self.connection.negotiated().is_none() => return false,
+            // The first connection is tried again after less than one that was open before: that its transport ends during the
+            // login says that the credentials are wrong.
+            Phase::Down(outage) if outage.reason == ConnectionError::NotConnected => {
+                if !error.is_transient() {
+                    return false;
+                }
             }
+            _ => {}
         }
         // Whatever the policy says, what was wanted or is driven by nobody does not come back.
         let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
