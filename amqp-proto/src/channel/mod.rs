@@ -7,6 +7,7 @@ mod held;
 mod prepared;
 mod publish;
 mod receive;
+mod requests;
 mod returns;
 mod table;
 
@@ -14,13 +15,13 @@ pub use prepared::Prepared;
 pub use publish::Route;
 pub(crate) use table::Channels;
 
-use alloc::collections::VecDeque;
 use core::fmt;
 
 use acks::Unsettled;
 use confirms::Confirms;
 use consumers::{Consumer, Consumers};
 use held::Held;
+use requests::Requests;
 
 use crate::content::Incoming;
 use crate::link::{Link, Role};
@@ -47,8 +48,7 @@ pub struct Channel<'a> {
 pub(crate) struct ChannelState {
     id: ChannelId,
     phase: Phase,
-    /// Requests on their way, the oldest first.
-    pending: VecDeque<Pending>,
+    pending: Requests,
     consumers: Consumers,
     /// The message whose frames are coming in.
     incoming: Option<Incoming>,
@@ -111,12 +111,6 @@ enum Effect {
     Recover,
 }
 
-impl Effect {
-    const fn is_answered_by_queue(&self) -> bool {
-        matches!(self, Self::Consume { .. } | Self::Cancel { .. })
-    }
-}
-
 /// For log lines: how the channel is, but nothing that is under way on it.
 impl fmt::Debug for Channel<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,7 +168,7 @@ impl Channel<'_> {
             self.state.give_up(self.link, tag, *consumer);
         }
         if answered {
-            self.state.pending.push_back(Pending { id, method, effect, abandoned: false });
+            self.state.pending.push(Pending { id, method, effect, abandoned: false });
         }
         Ok(id)
     }
@@ -183,8 +177,7 @@ impl Channel<'_> {
     /// cancelled, a message that was got is requeued. A consumer whose cancel is not awaited ends at once, and what still arrives
     /// for it is requeued.
     pub fn abandon(&mut self, request: RequestId) {
-        let mut pending = self.state.pending.iter_mut();
-        let Some(pending) = pending.find(|pending| pending.id == request) else { return };
+        let Some(pending) = self.state.pending.find(request) else { return };
         pending.abandoned = true;
         match &pending.effect {
             Effect::Consume { tag, .. } => self.state.consumers.abandon(tag.as_bytes()),
@@ -202,13 +195,10 @@ impl Channel<'_> {
         let found = self.state.consumers.find(consumer_tag.as_bytes());
         let Some(found) = found.filter(|_| self.check_open().is_ok()) else { return };
         self.state.consumers.abandon(consumer_tag.as_bytes());
-        if self.state.is_cancelling(found.id) {
+        if self.state.pending.is_cancelling(consumer_tag, found.id) {
             return;
         }
-        let starting = self.state.pending.iter_mut().find(
-            |pending| matches!(&pending.effect, Effect::Consume { tag, .. } if tag == consumer_tag),
-        );
-        match starting {
+        match self.state.pending.starting(consumer_tag) {
             // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
             Some(starting) => starting.abandoned = true,
             None => self.state.cancel_unwanted(self.link, consumer_tag.clone()),
@@ -222,9 +212,7 @@ impl Channel<'_> {
 
     /// Whether a consumer's start is not answered yet.
     pub(crate) fn is_starting(&self, consumer_tag: &ShortStr) -> bool {
-        self.state.pending.iter().any(
-            |pending| matches!(&pending.effect, Effect::Consume { tag, .. } if tag == consumer_tag),
-        )
+        self.state.pending.is_starting(consumer_tag)
     }
 
     /// Acknowledges one delivery. It is sent with the next flush, merged with others where that is exact.
@@ -507,7 +495,7 @@ impl ChannelState {
         Self {
             id,
             phase,
-            pending: VecDeque::new(),
+            pending: Requests::default(),
             consumers: Consumers::default(),
             incoming: None,
             mode: Mode::Plain,
@@ -592,13 +580,6 @@ impl ChannelState {
         }
     }
 
-    /// Whether the cancel of that consumer is on its way.
-    fn is_cancelling(&self, consumer: ConsumerId) -> bool {
-        self.pending.iter().any(|pending| {
-            matches!(&pending.effect, Effect::Cancel { consumer: Some(own), .. } if *own == consumer)
-        })
-    }
-
     /// Nobody waits until that consumer is cancelled, though it is about to be: it ends now, and what still arrives for it is
     /// requeued.
     fn give_up(&mut self, link: &mut Link, tag: &ShortStr, consumer: ConsumerId) {
@@ -615,7 +596,7 @@ impl ChannelState {
         self.flush_acks(link);
         link.send_small(self.id.0, &cancel);
         let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
-        self.pending.push_back(Pending {
+        self.pending.push(Pending {
             id: link.next_request(),
             method: &BasicCancel::FACTS,
             effect: Effect::Cancel { tag, consumer },

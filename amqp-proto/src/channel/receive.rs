@@ -201,8 +201,9 @@ impl ChannelState {
     ) -> Received {
         let (_, (arguments, message_count)) = DeliverArguments::get_ok(payload)
             .map_err(|error| unwrapped(error).within("basic.get-ok"))?;
+        self.expect_get()?;
         let Some(Pending { id, effect: Effect::Get { no_ack }, abandoned, .. }) =
-            self.pending.remove(self.expect_get()?)
+            self.pending.take_oldest()
         else {
             return Err(out_of_place("basic.get-ok"));
         };
@@ -261,7 +262,8 @@ impl ChannelState {
                     let Consumer { id: consumer, unwanted, .. } = consumer;
                     if !unwanted {
                         // If the client has cancelled it as well, that is what it hears of.
-                        let event = match self.is_cancelling(consumer) {
+                        let event = match self.pending.is_cancelling(&cancel.consumer_tag, consumer)
+                        {
                             true => ChannelEvent::ConsumerEnded { consumer },
                             false => ChannelEvent::Cancelled { consumer },
                         };
@@ -335,36 +337,22 @@ impl ChannelState {
         Ok(())
     }
 
-    /// The request that an answer belongs to: the oldest, with two exceptions.
-    ///
-    /// RabbitMQ: `basic.consume` and `basic.cancel` are answered by the queue, all others by the channel, so the answers of
-    /// the two kinds can overtake each other. Those of queues name their consumer.
+    /// The request that a reply belongs to.
     fn take_pending(&mut self, answer: &Method) -> Option<Pending> {
-        let index = match answer {
-            Method::BasicConsumeOk(answer) => self.pending.iter().position(|pending| {
-                matches!(&pending.effect, Effect::Consume { tag, .. }
-                    if tag.is_empty() || *tag == answer.consumer_tag)
-            }),
-            Method::BasicCancelOk(answer) => self.pending.iter().position(|pending| {
-                matches!(&pending.effect, Effect::Cancel { tag, .. } if *tag == answer.consumer_tag)
-            }),
-            _ => self.oldest_of_channel(),
-        }?;
-        let id = answer.facts().id;
-        let expected = self.pending.get(index)?.method.replies.contains(&id);
-        expected.then(|| self.pending.remove(index)).flatten()
+        match answer {
+            Method::BasicConsumeOk(answer) => self.pending.take_consume(&answer.consumer_tag),
+            Method::BasicCancelOk(answer) => self.pending.take_cancel(&answer.consumer_tag),
+            answer => {
+                let id = answer.facts().id;
+                self.pending.oldest().filter(|oldest| oldest.method.replies.contains(&id))?;
+                self.pending.take_oldest()
+            }
+        }
     }
 
-    /// Where the oldest request is that the channel itself answers.
-    fn oldest_of_channel(&self) -> Option<usize> {
-        self.pending.iter().position(|pending| !pending.effect.is_answered_by_queue())
-    }
-
-    fn expect_get(&self) -> Result<usize, ConnectionError> {
-        let index = self.oldest_of_channel();
-        let pending = index.and_then(|index| self.pending.get(index));
-        match (index, pending) {
-            (Some(index), Some(Pending { effect: Effect::Get { .. }, .. })) => Ok(index),
+    fn expect_get(&self) -> Received {
+        match self.pending.oldest() {
+            Some(Pending { effect: Effect::Get { .. }, .. }) => Ok(()),
             _ => Err(out_of_place("basic.get-ok")),
         }
     }

@@ -332,7 +332,8 @@ mod tests {
     #[test]
     fn what_returns_cost_does_not_grow_with_what_is_outstanding() {
         const COUNT: u64 = 64_000;
-        let orders: [(&str, fn(u64) -> u64); 3] = [
+        type Order = fn(u64) -> u64;
+        let orders: [(&str, Order); 3] = [
             ("in their order", |at| at),
             ("in reverse", |at| COUNT - 1 - at),
             ("at random", |at| at * 7919 % COUNT),
