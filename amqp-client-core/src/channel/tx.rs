@@ -33,7 +33,8 @@ impl Channel {
     /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails, panics, or is dropped.
     ///
     /// All that is published and acknowledged on the channel meanwhile is part of the transaction, so use a channel for one at
-    /// a time.
+    /// a time. A delivery that is dropped meanwhile is requeued with the commit; a rollback undoes that, too, and the broker
+    /// delivers the message again when the channel closes, or after [`basic_recover`](Self::basic_recover).
     ///
     /// # Errors
     /// Those of `work`, whatever becomes of the rollback then: if that fails, the channel is closed, which undoes the work as
