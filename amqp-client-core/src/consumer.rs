@@ -217,9 +217,7 @@ impl Consumer {
         else {
             return;
         };
-        std::mem::swap(&mut self.taken, &mut queue.deliveries);
-        let octets = std::mem::take(&mut queue.octets);
-        queue.lags = false;
+        let octets = queue.take(&mut self.taken);
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;

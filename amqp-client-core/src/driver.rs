@@ -62,6 +62,10 @@ pub struct Turn {
     pub lost: bool,
 }
 
+/// Blocks that were read to and did not come back may take this much more than twice what consumers have not taken. Beyond
+/// it, small deliveries seem to keep large blocks alive.
+const HELD_MAX: usize = 2 * 1024 * 1024;
+
 impl Turn {
     /// Before there was any.
     pub(crate) const FIRST: Self =
@@ -135,6 +139,9 @@ impl Driver {
         }
         state.dispatch();
         state.expire(now);
+        if self.input.held() > HELD_MAX && state.detach_if_sparse(self.input.held() - HELD_MAX) {
+            self.input.take_held();
+        }
         let moment_until = self.moments.pause(state.delivered_octets, now);
         let over = state.proto.is_disconnected();
         let lost = over && state.proto.check().is_ok();

@@ -41,6 +41,8 @@ pub(crate) struct Input {
     capacity: usize,
     /// Reads in a row that brought little.
     quiet: u32,
+    /// Bytes of blocks that were forgotten while somebody held a part of them, since [`take_held`](Self::take_held).
+    held: usize,
 }
 
 impl Input {
@@ -64,16 +66,29 @@ impl Input {
         self.quiet = if came < LEAST / 2 { self.quiet.saturating_add(1) } else { 0 };
         if self.quiet == QUIET {
             self.size = LEAST;
-            self.full.clear();
+            while let Some((block, capacity)) = self.full.pop_front() {
+                self.forget(block, capacity);
+            }
             self.remembered = 0;
             if self.capacity > LEAST && self.block.len() < LEAST {
-                self.capacity = LEAST;
                 let mut block = BytesMut::with_capacity(LEAST);
                 block.extend_from_slice(&self.block);
-                self.block = block;
+                let before = std::mem::replace(&mut self.block, block);
+                let capacity = std::mem::replace(&mut self.capacity, LEAST);
+                self.forget(before, capacity);
             }
         }
         &mut self.block
+    }
+
+    /// Bytes of forgotten blocks that somebody held a part of, since [`take_held`](Self::take_held). Some may be free again.
+    pub(crate) const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Begins to count [`held`](Self::held) blocks anew.
+    pub(crate) const fn take_held(&mut self) -> usize {
+        std::mem::replace(&mut self.held, 0)
     }
 
     /// Begins another block, with what has come of an unfinished frame.
@@ -113,13 +128,22 @@ impl Input {
 
     fn remember(&mut self, block: BytesMut, capacity: usize) {
         if capacity < self.size.min(KEPT) {
-            return;
+            return self.forget(block, capacity);
         }
         self.remembered += capacity;
         self.full.push_back((block, capacity));
         while self.remembered > REMEMBERED || self.full.len() > BLOCKS {
-            let Some((_, capacity)) = self.full.pop_front() else { return };
+            let Some((block, capacity)) = self.full.pop_front() else { return };
             self.remembered -= capacity;
+            self.forget(block, capacity);
+        }
+    }
+
+    fn forget(&mut self, mut block: BytesMut, capacity: usize) {
+        block.clear();
+        // It can be reclaimed as a whole unless somebody holds a part of it.
+        if !block.try_reclaim(capacity) {
+            self.held = self.held.saturating_add(capacity);
         }
     }
 }

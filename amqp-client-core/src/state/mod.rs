@@ -26,6 +26,7 @@ pub(crate) use requests::Waiter;
 pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -487,6 +488,22 @@ impl State {
         }
     }
 
+    /// Blocks that were read to and did not come back take `held` bytes. If the deliveries that consumers have not taken are
+    /// only a small part of that, copies them, so that they no longer keep the blocks. Returns whether it did.
+    ///
+    /// Each delivery is copied once at most, and none while consumers keep up: blocks come back then.
+    pub(crate) fn detach_if_sparse(&mut self, held: usize) -> bool {
+        let channels = self.channels.iter_mut().flatten();
+        let mut queues: Vec<_> = channels.flat_map(|channel| channel.queues.iter_mut()).collect();
+        let attached: usize = queues.iter().map(|queue| queue.attached()).sum();
+        // Slices that fill half of their blocks are cheaper to keep than to copy.
+        let sparse = held / 2 > attached;
+        if sparse {
+            queues.iter_mut().for_each(|queue| queue.detach());
+        }
+        sparse
+    }
+
     /// Where there are channels.
     pub(crate) fn places(&self) -> impl Iterator<Item = u32> + use<> {
         0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX)
@@ -519,8 +536,8 @@ impl State {
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
         let waiter = queue.end(End::Cancelled);
         let tag = queue.tag.clone();
-        let deliveries = std::mem::take(&mut queue.deliveries);
-        let octets = std::mem::take(&mut queue.octets);
+        let mut deliveries = VecDeque::new();
+        let octets = queue.take(&mut deliveries);
         self.delivered_octets = self.delivered_octets.saturating_sub(octets);
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
         if let Ok(mut protocol) = self.proto.channel(id) {

@@ -19,6 +19,8 @@ pub(crate) struct Queue {
     pub(crate) deliveries: VecDeque<Delivery>,
     /// Octets of `deliveries`.
     pub(crate) octets: usize,
+    /// How many of `deliveries` were detached from the blocks they were read to, the oldest ones, and their bytes.
+    detached: (usize, usize),
     pub(crate) waker: Option<Waker>,
     pub(crate) end: Option<End>,
     /// That it lags was reported, and it has not taken what it holds since.
@@ -71,6 +73,25 @@ impl Queues {
 }
 
 impl Queue {
+    /// Takes all deliveries in exchange for an empty queue. Returns how many bytes that are.
+    pub(crate) fn take(&mut self, empty: &mut VecDeque<Delivery>) -> usize {
+        std::mem::swap(empty, &mut self.deliveries);
+        self.detached = (0, 0);
+        self.lags = false;
+        std::mem::take(&mut self.octets)
+    }
+
+    /// Bytes of the deliveries that share the blocks they were read to.
+    pub(crate) const fn attached(&self) -> usize {
+        self.octets.saturating_sub(self.detached.1)
+    }
+
+    /// Copies the deliveries out of the blocks they were read to.
+    pub(crate) fn detach(&mut self) {
+        self.deliveries.iter_mut().skip(self.detached.0).for_each(Delivery::detach);
+        self.detached = (self.deliveries.len(), self.octets);
+    }
+
     fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
         let before = self.octets;
         let octets = &mut self.octets;
@@ -79,6 +100,8 @@ impl Queue {
             *octets -= if stays { 0 } else { delivery.size() };
             stays
         });
+        // Those that are left may be copied once more, which is rare.
+        self.detached = (0, 0);
         before - self.octets
     }
 

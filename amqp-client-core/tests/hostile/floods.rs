@@ -108,6 +108,45 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
     }
 }
 
+/// Each read brings a small delivery that nobody takes, and much else that is over at once. The delivery is a slice of the
+/// block that was read to, and would keep all of it.
+#[test]
+fn small_deliveries_do_not_keep_what_came_with_them() {
+    let returned = [method(1, BasicReturn::default()), header(60_000), body(&[7; 60_000])].concat();
+    let heartbeats = frame(8, 0, b"").repeat(1_000);
+    for (name, with, most_sent) in
+        [("returns", returned, 160 * MIB), ("heartbeats", heartbeats, 48 * MIB)]
+    {
+        // Whether somebody takes what is there now and then, and then waits.
+        for taken in [false, true] {
+            let mut scene = Scene::open(Config::default());
+            let channel = scene.channel(1);
+            let mut consumer = scene.consumer(&channel, TAG);
+            let (mut tag, mut sent) = (0, 0);
+            let mut kept = uncounted(Vec::new);
+            let most = peak(|| {
+                // The consumer is given moments to take what is there, before it is too much.
+                while scene.advance(std::time::Duration::from_millis(1)).read && sent < most_sent {
+                    let part = uncounted(|| {
+                        tag += 1;
+                        [&message(tag, b"small")[..], &with].concat()
+                    });
+                    sent += scene.feed(&part) as u64;
+                    uncounted(|| drop(part));
+                    if taken && tag % 500 == 0 {
+                        uncounted(|| kept.reserve(1));
+                        kept.extend(consumer.try_next());
+                    }
+                }
+            });
+            assert!(sent >= most_sent, "{name}, {taken}: it reads no more after {sent}");
+            assert!(most < 12 * MIB, "{name}, {taken}: {most} of {sent}");
+            let delivery = consumer.try_next().expect("they are there");
+            assert_eq!((delivery.body(), delivery.routing_key().len()), (&b"small"[..], 0));
+        }
+    }
+}
+
 /// Channels that are closed as soon as they are open, and those that hold one keep it.
 #[test]
 fn channels_that_the_server_closes_keep_nothing_of_it_but_the_reason() {

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
 
 use amqp_proto::frame::Frame;
 use amqp_proto::method::{BasicConsume, BasicConsumeOk, BasicDeliver};
@@ -14,7 +13,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, BytesMut};
 
-use crate::util::{Pair, short};
+use crate::util::{Pair, short, start};
 
 const PASSWORD: &str = "Pa55-w0rd";
 
@@ -41,7 +40,7 @@ fn credentials_are_not_shown_on_their_way_out() {
         let mut config = ClientConfig::default();
         config.mechanisms = vec![mechanism];
         assert_fit_for_logs("ClientConfig", &config);
-        let now = Instant::now();
+        let now = start();
         let config = Arc::new(config);
         let mut session = Session::new(config.clone(), now);
         let mut client = Connection::client(config, now);

@@ -73,7 +73,7 @@ pub(crate) struct Pair {
 }
 
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
-fn start() -> Instant {
+pub(crate) fn start() -> Instant {
     Instant::now()
 }
 
