@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use amqp_proto::method::{BasicAck, BasicConsume, BasicConsumeOk, BasicDeliver, ConfirmSelect};
 use amqp_proto::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, Event, Properties, RawProperties, Route,
-    ServerConfig, ServerEvent, ShortStr,
+    ChannelEvent, ChannelId, ClientConfig, Connection, Event, FieldArray, FieldTable, Properties,
+    RawProperties, Route, ServerConfig, ServerEvent, ShortStr,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -224,4 +224,27 @@ fn a_size_that_is_announced_is_not_reserved() {
         ends.client.handle_input(ends.now, &mut input).expect("the rest is still to come");
     });
     assert!(info.bytes_total < 64 * 1024, "{info:?}");
+}
+
+/// Copying the whole for each entry would take a thousand times as much.
+#[test]
+fn large_tables_and_arrays_take_memory_in_proportion_to_their_size() {
+    const COUNT: i32 = 16_000;
+    let bytes = |work: &mut dyn FnMut()| allocation_counter::measure(work).bytes_total;
+    let entries = || (0..COUNT).map(|number| (format!("name-{number}"), number));
+    let mut table = FieldTable::new();
+    let allocated = bytes(&mut || table = FieldTable::from_entries(entries()).expect("fits"));
+    assert_eq!(table.len(), 16_000);
+    assert!(allocated < 32 * table.as_encoded().len() as u64, "{allocated}");
+    let mut table = FieldTable::new();
+    let allocated = bytes(&mut || table.extend(entries()).expect("fits"));
+    assert!(allocated < 64 * table.as_encoded().len() as u64, "{allocated}");
+    let mut array = FieldArray::new();
+    let allocated = bytes(&mut || (0..COUNT).for_each(|number| array.push(number).expect("fits")));
+    assert_eq!(array.len(), 16_000);
+    assert!(allocated < 32 * array.as_encoded().len() as u64, "{allocated}");
+    // A clone stays as it is.
+    let before = array.clone();
+    array.push(1).expect("fits");
+    assert_eq!((before.len(), array.len()), (16_000, 16_001));
 }

@@ -372,6 +372,35 @@ fn table_of(entries: Vec<(String, Value)>) -> FieldTable {
 
 proptest! {
     #[test]
+    fn a_table_of_entries_holds_what_inserting_them_leaves(
+        first in proptest::collection::vec(("[a-c]{0,2}", any::<i32>()), 0..12),
+        then in proptest::collection::vec(("[a-c]{0,2}", ".{0,5}"), 0..12),
+    ) {
+        let mut inserted = FieldTable::new();
+        for (name, value) in &first {
+            inserted.insert(name, *value).expect("fits");
+        }
+        let mut table = FieldTable::from_entries(first).expect("fits");
+        prop_assert_eq!(&table, &inserted);
+        for (name, value) in &then {
+            inserted.insert(name, value.as_str()).expect("fits");
+        }
+        table.extend(then).expect("fits");
+        prop_assert_eq!(&table, &inserted);
+        let too_long = "x".repeat(256);
+        prop_assert!(table.extend([("a", 1), (&too_long, 2)]).is_err());
+        prop_assert_eq!(&table, &inserted);
+        let mut pushed = FieldArray::new();
+        let values: Vec<_> = inserted.iter().map(|(_, value)| value).collect();
+        for value in values.clone() {
+            let before = pushed.clone();
+            pushed.push(value).expect("fits");
+            prop_assert_eq!(pushed.len(), before.len() + 1);
+        }
+        prop_assert_eq!(pushed, FieldArray::from_values(values).expect("fits"));
+    }
+
+    #[test]
     fn any_table_comes_back(entries in proptest::collection::vec((".{0,30}", any_value()), 0..12)) {
         let table = table_of(entries.clone());
         prop_assert_eq!(&through_the_wire(&table), &table);
