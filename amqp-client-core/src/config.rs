@@ -37,7 +37,7 @@ pub struct Settings {
     /// How long the broker may take to confirm a message that somebody waits for; `None` waits for ever. Default 60 s.
     pub confirm_timeout: Option<Duration>,
     /// How many octets may be delivered to consumers that do not take them, before reading from the transport is
-    /// suspended. Prefetch should bound it long before. Default 16 MiB.
+    /// suspended; 0 counts as 1, which lets one read through at a time. Prefetch should bound it long before. Default 16 MiB.
     ///
     /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
     /// those deliveries, and whoever should take them may be the one who waits for it.
@@ -45,7 +45,7 @@ pub struct Settings {
     /// Each time half a MiB of it is taken, consumers are given a millisecond to keep up before more is read, so that floods
     /// take no more memory than they have to.
     pub delivery_budget: usize,
-    /// After how much silence the system asks whether the peer is there (`SO_KEEPALIVE`); after as much again without an
+    /// After how much silence, from 1 to 32767 s, the system asks whether the peer is there (`SO_KEEPALIVE`); after as much again without an
     /// answer it gives the connection up. `None` does not ask. Default 60 s. Beside heartbeats, this keeps routers on the
     /// way from forgetting the connection where heartbeats are off.
     pub keepalive: Option<Duration>,
@@ -62,7 +62,8 @@ const FOR_WHAT_IS_OWED: usize = 8;
 impl Settings {
     /// Whether to read on when consumers have not taken that many octets.
     pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
-        let budget = self.delivery_budget;
+        // With a budget of 0, nothing would ever be read.
+        let budget = self.delivery_budget.max(1);
         // A handshake brings no deliveries, and there may be many from before a loss that need no acknowledgement.
         proto.negotiated().is_none()
             || delivered < budget

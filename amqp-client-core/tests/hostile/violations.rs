@@ -254,11 +254,8 @@ fn wrong_numbers(channel: ChannelId) -> Vec<Row> {
         row("a delivery for nobody", deliver_to(1, "", 1), stranger),
         delivery("the same delivery twice", [message(1, b"a"), message(1, b"a")].concat(), 1),
         delivery("deliveries backwards", [message(7, b"a"), message(3, b"b")].concat(), 3),
-        delivery(
-            "nothing behind the last number",
-            [message(u64::MAX, b"a"), message(0, b"b")].concat(),
-            0,
-        ),
+        delivery("a number that no server gets to", message(u64::MAX, b"a"), u64::MAX),
+        delivery("deliveries that start anew", [message(1, b"a"), message(0, b"b")].concat(), 0),
     ]
 }
 

@@ -27,6 +27,10 @@ const fn ids(class: u16, method: u16) -> [u8; 4] {
     [c0, c1, m0, m1]
 }
 
+/// Servers count deliveries from 1 on each channel, so they never get here. Sessions add the tags of channels that came one
+/// after the other.
+const MAX_DELIVERY_TAG: u64 = 1 << 56;
+
 const DELIVER: [u8; 4] = ids(BasicDeliver::CLASS_ID, BasicDeliver::METHOD_ID);
 const ACK: [u8; 4] = ids(BasicAck::CLASS_ID, BasicAck::METHOD_ID);
 const CLOSE: [u8; 4] = ids(ChannelClose::CLASS_ID, ChannelClose::METHOD_ID);
@@ -379,6 +383,10 @@ impl ChannelState {
     }
 
     fn note_delivery(&mut self, link: &Link, tag: u64, no_ack: bool) -> Received {
+        let bad = Violation::BadDeliveryTag { channel: self.id, tag };
+        if tag > MAX_DELIVERY_TAG {
+            return Err(bad.into());
+        }
         if no_ack {
             return Ok(());
         }
@@ -387,7 +395,7 @@ impl ChannelState {
         if self.unsettled.delivered(tag) {
             return Ok(());
         }
-        Err(Violation::BadDeliveryTag { channel: self.id, tag }.into())
+        Err(bad.into())
     }
 
     /// Requeues what nobody waits for any more, which is no fault of the message.

@@ -400,6 +400,6 @@ fn lower<T: Ord + Default>(one: T, other: T) -> T {
 
 /// Heartbeats travel as whole seconds; a fraction is rounded up, so that it does not turn into "off".
 fn whole_seconds(interval: Duration) -> u16 {
-    let seconds = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
+    let seconds = interval.as_secs().saturating_add(u64::from(interval.subsec_nanos() > 0));
     u16::try_from(seconds).unwrap_or(u16::MAX)
 }

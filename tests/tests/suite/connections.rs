@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
 use amqp_client_core::{ConnectError, ConnectionEvent};
@@ -5,6 +7,34 @@ use amqp_client_core::{ConnectError, ConnectionEvent};
 use super::behaviours;
 
 behaviours! {
+    async fn limits_of_time_and_memory_can_be_as_they_like(world) {
+        let (least, most) = (Duration::ZERO, Duration::MAX);
+        let mut target = world.target();
+        target.config.protocol.heartbeat = most;
+        target.config.protocol.handshake_timeout = most;
+        target.config.protocol.close_timeout = most;
+        let settings = &mut target.config.settings;
+        settings.connect_timeout = most;
+        (settings.call_timeout, settings.publish_timeout) = (Some(most), Some(most));
+        settings.confirm_timeout = Some(most);
+        settings.delivery_budget = 0;
+        let connection = world.open(target).await?;
+        let channel = connection.open_channel().await?;
+        let queue = channel.queue_declare("", super::temporary()).await?;
+        let mut consumer = queue.consume(amqp_client_core::ConsumeOptions::new()).await?;
+        for _ in 0..100 {
+            queue.publish(&amqp_client_core::Message::new("m")).await?;
+        }
+        for _ in 0..100 {
+            super::next(&mut consumer).await?.ack()?;
+        }
+        connection.shutdown(most).await?;
+        let mut target = world.target();
+        (target.config.settings.keepalive, target.config.settings.connect_timeout) = (None, least);
+        // No time at all is too little, and nothing worse.
+        drop(world.open(target).await);
+    }
+
     async fn a_connection_opens_and_tells_what_was_agreed_on(world) {
         let connection = world.connection().await?;
         assert!(connection.is_open());
