@@ -364,7 +364,7 @@ impl ConsumerEnd {
 
 /// An orderly close did not work out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the connection ended otherwise while it was being closed: {0}")]
+#[error("close failed: {0}")]
 pub struct CloseError(pub ConnectionError);
 
 impl CloseError {

@@ -86,7 +86,7 @@ pub enum ConnectionError {
     #[error("the peer sent malformed data: {0}")]
     Decode(#[from] DecodeError),
     /// The peer broke the protocol.
-    #[error("the peer broke the protocol: {0}")]
+    #[error("protocol violation by the peer: {0}")]
     Violation(#[from] Violation),
     /// The peer speaks something else.
     #[error(transparent)]
@@ -227,13 +227,13 @@ impl ConnectionError {
 #[non_exhaustive]
 pub enum Violation {
     /// A method that its state does not allow, or an answer to nothing.
-    #[error("{method} at this point")]
+    #[error("unexpected {method}")]
     UnexpectedMethod {
         /// The method's name.
         method: &'static str,
     },
     /// A frame where another kind has to come.
-    #[error("a {kind} frame where {expected} has to come")]
+    #[error("unexpected {kind} frame instead of {expected}")]
     UnexpectedFrame {
         /// The kind of the frame.
         kind: &'static str,
@@ -261,7 +261,7 @@ pub enum Violation {
         channel: u16,
     },
     /// The body frames hold more than the content header announced.
-    #[error("a body of {announced} octets goes on beyond them")]
+    #[error("message body exceeds the {announced} bytes announced in its header")]
     BodyTooLong {
         /// The size in the content header.
         announced: u64,
@@ -281,7 +281,7 @@ pub enum Violation {
         tag: u64,
     },
     /// A confirm for a message that was not published.
-    #[error("a confirm of publish {tag} on channel {channel}, which was never made")]
+    #[error("confirm for unknown publish {tag} on channel {channel}")]
     UnknownPublish {
         /// The channel it came on.
         channel: ChannelId,
@@ -289,7 +289,7 @@ pub enum Violation {
         tag: u64,
     },
     /// The limits of `connection.tune` cannot hold, or `connection.tune-ok` raises them.
-    #[error("{what} {value} cannot be agreed on")]
+    #[error("cannot negotiate {what} = {value}")]
     BadTune {
         /// Which limit.
         what: &'static str,
@@ -297,13 +297,13 @@ pub enum Violation {
         value: u32,
     },
     /// The peer provokes more and more replies, and reads none of them.
-    #[error("more than {limit} octets wait because the peer does not read, and it provokes more")]
+    #[error("the peer is not reading: {limit} bytes of replies are queued already")]
     RepliesNotRead {
         /// How many may wait.
         limit: usize,
     },
     /// The peer begins more and more messages, and finishes none.
-    #[error("more than {limit} octets of bodies that are not complete")]
+    #[error("more than {limit} bytes of incomplete message bodies")]
     TooMuchUnfinished {
         /// How many may be kept, [`Limits::unfinished_max`](crate::Limits::unfinished_max).
         limit: u64,
@@ -393,7 +393,7 @@ pub enum LoginError {
     Refused(Close),
     /// The server ended the transport right after the credentials: the manner of refusing of brokers without
     /// `authentication_failure_close`.
-    #[error("the server hung up on the credentials, which is how some brokers refuse them")]
+    #[error("connection closed during login; the credentials were probably rejected")]
     HungUp,
 }
 
@@ -549,7 +549,7 @@ pub enum Misuse {
     #[error("only the {0} side does this")]
     WrongSide(&'static str),
     /// The command does not fit what the connection is doing.
-    #[error("the connection is not waiting for this")]
+    #[error("operation not valid in the current state")]
     NotNow,
 }
 
@@ -613,6 +613,6 @@ pub enum Gate {
     #[error("the connection was lost and is not recovered yet")]
     Recovering,
     /// Sessions: as many octets are kept until they are confirmed as the configuration allows.
-    #[error("as many unconfirmed messages are kept as may be")]
+    #[error("the republish buffer is full; wait for confirms or raise `keep_max`")]
     Kept,
 }
