@@ -245,6 +245,7 @@ impl Channel {
         })
     }
 
+    #[inline]
     fn publish_locked<B: Body>(
         &self,
         state: &mut State,
@@ -256,8 +257,11 @@ impl Channel {
         let size = body.as_octets().len();
         let Outgoing { heads, publisher, kept } = outgoing;
         let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
-        let full_turn = state.full.turn(turn.and_then(Turn::full)).is_some();
-        let kept_turn = state.kept.turn(turn.and_then(Turn::kept)).is_some();
+        let full_turn =
+            state.full.is_empty() || state.full.turn(turn.and_then(Turn::full)).is_some();
+        let kept_turn = kept.is_none()
+            || state.kept.is_empty()
+            || state.kept.turn(turn.and_then(Turn::kept)).is_some();
         let ticket = turn.and_then(Turn::window);
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
@@ -272,7 +276,7 @@ impl Channel {
             Err(gate) => Some(HeldBy::Gate(gate)),
             // Those that wait for room go first.
             Ok(()) if !full_turn => Some(HeldBy::Gate(Gate::Full)),
-            Ok(()) if !kept_turn && kept.is_some() => Some(HeldBy::Gate(Gate::Kept)),
+            Ok(()) if !kept_turn => Some(HeldBy::Gate(Gate::Kept)),
             Ok(()) => window
                 .is_some_and(|window| !channel.has_room(window, size, ticket))
                 .then_some(HeldBy::Window),
