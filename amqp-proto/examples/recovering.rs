@@ -6,7 +6,7 @@
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run -p amqp-proto --example recovering -- 1000
 //! ```
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it has socket and clock")]
+#![expect(clippy::disallowed_methods, reason = "it has socket and clock")]
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -91,7 +91,7 @@ impl Client {
             // Also when writing fails: the peer may have said why it hung up.
             let written = self.write();
             let read = self.read();
-            if let Err(error) = read.as_ref().map(|_| ()).and(written.as_ref().map(|()| ())) {
+            if let Err(error) = read.as_ref().map(|_| ()).and(written.as_ref()) {
                 self.session.handle_transport_error(now, error);
             }
             if let Err(reason) = self.session.check() {

@@ -217,10 +217,10 @@ impl Session {
             Phase::Up if self.connection.negotiated().is_none() => return false,
             // The first connection is tried again after less than one that was open before: that its transport ends during the
             // login says that the credentials are wrong.
-            Phase::Down(outage) if outage.reason == ConnectionError::NotConnected => {
-                if !error.is_transient() {
-                    return false;
-                }
+            Phase::Down(outage)
+                if outage.reason == ConnectionError::NotConnected && !error.is_transient() =>
+            {
+                return false;
             }
             _ => {}
         }
