@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator};
+use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, LoginError};
 use amqp_client_core::{
     CallError, CloseError, Config, ConfirmError, Connection, ConsumerEnd, OpenError, PublishError,
     Recovery,
@@ -176,7 +176,7 @@ impl Env {
             | ConnectionError::CloseTimeout(_)
             | ConnectionError::DriverGone => !calm,
             // A broker that goes away amid the login looks like one that refuses it.
-            ConnectionError::Login(error) => !calm && error.to_string().contains("hung up"),
+            ConnectionError::Login(LoginError::HungUp) => !calm,
             _ => false,
         };
         if expected { Again } else { self.fail(format!("a connection ended: {error}")) }
