@@ -18,7 +18,7 @@ const BASIC: u16 = 60;
 /// fresh from the system costs more than what is done with it.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
-    /// Each with the size of the body that it held, the oldest first.
+    /// Each with the size of its allocation, the oldest first.
     bodies: VecDeque<(BytesMut, usize)>,
     octets: usize,
 }
@@ -26,30 +26,41 @@ pub(crate) struct Spare {
 /// How much of such memory is remembered.
 const SPARE_MAX: usize = 4 * 1024 * 1024;
 
+/// How much larger than the body such memory may be. The body keeps all of it alive, and only its own size is counted.
+const SPARE_EXCESS: usize = 4;
+
 impl Spare {
     /// Room for a body of that size, if there is some already.
     fn take(&mut self, size: usize) -> BytesMut {
         if size > SPARE_MAX {
             return BytesMut::new();
         }
-        let free = self.bodies.iter_mut().position(|(body, _)| body.try_reclaim(size));
-        let Some((body, held)) = free.and_then(|index| self.bodies.remove(index)) else {
+        let fitting = size..=size.saturating_mul(SPARE_EXCESS);
+        // All of the allocation is reclaimed or nothing: the room behind a body that is still held would keep that one alive.
+        let free = self.bodies.iter_mut().position(|(body, allocation)| {
+            fitting.contains(allocation) && body.try_reclaim(*allocation)
+        });
+        let Some((body, allocation)) = free.and_then(|index| self.bodies.remove(index)) else {
             return BytesMut::new();
         };
-        self.octets -= held;
+        self.octets -= allocation;
         body
     }
 
-    fn remember(&mut self, body: BytesMut, held: usize) {
-        if held == 0 || held > SPARE_MAX {
-            return;
+    /// Splits the body off, and remembers where it is.
+    fn finish(&mut self, mut body: BytesMut) -> Bytes {
+        // From the beginning of the allocation on, as nothing was split off before.
+        let allocation = body.capacity();
+        let whole = body.split().freeze();
+        if allocation > 0 && allocation <= SPARE_MAX {
+            self.octets += allocation;
+            self.bodies.push_back((body, allocation));
         }
-        self.octets += held;
-        self.bodies.push_back((body, held));
         while self.octets > SPARE_MAX {
-            let Some((_, held)) = self.bodies.pop_front() else { return };
-            self.octets -= held;
+            let Some((_, allocation)) = self.bodies.pop_front() else { break };
+            self.octets -= allocation;
         }
+        whole
     }
 }
 
@@ -157,12 +168,8 @@ impl Incoming {
     }
 
     /// What has come, once nothing is missing.
-    pub(crate) fn into_complete(mut self, spare: &mut Spare) -> Complete {
-        let body = self.single.unwrap_or_else(|| {
-            let body = self.body.split().freeze();
-            spare.remember(self.body, body.len());
-            body
-        });
+    pub(crate) fn into_complete(self, spare: &mut Spare) -> Complete {
+        let body = self.single.unwrap_or_else(|| spare.finish(self.body));
         debug_assert!(self.header.is_some(), "a message without a header is not complete");
         let (properties, unusable) = self
             .header
@@ -234,9 +241,7 @@ mod tests {
     fn put_together(spare: &mut Spare, size: usize) -> Bytes {
         let mut body = spare.take(size);
         body.extend_from_slice(&alloc::vec![7; size]);
-        let whole = body.split().freeze();
-        spare.remember(body, whole.len());
-        whole
+        spare.finish(body)
     }
 
     #[test]
@@ -250,6 +255,25 @@ mod tests {
         let third = put_together(&mut spare, 200_000);
         assert_eq!(third.as_ptr(), at);
         assert!(second.iter().chain(&third).all(|octet| *octet == 7));
+    }
+
+    #[test]
+    fn a_body_does_not_keep_a_much_larger_allocation() {
+        let mut spare = Spare::default();
+        let size = SPARE_MAX / 2;
+        let large = put_together(&mut spare, size);
+        let at = large.as_ptr() as usize;
+        let inside = |body: &Bytes| (at..at + size).contains(&(body.as_ptr() as usize));
+        drop(large);
+        let small = put_together(&mut spare, 131_100);
+        assert!(!inside(&small), "it would keep 2 MiB");
+        let half = put_together(&mut spare, size / 2);
+        assert!(inside(&half), "there is room for it");
+        // The other half of that allocation is not used while this half is held.
+        assert!(!inside(&put_together(&mut spare, size / 2)));
+        // What is remembered is counted as it is, not as it was used.
+        assert!(spare.octets <= SPARE_MAX);
+        assert_eq!(spare.octets, spare.bodies.iter().map(|(_, allocation)| allocation).sum());
     }
 
     #[test]
