@@ -290,13 +290,28 @@ pub struct Returned {
     pub body: Bytes,
 }
 
+/// Bodies of returned messages up to this size are copied. Larger ones are most of the buffer that they were read to, or were
+/// put together in one of their own.
+const RETURNED_COPY_MAX: usize = 128 * 1024;
+
 impl Returned {
-    pub(crate) fn new(method: BasicReturn, properties: RawProperties, body: Bytes) -> Self {
+    /// A message that does not keep the buffer that it was read to: it is kept until a confirmation or a listener is polled, and
+    /// nothing counts the buffer.
+    pub(crate) fn new(method: &BasicReturn, properties: &RawProperties, body: Bytes) -> Self {
+        let names = [&method.reply_text, &method.exchange, &method.routing_key];
+        let copied = if body.len() <= RETURNED_COPY_MAX { &body[..] } else { &[] };
+        let [text, exchange, key] = names.map(ShortStr::as_bytes);
+        let mut rest = Bytes::from([text, exchange, key, properties.as_encoded(), copied].concat());
+        let mut next = |len: usize| rest.split_to(len);
+        let [reply_text, exchange, routing_key] =
+            names.map(|name| next(name.len())).map(|octets| ShortStr::shared(&octets, &octets));
+        let properties = RawProperties::unchecked(next(properties.as_encoded().len()));
+        let body = if body.len() <= RETURNED_COPY_MAX { rest } else { body };
         Self {
             reply_code: ReplyCode(method.reply_code),
-            reply_text: method.reply_text,
-            exchange: method.exchange,
-            routing_key: method.routing_key,
+            reply_text,
+            exchange,
+            routing_key,
             properties,
             body,
         }

@@ -176,7 +176,7 @@ impl ChannelState {
             ContentMethod::GetOk { payload } => self.got(link, &payload, &properties, body),
             ContentMethod::Return(method) => {
                 let body = body.unwrap_or_default();
-                let returned = Returned::new(method, properties, body);
+                let returned = Returned::new(&method, &properties, body);
                 let publish = self.publish_of(&returned);
                 let returned = Box::new(returned);
                 link.emit(self.id, ChannelEvent::Returned { publish, returned });
