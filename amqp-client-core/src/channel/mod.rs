@@ -155,6 +155,8 @@ impl Channel {
 
     /// Sends a request whose `no_wait` bit is set. If the broker refuses it, it closes the channel.
     ///
+    /// A `basic.cancel` ends its consumer at once. Its tag is free when the broker has replied, which nobody has to wait for.
+    ///
     /// ```no_run
     /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};
     /// # fn example(channel: &Channel) -> Result<(), Box<dyn std::error::Error>> {

@@ -140,7 +140,8 @@ impl Channel<'_> {
     /// Queues a request. Its answer comes as [`ChannelEvent::Reply`](crate::ChannelEvent::Reply) of the same number,
     /// unless its `no_wait` bit is set.
     ///
-    /// A consumer is known by the number of its `basic.consume`, see [`ConsumerId`].
+    /// A consumer is known by the number of its `basic.consume`, see [`ConsumerId`]. A `basic.cancel` with `no_wait` ends its
+    /// consumer at once. It is sent without that bit, and its reply is swallowed: until that comes, the tag is taken.
     ///
     /// # Errors
     /// [`CommandError`]; nothing was queued then.
@@ -153,13 +154,17 @@ impl Channel<'_> {
     pub(crate) fn request_as(
         &mut self,
         id: Option<RequestId>,
-        request: Method,
+        mut request: Method,
         method: &'static MethodFacts,
         answered: bool,
     ) -> Result<RequestId, CommandError> {
         self.check_open()?;
         self.check_mode(&request)?;
         self.check_consumer(&request)?;
+        if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.link.role) {
+            // Only the reply says that no more deliveries come: then the tag is free, and what is held can be requeued.
+            cancel.no_wait = false;
+        }
         self.flush_acks();
         self.link.send(self.state.id.0, &request)?;
         let id = id.unwrap_or_else(|| self.link.next_request());
@@ -167,8 +172,8 @@ impl Channel<'_> {
         if let (Effect::Cancel { tag, consumer: Some(consumer) }, false) = (&effect, answered) {
             self.state.give_up(self.link, tag, *consumer);
         }
-        if answered {
-            self.state.pending.push(Pending { id, method, effect, abandoned: false });
+        if answered || matches!(effect, Effect::Cancel { .. }) {
+            self.state.pending.push(Pending { id, method, effect, abandoned: !answered });
         }
         Ok(id)
     }

@@ -369,3 +369,56 @@ fn a_cancel_on_its_way_at_the_loss_ends_its_consumer() {
         assert_eq!(world.queue_count(id, "queue").1, 0, "way {way} ({lost}): it runs");
     }
 }
+
+#[test]
+fn a_consumer_that_waits_for_its_locked_queue_ends_when_it_is_cancelled() {
+    for way in 0..3 {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+        let queue = world.queue(id, mine.clone());
+        let consumer = world.consume(id, &queue, "tag");
+        world.cut();
+        let other = world.elsewhere(|other, id| {
+            other.queue(id, mine);
+            other.peer.expect("it is connected")
+        });
+        assert_eq!(world.recover().locked.len(), 1);
+        let cancel = BasicCancel { consumer_tag: short("tag"), no_wait: way == 2 };
+        let request = world.send(id, cancel);
+        match way {
+            0 => world.run(),
+            1 => world.session.channel(id).expect("it is open").abandon(request),
+            _ => {}
+        }
+        world.run();
+        assert_eq!(ends(&world, consumer), 1, "way {way}");
+        // It does not start when its queue can be used, and its tag is free.
+        world.broker.handle_eof(other, world.now);
+        (0..5).for_each(|_| world.pass(Duration::from_secs(1)));
+        assert_eq!(world.queue_count(id, "mine").1, 0, "way {way}");
+        let next = world.consume(id, &queue, "tag");
+        world.publish(id, "", "mine", "m");
+        world.run();
+        assert_eq!(world.texts(next), ["m"], "way {way}");
+        assert_eq!((ends(&world, consumer), ends(&world, next)), (1, 0), "way {way}");
+    }
+}
+
+#[test]
+fn a_tag_is_free_again_after_a_cancel_without_an_answer() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    for round in 0..3 {
+        let consumer = world.consume(id, &queue, "tag");
+        world.send(id, BasicCancel { consumer_tag: short("tag"), no_wait: true });
+        world.run();
+        assert_eq!(ends(&world, consumer), 1, "round {round}");
+        assert_eq!(world.queue_count(id, "queue").1, 0, "round {round}");
+    }
+    let consumer = world.consume(id, &queue, "tag");
+    world.publish(id, "", "queue", "m");
+    world.run();
+    assert_eq!(world.texts(consumer), ["m"]);
+}
