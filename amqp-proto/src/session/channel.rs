@@ -140,10 +140,12 @@ impl Channel<'_> {
         let mut method = request.into();
         self.topology.translate(&mut method);
         self.check_transaction(&method)?;
-        if ends_transaction(&method) && self.is_transactional() {
-            // Acknowledgements go to a channel that is being restored at once, and so does the end of their transaction: if it
-            // waited for the rest, acknowledgements given behind it would overtake it.
+        let selects = matches!(method, Method::TxSelect(_));
+        if selects || ends_transaction(&method) && self.is_transactional() {
+            // Acknowledgements go to a channel that is being restored at once, and so do both ends of their transaction: if
+            // they waited for the rest, acknowledgements given behind them would overtake them.
             if let Some(mut channel) = self.reach.restored(self.id) {
+                check_held(self.record, &method)?;
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers);
                 return Ok(id);
@@ -152,15 +154,23 @@ impl Channel<'_> {
         let id = match &mut self.reach {
             Reach::Channel(channel) => {
                 self.record.name_last_queue(&mut method);
+                let absent = self.record.cancels_absent(channel, &method);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers);
+                if let Some(consumer) = absent {
+                    let ended = ChannelEvent::ConsumerEnded { consumer };
+                    self.events.push_back(Event::Channel(self.id, ended));
+                }
                 id
             }
             Reach::Nowhere(connection) => {
                 check_held(self.record, &method)?;
-                if matches!(method, Method::ConfirmSelect(_)) {
+                match method {
                     // Messages that are kept can be taken from now on.
-                    self.record.mode = Mode::Confirm;
+                    Method::ConfirmSelect(_) => self.record.mode = Mode::Confirm,
+                    // What is acknowledged from now on can be rolled back: the channel comes back like this.
+                    Method::TxSelect(_) => self.record.mode.select(),
+                    _ => {}
                 }
                 let id = connection.reserve_request();
                 let (facts, recovers) = (&R::FACTS, self.recovers);
@@ -571,7 +581,7 @@ impl Channel<'_> {
     }
 }
 
-const fn ends_transaction(method: &Method) -> bool {
+pub(super) const fn ends_transaction(method: &Method) -> bool {
     matches!(method, Method::TxCommit(_) | Method::TxRollback(_))
 }
 
@@ -629,7 +639,7 @@ pub(super) fn note(
         }
         Method::QueueDeclare(_) => record.last_queue_unknown = false,
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
-        Method::TxSelect(_) => record.mode = Mode::Tx { dirty: false, lost: false },
+        Method::TxSelect(_) => record.mode.select(),
         Method::BasicConsume(consume) => {
             let (consume, qos) = (consume.clone(), record.qos.clone());
             if !consume.no_ack {

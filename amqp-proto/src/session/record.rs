@@ -71,6 +71,13 @@ pub(super) enum Mode {
 }
 
 impl Mode {
+    /// The channel is transactional. Selecting that once more begins no new transaction.
+    pub(super) const fn select(&mut self) {
+        if !matches!(self, Self::Tx { .. }) {
+            *self = Self::Tx { dirty: false, lost: false };
+        }
+    }
+
     /// Something was published or acknowledged.
     #[inline]
     pub(super) const fn work(&mut self) {
@@ -170,6 +177,19 @@ impl ChannelRecord {
         // They are answered in order, but for those that queues answer.
         let index = self.in_flight.iter().position(|request| request.id == id)?;
         self.in_flight.remove(index)
+    }
+
+    /// The consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or is being
+    /// declared again. The broker's reply says nothing about it then.
+    pub(super) fn cancels_absent(
+        &self,
+        channel: &mut crate::Channel<'_>,
+        method: &Method,
+    ) -> Option<ConsumerId> {
+        let Method::BasicCancel(cancel) = method else { return None };
+        let mut consumers = self.consumers.iter();
+        let own = consumers.find(|own| own.consume.consumer_tag == cancel.consumer_tag)?;
+        (channel.consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
     pub(super) fn remove_consumer(&mut self, tag: &[u8]) -> Option<Consumer> {

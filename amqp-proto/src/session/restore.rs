@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::channel::note;
+use super::channel::{ends_transaction, note};
 use super::record::{Consumer, KeptMessage, Mode};
 use super::replay::Restoring;
 use super::report::Entity;
@@ -29,10 +29,15 @@ impl Session {
             (Mode::Tx { .. }, Ok(mut channel)) => channel.request(TxSelect {}).map(drop),
             _ => Ok(()),
         });
+        let transactional = matches!(record.mode, Mode::Tx { .. });
         match selected {
             Ok(_) => {
                 if let Some(replay) = &mut self.replay {
                     replay.channels.insert(id, Restoring::default());
+                }
+                if transactional {
+                    // Ahead of acknowledgements, which do not wait until all is restored.
+                    self.send_held(id, ends_transaction);
                 }
             }
             // The new connection is lost already, which is the next event. The channel waits for another one.
@@ -341,7 +346,7 @@ impl Session {
             debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
         }
         let again = self.resend(id);
-        self.send_held(id);
+        self.send_held(id, |_| true);
         again
     }
 
@@ -391,22 +396,28 @@ impl Session {
         again
     }
 
-    /// Makes the requests that waited.
-    fn send_held(&mut self, id: ChannelId) {
+    /// Makes those requests that waited.
+    fn send_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         let Ok(mut channel) = self.connection.channel(id) else { return };
-        while let Some(mut held) = record.held.pop_front() {
+        while let Some(next) = record.held.iter().position(|held| due(&held.method)) {
+            let Some(mut held) = record.held.remove(next) else { break };
             self.topology.translate(&mut held.method);
             record.name_last_queue(&mut held.method);
             let (request, answered) = (held.id, held.answered);
             let method = held.method.clone();
+            let absent = record.cancels_absent(&mut channel, &method);
             match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
                 Ok(_) => {
                     note(record, &mut self.topology, request, method, answered, held.recovers);
+                    if let Some(consumer) = absent {
+                        let ended = ChannelEvent::ConsumerEnded { consumer };
+                        self.events.push_back(Event::Channel(id, ended));
+                    }
                 }
                 // The channel's end is yet to be reported. Nothing of this was sent.
                 Err(CommandError::Ended(_)) => {
-                    record.held.push_front(held);
+                    record.held.insert(next, held);
                     break;
                 }
                 Err(error) => {

@@ -15,5 +15,6 @@ mod secrets;
 mod smaller;
 mod streams;
 mod topology;
+mod transactions;
 mod withdrawn;
 mod world;
