@@ -174,7 +174,9 @@ impl Channel<'_> {
                 }
                 let id = connection.reserve_request();
                 let (facts, recovers) = (&R::FACTS, self.recovers);
-                self.record.held.push_back(Held { id, method, facts, answered, recovers });
+                let ahead_of = self.record.seqs.next();
+                let held = Held { id, method, facts, answered, recovers, ahead_of };
+                self.record.held.push_back(held);
                 id
             }
             Reach::Ended(error) => return Err((**error).clone().into()),
@@ -658,7 +660,8 @@ pub(super) fn note(
     }
     if answered {
         let note = Noted::of(method).map(Box::new);
-        record.in_flight.push_back(InFlight { id, note, before, recovers, abandoned: false });
+        let (abandoned, ahead_of) = (false, record.seqs.next());
+        record.in_flight.push_back(InFlight { id, note, before, recovers, abandoned, ahead_of });
     } else if let Some(noted) = Noted::of(method) {
         noted.learn(record, topology, id.into(), recovers, None);
     }
@@ -667,10 +670,11 @@ pub(super) fn note(
 impl InFlight {
     /// The declaration of a queue that somebody waits for, to be made again.
     pub(super) fn as_queue_declaration(&self) -> Option<Held> {
-        let Self { id, note, recovers, .. } = self;
+        let Self { id, note, recovers, ahead_of, .. } = self;
         let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
         let facts = method.facts();
-        let held = Held { id: *id, method, facts, answered: true, recovers: *recovers };
+        let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
+        let held = Held { id, method, facts, answered: true, recovers, ahead_of };
         matches!(held.method, Method::QueueDeclare(_)).then_some(held)
     }
 }

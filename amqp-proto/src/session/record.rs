@@ -123,6 +123,8 @@ pub(super) struct InFlight {
     pub(super) recovers: bool,
     /// Nobody waits for the answer.
     pub(super) abandoned: bool,
+    /// See [`Held::ahead_of`].
+    pub(super) ahead_of: u64,
 }
 
 /// The prefetch limits of a channel: for new consumers, and for all of it.
@@ -139,6 +141,9 @@ pub(super) struct Held {
     pub(super) facts: &'static MethodFacts,
     pub(super) answered: bool,
     pub(super) recovers: bool,
+    /// The first publish behind it: a kept message with this number or a larger one is sent after the request, all others
+    /// before. So a message to a queue does not overtake the declaration of the queue.
+    pub(super) ahead_of: u64,
 }
 
 impl ChannelRecord {
@@ -273,6 +278,11 @@ impl Seqs {
         self.next += 1;
         self.ahead += 1;
         PublishSeq(seq)
+    }
+
+    /// The number of the next publish.
+    pub(super) const fn next(&self) -> u64 {
+        self.next
     }
 
     /// The channel starts anew: the broker counts from 1 again.

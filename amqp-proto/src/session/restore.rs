@@ -37,7 +37,7 @@ impl Session {
                 }
                 if transactional {
                     // Ahead of acknowledgements, which do not wait until all is restored.
-                    self.send_held(id, ends_transaction);
+                    while self.send_next_held(id, ends_transaction) {}
                 }
             }
             // The new connection is lost already, which is the next event. The channel waits for another one.
@@ -345,20 +345,37 @@ impl Session {
             let selected = channel.request(ConfirmSelect { no_wait: true });
             debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
         }
-        let again = self.resend(id);
-        self.send_held(id, |_| true);
-        again
+        // Requests and kept messages leave in the order in which they were made.
+        let mut again = 0;
+        while let Some(held) = self.next_held(id) {
+            again += self.resend_ahead_of(id, held);
+            if !self.send_next_held(id, |_| true) {
+                break;
+            }
+        }
+        again + self.resend(id)
     }
 
     /// Publishes what is kept. Returns how many messages were published before.
     pub(super) fn resend(&mut self, id: ChannelId) -> usize {
+        self.resend_ahead_of(id, u64::MAX)
+    }
+
+    /// The same for messages with smaller numbers than that.
+    fn resend_ahead_of(&mut self, id: ChannelId, end: u64) -> usize {
         let mut again = 0;
         let Some(record) = slot(&mut self.channels, id) else { return again };
         let Ok(mut channel) = self.connection.channel(id) else { return again };
+        // A group that is not sent must not count: the next one is larger.
+        if record.kept.next_unsent().is_some_and(|message| message.seq >= end) {
+            return again;
+        }
         let mut room = record.may_resend();
         // When the channel has ended, its event is yet to come: until then they stay where they are.
         while room > 0 && channel.takes_commands() {
-            let Some(message) = record.kept.next_unsent() else { break };
+            let Some(message) = record.kept.next_unsent().filter(|own| own.seq < end) else {
+                break;
+            };
             let mut route = Route::new(&message.exchange, &message.routing_key);
             (route.mandatory, route.immediate) = (message.mandatory, message.immediate);
             let route = self.topology.redirect(&route);
@@ -396,41 +413,52 @@ impl Session {
         again
     }
 
-    /// Makes those requests that waited.
-    fn send_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) {
-        let Some(record) = slot(&mut self.channels, id) else { return };
-        let Ok(mut channel) = self.connection.channel(id) else { return };
-        while let Some(next) = record.held.iter().position(|held| due(&held.method)) {
-            let Some(mut held) = record.held.remove(next) else { break };
-            self.topology.translate(&mut held.method);
-            record.name_last_queue(&mut held.method);
-            let (request, answered) = (held.id, held.answered);
-            let method = held.method.clone();
-            let absent = record.cancels_absent(&mut channel, &method);
-            match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
-                Ok(_) => {
-                    note(record, &mut self.topology, request, method, answered, held.recovers);
-                    if let Some(consumer) = absent {
-                        let ended = ChannelEvent::ConsumerEnded { consumer };
-                        self.events.push_back(Event::Channel(id, ended));
-                    }
+    /// The first publish behind the oldest request that waits, if there is one.
+    fn next_held(&mut self, id: ChannelId) -> Option<u64> {
+        self.record(id)?.held.front().map(|held| held.ahead_of)
+    }
+
+    /// Makes the oldest of those requests that wait. Returns whether there was one, and the channel takes more.
+    fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
+        let Some(record) = slot(&mut self.channels, id) else { return false };
+        let Ok(mut channel) = self.connection.channel(id) else { return false };
+        let Some(next) = record.held.iter().position(|held| due(&held.method)) else {
+            return false;
+        };
+        let Some(mut held) = record.held.remove(next) else { return false };
+        self.topology.translate(&mut held.method);
+        record.name_last_queue(&mut held.method);
+        let (request, answered) = (held.id, held.answered);
+        let method = held.method.clone();
+        let absent = record.cancels_absent(&mut channel, &method);
+        match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
+            Ok(_) => {
+                note(record, &mut self.topology, request, method, answered, held.recovers);
+                // If it has to be made again, then again ahead of the same messages.
+                if let Some(sent) = record.in_flight.back_mut().filter(|sent| sent.id == request) {
+                    sent.ahead_of = held.ahead_of;
                 }
-                // The channel's end is yet to be reported. Nothing of this was sent.
-                Err(CommandError::Ended(_)) => {
-                    record.held.insert(next, held);
-                    break;
-                }
-                Err(error) => {
-                    if matches!(method, Method::BasicConsume(_)) && !answered {
-                        let (consumer, error) = (request.into(), not_sent(&error));
-                        let failed = ChannelEvent::ConsumerFailed { consumer, error };
-                        self.events.push_back(Event::Channel(id, failed));
-                    }
-                    let failed = ChannelEvent::Failed { request, error };
-                    self.events.push_back(Event::Channel(id, failed));
+                if let Some(consumer) = absent {
+                    let ended = ChannelEvent::ConsumerEnded { consumer };
+                    self.events.push_back(Event::Channel(id, ended));
                 }
             }
+            // The channel's end is yet to be reported. Nothing of this was sent.
+            Err(CommandError::Ended(_)) => {
+                record.held.insert(next, held);
+                return false;
+            }
+            Err(error) => {
+                if matches!(method, Method::BasicConsume(_)) && !answered {
+                    let (consumer, error) = (request.into(), not_sent(&error));
+                    let failed = ChannelEvent::ConsumerFailed { consumer, error };
+                    self.events.push_back(Event::Channel(id, failed));
+                }
+                let failed = ChannelEvent::Failed { request, error };
+                self.events.push_back(Event::Channel(id, failed));
+            }
         }
+        true
     }
 }
 

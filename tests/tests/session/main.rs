@@ -7,6 +7,7 @@ mod failures;
 mod messages;
 mod mistakes;
 mod neighbours;
+mod order;
 mod outages;
 mod pair;
 mod refused;

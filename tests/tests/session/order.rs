@@ -1,0 +1,163 @@
+//! Requests and kept messages of a channel reach the broker in the order in which they were made, whatever happens between.
+
+use std::time::Duration;
+
+use amqp_client_core::proto::method::{QueueDeclare, QueueDelete, QueuePurge};
+use amqp_client_core::proto::session::Recovery;
+use amqp_client_core::proto::{ChannelEvent, ChannelId, RequestId};
+
+use crate::world::{World, durable, short};
+
+fn purge(name: &str) -> QueuePurge {
+    QueuePurge { queue: short(name), ..<_>::default() }
+}
+
+fn confirmed(world: &World) -> u64 {
+    let confirmed = world.channel_events().filter_map(|event| match event {
+        ChannelEvent::Confirmed { publishes, ack: true } => {
+            Some(publishes.end().get() - publishes.start().get() + 1)
+        }
+        _ => None,
+    });
+    confirmed.sum()
+}
+
+/// A queue with one message before each of its requests and behind the last.
+fn script(world: &mut World, id: ChannelId) -> Vec<RequestId> {
+    let mut requests = vec![world.send(id, durable("late"))];
+    world.keep(id, "late", "purged");
+    requests.push(world.send(id, purge("late")));
+    world.keep(id, "late", "deleted");
+    requests.push(world.send(id, QueueDelete { queue: short("late"), ..<_>::default() }));
+    requests.push(world.send(id, durable("late")));
+    world.keep(id, "late", "stays");
+    requests
+}
+
+#[test]
+fn a_kept_message_does_not_overtake_the_requests_before_it() {
+    // Without a connection, with a transport, in the middle of the handshake, while the channel is restored.
+    for rounds in 0..8 {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, durable("q"));
+        world.confirm(id);
+        world.cut();
+        let before = world.keep(id, "q", "before");
+        if rounds > 0 {
+            assert!(world.dial());
+            (1..rounds).for_each(|_| world.round());
+        }
+        let requests = script(&mut world, id);
+        world.run();
+        if rounds == 0 {
+            world.recover();
+        }
+        for request in requests {
+            assert!(world.answer(request).is_some(), "{rounds}: {request:?}");
+        }
+        assert_eq!(confirmed(&world), 4, "{rounds}: {before:?}");
+        assert_eq!(world.queue_count(id, "late").0, 1, "{rounds}");
+        assert_eq!(world.session.kept(), 0);
+        assert_eq!(world.broker.take_violation(), None);
+    }
+}
+
+/// Each loss lets the requests that were sent fail, and no others.
+#[test]
+fn the_order_holds_over_a_loss_at_any_step() {
+    for after in 1..20 {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, durable("q"));
+        world.confirm(id);
+        world.cut();
+        let requests = script(&mut world, id);
+        assert!(world.dial());
+        world.cut_after = Some(world.rounds + after);
+        world.run();
+        let whole = world.cut_after.take().is_some();
+        if !world.session.is_open() {
+            world.recover();
+        }
+        world.run();
+        for request in requests {
+            let answered = world.answer(request).is_some();
+            assert_ne!(answered, world.failure(request).is_some(), "{after}: {request:?}");
+        }
+        assert_eq!(confirmed(&world), 3, "{after}");
+        assert_eq!(world.session.kept(), 0);
+        if whole {
+            assert_eq!(world.queue_count(id, "late").0, 1);
+            return;
+        }
+    }
+    panic!("a recovery does not take so long");
+}
+
+/// A declaration that is tried again stays ahead of the messages behind it.
+#[test]
+fn a_kept_message_waits_for_the_declaration_of_a_locked_queue() {
+    let mut recovery = Recovery::default();
+    recovery.retry_locked = true;
+    let mut world = World::new(recovery);
+    let mine = || QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let before = world.elsewhere(|other, id| {
+        other.queue(id, mine());
+        other.peer.expect("it is connected")
+    });
+    let id = world.open();
+    world.confirm(id);
+    let declare = world.send(id, mine());
+    world.keep(id, "mine", "m");
+    world.run();
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(confirmed(&world), 0);
+    world.broker.handle_eof(before, world.now);
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(5));
+    }
+    assert!(world.answer(declare).is_some());
+    assert_eq!(confirmed(&world), 1);
+    let check = QueueDeclare { passive: true, ..mine() };
+    assert_eq!(world.ask(id, check).expect("it is there").message_count, 1);
+}
+
+/// Messages that are sent in groups come last: requests do not wait for their confirms.
+#[test]
+fn requests_do_not_make_the_groups_of_suspects_larger() {
+    let mut recovery = Recovery::default();
+    recovery.reopen_channels = true;
+    let mut world = World::new(recovery);
+    let id = world.open();
+    world.queue(id, durable("q"));
+    world.confirm(id);
+    world.events.clear();
+    world.cut();
+    let requests: Vec<_> = (0..8)
+        .map(|index| {
+            let request = world.send(id, purge("q"));
+            let channel = &mut world.session.channel(id).expect("it is open");
+            let exchange = if index == 5 { "nowhere" } else { "" };
+            let route = amqp_client_core::proto::Route::new(exchange, "q");
+            let properties = &amqp_client_core::proto::RawProperties::EMPTY;
+            channel.publish_kept(&route, properties, "m").expect("it is taken");
+            request
+        })
+        .collect();
+    world.recover();
+    for _ in 0..20 {
+        world.pass(Duration::from_secs(5));
+    }
+    let ended = requests
+        .iter()
+        .filter(|request| world.failure(**request).is_some() || world.answer(**request).is_some());
+    assert_eq!(ended.count(), 8);
+    assert_eq!(confirmed(&world), 7);
+    let refused = world.channel_events();
+    let refused = refused.filter(|event| matches!(event, ChannelEvent::PublishFailed { .. }));
+    assert_eq!(refused.count(), 1);
+    assert_eq!(world.session.kept(), 0);
+}
