@@ -126,7 +126,8 @@ impl Session {
 
     /// When the next channel is opened again.
     pub(super) fn next_reopening(&self) -> Option<Instant> {
-        let up = matches!(self.phase, Phase::Up);
+        // As above: while the connection closes, a time that has come must not be asked for again and again.
+        let up = matches!(self.phase, Phase::Up) && self.connection.is_open();
         self.reopening.iter().filter(|_| up).map(|(at, _)| *at).min()
     }
 }

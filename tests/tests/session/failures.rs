@@ -164,6 +164,26 @@ fn a_queue_that_is_locked_is_tried_again_until_it_is_not() {
 }
 
 #[test]
+fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
+    for no_wait in [true, false] {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+        let queue = world.queue(id, mine.clone());
+        let consumer = world.consume(id, &queue, "tag");
+        world.cut();
+        world.elsewhere(|other, id| other.queue(id, mine));
+        assert_eq!(world.recover().locked.len(), 1);
+        let cancel = BasicCancel { consumer_tag: short("tag"), no_wait };
+        world.send(id, cancel);
+        world.run();
+        let ended = ChannelEvent::ConsumerEnded { consumer };
+        let times = world.channel_events().filter(|event| **event == ended).count();
+        assert_eq!(times, 1, "no_wait: {no_wait}");
+    }
+}
+
+#[test]
 fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
     let mut world = World::new({
         let mut recovery = Recovery::default();
