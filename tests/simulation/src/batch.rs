@@ -30,6 +30,8 @@ pub(crate) struct Batch {
     pub(crate) seeds: u64,
     /// Whether to go on behind a failure, and list all of them.
     pub(crate) survey: bool,
+    /// Whether a failure is told without being shrunk.
+    pub(crate) brief: bool,
 }
 
 /// What a batch adds up.
@@ -176,6 +178,9 @@ impl Batch {
         }
         if let Some((seed, text)) = failed.into_iter().next() {
             let name = self.kind.name();
+            if self.brief {
+                return Err(format!("seed {seed} of {name} fails: {text}"));
+            }
             return Err(format!(
                 "seed {seed} of {name} fails: {text}\n\n{}\n\nagain: simulate --{name} --seed {seed}",
                 self.kind.shrunk(seed, &text)

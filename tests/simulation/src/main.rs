@@ -1,9 +1,12 @@
 //! Runs simulations, as many as one likes.
 
 mod batch;
+mod resume;
 
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use batch::{Batch, Kind};
 use lexopt::prelude::*;
@@ -19,6 +22,9 @@ Options:
   --seeds N        How many runs of each [default: 1000]
   --from N         The first seed [default: 0]
   --seed N         This one only; shows its script
+  --resume LOG     Goes on where the runs in this file stopped, and adds to it what ran
+  --minutes N      With --resume: for how long [default: 10]
+  --brief          Does not shrink what fails
   --survey         Goes on behind failures, and lists what kinds there are
   --help           Shows this
 
@@ -30,6 +36,9 @@ struct Arguments {
     seeds: u64,
     verbose: bool,
     survey: bool,
+    brief: bool,
+    resume: Option<PathBuf>,
+    minutes: u64,
 }
 
 fn main() -> ExitCode {
@@ -46,25 +55,44 @@ fn main() -> ExitCode {
     };
     // A panic is a failure of its seed, which says so itself.
     panic::set_hook(Box::new(|_| {}));
-    for kind in arguments.kinds {
+    let ran = match &arguments.resume {
+        Some(log) => {
+            resume::run(log, &arguments.kinds, Duration::from_secs(arguments.minutes * 60))
+        }
+        None => run(&arguments),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    for kind in arguments.kinds.iter().copied() {
         if arguments.verbose {
             println!("{}", kind.script(arguments.from));
         }
-        let Arguments { from, seeds, survey, .. } = arguments;
-        match (Batch { kind, from, seeds, survey }).run() {
-            Ok(summary) => println!("{summary}"),
-            Err(failure) => {
-                println!("{failure}");
-                return ExitCode::FAILURE;
-            }
-        }
+        let Arguments { from, seeds, survey, brief, .. } = *arguments;
+        println!("{}", Batch { kind, from, seeds, survey, brief }.run()?);
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 fn parse() -> Result<Option<Arguments>, lexopt::Error> {
     let kinds = vec![Kind::Stories, Kind::Explorations];
-    let mut arguments = Arguments { kinds, from: 0, seeds: 1000, verbose: false, survey: false };
+    let mut arguments = Arguments {
+        kinds,
+        from: 0,
+        seeds: 1000,
+        verbose: false,
+        survey: false,
+        brief: false,
+        resume: None,
+        minutes: 10,
+    };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -76,6 +104,9 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
                 arguments.from = parser.value()?.parse()?;
                 (arguments.seeds, arguments.verbose) = (1, true);
             }
+            Long("resume") => arguments.resume = Some(parser.value()?.into()),
+            Long("minutes") => arguments.minutes = parser.value()?.parse()?,
+            Long("brief") => arguments.brief = true,
             Long("survey") => arguments.survey = true,
             Long("help") | Short('h') => return Ok(None),
             _ => return Err(argument.unexpected()),

@@ -61,6 +61,7 @@ pub(crate) struct Taker {
     pub(crate) consumer: Consumer,
     pub(crate) name: Name,
     pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
 }
 
 /// A delivery that is not settled yet.
@@ -101,6 +102,12 @@ impl Client {
             forgotten: Cell::new(0),
             raw_consumers: Cell::new(0),
         }
+    }
+
+    /// Who it is, and how its connection is.
+    pub(crate) fn describe(&self) -> String {
+        let health = self.connection.borrow().as_ref().map(|own| own.connection.health());
+        format!("client {} ({health:?})", self.number)
     }
 
     pub(crate) fn policy(&self) -> &Policy {

@@ -29,7 +29,8 @@ impl Task {
             By::Call => return self.consume_raw(desk, &name, kind).await,
         };
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
-            let taker = Taker { consumer, name: queue, no_ack: kind.no_ack };
+            let Kind { no_ack, exclusive, .. } = kind;
+            let taker = Taker { consumer, name: queue, no_ack, exclusive };
             self.consumers.borrow_mut().push(taker);
         }
     }

@@ -162,9 +162,16 @@ impl Task {
             known.insert((view.channel.get(), view.tag.to_string()), view.queue.to_string());
         }
         let consumers = self.consumers.borrow();
-        for Taker { consumer, name, no_ack } in consumers.iter() {
+        for Taker { consumer, name, no_ack, exclusive } in consumers.iter() {
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
+                // It is tried again until those that keep it from its queue are gone.
+                if *exclusive
+                    && network.engine.consumers().next().is_some()
+                    && self.retries_locked()
+                {
+                    continue;
+                }
                 return Err(format!("a consumer of {name:?} neither delivers nor ends"));
             };
             let ready = network.engine.ready_count(&queue).unwrap_or(0);
@@ -179,6 +186,10 @@ impl Task {
             return Err(format!("the broker has consumers that nobody holds: {known:?}"));
         }
         Ok(())
+    }
+
+    fn retries_locked(&self) -> bool {
+        self.policy().recovery.as_ref().is_some_and(|recovering| recovering.locked.is_some())
     }
 
     /// Nothing is left over when all handles but the connection's are dropped.

@@ -301,4 +301,4 @@ fn settling(rng: &mut Rng) -> Settling {
 }
 
 /// Whether bodies' owners use handles.
-const OWNED: bool = false;
+const OWNED: bool = true;

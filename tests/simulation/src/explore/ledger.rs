@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use amqp_test_broker::{Note, Verdict};
 use bytes::Bytes;
 
-use super::open::BLAME;
-
 /// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
 const DELIVERIES: u32 = 2_000;
 
@@ -62,10 +60,17 @@ pub(crate) struct Ledger {
     entries: Vec<Entry>,
     /// Requests to purge or delete a queue, by name, that were not carried out yet.
     removals: BTreeMap<String, u32>,
+    /// Whether all nodes know `basic.nack`.
+    nack: bool,
     pub(crate) counts: Counts,
 }
 
 impl Ledger {
+    /// An empty ledger, of a broker whose nodes all know `basic.nack` or do not.
+    pub(crate) fn new(nack: bool) -> Self {
+        Self { nack, ..Self::default() }
+    }
+
     /// A message that is about to be published, and its body.
     pub(crate) fn publish(&mut self, size: usize, kept: bool, mandatory: bool) -> (Id, Bytes) {
         let id = Id(self.entries.len() as u64);
@@ -192,13 +197,15 @@ impl Ledger {
     fn settled(&mut self, body: &Bytes, verdict: Verdict) -> Result<(), String> {
         self.counts.settled += 1;
         let id = self.identify(body)?;
+        let nack = self.nack;
         let entry = self.entry(id);
         let done = entry.done.entry(verdict).or_default();
         *done += 1;
         let granted = entry.granted.get(&verdict).copied().unwrap_or(0);
         let judged = match verdict {
             Verdict::Requeued => false,
-            Verdict::Blamed => BLAME,
+            // Without `basic.nack`, there is no way to requeue without blame.
+            Verdict::Blamed => nack,
             Verdict::Acked | Verdict::Rejected => true,
         };
         if judged && *done > granted {

@@ -136,7 +136,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let faults_end = script.faults.iter().map(|fault| fault.at + fault.what.lasts()).max();
     let world = Rc::new(World {
         stage: Stage::new(clock, network, script.seed ^ 0x7374_6167_6500),
-        ledger: RefCell::default(),
+        ledger: RefCell::new(Ledger::new(script.nodes.iter().all(|node| node.nack))),
         script: script.clone(),
         working: Cell::new(script.tasks.len()),
         faults_end: faults_end.unwrap_or_default(),
@@ -165,9 +165,10 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     }
     for client in clients {
         let rng = RefCell::new(Rng::with_seed(script.seed));
-        let name = format!("the end of client {}", client.number);
+        let described = client.clone();
+        let name = move || format!("the end of {}", described.describe());
         let task = client::Task { client, cancel: None, rng, books: RefCell::default() };
-        run.tasks.push(executor::Task::new(name, async move { task.finish().await }));
+        run.tasks.push(executor::Task::described(name, async move { task.finish().await }));
     }
     run.faults = timed_faults(&script.faults, world.clock.start());
     run.until_done()?;

@@ -1,0 +1,226 @@
+//! Puts known defects back, one at a time, and shows after how many seeds the simulation finds each.
+//!
+//! `defects` has a patch for each. Its first line says, behind `#`, what a user would suffer. A line
+//! `# found by: cargo test ...` names another command that finds it, for what the simulation cannot see.
+//!
+//! The patches are applied to a worktree of the present commit, in `target`; all are built in one target directory there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+use std::time::Instant;
+use std::{fs, io};
+
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+Puts known defects back, one at a time, and shows after how many seeds the simulation finds each.
+
+Usage: put-back [OPTIONS] [NAME...]
+
+Arguments:
+  NAME         Only defects whose file name begins like that
+
+Options:
+  --seeds N    How many seeds of each kind to try before giving up [default: 4000]
+  --help       Shows this";
+
+/// A defect that can be put back.
+struct Defect {
+    name: String,
+    patch: PathBuf,
+    /// The command that finds it, if the simulation is not what does.
+    found_by: Option<String>,
+    harm: String,
+}
+
+/// What came of looking for a defect.
+enum Outcome {
+    Found {
+        by: String,
+        how: String,
+    },
+    Undetected,
+    /// The patch does not apply, or what it makes does not compile.
+    Broken(String),
+}
+
+/// Where patches are applied and built.
+struct Workshop {
+    tree: PathBuf,
+    target: PathBuf,
+    seeds: u64,
+}
+
+fn main() -> ExitCode {
+    match put_back() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("put-back: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether all defects were found.
+fn put_back() -> Result<bool, Box<dyn std::error::Error>> {
+    let (mut seeds, mut names) = (4000, Vec::new());
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seeds") => seeds = parser.value()?.parse()?,
+            Long("help") | Short('h') => {
+                println!("{USAGE}");
+                return Ok(true);
+            }
+            Value(name) => names.push(name.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.join("../..").canonicalize()?;
+    let mut defects = defects(&package.join("defects"))?;
+    let wanted = |defect: &Defect| names.iter().any(|name| defect.name.starts_with(name));
+    defects.retain(|defect| names.is_empty() || wanted(defect));
+    let workshop = Workshop::open(&root, seeds)?;
+    if let Outcome::Found { by, how } = workshop.simulate()? {
+        return Err(format!("without any defect put back, {by}: {how}").into());
+    }
+    println!("{:<32} {:<36} {:>8}  failure", "defect", "found by", "seconds");
+    let mut all = true;
+    for defect in &defects {
+        let start = Instant::now();
+        let outcome = workshop.look_for(defect)?;
+        let seconds = start.elapsed().as_secs();
+        let (by, how) = match outcome {
+            Outcome::Found { by, how } => (by, how),
+            Outcome::Undetected => {
+                all = false;
+                ("UNDETECTED".to_owned(), defect.harm.clone())
+            }
+            Outcome::Broken(why) => {
+                all = false;
+                ("BROKEN".to_owned(), why)
+            }
+        };
+        println!("{:<32} {by:<36} {seconds:>8}  {how}", defect.name);
+    }
+    Ok(all)
+}
+
+/// The defects of a folder, by name.
+fn defects(folder: &Path) -> io::Result<Vec<Defect>> {
+    let mut defects = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let patch = entry?.path();
+        if patch.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        let text = fs::read_to_string(&patch)?;
+        let found_by = text.lines().find_map(|line| line.strip_prefix("# found by: "));
+        let harm = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+        defects.push(Defect {
+            name: patch.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            found_by: found_by.map(str::to_owned),
+            harm: harm.to_owned(),
+            patch,
+        });
+    }
+    defects.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(defects)
+}
+
+impl Workshop {
+    /// A worktree of the present commit.
+    fn open(root: &Path, seeds: u64) -> io::Result<Self> {
+        let tree = root.join("target/put-back/tree");
+        if !tree.join("Cargo.toml").exists() {
+            fs::create_dir_all(root.join("target/put-back"))?;
+            let added = Command::new("git")
+                .args(["worktree", "add", "--force", "--detach"])
+                .arg(&tree)
+                .current_dir(root)
+                .output()?;
+            succeeded(&added)?;
+        }
+        let commit = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output()?;
+        let commit = String::from_utf8_lossy(&commit.stdout).trim().to_owned();
+        let target = root.join("target/put-back/build");
+        let workshop = Self { tree, target, seeds };
+        succeeded(&workshop.run("git", &["checkout", "--force", "--detach", &commit])?)?;
+        Ok(workshop)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> io::Result<Output> {
+        Command::new(program)
+            .args(arguments)
+            .current_dir(&self.tree)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .output()
+    }
+
+    fn look_for(&self, defect: &Defect) -> io::Result<Outcome> {
+        let patch = defect.patch.to_string_lossy().into_owned();
+        let applied = self.run("git", &["apply", &patch])?;
+        if !applied.status.success() {
+            return Ok(Outcome::Broken(last_line(&applied.stderr)));
+        }
+        let outcome = match &defect.found_by {
+            Some(command) => self.found_by(command),
+            None => self.simulate(),
+        };
+        succeeded(&self.run("git", &["checkout", "--force", "."])?)?;
+        outcome
+    }
+
+    /// Looks for what is wrong by another command than the simulation: a test that fails finds it, but not what does not
+    /// compile.
+    fn found_by(&self, command: &str) -> io::Result<Outcome> {
+        let built = self.run("bash", &["-c", &format!("{command} --no-run")])?;
+        if command.starts_with("cargo test") && !built.status.success() {
+            return Ok(Outcome::Broken(last_line(&built.stderr)));
+        }
+        let ran = self.run("bash", &["-c", command])?;
+        if ran.status.success() {
+            return Ok(Outcome::Undetected);
+        }
+        let output = String::from_utf8_lossy(&ran.stdout);
+        let failed = output.lines().find(|line| line.ends_with("FAILED")).unwrap_or_default();
+        Ok(Outcome::Found { by: "a test".to_owned(), how: failed.to_owned() })
+    }
+
+    fn simulate(&self) -> io::Result<Outcome> {
+        let package = ["-p", "amqp-simulation", "--profile", "simulation", "--bin", "simulate"];
+        let built = self.run("cargo", &[&["build", "--locked"][..], &package].concat())?;
+        if !built.status.success() {
+            return Ok(Outcome::Broken(last_line(&built.stderr)));
+        }
+        let simulate = self.target.join("simulation/simulate");
+        let (simulate, seeds) = (simulate.to_string_lossy().into_owned(), self.seeds.to_string());
+        for kind in ["--explorations", "--stories"] {
+            let ran = self.run(&simulate, &[kind, "--brief", "--seeds", &seeds])?;
+            if !ran.status.success() {
+                let output = String::from_utf8_lossy(&ran.stdout);
+                let line = output.lines().next().unwrap_or_default();
+                let (by, how) = line.split_once(" fails: ").unwrap_or((line, "it hangs"));
+                return Ok(Outcome::Found { by: by.to_owned(), how: how.to_owned() });
+            }
+        }
+        Ok(Outcome::Undetected)
+    }
+}
+
+fn succeeded(output: &Output) -> io::Result<()> {
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(last_line(&output.stderr))),
+    }
+}
+
+/// The last line that says something, or the first error of a compiler.
+fn last_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let error = text.lines().find(|line| line.starts_with("error"));
+    let last = || text.lines().rev().find(|line| !line.trim().is_empty());
+    error.or_else(last).unwrap_or_default().to_owned()
+}
