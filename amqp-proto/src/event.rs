@@ -111,6 +111,9 @@ pub enum ChannelEvent {
         ack: bool,
     },
     /// A mandatory message reached no queue. Its confirm still comes, as an acknowledgement.
+    ///
+    /// Of several equal messages that are unconfirmed, the one whose confirm comes next was returned. The event comes with that
+    /// confirm then, or with the end of the channel, which the oldest of them takes.
     Returned {
         /// Which publish it was, if the channel has publisher confirms.
         publish: Option<PublishSeq>,

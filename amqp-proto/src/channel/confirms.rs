@@ -1,8 +1,10 @@
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::ops::RangeInclusive;
 
-use super::returns::{Fingerprint, Index};
-use crate::PublishSeq;
+use super::equals::{Attribution, Equals};
+use super::returns::{Fingerprint, Found, Index};
+use crate::{PublishSeq, Returned};
 
 /// The publishes of a channel that the broker has not confirmed yet.
 #[derive(Debug)]
@@ -12,6 +14,7 @@ pub(crate) struct Confirms {
     /// Publishes up to `next`, the oldest unconfirmed one first.
     outstanding: VecDeque<Outstanding>,
     index: Index,
+    equals: Equals,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +28,12 @@ pub(super) struct Outstanding {
 
 impl Confirms {
     pub(crate) fn new() -> Self {
-        Self { next: 1, outstanding: VecDeque::new(), index: Index::default() }
+        Self {
+            next: 1,
+            outstanding: VecDeque::new(),
+            index: Index::default(),
+            equals: Equals::default(),
+        }
     }
 
     /// Numbers a publish whose bytes were just queued.
@@ -35,6 +43,9 @@ impl Confirms {
         self.outstanding.push_back(Outstanding { confirmed: false, next: 0, fingerprint });
         let base = self.base();
         self.index.published((&mut self.outstanding, base), seq.0);
+        if !self.equals.is_empty() {
+            self.equals.published(fingerprint);
+        }
         seq
     }
 
@@ -43,10 +54,67 @@ impl Confirms {
         self.outstanding.len()
     }
 
-    /// Which publish came back: the oldest outstanding one that looks like it.
-    pub(crate) fn returned(&mut self, fingerprint: Fingerprint) -> Option<PublishSeq> {
+    /// Which publish came back, if that is known yet.
+    pub(crate) fn returned(
+        &mut self,
+        fingerprint: Fingerprint,
+        returned: Box<Returned>,
+    ) -> Attribution {
+        let returned = match self.equals.returned(fingerprint, returned) {
+            Ok(()) => return Attribution::Open,
+            Err(returned) if self.equals.are_all_returned(fingerprint) => {
+                return Attribution::Known(None, returned);
+            }
+            Err(returned) => returned,
+        };
         let base = self.base();
-        self.index.take((&mut self.outstanding, base), fingerprint).map(PublishSeq)
+        match self.index.take((&mut self.outstanding, base), fingerprint) {
+            Found::None => Attribution::Known(None, returned),
+            Found::One(seq) => Attribution::Known(Some(PublishSeq(seq)), returned),
+            Found::Several(outstanding) => {
+                self.equals.insert(fingerprint, outstanding, returned);
+                Attribution::Open
+            }
+        }
+    }
+
+    /// To be called before [`settle`](Self::settle): reports which of these publishes came back, where only this confirm says
+    /// so.
+    #[inline]
+    pub(crate) fn confirming(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        report: impl FnMut(PublishSeq, Box<Returned>),
+    ) {
+        if !self.equals.is_empty() {
+            let first = if multiple { self.base() } else { tag };
+            let last = if tag == 0 && multiple { u64::MAX } else { tag };
+            self.tell_returned(first..=last, report);
+        }
+    }
+
+    /// Nothing more will be confirmed: of those that may have come back, the oldest did.
+    pub(crate) fn end(&mut self, report: impl FnMut(PublishSeq, Box<Returned>)) {
+        if !self.equals.is_empty() {
+            self.tell_returned(0..=u64::MAX, report);
+        }
+    }
+
+    #[cold]
+    fn tell_returned(
+        &mut self,
+        seqs: RangeInclusive<u64>,
+        report: impl FnMut(PublishSeq, Box<Returned>),
+    ) {
+        let base = self.base();
+        let first = (*seqs.start()).max(base);
+        // A confirm of what was confirmed before says nothing.
+        let Some(more) = seqs.end().checked_sub(first) else { return };
+        let index = |distance: u64| usize::try_from(distance).unwrap_or(usize::MAX);
+        let publishes = (base..).zip(&self.outstanding).skip(index(first - base));
+        let publishes = publishes.take(index(more).saturating_add(1));
+        self.equals.settle(publishes, report);
     }
 
     /// Settles one publish, or all up to it (tag 0: all there are), and reports each run of them that was not settled

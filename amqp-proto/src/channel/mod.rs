@@ -3,6 +3,7 @@
 mod acks;
 mod confirms;
 mod consumers;
+mod equals;
 mod held;
 mod prepared;
 mod publish;

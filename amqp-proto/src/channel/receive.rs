@@ -1,6 +1,7 @@
 use alloc::boxed::Box;
 use bytes::Bytes;
 
+use super::equals::Attribution;
 use super::returns::Head;
 use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
@@ -176,10 +177,10 @@ impl ChannelState {
             ContentMethod::GetOk { payload } => self.got(link, &payload, &properties, body),
             ContentMethod::Return(method) => {
                 let body = body.unwrap_or_default();
-                let returned = Returned::new(&method, &properties, body);
-                let publish = self.publish_of(&returned);
-                let returned = Box::new(returned);
-                link.emit(self.id, ChannelEvent::Returned { publish, returned });
+                let returned = Box::new(Returned::new(&method, &properties, body));
+                if let Attribution::Known(publish, returned) = self.publish_of(returned) {
+                    link.emit(self.id, ChannelEvent::Returned { publish, returned });
+                }
                 Ok(())
             }
             ContentMethod::Publish(method) => {
@@ -366,20 +367,24 @@ impl ChannelState {
         let Mode::Confirm(confirms) = &mut self.mode else {
             return Err(out_of_place(if ack { "basic.ack" } else { "basic.nack" }));
         };
+        confirms.confirming(tag, multiple, |publish, returned| {
+            let publish = Some(publish);
+            link.emit(channel, ChannelEvent::Returned { publish, returned });
+        });
         let known = confirms.settle(tag, multiple, |publishes| {
             link.emit(channel, ChannelEvent::Confirmed { publishes, ack });
         });
         if known { Ok(()) } else { Err(Violation::UnknownPublish { channel, tag }.into()) }
     }
 
-    fn publish_of(&mut self, returned: &Returned) -> Option<crate::PublishSeq> {
+    fn publish_of(&mut self, returned: Box<Returned>) -> Attribution {
         let Mode::Confirm(confirms) = &mut self.mode else {
-            return None;
+            return Attribution::Known(None, returned);
         };
         let identity = identity(returned.properties.as_encoded());
         let head =
             Head::of(returned.exchange.as_bytes(), returned.routing_key.as_bytes(), identity);
-        confirms.returned(head.body(&returned.body))
+        confirms.returned(head.body(&returned.body), returned)
     }
 
     fn note_delivery(&mut self, link: &Link, tag: u64, no_ack: bool) -> Received {

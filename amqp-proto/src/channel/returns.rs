@@ -7,10 +7,9 @@ use super::confirms::Outstanding;
 
 /// Recognizes a message among those that are outstanding.
 ///
-/// Messages of equal fingerprints are the same to every receiver, so which of them is taken for the returned one makes no
-/// difference to what has to be published again. Each mandatory message is hashed as a whole, so this has to be fast. Whoever
+/// Messages of equal fingerprints are the same to every receiver; see [`equals`](super::equals) for which of them came back. Each mandatory message is hashed as a whole, so this has to be fast. Whoever
 /// finds messages that collide can only have them taken for each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fingerprint(u64);
 
 /// The fingerprint of everything but the body.
@@ -91,7 +90,7 @@ fn word(bytes: &[u8]) -> u64 {
 /// Up to so many outstanding publishes are searched one by one.
 const FEW: usize = 32;
 
-/// Finds outstanding publishes by their fingerprints, the oldest first.
+/// Finds outstanding publishes by their fingerprints.
 ///
 /// The index is built with the first return while many publishes are outstanding, and kept up to date until none is. Publishers
 /// whose messages do not come back pay nothing for it.
@@ -114,6 +113,16 @@ pub(super) struct Index {
 struct Bucket {
     first: u64,
     last: u64,
+}
+
+/// Which outstanding publishes have a fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    None,
+    /// Its number.
+    One(u64),
+    /// How many.
+    Several(usize),
 }
 
 /// The outstanding publishes, and the number of the first.
@@ -141,8 +150,8 @@ impl Index {
         }
     }
 
-    /// The oldest publish with that fingerprint, which is not found again.
-    pub(super) fn take(&mut self, mut ring: Ring<'_>, wanted: Fingerprint) -> Option<u64> {
+    /// Looks for outstanding publishes with that fingerprint. One that is the only one is not found again.
+    pub(super) fn take(&mut self, mut ring: Ring<'_>, wanted: Fingerprint) -> Found {
         if self.used == 0 {
             if ring.0.len() <= FEW {
                 return self.search(ring, wanted);
@@ -150,25 +159,34 @@ impl Index {
             self.build((&mut *ring.0, ring.1));
         }
         let place = self.place(wanted);
-        let mut before = None;
-        let mut seq = self.buckets.get(place)?.first;
+        let (mut found, mut count, mut before) = (None, 0, None);
+        let mut seq = self.buckets.get(place).map_or(0, |bucket| bucket.first);
         while let Some(publish) = at(&mut ring, seq) {
             self.count();
             let next = publish.following(seq);
-            let found = !publish.confirmed && publish.fingerprint == Some(wanted);
-            if !found && !publish.confirmed {
-                before = Some(seq);
-            } else {
+            if publish.confirmed {
                 // What is confirmed does not come back, and is only in the way.
                 publish.fingerprint = None;
                 self.unlink(&mut ring, place, before, next);
-            }
-            if found {
-                return Some(seq);
+            } else {
+                if publish.fingerprint == Some(wanted) {
+                    count += 1;
+                    found = found.or(Some((seq, before)));
+                }
+                before = Some(seq);
             }
             seq = next;
         }
-        None
+        let Some((seq, before)) = found else { return Found::None };
+        if count > 1 {
+            return Found::Several(count);
+        }
+        if let Some(publish) = at(&mut ring, seq) {
+            publish.fingerprint = None;
+            let next = publish.following(seq);
+            self.unlink(&mut ring, place, before, next);
+        }
+        Found::One(seq)
     }
 
     /// The publish numbered `seq` leaves the ring.
@@ -198,15 +216,23 @@ impl Index {
         self.used = 0;
     }
 
-    fn search(&mut self, (ring, base): Ring<'_>, wanted: Fingerprint) -> Option<u64> {
+    fn search(&mut self, (ring, base): Ring<'_>, wanted: Fingerprint) -> Found {
+        let (mut found, mut count) = (None, 0);
         for (seq, publish) in (base..).zip(ring) {
             self.count();
             if !publish.confirmed && publish.fingerprint == Some(wanted) {
-                publish.fingerprint = None;
-                return Some(seq);
+                count += 1;
+                found.get_or_insert((seq, publish));
             }
         }
-        None
+        match found {
+            Some((seq, publish)) if count == 1 => {
+                publish.fingerprint = None;
+                Found::One(seq)
+            }
+            Some(_) => Found::Several(count),
+            None => Found::None,
+        }
     }
 
     /// Links all that may come back, in buckets for twice as many.
@@ -287,8 +313,23 @@ mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
 
+    use alloc::boxed::Box;
+
+    use bytes::Bytes;
+
     use super::*;
     use crate::channel::confirms::Confirms;
+    use crate::channel::equals::Attribution;
+    use crate::{RawProperties, Returned};
+
+    /// A message comes back: 0 if it is none of those that are outstanding, nothing if it is not known yet which.
+    fn returned(confirms: &mut Confirms, fingerprint: Fingerprint) -> Option<u64> {
+        let message = Returned::new(&<_>::default(), &RawProperties::EMPTY, Bytes::new());
+        match confirms.returned(fingerprint, Box::new(message)) {
+            Attribution::Known(seq, _) => Some(seq.map_or(0, |seq| seq.get())),
+            Attribution::Open => None,
+        }
+    }
 
     fn fingerprint(number: u64) -> Fingerprint {
         Head::of(b"exchange", b"key", (b"", b"")).body(&number.to_be_bytes())
@@ -345,23 +386,30 @@ mod tests {
                     confirms.published(Some(fingerprint(at % kinds)));
                 });
                 let mut found = vec![false; COUNT as usize];
+                let mut find = |seq: u64| {
+                    let found = &mut found[seq as usize - 1];
+                    assert!(!std::mem::replace(found, true), "{name}, {kinds}");
+                };
                 for at in (0..COUNT).map(order) {
-                    let seq =
-                        confirms.returned(fingerprint(at % kinds)).expect("it is outstanding");
-                    let index = (seq.get() - 1) as usize;
-                    assert_eq!(index as u64 % kinds, at % kinds, "{name}, {kinds}");
-                    assert!(!std::mem::replace(&mut found[index], true), "{name}, {kinds}");
+                    let seq = returned(&mut confirms, fingerprint(at % kinds));
+                    assert_eq!(seq.is_some(), kinds == COUNT, "{name}, {kinds}");
+                    if let Some(seq) = seq {
+                        assert_eq!(seq - 1, at, "{name}, {kinds}");
+                        find(seq);
+                    }
                     // Neither does what was never published cost more.
-                    assert_eq!(confirms.returned(fingerprint(COUNT + at)), None);
+                    assert_eq!(returned(&mut confirms, fingerprint(COUNT + at)), Some(0));
                 }
+                confirms.confirming(COUNT, true, |seq, _| find(seq.get()));
+                assert!(found.iter().all(|found| *found), "{name}, {kinds}");
                 assert!(confirms.steps() < 8 * COUNT, "{name}, {kinds}: {}", confirms.steps());
             }
         }
     }
 
-    /// The index against the search that it replaces, with confirms in between.
+    /// Which publish came back, against a search through all of them.
     #[test]
-    fn the_oldest_outstanding_publish_that_looks_like_it_came_back() {
+    fn of_those_that_look_like_it_the_one_that_is_confirmed_next_came_back() {
         let mut random = 1_u64;
         let mut below = |limit: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -371,6 +419,8 @@ mod tests {
             let mut confirms = Confirms::new();
             // Number, kind, whether it may come back.
             let mut model: VecDeque<(u64, u64, bool)> = VecDeque::new();
+            // How many messages of each kind came back that are not known.
+            let mut open = vec![0_usize; kinds as usize];
             let mut next = 1;
             for _ in 0..40_000 {
                 match below(8) {
@@ -384,33 +434,48 @@ mod tests {
                     }
                     4 | 5 => {
                         let kind = below(kinds);
-                        let expected =
-                            model.iter_mut().find(|(_, own, back)| *back && *own == kind);
-                        let expected = expected.map(|found| {
-                            found.2 = false;
-                            found.0
-                        });
-                        let seq = confirms.returned(fingerprint(kind)).map(|seq| seq.get());
-                        assert_eq!(seq, expected);
-                    }
-                    6 => {
-                        let Some((seq, ..)) = model.get(below(model.len() as u64 + 1) as usize)
-                        else {
-                            continue;
+                        let own = &mut open[kind as usize];
+                        let mut alike: Vec<_> = model
+                            .iter_mut()
+                            .filter(|(_, own, back)| *back && *own == kind)
+                            .collect();
+                        let expected = match &mut alike[..] {
+                            [only] if *own == 0 => {
+                                only.2 = false;
+                                Some(only.0)
+                            }
+                            alike if *own < alike.len() => {
+                                *own += 1;
+                                None
+                            }
+                            _ => Some(0),
                         };
-                        let seq = *seq;
-                        assert!(confirms.settle(seq, false, |_| {}));
-                        model.retain(|(own, ..)| *own != seq);
+                        assert_eq!(returned(&mut confirms, fingerprint(kind)), expected);
                     }
-                    _ => {
-                        // Now and then all of it.
+                    choice => {
+                        // One of them; or some from the first on, now and then all.
                         let many = if below(50) == 0 { u64::MAX } else { 3 };
-                        let Some((seq, ..)) = model.iter().take(many as usize).next_back() else {
-                            continue;
+                        let wanted = match choice {
+                            6 => model.get(below(model.len() as u64 + 1) as usize),
+                            _ => model.iter().take(many as usize).next_back(),
                         };
-                        let seq = *seq;
-                        assert!(confirms.settle(seq, true, |_| {}));
-                        model.retain(|(own, ..)| *own > seq);
+                        let Some((last, ..)) = wanted.copied() else { continue };
+                        let multiple = choice == 7;
+                        let confirmed = |seq: u64| seq == last || multiple && seq < last;
+                        let mut expected = Vec::new();
+                        for (seq, kind, back) in model.iter().filter(|(seq, ..)| confirmed(*seq)) {
+                            if *back && open[*kind as usize] > 0 {
+                                open[*kind as usize] -= 1;
+                                expected.push(*seq);
+                            }
+                        }
+                        let mut told = Vec::new();
+                        confirms.confirming(last, multiple, |seq, _| told.push(seq.get()));
+                        assert_eq!(told, expected);
+                        assert!(confirms.settle(last, multiple, |_| {}));
+                        model.retain(|(seq, ..)| !confirmed(*seq));
+                        // What is confirmed twice is news once.
+                        confirms.confirming(last, false, |seq, _| panic!("{seq}"));
                     }
                 }
             }

@@ -169,6 +169,12 @@ impl ChannelState {
         if let Some(incoming) = self.incoming.take() {
             link.unfinished -= incoming.kept();
         }
+        if let Mode::Confirm(confirms) = &mut self.mode {
+            confirms.end(|publish, returned| {
+                let publish = Some(publish);
+                link.emit(self.id, ChannelEvent::Returned { publish, returned });
+            });
+        }
         self.phase = Phase::Closed(error.clone());
         link.emit(self.id, ChannelEvent::Closed(error));
     }
