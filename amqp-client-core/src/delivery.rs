@@ -1,7 +1,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use amqp_proto::DecodeError;
+use amqp_proto::{DecodeError, Settlement};
 
 use crate::channel::Channel;
 use crate::error::CallError;
@@ -14,7 +14,8 @@ use crate::message::MessageProperties;
 /// together travel as one.
 ///
 /// One that is dropped without being settled is requeued (`basic.nack`), unless it needs no acknowledgement. It keeps its
-/// channel open until then.
+/// channel open until then. To drop a delivery is not part of a [transaction](Channel::transaction): the delivery is requeued
+/// when that ends, whether it is committed or rolled back.
 ///
 /// # To blame or not to blame
 /// From RabbitMQ 4.3 a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
@@ -173,14 +174,11 @@ impl Drop for Delivery {
         if self.settled || self.is_stale() {
             return;
         }
-        // It fails only if the channel is over, or the message settled by a later `ack_up_to`.
-        let _gone = match std::thread::panicking() {
-            true => {
-                let requeue = self.on_panic != OnPanic::Reject;
-                self.settle(|channel, tag| channel.basic_reject(tag, requeue))
-            }
-            false => self.settle(|channel, tag| channel.basic_nack(tag, false, true)),
+        let settlement = match std::thread::panicking() {
+            true => Settlement::Reject { requeue: self.on_panic != OnPanic::Reject },
+            false => Settlement::Nack { requeue: true },
         };
+        self.channel.settle_apart(self.message.delivery_tag(), settlement);
     }
 }
 

@@ -321,7 +321,7 @@ pub mod uri;
 pub mod wire;
 
 pub use body::Body;
-pub use channel::{Channel, Prepared, Route};
+pub use channel::{Channel, Prepared, Route, Settlement};
 pub use config::{ClientConfig, Limits, Oversized, ServerConfig};
 pub use connection::Connection;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};

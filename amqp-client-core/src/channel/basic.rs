@@ -2,7 +2,7 @@ use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRec
 use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{
     Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
-    Route, TooLong,
+    Route, Settlement, TooLong,
 };
 
 use super::{Channel, Heads, NotNow, Outgoing, name};
@@ -170,6 +170,16 @@ impl Channel {
     /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_reject(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
         self.settle(|protocol| protocol.reject(tag, requeue))
+    }
+
+    /// Settles a delivery without the application's decision: a transaction does not decide it either.
+    pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) {
+        let mut guard = self.lock();
+        if let Ok(mut protocol) = self.protocol(&mut guard) {
+            // It fails only if the delivery was settled by a later `ack_up_to`, or requeued by the broker.
+            let _settled = protocol.settle_apart(tag, settlement);
+            guard.wake_driver();
+        }
     }
 
     /// Settles deliveries. The broker has requeued those from before a loss, so there is nothing to settle: that is counted, and

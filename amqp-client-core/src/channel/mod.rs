@@ -19,7 +19,9 @@ use std::task::{Context, Poll};
 
 use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
 use amqp_proto::session::Channel as Protocol;
-use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, ShortStr, TooLong};
+use amqp_proto::{
+    ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement, ShortStr, TooLong,
+};
 
 use crate::connection::Connection;
 use crate::deadline::Deadline;
@@ -366,7 +368,8 @@ impl Channel {
         }
         if let Ok(mut protocol) = self.protocol(state) {
             // It fails only if the delivery was settled, and then there is nothing to return.
-            let _settled = protocol.nack(delivery.delivery_tag(), true);
+            let requeue = Settlement::Nack { requeue: true };
+            let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             state.wake_driver();
         }
     }

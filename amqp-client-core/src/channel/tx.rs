@@ -33,12 +33,12 @@ impl Channel {
     /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails, panics, or is dropped.
     ///
     /// All that is published and acknowledged on the channel meanwhile is part of the transaction, so use a channel for one at
-    /// a time. A delivery that is dropped meanwhile is requeued with the commit; a rollback undoes that, too, and the broker
-    /// delivers the message again when the channel closes, or after [`basic_recover`](Self::basic_recover).
+    /// a time. Deliveries that are rolled back are unacknowledged again, see [`tx_rollback`](Self::tx_rollback). A delivery that
+    /// is dropped meanwhile is requeued in any case, when the transaction ends.
     ///
     /// # Errors
-    /// Those of `work`, whatever becomes of the rollback then: if that fails, the channel is closed, which undoes the work as
-    /// well. Otherwise [`CallError`] of `tx.select` and `tx.commit`.
+    /// Those of `work`, at once: nobody waits for the rollback, which takes effect before whatever comes next on the channel. If
+    /// it fails the channel is closed, which undoes the work as well. Otherwise [`CallError`] of `tx.select` and `tx.commit`.
     ///
     /// # Cancel safety
     /// If the future is dropped while `work` runs, the transaction is rolled back. Once `work` has succeeded the commit is sent
@@ -50,19 +50,10 @@ impl Channel {
     {
         self.tx_select().await?;
         let mut roll_back = RollBack { channel: self, ended: false };
-        let result = work(self).await;
+        let result = work(self).await?;
         roll_back.ended = true;
-        match result {
-            Ok(result) => {
-                self.tx_commit().await?;
-                Ok(result)
-            }
-            Err(error) => {
-                // If it fails the channel is closed, and that undoes the work as well. Why the work failed says more.
-                let _closed = self.tx_rollback().await;
-                Err(error)
-            }
-        }
+        self.tx_commit().await?;
+        Ok(result)
     }
 }
 

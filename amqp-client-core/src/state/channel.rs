@@ -5,6 +5,7 @@ use std::task::Waker;
 use amqp_proto::session::Session;
 use amqp_proto::{
     ChannelError, ChannelEvent as Event, ChannelId, ConnectionError, ConsumerId, Delivery,
+    Settlement,
 };
 
 use super::callbacks::OnClose;
@@ -201,7 +202,8 @@ impl ChannelState {
             // The consumer's handle is gone, and its cancel on the way.
             None if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
-                    let _closing = channel.nack(delivery.delivery_tag(), true);
+                    let requeue = Settlement::Nack { requeue: true };
+                    let _closing = channel.settle_apart(delivery.delivery_tag(), requeue);
                 }
             }
             None => {}

@@ -42,7 +42,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 use amqp_proto::session::Session;
 use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, ConsumerId, Delivery, Event, Initiator, ReplyCode,
-    SessionEvent,
+    SessionEvent, Settlement,
 };
 
 use crate::config::Settings;
@@ -544,7 +544,8 @@ impl State {
             protocol.discard_consumer(&tag);
             for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for what is settled already.
-                let _settled = protocol.nack(delivery.delivery_tag(), true);
+                let requeue = Settlement::Nack { requeue: true };
+                let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             }
         }
         deliveries.len()
@@ -574,7 +575,8 @@ impl State {
             }
             for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for what is settled already.
-                let _settled = protocol.nack(delivery.delivery_tag(), true);
+                let requeue = Settlement::Nack { requeue: true };
+                let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             }
         }
     }

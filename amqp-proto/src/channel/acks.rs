@@ -184,6 +184,11 @@ impl Unsettled {
         self.uncommitted.iter_mut().for_each(Vec::clear);
     }
 
+    /// How many deliveries were settled since the last commit or rollback.
+    pub(crate) fn uncommitted(&self) -> usize {
+        self.uncommitted.as_ref().map_or(0, Vec::len)
+    }
+
     /// `tx.rollback` was sent: all that the transaction settled is unacknowledged again, and can be settled once more.
     /// Flush first.
     ///

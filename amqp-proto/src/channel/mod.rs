@@ -11,10 +11,12 @@ mod receive;
 mod requests;
 mod returns;
 mod table;
+mod transaction;
 
 pub use prepared::Prepared;
 pub use publish::Route;
 pub(crate) use table::Channels;
+pub use transaction::Settlement;
 
 use core::fmt;
 
@@ -23,12 +25,13 @@ use confirms::Confirms;
 use consumers::{Consumer, Consumers};
 use held::Held;
 use requests::Requests;
+use transaction::Transaction;
 
 use crate::content::Incoming;
 use crate::link::{Link, Role};
 use crate::method::{
     Arguments as _, BasicCancel, BasicNack, BasicRecoverAsync, BasicReject, ChannelClose, Method,
-    MethodFacts, Request,
+    MethodFacts, Request, TxCommit, TxRollback,
 };
 use crate::{
     ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConnectionError, ConsumerId,
@@ -80,7 +83,7 @@ enum Phase {
 enum Mode {
     Plain,
     Confirm(Confirms),
-    Tx,
+    Tx(Transaction),
 }
 
 /// A request on its way.
@@ -175,6 +178,11 @@ impl Channel<'_> {
         }
         if answered || matches!(effect, Effect::Cancel { .. }) {
             self.state.pending.push(Pending { id, method, effect, abandoned: !answered });
+        }
+        match method.id {
+            id if id == TxCommit::FACTS.id => self.state.transaction_ended(self.link, true),
+            id if id == TxRollback::FACTS.id => self.state.transaction_ended(self.link, false),
+            _ => {}
         }
         Ok(id)
     }
@@ -306,23 +314,42 @@ impl Channel<'_> {
         Ok(rejected?)
     }
 
+    /// Settles one delivery whatever becomes of the transaction, if the channel is transactional: for what is returned without the
+    /// application's decision, as when it has dropped a delivery. It takes effect at once if the application has published and
+    /// settled nothing since the last commit or rollback, otherwise with the next of them. A rollback does not undo it.
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn settle_apart(
+        &mut self,
+        delivery: DeliveryTag,
+        settlement: Settlement,
+    ) -> Result<(), CommandError> {
+        self.check_open()?;
+        Ok(self.state.settle_apart(self.link, delivery, settlement)?)
+    }
+
     /// Requeues all unacknowledged deliveries without blame, those that are still on their way included. For a channel that is
     /// about to be closed, and whose consumers are cancelled: RabbitMQ counts what is unacknowledged at the end of a channel as
     /// failed, see [`reject`](Self::reject).
     ///
-    /// Does nothing on a transactional channel, where it would have to be committed, and for a peer that has not announced
-    /// `basic.nack`.
+    /// On a transactional channel this rolls the transaction back, which the close would do as well. Does nothing for a peer that
+    /// has not announced `basic.nack`.
     pub fn requeue_all(&mut self) {
-        let idle = self.state.consumers.is_empty() && self.state.unsettled.oldest().is_none();
-        if idle || !self.link.nacks || self.is_transactional() || self.check_open().is_err() {
+        let state = &*self.state;
+        let unsettled = state.unsettled.oldest().is_some() || state.unsettled.uncommitted() > 0;
+        let coming = !state.consumers.is_empty() || state.pending.brings_message();
+        if !(unsettled || coming) || !self.link.nacks || self.check_open().is_err() {
             return;
         }
         self.flush_acks();
-        // Nothing waits if all of it is still on its way.
-        let _none = self.state.unsettled.settle_up_to(DeliveryTag(0));
-        // Tag 0 covers what the broker has sent and this end has not seen, which the last known tag would not.
-        let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
-        self.link.send_small(self.state.id.0, &nack);
+        self.state.requeue_all(self.link, |state, link| {
+            // Nothing waits if all of it is still on its way.
+            let _none = state.unsettled.settle_up_to(DeliveryTag(0));
+            // Tag 0 covers what the broker has sent and this end has not seen, which the last known tag would not.
+            let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
+            link.send_small(state.id.0, &nack);
+        });
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer. Deprecated in the protocol; prefer the request
@@ -388,7 +415,7 @@ impl Channel<'_> {
     /// Whether the channel is transactional (`tx.select`).
     #[must_use]
     pub const fn is_transactional(&self) -> bool {
-        matches!(self.state.mode, Mode::Tx)
+        matches!(self.state.mode, Mode::Tx(_))
     }
 
     /// Whether the peer lets content flow on the channel (`channel.flow`).
@@ -402,7 +429,7 @@ impl Channel<'_> {
     pub fn unconfirmed(&self) -> usize {
         match &self.state.mode {
             Mode::Confirm(confirms) => confirms.len(),
-            Mode::Plain | Mode::Tx => 0,
+            Mode::Plain | Mode::Tx(_) => 0,
         }
     }
 
@@ -455,7 +482,7 @@ impl Channel<'_> {
     /// RabbitMQ would close the channel over these, and the connection over a tag that is in use.
     fn check_mode(&self, method: &Method) -> Result<(), Misuse> {
         match (&self.state.mode, method) {
-            (Mode::Confirm(_), Method::TxSelect(_)) | (Mode::Tx, Method::ConfirmSelect(_)) => {
+            (Mode::Confirm(_), Method::TxSelect(_)) | (Mode::Tx(_), Method::ConfirmSelect(_)) => {
                 Err(Misuse::TxAndConfirm)
             }
             _ => Ok(()),
@@ -475,10 +502,7 @@ impl Channel<'_> {
     }
 
     fn list_for_flush(&mut self) {
-        if !self.state.listed {
-            self.state.listed = true;
-            self.link.unflushed.push(self.state.id);
-        }
+        self.state.list_for_flush(self.link);
     }
 
     fn flush_acks(&mut self) {
@@ -512,6 +536,15 @@ impl ChannelState {
         }
     }
 
+    /// At the end of the turn there is something to send.
+    #[inline]
+    fn list_for_flush(&mut self, link: &mut Link) {
+        if !self.listed {
+            self.listed = true;
+            link.unflushed.push(self.id);
+        }
+    }
+
     /// Sends the acknowledgements that were given since the last flush. Called before anything else is queued on the
     /// channel, so that the order of methods is the caller's.
     #[inline]
@@ -526,6 +559,7 @@ impl ChannelState {
         self.listed = false;
         if matches!(self.phase, Phase::Opening | Phase::Open) {
             self.flush_acks(link);
+            self.commit_apart(link);
         }
     }
 
@@ -570,7 +604,9 @@ impl ChannelState {
                 Effect::None
             }
             Method::TxSelect(_) => {
-                self.mode = Mode::Tx;
+                if !matches!(self.mode, Mode::Tx(_)) {
+                    self.mode = Mode::Tx(Transaction::default());
+                }
                 self.unsettled.begin();
                 Effect::None
             }

@@ -143,7 +143,11 @@ impl Channel<'_> {
                 });
                 Some(confirms.published(fingerprint))
             }
-            Mode::Plain | Mode::Tx => None,
+            Mode::Tx(transaction) => {
+                transaction.published = true;
+                None
+            }
+            Mode::Plain => None,
         };
         self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
         Ok(seq)

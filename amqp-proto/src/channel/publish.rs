@@ -101,6 +101,9 @@ impl Channel<'_> {
             return Err(PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max });
         }
         let Mode::Confirm(confirms) = &mut self.state.mode else {
+            if let Mode::Tx(transaction) = &mut self.state.mode {
+                transaction.published = true;
+            }
             push_body(self.link, channel, body);
             return Ok(None);
         };

@@ -3,13 +3,13 @@ use bytes::Bytes;
 
 use super::equals::Attribution;
 use super::returns::Head;
-use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase};
+use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase, Settlement};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
 use crate::delivery::{DeliverArguments, stream_offset};
 use crate::frame::FrameKind;
 use crate::link::{Link, Role};
 use crate::method::{
-    Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, BasicReject, ChannelClose,
+    Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose,
     ChannelCloseOk, ChannelFlowOk, ConnectionClose, Method,
 };
 use crate::properties::identity;
@@ -415,13 +415,13 @@ impl ChannelState {
             return Ok(());
         }
         link.check_replies()?;
-        self.flush_acks(link);
-        // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        let _recovering = match of_stream {
+        let settlement = match of_stream {
             // RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
-            true => self.unsettled.ack(DeliveryTag(tag)).map(|()| self.flush_acks(link)),
-            false => self.nack(link, DeliveryTag(tag), true),
+            true => Settlement::Ack,
+            false => Settlement::Nack { requeue: true },
         };
+        // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
+        let _recovering = self.settle_apart(link, DeliveryTag(tag), settlement);
         Ok(())
     }
 
@@ -436,11 +436,9 @@ impl ChannelState {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
-        self.flush_acks(link);
+        link.check_replies()?;
         // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        if self.unsettled.settle(DeliveryTag(tag)).is_ok() {
-            link.reply(self.id.0, &BasicReject { delivery_tag: tag, requeue })?;
-        }
+        let _recovering = self.settle_apart(link, DeliveryTag(tag), Settlement::Reject { requeue });
         Ok(())
     }
 

@@ -33,6 +33,11 @@ impl Requests {
         self.of_channel.is_empty() && self.of_queues.is_empty()
     }
 
+    /// Whether one of them may be replied to with a message.
+    pub(super) fn brings_message(&self) -> bool {
+        self.of_channel.iter().any(|pending| matches!(pending.effect, Effect::Get { .. }))
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

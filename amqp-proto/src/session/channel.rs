@@ -12,7 +12,7 @@ use crate::time::Instant;
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConsumerId,
     DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
-    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
+    RawProperties, Reply, ReplyCode, RequestId, Route, Settlement, ShortStr,
 };
 
 /// A channel of a [`Session`](super::Session), borrowed to give it commands.
@@ -402,6 +402,24 @@ impl Channel<'_> {
         }
     }
 
+    /// Settles one delivery whatever becomes of the transaction; see [`Channel::settle_apart`](crate::Channel::settle_apart).
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for it.
+    pub fn settle_apart(
+        &mut self,
+        delivery: DeliveryTag,
+        settlement: Settlement,
+    ) -> Result<(), CommandError> {
+        let of_stream = self.record.streams.holds(delivery);
+        let settlement = if of_stream { Settlement::Ack } else { settlement };
+        self.act(delivery, true, |channel, tag| channel.settle_apart(tag, settlement))?;
+        if of_stream {
+            self.record.streams.settled(delivery, false, false);
+        }
+        Ok(())
+    }
+
     /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
         if self.record.streams.any() {
@@ -409,8 +427,14 @@ impl Channel<'_> {
             let _none = self.nack_up_to(DeliveryTag::new(0), true);
             return;
         }
-        if let Reach::Channel(channel) = &mut self.reach {
-            channel.requeue_all();
+        match &mut self.reach {
+            Reach::Channel(channel) => channel.requeue_all(),
+            // What came while the channel is being restored.
+            reach => {
+                if let Some(mut channel) = reach.restored(self.id) {
+                    channel.requeue_all();
+                }
+            }
         }
     }
 
@@ -422,8 +446,9 @@ impl Channel<'_> {
     pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
         match &mut self.reach {
             Reach::Channel(channel) => channel.recover_async(requeue),
-            Reach::Nowhere(_) => Ok(()),
             Reach::Ended(error) => Err((**error).clone().into()),
+            // There may be deliveries already on a channel that is being restored.
+            reach => reach.restored(self.id).map_or(Ok(()), |mut own| own.recover_async(requeue)),
         }
     }
 
@@ -521,6 +546,18 @@ impl Channel<'_> {
         requeue: bool,
         act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
+        self.act(delivery, requeue, act)?;
+        self.record.mode.work();
+        Ok(())
+    }
+
+    /// The same, if that is no work that could be lost with its transaction.
+    fn act(
+        &mut self,
+        delivery: DeliveryTag,
+        requeue: bool,
+        act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
         let Some(tag) = self.record.tags.sent(delivery) else {
             return self.stale(delivery, requeue);
         };
@@ -532,9 +569,7 @@ impl Channel<'_> {
                 None => return self.stale(delivery, requeue),
             },
         };
-        settled.map_err(|error| named(error, delivery))?;
-        self.record.mode.work();
-        Ok(())
+        settled.map_err(|error| named(error, delivery))
     }
 
     /// Readers of streams go on behind what was settled.

@@ -70,7 +70,7 @@ use crate::wire::ShortStr;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError,
     ConsumerId, Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply,
-    ReplyCode, TimerReason, Transmit,
+    ReplyCode, Settlement, TimerReason, Transmit,
 };
 
 /// One logical connection over many transports. See the [module](self).
@@ -542,10 +542,11 @@ impl Session {
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is settled by nobody else.
-                        let _settled = match delivery.stream_offset() {
-                            Some(_) => channel.ack(tag),
-                            None => channel.nack(tag, true),
+                        let settlement = match delivery.stream_offset() {
+                            Some(_) => Settlement::Ack,
+                            None => Settlement::Nack { requeue: true },
                         };
+                        let _settled = channel.settle_apart(tag, settlement);
                     }
                     return None;
                 }
@@ -556,7 +557,8 @@ impl Session {
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
                         // It needs no answer, or is requeued or rejected already.
-                        let _settled = channel.nack(tag, true);
+                        let _settled =
+                            channel.settle_apart(tag, Settlement::Nack { requeue: true });
                     }
                 }
             }

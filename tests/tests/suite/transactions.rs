@@ -2,7 +2,9 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use amqp_client_core::proto::Misuse;
-use amqp_client_core::{CallError, Delivery, Message, PublishError, PublisherOptions};
+use amqp_client_core::{
+    CallError, ConsumeOptions, Delivery, Message, PublishError, PublisherOptions,
+};
 use futures_util::FutureExt as _;
 
 use super::{assert_refused, behaviours};
@@ -131,6 +133,61 @@ behaviours! {
         drop(transaction);
         channel.tx_rollback().await?;
         assert_eq!(observer.queue_declare_passive(queue.name()).await?.message_count(), 2);
+    }
+
+    async fn a_delivery_that_is_dropped_is_requeued_whatever_becomes_of_the_transaction(world) {
+        let observer = world.connection().await?.open_channel().await?;
+        let failed = || CallError::Misuse(Misuse::NotNow);
+        for commits in [true, false] {
+            let (channel, queue) = world.queue().await?;
+            queue.publish(&Message::new("m")).await?;
+            let result = channel
+                .transaction(async |_| {
+                    queue.publish(&Message::new("work")).await.map_err(ended)?;
+                    drop(queue.get(false).await?.ok_or_else(failed)?);
+                    if commits { Ok(()) } else { Err(failed()) }
+                })
+                .await;
+            assert_eq!(result.is_ok(), commits);
+            // The reply to this comes behind the end of the transaction.
+            channel.basic_qos(1).await?;
+            let got = observer.basic_get(queue.name(), true).await?.ok_or("not requeued")?;
+            assert_eq!((got.delivery.body(), got.delivery.redelivered()), (&b"m"[..], true));
+            assert_eq!(got.message_count, u32::from(commits));
+        }
+    }
+
+    async fn a_delivery_that_is_held_when_a_transaction_panics_comes_again(world) {
+        let (channel, queue) = world.queue().await?;
+        queue.publish(&Message::new("m")).await?;
+        let transaction = channel.transaction(async |_| {
+            let _got = queue.get(false).await?;
+            queue.publish(&Message::new("work")).await.map_err(ended)?;
+            match queue.name().is_empty() {
+                true => Ok::<_, CallError>(()),
+                false => resume_unwind(Box::new("the work panics")),
+            }
+        });
+        assert!(AssertUnwindSafe(transaction).catch_unwind().await.is_err());
+        let got = queue.get(true).await?.ok_or("it was not requeued")?;
+        assert_eq!((got.delivery.body(), got.message_count), (&b"m"[..], 0));
+    }
+
+    async fn a_delivery_that_is_dropped_outside_of_a_transaction_comes_again_at_once(world) {
+        let (channel, queue) = world.queue().await?;
+        channel.transaction(async |_| Ok::<_, CallError>(())).await?;
+        channel.basic_qos(1).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        world.channel().await?.queue(queue.name())?.publish(&Message::new("m")).await?;
+        for round in 0..3 {
+            let delivery = consumer.next().await.ok_or("it has ended")??;
+            assert_eq!(delivery.redelivered(), round > 0);
+            drop(delivery);
+        }
+        let delivery = consumer.next().await.ok_or("it has ended")??;
+        channel.transaction(async |_| delivery.ack()).await?;
+        consumer.cancel().await?;
+        assert_eq!(queue.purge().await?, 0);
     }
 
     async fn the_error_of_the_work_is_not_hidden_by_that_of_the_rollback(world) {

@@ -1,0 +1,139 @@
+//! What happens on a transactional channel beside the transactions of the application.
+
+use alloc::vec::Vec;
+
+use super::{ChannelState, Effect, Mode, Pending};
+use crate::link::Link;
+use crate::method::{Arguments as _, BasicReject, TxCommit, TxRollback};
+use crate::{DeliveryTag, Misuse};
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// It was processed (`basic.ack`).
+    Ack,
+    /// It is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
+    Nack {
+        /// Whether the broker requeues it.
+        requeue: bool,
+    },
+    /// It is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
+    Reject {
+        /// Whether the broker requeues it.
+        requeue: bool,
+    },
+}
+
+/// The transaction of a channel that is not committed or rolled back yet.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    /// The application has published something.
+    pub(super) published: bool,
+    /// Deliveries that were settled [apart](ChannelState::settle_apart), and how. A rollback undoes that: they are settled again.
+    apart: Vec<(u64, Settlement)>,
+}
+
+impl ChannelState {
+    /// Settles a delivery whatever becomes of the transaction.
+    ///
+    /// The broker knows only one transaction for each channel. If the application has begun none, this one is committed at the
+    /// end of the turn, with others like it. Otherwise it is part of the application's, and is sent again behind a rollback.
+    ///
+    /// | sent | by |
+    /// |---|---|
+    /// | `basic.ack` 1, `basic.nack` 2 | the application, which has dropped 2 |
+    /// | `tx.rollback` | the application |
+    /// | `basic.nack` 2, `tx.commit` | this end |
+    pub(super) fn settle_apart(
+        &mut self,
+        link: &mut Link,
+        tag: DeliveryTag,
+        settlement: Settlement,
+    ) -> Result<(), Misuse> {
+        self.flush_acks(link);
+        self.settle_now(link, tag, settlement)?;
+        if let Mode::Tx(transaction) = &mut self.mode {
+            transaction.apart.push((tag.0, settlement));
+            self.list_for_flush(link);
+        }
+        Ok(())
+    }
+
+    fn settle_now(
+        &mut self,
+        link: &mut Link,
+        tag: DeliveryTag,
+        settlement: Settlement,
+    ) -> Result<(), Misuse> {
+        match settlement {
+            Settlement::Ack => {
+                self.unsettled.ack(tag)?;
+                self.flush_acks(link);
+            }
+            Settlement::Nack { requeue } => self.nack(link, tag, requeue)?,
+            Settlement::Reject { requeue } => {
+                self.unsettled.settle(tag)?;
+                link.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
+            }
+        }
+        Ok(())
+    }
+
+    /// The application's commit or rollback was sent.
+    pub(super) fn transaction_ended(&mut self, link: &mut Link, commits: bool) {
+        let Mode::Tx(transaction) = &mut self.mode else { return };
+        let Transaction { apart, .. } = core::mem::take(transaction);
+        if commits || apart.is_empty() {
+            return;
+        }
+        for (tag, settlement) in apart {
+            let settled = self.settle_now(link, DeliveryTag(tag), settlement);
+            debug_assert!(settled.is_ok(), "the rollback has made it unsettled: {settled:?}");
+        }
+        self.commit_own(link);
+    }
+
+    /// Commits what was settled apart, if there is nothing else to commit. Flush first.
+    pub(super) fn commit_apart(&mut self, link: &mut Link) {
+        let Mode::Tx(transaction) = &mut self.mode else { return };
+        let Transaction { published, apart } = transaction;
+        if apart.is_empty() || *published || self.unsettled.uncommitted() != apart.len() {
+            return;
+        }
+        apart.clear();
+        self.commit_own(link);
+    }
+
+    /// Requeues all unacknowledged deliveries, and those that the transaction has settled, before the channel is closed: that
+    /// would undo the transaction as well.
+    pub(super) fn requeue_all(
+        &mut self,
+        link: &mut Link,
+        requeue: impl FnOnce(&mut Self, &mut Link),
+    ) {
+        let transactional = matches!(self.mode, Mode::Tx(_));
+        if transactional {
+            link.send_small(self.id.0, &TxRollback {});
+            self.unsettled.roll_back();
+            self.mode = Mode::Tx(Transaction::default());
+            self.await_own(link, &TxRollback::FACTS);
+        }
+        requeue(self, link);
+        if transactional {
+            self.commit_own(link);
+        }
+    }
+
+    fn commit_own(&mut self, link: &mut Link) {
+        link.send_small(self.id.0, &TxCommit {});
+        self.unsettled.commit();
+        self.await_own(link, &TxCommit::FACTS);
+    }
+
+    /// Nobody waits for the reply but this end, to tell it from others.
+    fn await_own(&mut self, link: &mut Link, method: &'static crate::method::MethodFacts) {
+        let id = link.next_request();
+        self.pending.push(Pending { id, method, effect: Effect::None, abandoned: true });
+    }
+}
