@@ -608,6 +608,9 @@ impl Session {
             }
             ChannelEvent::Returned { publish: Some(publish), .. } => {
                 *publish = PublishSeq(record.seqs.one(publish.get()));
+                // Its verdict is known. Sent again after a loss, it might reach a queue although it was reported as returned.
+                let seq = publish.get();
+                self.budget.freed(|discard| record.kept.give_up(seq, discard));
             }
             ChannelEvent::ConsumerEnded { consumer } => {
                 record.cancelling.retain(|cancelling| cancelling != consumer);

@@ -11,6 +11,7 @@ mod order;
 mod outages;
 mod pair;
 mod refused;
+mod returned;
 mod scripted;
 mod secrets;
 mod smaller;
