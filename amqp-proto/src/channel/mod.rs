@@ -215,8 +215,35 @@ impl Channel<'_> {
         match self.state.pending.starting(consumer_tag) {
             // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
             Some(starting) => starting.abandoned = true,
-            None => self.state.cancel_unwanted(self.link, consumer_tag.clone()),
+            None => {
+                self.state.cancel_unwanted(self.link, consumer_tag.clone(), true);
+            }
         }
+    }
+
+    /// Cancels a consumer that is to be started again later. What still arrives for it is requeued; the reply is reported.
+    /// Returns nothing if the consumer cannot be cancelled now.
+    pub(crate) fn pause_consumer(
+        &mut self,
+        consumer_tag: &ShortStr,
+        consumer: ConsumerId,
+    ) -> Option<RequestId> {
+        self.check_open().ok()?;
+        let runs = self.wanted_consumer(consumer_tag) == Some(consumer)
+            // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
+            && !self.state.pending.is_starting(consumer_tag)
+            && !self.state.pending.is_cancelling(consumer_tag, consumer);
+        if !runs {
+            return None;
+        }
+        self.state.consumers.abandon(consumer_tag.as_bytes());
+        Some(self.state.cancel_unwanted(self.link, consumer_tag.clone(), false))
+    }
+
+    /// Which consumer has this tag, if its deliveries are wanted.
+    pub(crate) fn wanted_consumer(&mut self, consumer_tag: &ShortStr) -> Option<ConsumerId> {
+        let found = self.state.consumer_of(consumer_tag.as_bytes());
+        found.and_then(|(id, _, unwanted)| (!unwanted).then_some(id))
     }
 
     /// Which consumer has this tag.
@@ -632,18 +659,16 @@ impl ChannelState {
         }
     }
 
-    /// Cancels a consumer on the channel's own account.
-    fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr) {
+    /// Cancels a consumer on the channel's own account. With `abandoned`, nobody waits for the reply.
+    fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr, abandoned: bool) -> RequestId {
         let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
         self.flush_acks(link);
         link.send_small(self.id.0, &cancel);
         let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
-        self.pending.push(Pending {
-            id: link.next_request(),
-            method: &BasicCancel::FACTS,
-            effect: Effect::Cancel { tag, consumer },
-            abandoned: true,
-        });
+        let id = link.next_request();
+        let effect = Effect::Cancel { tag, consumer };
+        self.pending.push(Pending { id, method: &BasicCancel::FACTS, effect, abandoned });
+        id
     }
 
     fn consumer_of(&mut self, tag: &[u8]) -> Option<(ConsumerId, bool, bool)> {

@@ -318,7 +318,7 @@ impl ChannelState {
                     self.consumers.insert(tag.clone(), consumer);
                 }
                 if pending.abandoned && matches!(self.phase, Phase::Open) {
-                    self.cancel_unwanted(link, tag);
+                    self.cancel_unwanted(link, tag, true);
                 }
             }
             Effect::Cancel { tag, consumer } => {

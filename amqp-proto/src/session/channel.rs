@@ -5,6 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::discard::Discard;
+use super::pause::Pause;
 use super::record::{ChannelRecord, Consumer, Expires, Held, InFlight, KeptMessage, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
@@ -153,11 +154,14 @@ impl Channel<'_> {
         }
         let id = match &mut self.reach {
             Reach::Channel(channel) => {
+                check_paused(self.record, &method)?;
                 self.record.name_last_queue(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers);
                 if let Some(consumer) = absent {
+                    // It ends once, whatever becomes of the cancel.
+                    self.record.cancelling.retain(|cancelling| *cancelling != consumer);
                     let ended = ChannelEvent::ConsumerEnded { consumer };
                     self.events.push_back(Event::Channel(self.id, ended));
                 }
@@ -636,6 +640,16 @@ fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
     matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == *consumer_tag)
 }
 
+/// The connection does not know the tags of consumers that are paused.
+fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
+    let Method::BasicConsume(consume) = method else { return Ok(()) };
+    let mut paused = record.consumers.iter().filter(|own| own.pause != Pause::Running);
+    match paused.any(|own| own.consume.consumer_tag == consume.consumer_tag) {
+        true => Err(Misuse::ConsumerTagInUse),
+        false => Ok(()),
+    }
+}
+
 /// What a connection would refuse at once, for a request that waits for one.
 fn check_held(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let tag_taken = |tag: &ShortStr| {
@@ -683,7 +697,13 @@ pub(super) fn note(
                 let present = record.consumers.iter().map(|consumer| consumer.id);
                 record.streams.watch(id.into(), present);
             }
-            record.consumers.push(Consumer { id: id.into(), consume, qos, recovers });
+            record.consumers.push(Consumer {
+                id: id.into(),
+                consume,
+                qos,
+                recovers,
+                pause: Pause::Running,
+            });
         }
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(cancel.consumer_tag.as_bytes()) {

@@ -148,9 +148,16 @@ impl Session {
             return;
         }
         let Some((_, step)) = replay.awaiting.pop_front() else { return };
-        if let Purpose::Probe(channel, consumer) = step.purpose {
-            self.probed((channel, consumer), reply);
-            return self.send_declarations();
+        match step.purpose {
+            Purpose::Probe(channel, consumer) => {
+                self.probed((channel, consumer), reply);
+                return self.send_declarations();
+            }
+            Purpose::Resume(channel, consumer) => {
+                self.start_again(channel, consumer);
+                return self.send_declarations();
+            }
+            Purpose::Restore | Purpose::Again => {}
         }
         let Some(replay) = &mut self.replay else { return };
         if let (Entity::Queue(old), Reply::Method(Method::QueueDeclareOk(answer))) =
@@ -197,8 +204,14 @@ impl Session {
     }
 
     pub(super) fn declaration_failed(&mut self, step: &Step, error: ChannelError) {
-        if let Purpose::Probe(channel, consumer) = step.purpose {
-            return self.probe_failed((channel, consumer), error);
+        match step.purpose {
+            Purpose::Probe(channel, consumer) => {
+                return self.probe_failed((channel, consumer), error);
+            }
+            Purpose::Resume(channel, consumer) => {
+                return self.resume_failed(channel, consumer, error);
+            }
+            Purpose::Restore | Purpose::Again => {}
         }
         if let (Entity::Queue(name), Some(replay)) = (&step.entity, &mut self.replay) {
             replay.missing.insert(name.clone());

@@ -24,6 +24,11 @@
 //!   cannot be brought back. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) tells what came of it.
 //!
 //! A loss amid recovery is another loss.
+//!
+//! # Consumers that take nothing
+//!
+//! Whoever stops reading because one consumer takes nothing stops all of them. [`Session::pause_consumer`] stops that one
+//! instead: its deliveries stay in the broker until [`Session::resume_consumer`].
 
 mod blame;
 mod channel;
@@ -32,6 +37,7 @@ mod discard;
 mod exclusive;
 mod nodes;
 mod outage;
+mod pause;
 mod policy;
 mod record;
 mod reopen;
@@ -567,7 +573,9 @@ impl Session {
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
                 let Some(sent) = record.take_in_flight(*request) else {
-                    self.take_restored(id, *request, reply);
+                    if !self.paused(id, *request) {
+                        self.take_restored(id, *request, reply);
+                    }
                     return None;
                 };
                 match reply {

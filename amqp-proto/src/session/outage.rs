@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::exclusive::Waiting;
 use super::nodes::Nodes;
+use super::pause::Pause;
 use super::report::Entity;
 use super::{Phase, Recovery, Session};
 use crate::time::Instant;
@@ -375,6 +376,8 @@ impl Session {
             let error = error.clone();
             ChannelEvent::Unconfirmed { publishes, error }
         }));
+        // What they had is requeued, so nobody would take it to resume them.
+        record.consumers.iter_mut().for_each(|consumer| consumer.pause = Pause::Running);
         let delivered = record.tags.restart();
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();

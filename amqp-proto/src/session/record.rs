@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::blame::Careful;
 use super::channel::Noted;
 use super::discard::Discard;
+use super::pause::Pause;
 use super::reopen::Reopened;
 use super::streams::Streams;
 use super::topology::queue_of;
@@ -110,6 +111,7 @@ pub(super) struct Consumer {
     pub(super) qos: Option<BasicQos>,
     /// It comes back.
     pub(super) recovers: bool,
+    pub(super) pause: Pause,
 }
 
 #[derive(Debug)]
@@ -185,7 +187,7 @@ impl ChannelRecord {
     }
 
     /// The consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or is being
-    /// declared again. The broker's reply says nothing about it then.
+    /// declared again, or it is paused. The broker's reply says nothing about it then.
     pub(super) fn cancels_absent(
         &self,
         channel: &mut crate::Channel<'_>,
@@ -194,7 +196,7 @@ impl ChannelRecord {
         let Method::BasicCancel(cancel) = method else { return None };
         let mut consumers = self.consumers.iter();
         let own = consumers.find(|own| own.consume.consumer_tag == cancel.consumer_tag)?;
-        (channel.consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
+        (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
     pub(super) fn remove_consumer(&mut self, tag: &[u8]) -> Option<Consumer> {

@@ -204,15 +204,28 @@ impl Session {
 
     /// The broker has cancelled a consumer. Whether it is started again.
     pub(super) fn resubscribe(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+        let steps = self.resubscription(id, consumer);
+        let resubscribes = steps.is_some();
+        if let Some(steps) = steps {
+            self.bring_back(steps, [(id, consumer)]);
+        }
+        resubscribes
+    }
+
+    /// What to declare before a consumer is started again that the broker has cancelled, if it is to be.
+    pub(super) fn resubscription(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+    ) -> Option<Vec<Step>> {
         let policy = self.recovering.as_ref().map(|recovering| recovering.policy.on_cancel);
-        let Some(record) = slot(&mut self.channels, id) else { return false };
-        let mut consumers = record.consumers.iter();
-        let Some(found) = consumers.find(|found| found.id == consumer) else { return false };
+        let record = slot(&mut self.channels, id)?;
+        let found = record.consumers.iter().find(|found| found.id == consumer)?;
         let queue = found.consume.queue.clone();
         if policy != Some(OnCancel::Resubscribe) || !found.recovers {
             record.consumers.retain(|found| found.id != consumer);
             self.topology.unconsumed(&queue);
-            return false;
+            return None;
         }
         record.streams.interrupt_one(consumer);
         let mut steps = self.topology.queue_steps(&queue);
@@ -221,8 +234,7 @@ impl Session {
             let entity = Entity::Queue(queue.clone());
             steps.push(Step::new(declare.into(), entity, Some(&queue)));
         }
-        self.bring_back(steps, [(id, consumer)]);
-        true
+        Some(steps)
     }
 
     /// Tries again what was locked.

@@ -71,6 +71,9 @@ impl Session {
         if let Entity::Consumer { consumer, consumer_tag, .. } = entity {
             let known = slot(&mut self.channels, id)
                 .is_some_and(|record| record.consumers.iter().any(|own| own.id == *consumer));
+            if known && self.resumed(id, *consumer) {
+                return;
+            }
             if !known {
                 if let Some(record) = slot(&mut self.channels, id) {
                     record.orphans.push(*consumer);

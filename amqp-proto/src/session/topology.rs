@@ -78,6 +78,9 @@ pub(super) enum Purpose {
     Again,
     /// To see whether an exclusive consumer could be started.
     Probe(ChannelId, ConsumerId),
+    /// To see whether the queue of a paused consumer is still there. A consumer of a queue that is not would cost its neighbours
+    /// the channel.
+    Resume(ChannelId, ConsumerId),
 }
 
 impl Step {
@@ -244,6 +247,16 @@ impl Topology {
     /// Whether the queue goes when its last consumer does.
     pub(super) fn goes_with_consumers(&self, queue: &ShortStr) -> bool {
         self.queues.get(queue).is_some_and(|queue| queue.declare.auto_delete)
+    }
+
+    /// Whether a queue surely stays as it is while one of its consumers is cancelled for some time: neither is it deleted, nor does
+    /// the consumer lose a place that only one can have. Nothing comes back if the queue was not declared here.
+    pub(super) fn outlasts_consumers(&self, queue: &ShortStr) -> Option<bool> {
+        let declare = &self.queues.get(queue)?.declare;
+        let single = declare.arguments.get("x-single-active-consumer");
+        let is_single = single.is_some_and(|single| single.as_bool() != Some(false));
+        let expires = declare.arguments.get("x-expires").is_some();
+        Some(!declare.auto_delete && !expires && !is_single && !self.is_stream(queue))
     }
 
     /// A queue that has gone by itself, its bindings, and the exchanges that may have gone with those.

@@ -10,6 +10,7 @@ mod neighbours;
 mod order;
 mod outages;
 mod pair;
+mod pausing;
 mod refused;
 mod returned;
 mod scripted;

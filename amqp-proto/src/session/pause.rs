@@ -1,0 +1,165 @@
+//! Pausing a consumer whose deliveries nobody takes.
+//!
+//! All consumers of a connection share its bytes. When one of them has no prefetch limit and takes nothing, what the broker has
+//! sent it stands in front of the deliveries of all others. AMQP has no method that stops one consumer: `channel.flow` stops a
+//! whole channel, and RabbitMQ refuses it. So the session cancels the consumer, requeues what still arrives for it, and starts
+//! it again under the same tag when the application wants more. The application sees neither: the consumer keeps its number,
+//! and no event says that it ended.
+//!
+//! | [`Pause`] | the broker has the consumer | next |
+//! |---|---|---|
+//! | `Running` | yes, or it is being restored | [`pause_consumer`](Session::pause_consumer) sends `basic.cancel` |
+//! | `Cancelling` | until it replies | `basic.cancel-ok` |
+//! | `Paused` | no | [`resume_consumer`](Session::resume_consumer) asks whether the queue is still there |
+//! | `Resuming` | not yet | `basic.consume-ok` |
+//!
+//! A loss ends each pause. The broker has requeued what the consumer held then, so recovery starts it as all others.
+
+use super::record::{Consumer, Mode};
+use super::report::Entity;
+use super::topology::{Purpose, Step};
+use super::{Phase, Session, slot};
+use crate::method::QueueDeclare;
+use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId};
+
+/// How far a consumer is paused.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    #[default]
+    Running,
+    /// The cancel is pending.
+    Cancelling {
+        cancel: RequestId,
+        /// It is started again as soon as the cancel is answered: only then is its tag free.
+        resume: bool,
+    },
+    Paused,
+    Resuming,
+}
+
+impl Session {
+    /// Pauses a consumer that has got more than the application takes. Returns whether it did.
+    ///
+    /// The broker delivers nothing more to it, and what is still on its way is requeued without blame. Deliveries that were
+    /// received before stay as they are: they can be settled, and requeued with [`Channel::nack`](super::Channel::nack) if there
+    /// are too many. The consumer goes on with [`resume_consumer`](Self::resume_consumer), or when the connection or channel is
+    /// recovered. It can be cancelled and discarded as any other.
+    ///
+    /// Only a consumer that loses nothing by it is paused. It must acknowledge, have been started, and not be exclusive, its
+    /// channel must not be transactional, and its queue must neither be a stream, nor have a single active consumer, nor go when
+    /// it is unused (auto-delete, `x-expires`). Whether a queue is such is known only if it was declared by this session;
+    /// `lasting` says that the application knows that all others are not. A policy of the broker may let a queue expire as well,
+    /// which no client can see.
+    pub fn pause_consumer(&mut self, id: ChannelId, consumer: ConsumerId, lasting: bool) -> bool {
+        let up = matches!(self.phase, Phase::Up);
+        let Some(record) = slot(&mut self.channels, id).filter(|record| up && record.attached)
+        else {
+            return false;
+        };
+        // In a transaction, what is requeued would wait for the commit. A consumer that is watched may be of a stream.
+        if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {
+            return false;
+        }
+        let mut consumers = record.consumers.iter_mut();
+        let Some(found) = consumers.find(|found| found.id == consumer) else { return false };
+        let consume = &found.consume;
+        let stays = self.topology.outlasts_consumers(&consume.queue).unwrap_or(lasting);
+        if found.pause != Pause::Running || consume.no_ack || consume.exclusive || !stays {
+            return false;
+        }
+        let channel = self.connection.channel(id).ok();
+        let cancel =
+            channel.and_then(|mut own| own.pause_consumer(&consume.consumer_tag, consumer));
+        let Some(cancel) = cancel else { return false };
+        found.pause = Pause::Cancelling { cancel, resume: false };
+        true
+    }
+
+    /// Starts a consumer again that was [paused](Self::pause_consumer), under the tag that it had; does nothing for others.
+    ///
+    /// If its queue was deleted in between, the consumer ends as it does when the broker cancels it
+    /// ([`ChannelEvent::Cancelled`]). If the broker refuses it otherwise, [`ChannelEvent::ConsumerFailed`] says why.
+    pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
+        let Some(found) = self.consumer(id, consumer) else { return };
+        match &mut found.pause {
+            Pause::Running | Pause::Resuming => {}
+            Pause::Cancelling { resume, .. } => *resume = true,
+            Pause::Paused => {
+                found.pause = Pause::Resuming;
+                let queue = found.consume.queue.clone();
+                let declare =
+                    QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
+                let mut step = Step::new(declare.into(), Entity::Queue(queue), None);
+                step.purpose = Purpose::Resume(id, consumer);
+                self.bring_back([step].into(), []);
+            }
+        }
+    }
+
+    /// Whether that reply is to the cancel of a consumer that is being paused.
+    pub(super) fn paused(&mut self, id: ChannelId, request: RequestId) -> bool {
+        let Some(record) = slot(&mut self.channels, id) else { return false };
+        let paused = record.consumers.iter_mut().find_map(|found| match found.pause {
+            Pause::Cancelling { cancel, resume } if cancel == request => Some((found, resume)),
+            _ => None,
+        });
+        let Some((found, resume)) = paused else { return false };
+        found.pause = Pause::Paused;
+        let consumer = found.id;
+        if resume {
+            self.resume_consumer(id, consumer);
+        }
+        true
+    }
+
+    /// Its queue is there: the consumer is the next to be started, unless it was cancelled or restored in between.
+    pub(super) fn start_again(&mut self, id: ChannelId, consumer: ConsumerId) {
+        let found = self.consumer(id, consumer);
+        let waits = found.is_some_and(|found| found.pause == Pause::Resuming);
+        if let Some(replay) = self.replay.as_mut().filter(|_| waits) {
+            replay.consumers.push((id, consumer));
+        }
+    }
+
+    /// The broker has refused to look at the queue of a paused consumer.
+    pub(super) fn resume_failed(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+        error: ChannelError,
+    ) {
+        // There was no channel to ask on. That is no reason to end the consumer.
+        let Some(close) = error.as_close() else { return self.start_again(id, consumer) };
+        let not_found = close.reply_code == ReplyCode::NOT_FOUND;
+        let Some(found) = self.consumer(id, consumer) else { return };
+        if found.pause != Pause::Resuming {
+            return;
+        }
+        found.pause = Pause::Running;
+        let consumer_tag = found.consume.consumer_tag.clone();
+        if !not_found {
+            self.end_consumer(id, consumer, &error);
+            let entity = Entity::Consumer { channel: id, consumer, consumer_tag };
+            return self.report_failure(entity, error);
+        }
+        // The queue was deleted. The broker would have said so if it had had the consumer.
+        match (self.resubscription(id, consumer), &mut self.replay) {
+            (Some(steps), Some(replay)) => {
+                replay.steps.extend(steps);
+                replay.consumers.push((id, consumer));
+            }
+            _ => self.emit(id, ChannelEvent::Cancelled { consumer }),
+        }
+    }
+
+    /// Whether a consumer that was started was paused before. It is nobody's news then.
+    pub(super) fn resumed(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+        let found = self.consumer(id, consumer);
+        let resuming = found.filter(|found| found.pause == Pause::Resuming);
+        resuming.map(|found| found.pause = Pause::Running).is_some()
+    }
+
+    fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
+        slot(&mut self.channels, id)?.consumers.iter_mut().find(|found| found.id == consumer)
+    }
+}
