@@ -40,6 +40,9 @@ pub struct Limits {
 
 /// What becomes of a message whose body is larger than [`Limits::body_max`]. If it needs no acknowledgement, the broker
 /// has forgotten it, and none of this helps.
+///
+/// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540). A delivery of a stream is acknowledged
+/// where one of a queue is requeued or rejected; the message stays in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Oversized {

@@ -11,30 +11,49 @@ use crate::{ConnectionError, ConsumerId, DeliveryTag, Misuse, Oversized};
 /// have been settled since, by their tags.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Each with its consumer; `basic.get` has none.
-    deliveries: VecDeque<(u64, Option<ConsumerId>)>,
+    deliveries: VecDeque<HeldDelivery>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct HeldDelivery {
+    tag: u64,
+    /// `basic.get` has none.
+    consumer: Option<ConsumerId>,
+    /// A stream takes nothing back: the delivery can only be acknowledged.
+    of_stream: bool,
 }
 
 impl Held {
     /// How many are still unsettled.
     pub(super) fn len(&self, unsettled: &Unsettled) -> usize {
-        self.deliveries.iter().filter(|(tag, _)| unsettled.is_waiting(*tag)).count()
+        self.deliveries.iter().filter(|held| unsettled.is_waiting(held.tag)).count()
     }
 
-    fn contains(&self, tag: u64) -> bool {
-        self.deliveries.binary_search_by_key(&tag, |(held, _)| *held).is_ok()
+    fn find(&self, tag: u64) -> Option<&HeldDelivery> {
+        let index = self.deliveries.binary_search_by_key(&tag, |held| held.tag).ok()?;
+        self.deliveries.get(index)
     }
 
-    fn add(&mut self, tag: u64, consumer: Option<ConsumerId>, unsettled: &Unsettled) {
-        while self.deliveries.front().is_some_and(|(oldest, _)| !unsettled.is_waiting(*oldest)) {
+    /// Whether that delivery is held, and of a stream.
+    pub(super) fn is_of_stream(&self, tag: DeliveryTag) -> bool {
+        self.find(tag.get()).is_some_and(|held| held.of_stream)
+    }
+
+    /// Whether deliveries of streams are held.
+    pub(super) fn any_of_stream(&self) -> bool {
+        self.deliveries.iter().any(|held| held.of_stream)
+    }
+
+    fn add(&mut self, delivery: HeldDelivery, unsettled: &Unsettled) {
+        while self.deliveries.front().is_some_and(|oldest| !unsettled.is_waiting(oldest.tag)) {
             self.deliveries.pop_front();
         }
-        self.deliveries.push_back((tag, consumer));
+        self.deliveries.push_back(delivery);
     }
 
-    fn take(&mut self, consumer: ConsumerId) -> Option<u64> {
-        let index = self.deliveries.iter().position(|(_, of)| *of == Some(consumer))?;
-        self.deliveries.remove(index).map(|(tag, _)| tag)
+    fn take(&mut self, consumer: ConsumerId) -> Option<HeldDelivery> {
+        let index = self.deliveries.iter().position(|held| held.consumer == Some(consumer))?;
+        self.deliveries.remove(index)
     }
 }
 
@@ -46,13 +65,15 @@ impl ChannelState {
         tag: u64,
         no_ack: bool,
         consumer: Option<ConsumerId>,
+        of_stream: bool,
     ) -> Result<(), ConnectionError> {
         match link.limits.oversized {
             Oversized::Hold if no_ack => Ok(()),
             Oversized::Hold => {
-                self.held.add(tag, consumer, &self.unsettled);
+                self.held.add(HeldDelivery { tag, consumer, of_stream }, &self.unsettled);
                 Ok(())
             }
+            _ if of_stream => self.requeue(link, tag, no_ack, of_stream),
             Oversized::Requeue => self.give_back(link, tag, no_ack, true),
             Oversized::Reject => self.give_back(link, tag, no_ack, false),
         }
@@ -64,9 +85,9 @@ impl ChannelState {
         link: &mut Link,
         consumer: ConsumerId,
     ) -> Result<(), ConnectionError> {
-        while let Some(tag) = self.held.take(consumer) {
+        while let Some(HeldDelivery { tag, of_stream, .. }) = self.held.take(consumer) {
             if self.unsettled.is_waiting(tag) {
-                self.requeue(link, tag, false, false)?;
+                self.requeue(link, tag, false, of_stream)?;
             }
         }
         Ok(())
@@ -76,11 +97,12 @@ impl ChannelState {
     /// one. The application never got those that are held, so it does not mean them.
     pub(super) fn around_held(&self, tag: DeliveryTag) -> Result<Option<Vec<DeliveryTag>>, Misuse> {
         let last = if tag.get() == 0 { u64::MAX } else { tag.get() };
-        let held = self.held.deliveries.iter().take_while(|(held, _)| *held <= last);
-        if !held.into_iter().any(|(held, _)| self.unsettled.is_waiting(*held)) {
+        let held = self.held.deliveries.iter().take_while(|held| held.tag <= last);
+        if !held.into_iter().any(|held| self.unsettled.is_waiting(held.tag)) {
             return Ok(None);
         }
-        let waiting = self.unsettled.waiting_up_to(last).filter(|tag| !self.held.contains(*tag));
+        let waiting =
+            self.unsettled.waiting_up_to(last).filter(|tag| self.held.find(*tag).is_none());
         let others: Vec<_> = waiting.map(DeliveryTag).collect();
         if others.is_empty() { Err(Misuse::UnknownDelivery(tag.get())) } else { Ok(Some(others)) }
     }

@@ -293,6 +293,9 @@ impl Channel<'_> {
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
+        if self.state.held.is_of_stream(delivery) {
+            return self.ack(delivery);
+        }
         self.flush_acks();
         self.state.unsettled.settle(delivery)?;
         let reject = BasicReject { delivery_tag: delivery.0, requeue };
@@ -307,6 +310,9 @@ impl Channel<'_> {
     /// [`CommandError`], if the delivery is not waiting for it.
     pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
+        if self.state.held.is_of_stream(delivery) {
+            return self.ack(delivery);
+        }
         self.flush_acks();
         Ok(self.state.nack(self.link, delivery, requeue)?)
     }
@@ -377,6 +383,11 @@ impl Channel<'_> {
             let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
             link.send_small(state.id.0, &nack);
         });
+    }
+
+    /// Whether deliveries of streams are [held](crate::Oversized::Hold).
+    pub(crate) fn holds_of_stream(&self) -> bool {
+        self.state.held.any_of_stream()
     }
 
     /// Asks for all unacknowledged deliveries again, without an answer. Deprecated in the protocol; prefer the request

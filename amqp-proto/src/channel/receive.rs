@@ -166,7 +166,8 @@ impl ChannelState {
                         delivery: assembled(&payload, &arguments, &properties, body, no_ack),
                     },
                     Err(why) => {
-                        self.put_aside(link, arguments.tag, no_ack, Some(consumer))?;
+                        let of_stream = stream_offset(&properties).is_some();
+                        self.put_aside(link, arguments.tag, no_ack, Some(consumer), of_stream)?;
                         let delivery_tag = DeliveryTag(arguments.tag);
                         ChannelEvent::Unusable { consumer, delivery_tag, why }
                     }
@@ -222,7 +223,7 @@ impl ChannelState {
                 message_count,
             },
             Err(why) => {
-                self.put_aside(link, arguments.tag, no_ack, None)?;
+                self.put_aside(link, arguments.tag, no_ack, None, false)?;
                 GetReply::Unusable { delivery_tag: DeliveryTag(arguments.tag), why }
             }
         };

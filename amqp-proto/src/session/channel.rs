@@ -391,6 +391,15 @@ impl Channel<'_> {
     /// # Errors
     /// [`CommandError`], if none is waiting.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
+        let all = delivery.get() == 0;
+        let delivery = match self.record.tags.last() {
+            // Those that were not polled yet may be of a stream as well.
+            Some(last) if all && self.may_read_streams() => last,
+            None if all && self.may_read_streams() => {
+                return Err(Misuse::UnknownDelivery(delivery.get()).into());
+            }
+            _ => delivery,
+        };
         let of_streams = self.record.streams.held_up_to(delivery);
         for delivery in &of_streams {
             self.ack(*delivery)?;
@@ -424,9 +433,17 @@ impl Channel<'_> {
         Ok(())
     }
 
+    /// Whether deliveries on the channel may be of streams.
+    fn may_read_streams(&self) -> bool {
+        let mut consumers = self.record.consumers.iter().map(|consumer| &consumer.consume.queue);
+        self.record.streams.any()
+            || consumers.any(|queue| self.topology.is_stream(queue))
+            || matches!(&self.reach, Reach::Channel(channel) if channel.holds_of_stream())
+    }
+
     /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
-        if self.record.streams.any() {
+        if self.may_read_streams() {
             // What is on its way may be of a stream, so only what is here is requeued.
             let _none = self.nack_up_to(DeliveryTag::new(0), true);
             return;

@@ -232,6 +232,11 @@ impl Tags {
         DeliveryTag::new(tag)
     }
 
+    /// The last that was received since the channel started.
+    pub(super) fn last(&self) -> Option<DeliveryTag> {
+        (self.last > self.before).then(|| DeliveryTag::new(self.last))
+    }
+
     /// The broker's tag for one of the session's; nothing if the broker has taken that delivery back.
     #[inline]
     pub(super) fn sent(&self, tag: DeliveryTag) -> Option<DeliveryTag> {

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use amqp_client_core::proto::method::{BasicConsume, QueueDeclare, TxCommit, TxRollback, TxSelect};
+use amqp_client_core::proto::method::{
+    BasicCancel, BasicConsume, QueueDeclare, TxCommit, TxRollback, TxSelect,
+};
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelId, ConsumerId, Delivery, DeliveryTag, FieldTable, Timestamp, Value,
+    ChannelEvent, ChannelId, ClientConfig, ConsumerId, Delivery, DeliveryTag, FieldTable,
+    Oversized, ShortStr, Timestamp, Value,
 };
 
 use crate::world::{World, durable, short, text};
@@ -26,11 +29,16 @@ fn publish(world: &mut World, numbers: std::ops::Range<u32>) {
 }
 
 fn read(world: &mut World, id: ChannelId, offset: Option<Value>) -> ConsumerId {
+    read_as(world, id, ShortStr::EMPTY, offset)
+}
+
+fn read_as(world: &mut World, id: ChannelId, tag: ShortStr, offset: Option<Value>) -> ConsumerId {
     let mut arguments = FieldTable::new();
     if let Some(offset) = offset {
         arguments.insert("x-stream-offset", offset).expect("it fits");
     }
-    let consume = BasicConsume { queue: short("log"), arguments, ..<_>::default() };
+    let consume =
+        BasicConsume { queue: short("log"), consumer_tag: tag, arguments, ..<_>::default() };
     let request = world.send(id, consume);
     world.run();
     world.answer(request).expect("it has started");
@@ -297,4 +305,79 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
         (0..5000).for_each(|_| cycle(&mut world));
     });
     assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
+}
+
+/// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
+#[test]
+fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
+    for oversized in [Oversized::Hold, Oversized::Requeue, Oversized::Reject] {
+        for way in 0..6 {
+            let mut world = World::new(Recovery::default());
+            let id = world.open();
+            world.queue(id, stream());
+            publish(&mut world, 9..12);
+            world.limit(id, 20);
+            world.cut();
+            let mut config = ClientConfig::default();
+            config.limits.body_max = 1;
+            config.limits.oversized = oversized;
+            world.dial_with(config);
+            world.run();
+            assert!(world.session.is_open());
+            let consumer = read_as(&mut world, id, short("reader"), Some("first".into()));
+            assert_eq!(numbers(&mut world), [9]);
+            let tags: Vec<_> = world.channel_events().filter_map(unusable).collect();
+            assert_eq!(tags.len(), 2);
+            let mut channel = world.session.channel(id).expect("it is open");
+            match way {
+                0 => tags.iter().for_each(|tag| drop(channel.reject(*tag, true))),
+                1 => tags.iter().for_each(|tag| drop(channel.nack(*tag, false))),
+                2 => drop(channel.nack_up_to(DeliveryTag::new(0), true)),
+                3 => channel.requeue_all(),
+                4 => channel.discard_consumer(&short("reader")),
+                _ => {
+                    let cancel = BasicCancel { consumer_tag: short("reader"), no_wait: false };
+                    drop(channel.request(cancel));
+                }
+            }
+            world.run();
+            assert!(world.session.is_open(), "{oversized:?} {way}: {:?}", world.events);
+            let peer = world.peer.expect("it is connected");
+            let unacknowledged = world.broker.unacknowledged_count(peer);
+            match (oversized, way) {
+                // `multiple` passes over what is held.
+                (Oversized::Hold, 2 | 3) => assert_eq!(unacknowledged, 2),
+                (_, 2 | 3) => assert_eq!(unacknowledged, 0),
+                // The one that was delivered has its handle.
+                _ => assert_eq!(unacknowledged, 1, "{oversized:?} {way} {consumer}"),
+            }
+            assert_eq!(world.broker.take_violation(), None);
+        }
+    }
+}
+
+fn unusable(event: &ChannelEvent) -> Option<DeliveryTag> {
+    match event {
+        ChannelEvent::Unusable { delivery_tag, .. } => Some(*delivery_tag),
+        _ => None,
+    }
+}
+
+/// A `multiple` for what is on its way would reach the first delivery of a stream.
+#[test]
+fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, stream());
+    publish(&mut world, 0..10);
+    world.limit(id, 20);
+    let first = FieldTable::new().with("x-stream-offset", "first").expect("it fits");
+    let consume = BasicConsume { queue: short("log"), arguments: first, ..<_>::default() };
+    world.send(id, consume);
+    // The broker has the request, and its deliveries are on their way.
+    world.carry();
+    world.session.channel(id).expect("it is open").requeue_all();
+    world.run();
+    assert!(world.session.is_open(), "{:?}", world.events);
+    assert_eq!(numbers(&mut world).len(), 10);
 }
