@@ -12,6 +12,7 @@ use rig::Rig;
 /// A consumer with these deliveries, of which it has seen none.
 fn consuming(count: u64) -> (Rig, Channel, Consumer) {
     let mut rig = Rig::new(Config::default());
+    rig.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let queue = rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");

@@ -185,6 +185,7 @@ pub(crate) fn begin(out: &mut Vec<u8>, kind: FrameKind, channel: u16) -> usize {
 }
 
 /// Ends the frame whose payload starts at `start`. Sizes are checked by the callers, against `frame_max`.
+#[inline]
 pub(crate) fn finish(out: &mut Vec<u8>, start: usize) {
     let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     if let Some(field) = out.get_mut(start - 4..start) {

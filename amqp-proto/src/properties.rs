@@ -261,6 +261,7 @@ impl EncodeProperties for Properties {
 }
 
 impl EncodeProperties for RawProperties {
+    #[inline]
     fn encode_into(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
     }

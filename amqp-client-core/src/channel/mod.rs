@@ -343,7 +343,8 @@ impl Channel {
     }
 
     /// What waits on this channel and the protocol's side of it, unless it is over.
-    #[inline]
+    // Each message needs it, and out of line it costs more to return the two sides than to find them.
+    #[inline(always)]
     fn both_sides<'a>(
         &self,
         state: &'a mut State,

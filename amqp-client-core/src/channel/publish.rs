@@ -251,63 +251,123 @@ impl Channel {
         state: &mut State,
         outgoing: &Outgoing<'_, impl Heads>,
         body: &mut Option<B>,
-        waiter: Option<&mut Waiter<'_, '_, '_>>,
+        mut waiter: Option<&mut Waiter<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, Stop> {
+        let Outgoing { heads, publisher, kept } = outgoing;
+        if let Some(kept) = kept {
+            return self.keep_locked(state, &heads.route(), kept, *publisher, body, waiter);
+        }
         let body = Lent(body);
         let size = body.as_octets().len();
-        let Outgoing { heads, publisher, kept } = outgoing;
-        let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
-        let full_turn =
-            state.full.is_empty() || state.full.turn(turn.and_then(Turn::full)).is_some();
-        let kept_turn = kept.is_none()
-            || state.kept.is_empty()
-            || state.kept.turn(turn.and_then(Turn::kept)).is_some();
-        let ticket = turn.and_then(Turn::window);
+        let overtakes = !state.full.is_empty() && overtakes(state, waiter.as_deref());
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(Stop::Failed(error.into())),
         };
-        let gate = match kept {
-            None => protocol.check_gate(),
-            Some(kept) => protocol.check_kept_gate(&heads.route(), kept, size),
-        };
-        let window = publisher.map(PublisherOptions::limits);
-        let held_by = match gate {
-            Err(gate) => Some(HeldBy::Gate(gate)),
-            // Those that wait for room go first.
-            Ok(()) if !full_turn => Some(HeldBy::Gate(Gate::Full)),
-            Ok(()) if !kept_turn => Some(HeldBy::Gate(Gate::Kept)),
-            Ok(()) => window
-                .is_some_and(|window| !channel.has_room(window, size, ticket))
-                .then_some(HeldBy::Window),
-        };
-        if let Some(by) = held_by {
+        let crowded = publisher.is_some_and(|publisher| {
+            let ticket = waiter.as_ref().and_then(|waiter| waiter.turn.window());
+            !channel.has_room(publisher.limits(), size, ticket)
+        });
+        if overtakes || crowded {
+            let line = if overtakes { HeldBy::Gate(Gate::Full) } else { HeldBy::Window };
+            // A gate that is shut for all comes first.
+            let by = protocol.check_gate().map_or_else(HeldBy::Gate, |()| line);
             return Err(held(state, by, *publisher, size, waiter));
         }
-        let published = match kept {
-            None => heads.publish(&mut protocol, body),
-            Some(kept) => {
-                let time = publisher.and_then(PublisherOptions::how_long_kept);
-                protocol.keep_for(time).publish_kept(&heads.route(), kept, body).map(Some)
-            }
-        };
-        match published {
+        // This looks at the gates itself.
+        match heads.publish(&mut protocol, body) {
             Ok(seq) => {
                 if let Some(seq) = seq {
                     channel.confirms.published(seq, size, publisher.is_some());
                 }
                 state.wake_driver();
-                if let Some(Waiter { turn, task }) = waiter {
-                    if !turn.is_nowhere() {
-                        task.bury(turn.leave(state).into_iter().flatten());
-                    }
+                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
+                    waiter.leave(state);
                 }
                 Ok(seq)
             }
-            Err(error) => {
-                state.bury_discarded();
-                Err(Stop::Failed(error.into()))
+            Err(error) => Err(refused(state, error, *publisher, size, waiter)),
+        }
+    }
+
+    /// Publishes a message that is kept until it is confirmed.
+    fn keep_locked<B: Body>(
+        &self,
+        state: &mut State,
+        route: &Route<'_>,
+        properties: &RawProperties,
+        publisher: Option<&PublisherOptions>,
+        body: &mut Option<B>,
+        mut waiter: Option<&mut Waiter<'_, '_, '_>>,
+    ) -> Result<Option<PublishSeq>, Stop> {
+        let body = Lent(body);
+        let size = body.as_octets().len();
+        let full = overtakes(state, waiter.as_deref());
+        let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
+        let kept = state.kept.turn(turn.and_then(Turn::kept)).is_none();
+        let ticket = turn.and_then(Turn::window);
+        let (channel, protocol) = match self.both_sides(state) {
+            Ok(sides) => sides,
+            Err(error) => return Err(Stop::Failed(error.into())),
+        };
+        // The session takes the body before it looks at the gates. So this looks before, when the body can still wait.
+        let held_by = match protocol.check_kept_gate(route, properties, size) {
+            Err(gate) => Some(HeldBy::Gate(gate)),
+            // Those that wait for room go first.
+            Ok(()) if full => Some(HeldBy::Gate(Gate::Full)),
+            Ok(()) if kept => Some(HeldBy::Gate(Gate::Kept)),
+            Ok(()) => publisher
+                .is_some_and(|publisher| !channel.has_room(publisher.limits(), size, ticket))
+                .then_some(HeldBy::Window),
+        };
+        if let Some(by) = held_by {
+            return Err(held(state, by, publisher, size, waiter));
+        }
+        let time = publisher.and_then(PublisherOptions::how_long_kept);
+        match protocol.keep_for(time).publish_kept(route, properties, body) {
+            Ok(seq) => {
+                channel.confirms.published(seq, size, publisher.is_some());
+                state.wake_driver();
+                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
+                    waiter.leave(state);
+                }
+                Ok(Some(seq))
             }
+            Err(error) => Err(refused(state, error, publisher, size, waiter)),
+        }
+    }
+}
+
+impl Waiter<'_, '_, '_> {
+    /// It has published, and waits no more.
+    #[cold]
+    fn leave(&mut self, state: &mut State) {
+        self.task.bury(self.turn.leave(state).into_iter().flatten());
+    }
+}
+
+/// Whether others wait in front of this message for room in the outgoing buffer.
+#[cold]
+fn overtakes(state: &State, waiter: Option<&Waiter<'_, '_, '_>>) -> bool {
+    state.full.turn(waiter.and_then(|waiter| waiter.turn.full())).is_none()
+}
+
+/// The session did not take the message.
+#[cold]
+fn refused(
+    state: &mut State,
+    error: amqp_proto::PublishError,
+    publisher: Option<&PublisherOptions>,
+    size: usize,
+    waiter: Option<&mut Waiter<'_, '_, '_>>,
+) -> Stop {
+    match error {
+        amqp_proto::PublishError::Gated(gate) => {
+            held(state, HeldBy::Gate(gate), publisher, size, waiter)
+        }
+        error => {
+            state.bury_discarded();
+            Stop::Failed(error.into())
         }
     }
 }

@@ -28,6 +28,7 @@ pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -139,6 +140,17 @@ impl Wakes {
     fn rest(&mut self) -> &mut Rest {
         self.rest.get_or_insert_default()
     }
+
+    /// Leaves nothing behind. Kept out of line: each use of the lock ends with the question whether there is anybody to wake.
+    #[inline(never)]
+    fn wake(&mut self) {
+        if let Some(first) = self.first.take() {
+            contained(|| first.wake());
+        }
+        if let Some(rest) = self.rest.take() {
+            (*rest).wake();
+        }
+    }
 }
 
 impl Shared {
@@ -177,7 +189,7 @@ impl Shared {
     /// the protocol's state machine checks everything it is told.
     pub(crate) fn lock(&self) -> Guard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Guard { state, wakes: Wakes::default() }
+        Guard { state, due: WakeOnDrop::default() }
     }
 
     /// Polls under the lock. `look` registers the task with what it waits for; it is called again if the waker had to be
@@ -203,7 +215,7 @@ impl Shared {
 pub(crate) struct Guard<'a> {
     // Fields are dropped in this order.
     state: MutexGuard<'a, State>,
-    wakes: Wakes,
+    due: WakeOnDrop,
 }
 
 impl Deref for Guard<'_> {
@@ -224,19 +236,20 @@ impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.state.wakes.is_empty() {
-            self.wakes = std::mem::take(&mut self.state.wakes);
+            self.due = WakeOnDrop(ManuallyDrop::new(std::mem::take(&mut self.state.wakes)));
         }
     }
 }
 
-impl Drop for Wakes {
+/// Wakes when it is dropped. Not dropping what is empty by then saves each use of the lock a look at every field.
+#[derive(Debug, Default)]
+struct WakeOnDrop(ManuallyDrop<Wakes>);
+
+impl Drop for WakeOnDrop {
     #[inline]
     fn drop(&mut self) {
-        if let Some(first) = self.first.take() {
-            contained(|| first.wake());
-        }
-        if let Some(rest) = self.rest.take() {
-            (*rest).wake();
+        if !self.0.is_empty() {
+            self.0.wake();
         }
     }
 }

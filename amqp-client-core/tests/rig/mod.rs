@@ -48,8 +48,9 @@ pub(crate) struct Rig {
     pub(crate) logins: Vec<proto::Secret>,
     /// The next delivery tag.
     next_delivery: u64,
-    /// What the client has said on channels, but for publishes.
+    /// What the client has said on channels, but for publishes, if that is [recorded](Self::record).
     pub(crate) methods: Vec<Method>,
+    recording: bool,
     /// Publishes that came since the last confirm, and their number.
     unconfirmed: u64,
     published: u64,
@@ -75,6 +76,7 @@ impl Rig {
             logins: Vec::new(),
             next_delivery: 0,
             methods: Vec::new(),
+            recording: false,
             unconfirmed: 0,
             published: 0,
         };
@@ -108,6 +110,11 @@ impl Rig {
     /// From now on the server hears nothing, and so answers nothing.
     pub(crate) fn silence(&mut self) {
         self.silent = true;
+    }
+
+    /// From now on what the client says is kept in `methods`. Benchmarks do without: it would be counted.
+    pub(crate) const fn record(&mut self) {
+        self.recording = true;
     }
 
     /// The time.
@@ -262,7 +269,9 @@ impl Rig {
     }
 
     fn answer(&mut self, id: ChannelId, method: Method) -> Result<(), proto::CommandError> {
-        self.methods.push(method.clone());
+        if self.recording {
+            self.methods.push(method.clone());
+        }
         let answer: Method = match method {
             Method::QueueDeclare(declare) => {
                 QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()

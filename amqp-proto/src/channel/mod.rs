@@ -494,6 +494,12 @@ impl Channel<'_> {
         }
     }
 
+    /// The same channel. A call that is not inlined gets this one's address, and the view itself can stay in registers.
+    #[inline]
+    pub(crate) const fn reborrow(&mut self) -> Channel<'_> {
+        Channel { state: self.state, link: self.link }
+    }
+
     /// Whether commands reach the peer: the channel is open or opening, though its end may be one of the events to come.
     pub(crate) fn takes_commands(&self) -> bool {
         self.check_open().is_ok()

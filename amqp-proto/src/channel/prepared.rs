@@ -123,6 +123,7 @@ impl Channel<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was queued then, and no number given.
+    #[inline]
     pub fn publish_prepared(
         &mut self,
         prepared: &Prepared,
@@ -130,7 +131,7 @@ impl Channel<'_> {
     ) -> Result<Option<PublishSeq>, PublishError> {
         let frame_max = self.link.frame_max as usize;
         if prepared.channel != self.state.id || prepared.header_size > frame_max {
-            return self.publish(&prepared.route(), &prepared.properties, body);
+            return self.reborrow().publish(&prepared.route(), &prepared.properties, body);
         }
         self.check_may_publish()?;
         self.flush_acks();

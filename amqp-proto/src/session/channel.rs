@@ -11,9 +11,9 @@ use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk, Request, TxRollback};
 use crate::time::Instant;
 use crate::{
-    Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConsumerId,
-    DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
-    RawProperties, Reply, ReplyCode, RequestId, Route, Settlement, ShortStr,
+    Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConnectionError,
+    ConsumerId, DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError,
+    PublishSeq, RawProperties, Reply, ReplyCode, RequestId, Route, Settlement, ShortStr,
 };
 
 /// A channel of a [`Session`](super::Session), borrowed to give it commands.
@@ -40,24 +40,29 @@ pub(super) enum Reach<'a> {
     Channel(crate::Channel<'a>),
     /// They wait. The connection numbers them.
     Nowhere(&'a mut Connection),
-    /// The channel takes nothing any more.
-    Ended(Box<ChannelError>),
+    /// The channel takes nothing any more: the session is over for that reason, or the channel was closed while there was no
+    /// connection.
+    Ended(Option<&'a ConnectionError>),
 }
 
-impl<'a> Reach<'a> {
+impl Reach<'_> {
     /// Where messages go that are not kept.
-    fn publishing(
-        &mut self,
-        record: &ChannelRecord,
-    ) -> Result<&mut crate::Channel<'a>, PublishError> {
+    #[inline]
+    fn publishing(&mut self, record: &ChannelRecord) -> Result<crate::Channel<'_>, PublishError> {
         match self {
+            Self::Channel(channel) if record.careful.is_none() => Ok(channel.reborrow()),
             // What is kept comes first, and its confirms must not be mixed up with others.
-            Self::Channel(_) if record.careful.is_some() => Err(Gate::Recovering.into()),
-            Self::Channel(channel) => Ok(channel),
-            Self::Nowhere(_) => Err(Gate::Recovering.into()),
-            Self::Ended(error) => Err((**error).clone().into()),
+            Self::Channel(_) | Self::Nowhere(_) => Err(Gate::Recovering.into()),
+            Self::Ended(over) => Err(ended(*over).into()),
         }
     }
+}
+
+/// Why a channel takes nothing any more.
+#[cold]
+fn ended(over: Option<&ConnectionError>) -> ChannelError {
+    let closed = || ChannelError::Closed(Close::local(ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
+    over.map_or_else(closed, |error| error.clone().into())
 }
 
 /// How many octets of messages are kept, and may be.
@@ -183,7 +188,7 @@ impl Channel<'_> {
                 self.record.held.push_back(held);
                 id
             }
-            Reach::Ended(error) => return Err((**error).clone().into()),
+            Reach::Ended(over) => return Err(ended(*over).into()),
         };
         Ok(id)
     }
@@ -247,13 +252,14 @@ impl Channel<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was queued then, and no number given.
+    #[inline]
     pub fn publish(
         &mut self,
         route: &Route<'_>,
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let channel = self.reach.publishing(self.record)?;
+        let mut channel = self.reach.publishing(self.record)?;
         let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -263,16 +269,19 @@ impl Channel<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was queued then, and no number given.
+    #[inline]
     pub fn publish_prepared(
         &mut self,
         prepared: &Prepared,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        if prepared.is_to_queue() && self.topology.renames() {
-            return self.publish(&prepared.route(), prepared.properties(), body);
-        }
-        let channel = self.reach.publishing(self.record)?;
-        let sent = channel.publish_prepared(prepared, body)?;
+        let mut channel = self.reach.publishing(self.record)?;
+        let sent = if prepared.is_to_queue() && self.topology.renames() {
+            let route = prepared.route();
+            channel.publish(&self.topology.redirect(&route), prepared.properties(), body)?
+        } else {
+            channel.publish_prepared(prepared, body)?
+        };
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
     }
@@ -337,7 +346,7 @@ impl Channel<'_> {
             }
             // It is sent when its turn comes.
             Reach::Channel(_) | Reach::Nowhere(_) => Ok(self.record.seqs.reserve()),
-            Reach::Ended(error) => Err((**error).clone().into()),
+            Reach::Ended(over) => Err(ended(*over).into()),
         }
     }
 
@@ -467,7 +476,7 @@ impl Channel<'_> {
     pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
         match &mut self.reach {
             Reach::Channel(channel) => channel.recover_async(requeue),
-            Reach::Ended(error) => Err((**error).clone().into()),
+            Reach::Ended(over) => Err(ended(*over).into()),
             // There may be deliveries already on a channel that is being restored.
             reach => reach.restored(self.id).map_or(Ok(()), |mut own| own.recover_async(requeue)),
         }
@@ -483,10 +492,9 @@ impl Channel<'_> {
             Reach::Channel(channel) => channel.close(reply_code, reply_text),
             Reach::Nowhere(_) => {
                 let close = Close::local(reply_code, ShortStr::truncated(reply_text));
-                let error = ChannelError::Closed(close);
-                let closed = ChannelEvent::Closed(error.clone());
+                let closed = ChannelEvent::Closed(ChannelError::Closed(close));
                 self.events.push_back(Event::Channel(self.id, closed));
-                self.reach = Reach::Ended(Box::new(error));
+                self.reach = Reach::Ended(None);
             }
             // Its end is told already.
             Reach::Ended(_) => {}
@@ -584,7 +592,7 @@ impl Channel<'_> {
         };
         let settled = match &mut self.reach {
             Reach::Channel(channel) => act(channel, tag),
-            Reach::Ended(error) => return Err((**error).clone().into()),
+            Reach::Ended(over) => return Err(ended(*over).into()),
             reach => match reach.restored(self.id) {
                 Some(mut channel) => act(&mut channel, tag),
                 None => return self.stale(delivery, requeue),

@@ -74,9 +74,9 @@ use crate::method::Method;
 use crate::time::Instant;
 use crate::wire::ShortStr;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError,
-    ConsumerId, Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply,
-    ReplyCode, Settlement, TimerReason, Transmit,
+    ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError, ConsumerId,
+    Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply, ReplyCode,
+    Settlement, TimerReason, Transmit,
 };
 
 /// One logical connection over many transports. See the [module](self).
@@ -245,11 +245,8 @@ impl Session {
         let record = slot(&mut self.channels, id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
         let reach = match (record.attached, &self.phase) {
             (true, _) => Reach::Channel(self.connection.channel(id)?),
-            (false, Phase::Over(error)) => Reach::Ended(Box::new(error.clone().into())),
-            (false, _) if record.closing => {
-                let close = Close::local(ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY);
-                Reach::Ended(Box::new(ChannelError::Closed(close)))
-            }
+            (false, Phase::Over(error)) => Reach::Ended(Some(error)),
+            (false, _) if record.closing => Reach::Ended(None),
             (false, _) => Reach::Nowhere(&mut self.connection),
         };
         Ok(Channel {
