@@ -355,3 +355,80 @@ fn a_waker_that_panics_ends_nothing() {
     assert!(!channel.is_open() && connection.is_open());
     assert_eq!(count.0.load(Ordering::SeqCst), 4);
 }
+
+/// Publishes and acknowledges when it is dropped.
+struct Echo {
+    publisher: Publisher,
+    delivery: Option<amqp_client_core::Delivery>,
+    drops: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Echo {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 5000]
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        drop(self.publisher.try_publish("q", "dropped"));
+        let mut waits = pin!(self.publisher.publish("q", vec![7; 5000]));
+        let _maybe = waits.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(self.delivery.take().map(amqp_client_core::Delivery::ack));
+        self.drops.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// On the channel that they are published on, whatever becomes of them.
+#[test]
+fn bodies_that_publish_and_acknowledge_when_they_are_dropped() {
+    in_time(|| {
+        for on_loss in [OnLoss::Wait, OnLoss::Keep, OnLoss::Fail] {
+            for lost in [false, true] {
+                let (mut rig, channel) = rig();
+                let queue = channel.queue("q").expect("it is short");
+                let mut consumer = rig.run(queue.consume(<_>::default())).expect("it starts");
+                let tag = consumer.tag().clone();
+                rig.deliver(channel.id(), &tag, 3, b"m");
+                let publisher = publisher(&channel, on_loss);
+                let drops = Arc::new(AtomicUsize::new(0));
+                let mut sent = Vec::new();
+                for key in ["q", "q", "too long"] {
+                    let delivery = rig.run(consumer.next()).expect("it goes on").expect("it came");
+                    let (publisher, drops) = (publisher.clone(), drops.clone());
+                    let echo =
+                        Echo { publisher: publisher.clone(), delivery: Some(delivery), drops };
+                    let key = if key == "q" { key.to_owned() } else { key.repeat(100) };
+                    sent.extend(publisher.try_publish(&key, Bytes::from_owner(echo)).ok());
+                }
+                if lost {
+                    rig.lose();
+                }
+                for confirmation in sent {
+                    let confirmed = rig.run(confirmation);
+                    assert_eq!(confirmed.is_ok(), !lost || on_loss == OnLoss::Keep, "{on_loss:?}");
+                }
+                rig.turn();
+                assert_eq!(drops.load(Ordering::SeqCst), 3, "{on_loss:?}, {lost}");
+            }
+        }
+    });
+}
+
+/// Names are copied, so what they were made of is dropped by whoever made it.
+#[test]
+fn names_of_requests() {
+    in_time(|| {
+        let (mut rig, channel) = rig();
+        let mut bodies = Bodies::new(&mut rig);
+        let name =
+            amqp_client_core::proto::ShortStr::try_from(bodies.make(5)).expect("it is short");
+        bodies.assert_dropped();
+        let declare = || amqp_client_core::proto::method::QueueDeclare {
+            queue: name.clone(),
+            ..<_>::default()
+        };
+        rig.run(channel.call(declare())).expect("it is declared");
+        drop(name);
+    });
+}

@@ -321,6 +321,8 @@ pub mod uri;
 pub mod wire;
 
 pub use body::Body;
+#[doc(hidden)]
+pub use body::sealed as __sealed;
 pub use channel::{Channel, Prepared, Route, Settlement};
 pub use config::{ClientConfig, Limits, Oversized, ServerConfig};
 pub use connection::Connection;

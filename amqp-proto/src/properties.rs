@@ -249,9 +249,20 @@ impl fmt::Debug for RawProperties {
 }
 
 /// What a message can be published with: [`Properties`], or [`RawProperties`] that were encoded before.
-pub trait EncodeProperties {
+///
+/// This trait is sealed, as [`Body`](crate::Body) is: it is called in the middle of a frame.
+pub trait EncodeProperties: sealed::Sealed {
     /// Appends flags and values.
     fn encode_into(&self, out: &mut Vec<u8>);
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "that it cannot be named is what seals the trait")]
+    pub trait Sealed {}
+
+    impl Sealed for super::Properties {}
+    impl Sealed for super::RawProperties {}
+    impl Sealed for super::OrDeliveryMode<'_> {}
 }
 
 impl EncodeProperties for Properties {

@@ -392,7 +392,7 @@ fn starts_consumer<R: Request>() -> bool {
 
 /// A name for the wire, which says what it names if it is too long.
 pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
-    ShortStr::named(what, octets.as_ref().to_vec())
+    ShortStr::named(what, octets)
 }
 
 impl fmt::Debug for Channel {

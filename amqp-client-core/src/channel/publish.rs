@@ -83,6 +83,8 @@ pub(crate) struct Waiter<'a, 's, 'w> {
 /// user's ([`Bytes::from_owner`](bytes::Bytes::from_owner)).
 struct Lent<'a, B>(&'a mut Option<B>);
 
+impl<B> amqp_proto::__sealed::Sealed for Lent<'_, B> {}
+
 impl<B: Body> Body for Lent<'_, B> {
     #[inline]
     fn as_octets(&self) -> &[u8] {

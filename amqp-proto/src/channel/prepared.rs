@@ -2,8 +2,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
-use bytes::Bytes;
-
 use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
 use super::returns::Head;
 use super::{Channel, Mode, Route};
@@ -76,7 +74,7 @@ impl Prepared {
         let properties_at = push_heads(&mut heads, channel.0, route, properties, 0)?;
         let frame_at = heads.len();
         heads.extend_from_slice(&frame::head(FrameKind::Body, channel.0, 0));
-        let name = |what, octets| ShortStr::named(what, Bytes::copy_from_slice(octets));
+        let name = |what, octets: &[u8]| ShortStr::named(what, octets);
         Ok(Self {
             channel,
             size_at: properties_at.start - 8,

@@ -2,8 +2,6 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use bytes::Bytes;
-
 use super::discard::Discard;
 use super::pause::Pause;
 use super::record::{ChannelRecord, Consumer, Expires, Held, InFlight, KeptMessage, Limits, Mode};
@@ -305,8 +303,8 @@ impl Channel<'_> {
         }
         let mut message = KeptMessage {
             seq: 0,
-            exchange: ShortStr::named("exchange", Bytes::copy_from_slice(route.exchange))?,
-            routing_key: ShortStr::named("routing key", Bytes::copy_from_slice(route.routing_key))?,
+            exchange: ShortStr::named("exchange", route.exchange)?,
+            routing_key: ShortStr::named("routing key", route.routing_key)?,
             mandatory: route.mandatory,
             immediate: route.immediate,
             properties: properties.clone(),

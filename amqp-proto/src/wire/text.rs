@@ -28,14 +28,15 @@ impl ShortStr {
     /// The empty string.
     pub const EMPTY: Self = Self(Bytes::new());
 
-    /// Takes `octets` over, unless there are more than 255.
+    /// Copies `octets`, unless there are more than 255.
     ///
     /// # Errors
     /// [`TooLong`], which names the value as `what`.
-    pub fn named(what: &'static str, octets: impl Into<Bytes>) -> Result<Self, TooLong> {
-        let octets = octets.into();
-        super::checked_short(what, &octets)?;
-        Ok(Self(octets))
+    pub fn named(what: &'static str, octets: impl AsRef<[u8]>) -> Result<Self, TooLong> {
+        let octets = octets.as_ref();
+        super::checked_short(what, octets)?;
+        // `Bytes` that the caller made may run code of theirs when they are dropped, and clients drop strings under a lock.
+        Ok(Self(Bytes::copy_from_slice(octets)))
     }
 
     /// The longest prefix of `text` that fits, cut at a character boundary: for reply texts, where losing the end is
@@ -194,25 +195,18 @@ macro_rules! long_strings {
 long_strings! { LongStr Secret }
 
 macro_rules! short_from {
-    ($($from:ty: |$value:ident| $octets:expr;)*) => {$(
+    ($($from:ty)*) => {$(
         impl TryFrom<$from> for ShortStr {
             type Error = TooLong;
 
-            fn try_from($value: $from) -> Result<Self, TooLong> {
-                Self::named("short string", $octets)
+            fn try_from(value: $from) -> Result<Self, TooLong> {
+                Self::named("short string", value)
             }
         }
     )*};
 }
 
-short_from! {
-    &str: |value| Bytes::copy_from_slice(value.as_bytes());
-    &String: |value| Bytes::copy_from_slice(value.as_bytes());
-    &[u8]: |value| Bytes::copy_from_slice(value);
-    String: |value| value;
-    Vec<u8>: |value| value;
-    Bytes: |value| value;
-}
+short_from! { &str &String &[u8] String Vec<u8> Bytes }
 
 impl From<ShortStr> for Bytes {
     fn from(value: ShortStr) -> Self {
