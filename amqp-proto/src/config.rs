@@ -54,8 +54,12 @@ pub enum Oversized {
     /// over.
     #[default]
     Hold,
-    /// It is requeued by `basic.reject`, so it comes again at once, to this consumer or another. On a queue with a delivery
-    /// limit, that ends in the dead-letter exchange; on any other it can go on for ever.
+    /// It is held for a second, then requeued by `basic.reject`, together with all others that are held on the connection.
+    /// The broker delivers it again, to this consumer or another.
+    ///
+    /// On a queue with a delivery limit, that ends in the dead-letter exchange. On any other it goes on until a consumer with
+    /// a higher limit takes the message, with an event each time. As long as such messages fill the prefetch limit, their
+    /// consumer gets no others: with a prefetch of 1 and no other consumer, that is for good.
     Requeue,
     /// It is rejected without requeue: it goes to the dead-letter exchange, and is lost if its queue has none.
     Reject,

@@ -273,7 +273,10 @@ mod tests {
         assert!(!inside(&put_together(&mut spare, size / 2)));
         // What is remembered is counted as it is, not as it was used.
         assert!(spare.octets <= SPARE_MAX);
-        assert_eq!(spare.octets, spare.bodies.iter().map(|(_, allocation)| allocation).sum());
+        assert_eq!(
+            spare.octets,
+            spare.bodies.iter().map(|(_, allocation)| *allocation).sum::<usize>()
+        );
     }
 
     #[test]

@@ -266,6 +266,8 @@ pub enum TimerReason {
     Silence,
     /// The peer must have answered the close.
     Close,
+    /// Messages that could not be taken in are requeued; see [`Oversized::Requeue`](crate::Oversized::Requeue).
+    Requeue,
     /// A session gives up, or tries again to bring something back.
     Recovery,
 }

@@ -46,6 +46,8 @@ pub(crate) struct Link {
     /// The largest body that was published and may come back.
     pub(crate) returnable: u64,
     pub(crate) spare: Spare,
+    /// Some channel holds deliveries that are requeued after a pause.
+    pub(crate) requeues: bool,
     last_request: u64,
 }
 
@@ -66,6 +68,7 @@ impl Link {
             unfinished: 0,
             returnable: 0,
             spare: Spare::default(),
+            requeues: false,
             last_request: 0,
         }
     }

@@ -228,6 +228,12 @@ impl Unsettled {
         entry.is_some_and(|entry| entry.state == State::Waiting)
     }
 
+    /// Whether the application has not settled that delivery, or a rollback could undo that it has.
+    pub(crate) fn may_wait(&self, tag: u64) -> bool {
+        let uncommitted = self.uncommitted.as_ref();
+        self.is_waiting(tag) || uncommitted.is_some_and(|tags| tags.contains(&tag))
+    }
+
     /// The deliveries up to `last` that the application has not settled.
     pub(crate) fn waiting_up_to(&self, last: u64) -> impl Iterator<Item = u64> {
         let entries = self.entries.iter().skip(self.in_order);

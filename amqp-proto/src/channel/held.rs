@@ -7,11 +7,13 @@ use super::{ChannelState, Unsettled};
 use crate::link::Link;
 use crate::{ConnectionError, ConsumerId, DeliveryTag, Misuse, Oversized};
 
-/// Deliveries that stay unacknowledged because the application never got them ([`Oversized::Hold`]), oldest first. Some may
-/// have been settled since, by their tags.
+/// Deliveries that stay unacknowledged because the application never got them: for good ([`Oversized::Hold`]), or until the
+/// next requeue ([`Oversized::Requeue`]). Oldest first; some may have been settled since, by their tags.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     deliveries: VecDeque<HeldDelivery>,
+    /// Settled ones are looked for when there are so many.
+    crowded: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +23,12 @@ struct HeldDelivery {
     consumer: Option<ConsumerId>,
     /// A stream takes nothing back: the delivery can only be acknowledged.
     of_stream: bool,
+    /// It is requeued when the pause is over.
+    requeue: bool,
 }
+
+/// With fewer than this, settled ones are not worth looking for.
+const CROWDED_MIN: usize = 32;
 
 impl Held {
     /// How many are still unsettled.
@@ -45,15 +52,23 @@ impl Held {
     }
 
     fn add(&mut self, delivery: HeldDelivery, unsettled: &Unsettled) {
-        while self.deliveries.front().is_some_and(|oldest| !unsettled.is_waiting(oldest.tag)) {
-            self.deliveries.pop_front();
+        // What arrives during a `basic.recover` is requeued by the peer itself.
+        if !unsettled.is_waiting(delivery.tag) {
+            return;
+        }
+        if self.deliveries.len() >= self.crowded.max(CROWDED_MIN) {
+            self.forget_settled(unsettled);
+            self.crowded = 2 * self.deliveries.len();
+        }
+        // Only a peer that counts backwards after a `basic.recover` gets here; the older ones are settled then.
+        while self.deliveries.back().is_some_and(|last| last.tag >= delivery.tag) {
+            self.deliveries.pop_back();
         }
         self.deliveries.push_back(delivery);
     }
 
-    fn take(&mut self, consumer: ConsumerId) -> Option<HeldDelivery> {
-        let index = self.deliveries.iter().position(|held| held.consumer == Some(consumer))?;
-        self.deliveries.remove(index)
+    fn forget_settled(&mut self, unsettled: &Unsettled) {
+        self.deliveries.retain(|held| unsettled.may_wait(held.tag));
     }
 }
 
@@ -67,16 +82,16 @@ impl ChannelState {
         consumer: Option<ConsumerId>,
         of_stream: bool,
     ) -> Result<(), ConnectionError> {
-        match link.limits.oversized {
-            Oversized::Hold if no_ack => Ok(()),
-            Oversized::Hold => {
-                self.held.add(HeldDelivery { tag, consumer, of_stream }, &self.unsettled);
-                Ok(())
-            }
-            _ if of_stream => self.requeue(link, tag, no_ack, of_stream),
-            Oversized::Requeue => self.give_back(link, tag, no_ack, true),
-            Oversized::Reject => self.give_back(link, tag, no_ack, false),
-        }
+        let requeue = match link.limits.oversized {
+            _ if no_ack => return Ok(()),
+            Oversized::Hold => false,
+            _ if of_stream => return self.requeue(link, tag, no_ack, of_stream),
+            Oversized::Requeue => true,
+            Oversized::Reject => return self.give_back(link, tag, no_ack, false),
+        };
+        link.requeues |= requeue;
+        self.held.add(HeldDelivery { tag, consumer, of_stream, requeue }, &self.unsettled);
+        Ok(())
     }
 
     /// Requeues what is held for a consumer that has ended.
@@ -85,11 +100,27 @@ impl ChannelState {
         link: &mut Link,
         consumer: ConsumerId,
     ) -> Result<(), ConnectionError> {
-        while let Some(HeldDelivery { tag, of_stream, .. }) = self.held.take(consumer) {
-            if self.unsettled.is_waiting(tag) {
-                self.requeue(link, tag, false, of_stream)?;
-            }
+        let of_it = self.held.deliveries.iter().filter(|held| held.consumer == Some(consumer));
+        let released: Vec<_> = of_it.copied().collect();
+        for HeldDelivery { tag, of_stream, .. } in released {
+            // Does nothing for those that were settled by their tags.
+            self.requeue(link, tag, false, of_stream)?;
         }
+        self.held.forget_settled(&self.unsettled);
+        Ok(())
+    }
+
+    /// The pause is over: requeues what waits for it.
+    pub(crate) fn requeue_held(&mut self, link: &mut Link) -> Result<(), ConnectionError> {
+        let due = self.held.deliveries.iter().filter(|held| held.requeue);
+        let due: Vec<_> = due.map(|held| held.tag).collect();
+        for tag in due {
+            // Does nothing for those that were settled by their tags.
+            self.give_back(link, tag, false, true)?;
+        }
+        self.held.forget_settled(&self.unsettled);
+        // What the application has settled in a transaction is looked at again: it may be rolled back.
+        link.requeues |= self.held.deliveries.iter().any(|held| held.requeue);
         Ok(())
     }
 
@@ -97,8 +128,8 @@ impl ChannelState {
     /// one. The application never got those that are held, so it does not mean them.
     pub(super) fn around_held(&self, tag: DeliveryTag) -> Result<Option<Vec<DeliveryTag>>, Misuse> {
         let last = if tag.get() == 0 { u64::MAX } else { tag.get() };
-        let held = self.held.deliveries.iter().take_while(|held| held.tag <= last);
-        if !held.into_iter().any(|held| self.unsettled.is_waiting(held.tag)) {
+        let mut held = self.held.deliveries.iter().take_while(|held| held.tag <= last);
+        if !held.any(|held| self.unsettled.is_waiting(held.tag)) {
             return Ok(None);
         }
         let waiting =

@@ -91,6 +91,12 @@ impl Channels {
         self.slots.iter().flatten().any(|channel| channel.awaits_peer())
     }
 
+    /// Requeues what the channels hold until the end of the pause.
+    pub(crate) fn requeue_held(&mut self, link: &mut Link) -> Result<(), ConnectionError> {
+        let channels = self.slots.iter_mut().flatten();
+        channels.into_iter().try_for_each(|channel| channel.requeue_held(link))
+    }
+
     fn put(&mut self, id: ChannelId, phase: Phase) {
         let state = Some(Box::new(ChannelState::new(id, phase)));
         match self.slot(id.0) {

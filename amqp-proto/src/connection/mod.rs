@@ -126,6 +126,9 @@ impl Connection {
         if let Err(error) = taken {
             self.fail(error);
         }
+        if self.link.requeues {
+            self.timers.requeue_later(now);
+        }
         self.check()
     }
 
@@ -195,9 +198,22 @@ impl Connection {
                     self.fail(ConnectionError::PeerSilent(self.timers.patience()));
                 }
                 TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
+                TimerReason::Requeue => self.requeue_held(now),
                 // That is a session's own.
                 TimerReason::Recovery => {}
             }
+        }
+    }
+
+    fn requeue_held(&mut self, now: Instant) {
+        self.timers.clear_requeue();
+        if !core::mem::take(&mut self.link.requeues) || !self.is_open() {
+            return;
+        }
+        if let Err(error) = self.channels.requeue_held(&mut self.link) {
+            self.fail(error);
+        } else if self.link.requeues {
+            self.timers.requeue_later(now);
         }
     }
 

@@ -9,6 +9,8 @@ use crate::event::TimerReason;
 pub(super) struct Timers {
     /// The end of the handshake or of the close, whichever is under way.
     deadline: Option<(Instant, TimerReason)>,
+    /// When held deliveries are requeued.
+    requeue: Option<Instant>,
     /// Zero is off.
     heartbeat: Duration,
     /// How long nothing may be sent, and nothing be received.
@@ -26,10 +28,15 @@ const SEND_AFTER: u32 = 2;
 /// The peer is given up after this many intervals of silence (spec 4.2.7).
 const GIVE_UP_AFTER: u32 = 2;
 
+/// How long a message that cannot be taken in is held before it is requeued: the broker may deliver it at once, to this
+/// consumer again.
+const REQUEUE_AFTER: Duration = Duration::from_secs(1);
+
 impl Timers {
     pub(super) fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             deadline: now.checked_add(handshake).map(|at| (at, TimerReason::Handshake)),
+            requeue: None,
             heartbeat: Duration::ZERO,
             send_after: Duration::ZERO,
             patience: Duration::ZERO,
@@ -72,6 +79,18 @@ impl Timers {
         self.deadline = now.checked_add(timeout).map(|at| (at, TimerReason::Close));
     }
 
+    /// Deliveries are held that are to be requeued. The pause began with the first of them.
+    pub(super) fn requeue_later(&mut self, now: Instant) {
+        if self.requeue.is_none() {
+            self.requeue = now.checked_add(REQUEUE_AFTER);
+        }
+    }
+
+    /// The held deliveries are requeued now.
+    pub(super) fn clear_requeue(&mut self) {
+        self.requeue = None;
+    }
+
     /// What is due next. Asked at each turn, so it is kept simple.
     pub(super) fn next(&self) -> Option<(Instant, TimerReason)> {
         let mut next = self.deadline;
@@ -80,6 +99,7 @@ impl Timers {
             (Some(at), _) => next = Some((at, reason)),
             (None, _) => {}
         };
+        consider(self.requeue, TimerReason::Requeue);
         if !self.heartbeat.is_zero() {
             consider(self.last_sent.checked_add(self.send_after), TimerReason::Heartbeat);
             if !self.deaf {

@@ -5,6 +5,7 @@ mod channels;
 mod content;
 mod handshake;
 mod illegal;
+mod oversized;
 mod returns;
 mod shown;
 mod splits;
