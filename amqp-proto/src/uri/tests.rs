@@ -200,6 +200,10 @@ fn no_error_quotes_a_password_that_is_not_escaped() {
         "amqp://us/er:hunter2@host",
         "amqp://user:/hunter2@host",
         "amqps://user:p@ss/hunter2@host?heartbeat=5",
+        // And here a query.
+        "amqp://user:12?name=hunter2@host",
+        "amqp://user:12?name=hunter2@host:5672/vhost",
+        "amqp://user:12/v?name=hunter2@host",
     ] {
         assert_eq!(refused(text), UriError::StrayAt, "{text}");
     }
@@ -207,7 +211,7 @@ fn no_error_quotes_a_password_that_is_not_escaped() {
         let error = refused(text);
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
     }
-    // The last @ of the authority ends the credentials, and one in the query is no error by itself.
+    // The last @ of the authority ends the credentials, and one in the query is no error where there is one.
     let uri = parsed("amqp://user:p@ss@host/v%40w?name=me@here");
     assert_eq!(uri.password.as_ref().map(Password::expose), Some("p@ss"));
     assert_eq!(uri.virtual_host.as_deref(), Some("v@w"));
