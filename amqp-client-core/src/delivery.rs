@@ -59,7 +59,7 @@ impl Delivery {
 
     /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
     ///
-    /// If the connection was lost since it came, the broker has requeued the message and delivers it again. There is nothing to
+    /// If the connection was lost since it came, or it was [asked for again](Channel::basic_recover), the broker has requeued the message and delivers it again. There is nothing to
     /// settle then, and nothing to do about it: this is `Ok`, settles no other delivery, and is counted
     /// ([`Health::stale`](crate::Health::stale)). [`is_stale`](Self::is_stale) tells beforehand. In a transaction the commit
     /// fails, with [`Misuse::TransactionLost`](amqp_proto::Misuse::TransactionLost). The same holds for all ways to settle.

@@ -533,8 +533,9 @@ pub enum Misuse {
     /// The delivery was settled before, needs no acknowledgement, or never was.
     #[error("delivery {0} is not waiting for an acknowledgement on this channel")]
     UnknownDelivery(u64),
-    /// The delivery came before the connection was lost: the broker has taken it back, and delivers it again.
-    #[error("delivery {0} is from before the connection was lost; it will be delivered again")]
+    /// The broker has requeued the delivery, and delivers it again: the connection was lost since it came, or the delivery was
+    /// asked for again (`basic.recover`).
+    #[error("the broker has requeued delivery {0} since it came; it will be delivered again")]
     StaleDelivery(u64),
     /// Some of what the transaction should commit was lost with the connection. It was rolled back.
     #[error("the connection was lost amid the transaction, which was rolled back")]

@@ -234,6 +234,9 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
     for round in 0..60 {
         let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
+        if round % 4 < 2 {
+            channel.tx_select().await?;
+        }
         let consumer = channel.basic_consume(queue.name(), ConsumeOptions::new()).await?;
         if round % 2 == 0 {
             // It is here, and not only on its way.
@@ -249,6 +252,32 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
     }
     // What was delivered on its way out is requeued when the broker has seen to it.
     while queue.get(false).await?.is_none() {}
+    assert_eq!(count(&got(&queue).await?), None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn transactions_that_fail_do_not_wear_messages_out() -> Outcome {
+    let broker = Broker::start_with(Options::new().rabbitmq_4_3())?;
+    let connection = open(&broker.uri()).await?;
+    let (queue, _dead) = quorum(&connection.open_channel().await?).await?;
+    for round in 0..60 {
+        let channel = connection.open_channel().await?;
+        let work = channel.queue(queue.name())?;
+        let failed = channel.transaction(async |_| {
+            let delivery = got(&work).await?;
+            match round % 3 {
+                0 => drop(delivery),
+                1 => delivery.ack()?,
+                _ => drop(delivery.into_message()),
+            }
+            Err::<(), Box<dyn std::error::Error>>("the work fails".into())
+        });
+        assert_eq!(failed.await.expect_err("it fails").to_string(), "the work fails");
+        // What is unacknowledged again is requeued before the channel is closed.
+        drop((work, channel));
+        while queue.get(false).await?.is_none() {}
+    }
     assert_eq!(count(&got(&queue).await?), None);
     Ok(())
 }

@@ -118,7 +118,7 @@ impl Channel {
     }
 
     /// Asks for all unacknowledged deliveries of the channel again (`basic.recover`). RabbitMQ knows only
-    /// `requeue = true`. Deliveries from before can no longer be acknowledged.
+    /// `requeue = true`. Those from before are stale: to settle them is `Ok` and does nothing, see [`Delivery::ack`].
     pub fn basic_recover(&self, requeue: bool) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicRecover { requeue }))
     }

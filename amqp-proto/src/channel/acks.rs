@@ -24,6 +24,10 @@ pub(crate) struct Unsettled {
     /// On a transactional channel: the tags that the peer was told of since the last commit or rollback, in the order in
     /// which it was told. A rollback makes them unacknowledged again.
     uncommitted: Option<Vec<u64>>,
+    /// The last delivery that the peer was asked to take back (`basic.recover`), with all before it.
+    recovered: u64,
+    /// The last delivery.
+    last: u64,
     /// Recoveries under way. What arrives before their answer is delivered again, under another tag.
     recovering: u32,
 }
@@ -47,11 +51,14 @@ enum State {
 impl Unsettled {
     /// Takes a delivery in. Returns false if its tag does not follow the earlier ones.
     pub(crate) fn delivered(&mut self, tag: u64) -> bool {
-        if self.entries.back().is_some_and(|last| last.tag >= tag) {
+        if self.last >= tag {
             return false;
         }
+        self.last = tag;
         if self.recovering == 0 {
             self.entries.push_back(Entry { tag, state: State::Waiting });
+        } else {
+            self.recovered = tag;
         }
         true
     }
@@ -213,6 +220,7 @@ impl Unsettled {
         self.in_order = 0;
         self.acked = 0;
         self.settled = 0;
+        self.recovered = self.last;
         self.recovering += u32::from(answered);
     }
 
@@ -242,11 +250,20 @@ impl Unsettled {
     }
 
     fn waiting(&mut self, tag: DeliveryTag) -> Result<&mut Entry, Misuse> {
+        let not_waiting = self.not_waiting(tag);
         let index = self.index_of(tag.0).filter(|index| *index >= self.in_order);
         index
             .and_then(|index| self.entries.get_mut(index))
             .filter(|entry| entry.state == State::Waiting)
-            .ok_or(Misuse::UnknownDelivery(tag.0))
+            .ok_or(not_waiting)
+    }
+
+    /// Why a delivery cannot be settled that does not wait for it.
+    const fn not_waiting(&self, tag: DeliveryTag) -> Misuse {
+        match tag.0 {
+            1.. if tag.0 <= self.recovered => Misuse::StaleDelivery(tag.0),
+            _ => Misuse::UnknownDelivery(tag.0),
+        }
     }
 
     /// Tags are dense as long as every delivery needs an acknowledgement, so the place is a subtraction away.
@@ -275,7 +292,7 @@ impl Unsettled {
                 }
             }
         }
-        last.map(|last| (last, count)).ok_or(Misuse::UnknownDelivery(tag.0))
+        last.map(|last| (last, count)).ok_or(self.not_waiting(tag))
     }
 
     fn drop_settled(&mut self) {

@@ -596,7 +596,11 @@ impl Channel<'_> {
                 None => return self.stale(delivery, requeue),
             },
         };
-        settled.map_err(|error| named(error, delivery))
+        match settled {
+            // It was asked for again.
+            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => self.stale(delivery, requeue),
+            settled => settled.map_err(|error| named(error, delivery)),
+        }
     }
 
     /// Readers of streams go on behind what was settled.
