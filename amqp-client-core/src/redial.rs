@@ -10,6 +10,7 @@ use amqp_proto::ClientConfig;
 use crate::connect::{ConnectError, Target};
 use crate::dialer::Dialer;
 use crate::drive::{Drive, Timer};
+use crate::login::Token;
 use crate::runtime::{Reached, Runtime, log_in, reach, run, within};
 
 /// Makes transports until one is reached, and drives that.
@@ -17,12 +18,12 @@ pub(crate) async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
     let _reached = redial_unless::<R>(dialer, target, |_| false).await;
 }
 
-/// The same, but some errors end it.
+/// The same, but some errors end it. Returns the token that the transport logs in with, if there is a source of them.
 pub(crate) async fn redial_unless<R: Runtime>(
     mut dialer: Dialer,
     target: Arc<Target>,
     is_final: fn(&ConnectError) -> bool,
-) -> Result<(), ConnectError> {
+) -> Result<Option<Token>, ConnectError> {
     let mut timer = R::timer();
     while let Some(node) = next_node(&mut dialer, &mut timer).await {
         let attempt = attempt::<R>(&target, node);
@@ -31,17 +32,18 @@ pub(crate) async fn redial_unless<R: Runtime>(
         };
         let now = timer.now();
         match reached {
-            Ok(((transport, seat), config)) => {
+            Ok(((transport, seat), login)) => {
+                let (token, config) = login.unzip();
                 let driver = dialer.connected(now, config);
                 // Where it cannot be driven it is dropped, and who waits for it learns of that.
                 let _undriven = run::<R>(Drive::with(driver, transport, timer), seat, target);
-                break;
+                return Ok(token);
             }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => dialer.failed(now, &error.to_string()),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The node to connect to, when the time has come. Nothing if the connection is over.
@@ -93,14 +95,14 @@ async fn meanwhile<T>(
 async fn attempt<R: Runtime>(
     target: &Target,
     node: usize,
-) -> Result<(Reached<R>, Option<ClientConfig>), ConnectError> {
+) -> Result<(Reached<R>, Option<(Token, ClientConfig)>), ConnectError> {
     let endpoint = target.endpoint(node)?;
     let after = target.config.settings.connect_timeout;
     let connecting = async {
         let mut target = target.clone();
         let token = log_in::<R>(&mut target).await?;
         let reached = reach::<R>(&target, endpoint).await?;
-        Ok((reached, token.map(|_| target.config.protocol)))
+        Ok((reached, token.map(|token| (token, target.config.protocol))))
     };
     let timed_out = || ConnectError::TimedOut { endpoint: endpoint.clone(), after };
     within(R::timer(), after, connecting).await.unwrap_or_else(|| Err(timed_out()))

@@ -75,9 +75,15 @@ pub trait Runtime: 'static {
 /// # Cancel safety
 /// Dropping the future gives the attempt up.
 pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectError> {
-    let token = log_in::<R>(&mut target).await?;
     let source = target.token_source.clone();
-    let connection = open_any::<R>(target).await?;
+    let (connection, token) = match target.recovery.clone().filter(|_| target.retry_open) {
+        // Each attempt asks for a token: the source may be down as well as the broker.
+        Some(recovery) => open_patiently::<R>(&Arc::new(target), &recovery).await?,
+        None => {
+            let token = log_in::<R>(&mut target).await?;
+            (open_any::<R>(target).await?, token)
+        }
+    };
     if let (Some(source), Some(token)) = (source, token) {
         R::spawn(keep_fresh(&connection, source, &token, R::timer()));
     }
@@ -98,9 +104,6 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
 
 async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
     let target = Arc::new(target);
-    if let Some(recovery) = target.recovery.as_ref().filter(|_| target.retry_open) {
-        return open_patiently::<R>(&target, recovery).await;
-    }
     for (node, _) in target.endpoints.iter().enumerate() {
         match open_node::<R>(&target, node).await {
             Err(error) if error.is_about_the_node() && node + 1 < target.endpoints.len() => {}
@@ -110,19 +113,21 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     Err(ConnectError::NoEndpoint)
 }
 
-/// Connects as after a loss: again and again, as the recovery says.
+/// Connects as after a loss: again and again, as the recovery says. Returns the token that it logged in with, too.
 async fn open_patiently<R: Runtime>(
     target: &Arc<Target>,
     recovery: &Recovery,
-) -> Result<Connection, ConnectError> {
+) -> Result<(Connection, Option<Token>), ConnectError> {
     let endpoint = target.endpoint(0)?.clone();
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
     let (connection, dialer) = Dialer::begin(config, timed_here(recovery), nodes, R::timer().now());
     connection.shared().lock().run_call = Some(R::call);
-    let is_final = |error: &ConnectError| !error.is_about_the_node();
-    redial_unless::<R>(dialer, target.clone(), is_final).await?;
+    let is_final = |error: &ConnectError| {
+        !error.is_about_the_node() && !matches!(error, ConnectError::NoToken(_))
+    };
+    let token = redial_unless::<R>(dialer, target.clone(), is_final).await?;
     match connection.ready().await {
-        Ok(()) => Ok(connection),
+        Ok(()) => Ok((connection, token)),
         Err(error) => Err(ConnectError::Refused { endpoint, error }),
     }
 }

@@ -58,6 +58,35 @@ behaviours! {
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
     }
 
+    async fn a_source_of_tokens_that_is_down_is_asked_again_if_that_is_wanted(world) {
+        let mut target = world.target();
+        target.retry_open = true;
+        target.recovery.as_mut().ok_or("it recovers")?.attempts_max = Some(4);
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        target.token_source = Some(Arc::new(move || {
+            let attempt = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match attempt {
+                    0..3 => Err(failure("the server for tokens is down")),
+                    _ => Ok(Token::new("guest", Duration::from_millis(500)).username("guest")),
+                }
+            }
+        }));
+        let connection = world.open(target.clone()).await?;
+        assert_eq!(asked.load(Ordering::SeqCst), 4);
+        // The token is renewed like any other.
+        while asked.load(Ordering::SeqCst) < 5 {
+            connection.open_channel().await?.close().await?;
+        }
+        connection.close().await?;
+
+        target.token_source = Some(Arc::new(|| async { Err(failure("no such account")) }));
+        let error = world.open(target).await.expect_err("it is down for good").to_string();
+        let last = "not recovered after 4 attempts, the last of which failed: no token to log in with: no such account";
+        assert!(error.contains(last), "{error}");
+    }
+
     async fn a_token_that_the_broker_does_not_know_is_refused_as_such(world) {
         let mut target = world.target();
         target.token_source = Some(Arc::new(|| async {
