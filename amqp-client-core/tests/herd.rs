@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use amqp_client_core::{Channel, Config, Publisher, PublisherOptions};
+use amqp_client_core::{Channel, Config, OnLoss, Publisher, PublisherOptions, Recovery};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rig::Rig;
 
@@ -175,4 +175,24 @@ fn a_turn_that_is_not_used_is_passed_on() {
         }
         assert!(rig.poll(waiting[WINDOW].as_mut()).is_none());
     }
+}
+
+/// A message that was sent stays in the window until its confirm comes, but is kept no longer: there is room for another one.
+#[test]
+fn withdrawing_a_kept_message_lets_the_next_one_in() {
+    let mut rig = Rig::new(Config::default());
+    let mut recovery = Recovery::default();
+    recovery.keep_max = 1000;
+    rig.recover_with(recovery);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+    let publisher = channel.default_exchange().publisher(options).expect("it is open");
+    let kept = publisher.try_publish("q", vec![7; 900]).expect("it is kept");
+    let mut tasks = Tasks::new();
+    let waits = publisher.clone();
+    tasks.spawn(async move { drop(waits.publish("q", vec![7; 900]).await) });
+    assert!(tasks.run(), "as much is kept as may be");
+    assert!(!kept.withdraw(), "it was sent");
+    assert!(!tasks.run(), "there is room, but it was not woken");
 }

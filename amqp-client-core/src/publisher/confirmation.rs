@@ -50,8 +50,9 @@ impl Confirmation {
         let mut state = self.channel.lock();
         let id = self.channel.id();
         let withdrawn = state.proto.channel(id).is_ok_and(|mut channel| channel.withdraw(seq));
-        // The window has room again.
+        // The window has room again, unless the message is on its way. The kept messages have.
         state.dispatch();
+        state.call_publishers();
         withdrawn
     }
 

@@ -87,7 +87,12 @@ impl Rig {
 
     /// From now on the connection comes back when it is lost.
     pub(crate) fn recover(&mut self) {
-        self.driver.recover_with(Recovery::default(), 1, 0);
+        self.recover_with(Recovery::default());
+    }
+
+    /// The same, like that.
+    pub(crate) fn recover_with(&mut self, recovery: Recovery) {
+        self.driver.recover_with(recovery, 1, 0);
     }
 
     /// The transport is lost, and there is another.
