@@ -25,6 +25,8 @@ pub(crate) struct Pair {
     pub(crate) published: Vec<String>,
     /// What the session has logged in with, on each connection.
     pub(crate) logins: Vec<String>,
+    /// What the next connection is configured with, if that is new.
+    pub(crate) given: Option<Arc<ClientConfig>>,
     /// The server closes the next connection as soon as it is open.
     pub(crate) close_when_open: bool,
     /// What the server says to messages; without, it says nothing.
@@ -52,6 +54,7 @@ impl Pair {
             asked: Vec::new(),
             published: Vec::new(),
             logins: Vec::new(),
+            given: None,
             close_when_open: false,
             judge: None,
             counts: BTreeMap::new(),
@@ -224,7 +227,8 @@ impl Pair {
         self.server = Connection::server(Arc::new(config), self.now);
         self.asked.clear();
         self.published.clear();
-        assert!(self.session.handle_transport(self.now, None), "it asked for it");
+        let given = self.given.take();
+        assert!(self.session.handle_transport(self.now, given), "it asked for it");
     }
 }
 

@@ -1,8 +1,11 @@
 //! What a session logs in with after `update_secret`.
 
+use std::sync::Arc;
+
 use amqp_client_core::proto::method::{Arguments as _, ConnectionUpdateSecret};
+use amqp_client_core::proto::sasl::Plain;
 use amqp_client_core::proto::session::Recovery;
-use amqp_client_core::proto::{CommandError, Event, Misuse, ReplyCode, Secret};
+use amqp_client_core::proto::{ClientConfig, CommandError, Event, Misuse, ReplyCode, Secret};
 
 use crate::pair::{Pair, accept};
 
@@ -84,4 +87,29 @@ fn a_secret_that_was_not_sent_because_it_is_too_large_changes_nothing() {
     assert!(matches!(sent, Err(CommandError::TooLarge { .. })), "{sent:?}");
     lose(&mut pair);
     assert_eq!(pair.logins, ["\0guest\0guest", "\0guest\0guest"]);
+}
+
+#[test]
+fn it_is_for_all_nodes_and_a_configuration_that_is_given_later_goes_first() {
+    let mut pair = scene();
+    let mut recovery = Recovery::default();
+    recovery.recovers = |_| true;
+    pair.session.recover_with(recovery, 3, 0);
+    update(&mut pair, "by hand");
+    pair.run(accept);
+    (0..3).for_each(|_| lose(&mut pair));
+    // As from a token source, once: the session goes on with it.
+    let mut given = ClientConfig::default();
+    given.mechanisms = vec![Arc::new(Plain::new("guest", "from a source"))];
+    pair.given = Some(Arc::new(given));
+    (0..2).for_each(|_| lose(&mut pair));
+    update(&mut pair, "by hand again");
+    pair.run(accept);
+    lose(&mut pair);
+    let secrets: Vec<_> =
+        pair.logins.iter().map(|login| login.trim_start_matches("\0guest\0")).collect();
+    let by_hand = ["by hand"; 3];
+    let expected = ["guest"].into_iter().chain(by_hand);
+    let expected = expected.chain(["from a source"; 2]).chain(["by hand again"]);
+    assert_eq!(secrets, expected.collect::<Vec<_>>());
 }
