@@ -45,6 +45,10 @@ pub enum OnLoss {
     /// goes on while there is no connection, as long as there is room, and everything that was not confirmed is published
     /// again, in its order, with the header `x-republished`. So each message arrives at least once; receivers that must not
     /// take one twice tell it by its message id.
+    ///
+    /// A mandatory message whose queue did not come back with the connection is
+    /// [`Returned`](crate::ConfirmError::Returned), as if it was published for the first time. What came back before the loss is
+    /// not published again.
     Keep,
 }
 
@@ -88,7 +92,8 @@ impl PublisherOptions {
         self
     }
 
-    /// How many messages, and how many octets of them, may be unconfirmed at once. One message is always allowed.
+    /// How many messages, and how many bytes of them, may be unconfirmed at once. One message is always allowed. The messages of
+    /// all publishers of the channel count, so these should have the same window; see [`Publisher`](crate::Publisher).
     pub const fn window(mut self, messages: usize, octets: usize) -> Self {
         self.window = Window { messages, octets };
         self

@@ -26,8 +26,14 @@ use crate::state::{On, Waiting};
 /// Publishes to one exchange, and knows what became of each message.
 ///
 /// Publishing returns as soon as the message is queued for sending, with a [`Confirmation`] to await the broker's verdict.
-/// So many messages can be on their way at once; the publisher's window limits how many, and publishing waits while it is
-/// full. The window counts the messages of all publishers of the channel.
+/// So many messages can be unconfirmed at once; the publisher's window limits how many, and publishing waits while it is full.
+///
+/// The window counts the messages of all publishers of the channel. So give publishers of one channel the same window, or a
+/// channel each: a publisher with a window of 10 waits, up to its timeout, for as long as others keep 10 messages unconfirmed.
+///
+/// Tasks that wait publish in the order in which they came. Keep polling a future that waits, or drop it. A future that is kept
+/// and not polled, as by `select!` on `&mut future` whose other branch publishes, too, keeps its place in the line, and those
+/// behind it wait.
 ///
 /// Messages are persistent and mandatory unless the [options](PublisherOptions) or the message itself say otherwise: `send` to a
 /// queue that does not exist fails with [`ConfirmError::Returned`].
