@@ -292,7 +292,7 @@ impl Unsettled {
                 }
             }
         }
-        last.map(|last| (last, count)).ok_or(self.not_waiting(tag))
+        last.map(|last| (last, count)).ok_or_else(|| self.not_waiting(tag))
     }
 
     fn drop_settled(&mut self) {
