@@ -41,6 +41,8 @@ impl Confirmation {
 
     /// Gives up a message that is [kept](crate::OnLoss::Keep): it is not sent any more. Returns whether it never was sent, which
     /// is certain. Otherwise the broker may have it: it is on its way, or was when the connection was lost.
+    /// [`wait_for_confirms`](crate::Publisher::wait_for_confirms) does not count it as a failure, unless its confirm still comes
+    /// and says so.
     ///
     /// Dropping the confirmation, or a [`within`](Self::within) that has passed, gives nothing up: the message is sent when
     /// there is a connection again. See also [`keep_for`](crate::PublisherOptions::keep_for).

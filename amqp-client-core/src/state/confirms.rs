@@ -114,14 +114,18 @@ impl Confirms {
         self.lose(publishes.start().get()..=publishes.end().get(), reason, wake);
     }
 
-    /// A message that was kept is not sent again.
+    /// A message that was kept is not sent again. If its caller withdrew it, that is no failure: who waits for all messages
+    /// waits for the others.
     pub(crate) fn given_up(
         &mut self,
         publish: PublishSeq,
         error: &amqp_proto::PublishError,
         mut wake: impl FnMut(Waker),
     ) {
+        let before = self.failed.take();
+        let mut was_returned = false;
         self.settle(publish.get(), &mut wake, |returned| {
+            was_returned = returned.is_some();
             Err(match (returned, error) {
                 (Some(returned), _) => ConfirmError::Returned(returned),
                 (None, amqp_proto::PublishError::Ended(ChannelError::Closed(close))) => {
@@ -130,6 +134,10 @@ impl Confirms {
                 (None, error) => ConfirmError::NotResent(error.clone().into()),
             })
         });
+        let withdrawn = *error == amqp_proto::PublishError::Withdrawn && !was_returned;
+        if withdrawn || before.is_some() {
+            self.failed = before;
+        }
         self.shrink();
     }
 
@@ -316,6 +324,25 @@ mod tests {
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
         assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
         assert_eq!(confirms.take_failure(), None);
+    }
+
+    #[test]
+    fn who_waits_for_all_hears_of_no_message_that_was_withdrawn() {
+        use amqp_proto::PublishError::{Expired, Withdrawn};
+        let (mut confirms, seqs) = published(4);
+        confirms.given_up(seqs[0], &Withdrawn, Waker::wake);
+        assert_eq!((confirms.outstanding(), confirms.take_failure()), (3, None));
+        assert!(matches!(
+            poll(&mut confirms, seqs[0]),
+            Poll::Ready(Err(ConfirmError::NotResent(_)))
+        ));
+        // It hides no failure of others, before and behind it.
+        confirms.confirmed(&(seqs[1]..=seqs[1]), false, Waker::wake);
+        confirms.given_up(seqs[2], &Withdrawn, Waker::wake);
+        assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
+        confirms.given_up(seqs[3], &Expired, Waker::wake);
+        assert_eq!(confirms.outstanding(), 0);
+        assert!(confirms.take_failure().is_some(), "nobody decided that");
     }
 
     #[test]
