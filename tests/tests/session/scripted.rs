@@ -223,3 +223,28 @@ fn a_limit_that_the_broker_refuses_is_left_out_and_its_consumers_go_on() {
     assert_eq!((report.consumers, report.failed.len()), (2, 1), "{report:?}");
     assert_eq!(pair.failed_consumers(), []);
 }
+
+/// Nobody waits for its reply, so it is taken for declared until the broker ends the next connection for it as well.
+#[test]
+fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_in_each_outage() {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.session.open_channel().expect("there is room");
+    for name in ["guilty", "innocent"] {
+        let declare = QueueDeclare { no_wait: true, ..durable(name) };
+        pair.channel(id).request(declare).expect("it is sent");
+    }
+    pair.run(accept);
+    let guilty = |method: &Method| matches!(method, Method::QueueDeclare(declare) if declare.queue == "guilty");
+    for _ in 0..3 {
+        pair.session.handle_eof(pair.now);
+        pair.run(accept);
+        assert_eq!(recover_from(&mut pair, guilty), 1);
+        let failed = &report(&pair).failed;
+        assert!(
+            matches!(failed.as_slice(), [(Entity::Queue(name), _)] if *name == "guilty"),
+            "{failed:?}"
+        );
+        assert_eq!(report(&pair).queues, 1);
+    }
+}
