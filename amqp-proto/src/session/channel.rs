@@ -198,19 +198,17 @@ impl Channel<'_> {
             self.abandon_held(&held.method);
         }
         self.record.consumers.retain(|consumer| consumer.id != request.into());
-        let mut in_flight = self.record.in_flight.iter_mut();
-        match in_flight.find(|sent| sent.id == request) {
+        match self.record.in_flight.find(request) {
             // What it declares is there all the same.
             Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
                 sent.abandoned = true;
+                return;
             }
-            Some(_) => self.record.in_flight.retain(|sent| sent.id != request),
+            Some(_) => drop(self.record.in_flight.take(request)),
             None => {}
         }
         if let Reach::Channel(channel) = &mut self.reach {
-            if !self.record.in_flight.iter().any(|sent| sent.id == request) {
-                channel.abandon(request);
-            }
+            channel.abandon(request);
         }
     }
 
@@ -352,6 +350,7 @@ impl Channel<'_> {
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for it.
+    #[inline]
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.settle(delivery, false, |channel, tag| channel.ack(tag))?;
         self.note_settled(delivery, false);
@@ -567,6 +566,7 @@ impl Channel<'_> {
     }
 
     /// Settles deliveries under the broker's tag. Those that came while the channel is being restored can be settled as well.
+    #[inline]
     fn settle(
         &mut self,
         delivery: DeliveryTag,
@@ -743,7 +743,7 @@ pub(super) fn note(
     if answered {
         let note = Noted::of(method).map(Box::new);
         let (abandoned, ahead_of) = (false, record.seqs.next());
-        record.in_flight.push_back(InFlight { id, note, before, recovers, abandoned, ahead_of });
+        record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
     } else if let Some(noted) = Noted::of(method) {
         noted.learn(record, topology, id.into(), recovers, None);
     }

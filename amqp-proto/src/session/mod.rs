@@ -35,6 +35,7 @@ mod channel;
 mod declare;
 mod discard;
 mod exclusive;
+mod in_flight;
 mod nodes;
 mod outage;
 mod pause;
@@ -569,7 +570,7 @@ impl Session {
             ChannelEvent::Opened if record.opened => return None,
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
-                let Some(sent) = record.take_in_flight(*request) else {
+                let Some(sent) = record.in_flight.take(*request) else {
                     if !self.paused(id, *request) {
                         self.take_restored(id, *request, reply);
                     }

@@ -356,7 +356,7 @@ impl Session {
         record.mode.interrupt();
         record.streams.interrupt();
         let mut events = Vec::new();
-        for sent in record.in_flight.drain(..) {
+        for sent in record.in_flight.take_all() {
             record.consumers.retain(|consumer| consumer.id != sent.id.into());
             if !sent.abandoned {
                 let error = error.clone().into();

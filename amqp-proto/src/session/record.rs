@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::blame::Careful;
 use super::channel::Noted;
 use super::discard::Discard;
+use super::in_flight::Requests;
 use super::pause::Pause;
 use super::reopen::Reopened;
 use super::streams::Streams;
@@ -46,8 +47,7 @@ pub(super) struct ChannelRecord {
     pub(super) last_queue: ShortStr,
     /// The broker does not know that queue as the last one: it was declared before the channel was opened again.
     pub(super) last_queue_unknown: bool,
-    /// Requests on their way, the oldest first.
-    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) in_flight: Requests,
     /// Requests that wait for the channel to be there again.
     pub(super) held: VecDeque<Held>,
     pub(super) kept: Kept,
@@ -178,12 +178,6 @@ impl ChannelRecord {
         if let Some(before) = self.in_flight.iter_mut().find_map(|sent| sent.before.take()) {
             (self.qos, self.global_qos) = (before.qos, before.global_qos);
         }
-    }
-
-    pub(super) fn take_in_flight(&mut self, id: RequestId) -> Option<InFlight> {
-        // They are answered in order, but for those that queues answer.
-        let index = self.in_flight.iter().position(|request| request.id == id)?;
-        self.in_flight.remove(index)
     }
 
     /// The consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or is being

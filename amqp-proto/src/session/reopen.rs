@@ -99,10 +99,9 @@ impl Session {
         }
         let Some(record) = slot(&mut self.channels, id) else { return false };
         // The oldest, since those before it were answered.
-        let mut sent = record.in_flight.iter().enumerate();
-        let refused = sent.find_map(|(index, sent)| Some((index, sent.as_queue_declaration()?)));
-        let Some((index, held)) = refused else { return false };
-        record.in_flight.remove(index);
+        let refused = record.in_flight.iter_mut().find_map(|sent| sent.as_queue_declaration());
+        let Some(held) = refused else { return false };
+        record.in_flight.take(held.id);
         record.held.push_front(held);
         true
     }

@@ -438,7 +438,7 @@ impl Session {
             Ok(_) => {
                 note(record, &mut self.topology, request, method, answered, held.recovers);
                 // If it has to be made again, then again ahead of the same messages.
-                if let Some(sent) = record.in_flight.back_mut().filter(|sent| sent.id == request) {
+                if let Some(sent) = record.in_flight.last().filter(|sent| sent.id == request) {
                     sent.ahead_of = held.ahead_of;
                 }
                 if let Some(consumer) = absent {
