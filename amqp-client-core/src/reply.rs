@@ -9,7 +9,7 @@ use amqp_proto::{GetReply, RequestId};
 
 use crate::channel::Channel;
 use crate::error::CallError;
-use crate::state::{DeadlineId, Waiter};
+use crate::state::{DeadlineId, Task, Waiter};
 
 /// The answer to a request that is on its way.
 ///
@@ -48,6 +48,8 @@ pub(crate) struct Sending {
     method: &'static str,
     deadline: Option<DeadlineId>,
     timeout: Option<Duration>,
+    /// It was polled: its wakers are in their places.
+    polled: bool,
 }
 
 impl<T> Reply<T> {
@@ -107,11 +109,15 @@ impl Sending {
         let deadline = state.deadlines.start(timeout);
         state.wake_driver();
         drop(guard);
-        Ok(Self { channel: channel.clone(), id, method: R::NAME, deadline, timeout })
+        Ok(Self { channel: channel.clone(), id, method: R::NAME, deadline, timeout, polled: false })
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {
-        self.channel.connection().shared().poll(cx, |state, task| {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {
+        let task = match std::mem::replace(&mut self.polled, true) {
+            false => Task::stocked(cx.waker()),
+            true => Task::new(cx.waker()),
+        };
+        self.channel.connection().shared().poll_as(task, |state, task| {
             if let Some(waiting) = state.channel(self.channel.place()) {
                 if let Poll::Ready(answer) = waiting.requests.poll(self.id, task) {
                     return Poll::Ready(answer);

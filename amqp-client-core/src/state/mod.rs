@@ -198,9 +198,18 @@ impl Shared {
     pub(crate) fn poll<T>(
         &self,
         cx: &Context<'_>,
+        look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.poll_as(Task::new(cx.waker()), look)
+    }
+
+    /// The same for a task that may have clones in store.
+    #[inline]
+    pub(crate) fn poll_as<T>(
+        &self,
+        mut task: Task<'_>,
         mut look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let mut task = Task::new(cx.waker());
         loop {
             let polled = look(&mut self.lock(), &mut task);
             if polled.is_ready() || !task.restock() {
@@ -333,6 +342,13 @@ impl State {
     /// There may be room in the outgoing buffer, or among the kept messages: wakes as many as there is room for.
     #[inline]
     pub(crate) fn call_publishers(&mut self) {
+        if !self.full.is_empty() || !self.kept.is_empty() {
+            self.call_lines();
+        }
+    }
+
+    #[cold]
+    fn call_lines(&mut self) {
         let Self { full, kept, proto, wakes, .. } = self;
         if !full.is_empty() {
             // A message that begins below the high water mark may exceed it.

@@ -78,6 +78,10 @@ impl Requests {
 
     /// Numbers only grow.
     fn find(&self, id: RequestId) -> Option<usize> {
-        self.waiting.binary_search_by_key(&id, |(id, _)| *id).ok()
+        // Most often there is only one.
+        match self.waiting.front() {
+            Some((first, _)) if *first == id => Some(0),
+            _ => self.waiting.binary_search_by_key(&id, |(id, _)| *id).ok(),
+        }
     }
 }

@@ -25,6 +25,13 @@ impl<'a> Task<'a> {
         Self { waker, clones: [None, None], missing: 0, replaced: Vec::new() }
     }
 
+    /// The task with its clones made: for the first poll of what is seldom ready by then, and so needs to be looked at once.
+    #[inline]
+    pub(crate) fn stocked(waker: &'a Waker) -> Self {
+        let clones = [Some(waker.clone()), Some(waker.clone())];
+        Self { clones, ..Self::new(waker) }
+    }
+
     /// Has the slot wake this task. Without a clone in store, it only notes that one is missing.
     #[inline]
     pub(crate) fn register(&mut self, slot: &mut Option<Waker>) {

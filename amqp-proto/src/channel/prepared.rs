@@ -133,12 +133,24 @@ impl Channel<'_> {
         }
         self.check_may_publish()?;
         self.flush_acks();
-        let seq = match &mut self.state.mode {
+        let seq = match self.state.mode {
+            Mode::Plain => None,
+            Mode::Confirm(_) | Mode::Tx(_) => {
+                self.reborrow().note_prepared(prepared, body.as_octets())
+            }
+        };
+        self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
+        Ok(seq)
+    }
+
+    /// The message is to be confirmed, or committed.
+    #[inline(never)]
+    fn note_prepared(&mut self, prepared: &Prepared, body: &[u8]) -> Option<PublishSeq> {
+        match &mut self.state.mode {
             Mode::Confirm(confirms) => {
-                let octets = body.as_octets();
                 let fingerprint = prepared.recognized.map(|head| {
-                    self.link.returnable = self.link.returnable.max(octets.len() as u64);
-                    head.body(octets)
+                    self.link.returnable = self.link.returnable.max(body.len() as u64);
+                    head.body(body)
                 });
                 Some(confirms.published(fingerprint))
             }
@@ -147,9 +159,7 @@ impl Channel<'_> {
                 None
             }
             Mode::Plain => None,
-        };
-        self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
-        Ok(seq)
+        }
     }
 
     #[inline]
