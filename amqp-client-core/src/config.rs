@@ -42,6 +42,9 @@ pub struct Settings {
     /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
     /// those deliveries, and whoever should take them may be the one who waits for it.
     ///
+    /// A consumer that takes nothing for a second then is paused where that is possible, so that the others go on; see
+    /// [`Consumer`](crate::Consumer#consumers-that-lag).
+    ///
     /// Each time half a MiB of it is taken, consumers are given a millisecond to keep up before more is read, so that floods
     /// take no more memory than they have to.
     pub delivery_budget: usize,
@@ -60,10 +63,15 @@ pub struct Settings {
 const FOR_WHAT_IS_OWED: usize = 8;
 
 impl Settings {
+    /// How much may be delivered and not taken. With a budget of 0, nothing would ever be read.
+    #[inline]
+    pub(crate) fn budget(&self) -> usize {
+        self.delivery_budget.max(1)
+    }
+
     /// Whether to read on when consumers have not taken that many octets.
     pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
-        // With a budget of 0, nothing would ever be read.
-        let budget = self.delivery_budget.max(1);
+        let budget = self.budget();
         // A handshake brings no deliveries, and there may be many from before a loss that need no acknowledgement.
         proto.negotiated().is_none()
             || delivered < budget

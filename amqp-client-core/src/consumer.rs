@@ -26,6 +26,21 @@ use crate::state::End;
 ///
 /// Dropping it cancels it; what was delivered and not taken goes back to the queue.
 ///
+/// # Consumers that lag
+/// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends all that the queue has, whether it is taken or not. If a
+/// consumer leaves more than the [`delivery_budget`](crate::Settings::delivery_budget) of the connection lying, reading is
+/// suspended, and [`ChannelEvent::ConsumerLags`] names it. If it takes nothing for another second and others wait for theirs, it
+/// is paused, so that they go on: it is cancelled, keeps a share of the budget, and the rest is requeued
+/// ([`ChannelEvent::ConsumerPaused`]). The stream does not end. When it takes what it holds, it is started again under its tag,
+/// and what was requeued comes again, marked as redelivered, behind what it has taken.
+///
+/// The broker shows no such consumer while it is paused. So a consumer is not paused that would lose something by it: an
+/// exclusive one, one without acknowledgements or on a transactional channel, one of a stream, of a queue with a single active
+/// consumer, or of a queue that goes when it is unused (auto-delete, `x-expires`). Of queues that were declared elsewhere the client
+/// does not know; [`pausable`](crate::ConsumeOptions::pausable) says that they may be, and that others may not, as where a policy
+/// lets queues expire. Up to RabbitMQ 4.2, quorum queues count what is requeued against their delivery limit. All others can still
+/// stop the connection. A prefetch limit spares all of this.
+///
 /// ```no_run
 /// # use amqp_client_core::Consumer;
 /// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
@@ -182,7 +197,8 @@ impl Consumer {
             let Some(queue) = state.queues.get(id) else {
                 return Poll::Ready(Some(None));
             };
-            if !queue.deliveries.is_empty() {
+            // One that is paused and holds nothing has to ask for more.
+            if !queue.deliveries.is_empty() || queue.paused {
                 return Poll::Ready(None);
             }
             let Some(end) = &mut queue.end else {
@@ -203,7 +219,7 @@ impl Consumer {
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
-        // They have gone back to their queue in between.
+        // They have gone back to their queue in between, or it was paused.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -218,12 +234,16 @@ impl Consumer {
             return;
         };
         let octets = queue.take(&mut self.taken);
+        let paused = std::mem::take(&mut queue.paused);
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
         if before >= budget.min(moments::EACH) {
             // The driver may have stopped reading.
             state.wake_driver();
+        }
+        if paused {
+            state.resume(self.channel.place(), self.id);
         }
     }
 

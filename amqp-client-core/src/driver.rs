@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::input::Input;
 use crate::moments::Moments;
-use crate::state::{Shared, keep_clone};
+use crate::state::{LagWatch, Shared, keep_clone};
 
 /// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -37,6 +37,7 @@ pub struct Driver {
     output: Transmit,
     reading: bool,
     moments: Moments,
+    lag: LagWatch,
     close_timeout: Duration,
     /// Since when the connection is over.
     over_since: Option<Instant>,
@@ -98,6 +99,7 @@ impl Driver {
             output: Transmit::new(),
             reading: true,
             moments: Moments::default(),
+            lag: LagWatch::default(),
             close_timeout,
             over_since: None,
             handed_on: false,
@@ -129,6 +131,7 @@ impl Driver {
         let state = &mut *guard;
         state.carry_out(now);
         state.proto.handle_timeout(now);
+        let lag_until = self.lag.turn(state, &self.shared.settings, now);
         let reading = self.shared.settings.may_read(state.delivered_octets, &state.proto);
         if reading != self.reading {
             self.reading = reading;
@@ -159,7 +162,7 @@ impl Driver {
         Turn {
             write,
             read: reading && !over && moment_until.is_none(),
-            wake_at: [protocol_timer, state.deadlines.next(), give_up_at, moment_until]
+            wake_at: [protocol_timer, state.deadlines.next(), give_up_at, moment_until, lag_until]
                 .into_iter()
                 .flatten()
                 .min(),

@@ -96,7 +96,7 @@ pub enum ChannelEvent {
     Returned(Box<Returned>),
     /// A consumer does not take its deliveries, and holds most of the
     /// [`delivery_budget`](crate::Settings::delivery_budget): reading is suspended, and all consumers of the connection wait for
-    /// this one. Give it a prefetch limit ([`basic_qos`](crate::Channel::basic_qos)), or a connection of its own.
+    /// this one, until it is [paused](Self::ConsumerPaused) where that is possible. Give it a prefetch limit ([`basic_qos`](crate::Channel::basic_qos)), or a connection of its own.
     ///
     /// Reported once, until the consumer has taken what it holds.
     ConsumerLags {
@@ -104,6 +104,17 @@ pub enum ChannelEvent {
         consumer_tag: ShortStr,
         /// How many bytes it holds.
         bytes: usize,
+    },
+    /// A consumer that [lags](Self::ConsumerLags) has taken nothing for a second, and others wait for their deliveries. It is
+    /// [paused](crate::Consumer#consumers-that-lag): cancelled until it takes what it holds. Most of that was requeued.
+    ConsumerPaused {
+        /// Which consumer.
+        consumer_tag: ShortStr,
+    },
+    /// A consumer that was [paused](Self::ConsumerPaused) has taken what it held, and is started again.
+    ConsumerResumed {
+        /// Which consumer.
+        consumer_tag: ShortStr,
     },
     /// The broker cancelled a consumer, as when its queue is deleted. Its stream tells so as well.
     ConsumerCancelled {

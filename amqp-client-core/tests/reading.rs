@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
+use amqp_client_core::proto::method::Method;
 use amqp_client_core::{
     Channel, ChannelEvent, Config, ConnectionEvent, ConsumeOptions, Consumer, PublisherOptions,
     QueueOptions,
@@ -77,6 +78,231 @@ fn an_event_names_the_consumer_that_all_others_wait_for() {
         while consumers[1].try_next().is_some() {}
         rig.turn();
         assert!(rig.reads());
+    }
+}
+
+/// How long a consumer may take nothing while others wait.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Some consumers of a queue that was declared here.
+fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Consumer; COUNT]) {
+    let mut config = Config::default();
+    config.protocol.heartbeat = Duration::ZERO;
+    config.settings.delivery_budget = BUDGET;
+    let mut rig = Rig::new(config);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    rig.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
+    let start = |_| rig.run(channel.basic_consume("q", options.clone())).expect("a consumer");
+    let consumers = std::array::from_fn(start);
+    rig.methods.clear();
+    (rig, channel, consumers)
+}
+
+/// What the client has said since: cancels, returned deliveries, and consumers that were started, by their tags.
+fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
+    let (mut cancelled, mut requeued, mut started) = (Vec::new(), Vec::new(), Vec::new());
+    for method in rig.methods.drain(..) {
+        match method {
+            Method::BasicCancel(cancel) => cancelled.push(cancel.consumer_tag.to_string()),
+            Method::BasicNack(nack) => {
+                assert!(nack.requeue && !nack.multiple);
+                requeued.push(nack.delivery_tag);
+            }
+            Method::BasicConsume(consume) => started.push(consume.consumer_tag.to_string()),
+            Method::QueueDeclare(declare) => assert!(declare.passive),
+            other => panic!("{other:?}"),
+        }
+    }
+    (cancelled, requeued, started)
+}
+
+/// What channels report of consumers that are paused.
+fn pauses(rig: &mut Rig, events: &mut amqp_client_core::ChannelEvents) -> Vec<(bool, String)> {
+    let mut pauses = Vec::new();
+    while let Some(event) = rig.poll(std::pin::pin!(events.next())) {
+        match event.expect("the channel is open") {
+            ChannelEvent::ConsumerPaused { consumer_tag } => {
+                pauses.push((true, consumer_tag.to_string()));
+            }
+            ChannelEvent::ConsumerResumed { consumer_tag } => {
+                pauses.push((false, consumer_tag.to_string()));
+            }
+            ChannelEvent::ConsumerLags { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    pauses
+}
+
+#[test]
+fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
+    let (mut rig, channel, [mut lags, mut works]) = consumers(ConsumeOptions::new());
+    let mut events = channel.events();
+    rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+    rig.turn();
+    rig.deliver(channel.id(), lags.tag(), 3, &[0; BUDGET / 10]);
+    rig.deliver(channel.id(), works.tag(), 1, b"work");
+    rig.advance(PATIENCE - Duration::from_millis(1));
+    assert!(!rig.reads() && works.try_next().is_none());
+    assert_eq!(said(&mut rig), Default::default(), "it may only be slow");
+
+    rig.advance(Duration::from_millis(1));
+    let tag = lags.tag().to_string();
+    assert!(rig.reads());
+    let work = works.try_next().expect("it is delivered").into_message();
+    assert_eq!(work.body(), b"work");
+    // It keeps a quarter of the budget: the oldest one, with its headers. What came behind the cancel is requeued as well.
+    let (cancelled, requeued, started) = said(&mut rig);
+    assert_eq!(cancelled, std::slice::from_ref(&tag));
+    assert!(requeued.into_iter().eq((2..=12).rev().chain(13..=15)) && started.is_empty());
+    assert_eq!(pauses(&mut rig, &mut events), [(true, tag.clone())]);
+
+    // Whatever comes for others, and however long it takes, that was all.
+    for _ in 0..10 {
+        rig.deliver(channel.id(), works.tag(), 5, &[0; BUDGET / 10]);
+        rig.turn();
+        while let Some(delivery) = works.try_next() {
+            let _message = delivery.into_message();
+        }
+        rig.advance(PATIENCE);
+    }
+    assert_eq!(said(&mut rig), Default::default());
+
+    // It takes what it has, and is started again under its tag.
+    let kept: Vec<_> = std::iter::from_fn(|| lags.try_next()).collect();
+    assert!(kept.iter().map(|delivery| delivery.delivery_tag().get()).eq([1]));
+    kept.into_iter().for_each(|delivery| drop(delivery.into_message()));
+    rig.turn();
+    assert_eq!(said(&mut rig), (vec![], vec![], vec![tag.clone()]));
+    assert_eq!(pauses(&mut rig, &mut events), [(false, tag)]);
+    rig.deliver(channel.id(), lags.tag(), 1, b"again");
+    let delivery = rig.run(lags.next()).expect("it goes on").expect("it is delivered");
+    assert_eq!(delivery.body(), b"again");
+    let _message = delivery.into_message();
+}
+
+#[test]
+fn nobody_is_paused_for_nobody() {
+    let (mut rig, channel, [lags]) = consumers(ConsumeOptions::new());
+    deliver(&mut rig, &channel, &lags);
+    (0..5).for_each(|_| rig.advance(PATIENCE));
+    assert_eq!(said(&mut rig), Default::default(), "there is nobody else");
+    assert!(!rig.reads());
+}
+
+#[test]
+fn a_consumer_that_is_slow_is_not_paused() {
+    let (mut rig, channel, [mut slow, _other]) = consumers(ConsumeOptions::new());
+    for _ in 0..20 {
+        deliver(&mut rig, &channel, &slow);
+        assert!(!rig.reads());
+        rig.advance(PATIENCE - Duration::from_millis(1));
+        while let Some(delivery) = slow.try_next() {
+            let _message = delivery.into_message();
+        }
+        rig.turn();
+        assert!(rig.reads());
+    }
+    assert_eq!(said(&mut rig), Default::default());
+}
+
+#[test]
+fn consumers_are_paused_until_the_others_go_on() {
+    // Three hold as much, and a fourth takes what it gets.
+    let (mut rig, channel, [a, b, c, mut works]) = consumers(ConsumeOptions::new());
+    for consumer in [&a, &b, &c] {
+        rig.deliver(channel.id(), consumer.tag(), 4, &[0; BUDGET / 10]);
+    }
+    rig.turn();
+    rig.deliver(channel.id(), works.tag(), 1, b"work");
+    (0..3).for_each(|_| rig.advance(PATIENCE));
+    assert!(works.try_next().is_some());
+    let (cancelled, requeued, _) = said(&mut rig);
+    assert!((1..=3).contains(&cancelled.len()) && requeued.len() >= 3 * cancelled.len());
+    let held = rig.connection.health().delivered_octets;
+    assert!(held < BUDGET, "{held}");
+}
+
+#[test]
+fn what_cannot_be_paused_stays_and_its_neighbours_with_it() {
+    let cases = [
+        ConsumeOptions::new().no_ack(true),
+        ConsumeOptions::new().exclusive(true),
+        ConsumeOptions::new().pausable(false),
+    ];
+    for options in cases {
+        let (mut rig, channel, [lags, small, _works]) = consumers(options);
+        rig.deliver(channel.id(), small.tag(), 1, b"small");
+        deliver(&mut rig, &channel, &lags);
+        (0..5).for_each(|_| rig.advance(PATIENCE));
+        assert_eq!(said(&mut rig), Default::default());
+        assert!(!rig.reads());
+    }
+}
+
+#[test]
+fn of_a_queue_that_was_declared_elsewhere_the_application_has_to_know() {
+    for pausable in [false, true] {
+        let (mut rig, channel, [_works]) = consumers(ConsumeOptions::new());
+        let mut options = ConsumeOptions::new();
+        if pausable {
+            options = options.pausable(true);
+        }
+        let lags = rig.run(channel.basic_consume("theirs", options)).expect("a consumer");
+        rig.methods.clear();
+        deliver(&mut rig, &channel, &lags);
+        (0..3).for_each(|_| rig.advance(PATIENCE));
+        assert_eq!(rig.reads(), pausable);
+        assert_eq!(said(&mut rig).0.len(), usize::from(pausable));
+    }
+}
+
+#[test]
+fn a_body_beyond_the_share_is_requeued_and_asked_for_again() {
+    let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new());
+    deliver(&mut rig, &channel, &lags);
+    rig.advance(PATIENCE);
+    let (cancelled, requeued, _) = said(&mut rig);
+    assert_eq!((cancelled.len(), requeued), (1, vec![2, 1]));
+    assert_eq!(rig.connection.health().delivered_octets, 0);
+    {
+        let mut next = std::pin::pin!(lags.next());
+        assert!(rig.poll(next.as_mut()).is_none());
+        rig.turn();
+        assert_eq!(said(&mut rig).2.len(), 1, "waiting is reason enough to go on");
+        assert!(rig.poll(next).is_none());
+    }
+    deliver(&mut rig, &channel, &lags);
+    let delivery = rig.run(lags.next()).expect("it goes on").expect("it is delivered");
+    let _message = delivery.into_message();
+}
+
+#[test]
+fn a_consumer_that_is_paused_ends_as_any_other() {
+    for way in 0..3 {
+        let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new());
+        rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+        rig.turn();
+        rig.advance(PATIENCE);
+        assert_eq!(said(&mut rig).0.len(), 1);
+        match way {
+            0 => rig.run(lags.cancel()).expect("it is cancelled"),
+            1 => {
+                drop(lags);
+                rig.turn();
+                let (_, requeued, started) = said(&mut rig);
+                assert!(requeued == [1] && started.is_empty());
+                continue;
+            }
+            _ => drop(lags.cancel()),
+        }
+        rig.turn();
+        let kept = std::iter::from_fn(|| lags.try_next()).map(|own| drop(own.into_message()));
+        assert_eq!(kept.count(), 1);
+        let end = rig.run(lags.next());
+        assert!(end.is_none(), "{end:?}");
+        assert!(said(&mut rig).2.is_empty(), "it is not started again");
     }
 }
 

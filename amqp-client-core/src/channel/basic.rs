@@ -36,6 +36,7 @@ impl Channel {
         queue: impl AsRef<[u8]>,
         options: ConsumeOptions,
     ) -> Reply<Consumer> {
+        let pausable = options.pausable;
         let method = match self.consume_method(queue.as_ref(), options) {
             Ok(method) => method,
             Err(error) => return Reply::failed(error),
@@ -44,7 +45,7 @@ impl Channel {
         Reply::send(
             self,
             method,
-            |state, id| state.queues.insert(id.into(), tag),
+            |state, id| state.queues.insert(id.into(), tag, pausable),
             |sending, reply| {
                 let tag = typed::<BasicConsume>(sending, reply)?.consumer_tag.detached();
                 Ok(Consumer::new(sending.channel.clone(), sending.id.into(), tag))
@@ -64,6 +65,7 @@ impl Channel {
         queue: impl AsRef<[u8]>,
         options: ConsumeOptions,
     ) -> Result<Consumer, CallError> {
+        let pausable = options.pausable;
         let method =
             BasicConsume { no_wait: true, ..self.consume_method(queue.as_ref(), options)? };
         let tag = method.consumer_tag.clone();
@@ -71,7 +73,7 @@ impl Channel {
         let state = &mut *guard;
         let id = self.protocol(state)?.request(method)?.into();
         if let Some(channel) = state.channel(self.place()) {
-            channel.queues.insert(id, tag.clone());
+            channel.queues.insert(id, tag.clone(), pausable);
         }
         state.wake_driver();
         drop(guard);

@@ -13,6 +13,8 @@ pub struct ConsumeOptions {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
+    /// It is no part of the request.
+    pub(crate) pausable: Option<bool>,
     arguments: Arguments,
 }
 
@@ -60,6 +62,17 @@ impl ConsumeOptions {
     /// Whether messages that this connection published are left out. RabbitMQ ignores it.
     pub const fn no_local(mut self, no_local: bool) -> Self {
         self.no_local = no_local;
+        self
+    }
+
+    /// Whether the consumer may be [paused](crate::Consumer#consumers-that-lag): cancelled for as long as it takes nothing, and
+    /// holds up others of its connection.
+    ///
+    /// By default it may be if its queue was declared on this connection. Of other queues only the application knows whether they
+    /// stay when they have no consumer; `true` says that this one does. Consumers that would lose something by it are never
+    /// paused.
+    pub const fn pausable(mut self, pausable: bool) -> Self {
+        self.pausable = Some(pausable);
         self
     }
 

@@ -8,6 +8,7 @@ mod callbacks;
 mod channel;
 mod confirms;
 mod deadlines;
+mod lag;
 mod line;
 mod listeners;
 mod queues;
@@ -19,6 +20,7 @@ pub(crate) use callbacks::{Call, RunCall};
 use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
 pub(crate) use deadlines::{DeadlineId, Deadlines};
+pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Room, Ticket};
 pub(crate) use listeners::{Listeners, Tell};
 pub(crate) use queues::End;
@@ -47,7 +49,7 @@ use amqp_proto::{
 };
 
 use crate::config::Settings;
-use crate::event::{ChannelEvent, ConnectionEvent};
+use crate::event::ConnectionEvent;
 use crate::health::ClosedChannel;
 use crate::options::Window;
 
@@ -372,27 +374,6 @@ impl State {
         let Self { channels, wakes, .. } = self;
         let channel = channels.get_mut(place as usize)?.as_mut()?;
         channel.leave_window(window, ticket, |waker| wakes.push(waker))
-    }
-
-    /// Reading is suspended until consumers take what was delivered: names the one that holds most.
-    #[cold]
-    pub(crate) fn report_lag(&mut self) {
-        let Self { channels, wakes, .. } = self;
-        let channels = channels.iter_mut().flatten().filter(|channel| channel.ended.is_none());
-        let largest =
-            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.octets);
-        let Some((_, channel)) =
-            channels.map(|channel| (largest(channel), channel)).max_by_key(|(octets, _)| *octets)
-        else {
-            return;
-        };
-        let id = channel.id;
-        let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
-        queue.lags = true;
-        let (consumer_tag, bytes) = (queue.tag.clone(), queue.octets);
-        let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
-        channel.listeners.tell(&event, |waker| wakes.push(waker));
-        self.tell(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
     /// The driver has had its turn.

@@ -25,6 +25,12 @@ pub(crate) struct Queue {
     pub(crate) end: Option<End>,
     /// That it lags was reported, and it has not taken what it holds since.
     pub(crate) lags: bool,
+    /// It held something when the budget was exceeded, and has taken nothing since.
+    pub(crate) idle: bool,
+    /// Whether it may be paused; nothing, if that is for the session to know.
+    pub(crate) pausable: Option<bool>,
+    /// It is paused until it takes what it holds.
+    pub(crate) paused: bool,
 }
 
 /// How a consumer ended.
@@ -39,8 +45,8 @@ pub(crate) enum End {
 }
 
 impl Queues {
-    pub(crate) fn insert(&mut self, id: ConsumerId, tag: ShortStr) {
-        self.consumers.push((id, Queue { tag, ..Queue::default() }));
+    pub(crate) fn insert(&mut self, id: ConsumerId, tag: ShortStr, pausable: Option<bool>) {
+        self.consumers.push((id, Queue { tag, pausable, ..Queue::default() }));
     }
 
     pub(crate) fn get(&mut self, id: ConsumerId) -> Option<&mut Queue> {
@@ -67,6 +73,10 @@ impl Queues {
         self.consumers.iter().map(|(id, _)| *id).collect()
     }
 
+    pub(crate) fn iter_with_id(&mut self) -> impl Iterator<Item = (ConsumerId, &mut Queue)> {
+        self.consumers.iter_mut().map(|(id, queue)| (*id, queue))
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
         self.consumers.iter_mut().map(|(_, queue)| queue)
     }
@@ -77,8 +87,20 @@ impl Queue {
     pub(crate) fn take(&mut self, empty: &mut VecDeque<Delivery>) -> usize {
         std::mem::swap(empty, &mut self.deliveries);
         self.detached = (0, 0);
-        self.lags = false;
+        (self.lags, self.idle) = (false, false);
         std::mem::take(&mut self.octets)
+    }
+
+    /// Takes the delivery that came last.
+    pub(crate) fn take_newest(&mut self) -> Option<Delivery> {
+        let newest = self.deliveries.pop_back()?;
+        let size = newest.size();
+        self.octets = self.octets.saturating_sub(size);
+        let (count, octets) = self.detached;
+        if count > self.deliveries.len() {
+            self.detached = (count - 1, octets.saturating_sub(size));
+        }
+        Some(newest)
     }
 
     /// Bytes of the deliveries that share the blocks they were read to.
@@ -100,6 +122,8 @@ impl Queue {
             *octets -= if stays { 0 } else { delivery.size() };
             stays
         });
+        // The broker starts it again with all others.
+        self.paused = false;
         // Those that are left may be copied once more, which is rare.
         self.detached = (0, 0);
         before - self.octets
@@ -107,9 +131,8 @@ impl Queue {
 
     /// Ends the consumer, unless it has ended before. Returns whom to wake.
     pub(crate) fn end(&mut self, end: End) -> Option<Waker> {
-        if self.end.is_none() {
-            self.end = Some(end);
-        }
+        self.end.get_or_insert(end);
+        self.paused = false;
         self.waker.take()
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::{
-    BasicAck, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk, Method, QueueDeclareOk,
+    BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
+    Method, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
     self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ServerConfig, ServerEvent,
@@ -285,6 +286,12 @@ impl Rig {
                 BasicConsumeOk { consumer_tag: consume.consumer_tag }.into()
             }
             Method::BasicQos(_) => BasicQosOk {}.into(),
+            Method::BasicCancel(BasicCancel { consumer_tag, no_wait: false }) => {
+                let mut channel = self.server.channel(id).expect("open");
+                // What comes behind it may have closed the channel or the connection.
+                let _closing = channel.send(BasicCancelOk { consumer_tag });
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         self.server.channel(id).expect("open").send(answer)

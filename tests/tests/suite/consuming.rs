@@ -6,7 +6,7 @@ use amqp_client_core::proto::method::BasicCancel;
 use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd, Message,
-    OnPanic, PublisherOptions, QueueOptions,
+    OnPanic, PublisherOptions, QueueOptions, QueueType,
 };
 use futures_util::StreamExt as _;
 
@@ -50,6 +50,62 @@ behaviours! {
             assert_eq!(next(&mut consumer).await?.body().len(), 16 * 1024);
         }
         assert_eq!(connection.health().delivered_octets, 0);
+    }
+
+    async fn a_consumer_that_takes_nothing_is_paused_and_gets_everything_in_the_end(world) {
+        const COUNT: u32 = 512;
+        for quorum in [false, true] {
+            let mut target = world.target();
+            target.config.settings.delivery_budget = 1024 * 1024;
+            let connection = world.open(target).await?;
+            let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+            let queue_type = if quorum { QueueType::Quorum } else { QueueType::Classic };
+            let options = QueueOptions::new().queue_type(queue_type);
+            let queue = channel.queue_declare(name("q"), options).await?;
+            let publisher = world.channel().await?.default_exchange().publisher(PublisherOptions::new())?;
+            let target = queue.name().to_string();
+            let body = |number: u32| {
+                let mut body = vec![0; 32 * 1024];
+                body[..4].copy_from_slice(&number.to_be_bytes());
+                body
+            };
+            // Together: a confirm takes long where messages are written to disk.
+            let sent = (0..COUNT).map(|number| publisher.send(&target, body(number)));
+            futures_util::future::try_join_all(sent).await?;
+            let mut events = channel.events();
+            // No prefetch limit: the broker sends 16 MiB, and nobody takes them.
+            let mut lags = queue.consume(ConsumeOptions::new()).await?;
+            let tag = lags.tag().clone();
+            let work = other.queue_declare(name("work"), temporary()).await?;
+            let mut works = work.consume(ConsumeOptions::new()).await?;
+            for number in 0..20u8 {
+                publisher.send(&work.name().to_string(), vec![number]).await?;
+                let delivery = next(&mut works).await?;
+                assert_eq!(delivery.body(), [number]);
+                delivery.ack()?;
+            }
+            loop {
+                let event = events.next().await.ok_or("the channel is open")?;
+                if event == (ChannelEvent::ConsumerPaused { consumer_tag: tag.clone() }) {
+                    break;
+                }
+            }
+            // Now it takes everything. What comes twice is marked.
+            let mut seen = std::collections::BTreeSet::new();
+            while seen.len() < COUNT as usize {
+                let delivery = next(&mut lags).await?;
+                let number = u32::from_be_bytes(delivery.body()[..4].try_into()?);
+                assert!(seen.insert(number), "{number} comes twice");
+                delivery.ack()?;
+            }
+            lags.cancel().await?;
+            assert!(lags.next().await.is_none());
+            connection.close().await?;
+            let channel = world.channel().await?;
+            let left = channel.queue_declare_passive(&target).await?;
+            assert_eq!(left.message_count(), 0);
+            left.delete(false, false).await?;
+        }
     }
 
     async fn handlers_that_panic_are_contained(world) {

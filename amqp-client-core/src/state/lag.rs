@@ -1,0 +1,175 @@
+//! Consumers that take nothing, and what all others of the connection have to do with it.
+//!
+//! What is delivered and not taken may fill the [delivery budget](crate::Settings::delivery_budget). Reading is suspended then,
+//! so one consumer that takes nothing would stop all of them. It is reported, and if it takes nothing for a while longer, it is
+//! paused ([`Session::pause_consumer`]): it keeps its share, the rest is requeued, and reading goes on for the others.
+//!
+//! Three consumers, and a budget of 12 MiB: the first takes nothing and holds 12 MiB. A share is 2 MiB, half the budget for all
+//! of them together. The first is paused, keeps its oldest 2 MiB and requeues 10 MiB.
+
+use std::time::{Duration, Instant};
+
+use amqp_proto::ConsumerId;
+#[cfg(doc)]
+use amqp_proto::session::Session;
+
+use super::{ChannelState, State};
+use crate::config::Settings;
+use crate::event::{ChannelEvent, ConnectionEvent};
+
+/// How long the budget is exceeded before a consumer that took nothing in that time is paused. To pause and resume costs the
+/// broker work and messages their order, so it is not for consumers that are merely slow.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sees to it that no consumer stops the others for long.
+#[derive(Debug, Default)]
+pub(crate) struct LagWatch {
+    /// When to look who has taken nothing; as long as the budget is exceeded.
+    at: Option<Instant>,
+}
+
+impl LagWatch {
+    /// Returns when to call this again at the latest.
+    #[inline]
+    pub(crate) fn turn(
+        &mut self,
+        state: &mut State,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Instant> {
+        if state.delivered_octets >= settings.budget() {
+            self.look(state, settings, now);
+        } else {
+            self.at = None;
+        }
+        self.at
+    }
+
+    #[cold]
+    fn look(&mut self, state: &mut State, settings: &Settings, now: Instant) {
+        match self.at {
+            Some(at) if at > now => return,
+            Some(_) => state.pause_laggards(settings),
+            None => {}
+        }
+        state.mark_idle();
+        let exceeded = state.delivered_octets >= settings.budget();
+        self.at = now.checked_add(PATIENCE).filter(|_| exceeded);
+    }
+}
+
+impl State {
+    /// Reading is suspended until consumers take what was delivered: names the one that holds most.
+    #[cold]
+    pub(crate) fn report_lag(&mut self) {
+        let channels = self.channels.iter_mut().flatten().filter(|own| own.ended.is_none());
+        let largest =
+            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.octets);
+        let found =
+            channels.map(|channel| (largest(channel), channel)).max_by_key(|(octets, _)| *octets);
+        let Some((_, channel)) = found else { return };
+        let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
+        queue.lags = true;
+        let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.octets);
+        let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
+        channel.listeners.tell(&event, |waker| self.wakes.push(waker));
+        self.tell(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
+    }
+
+    /// From now on it is noted which consumers take something.
+    fn mark_idle(&mut self) {
+        let channels = self.channels.iter_mut().flatten();
+        channels
+            .flat_map(|channel| channel.queues.iter_mut())
+            .for_each(|queue| queue.idle = !queue.deliveries.is_empty());
+    }
+
+    /// Pauses consumers that took nothing, those that hold most first, until the others can go on.
+    fn pause_laggards(&mut self, settings: &Settings) {
+        // What was decoded and not delivered counts as well.
+        self.dispatch();
+        let (mut running, mut busy) = (0, 0);
+        for channel in self.channels.iter_mut().flatten().filter(|own| own.ended.is_none()) {
+            for queue in channel.queues.iter_mut().filter(|queue| queue.end.is_none()) {
+                running += 1;
+                busy += usize::from(!queue.idle && !queue.paused);
+            }
+        }
+        let starved = !settings.may_read(self.delivered_octets, &self.proto)
+            && (busy > 0 || self.proto.awaits_peer());
+        let share = settings.budget() / (2 * running.max(1));
+        // There may have been fewer consumers when the last one was paused, or no room for what it had to say.
+        self.trim_paused(share);
+        while starved && self.delivered_octets >= settings.budget() {
+            let Some((place, consumer)) = self.next_laggard(share) else { return };
+            if self.pause(place, consumer) {
+                self.trim_paused(share);
+            }
+        }
+    }
+
+    /// The consumer that took nothing and holds most, and more than its share. Each is returned once.
+    fn next_laggard(&mut self, share: usize) -> Option<(u32, ConsumerId)> {
+        let channels = (0..).zip(&mut self.channels);
+        let channels = channels.filter_map(|(place, channel)| Some((place, channel.as_mut()?)));
+        let open = channels.filter(|(_, channel)| channel.ended.is_none());
+        let queues = open.flat_map(|(place, channel)| {
+            channel.queues.iter_with_id().map(move |(id, queue)| (place, id, queue))
+        });
+        let lagging = queues.filter(|(_, _, queue)| {
+            let runs = queue.end.is_none() && !queue.paused && queue.pausable != Some(false);
+            runs && queue.idle && queue.octets > share
+        });
+        let (place, id, queue) = lagging.max_by_key(|(_, _, queue)| queue.octets)?;
+        queue.idle = false;
+        Some((place, id))
+    }
+
+    fn pause(&mut self, place: u32, consumer: ConsumerId) -> bool {
+        let Self { channels, proto, wakes, .. } = self;
+        let Some(Some(channel)) = channels.get_mut(place as usize) else { return false };
+        let id = channel.id;
+        let Some(queue) = channel.queues.get(consumer) else { return false };
+        if !proto.pause_consumer(id, consumer, queue.pausable == Some(true)) {
+            return false;
+        }
+        queue.paused = true;
+        let consumer_tag = queue.tag.clone();
+        channel.listeners.tell(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
+            wakes.push(waker);
+        });
+        true
+    }
+
+    /// Requeues what paused consumers hold beyond their share: the newest, so that the order stays what it was.
+    fn trim_paused(&mut self, share: usize) {
+        let Self { channels, proto, delivered_octets, .. } = self;
+        for channel in channels.iter_mut().flatten().filter(|channel| channel.ended.is_none()) {
+            let id = channel.id;
+            for queue in channel.queues.iter_mut().filter(|queue| queue.paused) {
+                while queue.octets > share && !proto.is_full() {
+                    let Some(delivery) = queue.take_newest() else { break };
+                    *delivered_octets = delivered_octets.saturating_sub(delivery.size());
+                    if let Ok(mut channel) = proto.channel(id) {
+                        // It fails only for what is settled already.
+                        let _settled = channel.nack(delivery.delivery_tag(), true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A consumer that was paused has taken what it held.
+    #[cold]
+    pub(crate) fn resume(&mut self, place: u32, consumer: ConsumerId) {
+        let Self { channels, proto, wakes, .. } = self;
+        let Some(Some(channel)) = channels.get_mut(place as usize) else { return };
+        let Some(queue) = channel.queues.get(consumer) else { return };
+        let consumer_tag = queue.tag.clone();
+        proto.resume_consumer(channel.id, consumer);
+        channel.listeners.tell(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
+            wakes.push(waker);
+        });
+        self.wake_driver();
+    }
+}
