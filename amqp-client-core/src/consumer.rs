@@ -60,11 +60,20 @@ pub struct Consumer {
     /// Deliveries taken from the channel, all at once, to be handed out without its lock.
     taken: VecDeque<amqp_proto::Delivery>,
     on_panic: OnPanic,
+    /// How often it was polled since `turns` was looked at.
+    polls: u32,
+    /// The driver's turns by then.
+    turns: u64,
 }
+
+/// After how many polls a consumer looks whether the driver has had a turn. Handlers that compute for 1 ms each delay it by 128 ms
+/// then at most, far below a heartbeat; and to yield costs little beside as many deliveries.
+const POLLS: u32 = 64;
 
 impl Consumer {
     pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
-        Self { channel, id, tag, taken: VecDeque::new(), on_panic: OnPanic::Propagate }
+        let (taken, on_panic) = (VecDeque::new(), OnPanic::Propagate);
+        Self { channel, id, tag, taken, on_panic, polls: 0, turns: 0 }
     }
 
     /// What becomes of a delivery whose handler panics. Default [`OnPanic::Propagate`].
@@ -112,6 +121,9 @@ impl Consumer {
     }
 
     /// The next delivery; nothing once the consumer is cancelled. An error comes once and last.
+    ///
+    /// A task that never waits because there is always a delivery yields now and then, so that the connection's own task can run
+    /// on the same thread. [`try_next`](Self::try_next) never does.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -189,6 +201,11 @@ impl Consumer {
     }
 
     fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Delivery, ConsumerEnd>>> {
+        self.polls += 1;
+        if self.polls > POLLS && self.starves_driver() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
@@ -222,6 +239,15 @@ impl Consumer {
         // They have gone back to their queue in between, or it was paused.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the driver has had no turn for a while, as when it shares a thread with this task, and the task never waits because
+    /// there is always a delivery. Nobody would write its acknowledgements and heartbeats then.
+    #[cold]
+    fn starves_driver(&mut self) -> bool {
+        self.polls = 0;
+        let turns = self.channel.connection().shared().turns();
+        std::mem::replace(&mut self.turns, turns) == turns
     }
 
     /// Takes all that was delivered, in exchange for the empty queue of what was taken before.

@@ -127,6 +127,7 @@ impl Driver {
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
         keep_clone(&mut self.spare_waker, waker);
+        self.shared.count_turn();
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         state.carry_out(now);

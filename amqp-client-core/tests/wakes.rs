@@ -2,8 +2,57 @@
 
 mod rig;
 
-use amqp_client_core::{Config, QueueOptions};
+use std::future::Future as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use amqp_client_core::{Config, ConsumeOptions, QueueOptions};
 use rig::Rig;
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
+    // With the driver on the same thread, and on another.
+    for shared in [true, false] {
+        let mut rig = Rig::new(Config::default());
+        let opening = rig.connection.open_channel();
+        let channel = rig.run(opening).expect("a channel");
+        let consuming = channel.basic_consume("q", ConsumeOptions::new());
+        let mut consumer = rig.run(consuming).expect("a consumer");
+        rig.deliver(channel.id(), consumer.tag(), 1000, b"work");
+        rig.turn();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let (mut taken, mut streak, mut yields) = (0, 0, 0);
+        while taken < 1000 {
+            if !shared {
+                rig.write(true);
+            }
+            let polled = pin!(consumer.next()).poll(&mut Context::from_waker(&waker));
+            if polled.is_ready() {
+                taken += 1;
+                streak += 1;
+                assert!(!shared || streak <= 130, "the driver waits for ever");
+            } else {
+                yields += 1;
+                assert_eq!(count.0.load(Ordering::Relaxed), yields, "it comes back by itself");
+                streak = 0;
+                rig.write(true);
+            }
+        }
+        assert_eq!(yields > 0, shared);
+    }
+}
 
 #[test]
 fn an_answer_that_was_taken_leaves_nothing_to_do() {

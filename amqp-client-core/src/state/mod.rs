@@ -33,6 +33,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
@@ -56,6 +57,8 @@ use crate::options::Window;
 /// The lock around the state of a connection.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    /// Counts the turns of drivers, for those that may have to let one happen.
+    turns: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -184,7 +187,17 @@ impl Shared {
             by_number: Vec::new(),
             wakes: Wakes::default(),
         };
-        Self { settings, state: Mutex::new(state) }
+        Self { settings, turns: AtomicU64::new(0), state: Mutex::new(state) }
+    }
+
+    /// The driver has a turn.
+    pub(crate) fn count_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many turns drivers have had.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on:
