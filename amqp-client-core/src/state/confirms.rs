@@ -253,56 +253,104 @@ mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
-    use amqp_proto::method::ConfirmSelect;
-    use amqp_proto::{Connection, ConnectionError, Event, RawProperties, Route, ServerEvent};
+    use amqp_proto::method::{BasicReturn, ChannelClose, ConfirmSelect};
+    use amqp_proto::{
+        self as proto, ChannelId, Connection, ConnectionError, Event, RawProperties, Route,
+        ServerEvent,
+    };
     use bytes::{Buf as _, BufMut as _, BytesMut};
 
     use super::super::waiters::poll as poll_task;
     use super::*;
 
-    /// Numbers of publishes can only be had by publishing.
-    fn seqs(count: usize) -> Vec<PublishSeq> {
-        let now = Instant::now();
-        let mut client = Connection::client(Arc::default(), now);
-        let mut server = Connection::server(Arc::default(), now);
-        while !client.is_open() {
-            for up in [true, false] {
-                let (from, to) =
-                    if up { (&mut client, &mut server) } else { (&mut server, &mut client) };
-                let mut octets = BytesMut::new();
-                while let Some(transmit) = from.poll_transmit(now) {
-                    octets.put(transmit);
-                }
-                to.handle_input(now, &mut octets).expect("it is understood");
-                while let Some(event) = server.poll_event() {
-                    match event {
-                        Event::Server(ServerEvent::Login { .. }) => server.accept_login(),
-                        Event::Server(ServerEvent::Open { .. }) => server.accept_open(),
-                        _ => Ok(()),
+    /// A client with a channel, and the server. Numbers of publishes can only be had by publishing, and returned messages by
+    /// returning them.
+    struct Ends {
+        client: Connection,
+        server: Connection,
+        id: ChannelId,
+        now: Instant,
+    }
+
+    impl Ends {
+        fn new() -> Self {
+            let now = Instant::now();
+            let mut client = Connection::client(Arc::default(), now);
+            let mut server = Connection::server(Arc::default(), now);
+            while !client.is_open() {
+                carry(&mut client, &mut server, now);
+            }
+            let id = client.open_channel().expect("there is room");
+            let mut channel = client.channel(id).expect("open");
+            channel.request(ConfirmSelect { no_wait: true }).expect("it is sent");
+            Self { client, server, id, now }
+        }
+
+        fn publish(&mut self, count: usize) -> Vec<PublishSeq> {
+            let mut seqs = Vec::new();
+            while seqs.len() < count {
+                let mut channel = self.client.channel(self.id).expect("open");
+                match channel.publish(&Route::queue("q"), &RawProperties::EMPTY, "") {
+                    Ok(seq) => seqs.extend(seq),
+                    Err(_) => {
+                        let transmit =
+                            self.client.poll_transmit(self.now).expect("the buffer is full");
+                        transmit.advance(transmit.remaining());
                     }
-                    .expect("it is waiting");
                 }
             }
+            seqs
         }
-        let id = client.open_channel().expect("there is room");
-        let mut channel = client.channel(id).expect("open");
-        channel.request(ConfirmSelect { no_wait: true }).expect("it is sent");
-        let mut seqs = Vec::new();
-        while seqs.len() < count {
-            match channel.publish(&Route::queue("q"), &RawProperties::EMPTY, "") {
-                Ok(seq) => seqs.extend(seq),
-                Err(_) => {
-                    let transmit = client.poll_transmit(now).expect("the buffer is full");
-                    transmit.advance(transmit.remaining());
-                    channel = client.channel(id).expect("open");
+    }
+
+    /// Carries what each end says to the other.
+    fn carry(client: &mut Connection, server: &mut Connection, now: Instant) {
+        for up in [true, false] {
+            let (from, to) =
+                if up { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
+            let mut octets = BytesMut::new();
+            while let Some(transmit) = from.poll_transmit(now) {
+                octets.put(transmit);
+            }
+            to.handle_input(now, &mut octets).expect("it is understood");
+            while let Some(event) = server.poll_event() {
+                match event {
+                    Event::Server(ServerEvent::Login { .. }) => server.accept_login(),
+                    Event::Server(ServerEvent::Open { .. }) => server.accept_open(),
+                    _ => Ok(()),
                 }
+                .expect("it is waiting");
             }
         }
-        seqs
+    }
+
+    /// What a client hears of what the server says on its channel.
+    fn heard(say: impl FnOnce(&mut proto::Channel<'_>)) -> proto::ChannelEvent {
+        let Ends { mut client, mut server, id, now } = Ends::new();
+        carry(&mut client, &mut server, now);
+        while client.poll_event().is_some() {}
+        say(&mut server.channel(id).expect("open"));
+        carry(&mut client, &mut server, now);
+        match client.poll_event() {
+            Some(Event::Channel(_, event)) => event,
+            event => panic!("{event:?}"),
+        }
+    }
+
+    /// A message that came back.
+    fn came_back() -> Box<Returned> {
+        let event = heard(|channel| {
+            let method = BasicReturn { reply_code: 312, ..BasicReturn::default() };
+            channel.send_content(method, &RawProperties::EMPTY, "").expect("it is sent");
+        });
+        match event {
+            proto::ChannelEvent::Returned { returned, .. } => returned,
+            event => panic!("{event:?}"),
+        }
     }
 
     fn published(count: usize) -> (Confirms, Vec<PublishSeq>) {
-        let seqs = seqs(count);
+        let seqs = Ends::new().publish(count);
         let mut confirms = Confirms::default();
         seqs.iter().for_each(|seq| confirms.published(*seq, 10, true));
         (confirms, seqs)
@@ -368,5 +416,81 @@ mod tests {
         assert!(confirms.ring.len() <= PATIENT_RING, "{}", confirms.ring.len());
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
         assert!(confirms.ring.is_empty() && confirms.left_over.is_empty());
+    }
+
+    #[test]
+    fn what_came_back_did_so_however_it_is_settled() {
+        let (mut confirms, seqs) = published(6);
+        let returned = came_back();
+        seqs[..5].iter().for_each(|seq| confirms.returned(*seq, returned.clone()));
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Pending, "its confirm follows");
+        let reason = ChannelError::Connection(ConnectionError::Eof);
+        confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
+        confirms.confirmed(&(seqs[1]..=seqs[1]), false, Waker::wake);
+        confirms.unconfirmed(&(seqs[2]..=seqs[2]), &reason, Waker::wake);
+        confirms.given_up(seqs[3], &proto::PublishError::Expired, Waker::wake);
+        confirms.terminate(&reason, Waker::wake);
+        for seq in &seqs[..5] {
+            let came_back = Poll::Ready(Err(ConfirmError::Returned(returned.clone())));
+            assert_eq!(poll(&mut confirms, *seq), came_back, "{seq:?}");
+        }
+        let unknown = Err(ConfirmError::Unconfirmed(reason));
+        assert_eq!(poll(&mut confirms, seqs[5]), Poll::Ready(unknown));
+        assert_eq!(confirms.take_failure(), Some(ConfirmError::Returned(returned)));
+    }
+
+    #[test]
+    fn a_message_whose_fate_is_unknown_is_over_and_the_others_go_on() {
+        let (mut confirms, seqs) = published(4);
+        let reason = ChannelError::Connection(ConnectionError::Eof);
+        confirms.unconfirmed(&(seqs[1]..=seqs[2]), &reason, Waker::wake);
+        assert_eq!((confirms.outstanding(), confirms.octets()), (2, 20));
+        let unknown = || Poll::Ready(Err(ConfirmError::Unconfirmed(reason.clone())));
+        let polled = [0, 1, 2, 3].map(|index: usize| poll(&mut confirms, seqs[index]));
+        assert_eq!(polled, [Poll::Pending, unknown(), unknown(), Poll::Pending]);
+        confirms.confirmed(&(seqs[0]..=seqs[3]), true, Waker::wake);
+        assert_eq!((confirms.outstanding(), confirms.octets()), (0, 0));
+        assert_eq!(poll(&mut confirms, seqs[3]), Poll::Ready(Ok(())));
+    }
+
+    #[test]
+    fn a_message_that_is_not_sent_again_says_why() {
+        let (mut confirms, seqs) = published(2);
+        let event = heard(|channel| {
+            let close = ChannelClose { reply_code: 404, ..ChannelClose::default() };
+            channel.send(close).expect("it is sent");
+        });
+        let proto::ChannelEvent::Closed(closed) = event else { panic!("{event:?}") };
+        let close = closed.as_close().expect("the server has closed it").clone();
+        confirms.given_up(seqs[0], &closed.into(), Waker::wake);
+        confirms.given_up(seqs[1], &proto::PublishError::Expired, Waker::wake);
+        assert_eq!(confirms.outstanding(), 0);
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Err(ConfirmError::Refused(close))));
+        let expired = ConfirmError::NotResent(proto::PublishError::Expired.into());
+        assert_eq!(poll(&mut confirms, seqs[1]), Poll::Ready(Err(expired)));
+        assert!(confirms.ring.is_empty());
+    }
+
+    #[test]
+    fn whoever_waits_is_woken_once_and_nobody_else() {
+        let (mut confirms, seqs) = published(4);
+        confirms.published(Ends::new().publish(5)[4], 10, false);
+        for seq in &seqs {
+            assert_eq!(poll(&mut confirms, *seq), Poll::Pending);
+        }
+        assert!(confirms.forget(seqs[3].get()).is_some(), "its waker is dropped elsewhere");
+        let mut woken = 0;
+        let reason = ChannelError::Connection(ConnectionError::Eof);
+        confirms.confirmed(&(seqs[0]..=seqs[0]), true, |_| woken += 1);
+        confirms.confirmed(&(seqs[0]..=seqs[0]), false, |_| woken += 1);
+        confirms.unconfirmed(&(seqs[1]..=seqs[1]), &reason, |_| woken += 1);
+        confirms.given_up(seqs[2], &proto::PublishError::Expired, |_| woken += 1);
+        assert_eq!(woken, 3);
+        // Of the two that are left nobody holds the future.
+        confirms.terminate(&reason, |_| woken += 1);
+        assert_eq!((woken, confirms.outstanding(), confirms.octets()), (3, 0, 0));
+        assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
+        seqs[1..].iter().for_each(|seq| assert!(confirms.forget(seq.get()).is_none()));
+        assert!(confirms.ring.is_empty());
     }
 }
