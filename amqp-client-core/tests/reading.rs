@@ -353,6 +353,31 @@ fn a_flood_is_not_read_for_ever_for_what_is_owed() {
 }
 
 #[test]
+fn what_a_loss_takes_back_makes_room_and_what_needs_no_acknowledgement_stays() {
+    let (mut rig, channel, mut acking) = over_budget(false);
+    let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(true));
+    let mut taking = rig.run(consuming).expect("a consumer");
+    rig.deliver(channel.id(), taking.tag(), 1, &[0; 10]);
+    assert!(acking.try_next().is_some());
+    rig.turn();
+    deliver(&mut rig, &channel, &acking);
+    assert!(!rig.reads());
+    rig.recover();
+    rig.lose();
+    rig.turn();
+    assert!(rig.reads());
+    assert!(acking.try_next().is_none(), "the broker delivers it again");
+    // One that fits is counted from nothing, beside what stays.
+    rig.deliver(channel.id(), acking.tag(), 1, &[0; BUDGET / 2]);
+    rig.turn();
+    assert!(rig.reads());
+    assert!(acking.try_next().is_some());
+    assert!(taking.try_next().is_some(), "nobody delivers it again");
+    deliver(&mut rig, &channel, &acking);
+    assert!(!rig.reads());
+}
+
+#[test]
 fn another_connection_is_made_whatever_the_last_one_left_lying() {
     let (mut rig, channel, mut consumer) = over_budget(true);
     rig.recover();

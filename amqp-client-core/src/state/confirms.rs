@@ -250,96 +250,16 @@ fn unboxed(outcome: Outcome) -> Result<(), ConfirmError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Instant;
+    use amqp_proto::method::{BasicReturn, ChannelClose};
+    use amqp_proto::{self as proto, ConnectionError, RawProperties};
 
-    use amqp_proto::method::{BasicReturn, ChannelClose, ConfirmSelect};
-    use amqp_proto::{
-        self as proto, ChannelId, Connection, ConnectionError, Event, RawProperties, Route,
-        ServerEvent,
-    };
-    use bytes::{Buf as _, BufMut as _, BytesMut};
-
+    use super::super::ends::Ends;
     use super::super::waiters::poll as poll_task;
     use super::*;
 
-    /// A client with a channel, and the server. Numbers of publishes can only be had by publishing, and returned messages by
-    /// returning them.
-    struct Ends {
-        client: Connection,
-        server: Connection,
-        id: ChannelId,
-        now: Instant,
-    }
-
-    impl Ends {
-        fn new() -> Self {
-            let now = Instant::now();
-            let mut client = Connection::client(Arc::default(), now);
-            let mut server = Connection::server(Arc::default(), now);
-            while !client.is_open() {
-                carry(&mut client, &mut server, now);
-            }
-            let id = client.open_channel().expect("there is room");
-            let mut channel = client.channel(id).expect("open");
-            channel.request(ConfirmSelect { no_wait: true }).expect("it is sent");
-            Self { client, server, id, now }
-        }
-
-        fn publish(&mut self, count: usize) -> Vec<PublishSeq> {
-            let mut seqs = Vec::new();
-            while seqs.len() < count {
-                let mut channel = self.client.channel(self.id).expect("open");
-                match channel.publish(&Route::queue("q"), &RawProperties::EMPTY, "") {
-                    Ok(seq) => seqs.extend(seq),
-                    Err(_) => {
-                        let transmit =
-                            self.client.poll_transmit(self.now).expect("the buffer is full");
-                        transmit.advance(transmit.remaining());
-                    }
-                }
-            }
-            seqs
-        }
-    }
-
-    /// Carries what each end says to the other.
-    fn carry(client: &mut Connection, server: &mut Connection, now: Instant) {
-        for up in [true, false] {
-            let (from, to) =
-                if up { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
-            let mut octets = BytesMut::new();
-            while let Some(transmit) = from.poll_transmit(now) {
-                octets.put(transmit);
-            }
-            to.handle_input(now, &mut octets).expect("it is understood");
-            while let Some(event) = server.poll_event() {
-                match event {
-                    Event::Server(ServerEvent::Login { .. }) => server.accept_login(),
-                    Event::Server(ServerEvent::Open { .. }) => server.accept_open(),
-                    _ => Ok(()),
-                }
-                .expect("it is waiting");
-            }
-        }
-    }
-
-    /// What a client hears of what the server says on its channel.
-    fn heard(say: impl FnOnce(&mut proto::Channel<'_>)) -> proto::ChannelEvent {
-        let Ends { mut client, mut server, id, now } = Ends::new();
-        carry(&mut client, &mut server, now);
-        while client.poll_event().is_some() {}
-        say(&mut server.channel(id).expect("open"));
-        carry(&mut client, &mut server, now);
-        match client.poll_event() {
-            Some(Event::Channel(_, event)) => event,
-            event => panic!("{event:?}"),
-        }
-    }
-
     /// A message that came back.
     fn came_back() -> Box<Returned> {
-        let event = heard(|channel| {
+        let event = Ends::heard(|channel| {
             let method = BasicReturn { reply_code: 312, ..BasicReturn::default() };
             channel.send_content(method, &RawProperties::EMPTY, "").expect("it is sent");
         });
@@ -456,7 +376,7 @@ mod tests {
     #[test]
     fn a_message_that_is_not_sent_again_says_why() {
         let (mut confirms, seqs) = published(2);
-        let event = heard(|channel| {
+        let event = Ends::heard(|channel| {
             let close = ChannelClose { reply_code: 404, ..ChannelClose::default() };
             channel.send(close).expect("it is sent");
         });

@@ -213,4 +213,24 @@ mod tests {
         tickets.iter().flatten().for_each(|ticket| drop(line.leave(*ticket)));
         assert!(line.is_empty() && line.granted == Room::default());
     }
+
+    #[test]
+    fn what_is_returned_of_a_grant_is_that_and_no_more() {
+        let (mut line, tickets) = line([10, 20, 40]);
+        assert_eq!(call(&mut line, 2), 2);
+        assert!(line.leave(tickets[0].unwrap()).is_none(), "it was woken");
+        assert_eq!(line.granted, Room { messages: 1, octets: 20 });
+        assert_eq!(line.turn(None), None, "one still waits");
+        assert!(line.leave(tickets[2].unwrap()).is_some(), "it was not woken");
+        assert_eq!(line.granted, Room { messages: 1, octets: 20 });
+    }
+
+    #[test]
+    fn everybody_is_called_when_all_should_know() {
+        let (mut line, tickets) = line([7; 5]);
+        let mut woken = 0;
+        line.call_all(|_| woken += 1);
+        assert_eq!(woken, 5);
+        assert!(tickets.iter().all(|ticket| line.turn(*ticket).is_some()));
+    }
 }

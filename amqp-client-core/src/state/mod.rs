@@ -8,6 +8,8 @@ mod callbacks;
 mod channel;
 mod confirms;
 mod deadlines;
+#[cfg(test)]
+mod ends;
 mod lag;
 mod line;
 mod listeners;

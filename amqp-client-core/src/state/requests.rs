@@ -85,3 +85,62 @@ impl Requests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use amqp_proto::ConnectionError;
+    use amqp_proto::method::TxSelectOk;
+
+    use super::super::ends::Ends;
+    use super::super::waiters::poll as poll_task;
+    use super::*;
+
+    /// Requests of which each is awaited.
+    fn awaited(count: usize) -> (Requests, Vec<RequestId>) {
+        let (mut requests, ids) = (Requests::default(), Ends::new().request(count));
+        for id in &ids {
+            requests.started(*id);
+            assert!(poll(&mut requests, *id).is_pending());
+        }
+        (requests, ids)
+    }
+
+    fn poll(requests: &mut Requests, id: RequestId) -> Poll<Result<(), CallError>> {
+        poll_task(Waker::noop(), |task| requests.poll(id, task).map_ok(drop))
+    }
+
+    fn done() -> Reply {
+        Reply::Method(TxSelectOk {}.into())
+    }
+
+    fn closed() -> ChannelError {
+        ConnectionError::Eof.into()
+    }
+
+    #[test]
+    fn each_request_gets_its_own_answer_in_any_order() {
+        let (mut requests, ids) = awaited(4);
+        assert!(requests.failed(ids[2], closed().into()).is_some(), "its task is woken");
+        assert!(requests.answered(ids[0], done()).is_some(), "its task is woken");
+        assert!(requests.answered(ids[0], done()).is_none(), "it was woken");
+        assert!(matches!(requests.forget(ids[3]), Some(Waiter::Waiting(Some(_)))));
+        let failed = Poll::Ready(Err(closed().into()));
+        let polled = [0, 1, 2, 3].map(|index: usize| poll(&mut requests, ids[index]));
+        assert_eq!(polled, [Poll::Ready(Ok(())), Poll::Pending, failed, Poll::Pending]);
+        assert!(requests.answered(ids[3], done()).is_none(), "nobody waits for it");
+        assert_eq!(requests.waiting.len(), 1);
+    }
+
+    #[test]
+    fn the_end_of_the_channel_fails_what_is_not_answered() {
+        let (mut requests, ids) = awaited(3);
+        assert!(requests.answered(ids[1], done()).is_some(), "its task is woken");
+        let mut woken = 0;
+        requests.terminate(&closed(), |_| woken += 1);
+        assert_eq!(woken, 2);
+        let failed = || Poll::Ready(Err(closed().into()));
+        let polled = [0, 1, 2].map(|index: usize| poll(&mut requests, ids[index]));
+        assert_eq!(polled, [failed(), Poll::Ready(Ok(())), failed()]);
+        assert!(requests.waiting.is_empty());
+    }
+}
