@@ -360,4 +360,19 @@ mod tests {
         assert!(unsettled.entries.is_empty());
         assert_eq!((unsettled.acked, unsettled.settled), (0, 0));
     }
+
+    #[test]
+    fn many_that_are_settled_at_once_behind_one_that_waits_are_not_remembered() {
+        let mut unsettled = Unsettled::default();
+        assert!((1..=1000).all(|tag| unsettled.delivered(tag)));
+        (2..=1000).for_each(|tag| unsettled.ack(DeliveryTag(tag)).expect("it waits"));
+        assert_eq!(flushed(&mut unsettled).len(), 999);
+        assert!(unsettled.entries.len() <= 2 * MANY_SETTLED);
+        // Those that are rejected are counted until they go.
+        assert!((1001..=1003).all(|tag| unsettled.delivered(tag)));
+        for tag in [1002, 1001, 1] {
+            unsettled.settle(DeliveryTag(tag)).expect("it waits");
+        }
+        assert_eq!((unsettled.entries.len(), unsettled.settled), (1, 0));
+    }
 }

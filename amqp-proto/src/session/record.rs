@@ -557,4 +557,33 @@ mod tests {
         assert_eq!((third.get(), tags.sent(third)), (12, Some(DeliveryTag::new(1))));
         assert_eq!(tags.sent(DeliveryTag::new(0)), Some(DeliveryTag::new(0)));
     }
+
+    #[test]
+    fn what_is_not_kept_is_named_in_runs_between_what_is() {
+        let others = |kept: &[u64], first, last| {
+            let message = |seq: &u64| KeptMessage {
+                seq: *seq,
+                exchange: ShortStr::default(),
+                routing_key: ShortStr::default(),
+                mandatory: false,
+                immediate: false,
+                properties: RawProperties::EMPTY,
+                body: Bytes::new(),
+                expires: None,
+                sent: true,
+                here: true,
+                coincidences: 0,
+            };
+            let kept = Kept { messages: kept.iter().map(message).collect() };
+            let mut runs = Vec::new();
+            kept.others(&(PublishSeq(first)..=PublishSeq(last)), |run| {
+                runs.push((run.start().get(), run.end().get()));
+            });
+            runs
+        };
+        assert_eq!(others(&[], 2, 9), [(2, 9)]);
+        assert_eq!(others(&[1, 10], 2, 9), [(2, 9)]);
+        assert_eq!(others(&[1, 2, 5, 8, 10], 2, 9), [(3, 4), (6, 7), (9, 9)]);
+        assert_eq!(others(&[2, 3, 4], 2, 4), []);
+    }
 }

@@ -97,6 +97,19 @@ fn messages_that_are_too_large_are_held_and_no_multiple_means_them() {
 }
 
 #[test]
+fn a_multiple_goes_as_one_again_when_nothing_is_held() {
+    let (mut pair, id, _) = oversized(Oversized::default(), 6);
+    pair.on_client(id).ack(DeliveryTag::new(1)).expect("it is held");
+    pair.on_client(id).reject(DeliveryTag::new(2), false).expect("it is held");
+    pair.drive();
+    pair.take_server();
+    assert_eq!(pair.on_client(id).unsettled(), 4);
+    pair.on_client(id).ack_up_to(DeliveryTag::new(4)).expect("they wait");
+    pair.drive();
+    assert_eq!(pair.methods(id), [BasicAck { delivery_tag: 4, multiple: true }.into()]);
+}
+
+#[test]
 fn what_is_held_goes_back_when_its_consumer_ends() {
     for (by_server, no_wait) in [(false, false), (false, true), (true, true)] {
         let (mut pair, id, _) = oversized(Oversized::Hold, 3);
