@@ -136,6 +136,11 @@ impl Network {
         link << 16 | self.links[link].epoch
     }
 
+    /// Whether a link has no transport.
+    pub(crate) fn is_down(&self, link: usize) -> bool {
+        self.links[link].dialer.is_some()
+    }
+
     /// The broker's end of a link.
     pub(crate) fn session(&self, link: usize) -> Option<SessionId> {
         self.links[link].session

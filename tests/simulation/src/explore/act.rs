@@ -28,6 +28,7 @@ impl Task {
             Command::Shutdown { grace } => self.shut_down(grace).await,
             Command::CloseConnection => self.close_connection().await,
             Command::Confirm { count } => self.confirm(count).await,
+            Command::Withdraw { count } => self.withdraw(count),
             Command::Take { consumer, count, wait } => self.take(consumer, count, wait).await,
             Command::Cancel { consumer, how } => self.cancel(consumer, how).await,
             Command::DropConsumer { consumer } => self.drop_consumer(consumer),

@@ -124,6 +124,10 @@ pub(crate) enum Command {
     Confirm {
         count: usize,
     },
+    /// Gives some of the messages up that are not confirmed yet.
+    Withdraw {
+        count: usize,
+    },
     WaitForConfirms {
         channel: usize,
     },
@@ -264,6 +268,8 @@ pub(crate) struct Shape {
     pub(crate) owned: bool,
     /// How many messages may be unconfirmed.
     pub(crate) window: usize,
+    /// How long they are kept at most.
+    pub(crate) keep_for: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -282,9 +288,22 @@ pub(crate) enum Settling {
     NackForGood,
     Reject,
     RejectForGood,
+    /// As the methods are, by number.
+    Tag {
+        multiple: bool,
+        by: TagBy,
+    },
     Drop,
     /// It stays unacknowledged.
     IntoMessage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TagBy {
+    Ack,
+    Nack,
+    /// One only.
+    Reject,
 }
 
 /// How a transaction ends.

@@ -9,7 +9,7 @@ use amqp_client_core::{CallError, ConsumeOptions, Delivery};
 use amqp_test_broker::Verdict;
 
 use super::client::{Desk, Held, Taker, Task};
-use super::commands::{By, Cancelling, Kind, Name, Settling};
+use super::commands::{By, Cancelling, Kind, Name, Settling, TagBy};
 use super::ledger::Id;
 
 impl Task {
@@ -135,11 +135,15 @@ impl Task {
 
     pub(crate) fn settle(&self, held: Held, how: Settling) {
         let Held { id, delivery } = held;
+        if let Settling::Tag { multiple, by } = how {
+            return self.settle_by_number(id, &delivery, multiple, by);
+        }
         let verdict = match how {
             Settling::Ack | Settling::AckUpTo => Some(Verdict::Acked),
             Settling::NackForGood | Settling::RejectForGood => Some(Verdict::Rejected),
             Settling::Reject => Some(Verdict::Blamed),
             Settling::Nack | Settling::NackUpTo | Settling::Drop | Settling::IntoMessage => None,
+            Settling::Tag { .. } => None,
         };
         // What is stale comes again, and must not be settled by this.
         if let Some(verdict) = verdict.filter(|_| !delivery.is_stale()) {
@@ -156,7 +160,7 @@ impl Task {
             Settling::NackForGood => delivery.nack(false),
             Settling::Reject => delivery.reject(true),
             Settling::RejectForGood => delivery.reject(false),
-            Settling::Drop => Ok(()),
+            Settling::Drop | Settling::Tag { .. } => Ok(()),
             Settling::IntoMessage => {
                 self.forgotten.set(self.forgotten.get() + 1);
                 drop(delivery.into_message());
@@ -164,6 +168,28 @@ impl Task {
             }
         };
         self.judge_settled(settled);
+    }
+
+    /// Settles a delivery by the methods, which go by numbers. Then its handle is dropped, and must not settle anything else.
+    fn settle_by_number(&self, id: Id, delivery: &Delivery, multiple: bool, by: TagBy) {
+        if delivery.no_ack() {
+            return;
+        }
+        let (channel, tag) = (delivery.channel(), delivery.delivery_tag());
+        if by == TagBy::Ack && !delivery.is_stale() {
+            match multiple {
+                true => self.grant_up_to(id),
+                false => self.world.ledger.borrow_mut().grant(id, Verdict::Acked),
+            }
+        }
+        if by == TagBy::Reject && !delivery.is_stale() {
+            self.world.ledger.borrow_mut().grant(id, Verdict::Rejected);
+        }
+        self.judge_settled(match by {
+            TagBy::Ack => channel.basic_ack(tag, multiple),
+            TagBy::Nack => channel.basic_nack(tag, multiple, true),
+            TagBy::Reject => channel.basic_reject(tag, false),
+        });
     }
 
     fn judge_settled(&self, settled: Result<(), CallError>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Status};
+use amqp_client_core::{ConfirmError, Connection, PublishError, Status};
 use amqp_test_broker::Verdict;
 
 use super::client::{Connected, Held, Taker, Task};
@@ -96,9 +96,13 @@ impl Task {
         let confirmations = std::mem::take(&mut *self.confirmations.borrow_mut());
         for (id, confirmation) in confirmations {
             let outcome = self.within(confirmation, "a confirmation").await;
-            if let Some(Ok(())) = outcome {
-                let checked = self.world.ledger.borrow_mut().confirm(id);
-                self.check(checked);
+            match outcome {
+                Some(Ok(())) => {
+                    let checked = self.world.ledger.borrow_mut().confirm(id);
+                    self.check(checked);
+                }
+                Some(Err(ConfirmError::NotResent(PublishError::Expired))) => self.expired(id),
+                _ => {}
             }
         }
     }

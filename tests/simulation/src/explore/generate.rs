@@ -177,7 +177,8 @@ impl Command {
                 manner: manner(rng),
                 message: Shape::any(rng),
             },
-            49..=54 => Self::Confirm { count: rng.usize(1..=5) },
+            49..=52 => Self::Confirm { count: rng.usize(1..=5) },
+            53 | 54 => Self::Withdraw { count: rng.usize(1..=10) },
             55 => Self::WaitForConfirms { channel },
             56..=63 => Self::Consume { channel, queue: name(rng), kind: Kind::any(rng), by },
             64..=71 => Self::Take {
@@ -230,6 +231,8 @@ impl Shape {
             header: pick(rng, &[0, 0, 0, 0, 0, 0, 4_000, 6_000]),
             owned: OWNED && rng.u8(..6) == 0,
             window: pick(rng, &[1, 5, 1000]),
+            keep_for: (rng.u8(..3) == 0)
+                .then(|| Duration::from_millis(pick(rng, &[0, 100, 2_000, 20_000]))),
         }
     }
 }
@@ -287,7 +290,11 @@ fn manner(rng: &mut Rng) -> Manner {
 }
 
 fn settling(rng: &mut Rng) -> Settling {
-    match rng.u8(..16) {
+    match rng.u8(..20) {
+        16..=19 => Settling::Tag {
+            multiple: rng.bool(),
+            by: pick(rng, &[TagBy::Ack, TagBy::Ack, TagBy::Nack, TagBy::Reject]),
+        },
         0..=5 => Settling::Ack,
         6 | 7 => Settling::AckUpTo,
         8 => Settling::Nack,

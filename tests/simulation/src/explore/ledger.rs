@@ -23,8 +23,10 @@ struct Entry {
     /// It may be published more than once.
     kept: bool,
     mandatory: bool,
-    /// It must never be visible: its transaction was rolled back or abandoned.
+    /// It must never be visible: its transaction was rolled back or abandoned, or it was given up before it was sent.
     never: bool,
+    /// It was taken while its connection was down, when there had been so many transports.
+    outage: Option<u64>,
     accepted: u32,
     /// Accepted, and routed to a queue.
     routed: u32,
@@ -119,6 +121,29 @@ impl Ledger {
         self.entry(id).never = true;
     }
 
+    /// It was given up before it was sent.
+    pub(crate) fn give_up(&mut self, id: Id) {
+        self.entry(id).never = true;
+    }
+
+    /// It is kept, and its connection is down.
+    pub(crate) fn outage(&mut self, id: Id) {
+        let transports = self.counts.transports;
+        self.entry(id).outage = Some(transports);
+    }
+
+    /// The application was told that the time of a kept message has passed. It cannot have been sent if nobody has connected
+    /// since it was taken.
+    pub(crate) fn expire(&mut self, id: Id) -> Result<(), String> {
+        let transports = self.counts.transports;
+        let entry = self.entry(id);
+        if entry.outage != Some(transports) {
+            return Ok(());
+        }
+        entry.never = true;
+        self.not_sent(id)
+    }
+
     /// The application asks for a queue to be purged or deleted.
     pub(crate) fn remove(&mut self, queue: &str) {
         *self.removals.entry(key(queue)).or_default() += 1;
@@ -189,7 +214,10 @@ impl Ledger {
             return Err(format!("message {} was published twice", id.0));
         }
         if entry.never {
-            return Err(format!("message {} was rolled back, and the broker has it", id.0));
+            return Err(format!(
+                "message {} was rolled back or given up, and the broker has it",
+                id.0
+            ));
         }
         Ok(())
     }

@@ -63,6 +63,10 @@ impl Task {
                 Loss::Keep => OnLoss::Keep,
             })
             .properties(properties);
+        let options = match shape.keep_for {
+            Some(time) => options.keep_for(time),
+            None => options,
+        };
         let Ok(exchange) = desk.channel.exchange(exchange) else { return };
         let Ok(publisher) = exchange.publisher(options) else { return };
         if matches!(manner, Manner::Batch(_)) {
@@ -143,8 +147,13 @@ impl Task {
 
     /// A message to publish, and its body.
     fn body(&self, desk: &Rc<Desk>, shape: Shape, kept: bool) -> (Id, Bytes) {
+        let down =
+            self.connected().is_some_and(|own| self.world.network.borrow().is_down(own.link));
         let mut ledger = self.world.ledger.borrow_mut();
         let (id, body) = ledger.publish(shape.size, kept, shape.mandatory);
+        if kept && down {
+            ledger.outage(id);
+        }
         match shape.owned {
             false => (id, body),
             true => (id, Bytes::from_owner(Tattler { body, channel: desk.channel.clone() })),
@@ -184,7 +193,30 @@ impl Task {
                 self.check(checked);
             }
             Some(Err(ConfirmError::Unconfirmed(error))) => self.judge(&error),
+            Some(Err(ConfirmError::NotResent(PublishError::Expired))) => self.expired(id),
             _ => {}
+        }
+    }
+
+    /// The time of a kept message has passed.
+    pub(crate) fn expired(&self, id: Id) {
+        let checked = self.world.ledger.borrow_mut().expire(id);
+        self.check(checked);
+    }
+
+    /// Gives up some messages. What was never sent must never be.
+    pub(crate) fn withdraw(&self, count: usize) {
+        for _ in 0..count {
+            let open = self.confirmations.borrow().len();
+            if open == 0 {
+                return;
+            }
+            let index = self.random(|rng| rng.usize(..open));
+            let (id, confirmation) = self.confirmations.borrow_mut().swap_remove(index);
+            if confirmation.withdraw() {
+                self.not_sent(id);
+                self.world.ledger.borrow_mut().give_up(id);
+            }
         }
     }
 
