@@ -314,7 +314,7 @@ pub(crate) const fn exchange_name(number: usize) -> &'static str {
 }
 
 const fn is_durable(queue: Name) -> bool {
-    matches!(queue, Name::Shared(_) | Name::Quorum)
+    matches!(queue, Name::Shared(_) | Name::Quorum | Name::Stream)
 }
 
 const fn is_exclusive(queue: Name) -> bool {
@@ -327,6 +327,7 @@ fn options(queue: Name) -> QueueOptions {
         .exclusive(is_exclusive(queue))
         .auto_delete(matches!(queue, Name::AutoDelete(_)));
     match queue {
+        Name::Stream => options.queue_type(QueueType::Stream),
         Name::Quorum => options.queue_type(QueueType::Quorum).delivery_limit(20),
         _ => options,
     }

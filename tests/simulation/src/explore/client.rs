@@ -25,6 +25,9 @@ use crate::network::HIGH_WATER;
 /// How many channels a client has at most.
 pub(crate) const SLOTS: usize = 4;
 
+/// The name of the stream.
+pub(crate) const STREAM: &str = "stream";
+
 /// What the tasks of a client share.
 pub(crate) struct Client {
     pub(crate) number: usize,
@@ -62,12 +65,25 @@ pub(crate) struct Taker {
     pub(crate) name: Name,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
+    /// The last offset that it has delivered, if it consumes from a stream.
+    pub(crate) last: Rc<Cell<Option<i64>>>,
 }
 
 /// A delivery that is not settled yet.
 pub(crate) struct Held {
     pub(crate) id: Id,
     pub(crate) delivery: Delivery,
+    pub(crate) place: Option<Place>,
+}
+
+/// Where a delivery was in a stream.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) offset: i64,
+    /// Its consumer's last.
+    pub(crate) reader: Rc<Cell<Option<i64>>>,
+    /// Whether its consumer was there again after a loss.
+    pub(crate) again: Rc<Cell<bool>>,
 }
 
 /// A task's view of its client.
@@ -153,6 +169,7 @@ impl Client {
             Name::Shared(number) => format!("shared-{number}"),
             Name::Quorum => "quorum".to_owned(),
             Name::AutoDelete(number) => format!("auto-{number}"),
+            Name::Stream => STREAM.to_owned(),
             Name::Exclusive => format!("own-{}", self.number),
             Name::ServerNamed => {
                 let named = desk.named.borrow();

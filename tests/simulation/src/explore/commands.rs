@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use amqp_client_core::StreamOffset;
+
 use crate::script::Fault;
 use crate::wire::Conditions;
 
@@ -194,6 +196,8 @@ pub(crate) enum Name {
     Quorum,
     /// It goes with its last consumer.
     AutoDelete(usize),
+    /// A stream of everybody.
+    Stream,
     /// The client's connection has it exclusively.
     Exclusive,
     /// The client's own, named by the broker, and exclusive.
@@ -277,6 +281,8 @@ pub(crate) struct Kind {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) prefetch: Option<u16>,
+    /// Where it begins, if it consumes from a stream.
+    pub(crate) from: Option<StreamOffset>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

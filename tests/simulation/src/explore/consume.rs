@@ -8,7 +8,7 @@ use amqp_client_core::proto::method::{BasicCancel, BasicConsume};
 use amqp_client_core::{CallError, ConsumeOptions, Delivery};
 use amqp_test_broker::Verdict;
 
-use super::client::{Desk, Held, Taker, Task};
+use super::client::{Desk, Held, Place, Taker, Task};
 use super::commands::{By, Cancelling, Kind, Name, Settling, TagBy};
 use super::ledger::Id;
 
@@ -16,6 +16,10 @@ impl Task {
     pub(crate) async fn consume(&self, desk: &Rc<Desk>, queue: Name, kind: Kind, by: By) {
         let name = self.name(desk, queue);
         let options = ConsumeOptions::new().no_ack(kind.no_ack).exclusive(kind.exclusive);
+        let options = match kind.from.filter(|_| queue == Name::Stream) {
+            Some(from) => options.stream_offset(from),
+            None => options,
+        };
         let channel = &desk.channel;
         if let Some(prefetch) = kind.prefetch {
             let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;
@@ -30,7 +34,8 @@ impl Task {
         };
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
             let Kind { no_ack, exclusive, .. } = kind;
-            let taker = Taker { consumer, name: queue, no_ack, exclusive };
+            let last = Rc::default();
+            let taker = Taker { consumer, name: queue, no_ack, exclusive, last };
             self.consumers.borrow_mut().push(taker);
         }
     }
@@ -63,18 +68,51 @@ impl Task {
                 None => break,
                 Some(None) => return,
                 Some(Some(Err(end))) => return self.judge_end(&end),
-                Some(Some(Ok(delivery))) => self.hold(delivery),
+                Some(Some(Ok(delivery))) => self.hold_of(&taker, delivery),
             }
         }
         // The connection may be another one now: then it is of no use.
         self.consumers.borrow_mut().push(taker);
     }
 
+    /// Keeps a delivery of a consumer. What a stream delivers leaves nothing out: not before a loss, and not after it, but for
+    /// what was settled.
+    pub(crate) fn hold_of(&self, taker: &Taker, delivery: Delivery) {
+        let offset = delivery
+            .message_properties()
+            .ok()
+            .and_then(|properties| properties.headers.as_ref()?.get("x-stream-offset")?.as_i64());
+        let Some(offset) = offset else { return self.hold(delivery, None) };
+        if let Some(last) = taker.last.get().filter(|last| offset > last + 1) {
+            self.fail(format!("a stream's consumer went on with {offset} behind {last}"));
+        }
+        if !delivery.is_stale() {
+            for held in self.deliveries.borrow().iter().filter(|held| held.delivery.is_stale()) {
+                let place = held.place.as_ref();
+                let Some(place) = place.filter(|place| Rc::ptr_eq(&place.reader, &taker.last))
+                else {
+                    continue;
+                };
+                if offset <= place.offset {
+                    place.again.set(true);
+                } else if !place.again.get() {
+                    let lost = place.offset;
+                    self.fail(format!(
+                        "a stream's consumer went on with {offset}, and {lost} was not settled"
+                    ));
+                }
+            }
+        }
+        taker.last.set(Some(offset));
+        let (reader, again) = (taker.last.clone(), Rc::default());
+        self.hold(delivery, Some(Place { offset, reader, again }));
+    }
+
     /// Keeps a delivery, to be settled later.
-    pub(crate) fn hold(&self, delivery: Delivery) {
+    pub(crate) fn hold(&self, delivery: Delivery, place: Option<Place>) {
         let identified = self.world.ledger.borrow().identify(delivery.body());
         if let Some(id) = self.check(identified) {
-            self.deliveries.borrow_mut().push(Held { id, delivery });
+            self.deliveries.borrow_mut().push(Held { id, delivery, place });
         }
     }
 
@@ -114,7 +152,7 @@ impl Task {
         let name = self.name(desk, queue);
         let got = self.perhaps("basic_get", desk.channel.basic_get(&name, no_ack)).await;
         if let Some(Some(got)) = got.and_then(|result| self.judge_call(result)) {
-            self.hold(got.delivery);
+            self.hold(got.delivery, None);
         }
     }
 
@@ -134,7 +172,14 @@ impl Task {
     }
 
     pub(crate) fn settle(&self, held: Held, how: Settling) {
-        let Held { id, delivery } = held;
+        let Held { id, delivery, place } = held;
+        // A stream takes nothing back, and what it has delivered is there still.
+        let how = match how {
+            Settling::Ack | Settling::AckUpTo | Settling::Drop | Settling::IntoMessage => how,
+            Settling::Tag { by: TagBy::Ack, .. } => how,
+            _ if place.is_some() => Settling::Ack,
+            how => how,
+        };
         if let Settling::Tag { multiple, by } = how {
             return self.settle_by_number(id, &delivery, multiple, by);
         }

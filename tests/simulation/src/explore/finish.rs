@@ -7,7 +7,7 @@ use std::time::Duration;
 use amqp_client_core::{ConfirmError, Connection, PublishError, Status};
 use amqp_test_broker::Verdict;
 
-use super::client::{Connected, Held, Taker, Task};
+use super::client::{Connected, Held, STREAM, Taker, Task};
 
 /// How long it may take at most until a client is connected again, and everything that waits has an outcome. Attempts to
 /// connect are a minute apart, and a session that the broker believes in holds a queue for three heartbeats.
@@ -130,7 +130,7 @@ impl Task {
 
     fn settle_all(&self) {
         let deliveries = std::mem::take(&mut *self.deliveries.borrow_mut());
-        for Held { id, delivery } in deliveries {
+        for Held { id, delivery, .. } in deliveries {
             self.world.ledger.borrow_mut().grant(id, Verdict::Acked);
             let _ended = delivery.ack();
         }
@@ -148,7 +148,7 @@ impl Task {
                 }
                 Some(Some(Ok(delivery))) => {
                     *any = true;
-                    self.hold(delivery);
+                    self.hold_of(taker, delivery);
                     self.settle_all();
                 }
             }
@@ -166,7 +166,7 @@ impl Task {
             known.insert((view.channel.get(), view.tag.to_string()), view.queue.to_string());
         }
         let consumers = self.consumers.borrow();
-        for Taker { consumer, name, no_ack, exclusive } in consumers.iter() {
+        for Taker { consumer, name, no_ack, exclusive, last } in consumers.iter() {
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
                 // It is tried again until those that keep it from its queue are gone.
@@ -179,6 +179,16 @@ impl Task {
                 return Err(format!("a consumer of {name:?} neither delivers nor ends"));
             };
             let ready = network.engine.ready_count(&queue).unwrap_or(0);
+            if queue == STREAM {
+                // One that has had none yet may have begun at the end.
+                let had = last.get().map_or(ready as i64, |last| last + 1);
+                if had < ready as i64 && self.forgotten.get() == 0 {
+                    return Err(format!(
+                        "a consumer of a stream has had {had} of {ready} messages"
+                    ));
+                }
+                continue;
+            }
             if ready > 0 && self.forgotten.get() == 0 {
                 let kind = if *no_ack { " without acknowledgements" } else { "" };
                 return Err(format!(

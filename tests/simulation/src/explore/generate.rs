@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amqp_client_core::StreamOffset;
 use fastrand::Rng;
 
 use super::client::SLOTS;
@@ -42,7 +43,54 @@ impl Exploration {
         if conditions.piece < 100 {
             script.keep_small();
         }
+        if seed % 3 == 1 {
+            script.with_streams();
+        }
         script.without_known_defects()
+    }
+
+    /// A stream takes the place of one of the queues. What it cannot do costs the connection, and is left out: so is what is
+    /// too large for a frame, which would be missing in it.
+    fn with_streams(&mut self) {
+        for task in &mut self.tasks {
+            for command in &mut task.commands {
+                match command {
+                    Command::Declare { queue, by, .. } if is_streamed(*queue) => {
+                        (*queue, *by) = (Name::Stream, By::Method);
+                    }
+                    Command::Consume { queue, kind, by, .. } if is_streamed(*queue) => {
+                        *queue = Name::Stream;
+                        kind.no_ack = false;
+                        kind.exclusive = false;
+                        kind.prefetch = kind.prefetch.or(Some(10));
+                        if *by == By::Call {
+                            *by = By::Method;
+                        }
+                    }
+                    Command::Publish { queue, message, .. } => {
+                        message.header = 0;
+                        if is_streamed(*queue) {
+                            *queue = Name::Stream;
+                        }
+                    }
+                    Command::DeleteQueue { queue, .. } if is_streamed(*queue) => {
+                        *queue = Name::Stream;
+                    }
+                    // That might be the stream.
+                    Command::Get { queue, .. } | Command::Bind { queue, .. }
+                        if matches!(queue, Name::Last | Name::ServerNamed) =>
+                    {
+                        *queue = Name::Quorum;
+                    }
+                    Command::Recover { channel } => *command = Command::Flow { channel: *channel },
+                    _ => {}
+                }
+            }
+            if let Some(Command::Open { slot: channel, .. }) = task.commands.first() {
+                let (channel, queue) = (*channel, Name::Stream);
+                task.commands.insert(1, Command::Declare { channel, queue, by: By::Method });
+            }
+        }
     }
 
     /// What travels in small pieces must not be large: it takes too many steps.
@@ -243,6 +291,15 @@ impl Kind {
             no_ack: rng.u8(..5) == 0,
             exclusive: rng.u8(..6) == 0,
             prefetch: pick(rng, &[None, Some(1), Some(3), Some(100)]),
+            from: pick(
+                rng,
+                &[
+                    None,
+                    Some(StreamOffset::First),
+                    Some(StreamOffset::Next),
+                    Some(StreamOffset::Offset(2)),
+                ],
+            ),
         }
     }
 }
@@ -268,6 +325,11 @@ const QUEUES: [Name; 6] = [
     Name::Exclusive,
     Name::ServerNamed,
 ];
+
+/// Whether a script with streams has its stream in the place of this queue.
+const fn is_streamed(queue: Name) -> bool {
+    matches!(queue, Name::AutoDelete(_) | Name::Last)
+}
 
 /// A queue with a name that the script knows.
 fn known(rng: &mut Rng) -> Name {

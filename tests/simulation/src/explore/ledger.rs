@@ -23,6 +23,8 @@ struct Entry {
     /// It may be published more than once.
     kept: bool,
     mandatory: bool,
+    /// Its queue is a stream: whatever is acknowledged, it is there still.
+    streamed: bool,
     /// It must never be visible: its transaction was rolled back or abandoned, or it was given up before it was sent.
     never: bool,
     /// It was taken while its connection was down, when there had been so many transports.
@@ -124,6 +126,11 @@ impl Ledger {
     /// It was given up before it was sent.
     pub(crate) fn give_up(&mut self, id: Id) {
         self.entry(id).never = true;
+    }
+
+    /// It is published to a stream.
+    pub(crate) fn stream(&mut self, id: Id) {
+        self.entry(id).streamed = true;
     }
 
     /// It is kept, and its connection is down.
@@ -234,7 +241,7 @@ impl Ledger {
             Verdict::Requeued => false,
             // Without `basic.nack`, there is no way to requeue without blame.
             Verdict::Blamed => nack,
-            Verdict::Acked | Verdict::Rejected => true,
+            Verdict::Acked | Verdict::Rejected => !entry.streamed,
         };
         if judged && *done > granted {
             return Err(format!(

@@ -9,7 +9,7 @@ use amqp_client_core::{
 };
 use bytes::Bytes;
 
-use super::client::{Desk, Task};
+use super::client::{Desk, STREAM, Task};
 use super::commands::{Loss, Manner, Name, Shape};
 use super::ledger::Id;
 
@@ -73,7 +73,7 @@ impl Task {
             return self.publish_batch(desk, &publisher, &key, loss, shape).await;
         }
         for _ in 0..shape.count {
-            let (id, body) = self.body(desk, shape, loss == Loss::Keep);
+            let (id, body) = self.body(desk, shape, loss == Loss::Keep, &key);
             let result = match manner {
                 Manner::Prepared(_) => {
                     let Ok(prepared) = publisher.prepare(&key) else { return };
@@ -112,7 +112,7 @@ impl Task {
         route.mandatory = shape.mandatory;
         route.immediate = manner == Manner::Immediate;
         for _ in 0..shape.count {
-            let (id, body) = self.body(desk, shape, false);
+            let (id, body) = self.body(desk, shape, false, key);
             let published = desk.channel.basic_publish(&route, &properties, body);
             if let Some(Err(error)) = self.perhaps("basic_publish", published).await {
                 return self.judge_publish(id, &error);
@@ -130,7 +130,7 @@ impl Task {
     ) {
         let Ok(prepared) = publisher.prepare(key) else { return };
         let (ids, bodies): (Vec<_>, Vec<_>) =
-            (0..shape.count).map(|_| self.body(desk, shape, loss == Loss::Keep)).unzip();
+            (0..shape.count).map(|_| self.body(desk, shape, loss == Loss::Keep, key)).unzip();
         let (confirmations, error) =
             match self.perhaps("publish_all", prepared.publish_all(bodies)).await {
                 Some(Ok(confirmations)) => (confirmations, None),
@@ -146,11 +146,14 @@ impl Task {
     }
 
     /// A message to publish, and its body.
-    fn body(&self, desk: &Rc<Desk>, shape: Shape, kept: bool) -> (Id, Bytes) {
+    fn body(&self, desk: &Rc<Desk>, shape: Shape, kept: bool, key: &str) -> (Id, Bytes) {
         let down =
             self.connected().is_some_and(|own| self.world.network.borrow().is_down(own.link));
         let mut ledger = self.world.ledger.borrow_mut();
         let (id, body) = ledger.publish(shape.size, kept, shape.mandatory);
+        if key == STREAM {
+            ledger.stream(id);
+        }
         if kept && down {
             ledger.outage(id);
         }

@@ -116,7 +116,7 @@ impl Task {
             let Some(id) = self.check(identified) else { return Err(Failed::OnPurpose) };
             if self.random(|rng| rng.u8(..4)) == 0 {
                 // It goes back, or stays with the channel for the next transaction.
-                self.hold(delivery);
+                self.hold(delivery, None);
                 continue;
             }
             self.world.ledger.borrow_mut().grant(id, Verdict::Acked);
