@@ -196,3 +196,27 @@ fn withdrawing_a_kept_message_lets_the_next_one_in() {
     assert!(!kept.withdraw(), "it was sent");
     assert!(!tasks.run(), "there is room, but it was not woken");
 }
+
+/// The next channel has the number of one that is closed, and counts its messages from 1, too.
+#[test]
+fn withdrawing_on_a_closed_channel_withdraws_nothing_of_the_next() {
+    let mut rig = Rig::new(Config::default());
+    rig.recover_with(Recovery::default());
+    let publisher = |channel: &Channel| {
+        let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+        channel.default_exchange().publisher(options).expect("it is open")
+    };
+    let opening = rig.connection.open_channel();
+    let closed = rig.run(opening).expect("a channel");
+    let before = publisher(&closed).try_publish("q", "before").expect("it is sent");
+    rig.turn();
+    rig.run(closed.close()).expect("it is closed");
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    assert_eq!(channel.id(), closed.id());
+    rig.lose();
+    let kept = publisher(&channel).try_publish("q", "kept").expect("it is kept");
+    assert_eq!(kept.seq(), before.seq());
+    assert!(!before.withdraw(), "its channel is over");
+    assert!(kept.withdraw(), "it is there still, and was never sent");
+}

@@ -92,6 +92,18 @@ fn what_a_shutdown_returns_is_returned_without_blame() {
     assert_eq!(settled, [1, 2, 3].map(|tag| nack(tag, true)));
 }
 
+/// The number of its channel may belong to another one, whose deliveries have the same numbers.
+#[test]
+fn a_shutdown_returns_nothing_of_a_channel_that_is_closed() {
+    let (mut rig, channel, _consumer) = consuming(2);
+    rig.run(channel.close()).expect("it is closed");
+    rig.methods.clear();
+    let connection = rig.connection.clone();
+    let left = rig.run(connection.shutdown(Duration::ZERO)).expect("it is closed");
+    assert_eq!(left.given_back, 0, "the broker has requeued them");
+    assert_eq!(settlements(&mut rig), []);
+}
+
 #[test]
 fn what_is_on_its_way_to_a_channel_that_goes_is_returned_without_blame() {
     let all = || -> Method { BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into() };

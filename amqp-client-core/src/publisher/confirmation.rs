@@ -50,8 +50,9 @@ impl Confirmation {
     pub fn withdraw(self) -> bool {
         let Some(seq) = self.seq else { return false };
         let mut state = self.channel.lock();
-        let id = self.channel.id();
-        let withdrawn = state.proto.channel(id).is_ok_and(|mut channel| channel.withdraw(seq));
+        // Once the channel is over, its number may belong to another one, which has messages of that number, too.
+        let protocol = self.channel.protocol(&mut state);
+        let withdrawn = protocol.is_ok_and(|mut channel| channel.withdraw(seq));
         // The window has room again, unless the message is on its way. The kept messages have.
         state.dispatch();
         state.call_publishers();

@@ -557,6 +557,10 @@ impl State {
     /// were.
     pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
         let Some(channel) = self.channel(place) else { return 0 };
+        if channel.ended.is_some() {
+            // The broker has requeued what it had delivered, and the number may belong to another channel.
+            return 0;
+        }
         let id = channel.id;
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
         let waiter = queue.end(End::Cancelled);
