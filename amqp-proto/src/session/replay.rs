@@ -192,7 +192,11 @@ impl Session {
         recovering.since = self.now;
         report.node = recovering.node;
         report.restoring = self.now.duration_since(began);
-        self.phase = Phase::Up;
+        if let Phase::Down(outage) = core::mem::replace(&mut self.phase, Phase::Up) {
+            // What is a mistake stays one: it is declared no more, or each later outage would lose one more connection.
+            let mistakes = outage.condemned.iter().filter(|(_, error)| is_mistake(error));
+            mistakes.for_each(|(entity, _)| self.topology.forget(entity));
+        }
         self.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));
     }
 
@@ -299,4 +303,10 @@ impl Session {
             self.leave_out(id, &step, &ChannelError::Connection(error.clone()));
         }
     }
+}
+
+/// Whether the broker would answer the same request in the same way again.
+fn is_mistake(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::Closed(close)
+        if close.reply_code.is_hard() && !close.reply_code.is_transient())
 }

@@ -289,6 +289,28 @@ impl Topology {
         steps
     }
 
+    /// That must not be declared again.
+    pub(super) fn forget(&mut self, entity: &Entity) {
+        match entity {
+            Entity::Exchange(name) => self.forget_exchange(name),
+            Entity::Queue(name) => self.forget_queue(name),
+            Entity::Binding { source, destination, routing_key } => {
+                for all in [&mut self.queue_bindings, &mut self.exchange_bindings] {
+                    let Some(bindings) = all.get_mut(destination) else { continue };
+                    bindings.retain(|binding| {
+                        (&binding.source, &binding.routing_key) != (source, routing_key)
+                    });
+                    if bindings.is_empty() {
+                        all.remove(destination);
+                    }
+                }
+                self.forget_unused(source);
+            }
+            // These belong to channels.
+            _ => {}
+        }
+    }
+
     fn forget_exchange(&mut self, name: &ShortStr) {
         self.exchanges.remove(name);
         let sources = self.exchange_bindings.remove(name).unwrap_or_default();
