@@ -189,3 +189,29 @@ impl Confirms {
         self.next - self.outstanding.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_confirmed_is_named_in_runs() {
+        let mut confirms = Confirms::new();
+        let runs = |confirms: &Confirms| -> Vec<_> {
+            confirms.unconfirmed().map(|run| (run.start().get(), run.end().get())).collect()
+        };
+        assert_eq!(runs(&confirms), []);
+        for _ in 1..=8 {
+            confirms.published(None);
+        }
+        assert_eq!(runs(&confirms), [(1, 8)]);
+        for tag in [1, 4, 7] {
+            assert!(confirms.settle(tag, false, |_| {}));
+        }
+        assert_eq!(runs(&confirms), [(2, 3), (5, 6), (8, 8)]);
+        assert!(confirms.settle(6, true, |_| {}));
+        assert_eq!(runs(&confirms), [(8, 8)]);
+    }
+}
