@@ -73,12 +73,12 @@ impl Network {
     /// A network with a broker of several nodes, which are set up alike.
     pub(crate) fn new(
         seed: u64,
-        heartbeat: Duration,
+        options: Options,
         conditions: Conditions,
         nodes: usize,
         now: Instant,
     ) -> Self {
-        let engine = Engine::new(Options::new().heartbeat(heartbeat).whims(seed), now);
+        let engine = Engine::new(options.whims(seed), now);
         let node = Arc::new(engine.config());
         Self {
             engine,

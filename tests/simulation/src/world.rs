@@ -6,6 +6,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
+use amqp_test_broker::Options;
+
 use crate::client::{AUDITOR, Env};
 use crate::executor::Clock;
 use crate::ledger::{Ledger, Totals};
@@ -57,8 +59,13 @@ impl Deref for World {
 /// What went wrong that must not.
 pub fn run(script: &Script) -> Result<Report, String> {
     let clock = Clock::new();
-    let network =
-        Network::new(script.seed, script.heartbeat, script.conditions, NODES, clock.now());
+    let network = Network::new(
+        script.seed,
+        Options::new().heartbeat(script.heartbeat),
+        script.conditions,
+        NODES,
+        clock.now(),
+    );
     let world = Rc::new(World {
         stage: Stage::new(clock, network, script.seed ^ 0x776f_726c_6400),
         ledger: RefCell::new(Ledger::new(script.body_max())),

@@ -189,7 +189,8 @@ impl Task {
             queue => self.name(desk, queue),
         };
         if by == By::Method {
-            let declared = channel.queue_declare(&name, options(queue));
+            let declared =
+                channel.queue_declare(&name, options(queue, self.world.script.delivery_limit));
             if let Some(result) = self.perhaps("queue_declare", declared).await {
                 let declared = self.judge_call(result);
                 if name.is_empty() {
@@ -321,14 +322,14 @@ const fn is_exclusive(queue: Name) -> bool {
     matches!(queue, Name::Exclusive | Name::ServerNamed | Name::Last)
 }
 
-fn options(queue: Name) -> QueueOptions {
+fn options(queue: Name, limit: u32) -> QueueOptions {
     let options = QueueOptions::new()
         .durable(is_durable(queue))
         .exclusive(is_exclusive(queue))
         .auto_delete(matches!(queue, Name::AutoDelete(_)));
     match queue {
         Name::Stream => options.queue_type(QueueType::Stream),
-        Name::Quorum => options.queue_type(QueueType::Quorum).delivery_limit(20),
+        Name::Quorum => options.queue_type(QueueType::Quorum).delivery_limit(limit),
         _ => options,
     }
 }
@@ -338,6 +339,7 @@ pub(crate) fn declared(
     channel: &Channel,
     name: &str,
     queue: Name,
+    limit: u32,
 ) -> amqp_client_core::Reply<amqp_client_core::Queue> {
-    channel.queue_declare(name, options(queue))
+    channel.queue_declare(name, options(queue, limit))
 }

@@ -16,10 +16,22 @@ pub struct Exploration {
     pub(crate) seed: u64,
     pub(crate) conditions: Conditions,
     pub(crate) heartbeat: Duration,
+    /// Whether quorum queues count failed deliveries only.
+    pub(crate) counts_failures: bool,
+    /// How often the quorum queue delivers a message at most.
+    pub(crate) delivery_limit: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Vec<Policy>,
     pub(crate) tasks: Vec<Plan>,
     pub(crate) faults: Vec<Fault>,
+}
+
+impl Exploration {
+    /// How many failures a message survives, if requeues without blame do not count, and there is a way to ask for them.
+    pub(crate) fn blameless(&self) -> Option<u32> {
+        let nack = self.nodes.iter().all(|node| node.nack);
+        (self.counts_failures && nack).then_some(self.delivery_limit)
+    }
 }
 
 /// How a node differs from others.

@@ -35,6 +35,8 @@ impl Exploration {
             seed,
             conditions,
             heartbeat,
+            counts_failures: seed % 5 < 2,
+            delivery_limit: [20, 2, 7][(seed / 5 % 3) as usize],
             nodes: vec![Node::any(&mut rng, heartbeat), Node::any(&mut rng, heartbeat)],
             clients,
             tasks,

@@ -66,13 +66,15 @@ pub(crate) struct Ledger {
     removals: BTreeMap<String, u32>,
     /// Whether all nodes know `basic.nack`.
     nack: bool,
+    /// How many failures of its deliveries a message of the quorum queue survives, if nothing else counts.
+    limit: Option<u32>,
     pub(crate) counts: Counts,
 }
 
 impl Ledger {
-    /// An empty ledger, of a broker whose nodes all know `basic.nack` or do not.
-    pub(crate) fn new(nack: bool) -> Self {
-        Self { nack, ..Self::default() }
+    /// An empty ledger, of a broker with that limit whose nodes all know `basic.nack` or do not.
+    pub(crate) fn new(limit: Option<u32>, nack: bool) -> Self {
+        Self { limit, nack, ..Self::default() }
     }
 
     /// A message that is about to be published, and its body.
@@ -196,6 +198,7 @@ impl Ledger {
                     return Err(format!("message {} is delivered again and again", id.0));
                 }
             }
+            Note::LimitReached { body } => self.limit_reached(body)?,
             Note::Settled { body, verdict } => self.settled(body, *verdict)?,
             Note::Purged { queue } | Note::Deleted { queue } => {
                 let queue = key(&queue.to_string());
@@ -227,6 +230,20 @@ impl Ledger {
             ));
         }
         Ok(())
+    }
+
+    /// A message is gone because its deliveries failed: it was rejected, or a channel ended.
+    fn limit_reached(&mut self, body: &Bytes) -> Result<(), String> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let (id, channels) = (self.identify(body)?, self.counts.channels);
+        let blamed = self.entry(id).done.get(&Verdict::Blamed).copied().unwrap_or(0);
+        match u64::from(blamed) + channels > u64::from(limit) {
+            true => Ok(()),
+            false => Err(format!(
+                "message {} is gone after {limit} failures; it was rejected {blamed} times, on {channels} channels",
+                id.0
+            )),
+        }
     }
 
     fn settled(&mut self, body: &Bytes, verdict: Verdict) -> Result<(), String> {

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_client_core::proto::{FieldTable, Value};
+use amqp_test_broker::Options;
 use fastrand::Rng;
 
 use crate::executor::{self, Clock, Flag};
@@ -122,7 +123,11 @@ pub struct Explored {
 pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let clock = Clock::new();
     let (now, nodes) = (clock.now(), script.nodes.len());
-    let mut network = Network::new(script.seed, script.heartbeat, script.conditions, nodes, now);
+    let mut options = Options::new().heartbeat(script.heartbeat);
+    if script.counts_failures {
+        options = options.rabbitmq_4_3();
+    }
+    let mut network = Network::new(script.seed, options, script.conditions, nodes, now);
     network.engine.observe();
     for (own, node) in network.nodes.iter_mut().zip(&script.nodes) {
         let own = Arc::make_mut(own);
@@ -136,7 +141,10 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let faults_end = script.faults.iter().map(|fault| fault.at + fault.what.lasts()).max();
     let world = Rc::new(World {
         stage: Stage::new(clock, network, script.seed ^ 0x7374_6167_6500),
-        ledger: RefCell::new(Ledger::new(script.nodes.iter().all(|node| node.nack))),
+        ledger: RefCell::new(Ledger::new(
+            script.blameless(),
+            script.nodes.iter().all(|node| node.nack),
+        )),
         script: script.clone(),
         working: Cell::new(script.tasks.len()),
         faults_end: faults_end.unwrap_or_default(),

@@ -50,7 +50,7 @@ impl Task {
         let channel = &desk.channel;
         if !name.is_empty() && !by_hand {
             // A missing queue would close the channel.
-            let queue = declared(channel, &name, queue).await;
+            let queue = declared(channel, &name, queue, self.world.script.delivery_limit).await;
             if self.judge_call(queue).is_none() {
                 return;
             }
