@@ -90,6 +90,7 @@ fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Con
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.delivery_budget = BUDGET;
     let mut rig = Rig::new(config);
+    rig.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     rig.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
