@@ -30,7 +30,7 @@ use crate::state::End;
 /// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends all that the queue has, whether it is taken or not. If a
 /// consumer leaves more than the [`delivery_budget`](crate::Settings::delivery_budget) of the connection lying, reading is
 /// suspended, and [`ChannelEvent::ConsumerLags`] names it. If it takes nothing for another second and others wait for theirs, it
-/// is paused, so that they go on: it is cancelled, keeps a share of the budget, and the rest is requeued
+/// is paused, so that they go on: it is cancelled, keeps a share of the budget but at least one delivery, and the rest is requeued
 /// ([`ChannelEvent::ConsumerPaused`]). The stream does not end. When it takes what it holds, it is started again under its tag,
 /// and what was requeued comes again, marked as redelivered, behind what it has taken.
 ///

@@ -142,12 +142,21 @@ impl State {
     }
 
     /// Requeues what paused consumers hold beyond their share: the newest, so that the order stays what it was.
+    ///
+    /// Each keeps at least its oldest delivery. An application that looks for deliveries now and then would never find one
+    /// otherwise: each would be requeued before the application looks again. What is larger than the share is not counted, so
+    /// that reading goes on; that is one message for each paused consumer.
     fn trim_paused(&mut self, share: usize) {
         let Self { channels, proto, delivered_octets, .. } = self;
         for channel in channels.iter_mut().flatten().filter(|channel| channel.ended.is_none()) {
             let id = channel.id;
             for queue in channel.queues.iter_mut().filter(|queue| queue.paused) {
                 while queue.octets > share && !proto.is_full() {
+                    if queue.deliveries.len() == 1 {
+                        let uncounted = std::mem::take(&mut queue.octets);
+                        *delivered_octets = delivered_octets.saturating_sub(uncounted);
+                        break;
+                    }
                     let Some(delivery) = queue.take_newest() else { break };
                     *delivered_octets = delivered_octets.saturating_sub(delivery.size());
                     if let Ok(mut channel) = proto.channel(id) {

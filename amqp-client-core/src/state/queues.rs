@@ -17,7 +17,7 @@ pub(crate) struct Queues {
 pub(crate) struct Queue {
     pub(crate) tag: ShortStr,
     pub(crate) deliveries: VecDeque<Delivery>,
-    /// Octets of `deliveries`.
+    /// Bytes of `deliveries` that count against the delivery budget: all, but for the last one that a paused consumer keeps.
     pub(crate) octets: usize,
     /// How many of `deliveries` were detached from the blocks they were read to, the oldest ones, and their bytes.
     detached: (usize, usize),
@@ -119,7 +119,7 @@ impl Queue {
         let octets = &mut self.octets;
         self.deliveries.retain(|delivery| {
             let stays = delivery.no_ack() || delivery.delivery_tag() > tag;
-            *octets -= if stays { 0 } else { delivery.size() };
+            *octets = octets.saturating_sub(if stays { 0 } else { delivery.size() });
             stays
         });
         // The broker starts it again with all others.
