@@ -37,6 +37,7 @@ mod discard;
 mod exclusive;
 mod in_flight;
 mod nodes;
+mod noted;
 mod outage;
 mod pause;
 mod policy;

@@ -7,9 +7,9 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::blame::Careful;
-use super::channel::Noted;
 use super::discard::Discard;
 use super::in_flight::Requests;
+use super::noted::Noted;
 use super::pause::Pause;
 use super::reopen::Reopened;
 use super::streams::Streams;

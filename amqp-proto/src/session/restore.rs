@@ -4,7 +4,8 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::channel::{ends_transaction, note};
+use super::channel::ends_transaction;
+use super::noted::note;
 use super::record::{Consumer, KeptMessage, Mode};
 use super::replay::Restoring;
 use super::report::Entity;

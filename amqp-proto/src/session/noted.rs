@@ -1,0 +1,142 @@
+//! What a session learns from a request: at once what was asked for, and the rest with the reply.
+
+use alloc::boxed::Box;
+
+use super::pause::Pause;
+use super::record::{ChannelRecord, Consumer, Held, InFlight, Limits, Mode};
+use super::topology::{Topology, name_of};
+use crate::method::{FromReply as _, Method, QueueDeclareOk};
+use crate::{ConsumerId, Reply, RequestId};
+
+/// A request was sent: what can be noted of it now is, the rest when it is answered.
+pub(super) fn note(
+    record: &mut ChannelRecord,
+    topology: &mut Topology,
+    id: RequestId,
+    method: Method,
+    answered: bool,
+    recovers: bool,
+) {
+    let mut before = None;
+    match &method {
+        Method::BasicQos(qos) if recovers => {
+            let limits = Limits { qos: record.qos.clone(), global_qos: record.global_qos.clone() };
+            before = Some(Box::new(limits));
+            match qos.global {
+                true => record.global_qos = Some(qos.clone()),
+                false => record.qos = Some(qos.clone()),
+            }
+        }
+        Method::QueueDeclare(_) => record.last_queue_unknown = false,
+        Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
+        Method::TxSelect(_) => record.mode.select(),
+        Method::BasicConsume(consume) => {
+            let (consume, qos) = (consume.clone(), record.qos.clone());
+            if !consume.no_ack {
+                let present = record.consumers.iter().map(|consumer| consumer.id);
+                record.streams.watch(id.into(), present);
+            }
+            record.consumers.push(Consumer {
+                id: id.into(),
+                consume,
+                qos,
+                recovers,
+                pause: Pause::Running,
+            });
+        }
+        Method::BasicCancel(cancel) => {
+            if let Some(consumer) = record.remove_consumer(cancel.consumer_tag.as_bytes()) {
+                topology.unconsumed(&consumer.consume.queue);
+                record.cancelling.push(consumer.id);
+            }
+        }
+        _ => {}
+    }
+    if answered {
+        let note = Noted::of(method).map(Box::new);
+        let (abandoned, ahead_of) = (false, record.seqs.next());
+        record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
+    } else if let Some(noted) = Noted::of(method) {
+        noted.learn(record, topology, id.into(), recovers, None);
+    }
+}
+
+impl InFlight {
+    /// The declaration of a queue that somebody waits for, to be made again.
+    pub(super) fn as_queue_declaration(&self) -> Option<Held> {
+        let Self { id, note, recovers, ahead_of, .. } = self;
+        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
+        let facts = method.facts();
+        let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
+        let held = Held { id, method, facts, answered: true, recovers, ahead_of };
+        matches!(held.method, Method::QueueDeclare(_)).then_some(held)
+    }
+}
+
+/// A method to take note of once the broker has carried it out.
+#[derive(Debug)]
+pub(super) struct Noted(Method);
+
+impl Noted {
+    pub(super) const fn is_topology(&self) -> bool {
+        !matches!(self.0, Method::BasicConsume(_))
+    }
+
+    fn of(method: Method) -> Option<Self> {
+        match method {
+            Method::ExchangeDeclare(_)
+            | Method::ExchangeDelete(_)
+            | Method::ExchangeBind(_)
+            | Method::ExchangeUnbind(_)
+            | Method::QueueDeclare(_)
+            | Method::QueueDelete(_)
+            | Method::QueueBind(_)
+            | Method::QueueUnbind(_)
+            | Method::BasicConsume(_)
+            | Method::ChannelFlow(_) => Some(Self(method)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn learn(
+        self,
+        record: &mut ChannelRecord,
+        topology: &mut Topology,
+        consumer: ConsumerId,
+        recovers: bool,
+        reply: Option<&Reply>,
+    ) {
+        match self.0 {
+            Method::QueueDeclare(declare) => {
+                let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
+                let name = name_of(answer.as_ref(), &declare);
+                record.last_queue = name.clone();
+                if recovers {
+                    topology.declared(declare, &name);
+                }
+            }
+            Method::BasicConsume(_) => {
+                let last_queue = record.last_queue.clone();
+                let mut consumers = record.consumers.iter_mut();
+                let Some(started) = consumers.find(|started| started.id == consumer) else {
+                    return;
+                };
+                if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
+                    started.consume.consumer_tag = answer.consumer_tag.detached();
+                }
+                if started.consume.queue.is_empty() {
+                    started.consume.queue = last_queue;
+                }
+                topology.consumed(&started.consume.queue);
+            }
+            Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,
+            // What is removed is gone, whoever declared it.
+            other if recovers || !brings(&other) => topology.learn(other, &record.last_queue),
+            _ => {}
+        }
+    }
+}
+
+const fn brings(method: &Method) -> bool {
+    matches!(method, Method::ExchangeDeclare(_) | Method::ExchangeBind(_) | Method::QueueBind(_))
+}
