@@ -271,7 +271,8 @@ async fn a_confirm_that_does_not_come_is_waited_for_as_long_as_one_likes() -> Re
     let node = RabbitMq::start()?;
     let connection = open(&node.amqp_uri()).await?;
     let channel = connection.open_channel().await?;
-    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let publisher =
+        channel.default_exchange().publisher(PublisherOptions::new().mandatory(false))?;
     publisher.send("nowhere", "confirmed").await?;
     node.pause()?;
     let confirmation = publisher.publish("nowhere", "silence").await?;
