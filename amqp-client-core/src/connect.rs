@@ -26,11 +26,10 @@ pub struct Target {
     pub tls: Option<TlsOptions>,
     /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`].
     pub recovery: Option<Recovery>,
-    /// Whether the first connection is retried, too, as `recovery` says, as when a program starts before its broker. `open`
-    /// takes as long as that takes: bound it by [`give_up_after`](Recovery::give_up_after) or
-    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source)
-    /// that fails is asked again, too. What trying again cannot change, as credentials that are refused, is an error at once.
-    /// Default false.
+    /// Whether to retry the first connection as `recovery` says. Set it for a program that may start before its broker. `open`
+    /// then waits until it succeeds: limit that with [`give_up_after`](Recovery::give_up_after) or
+    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is asked
+    /// again as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
     pub retry_open: bool,
     /// Where to get a token to log in with, in the place of the configured ways.
     pub token_source: Option<Arc<dyn TokenSource>>,

@@ -27,19 +27,19 @@ use crate::state::End;
 /// Dropping it cancels it; what was delivered and not taken goes back to the queue.
 ///
 /// # Consumers that lag
-/// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends all that the queue has, whether it is taken or not. If a
-/// consumer leaves more than the [`delivery_budget`](crate::Settings::delivery_budget) of the connection lying, reading is
-/// suspended, and [`ChannelEvent::ConsumerLags`] names it. If it takes nothing for another second and others wait for theirs, it
-/// is paused, so that they go on: it is cancelled, keeps a share of the budget but at least one delivery, and the rest is requeued
-/// ([`ChannelEvent::ConsumerPaused`]). The stream does not end. When it takes what it holds, it is started again under its tag,
-/// and what was requeued comes again, marked as redelivered, behind what it has taken.
+/// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends everything the queue has. When consumers leave more than
+/// the connection's [`delivery_budget`](crate::Settings::delivery_budget) untaken, the client stops reading and reports the
+/// consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for another second while others wait,
+/// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. It keeps a share of
+/// the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries, the consumer
+/// is started again under its tag. The requeued messages are delivered again, marked as redelivered.
 ///
-/// The broker shows no such consumer while it is paused. So a consumer is not paused that would lose something by it: an
-/// exclusive one, one without acknowledgements or on a transactional channel, one of a stream, of a queue with a single active
-/// consumer, or of a queue that goes when it is unused (auto-delete, `x-expires`). Of queues that were declared elsewhere the client
-/// does not know; [`pausable`](crate::ConsumeOptions::pausable) says that they may be, and that others may not, as where a policy
-/// lets queues expire. Up to RabbitMQ 4.2, quorum queues count what is requeued against their delivery limit. All others can still
-/// stop the connection. A prefetch limit spares all of this.
+/// While a consumer is paused, the broker does not list it. Consumers that would lose something by that are not paused: exclusive
+/// ones, those without acknowledgements, on a transactional channel or of a stream, and those of a queue with a single active
+/// consumer or one that is deleted when unused (auto-delete, `x-expires`). These can still stop the connection. The client knows
+/// the arguments of queues it declared itself; use [`pausable`](crate::ConsumeOptions::pausable) for others, and to forbid pauses
+/// where a policy lets queues expire. Up to RabbitMQ 4.2, quorum queues count each requeue against their delivery limit. Setting
+/// a prefetch limit avoids all of this.
 ///
 /// ```no_run
 /// # use amqp_client_core::Consumer;
@@ -139,8 +139,8 @@ impl Consumer {
         self.hand_out()
     }
 
-    /// Cancels it (`basic.cancel`). What the broker delivers before it agrees can still be taken and settled; behind that, the
-    /// stream ends.
+    /// Cancels the consumer (`basic.cancel`). Deliveries that arrive before the broker confirms the cancel can still be taken and
+    /// settled. Then the stream ends.
     ///
     /// The stream ends also if this is not awaited, or fails: if it is out of time, is lost with the connection, or the broker has
     /// cancelled the consumer by itself. A cancelled consumer does not come back.
