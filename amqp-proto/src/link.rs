@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) spare: Spare,
     /// Some channel holds deliveries that are requeued after a pause.
     pub(crate) requeues: bool,
+    /// On how many channels the peer owes something: a reply, a confirm, or leave to publish.
+    pub(crate) awaiting: usize,
     last_request: u64,
 }
 
@@ -69,6 +71,7 @@ impl Link {
             returnable: 0,
             spare: Spare::default(),
             requeues: false,
+            awaiting: 0,
             last_request: 0,
         }
     }

@@ -63,6 +63,8 @@ pub(crate) struct ChannelState {
     flow: bool,
     /// The channel stands in the link's list of channels to flush.
     listed: bool,
+    /// The channel is counted among those on which the peer owes something; see [`note_awaiting`](Self::note_awaiting).
+    awaits: bool,
 }
 
 /// ```text
@@ -178,6 +180,7 @@ impl Channel<'_> {
         }
         if answered || matches!(effect, Effect::Cancel { .. }) {
             self.state.pending.push(Pending { id, method, effect, abandoned: !answered });
+            self.state.note_awaiting(self.link);
         }
         match method.id {
             id if id == TxCommit::FACTS.id => self.state.transaction_ended(self.link, true),
@@ -429,6 +432,7 @@ impl Channel<'_> {
             },
         );
         self.state.phase = Phase::Closing(close);
+        self.state.note_awaiting(self.link);
     }
 
     /// Whether content may be published right now.
@@ -565,6 +569,30 @@ impl ChannelState {
         }
     }
 
+    /// Counts the channel among those on which the peer owes something, or no more. Called by whatever changes that, so that
+    /// nobody has to look at all channels.
+    #[inline]
+    fn note_awaiting(&mut self, link: &mut Link) {
+        let awaits = self.awaits_peer();
+        if awaits != self.awaits {
+            self.awaits = awaits;
+            if awaits {
+                link.awaiting += 1;
+            } else {
+                debug_assert!(link.awaiting > 0, "this channel was counted");
+                link.awaiting = link.awaiting.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The same behind a publish that is to be confirmed.
+    #[inline]
+    fn note_unconfirmed(&mut self, link: &mut Link) {
+        if !self.awaits {
+            self.note_awaiting(link);
+        }
+    }
+
     fn new(id: ChannelId, phase: Phase) -> Self {
         Self {
             id,
@@ -577,6 +605,7 @@ impl ChannelState {
             held: Held::default(),
             flow: true,
             listed: false,
+            awaits: false,
         }
     }
 
@@ -685,6 +714,7 @@ impl ChannelState {
         let id = link.next_request();
         let effect = Effect::Cancel { tag, consumer };
         self.pending.push(Pending { id, method: &BasicCancel::FACTS, effect, abandoned });
+        self.note_awaiting(link);
         id
     }
 

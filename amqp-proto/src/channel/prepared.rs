@@ -152,7 +152,9 @@ impl Channel<'_> {
                     self.link.returnable = self.link.returnable.max(body.len() as u64);
                     head.body(body)
                 });
-                Some(confirms.published(fingerprint))
+                let seq = confirms.published(fingerprint);
+                self.state.note_unconfirmed(self.link);
+                Some(seq)
             }
             Mode::Tx(transaction) => {
                 transaction.published = true;

@@ -114,7 +114,9 @@ impl Channel<'_> {
             head.body(body.as_octets())
         });
         push_body(self.link, channel, body);
-        Ok(Some(confirms.published(fingerprint)))
+        let seq = confirms.published(fingerprint);
+        self.state.note_unconfirmed(self.link);
+        Ok(Some(seq))
     }
 
     /// Servers: sends a message, that is `basic.deliver`, `basic.get-ok` or `basic.return` with its content.

@@ -48,6 +48,7 @@ impl ChannelState {
         next: usize,
     ) -> Result<usize, ConnectionError> {
         let octets = chunk.get(payload.clone()).unwrap_or_default();
+        debug_assert_eq!(self.awaits, self.awaits_peer(), "whatever changes it notes it");
         if let Some(incoming) = &self.incoming {
             // A close says more about what is wrong than its coming amid content.
             if octets.first_chunk() != Some(&CLOSE) {
@@ -81,6 +82,7 @@ impl ChannelState {
                     Role::Client => self.receive_from_server(link, method)?,
                     Role::Server => self.receive_from_client(link, method)?,
                 }
+                self.note_awaiting(link);
                 Ok(next)
             }
         }
@@ -213,6 +215,7 @@ impl ChannelState {
         else {
             return Err(out_of_place("basic.get-ok"));
         };
+        self.note_awaiting(link);
         self.note_delivery(link, arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
             return self.requeue(link, arguments.tag, no_ack, false);
@@ -375,6 +378,9 @@ impl ChannelState {
         let known = confirms.settle(tag, multiple, |publishes| {
             link.emit(channel, ChannelEvent::Confirmed { publishes, ack });
         });
+        if confirms.len() == 0 {
+            self.note_awaiting(link);
+        }
         if known { Ok(()) } else { Err(Violation::UnknownPublish { channel, tag }.into()) }
     }
 

@@ -69,6 +69,9 @@ impl Channels {
         let id = ChannelId(number);
         link.send_small(number, &ChannelOpen { reserved_1: ShortStr::EMPTY });
         self.put(id, Phase::Opening);
+        if let Some(channel) = self.get(number) {
+            channel.note_awaiting(link);
+        }
         id
     }
 
@@ -86,9 +89,10 @@ impl Channels {
         true
     }
 
-    /// Whether the peer owes anything on one of them.
-    pub(crate) fn await_peer(&self) -> bool {
-        self.slots.iter().flatten().any(|channel| channel.awaits_peer())
+    /// On how many of them the peer owes something, by looking at each: what [`Link::awaiting`] has to be.
+    #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
+    pub(crate) fn awaiting(&self) -> usize {
+        self.slots.iter().flatten().filter(|channel| channel.awaits_peer()).count()
     }
 
     /// Requeues what the channels hold until the end of the pause.
@@ -151,6 +155,7 @@ impl Channels {
         for channel in self.slots.iter_mut().flatten() {
             channel.end(link, ChannelError::Connection(reason.clone()));
         }
+        debug_assert_eq!(link.awaiting, 0, "nobody is waited for on a channel that has ended");
     }
 
     /// Whether a channel is being closed, or its end is one of the events to come.
@@ -182,6 +187,7 @@ impl ChannelState {
             });
         }
         self.phase = Phase::Closed(error.clone());
+        self.note_awaiting(link);
         link.emit(self.id, ChannelEvent::Closed(error));
     }
 }

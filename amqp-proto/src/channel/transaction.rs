@@ -135,5 +135,6 @@ impl ChannelState {
     fn await_own(&mut self, link: &mut Link, method: &'static crate::method::MethodFacts) {
         let id = link.next_request();
         self.pending.push(Pending { id, method, effect: Effect::None, abandoned: true });
+        self.note_awaiting(link);
     }
 }

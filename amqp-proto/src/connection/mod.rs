@@ -453,7 +453,7 @@ impl Connection {
     pub fn awaits_peer(&self) -> bool {
         match &self.state {
             Ok(State::Open) => {
-                self.link.blocked || self.updating_secret > 0 || self.channels.await_peer()
+                self.link.blocked || self.updating_secret > 0 || self.link.awaiting > 0
             }
             Ok(State::Handshake(_) | State::Closing(_)) => true,
             Err(_) => false,
@@ -464,6 +464,12 @@ impl Connection {
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) const fn unfinished(&self) -> usize {
         self.link.unfinished
+    }
+
+    /// On how many channels the peer owes something: as it is counted, and as the channels say.
+    #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
+    pub(crate) fn awaiting(&self) -> (usize, usize) {
+        (self.link.awaiting, self.channels.awaiting())
     }
 
     /// What both ends have agreed on, once the handshake is over.

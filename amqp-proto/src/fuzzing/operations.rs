@@ -136,6 +136,10 @@ impl Stage {
             _ => self.command(operation),
         }
         assert!(self.pair.client.queued() < 2 << 20, "too much waits for the transport");
+        for end in [&self.pair.client, &self.pair.server] {
+            let (counted, awaiting) = end.awaiting();
+            assert_eq!(counted, awaiting, "channels on which the peer owes something");
+        }
         true
     }
 

@@ -1,6 +1,7 @@
 //! A client and a server talk to each other in virtual time, over a stream that can be split anywhere.
 
 mod acks;
+mod awaiting;
 mod channels;
 mod content;
 mod handshake;
