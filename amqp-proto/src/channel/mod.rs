@@ -571,7 +571,6 @@ impl ChannelState {
 
     /// Counts the channel among those on which the peer owes something, or no more. Called by whatever changes that, so that
     /// nobody has to look at all channels.
-    #[inline]
     fn note_awaiting(&mut self, link: &mut Link) {
         let awaits = self.awaits_peer();
         if awaits != self.awaits {
@@ -589,7 +588,8 @@ impl ChannelState {
     #[inline]
     fn note_unconfirmed(&mut self, link: &mut Link) {
         if !self.awaits {
-            self.note_awaiting(link);
+            self.awaits = true;
+            link.awaiting += 1;
         }
     }
 

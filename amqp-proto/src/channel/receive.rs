@@ -79,10 +79,12 @@ impl ChannelState {
                     return Err(Violation::WrongChannel { method: facts.name, channel }.into());
                 }
                 match link.role {
-                    Role::Client => self.receive_from_server(link, method)?,
+                    Role::Client => {
+                        self.receive_from_server(link, method)?;
+                        self.note_awaiting(link);
+                    }
                     Role::Server => self.receive_from_client(link, method)?,
                 }
-                self.note_awaiting(link);
                 Ok(next)
             }
         }
@@ -297,7 +299,8 @@ impl ChannelState {
             // What the client sent before it heard of the close is ignored (spec 1.5.2.5).
             _ if closing => {}
             Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => {
-                return self.answered(link, method);
+                self.answered(link, method)?;
+                self.note_awaiting(link);
             }
             Method::ChannelOpen(_) => {
                 return Err(Violation::BadChannel { channel: self.id.0 }.into());
