@@ -6,8 +6,10 @@ use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
+use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::{Config, ConsumeOptions, QueueOptions};
 use rig::Rig;
 
@@ -69,4 +71,30 @@ fn an_answer_that_was_taken_leaves_nothing_to_do() {
     assert!(!rig.is_wanted());
     drop(declaring);
     assert!(rig.is_wanted());
+}
+
+/// Nobody else ends the wait: the grace is timed by the driver.
+#[test]
+fn a_shutdown_is_woken_when_the_driver_is_dropped() {
+    let mut rig = Rig::new(Config::default());
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let mut consumer =
+        rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
+    rig.deliver(channel.id(), consumer.tag(), 1, b"work");
+    rig.turn();
+    let unsettled = consumer.try_next().expect("it was delivered");
+    let connection = rig.connection.clone();
+    let mut shutdown = pin!(connection.shutdown(Duration::from_secs(60)));
+    rig.turn();
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    assert!(shutdown.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(rig);
+    assert!(count.0.load(Ordering::Relaxed) > 0, "nobody wakes it any more");
+    let Poll::Ready(ended) = shutdown.as_mut().poll(&mut Context::from_waker(&waker)) else {
+        panic!("it goes on without a driver");
+    };
+    assert_eq!(ended.expect_err("it was not closed").0, ConnectionError::DriverGone);
+    drop(unsettled);
 }

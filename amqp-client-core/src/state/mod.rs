@@ -716,6 +716,8 @@ impl State {
     fn terminate(&mut self, reason: ConnectionError) {
         self.open_gates();
         self.wake_watchers();
+        // If the driver is gone, it has no turn any more.
+        self.wake_turns();
         self.on_close.calls(&reason).for_each(|call| self.call(call));
         self.tell(&ConnectionEvent::Closed(reason));
         let Self { listeners, wakes, .. } = self;

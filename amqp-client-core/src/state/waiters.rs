@@ -80,7 +80,7 @@ pub(crate) struct Waiting<'a> {
 pub(crate) enum On {
     /// The connection opens, is lost or ends, or its secret was updated.
     Connection,
-    /// The driver has had a turn.
+    /// The driver has had a turn, or the connection is over.
     Turn,
     /// The channel at that place opens or ends.
     Channel(u32),
