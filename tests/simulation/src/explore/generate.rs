@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use amqp_client_core::StreamOffset;
 use fastrand::Rng;
 
 use super::client::SLOTS;
 use super::commands::*;
+use super::theme::Theme;
 use crate::script::{Cut, Fault, What};
 use crate::wire::Conditions;
 
-fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())]
 }
 
-fn millis(rng: &mut Rng, most: u64) -> Duration {
+pub(super) fn millis(rng: &mut Rng, most: u64) -> Duration {
     Duration::from_millis(rng.u64(1..=most))
 }
 
@@ -26,7 +26,8 @@ impl Exploration {
         let clients: Vec<_> = (0..rng.usize(1..=2)).map(|_| Policy::any(&mut rng)).collect();
         let heartbeat = Duration::from_secs(rng.u64(1..=10));
         let most = pick(&mut rng, &[10, 25, 60]);
-        let tasks = (0..rng.usize(1..=4)).map(|_| Plan::any(&mut rng, clients.len(), most));
+        let theme = Theme::any(&mut rng);
+        let tasks = (0..rng.usize(1..=4)).map(|_| Plan::any(&mut rng, &theme, clients.len(), most));
         let tasks: Vec<_> = tasks.collect();
         let faults = if seed % 4 == 0 { 0 } else { rng.usize(1..=5) };
         let faults = (0..faults).map(|_| fault(&mut rng, clients.len())).collect();
@@ -150,8 +151,8 @@ impl Recovering {
 }
 
 impl Plan {
-    fn any(rng: &mut Rng, clients: usize, most: usize) -> Self {
-        let slot = rng.usize(..SLOTS);
+    fn any(rng: &mut Rng, theme: &Theme, clients: usize, most: usize) -> Self {
+        let slot = theme.slot(rng);
         let mut commands = vec![Command::Open { slot, unrecovered: rng.u8(..8) == 0 }];
         // Most queues are there, or too little happens.
         for queue in QUEUES {
@@ -159,7 +160,7 @@ impl Plan {
                 commands.push(Command::Declare { channel: slot, queue, by: By::Method });
             }
         }
-        commands.extend((0..rng.usize(1..=most)).map(|_| Command::any(rng)));
+        commands.extend((0..rng.usize(1..=most)).map(|_| Command::any(rng, theme)));
         Self { client: rng.usize(..clients), commands, cancel: rng.bool().then(|| rng.u32(2..12)) }
     }
 }
@@ -192,132 +193,6 @@ fn fault(rng: &mut Rng, clients: usize) -> Fault {
     Fault { at: millis(rng, span), what }
 }
 
-impl Command {
-    fn any(rng: &mut Rng) -> Self {
-        let channel = rng.usize(..SLOTS);
-        let by = pick(rng, &[By::Method, By::Method, By::Method, By::Call, By::CallNoWait]);
-        match rng.u8(..100) {
-            0..=4 => Self::Open { slot: channel, unrecovered: rng.u8(..8) == 0 },
-            5..=7 => Self::Close {
-                slot: channel,
-                how: pick(rng, &[Closing::Await, Closing::Drop, Closing::Abandon]),
-            },
-            8..=16 => Self::Declare { channel, queue: name(rng), by },
-            17 => Self::DeleteQueue { channel, queue: known(rng), by },
-            18 => Self::Purge { channel, queue: known(rng) },
-            19..=21 => Self::Bind {
-                channel,
-                queue: name(rng),
-                exchange: rng.usize(1..4),
-                unbind: rng.u8(..4) == 0,
-            },
-            22 | 23 => Self::DeclareExchange { channel, exchange: pick(rng, &[2, 3]) },
-            24 => Self::DeleteExchange { channel, exchange: pick(rng, &[2, 3]) },
-            25 | 26 => Self::Qos {
-                channel,
-                prefetch: pick(rng, &[0, 1, 3, 100]),
-                global: rng.u8(..4) == 0,
-            },
-            27 => Self::Flow { channel },
-            28 => Self::Recover { channel },
-            29..=48 => Self::Publish {
-                channel,
-                exchange: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4]),
-                queue: name(rng),
-                manner: manner(rng),
-                message: Shape::any(rng),
-            },
-            49..=52 => Self::Confirm { count: rng.usize(1..=5) },
-            53 | 54 => Self::Withdraw { count: rng.usize(1..=10) },
-            55 => Self::WaitForConfirms { channel },
-            56..=63 => Self::Consume { channel, queue: name(rng), kind: Kind::any(rng), by },
-            64..=71 => Self::Take {
-                consumer: rng.usize(..8),
-                count: rng.usize(1..=20),
-                wait: millis(rng, 2_000),
-            },
-            72..=74 => Self::Cancel {
-                consumer: rng.usize(..8),
-                how: match rng.u8(..6) {
-                    0 | 1 => Cancelling::Await,
-                    2 => Cancelling::Drop,
-                    3 => Cancelling::Late(millis(rng, 3_000)),
-                    4 => Cancelling::Call,
-                    _ => Cancelling::CallNoWait,
-                },
-            },
-            75 => Self::DropConsumer { consumer: rng.usize(..8) },
-            76..=83 => {
-                Self::Settle { count: rng.usize(1..=10), pick: rng.usize(..20), how: settling(rng) }
-            }
-            84..=86 => Self::Get { channel, queue: name(rng), no_ack: rng.u8(..4) == 0 },
-            87..=90 => Self::Transact {
-                queue: pick(rng, &[Name::Shared(0), Name::Shared(1), Name::Quorum]),
-                publishes: rng.usize(0..5),
-                gets: rng.usize(0..5),
-                end: pick(rng, &[End::Commit, End::Fail, End::Drop]),
-                by_hand: rng.bool(),
-            },
-            91 => Self::Watch,
-            92 => Self::Listen { channel },
-            93 => Self::OnClose { channel: rng.bool().then_some(channel) },
-            94 => match rng.u8(..4) {
-                0 => Self::Shutdown { grace: millis(rng, 5_000) },
-                1 => Self::CloseConnection,
-                _ => Self::UpdateSecret,
-            },
-            _ => Self::Pause(millis(rng, 5_000)),
-        }
-    }
-}
-
-impl Shape {
-    fn any(rng: &mut Rng) -> Self {
-        Self {
-            count: pick(rng, &[1, 1, 3, 20]),
-            mandatory: rng.bool(),
-            persistent: rng.u8(..4) > 0,
-            size: pick(rng, &[12, 12, 100, 5_000, 30_000]),
-            header: pick(rng, &[0, 0, 0, 0, 0, 0, 4_000, 6_000]),
-            owned: OWNED && rng.u8(..6) == 0,
-            window: pick(rng, &[1, 5, 1000]),
-            keep_for: (rng.u8(..3) == 0)
-                .then(|| Duration::from_millis(pick(rng, &[0, 100, 2_000, 20_000]))),
-        }
-    }
-}
-
-impl Kind {
-    fn any(rng: &mut Rng) -> Self {
-        Self {
-            no_ack: rng.u8(..5) == 0,
-            exclusive: rng.u8(..6) == 0,
-            prefetch: pick(rng, &[None, Some(1), Some(3), Some(100)]),
-            from: pick(
-                rng,
-                &[
-                    None,
-                    Some(StreamOffset::First),
-                    Some(StreamOffset::Next),
-                    Some(StreamOffset::Offset(2)),
-                ],
-            ),
-        }
-    }
-}
-
-fn name(rng: &mut Rng) -> Name {
-    match rng.u8(..40) {
-        0..=15 => Name::Shared(rng.usize(..2)),
-        16..=20 => Name::Quorum,
-        21..=27 => Name::AutoDelete(rng.usize(..2)),
-        28..=33 => Name::Exclusive,
-        34..=36 => Name::ServerNamed,
-        37 | 38 => Name::Last,
-        _ => Name::Missing,
-    }
-}
-
 /// What tasks begin with.
 const QUEUES: [Name; 6] = [
     Name::Shared(0),
@@ -332,44 +207,3 @@ const QUEUES: [Name; 6] = [
 const fn is_streamed(queue: Name) -> bool {
     matches!(queue, Name::AutoDelete(_) | Name::Last)
 }
-
-/// A queue with a name that the script knows.
-fn known(rng: &mut Rng) -> Name {
-    match name(rng) {
-        Name::Last => Name::Shared(0),
-        name => name,
-    }
-}
-
-fn manner(rng: &mut Rng) -> Manner {
-    let loss = pick(rng, &[Loss::Fail, Loss::Wait, Loss::Keep, Loss::Keep]);
-    match rng.u8(..200) {
-        0..=39 => Manner::Plain,
-        40..=99 => Manner::Confirmed(loss),
-        100..=134 => Manner::Prepared(loss),
-        135..=164 => Manner::Batch(loss),
-        165..=198 => Manner::Try(loss),
-        _ => Manner::Immediate,
-    }
-}
-
-fn settling(rng: &mut Rng) -> Settling {
-    match rng.u8(..20) {
-        16..=19 => Settling::Tag {
-            multiple: rng.bool(),
-            by: pick(rng, &[TagBy::Ack, TagBy::Ack, TagBy::Nack, TagBy::Reject]),
-        },
-        0..=5 => Settling::Ack,
-        6 | 7 => Settling::AckUpTo,
-        8 => Settling::Nack,
-        9 => Settling::NackUpTo,
-        10 => Settling::NackForGood,
-        11 => Settling::Reject,
-        12 => Settling::RejectForGood,
-        13 | 14 => Settling::Drop,
-        _ => Settling::IntoMessage,
-    }
-}
-
-/// Whether bodies' owners use handles.
-const OWNED: bool = true;

@@ -25,6 +25,7 @@ mod ledger;
 mod open;
 mod publish;
 mod shrink;
+mod theme;
 mod transact;
 
 use std::cell::{Cell, RefCell};
