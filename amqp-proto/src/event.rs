@@ -166,6 +166,10 @@ pub enum ChannelEvent {
     },
     /// Sessions: the channel is there again, with all that came back.
     Restored,
+    /// Sessions: [`Gate::Recovering`](crate::Gate::Recovering) is open on the channel. Comes after [`Restored`](Self::Restored)
+    /// if some of the [kept](crate::session::Channel::publish_kept) messages had to be sent in groups, to find out which of them
+    /// the broker refuses: all of these are settled.
+    GateOpened,
     /// Servers: a client sent a method that is not answered by itself.
     Method(Method),
     /// Servers: a client published a message.

@@ -170,6 +170,7 @@ impl ChannelState {
                 self.gate.wake_all(&mut wake);
                 self.listeners.tell(&ChannelEvent::Restored, wake);
             }
+            Event::GateOpened => self.gate.wake_all(wake),
             Event::Closed(reason) => {
                 self.terminate(reason, wake);
                 outcome = Outcome { over: true };
@@ -273,8 +274,6 @@ impl ChannelState {
 
     fn confirms_changed(&mut self, mut wake: impl FnMut(Waker)) {
         self.call_publishers(&mut wake);
-        // A channel that sends kept messages again with care lets others publish when the last of them is confirmed.
-        self.gate.wake_all(&mut wake);
         if self.confirms.outstanding() == 0 {
             self.confirmed.wake_all(wake);
         }

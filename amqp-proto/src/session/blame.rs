@@ -10,11 +10,15 @@
 //!
 //! Between two closes a message is confirmed or given up, so this ends. Each message that is given up is reported to its own
 //! future, with the close as the reason.
+//!
+//! `connection.close` names no channel either. Then all channels that had sent kept messages are careful, and take
+//! [turns](super::turns): the next close leaves one channel.
 
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::record::{ChannelRecord, KeptMessage};
+use super::turns::Turn;
 use super::{Session, slot};
 use crate::method::{Arguments as _, BasicPublish};
 use crate::time::Instant;
@@ -30,12 +34,28 @@ pub(super) struct Careful {
     until: u64,
     /// How large the next group is.
     group: usize,
+    /// The message may have closed the whole connection, so the channel takes [turns](super::turns) with others.
+    pub(super) in_turns: bool,
 }
 
 /// A close that does not name its cause is taken for the work of a message that was the only one, if that happens so often.
 const COINCIDENCES: u8 = 3;
 
 impl ChannelRecord {
+    /// Whether the channel is careful because of the whole connection.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.careful.is_some_and(|careful| careful.in_turns)
+    }
+
+    /// The channel is closed: on the next one, nothing is sent yet.
+    pub(super) fn send_anew(&mut self) {
+        self.kept.restart();
+        if let Some(careful) = &mut self.careful {
+            // The last group was not confirmed. Those that come back may be smaller, but not larger.
+            careful.group = 1;
+        }
+    }
+
     /// How many kept messages may be sent now.
     pub(super) fn may_resend(&mut self) -> usize {
         let Some(careful) = &mut self.careful else { return usize::MAX };
@@ -80,11 +100,10 @@ impl Session {
             to_blame.extend(record.kept.suspect(is_publish, close));
         }
         if to_blame.is_empty() {
-            record.careful = Some(Careful { until, group: 1 });
+            // What was sent last may have closed the channel, and what was sent before it the connection.
+            let in_turns = record.takes_turns();
+            record.careful = Some(Careful { until, group: 1, in_turns });
             return false;
-        }
-        if let Some(careful) = &mut record.careful {
-            careful.group = 1;
         }
         self.give_up_kept(id, &to_blame, &ChannelError::Closed(close.clone()));
         true
@@ -92,40 +111,66 @@ impl Session {
 }
 
 impl Session {
-    /// The broker has closed the connection. If that was for a publish, the kept messages that were the cause are not sent
-    /// again. The close names no channel, so this is certain for `immediate` only, which RabbitMQ does not have (540).
+    /// The connection was lost. If the broker closed it for a publish, looks for the kept messages that were the cause.
+    ///
+    /// They are certain for `immediate` only, which RabbitMQ does not have (540). For any other code, the close names neither
+    /// the message nor the channel.
     pub(super) fn blame_over_connection(&mut self, error: &ConnectionError) {
-        let ConnectionError::Closed(close) = error else { return };
-        let cause = (close.class_id, close.method_id);
-        if cause != (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID) {
-            return;
+        let turn = self.turn.take();
+        if let Some(close) = closed_over_publish(error) {
+            if !self.blame_immediate(close, error) {
+                self.blame_in_turns(close, error, turn.as_ref());
+            }
         }
-        let unsupported = close.reply_code == ReplyCode::NOT_IMPLEMENTED;
-        let channels = self.channels.iter().flatten();
-        let channels = channels.filter(|record| record.kept.sent_here() > 0).count();
+        for record in self.channels.iter_mut().flatten() {
+            record.send_anew();
+        }
+    }
+
+    /// Gives up messages with `immediate`, if the broker closed the connection because it does not have that. Returns whether
+    /// there were any.
+    fn blame_immediate(&mut self, close: &Close, error: &ConnectionError) -> bool {
+        if close.reply_code != ReplyCode::NOT_IMPLEMENTED {
+            return false;
+        }
         let mut to_blame = Vec::new();
+        for (number, record) in (1u16..).zip(&self.channels) {
+            let Some(record) = record else { continue };
+            let refused = record.kept.iter().take(record.kept.sent_here());
+            let refused = refused.filter(|message| message.immediate);
+            let seqs: Vec<_> = refused.map(|message| message.seq).collect();
+            if !seqs.is_empty() {
+                to_blame.push((ChannelId(number), seqs));
+            }
+        }
+        for (id, seqs) in &to_blame {
+            self.give_up_kept(*id, seqs, &error.clone().into());
+        }
+        !to_blame.is_empty()
+    }
+
+    /// Makes all channels careful that may have sent the message. If there is one channel with one message, that is given up.
+    fn blame_in_turns(&mut self, close: &Close, error: &ConnectionError, turn: Option<&Turn>) {
+        let mut suspects = Vec::new();
         for (number, record) in (1u16..).zip(&mut self.channels) {
             let Some(record) = record else { continue };
+            let id = ChannelId(number);
+            // The broker has judged what was sent in earlier turns.
+            if record.takes_turns() && turn.is_none_or(|turn| turn.channel != id) {
+                continue;
+            }
             let sent = record.kept.sent_here();
-            let Some(until) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
+            let Some(last) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
                 continue;
             };
-            let until = until.seq;
-            let refused = record.kept.iter().take(sent);
-            let refused = refused.filter(|message| unsupported && message.immediate);
-            let mut seqs: Vec<_> = refused.map(|message| message.seq).collect();
-            if seqs.is_empty() && (sent, channels) == (1, 1) {
-                // It may have been a message that was not kept, but not every time.
-                seqs = record.kept.suspect(false, close);
-            }
-            match seqs.is_empty() {
-                true => record.careful = Some(Careful { until, group: 1 }),
-                false => to_blame.push((ChannelId(number), seqs)),
-            }
+            record.careful = Some(Careful { until: last.seq, group: 1, in_turns: true });
+            suspects.push((id, sent));
         }
-        for (id, seqs) in to_blame {
-            self.give_up_kept(id, &seqs, &error.clone().into());
-        }
+        let &[(id, 1)] = suspects.as_slice() else { return };
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        // It may have been a message that was not kept, but not every time.
+        let seqs = record.kept.suspect(false, close);
+        self.give_up_kept(id, &seqs, &error.clone().into());
     }
 
     /// Gives up kept messages whose time to live is over.
@@ -199,6 +244,13 @@ impl super::record::Kept {
         };
         self.iter().filter(alike).map(|message| message.seq).collect()
     }
+}
+
+/// The close, if the broker closed the connection for a publish.
+fn closed_over_publish(error: &ConnectionError) -> Option<&Close> {
+    let ConnectionError::Closed(close) = error else { return None };
+    let cause = (close.class_id, close.method_id);
+    (cause == (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID)).then_some(close)
 }
 
 /// Whether the close says that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in vhost '/'`.

@@ -50,6 +50,7 @@ mod secret;
 mod steps;
 mod streams;
 mod topology;
+mod turns;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -71,6 +72,7 @@ use replay::Replay;
 pub use report::{Entity, RecoveryReport};
 use secret::Unanswered;
 use topology::Topology;
+use turns::Turn;
 
 use crate::method::Method;
 use crate::time::Instant;
@@ -99,6 +101,8 @@ pub struct Session {
     replay: Option<Box<Replay>>,
     /// Channels that the broker has closed, and when to open them again.
     reopening: Vec<(Instant, ChannelId)>,
+    /// Which careful channel may close the connection at present.
+    turn: Option<Turn>,
     /// Told before the connection's own.
     events: VecDeque<Event>,
     /// The latest time that was told.
@@ -135,6 +139,7 @@ impl Session {
             },
             replay: None,
             reopening: Vec::new(),
+            turn: None,
             events: VecDeque::new(),
             now,
         }
@@ -493,6 +498,7 @@ impl Session {
         if let Some(replay) = &mut self.replay {
             replay.forget(id);
         }
+        self.end_turn(id);
         // It was closed while it was being opened again.
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
@@ -572,7 +578,7 @@ impl Session {
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
                 let Some(sent) = record.in_flight.take(*request) else {
-                    if !self.paused(id, *request) {
+                    if !self.judged(*request) && !self.paused(id, *request) {
                         self.take_restored(id, *request, reply);
                     }
                     return None;

@@ -269,6 +269,7 @@ impl Session {
         }
         self.replay = None;
         self.reopening.clear();
+        self.turn = None;
         self.recovering = None;
         self.budget.expires_at = None;
         // From now on each of them refuses what it is asked for, until its end is polled.

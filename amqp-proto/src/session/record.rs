@@ -435,7 +435,7 @@ impl Kept {
         freed
     }
 
-    /// The channel starts anew: nothing was sent on it.
+    /// Nothing is sent on the next channel yet.
     pub(super) fn restart(&mut self) {
         self.messages.iter_mut().for_each(|message| message.here = false);
     }

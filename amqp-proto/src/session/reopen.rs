@@ -52,10 +52,15 @@ impl Session {
         // Before messages are given up: what is not kept is reported as unconfirmed, and each message is reported once.
         let end = self.interrupt(id, error, unconfirmed);
         debug_assert!(end.is_none(), "channels that this end closes are not opened again");
-        match error {
+        let blamed = match error {
             ChannelError::Closed(close) => self.blame(id, close, unconfirmed),
             ChannelError::Connection(_) | ChannelError::NotRestored { .. } => false,
+        };
+        if let Some(record) = slot(&mut self.channels, id) {
+            record.send_anew();
         }
+        self.end_turn(id);
+        blamed
     }
 
     /// `progress`: what closed the channel will not do so again.

@@ -343,13 +343,23 @@ impl Session {
         record.attached = true;
         record.reopened.since = Some(self.now);
         record.last_queue_unknown = !record.last_queue.is_empty();
-        record.kept.restart();
+        debug_assert_eq!(
+            record.kept.sent_here(),
+            0,
+            "nothing is sent on a channel that was not open"
+        );
         record.seqs.restart();
         if record.mode == Mode::Confirm && !channel.is_confirming() {
             let selected = channel.request(ConfirmSelect { no_wait: true });
             debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
         }
-        // Requests and kept messages leave in the order in which they were made.
+        self.resend(id)
+    }
+
+    /// Sends requests and kept messages that wait, in the order in which they were made: all of them, or some if the channel is
+    /// [careful](super::blame::Careful). Returns how many of the messages were published before.
+    pub(super) fn resend(&mut self, id: ChannelId) -> usize {
+        let was_careful = self.record(id).is_some_and(|record| record.careful.is_some());
         let mut again = 0;
         while let Some(held) = self.next_held(id) {
             again += self.resend_ahead_of(id, held);
@@ -357,23 +367,26 @@ impl Session {
                 break;
             }
         }
-        again + self.resend(id)
+        again += self.resend_ahead_of(id, u64::MAX);
+        if was_careful && self.record(id).is_some_and(|record| record.careful.is_none()) {
+            self.emit(id, ChannelEvent::GateOpened);
+        }
+        again
     }
 
-    /// Publishes what is kept. Returns how many messages were published before.
-    pub(super) fn resend(&mut self, id: ChannelId) -> usize {
-        self.resend_ahead_of(id, u64::MAX)
-    }
-
-    /// The same for messages with smaller numbers than that.
+    /// Publishes kept messages with smaller numbers than that.
     fn resend_ahead_of(&mut self, id: ChannelId, end: u64) -> usize {
         let mut again = 0;
+        if self.waits_for_turn(id) {
+            return again;
+        }
         let Some(record) = slot(&mut self.channels, id) else { return again };
         let Ok(mut channel) = self.connection.channel(id) else { return again };
         // A group that is not sent must not count: the next one is larger.
         if record.kept.next_unsent().is_some_and(|message| message.seq >= end) {
             return again;
         }
+        let mut sent_any = false;
         let mut room = record.may_resend();
         // When the channel has ended, its event is yet to come: until then they stay where they are.
         while room > 0 && channel.takes_commands() {
@@ -393,6 +406,7 @@ impl Session {
             match sent {
                 Ok(number) => {
                     room -= 1;
+                    sent_any = true;
                     again += usize::from(message.sent);
                     (message.sent, message.here) = (true, true);
                     record.seqs.resent(message.seq);
@@ -413,6 +427,9 @@ impl Session {
         }
         if record.kept.first().is_none() {
             record.careful = None;
+        }
+        if sent_any && record.takes_turns() {
+            self.take_turn(id);
         }
         again
     }

@@ -19,5 +19,6 @@ mod smaller;
 mod streams;
 mod topology;
 mod transactions;
+mod turns;
 mod withdrawn;
 mod world;

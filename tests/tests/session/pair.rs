@@ -31,9 +31,11 @@ pub(crate) struct Pair {
     pub(crate) close_when_open: bool,
     /// What the server says to messages; without, it says nothing.
     pub(crate) judge: Option<Judge>,
+    /// It closes the connection over a message, not only the channel.
+    pub(crate) strict: bool,
     /// How many messages came on each channel that is open.
     counts: BTreeMap<ChannelId, u64>,
-    /// How often the server has closed a channel.
+    /// How often the server has closed a channel, or the connection over a message.
     pub(crate) closes: usize,
 }
 
@@ -57,6 +59,7 @@ impl Pair {
             given: None,
             close_when_open: false,
             judge: None,
+            strict: false,
             counts: BTreeMap::new(),
             closes: 0,
         }
@@ -88,7 +91,7 @@ impl Pair {
                     }
                     Event::Channel(id, ChannelEvent::Method(method)) => {
                         if matches!(method, Method::ConfirmSelect(_)) {
-                            self.counts.insert(id, 0);
+                            self.counts.entry(id).or_default();
                         }
                         answer(&mut self.server, id, &method);
                         self.asked.push(method);
@@ -125,6 +128,11 @@ impl Pair {
         let mut channel = self.server.channel(id).expect("it is open");
         match judge(published) {
             None => channel.send(ack).expect("it is sent"),
+            Some((code, text, cause)) if self.strict => {
+                self.server.close_over(self.now, code, &text, cause);
+                self.counts.clear();
+                self.closes += 1;
+            }
             Some((code, text, cause)) => {
                 channel.close_over(code, &text, cause);
                 self.counts.remove(&id);
@@ -226,6 +234,7 @@ impl Pair {
         }
         self.server = Connection::server(Arc::new(config), self.now);
         self.asked.clear();
+        self.counts.clear();
         self.published.clear();
         let given = self.given.take();
         assert!(self.session.handle_transport(self.now, given), "it asked for it");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicConsume, ConfirmSelect};
+use amqp_client_core::proto::method::{BasicAck, BasicConsume, ConfirmSelect, Method};
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, Gate, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
@@ -161,7 +161,7 @@ fn messages_that_are_taken_meanwhile_wait_for_their_turn() {
     pair.reconnect(ServerConfig::default());
     pair.run(accept);
     pair.pass(Duration::from_secs(1));
-    assert_eq!(pair.published, ["first", "bad", "last"]);
+    assert_eq!(pair.published, ["first", "bad", "bad", "last"], "groups begin with one again");
     assert_eq!((pair.confirmed(), given_up(&pair)), (vec![first, last], vec![bad]));
     let plain = pair.channel(id).publish(&route, &RawProperties::EMPTY, "plain");
     let plain = plain.expect("it is sent").expect("it is numbered").get();
@@ -199,6 +199,41 @@ fn a_message_is_not_blamed_for_what_something_else_has_done() {
     picky(&mut pair, PUBLISH);
     pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "unknown delivery tag", ACK);
     pair.pass(Duration::from_secs(60));
+    assert_eq!(pair.confirmed(), [kept]);
+}
+
+/// It is sent only when all else is back.
+#[test]
+fn a_message_is_not_blamed_for_closes_before_it_is_sent() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    for tag in ["a", "b", "c"] {
+        let (queue, consumer_tag) = (short("q"), short(tag));
+        let consume = BasicConsume { queue, consumer_tag, ..<_>::default() };
+        pair.channel(id).request(consume).expect("it is sent");
+    }
+    let kept = keep(&mut pair, id, "", "kept");
+    pair.run(accept);
+    pair.cut();
+    pair.reconnect(ServerConfig::default());
+    let mut closes = 0;
+    pair.run(|server, id, method| match method {
+        Method::BasicConsume(_) => {
+            closes += 1;
+            let code = ReplyCode::INTERNAL_ERROR;
+            // What comes behind the close is ignored.
+            if let Ok(mut channel) = server.channel(id) {
+                channel.close_over(code, "crashed", (0, 0));
+            }
+        }
+        other => accept(server, id, other),
+    });
+    picky(&mut pair, PUBLISH);
+    pair.pass(Duration::from_secs(60));
+    assert!(closes > 3, "{closes}");
+    assert_eq!(given_up(&pair), []);
+    assert_eq!(pair.published, ["kept"]);
+    pair.say(id, BasicAck { delivery_tag: 1, multiple: false });
     assert_eq!(pair.confirmed(), [kept]);
 }
 

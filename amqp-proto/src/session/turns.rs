@@ -1,0 +1,72 @@
+//! Careful channels take turns after the broker has closed the connection for a publish.
+//!
+//! If each of them sent a group at once, the next close would leave as many suspects. So one channel sends its group, and a
+//! request behind it: `confirm.select`, which changes nothing on a channel that confirms already. The broker looks at messages and
+//! requests of a channel in order, so its reply says that no message of the group closes the connection. Then the next channel
+//! has its turn. No turn waits for confirms: a queue that does not confirm holds up the messages of its own channel only.
+//!
+//! A close during a turn leaves the messages of that turn, and those that were published for the first time meanwhile.
+
+use alloc::vec::Vec;
+
+use super::{Session, slot};
+use crate::method::ConfirmSelect;
+use crate::{ChannelId, RequestId};
+
+/// The turn of a channel: the broker has not looked at its group yet.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) channel: ChannelId,
+    /// The request behind the group.
+    probe: RequestId,
+}
+
+impl Session {
+    /// Whether the channel may not send kept messages now, since it is the turn of one that may close the connection.
+    pub(super) fn waits_for_turn(&mut self, id: ChannelId) -> bool {
+        self.turn.is_some() && slot(&mut self.channels, id).is_some_and(|own| own.takes_turns())
+    }
+
+    /// The channel has sent a group: nothing else is sent with care before the broker has looked at it.
+    pub(super) fn take_turn(&mut self, id: ChannelId) {
+        debug_assert!(self.turn.is_none(), "one channel at a time");
+        let Ok(mut channel) = self.connection.channel(id) else { return };
+        // It fails if the channel has ended, of which an event is yet to come.
+        let probe = channel.request(ConfirmSelect { no_wait: false }).ok();
+        self.turn = probe.map(|probe| Turn { channel: id, probe });
+    }
+
+    /// Whether that reply ends a turn.
+    pub(super) fn judged(&mut self, request: RequestId) -> bool {
+        let turn = self.turn.take_if(|turn| turn.probe == request);
+        let judged = turn.is_some();
+        if let Some(turn) = turn {
+            self.next_turn(turn.channel);
+        }
+        judged
+    }
+
+    /// The channel is closed, and with it its turn.
+    pub(super) fn end_turn(&mut self, id: ChannelId) {
+        if self.turn.take_if(|turn| turn.channel == id).is_some() {
+            self.next_turn(id);
+        }
+    }
+
+    /// Lets the next channel send that has something to send, the last one again when all others have had their turn.
+    fn next_turn(&mut self, last: ChannelId) {
+        let numbers = (1u16..).zip(&self.channels);
+        let waiting = numbers.filter_map(|(number, record)| {
+            let waits = record.as_ref().is_some_and(|own| own.attached && own.takes_turns());
+            waits.then_some(ChannelId(number))
+        });
+        let (mut order, first): (Vec<_>, Vec<_>) = waiting.partition(|id| *id > last);
+        order.extend(first);
+        for id in order {
+            self.resend(id);
+            if self.turn.is_some() {
+                return;
+            }
+        }
+    }
+}
