@@ -1,14 +1,19 @@
 //! Puts known defects back, one at a time, and shows after how many seeds the simulation finds each.
 //!
 //! `defects` has a patch for each. Its first line says, behind `#`, what a user would suffer. A line
-//! `# found by: cargo test ...` names another command that finds it, for what the simulation cannot see.
+//! `# found by: cargo test ...` names another command that finds it, for what the simulation cannot see. That command runs
+//! only if the simulation finds nothing, so that the table shows seeds wherever there are any.
 //!
-//! The patches are applied to a worktree of the present commit, in `target`; all are built in one target directory there.
+//! The patches are applied to worktrees of the present commit, in `target`: each job has a worktree and a target directory
+//! there.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 use lexopt::prelude::*;
 
@@ -22,6 +27,7 @@ Arguments:
 
 Options:
   --seeds N    How many seeds of each kind to try before giving up [default: 4000]
+  --jobs N     How many defects to look for at the same time [default: 1]
   --help       Shows this";
 
 /// A defect that can be put back.
@@ -64,11 +70,12 @@ fn main() -> ExitCode {
 
 /// Returns whether all defects were found.
 fn put_back() -> Result<bool, Box<dyn std::error::Error>> {
-    let (mut seeds, mut names) = (4000, Vec::new());
+    let (mut seeds, mut jobs, mut names) = (4000, 1, Vec::new());
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("seeds") => seeds = parser.value()?.parse()?,
+            Long("jobs") => jobs = parser.value()?.parse::<usize>()?.max(1),
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 return Ok(true);
@@ -82,30 +89,67 @@ fn put_back() -> Result<bool, Box<dyn std::error::Error>> {
     let mut defects = defects(&package.join("defects"))?;
     let wanted = |defect: &Defect| names.iter().any(|name| defect.name.starts_with(name));
     defects.retain(|defect| names.is_empty() || wanted(defect));
-    let workshop = Workshop::open(&root, seeds)?;
-    if let Outcome::Found { by, how } = workshop.simulate()? {
+    let workshops = (1..=jobs.min(defects.len().max(1)))
+        .map(|job| Workshop::open(&root, &format!("target/put-back/{job}"), seeds))
+        .collect::<io::Result<Vec<_>>>()?;
+    if let Outcome::Found { by, how } = workshops[0].simulate()? {
         return Err(format!("without any defect put back, {by}: {how}").into());
     }
-    println!("{:<32} {:<36} {:>8}  failure", "defect", "found by", "seconds");
-    let mut all = true;
-    for defect in &defects {
-        let start = Instant::now();
-        let outcome = workshop.look_for(defect)?;
-        let seconds = start.elapsed().as_secs();
-        let (by, how) = match outcome {
-            Outcome::Found { by, how } => (by, how),
-            Outcome::Undetected => {
-                all = false;
-                ("UNDETECTED".to_owned(), defect.harm.clone())
-            }
-            Outcome::Broken(why) => {
-                all = false;
-                ("BROKEN".to_owned(), why)
-            }
-        };
-        println!("{:<32} {by:<36} {seconds:>8}  {how}", defect.name);
+    println!("{:<36} {:<36} {:>8}  failure", "defect", "found by", "seconds");
+    let (lines, results) = mpsc::channel();
+    let next = AtomicUsize::new(0);
+    let undetected = thread::scope(|scope| {
+        for workshop in &workshops {
+            let (lines, next, defects) = (lines.clone(), &next, &defects);
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(defect) = defects.get(index) else { return };
+                    let start = Instant::now();
+                    let outcome = workshop.look_for(defect);
+                    if lines.send((index, outcome, start.elapsed().as_secs())).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(lines);
+        print(&defects, &results)
+    })?;
+    let found = defects.len() - undetected.len();
+    let rest = if undetected.is_empty() { "none" } else { &undetected.join(", ") };
+    println!("found {found} of {}; undetected: {rest}", defects.len());
+    Ok(undetected.is_empty())
+}
+
+/// Prints what came of each defect, in their order, as soon as it is known. Returns the names of those that were not found.
+fn print(
+    defects: &[Defect],
+    results: &Receiver<(usize, io::Result<Outcome>, u64)>,
+) -> io::Result<Vec<String>> {
+    let mut known: Vec<Option<(io::Result<Outcome>, u64)>> = defects.iter().map(|_| None).collect();
+    let (mut undetected, mut printed) = (Vec::new(), 0);
+    for (index, outcome, seconds) in results {
+        known[index] = Some((outcome, seconds));
+        while let Some((outcome, seconds)) = known.get_mut(printed).and_then(Option::take) {
+            let defect = &defects[printed];
+            let (by, how) = match outcome? {
+                Outcome::Found { by, how } => (by, how),
+                Outcome::Undetected => {
+                    undetected.push(defect.name.clone());
+                    ("UNDETECTED".to_owned(), defect.harm.clone())
+                }
+                Outcome::Broken(why) => {
+                    undetected.push(format!("{} (broken)", defect.name));
+                    ("BROKEN".to_owned(), why)
+                }
+            };
+            println!("{:<36} {by:<36} {seconds:>8}  {how}", defect.name);
+            io::stdout().flush()?;
+            printed += 1;
+        }
     }
-    Ok(all)
+    Ok(undetected)
 }
 
 /// The defects of a folder, by name.
@@ -132,10 +176,10 @@ fn defects(folder: &Path) -> io::Result<Vec<Defect>> {
 
 impl Workshop {
     /// A worktree of the present commit.
-    fn open(root: &Path, seeds: u64) -> io::Result<Self> {
-        let tree = root.join("target/put-back/tree");
+    fn open(root: &Path, folder: &str, seeds: u64) -> io::Result<Self> {
+        let tree = root.join(folder).join("tree");
         if !tree.join("Cargo.toml").exists() {
-            fs::create_dir_all(root.join("target/put-back"))?;
+            fs::create_dir_all(root.join(folder))?;
             let added = Command::new("git")
                 .args(["worktree", "add", "--force", "--detach"])
                 .arg(&tree)
@@ -145,7 +189,7 @@ impl Workshop {
         }
         let commit = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output()?;
         let commit = String::from_utf8_lossy(&commit.stdout).trim().to_owned();
-        let target = root.join("target/put-back/build");
+        let target = root.join(folder).join("build");
         let workshop = Self { tree, target, seeds };
         succeeded(&workshop.run("git", &["checkout", "--force", "--detach", &commit])?)?;
         Ok(workshop)
@@ -156,6 +200,7 @@ impl Workshop {
             .args(arguments)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .output()
     }
 
@@ -165,9 +210,9 @@ impl Workshop {
         if !applied.status.success() {
             return Ok(Outcome::Broken(last_line(&applied.stderr)));
         }
-        let outcome = match &defect.found_by {
-            Some(command) => self.found_by(command),
-            None => self.simulate(),
+        let outcome = match (self.simulate(), &defect.found_by) {
+            (Ok(Outcome::Undetected), Some(command)) => self.found_by(command),
+            (outcome, _) => outcome,
         };
         succeeded(&self.run("git", &["checkout", "--force", "."])?)?;
         outcome
@@ -181,21 +226,26 @@ impl Workshop {
             return Ok(Outcome::Broken(last_line(&built.stderr)));
         }
         let ran = self.run("bash", &["-c", command])?;
-        if ran.status.success() {
-            return Ok(Outcome::Undetected);
-        }
         let output = String::from_utf8_lossy(&ran.stdout);
+        if ran.status.success() {
+            let none = !output.lines().any(|line| line.ends_with(" ... ok"));
+            return Ok(if none {
+                Outcome::Broken(format!("no such test: {command}"))
+            } else {
+                Outcome::Undetected
+            });
+        }
         let failed = output.lines().find(|line| line.ends_with("FAILED")).unwrap_or_default();
         Ok(Outcome::Found { by: "a test".to_owned(), how: failed.to_owned() })
     }
 
     fn simulate(&self) -> io::Result<Outcome> {
-        let package = ["-p", "amqp-simulation", "--profile", "simulation", "--bin", "simulate"];
+        let package = ["-p", "amqp-simulation", "--profile", "put-back", "--bin", "simulate"];
         let built = self.run("cargo", &[&["build", "--locked"][..], &package].concat())?;
         if !built.status.success() {
             return Ok(Outcome::Broken(last_line(&built.stderr)));
         }
-        let simulate = self.target.join("simulation/simulate");
+        let simulate = self.target.join("put-back/simulate");
         let (simulate, seeds) = (simulate.to_string_lossy().into_owned(), self.seeds.to_string());
         for kind in ["--explorations", "--stories"] {
             let ran = self.run(&simulate, &[kind, "--brief", "--seeds", &seeds])?;
