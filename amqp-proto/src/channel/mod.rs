@@ -504,6 +504,11 @@ impl Channel<'_> {
         Channel { state: self.state, link: self.link }
     }
 
+    /// A number for a request that is made later.
+    pub(crate) const fn reserve_request(&mut self) -> RequestId {
+        self.link.next_request()
+    }
+
     /// Whether commands reach the peer: the channel is open or opening, though its end may be one of the events to come.
     pub(crate) fn takes_commands(&self) -> bool {
         self.check_open().is_ok()

@@ -4,7 +4,7 @@ use core::time::Duration;
 use super::discard::Discard;
 use super::noted::note;
 use super::pause::Pause;
-use super::record::{ChannelRecord, Expires, Held, KeptMessage, Mode};
+use super::record::{ChannelRecord, Expires, KeptMessage, Mode};
 use super::topology::Topology;
 use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;
@@ -156,6 +156,15 @@ impl Channel<'_> {
             }
         }
         let id = match &mut self.reach {
+            Reach::Channel(channel)
+                if channel.takes_commands() && self.record.waits_for_messages(&method) =>
+            {
+                check_paused(self.record, &method)?;
+                check_held(self.record, &method)?;
+                let id = channel.reserve_request();
+                self.record.hold(id, method, &R::FACTS, answered, self.recovers);
+                id
+            }
             Reach::Channel(channel) => {
                 check_paused(self.record, &method)?;
                 self.record.name_last_queue(&mut method);
@@ -180,10 +189,7 @@ impl Channel<'_> {
                     _ => {}
                 }
                 let id = connection.reserve_request();
-                let (facts, recovers) = (&R::FACTS, self.recovers);
-                let ahead_of = self.record.seqs.next();
-                let held = Held { id, method, facts, answered, recovers, ahead_of };
-                self.record.held.push_back(held);
+                self.record.hold(id, method, &R::FACTS, answered, self.recovers);
                 id
             }
             Reach::Ended(over) => return Err(ended(*over).into()),
@@ -195,7 +201,7 @@ impl Channel<'_> {
     pub fn abandon(&mut self, request: RequestId) {
         let held = self.record.held.iter().position(|held| held.id == request);
         if let Some(held) = held.and_then(|index| self.record.held.remove(index)) {
-            self.abandon_held(&held.method);
+            return self.abandon_held(&held.method);
         }
         self.record.consumers.retain(|consumer| consumer.id != request.into());
         match self.record.in_flight.find(request) {

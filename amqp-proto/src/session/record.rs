@@ -48,7 +48,7 @@ pub(super) struct ChannelRecord {
     /// The broker does not know that queue as the last one: it was declared before the channel was opened again.
     pub(super) last_queue_unknown: bool,
     pub(super) in_flight: Requests,
-    /// Requests that wait for the channel to be there again.
+    /// Requests that wait for the channel to be there again, or for messages that are sent in groups.
     pub(super) held: VecDeque<Held>,
     pub(super) kept: Kept,
     /// One of the kept messages may have closed the channel.
@@ -149,6 +149,28 @@ pub(super) struct Held {
 }
 
 impl ChannelRecord {
+    /// Whether a request has to wait on an open channel. What removes a queue, an exchange or a binding must not overtake
+    /// messages that are sent in groups: they would be lost, or refused in their turn. What is behind it waits as well.
+    pub(super) fn waits_for_messages(&mut self, method: &Method) -> bool {
+        if self.careful.is_none() {
+            return false;
+        }
+        !self.held.is_empty() || removes(method) && self.kept.next_unsent().is_some()
+    }
+
+    /// Has a request wait.
+    pub(super) fn hold(
+        &mut self,
+        id: RequestId,
+        method: Method,
+        facts: &'static MethodFacts,
+        answered: bool,
+        recovers: bool,
+    ) {
+        let ahead_of = self.seqs.next();
+        self.held.push_back(Held { id, method, facts, answered, recovers, ahead_of });
+    }
+
     /// Puts the name of the queue that was declared last where an empty one stands for it, if the broker does not know.
     pub(super) fn name_last_queue(&self, method: &mut Method) {
         if !self.last_queue_unknown {
@@ -203,6 +225,18 @@ impl ChannelRecord {
         let index = self.consumers.iter().position(|consumer| consumer.id == id)?;
         Some(self.consumers.remove(index))
     }
+}
+
+/// Whether the method removes messages, or something on their way.
+pub(super) const fn removes(method: &Method) -> bool {
+    matches!(
+        method,
+        Method::QueuePurge(_)
+            | Method::QueueDelete(_)
+            | Method::QueueUnbind(_)
+            | Method::ExchangeDelete(_)
+            | Method::ExchangeUnbind(_)
+    )
 }
 
 /// Delivery tags go on counting when a channel is opened again, so that those of different times are never mistaken for each

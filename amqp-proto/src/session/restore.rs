@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 
 use super::channel::ends_transaction;
 use super::noted::note;
-use super::record::{Consumer, KeptMessage, Mode};
+use super::record::{Consumer, KeptMessage, Mode, removes};
 use super::replay::Restoring;
 use super::report::Entity;
 use super::steps::ChannelStep;
@@ -361,13 +361,22 @@ impl Session {
     pub(super) fn resend(&mut self, id: ChannelId) -> usize {
         let was_careful = self.record(id).is_some_and(|record| record.careful.is_some());
         let mut again = 0;
-        while let Some(held) = self.next_held(id) {
-            again += self.resend_ahead_of(id, held);
-            if !self.send_next_held(id, |_| true) {
+        loop {
+            let Some(record) = self.record(id) else { return again };
+            let Some((ahead_of, removes)) =
+                record.held.front().map(|held| (held.ahead_of, removes(&held.method)))
+            else {
+                again += self.resend_ahead_of(id, u64::MAX);
+                break;
+            };
+            again += self.resend_ahead_of(id, ahead_of);
+            let Some(record) = self.record(id) else { return again };
+            let is_behind = record.kept.next_unsent().is_some_and(|own| own.seq < ahead_of);
+            // Other requests do not wait until messages are confirmed.
+            if removes && is_behind || !self.send_next_held(id, |_| true) {
                 break;
             }
         }
-        again += self.resend_ahead_of(id, u64::MAX);
         if was_careful && self.record(id).is_some_and(|record| record.careful.is_none()) {
             self.emit(id, ChannelEvent::GateOpened);
         }
@@ -432,11 +441,6 @@ impl Session {
             self.take_turn(id);
         }
         again
-    }
-
-    /// The first publish behind the oldest request that waits, if there is one.
-    fn next_held(&mut self, id: ChannelId) -> Option<u64> {
-        self.record(id)?.held.front().map(|held| held.ahead_of)
     }
 
     /// Makes the oldest of those requests that wait. Returns whether there was one, and the channel takes more.

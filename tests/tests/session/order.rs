@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{QueueDeclare, QueueDelete, QueuePurge};
+use amqp_client_core::proto::method::{
+    ConfirmSelect, ExchangeDelete, ExchangeUnbind, Method, QueueDeclare, QueueDelete, QueuePurge,
+    QueueUnbind,
+};
 use amqp_client_core::proto::session::Recovery;
-use amqp_client_core::proto::{ChannelEvent, ChannelId, RequestId};
+use amqp_client_core::proto::{
+    ChannelEvent, ChannelId, RawProperties, ReplyCode, RequestId, Route, ServerConfig,
+};
 
+use crate::pair::{Pair, accept};
 use crate::world::{World, durable, short};
 
 fn purge(name: &str) -> QueuePurge {
@@ -160,4 +166,115 @@ fn requests_do_not_make_the_groups_of_suspects_larger() {
     let refused = refused.filter(|event| matches!(event, ChannelEvent::PublishFailed { .. }));
     assert_eq!(refused.count(), 1);
     assert_eq!(world.session.kept(), 0);
+}
+
+/// A channel that sends its messages one by one, as the broker has closed it over one of two and did not say which. Nothing
+/// is confirmed yet.
+fn careful() -> (Pair, ChannelId) {
+    let mut recovery = Recovery::default();
+    recovery.reopen_channels = true;
+    recovery.seed = Some(7);
+    let mut pair = Pair::new(recovery);
+    pair.run(accept);
+    let id = pair.open();
+    pair.channel(id).request(ConfirmSelect { no_wait: false }).expect("it is sent");
+    pair.run(accept);
+    for body in ["first", "second"] {
+        keep(&mut pair, id, body);
+    }
+    pair.run(accept);
+    pair.log.clear();
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "no", (60, 40));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.log, ["confirm.select", "first"]);
+    (pair, id)
+}
+
+fn keep(pair: &mut Pair, id: ChannelId, body: &str) {
+    let kept =
+        pair.channel(id).publish_kept(&Route::queue("q"), &RawProperties::EMPTY, body.to_owned());
+    kept.expect("it is kept");
+}
+
+/// Another channel, and all messages are confirmed from now on.
+fn confirm(pair: &mut Pair, id: ChannelId) {
+    pair.judge = Some(Box::new(|_| None));
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "unknown delivery tag", (60, 80));
+    pair.pass(Duration::from_secs(60));
+}
+
+/// What takes messages away, or keeps them from getting there.
+fn removals() -> [Method; 5] {
+    let queue = || short("q");
+    [
+        QueuePurge { queue: queue(), ..<_>::default() }.into(),
+        QueueDelete { queue: queue(), ..<_>::default() }.into(),
+        QueueUnbind { queue: queue(), ..<_>::default() }.into(),
+        ExchangeDelete { exchange: short("x"), ..<_>::default() }.into(),
+        ExchangeUnbind { destination: short("x"), ..<_>::default() }.into(),
+    ]
+}
+
+fn remove(pair: &mut Pair, id: ChannelId, method: Method) -> RequestId {
+    let mut channel = pair.channel(id);
+    let sent = match method {
+        Method::QueuePurge(purge) => channel.request(purge),
+        Method::QueueDelete(delete) => channel.request(delete),
+        Method::QueueUnbind(unbind) => channel.request(unbind),
+        Method::ExchangeDelete(delete) => channel.request(delete),
+        Method::ExchangeUnbind(unbind) => channel.request(unbind),
+        other => panic!("{other:?}"),
+    };
+    sent.expect("it waits")
+}
+
+fn is_answered(pair: &Pair, wanted: RequestId) -> bool {
+    pair.channel_events()
+        .any(|event| matches!(event, ChannelEvent::Reply { request, .. } if *request == wanted))
+}
+
+/// Messages that come behind the removal of their queue or exchange would be lost, or refused in their turn.
+#[test]
+fn what_removes_a_queue_or_an_exchange_does_not_overtake_messages_that_are_sent_one_by_one() {
+    for removal in removals() {
+        for lost in [false, true] {
+            let (mut pair, id) = careful();
+            let name = removal.facts().name;
+            if lost {
+                pair.cut();
+            }
+            let removed = remove(&mut pair, id, removal.clone());
+            let declared = pair.channel(id).request(durable("q")).expect("it waits");
+            keep(&mut pair, id, "last");
+            pair.run(accept);
+            if lost {
+                pair.reconnect(ServerConfig::default());
+                pair.run(accept);
+            }
+            assert!(!pair.log.iter().any(|entry| entry == name), "{:?}", pair.log);
+            confirm(&mut pair, id);
+            let end = ["first", "second", name, "queue.declare", "last"];
+            assert!(pair.log.ends_with(&end.map(str::to_owned)), "{:?}", pair.log);
+            assert!(is_answered(&pair, removed) && is_answered(&pair, declared));
+            assert_eq!((pair.confirmed(), pair.session.kept()), (vec![1, 2, 3], 0));
+            assert_eq!(pair.channel(id).check_gate(), Ok(()));
+        }
+    }
+}
+
+/// It removes nothing: what waits for it need not wait for confirms.
+#[test]
+fn other_requests_do_not_wait_for_messages_that_are_sent_one_by_one() {
+    let (mut pair, id) = careful();
+    let declared = pair.channel(id).request(durable("other")).expect("it is sent");
+    pair.run(accept);
+    assert!(is_answered(&pair, declared));
+    // Nobody waits for a removal any more: it is not made.
+    let removed = remove(&mut pair, id, QueuePurge::default().into());
+    let behind = pair.channel(id).request(durable("other")).expect("it waits");
+    pair.run(accept);
+    pair.channel(id).abandon(removed);
+    pair.channel(id).abandon(behind);
+    confirm(&mut pair, id);
+    assert!(!pair.log.iter().any(|entry| entry == "queue.purge"), "{:?}", pair.log);
 }

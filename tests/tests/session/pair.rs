@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::proto::method::{
     BasicAck, BasicConsumeOk, BasicQosOk, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk,
-    Method, QueueBindOk, QueueDeclareOk, TxSelectOk,
+    ExchangeDeleteOk, ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk,
+    QueuePurgeOk, QueueUnbindOk, TxSelectOk,
 };
 use amqp_client_core::proto::session::{Channel, Dial, Recovery, Session};
 use amqp_client_core::proto::{
@@ -23,6 +24,8 @@ pub(crate) struct Pair {
     pub(crate) asked: Vec<Method>,
     /// The bodies of the messages that it got on this connection.
     pub(crate) published: Vec<String>,
+    /// Both, in the order in which they came: names of methods, and bodies of messages.
+    pub(crate) log: Vec<String>,
     /// What the session has logged in with, on each connection.
     pub(crate) logins: Vec<String>,
     /// What the next connection is configured with, if that is new.
@@ -55,6 +58,7 @@ impl Pair {
             events: Vec::new(),
             asked: Vec::new(),
             published: Vec::new(),
+            log: Vec::new(),
             logins: Vec::new(),
             given: None,
             close_when_open: false,
@@ -94,13 +98,16 @@ impl Pair {
                             self.counts.entry(id).or_default();
                         }
                         answer(&mut self.server, id, &method);
+                        self.log.push(method.facts().name.to_owned());
                         self.asked.push(method);
                     }
                     Event::Channel(id, ChannelEvent::Published(published)) => {
                         if !self.judged(id, &published) {
                             continue;
                         }
-                        self.published.push(String::from_utf8_lossy(&published.body).into_owned());
+                        let body = String::from_utf8_lossy(&published.body).into_owned();
+                        self.log.push(body.clone());
+                        self.published.push(body);
                     }
                     _ => {}
                 }
@@ -236,6 +243,7 @@ impl Pair {
         self.asked.clear();
         self.counts.clear();
         self.published.clear();
+        self.log.clear();
         let given = self.given.take();
         assert!(self.session.handle_transport(self.now, given), "it asked for it");
     }
@@ -256,6 +264,11 @@ pub(crate) fn accept(server: &mut Connection, id: ChannelId, method: &Method) {
             QueueDeclareOk { queue: declare.queue.clone(), ..<_>::default() }.into()
         }
         Method::QueueBind(_) => QueueBindOk {}.into(),
+        Method::QueuePurge(_) => QueuePurgeOk::default().into(),
+        Method::QueueDelete(_) => QueueDeleteOk::default().into(),
+        Method::QueueUnbind(_) => QueueUnbindOk {}.into(),
+        Method::ExchangeDelete(_) => ExchangeDeleteOk {}.into(),
+        Method::ExchangeUnbind(_) => ExchangeUnbindOk {}.into(),
         Method::TxSelect(_) => TxSelectOk {}.into(),
         other => panic!("{other:?}"),
     };
