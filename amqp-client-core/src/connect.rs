@@ -12,7 +12,7 @@ use amqp_proto::uri::{Endpoint, Uri, UriError};
 use amqp_proto::{ConnectionError, ReplyCode};
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Config, SettingError};
 use crate::login::{self, TokenError, TokenSource};
 use crate::tls::{TlsError, TlsOptions};
 
@@ -98,6 +98,9 @@ pub enum ConnectError {
     /// What the URI says does not fit the protocol.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A setting cannot work.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// There is no node to connect to.
     #[error("no host to connect to")]
     NoEndpoint,
@@ -193,7 +196,7 @@ impl ConnectError {
             Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) | Self::NoToken(_) => {
                 false
             }
-            Self::EmptyVirtualHost { .. } => false,
+            Self::EmptyVirtualHost { .. } | Self::Setting(_) => false,
         }
     }
 }

@@ -88,7 +88,7 @@ impl Dialer {
         state.dispatch();
         drop(state);
         self.handed_on = true;
-        Driver::of(self.shared.clone(), self.close_timeout)
+        Driver::of(self.shared.clone(), self.close_timeout, now)
     }
 
     /// The node that was asked for cannot be reached.

@@ -82,7 +82,7 @@ impl Driver {
         let close_timeout = protocol.close_timeout;
         let session = Session::new(Arc::new(protocol), now);
         let shared = Arc::new(Shared::new(session, settings));
-        (Connection::new(shared.clone()), Self::of(shared, close_timeout))
+        (Connection::new(shared.clone()), Self::of(shared, close_timeout, now))
     }
 
     /// From now on the connection goes on when it is lost, with the [dialer](Self::into_dialer) that this driver turns into. It
@@ -92,7 +92,11 @@ impl Driver {
     }
 
     /// A driver for the next transport of a connection.
-    pub(crate) fn of(shared: Arc<Shared>, close_timeout: Duration) -> Self {
+    pub(crate) fn of(shared: Arc<Shared>, close_timeout: Duration, now: Instant) -> Self {
+        if let Err(error) = shared.settings.check() {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, error);
+            shared.lock().proto.handle_transport_error(now, &error);
+        }
         Self {
             shared,
             input: Input::default(),

@@ -56,7 +56,7 @@ mod wrapped;
 pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
 pub use channel::{Channel, Exchange, Queue};
-pub use config::{Config, Settings};
+pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::Connection;
 pub use consumer::Consumer;

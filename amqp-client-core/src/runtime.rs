@@ -75,6 +75,7 @@ pub trait Runtime: 'static {
 /// # Cancel safety
 /// Dropping the future gives the attempt up.
 pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectError> {
+    target.config.settings.check()?;
     let source = target.token_source.clone();
     let (connection, token) = match target.recovery.clone().filter(|_| target.retry_open) {
         // Each attempt asks for a token: the source may be down as well as the broker.

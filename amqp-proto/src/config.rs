@@ -22,8 +22,9 @@ pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
 pub struct Limits {
     /// The highest channel number to agree on; 0 proposes no limit. Default 2047, as RabbitMQ.
     pub channel_max: u16,
-    /// The largest frame to agree on, in octets; 0 proposes no limit and means [`FRAME_MAX_CAP`]. Default 131072, as
-    /// RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
+    /// The largest frame to agree on, in bytes; 0 proposes no limit. What is below
+    /// [`FRAME_MIN_SIZE`](crate::FRAME_MIN_SIZE) counts as that, and what is above [`FRAME_MAX_CAP`], no limit included, as
+    /// that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
     pub frame_max: u32,
     /// The largest message body that is taken in, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,
@@ -33,8 +34,8 @@ pub struct Limits {
     /// [`body_max`](Self::body_max) always may be. More ends the connection: brokers send their messages one after the
     /// other, so that very few are unfinished at a time. Default 256 MiB.
     pub unfinished_max: u64,
-    /// How many octets may wait for the transport before publishing has to wait. Default 256 KiB: enough to keep a
-    /// socket busy, little to lose.
+    /// How many bytes may wait for the transport before publishing has to wait. 0 counts as 1: a message waits until all
+    /// others are written. Default 256 KiB: enough to keep a socket busy, little to lose.
     pub transmit_high_water: usize,
 }
 
@@ -90,7 +91,8 @@ pub struct ClientConfig {
     pub client_properties: FieldTable,
     /// The locale of reply texts. Default `en_US`.
     pub locale: ShortStr,
-    /// The heartbeat interval to propose, rounded up to seconds; zero turns heartbeats off. A heartbeat is sent after
+    /// The heartbeat interval to propose, rounded up to seconds, of which there are at most 65535; zero turns heartbeats off. A
+    /// heartbeat is sent after
     /// half the interval without other traffic, and the peer is given up after twice the interval of silence. Default
     /// 60 s, as RabbitMQ.
     pub heartbeat: Duration,

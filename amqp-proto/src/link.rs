@@ -54,7 +54,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(role: Role, limits: Limits) -> Self {
+    pub(crate) fn new(role: Role, mut limits: Limits) -> Self {
+        // With 0, the transport would be full before anything waits for it.
+        limits.transmit_high_water = limits.transmit_high_water.max(1);
         Self {
             role,
             transmit: Transmit::new(),

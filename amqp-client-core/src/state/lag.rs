@@ -37,7 +37,7 @@ impl LagWatch {
         settings: &Settings,
         now: Instant,
     ) -> Option<Instant> {
-        if state.delivered_octets >= settings.budget() {
+        if state.delivered_octets >= settings.delivery_budget {
             self.look(state, settings, now);
         } else {
             self.at = None;
@@ -53,7 +53,7 @@ impl LagWatch {
             None => {}
         }
         state.mark_idle();
-        let exceeded = state.delivered_octets >= settings.budget();
+        let exceeded = state.delivered_octets >= settings.delivery_budget;
         self.at = now.checked_add(PATIENCE).filter(|_| exceeded);
     }
 }
@@ -97,10 +97,10 @@ impl State {
         }
         let starved = !settings.may_read(self.delivered_octets, &self.proto)
             && (busy > 0 || self.proto.awaits_peer());
-        let share = settings.budget() / (2 * running.max(1));
+        let share = settings.delivery_budget / (2 * running.max(1));
         // There may have been fewer consumers when the last one was paused, or no room for what it had to say.
         self.trim_paused(share);
-        while starved && self.delivered_octets >= settings.budget() {
+        while starved && self.delivered_octets >= settings.delivery_budget {
             let Some((place, consumer)) = self.next_laggard(share) else { return };
             if self.pause(place, consumer) {
                 self.trim_paused(share);

@@ -7,7 +7,7 @@ use super::replay::Replay;
 use super::report::Entity;
 use super::restore::not_sent;
 use super::topology::{Purpose, Step};
-use super::{Locked, Phase, Session, slot};
+use super::{LEAST_DELAY, Locked, Phase, Session, slot};
 use crate::method::Method;
 use crate::{ChannelError, ChannelId, CommandError, Reply, ReplyCode, RequestId, ShortStr};
 
@@ -235,7 +235,7 @@ impl Session {
         };
         if locked {
             recovering.locked.push(queue.clone());
-            recovering.locked_until = self.now.checked_add(after);
+            recovering.locked_until = self.now.checked_add(after.max(LEAST_DELAY));
             replay.report.locked.push(Entity::Queue(queue.clone()));
         }
         locked

@@ -7,7 +7,7 @@
 use super::report::Entity;
 use super::steps::ChannelStep;
 use super::topology::{Purpose, Step};
-use super::{Locked, Session, slot};
+use super::{LEAST_DELAY, Locked, Session, slot};
 use crate::method::{Method, QueueDeclare};
 use crate::{ChannelError, ChannelId, ConsumerId, Reply, ReplyCode};
 
@@ -43,7 +43,7 @@ impl Session {
         let Some(recovering) = &mut self.recovering else { return false };
         let Locked::Retry(after) = recovering.policy.locked else { return false };
         recovering.exclusive.push(waiting);
-        recovering.locked_until = self.now.checked_add(after);
+        recovering.locked_until = self.now.checked_add(after.max(LEAST_DELAY));
         true
     }
 

@@ -66,6 +66,7 @@ use discard::Discard;
 pub use discard::Discarded;
 pub use outage::Dial;
 use outage::{Outage, Recovering};
+use policy::LEAST_DELAY;
 pub use policy::{Locked, OnCancel, Recovery};
 use record::ChannelRecord;
 use replay::Replay;
@@ -435,7 +436,7 @@ impl Session {
     /// How many more bytes can be queued before it [is full](Self::is_full).
     #[must_use]
     pub fn room(&self) -> usize {
-        self.config.limits.transmit_high_water.saturating_sub(self.queued())
+        self.config.limits.transmit_high_water.max(1).saturating_sub(self.queued())
     }
 
     /// How many octets of messages are kept until they are confirmed.

@@ -1,7 +1,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::Recovery;
+use super::{LEAST_DELAY, Recovery};
 use crate::time::Instant;
 
 /// The nodes of a broker, and when each may be tried again.
@@ -30,8 +30,8 @@ impl Nodes {
         Self {
             nodes: alloc::vec![node; count],
             chance: Chance(recovery.seed.unwrap_or_else(|| entropy(now))),
-            delay_min: recovery.delay_min.min(recovery.delay_max).min(FAR),
-            delay_max: recovery.delay_max.min(FAR),
+            delay_min: recovery.delay_min.min(recovery.delay_max).clamp(LEAST_DELAY, FAR),
+            delay_max: recovery.delay_max.clamp(LEAST_DELAY, FAR),
         }
     }
 
@@ -90,9 +90,7 @@ impl Nodes {
     /// How long to leave alone what has failed so often in a row.
     pub(super) fn backoff(&mut self, failures: u32) -> Duration {
         let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        // Nothing doubled stays nothing: a node that refuses at once would be asked without a pause.
-        let first = self.delay_min.max(Duration::from_millis(1));
-        let delay = first.saturating_mul(doubled).min(self.delay_max);
+        let delay = self.delay_min.saturating_mul(doubled).min(self.delay_max);
         delay / 2 + self.chance.up_to(delay / 2)
     }
 
@@ -105,7 +103,7 @@ impl Nodes {
 }
 
 /// Stands for "never": 30 years, which can be added to any time of any platform's clock.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+pub(super) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 fn later(now: Instant, delay: Duration) -> Instant {
     let at = now.checked_add(delay);
@@ -170,6 +168,24 @@ mod tests {
         nodes.worked(0);
         nodes.failed(0, now);
         assert!(nodes.next().expect("there is one").1 <= now + DELAY);
+    }
+
+    #[test]
+    fn there_is_a_pause_whatever_the_delays_are() {
+        let (zero, most) = (Duration::ZERO, Duration::MAX);
+        for (delay_min, delay_max) in [(zero, zero), (zero, most), (most, zero), (most, most)] {
+            let recovery = Recovery { delay_min, delay_max, ..Recovery::default() };
+            let (_, now) = nodes(1, 7);
+            let mut nodes = Nodes::new(1, &recovery, now);
+            for _ in 0..100 {
+                nodes.failed(0, now);
+                let (_, at) = nodes.next().expect("there is one");
+                assert!(at >= now + LEAST_DELAY / 2, "{delay_min:?} to {delay_max:?}");
+                nodes.lost(0, now, zero);
+                let (_, at) = nodes.next().expect("there is one");
+                assert!(at >= now + LEAST_DELAY / 2, "{delay_min:?} to {delay_max:?}");
+            }
+        }
     }
 
     #[test]

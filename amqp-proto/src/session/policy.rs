@@ -10,12 +10,15 @@ pub struct Recovery {
     pub recovers: fn(&ConnectionError) -> bool,
     /// How long a node is left alone after its first failure; after each further one twice as long. Half of it is left to
     /// chance, so that the clients of a broker that restarts do not all come at once. Default 100 ms.
+    ///
+    /// At least 1 ms, as are `delay_max` and the time of [`Locked::Retry`]: what is refused at once would be tried again
+    /// without a pause otherwise.
     pub delay_min: Duration,
     /// How long it is left alone at most. A connection that does not last that long counts as a failure, too. Default 5 s.
     pub delay_max: Duration,
-    /// After how many attempts in a row to give up; `None` never does. Default `None`.
+    /// After how many attempts in a row to give up; `None` never does, and 0 counts as 1. Default `None`.
     pub attempts_max: Option<u32>,
-    /// How long after a loss to give up; `None` never does. Default `None`.
+    /// How long after a loss to give up, at once if it is zero; `None` never does. Default `None`.
     pub give_up_after: Option<Duration>,
     /// What a consumer does that the broker cancels. Default [`OnCancel::End`].
     pub on_cancel: OnCancel,
@@ -36,8 +39,8 @@ pub struct Recovery {
     /// `reopen_channels`, and what else was under way on it fails. Default false.
     pub retry_locked: bool,
     /// How many octets of messages are kept until they are confirmed, for channels that
-    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. After a loss they are all queued for
-    /// the transport at once, small ones as a copy. Default 16 MiB.
+    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. One message is always kept, even if
+    /// this is 0. After a loss they are all queued for the transport at once, small ones as a copy. Default 16 MiB.
     pub keep_max: usize,
     /// How long an attempt to connect may take before it counts as failed, from [`Dial::Connect`](super::Dial::Connect) to
     /// the call that reports its result; the handshake that follows has [a timeout of its
@@ -61,11 +64,14 @@ pub enum OnCancel {
     Resubscribe,
 }
 
+/// No two attempts follow each other faster than this, whatever [`Recovery`] says.
+pub(super) const LEAST_DELAY: Duration = Duration::from_millis(1);
+
 /// What to do about a queue that is another connection's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Locked {
-    /// Try again after that time, until it works.
+    /// Try again after that time, until it works. At least 1 ms.
     Retry(Duration),
     /// It has failed.
     Fail,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::blame::Careful;
 use super::discard::Discard;
 use super::in_flight::Requests;
+use super::nodes::FAR;
 use super::noted::Noted;
 use super::pause::Pause;
 use super::reopen::Reopened;
@@ -512,7 +513,8 @@ impl Kept {
             match message.expires {
                 Some(Expires::At(_)) => break,
                 Some(Expires::After(time)) => {
-                    let at = now.checked_add(time);
+                    // One that never expires gets a time as well, or all the older ones would be looked at each time.
+                    let at = now.checked_add(time.min(FAR));
                     message.expires = at.map(Expires::At);
                     at.into_iter().for_each(&mut arm);
                 }

@@ -3,6 +3,7 @@
 mod closing;
 mod cuts;
 mod embedding;
+mod extremes;
 mod failures;
 mod messages;
 mod mistakes;

@@ -8,7 +8,7 @@ use super::behaviours;
 
 behaviours! {
     async fn limits_of_time_and_memory_can_be_as_they_like(world) {
-        let (least, most) = (Duration::ZERO, Duration::MAX);
+        let most = Duration::MAX;
         let mut target = world.target();
         target.config.protocol.heartbeat = most;
         target.config.protocol.handshake_timeout = most;
@@ -17,7 +17,7 @@ behaviours! {
         settings.connect_timeout = most;
         (settings.call_timeout, settings.publish_timeout) = (Some(most), Some(most));
         settings.confirm_timeout = Some(most);
-        settings.delivery_budget = 0;
+        settings.delivery_budget = 1;
         let connection = world.open(target).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare("", super::temporary()).await?;
@@ -29,10 +29,27 @@ behaviours! {
             super::next(&mut consumer).await?.ack()?;
         }
         connection.shutdown(most).await?;
-        let mut target = world.target();
-        (target.config.settings.keepalive, target.config.settings.connect_timeout) = (None, least);
-        // No time at all is too little, and nothing worse.
-        drop(world.open(target).await);
+    }
+
+    async fn a_setting_that_cannot_work_is_refused_by_its_name(world) {
+        for retried in [false, true] {
+            let target = || {
+                let mut target = world.target();
+                // What a retry cannot change is not retried.
+                target.retry_open = retried;
+                target
+            };
+            let (mut budget, mut keepalive, mut connect) = (target(), target(), target());
+            budget.config.settings.delivery_budget = 0;
+            keepalive.config.settings.keepalive = Some(Duration::ZERO);
+            connect.config.settings.connect_timeout = Duration::ZERO;
+            for (name, target) in
+                [("delivery_budget", budget), ("keepalive", keepalive), ("connect_timeout", connect)]
+            {
+                let error = world.open(target).await.expect_err("it cannot work");
+                assert!(error.to_string().contains(&format!("settings.{name} is 0")), "{error}");
+            }
+        }
     }
 
     async fn a_connection_opens_and_tells_what_was_agreed_on(world) {

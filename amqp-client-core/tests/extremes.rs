@@ -1,0 +1,50 @@
+//! Options at their extremes, on a connection whose other end is driven by hand.
+
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use amqp_client_core::driver::Driver;
+use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::{Config, PublisherOptions};
+use rig::Rig;
+
+#[test]
+fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it() {
+    let mut config = Config::default();
+    config.settings.delivery_budget = 0;
+    let now = Instant::now();
+    let (connection, mut driver) = Driver::new(config, now);
+    assert!(driver.turn(now, std::task::Waker::noop()).done);
+    let mut rig = Rig::new(Config::default());
+    let error = rig.run(connection.closed());
+    assert!(error.to_string().contains("settings.delivery_budget is 0; "), "{error}");
+}
+
+#[test]
+fn messages_are_sent_one_by_one_where_none_may_wait_for_the_transport() {
+    let mut config = Config::default();
+    config.protocol.limits.transmit_high_water = 0;
+    config.settings.publish_timeout = Some(Duration::from_secs(1));
+    let mut rig = Rig::new(config);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    // The other end confirms whatever comes.
+    let options = PublisherOptions::new().window(0, 0).timeout(None);
+    let publisher = channel.exchange("exchange").expect("short");
+    let publisher = publisher.publisher(options).expect("it is open");
+    let (route, none) = (Route::new("exchange", "key"), RawProperties::EMPTY);
+    for size in [0, 1, 5000] {
+        let body = vec![7; size];
+        for _ in 0..3 {
+            rig.run(channel.basic_publish(&route, &none, &body[..])).expect("it is sent");
+        }
+        let prepared = channel.prepare(&route, &none).expect("short");
+        let bodies = std::iter::repeat_n(&body[..], 3);
+        rig.run(channel.basic_publish_all(&prepared, bodies)).expect("they are sent");
+    }
+    for _ in 0..3 {
+        let confirmation = rig.run(publisher.publish("key", "body")).expect("it is sent");
+        rig.run(confirmation).expect("it is confirmed");
+    }
+}
