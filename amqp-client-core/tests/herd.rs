@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use amqp_client_core::{Channel, Config, OnLoss, Publisher, PublisherOptions, Recovery};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -195,6 +196,37 @@ fn withdrawing_a_kept_message_lets_the_next_one_in() {
     assert!(tasks.run(), "as much is kept as may be");
     assert!(!kept.withdraw(), "it was sent");
     assert!(!tasks.run(), "there is room, but it was not woken");
+}
+
+/// The message is on its way, so that it has expired is no event: its confirm may still come.
+#[test]
+fn a_kept_message_that_expires_lets_the_next_one_in() {
+    for connected in [true, false] {
+        let mut rig = Rig::new(Config::default());
+        let mut recovery = Recovery::default();
+        recovery.keep_max = 1000;
+        rig.recover_with(recovery);
+        let opening = rig.connection.open_channel();
+        let channel = rig.run(opening).expect("a channel");
+        let options =
+            PublisherOptions::new().on_loss(OnLoss::Keep).keep_for(Duration::from_secs(5));
+        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        rig.silence();
+        let _kept = publisher.try_publish("q", vec![7; 900]).expect("it is kept");
+        if !connected {
+            rig.lose();
+            rig.silence();
+        }
+        rig.turn();
+        let mut tasks = Tasks::new();
+        let waits = publisher.clone();
+        tasks.spawn(async move { drop(waits.publish("q", vec![7; 900]).await) });
+        assert!(tasks.run(), "as much is kept as may be");
+        rig.advance(Duration::from_secs(4));
+        assert!(tasks.run(), "it was sent a short time ago");
+        rig.advance(Duration::from_secs(1));
+        assert!(!tasks.run(), "there is room, but it was not woken");
+    }
 }
 
 /// The next channel has the number of one that is closed, and counts its messages from 1, too.
