@@ -289,8 +289,10 @@ impl Session {
             let (_, step) = restoring.awaiting.front()?;
             is_cause(&step.method).then(|| (*id, step.clone()))
         });
-        let mut suspects: Vec<_> = channels.collect();
-        if suspects.len() + usize::from(declaring.is_some()) > 1 {
+        let suspects: Vec<_> = channels.collect();
+        // Who does not have a mode does not have it on any channel.
+        let modes = suspects.iter().all(|(_, step)| matches!(step.entity, Entity::Channel(_)));
+        if !modes && suspects.len() + usize::from(declaring.is_some()) > 1 {
             // Between channels there is no order. The next time only one thing is asked for at a time.
             outage.one_by_one = true;
             return;
@@ -298,8 +300,9 @@ impl Session {
         if let Some(entity) = declaring {
             outage.condemned.push((entity, error.clone()));
         }
-        if let Some((id, step)) = suspects.pop() {
-            outage.condemned.push((step.entity.clone(), error.clone()));
+        let entities = suspects.iter().map(|(_, step)| (step.entity.clone(), error.clone()));
+        outage.condemned.extend(entities);
+        for (id, step) in suspects {
             self.leave_out(id, &step, &ChannelError::Connection(error.clone()));
         }
     }

@@ -23,18 +23,13 @@ impl Session {
     pub(super) fn open_again(&mut self, id: ChannelId) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         let opened = self.connection.open_channel_numbered(id.get());
-        let selected = opened.map(|id| match (record.mode, self.connection.channel(id)) {
-            (Mode::Confirm, Ok(mut channel)) => {
-                channel.request(ConfirmSelect { no_wait: true }).map(drop)
-            }
-            (Mode::Tx { .. }, Ok(mut channel)) => channel.request(TxSelect {}).map(drop),
-            _ => Ok(()),
-        });
         let transactional = matches!(record.mode, Mode::Tx { .. });
-        match selected {
+        match opened {
             Ok(_) => {
+                let mut restoring = Restoring::default();
+                restoring.awaiting.extend(self.select_mode(id));
                 if let Some(replay) = &mut self.replay {
-                    replay.channels.insert(id, Restoring::default());
+                    replay.channels.insert(id, restoring);
                 }
                 if transactional {
                     // Ahead of acknowledgements, which do not wait until all is restored.
@@ -50,6 +45,22 @@ impl Session {
                 self.end_channel(id, error);
             }
         }
+    }
+
+    /// Selects the mode of a channel that was opened again. Without it the channel is not what it was: if the broker refuses,
+    /// the channel ends.
+    fn select_mode(&mut self, id: ChannelId) -> Option<(RequestId, ChannelStep)> {
+        let method: Method = match slot(&mut self.channels, id)?.mode {
+            Mode::Plain => return None,
+            Mode::Confirm => ConfirmSelect { no_wait: false }.into(),
+            Mode::Tx { .. } => TxSelect {}.into(),
+        };
+        let facts = method.facts();
+        let mut channel = self.connection.channel(id).ok()?;
+        let selected = channel.request_as(None, method.clone(), facts, true);
+        debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
+        let step = ChannelStep { request: None, method, entity: Entity::Channel(id) };
+        Some((selected.ok()?, step))
     }
 
     /// The answer to a request that the application has not made.
@@ -69,6 +80,10 @@ impl Session {
     }
 
     fn restored(&mut self, id: ChannelId, entity: &Entity) {
+        // It is back when all that stands on it is.
+        if matches!(entity, Entity::Channel(_)) {
+            return;
+        }
         if let Entity::Consumer { consumer, consumer_tag, .. } = entity {
             let known = slot(&mut self.channels, id)
                 .is_some_and(|record| record.consumers.iter().any(|own| own.id == *consumer));
@@ -227,11 +242,12 @@ impl Session {
         self.report_failure(step.entity.clone(), error);
     }
 
-    /// The same, reported to the consumer alone, if it is one.
+    /// The same, reported to the consumer alone, if it is one, or to the channel.
     pub(super) fn leave_out(&mut self, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         match (&step.entity, &step.method) {
             (Entity::Consumer { consumer, .. }, _) => self.end_consumer(id, *consumer, error),
+            (Entity::Channel(_), _) => self.end_channel(id, error.clone()),
             (Entity::Flow(_), _) => record.paused = false,
             (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
             _ => {
@@ -266,6 +282,10 @@ impl Session {
             if !self.waits_for_exclusive(id, &step, &error) {
                 self.not_restored(id, &step, error);
             }
+        }
+        if self.record(id).is_none_or(|record| record.closing) {
+            self.send_declarations();
+            return None;
         }
         self.open_again(id);
         if let Some(restoring) =

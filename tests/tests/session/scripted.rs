@@ -1,11 +1,13 @@
 //! Brokers that change their mind: what they accepted once, they do not accept again.
 
+use std::time::Duration;
+
 use amqp_client_core::proto::method::{
-    BasicConsume, BasicQos, ChannelFlow, Method, QueueBind, QueueDeclare,
+    BasicConsume, BasicQos, ChannelFlow, ConfirmSelect, Method, QueueBind, QueueDeclare, TxSelect,
 };
 use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
 use amqp_client_core::proto::{
-    ChannelId, Connection, ConsumerId, Event, ReplyCode, ServerConfig, SessionEvent,
+    ChannelEvent, ChannelId, Connection, ConsumerId, Event, ReplyCode, ServerConfig, SessionEvent,
 };
 
 use crate::pair::{Pair, accept};
@@ -250,5 +252,63 @@ fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_a
             "{failed:?}"
         );
         assert_eq!(report(&pair).queues, 1);
+    }
+}
+
+/// What was acknowledged in a transaction must not be acknowledged without one: the channel ends.
+#[test]
+fn channels_whose_mode_is_refused_end_and_the_others_go_on() {
+    let refusals = [(false, false), (false, true), (true, false), (true, true)];
+    for (confirms, ends_connection) in refusals {
+        for reopens in [false, true] {
+            let mut recovery = Recovery::default();
+            recovery.reopen_channels = reopens;
+            let mut pair = Pair::new(recovery);
+            pair.run(accept);
+            let (first, other, last) = (pair.open(), pair.open(), pair.open());
+            for id in [first, last] {
+                let mut channel = pair.channel(id);
+                match confirms {
+                    true => channel.request(ConfirmSelect { no_wait: false }),
+                    false => channel.request(TxSelect {}),
+                }
+                .expect("it is sent");
+            }
+            let consumer = consume(&mut pair, other, "q", "c");
+            pair.run(accept);
+            pair.cut();
+            pair.events.clear();
+            let selects =
+                |method: &Method| matches!(method, Method::TxSelect(_) | Method::ConfirmSelect(_));
+            if ends_connection {
+                assert_eq!(recover_from(&mut pair, selects), 1);
+            } else {
+                pair.reconnect(ServerConfig::default());
+                let mut refused = 0;
+                pair.run(|server, id, method| match selects(method) {
+                    true => {
+                        refused += 1;
+                        assert!(refused < 10, "it is asked for again and again");
+                        let channel = &mut server.channel(id).expect("it is open");
+                        channel.close_over(ReplyCode::ACCESS_REFUSED, "no", method.facts().id);
+                    }
+                    false => accept(server, id, method),
+                });
+                assert!(refused > 0);
+            }
+            assert!(pair.session.is_open());
+            assert_eq!((pair.failed_consumers(), report(&pair).channels), (vec![], 1));
+            let failed = report(&pair).failed.iter().map(|(entity, _)| entity.clone());
+            assert_eq!(failed.collect::<Vec<_>>(), [first, last].map(Entity::Channel));
+            for id in [first, last] {
+                let closed = |event: &&Event| matches!(event, Event::Channel(own, ChannelEvent::Closed(_)) if *own == id);
+                assert_eq!(pair.events.iter().filter(closed).count(), 1);
+                assert!(pair.session.channel(id).is_err(), "{consumer:?} goes on");
+            }
+            pair.pass(Duration::from_secs(60));
+            // Not with the next loss, either.
+            pair.cut();
+            assert_eq!(recover_from(&mut pair, selects), 0);
+        }
     }
 }
