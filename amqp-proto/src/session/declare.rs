@@ -58,6 +58,15 @@ impl Session {
     pub(super) fn send_declarations(&mut self) {
         let Some(replay) = &mut self.replay else { return };
         if replay.steps.is_empty() && replay.awaiting.is_empty() {
+            let named = core::mem::take(&mut replay.later).into_iter().map(|mut step| {
+                if let (Method::QueueBind(bind), Some(queue)) = (&mut step.method, &step.queue) {
+                    bind.queue = self.topology.current(queue).clone();
+                }
+                step
+            });
+            replay.steps.extend(named);
+        }
+        if replay.steps.is_empty() && replay.awaiting.is_empty() {
             if !replay.declared {
                 replay.declared = true;
                 self.close_declaring_channel();
@@ -90,12 +99,19 @@ impl Session {
         let mut declared = None;
         let mut failed = Vec::new();
         while let Some(mut step) = replay.steps.pop_front() {
+            if self.topology.needs_name(&step) {
+                replay.later.push(step);
+                continue;
+            }
             match &mut step.method {
                 Method::QueueDeclare(_) => declared = step.queue.clone(),
                 // An empty name means the queue that was declared last, on this very channel.
                 Method::QueueBind(bind) if bind.queue.is_empty() && step.queue != declared => {
                     if let Some(queue) = &step.queue {
                         bind.queue = self.topology.current(queue).clone();
+                        if bind.routing_key.is_empty() && !step.entity.has_empty_key() {
+                            bind.routing_key = bind.queue.clone();
+                        }
                     }
                 }
                 _ => {}
@@ -111,9 +127,11 @@ impl Session {
                 Err(error) => failed.push((step, not_sent(&error))),
             }
         }
-        let any = !failed.is_empty();
+        // Without a request there is no reply to wait for.
+        let nothing_sent = replay.steps.is_empty() && replay.awaiting.is_empty();
+        let again = !failed.is_empty() || nothing_sent && !replay.later.is_empty();
         failed.into_iter().for_each(|(step, error)| self.declaration_failed(&step, error));
-        if any {
+        if again {
             self.send_declarations();
         }
     }
@@ -216,6 +234,7 @@ impl Session {
         if let (Entity::Queue(name), Some(replay)) = (&step.entity, &mut self.replay) {
             replay.missing.insert(name.clone());
             replay.steps.retain(|step| step.queue.as_ref() != Some(name));
+            replay.later.retain(|step| step.queue.as_ref() != Some(name));
             if self.keep_for_later(name, &error) {
                 return;
             }

@@ -28,6 +28,8 @@ pub(super) struct Replay {
     pub(super) channel: Option<ChannelId>,
     pub(super) steps: VecDeque<Step>,
     pub(super) awaiting: VecDeque<(RequestId, Step)>,
+    /// What is declared when all of that is answered, as it needs the names that the broker gives.
+    pub(super) later: Vec<Step>,
     /// Queues that are not there, so that nothing can be done about what belongs to them.
     pub(super) missing: BTreeSet<ShortStr>,
     pub(super) channels: BTreeMap<ChannelId, Restoring>,
@@ -71,6 +73,7 @@ impl Replay {
             channel: None,
             steps: VecDeque::new(),
             awaiting: VecDeque::new(),
+            later: Vec::new(),
             missing: BTreeSet::new(),
             channels: BTreeMap::new(),
             consumers: Vec::new(),

@@ -38,6 +38,13 @@ pub enum Entity {
     },
 }
 
+impl Entity {
+    /// Whether that is a binding by an empty routing key.
+    pub(super) fn has_empty_key(&self) -> bool {
+        matches!(self, Self::Binding { routing_key, .. } if routing_key.is_empty())
+    }
+}
+
 impl fmt::Display for Entity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

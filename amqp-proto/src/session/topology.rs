@@ -34,11 +34,19 @@ struct Queue {
 const NAMES: usize = 10;
 
 /// A binding, seen from its destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 struct Binding {
     source: ShortStr,
     routing_key: ShortStr,
     arguments: FieldTable,
+    /// The routing key is the name of the queue, whatever that is: both were left out.
+    by_name: bool,
+}
+
+impl PartialEq for Binding {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
 }
 
 impl Binding {
@@ -110,13 +118,20 @@ impl Topology {
             }
             Method::QueueDelete(delete) => self.forget_queue(&named(delete.queue)),
             Method::QueueBind(bind) => {
-                let binding = Binding::new(&bind.exchange, &bind.routing_key, bind.arguments);
-                let bindings = self.queue_bindings.entry(named(bind.queue).detached());
+                let by_name = bind.queue.is_empty() && bind.routing_key.is_empty();
+                let queue = named(bind.queue);
+                let routing_key = if by_name { &queue } else { &bind.routing_key };
+                let mut binding = Binding::new(&bind.exchange, routing_key, bind.arguments);
+                binding.by_name = by_name;
+                let bindings = self.queue_bindings.entry(queue.detached());
                 bindings.or_default().insert(binding);
             }
             Method::QueueUnbind(unbind) => {
-                let binding = Binding::new(&unbind.exchange, &unbind.routing_key, unbind.arguments);
-                remove(&mut self.queue_bindings, &named(unbind.queue), &binding);
+                let by_name = unbind.queue.is_empty() && unbind.routing_key.is_empty();
+                let queue = named(unbind.queue);
+                let routing_key = if by_name { &queue } else { &unbind.routing_key };
+                let binding = Binding::new(&unbind.exchange, routing_key, unbind.arguments);
+                remove(&mut self.queue_bindings, &queue, &binding);
                 self.forget_unused(&unbind.exchange);
             }
             _ => {}
@@ -165,12 +180,33 @@ impl Topology {
         }
         self.queues.insert(new.clone(), queue);
         if let Some(bindings) = self.queue_bindings.remove(old) {
-            self.queue_bindings.insert(new.clone(), bindings);
+            let renamed = bindings.into_iter().map(|mut binding| {
+                if binding.by_name {
+                    binding.routing_key = new.clone();
+                }
+                binding
+            });
+            self.queue_bindings.insert(new.clone(), renamed.collect());
         }
         for name in self.aliases.values_mut().filter(|name| *name == old) {
             *name = new.clone();
         }
         self.aliases.insert(old.clone(), new.clone());
+    }
+
+    /// Whether that exchange does not look at the routing keys of its bindings, as far as can be known.
+    fn ignores_keys(&self, exchange: &ShortStr) -> bool {
+        let kind = self.exchanges.get(exchange).map(|declare| &declare.kind);
+        let by_key = |kind: &ShortStr| *kind != "fanout" && *kind != "headers";
+        let standard = ["amq.fanout", "amq.headers", "amq.match"];
+        kind.map_or_else(|| standard.iter().any(|name| exchange == name), |kind| !by_key(kind))
+    }
+
+    /// Whether the broker has to have named the queue before that is bound: beside an empty queue name, an empty routing key would
+    /// stand for the name as well.
+    pub(super) fn needs_name(&self, step: &Step) -> bool {
+        let Method::QueueBind(bind) = &step.method else { return false };
+        bind.queue.is_empty() && step.entity.has_empty_key() && !self.ignores_keys(&bind.exchange)
     }
 
     /// What that queue is called now.
@@ -347,15 +383,17 @@ impl Topology {
 impl Binding {
     fn new(source: &ShortStr, routing_key: &ShortStr, arguments: FieldTable) -> Self {
         let (source, routing_key) = (source.detached(), routing_key.detached());
-        Self { source, routing_key, arguments }
+        Self { source, routing_key, arguments, by_name: false }
     }
 
     /// `declared` is the name that the queue is declared with, or none.
     fn of_queue(&self, declared: &ShortStr, queue: &ShortStr) -> Step {
+        let is_unknown = self.by_name && declared.is_empty();
+        let routing_key = if is_unknown { &ShortStr::EMPTY } else { &self.routing_key };
         let bind = QueueBind {
             queue: declared.clone(),
             exchange: self.source.clone(),
-            routing_key: self.routing_key.clone(),
+            routing_key: routing_key.clone(),
             arguments: self.arguments.clone(),
             ..QueueBind::default()
         };

@@ -3,7 +3,7 @@ use amqp_client_core::proto::method::{
     QueueUnbind,
 };
 use amqp_client_core::proto::session::Recovery;
-use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, SessionEvent};
+use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, SessionEvent, ShortStr};
 
 use crate::world::{World, durable, nameless, short, text};
 
@@ -254,4 +254,49 @@ fn arguments_are_part_of_a_binding() {
     }
     world.cut();
     assert_eq!(world.recover().bindings, 2);
+}
+
+/// RabbitMQ: an empty key beside an empty queue stands for the name of the queue. An empty key beside a name is empty.
+#[test]
+fn bindings_to_the_queue_declared_last_keep_their_keys() {
+    for (by_broker, explicit) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.exchange(id, "x", "direct");
+        let declare = if by_broker { nameless() } else { durable("q") };
+        let queue = world.queue(id, declare);
+        let named = if explicit { queue.clone() } else { ShortStr::EMPTY };
+        world.bind(id, &named, "x", "");
+        let consumer = world.consume(id, &queue, "c");
+        // Others come between the queue and its bindings when all is declared again.
+        let others: Vec<_> = (0..3).map(|_| world.queue(id, nameless())).collect();
+        others.iter().for_each(|other| world.bind(id, other, "x", "other"));
+        for losses in 0..3 {
+            let now = world.session.current_name(&queue).to_string();
+            world.publish(id, "x", &now, "by name");
+            world.publish(id, "x", "", "by nothing");
+            world.run();
+            let expected = if explicit { "by nothing" } else { "by name" };
+            assert_eq!(world.texts(consumer), [expected], "{by_broker} {losses}");
+            world.elsewhere(|other, id| {
+                let queue = QueueDelete { queue: short("q"), ..<_>::default() };
+                other.ask(id, queue);
+            });
+            world.cut();
+            let report = world.recover();
+            assert!(report.failed.is_empty(), "{:?}", report.failed);
+        }
+        // It goes by the key that it has, too.
+        let unbind = |queue: &ShortStr, key: &ShortStr| QueueUnbind {
+            queue: queue.clone(),
+            exchange: short("x"),
+            routing_key: key.clone(),
+            ..<_>::default()
+        };
+        let now = world.session.current_name(&queue).clone();
+        let key = if explicit { ShortStr::EMPTY } else { now.clone() };
+        world.ask(id, unbind(&now, &key)).expect("it is unbound");
+        world.cut();
+        assert_eq!(world.recover().bindings, 3);
+    }
 }

@@ -43,14 +43,14 @@ impl Engine {
             }
             Method::QueueDeclare(method) => return self.queue_declare(at, method),
             Method::QueueBind(method) => {
-                let target = Target::Queue(self.queue_named(at, method.queue));
-                let (key, arguments) = (method.routing_key, method.arguments);
-                self.bind(at, &method.exchange, target, key, arguments)?;
+                let (queue, key) = self.both_named(at, method.queue, method.routing_key);
+                let target = Target::Queue(queue);
+                self.bind(at, &method.exchange, target, key, method.arguments)?;
                 self.answer(at, method.no_wait, QueueBindOk {});
             }
             Method::QueueUnbind(method) => {
-                let target = Target::Queue(self.queue_named(at, method.queue));
-                self.unbind(&method.exchange, target, method.routing_key, method.arguments)?;
+                let (queue, key) = self.both_named(at, method.queue, method.routing_key);
+                self.unbind(&method.exchange, Target::Queue(queue), key, method.arguments)?;
                 self.send(at, QueueUnbindOk {});
             }
             Method::QueuePurge(method) => {
@@ -178,6 +178,19 @@ impl Engine {
             Some(ChannelState { last_queue, .. }) if name.is_empty() => last_queue.clone(),
             _ => name,
         }
+    }
+
+    /// The same for a binding. With an empty key, an empty queue name stands for both.
+    fn both_named(
+        &mut self,
+        at: At,
+        name: ShortStr,
+        routing_key: ShortStr,
+    ) -> (ShortStr, ShortStr) {
+        let both = name.is_empty() && routing_key.is_empty();
+        let name = self.queue_named(at, name);
+        let routing_key = if both { name.clone() } else { routing_key };
+        (name, routing_key)
     }
 
     /// A queue that is there and not another connection's own.
