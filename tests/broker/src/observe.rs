@@ -5,6 +5,7 @@ use bytes::Bytes;
 use amqp_proto::{ChannelId, ReplyCode, ShortStr};
 
 use crate::SessionId;
+use crate::channel::Mode;
 use crate::engine::Engine;
 
 /// Something that the broker did; see [`Engine::observe`].
@@ -108,14 +109,20 @@ impl Engine {
         }
     }
 
-    /// Returns the bodies of the messages that a client has not acknowledged, by channel and delivery tag.
+    /// Returns the bodies of the messages that a client has not settled for good, by channel and delivery tag: those that a
+    /// transaction has settled that is not committed are among them.
     pub fn unacknowledged(
         &self,
         id: SessionId,
     ) -> impl Iterator<Item = (ChannelId, u64, Bytes)> + '_ {
         let channels = self.sessions.get(&id).into_iter().flat_map(|session| &session.channels);
         channels.flat_map(|(id, channel)| {
-            let unacked = channel.unacked.iter();
+            let transaction = match &channel.mode {
+                Mode::Tx(transaction) => transaction.settlements.as_slice(),
+                Mode::Plain | Mode::Confirm(_) => &[],
+            };
+            let settled = transaction.iter().map(|(tag, unacked, _)| (tag, unacked));
+            let unacked = channel.unacked.iter().chain(settled);
             unacked.map(move |(tag, unacked)| (*id, *tag, unacked.message.body.clone()))
         })
     }

@@ -51,6 +51,7 @@ impl Task {
             | Command::WaitForConfirms { channel }
             | Command::Consume { channel, .. }
             | Command::Get { channel, .. }
+            | Command::Tx { channel, .. }
             | Command::Listen { channel } => {
                 if self.desk(channel).is_none() {
                     self.open(channel, false).await;
@@ -110,6 +111,7 @@ impl Task {
                 flow.and_then(|result| self.judge_call(result));
             }
             Command::Recover { .. } => {
+                desk.books.lose_track();
                 let recovered = self.perhaps("basic_recover", channel.basic_recover(true)).await;
                 recovered.and_then(|result| self.judge_call(result));
             }
@@ -119,6 +121,7 @@ impl Task {
             Command::WaitForConfirms { .. } => self.wait_for_confirms(desk).await,
             Command::Consume { queue, kind, by, .. } => self.consume(desk, queue, kind, by).await,
             Command::Get { queue, no_ack, .. } => self.get(desk, queue, no_ack).await,
+            Command::Tx { step, how, .. } => self.step(desk, step, how).await,
             Command::Listen { .. } => {
                 let mut events = channel.events();
                 let mut all = channel.connection().events();
@@ -138,7 +141,7 @@ impl Task {
         match result {
             Ok(channel) => {
                 let channel = if unrecovered { channel.unrecovered() } else { channel };
-                let desk = Desk { channel, named: None.into() };
+                let desk = Desk::new(channel);
                 let old = self.channels.borrow_mut()[slot].replace(Rc::new(desk));
                 drop(old);
             }

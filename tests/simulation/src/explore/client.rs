@@ -17,6 +17,7 @@ use amqp_client_core::{
 use fastrand::Rng;
 
 use super::World;
+use super::books::Books;
 use super::commands::{Name, Policy};
 use super::ledger::Id;
 use crate::executor::Flag;
@@ -57,6 +58,13 @@ pub(crate) struct Desk {
     pub(crate) channel: Channel,
     /// The queue that the broker has named for it.
     pub(crate) named: RefCell<Option<Queue>>,
+    pub(crate) books: Rc<Books>,
+}
+
+impl Desk {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { channel, named: None.into(), books: Rc::default() }
+    }
 }
 
 /// A consumer, and where it consumes.
@@ -65,6 +73,7 @@ pub(crate) struct Taker {
     pub(crate) name: Name,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
+    pub(crate) desk: Rc<Desk>,
     /// The last offset that it has delivered, if it consumes from a stream.
     pub(crate) last: Rc<Cell<Option<i64>>>,
 }
@@ -74,6 +83,7 @@ pub(crate) struct Held {
     pub(crate) id: Id,
     pub(crate) delivery: Delivery,
     pub(crate) place: Option<Place>,
+    pub(crate) desk: Rc<Desk>,
 }
 
 /// Where a delivery was in a stream.
@@ -92,7 +102,7 @@ pub(crate) struct Task {
     pub(crate) cancel: Option<u32>,
     pub(crate) rng: RefCell<Rng>,
     /// The transactional channel of this task.
-    pub(crate) books: RefCell<Option<Rc<Desk>>>,
+    pub(crate) own: RefCell<Option<Rc<Desk>>>,
 }
 
 impl Deref for Task {

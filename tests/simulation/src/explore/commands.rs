@@ -183,6 +183,12 @@ pub(crate) enum Command {
         end: End,
         by_hand: bool,
     },
+    /// The methods of transactions, on a channel that all tasks share.
+    Tx {
+        channel: usize,
+        step: Step,
+        how: Ending,
+    },
     /// Begins to wait for what does not come, and gives up.
     Watch,
     Listen {
@@ -332,4 +338,23 @@ pub(crate) enum End {
     Fail,
     /// Its future is dropped amid the work.
     Drop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Select,
+    Commit,
+    Rollback,
+    /// Settles what was rolled back, by number.
+    SettleAgain,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Await,
+    /// It is dropped at once.
+    Drop,
+    /// It is awaited after a while.
+    Late(Duration),
 }

@@ -8,6 +8,7 @@ use amqp_client_core::proto::method::{BasicCancel, BasicConsume};
 use amqp_client_core::{CallError, ConsumeOptions, Delivery};
 use amqp_test_broker::Verdict;
 
+use super::books::Books;
 use super::client::{Desk, Held, Place, Taker, Task};
 use super::commands::{By, Cancelling, Kind, Name, Settling, TagBy};
 use super::ledger::Id;
@@ -35,7 +36,8 @@ impl Task {
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
             let Kind { no_ack, exclusive, .. } = kind;
             let last = Rc::default();
-            let taker = Taker { consumer, name: queue, no_ack, exclusive, last };
+            let desk = desk.clone();
+            let taker = Taker { consumer, name: queue, no_ack, exclusive, desk, last };
             self.consumers.borrow_mut().push(taker);
         }
     }
@@ -82,7 +84,7 @@ impl Task {
             .message_properties()
             .ok()
             .and_then(|properties| properties.headers.as_ref()?.get("x-stream-offset")?.as_i64());
-        let Some(offset) = offset else { return self.hold(delivery, None) };
+        let Some(offset) = offset else { return self.hold(&taker.desk, delivery, None) };
         if let Some(last) = taker.last.get().filter(|last| offset > last + 1) {
             self.fail(format!("a stream's consumer went on with {offset} behind {last}"));
         }
@@ -105,14 +107,14 @@ impl Task {
         }
         taker.last.set(Some(offset));
         let (reader, again) = (taker.last.clone(), Rc::default());
-        self.hold(delivery, Some(Place { offset, reader, again }));
+        self.hold(&taker.desk, delivery, Some(Place { offset, reader, again }));
     }
 
     /// Keeps a delivery, to be settled later.
-    pub(crate) fn hold(&self, delivery: Delivery, place: Option<Place>) {
+    pub(crate) fn hold(&self, desk: &Rc<Desk>, delivery: Delivery, place: Option<Place>) {
         let identified = self.world.ledger.borrow().identify(delivery.body());
         if let Some(id) = self.check(identified) {
-            self.deliveries.borrow_mut().push(Held { id, delivery, place });
+            self.deliveries.borrow_mut().push(Held { id, delivery, place, desk: desk.clone() });
         }
     }
 
@@ -152,7 +154,7 @@ impl Task {
         let name = self.name(desk, queue);
         let got = self.perhaps("basic_get", desk.channel.basic_get(&name, no_ack)).await;
         if let Some(Some(got)) = got.and_then(|result| self.judge_call(result)) {
-            self.hold(got.delivery, None);
+            self.hold(desk, got.delivery, None);
         }
     }
 
@@ -172,7 +174,8 @@ impl Task {
     }
 
     pub(crate) fn settle(&self, held: Held, how: Settling) {
-        let Held { id, delivery, place } = held;
+        let Held { id, delivery, place, desk } = held;
+        let books = &desk.books;
         // A stream takes nothing back, and what it has delivered is there still.
         let how = match how {
             Settling::Ack | Settling::AckUpTo | Settling::Drop | Settling::IntoMessage => how,
@@ -181,21 +184,22 @@ impl Task {
             how => how,
         };
         if let Settling::Tag { multiple, by } = how {
-            return self.settle_by_number(id, &delivery, multiple, by);
+            return self.settle_by_number(id, books, &delivery, multiple, by);
         }
         let verdict = match how {
             Settling::Ack | Settling::AckUpTo => Some(Verdict::Acked),
             Settling::NackForGood | Settling::RejectForGood => Some(Verdict::Rejected),
             Settling::Reject => Some(Verdict::Blamed),
-            Settling::Nack | Settling::NackUpTo | Settling::Drop | Settling::IntoMessage => None,
-            Settling::Tag { .. } => None,
+            Settling::Nack | Settling::NackUpTo => Some(Verdict::Requeued),
+            Settling::Drop | Settling::IntoMessage | Settling::Tag { .. } => None,
         };
-        // What is stale comes again, and must not be settled by this.
-        if let Some(verdict) = verdict.filter(|_| !delivery.is_stale()) {
-            match how {
-                Settling::AckUpTo => self.grant_up_to(id),
-                _ => self.world.ledger.borrow_mut().grant(id, verdict),
-            }
+        match verdict {
+            // What is stale comes again, and must not be settled by this: nor may a transaction be committed that meant to.
+            Some(verdict) if delivery.is_stale() => books.stale(&delivery, verdict),
+            Some(_) if how == Settling::AckUpTo => self.grant_up_to(books, id),
+            Some(_) if how == Settling::NackUpTo => books.lose_track(),
+            Some(verdict) => self.granted(books, id, &delivery, verdict),
+            None => {}
         }
         let settled = match how {
             Settling::Ack => delivery.ack(),
@@ -216,19 +220,32 @@ impl Task {
     }
 
     /// Settles a delivery by the methods, which go by numbers. Then its handle is dropped, and must not settle anything else.
-    fn settle_by_number(&self, id: Id, delivery: &Delivery, multiple: bool, by: TagBy) {
+    fn settle_by_number(
+        &self,
+        id: Id,
+        books: &Books,
+        delivery: &Delivery,
+        multiple: bool,
+        by: TagBy,
+    ) {
         if delivery.no_ack() {
             return;
         }
         let (channel, tag) = (delivery.channel(), delivery.delivery_tag());
         if by == TagBy::Ack && !delivery.is_stale() {
             match multiple {
-                true => self.grant_up_to(id),
-                false => self.world.ledger.borrow_mut().grant(id, Verdict::Acked),
+                true => self.grant_up_to(books, id),
+                false => self.granted(books, id, delivery, Verdict::Acked),
             }
         }
         if by == TagBy::Reject && !delivery.is_stale() {
-            self.world.ledger.borrow_mut().grant(id, Verdict::Rejected);
+            self.granted(books, id, delivery, Verdict::Rejected);
+        }
+        if by == TagBy::Nack {
+            match multiple {
+                true => books.lose_track(),
+                false => self.granted(books, id, delivery, Verdict::Requeued),
+            }
         }
         self.judge_settled(match by {
             TagBy::Ack => channel.basic_ack(tag, multiple),
@@ -237,14 +254,23 @@ impl Task {
         });
     }
 
-    fn judge_settled(&self, settled: Result<(), CallError>) {
+    /// The application settles a delivery: it does so now, or if its transaction is committed.
+    pub(crate) fn granted(&self, books: &Books, id: Id, delivery: &Delivery, verdict: Verdict) {
+        if !books.settled(id, delivery, verdict) {
+            self.world.ledger.borrow_mut().grant(id, verdict);
+        }
+    }
+
+    pub(crate) fn judge_settled(&self, settled: Result<(), CallError>) {
         if let Err(CallError::Ended(error)) = settled {
             self.judge(&error);
         }
     }
 
-    /// All deliveries of a channel up to that one are acknowledged: those that the broker knows of.
-    fn grant_up_to(&self, id: Id) {
+    /// All deliveries of a channel up to that one are acknowledged: those that the broker knows of. Which of them the client
+    /// knows is not known here, so a transaction may commit all of them at any time.
+    fn grant_up_to(&self, books: &Books, id: Id) {
+        books.lose_track();
         let Some(connected) = self.connected() else { return };
         let network = self.world.network.borrow();
         let Some(session) = network.session(connected.link) else { return };

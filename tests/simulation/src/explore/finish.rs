@@ -1,20 +1,21 @@
 //! The end of a client: when nothing goes wrong any more, everything has to come right in bounded time.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amqp_client_core::{ConfirmError, Connection, PublishError, Status};
-use amqp_test_broker::Verdict;
 
-use super::client::{Connected, Held, STREAM, Taker, Task};
+use super::client::{Connected, STREAM, Taker, Task};
+use super::commands::Settling;
 
 /// How long it may take at most until a client is connected again, and everything that waits has an outcome. Attempts to
 /// connect are a minute apart, and a session that the broker believes in holds a queue for three heartbeats.
 const BOUND: Duration = Duration::from_secs(15 * 60);
 
 /// How long nothing may come before a queue counts as drained.
-const QUIET: Duration = Duration::from_secs(2);
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
 impl Task {
     /// Waits until the client is well, drains its consumers, compares with the broker, and closes.
@@ -25,6 +26,7 @@ impl Task {
         let Some(Connected { connection, link }) = self.connection.borrow().clone() else { return };
         if self.is_open_again(&connection).await {
             self.conclude_all().await;
+            self.let_go(link).await;
             self.drain(link).await;
         }
         // The last confirmations and deliveries of a connection that is over have outcomes, too.
@@ -117,7 +119,11 @@ impl Task {
             if any {
                 continue;
             }
+            self.commit_all().await;
             self.sleep(QUIET).await;
+            if self.take_all().await {
+                continue;
+            }
             let Err(text) = self.compare(link) else { return };
             if self.connected().is_none() {
                 return;
@@ -130,9 +136,8 @@ impl Task {
 
     fn settle_all(&self) {
         let deliveries = std::mem::take(&mut *self.deliveries.borrow_mut());
-        for Held { id, delivery, .. } in deliveries {
-            self.world.ledger.borrow_mut().grant(id, Verdict::Acked);
-            let _ended = delivery.ack();
+        for held in deliveries {
+            self.settle(held, Settling::Ack);
         }
     }
 
@@ -166,11 +171,13 @@ impl Task {
             known.insert((view.channel.get(), view.tag.to_string()), view.queue.to_string());
         }
         let consumers = self.consumers.borrow();
-        for Taker { consumer, name, no_ack, exclusive, last } in consumers.iter() {
+        for Taker { consumer, name, no_ack, desk, last, .. } in consumers.iter() {
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
-                // It is tried again until those that keep it from its queue are gone.
-                if *exclusive
+                // One that is exclusive is tried again until those that keep it from its queue are gone, and each refusal costs
+                // its channel.
+                let mut neighbours = consumers.iter().filter(|other| Rc::ptr_eq(&other.desk, desk));
+                if neighbours.any(|other| other.exclusive)
                     && network.engine.consumers().next().is_some()
                     && self.retries_locked()
                 {

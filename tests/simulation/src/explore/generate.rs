@@ -46,10 +46,15 @@ impl Exploration {
         if conditions.piece < 100 {
             script.keep_small();
         }
-        if seed % 3 == 1 {
+        if script.has_streams() {
             script.with_streams();
         }
         script.without_known_defects()
+    }
+
+    /// Whether there are streams.
+    pub(super) const fn has_streams(&self) -> bool {
+        self.seed % 3 == 1
     }
 
     /// A stream takes the place of one of the queues. What it cannot do costs the connection, and is left out: so is what is
@@ -141,7 +146,7 @@ impl Recovering {
         Self {
             reopen_channels: rng.bool(),
             resubscribe: rng.bool(),
-            locked: pick(rng, &[None, Some(1_000), Some(10), Some(20_000)])
+            locked: pick(rng, &[None, Some(1_000), Some(100), Some(20_000)])
                 .map(Duration::from_millis),
             keep_max: pick(rng, &[200, 16 * 1024, 256 * 1024]),
             delay_min: Duration::from_millis(delay_min),
@@ -156,9 +161,18 @@ impl Plan {
         let mut commands = vec![Command::Open { slot, unrecovered: rng.u8(..8) == 0 }];
         // Most queues are there, or too little happens.
         for queue in QUEUES {
-            if rng.u8(..4) > 0 {
+            if theme.sober || rng.u8(..4) > 0 {
                 commands.push(Command::Declare { channel: slot, queue, by: By::Method });
             }
+        }
+        if theme.transactional {
+            let (channel, step, how) = (slot, Step::Select, Ending::Await);
+            commands.push(Command::Tx { channel, step, how });
+        }
+        if theme.sober && rng.u8(..4) > 0 {
+            let (channel, queue, by) = (slot, theme.name(rng), By::Method);
+            let kind = Kind { exclusive: false, ..Kind::any(rng) };
+            commands.push(Command::Consume { channel, queue, kind, by });
         }
         commands.extend((0..rng.usize(1..=most)).map(|_| Command::any(rng, theme)));
         Self { client: rng.usize(..clients), commands, cancel: rng.bool().then(|| rng.u32(2..12)) }

@@ -114,15 +114,36 @@ impl Ledger {
         *self.entry(id).granted.entry(verdict).or_default() += 1;
     }
 
-    /// What was asked for was rolled back.
-    pub(crate) fn revoke(&mut self, id: Id, verdict: Verdict) {
-        let granted = self.entry(id).granted.entry(verdict).or_default();
-        *granted = granted.saturating_sub(1);
-    }
-
     /// From now on it must not become visible.
     pub(crate) fn roll_back(&mut self, id: Id) {
         self.entry(id).never = true;
+    }
+
+    /// The application was told that a transaction that had published it was committed.
+    pub(crate) fn is_accepted(&self, id: Id) -> Result<(), String> {
+        match self.entries[id.0 as usize].accepted {
+            0 => Err(format!("message {} was committed, and the broker never had it", id.0)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The application was told that a transaction that had settled it was committed.
+    pub(crate) fn is_settled(&self, id: Id, verdict: Verdict) -> Result<(), String> {
+        match self.entries[id.0 as usize].done.get(&verdict) {
+            None => Err(format!(
+                "that message {} is {verdict:?} was committed, and the broker does not know it",
+                id.0
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The application was told that a transaction that had published it was rolled back.
+    pub(crate) fn is_invisible(&self, id: Id) -> Result<(), String> {
+        match self.entries[id.0 as usize].accepted {
+            0 => Ok(()),
+            _ => Err(format!("message {} was rolled back, and the broker has it", id.0)),
+        }
     }
 
     /// It was given up before it was sent.

@@ -16,6 +16,7 @@
 //! commands and faults from it until each that is left is needed for the failure.
 
 mod act;
+mod books;
 mod client;
 pub(crate) mod commands;
 mod consume;
@@ -24,6 +25,7 @@ mod generate;
 mod ledger;
 mod open;
 mod publish;
+mod release;
 mod shrink;
 mod theme;
 mod transact;
@@ -51,7 +53,7 @@ pub use shrink::shrink;
 
 /// More transports and channels than clients ask for, and faults cost them.
 const TRANSPORTS: u64 = 500;
-const CHANNELS: u64 = 5_000;
+const CHANNELS: u64 = 20_000;
 
 /// What all tasks see.
 pub(crate) struct World {
@@ -159,7 +161,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         let client = clients[plan.client].clone();
         let rng = Rng::with_seed(script.seed ^ (index as u64) << 32);
         let (cancel, rng) = (plan.cancel, RefCell::new(rng));
-        let task = client::Task { client, cancel, rng, books: RefCell::default() };
+        let task = client::Task { client, cancel, rng, own: RefCell::default() };
         let step = Rc::new(Cell::new(0));
         let (at, commands) = (step.clone(), plan.commands.clone());
         let name = move || format!("task {index} at {:?}", commands.get(at.get()));
@@ -176,7 +178,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         let rng = RefCell::new(Rng::with_seed(script.seed));
         let described = client.clone();
         let name = move || format!("the end of {}", described.describe());
-        let task = client::Task { client, cancel: None, rng, books: RefCell::default() };
+        let task = client::Task { client, cancel: None, rng, own: RefCell::default() };
         run.tasks.push(executor::Task::described(name, async move { task.finish().await }));
     }
     run.faults = timed_faults(&script.faults, world.clock.start());

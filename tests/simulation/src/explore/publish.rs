@@ -114,8 +114,10 @@ impl Task {
         for _ in 0..shape.count {
             let (id, body) = self.body(desk, shape, false, key);
             let published = desk.channel.basic_publish(&route, &properties, body);
-            if let Some(Err(error)) = self.perhaps("basic_publish", published).await {
-                return self.judge_publish(id, &error);
+            match self.perhaps("basic_publish", published).await {
+                Some(Ok(())) => desk.books.published(id),
+                Some(Err(error)) => return self.judge_publish(id, &error),
+                None => {}
             }
         }
     }

@@ -21,7 +21,7 @@ struct Group {
 }
 
 /// All commands. A command that is of no use without another is in its group.
-const GROUPS: [Group; 16] = [
+const GROUPS: [Group; 17] = [
     Group { usual: 8, any: channels },
     Group { usual: 11, any: queues },
     Group { usual: 6, any: exchanges },
@@ -36,9 +36,14 @@ const GROUPS: [Group; 16] = [
     Group { usual: 8, any: settle },
     Group { usual: 3, any: get },
     Group { usual: 4, any: transact },
+    Group { usual: 3, any: tx },
     Group { usual: 4, any: watch },
     Group { usual: 5, any: pause },
 ];
+
+/// Two of them.
+const PUBLISH: usize = 6;
+const TX: usize = 14;
 
 /// How often one of a group is drawn that the theme prefers, compared to usual.
 const FREQUENT: u32 = 6;
@@ -55,6 +60,10 @@ pub(super) struct Theme {
     settling: Option<Settling>,
     /// What it mostly wants to become of its messages at a loss.
     loss: Option<Loss>,
+    /// It makes hardly any mistakes: each of them costs a channel, with all that is under way there.
+    pub(super) sober: bool,
+    /// Its channels are transactional.
+    pub(super) transactional: bool,
 }
 
 impl Theme {
@@ -62,14 +71,26 @@ impl Theme {
     pub(super) fn any(rng: &mut Rng) -> Self {
         let mut weights = GROUPS.map(|group| group.usual);
         if rng.u8(..3) == 0 {
-            return Self { weights, slots: SLOTS, queue: None, settling: None, loss: None };
+            return Self {
+                weights,
+                slots: SLOTS,
+                queue: None,
+                settling: None,
+                loss: None,
+                sober: false,
+                transactional: false,
+            };
         }
         for weight in &mut weights {
             *weight *= pick(rng, &[0, 0, 1, 1, FREQUENT]);
         }
         // Without anything to talk about, nothing happens: publishing is never left out.
-        let publishing = &mut weights[6];
-        *publishing = (*publishing).max(GROUPS[6].usual);
+        let publishing = &mut weights[PUBLISH];
+        *publishing = (*publishing).max(GROUPS[PUBLISH].usual);
+        let transactional = rng.u8(..4) == 0;
+        if transactional {
+            weights[TX] = GROUPS[TX].usual * FREQUENT;
+        }
         let settling = [Settling::Ack, Settling::Ack, Settling::Drop, Settling::Nack];
         Self {
             weights,
@@ -77,6 +98,8 @@ impl Theme {
             queue: rng.bool().then(|| name(rng)).filter(|name| *name != Name::Missing),
             settling: rng.bool().then(|| pick(rng, &settling)),
             loss: rng.bool().then(|| pick(rng, &[Loss::Fail, Loss::Wait, Loss::Keep])),
+            sober: rng.u8(..3) > 0,
+            transactional,
         }
     }
 
@@ -86,10 +109,13 @@ impl Theme {
     }
 
     /// A queue.
-    fn name(&self, rng: &mut Rng) -> Name {
+    pub(super) fn name(&self, rng: &mut Rng) -> Name {
         match self.queue {
             Some(queue) if rng.u8(..4) > 0 => queue,
-            _ => name(rng),
+            _ => match name(rng) {
+                Name::Missing | Name::Last if self.sober => Name::Shared(0),
+                name => name,
+            },
         }
     }
 
@@ -145,9 +171,10 @@ fn exchanges(rng: &mut Rng, theme: &Theme) -> Command {
         0..=2 => Command::Bind {
             channel,
             queue: theme.name(rng),
-            exchange: rng.usize(1..4),
+            exchange: if theme.sober { 1 } else { rng.usize(1..4) },
             unbind: rng.u8(..4) == 0,
         },
+        3..=5 if theme.sober => Command::DeclareExchange { channel, exchange: 2 },
         3 | 4 => Command::DeclareExchange { channel, exchange: pick(rng, &[2, 3]) },
         _ => Command::DeleteExchange { channel, exchange: pick(rng, &[2, 3]) },
     }
@@ -170,9 +197,13 @@ fn recover(rng: &mut Rng, theme: &Theme) -> Command {
 }
 
 fn publish(rng: &mut Rng, theme: &Theme) -> Command {
+    let exchange = match theme.sober {
+        true => pick(rng, &[0, 0, 0, 1]),
+        false => pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4]),
+    };
     Command::Publish {
         channel: theme.slot(rng),
-        exchange: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4]),
+        exchange,
         queue: theme.name(rng),
         manner: manner(rng, theme),
         message: Shape::any(rng),
@@ -184,12 +215,15 @@ fn manner(rng: &mut Rng, theme: &Theme) -> Manner {
         Some(loss) if rng.u8(..4) > 0 => loss,
         _ => pick(rng, &[Loss::Fail, Loss::Wait, Loss::Keep, Loss::Keep]),
     };
-    match rng.u8(..200) {
+    // A channel has transactions or confirms.
+    let number = if theme.transactional && rng.u8(..16) > 0 { 0 } else { rng.u8(..200) };
+    match number {
         0..=39 => Manner::Plain,
         40..=99 => Manner::Confirmed(loss),
         100..=134 => Manner::Prepared(loss),
         135..=164 => Manner::Batch(loss),
         165..=198 => Manner::Try(loss),
+        _ if theme.sober => Manner::Plain,
         _ => Manner::Immediate,
     }
 }
@@ -230,7 +264,7 @@ fn consume(rng: &mut Rng, theme: &Theme) -> Command {
 }
 
 impl Kind {
-    fn any(rng: &mut Rng) -> Self {
+    pub(super) fn any(rng: &mut Rng) -> Self {
         let from = [
             None,
             Some(StreamOffset::First),
@@ -301,6 +335,29 @@ fn transact(rng: &mut Rng, _: &Theme) -> Command {
         end: pick(rng, &[End::Commit, End::Fail, End::Drop]),
         by_hand: rng.bool(),
     }
+}
+
+fn tx(rng: &mut Rng, theme: &Theme) -> Command {
+    let channel = theme.slot(rng);
+    let step = pick(
+        rng,
+        &[
+            Step::Select,
+            Step::Select,
+            Step::Commit,
+            Step::Commit,
+            Step::Commit,
+            Step::Rollback,
+            Step::Rollback,
+            Step::SettleAgain,
+        ],
+    );
+    let how = match rng.u8(..6) {
+        0 => Ending::Drop,
+        1 => Ending::Late(millis(rng, 3_000)),
+        _ => Ending::Await,
+    };
+    Command::Tx { channel, step, how }
 }
 
 fn watch(rng: &mut Rng, theme: &Theme) -> Command {

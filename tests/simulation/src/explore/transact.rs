@@ -1,16 +1,15 @@
-//! Transactions: what is rolled back or abandoned is never visible.
+//! Transactions: what is rolled back or abandoned is never visible, and what is committed is all of it.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use amqp_client_core::proto::Route;
-use amqp_client_core::{CallError, Channel};
-use amqp_test_broker::Verdict;
+use amqp_client_core::{CallError, Channel, Reply};
 
 use super::act::declared;
-use super::client::{Connected, Desk, Task};
-use super::commands::{End, Name};
-use super::ledger::Id;
+use super::books::Work;
+use super::client::{Connected, Desk, Held, Task};
+use super::commands::{End, Ending, Name, Settling, Step};
 use super::publish::NO_PROPERTIES;
 
 /// Why work failed.
@@ -26,15 +25,6 @@ impl From<CallError> for Failed {
     }
 }
 
-/// What was done in a transaction.
-#[derive(Default)]
-struct Done {
-    published: Vec<Id>,
-    acked: Vec<Id>,
-    /// The work is done: what follows is the commit.
-    whole: Cell<bool>,
-}
-
 impl Task {
     pub(crate) async fn transact(
         &self,
@@ -45,7 +35,6 @@ impl Task {
         by_hand: bool,
     ) {
         let Some(desk) = self.transactional().await else { return };
-        let done = std::cell::RefCell::new(Done::default());
         let name = self.name(&desk, queue);
         let channel = &desk.channel;
         if !name.is_empty() && !by_hand {
@@ -55,29 +44,35 @@ impl Task {
                 return;
             }
         }
-        let work = async |channel: &Channel| -> Result<(), Failed> {
-            self.work(channel, &name, publishes, gets, &done).await?;
+        let (began, work) = (Cell::new(false), Cell::new(None));
+        let carry_out = async |_: &Channel| -> Result<(), Failed> {
+            began.set(true);
+            self.work(&desk, &name, publishes, gets).await?;
             if end == End::Drop {
                 std::future::pending::<()>().await;
             }
             if end == End::Fail {
                 return Err(Failed::OnPurpose);
             }
-            done.borrow().whole.set(true);
+            if !by_hand {
+                // The commit comes next.
+                work.set(Some(self.commits(&desk)));
+            }
             Ok(())
         };
-        let result = match by_hand {
-            true => self.by_hand(channel, work).await,
-            false => match end {
-                End::Drop => self.abandoned(channel.transaction(work)).await,
-                _ => Some(channel.transaction(work).await),
-            },
+        if by_hand {
+            return self.by_hand(&desk, carry_out).await;
+        }
+        let result = match end {
+            End::Drop => self.abandoned(channel.transaction(carry_out)).await,
+            _ => Some(channel.transaction(carry_out).await),
         };
-        let done = done.into_inner();
-        if !done.whole.get() && (!by_hand || result.is_some()) {
-            let mut ledger = self.world.ledger.borrow_mut();
-            done.published.iter().for_each(|id| ledger.roll_back(*id));
-            done.acked.iter().for_each(|id| ledger.revoke(*id, Verdict::Acked));
+        match (work.take(), result) {
+            (Some(work), Some(Ok(()))) => self.committed(&work),
+            (Some(_), _) => {}
+            (None, _) if began.get() => self.undone(&desk, &desk.books.end()),
+            // What was done before is still part of it.
+            (None, _) => {}
         }
     }
 
@@ -90,19 +85,19 @@ impl Task {
     /// Publishes some, gets and acknowledges some.
     async fn work(
         &self,
-        channel: &Channel,
+        desk: &Rc<Desk>,
         name: &str,
         publishes: usize,
         gets: usize,
-        done: &std::cell::RefCell<Done>,
     ) -> Result<(), Failed> {
+        let channel = &desk.channel;
         for _ in 0..publishes {
             let (id, body) = self.world.ledger.borrow_mut().publish(20, false, false);
-            done.borrow_mut().published.push(id);
             let route = Route::queue(name);
             if channel.basic_publish(&route, &NO_PROPERTIES, body).await.is_err() {
                 return Err(Failed::OnPurpose);
             }
+            desk.books.published(id);
         }
         let mut got = Vec::new();
         for _ in 0..gets {
@@ -116,12 +111,11 @@ impl Task {
             let Some(id) = self.check(identified) else { return Err(Failed::OnPurpose) };
             if self.random(|rng| rng.u8(..4)) == 0 {
                 // It goes back, or stays with the channel for the next transaction.
-                self.hold(delivery, None);
+                self.hold(desk, delivery, None);
                 continue;
             }
-            self.world.ledger.borrow_mut().grant(id, Verdict::Acked);
-            done.borrow_mut().acked.push(id);
-            delivery.ack()?;
+            let desk = desk.clone();
+            self.settle(Held { id, delivery, place: None, desk }, Settling::Ack);
         }
         Ok(())
     }
@@ -129,41 +123,102 @@ impl Task {
     /// The same by the methods of the protocol.
     async fn by_hand(
         &self,
-        channel: &Channel,
+        desk: &Rc<Desk>,
         work: impl AsyncFnOnce(&Channel) -> Result<(), Failed>,
-    ) -> Option<Result<(), Failed>> {
-        let mut work = Box::pin(work(channel));
+    ) {
+        let mut work = Box::pin(work(&desk.channel));
         let time = std::time::Duration::from_secs(30);
         let worked = self.world.clock.within(time, work.as_mut()).await;
         drop(work);
-        Some(match worked {
-            Some(Ok(())) => match self.perhaps("tx_commit", channel.tx_commit()).await {
-                Some(result) => result.map_err(Failed::Call),
-                None => Ok(()),
-            },
-            Some(Err(error)) => {
-                self.judge_call(channel.tx_rollback().await);
-                Err(error)
+        let step = match worked {
+            Some(Ok(())) => Step::Commit,
+            _ => Step::Rollback,
+        };
+        self.step(desk, step, Ending::Await).await;
+    }
+
+    /// One method of a transaction.
+    pub(crate) async fn step(&self, desk: &Rc<Desk>, step: Step, how: Ending) {
+        let channel = &desk.channel;
+        match step {
+            Step::Select => {
+                desk.books.ask();
+                let selected = self.replied("tx_select", channel.tx_select(), how).await;
+                selected.into_iter().for_each(|selected| desk.books.select(selected));
             }
-            None => {
-                self.judge_call(channel.tx_rollback().await);
-                Err(Failed::OnPurpose)
+            Step::Commit => {
+                let work = self.commits(desk);
+                match self.replied("tx_commit", channel.tx_commit(), how).await {
+                    Some(true) => self.committed(&work),
+                    // If something of it was lost, it is rolled back.
+                    Some(false) => desk.books.rolled_back(&work),
+                    None => {}
+                }
             }
-        })
+            Step::Rollback => {
+                let work = desk.books.end();
+                match self.replied("tx_rollback", channel.tx_rollback(), how).await {
+                    Some(true) => self.undone(desk, &work),
+                    // It may not have been sent, and then the next commit is one of this, too.
+                    _ => work.grant(&mut self.world.ledger.borrow_mut()),
+                }
+            }
+            Step::SettleAgain => self.settle_again(desk),
+        }
+    }
+
+    /// Whether a request succeeded, unless its reply is not awaited.
+    async fn replied(&self, what: &'static str, reply: Reply<()>, how: Ending) -> Option<bool> {
+        match how {
+            Ending::Drop => return None,
+            Ending::Late(time) => self.sleep(time).await,
+            Ending::Await => {}
+        }
+        let result = self.perhaps(what, reply).await?;
+        Some(self.judge_call(result).is_some())
+    }
+
+    /// The commit is asked for: what it settles may take effect from now on.
+    fn commits(&self, desk: &Desk) -> Work {
+        let work = desk.books.end();
+        work.grant(&mut self.world.ledger.borrow_mut());
+        work
+    }
+
+    fn committed(&self, work: &Work) {
+        let checked = work.committed(&self.world.ledger.borrow());
+        self.check(checked);
+    }
+
+    fn undone(&self, desk: &Desk, work: &Work) {
+        let checked = work.undone(&mut self.world.ledger.borrow_mut());
+        self.check(checked);
+        desk.books.rolled_back(work);
+    }
+
+    /// Acknowledges by number what a rollback has made unsettled again.
+    pub(crate) fn settle_again(&self, desk: &Desk) {
+        for (id, tag) in desk.books.take_again() {
+            // It may be stale, or settled with others: this changes nothing then, and at the most an error says so.
+            if desk.channel.basic_ack(tag, false).is_ok() {
+                desk.books.settled_again(id, tag);
+            }
+        }
     }
 
     /// The task's channel for transactions.
     async fn transactional(&self) -> Option<Rc<Desk>> {
         let Connected { connection, .. } = self.connect().await?;
-        let books = self.books.borrow().clone();
-        if let Some(desk) = books.filter(|desk| desk.channel.check().is_ok()) {
+        let own = self.own.borrow().clone();
+        if let Some(desk) = own.filter(|desk| desk.channel.check().is_ok()) {
             return Some(desk);
         }
         let channel = connection.open_channel().await.ok()?;
         let selected = channel.tx_select().await;
         self.judge_call(selected)?;
-        let desk = Rc::new(Desk { channel, named: None.into() });
-        *self.books.borrow_mut() = Some(desk.clone());
+        let desk = Rc::new(Desk::new(channel));
+        desk.books.select(true);
+        *self.own.borrow_mut() = Some(desk.clone());
         Some(desk)
     }
 }

@@ -1,0 +1,165 @@
+//! What a channel's transaction comes to: what was published and settled since the last commit or rollback.
+//!
+//! What is settled in a transaction is granted at its commit, and never if it is rolled back. That is only known if the
+//! channel certainly is transactional: if nobody saw the reply to `tx.select`, what is settled counts as granted at once.
+
+use std::cell::{Cell, RefCell};
+
+use amqp_client_core::Delivery;
+use amqp_client_core::proto::DeliveryTag;
+use amqp_test_broker::Verdict;
+
+use super::ledger::{Id, Ledger};
+
+/// The books of a channel.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    /// `tx.select` was sent, or may have been.
+    asked: Cell<bool>,
+    /// Whether the channel is transactional, for certain.
+    selected: Cell<bool>,
+    work: RefCell<Work>,
+    /// Which deliveries are settled is not known any more: some were asked for again, or several settled at once.
+    lost_track: Cell<bool>,
+    /// Deliveries whose settlement was rolled back: they can be settled again.
+    again: RefCell<Vec<(Id, DeliveryTag)>>,
+}
+
+/// What a transaction has done.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    published: Vec<Id>,
+    settled: Vec<Settled>,
+    /// Something was settled that was stale already.
+    stale: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    id: Id,
+    tag: DeliveryTag,
+    verdict: Verdict,
+    /// By number, after a rollback. It may have been stale, which costs the transaction again, so it is not tried once more.
+    again: bool,
+}
+
+impl Books {
+    /// Asks for `tx.select`.
+    pub(crate) fn ask(&self) {
+        self.asked.set(true);
+    }
+
+    /// The reply to `tx.select` was seen.
+    pub(crate) fn select(&self, selected: bool) {
+        self.selected.set(self.selected.get() || selected);
+        self.asked.set(self.selected.get());
+    }
+
+    /// Deliveries are asked for again, or several are settled at once.
+    pub(crate) fn lose_track(&self) {
+        self.lost_track.set(true);
+    }
+
+    /// Whether it is known which deliveries are settled.
+    pub(crate) fn are_clear(&self) -> bool {
+        self.selected.get() && !self.lost_track.get()
+    }
+
+    /// Whether the channel may be transactional.
+    pub(crate) fn may_be_kept(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether it is, for certain.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.selected.get()
+    }
+
+    /// Whether nothing was done since the last commit or rollback.
+    pub(crate) fn are_empty(&self) -> bool {
+        let work = self.work.borrow();
+        work.published.is_empty() && work.settled.is_empty() && !work.stale
+    }
+
+    /// A message was published.
+    pub(crate) fn published(&self, id: Id) {
+        if self.selected.get() {
+            self.work.borrow_mut().published.push(id);
+        }
+    }
+
+    /// A delivery is settled. Returns whether the transaction decides about it.
+    pub(crate) fn settled(&self, id: Id, delivery: &Delivery, verdict: Verdict) -> bool {
+        let decides = self.selected.get() && !delivery.no_ack();
+        if decides {
+            let settled = Settled { id, tag: delivery.delivery_tag(), verdict, again: false };
+            self.work.borrow_mut().settled.push(settled);
+        }
+        decides
+    }
+
+    /// A delivery is settled that the broker has requeued: the transaction must not be committed.
+    pub(crate) fn stale(&self, delivery: &Delivery, verdict: Verdict) {
+        let lost = is_final(verdict) && !delivery.no_ack();
+        self.work.borrow_mut().stale |= self.selected.get() && lost;
+    }
+
+    /// The commit or the rollback is asked for: what is done from now on belongs to the next transaction.
+    pub(crate) fn end(&self) -> Work {
+        self.work.take()
+    }
+
+    /// A transaction was rolled back: what it has settled can be settled again.
+    pub(crate) fn rolled_back(&self, work: &Work) {
+        let settled = work.settled.iter().filter(|settled| !settled.again);
+        self.again.borrow_mut().extend(settled.map(|settled| (settled.id, settled.tag)));
+    }
+
+    /// Deliveries that can be settled again.
+    pub(crate) fn take_again(&self) -> Vec<(Id, DeliveryTag)> {
+        self.again.take()
+    }
+
+    /// Such a delivery is acknowledged. Returns whether the transaction decides about it.
+    pub(crate) fn settled_again(&self, id: Id, tag: DeliveryTag) {
+        self.work.borrow_mut().settled.push(Settled {
+            id,
+            tag,
+            verdict: Verdict::Acked,
+            again: true,
+        });
+    }
+}
+
+impl Work {
+    /// All of it may take effect from now on.
+    pub(crate) fn grant(&self, ledger: &mut Ledger) {
+        for Settled { id, verdict, .. } in &self.settled {
+            ledger.grant(*id, *verdict);
+        }
+    }
+
+    /// The application was told that it is committed.
+    pub(crate) fn committed(&self, ledger: &Ledger) -> Result<(), String> {
+        if self.stale {
+            return Err("a transaction was committed that had settled a stale delivery".to_owned());
+        }
+        self.published.iter().try_for_each(|id| ledger.is_accepted(*id))?;
+        let settled = self.settled.iter().filter(|settled| is_final(settled.verdict));
+        settled.clone().try_for_each(|settled| ledger.is_settled(settled.id, settled.verdict))
+    }
+
+    /// The application was told that it is rolled back, or it was abandoned.
+    pub(crate) fn undone(&self, ledger: &mut Ledger) -> Result<(), String> {
+        for id in &self.published {
+            ledger.roll_back(*id);
+            ledger.is_invisible(*id)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a message is gone when it is settled like that.
+const fn is_final(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Acked | Verdict::Rejected)
+}
