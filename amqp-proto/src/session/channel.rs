@@ -26,6 +26,8 @@ pub struct Channel<'a> {
     pub(super) budget: &'a mut Budget,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) reach: Reach<'a>,
+    /// The latest time that the session was told.
+    pub(super) now: Instant,
     /// What is brought into being comes back.
     pub(super) recovers: bool,
     /// How long a message is kept.
@@ -151,7 +153,7 @@ impl Channel<'_> {
             if let Some(mut channel) = self.reach.restored(self.id) {
                 check_held(self.record, &method)?;
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
-                note(self.record, self.topology, id, method, answered, self.recovers);
+                note(self.record, self.topology, id, method, answered, self.recovers, self.now);
                 return Ok(id);
             }
         }
@@ -170,7 +172,7 @@ impl Channel<'_> {
                 self.record.name_last_queue(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
-                note(self.record, self.topology, id, method, answered, self.recovers);
+                note(self.record, self.topology, id, method, answered, self.recovers, self.now);
                 if let Some(consumer) = absent {
                     // It ends once, whatever becomes of the cancel.
                     self.record.cancelling.retain(|cancelling| *cancelling != consumer);

@@ -264,6 +264,7 @@ impl Session {
             budget: &mut self.budget,
             events: &mut self.events,
             reach,
+            now: self.now,
             recovers: true,
             keep_for: None,
         })

@@ -6,6 +6,7 @@ use super::pause::Pause;
 use super::record::{ChannelRecord, Consumer, Held, InFlight, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{FromReply as _, Method, QueueDeclareOk};
+use crate::time::Instant;
 use crate::{ConsumerId, Reply, RequestId};
 
 /// A request was sent: what can be noted of it now is, the rest when it is answered.
@@ -16,6 +17,7 @@ pub(super) fn note(
     method: Method,
     answered: bool,
     recovers: bool,
+    now: Instant,
 ) {
     let mut before = None;
     match &method {
@@ -57,6 +59,8 @@ pub(super) fn note(
         let (abandoned, ahead_of) = (false, record.seqs.next());
         record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
     } else if let Some(noted) = Noted::of(method) {
+        // For all that is known, a consumer starts now.
+        record.streams.started(id.into(), now);
         noted.learn(record, topology, id.into(), recovers, None);
     }
 }

@@ -478,7 +478,15 @@ impl Session {
         let absent = record.cancels_absent(&mut channel, &method);
         match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
             Ok(_) => {
-                note(record, &mut self.topology, request, method, answered, held.recovers);
+                note(
+                    record,
+                    &mut self.topology,
+                    request,
+                    method,
+                    answered,
+                    held.recovers,
+                    self.now,
+                );
                 // If it has to be made again, then again ahead of the same messages.
                 if let Some(sent) = record.in_flight.last().filter(|sent| sent.id == request) {
                     sent.ahead_of = held.ahead_of;

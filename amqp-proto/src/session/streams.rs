@@ -37,7 +37,7 @@ pub(super) struct Streams {
 #[derive(Debug)]
 struct Watched {
     consumer: ConsumerId,
-    /// When its start was answered.
+    /// When its start was answered; without a reply, when it was sent.
     since: Option<Instant>,
 }
 
@@ -122,7 +122,7 @@ impl Streams {
         }
     }
 
-    /// The broker has started a consumer.
+    /// The broker has started a consumer, or may have.
     pub(super) fn started(&mut self, consumer: ConsumerId, now: Instant) {
         if let Some(watched) =
             self.find(consumer).ok().and_then(|index| self.watched.get_mut(index))

@@ -210,6 +210,38 @@ fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
     }
 }
 
+/// No reply says when it has started, either.
+#[test]
+fn a_reader_that_waits_for_no_reply_misses_nothing_that_came_while_it_was_away() {
+    for held in [false, true] {
+        let mut world = World::new(Recovery::default());
+        let id = world.open();
+        world.queue(id, stream());
+        publish(&mut world, 0..10);
+        world.pass(Duration::from_secs(5));
+        world.limit(id, 5);
+        if held {
+            world.cut();
+        }
+        let (queue, consumer_tag) = (short("log"), short("reader"));
+        let consume = BasicConsume { queue, consumer_tag, no_wait: true, ..<_>::default() };
+        world.send(id, consume);
+        if held {
+            // It has waited for that long.
+            world.pass(Duration::from_secs(1000));
+            world.recover();
+        }
+        world.run();
+        assert_eq!(numbers(&mut world), []);
+        world.pass(Duration::from_secs(30));
+        world.cut();
+        publish(&mut world, 10..12);
+        world.pass(Duration::from_secs(1000));
+        world.recover();
+        assert_eq!(numbers(&mut world), [10, 11], "{held}");
+    }
+}
+
 #[test]
 fn a_reader_without_deliveries_begins_as_it_did() {
     let past = SystemTime::now() - Duration::from_secs(1000);
