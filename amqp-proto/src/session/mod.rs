@@ -580,8 +580,11 @@ impl Session {
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
                 let Some(sent) = record.in_flight.take(*request) else {
-                    if !self.judged(*request) && !self.paused(id, *request) {
-                        self.take_restored(id, *request, reply);
+                    let known = self.judged(*request)
+                        || self.paused(id, *request)
+                        || self.take_restored(id, *request, reply);
+                    if !known {
+                        self.take_unwanted(id, *request, reply);
                     }
                     return None;
                 };

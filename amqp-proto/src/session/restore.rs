@@ -14,8 +14,8 @@ use super::topology::Step;
 use super::{Session, slot};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, CommandError, ConsumerId, Event, Properties, PublishSeq,
-    RawProperties, Reply, ReplyCode, RequestId, Route, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, CommandError, ConsumerId, Event, GetReply, Properties,
+    PublishSeq, RawProperties, Reply, ReplyCode, RequestId, Route, Settlement, ShortStr,
 };
 
 impl Session {
@@ -63,20 +63,56 @@ impl Session {
         Some((selected.ok()?, step))
     }
 
-    /// The answer to a request that the application has not made.
-    pub(super) fn take_restored(&mut self, id: ChannelId, request: RequestId, reply: &Reply) {
-        let Some(replay) = &mut self.replay else { return };
+    /// Whether that reply is to a request that the application has not made.
+    pub(super) fn take_restored(
+        &mut self,
+        id: ChannelId,
+        request: RequestId,
+        reply: &Reply,
+    ) -> bool {
+        let Some(replay) = &mut self.replay else { return false };
         if replay.awaiting.front().is_some_and(|(awaited, _)| *awaited == request) {
-            return self.declared(id, request, reply);
+            self.declared(id, request, reply);
+            return true;
         }
-        let Some(restoring) = replay.channels.get_mut(&id) else { return };
+        let Some(restoring) = replay.channels.get_mut(&id) else { return false };
         let mut awaiting = restoring.awaiting.iter();
-        let Some(index) = awaiting.position(|(awaited, _)| *awaited == request) else { return };
+        let Some(index) = awaiting.position(|(awaited, _)| *awaited == request) else {
+            return false;
+        };
         if let Some((_, step)) = restoring.awaiting.remove(index) {
             self.restored(id, &step.entity);
         }
         self.send_channel(id);
         self.finish_replay();
+        true
+    }
+
+    /// The application has abandoned a request after its reply had come. What it brought is requeued or cancelled.
+    pub(super) fn take_unwanted(&mut self, id: ChannelId, request: RequestId, reply: &mut Reply) {
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        let Ok(mut channel) = self.connection.channel(id) else { return };
+        match reply {
+            Reply::Message(GetReply::Message { delivery, .. }) => {
+                let tag = delivery.delivery_tag();
+                delivery.renumber(|tag| record.tags.received(tag));
+                // It needs no answer, or is settled by nobody else.
+                let _settled = channel.settle_apart(tag, Settlement::Nack { requeue: true });
+            }
+            Reply::Message(GetReply::Unusable { delivery_tag, .. }) => {
+                let tag = *delivery_tag;
+                *delivery_tag = record.tags.received(tag);
+                // It needs no answer, or is requeued or rejected already.
+                let _settled = channel.settle_apart(tag, Settlement::Nack { requeue: true });
+            }
+            Reply::Method(Method::BasicConsumeOk(started)) => {
+                if channel.consumer(&started.consumer_tag) == Some(request.into()) {
+                    record.orphans.push(request.into());
+                    channel.discard_consumer(&started.consumer_tag);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn restored(&mut self, id: ChannelId, entity: &Entity) {

@@ -7,7 +7,7 @@ use amqp_client_core::proto::{
     Reply, ReplyCode, Route, ShortStr,
 };
 
-use crate::world::{World, durable, text};
+use crate::world::{World, durable, short, text};
 
 #[test]
 fn requests_on_their_way_fail_and_later_ones_wait() {
@@ -392,4 +392,33 @@ fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
         assert_eq!(count, (1, 0), "{rounds}");
         assert_eq!(world.broker.take_violation(), None);
     }
+}
+
+/// Its reply has come, but the application has not polled it yet.
+#[test]
+fn a_reply_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, durable("q"));
+    world.publish(id, "", "q", "m");
+    world.run();
+    let get = world.send(id, BasicGet { queue: short("q"), ..<_>::default() });
+    world.carry();
+    world.session.channel(id).expect("it is open").abandon(get);
+    world.run();
+    assert!(world.answer(get).is_none());
+    assert_eq!(world.queue_count(id, "q"), (1, 0), "the message is requeued");
+    // A consumer.
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("c"), ..<_>::default() };
+    let consume = world.send(id, consume);
+    world.carry();
+    world.session.channel(id).expect("it is open").abandon(consume);
+    world.run();
+    assert!(world.answer(consume).is_none() && world.deliveries().is_empty());
+    assert_eq!(world.queue_count(id, "q"), (1, 0), "it is cancelled");
+    assert_eq!(world.session.channel(id).expect("it is open").unsettled(), 0);
+    // Another one can take its tag.
+    let consumer = world.consume(id, &short("q"), "c");
+    assert_eq!(world.texts(consumer), ["m"]);
+    assert_eq!(world.broker.take_violation(), None);
 }
