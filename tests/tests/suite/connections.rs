@@ -137,7 +137,7 @@ behaviours! {
     }
 
     async fn a_mechanism_that_the_broker_lacks_is_told_before_anything_is_sent(world) {
-        let uri = format!("{}?auth_mechanism=ANONYMOUS", world.uri);
+        let uri = format!("{}?auth_mechanism=EXTERNAL", world.uri);
         let error = world.open(uri.parse()?).await.expect_err("must be refused");
         let Some(ConnectionError::Login(LoginError::NoCommonMechanism { offered, configured })) =
             error.as_connection_error()
@@ -145,7 +145,7 @@ behaviours! {
             panic!("{error:?}")
         };
         assert!(offered.contains("PLAIN"));
-        assert_eq!(configured, "ANONYMOUS");
+        assert_eq!(configured, "EXTERNAL");
     }
 
     async fn amqplain_logs_in(world) {

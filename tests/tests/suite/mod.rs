@@ -15,6 +15,7 @@ mod queues;
 mod recovery;
 mod replies;
 mod transactions;
+mod version;
 
 use std::error::Error;
 use std::future::Future;

@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::time::Duration;
 
 use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, ReplyCode, Timestamp, Value};
@@ -6,6 +7,7 @@ use amqp_client_core::{
     StreamOffset,
 };
 
+use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
@@ -258,17 +260,29 @@ behaviours! {
         assert!(channel.connection().is_open());
     }
 
-    async fn a_quorum_queue_counts_deliveries(world) {
+    async fn a_quorum_queue_counts_failed_deliveries(world) {
         let channel = world.channel().await?;
-        let options = QueueOptions::new().queue_type(QueueType::Quorum).delivery_limit(1);
+        let options = QueueOptions::new().queue_type(QueueType::Quorum).delivery_limit(5);
         let queue = channel.queue_declare(name("quorum"), options).await?;
         let to = queue.name().to_string();
         channel.default_exchange().publish_confirmed(&to, &Message::new("m")).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
-        next(&mut consumer).await?.nack(true)?;
-        let again = next(&mut consumer).await?;
-        let headers = again.properties().headers()?.ok_or("no headers")?;
-        assert_eq!(headers.get("x-delivery-count").and_then(|count| count.as_i64()), Some(1));
+        let mut count = async || {
+            let again = next(&mut consumer).await?;
+            let headers = again.properties().headers()?;
+            let count = headers.and_then(|headers| headers.get("x-delivery-count")?.as_i64());
+            Ok::<_, Box<dyn Error + Send + Sync>>((again, count.unwrap_or(0)))
+        };
+        let (first, counted) = count().await?;
+        assert_eq!(counted, 0);
+        first.nack(true)?;
+        // Until 4.3, what is requeued without blame counts, too.
+        let (again, counted) = count().await?;
+        let blames = Version::of(channel.connection()) < Some(Version::V4_3);
+        assert_eq!(counted, i64::from(blames));
+        again.reject(true)?;
+        let (again, counted) = count().await?;
+        assert_eq!(counted, 1 + i64::from(blames));
         again.ack()?;
         consumer.cancel().await?;
         queue.delete(false, false).await?;
