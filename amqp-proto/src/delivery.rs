@@ -158,7 +158,8 @@ impl Delivery {
         Self { apart, ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
     }
 
-    /// The consumer it was delivered to; empty for a message that was asked for with `basic.get`.
+    /// The tag of the consumer it was delivered to, as the broker has it; empty for a message that was asked for with
+    /// `basic.get`. A consumer that was [paused](crate::session::Session::pause_consumer) has another tag there than here.
     #[must_use]
     pub fn consumer_tag(&self) -> ShortStr {
         self.short(self.names.consumer_tag())

@@ -4,7 +4,7 @@ use core::time::Duration;
 use super::discard::Discard;
 use super::noted::note;
 use super::pause::Pause;
-use super::record::{ChannelRecord, Expires, KeptMessage, Mode};
+use super::record::{ChannelRecord, Consumer, Expires, KeptMessage, Mode};
 use super::topology::Topology;
 use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;
@@ -170,6 +170,7 @@ impl Channel<'_> {
             Reach::Channel(channel) => {
                 check_paused(self.record, &method)?;
                 self.record.name_last_queue(&mut method);
+                self.record.rename_consumer(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers, self.now);
@@ -234,12 +235,13 @@ impl Channel<'_> {
     /// Cancels a consumer that nobody listens to any more; see
     /// [`Channel::discard_consumer`](crate::Channel::discard_consumer).
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
-        if let Some(consumer) = self.record.remove_consumer(consumer_tag.as_bytes()) {
+        let at_broker = self.record.tag_at_broker(consumer_tag);
+        if let Some(consumer) = self.record.remove_consumer(&at_broker) {
             self.topology.unconsumed(&consumer.consume.queue);
         }
         self.record.held.retain(|held| !starts(&held.method, consumer_tag));
         match &mut self.reach {
-            Reach::Channel(channel) => channel.discard_consumer(consumer_tag),
+            Reach::Channel(channel) => channel.discard_consumer(&at_broker),
             // It may have been restored. If it is about to be, that is seen to when it is.
             Reach::Nowhere(connection) => {
                 let channel = connection.channel(self.id).ok();
@@ -675,11 +677,13 @@ fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
     matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == *consumer_tag)
 }
 
-/// The connection does not know the tags of consumers that are paused.
+/// The connection does not know the tags of consumers that are paused, nor those of the ones that were resumed under another.
 fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let Method::BasicConsume(consume) = method else { return Ok(()) };
-    let mut paused = record.consumers.iter().filter(|own| own.pause != Pause::Running);
-    match paused.any(|own| own.consume.consumer_tag == consume.consumer_tag) {
+    let paused = |own: &Consumer| own.pause != Pause::Running || own.renamed.is_some();
+    let mut paused = record.consumers.iter().filter(|own| paused(own));
+    let tag = &consume.consumer_tag;
+    match paused.any(|own| own.consume.consumer_tag == *tag || own.tag() == tag) {
         true => Err(Misuse::ConsumerTagInUse),
         false => Ok(()),
     }

@@ -41,13 +41,14 @@ pub(super) fn note(
             record.consumers.push(Consumer {
                 id: id.into(),
                 consume,
+                renamed: None,
                 qos,
                 recovers,
                 pause: Pause::Running,
             });
         }
         Method::BasicCancel(cancel) => {
-            if let Some(consumer) = record.remove_consumer(cancel.consumer_tag.as_bytes()) {
+            if let Some(consumer) = record.remove_consumer(&cancel.consumer_tag) {
                 topology.unconsumed(&consumer.consume.queue);
                 record.cancelling.push(consumer.id);
             }

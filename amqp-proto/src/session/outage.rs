@@ -378,7 +378,9 @@ impl Session {
             ChannelEvent::Unconfirmed { publishes, error }
         }));
         // What they had is requeued, so nobody would take it to resume them.
-        record.consumers.iter_mut().for_each(|consumer| consumer.pause = Pause::Running);
+        for consumer in &mut record.consumers {
+            (consumer.pause, consumer.renamed) = (Pause::Running, None);
+        }
         let delivered = record.tags.restart();
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();

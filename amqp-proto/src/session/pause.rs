@@ -3,8 +3,12 @@
 //! All consumers of a connection share its bytes. When one of them has no prefetch limit and takes nothing, what the broker has
 //! sent it stands in front of the deliveries of all others. AMQP has no method that stops one consumer: `channel.flow` stops a
 //! whole channel, and RabbitMQ refuses it. So the session cancels the consumer, requeues what still arrives for it, and starts
-//! it again under the same tag when the application wants more. The application sees neither: the consumer keeps its number,
-//! and no event says that it ended.
+//! it again when the application wants more. The application sees neither: the consumer keeps its number, and no event says
+//! that it ended.
+//!
+//! The broker gets the consumer with another tag then. RabbitMQ: a quorum queue remembers a consumer that was cancelled until
+//! its deliveries are settled. When the same tag starts again on the same channel before that, the channel gets nothing, hangs
+//! for 30 seconds and breaks (seen with 3.10.8).
 //!
 //! | [`Pause`] | the broker has the consumer | next |
 //! |---|---|---|
@@ -15,12 +19,12 @@
 //!
 //! A loss ends each pause. The broker has requeued what the consumer held then, so recovery starts it as all others.
 
-use super::record::{Consumer, Mode};
+use super::record::{ChannelRecord, Consumer, Mode};
 use super::report::Entity;
 use super::topology::{Purpose, Step};
 use super::{Phase, Session, slot};
 use crate::method::QueueDeclare;
-use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId};
+use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId, ShortStr};
 
 /// How far a consumer is paused.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,32 +72,38 @@ impl Session {
             return false;
         }
         let channel = self.connection.channel(id).ok();
-        let cancel =
-            channel.and_then(|mut own| own.pause_consumer(&consume.consumer_tag, consumer));
+        let cancel = channel.and_then(|mut own| own.pause_consumer(found.tag(), consumer));
         let Some(cancel) = cancel else { return false };
         found.pause = Pause::Cancelling { cancel, resume: false };
         true
     }
 
-    /// Starts a consumer again that was [paused](Self::pause_consumer), under the tag that it had; does nothing for others.
+    /// Starts a consumer again that was [paused](Self::pause_consumer); does nothing for others.
+    ///
+    /// The broker gets it with a new tag: the old one with a number in front. Deliveries
+    /// ([`Delivery::consumer_tag`](crate::Delivery::consumer_tag)) and the broker's own tools show that one. Here, both tags mean
+    /// the consumer.
     ///
     /// If its queue was deleted in between, the consumer ends as it does when the broker cancels it
     /// ([`ChannelEvent::Cancelled`]). If the broker refuses it otherwise, [`ChannelEvent::ConsumerFailed`] says why.
     pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
-        let Some(found) = self.consumer(id, consumer) else { return };
+        let Some(record) = slot(&mut self.channels, id) else { return };
+        let mut consumers = record.consumers.iter_mut();
+        let Some(found) = consumers.find(|found| found.id == consumer) else { return };
         match &mut found.pause {
-            Pause::Running | Pause::Resuming => {}
-            Pause::Cancelling { resume, .. } => *resume = true,
-            Pause::Paused => {
-                found.pause = Pause::Resuming;
-                let queue = found.consume.queue.clone();
-                let declare =
-                    QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
-                let mut step = Step::new(declare.into(), Entity::Queue(queue), None);
-                step.purpose = Purpose::Resume(id, consumer);
-                self.bring_back([step].into(), []);
+            Pause::Running | Pause::Resuming => return,
+            Pause::Cancelling { resume, .. } => {
+                *resume = true;
+                return;
             }
+            Pause::Paused => found.pause = Pause::Resuming,
         }
+        let queue = found.consume.queue.clone();
+        record.rename(consumer);
+        let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
+        let mut step = Step::new(declare.into(), Entity::Queue(queue), None);
+        step.purpose = Purpose::Resume(id, consumer);
+        self.bring_back([step].into(), []);
     }
 
     /// Whether that reply is to the cancel of a consumer that is being paused.
@@ -161,5 +171,27 @@ impl Session {
 
     fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
         slot(&mut self.channels, id)?.consumers.iter_mut().find(|found| found.id == consumer)
+    }
+}
+
+impl ChannelRecord {
+    /// Gives a consumer a tag that none has had on the channel.
+    fn rename(&mut self, consumer: ConsumerId) {
+        let mut consumers = self.consumers.iter();
+        let Some(own) = consumers.find(|own| own.id == consumer) else { return };
+        let own = own.consume.consumer_tag.clone();
+        let tag = loop {
+            self.renames += 1;
+            // What is too long is cut at its end, so that the number stays.
+            let tag = ShortStr::truncated(&alloc::format!("{}.{own}", self.renames));
+            let taken = |own: &Consumer| own.consume.consumer_tag == tag || *own.tag() == tag;
+            if !self.consumers.iter().any(taken) {
+                break tag;
+            }
+        };
+        let mut consumers = self.consumers.iter_mut();
+        if let Some(found) = consumers.find(|own| own.id == consumer) {
+            found.renamed = Some(tag);
+        }
     }
 }

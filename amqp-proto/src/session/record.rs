@@ -39,6 +39,8 @@ pub(super) struct ChannelRecord {
     pub(super) global_qos: Option<BasicQos>,
     /// In the order in which they were started.
     pub(super) consumers: Vec<Consumer>,
+    /// How many tags were made up for them.
+    pub(super) renames: u64,
     /// Consumers whose cancel is on its way. They do not come back.
     pub(super) cancelling: Vec<ConsumerId>,
     /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
@@ -108,11 +110,20 @@ impl Mode {
 pub(super) struct Consumer {
     pub(super) id: ConsumerId,
     pub(super) consume: BasicConsume,
+    /// Its tag at the broker, where that is another than the application's: see [`pause`](super::pause).
+    pub(super) renamed: Option<ShortStr>,
     /// The prefetch limit that it was started under.
     pub(super) qos: Option<BasicQos>,
     /// It comes back.
     pub(super) recovers: bool,
     pub(super) pause: Pause,
+}
+
+impl Consumer {
+    /// The tag by which the broker knows it.
+    pub(super) fn tag(&self) -> &ShortStr {
+        self.renamed.as_ref().unwrap_or(&self.consume.consumer_tag)
+    }
 }
 
 #[derive(Debug)]
@@ -212,14 +223,28 @@ impl ChannelRecord {
     ) -> Option<ConsumerId> {
         let Method::BasicCancel(cancel) = method else { return None };
         let mut consumers = self.consumers.iter();
-        let own = consumers.find(|own| own.consume.consumer_tag == cancel.consumer_tag)?;
+        let own = consumers.find(|own| *own.tag() == cancel.consumer_tag)?;
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
-    pub(super) fn remove_consumer(&mut self, tag: &[u8]) -> Option<Consumer> {
-        let mut tags = self.consumers.iter();
-        let index = tags.position(|consumer| consumer.consume.consumer_tag.as_bytes() == tag)?;
+    /// Forgets the consumer that has this tag at the broker.
+    pub(super) fn remove_consumer(&mut self, tag: &ShortStr) -> Option<Consumer> {
+        let index = self.consumers.iter().position(|consumer| consumer.tag() == tag)?;
         Some(self.consumers.remove(index))
+    }
+
+    /// The tag that the broker knows, for one of the application's.
+    pub(super) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
+        let mut consumers = self.consumers.iter();
+        let found = consumers.find(|consumer| consumer.consume.consumer_tag == *tag);
+        found.map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
+    }
+
+    /// Puts the tag that the broker knows into a method that cancels a consumer.
+    pub(super) fn rename_consumer(&self, method: &mut Method) {
+        if let Method::BasicCancel(cancel) = method {
+            cancel.consumer_tag = self.tag_at_broker(&cancel.consumer_tag);
+        }
     }
 
     pub(super) fn remove_consumer_by_id(&mut self, id: ConsumerId) -> Option<Consumer> {

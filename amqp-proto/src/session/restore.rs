@@ -361,7 +361,7 @@ impl Session {
         for (number, record) in (1u16..).zip(&self.channels) {
             let Ok(mut channel) = self.connection.channel(ChannelId(number)) else { continue };
             for own in record.iter().flat_map(|record| &record.consumers) {
-                if channel.consumer(&own.consume.consumer_tag) == Some(own.id) {
+                if channel.consumer(own.tag()) == Some(own.id) {
                     gone.remove(&own.consume.queue);
                 }
             }
@@ -510,9 +510,10 @@ impl Session {
         self.topology.translate(&mut held.method);
         record.name_last_queue(&mut held.method);
         let (request, answered) = (held.id, held.answered);
-        let method = held.method.clone();
+        let mut method = held.method.clone();
+        record.rename_consumer(&mut method);
         let absent = record.cancels_absent(&mut channel, &method);
-        match channel.request_as(Some(request), held.method.clone(), held.facts, answered) {
+        match channel.request_as(Some(request), method.clone(), held.facts, answered) {
             Ok(_) => {
                 note(
                     record,

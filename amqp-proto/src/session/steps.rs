@@ -44,8 +44,12 @@ impl ChannelRecord {
                 steps.push(prefetch(id, own));
                 qos = Some(own);
             }
-            let consume = BasicConsume { no_wait: false, ..consumer.consume.clone() };
-            let consumer_tag = consume.consumer_tag.clone();
+            let consumer_tag = consumer.tag().clone();
+            let consume = BasicConsume {
+                no_wait: false,
+                consumer_tag: consumer_tag.clone(),
+                ..consumer.consume.clone()
+            };
             steps.push(ChannelStep {
                 request: Some(RequestId(consumer.id.get())),
                 method: consume.into(),

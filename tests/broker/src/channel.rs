@@ -35,6 +35,8 @@ pub(crate) struct ChannelConsumer {
     pub(crate) prefetch: u16,
     /// How many of its deliveries are unacknowledged.
     pub(crate) unacked: u16,
+    /// It gets nothing: its quorum queue takes it for one that was cancelled.
+    pub(crate) confused: bool,
 }
 
 /// A delivery that waits to be acknowledged.
@@ -91,9 +93,20 @@ impl ChannelState {
     /// Whether a consumer may have one more delivery.
     pub(crate) fn has_room(&self, tag: &ShortStr) -> bool {
         let Some(consumer) = self.consumers.get(tag) else { return false };
-        let own = consumer.prefetch == 0 || consumer.unacked < consumer.prefetch;
+        let own =
+            !consumer.confused && (consumer.prefetch == 0 || consumer.unacked < consumer.prefetch);
         own && (self.global_prefetch == 0
             || self.unacknowledged_count() < self.global_prefetch.into())
+    }
+
+    /// Whether a consumer of that tag, which there is no more, has left deliveries unsettled.
+    pub(crate) fn has_left(&self, tag: &ShortStr) -> bool {
+        let settled = match &self.mode {
+            Mode::Tx(transaction) => &transaction.settlements[..],
+            Mode::Plain | Mode::Confirm(_) => &[],
+        };
+        let settled = settled.iter().map(|(_, unacked, _)| unacked);
+        self.unacked.values().chain(settled).any(|unacked| unacked.consumer.as_ref() == Some(tag))
     }
 
     /// How many deliveries are not settled for good.

@@ -22,6 +22,16 @@ fn holding() -> (World, ChannelId, ConsumerId) {
     (world, id, consumer)
 }
 
+fn of_a_quorum_queue() -> (World, ChannelId, ConsumerId) {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    let arguments = FieldTable::new().with("x-queue-type", "quorum").expect("it fits");
+    let queue = world.queue(id, QueueDeclare { arguments, ..durable("q") });
+    publish(&mut world, 0..10);
+    let consumer = world.consume(id, &queue, "lags");
+    (world, id, consumer)
+}
+
 /// Another client publishes these numbers.
 fn publish(world: &mut World, numbers: std::ops::Range<u32>) {
     world.elsewhere(|other, id| {
@@ -94,7 +104,10 @@ fn what_comes_behind_the_pause_is_requeued_and_comes_again_with_the_rest() {
     world.session.resume_consumer(id, consumer);
     world.run();
     let came = world.deliveries();
-    assert!(came.iter().all(|(of, delivery)| *of == consumer && delivery.consumer_tag() == "lags"));
+    // The broker has it under a tag of its own.
+    assert!(
+        came.iter().all(|(of, delivery)| *of == consumer && delivery.consumer_tag() == "1.lags")
+    );
     let numbers: Vec<_> = came.iter().map(|(_, delivery)| text(delivery)).collect();
     assert!(numbers.into_iter().eq((4..14).map(|number| number.to_string())));
     assert_eq!(counts(&mut world), (0, 1));
@@ -116,6 +129,58 @@ fn it_is_resumed_before_the_pause_is_answered() {
     assert!(delivered(&mut world).0.into_iter().eq(5..10));
     assert_eq!(counts(&mut world), (0, 1));
     assert!(ends(&world).is_empty());
+}
+
+#[test]
+fn what_it_held_unsettled_does_not_silence_it_in_a_quorum_queue() {
+    let (mut world, id, consumer) = of_a_quorum_queue();
+    for round in 1..=2 {
+        let (_, tags) = delivered(&mut world);
+        let (held, rest) = tags.split_at(3);
+        assert!(pause(&mut world, id, consumer));
+        settle(&mut world, id, &[], rest);
+        world.run();
+        world.session.resume_consumer(id, consumer);
+        world.run();
+        assert!(ends(&world).is_empty());
+        let (numbers, again) = delivered(&mut world);
+        assert_eq!(numbers.len(), rest.len(), "round {round}");
+        settle(&mut world, id, held, &again);
+        world.run();
+    }
+    // Both tags mean it.
+    let tag = short("lags");
+    let cancel = world.send(id, BasicCancel { consumer_tag: tag, no_wait: false });
+    world.run();
+    assert!(world.answer(cancel).is_some());
+    assert_eq!(ends(&world), [&ChannelEvent::ConsumerEnded { consumer }]);
+}
+
+#[test]
+fn tags_that_are_made_up_are_nobody_elses() {
+    let (mut world, id, consumer) = holding();
+    let other = world.queue(id, durable("other"));
+    let neighbour = world.consume(id, &other, "1.lags");
+    let (_, tags) = delivered(&mut world);
+    assert!(pause(&mut world, id, consumer));
+    settle(&mut world, id, &tags[..5], &tags[5..]);
+    world.run();
+    world.session.resume_consumer(id, consumer);
+    world.run();
+    let came = world.deliveries();
+    assert!(
+        came.iter().all(|(of, delivery)| *of == consumer && delivery.consumer_tag() == "2.lags")
+    );
+    assert_eq!(came.len(), 5);
+    for taken in ["lags", "1.lags", "2.lags"] {
+        let consume =
+            BasicConsume { queue: short("q"), consumer_tag: short(taken), ..<_>::default() };
+        let refused = world.session.channel(id).expect("it is open").request(consume);
+        assert_eq!(refused.err(), Some(CommandError::Misuse(Misuse::ConsumerTagInUse)), "{taken}");
+    }
+    world.elsewhere(|other, id| other.publish(id, "", "other", "hello"));
+    world.run();
+    assert_eq!(world.texts(neighbour), ["hello"]);
 }
 
 #[test]

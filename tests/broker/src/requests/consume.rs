@@ -47,6 +47,7 @@ impl Engine {
         if taken || method.exclusive && !queue.consumers.is_empty() {
             return Err(Fault::refused(format!("queue '{name}' in vhost '/' in exclusive use")));
         }
+        let is_quorum = queue.limits.counts_deliveries;
         let priority = method.arguments.get("x-priority").and_then(|value| value.as_i64());
         queue.add(Consumer {
             session: at.session,
@@ -58,7 +59,9 @@ impl Engine {
             offset,
         });
         if let Some(channel) = self.channel(at) {
-            let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0 };
+            // RabbitMQ 3.10.8: the queue delivers nothing, and after 30 seconds the channel breaks.
+            let confused = is_quorum && channel.has_left(&tag);
+            let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0, confused };
             channel.consumers.insert(tag.clone(), consumer);
         }
         self.answer(at, method.no_wait, BasicConsumeOk { consumer_tag: tag });

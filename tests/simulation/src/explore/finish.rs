@@ -168,7 +168,10 @@ impl Task {
         };
         let mut known: BTreeMap<(u16, String), String> = BTreeMap::new();
         for view in network.engine.consumers().filter(|view| view.session == session) {
-            known.insert((view.channel.get(), view.tag.to_string()), view.queue.to_string());
+            known.insert(
+                (view.channel.get(), own_tag(&view.tag.to_string())),
+                view.queue.to_string(),
+            );
         }
         let consumers = self.consumers.borrow();
         for Taker { consumer, name, no_ack, desk, last, .. } in consumers.iter() {
@@ -239,4 +242,10 @@ impl Task {
             self.sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// The tag that a consumer has at the client: one that was paused has a number in front of it at the broker.
+fn own_tag(tag: &str) -> String {
+    let (number, rest) = tag.split_once('.').unwrap_or_default();
+    if number.parse::<u64>().is_ok() { rest.to_owned() } else { tag.to_owned() }
 }
