@@ -41,6 +41,9 @@ impl ConsumeOptions {
     }
 
     /// The consumer's name within the channel. Without one, the client chooses.
+    ///
+    /// Do not use a name again on the same channel before the deliveries of the consumer that had it are settled. RabbitMQ 3.10
+    /// mistakes the new consumer of a quorum queue for the old one: it gets nothing, and its channel breaks after 30 seconds.
     pub fn consumer_tag(mut self, tag: impl Into<String>) -> Self {
         self.consumer_tag = tag.into();
         self
