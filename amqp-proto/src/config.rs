@@ -30,7 +30,7 @@ pub struct Limits {
     pub body_max: u64,
     /// What becomes of a message with a larger body. An event reports it in any case. Default [`Oversized::Hold`].
     pub oversized: Oversized,
-    /// How many octets of bodies are kept whose rest has not come yet, on all channels together; one body of
+    /// How many bytes of messages are kept whose rest has not come yet, on all channels together; one message with a body of
     /// [`body_max`](Self::body_max) always may be. More ends the connection: brokers send their messages one after the
     /// other, so that very few are unfinished at a time. Default 256 MiB.
     pub unfinished_max: u64,

@@ -9,7 +9,9 @@ use crate::frame::{FrameHead, FrameKind};
 use crate::link::Link;
 use crate::method::{BasicPublish, BasicReturn};
 use crate::wire::unwrapped;
-use crate::{ConsumerId, DecodeError, DecodeErrorKind, RawProperties, Unusable, Violation};
+use crate::{
+    ConsumerId, DecodeError, DecodeErrorKind, RawProperties, ShortStr, Unusable, Violation,
+};
 
 /// Content carries properties of this class only.
 const BASIC: u16 = 60;
@@ -82,6 +84,17 @@ pub(crate) struct Incoming {
     /// The body, when it came in one frame.
     single: Option<Bytes>,
     received: u64,
+    /// Bytes of method and properties that were copied out of the read buffer, and what there was when that was done last.
+    copied: usize,
+    detached: Detached,
+}
+
+/// How much of a message has been copied out of the read buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Detached {
+    Nothing,
+    Method,
+    Header,
 }
 
 #[derive(Debug)]
@@ -102,7 +115,15 @@ pub(crate) struct Complete {
 
 impl Incoming {
     pub(crate) fn new(method: ContentMethod) -> Self {
-        Self { method, header: None, body: BytesMut::new(), single: None, received: 0 }
+        Self {
+            method,
+            header: None,
+            body: BytesMut::new(),
+            single: None,
+            received: 0,
+            copied: 0,
+            detached: Detached::Nothing,
+        }
     }
 
     /// Takes the content header. Whether the properties can be read is found out by whoever reads them.
@@ -157,9 +178,42 @@ impl Incoming {
         Ok(payload.len())
     }
 
-    /// How much of the body has been kept apart.
+    /// The rest comes with another read: copies what is there out of the read buffer, which it would keep alive as a whole.
+    /// Returns how much was copied. The body is copied as it comes.
+    pub(crate) fn detach(&mut self) -> usize {
+        let mut copied = 0;
+        let mut copy = |octets: &mut Bytes| {
+            copied += octets.len();
+            *octets = Bytes::copy_from_slice(octets);
+        };
+        if self.detached == Detached::Nothing {
+            self.detached = Detached::Method;
+            match &mut self.method {
+                ContentMethod::Deliver { payload, .. } | ContentMethod::GetOk { payload } => {
+                    copy(payload);
+                }
+                ContentMethod::Return(returned) => {
+                    let BasicReturn { reply_text, exchange, routing_key, .. } = returned;
+                    copied += detach_all([reply_text, exchange, routing_key]);
+                }
+                ContentMethod::Publish(publish) => {
+                    copied += detach_all([&mut publish.exchange, &mut publish.routing_key]);
+                }
+            }
+        }
+        if let (Some(header), Detached::Method) = (&mut self.header, self.detached) {
+            self.detached = Detached::Header;
+            copied += header.properties.as_encoded().len();
+            let properties = Bytes::copy_from_slice(header.properties.as_encoded());
+            header.properties = RawProperties::unchecked(properties);
+        }
+        self.copied += copied;
+        copied
+    }
+
+    /// How much of the message has been kept apart from the read buffer.
     pub(crate) fn kept(&self) -> usize {
-        self.body.len()
+        self.body.len() + self.copied
     }
 
     /// Whether nothing is missing.
@@ -181,6 +235,15 @@ impl Incoming {
     pub(crate) fn expected(&self) -> &'static str {
         if self.header.is_some() { "a body frame" } else { "a content header" }
     }
+}
+
+/// Copies texts out of the read buffer. Returns how long they are.
+fn detach_all<const N: usize>(texts: [&mut ShortStr; N]) -> usize {
+    let detach = |text: &mut ShortStr| {
+        *text = text.detached();
+        text.as_bytes().len()
+    };
+    texts.into_iter().map(detach).sum()
 }
 
 pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {

@@ -41,8 +41,10 @@ pub(crate) struct Link {
     pub(crate) unflushed: Vec<ChannelId>,
     /// How many octets may wait when the peer provokes one more reply.
     unread_replies_max: usize,
-    /// Octets of bodies that are not complete, on all channels.
+    /// Bytes of messages that are not complete, on all channels: of their bodies, and what was copied out of the read buffer.
     pub(crate) unfinished: usize,
+    /// Channels with a message of which something lies in the read buffer, unless it is complete since.
+    pub(crate) attached: Vec<ChannelId>,
     /// The largest body that was published and may come back.
     pub(crate) returnable: u64,
     pub(crate) spare: Spare,
@@ -70,6 +72,7 @@ impl Link {
             // Up to the high water it is this end that publishes much.
             unread_replies_max: MAX_UNREAD_REPLIES.saturating_add(limits.transmit_high_water),
             unfinished: 0,
+            attached: Vec::new(),
             returnable: 0,
             spare: Spare::default(),
             requeues: false,
@@ -85,6 +88,15 @@ impl Link {
 
     pub(crate) const fn continue_requests(&mut self, before: &Self) {
         self.last_request = before.last_request;
+    }
+
+    /// A method or header of a message that is not complete lies in the read buffer.
+    #[inline]
+    pub(crate) fn note_attached(&mut self, channel: ChannelId) {
+        // Mostly it is the same channel over and over, until the message is complete.
+        if self.attached.last() != Some(&channel) {
+            self.attached.push(channel);
+        }
     }
 
     pub(crate) fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {

@@ -205,6 +205,87 @@ fn crowd(config: Config) -> (Scene, Vec<amqp_client_core::Consumer>) {
     (scene, consumers)
 }
 
+/// On each of 2047 channels, a message begins and does not go on, and much else comes in the same read. What is there of the
+/// message would keep all of the block that was read to.
+#[test]
+fn messages_that_only_begin_do_not_keep_what_came_with_them() {
+    let heartbeats = frame(8, 0, b"").repeat(8_000);
+    let begins = |number| {
+        let deliver = deliver_to(number, TAG, 1);
+        let header = header_on(number, 5, &[0, 0]);
+        [deliver, header]
+    };
+    // The method alone; the header in the same read, or in the next.
+    for parts in [&[(0, 1)][..], &[(0, 2)], &[(0, 1), (1, 2)]] {
+        let (mut scene, mut consumers) = crowd(Config::default());
+        let mut sent = 0;
+        let most = peak(|| {
+            for number in 1..=2047 {
+                for &(from, to) in parts {
+                    let part = uncounted(|| {
+                        [&begins(number)[from..to].concat()[..], &heartbeats].concat()
+                    });
+                    sent += scene.feed(&part);
+                    uncounted(|| drop(part));
+                }
+            }
+        });
+        assert!(sent as u64 > 120 * MIB, "{parts:?}: {sent}");
+        assert!(most < 4 * MIB, "{parts:?}: {most}");
+        // They are whole when the rest comes.
+        let header = if parts.last() == Some(&(0, 1)) { &begins(7)[1][..] } else { &[] };
+        scene.feed(&[header, &frame(BODY, 7, b"small")].concat());
+        let delivery = consumers[6].try_next().expect("it is whole");
+        assert_eq!((delivery.body(), delivery.delivery_tag().get()), (&b"small"[..], 1));
+    }
+}
+
+/// The same with returns, which have texts of their own.
+#[test]
+fn returns_that_only_begin_do_not_keep_what_came_with_them() {
+    let heartbeats = frame(8, 0, b"").repeat(8_000);
+    let (mut scene, _consumers) = crowd(Config::default());
+    let most = peak(|| {
+        for number in 1..=2047 {
+            let part = uncounted(|| {
+                let reply_text = short("no route");
+                let returned = BasicReturn { reply_code: 312, reply_text, ..<_>::default() };
+                [method(number, returned), header_on(number, 5, &[0, 0]), heartbeats.clone()]
+                    .concat()
+            });
+            scene.feed(&part);
+            uncounted(|| drop(part));
+        }
+    });
+    assert!(most < 4 * MIB, "{most}");
+    assert!(scene.connection.is_open());
+}
+
+/// Properties that wait for their message's body count like parts of bodies.
+#[test]
+fn properties_of_messages_that_only_begin_end_the_connection_at_a_limit() {
+    let mut config = Config::default();
+    config.protocol.limits.body_max = MIB;
+    config.protocol.limits.unfinished_max = 8 * MIB;
+    let (mut scene, _consumers) = crowd(config);
+    // Flags, and a table of headers that nobody looks at.
+    let properties = [&[0x20, 0][..], &100_000u32.to_be_bytes(), &[0; 100_000]].concat();
+    let mut sent = 0;
+    let most = peak(|| {
+        for number in 1..=2047 {
+            let part = uncounted(|| {
+                [deliver_to(number, TAG, 1), header_on(number, 5, &properties)].concat()
+            });
+            sent += scene.feed(&part);
+            uncounted(|| drop(part));
+        }
+    });
+    let expected = Violation::TooMuchUnfinished { limit: 8 * MIB };
+    assert_eq!(now(scene.connection.closed()), ConnectionError::Violation(expected));
+    assert!(sent as u64 <= 9 * MIB, "{sent}");
+    assert!(most < 12 * MIB, "{most}");
+}
+
 /// 256 GiB are announced on 2047 channels, and next to nothing comes.
 #[test]
 fn bodies_that_are_only_announced_take_no_memory() {

@@ -61,8 +61,7 @@ impl ChannelState {
             }
             Some(&GET_OK) if link.role == Role::Client => {
                 self.expect_get()?;
-                self.incoming =
-                    Some(Incoming::new(ContentMethod::GetOk { payload: chunk.slice(payload) }));
+                self.begin_content(link, ContentMethod::GetOk { payload: chunk.slice(payload) });
                 Ok(next)
             }
             // The other method that comes by the thousand.
@@ -109,7 +108,7 @@ impl ChannelState {
             _ => {
                 let payload = chunk.slice(payload);
                 let method = ContentMethod::Deliver { consumer, no_ack, payload };
-                self.incoming = Some(Incoming::new(method));
+                self.begin_content(link, method);
                 return Ok(next);
             }
         };
@@ -126,12 +125,25 @@ impl ChannelState {
         Ok(whole.end)
     }
 
+    fn begin_content(&mut self, link: &mut Link, method: ContentMethod) {
+        self.incoming = Some(Incoming::new(method));
+        link.note_attached(self.id);
+    }
+
+    /// Whatever of a message is missing comes with another read.
+    pub(crate) fn detach_content(&mut self, link: &mut Link) -> Received {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        link.unfinished += incoming.detach();
+        check_unfinished(link)
+    }
+
     /// Takes the payload of a content header frame.
     pub(crate) fn receive_header(&mut self, link: &mut Link, payload: &Bytes) -> Received {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Header, "a method frame").into());
         };
         incoming.header(payload, link)?;
+        link.note_attached(self.id);
         self.complete_content(link)
     }
 
@@ -141,10 +153,7 @@ impl ChannelState {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
         link.unfinished += incoming.body(payload, &mut link.spare)?;
-        let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
-        if link.unfinished as u64 > limit {
-            return Err(Violation::TooMuchUnfinished { limit }.into());
-        }
+        check_unfinished(link)?;
         self.complete_content(link)
     }
 
@@ -253,7 +262,7 @@ impl ChannelState {
                 link.emit(self.id, ChannelEvent::Flow { active: flow.active });
             }
             Method::BasicReturn(returned) => {
-                self.incoming = Some(Incoming::new(ContentMethod::Return(returned)));
+                self.begin_content(link, ContentMethod::Return(returned));
             }
             Method::BasicAck(ack) => {
                 return self.confirmed(link, ack.delivery_tag, ack.multiple, true);
@@ -294,7 +303,7 @@ impl ChannelState {
             Method::ChannelClose(close) => return self.closed_by_peer(link, close),
             Method::ChannelCloseOk(_) => return self.close_answered(link),
             Method::BasicPublish(publish) => {
-                self.incoming = Some(Incoming::new(ContentMethod::Publish(publish)));
+                self.begin_content(link, ContentMethod::Publish(publish));
             }
             // What the client sent before it heard of the close is ignored (spec 1.5.2.5).
             _ if closing => {}
@@ -478,6 +487,19 @@ impl ChannelState {
         Ok(())
     }
 }
+
+fn check_unfinished(link: &Link) -> Received {
+    let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
+    // One body as large as may be comes with a method and properties.
+    let heads = METHOD_MAX.saturating_add(link.frame_max.into());
+    if link.unfinished as u64 > limit.saturating_add(heads) {
+        return Err(Violation::TooMuchUnfinished { limit }.into());
+    }
+    Ok(())
+}
+
+/// More than the arguments of any method that a message begins with.
+const METHOD_MAX: u64 = 1024;
 
 fn assembled(
     payload: &[u8],

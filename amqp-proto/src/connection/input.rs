@@ -69,6 +69,16 @@ impl Connection {
                 (channel, kind) => self.receive_for(channel, kind, chunk, payload, next)?,
             };
         }
+        self.detach_contents()
+    }
+
+    /// All of what was read is handled. Messages whose rest is still to come do not keep it.
+    fn detach_contents(&mut self) -> Received {
+        while let Some(id) = self.link.attached.pop() {
+            if let Some(channel) = self.channels.get(id.0) {
+                channel.detach_content(&mut self.link)?;
+            }
+        }
         Ok(())
     }
 
