@@ -23,8 +23,11 @@ pub struct Limits {
     /// The highest channel number to agree on; 0 proposes no limit. Default 2047, as RabbitMQ.
     pub channel_max: u16,
     /// The largest frame to agree on, in bytes; 0 proposes no limit. What is below
-    /// [`FRAME_MIN_SIZE`](crate::FRAME_MIN_SIZE) counts as that, and what is above [`FRAME_MAX_CAP`], no limit included, as
+    /// [`FRAME_MIN_SIZE`](crate::frame::FRAME_MIN_SIZE) counts as that, and what is above [`FRAME_MAX_CAP`], no limit included, as
     /// that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
+    ///
+    /// Content headers that come from a server may be larger by [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): RabbitMQ ignores
+    /// the limit for them.
     pub frame_max: u32,
     /// The largest message body that is taken in, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,

@@ -16,6 +16,13 @@ pub const FRAME_OVERHEAD: usize = HEAD + 1;
 /// The smallest limit that peers can agree on (spec 1.2, `frame-min-size`).
 pub const FRAME_MIN_SIZE: u32 = 4096;
 
+/// How much larger than the agreed limit a content header may be that comes from a server, in bytes.
+///
+/// RabbitMQ: it sends content headers as large as they are, because they cannot be split. They come from a publisher with a higher
+/// limit, or have grown while the message was dead-lettered (`x-death`). A client that refused them would get the same message
+/// again with each connection.
+pub const HEADER_EXCESS: u32 = 1024 * 1024;
+
 /// Stands behind every payload.
 pub const FRAME_END: u8 = 0xCE;
 
@@ -107,7 +114,7 @@ impl Frame {
     /// # Errors
     /// [`DecodeError`] if what comes is no frame, or one larger than `frame_max` octets.
     pub fn decode(input: &mut BytesMut, frame_max: u32) -> Result<Option<Self>, DecodeError> {
-        let Some(head) = FrameHead::peek(input, frame_max)? else {
+        let Some(head) = FrameHead::peek(input, frame_max, frame_max)? else {
             return Ok(None);
         };
         let mut whole = input.split_to(head.whole_len()).freeze();
@@ -133,9 +140,14 @@ pub(crate) struct FrameHead {
 }
 
 impl FrameHead {
-    /// Reads the head of the frame at the start of `input`, if the frame is complete, and checks its end.
+    /// Reads the head of the frame at the start of `input`, if the frame is complete, and checks its end. Content headers have
+    /// a limit of their own.
     #[inline]
-    pub(crate) fn peek(input: &[u8], frame_max: u32) -> Result<Option<Self>, DecodeError> {
+    pub(crate) fn peek(
+        input: &[u8],
+        frame_max: u32,
+        header_max: u32,
+    ) -> Result<Option<Self>, DecodeError> {
         let Some(&[kind, c0, c1, s0, s1, s2, s3]) = input.first_chunk() else {
             return Ok(None);
         };
@@ -144,9 +156,10 @@ impl FrameHead {
             return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(kind), "frame head"));
         };
         // The size is checked before anybody waits, or reserves memory, for that many octets.
-        if size > frame_max.saturating_sub(8) {
+        let max = if kind == FrameKind::Header { header_max } else { frame_max };
+        if size > max.saturating_sub(8) {
             let size = u64::from(size) + 8;
-            let kind = DecodeErrorKind::FrameTooLarge { size, max: frame_max };
+            let kind = DecodeErrorKind::FrameTooLarge { size, max };
             return Err(DecodeError::new(kind, "frame head"));
         }
         let payload_len = usize::try_from(size).unwrap_or(usize::MAX - FRAME_OVERHEAD);

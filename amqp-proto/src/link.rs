@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::content::Spare;
 use crate::event::{ChannelEvent, Event};
-use crate::frame::{self, FrameKind};
+use crate::frame::{self, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, Method};
 use crate::{
     ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit, Violation,
@@ -143,6 +143,15 @@ impl Link {
             return Err(CommandError::TooLarge { method: method.facts().name, size, frame_max });
         }
         Ok(())
+    }
+
+    /// The largest content header that is taken in.
+    pub(crate) const fn header_max(&self) -> u32 {
+        match self.role {
+            Role::Client => self.frame_max.saturating_add(HEADER_EXCESS),
+            // RabbitMQ: it closes the connection (501).
+            Role::Server => self.frame_max,
+        }
     }
 
     /// Whether as much waits for the transport as may.

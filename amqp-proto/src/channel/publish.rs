@@ -7,7 +7,7 @@ use super::returns::Head;
 use super::{Channel, Mode};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
-use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
+use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind, HEADER_EXCESS};
 use crate::link::{Link, Role};
 use crate::method::{Arguments, BasicPublish, Method};
 use crate::properties::{EncodeProperties, identity};
@@ -119,7 +119,8 @@ impl Channel<'_> {
         Ok(Some(seq))
     }
 
-    /// Servers: sends a message, that is `basic.deliver`, `basic.get-ok` or `basic.return` with its content.
+    /// Servers: sends a message, that is `basic.deliver`, `basic.get-ok` or `basic.return` with its content. A content header
+    /// may exceed the agreed limit by [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS).
     ///
     /// # Errors
     /// [`CommandError`]; nothing was queued then.
@@ -141,7 +142,7 @@ impl Channel<'_> {
         let channel = self.state.id.0;
         push_header(self.link, channel, properties, body.as_octets().len()).map_err(|size| {
             self.link.transmit.buffer().truncate(start);
-            let frame_max = self.link.frame_max;
+            let frame_max = self.link.frame_max.saturating_add(HEADER_EXCESS);
             CommandError::TooLarge { method: facts.name, size, frame_max }
         })?;
         push_body(self.link, channel, body);
@@ -197,7 +198,7 @@ fn push_header(
     properties: &impl EncodeProperties,
     body_len: usize,
 ) -> Result<Range<usize>, usize> {
-    let frame_max = link.frame_max as usize;
+    let header_max = link.frame_max.saturating_add(HEADER_EXCESS) as usize;
     let out = link.transmit.buffer();
     let before = out.len();
     let start = frame::begin(out, FrameKind::Header, channel);
@@ -209,7 +210,7 @@ fn push_header(
     let range = properties_at..out.len();
     frame::finish(out, start);
     match out.len() - before {
-        size if size > frame_max => Err(size),
+        size if size > header_max => Err(size),
         _ => Ok(range),
     }
 }

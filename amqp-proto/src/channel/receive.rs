@@ -134,7 +134,7 @@ impl ChannelState {
     pub(crate) fn detach_content(&mut self, link: &mut Link) -> Received {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         link.unfinished += incoming.detach();
-        check_unfinished(link)
+        check_unfinished(link, incoming)
     }
 
     /// Takes the payload of a content header frame.
@@ -153,7 +153,7 @@ impl ChannelState {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
         link.unfinished += incoming.body(payload, &mut link.spare)?;
-        check_unfinished(link)?;
+        check_unfinished(link, incoming)?;
         self.complete_content(link)
     }
 
@@ -488,18 +488,15 @@ impl ChannelState {
     }
 }
 
-fn check_unfinished(link: &Link) -> Received {
+/// Whether this message may be unfinished beside the others. One always may be: how large its body and its header are is
+/// checked elsewhere.
+fn check_unfinished(link: &Link, incoming: &Incoming) -> Received {
     let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
-    // One body as large as may be comes with a method and properties.
-    let heads = METHOD_MAX.saturating_add(link.frame_max.into());
-    if link.unfinished as u64 > limit.saturating_add(heads) {
+    if link.unfinished as u64 > limit && link.unfinished > incoming.kept() {
         return Err(Violation::TooMuchUnfinished { limit }.into());
     }
     Ok(())
 }
-
-/// More than the arguments of any method that a message begins with.
-const METHOD_MAX: u64 = 1024;
 
 fn assembled(
     payload: &[u8],

@@ -33,10 +33,11 @@ impl Connection {
 
     /// How many octets of `input` are whole frames, and what is wrong with the one behind them.
     fn whole_frames(&self, input: &BytesMut) -> (usize, Received) {
+        let header_max = self.link.header_max();
         let mut whole = 0;
         loop {
             let rest = input.get(whole..).unwrap_or_default();
-            match FrameHead::peek(rest, self.link.frame_max) {
+            match FrameHead::peek(rest, self.link.frame_max, header_max) {
                 Ok(Some(head)) => whole += head.whole_len(),
                 Ok(None) => return (whole, Ok(())),
                 Err(error) => return (whole, Err(error.into())),

@@ -109,8 +109,9 @@ impl Connection {
 
     /// Takes all whole frames off `input` and leaves an incomplete one for the next call.
     ///
-    /// The limit on what may stay behind is `frame_max`: a frame that would be larger is an error as soon as its head is
-    /// there. Once the connection is over, input is dropped.
+    /// The limit on what may stay behind is `frame_max`, for content headers from a server more by
+    /// [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): a frame that would be larger is an error as soon as its head is there.
+    /// Once the connection is over, input is dropped.
     ///
     /// # Errors
     /// Why the connection is over, if it is.

@@ -20,9 +20,6 @@ const HIGH_WATER: usize = 1024 * 1024;
 /// RabbitMQ: how often a quorum queue of 4.0 and later delivers a message in vain, unless it is declared otherwise.
 const DELIVERY_LIMIT: u32 = 20;
 
-/// What a content header takes beside the properties: the frame's own bytes, class, weight and body size.
-const HEADER_FRAME: usize = 8 + 12;
-
 impl Engine {
     /// A client has published.
     pub(crate) fn published(
@@ -312,14 +309,9 @@ impl Engine {
         }
         self.expire_queue(name);
         while let Some((index, at, tag, no_ack)) = self.next_consumer(name) {
-            let fits = self.header_max(at);
             let Some(queue) = self.queues.get_mut(name) else { return };
             let Some(message) = queue.messages.pop_front() else { return };
             let properties = delivered_properties(queue, &message);
-            if properties.as_encoded().len() > fits {
-                // RabbitMQ sends a frame that is larger than what was agreed on.
-                continue;
-            }
             if !queue.limits.single_active {
                 queue.served(index);
             }
@@ -343,13 +335,6 @@ impl Engine {
             self.note(|| Note::Delivered { body: body.clone() });
             self.send_content(at, deliver, &properties, body);
         }
-    }
-
-    /// The largest properties that fit into a frame for a client.
-    pub(crate) fn header_max(&self, at: At) -> usize {
-        let session = self.sessions.get(&at.session);
-        let agreed = session.and_then(|session| session.proto.negotiated());
-        agreed.map_or(usize::MAX, |agreed| (agreed.frame_max as usize).saturating_sub(HEADER_FRAME))
     }
 
     /// Who gets the next message: the first in line that has room.

@@ -1,10 +1,12 @@
 use std::time::{Duration, SystemTime};
 
 use amqp_client_core::proto::{DeliveryTag, FieldTable, Misuse, RawProperties, Route};
-use amqp_client_core::{CallError, ConsumeOptions, DeliveryMode, Message, MessageProperties};
+use amqp_client_core::{
+    CallError, ConsumeOptions, DeliveryMode, Message, MessageProperties, QueueOptions,
+};
 use bytes::Bytes;
 
-use super::{assert_refused, behaviours, name, next};
+use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
     async fn every_property_arrives_as_it_was_sent(world) {
@@ -46,6 +48,58 @@ behaviours! {
             assert_eq!(delivery.body().len(), size);
             assert!(delivery.body() == body && delivery.body_bytes() == body, "{size}");
         }
+    }
+
+    async fn headers_that_are_larger_than_a_frame_may_be_arrive(world) {
+        // The specification forbids it: content headers cannot be split. RabbitMQ sends them as they are.
+        let channel = world.channel().await?;
+        let mut target = world.target();
+        target.config.protocol.limits.frame_max = 8192;
+        let reader = world.open(target).await?;
+        let negotiated = reader.negotiated().ok_or("nothing was negotiated")?;
+        assert_eq!(negotiated.frame_max, 8192);
+        let queue = channel.queue_declare(name("q"), QueueOptions::new()).await?;
+        let reading = reader.open_channel().await?;
+        let mut consumer = reading.basic_consume(queue.name(), ConsumeOptions::new()).await?;
+        for size in [8_000, 8_200, 100_000] {
+            let headers = FieldTable::new().with("large", "x".repeat(size))?;
+            let properties = MessageProperties::new().with_headers(headers);
+            for body in [0, 10, 20_000] {
+                let message = Message::new(vec![7; body]).with(&properties)?;
+                queue.publish_confirmed(&message).await?;
+                let delivery = next(&mut consumer).await?;
+                assert_eq!(delivery.message_properties()?.headers, properties.headers);
+                assert_eq!(delivery.body().len(), body);
+                delivery.nack(true)?;
+                let again = next(&mut consumer).await?;
+                assert!(again.redelivered() && again.body().len() == body);
+                again.ack()?;
+                queue.publish_confirmed(&message).await?;
+                let got = reading.basic_get(queue.name(), true).await?;
+                // The consumer may have been faster.
+                if got.is_none() {
+                    next(&mut consumer).await?.ack()?;
+                }
+            }
+        }
+        assert!(reader.is_open());
+        queue.delete(false, false).await?;
+    }
+
+    async fn headers_that_grow_beyond_a_frame_by_dead_lettering_arrive(world) {
+        let (channel, dead) = world.queue().await?;
+        let options = temporary().dead_letter_exchange("").dead_letter_routing_key(&dead.name().to_string());
+        let queue = channel.queue_declare(name("q"), options).await?;
+        // A little more fits into a frame of 131,072 bytes, but not what the broker adds (`x-death`).
+        let headers = FieldTable::new().with("large", "x".repeat(130_950))?;
+        let message = Message::new("m").with(&MessageProperties::new().with_headers(headers))?;
+        queue.publish_confirmed(&message).await?;
+        let mut consumer = dead.consume(ConsumeOptions::new()).await?;
+        queue.get(false).await?.ok_or("it is there")?.delivery.reject(false)?;
+        let delivery = next(&mut consumer).await?;
+        let headers = delivery.properties().headers()?.ok_or("no headers")?;
+        assert!(headers.get("x-death").is_some() && headers.as_encoded().len() > 131_072);
+        delivery.ack()?;
     }
 
     async fn messages_are_got_one_by_one(world) {

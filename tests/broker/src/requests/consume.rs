@@ -104,18 +104,12 @@ impl Engine {
         let name = self.queue_named(at, method.queue);
         let now = self.now;
         self.expire_queue(&name);
-        let fits = self.header_max(at);
         let queue = self.usable(at, &name)?;
         queue.last_used = now;
         if queue.limits.is_stream {
             let text =
                 format!("basic.get not supported by stream queues queue '{name}' in vhost '/'");
             return Err(Fault::not_implemented(&text));
-        }
-        // RabbitMQ sends a frame that is larger than what was agreed on.
-        let small = |message: &Message| delivered_header(message) <= fits;
-        while queue.messages.front().is_some_and(|message| !small(message)) {
-            queue.messages.pop_front();
         }
         let Some(message) = queue.messages.pop_front() else {
             self.send(at, BasicGetEmpty::default());
@@ -142,11 +136,6 @@ impl Engine {
         self.send_content(at, got, &properties, body);
         Ok(())
     }
-}
-
-/// About how large the properties of a delivery are.
-fn delivered_header(message: &Message) -> usize {
-    message.properties.as_encoded().len() + 40
 }
 
 /// The properties that a delivery carries: those of queues that count deliveries say how often it came back.
