@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use amqp_client_core::driver::Driver;
-use amqp_client_core::{Config, Connection};
+use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, BytesMut};
 
@@ -32,6 +32,29 @@ impl World {
         let session = broker.connect(now);
         let (up, down) = (BytesMut::new(), BytesMut::new());
         (Self { piece: usize::MAX, driver, broker, session, now, up, down }, connection)
+    }
+
+    /// The transport ends, for both, and nothing comes after it.
+    pub(crate) fn cut(&mut self) {
+        self.driver.eof(self.now);
+        self.broker.handle_eof(self.session, self.now);
+        self.up.clear();
+        self.down.clear();
+    }
+
+    /// The transport is lost, and there is another. What was there is not restored yet.
+    pub(crate) fn lose(&mut self) {
+        self.driver.recover_with(Recovery::default(), 1, 0);
+        self.cut();
+        self.driver.turn(self.now, Waker::noop());
+        let (_, nobodys) = Driver::new(Config::default(), self.now);
+        let lost = std::mem::replace(&mut self.driver, nobodys);
+        let mut dialer = lost.into_dialer().expect("it comes back");
+        while dialer.turn(self.now, Waker::noop()).connect.is_none() {
+            self.now += Duration::from_millis(10);
+        }
+        self.driver = dialer.connected(self.now, None);
+        self.session = self.broker.connect(self.now);
     }
 
     /// Lets a piece pass in each direction. Returns whether there was anything.

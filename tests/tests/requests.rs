@@ -1,0 +1,224 @@
+//! Every request of the protocol, in every state of its channel: there is a reply or an error, and nothing waits for ever.
+
+mod joined;
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use amqp_client_core::proto::method::{
+    AccessRequest, BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover, ChannelFlow,
+    ConfirmSelect, ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind, QueueBind,
+    QueueDeclare, QueueDelete, QueuePurge, QueueUnbind, Request, TxCommit, TxRollback, TxSelect,
+};
+use amqp_client_core::{CallError, Channel, Connection};
+use joined::World;
+
+/// What is so when a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Confirming,
+    Transactional,
+    /// Another request is under way.
+    Busy,
+    Closing,
+    Closed,
+    ClosedByBroker,
+    ConnectionClosing,
+    ConnectionClosed,
+    Lost,
+    Recovering,
+    /// The transport is lost when the request is under way.
+    LostBehind,
+    /// The transport is lost when the request is under way, and there is another.
+    RecoveringBehind,
+}
+
+const STATES: [State; 13] = [
+    State::Open,
+    State::Confirming,
+    State::Transactional,
+    State::Busy,
+    State::Closing,
+    State::Closed,
+    State::ClosedByBroker,
+    State::ConnectionClosing,
+    State::ConnectionClosed,
+    State::Lost,
+    State::Recovering,
+    State::LostBehind,
+    State::RecoveringBehind,
+];
+
+impl State {
+    /// Whether nothing can be asked for any more.
+    const fn is_over(self) -> bool {
+        use State::{Closed, ClosedByBroker, Closing, ConnectionClosed, ConnectionClosing, Lost};
+        matches!(
+            self,
+            Closing | Closed | ClosedByBroker | ConnectionClosing | ConnectionClosed | Lost
+        )
+    }
+}
+
+fn begin(future: impl Future) {
+    let _begun = pin!(future).poll(&mut Context::from_waker(Waker::noop()));
+}
+
+/// A channel in that state.
+fn reach(world: &mut World, connection: &Connection, state: State) -> Channel {
+    world.run(connection.ready()).expect("it opens");
+    let channel = world.run(connection.open_channel()).expect("it opens");
+    let declare = QueueDeclare { queue: "queue".try_into().expect("short"), ..<_>::default() };
+    world.run(channel.call(declare.clone())).expect("it is declared");
+    match state {
+        State::Open | State::LostBehind | State::RecoveringBehind => {}
+        State::Confirming => drop(world.run(channel.call(ConfirmSelect::default()))),
+        State::Transactional => drop(world.run(channel.call(TxSelect {}))),
+        State::Busy => begin(channel.call(declare)),
+        State::Closing => begin(channel.close()),
+        State::Closed => world.run(channel.close()).expect("it closes"),
+        State::ClosedByBroker => {
+            let missing = QueueDeclare {
+                queue: "missing".try_into().expect("short"),
+                passive: true,
+                ..<_>::default()
+            };
+            world.run(channel.call(missing)).expect_err("there is none");
+        }
+        State::ConnectionClosing => begin(connection.close()),
+        State::ConnectionClosed => world.run(connection.close()).expect("it closes"),
+        State::Lost => {
+            world.cut();
+            world.settle();
+        }
+        State::Recovering => world.lose(),
+    }
+    channel
+}
+
+fn request<R: Request + Clone>(what: &str, request: &R) {
+    for state in STATES {
+        let context = format!("{what} when {state:?}");
+        let (mut world, connection) = World::new();
+        let channel = reach(&mut world, &connection, state);
+        let reply = channel.call(request.clone());
+        match state {
+            State::LostBehind => world.cut(),
+            State::RecoveringBehind => world.lose(),
+            _ => {}
+        }
+        let result = world.run(reply).map(drop);
+        let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
+        assert!(!timed_out, "{context}: no reply, and no error");
+        if state.is_over() {
+            assert!(result.is_err(), "{context}: {result:?}");
+        }
+        // A request goes out without a reply only if it says so.
+        let (mut world, connection) = World::new();
+        let channel = reach(&mut world, &connection, state);
+        let refused = channel.call_no_wait(request.clone());
+        assert!(refused.is_err(), "{context}, without waiting");
+        world.settle();
+        // Whatever became of the channel, the connection is what it was.
+        if connection.is_open() && !matches!(state, State::ConnectionClosing) {
+            let other = world.run(connection.open_channel());
+            assert!(other.is_ok(), "{context}: {other:?}");
+        }
+    }
+}
+
+/// The same for a request whose `no_wait` bit is set.
+fn no_wait<R: Request + Clone>(what: &str, request: &R) {
+    for state in STATES {
+        let context = format!("{what} when {state:?}");
+        let (mut world, connection) = World::new();
+        let channel = reach(&mut world, &connection, state);
+        let sent = channel.call_no_wait(request.clone());
+        // The close of a connection is sent with the next turn of its driver: this goes out before it.
+        if state.is_over() && state != State::ConnectionClosing {
+            assert!(sent.is_err(), "{context}");
+        }
+        match state {
+            State::LostBehind => world.cut(),
+            State::RecoveringBehind => world.lose(),
+            _ => {}
+        }
+        // What follows is not held up.
+        let result = world.run(channel.call(BasicQos::default())).map(drop);
+        let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
+        assert!(!timed_out, "{context}: what follows has no reply, and no error");
+        // To wait for a reply that never comes is a mistake, not a hang.
+        let (mut world, connection) = World::new();
+        let channel = reach(&mut world, &connection, state);
+        let result = world.run(channel.call(request.clone())).map(drop);
+        let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
+        assert!(!timed_out && result.is_err(), "{context}, waited for: {result:?}");
+    }
+}
+
+macro_rules! requests {
+    ($($name:ident { $($field:ident: $value:expr),* })*) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+        #[test]
+        fn every_request_has_a_reply_or_an_error_in_every_state() {
+            $(request(stringify!($name), &$name {
+                $($field: $value.try_into().expect("it fits"),)*
+                ..<_>::default()
+            });)*
+        }
+    };
+}
+
+requests! {
+    ChannelFlow { active: true }
+    AccessRequest {}
+    ExchangeDeclare { exchange: "exchange", kind: "direct" }
+    ExchangeDelete { exchange: "exchange" }
+    ExchangeBind { destination: "amq.direct", source: "amq.topic" }
+    ExchangeUnbind { destination: "amq.direct", source: "amq.topic" }
+    QueueDeclare { queue: "queue" }
+    QueueBind { queue: "queue", exchange: "amq.direct" }
+    QueuePurge { queue: "queue" }
+    QueueDelete { queue: "queue" }
+    QueueUnbind { queue: "queue", exchange: "amq.direct" }
+    BasicQos { prefetch_count: 1u16 }
+    BasicConsume { queue: "queue", consumer_tag: "tag" }
+    BasicCancel { consumer_tag: "tag" }
+    BasicGet { queue: "queue" }
+    BasicRecover { requeue: true }
+    TxSelect {}
+    TxCommit {}
+    TxRollback {}
+    ConfirmSelect {}
+}
+
+#[test]
+fn requests_without_a_reply_hold_nothing_up_in_any_state() {
+    let queue = || "queue".try_into().expect("short");
+    let declare = QueueDeclare { queue: queue(), no_wait: true, ..<_>::default() };
+    no_wait("QueueDeclare", &declare);
+    no_wait("QueuePurge", &QueuePurge { queue: queue(), no_wait: true, ..<_>::default() });
+    no_wait("QueueDelete", &QueueDelete { queue: queue(), no_wait: true, ..<_>::default() });
+    no_wait("BasicCancel", &BasicCancel { no_wait: true, ..<_>::default() });
+    no_wait("ConfirmSelect", &ConfirmSelect { no_wait: true });
+    let kind = "fanout".try_into().expect("short");
+    let exchange = "exchange".try_into().expect("short");
+    no_wait(
+        "ExchangeDeclare",
+        &ExchangeDeclare { exchange, kind, no_wait: true, ..<_>::default() },
+    );
+}
+
+#[test]
+fn the_list_has_every_request_that_clients_make() {
+    let table = include_str!("../../amqp-proto/src/method/table.rs");
+    let declared = table.lines().filter_map(|line| {
+        let (name, rest) = line.trim().split_once(" \"")?;
+        let of_channels = rest.contains("\" = (") && rest.contains(") -> ");
+        of_channels.then_some(name)
+    });
+    assert_eq!(declared.collect::<Vec<_>>(), NAMES);
+}
