@@ -105,11 +105,11 @@ impl Session {
                 // It needs no answer, or is requeued or rejected already.
                 let _settled = channel.settle_apart(tag, Settlement::Nack { requeue: true });
             }
-            Reply::Method(Method::BasicConsumeOk(started)) => {
-                if channel.consumer(&started.consumer_tag) == Some(request.into()) {
-                    record.orphans.push(request.into());
-                    channel.discard_consumer(&started.consumer_tag);
-                }
+            Reply::Method(Method::BasicConsumeOk(started))
+                if channel.consumer(&started.consumer_tag) == Some(request.into()) =>
+            {
+                record.orphans.push(request.into());
+                channel.discard_consumer(&started.consumer_tag);
             }
             _ => {}
         }
