@@ -372,13 +372,17 @@ impl Channel<'_> {
     /// On a transactional channel this rolls the transaction back, which the close would do as well. Does nothing for a peer that
     /// has not announced `basic.nack`.
     pub fn requeue_all(&mut self) {
+        if !self.link.nacks || self.check_open().is_err() {
+            return;
+        }
+        // In a transaction, what was acknowledged and not sent yet is uncommitted as well.
+        self.flush_acks();
         let state = &*self.state;
         let unsettled = state.unsettled.oldest().is_some() || state.unsettled.uncommitted() > 0;
         let coming = !state.consumers.is_empty() || state.pending.brings_message();
-        if !(unsettled || coming) || !self.link.nacks || self.check_open().is_err() {
+        if !(unsettled || coming) {
             return;
         }
-        self.flush_acks();
         self.state.requeue_all(self.link, |state, link| {
             // Nothing waits if all of it is still on its way.
             let _none = state.unsettled.settle_up_to(DeliveryTag(0));
