@@ -117,6 +117,16 @@ impl ChannelState {
         }
     }
 
+    /// The deliveries that are not settled for good, by their tags: those that the transaction has settled are among them.
+    pub(crate) fn unsettled(&self) -> impl Iterator<Item = (u64, &Unacked)> {
+        let settled = match &self.mode {
+            Mode::Tx(transaction) => transaction.settlements.as_slice(),
+            Mode::Plain | Mode::Confirm(_) => &[],
+        };
+        let settled = settled.iter().map(|(tag, unacked, _)| (*tag, unacked));
+        self.unacked.iter().map(|(tag, unacked)| (*tag, unacked)).chain(settled)
+    }
+
     /// Undoes what a transaction has settled.
     pub(crate) fn roll_back(&mut self, transaction: Transaction) {
         let settlements = transaction.settlements.into_iter();

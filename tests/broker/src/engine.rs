@@ -316,7 +316,10 @@ impl Engine {
                 self.note(|| Note::ChannelOpened);
                 return;
             }
-            ChannelEvent::Closed(_) => return self.end_channel(at),
+            ChannelEvent::Closed(reason) => {
+                self.note_abandoned(at, &reason);
+                return self.end_channel(at);
+            }
             // The channel was refused something before this: what follows is ignored, as the client expects.
             _ if self.channel(at).is_none() => return,
             ChannelEvent::Published(published) => {

@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 
-use amqp_proto::{ChannelId, ReplyCode, ShortStr};
+use amqp_proto::{ChannelError, ChannelId, ReplyCode, ShortStr};
 
 use crate::SessionId;
-use crate::channel::Mode;
-use crate::engine::Engine;
+use crate::engine::{At, Engine};
 
 /// Something that the broker did; see [`Engine::observe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +38,13 @@ pub enum Note {
     LimitReached {
         /// Its body.
         body: Bytes,
+    },
+    /// A client closed a channel, or its connection, before it settled that delivery. Queues that count failures count it.
+    Abandoned {
+        /// The message's body.
+        body: Bytes,
+        /// Why the client closed it.
+        text: String,
     },
     /// A client purged a queue.
     Purged {
@@ -109,6 +115,20 @@ impl Engine {
         }
     }
 
+    /// Notes what a client has not settled of a channel that it closes.
+    pub(crate) fn note_abandoned(&mut self, at: At, reason: &ChannelError) {
+        let Some(notes) = &mut self.notes else { return };
+        let Some(close) = reason.as_close() else { return };
+        let session = self.sessions.get(&at.session);
+        let Some(channel) = session.and_then(|session| session.channels.get(&at.channel)) else {
+            return;
+        };
+        notes.extend(channel.unsettled().map(|(_, unacked)| Note::Abandoned {
+            body: unacked.message.body.clone(),
+            text: close.reply_text.to_string(),
+        }));
+    }
+
     /// Returns the bodies of the messages that a client has not settled for good, by channel and delivery tag: those that a
     /// transaction has settled that is not committed are among them.
     pub fn unacknowledged(
@@ -117,13 +137,8 @@ impl Engine {
     ) -> impl Iterator<Item = (ChannelId, u64, Bytes)> + '_ {
         let channels = self.sessions.get(&id).into_iter().flat_map(|session| &session.channels);
         channels.flat_map(|(id, channel)| {
-            let transaction = match &channel.mode {
-                Mode::Tx(transaction) => transaction.settlements.as_slice(),
-                Mode::Plain | Mode::Confirm(_) => &[],
-            };
-            let settled = transaction.iter().map(|(tag, unacked, _)| (tag, unacked));
-            let unacked = channel.unacked.iter().chain(settled);
-            unacked.map(move |(tag, unacked)| (*id, *tag, unacked.message.body.clone()))
+            let unacked = channel.unsettled();
+            unacked.map(move |(tag, unacked)| (*id, tag, unacked.message.body.clone()))
         })
     }
 

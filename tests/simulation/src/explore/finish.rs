@@ -104,6 +104,9 @@ impl Task {
                     self.check(checked);
                 }
                 Some(Err(ConfirmError::NotResent(PublishError::Expired))) => self.expired(id),
+                Some(Err(ConfirmError::Returned(_))) => {
+                    self.world.ledger.borrow_mut().returned(id);
+                }
                 _ => {}
             }
         }

@@ -25,7 +25,8 @@ struct Entry {
     mandatory: bool,
     /// Its queue is a stream: whatever is acknowledged, it is there still.
     streamed: bool,
-    /// It must never be visible: its transaction was rolled back or abandoned, or it was given up before it was sent.
+    /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent,
+    /// or it came back.
     never: bool,
     /// It was taken while its connection was down, when there had been so many transports.
     outage: Option<u64>,
@@ -105,6 +106,10 @@ impl Ledger {
         Ok(id)
     }
 
+    fn entry_of(&self, id: Id) -> &Entry {
+        &self.entries[id.0 as usize]
+    }
+
     fn entry(&mut self, id: Id) -> &mut Entry {
         &mut self.entries[id.0 as usize]
     }
@@ -121,7 +126,7 @@ impl Ledger {
 
     /// The application was told that a transaction that had published it was committed.
     pub(crate) fn is_accepted(&self, id: Id) -> Result<(), String> {
-        match self.entries[id.0 as usize].accepted {
+        match self.entry_of(id).accepted {
             0 => Err(format!("message {} was committed, and the broker never had it", id.0)),
             _ => Ok(()),
         }
@@ -129,7 +134,7 @@ impl Ledger {
 
     /// The application was told that a transaction that had settled it was committed.
     pub(crate) fn is_settled(&self, id: Id, verdict: Verdict) -> Result<(), String> {
-        match self.entries[id.0 as usize].done.get(&verdict) {
+        match self.entry_of(id).done.get(&verdict) {
             None => Err(format!(
                 "that message {} is {verdict:?} was committed, and the broker does not know it",
                 id.0
@@ -140,7 +145,7 @@ impl Ledger {
 
     /// The application was told that a transaction that had published it was rolled back.
     pub(crate) fn is_invisible(&self, id: Id) -> Result<(), String> {
-        match self.entries[id.0 as usize].accepted {
+        match self.entry_of(id).accepted {
             0 => Ok(()),
             _ => Err(format!("message {} was rolled back, and the broker has it", id.0)),
         }
@@ -148,6 +153,11 @@ impl Ledger {
 
     /// It was given up before it was sent.
     pub(crate) fn give_up(&mut self, id: Id) {
+        self.entry(id).never = true;
+    }
+
+    /// The application was told that it came back: it is not sent again.
+    pub(crate) fn returned(&mut self, id: Id) {
         self.entry(id).never = true;
     }
 
@@ -220,6 +230,7 @@ impl Ledger {
                 }
             }
             Note::LimitReached { body } => self.limit_reached(body)?,
+            Note::Abandoned { body, text } => self.abandoned(body, text)?,
             Note::Settled { body, verdict } => self.settled(body, *verdict)?,
             Note::Purged { queue } | Note::Deleted { queue } => {
                 let queue = key(&queue.to_string());
@@ -246,7 +257,7 @@ impl Ledger {
         }
         if entry.never {
             return Err(format!(
-                "message {} was rolled back or given up, and the broker has it",
+                "message {} was rolled back, given up or returned, and the broker has it",
                 id.0
             ));
         }
@@ -264,6 +275,18 @@ impl Ledger {
                 "message {} is gone after {limit} failures; it was rejected {blamed} times, on {channels} channels",
                 id.0
             )),
+        }
+    }
+
+    /// A delivery was unacknowledged when the client closed its channel: it counts as failed. What nobody has failed at is
+    /// requeued before that, if there is a way to, unless the application itself closes the channel.
+    fn abandoned(&self, body: &Bytes, text: &str) -> Result<(), String> {
+        let id = self.identify(body)?;
+        match text {
+            "channel dropped" | "shut down" if self.nack && !self.entry_of(id).streamed => {
+                Err(format!("message {} is left unacknowledged: {text}", id.0))
+            }
+            _ => Ok(()),
         }
     }
 

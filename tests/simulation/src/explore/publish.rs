@@ -199,6 +199,7 @@ impl Task {
             }
             Some(Err(ConfirmError::Unconfirmed(error))) => self.judge(&error),
             Some(Err(ConfirmError::NotResent(PublishError::Expired))) => self.expired(id),
+            Some(Err(ConfirmError::Returned(_))) => self.world.ledger.borrow_mut().returned(id),
             _ => {}
         }
     }
