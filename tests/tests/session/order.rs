@@ -8,7 +8,7 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, RawProperties, ReplyCode, RequestId, Route, ServerConfig,
+    ChannelEvent, ChannelId, PublishError, RawProperties, ReplyCode, RequestId, Route, ServerConfig,
 };
 
 use crate::pair::{Pair, accept};
@@ -277,4 +277,33 @@ fn other_requests_do_not_wait_for_messages_that_are_sent_one_by_one() {
     pair.channel(id).abandon(behind);
     confirm(&mut pair, id);
     assert!(!pair.log.iter().any(|entry| entry == "queue.purge"), "{:?}", pair.log);
+}
+
+#[test]
+fn a_message_that_expires_before_its_group_is_sent_fails() {
+    let (mut pair, id) = careful();
+    let mut channel = pair.channel(id).keep_for(Some(Duration::from_secs(5)));
+    let route = Route::queue("q");
+    let kept = channel.publish_kept(&route, &RawProperties::EMPTY, "late").expect("it is kept");
+    pair.pass(Duration::ZERO);
+    pair.pass(Duration::from_secs(4));
+    assert_eq!(pair.given_up(), []);
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.given_up(), [(kept.get(), &PublishError::Expired)]);
+    // What was sent before a loss fails as well.
+    let mut channel = pair.channel(id).keep_for(Some(Duration::from_secs(5)));
+    let kept = channel.publish_kept(&route, &RawProperties::EMPTY, "lost").expect("it is kept");
+    confirm(&mut pair, id);
+    assert!(pair.confirmed().contains(&kept.get()));
+    pair.judge = None;
+    let mut channel = pair.channel(id).keep_for(Some(Duration::from_secs(5)));
+    let kept = channel.publish_kept(&route, &RawProperties::EMPTY, "lost").expect("it is sent");
+    pair.pass(Duration::ZERO);
+    pair.cut();
+    pair.events.clear();
+    // Nobody reconnects.
+    pair.now += Duration::from_secs(6);
+    pair.session.handle_timeout(pair.now);
+    pair.run(accept);
+    assert_eq!(pair.given_up(), [(kept.get(), &PublishError::Expired)]);
 }

@@ -185,6 +185,85 @@ fn a_close_without_a_cause_does_not_repeat_a_message_for_ever() {
     assert!(pair.closes <= 5, "{}", pair.closes);
 }
 
+/// What is not kept cannot be told from what is.
+#[test]
+fn a_message_is_not_blamed_for_one_that_is_not_kept() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    let plain = pair.channel(id).publish(&Route::new("", "k"), &RawProperties::EMPTY, "plain");
+    plain.expect("it is sent");
+    let kept = keep(&mut pair, id, "", "kept");
+    pair.run(accept);
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "no", PUBLISH);
+    picky(&mut pair, PUBLISH);
+    pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "unknown delivery tag", ACK);
+    pair.pass(Duration::from_secs(60));
+    assert_eq!((given_up(&pair), pair.confirmed()), (vec![], vec![kept]));
+}
+
+#[test]
+fn the_only_message_is_to_blame_for_the_third_close_without_a_cause() {
+    let mut pair = Pair::new(reopening());
+    let id = confirming(&mut pair);
+    picky(&mut pair, (0, 0));
+    let bad = keep(&mut pair, id, "", "bad");
+    pair.run(accept);
+    pair.pass(Duration::from_secs(60));
+    assert_eq!((given_up(&pair), pair.closes), (vec![bad], 3));
+}
+
+/// Messages to exchanges x and y and to a queue, of which the server refuses the bad ones.
+#[test]
+fn what_would_be_refused_for_the_same_reason_is_given_up_as_well_and_nothing_else() {
+    const X: &str = "NOT_FOUND - no exchange 'x' in vhost '/'";
+    let bad = [("x", "bad"), ("", "good"), ("x", "bad"), ("y", "good")];
+    // The code and the text, which messages are refused, and how many closes that takes.
+    let cases = [
+        // The exchange is named.
+        (ReplyCode::NOT_FOUND, X, bad, 1),
+        // It is not, or not in a way that is known.
+        (ReplyCode::NOT_FOUND, "NOT_FOUND", bad, 2),
+        (ReplyCode::NOT_FOUND, "there is no exchange like 'x'", bad, 2),
+        // Others to the exchange are not to blame for what is wrong with one.
+        (
+            ReplyCode::PRECONDITION_FAILED,
+            "no",
+            [("x", "bad"), ("x", "good"), ("y", "good"), ("x", "good")],
+            2,
+        ),
+        (
+            ReplyCode::PRECONDITION_FAILED,
+            X,
+            [("x", "good"), ("x", "bad"), ("x", "good"), ("y", "good")],
+            2,
+        ),
+        // There always is the exchange without a name.
+        (
+            ReplyCode::NOT_FOUND,
+            "NOT_FOUND - no exchange '' in vhost '/'",
+            [("", "bad"), ("", "good"), ("", "good"), ("x", "good")],
+            2,
+        ),
+    ];
+    for (code, text, messages, closes) in cases {
+        let mut pair = Pair::new(reopening());
+        let id = confirming(&mut pair);
+        pair.judge = Some(Box::new(move |published| {
+            published.body.starts_with(b"bad").then(|| (code, text.into(), PUBLISH))
+        }));
+        let sent = messages.map(|(exchange, body)| (keep(&mut pair, id, exchange, body), body));
+        pair.run(accept);
+        pair.pass(Duration::from_secs(60));
+        let of = |wanted: &str| -> Vec<u64> {
+            sent.iter().filter(|(_, body)| *body == wanted).map(|(seq, _)| *seq).collect()
+        };
+        let mut confirmed = pair.confirmed();
+        confirmed.sort_unstable();
+        assert_eq!((given_up(&pair), confirmed), (of("bad"), of("good")), "{text} {messages:?}");
+        assert!(pair.closes <= closes, "{}: {text} {messages:?}", pair.closes);
+    }
+}
+
 #[test]
 fn a_message_is_not_blamed_for_what_something_else_has_done() {
     let mut pair = Pair::new(reopening());
@@ -268,6 +347,22 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
     pair.pass(2 * longest);
     pair.refuse(id, ReplyCode::INTERNAL_ERROR, "the queue has crashed", (0, 0));
     assert!(pair.server.channel(id).is_ok());
+}
+
+/// A timer that has passed would be asked for again and again.
+#[test]
+fn a_channel_that_waits_to_be_opened_wakes_nobody_while_the_connection_closes() {
+    let mut pair = Pair::new(reopening());
+    pair.run(accept);
+    let id = pair.open();
+    for _ in 0..2 {
+        pair.refuse(id, ReplyCode::INTERNAL_ERROR, "crashed", (0, 0));
+    }
+    pair.session.close(pair.now, ReplyCode::REPLY_SUCCESS, "");
+    pair.now += Duration::from_secs(1);
+    pair.session.handle_timeout(pair.now);
+    let timer = pair.session.poll_timeout();
+    assert!(timer.is_none_or(|(at, _)| at > pair.now), "{timer:?}");
 }
 
 #[test]

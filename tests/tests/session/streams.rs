@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, QueueDeclare, TxCommit, TxRollback, TxSelect,
+    BasicCancel, BasicConsume, BasicGet, QueueDeclare, TxCommit, TxRollback, TxSelect,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, ClientConfig, ConsumerId, Delivery, DeliveryTag, FieldTable,
-    Oversized, ShortStr, Timestamp, Value,
+    ChannelEvent, ChannelId, ClientConfig, ConsumerId, Delivery, DeliveryTag, FieldTable, GetReply,
+    Oversized, Reply, ShortStr, Timestamp, Value,
 };
 
 use crate::world::{World, durable, short, text};
@@ -412,4 +412,81 @@ fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
     world.run();
     assert!(world.session.is_open(), "{:?}", world.events);
     assert_eq!(numbers(&mut world).len(), 10);
+}
+
+#[test]
+fn settling_a_message_of_a_queue_settles_none_of_a_stream() {
+    let (mut world, id, _) = reading(1, Recovery::default());
+    world.queue(id, durable("q"));
+    world.publish(id, "", "q", "m");
+    world.run();
+    let get = BasicGet { queue: short("q"), ..<_>::default() };
+    let get = world.send(id, get);
+    world.run();
+    let Some(Reply::Message(GetReply::Message { delivery, .. })) = world.answer(get) else {
+        panic!("{:?}", world.events)
+    };
+    ack(&mut world, id, delivery.delivery_tag());
+    world.run();
+    world.cut();
+    world.recover();
+    assert_eq!(numbers(&mut world), [0]);
+}
+
+#[test]
+fn what_was_settled_between_others_is_not_settled_twice() {
+    let (mut world, id, tags) = reading(3, Recovery::default());
+    ack(&mut world, id, tags[1]);
+    let channel = &mut world.session.channel(id).expect("it is open");
+    channel.nack_up_to(tags[2], true).expect("two are left");
+    world.run();
+    world.cut();
+    world.recover();
+    assert_eq!(numbers(&mut world).first(), Some(&3));
+}
+
+/// The next transaction has begun with it.
+#[test]
+fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, stream());
+    publish(&mut world, 0..10);
+    world.ask(id, TxSelect {}).expect("it is selected");
+    world.limit(id, 5);
+    read(&mut world, id, Some("first".into()));
+    let (_, tags) = delivered(&mut world);
+    ack(&mut world, id, tags[0]);
+    let commit = world.send(id, TxCommit {});
+    let channel = &mut world.session.channel(id).expect("it is open");
+    channel.ack_up_to(tags[2]).expect("two are left");
+    world.run();
+    assert!(world.answer(commit).is_some());
+    let _later = numbers(&mut world);
+    world.cut();
+    world.recover();
+    assert_eq!(numbers(&mut world).first(), Some(&1));
+}
+
+/// RabbitMQ: a stream answers a reject by closing the connection.
+#[test]
+fn what_a_reader_held_that_has_ended_is_not_rejected() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, stream());
+    publish(&mut world, 0..1);
+    world.limit(id, 5);
+    read_as(&mut world, id, short("reader"), Some("first".into()));
+    let (_, tags) = delivered(&mut world);
+    let cancel = |tag: &str| BasicCancel { consumer_tag: short(tag), no_wait: false };
+    world.ask(id, cancel("reader")).expect("it is cancelled");
+    world.queue(id, durable("q"));
+    for _ in 0..100 {
+        world.consume(id, &short("q"), "other");
+        world.ask(id, cancel("other")).expect("it is cancelled");
+    }
+    let channel = &mut world.session.channel(id).expect("it is open");
+    channel.reject(tags[0], true).expect("it was delivered");
+    world.run();
+    assert!(world.session.is_open(), "{:?}", world.events);
 }
