@@ -20,18 +20,41 @@ pub struct Secured<S> {
     incoming: BytesMut,
     /// Records on their way out.
     outgoing: BytesMut,
-    /// The transport has ended.
+    /// Nothing more is received: the transport or the session has ended, or failed.
     ended: bool,
+    /// Nothing can be sent any more.
+    unsendable: bool,
+    /// Why nothing can be sent or received any more, until it is reported. What the peer said before is read first: it may
+    /// be the reason.
+    failure: Option<io::Error>,
 }
 
 impl<S: Transport> Secured<S> {
     /// Puts a session around a transport; its handshake begins with the first write or read.
     pub fn new(inner: S, session: ClientConnection) -> Self {
-        Self { inner, session, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false }
+        Self {
+            inner,
+            session,
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            ended: false,
+            unsendable: false,
+            failure: None,
+        }
     }
 
     /// Sends the records that there are.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unsendable {
+            let reported = || io::ErrorKind::BrokenPipe.into();
+            return Poll::Ready(Err(self.failure.take().unwrap_or_else(reported)));
+        }
+        let sent = self.poll_send_records(cx);
+        self.unsendable = matches!(sent, Poll::Ready(Err(_)));
+        sent
+    }
+
+    fn poll_send_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.outgoing.is_empty() {
                 let pieces = [IoSlice::new(&self.outgoing)];
@@ -86,8 +109,10 @@ impl<S: Transport> Transport for Secured<S> {
         loop {
             let mut reader = self.session.reader();
             match reader.fill_buf() {
+                // The peer has ended the session.
+                Ok([]) => self.ended = true,
                 Ok(plain) => {
-                    // The end is nothing; otherwise there is room for something.
+                    // There is room for something, at least.
                     let room = input.capacity() - input.len();
                     let count = plain.len().min(room.max(1));
                     input.extend_from_slice(plain.get(..count).unwrap_or_default());
@@ -97,17 +122,33 @@ impl<S: Transport> Transport for Secured<S> {
                 // There is nothing yet.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The transport has ended without a word; AMQP has words of its own for that.
-                Err(_) if self.ended => return Poll::Ready(Ok(0)),
+                Err(_) if self.ended => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
             if self.ended {
-                return Poll::Ready(Ok(0));
+                return Poll::Ready(self.failure.take().map_or(Ok(0), Err));
             }
             // What the handshake has to say, it says now; what does not go out yet, goes with the next write or read.
-            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-                return Poll::Ready(Err(error));
+            if !self.unsendable
+                && let Poll::Ready(Err(error)) = self.poll_send(cx)
+            {
+                self.failure = Some(error);
             }
-            ready!(self.poll_receive(cx))?;
+            match self.poll_receive(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    // The session may have decrypted something before it failed.
+                    self.ended = true;
+                    self.failure = Some(error);
+                }
+                // Nothing came that would explain it better.
+                Poll::Pending => {
+                    return self
+                        .failure
+                        .take()
+                        .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+                }
+            }
         }
     }
 
