@@ -109,6 +109,18 @@ impl ChannelState {
         self.unacked.values().chain(settled).any(|unacked| unacked.consumer.as_ref() == Some(tag))
     }
 
+    /// The queue is gone, and which consumers had its deliveries does not matter any more.
+    pub(crate) fn forget_consumers(&mut self, queue: &ShortStr) {
+        let settled = match &mut self.mode {
+            Mode::Tx(transaction) => &mut transaction.settlements[..],
+            Mode::Plain | Mode::Confirm(_) => &mut [],
+        };
+        let settled = settled.iter_mut().map(|(_, unacked, _)| unacked);
+        let of_queue =
+            self.unacked.values_mut().chain(settled).filter(|unacked| unacked.queue == *queue);
+        of_queue.for_each(|unacked| unacked.consumer = None);
+    }
+
     /// How many deliveries are not settled for good.
     pub(crate) fn unacknowledged_count(&self) -> usize {
         match &self.mode {

@@ -96,6 +96,9 @@ impl Engine {
             self.note(|| Note::Cancelled { queue: name.clone() });
             self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
+        // A queue of that name that is declared later knows nothing of its consumers.
+        let channels = self.sessions.values_mut().flat_map(|session| session.channels.values_mut());
+        channels.for_each(|channel| channel.forget_consumers(name));
         count(queue.messages.len())
     }
 }

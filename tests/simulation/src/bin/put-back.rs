@@ -206,16 +206,22 @@ impl Workshop {
 
     fn look_for(&self, defect: &Defect) -> io::Result<Outcome> {
         let patch = defect.patch.to_string_lossy().into_owned();
-        let applied = self.run("git", &["apply", &patch])?;
+        // What is around it may have changed since it was written.
+        let applied = self.run("git", &["apply", "--3way", &patch])?;
         if !applied.status.success() {
+            self.clean()?;
             return Ok(Outcome::Broken(last_line(&applied.stderr)));
         }
         let outcome = match (self.simulate(), &defect.found_by) {
             (Ok(Outcome::Undetected), Some(command)) => self.found_by(command),
             (outcome, _) => outcome,
         };
-        succeeded(&self.run("git", &["checkout", "--force", "."])?)?;
+        self.clean()?;
         outcome
+    }
+
+    fn clean(&self) -> io::Result<()> {
+        succeeded(&self.run("git", &["reset", "--hard"])?)
     }
 
     /// Looks for what is wrong by another command than the simulation: a test that fails finds it, but not what does not

@@ -30,6 +30,9 @@ impl Task {
             Command::Confirm { count } => self.confirm(count).await,
             Command::Withdraw { count } => self.withdraw(count),
             Command::Take { consumer, count, wait } => self.take(consumer, count, wait).await,
+            Command::Handle { consumer, count, wait, how } => {
+                self.handle(consumer, count, wait, how).await;
+            }
             Command::Cancel { consumer, how } => self.cancel(consumer, how).await,
             Command::DropConsumer { consumer } => self.drop_consumer(consumer),
             Command::Settle { count, pick, how } => self.settle_some(count, pick, how),

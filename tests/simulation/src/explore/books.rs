@@ -16,6 +16,8 @@ use super::ledger::{Id, Ledger};
 pub(crate) struct Books {
     /// `tx.select` was sent, or may have been.
     asked: Cell<bool>,
+    /// Replies to it that are awaited, each by a task that does nothing else meanwhile.
+    awaited: Cell<usize>,
     /// Whether the channel is transactional, for certain.
     selected: Cell<bool>,
     work: RefCell<Work>,
@@ -47,6 +49,20 @@ impl Books {
     /// Asks for `tx.select`.
     pub(crate) fn ask(&self) {
         self.asked.set(true);
+    }
+
+    /// The reply to `tx.select` is awaited: until it comes, what is settled counts as part of a transaction.
+    pub(crate) fn expect(&self) {
+        self.awaited.set(self.awaited.get() + 1);
+    }
+
+    /// The reply is there. Returns what was settled meanwhile and is not part of a transaction.
+    pub(crate) fn expected(&self, selected: bool) -> Work {
+        self.awaited.set(self.awaited.get() - 1);
+        match selected || self.selected.get() {
+            true => Work::default(),
+            false => self.work.take(),
+        }
     }
 
     /// The reply to `tx.select` was seen.
@@ -83,6 +99,8 @@ impl Books {
 
     /// A message was published.
     pub(crate) fn published(&self, id: Id) {
+        // It may be part of a transaction that this does not know of.
+        self.lost_track.set(self.lost_track.get() || self.asked.get() && !self.selected.get());
         if self.selected.get() {
             self.work.borrow_mut().published.push(id);
         }
@@ -90,7 +108,8 @@ impl Books {
 
     /// A delivery is settled. Returns whether the transaction decides about it.
     pub(crate) fn settled(&self, id: Id, delivery: &Delivery, verdict: Verdict) -> bool {
-        let decides = self.selected.get() && !delivery.no_ack();
+        self.lost_track.set(self.lost_track.get() || self.asked.get() && !self.selected.get());
+        let decides = (self.selected.get() || self.awaited.get() > 0) && !delivery.no_ack();
         if decides {
             let settled = Settled { id, tag: delivery.delivery_tag(), verdict, again: false };
             self.work.borrow_mut().settled.push(settled);

@@ -157,6 +157,13 @@ pub(crate) enum Command {
         count: usize,
         wait: Duration,
     },
+    /// Settles deliveries of a consumer as soon as they come.
+    Handle {
+        consumer: usize,
+        count: usize,
+        wait: Duration,
+        how: Settling,
+    },
     Cancel {
         consumer: usize,
         how: Cancelling,

@@ -77,6 +77,23 @@ impl Task {
         self.consumers.borrow_mut().push(taker);
     }
 
+    /// Takes what a consumer has, up to `count`, waits up to `wait` for each, and settles each at once.
+    pub(crate) async fn handle(&self, number: usize, count: usize, wait: Duration, how: Settling) {
+        let Some(mut taker) = self.borrow_consumer(number) else { return };
+        for _ in 0..count {
+            let delivery = match self.world.clock.within(wait, taker.consumer.next()).await {
+                None => break,
+                Some(None) => return,
+                Some(Some(Err(end))) => return self.judge_end(&end),
+                Some(Some(Ok(delivery))) => delivery,
+            };
+            self.hold_of(&taker, delivery);
+            let last = self.deliveries.borrow_mut().pop();
+            last.into_iter().for_each(|held| self.settle(held, how));
+        }
+        self.consumers.borrow_mut().push(taker);
+    }
+
     /// Keeps a delivery of a consumer. What a stream delivers leaves nothing out: not before a loss, and not after it, but for
     /// what was settled.
     pub(crate) fn hold_of(&self, taker: &Taker, delivery: Delivery) {

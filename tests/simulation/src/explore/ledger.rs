@@ -283,7 +283,7 @@ impl Ledger {
     fn abandoned(&self, body: &Bytes, text: &str) -> Result<(), String> {
         let id = self.identify(body)?;
         match text {
-            "channel dropped" | "shut down" if self.nack && !self.entry_of(id).streamed => {
+            "channel dropped" if self.nack && !self.entry_of(id).streamed => {
                 Err(format!("message {} is left unacknowledged: {text}", id.0))
             }
             _ => Ok(()),

@@ -260,7 +260,12 @@ fn consume(rng: &mut Rng, theme: &Theme) -> Command {
         let (channel, by) = (theme.slot(rng), by(rng));
         return Command::Consume { channel, queue: theme.name(rng), kind: Kind::any(rng), by };
     }
-    Command::Take { consumer: rng.usize(..8), count: rng.usize(1..=20), wait: millis(rng, 2_000) }
+    let (consumer, count) = (rng.usize(..8), rng.usize(1..=20));
+    if rng.u8(..3) == 0 {
+        let how = theme.settling.unwrap_or(Settling::Ack);
+        return Command::Handle { consumer, count, wait: millis(rng, 10_000), how };
+    }
+    Command::Take { consumer, count, wait: millis(rng, 2_000) }
 }
 
 impl Kind {

@@ -143,7 +143,16 @@ impl Task {
         match step {
             Step::Select => {
                 desk.books.ask();
+                // Somebody who is late or gives up learns nothing in time if it fails.
+                let expects = how == Ending::Await && self.cancel.is_none();
+                if expects {
+                    desk.books.expect();
+                }
                 let selected = self.replied("tx_select", channel.tx_select(), how).await;
+                if expects {
+                    let work = desk.books.expected(selected == Some(true));
+                    work.grant(&mut self.world.ledger.borrow_mut());
+                }
                 selected.into_iter().for_each(|selected| desk.books.select(selected));
             }
             Step::Commit => {
