@@ -543,6 +543,17 @@ pub enum Misuse {
     /// The consumer tag is taken on this channel.
     #[error("the consumer tag is in use on this channel")]
     ConsumerTagInUse,
+    /// Sessions: a stream is consumed with `no_ack`. RabbitMQ would close the connection.
+    #[error("deliveries of a stream have to be acknowledged: consume it without no_ack")]
+    StreamNeedsAcks,
+    /// Sessions: a stream is consumed without a prefetch limit. RabbitMQ would close the channel.
+    #[error(
+        "a consumer of a stream needs a prefetch limit: set one before (basic.qos, not global)"
+    )]
+    StreamNeedsPrefetch,
+    /// Sessions: a message of a stream is asked for with `basic.get`. RabbitMQ would close the connection.
+    #[error("a stream has no single messages to get (basic.get): consume it")]
+    StreamHasNoGet,
     /// The consumer has ended, or never was.
     #[error("the consumer is not active")]
     UnknownConsumer,

@@ -146,6 +146,7 @@ impl Channel<'_> {
         let mut method = request.into();
         self.topology.translate(&mut method);
         self.check_transaction(&method)?;
+        self.check_stream(&method)?;
         let selects = matches!(method, Method::TxSelect(_));
         if selects || ends_transaction(&method) && self.is_transactional() {
             // Acknowledgements go to a channel that is being restored at once, and so do both ends of their transaction: if
@@ -447,6 +448,31 @@ impl Channel<'_> {
             self.record.streams.settled(delivery, false, false);
         }
         Ok(())
+    }
+
+    /// What RabbitMQ refuses of streams, at the cost of the channel or connection. Only queues that the session has declared
+    /// are known to be streams, and those whose consumer says where to begin.
+    fn check_stream(&self, method: &Method) -> Result<(), Misuse> {
+        match method {
+            Method::BasicConsume(consume) => {
+                let begins = consume.arguments.get("x-stream-offset").is_some();
+                if !begins && !self.is_stream(&consume.queue) {
+                    return Ok(());
+                }
+                match (consume.no_ack, self.record.prefetch()) {
+                    (true, _) => Err(Misuse::StreamNeedsAcks),
+                    (false, 0) => Err(Misuse::StreamNeedsPrefetch),
+                    _ => Ok(()),
+                }
+            }
+            Method::BasicGet(get) if self.is_stream(&get.queue) => Err(Misuse::StreamHasNoGet),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_stream(&self, queue: &ShortStr) -> bool {
+        let last = queue.is_empty() && self.record.held.is_empty();
+        self.topology.is_stream(if last { &self.record.last_queue } else { queue })
     }
 
     /// Whether deliveries on the channel may be of streams.

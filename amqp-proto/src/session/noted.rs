@@ -20,6 +20,11 @@ pub(super) fn note(
     now: Instant,
 ) {
     let mut before = None;
+    if let Method::BasicQos(qos) = &method
+        && !qos.global
+    {
+        record.prefetch_now = qos.prefetch_count;
+    }
     match &method {
         Method::BasicQos(qos) if recovers => {
             let limits = Limits { qos: record.qos.clone(), global_qos: record.global_qos.clone() };

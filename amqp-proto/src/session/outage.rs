@@ -378,6 +378,7 @@ impl Session {
             ChannelEvent::Unconfirmed { publishes, error }
         }));
         // What they had is requeued, so nobody would take it to resume them.
+        record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
         for consumer in &mut record.consumers {
             (consumer.pause, consumer.renamed) = (Pause::Running, None);
         }

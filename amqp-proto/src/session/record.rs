@@ -33,6 +33,8 @@ pub(super) struct ChannelRecord {
     pub(super) mode: Mode,
     /// The prefetch limit of consumers that are started from now on.
     pub(super) qos: Option<BasicQos>,
+    /// That of the channel as it is, whether it comes back or not.
+    pub(super) prefetch_now: u16,
     /// The broker was asked to pause deliveries (`channel.flow`).
     pub(super) paused: bool,
     /// The prefetch limit of the channel as a whole.
@@ -225,6 +227,15 @@ impl ChannelRecord {
         let mut consumers = self.consumers.iter();
         let own = consumers.find(|own| *own.tag() == cancel.consumer_tag)?;
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
+    }
+
+    /// The prefetch limit of the next consumer.
+    pub(super) fn prefetch(&self) -> u16 {
+        let held = self.held.iter().rev().find_map(|held| match &held.method {
+            Method::BasicQos(qos) if !qos.global => Some(qos.prefetch_count),
+            _ => None,
+        });
+        held.unwrap_or(self.prefetch_now)
     }
 
     /// Forgets the consumer that has this tag at the broker.

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, BasicGet, QueueDeclare, TxCommit, TxRollback, TxSelect,
+    BasicCancel, BasicConsume, BasicGet, BasicQos, QueueDeclare, TxCommit, TxRollback, TxSelect,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, ClientConfig, ConsumerId, Delivery, DeliveryTag, FieldTable, GetReply,
-    Oversized, Reply, ShortStr, Timestamp, Value,
+    ChannelEvent, ChannelId, ClientConfig, CommandError, ConsumerId, Delivery, DeliveryTag,
+    FieldTable, GetReply, Misuse, Oversized, Reply, ShortStr, Timestamp, Value,
 };
 
 use crate::world::{World, durable, short, text};
@@ -43,6 +43,52 @@ fn read_as(world: &mut World, id: ChannelId, tag: ShortStr, offset: Option<Value
     world.run();
     world.answer(request).expect("it has started");
     request.into()
+}
+
+/// What the broker would close the channel or the connection for is refused at the call, with the reason.
+#[test]
+fn what_streams_cannot_do_costs_nothing() {
+    let mut world = World::new(Recovery::default());
+    let id = world.open();
+    world.queue(id, stream());
+    let consume = || BasicConsume { queue: short("log"), ..<_>::default() };
+    let refused = |world: &mut World, method: BasicConsume| {
+        let refused = world.session.channel(id).expect("it is open").request(method);
+        refused.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let no_ack = BasicConsume { no_ack: true, ..consume() };
+    let last = BasicConsume { queue: ShortStr::EMPTY, ..consume() };
+    let offset = FieldTable::new().with("x-stream-offset", "first").expect("it fits");
+    let elsewhere = BasicConsume { queue: short("elsewhere"), arguments: offset, ..consume() };
+    for cut in [false, true] {
+        if cut {
+            world.cut();
+        }
+        assert!(refused(&mut world, consume()).contains("prefetch limit"));
+        assert!(refused(&mut world, last.clone()).contains("prefetch limit"));
+        assert!(refused(&mut world, elsewhere.clone()).contains("prefetch limit"));
+        assert!(refused(&mut world, no_ack.clone()).contains("acknowledged"));
+        let get = BasicGet { queue: short("log"), no_ack: false, ..<_>::default() };
+        let got = world.session.channel(id).expect("it is open").request(get);
+        assert_eq!(got.err(), Some(CommandError::Misuse(Misuse::StreamHasNoGet)));
+    }
+    // A limit that waits for the connection counts, and one that does not come back counts until it is gone.
+    let unlimited = BasicQos { prefetch_count: 0, ..<_>::default() };
+    let limit = || BasicQos { prefetch_count: 5, ..<_>::default() };
+    world.send(id, limit());
+    assert_eq!(refused(&mut world, consume()), "");
+    world.recover();
+    assert_eq!(refused(&mut world, consume()), "");
+    world.send(id, unlimited);
+    assert!(refused(&mut world, consume()).contains("prefetch limit"));
+    let channel = world.session.channel(id).expect("it is open");
+    channel.unrecovered().request(limit()).expect("it is sent");
+    assert_eq!(refused(&mut world, consume()), "");
+    world.run();
+    world.cut();
+    assert!(refused(&mut world, consume()).contains("prefetch limit"));
+    world.recover();
+    assert!(world.session.is_open());
 }
 
 /// What came, and the tags of it.
