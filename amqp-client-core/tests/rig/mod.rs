@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each user needs a part of it")]
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::{
     BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
-    Method, QueueDeclareOk,
+    ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
     self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ServerConfig, ServerEvent,
@@ -52,6 +53,8 @@ pub(crate) struct Rig {
     /// What the client has said on channels, but for publishes, if that is [recorded](Self::record).
     pub(crate) methods: Vec<Method>,
     recording: bool,
+    /// The tags of consumers that came back under another, by those that they have at the client.
+    tags: BTreeMap<String, proto::ShortStr>,
     /// Publishes that came since the last confirm, and their number.
     unconfirmed: u64,
     published: u64,
@@ -73,6 +76,7 @@ impl Rig {
             written: 0,
             reading: true,
             silent: false,
+            tags: BTreeMap::new(),
             secrets: Vec::new(),
             logins: Vec::new(),
             next_delivery: 0,
@@ -109,6 +113,7 @@ impl Rig {
         self.driver = dialer.connected(self.now, None);
         self.server = proto::Connection::server(capable(), self.now);
         self.input.clear();
+        self.tags.clear();
         self.reading = true;
         self.silent = false;
     }
@@ -282,7 +287,12 @@ impl Rig {
             Method::QueueDeclare(declare) => {
                 QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()
             }
+            Method::ConfirmSelect(ConfirmSelect { no_wait: false }) => ConfirmSelectOk {}.into(),
             Method::BasicConsume(consume) => {
+                // A consumer that was paused comes back under its tag with a number in front.
+                if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
+                    self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
+                }
                 BasicConsumeOk { consumer_tag: consume.consumer_tag }.into()
             }
             Method::BasicQos(_) => BasicQosOk {}.into(),
@@ -305,6 +315,10 @@ impl Rig {
         count: u64,
         body: &[u8],
     ) {
+        // Benchmarks do without: looking would be counted.
+        let renamed = (!self.tags.is_empty()).then(|| self.tags.get(&consumer_tag.to_string()));
+        let renamed = renamed.flatten();
+        let consumer_tag = renamed.unwrap_or(consumer_tag);
         for _ in 0..count {
             self.next_delivery += 1;
             let deliver = BasicDeliver {
