@@ -1,5 +1,6 @@
 //! Sockets, and names resolved and addresses connected to in threads of their own.
 
+use std::any::TypeId;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -97,11 +98,25 @@ pub(crate) struct Seat {
 }
 
 /// Makes a stream that does not block ready to be waited for.
-pub(crate) fn seat<S: Source + Read + Write>(mut stream: S) -> io::Result<(Stream<S>, Seat)> {
+pub(crate) fn seat<S>(mut stream: S) -> io::Result<(Stream<S>, Seat)>
+where
+    S: Source + Read + Write + 'static,
+{
     let poll = mio::Poll::new()?;
     poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
     let readiness = Arc::<Readiness>::default();
-    Ok((Stream { stream, readiness: readiness.clone() }, Seat { poll, readiness }))
+    let stream = Stream { stream, readiness: readiness.clone(), short_is_all: is_socket::<S>() };
+    Ok((stream, Seat { poll, readiness }))
+}
+
+/// Whether a stream is a socket of a system that reports every arrival: a read that comes short has emptied it. Streams
+/// with a layer of their own, such as packets or records, may have more.
+fn is_socket<S: 'static>() -> bool {
+    #[cfg(unix)]
+    let sockets = [TypeId::of::<mio::net::TcpStream>(), TypeId::of::<mio::net::UnixStream>()];
+    #[cfg(not(unix))]
+    let sockets: [TypeId; 0] = [];
+    sockets.contains(&TypeId::of::<S>())
 }
 
 /// What a stream is ready for, as far as is known: asking the system costs more than remembering.
@@ -140,19 +155,20 @@ impl Readiness {
 pub(crate) struct Stream<S> {
     stream: S,
     readiness: Arc<Readiness>,
+    /// A read that comes short has left nothing, until the next event.
+    short_is_all: bool,
 }
 
 impl<S: Read + Write> Transport for Stream<S> {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let Self { stream, readiness } = self;
+        let Self { stream, readiness, short_is_all } = self;
         if !readiness.readable.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         let room = input.capacity() - input.len();
         let polled = fill(input, |room| attempt(&readiness.readable, || stream.read(room)));
-        // Where the system tells of every arrival, a read that comes short has left nothing.
         let is_short = matches!(polled, Poll::Ready(Ok(count)) if count < room);
-        if cfg!(unix) && is_short && !readiness.closed.load(Ordering::Relaxed) {
+        if *short_is_all && is_short && !readiness.closed.load(Ordering::Relaxed) {
             readiness.readable.store(false, Ordering::Relaxed);
         }
         polled

@@ -6,13 +6,19 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{Connection, ConsumeOptions, Message, QueueOptions, Target};
 use amqp_test_broker::Broker;
 use amqp_testkit::RabbitMq;
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// Far longer than it takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the broker is: RabbitMQ, if there is one at hand.
 fn broker() -> Result<(Option<RabbitMq>, Target), Box<dyn Error + Send + Sync>> {
@@ -180,6 +186,51 @@ fn threads_go_through_a_socket_pair() -> Outcome {
     let stream = mio::net::UnixStream::from_std(own);
     let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
     works(&connection).wait()
+}
+
+/// A stream with packets of its own: a read brings one of them at most, however much has come.
+struct Packets(mio::net::TcpStream);
+
+impl Read for Packets {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        let count = octets.len().min(100);
+        self.0.read(octets.get_mut(..count).unwrap_or_default())
+    }
+}
+
+impl Write for Packets {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Source for Packets {
+    fn register(&mut self, at: &Registry, token: Token, for_what: Interest) -> io::Result<()> {
+        self.0.register(at, token, for_what)
+    }
+
+    fn reregister(&mut self, at: &Registry, token: Token, for_what: Interest) -> io::Result<()> {
+        self.0.reregister(at, token, for_what)
+    }
+
+    fn deregister(&mut self, at: &Registry) -> io::Result<()> {
+        self.0.deregister(at)
+    }
+}
+
+#[test]
+fn threads_go_through_a_stream_whose_reads_are_short() -> Outcome {
+    let broker = Broker::start()?;
+    let target: Target = broker.uri().parse()?;
+    let stream = reach(&target)?;
+    stream.set_nonblocking(true)?;
+    let stream = Packets(mio::net::TcpStream::from_std(stream));
+    let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
+    works(&connection).wait_timeout(LIMIT).ok_or("it stalls")?
 }
 
 #[tokio::test]
