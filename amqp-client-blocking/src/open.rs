@@ -27,7 +27,7 @@ impl Connection {
     /// [recovery](amqp_client_core::recovery).
     ///
     /// # Errors
-    /// [`ConnectError`], for the last host that was tried.
+    /// [`ConnectError`], as [`open_target`](Self::open_target).
     pub fn open(uri: &str) -> Result<Self, ConnectError> {
         Self::open_target(uri.parse()?)
     }
@@ -36,7 +36,8 @@ impl Connection {
     /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
     ///
     /// # Errors
-    /// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
+    /// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is
+    /// tried. Otherwise the first refusal of a node that was reached, or else why the last node was not.
     pub fn open_target(target: Target) -> Result<Self, ConnectError> {
         Ok(Self { connection: runtime::open::<Threads>(target).wait()? })
     }

@@ -164,7 +164,7 @@ impl ConnectError {
         let opening = error
             .as_close()
             .is_some_and(|close| close.method() == Some(ConnectionOpen::FACTS.name));
-        if opening && config.virtual_host.is_empty() {
+        if opening && config.virtual_host.is_empty() && !error.is_transient() {
             return Self::EmptyVirtualHost { endpoint, error };
         }
         Self::Refused { endpoint, error }
@@ -185,14 +185,15 @@ impl ConnectError {
         }
     }
 
-    /// Whether another node of the same broker may do better: this one cannot be reached, rather than says no.
+    /// Whether another node of the same broker may accept the connection: this one cannot be reached, or refuses it
+    /// [for now](ConnectionError::is_transient), as when it shuts down or has reached a limit of connections.
     #[must_use]
-    pub const fn is_about_the_node(&self) -> bool {
+    pub fn is_about_the_node(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Refused { error, .. } => {
-                !matches!(error, ConnectionError::Login(_) | ConnectionError::Closed(_))
-            }
+            Self::Refused { error: ConnectionError::Login(_), .. } => false,
+            Self::Refused { error: error @ ConnectionError::Closed(_), .. } => error.is_transient(),
+            Self::Refused { .. } => true,
             Self::Uri(_) | Self::Config(_) | Self::NoEndpoint | Self::Tls(_) | Self::NoToken(_) => {
                 false
             }

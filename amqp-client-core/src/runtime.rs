@@ -70,7 +70,8 @@ pub trait Runtime: 'static {
 /// When the connection is lost, another one is made, as its [`recovery`](Target::recovery) says.
 ///
 /// # Errors
-/// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
+/// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is tried.
+/// Otherwise the first refusal of a node that was reached, or else why the last node was not.
 ///
 /// # Cancel safety
 /// Dropping the future gives the attempt up.
@@ -105,13 +106,20 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
 
 async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
     let target = Arc::new(target);
+    let mut refusal = None;
+    let mut last = ConnectError::NoEndpoint;
     for (node, _) in target.endpoints.iter().enumerate() {
         match open_node::<R>(&target, node).await {
-            Err(error) if error.is_about_the_node() && node + 1 < target.endpoints.len() => {}
-            result => return result,
+            Err(error) if !error.is_about_the_node() => return Err(error),
+            // A node that was reached and says why it refuses explains more than those that were not.
+            Err(error) if refusal.is_none() && error.reply_code().is_some() => {
+                refusal = Some(error)
+            }
+            Err(error) => last = error,
+            opened => return opened,
         }
     }
-    Err(ConnectError::NoEndpoint)
+    Err(refusal.unwrap_or(last))
 }
 
 /// Connects as after a loss: again and again, as the recovery says. Returns the token that it logged in with, too.

@@ -18,7 +18,7 @@ macro_rules! connection {
             /// [recovery](amqp_client_core::recovery).
             ///
             /// # Errors
-            /// [`ConnectError`](amqp_client_core::ConnectError), for the last host that was tried.
+            /// [`ConnectError`](amqp_client_core::ConnectError), as [`open_target`](Self::open_target).
             ///
             /// # Cancel safety
             /// Dropping the future gives the attempt up.
@@ -30,8 +30,9 @@ macro_rules! connection {
             /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
             ///
             /// # Errors
-            /// [`ConnectError`](amqp_client_core::ConnectError), for the last node that was tried. A node that says no, as
-            /// to the credentials, is the last.
+            /// [`ConnectError`](amqp_client_core::ConnectError). A node that refuses what every node would refuse, such as
+            /// the credentials, is the last that is tried. Otherwise the first refusal of a node that was reached, or else
+            /// why the last node was not.
             ///
             /// # Cancel safety
             /// Dropping the future gives the attempt up.

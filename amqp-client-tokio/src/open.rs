@@ -26,7 +26,7 @@ impl Connection {
     /// [recovery](amqp_client_core::recovery).
     ///
     /// # Errors
-    /// [`ConnectError`], for the last host that was tried.
+    /// [`ConnectError`], as [`open_target`](Self::open_target).
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.
@@ -41,7 +41,8 @@ impl Connection {
     /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
     ///
     /// # Errors
-    /// [`ConnectError`], for the last node that was tried. A node that says no, as to the credentials, is the last.
+    /// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is
+    /// tried. Otherwise the first refusal of a node that was reached, or else why the last node was not.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.

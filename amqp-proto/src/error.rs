@@ -50,6 +50,15 @@ impl Close {
         let id = (self.class_id, self.method_id);
         Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
     }
+
+    /// Whether the same may succeed later.
+    fn is_transient(&self) -> bool {
+        // RabbitMQ: the limits of a node, a virtual host and a user are 530, as is a virtual host that does not exist. Only
+        // the text tells them apart.
+        const LIMIT: &[u8] = b"connection limit";
+        let is_limit = || self.reply_text.as_bytes().windows(LIMIT.len()).any(|part| part == LIMIT);
+        self.reply_code.is_transient() || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit()
+    }
 }
 
 impl fmt::Display for Close {
@@ -194,7 +203,7 @@ impl ConnectionError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Closed(close) => close.by == Initiator::Peer && close.reply_code.is_transient(),
+            Self::Closed(close) => close.by == Initiator::Peer && close.is_transient(),
             Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
             Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) | Self::NotConnected => true,
             Self::NotRecovered { lost, .. } => lost.is_transient(),

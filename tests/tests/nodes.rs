@@ -1,0 +1,117 @@
+//! Opening a connection to one of several nodes, some of which refuse for a while.
+
+mod script;
+
+use std::net::TcpListener;
+
+use amqp_client_core::proto::method::{Arguments as _, ConnectionClose, ConnectionOpen};
+use amqp_client_core::proto::{ReplyCode, ShortStr};
+use amqp_client_core::{ConnectError, Target};
+use amqp_client_tokio::Connection;
+use amqp_test_broker::Broker;
+use amqp_testkit::ScriptedPeer;
+use script::{receive, send, settle};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How nodes of RabbitMQ refuse a connection for reasons of their own, or of the moment.
+const FOR_NOW: [(u16, &str); 6] = [
+    (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"),
+    (506, "RESOURCE_ERROR - cannot allocate memory"),
+    (541, "INTERNAL_ERROR - access to vhost '/' refused for user 'guest': vhost '/' is down"),
+    (530, "NOT_ALLOWED - node connection limit (1) is reached"),
+    (
+        530,
+        "NOT_ALLOWED - access to vhost '/' refused for user 'guest': connection limit (1) is reached",
+    ),
+    (
+        530,
+        "NOT_ALLOWED - connection refused for user 'guest': user connection limit (1) is reached",
+    ),
+];
+
+/// How they refuse what every node refuses.
+const FOR_GOOD: [(u16, &str); 2] = [
+    (530, "NOT_ALLOWED - vhost nowhere not found"),
+    (403, "ACCESS_REFUSED - access to vhost '/' refused for user 'guest'"),
+];
+
+/// A node that refuses the virtual host like that, and its `host:port`.
+fn refusing(code: u16, text: &'static str) -> Result<String> {
+    let peer = ScriptedPeer::bind()?;
+    let addr = peer.addr().to_string();
+    peer.spawn(move |peer| {
+        let mut peer = peer.accept().expect("the client connects");
+        settle(&mut peer);
+        let (class_id, method_id) = ConnectionOpen::FACTS.id;
+        let reply_text = ShortStr::truncated(text);
+        send(&mut peer, 0, ConnectionClose { reply_code: code, reply_text, class_id, method_id });
+        receive(&mut peer);
+    });
+    Ok(addr)
+}
+
+/// Nobody listens there.
+fn unreachable() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+async fn open(nodes: &[String]) -> std::result::Result<Connection, ConnectError> {
+    Connection::open(&format!("amqp://{}/%2f", nodes.join(","))).await
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_for_now_is_not_the_last() -> Result<()> {
+    let broker = Broker::start()?;
+    for (code, text) in FOR_NOW {
+        let opened = open(&[refusing(code, text)?, broker.addr().to_string()]).await;
+        opened.map_err(|error| format!("{text}: {error}"))?.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_first_refusal_is_the_error_if_no_node_accepts() -> Result<()> {
+    for (code, text) in FOR_NOW {
+        let nodes =
+            [unreachable()?, refusing(code, text)?, refusing(541, "later")?, unreachable()?];
+        let error = open(&nodes).await.expect_err("no node accepts");
+        assert_eq!(error.reply_code(), Some(ReplyCode(code)), "{error}");
+        // Errors leave out the name of the code.
+        let (_, text) = text.split_once(" - ").ok_or("a text of RabbitMQ")?;
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(error.is_about_the_node(), "{error}");
+    }
+    let nodes = [refusing(320, "first")?, unreachable()?];
+    let error = open(&nodes).await.expect_err("no node accepts");
+    assert_eq!(error.reply_code(), Some(ReplyCode::CONNECTION_FORCED), "{error}");
+    let error = open(&[unreachable()?, unreachable()?]).await.expect_err("there is no node");
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_every_node_refuses_is_asked_once() -> Result<()> {
+    let broker = Broker::start()?;
+    for (code, text) in FOR_GOOD {
+        let first = refusing(320, "shutdown")?;
+        let nodes = [first, refusing(code, text)?, broker.addr().to_string()];
+        let error = open(&nodes).await.expect_err("the second refuses for good");
+        assert_eq!(error.reply_code(), Some(ReplyCode(code)), "{error}");
+        assert!(!error.is_about_the_node(), "{error}");
+    }
+    Ok(())
+}
+
+/// A program that starts while the earlier ones still have their connections waits for its turn, if it is to retry.
+#[tokio::test]
+async fn a_limit_of_connections_is_waited_for() -> Result<()> {
+    let broker = Broker::start()?;
+    for (code, text) in FOR_NOW {
+        let uri = format!("amqp://{},{}/%2f", refusing(code, text)?, broker.addr());
+        let mut target: Target = uri.parse()?;
+        target.retry_open = true;
+        Connection::open_target(target).await?.close().await?;
+    }
+    Ok(())
+}
