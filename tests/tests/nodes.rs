@@ -1,16 +1,20 @@
-//! Opening a connection to one of several nodes, some of which refuse for a while.
+//! Opening a connection to one of several nodes, some of which refuse for a while; and giving it up.
 
 mod script;
 
 use std::net::TcpListener;
+use std::time::Duration;
 
-use amqp_client_core::proto::method::{Arguments as _, ConnectionClose, ConnectionOpen};
+use amqp_client_core::proto::method::{
+    Arguments as _, ConnectionClose, ConnectionOpen, ConnectionTune,
+};
 use amqp_client_core::proto::{ReplyCode, ShortStr};
+use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{ConnectError, Target};
 use amqp_client_tokio::Connection;
 use amqp_test_broker::Broker;
-use amqp_testkit::ScriptedPeer;
-use script::{receive, send, settle};
+use amqp_testkit::{PeerConnection, ScriptedPeer};
+use script::{greet, receive, send, settle};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -112,6 +116,76 @@ async fn a_limit_of_connections_is_waited_for() -> Result<()> {
         let mut target: Target = uri.parse()?;
         target.retry_open = true;
         Connection::open_target(target).await?.close().await?;
+    }
+    Ok(())
+}
+
+type Talk = fn(&mut PeerConnection);
+
+/// How far a server comes with the handshake before the client gives up; first within that of TLS.
+const STEPS: [(&str, Talk); 5] = [
+    (TLS, |_| {}),
+    ("accept", |_| {}),
+    ("the credentials", greet),
+    ("the limits", |peer| {
+        greet(peer);
+        send(peer, 0, ConnectionTune { channel_max: 10, frame_max: 131_072, heartbeat: 0 });
+    }),
+    ("the virtual host", settle),
+];
+
+const TLS: &str = "TLS";
+
+/// However long an orderly close may take, nobody is there to wait for it.
+fn patient(peer: &ScriptedPeer, step: &str) -> Result<Target> {
+    let mut target: Target = peer.uri().parse()?;
+    target.tls = (step == TLS).then(|| TlsOptions::new().verify(false));
+    target.config.protocol.close_timeout = Duration::from_secs(3600);
+    Ok(target)
+}
+
+#[tokio::test]
+async fn an_open_that_is_given_up_leaves_no_socket() -> Result<()> {
+    for (name, talk) in STEPS {
+        for retry in [false, true] {
+            let peer = ScriptedPeer::bind()?;
+            let mut target = patient(&peer, name)?;
+            target.retry_open = retry;
+            let (reached, waits) = tokio::sync::oneshot::channel();
+            let script = peer.spawn(move |peer| {
+                let mut peer = peer.accept().expect("the client connects");
+                talk(&mut peer);
+                let _gone = reached.send(());
+                peer.read_to_close().map(drop)
+            });
+            tokio::select! {
+                opened = Connection::open_target(target) => panic!("{name}: {opened:?}"),
+                reached = waits => reached?,
+            }
+            let closed = tokio::task::spawn_blocking(move || script.join());
+            let closed = closed.await?.map_err(|_| "the script failed")?;
+            closed.map_err(|error| format!("{name}, {retry}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_open_of_a_thread_that_takes_too_long_leaves_no_socket() -> Result<()> {
+    for (name, talk) in STEPS {
+        let peer = ScriptedPeer::bind()?;
+        let mut target = patient(&peer, name)?;
+        target.config.settings.connect_timeout = Duration::from_millis(200);
+        let script = peer.spawn(move |peer| {
+            let mut peer = peer.accept().expect("the client connects");
+            talk(&mut peer);
+            peer.read_to_close().map(drop)
+        });
+        let error = amqp_client_blocking::Connection::open_target(target);
+        let error = error.expect_err("the server does not go on");
+        assert!(matches!(error, ConnectError::TimedOut { .. }), "{name}: {error}");
+        let closed = script.join().map_err(|_| "the script failed")?;
+        closed.map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())
 }

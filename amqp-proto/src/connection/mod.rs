@@ -302,7 +302,8 @@ impl Connection {
 
     /// Closes the connection. [`Event::Closed`] follows when the peer has answered, or did not in time.
     ///
-    /// Does nothing if it is closing already. During a client's handshake nothing needs to be said, so it is over at once.
+    /// Does nothing if it is closing already. A client in its handshake is done at once: it queues the close, if the peer has
+    /// spoken, but has nothing that it would wait for a reply for.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
         self.close_over(now, reply_code, reply_text, (0, 0));
     }
@@ -319,6 +320,11 @@ impl Connection {
         let close = Close { class_id, method_id, ..Close::local(reply_code, reply_text) };
         match &self.state {
             Ok(State::Handshake(handshake)) if !handshake.may_close() => {
+                self.fail(ConnectionError::Closed(close));
+            }
+            Ok(State::Handshake(_)) if matches!(self.side, Side::Client(_)) => {
+                // The peer may never reply: that may be why this end gives up.
+                self.link.send_small(0, &close_method(&close));
                 self.fail(ConnectionError::Closed(close));
             }
             Ok(State::Open | State::Handshake(_)) => {
