@@ -47,7 +47,7 @@ pub struct Engine {
     /// What was done, if somebody wants to know.
     pub(crate) notes: Option<Vec<Note>>,
     /// Which requests are refused, and how many of them.
-    pub(crate) refusals: Option<((u16, u16), u32)>,
+    pub(crate) refusals: Option<((u16, u16), u32, Scope)>,
 }
 
 #[derive(Debug)]
@@ -313,7 +313,8 @@ impl Engine {
                 if let Some(session) = self.sessions.get_mut(&at.session) {
                     session.channels.insert(at.channel, ChannelState::default());
                 }
-                self.note(|| Note::ChannelOpened);
+                let At { session, channel } = at;
+                self.note(|| Note::ChannelOpened { session, channel });
                 return;
             }
             ChannelEvent::Closed(reason) => {
@@ -329,9 +330,9 @@ impl Engine {
             ChannelEvent::Method(method) => {
                 let Some(method) = self.put_off(at, method) else { return };
                 let id = method.facts().id;
-                let done = match self.is_refused(id) {
-                    true => Err(Fault::refused("an operator forbids it")),
-                    false => self.request(at, method),
+                let done = match self.refusal(id) {
+                    Some(fault) => Err(fault),
+                    None => self.request(at, method),
                 };
                 (done, id)
             }
@@ -376,7 +377,9 @@ impl Engine {
 
     pub(crate) fn refuse(&mut self, at: At, fault: &Fault, cause: (u16, u16)) {
         let now = self.now;
-        self.note(|| Note::Refused { code: fault.code, text: fault.text.clone() });
+        let At { session, channel } = at;
+        let Fault { code, text, .. } = fault.clone();
+        self.note(|| Note::Refused { session, channel, cause, code, text });
         let Some(session) = self.sessions.get_mut(&at.session) else { return };
         match fault.scope {
             Scope::Connection => {

@@ -9,9 +9,13 @@ pub(crate) struct Fault {
     pub(crate) text: String,
 }
 
+/// What a refusal closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
+#[expect(clippy::exhaustive_enums, reason = "the protocol has no other")]
+pub enum Scope {
+    /// The channel of the request.
     Channel,
+    /// The whole connection.
     Connection,
 }
 

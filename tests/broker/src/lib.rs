@@ -39,6 +39,7 @@ mod stream;
 mod whims;
 
 pub use engine::Engine;
+pub use fault::Scope;
 pub use observe::{ConsumerView, Note, Verdict};
 pub use options::Options;
 pub use pipe::Pipe;

@@ -14,7 +14,12 @@ pub enum Note {
     /// A client's transport was accepted.
     Connected,
     /// A client opened a channel.
-    ChannelOpened,
+    ChannelOpened {
+        /// Whose it is.
+        session: SessionId,
+        /// Its number.
+        channel: ChannelId,
+    },
     /// A message was accepted and routed; one of a transaction when that is committed.
     Accepted {
         /// Its body.
@@ -57,12 +62,18 @@ pub enum Note {
         queue: ShortStr,
     },
     /// The broker cancelled a consumer.
-    Cancelled {
-        /// The queue that it consumed from.
-        queue: ShortStr,
-    },
+    Cancelled(
+        /// The consumer, which is no more.
+        ConsumerView,
+    ),
     /// A request was refused, which closed its channel or its connection.
     Refused {
+        /// Whose it was.
+        session: SessionId,
+        /// On which channel.
+        channel: ChannelId,
+        /// The class and the method of the request.
+        cause: (u16, u16),
         /// The reply code.
         code: ReplyCode,
         /// The reply text.

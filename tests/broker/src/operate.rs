@@ -9,7 +9,7 @@ use crate::SessionId;
 use crate::channel::{ChannelState, Mode};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
-use crate::fault::Fault;
+use crate::fault::{Fault, Scope};
 use crate::message::Message;
 use crate::observe::{ConsumerView, Note};
 
@@ -142,7 +142,7 @@ impl Engine {
         if channel.consumers.remove(&consumer.tag).is_none() {
             return;
         }
-        self.note(|| Note::Cancelled { queue: consumer.queue.clone() });
+        self.note(|| Note::Cancelled(consumer.clone()));
         self.send(at, BasicCancel { consumer_tag: consumer.tag.clone(), no_wait: true });
         self.remove_consumer(at, &consumer.tag, &consumer.queue);
         self.settle();
@@ -168,18 +168,22 @@ impl Engine {
         self.exchanges.retain(|name, _| name.as_bytes().starts_with(b"amq."));
     }
 
-    /// Refuses the next so many requests of that method (`queue.declare` is `(50, 10)`) with 403, which closes their channel.
-    pub fn refuse_next(&mut self, method: (u16, u16), times: u32) {
-        self.refusals = Some((method, times));
+    /// Refuses the next so many requests of that method (`queue.declare` is `(50, 10)`) with 403, which closes their channel, or
+    /// with 530, which closes their connection.
+    pub fn refuse_next(&mut self, method: (u16, u16), times: u32, scope: Scope) {
+        self.refusals = Some((method, times, scope));
     }
 
-    /// Whether a request is one of those to refuse.
-    pub(crate) fn is_refused(&mut self, id: (u16, u16)) -> bool {
-        let Some((method, times)) = &mut self.refusals else { return false };
+    /// Why a request is refused, if it is one of those to refuse.
+    pub(crate) fn refusal(&mut self, id: (u16, u16)) -> Option<Fault> {
+        let (method, times, scope) = self.refusals.as_mut()?;
         if *method != id || *times == 0 {
-            return false;
+            return None;
         }
         *times -= 1;
-        true
+        Some(match scope {
+            Scope::Channel => Fault::refused("an operator forbids it"),
+            Scope::Connection => Fault::not_allowed("an operator forbids it"),
+        })
     }
 }

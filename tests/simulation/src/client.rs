@@ -15,6 +15,7 @@ use amqp_client_core::{
 use fastrand::Rng;
 
 use crate::network::{HIGH_WATER, KEEP_MAX};
+use crate::pace::Pace;
 use crate::world::World;
 
 /// The number of the client that looks at what is left in the end. Nothing happens to it.
@@ -127,10 +128,11 @@ impl Env {
         // Losing the unconfirmed is for others to test.
         let mut config = self.config();
         config.settings.confirm_timeout = None;
-        self.connect_with(config, Some(recovery)).await
+        let pace = Pace::new(Pace::DEFAULT, self.world.network.borrow().nodes.len());
+        self.connect_with(config, Some((recovery, pace))).await
     }
 
-    async fn connect_with(&self, config: Config, recovery: Option<Recovery>) -> Connected {
+    async fn connect_with(&self, config: Config, recovery: Option<(Recovery, Pace)>) -> Connected {
         loop {
             let now = self.world.clock.now();
             let (config, recovery) = (config.clone(), recovery.clone());

@@ -16,6 +16,7 @@ mod executor;
 mod explore;
 mod ledger;
 mod network;
+mod pace;
 mod script;
 mod shrink;
 mod stage;

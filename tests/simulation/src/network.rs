@@ -1,6 +1,7 @@
 //! The broker, the clients' drivers, and the wires between them.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
@@ -10,11 +11,12 @@ use amqp_client_core::dialer::Dialer;
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};
-use amqp_test_broker::{Engine, Options, SessionId};
+use amqp_test_broker::{ConsumerView, Engine, Options, SessionId};
 use bytes::{Buf as _, BytesMut};
 use fastrand::Rng;
 
 use crate::executor::Flag;
+use crate::pace::Pace;
 use crate::script::Cut;
 use crate::wire::{Conditions, End, Read, Wire};
 
@@ -44,6 +46,10 @@ pub(crate) struct Network {
     engine_due: Cell<Option<Option<Instant>>>,
     /// The largest output that a client ever had.
     pub(crate) peak_output: usize,
+    /// Which client each session is of.
+    owners: BTreeMap<SessionId, usize>,
+    /// Clients whose connections break soon, how, and until when.
+    flapping: Vec<(usize, Cut, Instant)>,
 }
 
 /// A connection: a driver, a session of the broker, and the wires between them.
@@ -54,6 +60,7 @@ pub(crate) struct Link {
     dialer: Option<Dialer>,
     /// How many transports it has had.
     epoch: usize,
+    pace: Pace,
     flag: Arc<Flag>,
     wake_at: Option<Instant>,
     reading: bool,
@@ -89,6 +96,8 @@ impl Network {
             down_until: now,
             engine_due: Cell::new(None),
             peak_output: 0,
+            owners: BTreeMap::new(),
+            flapping: Vec::new(),
         }
     }
 
@@ -97,20 +106,38 @@ impl Network {
         &mut self,
         client: usize,
         config: Config,
-        recovery: Option<Recovery>,
+        recovery: Option<(Recovery, Pace)>,
         now: Instant,
     ) -> Option<(Connection, usize)> {
         if now < self.down_until {
             return None;
         }
         let (connection, mut driver) = Driver::new(config, now);
-        if let Some(recovery) = recovery {
+        let mut link = Link::new(client, None, self.conditions, now);
+        if let Some((recovery, pace)) = recovery {
             driver.recover_with(recovery, self.nodes.len(), 0);
+            link.pace = pace;
         }
-        self.links.push(Link::new(client, Some(driver), self.conditions, now));
+        link.driver = Some(driver);
+        self.links.push(link);
         let link = self.links.len() - 1;
         self.wire_up(link, 0, now);
         Some((connection, link))
+    }
+
+    /// A client begins to connect, and goes on until it is connected, whenever that will be.
+    pub(crate) fn begin(
+        &mut self,
+        client: usize,
+        config: Config,
+        (recovery, pace): (Recovery, Pace),
+        now: Instant,
+    ) -> (Connection, usize) {
+        let (connection, dialer) = Dialer::begin(config, recovery, self.nodes.len(), now);
+        let mut link = Link::new(client, None, self.conditions, now);
+        (link.dialer, link.pace) = (Some(dialer), pace);
+        self.links.push(link);
+        (connection, self.links.len() - 1)
     }
 
     /// Gives a link new wires, and a session of a node of the broker.
@@ -121,7 +148,12 @@ impl Network {
         old.up = std::mem::replace(&mut link.up, Wire::new(self.conditions, up, now));
         old.down = std::mem::replace(&mut link.down, Wire::new(self.conditions, down, now));
         old.input = std::mem::take(&mut link.input);
-        old.session = link.session.replace(self.engine.connect_to(now, self.nodes[node].clone()));
+        let session = self.engine.connect_to(now, self.nodes[node].clone());
+        self.owners.insert(session, link.client);
+        let client = link.client;
+        let flaps = self.flapping.iter().filter(|(own, _, until)| *own == client && now < *until);
+        flaps.for_each(|(_, cut, _)| link.cut(*cut));
+        old.session = link.session.replace(session);
         link.check = true;
         link.flag.raise();
         self.engine_due.set(None);
@@ -141,6 +173,11 @@ impl Network {
         self.links[link].dialer.is_some()
     }
 
+    /// Whether a driver gets no time.
+    pub(crate) fn is_starved(&self, link: usize, now: Instant) -> bool {
+        now < self.links[link].starved_until
+    }
+
     /// The broker's end of a link.
     pub(crate) fn session(&self, link: usize) -> Option<SessionId> {
         self.links[link].session
@@ -157,11 +194,18 @@ impl Network {
     }
 
     pub(crate) fn cut(&mut self, client: usize, cut: Cut) {
-        let end = if cut.reset { End::Reset } else { End::Eof };
-        for link in self.of(client) {
-            let wire = if cut.up { &mut link.up } else { &mut link.down };
-            wire.cut_after(cut.after, end, cut.at_frame);
-        }
+        self.of(client).for_each(|link| link.cut(cut));
+    }
+
+    /// Each connection of a client breaks, and so do those that follow, for a while.
+    pub(crate) fn flap(&mut self, client: usize, cut: Cut, until: Instant) {
+        self.cut(client, cut);
+        self.flapping.push((client, cut, until));
+    }
+
+    /// Which client a session is of.
+    pub(crate) fn owner(&self, session: SessionId) -> Option<usize> {
+        self.owners.get(&session).copied()
     }
 
     pub(crate) fn stall(&mut self, client: usize, up: bool, until: Instant) {
@@ -205,9 +249,13 @@ impl Network {
     pub(crate) fn cancel_consumer(&mut self, now: Instant, place: usize) {
         let consumers: Vec<_> = self.engine.consumers().collect();
         if let Some(consumer) = place.checked_rem(consumers.len()).map(|place| &consumers[place]) {
-            self.engine.cancel_consumer(now, consumer);
-            self.recheck();
+            self.cancel(now, consumer);
         }
+    }
+
+    pub(crate) fn cancel(&mut self, now: Instant, consumer: &ConsumerView) {
+        self.engine.cancel_consumer(now, consumer);
+        self.recheck();
     }
 
     /// The broker closes a channel of each connection of a client.
@@ -288,36 +336,37 @@ impl Network {
     }
 
     /// One round of what an adapter does while there is no transport.
-    fn run_dialer(&mut self, index: usize, now: Instant) {
+    fn run_dialer(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
-        let Some(mut dialer) = link.dialer.take() else { return };
+        let Some(mut dialer) = link.dialer.take() else { return Ok(()) };
         link.flag.lower();
         let turn = dialer.turn(now, &Waker::from(link.flag.clone()));
         link.wake_at = turn.wake_at;
         if turn.done {
-            return;
+            return Ok(());
         }
         let Some(node) = turn.connect else {
             link.dialer = Some(dialer);
-            return;
+            return link.pace.waits(now, turn.wake_at);
         };
         link.flag.raise();
         if now < self.down_until || self.rng.u8(..4) == 0 {
             dialer.failed(now, "not reachable");
             link.dialer = Some(dialer);
-            return;
+            return Ok(());
         }
         link.epoch += 1;
         link.driver = Some(dialer.connected(now, None));
+        let paced = link.pace.connects(now);
         self.wire_up(index, node, now);
+        paced
     }
 
     /// One round of an adapter's loop.
     pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
         let Some(driver) = &mut link.driver else {
-            self.run_dialer(index, now);
-            return Ok(());
+            return self.run_dialer(index, now);
         };
         link.flag.lower();
         let turn = driver.turn(now, &Waker::from(link.flag.clone()));
@@ -417,6 +466,7 @@ impl Link {
             driver,
             dialer: None,
             epoch: 0,
+            pace: Pace::new(Pace::DEFAULT, 1),
             flag: Flag::raised(),
             wake_at: None,
             reading: true,
@@ -429,6 +479,12 @@ impl Link {
             input: BytesMut::new(),
             check: true,
         }
+    }
+
+    fn cut(&mut self, cut: Cut) {
+        let end = if cut.reset { End::Reset } else { End::Eof };
+        let wire = if cut.up { &mut self.up } else { &mut self.down };
+        wire.cut_after(cut.after, end, cut.at_frame);
     }
 
     /// Whether there is a client, with a transport or without.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amqp_test_broker::Scope;
 use fastrand::Rng;
 
 use crate::ledger::BODY_MAX;
@@ -99,8 +100,10 @@ pub(crate) enum What {
     DeleteQueue(usize),
     /// The broker stops, and starts again with nothing.
     Wipe,
-    /// The broker refuses the next requests of a method.
-    Refuse { method: (u16, u16), times: u32 },
+    /// The broker refuses the next requests of a method, and closes their channel or their connection.
+    Refuse { method: (u16, u16), times: u32, scope: Scope },
+    /// Each connection of a client breaks soon after it was made, for a while.
+    Flap { client: usize, cut: Cut, time: Duration },
 }
 
 #[derive(Debug, Clone, Copy)]

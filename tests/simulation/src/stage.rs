@@ -211,9 +211,10 @@ impl<'a> Run<'a> {
                 network.restart(now, Duration::from_millis(1));
                 network.engine.wipe(now);
             }
-            Step::Fault(What::Refuse { method, times }) => {
-                network.engine.refuse_next(method, times)
+            Step::Fault(What::Refuse { method, times, scope }) => {
+                network.engine.refuse_next(method, times, scope);
             }
+            Step::Fault(What::Flap { client, cut, time }) => network.flap(client, cut, now + time),
         }
     }
 }

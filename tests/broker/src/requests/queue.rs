@@ -7,7 +7,7 @@ use super::{Done, check_arguments, count};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
-use crate::observe::Note;
+use crate::observe::{ConsumerView, Note};
 use crate::queue::{Limits, Queue};
 
 impl Engine {
@@ -93,7 +93,9 @@ impl Engine {
             if let Some(channel) = self.channel(at) {
                 channel.consumers.remove(&consumer.tag);
             }
-            self.note(|| Note::Cancelled { queue: name.clone() });
+            let At { session, channel } = at;
+            let (queue, tag) = (name.clone(), consumer.tag.clone());
+            self.note(|| Note::Cancelled(ConsumerView { queue, session, channel, tag }));
             self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
         // A queue of that name that is declared later knows nothing of its consumers.

@@ -14,6 +14,9 @@ use amqp_client_core::{
 use super::client::{Connected, Desk, Task, tried};
 use super::commands::{By, Closing, Command, Name};
 
+/// How long a locked queue is waited for.
+const LOCKED: Duration = Duration::from_secs(100);
+
 /// How often a client tries to connect before it goes on with its script.
 const ATTEMPTS: usize = 20;
 
@@ -41,6 +44,9 @@ impl Task {
             }
             Command::Watch => self.watch().await,
             Command::OnClose { channel } => self.on_close(channel),
+            Command::AwaitRecovery { latencies } => self.await_recovery(latencies).await,
+            Command::Usurp { consumer, channel } => self.usurp(consumer, channel).await,
+            Command::Starve { idle, busy } => self.starve(idle, busy).await,
             Command::Declare { channel, .. }
             | Command::DeleteQueue { channel, .. }
             | Command::Purge { channel, .. }
@@ -55,6 +61,8 @@ impl Task {
             | Command::Consume { channel, .. }
             | Command::Get { channel, .. }
             | Command::Tx { channel, .. }
+            | Command::Feast { channel }
+            | Command::QosSize { channel }
             | Command::Listen { channel } => {
                 if self.desk(channel).is_none() {
                     self.open(channel, false).await;
@@ -121,6 +129,8 @@ impl Task {
             Command::Publish { exchange, queue, manner, message, .. } => {
                 self.publish(desk, exchange_name(exchange), queue, manner, message).await;
             }
+            Command::Feast { .. } => self.feast(desk).await,
+            Command::QosSize { .. } => self.limit_size(desk).await,
             Command::WaitForConfirms { .. } => self.wait_for_confirms(desk).await,
             Command::Consume { queue, kind, by, .. } => self.consume(desk, queue, kind, by).await,
             Command::Get { queue, no_ack, .. } => self.get(desk, queue, no_ack).await,
@@ -137,14 +147,17 @@ impl Task {
 
     /// Opens a channel, after connecting if need be.
     async fn open(&self, slot: usize, unrecovered: bool) {
-        let Some(Connected { connection, .. }) = self.connect().await else { return };
+        let Some(Connected { connection, shut, .. }) = self.connect().await else { return };
+        let since = self.world.history.borrow().mark();
         let Some(result) = self.perhaps("open_channel", connection.open_channel()).await else {
             return;
         };
         match result {
             Ok(channel) => {
                 let channel = if unrecovered { channel.unrecovered() } else { channel };
-                let desk = Desk::new(channel);
+                self.world.history.borrow_mut().unname(self.number, channel.id().get());
+                let desk = Desk::new(channel, unrecovered, since, shut);
+                self.judge_channels();
                 let old = self.channels.borrow_mut()[slot].replace(Rc::new(desk));
                 drop(old);
             }
@@ -162,10 +175,16 @@ impl Task {
             let now = self.world.clock.now();
             let (config, recovery) = (self.config(), self.recovery());
             let number = self.number;
-            let made = self.world.network.borrow_mut().connect(number, config, recovery, now);
+            let patient = self.policy().recovery.as_ref().is_some_and(|own| own.retry_open);
+            let made = match recovery {
+                Some(recovery) if patient => {
+                    Some(self.world.network.borrow_mut().begin(number, config, recovery, now))
+                }
+                recovery => self.world.network.borrow_mut().connect(number, config, recovery, now),
+            };
             if let Some((connection, link)) = made {
                 self.forget();
-                let connected = Connected { connection, link };
+                let connected = Connected { connection, link, shut: Rc::default() };
                 let old = self.connection.borrow_mut().replace(connected.clone());
                 drop(old);
                 match connected.connection.ready().await {
@@ -180,6 +199,7 @@ impl Task {
 
     async fn close(&self, slot: usize, how: Closing) {
         let Some(desk) = self.channels.borrow_mut()[slot].take() else { return };
+        desk.closed.set(how != Closing::Drop);
         let closed = match how {
             Closing::Await => self.perhaps("channel.close", desk.channel.close()).await,
             Closing::Abandon => tried(desk.channel.close()).await,
@@ -194,14 +214,28 @@ impl Task {
             Name::ServerNamed | Name::Last => String::new(),
             queue => self.name(desk, queue),
         };
+        let (begun, others) = desk.declarations.get();
+        desk.declarations.set((begun + 1, others + 1));
         if by == By::Method {
             let declared =
                 channel.queue_declare(&name, options(queue, self.world.script.delivery_limit));
-            if let Some(result) = self.perhaps("queue_declare", declared).await {
-                let declared = self.judge_call(result);
-                if name.is_empty() {
-                    *desk.named.borrow_mut() = declared;
-                }
+            // A queue that another client has may never be free.
+            let declared = self.perhaps("queue_declare", declared);
+            let result = self.world.clock.within(LOCKED, declared).await.flatten();
+            let (now, under_way) = desk.declarations.get();
+            // One that is given up is under way still, as far as anybody knows.
+            let Some(result) = result else { return };
+            desk.declarations.set((now, under_way - 1));
+            if let (Err(error), 0) = (&result, others + now - begun - 1) {
+                self.judge_declaration(desk, &name, error);
+            }
+            let declared = self.judge_call(result);
+            if declared.is_some() {
+                self.world.history.borrow_mut().name(self.number, channel.id().get());
+                self.declared.borrow_mut().insert(name.clone());
+            }
+            if name.is_empty() {
+                *desk.named.borrow_mut() = declared;
             }
             return;
         }
@@ -212,9 +246,13 @@ impl Task {
         let method =
             QueueDeclare { queue, durable, exclusive, auto_delete, no_wait, ..<_>::default() };
         if no_wait {
+            if name.is_empty() {
+                self.world.history.borrow_mut().blur(self.number, channel.id().get());
+            }
             self.judge_call(channel.call_no_wait(method));
         } else {
-            let declared = self.perhaps("call(QueueDeclare)", channel.call(method)).await;
+            let declared = self.perhaps("call(QueueDeclare)", channel.call(method));
+            let declared = self.world.clock.within(LOCKED, declared).await.flatten();
             declared.and_then(|result| self.judge_call(result));
         }
     }
@@ -225,6 +263,7 @@ impl Task {
             return;
         }
         self.world.ledger.borrow_mut().remove(&name);
+        self.world.history.borrow_mut().leave(&name);
         let channel = &desk.channel;
         let method =
             |no_wait| QueueDelete { queue: ShortStr::truncated(&name), no_wait, ..<_>::default() };
@@ -294,14 +333,16 @@ impl Task {
     }
 
     async fn shut_down(&self, grace: Duration) {
-        let Some(Connected { connection, .. }) = self.connected() else { return };
+        let Some(Connected { connection, shut, .. }) = self.connected() else { return };
+        shut.set(true);
         if let Some(Err(error)) = self.perhaps("shutdown", connection.shutdown(grace)).await {
             self.judge_connection(&error.0);
         }
     }
 
     async fn close_connection(&self) {
-        let Some(Connected { connection, .. }) = self.connected() else { return };
+        let Some(Connected { connection, shut, .. }) = self.connected() else { return };
+        shut.set(true);
         let closed = connection.close_with(ReplyCode::REPLY_SUCCESS, "enough");
         if let Some(Err(error)) = self.perhaps("connection.close", closed).await {
             self.judge_connection(&error.0);
@@ -325,7 +366,7 @@ const fn is_durable(queue: Name) -> bool {
 }
 
 const fn is_exclusive(queue: Name) -> bool {
-    matches!(queue, Name::Exclusive | Name::ServerNamed | Name::Last)
+    matches!(queue, Name::Exclusive | Name::Foreign | Name::ServerNamed | Name::Last)
 }
 
 fn options(queue: Name, limit: u32) -> QueueOptions {

@@ -1,6 +1,7 @@
 //! A client: a connection, and what its tasks share of it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::{Pin, pin};
@@ -11,17 +12,20 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ChannelError, ConnectionError, ShortStr};
 use amqp_client_core::{
-    CallError, Channel, Config, Confirmation, Connection, Consumer, ConsumerEnd, Delivery,
-    OnCancel, Queue, Recovery,
+    CallError, Channel, Config, Confirmation, Connection, Consumer, Delivery, OnCancel, Queue,
+    Recovery,
 };
 use fastrand::Rng;
 
 use super::World;
 use super::books::Books;
 use super::commands::{Name, Policy};
+use super::ends::Asked;
+use super::history::Mark;
 use super::ledger::Id;
 use crate::executor::Flag;
 use crate::network::HIGH_WATER;
+use crate::pace::Pace;
 
 /// How many channels a client has at most.
 pub(crate) const SLOTS: usize = 4;
@@ -34,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) world: Rc<World>,
     pub(crate) connection: RefCell<Option<Connected>>,
+    /// Queues that were declared on the connection.
+    pub(crate) declared: RefCell<BTreeSet<String>>,
     pub(crate) channels: RefCell<[Option<Rc<Desk>>; SLOTS]>,
     pub(crate) consumers: RefCell<Vec<Taker>>,
     pub(crate) deliveries: RefCell<Vec<Held>>,
@@ -51,6 +57,8 @@ pub(crate) struct Client {
 pub(crate) struct Connected {
     pub(crate) connection: Connection,
     pub(crate) link: usize,
+    /// Whether the application has closed it.
+    pub(crate) shut: Asked,
 }
 
 /// A channel, and what is known of it.
@@ -59,11 +67,32 @@ pub(crate) struct Desk {
     /// The queue that the broker has named for it.
     pub(crate) named: RefCell<Option<Queue>>,
     pub(crate) books: Rc<Books>,
+    /// Whether what is done on it is not to come back after a loss.
+    pub(crate) unrecovered: bool,
+    /// When it was opened.
+    pub(crate) since: Mark,
+    /// Whether the application has closed it, or its connection.
+    pub(crate) closed: Asked,
+    pub(crate) shut: Asked,
+    /// Whether its end was looked at.
+    pub(crate) judged: Cell<bool>,
+    /// How many declarations were begun, and how many of them are under way.
+    pub(crate) declarations: Cell<(u32, u32)>,
 }
 
 impl Desk {
-    pub(crate) fn new(channel: Channel) -> Self {
-        Self { channel, named: None.into(), books: Rc::default() }
+    pub(crate) fn new(channel: Channel, unrecovered: bool, since: Mark, shut: Asked) -> Self {
+        Self {
+            channel,
+            named: None.into(),
+            books: Rc::default(),
+            unrecovered,
+            since,
+            closed: Rc::default(),
+            shut,
+            judged: Cell::new(false),
+            declarations: Cell::default(),
+        }
     }
 }
 
@@ -74,6 +103,16 @@ pub(crate) struct Taker {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) desk: Rc<Desk>,
+    /// The queue that it was asked to consume from.
+    pub(crate) queue: String,
+    /// Whether the broker has started it once.
+    pub(crate) ran: bool,
+    /// Whether its request is too large for some nodes.
+    pub(crate) large: bool,
+    /// When it was asked for.
+    pub(crate) since: Mark,
+    /// Whether the application has cancelled it.
+    pub(crate) asked: Asked,
     /// The last offset that it has delivered, if it consumes from a stream.
     pub(crate) last: Rc<Cell<Option<i64>>>,
 }
@@ -119,6 +158,7 @@ impl Client {
             number,
             world,
             connection: RefCell::default(),
+            declared: RefCell::default(),
             channels: RefCell::default(),
             consumers: RefCell::default(),
             deliveries: RefCell::default(),
@@ -166,6 +206,7 @@ impl Client {
 
     /// Drops everything that belongs to the connection.
     pub(crate) fn forget(&self) {
+        self.declared.borrow_mut().clear();
         let channels = std::mem::take(&mut *self.channels.borrow_mut());
         let consumers = std::mem::take(&mut *self.consumers.borrow_mut());
         let deliveries = std::mem::take(&mut *self.deliveries.borrow_mut());
@@ -181,6 +222,9 @@ impl Client {
             Name::AutoDelete(number) => format!("auto-{number}"),
             Name::Stream => STREAM.to_owned(),
             Name::Exclusive => format!("own-{}", self.number),
+            Name::Foreign => {
+                format!("own-{}", (self.number + 1) % self.world.script.clients.len())
+            }
             Name::ServerNamed => {
                 let named = desk.named.borrow();
                 let name = named.as_ref().map(Queue::current_name);
@@ -204,7 +248,7 @@ impl Client {
         config
     }
 
-    pub(crate) fn recovery(&self) -> Option<Recovery> {
+    pub(crate) fn recovery(&self) -> Option<(Recovery, Pace)> {
         let recovering = self.policy().recovery.clone()?;
         let mut recovery = Recovery::default();
         recovery.seed = Some(self.world.script.seed | 1);
@@ -217,9 +261,13 @@ impl Client {
             None => amqp_client_core::Locked::Fail,
         };
         recovery.keep_max = recovering.keep_max;
-        recovery.delay_min = recovering.delay_min;
-        recovery.delay_max = recovering.delay_max;
-        Some(recovery)
+        let delays = recovering.delays.unwrap_or(Pace::DEFAULT);
+        if recovering.delays.is_some() {
+            (recovery.delay_min, recovery.delay_max) = delays;
+        }
+        recovery.retry_locked = recovering.retry_locked;
+        recovery.give_up_after = recovering.give_up_after;
+        Some((recovery, Pace::new(delays, self.world.script.nodes.len())))
     }
 
     /// An error is fine, unless it says that somebody broke the protocol.
@@ -243,12 +291,6 @@ impl Client {
                 }
             })
             .ok()
-    }
-
-    pub(crate) fn judge_end(&self, end: &ConsumerEnd) {
-        if let ConsumerEnd::Ended(error) = end {
-            self.judge(error);
-        }
     }
 }
 
@@ -275,8 +317,9 @@ impl Task {
         let mut future = Box::pin(future);
         let flag = Flag::raised();
         let polls = self.random(|rng| rng.u8(..4));
+        let odd = self.odd_waker();
         for _ in 0..polls {
-            let waker = Waker::from(flag.clone());
+            let waker = odd.clone().unwrap_or_else(|| Waker::from(flag.clone()));
             if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return Some(value);
             }

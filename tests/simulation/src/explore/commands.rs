@@ -62,8 +62,13 @@ pub(crate) struct Recovering {
     /// After how long a locked queue is tried again; it has failed, if nothing is said.
     pub(crate) locked: Option<Duration>,
     pub(crate) keep_max: usize,
-    pub(crate) delay_min: Duration,
-    pub(crate) delay_max: Duration,
+    /// The delay after the first failure and the longest one, if they are not left as they are.
+    pub(crate) delays: Option<(Duration, Duration)>,
+    /// Whether the first declaration of a locked queue is tried again, too.
+    pub(crate) retry_locked: bool,
+    pub(crate) give_up_after: Option<Duration>,
+    /// Whether the first connection is retried like any other.
+    pub(crate) retry_open: bool,
 }
 
 /// What a task does.
@@ -206,6 +211,28 @@ pub(crate) enum Command {
         channel: Option<usize>,
     },
     UpdateSecret,
+    /// Waits until the connection is being recovered, and then for so many times the latency of the network.
+    AwaitRecovery {
+        latencies: u32,
+    },
+    /// The broker cancels a consumer while this end does so, too, and another takes its name.
+    Usurp {
+        consumer: usize,
+        channel: usize,
+    },
+    /// A consumer takes nothing of more than the client takes in, and another one on a channel is to get its messages.
+    Starve {
+        idle: usize,
+        busy: usize,
+    },
+    /// Takes many messages without ever waiting.
+    Feast {
+        channel: usize,
+    },
+    /// A limit that brokers do not know, which costs the connection.
+    QosSize {
+        channel: usize,
+    },
     Shutdown {
         grace: Duration,
     },
@@ -225,6 +252,8 @@ pub(crate) enum Name {
     Stream,
     /// The client's connection has it exclusively.
     Exclusive,
+    /// Another client's connection has it exclusively, if there is another.
+    Foreign,
     /// The client's own, named by the broker, and exclusive.
     ServerNamed,
     /// The queue that was declared last on the channel.
@@ -308,6 +337,10 @@ pub(crate) struct Kind {
     pub(crate) prefetch: Option<u16>,
     /// Where it begins, if it consumes from a stream.
     pub(crate) from: Option<StreamOffset>,
+    /// The name that it is given, by its number.
+    pub(crate) tag: Option<usize>,
+    /// The size of its arguments; they have to fit into a frame.
+    pub(crate) filler: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

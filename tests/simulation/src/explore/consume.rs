@@ -17,6 +17,14 @@ impl Task {
     pub(crate) async fn consume(&self, desk: &Rc<Desk>, queue: Name, kind: Kind, by: By) {
         let name = self.name(desk, queue);
         let options = ConsumeOptions::new().no_ack(kind.no_ack).exclusive(kind.exclusive);
+        let options = match kind.tag {
+            Some(tag) => options.consumer_tag(format!("tag-{tag}")),
+            None => options,
+        };
+        let options = match kind.filler {
+            0 => options,
+            size => options.argument("x-filler", "f".repeat(size)),
+        };
         let options = match kind.from.filter(|_| queue == Name::Stream) {
             Some(from) => options.stream_offset(from),
             None => options,
@@ -26,6 +34,9 @@ impl Task {
             let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;
             limited.and_then(|result| self.judge_call(result));
         }
+        let since = self.world.history.borrow().mark();
+        let number = channel.id().get();
+        self.world.history.borrow_mut().consume(&name, self.number, number);
         let consumer = match by {
             By::Method => {
                 self.perhaps("basic_consume", channel.basic_consume(&name, options)).await
@@ -35,9 +46,19 @@ impl Task {
         };
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
             let Kind { no_ack, exclusive, .. } = kind;
-            let last = Rc::default();
-            let desk = desk.clone();
-            let taker = Taker { consumer, name: queue, no_ack, exclusive, desk, last };
+            let taker = Taker {
+                consumer,
+                name: queue,
+                no_ack,
+                exclusive,
+                desk: desk.clone(),
+                queue: name,
+                ran: by == By::Method,
+                large: kind.filler > 0,
+                since,
+                asked: Rc::default(),
+                last: Rc::default(),
+            };
             self.consumers.borrow_mut().push(taker);
         }
     }
@@ -55,7 +76,7 @@ impl Task {
     }
 
     /// Takes a consumer out of the client, so that it can be used while others use the client.
-    fn borrow_consumer(&self, number: usize) -> Option<Taker> {
+    pub(crate) fn borrow_consumer(&self, number: usize) -> Option<Taker> {
         let mut consumers = self.consumers.borrow_mut();
         let len = consumers.len();
         (len > 0).then(|| consumers.swap_remove(number % len))
@@ -68,8 +89,8 @@ impl Task {
             let next = self.world.clock.within(wait, taker.consumer.next()).await;
             match next {
                 None => break,
-                Some(None) => return,
-                Some(Some(Err(end))) => return self.judge_end(&end),
+                Some(None) => return self.judge_end(&taker, None),
+                Some(Some(Err(end))) => return self.judge_end(&taker, Some(&end)),
                 Some(Some(Ok(delivery))) => self.hold_of(&taker, delivery),
             }
         }
@@ -83,8 +104,8 @@ impl Task {
         for _ in 0..count {
             let delivery = match self.world.clock.within(wait, taker.consumer.next()).await {
                 None => break,
-                Some(None) => return,
-                Some(Some(Err(end))) => return self.judge_end(&end),
+                Some(None) => return self.judge_end(&taker, None),
+                Some(Some(Err(end))) => return self.judge_end(&taker, Some(&end)),
                 Some(Some(Ok(delivery))) => delivery,
             };
             self.hold_of(&taker, delivery);
@@ -136,13 +157,15 @@ impl Task {
     }
 
     pub(crate) async fn cancel(&self, number: usize, how: Cancelling) {
-        let (channel, tag, reply) = {
+        let (channel, tag, first, reply) = {
             let consumers = self.consumers.borrow();
             let len = consumers.len();
             let Some(taker) = (len > 0).then(|| &consumers[number % len]) else { return };
+            let first = !taker.asked.replace(true);
+            self.world.history.borrow_mut().leave(&taker.queue);
             let made = matches!(how, Cancelling::Await | Cancelling::Drop | Cancelling::Late(_));
             let reply = made.then(|| taker.consumer.cancel());
-            (taker.consumer.channel().clone(), taker.consumer.tag().clone(), reply)
+            (taker.consumer.channel().clone(), taker.consumer.tag().clone(), first, reply)
         };
         let cancelled = match (how, reply) {
             (Cancelling::Await, Some(reply)) => self.perhaps("cancel", reply).await,
@@ -160,11 +183,33 @@ impl Task {
             }
             _ => None,
         };
-        cancelled.and_then(|result| self.judge_call(result));
+        let cancelled = cancelled.map(|result| self.judge_call(result).is_some());
+        if first {
+            self.end_cancelled(number, how, cancelled).await;
+        }
+    }
+
+    /// A consumer was cancelled. If nobody waits for the reply, it ends behind what it holds.
+    async fn end_cancelled(&self, number: usize, how: Cancelling, done: Option<bool>) {
+        let alone = match how {
+            Cancelling::Drop => true,
+            // Without a connection, it waits until there is one.
+            Cancelling::CallNoWait => done == Some(true) && self.is_settled(),
+            _ => false,
+        };
+        if !alone || self.random(|rng| rng.bool()) {
+            return;
+        }
+        let Some(mut taker) = self.borrow_consumer(number) else { return };
+        if taker.asked.get() && !self.ends_at_once(&mut taker).await {
+            self.consumers.borrow_mut().push(taker);
+        }
     }
 
     pub(crate) fn drop_consumer(&self, number: usize) {
-        drop(self.borrow_consumer(number));
+        let Some(taker) = self.borrow_consumer(number) else { return };
+        self.world.history.borrow_mut().leave(&taker.queue);
+        drop(taker);
     }
 
     pub(crate) async fn get(&self, desk: &Rc<Desk>, queue: Name, no_ack: bool) {

@@ -23,11 +23,14 @@ impl Task {
         while self.world.is_busy() {
             self.sleep(Duration::from_secs(1)).await;
         }
-        let Some(Connected { connection, link }) = self.connection.borrow().clone() else { return };
+        let Some(Connected { connection, link, shut }) = self.connection.borrow().clone() else {
+            return;
+        };
         if self.is_open_again(&connection).await {
             self.conclude_all().await;
             self.let_go(link).await;
             self.drain(link).await;
+            self.judge_channels();
         }
         // The last confirmations and deliveries of a connection that is over have outcomes, too.
         self.conclude_all().await;
@@ -35,6 +38,7 @@ impl Task {
         if self.connected().is_some() {
             self.is_clean(&connection, link).await;
         }
+        shut.set(true);
         if let Some(Err(error)) = self.within(connection.close(), "connection.close").await {
             self.judge_connection(&error.0);
         }
@@ -149,9 +153,12 @@ impl Task {
         loop {
             match self.world.clock.within(Duration::from_millis(1), taker.consumer.next()).await {
                 None => return true,
-                Some(None) => return false,
+                Some(None) => {
+                    self.judge_end(taker, None);
+                    return false;
+                }
                 Some(Some(Err(end))) => {
-                    self.judge_end(&end);
+                    self.judge_end(taker, Some(&end));
                     return false;
                 }
                 Some(Some(Ok(delivery))) => {
@@ -177,13 +184,14 @@ impl Task {
             );
         }
         let consumers = self.consumers.borrow();
-        for Taker { consumer, name, no_ack, desk, last, .. } in consumers.iter() {
+        for Taker { consumer, name, no_ack, desk, last, asked, .. } in consumers.iter() {
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
                 // One that is exclusive is tried again until those that keep it from its queue are gone, and each refusal costs
                 // its channel.
                 let mut neighbours = consumers.iter().filter(|other| Rc::ptr_eq(&other.desk, desk));
                 if neighbours.any(|other| other.exclusive)
+                    && !asked.get()
                     && network.engine.consumers().next().is_some()
                     && self.retries_locked()
                 {
@@ -213,10 +221,6 @@ impl Task {
             return Err(format!("the broker has consumers that nobody holds: {known:?}"));
         }
         Ok(())
-    }
-
-    fn retries_locked(&self) -> bool {
-        self.policy().recovery.as_ref().is_some_and(|recovering| recovering.locked.is_some())
     }
 
     /// Nothing is left over when all handles but the connection's are dropped.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amqp_test_broker::Scope;
 use fastrand::Rng;
 
 use super::client::SLOTS;
@@ -46,6 +47,7 @@ impl Exploration {
         if conditions.piece < 100 {
             script.keep_small();
         }
+        script.with_trouble();
         if script.has_streams() {
             script.with_streams();
         }
@@ -149,8 +151,10 @@ impl Recovering {
             locked: pick(rng, &[None, Some(1_000), Some(100), Some(20_000)])
                 .map(Duration::from_millis),
             keep_max: pick(rng, &[200, 16 * 1024, 256 * 1024]),
-            delay_min: Duration::from_millis(delay_min),
-            delay_max: Duration::from_millis(delay_max),
+            delays: Some((Duration::from_millis(delay_min), Duration::from_millis(delay_max))),
+            retry_locked: false,
+            give_up_after: None,
+            retry_open: false,
         }
     }
 }
@@ -200,7 +204,8 @@ fn fault(rng: &mut Rng, clients: usize) -> Fault {
         23 => What::Wipe,
         _ => {
             let methods = [(50, 10), (50, 20), (60, 20), (60, 10), (40, 10), (85, 10), (90, 10)];
-            What::Refuse { method: pick(rng, &methods), times: rng.u32(1..=3) }
+            let (method, times) = (pick(rng, &methods), rng.u32(1..=3));
+            What::Refuse { method, times, scope: Scope::Channel }
         }
     };
     let span = pick(rng, &[1_000, 10_000, 60_000]);

@@ -217,7 +217,7 @@ impl Ledger {
     pub(crate) fn note(&mut self, note: &Note) -> Result<(), String> {
         match note {
             Note::Connected => self.counts.transports += 1,
-            Note::ChannelOpened => self.counts.channels += 1,
+            Note::ChannelOpened { .. } => self.counts.channels += 1,
             Note::Refused { .. } => self.counts.refused += 1,
             Note::Accepted { body, queues } => self.accepted(body, *queues)?,
             Note::Delivered { body } => {

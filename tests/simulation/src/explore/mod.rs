@@ -20,8 +20,10 @@ mod books;
 mod client;
 pub(crate) mod commands;
 mod consume;
+mod ends;
 mod finish;
 mod generate;
+mod history;
 mod ledger;
 mod open;
 mod publish;
@@ -29,6 +31,8 @@ mod release;
 mod shrink;
 mod theme;
 mod transact;
+mod trouble;
+mod users;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -46,19 +50,21 @@ use crate::script::What;
 use crate::stage::{Run, Stage, timed_faults};
 use client::Client;
 use commands::Exploration;
+use history::History;
 use ledger::Ledger;
 
 pub use ledger::Counts;
 pub use shrink::shrink;
 
 /// More transports and channels than clients ask for, and faults cost them.
-const TRANSPORTS: u64 = 500;
+const TRANSPORTS: u64 = 1_500;
 const CHANNELS: u64 = 20_000;
 
 /// What all tasks see.
 pub(crate) struct World {
     stage: Stage,
     ledger: RefCell<Ledger>,
+    history: RefCell<History>,
     script: Exploration,
     /// Tasks that carry out commands.
     working: Cell<usize>,
@@ -93,7 +99,16 @@ impl World {
         let notes = self.network.borrow_mut().engine.take_notes();
         let mut ledger = self.ledger.borrow_mut();
         for note in notes {
-            if let Err(text) = ledger.note(&note) {
+            let network = self.network.borrow();
+            let owner = |session| network.owner(session);
+            // Its channels are opened again each millisecond.
+            let hasty = |client: usize| {
+                let recovery = self.script.clients[client].recovery.as_ref();
+                let delays = recovery.and_then(|recovering| recovering.delays);
+                delays.is_some_and(|(_, longest)| longest < Duration::from_secs(1))
+            };
+            let noted = self.history.borrow_mut().note(&note, owner, hasty, self.clock.now());
+            if let Err(text) = ledger.note(&note).and(noted) {
                 self.fail(|| text);
             }
         }
@@ -148,6 +163,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
             script.blameless(),
             script.nodes.iter().all(|node| node.nack),
         )),
+        history: RefCell::default(),
         script: script.clone(),
         working: Cell::new(script.tasks.len()),
         faults_end: faults_end.unwrap_or_default(),
@@ -205,7 +221,10 @@ impl What {
     /// How long it goes on.
     const fn lasts(self) -> Duration {
         match self {
-            Self::Stall { time, .. } | Self::Starve { time, .. } | Self::Alarm { time } => time,
+            Self::Stall { time, .. }
+            | Self::Starve { time, .. }
+            | Self::Alarm { time }
+            | Self::Flap { time, .. } => time,
             Self::Restart { down } => down,
             _ => Duration::ZERO,
         }

@@ -166,7 +166,7 @@ impl Task {
     }
 
     /// A message was not published: the broker must not have it.
-    fn judge_publish(&self, id: Id, error: &PublishError) {
+    pub(crate) fn judge_publish(&self, id: Id, error: &PublishError) {
         if let PublishError::Ended(error) = error {
             self.judge(error);
         }

@@ -281,6 +281,8 @@ impl Kind {
             exclusive: rng.u8(..6) == 0,
             prefetch: pick(rng, &[None, Some(1), Some(3), Some(100)]),
             from: pick(rng, &from),
+            tag: None,
+            filler: 0,
         }
     }
 }

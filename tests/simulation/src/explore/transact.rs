@@ -217,7 +217,8 @@ impl Task {
 
     /// The task's channel for transactions.
     async fn transactional(&self) -> Option<Rc<Desk>> {
-        let Connected { connection, .. } = self.connect().await?;
+        let Connected { connection, shut, .. } = self.connect().await?;
+        let since = self.world.history.borrow().mark();
         let own = self.own.borrow().clone();
         if let Some(desk) = own.filter(|desk| desk.channel.check().is_ok()) {
             return Some(desk);
@@ -225,7 +226,7 @@ impl Task {
         let channel = connection.open_channel().await.ok()?;
         let selected = channel.tx_select().await;
         self.judge_call(selected)?;
-        let desk = Rc::new(Desk::new(channel));
+        let desk = Rc::new(Desk::new(channel, false, since, shut));
         desk.books.select(true);
         *self.own.borrow_mut() = Some(desk.clone());
         Some(desk)

@@ -1,0 +1,259 @@
+//! Why consumers and channels end: each end has to be explained by what the broker or the application did.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use amqp_client_core::proto::{ChannelError, Close, Initiator, ReplyCode};
+use amqp_client_core::{CallError, Connection, ConsumerEnd, Status};
+
+use super::client::{Connected, Desk, Taker, Task};
+use super::commands::{Name, Recovering};
+use crate::script::What;
+
+const CONSUME: (u16, u16) = (60, 20);
+const DECLARE: (u16, u16) = (50, 10);
+
+/// As long as a driver needs to do something that does not depend on the broker.
+const TURN: Duration = Duration::from_millis(1);
+
+impl Task {
+    /// A consumer has ended, quietly or with an error.
+    pub(crate) fn judge_end(&self, taker: &Taker, end: Option<&ConsumerEnd>) {
+        if let Err(text) = self.explain(taker, end) {
+            self.fail(format!("a consumer of {:?} ended {text}", taker.name));
+        }
+    }
+
+    fn explain(&self, taker: &Taker, end: Option<&ConsumerEnd>) -> Result<(), String> {
+        let (desk, history) = (&taker.desk, self.world.history.borrow());
+        let asked = taker.asked.get();
+        let channel = taker.consumer.channel();
+        let id = channel.id().get();
+        let error = match end {
+            None if asked || desk.shut.get() => return Ok(()),
+            None => return Err("quietly, and nobody cancelled it".to_owned()),
+            Some(ConsumerEnd::Cancelled) => {
+                let tag = taker.consumer.tag().to_string();
+                // One that was paused while its queue was deleted hears of that when it goes on.
+                let paused = self.policy().delivery_budget < 1 << 20;
+                return match asked
+                    || paused
+                    || history.cancelled(taker.since, self.number, id, &tag)
+                {
+                    true => Ok(()),
+                    false => Err("as cancelled by the broker, which has not done that".to_owned()),
+                };
+            }
+            Some(ConsumerEnd::Ended(error)) => error,
+            Some(_) => return Ok(()),
+        };
+        self.judge(error);
+        match error {
+            ChannelError::Closed(close) if close.by == Initiator::Local => {
+                match asked || desk.closed.get() || desk.shut.get() {
+                    true => Ok(()),
+                    false => Err(format!("although nobody closed its channel: {error}")),
+                }
+            }
+            ChannelError::Closed(close) => {
+                if !history.has_said(desk.since, self.number, id, close) {
+                    return Err(format!("for what the broker has not said: {error}"));
+                }
+                // A mode that the broker refuses ends the channel.
+                let whole = desk.unrecovered || matches!(close.class_id, 85 | 90);
+                match self.reopens() && !whole && !is_own(taker, close) {
+                    true => Err(format!("for what another request was refused: {error}")),
+                    false => self.allow(taker, close, &history),
+                }
+            }
+            ChannelError::Connection(own) => {
+                let cost = own.as_close().is_some_and(|close| is_own(taker, close));
+                match cost || desk.unrecovered || desk.closed.get() || is_over(channel.connection())
+                {
+                    true => Ok(()),
+                    false => Err(format!("with a connection that goes on: {error}")),
+                }
+            }
+            ChannelError::NotRestored { .. } => self.allow_left_out(taker, error, &history),
+            _ => Ok(()),
+        }
+    }
+
+    /// The start of a consumer was refused. Some refusals are for the client to avoid.
+    fn allow(
+        &self,
+        taker: &Taker,
+        close: &Close,
+        history: &super::history::History,
+    ) -> Result<(), String> {
+        if taker.consumer.channel().check().is_err() {
+            // Another consumer's start may have closed the channel.
+            return Ok(());
+        }
+        let text = close.reply_text.to_string();
+        if taker.ran
+            && !taker.desk.unrecovered
+            && taker.exclusive
+            && self.retries_locked()
+            && text.ends_with("exclusive use")
+        {
+            return Err(format!("instead of waiting for its queue: {text}"));
+        }
+        let recovers = self.policy().recovery.is_some() && !taker.desk.unrecovered;
+        let Name::AutoDelete(number) = taker.name else { return Ok(()) };
+        let queue = format!("auto-{number}");
+        let gone = close.reply_code == ReplyCode::NOT_FOUND && text.contains(&queue);
+        if recovers
+            && taker.ran
+            && gone
+            && self.has_declared(&queue)
+            && history.is_untouched(&queue)
+        {
+            return Err(format!("although its queue is declared again: {text}"));
+        }
+        Ok(())
+    }
+
+    /// A consumer was not started again. Something must have been refused, or the consumer not fit.
+    fn allow_left_out(
+        &self,
+        taker: &Taker,
+        error: &ChannelError,
+        history: &super::history::History,
+    ) -> Result<(), String> {
+        let lost_queue = error.to_string().contains("could not be declared again");
+        match lost_queue && !taker.large && !history.has_refused(self.number) {
+            true => Err(format!("although the broker refused nothing: {error}")),
+            false => Ok(()),
+        }
+    }
+
+    /// The first declaration of a queue failed. It waits for a locked queue, if it is to.
+    pub(crate) fn judge_declaration(&self, desk: &Desk, queue: &str, error: &CallError) {
+        let retries = self.policy().recovery.as_ref().is_some_and(|own| own.retry_locked);
+        let CallError::Ended(ChannelError::Closed(close)) = error else { return };
+        let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
+            && (close.class_id, close.method_id) == DECLARE
+            && close.reply_text.to_string().contains(&format!("'{queue}'"));
+        if retries && locked && !desk.unrecovered {
+            self.fail(format!("the declaration of a locked queue failed: {error}"));
+        }
+    }
+
+    /// Whether the connection is open, and its channels are: those that are opened again have requests wait.
+    pub(crate) fn is_settled(&self) -> bool {
+        let reopens = |own: &Recovering| own.reopen_channels || own.retry_locked;
+        let whole = !self.policy().recovery.as_ref().is_some_and(reopens);
+        whole && self.connected().is_some_and(|own| own.connection.health().status == Status::Open)
+    }
+
+    /// Whether the client opens channels again that the broker closes.
+    pub(crate) fn reopens(&self) -> bool {
+        self.policy().recovery.as_ref().is_some_and(|recovering| recovering.reopen_channels)
+    }
+
+    pub(crate) fn retries_locked(&self) -> bool {
+        self.policy().recovery.as_ref().is_some_and(|recovering| recovering.locked.is_some())
+    }
+
+    /// Whether this client has declared a queue that nobody deletes but the broker with its last consumer.
+    fn has_declared(&self, queue: &str) -> bool {
+        let deleted = self.world.script.faults.iter().any(|fault| {
+            matches!(fault.what, What::DeleteQueue(_) | What::Wipe | What::Refuse { .. })
+        });
+        !deleted && self.declared.borrow().contains(queue)
+    }
+
+    /// A consumer was cancelled without anybody waiting for the reply: it ends behind what it holds, at once. Returns whether
+    /// it has.
+    pub(crate) async fn ends_at_once(&self, taker: &mut Taker) -> bool {
+        loop {
+            match self.world.clock.within(TURN, taker.consumer.next()).await {
+                Some(Some(Ok(delivery))) => self.hold_of(taker, delivery),
+                Some(Some(Err(end))) => {
+                    self.judge_end(taker, Some(&end));
+                    return true;
+                }
+                Some(None) => return true,
+                None => break,
+            }
+        }
+        let network = self.world.network.borrow();
+        let runs = |own: Connected| !network.is_starved(own.link, self.world.clock.now());
+        if self.connected().is_some_and(runs) {
+            self.fail(format!("a consumer of {:?} was cancelled, and does not end", taker.name));
+        }
+        false
+    }
+
+    /// Channels that are over: why, and whether the connection says so.
+    pub(crate) fn judge_channels(&self) {
+        let desks: Vec<_> = self.channels.borrow().iter().flatten().cloned().collect();
+        for desk in desks.iter().filter(|desk| !desk.judged.get()) {
+            let Err(error) = desk.channel.check() else { continue };
+            desk.judged.set(true);
+            if let Err(text) = self.explain_channel(desk, &error) {
+                self.fail(format!("channel {} ended {text}", desk.channel.id()));
+            }
+        }
+    }
+
+    fn explain_channel(&self, desk: &Rc<Desk>, error: &ChannelError) -> Result<(), String> {
+        let (id, history) = (desk.channel.id(), self.world.history.borrow());
+        self.judge(error);
+        let connection = desk.channel.connection();
+        match error {
+            ChannelError::Closed(close) if close.by == Initiator::Local => {
+                return match desk.closed.get() || desk.shut.get() {
+                    true => Ok(()),
+                    false => Err(format!("although nobody closed it: {error}")),
+                };
+            }
+            ChannelError::Closed(close) => {
+                if !history.has_said(desk.since, self.number, id.get(), close) {
+                    return Err(format!("for what the broker has not said: {error}"));
+                }
+                // A mode that the broker refuses ends the channel: without it, it would be another one.
+                let mode = matches!(close.class_id, 85 | 90);
+                if self.reopens() && !mode {
+                    return Err(format!("instead of being opened again: {error}"));
+                }
+            }
+            ChannelError::NotRestored { .. } => {
+                let nodes = self.world.script.nodes.iter();
+                let fits =
+                    nodes.map(|node| node.channel_max).min().is_none_or(|most| id.get() <= most);
+                if fits {
+                    return Err(format!("although each node has room for it: {error}"));
+                }
+            }
+            _ if desk.closed.get() || is_over(connection) => return Ok(()),
+            _ => return Err(format!("with a connection that goes on: {error}")),
+        }
+        let health = connection.health();
+        let named = health.closed_channels.iter().any(|own| own.id == id && own.reason == *error);
+        match named || health.status != Status::Open {
+            true => Ok(()),
+            false => Err(format!("and the connection's health does not show it: {error}")),
+        }
+    }
+}
+
+/// Whether a request was the consumer's own start, or the declaration of its queue.
+fn is_own(taker: &Taker, close: &Close) -> bool {
+    let cause = (close.class_id, close.method_id);
+    let text = close.reply_text.to_string();
+    let named = text.contains(&format!("'{}'", taker.queue))
+        || matches!(taker.name, Name::ServerNamed | Name::Last)
+        || text.contains("an operator forbids it")
+        || text.contains("consumer tag");
+    matches!(cause, CONSUME | DECLARE) && named
+}
+
+fn is_over(connection: &Connection) -> bool {
+    matches!(connection.health().status, Status::Closed(_))
+}
+
+/// Whether the application has asked for something, as all who may ask see it.
+pub(crate) type Asked = Rc<Cell<bool>>;
