@@ -15,6 +15,7 @@ use crate::delivery::{Delivery, OnPanic};
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
 use crate::moments;
+use crate::pace::{Look, Pace};
 use crate::reply::Reply;
 use crate::state::End;
 
@@ -25,6 +26,17 @@ use crate::state::End;
 /// the consumer, and goes on.
 ///
 /// Dropping it cancels it; what was delivered and not taken goes back to the queue.
+///
+/// # Handlers that block
+/// The connection is driven by a task of its own. On an async runtime that task can have to wait for the thread on which the
+/// application handles a delivery, even where other threads are idle: tokio runs a task that was just woken on the thread that
+/// woke it. So a handler that computes or blocks for 10 ms delays acknowledgements and heartbeats by that much, and
+/// no more: [`next`](Self::next), the [`Stream`] and [`for_each_concurrent`](Self::for_each_concurrent) yield to the driver
+/// between deliveries. Within a handler they cannot.
+///
+/// Run what takes longer than a fraction of the heartbeat elsewhere: tokio's `spawn_blocking` or `block_in_place`, smol's
+/// `unblock`, a thread of your own. A [`Delivery`] can be moved there and acknowledged there. On threads
+/// (`amqp-client-blocking`) there is nothing to do: a helper thread drives the connection while handlers block.
 ///
 /// # Consumers that lag
 /// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends everything the queue has. When consumers leave more than
@@ -60,20 +72,13 @@ pub struct Consumer {
     /// Deliveries taken from the channel, all at once, to be handed out without its lock.
     taken: VecDeque<amqp_proto::Delivery>,
     on_panic: OnPanic,
-    /// How often it was polled since `turns` was looked at.
-    polls: u32,
-    /// The driver's turns by then.
-    turns: u64,
+    pace: Pace,
 }
-
-/// After how many polls a consumer looks whether the driver has had a turn. Handlers that compute for 1 ms each delay it by 128 ms
-/// then at most, far below a heartbeat; and to yield costs little beside as many deliveries.
-const POLLS: u32 = 64;
 
 impl Consumer {
     pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
         let (taken, on_panic) = (VecDeque::new(), OnPanic::Propagate);
-        Self { channel, id, tag, taken, on_panic, polls: 0, turns: 0 }
+        Self { channel, id, tag, taken, on_panic, pace: Pace::default() }
     }
 
     /// What becomes of a delivery whose handler panics. Default [`OnPanic::Propagate`].
@@ -122,8 +127,8 @@ impl Consumer {
 
     /// The next delivery; nothing once the consumer is cancelled. An error comes once and last.
     ///
-    /// A task that never waits because there is always a delivery yields now and then, so that the connection's own task can run
-    /// on the same thread. [`try_next`](Self::try_next) never does.
+    /// A task that never waits because there is always a delivery yields now and then, and after each delivery that took it more
+    /// than a millisecond: see [handlers that block](Self#handlers-that-block). [`try_next`](Self::try_next) never does.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -174,6 +179,9 @@ impl Consumer {
             loop {
                 while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
                     self.contained(done);
+                    if self.pace.step() && self.yields(cx) {
+                        return Poll::Pending;
+                    }
                 }
                 let room = limit == 0 || running.len() < limit;
                 if !room {
@@ -201,9 +209,7 @@ impl Consumer {
     }
 
     fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Delivery, ConsumerEnd>>> {
-        self.polls += 1;
-        if self.polls > POLLS && self.starves_driver() {
-            cx.waker().wake_by_ref();
+        if self.pace.step() && self.yields(cx) {
             return Poll::Pending;
         }
         if let Some(delivery) = self.hand_out() {
@@ -241,13 +247,21 @@ impl Consumer {
         Poll::Pending
     }
 
-    /// Whether the driver has had no turn for a while, as when it shares a thread with this task, and the task never waits because
-    /// there is always a delivery. Nobody would write its acknowledgements and heartbeats then.
+    /// Whether the task has to yield, so that the driver can run on the same thread.
     #[cold]
-    fn starves_driver(&mut self) -> bool {
-        self.polls = 0;
-        let turns = self.channel.connection().shared().turns();
-        std::mem::replace(&mut self.turns, turns) == turns
+    fn yields(&mut self, cx: &Context<'_>) -> bool {
+        let shared = self.channel.connection().shared();
+        let found = self.pace.look(shared.turns(), shared.time());
+        if found == Look::Fine {
+            return false;
+        }
+        if found == Look::Long {
+            // It may have nothing to write but a heartbeat, and its timer need not have fired: a runtime looks at timers when it is
+            // idle, or once in dozens of polls.
+            self.channel.lock().wake_driver();
+        }
+        shared.yield_now(cx.waker());
+        true
     }
 
     /// Takes all that was delivered, in exchange for the empty queue of what was taken before.

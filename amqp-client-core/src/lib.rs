@@ -39,6 +39,7 @@ mod message;
 mod moments;
 mod opening;
 mod options;
+mod pace;
 mod publisher;
 #[doc = include_str!("../docs/recovery.md")]
 pub mod recovery {}

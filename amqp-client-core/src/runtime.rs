@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use amqp_proto::session::Recovery;
@@ -52,6 +52,11 @@ pub trait Runtime: 'static {
     /// Runs a callback, which may take its time.
     fn call(callback: Box<dyn FnOnce() + Send>) {
         Self::spawn(async move { callback() });
+    }
+
+    /// Wakes the present task behind those that wait for its thread, so that they run when it returns `Pending`.
+    fn yield_now(waker: &Waker) {
+        waker.wake_by_ref();
     }
 
     /// Runs the loop of a connection in the background.
@@ -130,7 +135,7 @@ async fn open_patiently<R: Runtime>(
     let endpoint = target.endpoint(0)?.clone();
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
     let (connection, dialer) = Dialer::begin(config, timed_here(recovery), nodes, R::timer().now());
-    connection.shared().lock().run_call = Some(R::call);
+    serve::<R>(&connection);
     let is_final = |error: &ConnectError| {
         !error.is_about_the_node() && !matches!(error, ConnectError::NoToken(_))
     };
@@ -221,6 +226,12 @@ pub(crate) fn run<R: Runtime>(
 /// A connection's handle, and the loop that has to run for anything to happen.
 pub type Begun<R, S> = (Connection, Drive<S, <R as Runtime>::Timer>);
 
+/// Lets a connection use what the runtime offers.
+fn serve<R: Runtime>(connection: &Connection) {
+    connection.shared().lock().run_call = Some(R::call);
+    connection.shared().yield_by(R::yield_now);
+}
+
 /// Begins a connection over any transport.
 pub fn begin<R, S>(transport: S, config: Config) -> Begun<R, S>
 where
@@ -228,7 +239,7 @@ where
     S: Transport,
 {
     let (connection, drive) = Drive::new(transport, R::timer(), config);
-    connection.shared().lock().run_call = Some(R::call);
+    serve::<R>(&connection);
     (connection, drive)
 }
 

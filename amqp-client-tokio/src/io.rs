@@ -1,8 +1,8 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 use amqp_client_core::Settings;
 use amqp_client_core::drive::{Timer, Transport};
@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -47,6 +48,13 @@ impl Runtime for Tokio {
             // The runtime is gone, or the connection is over already and this is some other thread.
             Err(_) => callback(),
         }
+    }
+
+    /// Tokio wakes what yields like that after it has looked at sockets and timers. A task that wakes itself is polled dozens of
+    /// times before it does.
+    fn yield_now(waker: &Waker) {
+        let yielding = pin!(yield_now());
+        let _pending = yielding.poll(&mut Context::from_waker(waker));
     }
 }
 

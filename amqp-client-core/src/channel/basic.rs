@@ -285,6 +285,7 @@ impl Channel {
         body: impl Body,
     ) -> Result<(), PublishError> {
         let outgoing = Outgoing { heads, publisher: None, kept: None };
+        self.connection().shared().let_driver_run().await;
         // Most often it may go right now, and takes no more than that.
         match self.publish_now(&outgoing, body, None) {
             Ok(_) => Ok(()),

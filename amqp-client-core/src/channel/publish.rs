@@ -168,6 +168,10 @@ impl Channel {
                     deadline = None;
                 }
                 match stop {
+                    Ok(()) if self.connection().shared().take_starved() => {
+                        self.connection().shared().yield_now(cx.waker());
+                        return Poll::Pending;
+                    }
                     Ok(()) => {}
                     Err(Stop::Held(_)) if task.restock() => {}
                     Err(Stop::Held(by)) => {
@@ -283,6 +287,7 @@ impl Channel {
                     channel.confirms.published(seq, size, publisher.is_some());
                 }
                 state.wake_driver();
+                state.count_publish(self.connection().shared());
                 if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
                     waiter.leave(state);
                 }
@@ -330,6 +335,7 @@ impl Channel {
             Ok(seq) => {
                 channel.confirms.published(seq, size, publisher.is_some());
                 state.wake_driver();
+                state.count_publish(self.connection().shared());
                 if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
                     waiter.leave(state);
                 }

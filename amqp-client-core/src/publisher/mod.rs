@@ -242,6 +242,7 @@ impl Publisher {
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
         let outgoing = self.outgoing(heads, kept);
+        self.channel.connection().shared().let_driver_run().await;
         // Most often it may go right now, and takes no more than that.
         let seq = match self.channel.publish_now(&outgoing, body, None) {
             Ok(seq) => seq,

@@ -32,11 +32,12 @@ pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -55,20 +56,30 @@ use crate::config::Settings;
 use crate::event::ConnectionEvent;
 use crate::health::ClosedChannel;
 use crate::options::Window;
+use crate::pace::{Look, Pace};
 
 /// The lock around the state of a connection.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Counts the turns of drivers, for those that may have to let one happen.
     turns: AtomicU64,
+    /// How tasks of the runtime yield; nothing for whoever drives the connection by hand, perhaps in virtual time.
+    yield_now: OnceLock<YieldNow>,
+    /// Publishing has kept the driver from running for long: the next publish yields.
+    starved: AtomicBool,
     state: Mutex<State>,
 }
+
+/// Wakes a task behind those that wait for its thread.
+pub(crate) type YieldNow = fn(&Waker);
 
 /// What is known of a connection.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) proto: Session,
     pub(crate) deadlines: Deadlines,
+    /// Of all that publish.
+    pace: Pace,
     pub(crate) listeners: Listeners<ConnectionEvent>,
     pub(crate) on_close: OnClose<ConnectionError>,
     /// What runs callbacks; without, they are run by whoever finds that they are due.
@@ -166,6 +177,7 @@ impl Shared {
         let state = State {
             proto,
             deadlines: Deadlines::default(),
+            pace: Pace::default(),
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             run_call: None,
@@ -189,17 +201,61 @@ impl Shared {
             by_number: Vec::new(),
             wakes: Wakes::default(),
         };
-        Self { settings, turns: AtomicU64::new(0), state: Mutex::new(state) }
+        let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
+        let starved = AtomicBool::new(false);
+        Self { settings, turns, yield_now, starved, state: Mutex::new(state) }
     }
 
     /// The driver has a turn.
     pub(crate) fn count_turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
+        self.starved.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on tasks yield like that, also by time.
+    pub(crate) fn yield_by(&self, yield_now: YieldNow) {
+        let _kept = self.yield_now.set(yield_now);
+    }
+
+    /// The time, for tasks that may have to let the driver run.
+    pub(crate) fn time(&self) -> Option<Instant> {
+        self.yield_now.get().map(|_| Instant::now())
+    }
+
+    /// Wakes a task behind those that wait for its thread.
+    pub(crate) fn yield_now(&self, waker: &Waker) {
+        self.yield_now.get().map_or_else(|| waker.wake_by_ref(), |yield_now| yield_now(waker));
+    }
+
+    /// Whether the driver has had no turn for long, while messages were published. Says so once.
+    #[inline]
+    pub(crate) fn take_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Yields to the driver, if publishing has kept it from running for long.
+    #[inline]
+    pub(crate) async fn let_driver_run(&self) {
+        if self.take_starved() {
+            self.yield_once().await;
+        }
     }
 
     /// How many turns drivers have had.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    #[cold]
+    fn yield_once(&self) -> impl Future<Output = ()> {
+        let mut yielded = false;
+        poll_fn(move |cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            self.yield_now(cx.waker());
+            Poll::Pending
+        })
     }
 
     /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on:
@@ -327,6 +383,14 @@ impl State {
     pub(crate) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             self.wakes.push(driver);
+        }
+    }
+
+    /// A message was published, for which the driver was woken.
+    #[inline]
+    pub(crate) fn count_publish(&mut self, shared: &Shared) {
+        if self.pace.step() && self.pace.look(shared.turns(), shared.time()) == Look::Long {
+            shared.starved.store(true, Ordering::Relaxed);
         }
     }
 
