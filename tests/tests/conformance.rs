@@ -13,7 +13,7 @@ use amqp_client_core::{
     Overflow, PublisherOptions, QueueOptions,
 };
 use amqp_client_tokio::Connection;
-use amqp_test_broker::Broker;
+use amqp_test_broker::{Broker, Options};
 use amqp_testkit::RabbitMq;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -439,16 +439,28 @@ async fn observed(uri: &str, script: &[Operation]) -> Result<String, TestCaseErr
 fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
     static BROKERS: OnceLock<(Option<RabbitMq>, String, Broker)> = OnceLock::new();
     BROKERS.get_or_init(|| {
-        let memory = Broker::start().expect("a port on the loopback interface");
-        match std::env::var("AMQP_URL") {
-            Ok(uri) => (None, uri, memory),
+        let (node, uri) = match std::env::var("AMQP_URL") {
+            Ok(uri) => (None, uri),
             Err(_) => {
                 let node = RabbitMq::start().expect("RabbitMQ starts");
                 let uri = node.amqp_uri();
-                (Some(node), uri, memory)
+                (Some(node), uri)
             }
+        };
+        let mut options = Options::new();
+        if major_version(&uri).expect("RabbitMQ says which it is") >= 4 {
+            options = options.rabbitmq_4_3();
         }
+        let memory = Broker::start_with(options).expect("a port on the loopback interface");
+        (node, uri, memory)
     })
+}
+
+fn major_version(uri: &str) -> Option<u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let connection = runtime.block_on(Connection::open(uri)).ok()?;
+    let version = connection.negotiated()?.peer_properties.get("version")?.as_str()?.to_owned();
+    version.split('.').next()?.parse().ok()
 }
 
 /// How many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.

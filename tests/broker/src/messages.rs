@@ -241,7 +241,7 @@ impl Engine {
             // It is there still.
             return;
         }
-        let counts_failures = self.options.counts_failures && queue.limits.counts_deliveries;
+        let counts_failures = self.options.rabbitmq_4_3 && queue.limits.counts_deliveries;
         message.returns += u32::from(failed || !counts_failures);
         let default = counts_failures.then_some(DELIVERY_LIMIT);
         let limit = queue.limits.delivery_limit.or(default);

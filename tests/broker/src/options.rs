@@ -14,7 +14,7 @@ pub struct Options {
     pub(crate) users: Vec<(String, String)>,
     pub(crate) heartbeat: Duration,
     pub(crate) whims: Option<u64>,
-    pub(crate) counts_failures: bool,
+    pub(crate) rabbitmq_4_3: bool,
 }
 
 impl Options {
@@ -25,7 +25,7 @@ impl Options {
             users: Vec::new(),
             heartbeat: Duration::from_secs(60),
             whims: None,
-            counts_failures: false,
+            rabbitmq_4_3: false,
         }
     }
 
@@ -54,7 +54,8 @@ impl Options {
         self
     }
 
-    /// Treats failed deliveries of quorum queues as RabbitMQ 4.3 does, instead of as 3.10.
+    /// Does as RabbitMQ 4.3, instead of as 3.10, where a client sees a difference: with failed deliveries of quorum queues, and
+    /// with unknown types of exchanges, which cost the channel only.
     ///
     /// A delivery has failed if it was rejected and requeued (`basic.reject`), or was unacknowledged when its channel or
     /// connection ended. One that was returned by `basic.nack` or `basic.recover` has not. A message that fails more often than
@@ -63,7 +64,7 @@ impl Options {
     /// In 3.10 everything that is requeued counts, and there is no limit by default.
     #[must_use]
     pub const fn rabbitmq_4_3(mut self) -> Self {
-        self.counts_failures = true;
+        self.rabbitmq_4_3 = true;
         self
     }
 

@@ -14,7 +14,10 @@ impl Engine {
         let kind = Kind::named(&method.kind);
         if kind.is_none() && !method.passive {
             let text = format!("unknown exchange type '{}'", method.kind);
-            return Err(Fault::invalid(&text));
+            return Err(match self.options.rabbitmq_4_3 {
+                true => Fault::precondition(text),
+                false => Fault::invalid(&text),
+            });
         }
         if let Some(exchange) = self.exchanges.get(&name) {
             if !method.passive {
