@@ -44,7 +44,7 @@ use crate::state::End;
 /// consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for another second while others wait,
 /// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. It keeps a share of
 /// the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries, the consumer
-/// is started again under its tag. The requeued messages are delivered again, marked as redelivered.
+/// is started again; the broker's tools show it with a number in front of its tag. The requeued messages are delivered again, marked as redelivered.
 ///
 /// While a consumer is paused, the broker does not list it. Consumers that would lose something by that are not paused: exclusive
 /// ones, those without acknowledgements, on a transactional channel or of a stream, and those of a queue with a single active

@@ -23,7 +23,9 @@ use crate::message::MessageProperties;
 /// rejected then. A [`nack`](Self::nack) does not count, nor does whatever else is returned untouched: dropped deliveries, and
 /// what a consumer had not taken when it was dropped. Deliveries that are unsettled when their channel or connection is closed
 /// or lost count as failed; those that are left at a [shutdown](crate::Connection::shutdown) do not. Up to 4.2, everything that is
-/// requeued counts.
+/// requeued counts: from 4.0, a message that is dropped 21 times is gone.
+///
+/// So give a quorum queue a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange). What is over the limit is kept then.
 #[must_use = "a delivery that is dropped goes back to its queue"]
 pub struct Delivery {
     message: amqp_proto::Delivery,

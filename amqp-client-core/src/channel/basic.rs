@@ -21,7 +21,7 @@ impl Channel {
     }
 
     /// Limits how many deliveries the consumers of the channel may have unacknowledged together (`basic.qos` with
-    /// `global`). RabbitMQ 4.3 and later refuse it.
+    /// `global`). RabbitMQ 4.3.6 replies as if it did, and applies no limit: use [`basic_qos`](Self::basic_qos).
     pub fn basic_qos_global(&self, prefetch_count: u16) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicQos {
             prefetch_count,

@@ -149,7 +149,11 @@ impl QueueOptions {
         self.argument("x-single-active-consumer", true)
     }
 
-    /// How often a message may be returned to a quorum queue before it is dropped or dead-lettered.
+    /// How often the delivery of a message may fail before a quorum queue drops or dead-letters the message. RabbitMQ 3.10 has no
+    /// limit by default, RabbitMQ 4 one of 20. Which deliveries count is described at
+    /// [`Delivery`](crate::Delivery#to-blame-or-not-to-blame).
+    ///
+    /// Give the queue a [dead-letter exchange](Self::dead_letter_exchange). Without one, a message over the limit is lost.
     pub fn delivery_limit(self, times: u32) -> Self {
         self.argument("x-delivery-limit", i64::from(times))
     }
