@@ -27,29 +27,37 @@ type Drive = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Starts the loop of a connection, with its helper.
 pub(crate) fn start(seat: Seat, drive: Drive) -> io::Result<()> {
-    let bell = mio::Waker::new(seat.poll.registry(), BELL)?;
-    let shared = Arc::new(SharedLoop {
-        bell,
-        rung: AtomicBool::new(false),
-        leader: AtomicUsize::new(NOBODY),
-        post: Mutex::new(Post::default()),
-        helper: Condvar::new(),
-    });
-    let Seat { poll, readiness } = seat;
-    let waker = Waker::from(shared.clone());
-    let work = Work {
-        drive: Some(drive),
-        waker,
-        poll,
-        events: Events::with_capacity(4),
-        readiness,
-        skipped: false,
-    };
-    shared.post().work = Some(Box::new(work));
-    let helper = shared.clone();
-    let started = thread::Builder::new().name("amqp-io".to_owned()).spawn(move || helper.help());
-    // Without a helper, dropping the work ends the connection.
-    started.map(drop).inspect_err(|_| shared.post().work = None)
+    SharedLoop::start(seat, drive).map(drop)
+}
+
+impl SharedLoop {
+    fn start(seat: Seat, drive: Drive) -> io::Result<Arc<Self>> {
+        let bell = mio::Waker::new(seat.poll.registry(), BELL)?;
+        let shared = Arc::new(Self {
+            bell,
+            rung: AtomicBool::new(false),
+            leader: AtomicUsize::new(NOBODY),
+            post: Mutex::new(Post::default()),
+            helper: Condvar::new(),
+        });
+        let Seat { poll, readiness } = seat;
+        let waker = Waker::from(shared.clone());
+        let work = Work {
+            drive: Some(drive),
+            waker,
+            poll,
+            events: Events::with_capacity(4),
+            readiness,
+            skipped: false,
+        };
+        shared.post().work = Some(Box::new(work));
+        let helper = shared.clone();
+        let started =
+            thread::Builder::new().name("amqp-io".to_owned()).spawn(move || helper.help());
+        // Without a helper, dropping the work ends the connection.
+        started.inspect_err(|_| shared.post().work = None)?;
+        Ok(shared)
+    }
 }
 
 /// The loop of a connection, which threads share.
@@ -124,8 +132,13 @@ impl IoLoop for SharedLoop {
         let Some(mut work) = self.take_or_follow(waiter) else {
             return false;
         };
-        while !waiter.is_woken() && !work.is_over() && until.is_none_or(|at| Instant::now() < at) {
+        // Whoever takes the loop turns it, however little time is left: the helper leaves it to callers that come all the time.
+        loop {
             work.turn(self, until, || waiter.is_woken());
+            let in_time = until.is_none_or(|at| Instant::now() < at);
+            if waiter.is_woken() || work.is_over() || !in_time {
+                break;
+            }
         }
         self.give(work);
         true
@@ -216,8 +229,12 @@ impl SharedLoop {
                 post.helper_leads = true;
                 self.leader.store(this_thread(), Ordering::SeqCst);
                 drop(post);
-                while !work.is_over() && self.post().followers.is_empty() {
-                    work.turn(self, None, || false);
+                // As above, one turn at least, which must not wait where a follower has come before this leads.
+                loop {
+                    work.turn(self, None, || !self.post().followers.is_empty());
+                    if work.is_over() || !self.post().followers.is_empty() {
+                        break;
+                    }
                 }
                 self.give(work);
                 post = self.post();
@@ -262,5 +279,63 @@ impl Work {
             // Nothing can be waited for any more. Dropping the drive ends the connection.
             Err(_) => self.drive = None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+    use std::net::{TcpListener, TcpStream};
+    use std::task::Poll;
+
+    use amqp_client_core::wait::Wait as _;
+
+    use super::*;
+
+    /// A loop whose callers have no time left when they come to lead it.
+    struct Hurried {
+        inner: Arc<SharedLoop>,
+        turns: Arc<AtomicUsize>,
+        led: AtomicUsize,
+    }
+
+    impl IoLoop for Hurried {
+        fn lead(&self, waiter: &Arc<Waiter>, _: Option<Instant>) -> bool {
+            let before = self.turns.load(Ordering::SeqCst);
+            let led = self.inner.lead(waiter, Some(Instant::now()));
+            if led {
+                self.led.fetch_add(1, Ordering::SeqCst);
+                assert!(self.turns.load(Ordering::SeqCst) > before, "the loop stood still");
+            }
+            led
+        }
+
+        fn interrupt(&self) {
+            self.inner.interrupt();
+        }
+
+        fn leave(&self, waiter: &Waiter) {
+            self.inner.leave(waiter);
+        }
+    }
+
+    #[test]
+    fn a_caller_without_time_moves_the_loop() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        let (_stream, seat) = crate::io::seat(mio::net::TcpStream::from_std(stream))?;
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counter = turns.clone();
+        let drive = poll_fn(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Poll::<()>::Pending
+        });
+        let inner = SharedLoop::start(seat, Box::pin(drive))?;
+        let hurried = Arc::new(Hurried { inner, turns, led: AtomicUsize::new(0) });
+        used(&hurried);
+        while hurried.led.load(Ordering::SeqCst) < 100 {
+            assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
+        }
+        Ok(())
     }
 }
