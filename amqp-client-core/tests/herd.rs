@@ -9,7 +9,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::{Channel, Config, OnLoss, Publisher, PublisherOptions, Recovery};
+use amqp_client_core::proto::method::Method;
+use amqp_client_core::{
+    Channel, Config, ConsumeOptions, OnLoss, Publisher, PublisherOptions, Recovery,
+};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rig::Rig;
 
@@ -251,4 +254,38 @@ fn withdrawing_on_a_closed_channel_withdraws_nothing_of_the_next() {
     assert_eq!(kept.seq(), before.seq());
     assert!(!before.withdraw(), "its channel is over");
     assert!(kept.withdraw(), "it is there still, and was never sent");
+}
+
+/// The time for each depends little on how many there are: they leave from the front, from the back, and from anywhere.
+#[test]
+fn many_consumers_are_started_and_dropped() {
+    const CONSUMERS: usize = 10_000;
+    let orders: [fn(usize) -> usize; 3] =
+        [|at| at, |at| CONSUMERS - 1 - at, |at| at * 7919 % CONSUMERS];
+    for order in orders {
+        let mut config = Config::default();
+        config.protocol.heartbeat = Duration::ZERO;
+        let mut rig = Rig::new(config);
+        let opening = rig.connection.open_channel();
+        let channel = rig.run(opening).expect("a channel");
+        let start = |rig: &mut Rig| {
+            let consuming = channel.basic_consume("q", ConsumeOptions::new());
+            rig.run(consuming).expect("a consumer")
+        };
+        let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| Some(start(&mut rig))).collect();
+        rig.record();
+        for number in 0..CONSUMERS - 1 {
+            consumers[order(number)] = None;
+        }
+        rig.turn();
+        let cancels = rig.methods.iter().filter(|method| matches!(method, Method::BasicCancel(_)));
+        assert_eq!(cancels.count(), CONSUMERS - 1);
+        // The one that is left, and a new one, get what is theirs.
+        let last = consumers[order(CONSUMERS - 1)].take().expect("it was not dropped");
+        for mut consumer in [last, start(&mut rig)] {
+            rig.deliver(channel.id(), consumer.tag(), 1, b"m");
+            rig.turn();
+            assert!(consumer.try_next().is_some());
+        }
+    }
 }

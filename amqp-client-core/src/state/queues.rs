@@ -8,8 +8,10 @@ use crate::error::ConsumerEnd;
 /// The consumers of a channel and what was delivered to them.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    /// Numbers only grow, so this is sorted.
-    consumers: Vec<(ConsumerId, Queue)>,
+    /// Numbers only grow, so this is sorted. A consumer that is removed leaves a gap: to close up each time would take long
+    /// where there are many.
+    consumers: Vec<(ConsumerId, Option<Queue>)>,
+    gaps: usize,
 }
 
 /// What one consumer has not taken yet.
@@ -46,17 +48,24 @@ pub(crate) enum End {
 
 impl Queues {
     pub(crate) fn insert(&mut self, id: ConsumerId, tag: ShortStr, pausable: Option<bool>) {
-        self.consumers.push((id, Queue { tag, pausable, ..Queue::default() }));
+        self.consumers.push((id, Some(Queue { tag, pausable, ..Queue::default() })));
     }
 
     pub(crate) fn get(&mut self, id: ConsumerId) -> Option<&mut Queue> {
         let index = self.consumers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        self.consumers.get_mut(index).map(|(_, queue)| queue)
+        self.consumers.get_mut(index)?.1.as_mut()
     }
 
     pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Queue> {
         let index = self.consumers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(self.consumers.remove(index).1)
+        let queue = self.consumers.get_mut(index)?.1.take()?;
+        self.gaps += 1;
+        // Half of them at least: so closing up costs each consumer that leaves only a step or two.
+        if self.gaps > self.consumers.len() / 2 {
+            self.consumers.retain(|(_, queue)| queue.is_some());
+            self.gaps = 0;
+        }
+        Some(queue)
     }
 
     /// Drops what the broker has taken back. Returns how many octets that are.
@@ -70,15 +79,16 @@ impl Queues {
     }
 
     pub(crate) fn ids(&self) -> Vec<ConsumerId> {
-        self.consumers.iter().map(|(id, _)| *id).collect()
+        let present = self.consumers.iter().filter(|(_, queue)| queue.is_some());
+        present.map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn iter_with_id(&mut self) -> impl Iterator<Item = (ConsumerId, &mut Queue)> {
-        self.consumers.iter_mut().map(|(id, queue)| (*id, queue))
+        self.consumers.iter_mut().filter_map(|(id, queue)| Some((*id, queue.as_mut()?)))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
-        self.consumers.iter_mut().map(|(_, queue)| queue)
+        self.consumers.iter_mut().filter_map(|(_, queue)| queue.as_mut())
     }
 }
 

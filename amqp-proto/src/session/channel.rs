@@ -177,7 +177,7 @@ impl Channel<'_> {
                 note(self.record, self.topology, id, method, answered, self.recovers, self.now);
                 if let Some(consumer) = absent {
                     // It ends once, whatever becomes of the cancel.
-                    self.record.cancelling.retain(|cancelling| *cancelling != consumer);
+                    self.record.cancelling.remove(&consumer);
                     let ended = ChannelEvent::ConsumerEnded { consumer };
                     self.events.push_back(Event::Channel(self.id, ended));
                 }
@@ -207,7 +207,7 @@ impl Channel<'_> {
         if let Some(held) = held.and_then(|index| self.record.held.remove(index)) {
             return self.abandon_held(&held.method);
         }
-        self.record.consumers.retain(|consumer| consumer.id != request.into());
+        self.record.consumers.remove(request.into());
         match self.record.in_flight.find(request) {
             // What it declares is there all the same.
             Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
@@ -226,8 +226,7 @@ impl Channel<'_> {
     fn abandon_held(&mut self, method: &Method) {
         let Method::BasicCancel(cancel) = method else { return };
         let tag = &cancel.consumer_tag;
-        let mut consumers = self.record.consumers.iter();
-        let Some(consumer) = consumers.find(|own| own.consume.consumer_tag == *tag) else { return };
+        let Some(consumer) = self.record.consumers.named(tag) else { return };
         let ended = ChannelEvent::ConsumerEnded { consumer: consumer.id };
         self.discard_consumer(tag);
         self.events.push_back(Event::Channel(self.id, ended));
@@ -707,9 +706,7 @@ fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
 fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let Method::BasicConsume(consume) = method else { return Ok(()) };
     let paused = |own: &Consumer| own.pause != Pause::Running || own.renamed.is_some();
-    let mut paused = record.consumers.iter().filter(|own| paused(own));
-    let tag = &consume.consumer_tag;
-    match paused.any(|own| own.consume.consumer_tag == *tag || own.tag() == tag) {
+    match record.consumers.tagged(&consume.consumer_tag).any(paused) {
         true => Err(Misuse::ConsumerTagInUse),
         false => Ok(()),
     }
@@ -718,7 +715,7 @@ fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
 /// What a connection would refuse at once, for a request that waits for one.
 fn check_held(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let tag_taken = |tag: &ShortStr| {
-        record.consumers.iter().any(|consumer| consumer.consume.consumer_tag == *tag)
+        record.consumers.named(tag).is_some()
             || record.held.iter().any(|held| starts(&held.method, tag))
     };
     match (method, record.mode) {

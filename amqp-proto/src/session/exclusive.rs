@@ -50,7 +50,7 @@ impl Session {
     /// Asks for the consumers of a queue.
     pub(super) fn probe(&mut self, (id, consumer): Waiting) -> Option<Step> {
         let record = slot(&mut self.channels, id)?;
-        let found = record.consumers.iter().find(|found| found.id == consumer)?;
+        let found = record.consumers.get(consumer)?;
         let queue = found.consume.queue.clone();
         let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
         let mut step = Step::new(declare.into(), Entity::Queue(queue), None);
@@ -70,7 +70,7 @@ impl Session {
     /// The queue is not there any more.
     pub(super) fn probe_failed(&mut self, (id, consumer): Waiting, error: ChannelError) {
         let Some(record) = slot(&mut self.channels, id) else { return };
-        let Some(found) = record.consumers.iter().find(|found| found.id == consumer) else {
+        let Some(found) = record.consumers.get(consumer) else {
             return;
         };
         let consumer_tag = found.consume.consumer_tag.clone();

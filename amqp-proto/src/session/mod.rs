@@ -32,6 +32,7 @@
 
 mod blame;
 mod channel;
+mod consumers;
 mod declare;
 mod discard;
 mod exclusive;
@@ -490,7 +491,7 @@ impl Session {
         let index = usize::from(id.get()).saturating_sub(1);
         let Some(mut record) = self.channels.get_mut(index).and_then(Option::take) else { return };
         self.budget.freed(|discard| record.kept.clear(discard));
-        for consumer in record.consumers {
+        for consumer in record.consumers.iter() {
             self.topology.unconsumed(&consumer.consume.queue);
         }
         self.reopening.retain(|(_, waiting)| *waiting != id);
@@ -631,7 +632,7 @@ impl Session {
                 self.budget.freed(|discard| record.kept.give_up(seq, discard));
             }
             ChannelEvent::ConsumerEnded { consumer } => {
-                record.cancelling.retain(|cancelling| cancelling != consumer);
+                record.cancelling.remove(consumer);
             }
             ChannelEvent::Cancelled { consumer } => {
                 let consumer = *consumer;

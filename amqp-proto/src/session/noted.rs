@@ -43,7 +43,7 @@ pub(super) fn note(
                 let present = record.consumers.iter().map(|consumer| consumer.id);
                 record.streams.watch(id.into(), present);
             }
-            record.consumers.push(Consumer {
+            record.consumers.insert(Consumer {
                 id: id.into(),
                 consume,
                 renamed: None,
@@ -55,7 +55,7 @@ pub(super) fn note(
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(&cancel.consumer_tag) {
                 topology.unconsumed(&consumer.consume.queue);
-                record.cancelling.push(consumer.id);
+                record.cancelling.insert(consumer.id);
             }
         }
         _ => {}
@@ -127,13 +127,10 @@ impl Noted {
             }
             Method::BasicConsume(_) => {
                 let last_queue = record.last_queue.clone();
-                let mut consumers = record.consumers.iter_mut();
-                let Some(started) = consumers.find(|started| started.id == consumer) else {
-                    return;
-                };
                 if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
-                    started.consume.consumer_tag = answer.consumer_tag.detached();
+                    record.consumers.set_tag(consumer, answer.consumer_tag.detached());
                 }
+                let Some(started) = record.consumers.get_mut(consumer) else { return };
                 if started.consume.queue.is_empty() {
                     started.consume.queue = last_queue;
                 }

@@ -6,7 +6,6 @@ use core::time::Duration;
 
 use super::exclusive::Waiting;
 use super::nodes::Nodes;
-use super::pause::Pause;
 use super::report::Entity;
 use super::{Phase, Recovery, Session};
 use crate::time::Instant;
@@ -358,15 +357,16 @@ impl Session {
         record.streams.interrupt();
         let mut events = Vec::new();
         for sent in record.in_flight.take_all() {
-            record.consumers.retain(|consumer| consumer.id != sent.id.into());
+            record.consumers.remove(sent.id.into());
             if !sent.abandoned {
                 let error = error.clone().into();
                 events.push(ChannelEvent::Failed { request: sent.id, error });
             }
         }
         // The broker has ended them with the channel.
-        let cancelled = record.cancelling.drain(..);
-        events.extend(cancelled.map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
+        let cancelled = core::mem::take(&mut record.cancelling);
+        events
+            .extend(cancelled.into_iter().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
         let mut gone = Vec::new();
         for sent in unconfirmed {
             record
@@ -379,9 +379,7 @@ impl Session {
         }));
         // What they had is requeued, so nobody would take it to resume them.
         record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
-        for consumer in &mut record.consumers {
-            (consumer.pause, consumer.renamed) = (Pause::Running, None);
-        }
+        record.consumers.interrupt();
         let delivered = record.tags.restart();
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();

@@ -64,8 +64,7 @@ impl Session {
         if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {
             return false;
         }
-        let mut consumers = record.consumers.iter_mut();
-        let Some(found) = consumers.find(|found| found.id == consumer) else { return false };
+        let Some(found) = record.consumers.get_mut(consumer) else { return false };
         let consume = &found.consume;
         let stays = self.topology.outlasts_consumers(&consume.queue).unwrap_or(lasting);
         if found.pause != Pause::Running || consume.no_ack || consume.exclusive || !stays {
@@ -88,8 +87,7 @@ impl Session {
     /// ([`ChannelEvent::Cancelled`]). If the broker refuses it otherwise, [`ChannelEvent::ConsumerFailed`] says why.
     pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
         let Some(record) = slot(&mut self.channels, id) else { return };
-        let mut consumers = record.consumers.iter_mut();
-        let Some(found) = consumers.find(|found| found.id == consumer) else { return };
+        let Some(found) = record.consumers.get_mut(consumer) else { return };
         match &mut found.pause {
             Pause::Running | Pause::Resuming => return,
             Pause::Cancelling { resume, .. } => {
@@ -170,28 +168,23 @@ impl Session {
     }
 
     fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
-        slot(&mut self.channels, id)?.consumers.iter_mut().find(|found| found.id == consumer)
+        slot(&mut self.channels, id)?.consumers.get_mut(consumer)
     }
 }
 
 impl ChannelRecord {
     /// Gives a consumer a tag that none has had on the channel.
     fn rename(&mut self, consumer: ConsumerId) {
-        let mut consumers = self.consumers.iter();
-        let Some(own) = consumers.find(|own| own.id == consumer) else { return };
+        let Some(own) = self.consumers.get(consumer) else { return };
         let own = own.consume.consumer_tag.clone();
         let tag = loop {
             self.renames += 1;
             // What is too long is cut at its end, so that the number stays.
             let tag = ShortStr::truncated(&alloc::format!("{}.{own}", self.renames));
-            let taken = |own: &Consumer| own.consume.consumer_tag == tag || *own.tag() == tag;
-            if !self.consumers.iter().any(taken) {
+            if self.consumers.tagged(&tag).next().is_none() {
                 break tag;
             }
         };
-        let mut consumers = self.consumers.iter_mut();
-        if let Some(found) = consumers.find(|own| own.id == consumer) {
-            found.renamed = Some(tag);
-        }
+        self.consumers.rename(consumer, tag);
     }
 }

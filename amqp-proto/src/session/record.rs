@@ -1,5 +1,5 @@
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -7,6 +7,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::blame::Careful;
+use super::consumers::Consumers;
 use super::discard::Discard;
 use super::in_flight::Requests;
 use super::nodes::FAR;
@@ -39,12 +40,11 @@ pub(super) struct ChannelRecord {
     pub(super) paused: bool,
     /// The prefetch limit of the channel as a whole.
     pub(super) global_qos: Option<BasicQos>,
-    /// In the order in which they were started.
-    pub(super) consumers: Vec<Consumer>,
+    pub(super) consumers: Consumers,
     /// How many tags were made up for them.
     pub(super) renames: u64,
     /// Consumers whose cancel is on its way. They do not come back.
-    pub(super) cancelling: Vec<ConsumerId>,
+    pub(super) cancelling: BTreeSet<ConsumerId>,
     /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
     pub(super) orphans: Vec<ConsumerId>,
     pub(super) streams: Streams,
@@ -224,8 +224,7 @@ impl ChannelRecord {
         method: &Method,
     ) -> Option<ConsumerId> {
         let Method::BasicCancel(cancel) = method else { return None };
-        let mut consumers = self.consumers.iter();
-        let own = consumers.find(|own| *own.tag() == cancel.consumer_tag)?;
+        let own = self.consumers.at_broker(&cancel.consumer_tag)?;
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
@@ -240,15 +239,13 @@ impl ChannelRecord {
 
     /// Forgets the consumer that has this tag at the broker.
     pub(super) fn remove_consumer(&mut self, tag: &ShortStr) -> Option<Consumer> {
-        let index = self.consumers.iter().position(|consumer| consumer.tag() == tag)?;
-        Some(self.consumers.remove(index))
+        let id = self.consumers.at_broker(tag)?.id;
+        self.consumers.remove(id)
     }
 
     /// The tag that the broker knows, for one of the application's.
     pub(super) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
-        let mut consumers = self.consumers.iter();
-        let found = consumers.find(|consumer| consumer.consume.consumer_tag == *tag);
-        found.map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
+        self.consumers.named(tag).map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
     }
 
     /// Puts the tag that the broker knows into a method that cancels a consumer.
@@ -256,11 +253,6 @@ impl ChannelRecord {
         if let Method::BasicCancel(cancel) = method {
             cancel.consumer_tag = self.tag_at_broker(&cancel.consumer_tag);
         }
-    }
-
-    pub(super) fn remove_consumer_by_id(&mut self, id: ConsumerId) -> Option<Consumer> {
-        let index = self.consumers.iter().position(|consumer| consumer.id == id)?;
-        Some(self.consumers.remove(index))
     }
 }
 

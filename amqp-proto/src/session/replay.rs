@@ -227,10 +227,10 @@ impl Session {
     ) -> Option<Vec<Step>> {
         let policy = self.recovering.as_ref().map(|recovering| recovering.policy.on_cancel);
         let record = slot(&mut self.channels, id)?;
-        let found = record.consumers.iter().find(|found| found.id == consumer)?;
+        let found = record.consumers.get(consumer)?;
         let queue = found.consume.queue.clone();
         if policy != Some(OnCancel::Resubscribe) || !found.recovers {
-            record.consumers.retain(|found| found.id != consumer);
+            record.consumers.remove(consumer);
             self.topology.unconsumed(&queue);
             return None;
         }
@@ -260,7 +260,7 @@ impl Session {
         steps.extend(exclusive.into_iter().filter_map(|waiting| self.probe(waiting)));
         let mut consumers = Vec::new();
         for (number, record) in (1u16..).zip(&self.channels) {
-            let all = record.iter().flat_map(|record| &record.consumers);
+            let all = record.iter().flat_map(|record| record.consumers.iter());
             let waiting = all.filter(|consumer| queues.contains(&consumer.consume.queue));
             consumers.extend(waiting.map(|consumer| (ChannelId(number), consumer.id)));
         }

@@ -122,7 +122,7 @@ impl Session {
         }
         if let Entity::Consumer { consumer, consumer_tag, .. } = entity {
             let known = slot(&mut self.channels, id)
-                .is_some_and(|record| record.consumers.iter().any(|own| own.id == *consumer));
+                .is_some_and(|record| record.consumers.contains(*consumer));
             if known && self.resumed(id, *consumer) {
                 return;
             }
@@ -233,7 +233,7 @@ impl Session {
             let Some(mut step) = restoring.steps.pop_front() else { break };
             let record = slot(&mut self.channels, id).map(|record| &*record);
             let unwanted = |consumer: ConsumerId| {
-                record.is_none_or(|record| record.consumers.iter().all(|own| own.id != consumer))
+                record.is_none_or(|record| !record.consumers.contains(consumer))
             };
             match step.entity {
                 // Its handle has gone in between.
@@ -360,7 +360,7 @@ impl Session {
         // A queue that has a consumer is there. Declaring one without a name would make another.
         for (number, record) in (1u16..).zip(&self.channels) {
             let Ok(mut channel) = self.connection.channel(ChannelId(number)) else { continue };
-            for own in record.iter().flat_map(|record| &record.consumers) {
+            for own in record.iter().flat_map(|record| record.consumers.iter()) {
                 if channel.consumer(own.tag()) == Some(own.id) {
                     gone.remove(&own.consume.queue);
                 }
@@ -384,7 +384,7 @@ impl Session {
         error: &ChannelError,
     ) {
         let record = slot(&mut self.channels, id);
-        let removed = record.and_then(|record| record.remove_consumer_by_id(consumer));
+        let removed = record.and_then(|record| record.consumers.remove(consumer));
         if let Some(removed) = removed {
             self.topology.unconsumed(&removed.consume.queue);
         }

@@ -1,0 +1,197 @@
+//! The consumers of a session's channel, found by number and by tag however many there are.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::pause::Pause;
+use super::record::Consumer;
+use crate::{ConsumerId, ShortStr};
+
+/// In the order in which the application started them.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    all: BTreeMap<ConsumerId, Consumer>,
+    /// The tags of the application and those at the broker, with their consumers. Two consumers of one tag are the
+    /// application's mistake, over which the broker closes the connection; until then there are two.
+    tags: BTreeSet<(ShortStr, ConsumerId)>,
+}
+
+impl Consumers {
+    pub(super) fn insert(&mut self, consumer: Consumer) {
+        self.remove(consumer.id);
+        self.tags.extend(tags_of(&consumer));
+        self.all.insert(consumer.id, consumer);
+    }
+
+    pub(super) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
+        let consumer = self.all.remove(&id)?;
+        for tag in tags_of(&consumer) {
+            self.tags.remove(&tag);
+        }
+        Some(consumer)
+    }
+
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&Consumer) -> bool) {
+        let Self { all, tags } = self;
+        all.retain(|_, consumer| {
+            let stays = stays(consumer);
+            if !stays {
+                for tag in tags_of(consumer) {
+                    tags.remove(&tag);
+                }
+            }
+            stays
+        });
+    }
+
+    pub(super) fn contains(&self, id: ConsumerId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(super) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
+        self.all.get(&id)
+    }
+
+    /// To change anything but its tags.
+    pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Consumer> {
+        self.all.values()
+    }
+
+    /// To change anything but their tags.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
+        self.all.values_mut()
+    }
+
+    /// Those that have this tag, of the application or at the broker.
+    pub(super) fn tagged(&self, tag: &ShortStr) -> impl Iterator<Item = &Consumer> {
+        let range = (tag.clone(), ConsumerId(0))..=(tag.clone(), ConsumerId(u64::MAX));
+        self.tags.range(range).filter_map(|(_, id)| self.all.get(id))
+    }
+
+    /// The one that has this tag at the broker.
+    pub(super) fn at_broker(&self, tag: &ShortStr) -> Option<&Consumer> {
+        self.tagged(tag).find(|consumer| consumer.tag() == tag)
+    }
+
+    /// The one to which the application gave this tag.
+    pub(super) fn named(&self, tag: &ShortStr) -> Option<&Consumer> {
+        self.tagged(tag).find(|consumer| consumer.consume.consumer_tag == *tag)
+    }
+
+    /// The broker has named it.
+    pub(super) fn set_tag(&mut self, id: ConsumerId, tag: ShortStr) {
+        if self.get(id).is_some_and(|consumer| consumer.consume.consumer_tag != tag)
+            && let Some(mut consumer) = self.remove(id)
+        {
+            consumer.consume.consumer_tag = tag;
+            self.insert(consumer);
+        }
+    }
+
+    /// It has another tag at the broker.
+    pub(super) fn rename(&mut self, id: ConsumerId, renamed: ShortStr) {
+        if let Some(mut consumer) = self.remove(id) {
+            consumer.renamed = Some(renamed);
+            self.insert(consumer);
+        }
+    }
+
+    /// The broker has none of them any more: when they are started again, it is with their own tags.
+    pub(super) fn interrupt(&mut self) {
+        for consumer in self.all.values_mut() {
+            consumer.pause = Pause::Running;
+            if let Some(renamed) = consumer.renamed.take() {
+                self.tags.remove(&(renamed, consumer.id));
+            }
+            // Where both were equal, its own is still one of them.
+            self.tags.insert((consumer.consume.consumer_tag.clone(), consumer.id));
+        }
+    }
+}
+
+fn tags_of(consumer: &Consumer) -> impl Iterator<Item = (ShortStr, ConsumerId)> + use<> {
+    let renamed = consumer.renamed.clone();
+    let tags = [Some(consumer.consume.consumer_tag.clone()), renamed].into_iter().flatten();
+    let id = consumer.id;
+    tags.map(move |tag| (tag, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::method::BasicConsume;
+
+    /// So many that it takes minutes if each costs a look at all of them.
+    const COUNT: u64 = 100_000;
+
+    fn tag(number: u64) -> ShortStr {
+        ShortStr::truncated(&format!("consumer-{number}"))
+    }
+
+    fn consumer(number: u64, consumer_tag: ShortStr) -> Consumer {
+        Consumer {
+            id: ConsumerId(number),
+            consume: BasicConsume { consumer_tag, ..BasicConsume::default() },
+            renamed: None,
+            qos: None,
+            recovers: true,
+            pause: Pause::Running,
+        }
+    }
+
+    #[test]
+    fn consumers_that_leave_in_any_order_cost_the_same() {
+        let orders: [fn(u64) -> u64; 3] = [|at| at, |at| COUNT - 1 - at, |at| at * 7919 % COUNT];
+        for order in orders {
+            let mut consumers = Consumers::default();
+            (0..COUNT).for_each(|number| consumers.insert(consumer(number, tag(number))));
+            for number in (0..COUNT).map(order) {
+                let id = consumers.named(&tag(number)).expect("it is there").id;
+                assert_eq!(id, ConsumerId(number));
+                assert!(consumers.remove(id).is_some() && consumers.remove(id).is_none());
+            }
+            assert!(consumers.all.is_empty() && consumers.tags.is_empty());
+        }
+    }
+
+    #[test]
+    fn tags_of_the_application_and_at_the_broker_are_told_apart() {
+        let mut consumers = Consumers::default();
+        (1..=3).for_each(|number| consumers.insert(consumer(number, tag(number % 3))));
+        let (one, three) = (ConsumerId(1), ConsumerId(3));
+        consumers.rename(one, tag(9));
+        assert!(consumers.at_broker(&tag(1)).is_none());
+        assert_eq!(consumers.at_broker(&tag(9)).map(|own| own.id), Some(one));
+        assert_eq!(consumers.named(&tag(1)).map(|own| own.id), Some(one));
+        assert!(consumers.named(&tag(9)).is_none());
+        consumers.set_tag(three, tag(1));
+        assert_eq!(consumers.at_broker(&tag(1)).map(|own| own.id), Some(three));
+        assert_eq!(consumers.tagged(&tag(1)).count(), 2);
+        consumers.interrupt();
+        assert!(consumers.at_broker(&tag(9)).is_none());
+        assert_eq!(consumers.at_broker(&tag(1)).map(|own| own.id), Some(one));
+        consumers.retain(|own| own.id != one);
+        assert_eq!(consumers.at_broker(&tag(1)).map(|own| own.id), Some(three));
+        let left: Vec<_> = consumers.iter().map(|own| own.id).collect();
+        assert_eq!(left, [ConsumerId(2), three]);
+        assert_eq!(consumers.tags.len(), 2);
+    }
+
+    /// A consumer may be renamed to the tag that it has.
+    #[test]
+    fn both_tags_of_a_consumer_may_be_equal() {
+        let mut consumers = Consumers::default();
+        consumers.insert(consumer(1, tag(1)));
+        consumers.rename(ConsumerId(1), tag(1));
+        consumers.interrupt();
+        assert!(consumers.at_broker(&tag(1)).is_some());
+        consumers.remove(ConsumerId(1));
+        assert!(consumers.tags.is_empty());
+    }
+}
