@@ -81,7 +81,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const USER_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(i32::MAX.unsigned_abs() as u64));
 
-/// How far beyond the budget reading goes for something that the broker owes.
+/// How far beyond the budget reading goes for something that the broker owes, or to find out whether it is there.
 const FOR_WHAT_IS_OWED: usize = 8;
 
 impl Settings {
@@ -113,6 +113,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whether to read, when consumers have not taken that many bytes, to find out whether the peer is there.
+    pub(crate) const fn may_look(&self, delivered: usize) -> bool {
+        delivered < self.delivery_budget.saturating_mul(FOR_WHAT_IS_OWED)
     }
 
     /// Whether to read on when consumers have not taken that many octets.

@@ -82,6 +82,12 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How many reads and writes happen in one poll before other tasks get their turn.
 const ROUNDS: usize = 16;
 
+/// How often the timer has to fire, in as many polls, until a read that finds nothing means that nothing has come.
+///
+/// A transport may only know what the runtime told it of the socket, and that may be from before this process was held up. Runtimes look
+/// at sockets when they look at timers; threads do so between any two polls but one.
+const LOOKS: u8 = 2;
+
 /// Drives a connection over a transport until it is over. One task does both directions: an acknowledgement that answers a
 /// delivery needs nobody else to run.
 pub struct Drive<S, T> {
@@ -96,6 +102,10 @@ pub struct Drive<S, T> {
     turn: Turn,
     /// Another turn is due, though no handle wants one.
     due: bool,
+    /// How often the timer fired while the peer seemed silent.
+    looks: u8,
+    /// The timer did not fire yet in this poll.
+    may_look: bool,
     /// Until when the transport is given time to end in an orderly way.
     closes_by: Option<Instant>,
 }
@@ -128,6 +138,8 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             unflushed: false,
             turn: Turn::FIRST,
             due: true,
+            looks: 0,
+            may_look: true,
             closes_by: None,
         }
     }
@@ -168,7 +180,10 @@ impl<S: Transport, T: Timer> Drive<S, T> {
                 Some(error) => self.driver.transport_error(now, &error),
                 None => self.driver.eof(now),
             },
-            Poll::Ready(Ok(_)) => self.driver.received(now),
+            Poll::Ready(Ok(_)) => {
+                self.looks = 0;
+                self.driver.received(now);
+            }
             Poll::Ready(Err(error)) => self.driver.transport_error(now, &error),
             Poll::Pending => return false,
         }
@@ -187,7 +202,19 @@ impl<S: Transport, T: Timer> Drive<S, T> {
 
     /// Whether it is time for another turn.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        self.turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready())
+        let fired = self.turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready());
+        if fired && self.turn.in_doubt && std::mem::take(&mut self.may_look) {
+            self.looks = self.looks.saturating_add(1);
+        }
+        fired
+    }
+
+    /// Nothing was read. If the peer seems silent, and the runtime has looked at the socket since, it is.
+    fn listen(&mut self, now: Instant) {
+        if self.turn.in_doubt && self.looks >= LOOKS {
+            self.driver.no_input(now);
+            self.due = true;
+        }
     }
 
     /// One round of everything. Ready with whether there may be more to do.
@@ -198,7 +225,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         let now = self.timer.now();
         let writing = self.unflushed || self.write_error.is_some();
         let wanted = writing || self.due || self.closes_by.is_some() || self.driver.is_wanted();
-        let heard = !wanted && self.turn.read && self.read(now, cx);
+        let heard = !wanted && self.turn.reads() && self.read(now, cx);
         if !wanted && !heard && !self.poll_timer(cx) {
             return Poll::Pending;
         }
@@ -215,10 +242,13 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             let closed = if self.turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
             return closed.map(|()| false);
         }
-        let answers = !heard && self.turn.read && self.read(now, cx);
+        let answers = !heard && self.turn.reads() && self.read(now, cx);
         // Behind what was held up there may be more; and behind the last words nothing wakes this task.
         let goes_on = wrote && (resumed || !self.turn.read);
         self.due = answers || goes_on || !heard && self.poll_timer(cx);
+        if !heard && !answers {
+            self.listen(now);
+        }
         if heard {
             return Poll::Ready(true);
         }
@@ -238,6 +268,7 @@ impl<S: Transport, T: Timer> Future for Drive<S, T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.may_look = true;
         for _ in 0..ROUNDS {
             if !ready!(self.round(cx)) {
                 return Poll::Ready(());

@@ -27,6 +27,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// 2. While [`Turn::write`], write [`output`](Self::output) and advance it by what was written.
 /// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
+///    When [`Turn::in_doubt`], read even if not [`Turn::read`]; if nothing is there, call [`no_input`](Self::no_input).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker given to `turn`.
 /// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its [`into_dialer`](Self::into_dialer).
 ///
@@ -55,6 +56,9 @@ pub struct Turn {
     pub write: bool,
     /// Reading makes sense now: the consumers keep up.
     pub read: bool,
+    /// The peer seems to be silent: read, even if [`read`](Self::read) says that there is no need. A read that has asked the
+    /// system and found nothing is to be reported by [`Driver::no_input`]. Nothing else ends a connection for silence.
+    pub in_doubt: bool,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
     /// The connection is over, and everything is written or will never be.
@@ -69,8 +73,19 @@ const HELD_MAX: usize = 2 * 1024 * 1024;
 
 impl Turn {
     /// Before there was any.
-    pub(crate) const FIRST: Self =
-        Self { write: false, read: false, wake_at: None, done: false, lost: false };
+    pub(crate) const FIRST: Self = Self {
+        write: false,
+        read: false,
+        in_doubt: false,
+        wake_at: None,
+        done: false,
+        lost: false,
+    };
+
+    /// Whether to read, for whatever reason.
+    pub(crate) const fn reads(&self) -> bool {
+        self.read || self.in_doubt
+    }
 }
 
 impl Driver {
@@ -97,6 +112,8 @@ impl Driver {
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
             shared.lock().proto.handle_transport_error(now, &error);
         }
+        // This end judges silence by its reads.
+        shared.lock().proto.handle_reading(now, false);
         Self {
             shared,
             input: Input::default(),
@@ -140,7 +157,6 @@ impl Driver {
         let reading = self.shared.settings.may_read(state.delivered_octets, &state.proto);
         if reading != self.reading {
             self.reading = reading;
-            state.proto.handle_reading(now, reading);
             if !reading {
                 state.report_lag();
             }
@@ -158,6 +174,10 @@ impl Driver {
         let give_up_at =
             over.then(|| self.over_since.get_or_insert(now).checked_add(patience)).flatten();
         let given_up = give_up_at.is_some_and(|at| at <= now);
+        // What is read then exceeds the budget, by little each time that the peer seems silent.
+        let in_doubt = !over
+            && state.proto.is_in_doubt()
+            && self.shared.settings.may_look(state.delivered_octets);
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
         state.call_publishers();
         state.wake_turns();
@@ -171,6 +191,7 @@ impl Driver {
                 .into_iter()
                 .flatten()
                 .min(),
+            in_doubt,
             done: over && !write,
             lost,
         }
@@ -192,6 +213,13 @@ impl Driver {
         let mut state = self.shared.lock();
         // The error becomes the connection's state, where everybody finds it.
         let _over = state.proto.handle_input(now, self.input.received());
+        state.dispatch();
+    }
+
+    /// A read that began at `now`, and asked the system, found nothing.
+    pub fn no_input(&mut self, now: Instant) {
+        let mut state = self.shared.lock();
+        state.proto.handle_no_input(now);
         state.dispatch();
     }
 

@@ -163,8 +163,8 @@
 //!
 //! Inwards, there are two means. The prefetch count ([`BasicQos`](method::BasicQos)) bounds
 //! deliveries that are not acknowledged. And a loop may stop reading from its transport, which it
-//! tells [`handle_reading`](Connection::handle_reading), so that the peer's silence is not held
-//! against it. A small delivery shares the buffer it was read into; one that is kept for long is
+//! reports to [`handle_reading`](Connection::handle_reading), so that a peer that it does not hear
+//! does not count as silent. A small delivery shares the buffer it was read into; one that is kept for long is
 //! better [detached](Delivery::detach).
 //!
 //! # Numbers that are used again

@@ -56,6 +56,11 @@ impl Scene {
     pub(crate) fn turn(&mut self) -> Turn {
         loop {
             let turn = self.driver.turn(self.now, Waker::noop());
+            if turn.in_doubt {
+                // What the server says is read at once.
+                self.driver.no_input(self.now);
+                continue;
+            }
             if !turn.write || !self.server_reads {
                 return turn;
             }

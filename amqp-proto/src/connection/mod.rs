@@ -183,6 +183,10 @@ impl Connection {
     }
 
     /// Time has passed. Calling it early or late is harmless.
+    ///
+    /// A peer that seems silent is given up a quarter of a second later, if this is called again and nothing came in between. So a
+    /// loop that was held up finds what the peer has sent meanwhile, if it reads between two calls. One that may not find it (it
+    /// asks a reactor, or has suspended reading) says so by [`handle_reading`](Self::handle_reading).
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(reason) = self.timers.expired(now) {
             if self.state.is_err() {
@@ -196,7 +200,9 @@ impl Connection {
                     self.timers.sent(now);
                 }
                 TimerReason::Silence => {
-                    self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+                    if self.timers.doubt(now) {
+                        self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+                    }
                 }
                 TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
                 TimerReason::Requeue => self.requeue_held(now),
@@ -218,9 +224,29 @@ impl Connection {
         }
     }
 
-    /// Reading from the transport was suspended, or goes on: while it is suspended, silence of the peer means nothing.
+    /// Reading from the transport was suspended, or goes on. While it is suspended, time alone does not make the peer silent.
+    ///
+    /// A peer that dies meanwhile is noticed by reads that find nothing: when [`is_in_doubt`](Self::is_in_doubt), read once,
+    /// however much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) that nothing was there.
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
         self.timers.set_deaf(now, !reading);
+    }
+
+    /// Whether nothing has come for two heartbeat intervals, as far as [`handle_timeout`](Self::handle_timeout) could see: the peer
+    /// may be gone, or the loop has not read.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.state.is_ok() && self.timers.is_in_doubt()
+    }
+
+    /// A read that began at `now` found nothing. Ends the connection if the peer has been silent for two heartbeat intervals.
+    ///
+    /// The read has to have asked the system. What a reactor remembers of a socket may be older than the time that the loop was
+    /// held up.
+    pub fn handle_no_input(&mut self, now: Instant) {
+        if self.timers.is_silent(now) {
+            self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+        }
     }
 
     /// Opens a channel. It can be used at once; [`ChannelEvent::Opened`] tells when the server has agreed.

@@ -18,7 +18,9 @@ pub(super) struct Timers {
     patience: Duration,
     last_sent: Instant,
     last_received: Instant,
-    /// Reading is suspended, so that silence means nothing.
+    /// When the peer was last found to have been silent for too long, as far as was known.
+    doubted: Instant,
+    /// Reading is suspended, or the loop judges silence by its reads.
     deaf: bool,
 }
 
@@ -27,6 +29,10 @@ const SEND_AFTER: u32 = 2;
 
 /// The peer is given up after this many intervals of silence (spec 4.2.7).
 const GIVE_UP_AFTER: u32 = 2;
+
+/// How long a peer that seems silent is given: who was held up (by a debugger, a stopped process, a paused machine) reads what came
+/// meanwhile. A loop that reports reads is asked to read again after as long.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How long a message that cannot be taken in is held before it is requeued: the broker may deliver it at once, to this
 /// consumer again.
@@ -42,6 +48,7 @@ impl Timers {
             patience: Duration::ZERO,
             last_sent: now,
             last_received: now,
+            doubted: now,
             deaf: false,
         }
     }
@@ -60,6 +67,33 @@ impl Timers {
             self.last_received = now;
         }
         self.deaf = deaf;
+    }
+
+    /// When the peer has been silent for too long, unless more comes.
+    fn silent_at(&self) -> Option<Instant> {
+        if self.heartbeat.is_zero() {
+            return None;
+        }
+        self.last_received.checked_add(self.patience)
+    }
+
+    /// The time is up for the peer, as far as is known. Returns whether that is enough to give it up.
+    pub(super) fn doubt(&mut self, now: Instant) -> bool {
+        if self.is_in_doubt() && !self.deaf {
+            return true;
+        }
+        self.doubted = now;
+        false
+    }
+
+    /// Whether the peer was found to be silent for too long, and nothing came since.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.silent_at().is_some_and(|at| at <= self.doubted)
+    }
+
+    /// Whether a peer of which nothing was there to read at `now` has been silent for too long.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| at <= now)
     }
 
     /// Heartbeats start when the limits are agreed on (spec 4.2.7).
@@ -102,9 +136,11 @@ impl Timers {
         consider(self.requeue, TimerReason::Requeue);
         if !self.heartbeat.is_zero() {
             consider(self.last_sent.checked_add(self.send_after), TimerReason::Heartbeat);
-            if !self.deaf {
-                consider(self.last_received.checked_add(self.patience), TimerReason::Silence);
-            }
+            let look_at = match self.is_in_doubt() {
+                true => self.doubted.checked_add(LOOK_AGAIN),
+                false => self.silent_at(),
+            };
+            consider(look_at, TimerReason::Silence);
         }
         next
     }

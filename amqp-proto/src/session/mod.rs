@@ -208,6 +208,18 @@ impl Session {
         self.connection.handle_reading(now, reading);
     }
 
+    /// Whether the peer seems silent; see [`Connection::is_in_doubt`].
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.connection.is_in_doubt()
+    }
+
+    /// A read found nothing; see [`Connection::handle_no_input`].
+    pub fn handle_no_input(&mut self, now: Instant) {
+        self.now = now;
+        self.connection.handle_no_input(now);
+    }
+
     /// Opens a channel. Without a connection it is opened when there is one.
     ///
     /// # Errors

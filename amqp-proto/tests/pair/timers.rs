@@ -44,9 +44,36 @@ fn a_silent_peer_is_given_up_after_two_intervals() {
         pair.client.handle_timeout(begin + seconds(second));
         assert!(pair.client.is_open(), "after {second} s");
     }
+    // The loop may have been held up: it looks once more.
     pair.client.handle_timeout(begin + seconds(20));
+    assert!(pair.client.is_open() && pair.client.is_in_doubt());
+    let (due, reason) = pair.client.poll_timeout().expect("a timer");
+    assert_eq!((due, reason), (begin + seconds(20) + LOOK_AGAIN, TimerReason::Silence));
+    pair.client.handle_timeout(due);
     assert_eq!(pair.client_error(), ConnectionError::PeerSilent(seconds(20)));
-    assert!(pair.client.poll_timeout().is_none());
+    assert!(pair.client.poll_timeout().is_none() && !pair.client.is_in_doubt());
+}
+
+/// How long a peer that seems silent is given.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+#[test]
+fn whoever_was_held_up_finds_what_came_meanwhile() {
+    let mut pair = pair(10);
+    for held_up in [21, 25, 1000, 1_000_000] {
+        // It lies in the transport.
+        pair.server.send_heartbeat();
+        pair.now += seconds(held_up);
+        pair.client.handle_timeout(pair.now);
+        assert!(pair.client.is_in_doubt());
+        pair.drive();
+        assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+        pair.client.handle_timeout(pair.now + seconds(19));
+        assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+        pair.now += seconds(19);
+        pair.server.send_heartbeat();
+        pair.drive();
+    }
 }
 
 #[test]
@@ -67,7 +94,31 @@ fn anything_that_comes_is_a_sign_of_life() {
 }
 
 #[test]
-fn while_reading_is_suspended_silence_means_nothing() {
+fn while_reading_is_suspended_a_read_that_finds_nothing_means_silence() {
+    let mut pair = pair(10);
+    let begin = pair.now;
+    pair.client.handle_reading(begin, false);
+    pair.client.handle_no_input(begin + seconds(19));
+    assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+    for second in 20..1000 {
+        pair.client.handle_timeout(begin + seconds(second));
+        assert!(pair.client.is_open() && pair.client.is_in_doubt(), "it may not have read");
+    }
+    let (due, reason) = pair.client.poll_timeout().expect("it is asked to read again");
+    assert_eq!((due, reason), (begin + seconds(999) + LOOK_AGAIN, TimerReason::Silence));
+    pair.client.handle_no_input(begin + seconds(1000));
+    assert_eq!(pair.client_error(), ConnectionError::PeerSilent(seconds(20)));
+}
+
+#[test]
+fn without_heartbeats_nobody_is_silent() {
+    let mut pair = pair(0);
+    pair.client.handle_no_input(pair.now + seconds(1_000_000));
+    assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+}
+
+#[test]
+fn while_reading_is_suspended_time_means_nothing() {
     let mut pair = pair(10);
     pair.client.handle_reading(pair.now, false);
     let later = pair.now + seconds(1000);
@@ -77,6 +128,7 @@ fn while_reading_is_suspended_silence_means_nothing() {
     pair.client.handle_timeout(later + seconds(19));
     assert!(pair.client.is_open());
     pair.client.handle_timeout(later + seconds(20));
+    pair.client.handle_timeout(later + seconds(20) + LOOK_AGAIN);
     assert!(!pair.client.is_open());
 }
 

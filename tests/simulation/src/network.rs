@@ -370,7 +370,8 @@ impl Network {
         };
         link.flag.lower();
         let turn = driver.turn(now, &Waker::from(link.flag.clone()));
-        (link.wake_at, link.reading, link.writing) = (turn.wake_at, turn.read, turn.write);
+        (link.wake_at, link.reading, link.writing) =
+            (turn.wake_at, turn.read || turn.in_doubt, turn.write);
         let waiting = driver.output().remaining();
         self.peak_output = self.peak_output.max(waiting);
         if waiting > OUTPUT_MAX {
@@ -387,7 +388,7 @@ impl Network {
             return Ok(());
         }
         let mut moved = turn.write && link.up.write(now, driver.output());
-        if turn.read {
+        if turn.read || turn.in_doubt {
             moved = true;
             match link.down.read() {
                 Read::Octets(octets) => {
@@ -400,6 +401,7 @@ impl Network {
                 Read::End(End::Reset) => {
                     driver.transport_error(now, &io::ErrorKind::ConnectionReset.into());
                 }
+                Read::Nothing if turn.in_doubt => driver.no_input(now),
                 Read::Nothing => moved = false,
             }
         }
