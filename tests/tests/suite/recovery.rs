@@ -519,13 +519,15 @@ behaviours! {
         let connection = world.open(target.clone()).await?;
         let proxy = opening.join().map_err(|_| "it panicked")??;
         let channel = connection.open_channel().await?;
-        let queue = channel.queue_declare(name("q"), temporary()).await?;
+        // An exclusive one would be locked until the broker has noticed the loss, and swallow what is published until then.
+        let queue = channel.queue_declare(name("q"), QueueOptions::new()).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         // It is recovered like any other.
         let mut scene = Scene { proxy, events: connection.events(), connection };
         scene.cut().await?;
         queue.publish(&Message::new("m")).await?;
         next(&mut consumer).await?.ack()?;
+        queue.delete(false, false).await?;
 
         // Trying again changes nothing about that.
         target.token_source = Some(Arc::new(|| async {
