@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -105,10 +106,8 @@ impl Consumer {
             Err(panic) if self.on_panic == OnPanic::Propagate => resume_unwind(panic),
             Err(panic) => panic,
         };
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked");
-        let event =
-            ChannelEvent::HandlerPanicked { consumer_tag: self.tag.clone(), text: text.to_owned() };
+        let text = panic_text(&*panic).unwrap_or("panicked").to_owned();
+        let event = ChannelEvent::HandlerPanicked { consumer_tag: self.tag.clone(), text };
         self.channel.tell(&event);
         None
     }
@@ -297,6 +296,12 @@ impl Consumer {
             }
         }
     }
+}
+
+/// What a panic says, if it says anything.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 impl Stream for Consumer {

@@ -17,7 +17,7 @@ use crate::connect::{ConnectError, Target};
 use crate::dialer::Dialer;
 use crate::drive::{Drive, Timer, Transport};
 use crate::eyeballs::connect_any;
-use crate::login::{Token, TokenError, keep_fresh};
+use crate::login::{Token, TokenError, ask, keep_fresh};
 use crate::redial::{redial, redial_unless};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
@@ -103,7 +103,7 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
         return Ok(None);
     };
     let late = || -> TokenError { Arc::new(io::Error::from(io::ErrorKind::TimedOut)) };
-    let token = within(R::timer(), target.config.settings.connect_timeout, source.token()).await;
+    let token = within(R::timer(), target.config.settings.connect_timeout, ask(source)).await;
     let token = token.unwrap_or_else(|| Err(late())).map_err(ConnectError::NoToken)?;
     token.log_in(&mut target.config);
     Ok(Some(token))

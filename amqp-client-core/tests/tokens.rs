@@ -111,6 +111,33 @@ fn without_one_it_is_tried_again_and_told() {
 }
 
 #[test]
+fn a_source_that_panics_is_asked_again() {
+    let (mut rig, now) = scene();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let count = attempts.clone();
+    let source = Arc::new(move || {
+        let attempt = count.fetch_add(1, Ordering::Relaxed);
+        assert!(attempt != 0, "at once");
+        async move {
+            assert!(attempt != 1, "later, attempt {attempt}");
+            Ok(Token::new("at last", 1000 * SECOND))
+        }
+    });
+    let mut events = rig.connection.events();
+    let first = Token::new("first", 100 * SECOND);
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    assert!(begin(&mut renewing).is_pending());
+    for _ in 1..=90 {
+        assert!(!tick(&mut rig, &now, &mut renewing));
+    }
+    assert_eq!(rig.secrets.len(), 1);
+    for expected in ["at once", "later, attempt 1"] {
+        let why = format!("the token source panicked: {expected}");
+        assert_eq!(rig.run(events.next()), Some(ConnectionEvent::TokenNotRenewed { why }));
+    }
+}
+
+#[test]
 fn a_token_that_is_good_for_ever_is_not_renewed() {
     let (rig, now) = scene();
     let source = Arc::new(|| async { Ok(Token::new("never", SECOND)) });

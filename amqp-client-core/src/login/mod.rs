@@ -6,6 +6,7 @@ mod token;
 
 #[cfg(feature = "cram-md5")]
 pub use cram_md5::CramMd5;
+pub(crate) use token::ask;
 pub use token::{Token, TokenError, TokenSource, keep_fresh};
 
 use std::sync::Arc;

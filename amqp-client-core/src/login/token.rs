@@ -1,6 +1,8 @@
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,10 +10,12 @@ use std::time::Duration;
 
 use amqp_proto::sasl::Plain;
 use amqp_proto::uri::Password;
+use futures_util::FutureExt as _;
 
 use crate::Connection;
 use crate::config::Config;
 use crate::connection::WeakConnection;
+use crate::consumer::panic_text;
 use crate::drive::Timer;
 use crate::event::ConnectionEvent;
 use crate::state::{On, Waiting};
@@ -73,7 +77,7 @@ pub type TokenError = Arc<dyn Error + Send + Sync>;
 /// # Ok::<(), amqp_client_core::ConnectError>(())
 /// ```
 pub trait TokenSource: Send + Sync {
-    /// A token that is good now.
+    /// A token that is good now. A source that panics counts as one that returns an error.
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
 }
 
@@ -85,6 +89,19 @@ where
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>> {
         Box::pin(self())
     }
+}
+
+/// Asks for a token. A panic of the source is an error like any other, so that whoever renews or reconnects goes on.
+pub(crate) fn ask(
+    source: Arc<dyn TokenSource>,
+) -> impl Future<Output = Result<Token, TokenError>> + Send {
+    let asking = AssertUnwindSafe(async move { source.token().await }).catch_unwind();
+    asking.map(|asked| {
+        asked.unwrap_or_else(|panic| {
+            let text = panic_text(&*panic).unwrap_or("it does not say why");
+            Err(Arc::new(io::Error::other(format!("the token source panicked: {text}"))))
+        })
+    })
 }
 
 impl fmt::Debug for dyn TokenSource {
@@ -125,7 +142,7 @@ pub fn keep_fresh<T: Timer>(
             if connection.over_before(&mut timer, at).await {
                 return;
             }
-            let renewal = connection.renew(source.token(), &mut timer, period / MARGIN);
+            let renewal = connection.renew(ask(source.clone()), &mut timer, period / MARGIN);
             failed = match renewal.await {
                 Ok(next) => {
                     valid_for = next;

@@ -488,6 +488,28 @@ behaviours! {
         queue.delete(false, false).await?;
     }
 
+    async fn a_token_source_that_panics_costs_an_attempt(world) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        let mut scene = Scene::set_with(&world, |target| {
+            target.token_source = Some(Arc::new(move || {
+                let first = count.fetch_add(1, Ordering::SeqCst) != 1;
+                async move {
+                    assert!(first, "it panics when it is asked for the second time");
+                    Ok(Token::new("guest", Duration::from_secs(3600)).username("guest"))
+                }
+            }));
+        }).await?;
+        let report = scene.cut().await?;
+        assert_eq!((report.attempts, asked.load(Ordering::SeqCst)), (2, 3));
+
+        let mut target = world.target();
+        target.token_source = Some(Arc::new(|| async { panic!("it always panics") }));
+        let error = world.open(target).await.expect_err("there is no token").to_string();
+        let expected = "no token to log in with: the token source panicked: it always panics";
+        assert_eq!(error, expected);
+    }
+
     async fn a_first_connection_is_retried_if_that_is_wanted(world) {
         let mut target = world.target();
         let broker = target.endpoints.first().ok_or("no host")?;
