@@ -45,6 +45,26 @@
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
 //! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
 //!
+//! # One connection to publish, another to consume
+//!
+//! During a memory or disk alarm, RabbitMQ reads nothing more from a connection that publishes: neither the acknowledgements
+//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). A program that does both keeps consuming, and so
+//! helps the alarm to end, if it consumes on a connection of its own:
+//!
+//! ```
+//! use amqp_client_blocking::{Connection, Target};
+//!
+//! # let broker = amqp_test_broker::Broker::start()?;
+//! # let uri = broker.uri();
+//! let target: Target = uri.parse()?;
+//! let publishing = Connection::open_target(target.clone())?;
+//! let consuming = Connection::open_target(target)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What belongs to a connection or a channel is used where it was made: exclusive queues are declared and consumed on
+//! `consuming`, and a client of direct reply-to publishes where it consumes.
+//!
 //! # Side by side
 //!
 //! | | tokio | smol, async-std | threads |

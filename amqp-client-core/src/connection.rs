@@ -249,7 +249,7 @@ impl Connection {
         self.shared().lock().proto.check().is_err()
     }
 
-    /// Whether the broker has blocked publishing (`connection.blocked`).
+    /// Whether the broker has blocked publishing (`connection.blocked`); see [`ConnectionEvent::Blocked`](crate::ConnectionEvent::Blocked).
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.shared().lock().proto.is_blocked()

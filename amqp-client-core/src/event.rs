@@ -20,6 +20,10 @@ use crate::state::{Shared, Tell};
 #[non_exhaustive]
 pub enum ConnectionEvent {
     /// The broker is short of resources and does not want content (`connection.blocked`). Publishing waits.
+    ///
+    /// RabbitMQ reads nothing more from this connection until the alarm ends: requests, acknowledgements and a close on any of
+    /// its channels wait as well, and time out. It blocks connections that publish during an alarm, and no others
+    /// ([alarms](https://www.rabbitmq.com/docs/alarms)). So publish on one connection and consume on another.
     Blocked {
         /// Which resource it is short of.
         reason: ShortStr,

@@ -28,6 +28,26 @@
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
 //! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
 //!
+//! # One connection to publish, another to consume
+//!
+//! During a memory or disk alarm, RabbitMQ reads nothing more from a connection that publishes: neither the acknowledgements
+//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). A program that does both keeps consuming, and so
+//! helps the alarm to end, if it consumes on a connection of its own:
+//!
+//! ```no_run
+//! use amqp_client_smol::{Connection, Target};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let target: Target = "amqp://guest:guest@localhost:5672/%2f".parse()?;
+//! let publishing = Connection::open_target(target.clone()).await?;
+//! let consuming = Connection::open_target(target).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What belongs to a connection or a channel is used where it was made: exclusive queues are declared and consumed on
+//! `consuming`, and a client of direct reply-to publishes where it consumes.
+//!
 //! # Side by side
 //!
 //! | | tokio | smol, async-std | threads |

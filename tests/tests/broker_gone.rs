@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ConnectionError, FieldTable};
 use amqp_client_core::{
-    Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, HeldBy, PublishError, PublisherOptions,
-    QueueOptions, Target,
+    Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, HeldBy, OpenError, PublishError,
+    PublisherOptions, QueueOptions, Target,
 };
 use amqp_client_tokio::Connection;
 use amqp_testkit::RabbitMq;
@@ -235,8 +235,9 @@ async fn a_publish_that_the_transport_does_not_take_ends_in_time() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()> {
+async fn an_alarm_stops_a_connection_that_publishes_and_no_other() -> Result<()> {
     let node = RabbitMq::start()?;
+    let consuming = open(&node.amqp_uri()).await?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.settings.publish_timeout = Some(Duration::from_millis(50));
     let connection = Connection::open_target(target).await?;
@@ -258,6 +259,14 @@ async fn a_blocked_connection_holds_back_content_and_nothing_else() -> Result<()
     assert!(connection.is_blocked());
     let event = events.next().await.ok_or("no event")?;
     assert!(format!("{event:?}").contains("low on memory"), "{event:?}");
+    // RabbitMQ reads nothing of that connection any more, whatever the channel.
+    let opened = connection.open_channel().within(Duration::from_secs(1)).await;
+    assert!(matches!(opened, Err(OpenError::TimedOut { .. })), "{opened:?}");
+    // A connection that has published nothing goes on.
+    let other = consuming.open_channel().await?;
+    let own = other.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    own.consume(ConsumeOptions::new()).await?.cancel().await?;
+    assert!(!consuming.is_blocked());
     node.ctl(&["set_vm_memory_high_watermark", "0.4"])?;
     let waiting = channel.default_exchange().publisher(PublisherOptions::new().timeout(None))?;
     waiting.send(&queue.name().to_string(), "after the alarm").await?;
