@@ -57,15 +57,10 @@ impl Session {
     /// Sends what is to be declared; goes on with the channels when all of it is.
     pub(super) fn send_declarations(&mut self) {
         let Some(replay) = &mut self.replay else { return };
-        if replay.steps.is_empty() && replay.awaiting.is_empty() {
-            let named = core::mem::take(&mut replay.later).into_iter().map(|mut step| {
-                if let (Method::QueueBind(bind), Some(queue)) = (&mut step.method, &step.queue) {
-                    bind.queue = self.topology.current(queue).clone();
-                }
-                step
-            });
-            replay.steps.extend(named);
+        if replay.steps.is_empty() && replay.awaiting.is_empty() && !replay.later.is_empty() {
+            self.name_queues();
         }
+        let Some(replay) = &mut self.replay else { return };
         if replay.steps.is_empty() && replay.awaiting.is_empty() {
             if !replay.declared {
                 replay.declared = true;
@@ -133,6 +128,25 @@ impl Session {
         failed.into_iter().for_each(|(step, error)| self.declaration_failed(&step, error));
         if again {
             self.send_declarations();
+        }
+    }
+
+    /// All queues are declared: goes on with bindings that needed the name of theirs.
+    fn name_queues(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        let mut nameless = Vec::new();
+        for mut step in core::mem::take(&mut replay.later) {
+            if let (Method::QueueBind(bind), Some(queue)) = (&mut step.method, &step.queue) {
+                bind.queue = self.topology.current(queue).clone();
+            }
+            match self.topology.needs_name(&step) {
+                true => nameless.push(step),
+                false => replay.steps.push_back(step),
+            }
+        }
+        for step in nameless {
+            let why = "the name of its queue is not known";
+            self.declaration_failed(&step, ChannelError::not_restored(ReplyCode::NOT_FOUND, why));
         }
     }
 
