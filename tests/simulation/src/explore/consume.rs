@@ -201,7 +201,11 @@ impl Task {
             return;
         }
         let Some(mut taker) = self.borrow_consumer(number) else { return };
-        if taker.asked.get() && !self.ends_at_once(&mut taker).await {
+        // One whose start waits for a connection may wait for that first. What it had on a transactional channel has to be
+        // committed, and nothing but the consumer may lead to its channel.
+        let apart = !taker.asked.get() || !taker.ran || taker.desk.books.may_be_kept();
+        let goes_on = apart || !self.ends_at_once(&mut taker).await;
+        if goes_on {
             self.consumers.borrow_mut().push(taker);
         }
     }
@@ -274,6 +278,7 @@ impl Task {
             Settling::Drop | Settling::Tag { .. } => Ok(()),
             Settling::IntoMessage => {
                 self.forgotten.set(self.forgotten.get() + 1);
+                self.world.ledger.borrow_mut().forget(id);
                 drop(delivery.into_message());
                 Ok(())
             }

@@ -108,8 +108,9 @@ impl History {
     pub(crate) fn has_said(&self, since: Mark, client: usize, channel: u16, close: &Close) -> bool {
         let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
         self.refusals[since.refusals..].iter().any(|own| {
-            (own.client, own.channel, own.cause, own.code)
-                == (client, channel, cause, close.reply_code)
+            // Queues are declared again on any channel.
+            let here = own.channel == channel || own.cause == (50, 10);
+            here && (own.client, own.cause, own.code) == (client, cause, close.reply_code)
                 && own.text.starts_with(&text)
         })
     }

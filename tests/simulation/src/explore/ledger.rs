@@ -28,6 +28,8 @@ struct Entry {
     /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent,
     /// or it came back.
     never: bool,
+    /// A delivery of it was left unacknowledged on purpose.
+    forgotten: bool,
     /// It was taken while its connection was down, when there had been so many transports.
     outage: Option<u64>,
     accepted: u32,
@@ -161,6 +163,11 @@ impl Ledger {
         self.entry(id).never = true;
     }
 
+    /// A delivery of it is left unacknowledged.
+    pub(crate) fn forget(&mut self, id: Id) {
+        self.entry(id).forgotten = true;
+    }
+
     /// It is published to a stream.
     pub(crate) fn stream(&mut self, id: Id) {
         self.entry(id).streamed = true;
@@ -283,7 +290,9 @@ impl Ledger {
     fn abandoned(&self, body: &Bytes, text: &str) -> Result<(), String> {
         let id = self.identify(body)?;
         match text {
-            "channel dropped" if self.nack && !self.entry_of(id).streamed => {
+            "channel dropped"
+                if self.nack && !self.entry_of(id).streamed && !self.entry_of(id).forgotten =>
+            {
                 Err(format!("message {} is left unacknowledged: {text}", id.0))
             }
             _ => Ok(()),

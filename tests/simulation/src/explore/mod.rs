@@ -101,11 +101,11 @@ impl World {
         for note in notes {
             let network = self.network.borrow();
             let owner = |session| network.owner(session);
-            // Its channels are opened again each millisecond.
+            // Its channels are opened again at once, if the network is slower than its pauses.
             let hasty = |client: usize| {
                 let recovery = self.script.clients[client].recovery.as_ref();
                 let delays = recovery.and_then(|recovering| recovering.delays);
-                delays.is_some_and(|(_, longest)| longest < Duration::from_secs(1))
+                delays.is_some_and(|(shortest, _)| shortest < Duration::from_millis(100))
             };
             let noted = self.history.borrow_mut().note(&note, owner, hasty, self.clock.now());
             if let Err(text) = ledger.note(&note).and(noted) {

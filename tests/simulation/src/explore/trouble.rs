@@ -31,6 +31,11 @@ impl Exploration {
             self.add_flapping(rng);
         }
         let focus = rng.u8(..12);
+        let mut commands = self.tasks.iter().flat_map(|task| &task.commands);
+        if commands.any(|command| matches!(command, Command::Tx { .. })) {
+            // What is taken and published on a transactional channel has to be committed, which these commands do not see to.
+            return;
+        }
         for task in &mut self.tasks {
             let count = pick(rng, &[0, 1, 3, 8]);
             for _ in 0..count {
@@ -92,7 +97,7 @@ impl Recovering {
             self.delays = None;
         }
         // Who hardly waits between two attempts makes too many.
-        let hasty = self.delays.is_some_and(|(_, longest)| longest < Duration::from_secs(1));
+        let hasty = self.delays.is_some_and(|(shortest, _)| shortest < Duration::from_millis(100));
         self.retry_locked = rng.u8(..3) == 0 && !hasty;
         self.retry_open = rng.bool();
         self.give_up_after =

@@ -225,7 +225,10 @@ impl Task {
                 && view.channel == taker.consumer.channel().id()
                 && view.tag == *tag
         });
-        known && self.consumers.borrow().iter().all(pausable)
+        // Others may be with other tasks.
+        let count = network.engine.consumers().filter(|view| Some(view.session) == session).count();
+        let alone = count <= 2 && self.policy().recovery.is_none();
+        known && alone && self.consumers.borrow().iter().all(pausable)
     }
 
     /// Settles what was taken last.
@@ -238,7 +241,7 @@ impl Task {
 
     /// Takes many messages without ever waiting: the driver has its turns nevertheless.
     pub(crate) async fn feast(&self, desk: &Rc<Desk>) {
-        if desk.books.may_be_kept() {
+        if desk.books.may_be_kept() || self.world.script.conditions.piece < 100 {
             // What is taken and published there has to be committed.
             return;
         }
