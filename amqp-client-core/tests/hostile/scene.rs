@@ -17,7 +17,7 @@ use amqp_client_core::{
 };
 use bytes::{Buf as _, BytesMut};
 
-use crate::wire::{TAG, channel_open_ok, consume_ok, open_ok, start, tune};
+use crate::wire::{HEARTBEAT, TAG, channel_open_ok, consume_ok, frame, open_ok, start, tune};
 
 /// How much is handed to the client at a time.
 const READ: usize = 64 * 1024;
@@ -28,6 +28,8 @@ pub(crate) struct Scene {
     pub(crate) now: Instant,
     /// The server takes what the client writes.
     pub(crate) server_reads: bool,
+    /// Whether its heartbeats lie in the socket while the client does not read.
+    pub(crate) heartbeats: bool,
     /// What it took and nobody has looked at.
     pub(crate) written: BytesMut,
     driver: Driver,
@@ -38,8 +40,14 @@ impl Scene {
     pub(crate) fn connecting(config: Config) -> Self {
         let now = Instant::now();
         let (connection, driver) = Driver::new(config, now);
-        let mut scene =
-            Self { connection, now, server_reads: true, written: BytesMut::new(), driver };
+        let mut scene = Self {
+            connection,
+            now,
+            server_reads: true,
+            heartbeats: false,
+            written: BytesMut::new(),
+            driver,
+        };
         scene.turn();
         scene
     }
@@ -57,8 +65,13 @@ impl Scene {
         loop {
             let turn = self.driver.turn(self.now, Waker::noop());
             if turn.in_doubt {
-                // What the server says is read at once.
-                self.driver.no_input(self.now);
+                // What the server says is read at once, but for what lies there while nobody reads.
+                if self.heartbeats {
+                    self.driver.input().extend_from_slice(&frame(HEARTBEAT, 0, b""));
+                    self.driver.received(self.now);
+                } else {
+                    self.driver.no_input(self.now);
+                }
                 continue;
             }
             if !turn.write || !self.server_reads {
