@@ -181,17 +181,23 @@ fn a_turn_that_is_not_used_is_passed_on() {
     }
 }
 
-/// A message that was sent stays in the window until its confirm comes, but is kept no longer: there is room for another one.
-#[test]
-fn withdrawing_a_kept_message_lets_the_next_one_in() {
+/// A publisher that keeps messages on a connection that keeps 1000 bytes of them.
+fn keeping_little(options: PublisherOptions) -> (Rig, Publisher) {
     let mut rig = Rig::new(Config::default());
     let mut recovery = Recovery::default();
     recovery.keep_max = 1000;
     rig.recover_with(recovery);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
-    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+    let options = options.on_loss(OnLoss::Keep);
     let publisher = channel.default_exchange().publisher(options).expect("it is open");
+    (rig, publisher)
+}
+
+/// A message that was sent stays in the window until its confirm comes, but is kept no longer: there is room for another one.
+#[test]
+fn withdrawing_a_kept_message_lets_the_next_one_in() {
+    let (_rig, publisher) = keeping_little(PublisherOptions::new());
     let kept = publisher.try_publish("q", vec![7; 900]).expect("it is kept");
     let mut tasks = Tasks::new();
     let waits = publisher.clone();
@@ -205,15 +211,8 @@ fn withdrawing_a_kept_message_lets_the_next_one_in() {
 #[test]
 fn a_kept_message_that_expires_lets_the_next_one_in() {
     for connected in [true, false] {
-        let mut rig = Rig::new(Config::default());
-        let mut recovery = Recovery::default();
-        recovery.keep_max = 1000;
-        rig.recover_with(recovery);
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        let options =
-            PublisherOptions::new().on_loss(OnLoss::Keep).keep_for(Duration::from_secs(5));
-        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        let options = PublisherOptions::new().keep_for(Duration::from_secs(5));
+        let (mut rig, publisher) = keeping_little(options);
         rig.silence();
         let _kept = publisher.try_publish("q", vec![7; 900]).expect("it is kept");
         if !connected {
