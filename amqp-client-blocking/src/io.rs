@@ -109,8 +109,8 @@ where
     Ok((stream, Seat { poll, readiness }))
 }
 
-/// Whether a stream is a socket of a system that reports every arrival: a read that comes short has emptied it. Streams
-/// with a layer of their own, such as packets or records, may have more.
+/// Whether a stream is a plain socket, whose buffer is empty after a short read. A stream with a layer of its own, such as
+/// packets or TLS records, may hold more.
 fn is_socket<S: 'static>() -> bool {
     #[cfg(unix)]
     let sockets = [TypeId::of::<mio::net::TcpStream>(), TypeId::of::<mio::net::UnixStream>()];

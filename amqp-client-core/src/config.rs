@@ -61,27 +61,28 @@ pub struct Settings {
     pub user_timeout: Option<Duration>,
 }
 
-/// A setting that cannot work.
+/// A setting with a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("settings.{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]
 pub struct SettingError {
     /// The field of [`Settings`].
     pub setting: &'static str,
-    /// What it was set to.
+    /// The rejected value.
     pub value: String,
-    /// What it may be.
+    /// The allowed values.
     pub bounds: String,
 }
 
-/// What systems take for `TCP_KEEPIDLE`: whole seconds in 15 bits.
+/// The values that systems allow for `TCP_KEEPIDLE`: whole seconds, 15 bits.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
 
-/// What Linux takes for `TCP_USER_TIMEOUT`: milliseconds in 31 bits, where 0 is its default.
+/// The values that Linux allows for `TCP_USER_TIMEOUT`: milliseconds, 31 bits. 0 would mean its default.
 const USER_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(i32::MAX.unsigned_abs() as u64));
 
-/// How far beyond the budget reading goes for something that the broker owes, or to find out whether it is there.
+/// The client reads up to this many times its budget while it waits for a reply or a confirm, or checks whether the broker is
+/// alive.
 const FOR_WHAT_IS_OWED: usize = 8;
 
 impl Settings {
@@ -115,7 +116,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether to read, when consumers have not taken that many bytes, to find out whether the peer is there.
+    /// Whether to read once to see if the peer is alive, with so many bytes that consumers have not taken.
     pub(crate) const fn may_look(&self, delivered: usize) -> bool {
         delivered < self.delivery_budget.saturating_mul(FOR_WHAT_IS_OWED)
     }

@@ -241,7 +241,7 @@ impl Consumer {
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
-        // They have gone back to their queue in between, or it was paused.
+        // The deliveries were requeued meanwhile, or the consumer was paused.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -45,8 +45,8 @@
 //! # }
 //! ```
 //!
-//! What belongs to a connection or a channel is used where it was made: exclusive queues are declared and consumed on
-//! `consuming`, and a client of direct reply-to publishes where it consumes.
+//! Some things can only be used on the connection or channel that made them: declare and consume exclusive queues on
+//! `consuming`, and publish requests for direct reply-to on the channel that consumes the replies.
 //!
 //! # Side by side
 //!
