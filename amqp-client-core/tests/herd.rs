@@ -4,14 +4,16 @@ mod rig;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::proto::method::Method;
+use amqp_client_core::proto::method::{Arguments as _, BasicPublish, Method};
+use amqp_client_core::proto::{Gate, ReplyCode};
 use amqp_client_core::{
-    Channel, Config, ConsumeOptions, OnLoss, Publisher, PublisherOptions, Recovery,
+    Channel, ChannelEvent, Config, ConsumeOptions, HeldBy, OnLoss, Publisher, PublisherOptions,
+    Recovery, TryError,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rig::Rig;
@@ -229,6 +231,48 @@ fn a_kept_message_that_expires_lets_the_next_one_in() {
         rig.advance(Duration::from_secs(1));
         assert!(!tasks.run(), "there is room, but it was not woken");
     }
+}
+
+/// The broker has closed the channel over one of several kept messages, which are sent again one by one. Other messages wait
+/// until the broker has confirmed the last of them.
+#[test]
+fn a_publisher_behind_messages_that_are_sent_one_by_one_goes_on_when_all_are_confirmed() {
+    let mut rig = Rig::new(Config::default());
+    let mut recovery = Recovery::default();
+    recovery.reopen_channels = true;
+    rig.recover_with(recovery);
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let publisher = |on_loss| {
+        let options = PublisherOptions::new().on_loss(on_loss);
+        channel.default_exchange().publisher(options).expect("it is open")
+    };
+    let (keeps, waits) = (publisher(OnLoss::Keep), publisher(OnLoss::Wait));
+    let mut kept = Vec::from([(); 2].map(|()| keeps.try_publish("q", "kept").expect("it is kept")));
+    rig.write(true);
+    let publish = (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
+    let mut events = channel.events();
+    rig.refuse(channel.id(), ReplyCode::PRECONDITION_FAILED, publish);
+    // The channel is opened again, and the first message is on its way.
+    let restored = (0..10).any(|_| {
+        rig.answer_all();
+        rig.write(true);
+        matches!(rig.poll(pin!(events.next())), Some(Some(ChannelEvent::Restored)))
+    });
+    assert!(restored);
+    kept.push(keeps.try_publish("q", "kept, too").expect("it is kept"));
+    let error = waits.try_publish("q", "m").expect_err("it has to wait").error;
+    assert_eq!(error, TryError::WouldWait(HeldBy::Gate(Gate::Recovering)));
+    let mut tasks = Tasks::new();
+    tasks.spawn(async move { waits.send("q", "m").await.expect("it is confirmed") });
+    assert!(tasks.run());
+    rig.turn();
+    for confirmation in kept {
+        rig.run(confirmation).expect("it is confirmed");
+    }
+    assert!(tasks.run(), "its confirm is yet to come");
+    rig.turn();
+    assert!(!tasks.run(), "it may publish, but it was not woken");
 }
 
 /// The next channel has the number of one that is closed, and counts its messages from 1, too.

@@ -15,7 +15,8 @@ use amqp_client_core::proto::method::{
     ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
-    self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ServerConfig, ServerEvent,
+    self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ReplyCode, ServerConfig,
+    ServerEvent,
 };
 use amqp_client_core::{Config, Connection, Recovery};
 use bytes::{Buf as _, BytesMut};
@@ -55,7 +56,7 @@ pub(crate) struct Rig {
     recording: bool,
     /// The tags of consumers that came back under another, by those that they have at the client.
     tags: BTreeMap<String, proto::ShortStr>,
-    /// Publishes that came since the last confirm, and their number.
+    /// Publishes that came since the last confirm, and how many came on the channel that publishes.
     unconfirmed: u64,
     published: u64,
 }
@@ -114,8 +115,16 @@ impl Rig {
         self.server = proto::Connection::server(capable(), self.now);
         self.input.clear();
         self.tags.clear();
+        self.published = 0;
         self.reading = true;
         self.silent = false;
+    }
+
+    /// The server closes a channel over a method. It has taken what came before, and answers none of it.
+    pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, cause: (u16, u16)) {
+        while self.server.poll_event().is_some() {}
+        self.server.channel(id).expect("open").close_over(code, "refused", cause);
+        self.published = 0;
     }
 
     /// From now on the server hears nothing, and so answers nothing.
