@@ -1,4 +1,4 @@
-//! How a client connects and how long it waits.
+//! Configuration of a client: login, limits, deadlines.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use amqp_proto::ClientConfig;
 use amqp_proto::session::Session;
 use thiserror::Error;
 
-/// How a client connects, and what bounds it afterwards.
+/// The configuration of a connection and of its handles.
 ///
 /// ```
 /// use amqp_client_core::Config;
@@ -26,7 +26,7 @@ pub struct Config {
     pub settings: Settings,
 }
 
-/// Deadlines and buffers of the handles. `Duration::MAX` and `usize::MAX` are no limit, where nothing else is said.
+/// Deadlines and buffers of the handles. `Duration::MAX` and `usize::MAX` mean no limit, unless a field says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -38,30 +38,30 @@ pub struct Settings {
     pub publish_timeout: Option<Duration>,
     /// How long the broker may take to confirm a message that somebody waits for; `None` waits for ever. Default 60 s.
     pub confirm_timeout: Option<Duration>,
-    /// How many bytes may be delivered to consumers that do not take them, before reading from the transport is suspended. At
-    /// least 1, which lets one read through at a time. Prefetch should bound it long before. Default 16 MiB.
+    /// Number of bytes delivered to consumers and not taken by them at which the client stops reading from the transport. At
+    /// least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default 16 MiB.
     ///
-    /// While the broker owes an answer or a confirm, reading goes on, up to eight times as far: what it owes comes behind
-    /// those deliveries, and whoever should take them may be the one who waits for it.
+    /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives behind those
+    /// deliveries, and the task that should take them may be waiting for it.
     ///
-    /// A consumer that takes nothing for a second then is paused where that is possible, so that the others go on; see
+    /// A consumer that then takes nothing for a second is paused where that is possible, so that the others can continue; see
     /// [`Consumer`](crate::Consumer#consumers-that-lag).
     ///
-    /// Each time half a MiB of it is taken, consumers are given a millisecond to keep up before more is read, so that floods
-    /// take no more memory than they have to.
+    /// For each half MiB of untaken deliveries, the client pauses reading for a millisecond, so that consumers can keep up and a
+    /// flood takes no more memory than necessary.
     pub delivery_budget: usize,
-    /// After how much silence, from 1 to 32767 s, the system asks whether the peer is there (`SO_KEEPALIVE`); after as much again without an
-    /// answer it gives the connection up. `None` does not ask. Default 60 s. Beside heartbeats, this keeps routers on the
-    /// way from forgetting the connection where heartbeats are off.
+    /// Idle time, from 1 to 32767 s, after which the system probes the peer (`SO_KEEPALIVE`). If the peer does not answer for as
+    /// long again, the system drops the connection. `None` turns probes off. Default 60 s. Unlike heartbeats, probes are sent
+    /// even where heartbeats are off, and keep routers on the way from forgetting the connection.
     pub keepalive: Option<Duration>,
-    /// How long what was sent may stay unacknowledged by the peer's system, from 1 ms to 24 days, where the platform has such a limit
-    /// (`TCP_USER_TIMEOUT`: Linux, Android). `None` is the system's own, on Linux about 15 minutes; heartbeats notice a
-    /// dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of memory or disk,
-    /// and Linux would count that as not acknowledged.
+    /// Time that sent bytes may stay unacknowledged by the peer's system, from 1 ms to 24 days, where the platform has such a
+    /// limit (`TCP_USER_TIMEOUT`: Linux, Android). `None` keeps the system's default, on Linux about 15 minutes; heartbeats
+    /// detect a dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of memory or
+    /// disk, and Linux would count that as not acknowledged.
     pub user_timeout: Option<Duration>,
 }
 
-/// A setting with a value that cannot work.
+/// A setting has a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("settings.{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]
@@ -86,8 +86,8 @@ const USER_TIMEOUT: (Duration, Duration) =
 const FOR_WHAT_IS_OWED: usize = 8;
 
 impl Settings {
-    /// Checks that the settings can work. Opening a connection does this first; a connection that is begun over a transport
-    /// of the caller's ends with the error.
+    /// Checks that the settings can work. Opening a connection does this first. A connection over the caller's own transport
+    /// fails with the error.
     ///
     /// # Errors
     /// [`SettingError`], which names the setting.
@@ -116,15 +116,15 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether to read once to see if the peer is alive, with so many bytes that consumers have not taken.
+    /// Whether to read once to check that the peer is alive, when consumers have not taken that many bytes.
     pub(crate) const fn may_look(&self, delivered: usize) -> bool {
         delivered < self.delivery_budget.saturating_mul(FOR_WHAT_IS_OWED)
     }
 
-    /// Whether to read on when consumers have not taken that many octets.
+    /// Whether to continue reading when consumers have not taken that many bytes.
     pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
         let budget = self.delivery_budget;
-        // A handshake brings no deliveries, and there may be many from before a loss that need no acknowledgement.
+        // A handshake brings no deliveries, but consumers may still hold many from before a loss, which need no acknowledgement.
         proto.negotiated().is_none()
             || delivered < budget
             || delivered < budget.saturating_mul(FOR_WHAT_IS_OWED) && proto.awaits_peer()

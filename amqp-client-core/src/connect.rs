@@ -1,4 +1,4 @@
-//! Where to connect to, and why that did not work.
+//! Connection targets, and the errors of connecting to them.
 
 use std::io;
 use std::str::FromStr;
@@ -16,29 +16,29 @@ use crate::config::{Config, SettingError};
 use crate::login::{self, TokenError, TokenSource};
 use crate::tls::{TlsError, TlsOptions};
 
-/// Where to connect to, and how: what an AMQP URI says.
+/// The nodes to connect to, and how: the contents of an AMQP URI.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Target {
-    /// The nodes to try, in this order; after a loss, in an order of chance.
+    /// The nodes to try, in this order; after a loss, in random order.
     pub endpoints: Vec<Endpoint>,
-    /// How to use TLS, if it is to be used.
+    /// The TLS configuration; `None` connects without TLS.
     pub tls: Option<TlsOptions>,
-    /// How to go on when the connection is lost; `None` does not. Default [`Recovery::default`].
+    /// How to recover a lost connection; `None` turns recovery off. Default [`Recovery::default`].
     pub recovery: Option<Recovery>,
     /// Whether to retry the first connection as `recovery` says. Set it for a program that may start before its broker. `open`
     /// then waits until it succeeds: limit that with [`give_up_after`](Recovery::give_up_after) or
-    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is asked
-    /// again as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
+    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is retried
+    /// as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
     pub retry_open: bool,
-    /// Where to get a token to log in with, in the place of the configured ways.
+    /// The source of tokens to log in with. If set, it replaces the configured mechanisms.
     pub token_source: Option<Arc<dyn TokenSource>>,
-    /// What is said beyond that.
+    /// Everything else.
     pub config: Config,
 }
 
 impl Target {
-    /// One node, with the defaults of [`Config`].
+    /// Creates a target with one node and the defaults of [`Config`].
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
         Self {
@@ -51,14 +51,14 @@ impl Target {
         }
     }
 
-    /// The same, but a connection that is lost is over.
+    /// Turns recovery off: a lost connection is closed for good.
     #[must_use]
     pub fn without_recovery(mut self) -> Self {
         self.recovery = None;
         self
     }
 
-    /// Takes over what a URI says.
+    /// Creates a target from a URI.
     ///
     /// # Errors
     /// [`ConnectError`], if its values do not fit the protocol.
@@ -88,61 +88,61 @@ impl FromStr for Target {
     }
 }
 
-/// There is no connection.
+/// Connecting failed.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The URI is wrong.
+    /// The URI is malformed.
     #[error(transparent)]
     Uri(#[from] UriError),
-    /// What the URI says does not fit the protocol.
+    /// A value of the URI does not fit the protocol.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A setting cannot work.
+    /// A setting has a value that cannot work.
     #[error(transparent)]
     Setting(#[from] SettingError),
-    /// There is no node to connect to.
+    /// The target has no endpoints.
     #[error("no host to connect to")]
     NoEndpoint,
-    /// TLS cannot be used as it is set up.
+    /// The TLS configuration is invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// There is no token to log in with.
+    /// The token source returned no token.
     #[error("no token to log in with: {0}")]
     NoToken(TokenError),
     /// The node cannot be reached.
     #[error("{endpoint}: {error}")]
     Unreachable {
-        /// Which node.
+        /// The node.
         endpoint: Endpoint,
-        /// What the system says.
+        /// The system's error.
         error: Arc<io::Error>,
     },
     /// Connecting took too long.
     #[error("{endpoint}: not connected within {after:?}")]
     TimedOut {
-        /// Which node was being tried.
+        /// The node.
         endpoint: Endpoint,
         /// The time it was given.
         after: Duration,
     },
-    /// The node was reached, but would not have it.
+    /// The node was reached, but the handshake failed.
     #[error("{endpoint}: {error}")]
     Refused {
-        /// Which node.
+        /// The node.
         endpoint: Endpoint,
-        /// Why the handshake failed.
+        /// The reason why the handshake failed.
         error: ConnectionError,
     },
-    /// The node refused a virtual host with an empty name, which is what a URI that ends in `/` names.
+    /// The node refused a virtual host with an empty name. A URI that ends in `/` names that virtual host.
     #[error(
         "{endpoint}: {error}; the virtual host has an empty name, as in a URI that ends in `/`: end it in `/%2f`, or leave \
          the `/` out, for the virtual host `/`"
     )]
     EmptyVirtualHost {
-        /// Which node.
+        /// The node.
         endpoint: Endpoint,
-        /// How the broker refused it.
+        /// The broker's refusal.
         error: ConnectionError,
     },
 }
@@ -158,7 +158,7 @@ impl ConnectError {
         Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
     }
 
-    /// The handshake that was set up like this has failed.
+    /// Makes the error of a failed handshake that used this configuration.
     #[must_use]
     pub fn refused(endpoint: Endpoint, error: ConnectionError, config: &ClientConfig) -> Self {
         let opening = error
@@ -176,7 +176,7 @@ impl ConnectError {
         self.as_connection_error().and_then(ConnectionError::reply_code)
     }
 
-    /// Why the handshake failed, if it came to one.
+    /// The reason why the handshake failed, if there was one.
     #[must_use]
     pub const fn as_connection_error(&self) -> Option<&ConnectionError> {
         match self {
@@ -185,8 +185,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether another node of the same broker may accept the connection: this one cannot be reached, or refuses it
-    /// [for now](ConnectionError::is_transient), as when it shuts down or has reached a limit of connections.
+    /// Returns whether another node of the same broker may accept the connection: this one cannot be reached, or refuses the
+    /// connection [for now](ConnectionError::is_transient), for example because it shuts down or has reached a connection limit.
     #[must_use]
     pub fn is_about_the_node(&self) -> bool {
         match self {

@@ -7,25 +7,31 @@ use crate::channel::Channel;
 use crate::error::CallError;
 use crate::message::MessageProperties;
 
-/// A message that was delivered, and the duty to acknowledge it.
+/// A delivered message that has to be acknowledged.
 ///
-/// It reads like the [`Delivery`](amqp_proto::Delivery) of the protocol, which it dereferences to. Acknowledging consumes
-/// it, so it cannot happen twice. None of the ways to settle it waits for the broker, and acknowledgements that belong
-/// together travel as one.
+/// It dereferences to the [`Delivery`](amqp_proto::Delivery) of the protocol, which has the message's content. Acknowledging
+/// consumes the delivery, so a double ack does not compile. Settling never waits for the broker. Consecutive acknowledgements are
+/// merged into one.
 ///
-/// One that is dropped without being settled is requeued (`basic.nack`), unless it needs no acknowledgement. It keeps its
-/// channel open until then. To drop a delivery is not part of a [transaction](Channel::transaction): the delivery is requeued
-/// when that ends, whether it is committed or rolled back.
+/// A delivery that is dropped without being settled is requeued (`basic.nack`), unless it needs no acknowledgement. It keeps its
+/// channel open until then. Dropping a delivery is not part of a [transaction](Channel::transaction): the delivery is requeued
+/// when the transaction ends, whether it is committed or rolled back.
 ///
 /// # To blame or not to blame
-/// From RabbitMQ 4.3 a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
-/// (`x-delivery-limit`, default 20). A [`reject`](Self::reject) counts, and a panic while the delivery is held does, because it is
-/// rejected then. A [`nack`](Self::nack) does not count, nor does whatever else is returned untouched: dropped deliveries, and
-/// what a consumer had not taken when it was dropped. Deliveries that are unsettled when their channel or connection is closed
-/// or lost count as failed; those that are left at a [shutdown](crate::Connection::shutdown) do not. Up to 4.2, everything that is
-/// requeued counts: from 4.0, a message that is dropped 21 times is gone.
+/// From RabbitMQ 4.3, a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
+/// (`x-delivery-limit`, default 20):
 ///
-/// So give a quorum queue a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange). What is over the limit is kept then.
+/// - A [`reject`](Self::reject) counts as a failure. So does a panic while the delivery is held, because the delivery is then
+///   rejected.
+/// - A [`nack`](Self::nack) does not count, nor do other deliveries that are returned untouched: dropped deliveries, and those
+///   that a consumer had not taken when it was dropped.
+/// - Deliveries that are unsettled when their channel or connection is closed or lost count as failed. Those that are left at a
+///   [shutdown](crate::Connection::shutdown) do not.
+///
+/// Up to RabbitMQ 4.2, every requeue counts: from 4.0, a message whose delivery is dropped 21 times is lost.
+///
+/// So give a quorum queue a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange), which then gets the messages beyond
+/// the limit.
 #[must_use = "a delivery that is dropped goes back to its queue"]
 pub struct Delivery {
     message: amqp_proto::Delivery,
@@ -34,17 +40,17 @@ pub struct Delivery {
     on_panic: OnPanic,
 }
 
-/// What becomes of a delivery whose handler panics.
+/// What happens to a delivery whose handler panics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnPanic {
-    /// It is rejected and requeued, and the panic goes on: whoever runs the handlers ends with it.
+    /// The delivery is rejected and requeued, and the panic propagates to the task or thread that runs the handlers.
     #[default]
     Propagate,
-    /// It is rejected and requeued; the other handlers go on. A message that makes its handler panic each time comes again and
-    /// again, unless its queue limits that (`x-delivery-limit`).
+    /// The delivery is rejected and requeued; the other handlers continue. A message that makes its handler panic each time is
+    /// delivered again and again, unless its queue has a limit (`x-delivery-limit`).
     Requeue,
-    /// It is dropped or dead-lettered; the other handlers go on.
+    /// The delivery is dropped or dead-lettered; the other handlers continue.
     Reject,
 }
 
@@ -59,12 +65,13 @@ impl Delivery {
         self
     }
 
-    /// Acknowledges it (`basic.ack`). Does nothing for one that needs no acknowledgement.
+    /// Acknowledges the delivery (`basic.ack`). Does nothing if it needs no acknowledgement.
     ///
-    /// If the connection was lost since it came, or it was [asked for again](Channel::basic_recover), the broker has requeued the message and delivers it again. There is nothing to
-    /// settle then, and nothing to do about it: this is `Ok`, settles no other delivery, and is counted
-    /// ([`Health::stale`](crate::Health::stale)). [`is_stale`](Self::is_stale) tells beforehand. In a transaction the commit
-    /// fails, with [`Misuse::TransactionLost`](amqp_proto::Misuse::TransactionLost). The same holds for all ways to settle.
+    /// If the connection was lost since the delivery, or [`basic_recover`](Channel::basic_recover) requested it again, the delivery
+    /// is stale: the broker has requeued the message and delivers it again. Then this method returns `Ok`, settles no other
+    /// delivery, and is counted in [`Health::stale`](crate::Health::stale). [`is_stale`](Self::is_stale) checks beforehand. In a
+    /// transaction, the commit fails with [`Misuse::TransactionLost`](amqp_proto::Misuse::TransactionLost). The same applies to
+    /// all methods that settle a delivery.
     ///
     /// # Errors
     /// [`CallError`], if the channel is closed.
@@ -72,7 +79,7 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_ack(tag, false))
     }
 
-    /// Acknowledges it and all deliveries of the channel before it.
+    /// Acknowledges this delivery and all earlier deliveries of the channel.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -80,7 +87,8 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_ack(tag, true))
     }
 
-    /// Returns it without blame (`basic.nack`): the broker requeues it, or else drops or dead-letters it.
+    /// Returns the delivery to the broker without blame (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise
+    /// drops or dead-letters it.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -88,7 +96,7 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_nack(tag, false, requeue))
     }
 
-    /// Returns it and all unacknowledged deliveries of the channel before it, as [`nack`](Self::nack) does.
+    /// Returns this delivery and all earlier unacknowledged deliveries of the channel, like [`nack`](Self::nack).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -96,8 +104,8 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_nack(tag, true, requeue))
     }
 
-    /// Rejects it (`basic.reject`): the broker requeues it, or else drops or dead-letters it. Quorum queues count it as a
-    /// [failed delivery](Self#to-blame-or-not-to-blame).
+    /// Rejects the delivery (`basic.reject`). The broker requeues it if `requeue` is set, and otherwise drops or dead-letters it.
+    /// Quorum queues count it as a [failed delivery](Self#to-blame-or-not-to-blame).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -105,41 +113,41 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_reject(tag, requeue))
     }
 
-    /// Leaves it as it is: it stays unacknowledged until its number is acknowledged, or the channel ends. Returns the
-    /// message.
+    /// Returns the message without settling the delivery. It stays unacknowledged until its delivery tag is settled or the channel
+    /// ends.
     #[must_use]
     pub fn into_message(mut self) -> amqp_proto::Delivery {
         self.settled = true;
         self.message.clone()
     }
 
-    /// The channel it came on.
+    /// Returns the channel of the delivery.
     #[must_use]
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Whether the connection was lost since it came: then the broker has requeued it and delivers it again, and settling it does
-    /// nothing. Work that takes long can look here whether it is still worth it.
+    /// Returns whether the delivery is stale, for example because the connection was lost since. Then the broker has requeued the
+    /// message and delivers it again, and settling this delivery does nothing. Long-running work can check this and stop early.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.channel.is_stale(&self.message)
     }
 
-    /// The body as a text.
+    /// Returns the body as text.
     ///
     /// # Errors
-    /// Where it is not UTF-8.
+    /// If the body is not UTF-8.
     pub fn text(&self) -> Result<&str, std::str::Utf8Error> {
         std::str::from_utf8(self.message.body())
     }
 
-    /// All properties, decoded to native types. To look at one of them,
+    /// Decodes all properties to native types. To read a single property,
     /// [`properties`](amqp_proto::Delivery::properties) is faster.
     ///
     /// # Errors
-    /// [`DecodeError`] if one of them is malformed. The body is as it should be, and
-    /// [`properties`](amqp_proto::Delivery::properties) reads the others one by one.
+    /// [`DecodeError`] if one of the properties is malformed. The body is not affected, and
+    /// [`properties`](amqp_proto::Delivery::properties) reads the other properties one by one.
     pub fn message_properties(&self) -> Result<MessageProperties, DecodeError> {
         MessageProperties::try_from(&self.message.properties())
     }
@@ -172,7 +180,7 @@ impl fmt::Debug for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        // The broker has requeued it.
+        // The broker has requeued a stale delivery already.
         if self.settled || self.is_stale() {
             return;
         }
@@ -184,12 +192,12 @@ impl Drop for Delivery {
     }
 }
 
-/// A message that was asked for with `basic.get`.
+/// A message fetched with `basic.get`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Got {
     /// The message.
     pub delivery: Delivery,
-    /// How many messages were left in the queue.
+    /// Number of messages left in the queue.
     pub message_count: u32,
 }

@@ -1,4 +1,4 @@
-//! Errors of the handles. What ended a connection or channel is told by `amqp-proto`'s own errors, unchanged.
+//! Errors of the handles. They contain `amqp-proto`'s errors unchanged where a connection or channel has ended.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::publisher::Confirmations;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The channel is over; often because of this very request, which the reason then names.
+    /// The channel is closed. Often this request is the cause; the reason then names it.
     #[error(transparent)]
     Ended(#[from] ChannelError),
     /// A name is too long. Nothing was sent.
@@ -29,16 +29,16 @@ pub enum CallError {
         error: FieldError,
     },
     /// The request does not fit into a frame. Nothing was sent.
-    #[error("{method} takes a frame of {size} octets, and frame_max is {frame_max}")]
+    #[error("{method} takes a frame of {size} bytes, but frame_max is {frame_max}")]
     TooLarge {
         /// The method's name.
         method: &'static str,
-        /// The frame it would take.
+        /// The size of the frame that it would need.
         size: usize,
-        /// The agreed limit.
+        /// The negotiated limit.
         frame_max: u32,
     },
-    /// The state forbids it. Nothing was sent.
+    /// The request is not valid in the current state. Nothing was sent.
     #[error(transparent)]
     Misuse(#[from] Misuse),
     /// No answer came in time. It may still come: it is then swallowed, and what it brings is undone.
@@ -49,24 +49,25 @@ pub enum CallError {
         /// The time it was given.
         after: Duration,
     },
-    /// `basic.consume` was sent by [`Channel::call`](crate::Channel::call) or
-    /// [`call_no_wait`](crate::Channel::call_no_wait). Nothing was sent: without a [`Consumer`](crate::Consumer), nobody takes
-    /// the deliveries, and the broker would deliver what is requeued again and again.
+    /// [`Channel::call`](crate::Channel::call) or [`call_no_wait`](crate::Channel::call_no_wait) was called with
+    /// `basic.consume`. Nothing was sent: without a [`Consumer`](crate::Consumer), nobody takes the deliveries. They would be
+    /// requeued, and the broker would deliver them again and again.
     #[error(
         "basic.consume needs a consumer to take its deliveries; use Channel::basic_consume or \
          basic_consume_no_wait"
     )]
     NoConsumer,
-    /// There is no channel to ask on.
+    /// No channel could be opened for the request.
     #[error(transparent)]
     NoChannel(#[from] OpenChannelError),
-    /// `basic.get` brought a message that cannot be taken in. It was held, requeued or rejected, as
-    /// [`Limits::oversized`](amqp_proto::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    /// The reply to `basic.get` was a message that the client does not accept. It was held, requeued or rejected, as
+    /// [`Limits::oversized`](amqp_proto::Limits::oversized) configures. If it needed no acknowledgement, it is lost.
     #[error("{why}")]
     Unusable {
-        /// If it is held: the tag to settle it by, with [`basic_reject`](crate::Channel::basic_reject).
+        /// The message's delivery tag. If the message is held, settle it with
+        /// [`basic_reject`](crate::Channel::basic_reject).
         delivery_tag: DeliveryTag,
-        /// Why.
+        /// The reason.
         why: Unusable,
     },
 }
@@ -94,7 +95,7 @@ impl From<amqp_proto::PublishError> for PublishError {
             amqp_proto::PublishError::Expired => Self::Expired,
             amqp_proto::PublishError::Withdrawn => Self::Withdrawn,
             amqp_proto::PublishError::Misuse(misuse) => Self::Misuse(misuse),
-            // The gates were looked at under the same lock.
+            // The gates were checked under the same lock.
             _ => Self::Misuse(Misuse::NotNow),
         }
     }
@@ -118,10 +119,10 @@ impl From<CommandError> for CallError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It could not even be asked for.
+    /// The client did not send the request: all channels are in use, for example.
     #[error(transparent)]
     Refused(#[from] OpenChannelError),
-    /// It, or the connection, was closed before it was open.
+    /// The channel or the connection was closed before the channel was open.
     #[error(transparent)]
     Ended(#[from] ChannelError),
     /// No answer came in time.
@@ -144,30 +145,29 @@ impl OpenError {
     }
 }
 
-/// A message was not published. Nothing of it was sent.
+/// A message was not published. No part of it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// A message that was kept was not confirmed within [`keep_for`](crate::PublisherOptions::keep_for), and is not sent any
-    /// more.
+    /// A kept message was not confirmed within [`keep_for`](crate::PublisherOptions::keep_for) and will not be sent again.
     #[error("the message was not confirmed within its time to live")]
     Expired,
-    /// A message that was kept was [withdrawn](crate::Confirmation::withdraw).
+    /// A kept message was [withdrawn](crate::Confirmation::withdraw).
     #[error("the message was withdrawn")]
     Withdrawn,
-    /// The channel is closed, and stays so: publish on another, or have the connection
+    /// The channel is closed and stays closed. Publish on another channel, or let the connection
     /// [reopen](crate::Recovery::reopen_channels) its channels.
     #[error(transparent)]
     Ended(#[from] ChannelError),
     /// The exchange's name, the routing key or a property is too long.
     #[error(transparent)]
     Name(#[from] TooLong),
-    /// The properties do not fit into a frame, which they must.
-    #[error("the properties take a frame of {size} octets, and frame_max is {frame_max}")]
+    /// The properties do not fit into one frame, as the protocol requires.
+    #[error("the properties take a frame of {size} bytes, but frame_max is {frame_max}")]
     PropertiesTooLarge {
-        /// The frame they would take.
+        /// The size of the frame that they would need.
         size: usize,
-        /// The agreed limit.
+        /// The negotiated limit.
         frame_max: u32,
     },
     /// There is no connection at present, and the publisher does not [wait](crate::OnLoss) for one.
@@ -181,7 +181,7 @@ pub enum PublishError {
         /// The time it was given.
         after: Duration,
     },
-    /// The state forbids it.
+    /// Publishing is not valid in the current state.
     #[error(transparent)]
     Misuse(#[from] Misuse),
 }
@@ -197,25 +197,25 @@ impl PublishError {
     }
 }
 
-/// What a publish waits for.
+/// The reason why a publish has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeldBy {
     /// The connection or the channel holds content back.
     #[error(transparent)]
     Gate(Gate),
-    /// As many messages, or octets, are unconfirmed as the publisher's window allows.
+    /// The publisher's window allows no more unconfirmed messages or bytes.
     #[error("the confirm window is full")]
     Window,
 }
 
-/// `try_publish` did not publish: it would have had to wait, or it failed. The body comes back.
+/// `try_publish` did not publish: it would have had to wait, or it failed. Returns the body to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{error}")]
 pub struct TryPublishError<B> {
-    /// The message's body, unless something is wrong with the message itself: a name or its properties are too long.
+    /// The message's body, unless the message itself is invalid: a name or its properties are too long.
     pub body: Option<B>,
-    /// Why.
+    /// The reason.
     pub error: TryError,
 }
 
@@ -227,7 +227,7 @@ impl<B> TryPublishError<B> {
     }
 }
 
-/// Why `try_publish` did not publish.
+/// The reason why `try_publish` did not publish.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TryError {
@@ -250,14 +250,14 @@ impl TryError {
     }
 }
 
-/// Not all of several messages were published.
+/// Only the first of several messages were published.
 #[derive(Debug, Error)]
 #[error("{} messages were sent, the next was not: {error}", sent.len())]
 #[non_exhaustive]
 pub struct PublishAllError {
-    /// What becomes of those that were sent.
+    /// The confirmations of the messages that were sent.
     pub sent: Confirmations,
-    /// Why the next one was not. None behind it was.
+    /// The reason why the next message was not sent. None after it was sent either.
     pub error: PublishError,
 }
 
@@ -269,27 +269,27 @@ impl PublishAllError {
     }
 }
 
-/// A message was sent, but the broker did not take it over, or did not say so.
+/// A message was sent, but the broker did not accept it, or did not confirm that it did.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfirmError {
-    /// The broker refused it (`basic.nack`), as a queue with `x-overflow: reject-publish` does when it is full.
+    /// The broker refused the message (`basic.nack`), for example because a queue with `x-overflow: reject-publish` is full.
     #[error("the broker refused the message (basic.nack)")]
     Nacked,
-    /// It reached no queue and came back.
+    /// The message reached no queue, and the broker returned it.
     #[error(
         "the message reached no queue and was returned: {} {} (exchange {:?}, routing key {:?}); declare or bind the queue first",
         .0.reply_code, .0.reply_text.escaped(), .0.exchange, .0.routing_key
     )]
     Returned(Box<Returned>),
-    /// The channel ended before the broker said anything: the message may have been taken over or not.
+    /// The channel was closed before the broker sent a confirm. The broker may have the message or not.
     #[error("sent, but not confirmed: {0}")]
     Unconfirmed(ChannelError),
-    /// The broker closed the channel because of this message, which was [kept](crate::OnLoss::Keep) and is not sent again.
+    /// The broker closed the channel because of this message, which was [kept](crate::OnLoss::Keep) and will not be sent again.
     #[error("the broker refused the message and closed the channel: {0}")]
     Refused(Close),
-    /// The message was [kept](crate::OnLoss::Keep), but cannot be sent on the new connection: that node allows smaller frames.
-    /// An earlier connection may have taken it over, or not.
+    /// The message was [kept](crate::OnLoss::Keep), but will not be sent again: for example, it has expired, or the node of the
+    /// new connection allows smaller frames. The broker may have accepted it on an earlier connection.
     #[error("kept, but not sent again: {0}")]
     NotResent(PublishError),
     /// The broker said nothing in time: the message may be taken over or not.
@@ -315,14 +315,14 @@ impl ConfirmError {
     }
 }
 
-/// Publishing and waiting for the confirm failed.
+/// A message was not sent, or was sent and not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It was not sent.
+    /// The message was not sent.
     #[error(transparent)]
     NotSent(#[from] PublishError),
-    /// It was sent, but not confirmed.
+    /// The message was sent, but not confirmed.
     #[error(transparent)]
     NotConfirmed(#[from] ConfirmError),
 }
@@ -339,14 +339,14 @@ impl SendError {
     }
 }
 
-/// Why a consumer ended, other than by being cancelled through its handle.
+/// The reason why a consumer ended, other than a cancel through its handle.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConsumerEnd {
-    /// The broker cancelled it, as when its queue is deleted or its node goes away.
+    /// The broker cancelled the consumer, for example because its queue was deleted or its node went down.
     #[error("the broker cancelled the consumer")]
     Cancelled,
-    /// The channel is over.
+    /// The channel is closed.
     #[error(transparent)]
     Ended(#[from] ChannelError),
 }
@@ -362,13 +362,13 @@ impl ConsumerEnd {
     }
 }
 
-/// An orderly close did not work out.
+/// The connection ended before it could be closed in an orderly way.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("close failed: {0}")]
 pub struct CloseError(pub ConnectionError);
 
 impl CloseError {
-    /// The reply code that the connection was closed with, if one end closed it.
+    /// The reply code that the connection was closed with, if one of the peers closed it.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
         self.0.reply_code()

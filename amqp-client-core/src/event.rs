@@ -1,4 +1,4 @@
-//! Events: what happens without being asked for.
+//! Events of connections and channels.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,76 +19,76 @@ use crate::state::{Shared, Tell};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
-    /// The broker is short of resources and does not want content (`connection.blocked`). Publishing waits.
+    /// The broker is short of a resource and accepts no messages (`connection.blocked`). Publishing waits.
     ///
     /// RabbitMQ reads nothing more from this connection until the alarm ends: requests, acknowledgements and a close on any of
     /// its channels wait as well, and time out. It blocks connections that publish during an alarm, and no others
     /// ([alarms](https://www.rabbitmq.com/docs/alarms)). So publish on one connection and consume on another.
     Blocked {
-        /// Which resource it is short of.
+        /// The resource, as the broker names it.
         reason: ShortStr,
     },
-    /// Content may flow again.
+    /// The broker accepts messages again (`connection.unblocked`).
     Unblocked,
     /// A consumer does not take its deliveries, and all consumers of the connection wait for it; see
     /// [`ChannelEvent::ConsumerLags`].
     ConsumerLags {
-        /// The number of its channel.
+        /// The number of the consumer's channel.
         channel: ChannelId,
-        /// Which consumer.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
-        /// How many bytes it holds.
+        /// The number of bytes delivered to the consumer and not taken.
         bytes: usize,
     },
-    /// There is no new token to log in with ([`TokenSource`](crate::login::TokenSource)). It is tried again until the
-    /// connection is over, which it will be when the broker finds that the last has expired.
+    /// The [`TokenSource`](crate::login::TokenSource) returned no new token. The client retries until the connection is closed;
+    /// the broker closes it when the last token has expired.
     TokenNotRenewed {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The connection was lost. Another is made; handles stay as they are.
+    /// The connection was lost. The client reconnects; handles stay valid.
     Lost {
-        /// Why.
+        /// The reason.
         reason: ConnectionError,
     },
-    /// Time passes before the next attempt.
+    /// The client waits before the next attempt to reconnect.
     Waiting {
-        /// The node that it will go to, by its place among the [endpoints](crate::Target::endpoints).
+        /// The node of the next attempt, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
-        /// How much.
+        /// The delay.
         time: Duration,
     },
-    /// An attempt to connect again begins.
+    /// An attempt to reconnect begins.
     Connecting {
-        /// The node that it goes to, by its place among the [endpoints](crate::Target::endpoints).
+        /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
-        /// How many there were since the loss, this one included.
+        /// The number of attempts since the loss, including this one.
         attempt: u32,
     },
-    /// An attempt to connect again failed.
+    /// An attempt to reconnect failed.
     AttemptFailed {
-        /// The node that it went to, by its place among the [endpoints](crate::Target::endpoints).
+        /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// There is a connection again, and on it all that came back.
+    /// The client has reconnected and restored the state of the connection. The report has the details.
     Recovered(Arc<RecoveryReport>),
-    /// Something came back later than the rest, as a queue that the broker had not released.
+    /// Something was restored later than the rest, such as a queue that the broker had not released.
     Restored {
-        /// What it is.
+        /// The restored entity.
         entity: Entity,
     },
-    /// Something that was tried later than the rest did not come back.
+    /// Something that was retried later than the rest could not be restored.
     NotRestored {
-        /// What it is.
+        /// The entity that is missing.
         entity: Entity,
-        /// Why.
+        /// The reason.
         error: ChannelError,
     },
-    /// The connection is over for good. Nothing comes behind this.
+    /// The connection is closed for good. This is the last event.
     Closed(ConnectionError),
-    /// The listener was too slow for this many events, which are lost to it.
+    /// The listener was too slow and missed this many events.
     Missed(u64),
 }
 
@@ -96,67 +96,69 @@ pub enum ConnectionEvent {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ChannelEvent {
-    /// A mandatory message reached no queue. If it was published with confirms, its future tells so as well.
+    /// A mandatory message reached no queue. If it was published with confirms, its confirmation fails as well.
     Returned(Box<Returned>),
     /// A consumer does not take its deliveries, and holds most of the
-    /// [`delivery_budget`](crate::Settings::delivery_budget): reading is suspended, and all consumers of the connection wait for
-    /// this one, until it is [paused](Self::ConsumerPaused) where that is possible. Give it a prefetch limit ([`basic_qos`](crate::Channel::basic_qos)), or a connection of its own.
+    /// [`delivery_budget`](crate::Settings::delivery_budget). The client stops reading, and all consumers of the connection wait
+    /// until this one is [paused](Self::ConsumerPaused), where that is possible. Give the consumer a prefetch limit
+    /// ([`basic_qos`](crate::Channel::basic_qos)) or its own connection.
     ///
-    /// Reported once, until the consumer has taken what it holds.
+    /// Reported once, until the consumer has taken the deliveries that it holds.
     ConsumerLags {
-        /// Which consumer.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
-        /// How many bytes it holds.
+        /// The number of bytes delivered to the consumer and not taken.
         bytes: usize,
     },
-    /// A consumer that [lags](Self::ConsumerLags) has taken nothing for a second, and others wait for their deliveries. It is
-    /// [paused](crate::Consumer#consumers-that-lag): cancelled until it takes what it holds. Most of that was requeued.
+    /// A consumer that [lags](Self::ConsumerLags) has taken nothing for a second while others wait for their deliveries. It is
+    /// [paused](crate::Consumer#consumers-that-lag): cancelled until it has taken the deliveries that it holds. Most of them were
+    /// requeued.
     ConsumerPaused {
-        /// Which consumer.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
     },
-    /// A consumer that was [paused](Self::ConsumerPaused) has taken what it held, and is started again.
+    /// A [paused](Self::ConsumerPaused) consumer has taken the deliveries that it held, and is started again.
     ConsumerResumed {
-        /// Which consumer.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
     },
-    /// The broker cancelled a consumer, as when its queue is deleted. Its stream tells so as well.
+    /// The broker cancelled a consumer, for example because its queue was deleted. Its stream ends with the same reason.
     ConsumerCancelled {
-        /// Which consumer.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
     },
-    /// A message could not be taken in, because its body is larger than
-    /// [`Limits::body_max`](amqp_proto::Limits::body_max). It was held, requeued or rejected, as
-    /// [`Limits::oversized`](amqp_proto::Limits::oversized) says; if it needed no acknowledgement, it is lost.
-    /// [`Health::unusable`](crate::Health::unusable) counts them.
+    /// The client did not accept a message because its body is larger than
+    /// [`Limits::body_max`](amqp_proto::Limits::body_max). The message was held, requeued or rejected, as
+    /// [`Limits::oversized`](amqp_proto::Limits::oversized) configures. If it needed no acknowledgement, it is lost.
+    /// [`Health::unusable`](crate::Health::unusable) counts such messages.
     Unusable {
-        /// Which consumer it was for.
+        /// The tag of the message's consumer.
         consumer_tag: ShortStr,
-        /// If it is held: the tag to settle it by, with [`basic_reject`](crate::Channel::basic_reject).
+        /// The message's delivery tag. If the message is held, settle it with
+        /// [`basic_reject`](crate::Channel::basic_reject).
         delivery_tag: DeliveryTag,
-        /// Why.
+        /// The reason.
         why: Unusable,
     },
-    /// The handler of a delivery panicked, which was contained ([`OnPanic`](crate::OnPanic)).
+    /// The handler of a delivery panicked, and the panic was caught ([`OnPanic`](crate::OnPanic)).
     HandlerPanicked {
-        /// The consumer that it was delivered to.
+        /// The tag of the delivery's consumer.
         consumer_tag: ShortStr,
-        /// What the panic says.
+        /// The panic message.
         text: String,
     },
-    /// The broker pauses or resumes content on this channel.
+    /// The broker pauses or resumes publishing on this channel (`channel.flow`).
     Flow {
-        /// Whether content may flow.
+        /// Whether messages may be published.
         active: bool,
     },
-    /// The connection was lost, or the channel is opened again after an error. Deliveries that were not acknowledged have gone
-    /// back to their queues.
+    /// The connection was lost, or the channel is being reopened after an error. Unacknowledged deliveries were requeued.
     Interrupted(ChannelError),
-    /// The channel is there again, with all that came back.
+    /// The channel was reopened and its state restored.
     Restored,
-    /// The channel is over for good. Nothing comes behind this.
+    /// The channel is closed for good. This is the last event.
     Closed(ChannelError),
-    /// The listener was too slow for this many events, which are lost to it.
+    /// The listener was too slow and missed this many events.
     Missed(u64),
 }
 
@@ -192,10 +194,10 @@ impl Tell for ChannelEvent {
     }
 }
 
-/// The events of a connection from the moment this was made, as a [`Stream`]. Ends behind `Closed`.
+/// The events of a connection since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
-/// Each listener hears every event. One that does not listen stops nothing: it loses the oldest events, and is told how
-/// many. Listening does not keep the connection open.
+/// Each listener gets every event. A slow listener holds up nothing: it loses the oldest events, and `Missed` reports how many.
+/// A listener does not keep the connection open.
 #[derive(Debug)]
 pub struct ConnectionEvents {
     shared: Arc<Shared>,
@@ -208,7 +210,7 @@ impl ConnectionEvents {
         Self { shared, id }
     }
 
-    /// The next event, or nothing behind the last.
+    /// Returns the next event, or `None` after the last.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -232,9 +234,9 @@ impl Drop for ConnectionEvents {
     }
 }
 
-/// The events of a channel from the moment this was made, as a [`Stream`]. Ends behind `Closed`.
+/// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
-/// Like [`ConnectionEvents`], but it is one more handle of the channel, and keeps it open like the others.
+/// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.
 #[derive(Debug)]
 pub struct ChannelEvents {
     channel: Channel,
@@ -247,7 +249,7 @@ impl ChannelEvents {
         Self { channel, id }
     }
 
-    /// The next event, or nothing behind the last.
+    /// Returns the next event, or `None` after the last.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

@@ -1,36 +1,36 @@
 use amqp_proto::{ChannelError, ChannelId, ConnectionError};
 
-/// How a connection is, at one moment; see [`Connection::health`](crate::Connection::health).
+/// A snapshot of a connection's state; see [`Connection::health`](crate::Connection::health).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether it can be used.
+    /// The status of the connection.
     pub status: Status,
     /// Whether the broker has blocked publishing (`connection.blocked`).
     pub blocked: bool,
-    /// How often the connection was lost.
+    /// Number of times that the connection was lost.
     pub losses: u64,
-    /// How many deliveries were settled too late: the connection was lost since they came, so the broker has requeued them
+    /// Number of deliveries that were settled too late: the connection was lost in between, so the broker has requeued them
     /// and delivers them again. See [`Delivery::ack`](crate::Delivery::ack).
     pub stale: u64,
-    /// How many messages could not be taken in, because their bodies were larger than
+    /// Number of messages that the client did not accept because their bodies were larger than
     /// [`Limits::body_max`](amqp_proto::Limits::body_max).
     pub unusable: u64,
-    /// How many channels there are.
+    /// Number of channels.
     pub channels: usize,
     /// Channels that the broker has closed, or that were not restored, and that still have handles. A publisher on such a channel
-    /// fails until it is made anew on another. With [`Recovery::reopen_channels`](crate::Recovery::reopen_channels) channels are
-    /// opened again instead.
+    /// fails; create a new one on another channel. With [`Recovery::reopen_channels`](crate::Recovery::reopen_channels), such
+    /// channels are reopened instead.
     pub closed_channels: Vec<ClosedChannel>,
-    /// How many publishes are not confirmed.
+    /// Number of unconfirmed publishes.
     pub unconfirmed: usize,
-    /// How many deliveries are not settled, without those that are [held](amqp_proto::Oversized::Hold).
+    /// Number of unsettled deliveries, without those that are [held](amqp_proto::Oversized::Hold).
     pub unsettled: usize,
-    /// How many octets of messages are kept until they are confirmed ([`OnLoss::Keep`](crate::OnLoss::Keep)).
+    /// Number of bytes of kept messages ([`OnLoss::Keep`](crate::OnLoss::Keep)).
     pub kept_octets: usize,
-    /// How many octets wait to be written.
+    /// Number of bytes that wait to be written to the transport.
     pub queued_octets: usize,
-    /// How many octets were delivered, and not taken by their consumers.
+    /// Number of bytes delivered to consumers and not taken by them.
     pub delivered_octets: usize,
 }
 
@@ -38,28 +38,28 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedChannel {
-    /// The number it had. The connection may have given it to another channel since.
+    /// The channel's former number. The connection may use it for another channel now.
     pub id: ChannelId,
-    /// Why it is closed.
+    /// The reason why the channel is closed.
     pub reason: ChannelError,
 }
 
-/// Whether a connection can be used.
+/// The status of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// The handshake is not over yet.
+    /// The handshake has not completed yet.
     Connecting,
-    /// It can be used.
+    /// The connection can be used.
     Open,
-    /// It was lost, and another is being made.
+    /// The connection was lost and is being recovered.
     Recovering,
-    /// It is over.
+    /// The connection is closed, for this reason.
     Closed(ConnectionError),
 }
 
 impl Health {
-    /// Whether the connection can be used. Single channels may be closed nevertheless; see
+    /// Returns whether the connection can be used. Individual channels may still be closed; see
     /// [`closed_channels`](Self::closed_channels).
     #[must_use]
     pub const fn is_open(&self) -> bool {

@@ -11,24 +11,24 @@ use crate::channel::Channel;
 use crate::error::CallError;
 use crate::state::{DeadlineId, Task, Waiter};
 
-/// The answer to a request that is on its way.
+/// A future that resolves to the reply to a request.
 ///
-/// The request was queued when this was made, so several can be on their way at once: make them all, then await them all,
-/// and they cost one round trip.
+/// The request is queued as soon as the method that returns this future is called. So requests can be pipelined: call several
+/// methods, then await their replies, and all of them cost one round trip.
 ///
 /// # Errors
-/// [`CallError`]; a request that the broker refuses closes the channel, and the error carries the reason.
+/// [`CallError`]. A request that the broker refuses closes the channel, and the error carries the reason.
 ///
 /// # Cancel safety
-/// Dropping it does not take the request back. Its answer is swallowed when it comes, and what it brings is undone: a
-/// consumer is cancelled, a message goes back to its queue. The channel stays usable.
-#[must_use = "the request is sent, but nobody learns of its failure unless this is awaited"]
+/// Dropping the future does not cancel the request. Its reply is discarded when it arrives, and its effect is undone: a consumer is
+/// cancelled, a message is requeued. The channel stays usable.
+#[must_use = "the request is sent; await the reply to learn whether it failed"]
 pub struct Reply<T> {
     step: Step<T>,
 }
 
 enum Step<T> {
-    /// It could not be sent.
+    /// The request could not be sent.
     Failed(Option<CallError>),
     Sent(Option<Sent<T>>),
 }
@@ -38,17 +38,17 @@ struct Sent<T> {
     convert: Box<Convert<T>>,
 }
 
-/// Makes the result of an answer.
+/// Converts a reply to the result.
 type Convert<T> = dyn FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send;
 
-/// A request on its way, for those who make something of its answer.
+/// A pending request, for functions that convert its reply.
 pub(crate) struct Sending {
     pub(crate) channel: Channel,
     pub(crate) id: RequestId,
     method: &'static str,
     deadline: Option<DeadlineId>,
     timeout: Option<Duration>,
-    /// It was polled: its wakers are in their places.
+    /// Whether it was polled, so that its wakers are registered.
     polled: bool,
 }
 
@@ -57,7 +57,7 @@ impl<T> Reply<T> {
         Self { step: Step::Failed(Some(error)) }
     }
 
-    /// Queues a request; `convert` makes the result of its answer. `prepare` does what must be done under the same lock.
+    /// Queues a request. `convert` converts its reply to the result. `prepare` runs under the same lock as the sending.
     pub(crate) fn send<R: Request>(
         channel: &Channel,
         request: R,
@@ -133,9 +133,9 @@ impl Sending {
 }
 
 impl Drop for Sending {
-    /// Whatever is still to come of the request, nobody wants it.
+    /// Abandons the request: a reply that arrives later is discarded and its effect undone.
     fn drop(&mut self) {
-        // These are declared before the lock is taken, and so dropped behind it: dropping a waker may run the user's code.
+        // Declared before the lock is taken, and so dropped after its release: dropping a waker may run the user's code.
         let (_waker, mut forgotten);
         let mut guard = self.channel.lock();
         let state = &mut *guard;
@@ -144,7 +144,7 @@ impl Drop for Sending {
             .channel(self.channel.place())
             .and_then(|waiting| waiting.requests.forget(self.id));
         match &mut forgotten {
-            // It was answered, and that taken: there is nothing to do about it.
+            // The reply has arrived and was taken: there is nothing to undo.
             None => return,
             Some(Waiter::Waiting(_)) => {
                 if let Ok(mut protocol) = self.channel.protocol(state) {
@@ -191,12 +191,12 @@ impl<T> Future for Reply<T> {
     }
 }
 
-/// The typed answer, and nothing more.
+/// Converts a reply to its type.
 pub(crate) fn typed<R: Request>(
     _: &Sending,
     reply: amqp_proto::Reply,
 ) -> Result<R::Reply, CallError> {
-    // The protocol has matched the answer to the request.
+    // The protocol has matched the reply to the request.
     R::Reply::from_reply(reply).ok_or(CallError::Misuse(amqp_proto::Misuse::NotNow))
 }
 

@@ -9,20 +9,20 @@ use crate::deadline::Deadline;
 use crate::error::CloseError;
 use crate::state::{On, State, Waiting};
 
-/// What was left when a connection was shut down.
+/// The work that was unfinished when a connection was shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Leftovers {
-    /// Messages that were delivered and not taken by their consumers: they were given back at once.
+    /// Number of deliveries that consumers had not taken: they were requeued at once.
     pub given_back: usize,
-    /// Deliveries that were taken and not settled within the grace: they were requeued.
+    /// Number of deliveries that consumers had taken and that were not settled within the grace period: they were requeued.
     pub unsettled: usize,
-    /// Publishes that were not confirmed within the grace.
+    /// Number of publishes that were not confirmed within the grace period.
     pub unconfirmed: usize,
 }
 
 impl Leftovers {
-    /// Whether everything that was taken was settled, and everything published was confirmed.
+    /// Returns whether all deliveries that were taken are settled, and all publishes are confirmed.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
         self.unsettled == 0 && self.unconfirmed == 0
@@ -30,11 +30,11 @@ impl Leftovers {
 }
 
 impl Connection {
-    /// Ends all work in good order, then closes: stops the consumers, requeues what they have not taken, waits up to `grace`
-    /// for deliveries to be settled and publishes to be confirmed, and sends what is left to send.
+    /// Shuts the connection down in an orderly way. Stops the consumers, requeues the deliveries that they have not taken, waits up
+    /// to `grace` for deliveries to be settled and publishes to be confirmed, sends everything that is queued, and closes.
     ///
-    /// Handlers finish what they have; consumers end as if they had been cancelled. Nothing stops new publishes, which are
-    /// waited for as well.
+    /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still
+    /// possible, and are waited for as well.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -46,10 +46,10 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ended otherwise.
+    /// [`CloseError`], if the connection ends for another reason.
     ///
     /// # Cancel safety
-    /// Once polled, consumers are stopped. If the future is dropped before the grace is over, the connection stays open.
+    /// Once polled, consumers are stopped. If the future is dropped within the grace period, the connection stays open.
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
         let given_back = self.shared().lock().stop_consumers();
         let deadline = Deadline::start(self.shared(), self.shared().lock(), |_| Some(grace));
@@ -70,7 +70,7 @@ impl Connection {
         drop(waiting);
         let (unsettled, unconfirmed) = {
             let mut state = self.shared().lock();
-            // Whatever is left, or still on its way, was interrupted and did not fail.
+            // The remaining deliveries were interrupted and did not fail, so they are requeued without counting as failed.
             state.requeues = true;
             state.in_flight()
         };
@@ -80,7 +80,7 @@ impl Connection {
 }
 
 impl State {
-    /// Ends all consumers, and gives back what they have not taken. Returns how many messages that were.
+    /// Ends all consumers and requeues the deliveries that they have not taken. Returns their number.
     fn stop_consumers(&mut self) -> usize {
         let mut given_back = 0;
         let places: Vec<_> = self.places().collect();

@@ -53,11 +53,11 @@
 //! | | tokio | smol, async-std | threads |
 //! |---|---|---|---|
 //! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
-//! | ask | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
+//! | request | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
 //! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
-//! | wait for a while | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
+//! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
 //! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
 //! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
 //!

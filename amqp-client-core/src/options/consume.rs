@@ -5,7 +5,7 @@ use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
-/// How a consumer takes messages. Deliveries need an acknowledgement unless said otherwise.
+/// Options of a consumer. By default, deliveries need an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[must_use]
 pub struct ConsumeOptions {
@@ -13,79 +13,79 @@ pub struct ConsumeOptions {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
-    /// It is no part of the request.
+    /// Not part of the request.
     pub(crate) pausable: Option<bool>,
     arguments: Arguments,
 }
 
-/// Where a consumer of a stream begins (`x-stream-offset`).
+/// The position at which a consumer of a stream begins (`x-stream-offset`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamOffset {
-    /// With the first message there is.
+    /// The first message in the stream.
     First,
-    /// With the last chunk of messages.
+    /// The last chunk of messages.
     Last,
-    /// With the next message.
+    /// The next message that is published.
     Next,
-    /// With the message of this number.
+    /// The message with this offset.
     Offset(i64),
-    /// With messages from that time on.
+    /// The first messages from this time on.
     Timestamp(Timestamp),
 }
 
 impl ConsumeOptions {
-    /// A consumer that acknowledges.
+    /// Creates the options of a consumer that acknowledges.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The consumer's name within the channel. Without one, the client chooses.
+    /// Sets the consumer's name within the channel. Without one, the client generates a name.
     ///
-    /// Do not use a name again on the same channel before the deliveries of the consumer that had it are settled. RabbitMQ 3.10
+    /// Do not reuse a name on the same channel before the deliveries of the earlier consumer are settled. RabbitMQ 3.10
     /// mistakes the new consumer of a quorum queue for the old one: it gets nothing, and its channel breaks after 30 seconds.
     pub fn consumer_tag(mut self, tag: impl Into<String>) -> Self {
         self.consumer_tag = tag.into();
         self
     }
 
-    /// Whether deliveries need no acknowledgement. What is on its way when the consumer or the connection goes, is lost
-    /// then; and only the speed of the network limits what comes.
+    /// Sets whether deliveries need no acknowledgement. Deliveries in flight are then lost when the consumer or the connection
+    /// ends, and only the speed of the network limits the deliveries.
     pub const fn no_ack(mut self, no_ack: bool) -> Self {
         self.no_ack = no_ack;
         self
     }
 
-    /// Whether no other consumer may use the queue.
+    /// Sets whether the consumer has exclusive access to the queue.
     pub const fn exclusive(mut self, exclusive: bool) -> Self {
         self.exclusive = exclusive;
         self
     }
 
-    /// Whether messages that this connection published are left out. RabbitMQ ignores it.
+    /// Sets whether the broker leaves out messages that this connection published. RabbitMQ ignores this option.
     pub const fn no_local(mut self, no_local: bool) -> Self {
         self.no_local = no_local;
         self
     }
 
-    /// Whether the consumer may be [paused](crate::Consumer#consumers-that-lag): cancelled for as long as it takes nothing, and
-    /// holds up others of its connection.
+    /// Sets whether the consumer may be [paused](crate::Consumer#consumers-that-lag): cancelled for as long as it takes nothing and
+    /// holds up other consumers of its connection.
     ///
-    /// By default it may be if its queue was declared on this connection. Of other queues only the application knows whether they
-    /// stay when they have no consumer; `true` says that this one does. Consumers that would lose something by it are never
-    /// paused.
+    /// By default, it may be paused if its queue was declared on this connection. For other queues, only the application knows
+    /// whether the queue continues to exist without a consumer. Set `true` if it does. Consumers that would lose something by a
+    /// pause are never paused.
     pub const fn pausable(mut self, pausable: bool) -> Self {
         self.pausable = Some(pausable);
         self
     }
 
-    /// Consumers of higher priority get messages first.
+    /// Sets the consumer's priority (`x-priority`). Consumers of higher priority get messages first.
     pub fn priority(self, priority: i32) -> Self {
         self.argument("x-priority", priority)
     }
 
-    /// Where a consumer of a stream begins. After a loss it goes on with the first delivery that was not settled, see
-    /// [recovery](crate::recovery#deliveries).
+    /// Sets the position at which a consumer of a stream begins. After a loss, it resumes at the first delivery that was not
+    /// settled; see [recovery](crate::recovery#deliveries).
     pub fn stream_offset(self, offset: StreamOffset) -> Self {
         let value = match offset {
             StreamOffset::First => Value::from("first"),
@@ -97,7 +97,7 @@ impl ConsumeOptions {
         self.argument("x-stream-offset", value)
     }
 
-    /// The request; `generated` is the name of a consumer that was given none.
+    /// Makes the request; `generated` is the consumer tag if the options have none.
     pub(crate) fn into_method(
         self,
         queue: &[u8],

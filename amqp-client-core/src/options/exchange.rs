@@ -6,24 +6,24 @@ use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
-/// How an exchange routes.
+/// The type of an exchange: how it routes messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExchangeKind {
-    /// By equal routing keys.
+    /// Routes to bindings with an equal routing key.
     Direct,
-    /// To everything that is bound.
+    /// Routes to all bindings.
     Fanout,
-    /// By patterns of words: `*` is one word, `#` any number.
+    /// Routes by patterns of words: `*` matches one word, `#` any number of words.
     Topic,
-    /// By headers.
+    /// Routes by message headers.
     Headers,
-    /// By a plugin: `x-delayed-message`, `x-consistent-hash`...
+    /// Routes by a plugin: `x-delayed-message`, `x-consistent-hash`...
     Other(String),
 }
 
 impl ExchangeKind {
-    /// The name that the protocol uses.
+    /// Returns the name that the protocol uses.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -54,7 +54,7 @@ impl fmt::Display for ExchangeKind {
     }
 }
 
-/// What an exchange is like. Durable unless said otherwise.
+/// Options of an exchange. Exchanges are durable by default.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct ExchangeOptions {
@@ -65,31 +65,31 @@ pub struct ExchangeOptions {
 }
 
 impl ExchangeOptions {
-    /// A durable exchange without further ado.
+    /// Creates the options of a durable exchange.
     pub fn new() -> Self {
         let arguments = Arguments::default();
         Self { durable: true, auto_delete: false, internal: false, arguments }
     }
 
-    /// Whether it survives a restart of the broker.
+    /// Sets whether the exchange survives a restart of the broker.
     pub const fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// Whether it goes when its last binding goes.
+    /// Sets whether the broker deletes the exchange when its last binding is removed.
     pub const fn auto_delete(mut self, auto_delete: bool) -> Self {
         self.auto_delete = auto_delete;
         self
     }
 
-    /// Whether only other exchanges may publish to it.
+    /// Sets whether only other exchanges may publish to the exchange.
     pub const fn internal(mut self, internal: bool) -> Self {
         self.internal = internal;
         self
     }
 
-    /// Where messages go that it cannot route.
+    /// Sets the exchange that gets the messages that this exchange cannot route.
     pub fn alternate_exchange(self, exchange: &str) -> Self {
         self.argument("alternate-exchange", exchange)
     }

@@ -1,4 +1,4 @@
-//! What exchanges, queues, consumers and publishers can be told when they are made.
+//! Options of exchanges, queues, consumers and publishers.
 
 mod consume;
 mod exchange;
@@ -17,17 +17,17 @@ use amqp_proto::{FieldTable, Value};
 
 use crate::error::CallError;
 
-/// Options that take arguments which have no method of their own.
+/// Adds methods for arguments that have no method of their own.
 macro_rules! takes_arguments {
     ($options:ident) => {
         impl $options {
-            /// Any other argument.
+            /// Sets any other argument.
             pub fn argument(mut self, name: &str, value: impl Into<amqp_proto::Value>) -> Self {
                 self.arguments.set(name, value);
                 self
             }
 
-            /// Any other arguments.
+            /// Sets any other arguments.
             pub fn arguments(mut self, arguments: &amqp_proto::FieldTable) -> Self {
                 self.arguments.extend(arguments);
                 self
@@ -37,8 +37,8 @@ macro_rules! takes_arguments {
 }
 use takes_arguments;
 
-/// Arguments being put together. The first that cannot be encoded is told when they are used, so that options read as one
-/// expression.
+/// A builder of arguments. The first argument that cannot be encoded is reported when the arguments are used, so that options can
+/// be written as one expression.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Arguments {
     table: FieldTable,
@@ -52,7 +52,7 @@ impl Arguments {
         }
     }
 
-    /// Times travel as whole milliseconds, rounded up so that a short one does not become none.
+    /// Sets a time. Times are encoded as whole milliseconds, rounded up so that a short time does not become 0.
     fn set_time(&mut self, name: &str, time: Duration) {
         let milliseconds = time.as_nanos().div_ceil(1_000_000);
         self.set(name, i64::try_from(milliseconds).unwrap_or(i64::MAX));

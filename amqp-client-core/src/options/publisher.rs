@@ -5,13 +5,13 @@ use amqp_proto::{RawProperties, TooLong};
 use crate::config::Settings;
 use crate::message::{DeliveryMode, MessageProperties};
 
-/// How a publisher publishes.
+/// Options of a publisher.
 ///
-/// A publisher is safe unless it is told otherwise: its messages are persistent and mandatory. So a confirmed message has
-/// reached a queue and, if the queue is durable, survives a restart of the broker. A message that reaches no queue fails with
+/// By default, messages are persistent and mandatory. So a confirmed message has reached a queue and, if the queue is durable,
+/// survives a restart of the broker. A message that reaches no queue fails with
 /// [`ConfirmError::Returned`](crate::ConfirmError::Returned).
 ///
-/// Turn both off for data that may be lost, such as prices that the next one replaces:
+/// Turn both off for data that may be lost, such as prices that are soon out of date:
 ///
 /// ```
 /// use amqp_client_core::PublisherOptions;
@@ -30,30 +30,30 @@ pub struct PublisherOptions {
     keep_for: Option<Duration>,
 }
 
-/// What a publisher does about the loss of the connection.
+/// What a publisher does when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnLoss {
-    /// Publishing fails at once while there is no connection. What was not confirmed is
+    /// Publishing fails at once while there is no connection. Unconfirmed messages fail with
     /// [`Unconfirmed`](crate::ConfirmError::Unconfirmed).
     Fail,
-    /// Publishing waits for the connection to come back, up to its deadline. What was not confirmed is
+    /// Publishing waits for the connection to be restored, up to its deadline. Unconfirmed messages fail with
     /// [`Unconfirmed`](crate::ConfirmError::Unconfirmed).
     #[default]
     Wait,
-    /// Messages are kept until they are confirmed, up to [`Recovery::keep_max`](crate::Recovery::keep_max) octets. Publishing
-    /// goes on while there is no connection, as long as there is room, and everything that was not confirmed is published
-    /// again, in its order, with the header `x-republished`. So each message arrives at least once; receivers that must not
-    /// take one twice tell it by its message id.
+    /// Messages are kept until they are confirmed, up to [`Recovery::keep_max`](crate::Recovery::keep_max) bytes. Publishing
+    /// continues while there is no connection, as long as there is room. After the loss, all unconfirmed messages are published
+    /// again, in their order, with the header `x-republished`. So each message arrives at least once. Receivers that must not
+    /// process a message twice can compare message ids.
     ///
-    /// A mandatory message whose queue did not come back with the connection is
-    /// [`Returned`](crate::ConfirmError::Returned), as if it was published for the first time. What came back before the loss is
-    /// not published again.
+    /// A mandatory message whose queue was not restored fails with [`Returned`](crate::ConfirmError::Returned), as if it was
+    /// published for the first time. Messages that were returned before the loss are not published again.
     Keep,
 }
 
 impl PublisherOptions {
-    /// Persistent and mandatory messages, up to 1000 of them or 16 MiB unconfirmed, with no other properties.
+    /// Creates the default options: persistent and mandatory messages without other properties, of which at most 1000 or 16 MiB
+    /// may be unconfirmed.
     pub fn new() -> Self {
         Self {
             persistent: true,
@@ -66,7 +66,7 @@ impl PublisherOptions {
         }
     }
 
-    /// What to do about the loss of the connection. Default [`OnLoss::Wait`].
+    /// Sets what the publisher does when the connection is lost. Default [`OnLoss::Wait`].
     pub const fn on_loss(mut self, on_loss: OnLoss) -> Self {
         self.on_loss = on_loss;
         self
@@ -76,15 +76,15 @@ impl PublisherOptions {
         self.on_loss
     }
 
-    /// Whether messages without a delivery mode are persistent. Default `true`. A message that has a
+    /// Sets whether messages without a delivery mode are persistent. Default `true`. A message that has a
     /// [delivery mode](crate::DeliveryMode) keeps it.
     pub const fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// Whether a message that reaches no queue fails, with [`ConfirmError::Returned`](crate::ConfirmError::Returned). Default
-    /// `true`. Turn it off for publish and subscribe, where a message without a subscriber is no mistake.
+    /// Sets whether a message that reaches no queue fails with [`ConfirmError::Returned`](crate::ConfirmError::Returned). Default
+    /// `true`. Turn this off for publish and subscribe, where a message without a subscriber is not an error.
     ///
     /// The publisher hashes each mandatory message, because `basic.return` does not say which publish it returns.
     pub const fn mandatory(mut self, mandatory: bool) -> Self {
@@ -92,8 +92,8 @@ impl PublisherOptions {
         self
     }
 
-    /// How many messages, and how many bytes of them, may be unconfirmed at once. One message is always allowed. The messages of
-    /// all publishers of the channel count, so these should have the same window; see [`Publisher`](crate::Publisher).
+    /// Limits the messages and bytes that may be unconfirmed at once. One message is always allowed. The messages of all
+    /// publishers of the channel count, so give them the same window; see [`Publisher`](crate::Publisher).
     pub const fn window(mut self, messages: usize, octets: usize) -> Self {
         self.window = Window { messages, octets };
         self
@@ -105,9 +105,10 @@ impl PublisherOptions {
         self
     }
 
-    /// How long messages are kept ([`OnLoss::Keep`]). What was not confirmed by then is not sent any more: its confirmation is
-    /// [`NotResent`](crate::ConfirmError::NotResent), unless it is on its way. Without, until it is confirmed, however long
-    /// an outage lasts, and whether anybody still waits for it or not.
+    /// Limits how long messages are kept ([`OnLoss::Keep`]). A message that is not confirmed by then is no longer sent: its
+    /// confirmation fails with [`NotResent`](crate::ConfirmError::NotResent), unless the message is in flight on the present
+    /// connection. Without this limit, a message is kept until it is confirmed, however long an outage lasts, even if its
+    /// confirmation was dropped.
     pub const fn keep_for(mut self, time: Duration) -> Self {
         self.keep_for = Some(time);
         self
@@ -117,7 +118,7 @@ impl PublisherOptions {
         self.keep_for
     }
 
-    /// The properties of messages that are published without their own.
+    /// Sets the properties of messages that are published without properties of their own.
     pub fn properties(mut self, properties: MessageProperties) -> Self {
         self.properties = properties;
         self
@@ -145,7 +146,7 @@ impl PublisherOptions {
     }
 }
 
-/// How many messages, and how many bytes of them, may be unconfirmed at once.
+/// The limit of messages and bytes that may be unconfirmed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
     messages: usize,
@@ -153,7 +154,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whether one more message of `size` bytes fits beside those that are unconfirmed.
+    /// Whether one more message of `size` bytes fits into the window.
     #[inline]
     pub(crate) const fn has_room(self, messages: usize, octets: usize, size: usize) -> bool {
         messages == 0 || messages < self.messages && octets.saturating_add(size) <= self.octets

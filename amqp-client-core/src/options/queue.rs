@@ -6,9 +6,9 @@ use super::{Arguments, takes_arguments};
 use crate::channel::name;
 use crate::error::CallError;
 
-/// What a queue is like.
+/// Options of a queue.
 ///
-/// Durable unless said otherwise: RabbitMQ is giving up queues that are neither durable nor exclusive.
+/// Queues are durable by default: RabbitMQ is phasing out queues that are neither durable nor exclusive.
 ///
 /// ```
 /// use amqp_client_core::{Overflow, QueueOptions};
@@ -29,11 +29,11 @@ pub struct QueueOptions {
     arguments: Arguments,
 }
 
-/// How RabbitMQ keeps a queue (`x-queue-type`).
+/// The type of a queue in RabbitMQ (`x-queue-type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueType {
-    /// On one node.
+    /// Stored on one node.
     Classic,
     /// Replicated by consensus; survives the loss of nodes.
     Quorum,
@@ -54,36 +54,37 @@ pub enum Overflow {
 }
 
 impl QueueOptions {
-    /// A durable queue without further ado.
+    /// Creates the options of a durable queue.
     pub fn new() -> Self {
         let arguments = Arguments::default();
         Self { durable: true, exclusive: false, auto_delete: false, arguments }
     }
 
-    /// A queue for this connection alone, which goes with it: for replies and subscriptions.
+    /// Creates the options of a queue for replies and subscriptions: exclusive to this connection, and deleted when its last
+    /// consumer is cancelled or the connection ends.
     pub fn temporary() -> Self {
         Self::new().durable(false).exclusive(true).auto_delete(true)
     }
 
-    /// Whether it survives a restart of the broker.
+    /// Sets whether the queue survives a restart of the broker.
     pub const fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// Whether only this connection may use it, and it goes with the connection.
+    /// Sets whether only this connection may use the queue. The broker deletes an exclusive queue when its connection ends.
     pub const fn exclusive(mut self, exclusive: bool) -> Self {
         self.exclusive = exclusive;
         self
     }
 
-    /// Whether it goes when its last consumer goes.
+    /// Sets whether the broker deletes the queue when its last consumer is cancelled.
     pub const fn auto_delete(mut self, auto_delete: bool) -> Self {
         self.auto_delete = auto_delete;
         self
     }
 
-    /// How RabbitMQ keeps it.
+    /// Sets the type of the queue.
     pub fn queue_type(self, kind: QueueType) -> Self {
         self.argument(
             "x-queue-type",
@@ -95,29 +96,29 @@ impl QueueOptions {
         )
     }
 
-    /// How long messages may wait in it.
+    /// Limits how long messages may wait in the queue.
     pub fn message_ttl(mut self, time: Duration) -> Self {
         self.arguments.set_time("x-message-ttl", time);
         self
     }
 
-    /// How long it may be unused before it is deleted.
+    /// Sets how long the queue may be unused before the broker deletes it.
     pub fn expires(mut self, time: Duration) -> Self {
         self.arguments.set_time("x-expires", time);
         self
     }
 
-    /// How many messages it holds.
+    /// Limits the number of messages in the queue.
     pub fn max_length(self, messages: u32) -> Self {
         self.argument("x-max-length", i64::from(messages))
     }
 
-    /// How many octets of bodies it holds.
+    /// Limits the total size of the message bodies in the queue, in bytes.
     pub fn max_length_bytes(self, octets: i64) -> Self {
         self.argument("x-max-length-bytes", octets)
     }
 
-    /// What it does when it is full.
+    /// Sets what the queue does when it is full.
     pub fn overflow(self, overflow: Overflow) -> Self {
         self.argument(
             "x-overflow",
@@ -129,29 +130,29 @@ impl QueueOptions {
         )
     }
 
-    /// Where messages go that expire, are rejected, or do not fit.
+    /// Sets the exchange for messages that expire, are rejected, or do not fit into the queue.
     pub fn dead_letter_exchange(self, exchange: &str) -> Self {
         self.argument("x-dead-letter-exchange", exchange)
     }
 
-    /// The routing key they go with, instead of their own.
+    /// Sets the routing key of dead-lettered messages, instead of their own.
     pub fn dead_letter_routing_key(self, routing_key: &str) -> Self {
         self.argument("x-dead-letter-routing-key", routing_key)
     }
 
-    /// The highest priority of messages; RabbitMQ advises single digits.
+    /// Sets the highest message priority; RabbitMQ recommends a single digit.
     pub fn max_priority(self, priority: u8) -> Self {
         self.argument("x-max-priority", i32::from(priority))
     }
 
-    /// Only one of its consumers gets messages, the others stand by.
+    /// Delivers messages to only one consumer at a time; the others stand by.
     pub fn single_active_consumer(self) -> Self {
         self.argument("x-single-active-consumer", true)
     }
 
-    /// How often the delivery of a message may fail before a quorum queue drops or dead-letters the message. RabbitMQ 3.10 has no
-    /// limit by default, RabbitMQ 4 one of 20. Which deliveries count is described at
-    /// [`Delivery`](crate::Delivery#to-blame-or-not-to-blame).
+    /// Limits how often the delivery of a message may fail before a quorum queue drops or dead-letters the message. By default,
+    /// RabbitMQ 3.10 has no limit and RabbitMQ 4 has a limit of 20. [`Delivery`](crate::Delivery#to-blame-or-not-to-blame)
+    /// describes which deliveries count.
     ///
     /// Give the queue a [dead-letter exchange](Self::dead_letter_exchange). Without one, a message over the limit is lost.
     pub fn delivery_limit(self, times: u32) -> Self {

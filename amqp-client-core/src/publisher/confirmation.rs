@@ -11,18 +11,18 @@ use crate::channel::Channel;
 use crate::deadline::Deadline;
 use crate::error::ConfirmError;
 
-/// What becomes of a published message: awaits the broker's verdict.
+/// A future that resolves to the outcome of a publish: `Ok` once the broker has confirmed the message.
 ///
 /// # Errors
 /// [`ConfirmError`]: refused, returned, or unknown.
 ///
 /// # Cancel safety
-/// Dropping it means not wanting to know; the message is on its way all the same.
-#[must_use = "without awaiting it nobody knows whether the broker took the message"]
+/// Dropping the confirmation discards the outcome; the message is sent regardless.
+#[must_use = "await the confirmation to learn whether the broker accepted the message"]
 #[derive(Debug)]
 pub struct Confirmation {
     channel: Channel,
-    /// Nothing once it was told.
+    /// `None` once the outcome was returned.
     seq: Option<PublishSeq>,
     deadline: Option<Deadline>,
 }
@@ -39,27 +39,27 @@ impl Confirmation {
         self
     }
 
-    /// Gives up a message that is [kept](crate::OnLoss::Keep): it is not sent any more. Returns whether it never was sent, which
-    /// is certain. Otherwise the broker may have it: it is on its way, or was when the connection was lost.
-    /// [`wait_for_confirms`](crate::Publisher::wait_for_confirms) does not count it as a failure, unless its confirm still comes
-    /// and says so.
+    /// Withdraws a [kept](crate::OnLoss::Keep) message: it is no longer sent. Returns `true` if the message was certainly never
+    /// sent. On `false`, the broker may have it: the message is in flight, or was when the connection was lost.
+    /// [`wait_for_confirms`](crate::Publisher::wait_for_confirms) does not count a withdrawn message as a failure, unless its
+    /// confirm still arrives and reports one.
     ///
-    /// Dropping the confirmation, or a [`within`](Self::within) that has passed, gives nothing up: the message is sent when
-    /// there is a connection again. See also [`keep_for`](crate::PublisherOptions::keep_for).
+    /// Dropping the confirmation, or a [`within`](Self::within) that has passed, does not withdraw the message: it is sent once
+    /// the connection is restored. See also [`keep_for`](crate::PublisherOptions::keep_for).
     #[must_use = "if it was sent, the broker may have it"]
     pub fn withdraw(self) -> bool {
         let Some(seq) = self.seq else { return false };
         let mut state = self.channel.lock();
-        // Once the channel is over, its number may belong to another one, which has messages of that number, too.
+        // Once the channel is closed, its number may belong to another channel, which may have a message of the same `seq`.
         let protocol = self.channel.protocol(&mut state);
         let withdrawn = protocol.is_ok_and(|mut channel| channel.withdraw(seq));
-        // The window has room again, unless the message is on its way. The kept messages have.
+        // The kept messages have room again, and so has the window, unless the message is in flight.
         state.dispatch();
         state.call_publishers();
         withdrawn
     }
 
-    /// The number of the publish on its channel, from 1.
+    /// Returns the number of the publish on its channel, from 1.
     #[must_use]
     pub fn seq(&self) -> Option<PublishSeq> {
         self.seq
@@ -93,19 +93,19 @@ impl Drop for Confirmation {
     }
 }
 
-/// What becomes of several messages that were published together: awaits the broker's verdict on all of them.
+/// A future that resolves to the outcome of several publishes: `Ok` once the broker has confirmed all of the messages.
 ///
-/// To know of each, iterate: every message has its [`Confirmation`].
+/// To get the outcome of each message, iterate: this is an iterator of [`Confirmation`]s.
 ///
 /// # Errors
-/// [`ConfirmError`], of the first message in their order that has one; those behind it are not waited for.
+/// [`ConfirmError`] of the first message, in publishing order, that failed. The future does not wait for the messages after it.
 ///
 /// # Cancel safety
-/// Dropping it means not wanting to know; the messages are on their way all the same.
-#[must_use = "without awaiting it nobody knows whether the broker took the messages"]
+/// Dropping it discards the outcomes; the messages are sent regardless.
+#[must_use = "await the confirmations to learn whether the broker accepted the messages"]
 pub struct Confirmations {
     channel: Channel,
-    /// Those that were not told, the oldest first.
+    /// The publishes whose outcome was not returned yet, the oldest first.
     seqs: VecDeque<PublishSeq>,
     deadline: Option<Deadline>,
 }
@@ -129,13 +129,13 @@ impl Confirmations {
         self.seqs.extend(seqs);
     }
 
-    /// How many messages are not looked at yet.
+    /// Returns the number of messages whose outcome was not returned yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.seqs.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether all outcomes were returned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.seqs.is_empty()
@@ -184,7 +184,7 @@ impl Drop for Confirmations {
     fn drop(&mut self) {
         let seqs = &self.seqs;
         if !seqs.is_empty() {
-            // Only the first of them was waited for; its waker is dropped behind the lock.
+            // Only the first of them has a waker, which is dropped after the lock is released.
             let _waker = self.channel.with_state(|state| {
                 let forgotten = seqs.iter().map(|seq| state.confirms.forget(seq.get()));
                 forgotten.fold(None, Option::or)
@@ -193,7 +193,7 @@ impl Drop for Confirmations {
     }
 }
 
-/// Starts the deadline for confirms at the first call, and says when it has passed.
+/// Starts the deadline for confirms at the first call. Ready once the deadline has passed.
 pub(super) fn poll_deadline(
     channel: &Channel,
     deadline: &mut Option<Deadline>,

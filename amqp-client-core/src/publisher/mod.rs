@@ -23,17 +23,18 @@ use crate::message::Message;
 use crate::options::{OnLoss, PublisherOptions};
 use crate::state::{On, Waiting};
 
-/// Publishes to one exchange, and knows what became of each message.
+/// Publishes to one exchange, with publisher confirms.
 ///
-/// Publishing returns as soon as the message is queued for sending, with a [`Confirmation`] to await the broker's verdict.
-/// So many messages can be unconfirmed at once; the publisher's window limits how many, and publishing waits while it is full.
+/// Publishing returns as soon as the message is queued for sending. The returned [`Confirmation`] resolves to the outcome. So many
+/// messages can be unconfirmed at once. The publisher's window limits their number: while it is full, publishing waits.
 ///
-/// The window counts the messages of all publishers of the channel. So give publishers of one channel the same window, or a
-/// channel each: a publisher with a window of 10 waits, up to its timeout, for as long as others keep 10 messages unconfirmed.
+/// The window counts the messages of all publishers of the channel. So give publishers of one channel the same window, or give
+/// each its own channel. A publisher with a window of 10 waits, up to its timeout, for as long as others keep 10 messages
+/// unconfirmed.
 ///
-/// Tasks that wait publish in the order in which they came. Keep polling a future that waits, or drop it. A future that is kept
-/// and not polled, as by `select!` on `&mut future` whose other branch publishes, too, keeps its place in the line, and those
-/// behind it wait.
+/// Waiting tasks publish in the order in which they began to wait. Keep polling a waiting future, or drop it. A future that is
+/// neither polled nor dropped keeps its place in the queue, and those behind it wait. That happens with `select!` on
+/// `&mut future` if another branch publishes as well.
 ///
 /// Messages are persistent and mandatory unless the [options](PublisherOptions) or the message itself say otherwise: `send` to a
 /// queue that does not exist fails with [`ConfirmError::Returned`].
@@ -57,9 +58,10 @@ use crate::state::{On, Waiting};
 ///
 /// The broker closes the channel if the exchange does not exist, if the user may not write to it, or if another request on the
 /// channel fails. The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
-/// [`is_open`](Self::is_open), [`closed`](Self::closed) and [`Health::closed_channels`](crate::Health::closed_channels) tell.
-/// Then open another channel and make the publisher anew, or have the connection do so: with
-/// [`Recovery::reopen_channels`](crate::Recovery::reopen_channels) it opens such channels again, and their publishers go on.
+/// [`is_open`](Self::is_open), [`closed`](Self::closed) and [`Health::closed_channels`](crate::Health::closed_channels) report
+/// closed channels. Then open another channel and create a new publisher. With
+/// [`Recovery::reopen_channels`](crate::Recovery::reopen_channels), the connection reopens such channels by itself, and their
+/// publishers continue to work.
 #[derive(Clone)]
 pub struct Publisher {
     channel: Channel,
@@ -76,7 +78,7 @@ impl Publisher {
     ) -> Result<Self, PublishError> {
         let properties = options.encoded_properties()?;
         if !channel.with_state(|state| state.confirming) {
-            // Publishes may follow at once: the broker reads them behind this.
+            // Publishes may follow at once: the broker reads them after this request.
             let no_answer = ConfirmSelect { no_wait: true };
             channel.call_no_wait(no_answer).map_err(|error| match error {
                 CallError::Ended(error) => PublishError::Ended(error),
@@ -87,13 +89,13 @@ impl Publisher {
         Ok(Self { channel: channel.clone(), exchange, options: Arc::new(options), properties })
     }
 
-    /// The channel it publishes on.
+    /// Returns the publisher's channel.
     #[must_use]
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Whether the publisher's channel is open. A publisher whose channel is closed fails from then on; see
+    /// Returns whether the publisher's channel is open. Once the channel is closed, every publish fails; see
     /// [when the channel closes](Self#when-the-channel-closes).
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -108,7 +110,8 @@ impl Publisher {
         self.channel.closed().await
     }
 
-    /// Publishes a body with the publisher's properties. Waits while the broker, the transport or the window demand it.
+    /// Publishes a body with the publisher's properties. Waits while the broker has blocked publishing, the transport is far
+    /// behind, or the window is full.
     ///
     /// # Errors
     /// [`PublishError`]: the message was not sent.
@@ -124,8 +127,8 @@ impl Publisher {
         self.publish_as(heads, self.kept(&self.properties), body).await
     }
 
-    /// Publishes a message with properties of its own. If they have no delivery mode, the publisher's
-    /// [options](PublisherOptions::persistent) decide it.
+    /// Publishes a message with its own properties. If they have no delivery mode, the publisher's
+    /// [options](PublisherOptions::persistent) set it.
     ///
     /// # Errors
     /// [`PublishError`]: the message was not sent.
@@ -151,7 +154,7 @@ impl Publisher {
         self.publish_as(heads, kept.as_ref(), message.body()).await
     }
 
-    /// Publishes a message and waits for the broker's verdict.
+    /// Publishes a message and waits for its confirm.
     ///
     /// # Errors
     /// [`SendError`]: not sent, or sent and not confirmed.
@@ -166,7 +169,7 @@ impl Publisher {
         Ok(self.publish_message(routing_key, message).await?.await?)
     }
 
-    /// Publishes a body with the publisher's properties and waits for the broker's verdict.
+    /// Publishes a body with the publisher's properties and waits for its confirm.
     ///
     /// # Errors
     /// [`SendError`]: not sent, or sent and not confirmed.
@@ -177,10 +180,10 @@ impl Publisher {
         Ok(self.publish(routing_key, body).await?.await?)
     }
 
-    /// Publishes without ever waiting.
+    /// Publishes without waiting.
     ///
     /// # Errors
-    /// [`TryPublishError`], with the body: when it would have had to wait, or failed.
+    /// [`TryPublishError`], with the body, if publishing would have had to wait, or failed.
     pub fn try_publish<B: Body>(
         &self,
         routing_key: &str,
@@ -193,7 +196,7 @@ impl Publisher {
     /// Waits until the broker has confirmed everything that was published on the channel.
     ///
     /// # Errors
-    /// The first failure among the messages since this was last called, whether its [`Confirmation`] told it or not.
+    /// The first failure among the messages since the last call, even if its [`Confirmation`] has returned it already.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -219,8 +222,8 @@ impl Publisher {
         .await
     }
 
-    /// A publisher of messages with that routing key and the publisher's properties: what they have in common is encoded
-    /// once. It is the fastest way to publish with confirms.
+    /// Creates a publisher of messages with this routing key and the publisher's properties. It encodes everything but the bodies
+    /// once. This is the fastest way to publish with confirms.
     ///
     /// # Errors
     /// [`TooLong`], for the routing key.
@@ -243,7 +246,7 @@ impl Publisher {
     ) -> Result<Confirmation, PublishError> {
         let outgoing = self.outgoing(heads, kept);
         self.channel.connection().shared().let_driver_run().await;
-        // Most often it may go right now, and takes no more than that.
+        // Fast path: most often, the message can be sent at once.
         let seq = match self.channel.publish_now(&outgoing, body, None) {
             Ok(seq) => seq,
             Err(NotNow::Failed(error, _)) => return Err(error),
@@ -279,7 +282,7 @@ impl Publisher {
         self.options.what_on_loss() == OnLoss::Keep
     }
 
-    /// The properties of a message, if the publisher keeps it until it is confirmed.
+    /// Returns the properties to keep with a message, if the publisher keeps messages until they are confirmed.
     fn kept<'a>(&self, properties: &'a RawProperties) -> Option<&'a RawProperties> {
         self.keeps().then_some(properties)
     }

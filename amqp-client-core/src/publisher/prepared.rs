@@ -5,10 +5,10 @@ use amqp_proto::{Body, Prepared};
 use super::{Confirmation, Confirmations, Publisher};
 use crate::error::{PublishAllError, PublishError, SendError, TryPublishError};
 
-/// Publishes messages that are alike but for their bodies, and knows what became of each.
+/// Publishes messages that differ only in their bodies, with publisher confirms.
 ///
-/// Exchange, routing key and properties are encoded once, and copied for each message. It has the window and the options of
-/// the [`Publisher`] that it was [made of](Publisher::prepare).
+/// Exchange, routing key and properties are encoded once, and copied for each message. Window and options are those of the
+/// [`Publisher`] that [created](Publisher::prepare) it.
 ///
 /// ```no_run
 /// # use amqp_client_core::{Channel, PublisherOptions};
@@ -31,7 +31,7 @@ impl PreparedPublisher {
         Self { publisher, prepared }
     }
 
-    /// The publisher that it was made of.
+    /// Returns the publisher that created it.
     #[must_use]
     pub const fn publisher(&self) -> &Publisher {
         &self.publisher
@@ -49,16 +49,16 @@ impl PreparedPublisher {
         publisher.publish_as(prepared, publisher.kept(prepared.properties()), body).await
     }
 
-    /// Publishes without ever waiting; see [`Publisher::try_publish`].
+    /// Publishes without waiting; see [`Publisher::try_publish`].
     ///
     /// # Errors
-    /// [`TryPublishError`], with the body: when it would have had to wait, or failed.
+    /// [`TryPublishError`], with the body, if publishing would have had to wait, or failed.
     pub fn try_publish<B: Body>(&self, body: B) -> Result<Confirmation, TryPublishError<B>> {
         let Self { publisher, prepared } = self;
         publisher.try_publish_as(prepared, publisher.kept(prepared.properties()), body)
     }
 
-    /// Publishes a body and waits for the broker's verdict; see [`Publisher::send`].
+    /// Publishes a body and waits for its confirm; see [`Publisher::send`].
     ///
     /// # Errors
     /// [`SendError`]: not sent, or sent and not confirmed.
@@ -69,21 +69,21 @@ impl PreparedPublisher {
         Ok(self.publish(body).await?.await?)
     }
 
-    /// Publishes several bodies in their order, as many as may go at once under one lock. Waits while the broker, the
-    /// transport or the window demand it, and returns once all are queued.
+    /// Publishes several bodies in order, taking the lock once for as many as can be sent at once. Waits while the broker has
+    /// blocked publishing, the transport is far behind, or the window is full. Returns once all are queued.
     ///
     /// # Errors
-    /// [`PublishAllError`], which has the confirmations of those that were sent before.
+    /// [`PublishAllError`], with the confirmations of the messages that were sent before the failure.
     ///
     /// # Cancel safety
-    /// Messages are queued as a whole or not at all, in their order; some may be, and the rest not.
+    /// Each message is queued as a whole or not at all. If the future is dropped, the first messages may be queued and the rest not.
     pub async fn publish_all<B: Body>(
         &self,
         bodies: impl IntoIterator<Item = B>,
     ) -> Result<Confirmations, PublishAllError> {
         let Self { publisher, prepared } = self;
         let bodies = bodies.into_iter();
-        // Whoever drops this future drops these, too, and does not want to know of them.
+        // Dropping this future drops the confirmations, too, and discards the outcomes.
         let mut sent = Confirmations::new(publisher.channel.clone(), VecDeque::new());
         let outgoing = publisher.outgoing(prepared, publisher.kept(prepared.properties()));
         let (channel, timeout) = (&publisher.channel, publisher.timeout());
