@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use super::replay::Replay;
 use super::report::Entity;
@@ -9,7 +10,9 @@ use super::restore::not_sent;
 use super::topology::{Purpose, Step};
 use super::{LEAST_DELAY, Locked, Phase, Session, slot};
 use crate::method::Method;
-use crate::{ChannelError, ChannelId, CommandError, Reply, ReplyCode, RequestId, ShortStr};
+use crate::{
+    ChannelError, ChannelId, CommandError, PublishSeq, Reply, ReplyCode, RequestId, ShortStr,
+};
 
 impl Session {
     /// There is a connection again.
@@ -153,8 +156,10 @@ impl Session {
     /// All channels are in use. What should be declared while the rest goes on is not.
     fn nowhere_to_declare(&mut self) {
         let Some(replay) = &mut self.replay else { return };
-        // When the connection is lost, that is one of the next events; and a channel that is closing frees its number.
-        if !self.connection.is_open() || self.connection.is_closing_channels() {
+        // When the connection is lost, that is one of the next events; and a channel that is closing frees its number, at last
+        // with its own event.
+        let ending = self.channels.iter().flatten().any(|record| record.closing);
+        if !self.connection.is_open() || self.connection.is_closing_channels() || ending {
             return;
         }
         let error = ChannelError::not_restored(ReplyCode::NOT_ALLOWED, "all channels are in use");
@@ -218,21 +223,46 @@ impl Session {
         }
     }
 
-    /// The broker refused the oldest declaration that was not answered. What was behind it is sent again.
-    pub(super) fn declaring_channel_closed(&mut self, id: ChannelId, error: &ChannelError) {
+    /// The broker has closed the channel on which something is declared. If it refused a declaration, that is the oldest one
+    /// that was not answered. What was behind it is sent again.
+    pub(super) fn declaring_channel_closed(
+        &mut self,
+        id: ChannelId,
+        error: ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) {
+        let cause = error.as_close().map(|close| (close.class_id, close.method_id));
+        let record = slot(&mut self.channels, id);
         let Some(replay) = &mut self.replay else { return };
         replay.channel = None;
-        let refused = replay.awaiting.pop_front();
+        // Where all numbers are taken, this is a channel of the application. Its mode is selected there, and it may commit.
+        debug_assert!(record.as_ref().is_none_or(|record| !record.attached && !record.closing));
+        let is_own = record.is_none();
+        let restoring = replay.channels.get(&id);
+        let is_alone = record.is_none_or(|record| record.in_flight.is_empty())
+            && restoring.is_none_or(|restoring| restoring.awaiting.is_empty());
+        let is_refused = replay.awaiting.front().is_some_and(|(_, step)| match cause {
+            _ if is_own => true,
+            None | Some((0, 0)) => is_alone,
+            cause => cause == Some(step.method.facts().id),
+        });
+        let one_by_one = restoring.is_some_and(|restoring| restoring.one_by_one);
+        let refused = if is_refused { replay.awaiting.pop_front() } else { None };
         for (_, step) in replay.awaiting.drain(..).rev() {
             replay.steps.push_front(step);
         }
-        if let Some((_, step)) = refused {
-            self.declaration_failed(&step, error.clone());
+        if let Some((_, step)) = &refused {
+            self.declaration_failed(step, error.clone());
         }
-        if self.record(id).is_some() {
-            self.open_again(id);
+        match is_own {
+            true => self.send_declarations(),
+            // What else was on the channel is over as well.
+            false if is_refused => {
+                self.interrupt_over(id, &error, unconfirmed);
+                self.restore_again(id, one_by_one);
+            }
+            false => self.restored_channel_closed(id, error, unconfirmed),
         }
-        self.send_declarations();
     }
 
     pub(super) fn declaration_failed(&mut self, step: &Step, error: ChannelError) {

@@ -25,6 +25,11 @@ impl Requests {
         self.sent.push_back((request.id, Some(request)));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        // The first is never a gap.
+        self.sent.is_empty()
+    }
+
     /// The request that was sent last.
     pub(super) fn last(&mut self) -> Option<&mut InFlight> {
         self.sent.back_mut()?.1.as_mut()

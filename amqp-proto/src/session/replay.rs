@@ -117,12 +117,13 @@ impl Session {
                 let comes_back = record.is_some_and(|record| !record.closing);
                 let replay = self.replay.as_ref();
                 if replay.is_some_and(|replay| replay.channel == Some(id)) {
-                    self.declaring_channel_closed(id, &error);
+                    self.declaring_channel_closed(id, error, unconfirmed);
                     return None;
                 }
                 let restoring = replay.and_then(|replay| replay.channels.get(&id));
                 if comes_back && restoring.is_some_and(|own| !attached || own.is_suspect(close)) {
-                    return self.restored_channel_closed(id, error, unconfirmed);
+                    self.restored_channel_closed(id, error, unconfirmed);
+                    return None;
                 }
                 if comes_back && self.hold_locked(id, close) {
                     return self.reopen(id, &error, unconfirmed);

@@ -299,7 +299,7 @@ impl Session {
         id: ChannelId,
         error: ChannelError,
         unconfirmed: &[RangeInclusive<PublishSeq>],
-    ) -> Option<Event> {
+    ) {
         self.interrupt_over(id, &error, unconfirmed);
         let restoring = self.replay.as_mut().and_then(|replay| replay.channels.remove(&id));
         let Restoring { mut awaiting, one_by_one, .. } = restoring.unwrap_or_default();
@@ -313,24 +313,27 @@ impl Session {
                     self.end_channel(id, error);
                     self.send_declarations();
                 }
-                return None;
+                return;
             };
             if !self.waits_for_exclusive(id, &step, &error) {
                 self.not_restored(id, &step, error);
             }
         }
         if self.record(id).is_none_or(|record| record.closing) {
-            self.send_declarations();
-            return None;
+            return self.send_declarations();
         }
+        self.restore_again(id, true);
+    }
+
+    /// A channel was closed while it was brought back: brings it back once more, with the requests one by one if something that
+    /// was brought back has closed it.
+    pub(super) fn restore_again(&mut self, id: ChannelId, one_by_one: bool) {
         self.open_again(id);
-        if let Some(restoring) =
-            self.replay.as_mut().and_then(|replay| replay.channels.get_mut(&id))
-        {
-            restoring.one_by_one = true;
+        let replay = self.replay.as_mut();
+        if let Some(restoring) = replay.and_then(|replay| replay.channels.get_mut(&id)) {
+            restoring.one_by_one = one_by_one;
         }
         self.restore_channel(id);
-        None
     }
 
     /// Goes on with a channel that was opened again.

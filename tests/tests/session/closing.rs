@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicConsume, BasicConsumeOk, Method, QueueDeclare};
-use amqp_client_core::proto::session::{Recovery, RecoveryReport};
+use amqp_client_core::proto::method::{
+    Arguments as _, BasicConsume, BasicConsumeOk, Method, QueueDeclare, TxCommit, TxSelect,
+};
+use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
 use amqp_client_core::proto::{ChannelEvent, Event, ReplyCode, ServerConfig, SessionEvent};
 
 use crate::pair::{Pair, accept};
@@ -150,5 +152,64 @@ fn a_declaration_is_not_blamed_for_the_close_of_the_channel_that_it_is_made_on()
         let report = report(&pair).expect("it is recovered");
         assert_eq!((report.queues, report.failed.as_slice()), (2, &[][..]), "{count}");
         assert_eq!(report.channels, ids.len() - 1);
+    }
+}
+
+/// All numbers are taken, so queues are declared on a channel of the application, whose transaction is on it as well.
+#[test]
+fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_else() {
+    let declare = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
+    let commit = (TxCommit::CLASS_ID, TxCommit::METHOD_ID);
+    let select = (TxSelect::CLASS_ID, TxSelect::METHOD_ID);
+    // What the broker closes the channel for each time that it is asked for it; which queue that costs, and which channels.
+    let cases = [(commit, None, 1), (declare, Some("a"), 1), (select, None, 0), ((0, 0), None, 1)];
+    for (cause, lost, channels) in cases {
+        let mut config = ServerConfig::default();
+        config.limits.channel_max = 1;
+        let mut pair = Pair::new(Recovery::default());
+        pair.run(accept);
+        let id = pair.open();
+        pair.channel(id).request(TxSelect {}).expect("it is sent");
+        for name in ["a", "b"] {
+            pair.channel(id).request(durable(name)).expect("it is sent");
+        }
+        pair.run(accept);
+        pair.cut();
+        pair.events.clear();
+        pair.reconnect(config);
+        pair.run(|_, _, _| {});
+        let committing = pair.channel(id).request(TxCommit {}).expect("it is sent");
+        let mut refused = 0;
+        pair.run(|_, _, _| {});
+        let channel = &mut pair.server.channel(id).expect("it is open");
+        channel.close_over(ReplyCode::PRECONDITION_FAILED, "no", cause);
+        pair.run(|server, id, method| {
+            let first =
+                |method: &Method| matches!(method, Method::QueueDeclare(own) if own.queue == "a");
+            let again = method.facts().id == cause && (cause != declare || first(method));
+            refused += usize::from(again);
+            assert!(refused < 10, "it is asked for again and again");
+            // What comes behind a close is ignored.
+            let Ok(mut channel) = server.channel(id) else { return };
+            match again {
+                true => channel.close_over(ReplyCode::PRECONDITION_FAILED, "no", cause),
+                false => accept(server, id, method),
+            }
+        });
+        assert!(pair.session.is_open(), "{cause:?}: {:?}", pair.events);
+        let report = report(&pair).expect("it is recovered");
+        let failed: Vec<_> = report.failed.iter().map(|(entity, _)| entity).collect();
+        let expected = match (lost, channels) {
+            (Some(queue), _) => vec![Entity::Queue(short(queue))],
+            (None, 0) => vec![Entity::Channel(id)],
+            (None, _) => vec![],
+        };
+        assert_eq!(failed, expected.iter().collect::<Vec<_>>());
+        let queues = 2 - usize::from(lost.is_some());
+        assert_eq!((report.queues, report.channels), (queues, channels), "{cause:?}");
+        let failures = pair.channel_events().filter(
+            |event| matches!(event, ChannelEvent::Failed { request, .. } if *request == committing),
+        );
+        assert_eq!(failures.count(), 1, "{cause:?}: nobody knows what became of the commit");
     }
 }
