@@ -26,8 +26,8 @@ pub struct Recovery {
     /// fails either way and is not repeated: requests, and [kept](super::Channel::publish_kept) messages that the broker
     /// refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
     ///
-    /// The channel is opened at once. If the broker closes it again soon, it is opened after `delay_min`, then after twice
-    /// that, up to `delay_max`.
+    /// The channel is opened at once. If the broker closes it again within a second, or within twice the last pause, it is
+    /// opened after `delay_min`, then after twice that, up to `delay_max`.
     pub reopen_channels: bool,
     /// What to do about a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
     /// consumes exclusively (403, `in exclusive use`): mostly that is the lost connection, of whose end the broker does not know

@@ -16,15 +16,19 @@ pub(super) struct Reopened {
     failures: u32,
     /// How long it was left closed the last time.
     delay: Duration,
-    /// Since when it is back.
+    /// Since when it is back, if it is.
     pub(super) since: Option<Instant>,
 }
 
+/// A channel that is closed within that time of its return is closed for the same reason again, whatever the delays are: the
+/// broker cannot close it sooner than a round trip after it is open.
+const SOON: Duration = Duration::from_secs(1);
+
 impl Reopened {
-    /// Whether the channel was open for long enough to have nothing to do with what closed it before.
-    fn was_stable(&self, now: Instant, delay_min: Duration) -> bool {
-        let enough = self.delay.saturating_mul(2).max(delay_min);
-        self.since.is_none_or(|since| now.duration_since(since) >= enough)
+    /// The channel is closed. Returns whether it was open for long enough to have nothing to do with what closed it before.
+    fn was_stable(&mut self, now: Instant, delay_min: Duration) -> bool {
+        let enough = self.delay.saturating_mul(2).max(delay_min).max(SOON);
+        self.since.take().is_some_and(|since| now.duration_since(since) >= enough)
     }
 }
 

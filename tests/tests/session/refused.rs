@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicAck, BasicConsume, ConfirmSelect, Method};
+use amqp_client_core::proto::method::{
+    Arguments as _, BasicAck, BasicConsume, ConfirmSelect, Method, QueueDeclare,
+};
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, Gate, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
@@ -347,6 +349,62 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
     pair.pass(2 * longest);
     pair.refuse(id, ReplyCode::INTERNAL_ERROR, "the queue has crashed", (0, 0));
     assert!(pair.server.channel(id).is_ok());
+}
+
+/// Whatever closes the channel can only do so a round trip after it is open, and that may be longer than the first pauses.
+#[test]
+fn a_channel_is_opened_less_and_less_often_however_distant_the_broker_is() {
+    const ROUND_TRIP: Duration = Duration::from_millis(250);
+    let mut recovery = Recovery::default();
+    (recovery.retry_locked, recovery.seed) = (true, Some(7));
+    let mut pair = Pair::new(recovery);
+    pair.run(accept);
+    let id = pair.open();
+    let mine = QueueDeclare { exclusive: true, ..durable("mine") };
+    pair.channel(id).request(mine).expect("it is sent");
+    let (mut asked, end) = (0, pair.now + Duration::from_secs(60));
+    while pair.now < end {
+        let before = asked;
+        pair.run(|server, id, method| match method {
+            Method::QueueDeclare(_) => asked += 1,
+            other => accept(server, id, other),
+        });
+        pair.now += ROUND_TRIP;
+        pair.server.send_heartbeat();
+        if asked > before {
+            let cause = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
+            let channel = &mut pair.server.channel(id).expect("it is open");
+            channel.close_over(ReplyCode::RESOURCE_LOCKED, "it is another's", cause);
+        }
+        pair.session.handle_timeout(pair.now);
+    }
+    // Once in five seconds at last.
+    assert!((10..=30).contains(&asked), "{asked}");
+}
+
+/// What it has was never all back, so it has not been open in between.
+#[test]
+fn a_channel_that_never_comes_back_is_opened_less_and_less_often() {
+    let mut pair = Pair::new(reopening());
+    pair.run(accept);
+    let (id, other) = (pair.open(), pair.open());
+    pair.channel(other).request(durable("q")).expect("it is sent");
+    pair.run(accept);
+    pair.cut();
+    pair.reconnect(ServerConfig::default());
+    pair.run(accept);
+    pair.pass(Duration::from_secs(60));
+    pair.cut();
+    pair.reconnect(ServerConfig::default());
+    // The queue is never declared, so that nothing is asked for on the channel.
+    pair.run(|_, _, _| {});
+    let mut closes = 0;
+    while let Ok(mut channel) = pair.server.channel(id) {
+        channel.close_over(ReplyCode::INTERNAL_ERROR, "crashed", (0, 0));
+        pair.run(|_, _, _| {});
+        closes += 1;
+        assert!(closes < 10, "it is opened again and again");
+    }
 }
 
 /// A timer that has passed would be asked for again and again.

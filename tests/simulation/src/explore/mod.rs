@@ -49,7 +49,7 @@ use crate::network::Network;
 use crate::script::What;
 use crate::stage::{Run, Stage, timed_faults};
 use client::Client;
-use commands::Exploration;
+use commands::{Exploration, Recovering};
 use history::History;
 use ledger::Ledger;
 
@@ -101,11 +101,8 @@ impl World {
         for note in notes {
             let network = self.network.borrow();
             let owner = |session| network.owner(session);
-            // Its channels are opened again at once, if the network is slower than its pauses.
             let hasty = |client: usize| {
-                let recovery = self.script.clients[client].recovery.as_ref();
-                let delays = recovery.and_then(|recovering| recovering.delays);
-                delays.is_some_and(|(shortest, _)| shortest < Duration::from_millis(100))
+                self.script.clients[client].recovery.as_ref().is_some_and(Recovering::is_hasty)
             };
             let noted = self.history.borrow_mut().note(&note, owner, hasty, self.clock.now());
             if let Err(text) = ledger.note(&note).and(noted) {

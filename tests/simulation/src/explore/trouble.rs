@@ -81,9 +81,7 @@ impl Exploration {
             reset: rng.bool(),
             at_frame: rng.bool(),
         };
-        // Who hardly waits between two attempts makes too many.
-        let hasty = |own: &Recovering| own.delays.is_some_and(|(_, most)| most.as_millis() < 1000);
-        let time = match self.clients[client].recovery.as_ref().is_some_and(hasty) {
+        let time = match self.clients[client].recovery.as_ref().is_some_and(Recovering::is_hasty) {
             true => Duration::from_millis(200),
             false => pick(rng, &[Duration::from_secs(2), Duration::from_secs(60)]),
         };
@@ -92,13 +90,16 @@ impl Exploration {
 }
 
 impl Recovering {
+    /// Whether it never pauses for long, however often in a row something fails. So it tries as often as the network lets it.
+    pub(crate) fn is_hasty(&self) -> bool {
+        self.delays.is_some_and(|(_, longest)| longest < Duration::from_secs(1))
+    }
+
     fn change(&mut self, rng: &mut Rng) {
         if rng.u8(..4) == 0 {
             self.delays = None;
         }
-        // Who hardly waits between two attempts makes too many.
-        let hasty = self.delays.is_some_and(|(shortest, _)| shortest < Duration::from_millis(100));
-        self.retry_locked = rng.u8(..3) == 0 && !hasty;
+        self.retry_locked = rng.u8(..3) == 0 && !self.is_hasty();
         self.retry_open = rng.bool();
         self.give_up_after =
             (rng.u8(..8) == 0).then(|| Duration::from_millis(pick(rng, &[0, 500, 10_000])));
