@@ -7,12 +7,12 @@ use std::time::Duration;
 use amqp_client_core::wait::Wait as _;
 use amqp_client_core::{Consumer, ConsumerEnd, Delivery};
 
-/// What [`Consumer::next`] gives.
+/// The item that [`Consumer::next`] returns.
 type Next = Option<Result<Delivery, ConsumerEnd>>;
 
-/// Waits for a delivery of any of several consumers, which may be of different channels and connections; up to `timeout`, if
-/// one is given. Returns the place of the consumer that it came to, with what [`Consumer::next`] gives; nothing if nothing
-/// came in time. Each is as likely to be first as the others.
+/// Waits for a delivery of any of several consumers, for at most `timeout` if it is given. The consumers may belong to different
+/// channels and connections. Returns the index of a consumer and the result of its [`Consumer::next`], or `None` after the timeout.
+/// If several consumers have deliveries, each is equally likely to be chosen.
 pub fn recv_any(consumers: &mut [Consumer], timeout: Option<Duration>) -> Option<(usize, Next)> {
     let mut first = 0;
     let any = poll_fn(|cx| {
@@ -25,7 +25,7 @@ pub fn recv_any(consumers: &mut [Consumer], timeout: Option<Duration>) -> Option
     }
 }
 
-/// Asks all, beginning with that one.
+/// Polls all consumers, beginning with the given one.
 fn poll_any<'a>(
     consumers: impl ExactSizeIterator<Item = &'a mut Consumer>,
     first: usize,
@@ -42,10 +42,11 @@ fn poll_any<'a>(
     Poll::Pending
 }
 
-/// Consumers with a callback each, all run by the thread that calls [`run`](Self::run) or [`run_once`](Self::run_once).
+/// A set of consumers with one callback each. The thread that calls [`run`](Self::run) or [`run_once`](Self::run_once) runs all
+/// callbacks.
 ///
-/// A callback may do anything, and wait for anything: declare, publish, cancel its consumer, close its channel. Meanwhile
-/// deliveries pile up, and none is lost.
+/// A callback may block and may use all handles: declare, publish, cancel its consumer, close its channel. In the meantime,
+/// deliveries are buffered, and none is lost.
 ///
 /// ```
 /// use amqp_client_blocking::{
@@ -81,19 +82,19 @@ struct Entry<'a> {
     callback: Box<Callback<'a>>,
 }
 
-/// Why a callback failed, or the consumer ended: [`ConsumerEnd`] tells which.
+/// The reason why a callback failed, or a [`ConsumerEnd`] if a consumer ended.
 pub type CallbackError = Box<dyn std::error::Error + Send + Sync>;
 
 type Callback<'a> = dyn FnMut(Delivery) -> Result<(), CallbackError> + Send + 'a;
 
 impl<'a> Callbacks<'a> {
-    /// None yet.
+    /// Creates an empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a consumer. The callback gets its deliveries, one at a time.
+    /// Adds a consumer. The callback is called with its deliveries, one at a time.
     pub fn add(
         &mut self,
         consumer: Consumer,
@@ -102,13 +103,13 @@ impl<'a> Callbacks<'a> {
         self.entries.push(Entry { consumer, callback: Box::new(callback) });
     }
 
-    /// How many consumers there are. Those that end are taken out.
+    /// Returns the number of consumers. Consumers that have ended are removed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is no consumer left.
+    /// Returns whether no consumer is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -117,8 +118,8 @@ impl<'a> Callbacks<'a> {
     /// Runs the callbacks until all consumers are cancelled.
     ///
     /// # Errors
-    /// That of the first callback that fails, which is run on if this is called again; or the [`ConsumerEnd`] of a consumer
-    /// that ended without being cancelled, which is taken out.
+    /// The error of the first callback that fails; its consumer stays in the set, so that you can call this method again. Or the
+    /// [`ConsumerEnd`] of a consumer that ended without being cancelled; that consumer is removed.
     pub fn run(&mut self) -> Result<(), CallbackError> {
         while !self.is_empty() {
             self.dispatch(None)?;
@@ -126,8 +127,8 @@ impl<'a> Callbacks<'a> {
         Ok(())
     }
 
-    /// Waits for one delivery and runs its callback, or for a consumer to be cancelled. Says `false` if neither happened in
-    /// time.
+    /// Waits for one delivery and runs its callback, or waits for a consumer to be cancelled. Returns `false` if neither happened
+    /// in time.
     ///
     /// # Errors
     /// As [`run`](Self::run).

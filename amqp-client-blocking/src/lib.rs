@@ -1,7 +1,7 @@
 //! An AMQP 0-9-1 client for threads, without an async runtime.
 //!
-//! [`Connection::open`] connects; everything else is the same for every runtime and comes from `amqp-client-core`, whose
-//! items are all here, too. What is a future there is waited for with [`Wait::wait`]:
+//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
+//! `amqp-client-core`. [`Wait::wait`] waits for the result of a future:
 //!
 //! ```
 //! use amqp_client_blocking::{
@@ -25,31 +25,31 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A thread that waits moves the octets of its connection itself, so that no other has to wake for its answer. A helper
-//! thread does when none waits, so that heartbeats and deliveries go on while the application computes. Handles can be used
-//! from any number of threads at once.
+//! A waiting thread reads and writes the socket of its connection itself, so that no other thread has to be woken for its reply.
+//! When no thread waits, a helper thread does so, and heartbeats and deliveries continue while the application computes. Handles
+//! can be used from any number of threads at once.
 //!
-//! Methods that return nothing to wait for, as [`Delivery::ack`], only queue their octets. Close the connection before the
-//! program ends: what is queued is written by then.
+//! Methods that return nothing to wait for, such as [`Delivery::ack`], only queue their bytes. Close the connection before the
+//! program ends: closing writes everything that is queued.
 //!
 //! # Which to use for consuming
 //!
 //! | | |
 //! |---|---|
 //! | one consumer | `for delivery in &mut consumer` |
-//! | with a limit of time | [`Consumer::next_timeout`] |
-//! | what is there already | [`Consumer::try_next`] |
-//! | several consumers, in a loop of one's own | [`recv_any`] |
+//! | with a timeout | [`Consumer::next_timeout`] |
+//! | without waiting | [`Consumer::try_next`] |
+//! | several consumers, in your own loop | [`recv_any`] |
 //! | several consumers, by callbacks | [`Callbacks`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
-//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] adds no such defaults.
 //!
 //! # One connection to publish, another to consume
 //!
 //! During a memory or disk alarm, RabbitMQ reads nothing more from a connection that publishes: neither the acknowledgements
-//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). A program that does both keeps consuming, and so
-//! helps the alarm to end, if it consumes on a connection of its own:
+//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). If a program consumes on a separate connection, it keeps
+//! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```
 //! use amqp_client_blocking::{Connection, Target};
@@ -62,8 +62,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Some things can only be used on the connection or channel that made them: declare and consume exclusive queues on
-//! `consuming`, and publish requests for direct reply-to on the channel that consumes the replies.
+//! Some features work only on one connection or channel: declare and consume exclusive queues on `consuming`, and publish requests
+//! for direct reply-to on the channel that consumes the replies.
 //!
 //! # Side by side
 //!
@@ -82,7 +82,7 @@
 //!
 //! # Pipelining
 //!
-//! A request is sent when its method is called, and only waiting for the answer blocks. So several cost one round trip:
+//! A request is sent when its method is called, and only waiting for the reply blocks. So several requests cost one round trip:
 //!
 //! ```
 //! # use amqp_client_blocking::{Connection, QueueOptions, Wait as _};

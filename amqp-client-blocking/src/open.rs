@@ -20,10 +20,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the broker that a URI names, as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts,
-    /// tries one after the other.
+    /// Connects to the broker of a URI such as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts, tries one
+    /// after the other.
     ///
-    /// When it is lost later, another one is made, with all that was declared and consumed: see
+    /// If the connection is lost later, the client reconnects and restores everything that was declared and consumed: see
     /// [recovery](amqp_client_core::recovery).
     ///
     /// # Errors
@@ -32,19 +32,18 @@ impl Connection {
         Self::open_target(uri.parse()?)
     }
 
-    /// Connects to one of the nodes of `target`, the first that takes it. Each is given the configured
-    /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
+    /// Connects to the first node of `target` that accepts the connection. The
+    /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout) applies to each node.
     ///
     /// # Errors
-    /// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is
-    /// tried. Otherwise the first refusal of a node that was reached, or else why the last node was not.
+    /// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
+    /// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
     pub fn open_target(target: Target) -> Result<Self, ConnectError> {
         Ok(Self { connection: runtime::open::<Threads>(target).wait()? })
     }
 
-    /// Begins a connection over any stream that does not block and that the system can wait for, as mio has them: a Unix
-    /// socket, a proxy's tunnel, a socket pair, a socket with options of one's own. Wait for
-    /// [`ready`](amqp_client_core::Connection::ready) before using it.
+    /// Begins a connection over any non-blocking stream that mio can poll: a Unix socket, a proxy's tunnel, a socket pair, a socket
+    /// with special options. Wait for [`ready`](amqp_client_core::Connection::ready) before using the connection.
     ///
     /// ```
     /// use amqp_client_blocking::{Config, Connection, Wait as _};
@@ -60,7 +59,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// If the system gives no thread, or cannot wait for the stream.
+    /// If the system cannot start a thread or cannot poll the stream.
     pub fn open_with<S>(stream: S, config: Config) -> io::Result<Self>
     where
         S: Source + Read + Write + Send + 'static,
@@ -71,11 +70,11 @@ impl Connection {
         Ok(Self { connection })
     }
 
-    /// The same inside of a TLS session with `host`.
+    /// Like [`open_with`](Self::open_with), inside a TLS session with `host`.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with); and what is wrong with which file, as a
-    /// [`TlsError`](amqp_client_core::tls::TlsError) within the error.
+    /// As [`open_with`](Self::open_with), and a [`TlsError`](amqp_client_core::tls::TlsError) within the error if the TLS
+    /// configuration is invalid.
     #[cfg(feature = "tls")]
     pub fn open_tls_with<S>(
         stream: S,

@@ -16,14 +16,14 @@ use crate::state::{On, OnRecover, Shared, Waiting};
 
 /// A connection to a broker.
 ///
-/// Cloning gives one more handle of the same connection. It closes when it is [closed](Self::close), or when the last of
-/// its handles is gone; channels, and what came from them, are handles too.
+/// Clones are handles of the same connection. The connection closes when [`close`](Self::close) is called or when its last handle
+/// is dropped. Channels, and everything created from them, are handles too.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
 }
 
-/// What all handles of a connection hold; the driver does not.
+/// The shared part of all handles of a connection. The driver does not hold it.
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -64,10 +64,10 @@ impl Connection {
         &self.handle.shared
     }
 
-    /// Waits until the handshake is over. Adapters' `open` has done so; after `open_with` it is the first thing to do.
+    /// Waits until the handshake has completed. The adapters' `open` does so itself; after `open_with`, call this first.
     ///
     /// # Errors
-    /// Why there is no connection: [`ConnectionError`] says who is to blame.
+    /// [`ConnectionError`]: the reason why the handshake failed.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -90,7 +90,7 @@ impl Connection {
     /// Opens a channel. The request is queued at once; await the result.
     ///
     /// # Errors
-    /// The future gives [`OpenError`](crate::OpenError): when all channels are in use, or the connection is over.
+    /// The future returns [`OpenError`](crate::OpenError) if all channels are in use, or if the connection is closed.
     ///
     /// # Cancel safety
     /// Dropping the future closes the channel.
@@ -99,10 +99,10 @@ impl Connection {
         OpenChannel::new(self, None)
     }
 
-    /// Opens a channel with a number of one's own choice, from 1 up to the agreed `channel_max`.
+    /// Opens a channel with the given number, from 1 up to the negotiated `channel_max`.
     ///
     /// # Errors
-    /// As [`open_channel`](Self::open_channel), and when the number is in use, or none that a channel can have.
+    /// As [`open_channel`](Self::open_channel), and if the number is in use or out of range.
     ///
     /// # Cancel safety
     /// Dropping the future closes the channel.
@@ -111,11 +111,10 @@ impl Connection {
         OpenChannel::new(self, Some(number))
     }
 
-    /// Whether there is a queue of that name. Asks on a channel of its own, because the broker closes the one that asks for what
-    /// is not there.
+    /// Checks whether a queue exists. Uses a channel of its own, because the broker closes the channel if the queue does not exist.
     ///
     /// # Errors
-    /// [`CallError`]: it cannot be found out, as when the queue is another connection's own (405).
+    /// [`CallError`], if the check failed, for example because another connection holds the queue exclusively (405).
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
@@ -124,11 +123,11 @@ impl Connection {
         found(channel.queue_declare_passive(queue).await)
     }
 
-    /// Whether there is an exchange of that name. Asks on a channel of its own, because the broker closes the one that asks for
-    /// what is not there.
+    /// Checks whether an exchange exists. Uses a channel of its own, because the broker closes the channel if the exchange does not
+    /// exist.
     ///
     /// # Errors
-    /// [`CallError`]: it cannot be found out.
+    /// [`CallError`], if the check failed.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
@@ -137,7 +136,7 @@ impl Connection {
         found(channel.exchange_declare_passive(exchange).await)
     }
 
-    /// A channel that closes when it is dropped.
+    /// Opens a channel for one check. It closes when it is dropped.
     async fn probe(&self) -> Result<Channel, CallError> {
         self.open_channel().await.map_err(|error| match error {
             OpenError::Refused(error) => error.into(),
@@ -146,11 +145,10 @@ impl Connection {
         })
     }
 
-    /// Closes the connection and waits until the broker has agreed. What is queued is written before; everything that
-    /// still waits gets an error.
+    /// Closes the connection and waits for the broker's reply. Everything that is queued is written first. All pending calls fail.
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ended otherwise.
+    /// [`CloseError`], if the connection ended for another reason.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
@@ -158,10 +156,10 @@ impl Connection {
         self.close_with(ReplyCode::REPLY_SUCCESS, "Goodbye").await
     }
 
-    /// Closes the connection with a code and a text of one's own, which the broker logs.
+    /// Closes the connection with the given reply code and text, which the broker logs.
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ended otherwise.
+    /// [`CloseError`], if the connection ended for another reason.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
@@ -173,7 +171,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is over, and says why.
+    /// Waits until the connection is closed, and returns the reason.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -188,12 +186,12 @@ impl Connection {
         .await
     }
 
-    /// Has a callback run once the connection is over, however that comes about, with the reason; at once, if it is over. It
-    /// does not keep the connection open.
+    /// Registers a callback that runs once, with the reason, when the connection closes. If the connection is already closed, the
+    /// callback runs at once. It does not keep the connection open.
     ///
-    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. If the runtime ends, the
-    /// thread that ends it runs the callback, which must not wait then. With a [`Driver`](crate::driver::Driver) of one's own,
-    /// the driver runs it, and it must not wait either.
+    /// The callback runs in its own task, or on its own thread where there are no tasks, and may block. There are two exceptions, in
+    /// which it must not block: if the runtime shuts down, the thread that shuts it down runs the callback; and if you use a
+    /// [`Driver`](crate::driver::Driver) directly, the driver runs it.
     pub fn on_close(&self, callback: impl FnOnce(ConnectionError) + Send + 'static) {
         let mut state = self.shared().lock();
         match state.proto.check() {
@@ -202,16 +200,16 @@ impl Connection {
         }
     }
 
-    /// Has a callback run after each recovery, with what came of it. It does not keep the connection open.
+    /// Registers a callback that runs after each recovery, with its report. It does not keep the connection open.
     ///
-    /// As with [`on_close`](Self::on_close), it has a task or thread of its own.
+    /// As with [`on_close`](Self::on_close), it runs in its own task or on its own thread.
     #[doc(alias = "add_reconnect_callback")]
     pub fn on_recover(&self, callback: impl Fn(&RecoveryReport) + Send + Sync + 'static) {
         let callback = Arc::new(OnRecover(Box::new(callback)));
         self.shared().lock().on_recover.push(callback);
     }
 
-    /// How the connection is, at this moment: for readiness probes and dashboards.
+    /// Returns a snapshot of the connection's state, for readiness probes and dashboards.
     #[must_use]
     pub fn health(&self) -> Health {
         let mut guard = self.shared().lock();
@@ -238,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection can be used right now. One that is being recovered is not open, and not over.
+    /// Returns whether the connection can be used right now. A connection that is being recovered is neither open nor closed.
     #[doc(alias = "is_alive")]
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -249,39 +247,40 @@ impl Connection {
         self.shared().lock().proto.check().is_err()
     }
 
-    /// Whether the broker has blocked publishing (`connection.blocked`); see [`ConnectionEvent::Blocked`](crate::ConnectionEvent::Blocked).
+    /// Returns whether the broker has blocked publishing (`connection.blocked`); see
+    /// [`ConnectionEvent::Blocked`](crate::ConnectionEvent::Blocked).
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.shared().lock().proto.is_blocked()
     }
 
-    /// Whether the broker announced a capability, as `consumer_cancel_notify`. What it says of itself beyond that is in
-    /// [`negotiated`](Self::negotiated).
+    /// Returns whether the broker announced a capability, such as `consumer_cancel_notify`. [`negotiated`](Self::negotiated) has all
+    /// of the broker's properties.
     #[doc(alias = "server_capabilities")]
     #[must_use]
     pub fn broker_can(&self, capability: &str) -> bool {
         self.negotiated().is_some_and(|negotiated| negotiated.peer_can(capability))
     }
 
-    /// What both ends have agreed on, and what the broker says of itself. Nothing before the connection is open.
+    /// Returns the negotiated limits and the broker's properties. `None` before the connection is open.
     #[must_use]
     pub fn negotiated(&self) -> Option<Arc<Negotiated>> {
         self.shared().lock().proto.negotiated().cloned()
     }
 
-    /// What happens to the connection from now on.
+    /// Returns a stream of the connection's events from now on.
     #[must_use]
     pub fn events(&self) -> ConnectionEvents {
         ConnectionEvents::new(self.shared().clone())
     }
 
-    /// Replaces the password or token of the running connection, as before a token expires, and waits until the broker
-    /// has taken it (`connection.update-secret`, RabbitMQ). After a loss the connection logs in with it, on whatever node; only a
-    /// [`token_source`](crate::Target::token_source) goes first.
+    /// Replaces the password or token of the running connection, for example before a token expires, and waits until the broker
+    /// has accepted it (`connection.update-secret`, RabbitMQ). After a loss, the client logs in with the new secret on all nodes,
+    /// unless there is a [`token_source`](crate::Target::token_source), which takes precedence.
     ///
     /// # Errors
-    /// [`CallError`]. A broker that does not accept the secret closes the connection, and the next logs in with the earlier one.
-    /// If there is no connection at present, the next logs in with the new secret.
+    /// [`CallError`]. A broker that does not accept the secret closes the connection, and the client then logs in with the earlier
+    /// secret. If there is no connection at present, the client logs in with the new secret.
     ///
     /// # Cancel safety
     /// Once polled, the secret is sent even if the future is dropped.
@@ -322,7 +321,7 @@ impl Connection {
         .await
     }
 
-    /// Sends a heartbeat now. They are sent by themselves, too.
+    /// Sends a heartbeat now, in addition to the automatic ones.
     pub fn send_heartbeat(&self) {
         let mut state = self.shared().lock();
         state.proto.send_heartbeat();
@@ -330,7 +329,7 @@ impl Connection {
     }
 }
 
-/// Whether asking for something has found it.
+/// Converts the result of a passive declaration to whether the entity exists.
 fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
     match asked {
         Ok(_) => Ok(true),

@@ -22,37 +22,41 @@ use crate::state::End;
 
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
-/// It yields deliveries until it is [cancelled](Self::cancel), which ends it quietly, or until something else ends it,
-/// which is its last item: the broker cancelled it, or the channel is over. When the connection is lost and comes back, so does
-/// the consumer, and goes on.
+/// The stream yields deliveries until the consumer is [cancelled](Self::cancel), and then ends without an error. If the broker
+/// cancels the consumer or the channel is closed, the last item is the error. When the connection is lost and recovered, the
+/// consumer is restored, and the stream continues.
 ///
-/// Dropping it cancels it; what was delivered and not taken goes back to the queue.
+/// Dropping the consumer cancels it and requeues the deliveries that were not taken.
 ///
 /// # Handlers that block
-/// The connection is driven by a task of its own. On an async runtime that task can have to wait for the thread on which the
-/// application handles a delivery, even where other threads are idle: tokio runs a task that was just woken on the thread that
-/// woke it. So a handler that computes or blocks for 10 ms delays acknowledgements and heartbeats by that much, and
-/// no more: [`next`](Self::next), the [`Stream`] and [`for_each_concurrent`](Self::for_each_concurrent) yield to the driver
-/// between deliveries. Within a handler they cannot.
+/// A separate task drives the connection. On an async runtime, that task may have to wait for the thread on which the
+/// application handles a delivery, even while other threads are idle: tokio runs a task that was just woken on the thread that
+/// woke it. So a handler that computes or blocks for 10 ms delays acknowledgements and heartbeats by 10 ms, but no longer:
+/// [`next`](Self::next), the [`Stream`] and [`for_each_concurrent`](Self::for_each_concurrent) yield to the driver between
+/// deliveries. They cannot do so within a handler.
 ///
-/// Run what takes longer than a fraction of the heartbeat elsewhere: tokio's `spawn_blocking` or `block_in_place`, smol's
-/// `unblock`, a thread of your own. A [`Delivery`] can be moved there and acknowledged there. On threads
-/// (`amqp-client-blocking`) there is nothing to do: a helper thread drives the connection while handlers block.
+/// Run work that takes longer than a fraction of the heartbeat elsewhere: in tokio's `spawn_blocking` or `block_in_place`, in
+/// smol's `unblock`, or on your own thread. You can move a [`Delivery`] there and acknowledge it there. On threads
+/// (`amqp-client-blocking`), no such care is needed: a helper thread drives the connection while handlers block.
 ///
 /// # Consumers that lag
-/// Without a prefetch limit ([`Channel::basic_qos`]) the broker sends everything the queue has. When consumers leave more than
+/// Without a prefetch limit ([`Channel::basic_qos`]), the broker sends everything the queue has. When consumers leave more than
 /// the connection's [`delivery_budget`](crate::Settings::delivery_budget) untaken, the client stops reading and reports the
 /// consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for another second while others wait,
 /// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. It keeps a share of
-/// the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries, the consumer
-/// is started again; the broker's tools show it with a number in front of its tag. The requeued messages are delivered again, marked as redelivered.
+/// the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries, the client
+/// starts the consumer again; the broker's tools show it with a number in front of its tag. The requeued messages are delivered
+/// again, marked as redelivered.
 ///
-/// While a consumer is paused, the broker does not list it. Consumers that would lose something by that are not paused: exclusive
-/// ones, those without acknowledgements, on a transactional channel or of a stream, and those of a queue with a single active
-/// consumer or one that is deleted when unused (auto-delete, `x-expires`). These can still stop the connection. The client knows
-/// the arguments of queues it declared itself; use [`pausable`](crate::ConsumeOptions::pausable) for others, and to forbid pauses
-/// where a policy lets queues expire. Up to RabbitMQ 4.2, quorum queues count each requeue against their delivery limit. Setting
-/// a prefetch limit avoids all of this.
+/// While a consumer is paused, the broker does not list it. Consumers that would lose something by a pause are never paused:
+///
+/// - exclusive consumers,
+/// - consumers without acknowledgements, on a transactional channel, or of a stream,
+/// - consumers of a queue with a single active consumer, or of a queue that is deleted when unused (auto-delete, `x-expires`).
+///
+/// These can still stop the connection. The client knows the arguments of queues that it declared itself. Use
+/// [`pausable`](crate::ConsumeOptions::pausable) for other queues, and to forbid pauses where a policy lets queues expire. Up to
+/// RabbitMQ 4.2, quorum queues count each requeue against their delivery limit. A prefetch limit avoids all of this.
 ///
 /// ```no_run
 /// # use amqp_client_core::Consumer;
@@ -70,7 +74,7 @@ pub struct Consumer {
     channel: Channel,
     id: ConsumerId,
     tag: ShortStr,
-    /// Deliveries taken from the channel, all at once, to be handed out without its lock.
+    /// Deliveries taken from the channel all at once, to be returned one by one without its lock.
     taken: VecDeque<amqp_proto::Delivery>,
     on_panic: OnPanic,
     pace: Pace,
@@ -82,16 +86,16 @@ impl Consumer {
         Self { channel, id, tag, taken, on_panic, pace: Pace::default() }
     }
 
-    /// What becomes of a delivery whose handler panics. Default [`OnPanic::Propagate`].
+    /// Sets what happens to a delivery whose handler panics. Default [`OnPanic::Propagate`].
     ///
-    /// It holds for handlers that are run by [`for_each_concurrent`](Self::for_each_concurrent) or, without a runtime, by
-    /// `Callbacks`. A panic that is contained is told as [`ChannelEvent::HandlerPanicked`](crate::ChannelEvent).
+    /// Applies to handlers that are run by [`for_each_concurrent`](Self::for_each_concurrent) or, without a runtime, by
+    /// `Callbacks`. A panic that is caught is reported as [`ChannelEvent::HandlerPanicked`](crate::ChannelEvent).
     pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
         self.on_panic = on_panic;
         self
     }
 
-    /// Runs what may panic, as the consumer's policy says: nothing comes back where a panic was contained.
+    /// Runs a function that may panic, under the consumer's panic policy. Returns `None` if a panic was caught.
     #[doc(hidden)]
     pub fn contain<T>(&self, run: impl FnOnce() -> T) -> Option<T> {
         if self.on_panic == OnPanic::Propagate {
@@ -112,22 +116,22 @@ impl Consumer {
         None
     }
 
-    /// Its name within the channel.
+    /// Returns the consumer tag: its name within the channel.
     #[must_use]
     pub const fn tag(&self) -> &ShortStr {
         &self.tag
     }
 
-    /// The channel it is on.
+    /// Returns the consumer's channel.
     #[must_use]
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// The next delivery; nothing once the consumer is cancelled. An error comes once and last.
+    /// Waits for the next delivery. Returns `None` once the consumer is cancelled. An error is returned once, as the last item.
     ///
-    /// A task that never waits because there is always a delivery yields now and then, and after each delivery that took it more
-    /// than a millisecond: see [handlers that block](Self#handlers-that-block). [`try_next`](Self::try_next) never does.
+    /// A task that always finds a delivery yields now and then, and after each delivery that it handled for more than a
+    /// millisecond: see [handlers that block](Self#handlers-that-block). [`try_next`](Self::try_next) never yields.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -135,7 +139,7 @@ impl Consumer {
         poll_fn(|cx| self.poll_delivery(cx)).await
     }
 
-    /// A delivery that is there already, without waiting.
+    /// Returns a delivery that has already arrived, without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
         if self.taken.is_empty() {
             self.take_all();
@@ -146,24 +150,25 @@ impl Consumer {
     /// Cancels the consumer (`basic.cancel`). Deliveries that arrive before the broker confirms the cancel can still be taken and
     /// settled. Then the stream ends.
     ///
-    /// The stream ends also if this is not awaited, or fails: if it is out of time, is lost with the connection, or the broker has
-    /// cancelled the consumer by itself. A cancelled consumer does not come back.
+    /// The stream also ends if the reply is not awaited, or is an error: the request timed out, was lost with the connection, or the
+    /// broker has cancelled the consumer by itself. A cancelled consumer is not restored after a loss.
     ///
     /// # Cancel safety
-    /// Once this has returned the cancel is sent. If the future is dropped, the stream ends behind what is there, and what is
-    /// still on its way is requeued.
+    /// The cancel is queued when this method returns. If the future is dropped, the stream ends after the deliveries that have
+    /// arrived, and later ones are requeued.
     pub fn cancel(&self) -> Reply<()> {
         self.channel.basic_cancel(&self.tag)
     }
 
-    /// Hands every delivery to `handler`, up to `limit` of them at a time (0 is no limit), until the consumer is
-    /// cancelled and all handlers are done. They run in the task that awaits this; spawn in the handler for more.
+    /// Calls `handler` for every delivery and runs up to `limit` of the returned futures at a time (0 is no limit). Returns once the
+    /// consumer is cancelled and all handlers are done. The handlers run in the task that awaits this future; spawn tasks in the
+    /// handler to use more threads.
     ///
     /// # Errors
-    /// Why the consumer ended, if it was not cancelled. Handlers that run then are finished first.
+    /// The reason why the consumer ended, if it was not cancelled. Running handlers are finished first.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the handlers that run. Deliveries they have not settled go back to the queue.
+    /// Dropping the future drops the running handlers. Deliveries that they have not settled are requeued.
     pub async fn for_each_concurrent<F>(
         mut self,
         limit: usize,
@@ -219,7 +224,7 @@ impl Consumer {
             let Some(queue) = state.queues.get(id) else {
                 return Poll::Ready(Some(None));
             };
-            // One that is paused and holds nothing has to ask for more.
+            // A paused consumer that holds nothing has to request more deliveries: `take_all` resumes it.
             if !queue.deliveries.is_empty() || queue.paused {
                 return Poll::Ready(None);
             }
@@ -255,15 +260,15 @@ impl Consumer {
             return false;
         }
         if found == Look::Long {
-            // It may have nothing to write but a heartbeat, and its timer need not have fired: a runtime looks at timers when it is
-            // idle, or once in dozens of polls.
+            // The driver may have only a heartbeat to write, and its timer may not have fired yet: a runtime checks timers when it
+            // is idle, or once in dozens of polls.
             self.channel.lock().wake_driver();
         }
         shared.yield_now(cx.waker());
         true
     }
 
-    /// Takes all that was delivered, in exchange for the empty queue of what was taken before.
+    /// Takes all arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before.
     fn take_all(&mut self) {
         let mut guard = self.channel.lock();
         let state = &mut *guard;
@@ -289,7 +294,7 @@ impl Consumer {
     fn hand_out(&mut self) -> Option<Delivery> {
         loop {
             let message = self.taken.pop_front()?;
-            // What has gone back to its queue comes again.
+            // A stale delivery was requeued by the broker and is delivered again.
             if !self.channel.is_stale(&message) {
                 let delivery = Delivery::new(self.channel.clone(), message);
                 return Some(delivery.with_on_panic(self.on_panic));
@@ -298,7 +303,7 @@ impl Consumer {
     }
 }
 
-/// What a panic says, if it says anything.
+/// Returns the message of a panic, if it is a string.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
@@ -312,7 +317,7 @@ impl Stream for Consumer {
     }
 }
 
-/// For log lines: without the deliveries that it has taken.
+/// For log lines: without the deliveries themselves.
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")

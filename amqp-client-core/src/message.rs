@@ -16,9 +16,9 @@ use bytes::Bytes;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the specification knows these two")]
 pub enum DeliveryMode {
-    /// It does not.
+    /// The message may be lost when the broker restarts.
     Transient,
-    /// It does.
+    /// The message survives a restart of the broker.
     Persistent,
 }
 
@@ -52,7 +52,7 @@ macro_rules! message_properties {
         }
 
         impl MessageProperties {
-            /// No properties.
+            /// Creates empty properties.
             #[must_use]
             pub fn new() -> Self {
                 Self::default()
@@ -65,7 +65,7 @@ macro_rules! message_properties {
                 self
             })*
 
-            /// The message survives a restart of the broker, in a durable queue.
+            /// Makes the message persistent: in a durable queue, it survives a restart of the broker.
             #[must_use]
             pub fn persistent(self) -> Self {
                 self.with_delivery_mode(DeliveryMode::Persistent)
@@ -81,35 +81,35 @@ message_properties! {
     content_encoding: String, with_content_encoding(value: impl Into<String>) => value.into();
     /// Application headers; headers exchanges match them.
     headers: FieldTable, with_headers(value: FieldTable) => value;
-    /// Whether it survives a restart of the broker. A [`Message`] without it is published as persistent.
+    /// Whether the message survives a restart of the broker. A [`Message`] without a delivery mode is published as persistent.
     delivery_mode: DeliveryMode, with_delivery_mode(value: DeliveryMode) => value;
-    /// From 0 up to the queue's maximum.
+    /// Priority, from 0 up to the queue's maximum.
     priority: u8, with_priority(value: u8) => value;
-    /// Relates a reply to its request.
+    /// Identifier that relates a reply to its request.
     correlation_id: String, with_correlation_id(value: impl Into<String>) => value.into();
-    /// The queue that replies go to.
+    /// The queue for replies.
     reply_to: String, with_reply_to(value: impl Into<String>) => value.into();
-    /// How long the message may wait in a queue; travels as whole milliseconds, rounded up.
+    /// How long the message may wait in a queue; encoded as whole milliseconds, rounded up.
     expiration: Duration, with_expiration(value: Duration) => value;
-    /// Identifies the message to the applications.
+    /// Identifier of the message, for applications.
     message_id: String, with_message_id(value: impl Into<String>) => value.into();
-    /// When the message was made; travels as whole seconds.
+    /// When the message was created; encoded as whole seconds.
     timestamp: SystemTime, with_timestamp(value: SystemTime) => value;
     /// The application's name for the type of the message.
     kind: String, with_kind(value: impl Into<String>) => value.into();
-    /// The user who publishes; RabbitMQ checks it against the login.
+    /// The publishing user; RabbitMQ checks it against the login.
     user_id: String, with_user_id(value: impl Into<String>) => value.into();
-    /// The application that publishes.
+    /// The publishing application.
     app_id: String, with_app_id(value: impl Into<String>) => value.into();
-    /// Reserved by the specification; the broker only passes it on.
+    /// Reserved by the specification; the broker only forwards it.
     cluster_id: String, with_cluster_id(value: impl Into<String>) => value.into();
 }
 
 impl MessageProperties {
-    /// Encodes them, for publishing many messages with the same.
+    /// Encodes the properties once, to publish many messages with them.
     ///
     /// # Errors
-    /// [`TooLong`], which names the property that takes more than 255 octets.
+    /// [`TooLong`], which names the property that takes more than 255 bytes.
     pub fn encode(&self) -> Result<RawProperties, TooLong> {
         Properties::try_from(self).map(|properties| RawProperties::from(&properties))
     }
@@ -144,7 +144,7 @@ impl TryFrom<&MessageProperties> for Properties {
     }
 }
 
-/// Whole milliseconds: rounded up, so that a short time does not become none.
+/// Formats a time as whole milliseconds, rounded up so that a short time does not become 0.
 fn milliseconds(time: Duration) -> String {
     time.as_nanos().div_ceil(1_000_000).to_string()
 }
@@ -152,8 +152,8 @@ fn milliseconds(time: Duration) -> String {
 impl TryFrom<&RawProperties> for MessageProperties {
     type Error = DecodeError;
 
-    /// Bytes that are not UTF-8 become replacement characters, and an expiration that is no number is left out;
-    /// [`RawProperties`] has both as they came.
+    /// Converts bytes that are not UTF-8 to replacement characters, and leaves out an expiration that is not a number.
+    /// [`RawProperties`] has the original values of both.
     fn try_from(raw: &RawProperties) -> Result<Self, DecodeError> {
         let text = |value: Option<ShortStr>| value.map(|value| value.to_string());
         let properties = raw.decode()?;
@@ -198,12 +198,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message without properties.
+    /// Creates a message without properties.
     pub fn new(body: impl Body) -> Self {
         Self { properties: RawProperties::EMPTY, body: body.into_bytes() }
     }
 
-    /// A text, with `text/plain` and `utf-8` in its properties.
+    /// Creates a text message, with `text/plain` and `utf-8` in its properties.
     pub fn text(text: impl Into<String>) -> Self {
         let properties = Properties {
             content_type: Some(ShortStr::truncated("text/plain")),
@@ -213,36 +213,36 @@ impl Message {
         Self { properties: RawProperties::from(&properties), body: text.into().into() }
     }
 
-    /// The message with these properties. It keeps those of its own that are missing here, such as the content type of
+    /// Sets these properties. Properties of the message that are missing here are kept, such as the content type of
     /// [`text`](Self::text).
     ///
     /// # Errors
-    /// [`TooLong`], which names the property that takes more than 255 octets.
+    /// [`TooLong`], which names the property that takes more than 255 bytes.
     pub fn with(self, properties: &MessageProperties) -> Result<Self, TooLong> {
         let properties = Properties::try_from(properties)?;
-        // Only properties of a foreign message can be malformed, and those are replaced.
+        // Only the properties of a received message can be malformed, and those are replaced.
         let own = self.properties.decode().unwrap_or_default();
         Ok(Self { properties: RawProperties::from(&properties.or(own)), ..self })
     }
 
-    /// The message with properties that were encoded before, instead of those it has.
+    /// Replaces the message's properties with encoded ones.
     #[must_use]
     pub fn with_encoded(self, properties: RawProperties) -> Self {
         Self { properties, ..self }
     }
 
-    /// Its properties.
+    /// Returns the message's properties.
     #[must_use]
     pub const fn properties(&self) -> &RawProperties {
         &self.properties
     }
 
-    /// Its properties, persistent unless they say otherwise: for publishing without a publisher's options.
+    /// Returns the properties, persistent unless they have a delivery mode: for publishing without a publisher's options.
     pub(crate) const fn safe_properties(&self) -> OrDeliveryMode<'_> {
         self.properties.or_delivery_mode(Some(DeliveryMode::Persistent.octet()))
     }
 
-    /// Its body.
+    /// Returns the message's body.
     #[must_use]
     pub const fn body(&self) -> &Bytes {
         &self.body

@@ -1,4 +1,4 @@
-//! What adapters have in common: connecting to a target. A runtime adds sockets, time and tasks.
+//! The common part of the adapters: connecting to a target. A runtime adds sockets, time and tasks.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -29,15 +29,15 @@ use crate::wrapped::Wrapped;
 pub trait Runtime: 'static {
     /// Its streams.
     type Transport: Transport + Send + 'static;
-    /// What belongs to a transport and waits for it, where tasks do not do that by themselves.
+    /// The poller registration of a transport, for runtimes whose tasks have no reactor.
     type Seat;
     /// Its clock.
     type Timer: Timer + Send + 'static;
 
-    /// A timer.
+    /// Creates a timer.
     fn timer() -> Self::Timer;
 
-    /// The addresses of a host.
+    /// Resolves a host name to addresses.
     fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
     /// Connects a stream, with the [options](crate::socket::set_options) of the settings.
@@ -49,12 +49,12 @@ pub trait Runtime: 'static {
     /// Runs a task in the background.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
 
-    /// Runs a callback, which may take its time.
+    /// Runs a callback, which may block.
     fn call(callback: Box<dyn FnOnce() + Send>) {
         Self::spawn(async move { callback() });
     }
 
-    /// Wakes the present task behind those that wait for its thread, so that they run when it returns `Pending`.
+    /// Wakes the present task after the tasks that wait for its thread, so that they run first when it returns `Pending`.
     fn yield_now(waker: &Waker) {
         waker.wake_by_ref();
     }
@@ -62,29 +62,29 @@ pub trait Runtime: 'static {
     /// Runs the loop of a connection in the background.
     ///
     /// # Errors
-    /// Why the system does not let it.
+    /// The system's error.
     fn drive(_: Self::Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         Self::spawn(drive);
         Ok(())
     }
 }
 
-/// Connects to one of the nodes of a target, the first that takes it, and spawns its driver. Each node is given the
-/// [`connect_timeout`](crate::Settings::connect_timeout) for everything up to the end of the handshake.
+/// Connects to the first node of a target that accepts the connection, and spawns the driver. The
+/// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node, up to the end of the handshake.
 ///
-/// When the connection is lost, another one is made, as its [`recovery`](Target::recovery) says.
+/// If the connection is lost later, it is recovered as [`Target::recovery`] configures.
 ///
 /// # Errors
-/// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is tried.
-/// Otherwise the first refusal of a node that was reached, or else why the last node was not.
+/// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried. Otherwise
+/// this is the first refusal by a node that was reached, or else the error of the last node.
 ///
 /// # Cancel safety
-/// Dropping the future gives the attempt up.
+/// Dropping the future aborts the attempt.
 pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectError> {
     target.config.settings.check()?;
     let source = target.token_source.clone();
     let (connection, token) = match target.recovery.clone().filter(|_| target.retry_open) {
-        // Each attempt asks for a token: the source may be down as well as the broker.
+        // Each attempt requests a token: the source may be down as well as the broker.
         Some(recovery) => open_patiently::<R>(&Arc::new(target), &recovery).await?,
         None => {
             let token = log_in::<R>(&mut target).await?;
@@ -97,7 +97,7 @@ pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectE
     Ok(connection)
 }
 
-/// Asks for a token, if the target has a source of them, and makes it the way to log in.
+/// Requests a token, if the target has a token source, and configures the login with it.
 pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Token>, ConnectError> {
     let Some(source) = target.token_source.clone() else {
         return Ok(None);
@@ -116,7 +116,7 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     for (node, _) in target.endpoints.iter().enumerate() {
         match open_node::<R>(&target, node).await {
             Err(error) if !error.is_about_the_node() => return Err(error),
-            // A node that was reached and says why it refuses explains more than those that were not.
+            // A refusal with a reason tells the caller more than a node that was not reached.
             Err(error) if refusal.is_none() && error.reply_code().is_some() => {
                 refusal = Some(error)
             }
@@ -127,7 +127,7 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     Err(refusal.unwrap_or(last))
 }
 
-/// Connects as after a loss: again and again, as the recovery says. Returns the token that it logged in with, too.
+/// Connects as after a loss, with the retries that the recovery configures. Also returns the token that it logged in with.
 async fn open_patiently<R: Runtime>(
     target: &Arc<Target>,
     recovery: &Recovery,
@@ -173,14 +173,15 @@ async fn open_node<R: Runtime>(
         .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
 }
 
-/// Attempts have a timer here, [`connect_timeout`](crate::Settings::connect_timeout), which says more when it ends one.
+/// Turns the session's attempt timeout off: the adapters apply [`connect_timeout`](crate::Settings::connect_timeout) to each
+/// attempt, whose error has more detail.
 fn timed_here(recovery: &Recovery) -> Recovery {
     let mut recovery = recovery.clone();
     recovery.attempt_timeout = None;
     recovery
 }
 
-/// A stream to a node, inside of TLS if the target wants it.
+/// A stream to a node, inside TLS if the target uses TLS.
 pub(crate) type Reached<R> = (Wrapped<<R as Runtime>::Transport>, <R as Runtime>::Seat);
 
 /// Connects a stream to a node.
@@ -223,10 +224,10 @@ pub(crate) fn run<R: Runtime>(
     })
 }
 
-/// A connection's handle, and the loop that has to run for anything to happen.
+/// A connection and its driver, which has to run for anything to happen.
 pub type Begun<R, S> = (Connection, Drive<S, <R as Runtime>::Timer>);
 
-/// Lets a connection use what the runtime offers.
+/// Registers the runtime's functions with a connection.
 fn serve<R: Runtime>(connection: &Connection) {
     connection.shared().lock().run_call = Some(R::call);
     connection.shared().yield_by(R::yield_now);
@@ -243,10 +244,10 @@ where
     (connection, drive)
 }
 
-/// The same inside of a TLS session with that host.
+/// Like [`begin`], inside a TLS session with that host.
 ///
 /// # Errors
-/// [`TlsError`](crate::tls::TlsError), which says what is wrong with which file.
+/// [`TlsError`](crate::tls::TlsError), if the TLS configuration is invalid.
 #[cfg(feature = "tls")]
 pub fn begin_tls<R, S>(
     transport: S,
@@ -261,7 +262,7 @@ where
     Ok(begin::<R, _>(Secured::new(transport, tls.session(host)?), config))
 }
 
-/// What a future gives, if it does so in time.
+/// Waits for a future, for at most `time`. Returns `None` after the timeout.
 pub(crate) async fn within<T>(
     mut timer: impl Timer,
     time: Duration,

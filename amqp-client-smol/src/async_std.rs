@@ -1,4 +1,4 @@
-//! The same client on async-std's sockets and tasks (feature `async-std`).
+//! The client on async-std's sockets and tasks (feature `async-std`).
 //!
 //! ```no_run
 //! use amqp_client_smol::{Message, QueueOptions, async_std::Connection};

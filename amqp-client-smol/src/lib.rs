@@ -1,7 +1,7 @@
 //! An AMQP 0-9-1 client for smol, and, with the feature `async-std`, for async-std: see [`async_std`].
 //!
-//! [`Connection::open`] connects; everything else is the same for every runtime and comes from `amqp-client-core`, whose
-//! items are all here, too.
+//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
+//! `amqp-client-core`.
 //!
 //! ```no_run
 //! use amqp_client_smol::{Connection, ConsumeOptions, Message, QueueOptions};
@@ -22,17 +22,17 @@
 //! # }
 //! ```
 //!
-//! One task per connection moves its octets, spawned on smol's global executor by [`Connection::open`];
-//! [`Connection::open_with`] spawns nothing, takes any stream, and leaves it to the caller where the driver runs.
+//! One task per connection reads and writes its socket. [`Connection::open`] spawns this task on smol's global executor.
+//! [`Connection::open_with`] takes any stream, spawns nothing, and leaves it to the caller where the driver runs.
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
-//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] adds no such defaults.
 //!
 //! # One connection to publish, another to consume
 //!
 //! During a memory or disk alarm, RabbitMQ reads nothing more from a connection that publishes: neither the acknowledgements
-//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). A program that does both keeps consuming, and so
-//! helps the alarm to end, if it consumes on a connection of its own:
+//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). If a program consumes on a separate connection, it keeps
+//! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```no_run
 //! use amqp_client_smol::{Connection, Target};
@@ -45,8 +45,8 @@
 //! # }
 //! ```
 //!
-//! Some things can only be used on the connection or channel that made them: declare and consume exclusive queues on
-//! `consuming`, and publish requests for direct reply-to on the channel that consumes the replies.
+//! Some features work only on one connection or channel: declare and consume exclusive queues on `consuming`, and publish requests
+//! for direct reply-to on the channel that consumes the replies.
 //!
 //! # Side by side
 //!

@@ -45,20 +45,20 @@ impl Runtime for Tokio {
     fn call(callback: Box<dyn FnOnce() + Send>) {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move { callback() })),
-            // The runtime is gone, or the connection is over already and this is some other thread.
+            // The runtime has shut down, or the connection is closed already and this thread has no runtime.
             Err(_) => callback(),
         }
     }
 
-    /// Tokio wakes what yields like that after it has looked at sockets and timers. A task that wakes itself is polled dozens of
-    /// times before it does.
+    /// Uses tokio's own `yield_now`: tokio then wakes the task only after it has checked sockets and timers. A task that wakes
+    /// itself is polled dozens of times before tokio checks them.
     fn yield_now(waker: &Waker) {
         let yielding = pin!(yield_now());
         let _pending = yielding.poll(&mut Context::from_waker(waker));
     }
 }
 
-/// A stream of tokio's.
+/// A tokio stream as a transport.
 pub(crate) struct Stream<S>(pub(crate) S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
@@ -83,10 +83,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
     }
 }
 
-/// Tokio's clock, so that its paused time is this connection's time too.
+/// Tokio's clock, so that tokio's paused time applies to the connection as well.
 pub(crate) struct Clock {
     sleep: Pin<Box<Sleep>>,
-    /// When it fires; it is moved only when that changes.
+    /// When `sleep` fires. It is reset only when this changes.
     fires_at: Option<Instant>,
 }
 

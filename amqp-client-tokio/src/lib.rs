@@ -1,7 +1,7 @@
 //! An AMQP 0-9-1 client for tokio.
 //!
-//! [`Connection::open`] connects; everything else is the same for every runtime and comes from `amqp-client-core`, whose
-//! items are all here, too.
+//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
+//! `amqp-client-core`.
 //!
 //! ```no_run
 //! use amqp_client_tokio::{Connection, ConsumeOptions, Message, QueueOptions};
@@ -22,35 +22,35 @@
 //! # }
 //! ```
 //!
-//! One task per connection moves its octets. It is spawned by [`Connection::open`]; [`Connection::open_with`] spawns
-//! nothing, takes any stream, and leaves it to the caller where the driver runs. The client works on a runtime of one
-//! thread as on one of many. Called from `block_on` of a multi-threaded runtime, every answer has to cross threads; a
-//! spawned task is faster.
+//! One task per connection reads and writes its socket. [`Connection::open`] spawns this task. [`Connection::open_with`] takes any
+//! stream, spawns nothing, and leaves it to the caller where the driver runs. The client works on current-thread and multi-thread
+//! runtimes. In `block_on` of a multi-thread runtime, every reply has to cross threads; a spawned task is faster.
 //!
 //! # Which type for what
 //!
 //! | To | use |
 //! |---|---|
 //! | declare, bind, purge, delete | [`Channel`], [`Queue`], [`Exchange`] |
-//! | publish and know what became of it | [`Publisher`], [`Confirmation`] |
+//! | publish with confirms | [`Publisher`], [`Confirmation`] |
 //! | publish one message and wait for its confirm | [`Exchange::publish_confirmed`], [`Queue::publish_confirmed`] |
-//! | publish and not care | [`Exchange::publish`], [`Queue::publish`], [`Channel::basic_publish`] |
+//! | publish without confirms | [`Exchange::publish`], [`Queue::publish`], [`Channel::basic_publish`] |
 //! | consume | [`Queue::consume`], [`Consumer`], [`Delivery`] |
-//! | ask for one message | [`Queue::get`] |
-//! | hear of returned messages, blocked connections, ends | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
-//! | publish over a loss of the connection | [`OnLoss`] |
-//! | hear of losses and recoveries | [`events`](amqp_client_core::Connection::events), [`on_recover`](amqp_client_core::Connection::on_recover) |
-//! | end in good order, or know how things are | [`shutdown`](amqp_client_core::Connection::shutdown), [`health`](amqp_client_core::Connection::health) |
-//! | send any request there is | [`Channel::call`] with the methods of [`proto::method`] |
+//! | fetch one message | [`Queue::get`] |
+//! | be notified of returned messages, blocked connections, closed channels | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
+//! | choose what publishers do when the connection is lost | [`OnLoss`] |
+//! | be notified of losses and recoveries | [`events`](amqp_client_core::Connection::events), [`on_recover`](amqp_client_core::Connection::on_recover) |
+//! | shut down in an orderly way | [`shutdown`](amqp_client_core::Connection::shutdown) |
+//! | monitor a connection | [`health`](amqp_client_core::Connection::health) |
+//! | send any request of the protocol | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
-//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] sends what it is given.
+//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] adds no such defaults.
 //!
 //! # One connection to publish, another to consume
 //!
 //! During a memory or disk alarm, RabbitMQ reads nothing more from a connection that publishes: neither the acknowledgements
-//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). A program that does both keeps consuming, and so
-//! helps the alarm to end, if it consumes on a connection of its own:
+//! nor the requests of its other channels ([`ConnectionEvent::Blocked`]). If a program consumes on a separate connection, it keeps
+//! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```no_run
 //! use amqp_client_tokio::{Connection, Target};
@@ -63,8 +63,8 @@
 //! # }
 //! ```
 //!
-//! Some things can only be used on the connection or channel that made them: declare and consume exclusive queues on
-//! `consuming`, and publish requests for direct reply-to on the channel that consumes the replies.
+//! Some features work only on one connection or channel: declare and consume exclusive queues on `consuming`, and publish requests
+//! for direct reply-to on the channel that consumes the replies.
 //!
 //! # Side by side
 //!
@@ -84,10 +84,10 @@
 //! # Errors and cancellation
 //!
 //! Each operation has an error of its own: [`ConnectError`], [`OpenError`], [`CallError`], [`PublishError`],
-//! [`ConfirmError`], [`ConsumerEnd`]. What ended a channel or connection is in it, with reply code, text and the method
-//! that caused it. A failed request closes its channel (that is AMQP) and leaves the other channels unharmed.
+//! [`ConfirmError`], [`ConsumerEnd`]. If a channel or connection was closed, the error contains the reason, with reply code, text
+//! and the method that caused it. A failed request closes its channel (as AMQP requires) and leaves the other channels open.
 //!
-//! All futures can be dropped at any time; what that means is said with each of them.
+//! All futures can be dropped at any time; their documentation describes the effect under "Cancel safety".
 
 mod io;
 mod open;

@@ -12,17 +12,17 @@ use crate::io::{Stream, Tokio};
 /// A connection on tokio.
 ///
 /// It dereferences to the [`Connection`](amqp_client_core::Connection) of all runtimes, which has its methods. A task of
-/// the runtime moves its octets; it ends with the connection.
+/// the runtime reads and writes the socket, and ends with the connection.
 #[derive(Clone)]
 pub struct Connection {
     connection: amqp_client_core::Connection,
 }
 
 impl Connection {
-    /// Connects to the broker that a URI names, as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several
-    /// hosts, tries one after the other.
+    /// Connects to the broker of a URI such as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts, tries one
+    /// after the other.
     ///
-    /// When it is lost later, another one is made, with all that was declared and consumed: see
+    /// If the connection is lost later, the client reconnects and restores everything that was declared and consumed: see
     /// [recovery](amqp_client_core::recovery).
     ///
     /// # Errors
@@ -32,30 +32,30 @@ impl Connection {
     /// Outside of a tokio runtime with I/O and time enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the attempt up.
+    /// Dropping the future aborts the attempt.
     pub async fn open(uri: &str) -> Result<Self, ConnectError> {
         Self::open_target(uri.parse()?).await
     }
 
-    /// Connects to one of the nodes of `target`, the first that takes it. Each is given the configured
-    /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout).
+    /// Connects to the first node of `target` that accepts the connection. The
+    /// [`connect_timeout`](amqp_client_core::Settings::connect_timeout) applies to each node.
     ///
     /// # Errors
-    /// [`ConnectError`]. A node that refuses what every node would refuse, such as the credentials, is the last that is
-    /// tried. Otherwise the first refusal of a node that was reached, or else why the last node was not.
+    /// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
+    /// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the attempt up.
+    /// Dropping the future aborts the attempt.
     pub async fn open_target(target: Target) -> Result<Self, ConnectError> {
         let connection = runtime::open::<Tokio>(target).await?;
         Ok(Self { connection })
     }
 
-    /// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns its handle, and
-    /// the future that drives it until it is over, to be spawned or polled by the caller; nothing happens without.
+    /// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns the connection and the
+    /// future that drives it until it is closed. Spawn or poll this future: without it, nothing happens.
     ///
     /// ```
     /// # use amqp_client_tokio::{Config, Connection};
@@ -74,10 +74,10 @@ impl Connection {
         (Self { connection }, drive)
     }
 
-    /// The same inside of a TLS session with `host`.
+    /// Like [`open_with`](Self::open_with), inside a TLS session with `host`.
     ///
     /// # Errors
-    /// [`TlsError`](amqp_client_core::tls::TlsError), which says what is wrong with which file.
+    /// [`TlsError`](amqp_client_core::tls::TlsError), if the TLS configuration is invalid.
     #[cfg(feature = "tls")]
     pub fn open_tls_with<S>(
         stream: S,

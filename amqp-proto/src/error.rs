@@ -12,13 +12,13 @@ use crate::method::Method;
 use crate::wire::write_escaped;
 use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr, TooLong};
 
-/// Which end of the connection did something.
+/// The peer of a connection that did something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a connection has two ends")]
 pub enum Initiator {
-    /// This end.
+    /// This side of the connection.
     Local,
-    /// The other end.
+    /// The other side.
     Peer,
 }
 
@@ -26,35 +26,35 @@ pub enum Initiator {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Close {
-    /// Who sent the close.
+    /// The side that sent the close.
     pub by: Initiator,
-    /// Why, as a number.
+    /// The reason, as a number.
     pub reply_code: ReplyCode,
-    /// Why, in words.
+    /// The reason, in words.
     pub reply_text: ShortStr,
-    /// The class of the method that caused it, or 0.
+    /// The class of the method that caused the close, or 0.
     pub class_id: u16,
-    /// The method that caused it, or 0.
+    /// The method that caused the close, or 0.
     pub method_id: u16,
 }
 
 impl Close {
-    /// A close that this end asks for.
+    /// Makes a close by this side.
     pub(crate) const fn local(reply_code: ReplyCode, reply_text: ShortStr) -> Self {
         Self { by: Initiator::Local, reply_code, reply_text, class_id: 0, method_id: 0 }
     }
 
-    /// The name of the method that caused it, as `queue.declare`, if one did.
+    /// Returns the name of the method that caused the close, such as `queue.declare`, if a method did.
     #[must_use]
     pub fn method(&self) -> Option<&'static str> {
         let id = (self.class_id, self.method_id);
         Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
     }
 
-    /// Whether the same may succeed later.
+    /// Whether the refused operation may succeed later.
     fn is_transient(&self) -> bool {
-        // RabbitMQ: the limits of a node, a virtual host and a user are 530, as is a virtual host that does not exist. Only
-        // the text tells them apart.
+        // RabbitMQ: the connection limits of a node, a virtual host and a user are reported with 530, and so is a virtual host
+        // that does not exist. Only the text distinguishes them.
         const LIMIT: &[u8] = b"connection limit";
         let is_limit = || self.reply_text.as_bytes().windows(LIMIT.len()).any(|part| part == LIMIT);
         self.reply_code.is_transient() || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit()
@@ -84,11 +84,11 @@ impl fmt::Display for Close {
     }
 }
 
-/// Why a connection is over. Once it is, every call says the same.
+/// The reason why a connection is closed. Once it is closed, every call returns the same error.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// One end closed it in an orderly way.
+    /// One side closed the connection in an orderly way.
     #[error("connection {0}")]
     Closed(Close),
     /// The peer sent bytes that are not AMQP 0-9-1.
@@ -97,33 +97,33 @@ pub enum ConnectionError {
     /// The peer broke the protocol.
     #[error("protocol violation by the peer: {0}")]
     Violation(#[from] Violation),
-    /// The peer speaks something else.
+    /// The peer speaks another protocol.
     #[error(transparent)]
     WrongProtocol(#[from] WrongProtocol),
-    /// Logging in failed.
+    /// The login failed.
     #[error("login failed: {0}")]
     Login(#[from] LoginError),
     /// The handshake did not finish in time.
     #[error("no answer within {limit:?} while waiting for {waiting_for}")]
     HandshakeTimeout {
-        /// What the peer should have sent.
+        /// The missing message of the peer.
         waiting_for: &'static str,
-        /// The time it was given.
+        /// The time limit.
         limit: Duration,
     },
-    /// What the configuration makes the handshake say does not fit into a frame.
+    /// A method of the handshake does not fit into a frame, because of configured values.
     #[error(
-        "{method} takes a frame of {size} octets, and frame_max is {frame_max}: shorten client properties or secrets"
+        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}: shorten client properties or secrets"
     )]
     HandshakeTooLarge {
         /// The method's name.
         method: &'static str,
-        /// The frame it would take.
+        /// The size of the frame that it would need.
         size: usize,
         /// The limit.
         frame_max: u32,
     },
-    /// Nothing came from the peer for two heartbeat intervals.
+    /// The peer sent nothing for two heartbeat intervals.
     #[error("nothing came from the peer for {0:?} (two heartbeat intervals)")]
     PeerSilent(Duration),
     /// The peer did not answer the close in time.
@@ -141,27 +141,27 @@ pub enum ConnectionError {
         /// Its message.
         text: Arc<str>,
     },
-    /// What was driving the connection was dropped: its task was aborted, or the runtime shut down.
+    /// The connection's driver was dropped: its task was aborted, or the runtime shut down.
     #[error("the connection's driver was dropped")]
     DriverGone,
-    /// A session that began without a connection has not had one yet.
+    /// A session that began without a connection has not connected yet.
     #[error("not connected yet")]
     NotConnected,
-    /// A session lost its connection and did not get another one in time.
+    /// A session lost its connection and gave up reconnecting.
     #[error("{lost}; not recovered after {attempts} attempts, the last of which failed: {last}")]
     NotRecovered {
-        /// Why the connection was lost.
+        /// The reason why the connection was lost.
         lost: Arc<Self>,
-        /// How often it was tried.
+        /// Number of attempts to reconnect.
         attempts: u32,
-        /// Why that failed the last time.
+        /// The reason why the last attempt failed.
         last: Arc<str>,
     },
 }
 
 impl ConnectionError {
-    /// Whether a connection that was open, and ended like this, may be followed by another: it was lost, or the peer ended
-    /// it. What the peer took exception to is not done again.
+    /// Returns whether a connection that was open and failed with this error can be recovered: it was lost, or the peer closed it.
+    /// Recovery does not repeat the operation to which the peer objected.
     #[must_use]
     pub const fn is_recoverable(&self) -> bool {
         match self {
@@ -171,14 +171,15 @@ impl ConnectionError {
         }
     }
 
-    /// Why the transport failed, for [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
+    /// Makes the error of a failed transport; see
+    /// [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
     #[cfg(feature = "std")]
     #[must_use]
     pub fn transport(error: &std::io::Error) -> Self {
         Self::Transport { kind: error.kind(), text: error.to_string().into() }
     }
 
-    /// The orderly close, if it was one.
+    /// Returns the orderly close, if this error is one.
     #[must_use]
     pub const fn as_close(&self) -> Option<&Close> {
         match self {
@@ -187,19 +188,19 @@ impl ConnectionError {
         }
     }
 
-    /// The reply code that the connection was closed with, if one end closed it.
+    /// The reply code that the connection was closed with, if one side closed it.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
         self.as_close().map(|close| close.reply_code)
     }
 
-    /// Whether this end closed the connection on purpose.
+    /// Returns whether this side closed the connection on purpose.
     #[must_use]
     pub fn is_local_close(&self) -> bool {
         matches!(self, Self::Closed(close) if close.by == Initiator::Local)
     }
 
-    /// Whether connecting again, unchanged, may succeed.
+    /// Returns whether another attempt to connect, with the same configuration, may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -212,7 +213,7 @@ impl ConnectionError {
         }
     }
 
-    /// What to tell the peer in `connection.close`, where telling it makes sense.
+    /// Returns the code and text of the `connection.close` to send to the peer, where sending one makes sense.
     pub(crate) fn to_close(&self) -> Option<(ReplyCode, String)> {
         match self {
             Self::Decode(error) => {
@@ -235,18 +236,18 @@ impl ConnectionError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A method that its state does not allow, or an answer to nothing.
+    /// A method that is not allowed in the current state, or a reply without a request.
     #[error("unexpected {method}")]
     UnexpectedMethod {
         /// The method's name.
         method: &'static str,
     },
-    /// A frame where another kind has to come.
+    /// A frame of the wrong kind.
     #[error("unexpected {kind} frame instead of {expected}")]
     UnexpectedFrame {
         /// The kind of the frame.
         kind: &'static str,
-        /// What had to come.
+        /// The expected kind.
         expected: &'static str,
     },
     /// A frame for a channel that is not open.
@@ -255,18 +256,18 @@ pub enum Violation {
         /// The channel's number.
         channel: u16,
     },
-    /// A channel is opened that is open already, or is above `channel_max`.
+    /// The peer opens a channel that is already open, or whose number is above `channel_max`.
     #[error("channel {channel} cannot be opened")]
     BadChannel {
         /// The channel's number.
         channel: u16,
     },
-    /// A method of the connection on another channel than 0, or of a channel on channel 0.
+    /// A connection method on a channel other than 0, or a channel method on channel 0.
     #[error("{method} on channel {channel}")]
     WrongChannel {
         /// The method's name.
         method: &'static str,
-        /// The channel it came on.
+        /// The channel's number.
         channel: u16,
     },
     /// The body frames hold more than the content header announced.
@@ -278,13 +279,13 @@ pub enum Violation {
     /// A delivery for a consumer that does not exist.
     #[error("a delivery for an unknown consumer on channel {channel}")]
     UnknownConsumer {
-        /// The channel it came on.
+        /// The channel of the delivery.
         channel: ChannelId,
     },
-    /// Delivery tags must grow.
-    #[error("delivery tag {tag} on channel {channel}, which does not follow the earlier ones")]
+    /// A delivery tag is not greater than the earlier ones.
+    #[error("delivery tag {tag} on channel {channel} is not greater than the earlier ones")]
     BadDeliveryTag {
-        /// The channel it came on.
+        /// The channel of the delivery.
         channel: ChannelId,
         /// The tag.
         tag: u64,
@@ -292,35 +293,35 @@ pub enum Violation {
     /// A confirm for a message that was not published.
     #[error("confirm for unknown publish {tag} on channel {channel}")]
     UnknownPublish {
-        /// The channel it came on.
+        /// The channel of the confirm.
         channel: ChannelId,
-        /// The number that was confirmed.
+        /// The delivery tag of the confirm.
         tag: u64,
     },
-    /// The limits of `connection.tune` cannot hold, or `connection.tune-ok` raises them.
+    /// A limit in `connection.tune` is impossible, or `connection.tune-ok` raises a limit.
     #[error("cannot negotiate {what} = {value}")]
     BadTune {
-        /// Which limit.
+        /// The limit.
         what: &'static str,
-        /// What the peer wants.
+        /// The peer's value.
         value: u32,
     },
     /// The peer provokes more and more replies, and reads none of them.
     #[error("the peer is not reading: {limit} bytes of replies are queued already")]
     RepliesNotRead {
-        /// How many may wait.
+        /// The maximum number of queued bytes.
         limit: usize,
     },
     /// The peer begins more and more messages, and finishes none.
     #[error("more than {limit} bytes of incomplete message bodies")]
     TooMuchUnfinished {
-        /// How many may be kept, [`Limits::unfinished_max`](crate::Limits::unfinished_max).
+        /// The maximum number of bytes, [`Limits::unfinished_max`](crate::Limits::unfinished_max).
         limit: u64,
     },
-    /// The login asks for more and more rounds.
+    /// The server sends more and more challenges during the login.
     #[error("more than {limit} challenges in one login")]
     TooManyChallenges {
-        /// How many there may be.
+        /// The maximum number of challenges.
         limit: u32,
     },
 }
@@ -347,9 +348,9 @@ impl Violation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WrongProtocol {
-    /// It answered with the protocol header of another version.
+    /// The peer answered with the protocol header of another version.
     #[error("{}", match (id, major, minor, revision) {
-        // What a server sends that rejects the header that it got, and so does whoever repeats or sends it.
+        // A server that rejects our header sends this header. So does an echo server or another client.
         (0, 0, 9, 1) => "the peer sent the protocol header of AMQP 0-9-1 instead of connection.start: it rejects this \
             client's header, or is itself a client or an echo server".to_string(),
         _ => alloc::format!("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1"),
@@ -364,75 +365,75 @@ pub enum WrongProtocol {
         /// Revision.
         revision: u8,
     },
-    /// It speaks TLS.
+    /// The peer speaks TLS.
     #[error("the peer speaks TLS: this is a TLS port, use amqps:// for it")]
     Tls,
-    /// It speaks HTTP.
+    /// The peer speaks HTTP.
     #[error(
         "the peer speaks HTTP: this is not an AMQP port (RabbitMQ's management listens on 15672, AMQP on 5672)"
     )]
     Http,
-    /// It speaks something unknown.
-    #[error("the peer does not speak AMQP; it starts with octets {0:02x?}")]
+    /// The peer speaks an unknown protocol.
+    #[error("the peer does not speak AMQP: its first bytes are {0:02x?}")]
     Unknown([u8; 8]),
 }
 
-/// Why logging in failed.
+/// The reason why a login failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LoginError {
     /// The server offers none of the mechanisms that the client has credentials for.
-    #[error("the server offers {offered:?}, this end is set up for {configured:?}")]
+    #[error("the server offers {offered:?}, but the client is configured for {configured:?}")]
     NoCommonMechanism {
         /// The server's mechanisms.
         offered: String,
         /// The client's mechanisms.
         configured: String,
     },
-    /// The mechanism could not answer.
+    /// The mechanism could not make a response.
     #[error("{mechanism}: {error}")]
     Mechanism {
-        /// Its name.
+        /// The mechanism's name.
         mechanism: String,
-        /// What it says.
+        /// Its error.
         error: SaslError,
     },
     /// The server refused the credentials (403).
     #[error("{0}")]
     Refused(Close),
-    /// The server ended the transport right after the credentials: the manner of refusing of brokers without
-    /// `authentication_failure_close`.
+    /// The server ended the transport right after the credentials. Brokers without `authentication_failure_close` refuse a login in
+    /// this way.
     #[error("connection closed during login; the credentials were probably rejected")]
     HungUp,
 }
 
-/// Why a channel is over. Once it is, every call says the same.
+/// The reason why a channel is closed. Once it is closed, every call returns the same error.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// One end closed it.
+    /// One side closed the channel.
     #[error("channel {0}")]
     Closed(Close),
-    /// Its connection is over.
+    /// The channel's connection is closed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// Sessions: it, or what this error is about, was not restored after a loss.
+    /// Sessions: the channel, or the entity that this error is about, was not restored after a loss.
     #[error("not restored after the connection was lost: {why}")]
     NotRestored {
-        /// The reply code that a broker would have given.
+        /// The reply code that a broker would have sent.
         reply_code: ReplyCode,
-        /// What prevents it.
+        /// The reason.
         why: Arc<str>,
     },
 }
 
 impl ChannelError {
-    /// It was not restored after a loss.
+    /// Makes the error of something that was not restored after a loss.
     pub(crate) fn not_restored(reply_code: ReplyCode, why: impl fmt::Display) -> Self {
         Self::NotRestored { reply_code, why: why.to_string().into() }
     }
 
-    /// The orderly close of the channel or of the connection, if it was one.
+    /// Returns the orderly close of the channel or of the connection, if this error is one.
     #[must_use]
     pub const fn as_close(&self) -> Option<&Close> {
         match self {
@@ -442,8 +443,8 @@ impl ChannelError {
         }
     }
 
-    /// The reply code that the channel or its connection was closed with, if one end closed it, or that fits why it was not
-    /// restored.
+    /// The reply code that the channel or its connection was closed with, if one side closed it, or the code that matches the reason
+    /// why it was not restored.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
         match self {
@@ -457,30 +458,30 @@ impl ChannelError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenChannelError {
-    /// All numbers are taken.
+    /// All channel numbers are in use.
     #[error("all {channel_max} channels of the connection are open")]
     Exhausted {
-        /// The agreed limit.
+        /// The negotiated limit.
         channel_max: u16,
     },
-    /// Channels do not have that number.
-    #[error("there is no channel {number}: they have the numbers from 1 to {channel_max}")]
+    /// The channel number is out of range.
+    #[error("channel {number} is out of range: channels have the numbers from 1 to {channel_max}")]
     NoSuchNumber {
-        /// The number that was asked for.
+        /// The requested number.
         number: u16,
-        /// The agreed limit.
+        /// The negotiated limit.
         channel_max: u16,
     },
     /// The channel of that number is open, or is not closed yet.
     #[error("channel {number} is in use")]
     InUse {
-        /// The number that was asked for.
+        /// The requested number.
         number: u16,
     },
-    /// The handshake is not over yet.
+    /// The handshake has not completed yet.
     #[error("the connection is not open yet")]
     NotOpenYet,
-    /// The connection is over.
+    /// The connection is closed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -496,24 +497,24 @@ impl OpenChannelError {
     }
 }
 
-/// A command that was not queued. Nothing of it was sent.
+/// A command was not queued. No part of it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// The channel is over.
+    /// The channel is closed.
     #[error(transparent)]
     Ended(#[from] ChannelError),
-    /// The caller does what the state forbids.
+    /// The command is not valid in the current state.
     #[error(transparent)]
     Misuse(#[from] Misuse),
     /// The method does not fit into a frame.
-    #[error("{method} takes a frame of {size} octets, and frame_max is {frame_max}")]
+    #[error("{method} takes a frame of {size} bytes, but frame_max is {frame_max}")]
     TooLarge {
         /// The method's name.
         method: &'static str,
-        /// The frame it would take.
+        /// The size of the frame that it would need.
         size: usize,
-        /// The agreed limit.
+        /// The negotiated limit.
         frame_max: u32,
     },
 }
@@ -529,27 +530,27 @@ impl CommandError {
     }
 }
 
-/// What the caller must not do; the connection is unharmed.
+/// A command that is not valid. The connection is not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// No channel of that number is open.
+    /// No channel with that number is open.
     #[error("channel {0} is not open")]
     NoSuchChannel(u16),
     /// Confirms and transactions exclude each other on a channel.
     #[error("a channel is either transactional or has publisher confirms")]
     TxAndConfirm,
-    /// The delivery was settled before, needs no acknowledgement, or never was.
+    /// The delivery was settled before, needs no acknowledgement, or never existed.
     #[error("delivery {0} is not waiting for an acknowledgement on this channel")]
     UnknownDelivery(u64),
-    /// The broker has requeued the delivery, and delivers it again: the connection was lost since it came, or the delivery was
-    /// asked for again (`basic.recover`).
-    #[error("the broker has requeued delivery {0} since it came; it will be delivered again")]
+    /// The broker has requeued the delivery and delivers it again: the connection was lost since, or the delivery was requested
+    /// again (`basic.recover`).
+    #[error("delivery {0} is stale: the broker has requeued the message and delivers it again")]
     StaleDelivery(u64),
-    /// Some of what the transaction should commit was lost with the connection. It was rolled back.
-    #[error("the connection was lost amid the transaction, which was rolled back")]
+    /// A part of the transaction was lost with the connection. The rest was rolled back.
+    #[error("the connection was lost during the transaction, which was rolled back")]
     TransactionLost,
-    /// The consumer tag is taken on this channel.
+    /// The consumer tag is in use on this channel.
     #[error("the consumer tag is in use on this channel")]
     ConsumerTagInUse,
     /// Sessions: a stream is consumed with `no_ack`. RabbitMQ would close the connection.
@@ -560,48 +561,48 @@ pub enum Misuse {
         "a consumer of a stream needs a prefetch limit: set one before (basic.qos, not global)"
     )]
     StreamNeedsPrefetch,
-    /// Sessions: a message of a stream is asked for with `basic.get`. RabbitMQ would close the connection.
-    #[error("a stream has no single messages to get (basic.get): consume it")]
+    /// Sessions: `basic.get` on a stream. RabbitMQ would close the connection.
+    #[error("a stream does not support basic.get: consume it instead")]
     StreamHasNoGet,
-    /// The consumer has ended, or never was.
+    /// The consumer has ended, or never existed.
     #[error("the consumer is not active")]
     UnknownConsumer,
     /// The command is for the other side of a connection.
-    #[error("only the {0} side does this")]
+    #[error("only the {0} side can do this")]
     WrongSide(&'static str),
-    /// The command does not fit what the connection is doing.
+    /// The command is not valid in the current state of the connection.
     #[error("operation not valid in the current state")]
     NotNow,
 }
 
-/// Why a message was not published. Nothing of it was sent.
+/// A message was not published. No part of it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel is over.
+    /// The channel is closed.
     #[error(transparent)]
     Ended(#[from] ChannelError),
     /// The exchange's name or the routing key is too long.
     #[error(transparent)]
     Name(#[from] TooLong),
-    /// The properties do not fit into a frame, which they must.
-    #[error("the properties take a frame of {size} octets, and frame_max is {frame_max}")]
+    /// The properties do not fit into one frame, as the protocol requires.
+    #[error("the properties take a frame of {size} bytes, but frame_max is {frame_max}")]
     PropertiesTooLarge {
-        /// The frame they would take.
+        /// The size of the frame that they would need.
         size: usize,
-        /// The agreed limit.
+        /// The negotiated limit.
         frame_max: u32,
     },
-    /// Content has to wait.
+    /// Publishing has to wait.
     #[error(transparent)]
     Gated(#[from] Gate),
-    /// Sessions: a message that was kept was not confirmed within its time to live, and is not sent any more.
+    /// Sessions: a kept message was not confirmed within its time to live and will not be sent again.
     #[error("the message was not confirmed within its time to live")]
     Expired,
-    /// Sessions: a message that was kept was withdrawn, and is not sent any more.
+    /// Sessions: a kept message was withdrawn and will not be sent again.
     #[error("the message was withdrawn")]
     Withdrawn,
-    /// Only clients publish.
+    /// Publishing is not valid here: only clients publish, for example.
     #[error(transparent)]
     Misuse(#[from] Misuse),
 }
@@ -617,7 +618,7 @@ impl PublishError {
     }
 }
 
-/// What holds back content; everything else passes.
+/// The reason why publishing has to wait. Everything else is still sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Gate {
@@ -627,13 +628,13 @@ pub enum Gate {
     /// `channel.flow`: the broker paused this channel.
     #[error("the broker has paused this channel (channel.flow)")]
     Flow,
-    /// As many octets wait for the transport as the configuration allows.
+    /// The outgoing buffer has reached [`Limits::transmit_high_water`](crate::Limits::transmit_high_water).
     #[error("the outgoing buffer is full")]
     Full,
     /// Sessions: there is no connection at present.
     #[error("the connection was lost and is not recovered yet")]
     Recovering,
-    /// Sessions: as many octets are kept until they are confirmed as the configuration allows.
+    /// Sessions: the kept messages have reached [`Recovery::keep_max`](crate::session::Recovery::keep_max).
     #[error("the republish buffer is full; wait for confirms or raise `keep_max`")]
     Kept,
 }

@@ -14,14 +14,14 @@ use crate::reply::{Reply, typed};
 
 /// Requests about messages (spec 1.8).
 impl Channel {
-    /// Limits how many deliveries each consumer that starts from now on may have unacknowledged; 0 is no limit
+    /// Sets the prefetch limit: the number of unacknowledged deliveries of each consumer that starts from now on; 0 is no limit
     /// (`basic.qos`).
     pub fn basic_qos(&self, prefetch_count: u16) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicQos { prefetch_count, ..<_>::default() }))
     }
 
-    /// Limits how many deliveries the consumers of the channel may have unacknowledged together (`basic.qos` with
-    /// `global`). RabbitMQ 4.3.6 replies as if it did, and applies no limit: use [`basic_qos`](Self::basic_qos).
+    /// Limits the number of unacknowledged deliveries of all consumers of the channel together (`basic.qos` with `global`).
+    /// RabbitMQ 4.3.6 accepts the request but applies no limit: use [`basic_qos`](Self::basic_qos).
     pub fn basic_qos_global(&self, prefetch_count: u16) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicQos {
             prefetch_count,
@@ -53,13 +53,13 @@ impl Channel {
         )
     }
 
-    /// Starts a consumer and does not wait for an answer (`basic.consume` with `no_wait`): the consumer, and its tag, are
-    /// there at once. If the broker refuses it, it closes the channel, which ends the consumer.
+    /// Starts a consumer without waiting for a reply (`basic.consume` with `no_wait`): the consumer and its tag are available at
+    /// once. If the broker refuses the consumer, it closes the channel, which ends the consumer.
     ///
-    /// RabbitMQ up to 3.10 at least can take offence at a cancel that comes before it has begun to deliver.
+    /// RabbitMQ, up to 3.10 at least, can fail on a cancel that arrives before it has begun to deliver.
     ///
     /// # Errors
-    /// [`CallError`], if it was not sent.
+    /// [`CallError`], if the request was not sent.
     pub fn basic_consume_no_wait(
         &self,
         queue: impl AsRef<[u8]>,
@@ -98,11 +98,11 @@ impl Channel {
             Ok(tag) => tag,
             Err(error) => return Reply::failed(error.into()),
         };
-        // Its stream is ended by the event that comes ahead of the answer, whether that is awaited or not.
+        // The consumer's stream is ended by an event that precedes the reply, even if the reply is not awaited.
         self.request(Ok::<_, CallError>(BasicCancel { consumer_tag: tag, no_wait: false }))
     }
 
-    /// Asks for one message (`basic.get`); nothing, if the queue is empty. To take many, a consumer is far faster.
+    /// Fetches one message (`basic.get`). Returns `None` if the queue is empty. For many messages, a consumer is far faster.
     pub fn basic_get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
         let method = name("queue", queue).map(|queue| BasicGet { queue, no_ack, ..<_>::default() });
         self.request_with(method.map_err(Into::into), |sending, reply| {
@@ -119,16 +119,16 @@ impl Channel {
         })
     }
 
-    /// Asks for all unacknowledged deliveries of the channel again (`basic.recover`). RabbitMQ knows only
-    /// `requeue = true`. Those from before are stale: to settle them is `Ok` and does nothing, see [`Delivery::ack`].
+    /// Requests redelivery of all unacknowledged deliveries of the channel (`basic.recover`). RabbitMQ supports only
+    /// `requeue = true`. The earlier deliveries become stale: settling them is `Ok` and does nothing, see [`Delivery::ack`].
     pub fn basic_recover(&self, requeue: bool) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicRecover { requeue }))
     }
 
-    /// The same without an answer (`basic.recover-async`). Deprecated in the protocol.
+    /// Like [`basic_recover`](Self::basic_recover), without a reply (`basic.recover-async`). Deprecated in the protocol.
     ///
     /// # Errors
-    /// [`CallError`], if it was not sent.
+    /// [`CallError`], if the method was not sent.
     pub fn basic_recover_async(&self, requeue: bool) -> Result<(), CallError> {
         let mut guard = self.lock();
         self.protocol(&mut guard)?.recover_async(requeue)?;
@@ -136,13 +136,13 @@ impl Channel {
         Ok(())
     }
 
-    /// Acknowledges a delivery by its number, with `multiple` all up to it; 0 means all there are (`basic.ack`).
-    /// [`Delivery::ack`] is the friendlier way; this one is for numbers that were kept.
+    /// Acknowledges a delivery by its delivery tag (`basic.ack`): with `multiple` all deliveries up to the tag, where 0 means all.
+    /// [`Delivery::ack`] is simpler; this method is for stored delivery tags.
     ///
-    /// A number from before the connection was lost settles nothing: see [`Delivery::ack`].
+    /// A delivery tag from before a loss of the connection settles nothing: see [`Delivery::ack`].
     ///
     /// # Errors
-    /// [`CallError`]; a number that does not wait for it is an error here, and does not harm the channel.
+    /// [`CallError`]. An unknown or settled delivery tag is reported here and does not close the channel.
     pub fn basic_ack(&self, tag: DeliveryTag, multiple: bool) -> Result<(), CallError> {
         self.settle(|protocol| match multiple {
             true => protocol.ack_up_to(tag),
@@ -150,7 +150,7 @@ impl Channel {
         })
     }
 
-    /// Returns a delivery by its number, with `multiple` all up to it (`basic.nack`).
+    /// Returns a delivery to the broker by its delivery tag (`basic.nack`): with `multiple` all deliveries up to the tag.
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
@@ -166,7 +166,7 @@ impl Channel {
         })
     }
 
-    /// Rejects one delivery by its number (`basic.reject`).
+    /// Rejects one delivery by its delivery tag (`basic.reject`).
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
@@ -174,18 +174,18 @@ impl Channel {
         self.settle(|protocol| protocol.reject(tag, requeue))
     }
 
-    /// Settles a delivery without the application's decision: a transaction does not decide it either.
+    /// Settles a delivery without a decision of the application, and outside of any transaction.
     pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) {
         let mut guard = self.lock();
         if let Ok(mut protocol) = self.protocol(&mut guard) {
-            // It fails only if the delivery was settled by a later `ack_up_to`, or requeued by the broker.
+            // This fails only if the delivery was settled by a later `ack_up_to`, or requeued by the broker.
             let _settled = protocol.settle_apart(tag, settlement);
             guard.wake_driver();
         }
     }
 
-    /// Settles deliveries. The broker has requeued those from before a loss, so there is nothing to settle: that is counted, and
-    /// no error, as it would end workers that do nothing wrong.
+    /// Settles deliveries. Stale deliveries were requeued by the broker, so there is nothing to settle. They are counted, and are
+    /// not an error, which would end workers that do nothing wrong.
     #[inline]
     fn settle(
         &self,
@@ -203,7 +203,7 @@ impl Channel {
     /// Publishes a message and returns once it is queued for sending (`basic.publish`). It waits only while the broker
     /// has blocked publishing, or the transport is far behind.
     ///
-    /// Nothing tells whether the broker took it. Use a [`Publisher`](crate::Publisher) to know.
+    /// The outcome is not reported. Use a [`Publisher`](crate::Publisher) to learn whether the broker accepted the message.
     ///
     /// # Errors
     /// [`PublishError`]: the message was not sent.
@@ -219,8 +219,7 @@ impl Channel {
         self.publish_unwatched((*route, properties), body).await
     }
 
-    /// Encodes what messages have in common that are alike but for their bodies, for
-    /// [`basic_publish_prepared`](Self::basic_publish_prepared).
+    /// Encodes a message template, everything but the body, for [`basic_publish_prepared`](Self::basic_publish_prepared).
     ///
     /// # Errors
     /// [`TooLong`], for the exchange's name or the routing key.
@@ -232,7 +231,7 @@ impl Channel {
         Prepared::new(self.id(), route, properties)
     }
 
-    /// Publishes a message that was [prepared](Self::prepare) but for its body, which is the fastest way to publish; see
+    /// Publishes a body with a [prepared](Self::prepare) template. This is the fastest way to publish; see
     /// [`basic_publish`](Self::basic_publish).
     ///
     /// ```no_run
@@ -260,14 +259,13 @@ impl Channel {
         self.publish_unwatched(prepared, body).await
     }
 
-    /// Publishes several messages that were [prepared](Self::prepare) but for their bodies, as many as may go at once under
-    /// one lock.
+    /// Publishes several bodies with a [prepared](Self::prepare) template, taking the lock once for as many as can be sent at once.
     ///
     /// # Errors
-    /// [`PublishError`]: the messages behind those that were sent were not.
+    /// [`PublishError`]: the first messages may have been sent, and the rest were not.
     ///
     /// # Cancel safety
-    /// Messages are queued as a whole or not at all, in their order; some may be, and the rest not.
+    /// Each message is queued as a whole or not at all. If the future is dropped, the first messages may be queued and the rest not.
     pub async fn basic_publish_all<B: Body>(
         &self,
         prepared: &Prepared,
@@ -286,7 +284,7 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let outgoing = Outgoing { heads, publisher: None, kept: None };
         self.connection().shared().let_driver_run().await;
-        // Most often it may go right now, and takes no more than that.
+        // Fast path: most often, the message can be sent at once.
         match self.publish_now(&outgoing, body, None) {
             Ok(_) => Ok(()),
             Err(NotNow::Failed(error, _)) => Err(error),

@@ -10,7 +10,7 @@ use crate::reply::Reply;
 
 /// Requests about exchanges (spec 1.6).
 impl Channel {
-    /// Creates an exchange, or checks that it is there and is like this (`exchange.declare`).
+    /// Creates an exchange, or checks that it exists with the same options (`exchange.declare`).
     pub fn exchange_declare(
         &self,
         exchange: impl AsRef<[u8]>,
@@ -23,7 +23,7 @@ impl Channel {
         }
     }
 
-    /// Checks that an exchange exists, without creating it. If it does not, the channel closes (404).
+    /// Checks that an exchange exists, without creating it. If it does not exist, the broker closes the channel (404).
     pub fn exchange_declare_passive(&self, exchange: impl AsRef<[u8]>) -> Reply<Exchange> {
         match name("exchange", exchange) {
             Ok(exchange) => self.exchange_declared(ExchangeDeclare {
@@ -42,7 +42,7 @@ impl Channel {
         })
     }
 
-    /// Deletes an exchange (`exchange.delete`). `if_unused`: only if nothing is bound to it.
+    /// Deletes an exchange (`exchange.delete`): with `if_unused` only if nothing is bound to it.
     pub fn exchange_delete(&self, exchange: impl AsRef<[u8]>, if_unused: bool) -> Reply<()> {
         self.request(name("exchange", exchange).map(|exchange| ExchangeDelete {
             exchange,
@@ -51,7 +51,7 @@ impl Channel {
         }))
     }
 
-    /// Binds an exchange to another: what reaches `source` and matches goes on to `destination` (`exchange.bind`,
+    /// Binds an exchange to another: messages that reach `source` and match are also routed to `destination` (`exchange.bind`,
     /// RabbitMQ).
     pub fn exchange_bind(
         &self,
@@ -90,7 +90,7 @@ impl Channel {
         ))
     }
 
-    /// An exchange that is known to exist: asks the broker nothing.
+    /// Returns a handle of an exchange that is known to exist. Sends nothing to the broker.
     ///
     /// # Errors
     /// [`TooLong`], if no exchange can have that name.
@@ -98,7 +98,7 @@ impl Channel {
         Ok(Exchange { channel: self.clone(), name: name("exchange", exchange)? })
     }
 
-    /// The default exchange, which routes to the queue that the routing key names.
+    /// Returns the default exchange, which routes to the queue that the routing key names.
     #[must_use]
     pub fn default_exchange(&self) -> Exchange {
         Exchange { channel: self.clone(), name: ShortStr::EMPTY }
@@ -125,17 +125,17 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Its name; empty is the default exchange.
+    /// Returns the exchange's name; the default exchange has an empty name.
     #[must_use]
     pub const fn name(&self) -> &ShortStr {
         &self.name
     }
 
-    /// Publishes a message here and returns once it is queued for sending; see [`Channel::basic_publish`].
+    /// Publishes a message to this exchange and returns once it is queued for sending; see [`Channel::basic_publish`].
     ///
-    /// The message is persistent unless its properties say otherwise. It is not mandatory, because there is nobody to report
-    /// its return to: the broker drops it if it reaches no queue. Use [`publish_confirmed`](Self::publish_confirmed) or a
-    /// [`Publisher`] to know.
+    /// The message is persistent unless its properties say otherwise. It is not mandatory, because nothing would report its
+    /// return: the broker drops it if it reaches no queue. Use [`publish_confirmed`](Self::publish_confirmed) or a
+    /// [`Publisher`] to learn the outcome.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -144,8 +144,8 @@ impl Exchange {
         self.channel.basic_publish(&route, &message.safe_properties(), message.body()).await
     }
 
-    /// Publishes a message here and waits until the broker has confirmed it. Turns publisher confirms on. The message is
-    /// mandatory, and persistent unless its properties say otherwise.
+    /// Publishes a message to this exchange and waits until the broker has confirmed it. Turns publisher confirms on. The message
+    /// is mandatory, and persistent unless its properties say otherwise.
     ///
     /// # Errors
     /// [`SendError`]: not sent, or sent and not confirmed.
@@ -158,15 +158,15 @@ impl Exchange {
         publisher.send_message(routing_key, message).await
     }
 
-    /// A publisher of this exchange, with confirms.
+    /// Creates a publisher of this exchange, with confirms.
     ///
     /// # Errors
-    /// [`PublishError`], if the channel is over or transactional.
+    /// [`PublishError`], if the channel is closed or transactional.
     pub fn publisher(&self, options: PublisherOptions) -> Result<Publisher, PublishError> {
         Publisher::new(&self.channel, self.name.clone(), options)
     }
 
-    /// Lets what reaches `source` and matches come here too (`exchange.bind`).
+    /// Binds this exchange to `source`: messages that reach `source` and match are also routed to this exchange (`exchange.bind`).
     pub fn bind(
         &self,
         source: impl AsRef<[u8]>,
@@ -176,7 +176,7 @@ impl Exchange {
         self.channel.exchange_bind(&self.name, source, routing_key, arguments)
     }
 
-    /// Removes such a binding (`exchange.unbind`).
+    /// Removes a binding of this exchange to `source` (`exchange.unbind`).
     pub fn unbind(
         &self,
         source: impl AsRef<[u8]>,
@@ -186,7 +186,7 @@ impl Exchange {
         self.channel.exchange_unbind(&self.name, source, routing_key, arguments)
     }
 
-    /// Deletes it (`exchange.delete`). `if_unused`: only if nothing is bound to it.
+    /// Deletes the exchange (`exchange.delete`): with `if_unused` only if nothing is bound to it.
     pub fn delete(&self, if_unused: bool) -> Reply<()> {
         self.channel.exchange_delete(&self.name, if_unused)
     }

@@ -1,4 +1,4 @@
-//! Channels: where everything happens.
+//! Channels: requests, publishing and consuming.
 
 mod basic;
 mod exchange;
@@ -32,26 +32,26 @@ use crate::state::{ChannelState, Guard, On, State, Task, Waiting};
 
 /// A channel of a [`Connection`].
 ///
-/// All operations of the protocol happen on channels. Requests return a [`Reply`] to await; any number can be on their
-/// way at once, and each gets its own answer. Handles can be used from many tasks and threads at once.
+/// All operations of the protocol happen on channels. Requests return a [`Reply`] to await. Any number of requests can be pending
+/// at once. Handles can be used from many tasks and threads at once.
 ///
-/// Cloning gives one more handle of the same channel. The channel closes when it is [closed](Self::close), when a request
-/// fails, or when the last of its handles is gone. Handles are: channels, what their methods return, consumers,
-/// publishers, and deliveries that wait for an acknowledgement.
+/// Clones are handles of the same channel. The channel closes when [`close`](Self::close) is called, when a request fails, or when
+/// its last handle is dropped. Handles are: channels, the values that their methods return, consumers, publishers, and
+/// unacknowledged deliveries.
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
-    /// What is brought into being by this handle comes back after a loss.
+    /// Whether everything done through this handle is restored after a loss.
     recovers: bool,
 }
 
-/// What all handles of a channel hold.
+/// The shared part of all handles of a channel.
 struct Handle {
     connection: Connection,
     id: ChannelId,
-    /// Where the connection's state keeps the channel.
+    /// The channel's index in the connection's state.
     place: u32,
-    /// Deliveries up to that tag have gone back to their queues.
+    /// Deliveries up to this tag are stale: the broker has requeued them.
     stale: Arc<AtomicU64>,
 }
 
@@ -71,8 +71,8 @@ impl Channel {
         Self { handle: Arc::new(Handle { connection, id, place, stale }), recovers: true }
     }
 
-    /// The same channel, but what is declared, bound, started or limited by this handle, and by what comes from it, is gone
-    /// when the connection is lost, instead of coming back with the next.
+    /// Returns a handle of the same channel whose actions are not restored after a loss of the connection. That applies to
+    /// everything declared, bound, started or limited through this handle and through values created from it.
     ///
     /// ```no_run
     /// # use amqp_client_core::{Channel, QueueOptions};
@@ -94,59 +94,59 @@ impl Channel {
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// Whether the broker has taken that delivery back.
+    /// Whether the broker has requeued that delivery.
     pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
         !delivery.no_ack()
             && delivery.delivery_tag().get() <= self.handle.stale.load(Ordering::Acquire)
     }
 
-    /// The channel's number on its connection.
+    /// Returns the channel's number on its connection.
     #[must_use]
     pub fn id(&self) -> ChannelId {
         self.handle.id
     }
 
-    /// The connection it is a channel of.
+    /// Returns the channel's connection.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.handle.connection
     }
 
-    /// Why the channel is over, if it is.
+    /// Checks that the channel is not closed.
     ///
     /// # Errors
-    /// That reason.
+    /// The reason why the channel is closed.
     pub fn check(&self) -> Result<(), ChannelError> {
         self.with_state(|state| state.ended.clone()).map_or(Ok(()), Err)
     }
 
-    /// Whether the channel can be used.
+    /// Returns whether the channel can be used.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.check().is_ok()
     }
 
-    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    /// Returns whether the channel uses publisher confirms (`confirm.select`).
     #[must_use]
     pub fn is_confirming(&self) -> bool {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_confirming())
     }
 
-    /// Whether the channel is transactional (`tx.select`).
+    /// Returns whether the channel is transactional (`tx.select`).
     #[must_use]
     pub fn is_transactional(&self) -> bool {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_transactional())
     }
 
-    /// Whether the broker lets content flow on the channel (`channel.flow`).
+    /// Returns whether the broker accepts messages on the channel (`channel.flow`).
     #[must_use]
     pub fn is_flowing(&self) -> bool {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_flowing())
     }
 
-    /// Sends any request there is and returns its typed answer. The named methods are this, with friendlier arguments.
+    /// Sends any request of the protocol and returns its typed reply. The named methods are shortcuts with simpler arguments.
     ///
-    /// A request with its `no_wait` bit set has no answer; use [`call_no_wait`](Self::call_no_wait) for it. `basic.consume` is
+    /// A request with its `no_wait` bit set has no reply; use [`call_no_wait`](Self::call_no_wait) for it. `basic.consume` is
     /// refused ([`CallError::NoConsumer`]): use [`basic_consume`](Self::basic_consume).
     pub fn call<R: Request>(&self, request: R) -> Reply<R::Reply> {
         if starts_consumer::<R>() {
@@ -155,9 +155,10 @@ impl Channel {
         Reply::send(self, request, |_, _| {}, typed::<R>)
     }
 
-    /// Sends a request whose `no_wait` bit is set. If the broker refuses it, it closes the channel.
+    /// Sends a request whose `no_wait` bit is set. If the broker refuses the request, it closes the channel.
     ///
-    /// A `basic.cancel` ends its consumer at once. Its tag is free when the broker has replied, which nobody has to wait for.
+    /// A `basic.cancel` ends its consumer at once. The consumer tag can be used again once the broker has replied; the client
+    /// handles that reply.
     ///
     /// ```no_run
     /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};
@@ -169,7 +170,7 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// [`CallError`], if it was not sent; as with [`call`](Self::call), `basic.consume` is not.
+    /// [`CallError`], if the request was not sent. Like [`call`](Self::call), this method refuses `basic.consume`.
     pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {
         if starts_consumer::<R>() {
             return Err(CallError::NoConsumer);
@@ -183,27 +184,27 @@ impl Channel {
         Ok(())
     }
 
-    /// Asks the broker to pause (`false`) or resume deliveries (`channel.flow`). RabbitMQ refuses to pause; limit the
-    /// prefetch instead. Returns whether content flows now.
+    /// Requests that the broker pauses (`false`) or resumes deliveries (`channel.flow`). RabbitMQ refuses to pause; set a prefetch
+    /// limit instead. Returns whether deliveries are active now.
     pub fn flow(&self, active: bool) -> Reply<bool> {
         self.request_with(Ok(ChannelFlow { active }), |sending, reply| {
             typed::<ChannelFlow>(sending, reply).map(|answer| answer.active)
         })
     }
 
-    /// Asks for an access ticket (`access.request`), a relic of AMQP 0-8 that RabbitMQ still answers.
+    /// Requests an access ticket (`access.request`), a relic of AMQP 0-8 to which RabbitMQ still replies.
     pub fn access_request(&self, request: AccessRequest) -> Reply<u16> {
         self.request_with(Ok(request), |sending, reply| {
             typed::<AccessRequest>(sending, reply).map(|answer| answer.reserved_1)
         })
     }
 
-    /// Has a callback run once the channel is over, however that comes about, with the reason; at once, if it is over. It
-    /// does not keep the channel open.
+    /// Registers a callback that runs once, with the reason, when the channel closes. If the channel is already closed, the
+    /// callback runs at once. It does not keep the channel open.
     ///
-    /// The callback has a task of its own, or a thread where there are no tasks, and may do anything. If the runtime ends, the
-    /// thread that ends it runs the callback, which must not wait then. With a [`Driver`](crate::driver::Driver) of one's own,
-    /// the driver runs it, and it must not wait either.
+    /// The callback runs in its own task, or on its own thread where there are no tasks, and may block. There are two exceptions, in
+    /// which it must not block: if the runtime shuts down, the thread that shuts it down runs the callback; and if you use a
+    /// [`Driver`](crate::driver::Driver) directly, the driver runs it.
     pub fn on_close(&self, callback: impl FnOnce(ChannelError) + Send + 'static) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -217,17 +218,18 @@ impl Channel {
         }
     }
 
-    /// What happens to the channel from now on: returned messages, cancelled consumers, flow, its end.
+    /// Returns a stream of the channel's events from now on: returned messages, cancelled consumers, flow control, the close of the
+    /// channel.
     #[must_use]
     pub fn events(&self) -> ChannelEvents {
         ChannelEvents::new(self.clone())
     }
 
-    /// Closes the channel and waits until the broker has agreed. Requests that are on their way are still answered. A channel
-    /// that this end has closed already can be closed again.
+    /// Closes the channel and waits for the broker's reply. Pending requests still get their replies. Closing a channel that the
+    /// client has already closed is not an error.
     ///
     /// # Errors
-    /// Why the channel ended, if this end did not close it, or that the broker did not answer in time.
+    /// The reason why the channel was closed, if the client did not close it, or a timeout.
     ///
     /// # Cancel safety
     /// Once polled, the channel closes even if the future is dropped.
@@ -235,10 +237,10 @@ impl Channel {
         self.close_with(ReplyCode::REPLY_SUCCESS, "Goodbye").await
     }
 
-    /// Closes the channel with a code and a text of one's own.
+    /// Closes the channel with the given reply code and text.
     ///
     /// # Errors
-    /// Why the channel ended, if this end did not close it, or that the broker did not answer in time.
+    /// The reason why the channel was closed, if the client did not close it, or a timeout.
     ///
     /// # Cancel safety
     /// Once polled, the channel closes even if the future is dropped.
@@ -262,7 +264,7 @@ impl Channel {
         .await
     }
 
-    /// Waits until the channel is over, and says why.
+    /// Waits until the channel is closed, and returns the reason.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -275,7 +277,7 @@ impl Channel {
         Waiting::new(self.connection().shared(), On::Channel(self.handle.place))
     }
 
-    /// Why the channel is over.
+    /// Ready with the reason once the channel is closed.
     fn poll_ended(&self, cx: &Context<'_>, waiting: &mut Waiting<'_>) -> Poll<ChannelError> {
         self.connection().shared().poll(cx, |state, task| {
             let Some(channel) = state.channel(self.handle.place) else {
@@ -288,12 +290,12 @@ impl Channel {
         })
     }
 
-    /// Sends a request whose answer says only that it was done.
+    /// Sends a request whose reply carries no data.
     fn request<R: Request>(&self, request: Result<R, impl Into<CallError>>) -> Reply<()> {
         self.request_with(request.map_err(Into::into), |_, _| Ok(()))
     }
 
-    /// Sends a request, and makes something of its answer.
+    /// Sends a request and converts its reply.
     fn request_with<R: Request, T>(
         &self,
         request: Result<R, CallError>,
@@ -318,12 +320,12 @@ impl Channel {
         let mut guard = self.lock();
         match guard.channel(self.handle.place) {
             Some(state) => look(state),
-            // Handles own their place. If that should ever not be so, the channel is as good as closed.
+            // Handles own their place. If that should ever not hold, treat the channel as closed.
             None => look(&mut ChannelState::lost(self.handle.id)),
         }
     }
 
-    /// Polls something of this channel under the lock; see [`Shared::poll`](crate::state::Shared::poll).
+    /// Polls a part of this channel's state under the lock; see [`Shared::poll`](crate::state::Shared::poll).
     #[inline]
     pub(crate) fn poll_state<T>(
         &self,
@@ -336,14 +338,14 @@ impl Channel {
         })
     }
 
-    /// The protocol's side of this channel, unless it is over.
+    /// Returns the protocol state of this channel, unless it is closed.
     pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
         let (_, protocol) = self.both_sides(state)?;
         Ok(if self.recovers { protocol } else { protocol.unrecovered() })
     }
 
-    /// What waits on this channel and the protocol's side of it, unless it is over.
-    // Each message needs it, and out of line it costs more to return the two sides than to find them.
+    /// Returns the handles' state and the protocol state of this channel, unless it is closed.
+    // Each message needs this function. Out of line, returning the two values costs more than finding them.
     #[inline(always)]
     fn both_sides<'a>(
         &self,
@@ -352,7 +354,7 @@ impl Channel {
         let Some((channel, proto)) = state.channel_and_proto(self.handle.place) else {
             return Err(ChannelState::lost_reason());
         };
-        // Once it is over its number may belong to another channel.
+        // Once this channel is closed, its number may belong to another channel.
         if let Some(reason) = &channel.ended {
             return Err(reason.clone());
         }
@@ -362,13 +364,13 @@ impl Channel {
         }
     }
 
-    /// Requeues a delivery that nobody will look at.
+    /// Requeues a delivery that the application has not taken.
     pub(crate) fn give_back(&self, state: &mut State, delivery: &Delivery) {
         if delivery.no_ack() {
             return;
         }
         if let Ok(mut protocol) = self.protocol(state) {
-            // It fails only if the delivery was settled, and then there is nothing to return.
+            // This fails only if the delivery was settled, and then there is nothing to requeue.
             let requeue = Settlement::Nack { requeue: true };
             let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             state.wake_driver();
@@ -376,7 +378,7 @@ impl Channel {
     }
 }
 
-/// Whether the channel is closed as asked: on its own, or with its connection.
+/// `Ok` if the client closed the channel or its connection.
 fn closed_here(reason: ChannelError) -> Result<(), CallError> {
     match reason {
         ChannelError::Closed(close) if close.by == Initiator::Local => Ok(()),
@@ -385,12 +387,12 @@ fn closed_here(reason: ChannelError) -> Result<(), CallError> {
     }
 }
 
-/// Whether a request starts a consumer, which needs a handle.
+/// Whether a request starts a consumer, which needs a `Consumer` handle.
 fn starts_consumer<R: Request>() -> bool {
     R::FACTS.id == BasicConsume::FACTS.id
 }
 
-/// A name for the wire, which says what it names if it is too long.
+/// Makes a short string; `what` names it in the error if it is too long.
 pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
     ShortStr::named(what, octets)
 }

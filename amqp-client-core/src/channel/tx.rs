@@ -6,24 +6,25 @@ use crate::reply::Reply;
 
 /// Transactions (spec 1.9) and publisher confirms (RabbitMQ). A channel has one of the two, or neither.
 impl Channel {
-    /// Makes the channel transactional: what is published and acknowledged from here on takes effect with
-    /// [`tx_commit`](Self::tx_commit), or never (`tx.select`).
+    /// Makes the channel transactional (`tx.select`): publishes and acknowledgements from now on take effect only with
+    /// [`tx_commit`](Self::tx_commit).
     pub fn tx_select(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxSelect {}))
     }
 
-    /// Commits what was published and acknowledged since the last commit or rollback (`tx.commit`).
+    /// Commits the publishes and acknowledgements since the last commit or rollback (`tx.commit`).
     pub fn tx_commit(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxCommit {}))
     }
 
-    /// Abandons what was published and acknowledged since then (`tx.rollback`). The deliveries are unacknowledged again: settle
-    /// them by their tags ([`basic_ack`](Self::basic_ack)), or ask for them again ([`basic_recover`](Self::basic_recover)).
+    /// Discards the publishes and acknowledgements since the last commit or rollback (`tx.rollback`). The deliveries are
+    /// unacknowledged again: settle them by their tags ([`basic_ack`](Self::basic_ack)), or request them again
+    /// ([`basic_recover`](Self::basic_recover)).
     pub fn tx_rollback(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxRollback {}))
     }
 
-    /// Has the broker confirm every publish of the channel from here on (`confirm.select`). A
+    /// Turns publisher confirms on: the broker confirms every publish of the channel from now on (`confirm.select`). A
     /// [`Publisher`](crate::Publisher) does this by itself.
     pub fn confirm_select(&self) -> Reply<()> {
         let request = ConfirmSelect { no_wait: false };
@@ -32,17 +33,18 @@ impl Channel {
 
     /// Runs `work` in a transaction on this channel: commits if it succeeds, rolls back if it fails, panics, or is dropped.
     ///
-    /// All that is published and acknowledged on the channel meanwhile is part of the transaction, so use a channel for one at
-    /// a time. Deliveries that are rolled back are unacknowledged again, see [`tx_rollback`](Self::tx_rollback). A delivery that
-    /// is dropped meanwhile is requeued in any case, when the transaction ends.
+    /// All publishes and acknowledgements on the channel in the meantime are part of the transaction, so run one transaction at a
+    /// time on a channel. Deliveries that are rolled back are unacknowledged again, see [`tx_rollback`](Self::tx_rollback). A
+    /// delivery that is dropped in the meantime is requeued in any case, when the transaction ends.
     ///
     /// # Errors
-    /// Those of `work`, at once: nobody waits for the rollback, which takes effect before whatever comes next on the channel. If
-    /// it fails the channel is closed, which undoes the work as well. Otherwise [`CallError`] of `tx.select` and `tx.commit`.
+    /// The error of `work`, at once: the method does not wait for the rollback, which takes effect before anything that is sent
+    /// later on the channel. If the rollback fails, the channel is closed, which undoes the work as well. Otherwise the
+    /// [`CallError`] of `tx.select` or `tx.commit`.
     ///
     /// # Cancel safety
-    /// If the future is dropped while `work` runs, the transaction is rolled back. Once `work` has succeeded the commit is sent
-    /// and stays so, even if the future is dropped: nobody learns then whether the broker took it.
+    /// If the future is dropped while `work` runs, the transaction is rolled back. Once `work` has succeeded, the commit is sent. If
+    /// the future is dropped then, the commit is not undone, and its outcome is unknown.
     pub async fn transaction<T, E, W>(&self, work: W) -> Result<T, E>
     where
         E: From<CallError>,
@@ -57,7 +59,7 @@ impl Channel {
     }
 }
 
-/// Rolls its transaction back when it is dropped, unless that has ended.
+/// Rolls its transaction back when it is dropped, unless the transaction has ended.
 struct RollBack<'a> {
     channel: &'a Channel,
     ended: bool,
@@ -66,7 +68,7 @@ struct RollBack<'a> {
 impl Drop for RollBack<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            // It is sent, and takes effect before whatever comes next on the channel. Nobody waits for the reply.
+            // The rollback is queued here and takes effect before anything that is sent later. The reply is not awaited.
             drop(self.channel.tx_rollback());
         }
     }

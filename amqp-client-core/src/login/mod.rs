@@ -1,4 +1,4 @@
-//! Logging in: ways that the protocol's core does not have, and tokens that expire.
+//! Authentication: mechanisms that `amqp-proto` does not have, and tokens that expire.
 
 #[cfg(feature = "cram-md5")]
 mod cram_md5;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use amqp_proto::Mechanism;
 use amqp_proto::uri::Password;
 
-/// The mechanism of that name, if it is one of those in here.
+/// Returns the mechanism with that name, if this module has it.
 #[cfg_attr(not(feature = "cram-md5"), allow(unused_variables, reason = "there is none"))]
 pub(crate) fn mechanism(
     name: &str,

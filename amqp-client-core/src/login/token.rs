@@ -20,7 +20,7 @@ use crate::drive::Timer;
 use crate::event::ConnectionEvent;
 use crate::state::{On, Waiting};
 
-/// What a client logs in with for a while: an OAuth 2 token, or a password that expires.
+/// Credentials that expire: an OAuth 2 token, or a temporary password.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Token {
@@ -28,38 +28,38 @@ pub struct Token {
     pub username: String,
     /// The token.
     pub secret: Password,
-    /// How long it is good from now on; `None` is for ever.
+    /// How long the token is valid from now on; `None` means for ever.
     pub valid_for: Option<Duration>,
 }
 
 impl Token {
-    /// A token that is good for that long from now on.
+    /// Creates a token that is valid for that long from now on.
     pub fn new(secret: impl Into<String>, valid_for: Duration) -> Self {
         let secret = Password::from(secret.into());
         Self { username: String::new(), secret, valid_for: Some(valid_for) }
     }
 
-    /// Says the user's name with it.
+    /// Sets the user's name.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = username.into();
         self
     }
 
-    /// Logs in with it.
+    /// Makes the configuration log in with this token.
     pub(crate) fn log_in(&self, config: &mut Config) {
         let mechanism = Plain::new(self.username.as_str(), self.secret.expose());
         config.protocol.mechanisms = vec![Arc::new(mechanism)];
     }
 }
 
-/// Why there is no token.
+/// The reason why a source returned no token.
 pub type TokenError = Arc<dyn Error + Send + Sync>;
 
-/// Where tokens come from.
+/// A source of tokens.
 ///
-/// It is asked before connecting, and again when a token has run for most of its time; the new one is sent to the broker by
-/// `connection.update-secret`. Closures are sources:
+/// The client requests a token before it connects, and again when most of a token's lifetime has passed. It sends the new token to
+/// the broker with `connection.update-secret`. A closure can be a source:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -77,7 +77,7 @@ pub type TokenError = Arc<dyn Error + Send + Sync>;
 /// # Ok::<(), amqp_client_core::ConnectError>(())
 /// ```
 pub trait TokenSource: Send + Sync {
-    /// A token that is good now. A source that panics counts as one that returns an error.
+    /// Returns a token that is valid now. A panic of the source counts as an error.
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
 }
 
@@ -91,14 +91,14 @@ where
     }
 }
 
-/// Asks for a token. A panic of the source is an error like any other, so that whoever renews or reconnects goes on.
+/// Requests a token. A panic of the source is an error like any other, so that renewal and reconnecting continue.
 pub(crate) fn ask(
     source: Arc<dyn TokenSource>,
 ) -> impl Future<Output = Result<Token, TokenError>> + Send {
     let asking = AssertUnwindSafe(async move { source.token().await }).catch_unwind();
     asking.map(|asked| {
         asked.unwrap_or_else(|panic| {
-            let text = panic_text(&*panic).unwrap_or("it does not say why");
+            let text = panic_text(&*panic).unwrap_or("no message");
             Err(Arc::new(io::Error::other(format!("the token source panicked: {text}"))))
         })
     })
@@ -110,21 +110,21 @@ impl fmt::Debug for dyn TokenSource {
     }
 }
 
-/// The share of a token's time that is left to it when the next is asked for, and that this may take.
+/// A new token is requested when one `MARGIN`th of the present token's lifetime is left. The request may take that long.
 const MARGIN: u32 = 5;
 
-/// The share of a token's time between attempts to get the next.
+/// After a failure, the pause before the next request is one `RETRIES`th of the token's lifetime.
 const RETRIES: u32 = 20;
 
-/// No token is asked for more often than this.
+/// The minimum time between two requests.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// Sends the broker a new token whenever the last has run for four fifths of its time, until the connection is over. Adapters'
-/// `open` spawns this; after `open_with`, spawn it if it is wanted. It does not keep the connection open.
+/// Sends the broker a new token whenever four fifths of the last token's lifetime have passed, until the connection is closed. The
+/// adapters' `open` spawns this future; after `open_with`, spawn it yourself if you need it. It does not keep the connection open.
 ///
-/// When there is no token, or the broker does not answer in time, a
-/// [`TokenNotRenewed`](ConnectionEvent::TokenNotRenewed) tells, and it tries again. A broker that does not accept a token
-/// closes the connection.
+/// If the source returns no token, or the broker does not reply in time, the future reports
+/// [`TokenNotRenewed`](ConnectionEvent::TokenNotRenewed) and tries again. A broker that does not accept a token closes the
+/// connection.
 pub fn keep_fresh<T: Timer>(
     connection: &Connection,
     source: Arc<dyn TokenSource>,
@@ -171,7 +171,7 @@ impl WeakConnection {
         .await
     }
 
-    /// Sends a new token, and says how long it is good. The error is why there is none, or nothing if the connection is over.
+    /// Sends a new token, and returns its lifetime. The error is the reason for the failure, or `None` if the connection is closed.
     async fn renew(
         &self,
         token: impl Future<Output = Result<Token, TokenError>>,

@@ -1,4 +1,4 @@
-//! TLS: what to trust, and who to be.
+//! TLS configuration: trusted authorities and the client's certificate.
 
 #[cfg(feature = "tls")]
 mod session;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use amqp_proto::uri::UriOptions;
 use thiserror::Error;
 
-/// How to use TLS: verifies the server by the system's certificates, unless told otherwise.
+/// Options of TLS. By default, the server's certificate is verified against the system's certificate authorities.
 ///
 /// ```
 /// use amqp_client_core::tls::{Pem, TlsOptions};
@@ -29,9 +29,9 @@ use thiserror::Error;
 ///     .server_name("rabbitmq.internal");
 /// ```
 ///
-/// Files are read anew for each connection, so renewed certificates are used without a restart.
+/// Files are read again for each connection, so renewed certificates are used without a restart.
 ///
-/// A certificate and key in a PKCS#12 file (`.p12`, `.pfx`) become PEM by
+/// To convert a certificate and key in a PKCS#12 file (`.p12`, `.pfx`) to PEM:
 ///
 /// ```sh
 /// openssl pkcs12 -in client.p12 -nokeys -out cert.pem
@@ -52,41 +52,43 @@ impl Default for TlsOptions {
 }
 
 impl TlsOptions {
-    /// Trusts what the system trusts, and shows no certificate of its own.
+    /// Creates options that trust the system's authorities and present no client certificate.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Trusts these certificate authorities, and no longer the system's. Can be called more than once.
+    /// Trusts these certificate authorities instead of the system's. Can be called more than once.
     #[must_use]
     pub fn trust(mut self, authorities: Pem) -> Self {
         self.trusted.push(authorities);
         self
     }
 
-    /// Shows a certificate (the client's own first, then those up to its authority) and proves it by a private key.
+    /// Presents a client certificate (the client's own first, then its chain up to the authority) with its private key.
     #[must_use]
     pub fn identity(mut self, certificates: Pem, key: Pem) -> Self {
         self.identity = Some((certificates, key));
         self
     }
 
-    /// The name that the server's certificate must have, in the place of the host's.
+    /// Sets the name that the server's certificate must have, instead of the host name.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Whether to verify the server's certificate. Without, anybody on the way can be the server.
+    /// Sets whether to verify the server's certificate. Without verification, anybody on the network path can impersonate the
+    /// server.
     #[must_use]
     pub const fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
     }
 
-    /// What a URI says: `cacertfile`, `certfile`, `keyfile`, `verify`, `server_name_indication`, and their other spellings.
+    /// Creates options from a URI: `cacertfile`, `certfile`, `keyfile`, `verify`, `server_name_indication`, and their other
+    /// spellings.
     ///
     /// # Errors
     /// [`TlsError`], if a certificate has no key, or a key no certificate, or the key is encrypted.
@@ -117,19 +119,19 @@ impl TlsOptions {
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Pem {
-    /// In a file.
+    /// The path of a file.
     File(PathBuf),
-    /// As they are.
+    /// The PEM data.
     Octets(Arc<[u8]>),
 }
 
 impl Pem {
-    /// Those in a file.
+    /// Reads PEM from a file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File(path.into())
     }
 
-    /// These octets.
+    /// Uses PEM data in memory.
     pub fn octets(octets: impl Into<Arc<[u8]>>) -> Self {
         Self::Octets(octets.into())
     }
@@ -139,7 +141,7 @@ impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.fmt(f),
-            // It may be a key.
+            // The data may be a private key.
             Self::Octets(_) => f.write_str("<redacted>"),
         }
     }
@@ -154,40 +156,40 @@ impl fmt::Display for Pem {
     }
 }
 
-/// TLS cannot be used as it is set up.
+/// The TLS configuration is invalid.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// This build has no TLS.
     #[error("the client was built without TLS (feature `tls`), so amqps:// cannot be used")]
     NotBuilt,
-    /// A file cannot be read, or is no PEM.
+    /// A file cannot be read, or is not PEM.
     #[error("{what} in {from}: {error}")]
     Unreadable {
-        /// What was looked for.
+        /// The expected content.
         what: &'static str,
-        /// Where.
+        /// The source.
         from: Pem,
-        /// What is wrong with it.
+        /// The reason.
         error: Arc<io::Error>,
     },
-    /// A file is there, but what it should hold is not in it.
+    /// A file does not hold the expected content.
     #[error("{from} holds no {what}")]
     Empty {
-        /// What was looked for.
+        /// The expected content.
         what: &'static str,
-        /// Where.
+        /// The source.
         from: Pem,
     },
-    /// One needs the other.
-    #[error("{there} is given, but no {missing}")]
+    /// An option is set without the other option that it needs.
+    #[error("{there} is set, but {missing} is missing")]
     Missing {
-        /// What there is.
+        /// The option that is set.
         there: &'static str,
-        /// What there is not.
+        /// The option that is missing.
         missing: &'static str,
     },
-    /// Private keys that are encrypted cannot be read.
+    /// Encrypted private keys are not supported.
     #[error(
         "encrypted private keys are not supported: decrypt it (openssl pkey -in key.pem -out plain.pem)"
     )]
@@ -198,15 +200,15 @@ pub enum TlsError {
     /// A certificate or key cannot be used.
     #[error("{from}: {error}")]
     Unusable {
-        /// Where it is from.
+        /// The source.
         from: Pem,
-        /// Why.
+        /// The reason.
         error: String,
     },
-    /// The name of the server is none that a certificate can have.
-    #[error("{0:?} is no name that a certificate can have")]
+    /// The server name cannot occur in a certificate.
+    #[error("{0:?} is not a valid server name for a certificate")]
     BadName(String),
-    /// The combination is impossible.
+    /// The combination of options is impossible.
     #[error("{0}")]
     Impossible(String),
 }

@@ -2,78 +2,78 @@ use core::time::Duration;
 
 use crate::ConnectionError;
 
-/// How a [`Session`](super::Session) comes back when its transport is lost.
+/// How a [`Session`](super::Session) reconnects and restores its state when its transport is lost.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Which ends of a connection are followed by another. Default [`ConnectionError::is_recoverable`].
+    /// Decides whether a connection that failed with this error is recovered. Default [`ConnectionError::is_recoverable`].
     pub recovers: fn(&ConnectionError) -> bool,
-    /// How long a node is left alone after its first failure; after each further one twice as long. Half of it is left to
-    /// chance, so that the clients of a broker that restarts do not all come at once. Default 100 ms.
+    /// The backoff of a node after its first failure. It doubles with each further failure. Half of it is random (jitter), so that
+    /// the clients of a restarted broker do not all reconnect at once. Default 100 ms.
     ///
-    /// At least 1 ms, as are `delay_max` and the time of [`Locked::Retry`]: what is refused at once would be tried again
-    /// without a pause otherwise.
+    /// At least 1 ms, like `delay_max` and the time of [`Locked::Retry`]: otherwise an attempt that is refused at once would be
+    /// repeated without a pause.
     pub delay_min: Duration,
-    /// How long it is left alone at most. A connection that does not last that long counts as a failure, too. Default 5 s.
+    /// The maximum backoff of a node. A connection that does not last that long counts as a failure, too. Default 5 s.
     pub delay_max: Duration,
-    /// After how many attempts in a row to give up; `None` never does, and 0 counts as 1. Default `None`.
+    /// Number of consecutive attempts after which to give up; `None` means never, and 0 counts as 1. Default `None`.
     pub attempts_max: Option<u32>,
-    /// How long after a loss to give up, at once if it is zero; `None` never does. Default `None`.
+    /// Time after a loss at which to give up; zero gives up at once, `None` never. Default `None`.
     pub give_up_after: Option<Duration>,
-    /// What a consumer does that the broker cancels. Default [`OnCancel::End`].
+    /// What to do with a consumer that the broker cancels. Default [`OnCancel::End`].
     pub on_cancel: OnCancel,
-    /// Whether a channel that the broker closed because of an error is opened again, with all it had. What caused the error
-    /// fails either way and is not repeated: requests, and [kept](super::Channel::publish_kept) messages that the broker
+    /// Whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that caused
+    /// the error fails either way and is not repeated: a request, or a [kept](super::Channel::publish_kept) message that the broker
     /// refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
     ///
-    /// The channel is opened at once. If the broker closes it again within a second, or within twice the last pause, it is
-    /// opened after `delay_min`, then after twice that, up to `delay_max`.
+    /// The channel is reopened at once. If the broker closes it again within a second, or within twice the last delay, it is
+    /// reopened after `delay_min`, then after twice that, up to `delay_max`.
     pub reopen_channels: bool,
-    /// What to do about a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
-    /// consumes exclusively (403, `in exclusive use`): mostly that is the lost connection, of whose end the broker does not know
-    /// yet. Default: try again every second, for as long as it takes.
+    /// What to do with a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
+    /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not noticed
+    /// yet. Default: retry every second, for as long as it takes.
     pub locked: Locked,
-    /// Whether the first declaration of such a queue is tried again, too, as when a program was started again and the broker
-    /// does not know yet that its earlier connection has ended. The request is not answered until the queue is free; bound it
-    /// by a timeout. The broker closes the channel each time (405): it is opened again with all it had, as by
-    /// `reopen_channels`, and what else was under way on it fails. Default false.
+    /// Whether to retry the first declaration of such a queue, too. That helps when a program was restarted and the broker has not
+    /// noticed yet that its earlier connection has ended. The request gets no reply until the queue is free; bound it by a timeout.
+    /// The broker closes the channel each time (405): it is reopened with its state, as by `reopen_channels`, and everything else
+    /// that was pending on it fails. Default false.
     pub retry_locked: bool,
-    /// How many octets of messages are kept until they are confirmed, for channels that
-    /// [keep](super::Channel::publish_kept) them. Publishing waits when there is no room. One message is always kept, even if
-    /// this is 0. After a loss they are all queued for the transport at once, small ones as a copy. Default 16 MiB.
+    /// Maximum number of bytes of [kept](super::Channel::publish_kept) messages: those that are kept until they are confirmed.
+    /// Publishing waits when there is no room. One message is always kept, even if this is 0. After a loss, all kept messages are
+    /// queued for the transport at once, small ones as a copy. Default 16 MiB.
     pub keep_max: usize,
     /// How long an attempt to connect may take before it counts as failed, from [`Dial::Connect`](super::Dial::Connect) to
-    /// the call that reports its result; the handshake that follows has [a timeout of its
-    /// own](crate::ClientConfig::handshake_timeout). `None` waits for ever. Default 60 s. The clients have a shorter one,
+    /// the call that reports its result. The handshake that follows has [its own
+    /// timeout](crate::ClientConfig::handshake_timeout). `None` waits for ever. Default 60 s. The clients have a shorter timeout,
     /// `connect_timeout`.
     pub attempt_timeout: Option<Duration>,
-    /// The seed of jitter and node order. Sessions of equal seeds behave alike, so set it in tests only. Default `None`: a
-    /// random one; without the standard library, one that is made of the time at which recovery was switched on.
+    /// The seed of jitter and node order. Sessions with equal seeds behave alike, so set it in tests only. Default `None`: a
+    /// random seed; without the standard library, a seed derived from the time at which recovery was turned on.
     pub seed: Option<u64>,
 }
 
-/// What a consumer does that the broker cancels, as when its queue is deleted or moves to another node.
+/// What to do with a consumer that the broker cancels, for example because its queue is deleted or moves to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// It ends.
+    /// The consumer ends.
     #[default]
     End,
-    /// It is started again; its queue is declared anew if it was declared on this session. A consumer of a stream goes on
-    /// with the first delivery that was not settled.
+    /// The consumer is started again. Its queue is declared again if this session declared it. A consumer of a stream resumes at
+    /// the first delivery that was not settled.
     Resubscribe,
 }
 
-/// No two attempts follow each other faster than this, whatever [`Recovery`] says.
+/// The minimum time between two attempts, regardless of [`Recovery`].
 pub(super) const LEAST_DELAY: Duration = Duration::from_millis(1);
 
-/// What to do about a queue that is another connection's own.
+/// What to do with a queue that another connection holds exclusively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Locked {
-    /// Try again after that time, until it works. At least 1 ms.
+    /// Retry after that time, until it succeeds. At least 1 ms.
     Retry(Duration),
-    /// It has failed.
+    /// Treat the queue as not restored.
     Fail,
 }
 
