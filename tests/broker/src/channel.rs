@@ -34,7 +34,7 @@ pub(crate) struct ChannelConsumer {
     pub(crate) queue: ShortStr,
     pub(crate) prefetch: u16,
     /// How many of its deliveries are unacknowledged.
-    pub(crate) unacked: u16,
+    pub(crate) unacked: usize,
     /// It gets nothing: its quorum queue takes it for one that was cancelled.
     pub(crate) confused: bool,
 }
@@ -93,8 +93,8 @@ impl ChannelState {
     /// Whether a consumer may have one more delivery.
     pub(crate) fn has_room(&self, tag: &ShortStr) -> bool {
         let Some(consumer) = self.consumers.get(tag) else { return false };
-        let own =
-            !consumer.confused && (consumer.prefetch == 0 || consumer.unacked < consumer.prefetch);
+        let prefetch = usize::from(consumer.prefetch);
+        let own = !consumer.confused && (prefetch == 0 || consumer.unacked < prefetch);
         own && (self.global_prefetch == 0
             || self.unacknowledged_count() < self.global_prefetch.into())
     }

@@ -7,11 +7,14 @@ use amqp_proto::method::{BasicAck, BasicNack, Method};
 
 use crate::channel::Mode;
 use crate::engine::{At, Engine};
+use crate::message::Publish;
 use crate::whims::Whims;
 
 /// The messages that were published on a channel in confirm mode, by their numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Confirms {
+    /// No other channel has this number, not even one that is opened later in the place of this.
+    id: u64,
     published: u64,
     /// Whether the broker has taken them, and has not said so yet.
     decided: BTreeMap<u64, bool>,
@@ -24,10 +27,21 @@ pub(crate) struct Confirms {
 }
 
 impl Confirms {
-    /// The number of the next message.
-    pub(crate) const fn publish(&mut self) -> u64 {
+    pub(crate) const fn new(id: u64) -> Self {
+        Self {
+            id,
+            published: 0,
+            decided: BTreeMap::new(),
+            answered: 0,
+            early: BTreeSet::new(),
+            not_before: None,
+        }
+    }
+
+    /// The next message, of the channel that these are of.
+    pub(crate) const fn publish(&mut self, at: At) -> Publish {
         self.published += 1;
-        self.published
+        Publish { at, confirms: self.id, number: self.published }
     }
 
     pub(crate) fn decide(&mut self, number: u64, taken: bool) {
@@ -35,8 +49,9 @@ impl Confirms {
     }
 
     /// Whether it is still the broker's secret what became of the message.
-    pub(crate) fn is_untold(&self, number: u64) -> bool {
-        number > self.answered && !self.early.contains(&number)
+    pub(crate) fn is_untold(&self, publish: Publish) -> bool {
+        let Publish { confirms, number, .. } = publish;
+        confirms == self.id && number > self.answered && !self.early.contains(&number)
     }
 
     /// What to say next.

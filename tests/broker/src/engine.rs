@@ -1,17 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_proto::method::Method;
 use amqp_proto::{
     ChannelEvent, ChannelId, Connection, ConnectionError, Event, Published, ReplyCode,
-    ServerConfig, ServerEvent, ShortStr, Transmit,
+    ServerConfig, ServerEvent, ShortStr, Transmit, Unusable,
 };
 use bytes::BytesMut;
 
 use crate::channel::ChannelState;
+use crate::deaths::Death;
 use crate::exchange::{Exchange, Kind};
 use crate::fault::{Fault, Scope};
+use crate::message::Message;
 use crate::observe::Note;
 use crate::queue::Queue;
 use crate::whims::Whims;
@@ -35,6 +37,12 @@ pub struct Engine {
     pub(crate) dirty: BTreeSet<ShortStr>,
     pub(crate) last_message: u64,
     pub(crate) last_name: u64,
+    /// Counts the channels that were put into confirm mode.
+    pub(crate) last_confirms: u64,
+    /// Messages that have died, and in which queue, on their way to the dead-letter exchange.
+    pub(crate) dead: VecDeque<(ShortStr, Message, Death)>,
+    /// Somebody sees to these already.
+    pub(crate) burying: bool,
     /// Channels in confirm mode with something to tell.
     pub(crate) confirming: BTreeSet<At>,
     /// Requests that were put off, and until when.
@@ -74,6 +82,7 @@ impl Engine {
         config.mechanisms = "PLAIN AMQPLAIN".to_owned();
         config.server_properties = login::server_properties();
         config.heartbeat = options.heartbeat;
+        config.limits.body_max = options.max_message_size;
         let mut engine = Self {
             now,
             whims: Whims::new(options.whims),
@@ -86,6 +95,9 @@ impl Engine {
             dirty: BTreeSet::new(),
             last_message: 0,
             last_name: 0,
+            last_confirms: 0,
+            dead: VecDeque::new(),
+            burying: false,
             confirming: BTreeSet::new(),
             later: Vec::new(),
             alarm: None,
@@ -327,6 +339,7 @@ impl Engine {
                 let Published { method, properties, body, .. } = *published;
                 (self.published(at, &method, properties, body), (60, 40))
             }
+            ChannelEvent::UnusablePublish(why) => (Err(unusable(why)), (60, 40)),
             ChannelEvent::Method(method) => {
                 let Some(method) = self.put_off(at, method) else { return };
                 let id = method.facts().id;
@@ -447,5 +460,15 @@ impl Engine {
     pub(crate) fn generate_name(&mut self) -> ShortStr {
         self.last_name += 1;
         ShortStr::truncated(&format!("amq.gen-{:022}", self.last_name))
+    }
+}
+
+/// A message that the broker does not take in.
+fn unusable(why: Unusable) -> Fault {
+    match why {
+        Unusable::BodyTooLarge { size, limit } => Fault::precondition(format!(
+            "message size {size} is larger than configured max size {limit}"
+        )),
+        other => Fault::precondition(other.to_string()),
     }
 }

@@ -21,6 +21,7 @@
 
 mod channel;
 mod confirms;
+mod deaths;
 mod direct_reply;
 mod engine;
 mod exchange;

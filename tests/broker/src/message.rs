@@ -1,8 +1,11 @@
 use std::time::{Duration, Instant, SystemTime};
 
-use amqp_proto::{FieldArray, FieldTable, Properties, RawProperties, ShortStr, Timestamp, Value};
+use amqp_proto::{
+    FieldArray, FieldError, FieldTable, LongStr, RawProperties, ShortStr, Timestamp, Value,
+};
 use bytes::Bytes;
 
+use crate::deaths::{Death, Deaths, long};
 use crate::engine::At;
 
 /// A message in the broker.
@@ -20,28 +23,20 @@ pub(crate) struct Message {
     pub(crate) arrived: Instant,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) priority: u8,
-    /// Who waits for a confirm of it, and its number there.
-    pub(crate) published_by: Option<(At, u64)>,
+    /// Which publish it is, of a channel in confirm mode.
+    pub(crate) published_by: Option<Publish>,
+    /// Where it has died, once it has: its properties do not say so.
+    pub(crate) deaths: Deaths,
 }
 
-/// Why a message is dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Death {
-    Rejected,
-    Expired,
-    MaxLength,
-    DeliveryLimit,
-}
-
-impl Death {
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::MaxLength => "maxlen",
-            Self::DeliveryLimit => "delivery_limit",
-        }
-    }
+/// A publish on a channel in confirm mode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publish {
+    pub(crate) at: At,
+    /// Which of the channels that had this number, one after the other.
+    pub(crate) confirms: u64,
+    /// The number of the publish there.
+    pub(crate) number: u64,
 }
 
 impl Message {
@@ -60,75 +55,67 @@ impl Message {
         }
     }
 
-    /// The properties of the message once it has died in `queue`: the headers tell so, as RabbitMQ's. `None` if the broker
-    /// cannot read them.
-    pub(crate) fn after_death(&self, queue: &ShortStr, death: Death) -> Option<Properties> {
-        let mut properties = self.properties.decode().ok()?;
-        let headers = properties.headers.take().unwrap_or_default();
-        let reason = death.reason();
-        let mut earlier = Vec::new();
-        let mut count = 1;
-        if let Some(deaths) = headers.get("x-death").as_ref().and_then(Value::as_array) {
-            for entry in deaths.iter() {
-                let same = entry.as_table().is_some_and(|entry| is_of(entry, queue, reason));
-                match entry.as_table().and_then(|entry| entry.get("count")) {
-                    Some(times) if same => count = times.as_i64().unwrap_or(0) + 1,
-                    _ => earlier.push(entry),
-                }
-            }
+    /// The message dies in `queue`: its headers tell so, as RabbitMQ's, if the broker can read them.
+    pub(crate) fn die(&mut self, queue: &ShortStr, death: Death) {
+        let mut properties = self.properties.decode().ok();
+        let mut headers =
+            properties.as_mut().and_then(|own| own.headers.take()).unwrap_or_default();
+        if let Some(header) = headers.remove("x-death") {
+            self.deaths = Deaths::parse(&header);
         }
-        let entry = self.obituary(queue, reason, count, &properties);
-        let deaths = entry.into_iter().map(Value::from).chain(earlier);
-        let mut headers = headers;
-        let first = [
-            ("x-first-death-reason", reason.to_owned()),
-            ("x-first-death-queue", queue.to_string()),
-            ("x-first-death-exchange", self.exchange.to_string()),
-        ];
-        let unknown = headers.get("x-first-death-reason").is_none();
-        let told = FieldArray::from_values(deaths)
-            .and_then(|deaths| headers.insert("x-death", deaths))
-            .and_then(|()| {
-                let mut first = first.into_iter().filter(|_| unknown);
-                first.try_for_each(|(name, value)| headers.insert(name, value))
-            });
-        // The headers stay as they are if they cannot take more.
-        let _full = told;
+        let count = self.deaths.take(queue, death).saturating_add(1);
+        let expiration = properties.as_mut().and_then(|own| own.expiration.take());
+        // Constant names and names of the protocol fit.
+        if let Ok(entry) = self.obituary(queue, death, count, expiration.as_ref()) {
+            self.deaths.add(entry);
+        }
+        let Some(mut properties) = properties else { return };
+        if headers.get("x-first-death-reason").is_none() {
+            // The headers stay as they are if they cannot take more.
+            let _full = headers.extend([
+                ("x-first-death-reason", LongStr::from(death.reason())),
+                ("x-first-death-queue", long(queue)),
+                ("x-first-death-exchange", long(&self.exchange)),
+            ]);
+        }
         properties.headers = Some(headers);
-        // It must not expire again where it goes.
-        properties.expiration = None;
-        Some(properties)
+        // Without its expiration, which was taken above: it must not expire again where it goes.
+        self.properties = RawProperties::from(&properties);
     }
 
     fn obituary(
         &self,
         queue: &ShortStr,
-        reason: &str,
+        death: Death,
         count: i64,
-        properties: &Properties,
-    ) -> Option<FieldTable> {
-        let keys = FieldArray::from_values([self.routing_key.to_string()]).ok()?;
-        let mut entry = FieldTable::new()
-            .with("count", count)
-            .ok()?
-            .with("reason", reason)
-            .ok()?
-            .with("queue", queue.to_string())
-            .ok()?
-            .with("time", Timestamp::from(SystemTime::now()))
-            .ok()?
-            .with("exchange", self.exchange.to_string())
-            .ok()?
-            .with("routing-keys", keys)
-            .ok()?;
-        if let Some(expiration) = &properties.expiration {
-            entry.insert("original-expiration", expiration.to_string()).ok()?;
-        }
-        Some(entry)
+        expiration: Option<&ShortStr>,
+    ) -> Result<FieldTable, FieldError> {
+        let keys = FieldArray::from_values([long(&self.routing_key)])?;
+        let entries: [(_, Value); 6] = [
+            ("count", count.into()),
+            ("reason", death.reason().into()),
+            ("queue", long(queue).into()),
+            ("time", Timestamp::from(SystemTime::now()).into()),
+            ("exchange", long(&self.exchange).into()),
+            ("routing-keys", keys.into()),
+        ];
+        let expiration = expiration.map(|text| ("original-expiration", long(text).into()));
+        FieldTable::from_entries(entries.into_iter().chain(expiration))
     }
-}
 
-fn is_of(entry: &FieldTable, queue: &ShortStr, reason: &str) -> bool {
-    let text = |name| entry.get(name).and_then(|value| value.as_str().map(str::to_owned));
-    text("queue").is_some_and(|name| *queue == *name) && text("reason").as_deref() == Some(reason)
+    /// The properties that a delivery carries: with the deaths of the message, and with one more header.
+    pub(crate) fn properties_with(&self, more: Option<(&str, i64)>) -> RawProperties {
+        let deaths = self.deaths.header().map(|deaths| ("x-death", Value::from(deaths)));
+        let more = more.map(|(name, value)| (name, Value::from(value)));
+        if deaths.is_none() && more.is_none() {
+            return self.properties.clone();
+        }
+        // What the broker cannot read passes through as it is.
+        let Ok(mut properties) = self.properties.decode() else { return self.properties.clone() };
+        let mut headers = properties.headers.take().unwrap_or_default();
+        // The headers stay as they are if they cannot take more.
+        let _full = headers.extend(deaths.into_iter().chain(more));
+        properties.headers = Some(headers);
+        RawProperties::from(&properties)
+    }
 }

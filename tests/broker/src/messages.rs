@@ -1,15 +1,16 @@
 //! The way of messages: published, routed, delivered, settled, expired, dead.
 
 use amqp_proto::method::{Arguments, BasicDeliver, BasicPublish, BasicReturn};
-use amqp_proto::{EncodeProperties, Properties, RawProperties, ReplyCode, ShortStr, Value};
+use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr, Value};
 use bytes::Bytes;
 
 use crate::channel::{ChannelState, Mode, Settlement, Unacked};
+use crate::deaths::{Death, Deaths};
 use crate::direct_reply;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
-use crate::message::{Death, Message};
+use crate::message::{Message, Publish};
 use crate::observe::{Note, Verdict};
 use crate::queue::{Overflow, Queue};
 use crate::requests::delivered_properties;
@@ -46,10 +47,10 @@ impl Engine {
                 Ok(())
             }
             Mode::Confirm(confirms) => {
-                let number = confirms.publish();
-                let taken = self.route(at, method, properties, body, Some(number));
+                let publish = confirms.publish(at);
+                let taken = self.route(at, method, properties, body, Some(publish));
                 if let Some(Mode::Confirm(confirms)) = self.channel(at).map(|own| &mut own.mode) {
-                    confirms.decide(number, taken);
+                    confirms.decide(publish.number, taken);
                     self.confirming.insert(at);
                 }
                 Ok(())
@@ -102,7 +103,7 @@ impl Engine {
         method: &BasicPublish,
         properties: RawProperties,
         body: Bytes,
-        number: Option<u64>,
+        published_by: Option<Publish>,
     ) -> bool {
         if method.exchange.is_empty() && direct_reply::is_meant_by(&method.routing_key) {
             if let Some(to) = self.reply_consumer(&method.routing_key) {
@@ -130,7 +131,7 @@ impl Engine {
                 properties.clone(),
                 body.clone(),
             );
-            message.published_by = number.map(|number| (at, number));
+            message.published_by = published_by;
             taken &= self.enqueue(&queue, message);
         }
         taken
@@ -156,6 +157,7 @@ impl Engine {
             arrived: self.now,
             expires_at: None,
             published_by: None,
+            deaths: Deaths::default(),
         }
     }
 
@@ -208,7 +210,7 @@ impl Engine {
         }
         if queue.is_full(message.body.len()) && queue.limits.overflow != Overflow::DropHead {
             if queue.limits.overflow == Overflow::RejectPublishDlx {
-                self.bury(name, &message, Death::MaxLength);
+                self.bury(name, message, Death::MaxLength);
             }
             return false;
         }
@@ -229,7 +231,7 @@ impl Engine {
             |queue: &&mut Queue| queue.limits.overflow == Overflow::DropHead && queue.overflows();
         while let Some(queue) = self.queues.get_mut(name).filter(drops) {
             let Some(oldest) = queue.messages.pop_front() else { break };
-            self.bury(name, &oldest, Death::MaxLength);
+            self.bury(name, oldest, Death::MaxLength);
         }
     }
 
@@ -247,7 +249,7 @@ impl Engine {
         let limit = queue.limits.delivery_limit.or(default);
         if limit.is_some_and(|limit| message.returns > limit) {
             self.note(|| Note::LimitReached { body: message.body.clone() });
-            self.bury(name, &message, Death::DeliveryLimit);
+            self.bury(name, message, Death::DeliveryLimit);
             return;
         }
         queue.put(message);
@@ -256,20 +258,34 @@ impl Engine {
     }
 
     /// A message has died in a queue: it goes to the dead-letter exchange, if there is one.
-    fn bury(&mut self, name: &ShortStr, message: &Message, death: Death) {
+    ///
+    /// It may die at once where it goes, and again, through thousands of queues. So the dead wait in line, and only the first
+    /// caller sees to them: the stack does not grow with the way of a message.
+    fn bury(&mut self, name: &ShortStr, message: Message, death: Death) {
+        self.dead.push_back((name.clone(), message, death));
+        if self.burying {
+            return;
+        }
+        self.burying = true;
+        while let Some((name, message, death)) = self.dead.pop_front() {
+            self.dead_letter(&name, message, death);
+        }
+        self.burying = false;
+    }
+
+    fn dead_letter(&mut self, name: &ShortStr, mut message: Message, death: Death) {
         let Some(limits) = self.queues.get(name).map(|queue| queue.limits.clone()) else { return };
         let Some(exchange) = limits.dead_letter_exchange else { return };
         let routing_key =
             limits.dead_letter_routing_key.unwrap_or_else(|| message.routing_key.clone());
-        // What the broker cannot read passes through as it is, without an entry of its death.
-        let told = message.after_death(name, death);
-        let encoded = told.as_ref().map_or_else(|| message.properties.clone(), RawProperties::from);
-        let properties = told.unwrap_or_default();
-        for queue in self.targets(&exchange, &routing_key, &encoded) {
-            if death != Death::Rejected && goes_round(&properties, &queue) {
+        message.die(name, death);
+        for queue in self.targets(&exchange, &routing_key, &message.properties) {
+            if death != Death::Rejected && message.deaths.lead_back_to(&queue) {
                 continue;
             }
-            let dead = self.message(&exchange, &routing_key, encoded.clone(), message.body.clone());
+            let (properties, body) = (message.properties.clone(), message.body.clone());
+            let mut dead = self.message(&exchange, &routing_key, properties, body);
+            dead.deaths = message.deaths.clone();
             self.enqueue(&queue, dead);
         }
     }
@@ -283,7 +299,8 @@ impl Engine {
             self.expire_queue(&name);
             let unused = self.queues.get(&name).is_some_and(|queue| {
                 let expires = queue.limits.expires.filter(|_| queue.consumers.is_empty());
-                expires.is_some_and(|expires| queue.last_used + expires <= now)
+                let gone = expires.and_then(|expires| queue.last_used.checked_add(expires));
+                gone.is_some_and(|at| at <= now)
             });
             if unused {
                 self.delete_queue(&name);
@@ -297,7 +314,7 @@ impl Engine {
         while let Some(queue) = self.queues.get_mut(name) {
             let Some(true) = queue.messages.front_mut().map(expired) else { return };
             if let Some(message) = queue.messages.pop_front() {
-                self.bury(name, &message, Death::Expired);
+                self.bury(name, message, Death::Expired);
             }
         }
     }
@@ -422,7 +439,7 @@ impl Engine {
             Settlement::Ack => {}
             Settlement::Return => self.requeue(&queue, message, false),
             Settlement::Fail => self.requeue(&queue, message, true),
-            Settlement::Discard => self.bury(&queue, &message, Death::Rejected),
+            Settlement::Discard => self.bury(&queue, message, Death::Rejected),
         }
     }
 
@@ -437,28 +454,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Whether a dead message has been in that queue before, and nobody has rejected it since: it would die there again, and so
-/// on for ever. RabbitMQ drops it.
-fn goes_round(properties: &Properties, queue: &ShortStr) -> bool {
-    let deaths = properties.headers.as_ref().and_then(|headers| headers.get("x-death"));
-    let text = |death: &Value, name: &str| {
-        death
-            .as_table()
-            .and_then(|death| death.get(name))
-            .map(|value| value.as_str().unwrap_or("").to_owned())
-    };
-    // The latest comes first.
-    for death in deaths.iter().filter_map(Value::as_array).flat_map(|deaths| deaths.iter()) {
-        if text(&death, "reason").as_deref() == Some("rejected") {
-            return false;
-        }
-        if text(&death, "queue").is_some_and(|name| *queue == *name) {
-            return true;
-        }
-    }
-    false
 }
 
 impl Settlement {

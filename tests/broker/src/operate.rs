@@ -10,7 +10,7 @@ use crate::channel::{ChannelState, Mode};
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::{Fault, Scope};
-use crate::message::Message;
+use crate::message::{Message, Publish};
 use crate::observe::{ConsumerView, Note};
 
 impl Engine {
@@ -20,9 +20,8 @@ impl Engine {
     pub fn restart(&mut self, now: Instant) {
         self.now = now;
         let lose = self.whims.one_in(2);
-        let untold = |message: &Message| {
-            message.published_by.is_some_and(|(at, number)| self.is_untold(at, number))
-        };
+        let untold =
+            |message: &Message| message.published_by.is_some_and(|publish| self.is_untold(publish));
         // Whatever the publisher has not been told may be lost.
         let lost: Vec<_> = self
             .queues
@@ -68,11 +67,11 @@ impl Engine {
         }
     }
 
-    fn is_untold(&self, at: At, number: u64) -> bool {
-        let session = self.sessions.get(&at.session);
-        let channel = session.and_then(|session| session.channels.get(&at.channel));
+    fn is_untold(&self, publish: Publish) -> bool {
+        let session = self.sessions.get(&publish.at.session);
+        let channel = session.and_then(|session| session.channels.get(&publish.at.channel));
         match channel.map(|channel| &channel.mode) {
-            Some(Mode::Confirm(confirms)) => confirms.is_untold(number),
+            Some(Mode::Confirm(confirms)) => confirms.is_untold(publish),
             _ => false,
         }
     }

@@ -13,17 +13,19 @@ use std::time::Duration;
 pub struct Options {
     pub(crate) users: Vec<(String, String)>,
     pub(crate) heartbeat: Duration,
+    pub(crate) max_message_size: u64,
     pub(crate) whims: Option<u64>,
     pub(crate) rabbitmq_4_3: bool,
 }
 
 impl Options {
-    /// The user guest with the password guest, and heartbeats every 60 seconds.
+    /// The user guest with the password guest, heartbeats every 60 seconds, and messages of up to 128 MiB.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             users: Vec::new(),
             heartbeat: Duration::from_secs(60),
+            max_message_size: 128 * 1024 * 1024,
             whims: None,
             rabbitmq_4_3: false,
         }
@@ -40,6 +42,14 @@ impl Options {
     #[must_use]
     pub const fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = interval;
+        self
+    }
+
+    /// The largest message body that the broker takes, in bytes: RabbitMQ's `max_message_size`. A larger one closes its
+    /// channel (406).
+    #[must_use]
+    pub const fn max_message_size(mut self, bytes: u64) -> Self {
+        self.max_message_size = bytes;
         self
     }
 

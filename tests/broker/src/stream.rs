@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use amqp_proto::method::{BasicConsume, BasicDeliver};
-use amqp_proto::{FieldTable, RawProperties, ShortStr, Value};
+use amqp_proto::{FieldTable, ShortStr, Value};
 
 use crate::channel::Unacked;
 use crate::engine::{At, Engine};
@@ -93,7 +93,8 @@ impl Engine {
                 if let Some(consumer) = channel.consumers.get_mut(&consumer.tag) {
                     consumer.unacked += 1;
                 }
-                let properties = with_offset(&message, offset);
+                let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+                let properties = message.properties_with(Some(("x-stream-offset", offset)));
                 let body = message.body.clone();
                 let unacked =
                     Unacked { queue: name.clone(), message, consumer: Some(consumer.tag) };
@@ -136,12 +137,4 @@ fn interval(text: &str) -> Option<Duration> {
     };
     let count: u64 = text.get(..text.len() - 1)?.parse().ok()?;
     Some(Duration::from_secs(count.saturating_mul(unit)))
-}
-
-fn with_offset(message: &Message, offset: usize) -> RawProperties {
-    let Ok(mut properties) = message.properties.decode() else { return message.properties.clone() };
-    let headers = properties.headers.take().unwrap_or_default();
-    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-    properties.headers = headers.clone().with("x-stream-offset", offset).ok().or(Some(headers));
-    RawProperties::from(&properties)
 }

@@ -18,6 +18,8 @@ Listens on 127.0.0.1:5672, if nothing else is said. Port 0 is any that is free. 
 Options:
   --user NAME:PASSWORD  Adds a user; without any, there is guest:guest
   --heartbeat SECONDS   The interval to propose; 0 asks for none [default: 60]
+  --max-message-size BYTES
+                        The largest body to take [default: 134217728]
   --whims SEED          Uses the freedom that the protocol gives brokers, at random: confirms late, out of order,
                         several at once; answers basic.consume late
   --rabbitmq-4-3        Counts failed deliveries of quorum queues as RabbitMQ 4.3 does
@@ -69,6 +71,9 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
             Long("heartbeat") => {
                 let seconds = parser.value()?.parse::<u16>()?;
                 options = options.heartbeat(Duration::from_secs(seconds.into()));
+            }
+            Long("max-message-size") => {
+                options = options.max_message_size(parser.value()?.parse()?);
             }
             Long("rabbitmq-4-3") => options = options.rabbitmq_4_3(),
             Long("whims") => options = options.whims(parser.value()?.parse()?),

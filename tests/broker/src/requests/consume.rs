@@ -140,12 +140,6 @@ impl Engine {
 
 /// The properties that a delivery carries: those of queues that count deliveries say how often it came back.
 pub(crate) fn delivered_properties(queue: &Queue, message: &Message) -> RawProperties {
-    if !queue.limits.counts_deliveries || message.returns == 0 {
-        return message.properties.clone();
-    }
-    let Ok(mut properties) = message.properties.decode() else { return message.properties.clone() };
-    let headers = properties.headers.take().unwrap_or_default();
-    let times = i64::from(message.returns);
-    properties.headers = headers.clone().with("x-delivery-count", times).ok().or(Some(headers));
-    RawProperties::from(&properties)
+    let counted = queue.limits.counts_deliveries && message.returns > 0;
+    message.properties_with(counted.then(|| ("x-delivery-count", i64::from(message.returns))))
 }

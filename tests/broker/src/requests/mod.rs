@@ -109,10 +109,12 @@ impl Engine {
                 self.send(at, TxSelectOk {});
             }
             Method::ConfirmSelect(method) => {
+                self.last_confirms += 1;
+                let confirms = Confirms::new(self.last_confirms);
                 self.select(at, |mode| match mode {
                     Mode::Tx(_) => Err("cannot switch from tx to confirm mode"),
                     Mode::Plain => {
-                        *mode = Mode::Confirm(Confirms::default());
+                        *mode = Mode::Confirm(confirms);
                         Ok(())
                     }
                     Mode::Confirm(_) => Ok(()),
