@@ -256,11 +256,19 @@ pub enum Violation {
         /// The channel's number.
         channel: u16,
     },
-    /// The peer opens a channel that is already open, or whose number is above `channel_max`.
+    /// The peer opens a channel that is already open.
     #[error("channel {channel} cannot be opened")]
     BadChannel {
         /// The channel's number.
         channel: u16,
+    },
+    /// The peer opens more channels than were negotiated.
+    #[error(
+        "number of channels opened ({channel_max}) has reached the negotiated channel_max ({channel_max})"
+    )]
+    TooManyChannels {
+        /// How many may be open.
+        channel_max: u16,
     },
     /// A connection method on a channel other than 0, or a channel method on channel 0.
     #[error("{method} on channel {channel}")]
@@ -336,7 +344,9 @@ impl Violation {
             Self::UnknownConsumer { .. }
             | Self::BadDeliveryTag { .. }
             | Self::UnknownPublish { .. } => ReplyCode::NOT_ALLOWED,
-            Self::BadTune { .. } | Self::TooManyChallenges { .. } => ReplyCode::NOT_ALLOWED,
+            Self::BadTune { .. }
+            | Self::TooManyChallenges { .. }
+            | Self::TooManyChannels { .. } => ReplyCode::NOT_ALLOWED,
             Self::RepliesNotRead { .. } | Self::TooMuchUnfinished { .. } => {
                 ReplyCode::RESOURCE_ERROR
             }

@@ -131,7 +131,7 @@ pub fn frame_octets(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// One accepted connection. Dropped without [`close`](Self::close) it just closes the socket.
+/// One connection, accepted or [made](Self::connect). Dropped without [`close`](Self::close) it just closes the socket.
 #[derive(Debug)]
 pub struct PeerConnection {
     stream: TcpStream,
@@ -139,6 +139,15 @@ pub struct PeerConnection {
 }
 
 impl PeerConnection {
+    /// Connects to a server, as a client whose every word the test writes itself.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect(addr: SocketAddr) -> io::Result<Self> {
+        Self::new(TcpStream::connect(addr)?, DEADLINE)
+    }
+
     fn new(stream: TcpStream, deadline: Duration) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;

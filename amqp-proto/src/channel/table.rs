@@ -3,7 +3,7 @@ use crate::link::{Link, Role};
 use crate::method::ChannelOpen;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, PublishSeq,
-    ShortStr,
+    ShortStr, Violation,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -75,18 +75,24 @@ impl Channels {
         id
     }
 
-    /// Servers: the client opens that channel. Returns false if it must not.
-    pub(crate) fn accept(&mut self, number: u16) -> bool {
+    /// Servers: the client opens that channel.
+    pub(crate) fn accept(&mut self, number: u16) -> Result<(), Violation> {
         // One whose end was not told yet is free: the client opens the number again right behind its close-ok.
-        let taken = self.receiving(number).is_some();
-        if taken || number == 0 || number > self.channel_max {
-            return false;
+        if self.receiving(number).is_some() || number == 0 {
+            return Err(Violation::BadChannel { channel: number });
+        }
+        // RabbitMQ: the limit is how many there are, whatever their numbers. They are counted only where they may be too many.
+        let channel_max = self.channel_max;
+        let open =
+            || self.slots.iter().flatten().filter(|own| !matches!(own.phase, Phase::Closed(_)));
+        if self.slots.len() >= channel_max.into() && open().count() >= channel_max.into() {
+            return Err(Violation::TooManyChannels { channel_max });
         }
         while self.slots.len() < usize::from(number) {
             self.slots.push(None);
         }
         self.put(ChannelId(number), Phase::Open);
-        true
+        Ok(())
     }
 
     /// On how many of them the peer owes something, by looking at each: what [`Link::awaiting`] has to be.

@@ -121,9 +121,7 @@ impl Connection {
         }
         match Method::decode(&payload)? {
             Method::ChannelOpen(_) => {
-                if !self.channels.accept(number) {
-                    return Err(Violation::BadChannel { channel: number }.into());
-                }
+                self.channels.accept(number)?;
                 self.link.reply(number, &ChannelOpenOk::default())?;
                 self.link.emit(ChannelId(number), ChannelEvent::Opened);
                 Ok(())

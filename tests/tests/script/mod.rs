@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each user needs a part of it")]
 
+pub(crate) mod client;
+
 use amqp_client_core::proto::LongStr;
 use amqp_client_core::proto::method::{ConnectionOpenOk, ConnectionStart, ConnectionTune, Method};
 use amqp_testkit::PeerConnection;
