@@ -8,8 +8,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use amqp_client_core::{
-    CallError, Channel, ConfirmError, ConnectionEvent, ConsumeOptions, Delivery, Message,
-    MessageProperties, PublisherOptions, Queue, QueueOptions, QueueType, SendError,
+    CallError, Channel, ConfirmError, ConnectionEvent, ConsumeOptions, Delivery, ExchangeOptions,
+    Message, MessageProperties, PublisherOptions, Queue, QueueOptions, QueueType, SendError,
 };
 use amqp_client_tokio::Connection;
 use amqp_test_broker::{Broker, Options};
@@ -102,6 +102,40 @@ async fn users_are_those_of_the_options() -> Outcome {
     assert!(error.to_string().contains("ACCESS_REFUSED"), "{error}");
     let wrong = format!("amqp://trader:wrong@{}", broker.addr());
     assert!(Connection::open(&wrong).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn virtual_hosts_have_queues_and_exchanges_of_their_own() -> Outcome {
+    let broker = Broker::start_with(Options::new().virtual_host("a/b"))?;
+    let other = broker.uri().replace("/%2f", "/a%2fb");
+    let (first, second) = (open(&broker.uri()).await?, open(&other).await?);
+    let (first, second) = (first.open_channel().await?, second.open_channel().await?);
+    for channel in [&first, &second] {
+        channel.exchange_declare("x", "fanout", ExchangeOptions::new()).await?;
+        let dead = channel.queue_declare("dead", durable()).await?;
+        dead.bind("x", "").await?;
+        let options = durable().max_length(0).dead_letter_exchange("x");
+        channel.queue_declare("q", options).await?.bind("amq.direct", "k").await?;
+    }
+    // By a binding, through a dead-letter exchange, to a queue by its binding: all of it in one virtual host.
+    let persistent = Message::new("m").with(&MessageProperties::new().persistent())?;
+    second.exchange("amq.direct")?.publish("k", &persistent).await?;
+    second.default_exchange().publish("dead", &persistent).await?;
+    let counts = async |channel: &Channel| {
+        Ok::<_, CallError>(channel.queue_declare_passive("dead").await?.message_count())
+    };
+    assert_eq!((counts(&first).await?, counts(&second).await?), (0, 2));
+    second.queue_delete("q", false, false).await?;
+    first.queue_declare_passive("q").await?;
+    broker.restart();
+    let (first, second) = (open(&broker.uri()).await?, open(&other).await?);
+    let (first, second) = (first.open_channel().await?, second.open_channel().await?);
+    assert_eq!((counts(&first).await?, counts(&second).await?), (0, 2));
+    let error = second.queue_declare_passive("q").await.expect_err("it was deleted");
+    assert!(error.to_string().contains("no queue 'q' in vhost 'a/b'"), "{error}");
+    let error = open(&broker.uri().replace("/%2f", "/nobodys")).await.expect_err("there is none");
+    assert!(error.to_string().contains("vhost nobodys not found"), "{error}");
     Ok(())
 }
 

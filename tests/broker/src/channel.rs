@@ -8,6 +8,7 @@ use crate::confirms::Confirms;
 use crate::direct_reply::ReplyConsumer;
 use crate::fault::Fault;
 use crate::message::Message;
+use crate::name::Name;
 
 /// What the broker knows of one channel.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ pub(crate) struct ChannelState {
 
 #[derive(Debug)]
 pub(crate) struct ChannelConsumer {
-    pub(crate) queue: ShortStr,
+    pub(crate) queue: Name,
     pub(crate) prefetch: u16,
     /// How many of its deliveries are unacknowledged.
     pub(crate) unacked: usize,
@@ -42,7 +43,7 @@ pub(crate) struct ChannelConsumer {
 /// A delivery that waits to be acknowledged.
 #[derive(Debug)]
 pub(crate) struct Unacked {
-    pub(crate) queue: ShortStr,
+    pub(crate) queue: Name,
     pub(crate) message: Message,
     /// Nothing for one that was got.
     pub(crate) consumer: Option<ShortStr>,
@@ -110,7 +111,7 @@ impl ChannelState {
     }
 
     /// The queue is gone, and which consumers had its deliveries does not matter any more.
-    pub(crate) fn forget_consumers(&mut self, queue: &ShortStr) {
+    pub(crate) fn forget_consumers(&mut self, queue: &Name) {
         let settled = match &mut self.mode {
             Mode::Tx(transaction) => &mut transaction.settlements[..],
             Mode::Plain | Mode::Confirm(_) => &mut [],

@@ -14,6 +14,7 @@ use crate::deaths::Death;
 use crate::exchange::{Exchange, Kind};
 use crate::fault::{Fault, Scope};
 use crate::message::Message;
+use crate::name::Name;
 use crate::observe::Note;
 use crate::queue::Queue;
 use crate::whims::Whims;
@@ -31,16 +32,16 @@ pub struct Engine {
     config: Arc<ServerConfig>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
-    pub(crate) exchanges: BTreeMap<ShortStr, Exchange>,
-    pub(crate) queues: BTreeMap<ShortStr, Queue>,
+    pub(crate) exchanges: BTreeMap<Name, Exchange>,
+    pub(crate) queues: BTreeMap<Name, Queue>,
     /// Queues with something to deliver, perhaps.
-    pub(crate) dirty: BTreeSet<ShortStr>,
+    pub(crate) dirty: BTreeSet<Name>,
     pub(crate) last_message: u64,
     pub(crate) last_name: u64,
     /// Counts the channels that were put into confirm mode.
     pub(crate) last_confirms: u64,
     /// Messages that have died, and in which queue, on their way to the dead-letter exchange.
-    pub(crate) dead: VecDeque<(ShortStr, Message, Death)>,
+    pub(crate) dead: VecDeque<(Name, Message, Death)>,
     /// Somebody sees to these already.
     pub(crate) burying: bool,
     /// Channels in confirm mode with something to tell.
@@ -63,6 +64,8 @@ pub(crate) struct Session {
     pub(crate) proto: Connection,
     pub(crate) channels: BTreeMap<ChannelId, ChannelState>,
     pub(crate) user: ShortStr,
+    /// The one that it has opened.
+    pub(crate) virtual_host: ShortStr,
     /// Whether it has published anything.
     pub(crate) publishes: bool,
 }
@@ -75,7 +78,7 @@ pub(crate) struct At {
 }
 
 impl Engine {
-    /// An empty broker with the usual exchanges and one virtual host, `/`.
+    /// An empty broker: virtual hosts with the usual exchanges.
     #[must_use]
     pub fn new(options: Options, now: Instant) -> Self {
         let mut config = ServerConfig::default();
@@ -105,14 +108,18 @@ impl Engine {
             notes: None,
             refusals: None,
         };
-        for (name, kind) in [
-            ("amq.direct", Kind::Direct),
-            ("amq.fanout", Kind::Fanout),
-            ("amq.topic", Kind::Topic),
-            ("amq.headers", Kind::Headers),
-            ("amq.match", Kind::Headers),
-        ] {
-            engine.exchanges.insert(ShortStr::truncated(name), Exchange::new(kind));
+        for virtual_host in engine.options.virtual_hosts.clone() {
+            for (name, kind) in [
+                ("amq.direct", Kind::Direct),
+                ("amq.fanout", Kind::Fanout),
+                ("amq.topic", Kind::Topic),
+                ("amq.headers", Kind::Headers),
+                ("amq.match", Kind::Headers),
+            ] {
+                let text = ShortStr::truncated(name);
+                let name = Name { virtual_host: virtual_host.clone(), text };
+                engine.exchanges.insert(name, Exchange::new(kind));
+            }
         }
         engine
     }
@@ -132,6 +139,7 @@ impl Engine {
             proto: Connection::server(config, now),
             channels: BTreeMap::new(),
             user: ShortStr::EMPTY,
+            virtual_host: ShortStr::EMPTY,
             publishes: false,
         };
         self.sessions.insert(id, session);
@@ -268,9 +276,7 @@ impl Engine {
                 self.log_in(id, &mechanism, response.expose());
             }
             Event::Server(ServerEvent::Open { virtual_host }) => {
-                let text = format!("vhost {virtual_host} not found");
-                let fault = (virtual_host != "/").then(|| Fault::not_allowed(&text));
-                self.conclude_open(id, fault);
+                self.open_virtual_host(id, virtual_host.detached());
             }
             Event::Channel(channel, event) => {
                 self.handle_channel(At { session: id, channel }, event);
@@ -305,17 +311,18 @@ impl Engine {
         }
     }
 
-    fn conclude_open(&mut self, id: SessionId, fault: Option<Fault>) {
+    fn open_virtual_host(&mut self, id: SessionId, name: ShortStr) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        match fault {
-            None => {
-                let _decided = session.proto.accept_open();
-                if let Some(reason) = &self.alarm {
-                    session.proto.set_blocked(Some(reason));
-                }
+        if self.options.virtual_hosts.contains(&name) {
+            session.virtual_host = name;
+            let _decided = session.proto.accept_open();
+            if let Some(reason) = &self.alarm {
+                session.proto.set_blocked(Some(reason));
             }
-            Some(fault) => session.proto.close_over(now, fault.code, &fault.text, (10, 40)),
+        } else {
+            let fault = Fault::not_allowed(&format!("vhost {name} not found"));
+            session.proto.close_over(now, fault.code, &fault.text, (10, 40));
         }
     }
 
@@ -460,6 +467,13 @@ impl Engine {
     pub(crate) fn generate_name(&mut self) -> ShortStr {
         self.last_name += 1;
         ShortStr::truncated(&format!("amq.gen-{:022}", self.last_name))
+    }
+
+    /// What a client means by the name of a queue or an exchange.
+    pub(crate) fn name(&self, at: At, text: ShortStr) -> Name {
+        let session = self.sessions.get(&at.session);
+        let virtual_host = session.map_or(ShortStr::EMPTY, |session| session.virtual_host.clone());
+        Name { virtual_host, text }
     }
 }
 

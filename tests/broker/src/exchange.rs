@@ -1,5 +1,7 @@
 use amqp_proto::{FieldTable, RawProperties, ShortStr, Value};
 
+use crate::name::Name;
+
 /// How an exchange routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -50,8 +52,8 @@ pub(crate) struct Binding {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    Queue(ShortStr),
-    Exchange(ShortStr),
+    Queue(Name),
+    Exchange(Name),
 }
 
 impl Exchange {

@@ -1,5 +1,6 @@
 use amqp_proto::ReplyCode;
-use amqp_proto::ShortStr;
+
+use crate::name::Name;
 
 /// Why a request is refused, and how much that ends. The texts are RabbitMQ's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,36 +30,36 @@ impl Fault {
         Self { scope, code, text }
     }
 
-    pub(crate) fn no_queue(name: &ShortStr) -> Self {
-        Self::channel(ReplyCode::NOT_FOUND, format!("no queue '{name}' in vhost '/'"))
+    pub(crate) fn no_queue(name: &Name) -> Self {
+        Self::channel(ReplyCode::NOT_FOUND, format!("no queue {name}"))
     }
 
-    pub(crate) fn no_exchange(name: &ShortStr) -> Self {
-        Self::channel(ReplyCode::NOT_FOUND, format!("no exchange '{name}' in vhost '/'"))
+    pub(crate) fn no_exchange(name: &Name) -> Self {
+        Self::channel(ReplyCode::NOT_FOUND, format!("no exchange {name}"))
     }
 
-    pub(crate) fn locked(name: &ShortStr) -> Self {
+    pub(crate) fn locked(name: &Name) -> Self {
         let text = format!(
-            "cannot obtain exclusive access to locked queue '{name}' in vhost '/'. It could be originally declared on \
+            "cannot obtain exclusive access to locked queue {name}. It could be originally declared on \
              another connection or the exclusive property value does not match that of the original declaration."
         );
         Self::channel(ReplyCode::RESOURCE_LOCKED, text)
     }
 
-    pub(crate) fn reserved(kind: &str, name: &ShortStr) -> Self {
-        let text = format!("{kind} name '{name}' contains reserved prefix 'amq.*'");
+    pub(crate) fn reserved(kind: &str, name: &Name) -> Self {
+        let text = format!("{kind} name '{}' contains reserved prefix 'amq.*'", name.text);
         Self::channel(ReplyCode::ACCESS_REFUSED, text)
     }
 
     pub(crate) fn inequivalent(
         argument: &str,
         kind: &str,
-        name: &ShortStr,
+        name: &Name,
         received: &str,
         current: &str,
     ) -> Self {
         Self::precondition(format!(
-            "inequivalent arg '{argument}' for {kind} '{name}' in vhost '/': received {received} but current is {current}"
+            "inequivalent arg '{argument}' for {kind} {name}: received {received} but current is {current}"
         ))
     }
 

@@ -1,5 +1,5 @@
 //! An AMQP 0-9-1 broker in memory, for tests and first steps. **In production, use RabbitMQ**: this one keeps nothing on disk,
-//! has one virtual host, and is as fast as it happens to be.
+//! and is as fast as it happens to be.
 //!
 //! ```
 //! let broker = amqp_test_broker::Broker::start()?;
@@ -19,6 +19,7 @@
 //! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
 //! behind a TCP port. That it answers as RabbitMQ does is tested by random scripts run on both.
 
+mod arguments;
 mod channel;
 mod confirms;
 mod deaths;
@@ -29,6 +30,7 @@ mod fault;
 mod login;
 mod message;
 mod messages;
+mod name;
 mod observe;
 mod operate;
 mod options;

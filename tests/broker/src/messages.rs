@@ -1,9 +1,10 @@
 //! The way of messages: published, routed, delivered, settled, expired, dead.
 
 use amqp_proto::method::{Arguments, BasicDeliver, BasicPublish, BasicReturn};
-use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr, Value};
+use amqp_proto::{EncodeProperties, RawProperties, ReplyCode, ShortStr};
 use bytes::Bytes;
 
+use crate::arguments::{Overflow, name_of};
 use crate::channel::{ChannelState, Mode, Settlement, Unacked};
 use crate::deaths::{Death, Deaths};
 use crate::direct_reply;
@@ -11,8 +12,9 @@ use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
 use crate::message::{Message, Publish};
+use crate::name::Name;
 use crate::observe::{Note, Verdict};
-use crate::queue::{Overflow, Queue};
+use crate::queue::Queue;
 use crate::requests::delivered_properties;
 
 /// How many octets may wait for a client before it gets no more deliveries.
@@ -75,15 +77,12 @@ impl Engine {
         properties: &RawProperties,
     ) -> Result<(), Fault> {
         if !method.exchange.is_empty() {
-            let Some(exchange) = self.exchanges.get(&method.exchange) else {
-                return Err(Fault::no_exchange(&method.exchange));
+            let name = self.name(at, method.exchange.clone());
+            let Some(exchange) = self.exchanges.get(&name) else {
+                return Err(Fault::no_exchange(&name));
             };
             if exchange.internal {
-                let text = format!(
-                    "cannot publish to internal exchange '{}' in vhost '/'",
-                    method.exchange
-                );
-                return Err(Fault::refused(text));
+                return Err(Fault::refused(format!("cannot publish to internal exchange {name}")));
             }
         }
         Message::expiration(properties).map_err(Fault::precondition)?;
@@ -112,7 +111,8 @@ impl Engine {
                 return true;
             }
         }
-        let queues = self.targets(&method.exchange, &method.routing_key, &properties);
+        let exchange = self.name(at, method.exchange.clone());
+        let queues = self.targets(&exchange, &method.routing_key, &properties);
         self.note(|| Note::Accepted { body: body.clone(), queues: queues.len() });
         if queues.is_empty() && method.mandatory {
             let returned = BasicReturn {
@@ -164,17 +164,13 @@ impl Engine {
     /// The queues that a message reaches, each once.
     fn targets(
         &self,
-        exchange: &ShortStr,
+        exchange: &Name,
         routing_key: &ShortStr,
         properties: &RawProperties,
-    ) -> Vec<ShortStr> {
-        if exchange.is_empty() {
-            return self
-                .queues
-                .contains_key(routing_key)
-                .then(|| routing_key.clone())
-                .into_iter()
-                .collect();
+    ) -> Vec<Name> {
+        if exchange.text.is_empty() {
+            let queue = exchange.beside(routing_key.clone());
+            return self.queues.contains_key(&queue).then_some(queue).into_iter().collect();
         }
         let mut queues = Vec::new();
         let mut seen = vec![exchange.clone()];
@@ -184,7 +180,7 @@ impl Engine {
             let Some(source) = self.exchanges.get(&name) else { continue };
             let matching = source.matching(routing_key, properties);
             let alternate = source.arguments.get("alternate-exchange");
-            let alternate = alternate.as_ref().and_then(Value::as_str).map(ShortStr::truncated);
+            let alternate = alternate.as_ref().and_then(name_of).map(|text| name.beside(text));
             let mut reached = false;
             for target in matching {
                 reached = true;
@@ -200,7 +196,7 @@ impl Engine {
     }
 
     /// Adds a message to a queue, unless that is full and refuses more.
-    fn enqueue(&mut self, name: &ShortStr, mut message: Message) -> bool {
+    fn enqueue(&mut self, name: &Name, mut message: Message) -> bool {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return true };
         if queue.limits.is_stream {
@@ -226,7 +222,7 @@ impl Engine {
     }
 
     /// Drops the oldest messages of a queue that has too many, if it is not one that rather refuses new ones.
-    fn drop_head(&mut self, name: &ShortStr) {
+    fn drop_head(&mut self, name: &Name) {
         let drops =
             |queue: &&mut Queue| queue.limits.overflow == Overflow::DropHead && queue.overflows();
         while let Some(queue) = self.queues.get_mut(name).filter(drops) {
@@ -236,7 +232,7 @@ impl Engine {
     }
 
     /// Returns a message to its queue, because its delivery failed or nobody had a use for it.
-    pub(crate) fn requeue(&mut self, name: &ShortStr, mut message: Message, failed: bool) {
+    pub(crate) fn requeue(&mut self, name: &Name, mut message: Message, failed: bool) {
         message.redelivered = true;
         let Some(queue) = self.queues.get_mut(name) else { return };
         if queue.limits.is_stream {
@@ -261,7 +257,7 @@ impl Engine {
     ///
     /// It may die at once where it goes, and again, through thousands of queues. So the dead wait in line, and only the first
     /// caller sees to them: the stack does not grow with the way of a message.
-    fn bury(&mut self, name: &ShortStr, message: Message, death: Death) {
+    fn bury(&mut self, name: &Name, message: Message, death: Death) {
         self.dead.push_back((name.clone(), message, death));
         if self.burying {
             return;
@@ -273,14 +269,15 @@ impl Engine {
         self.burying = false;
     }
 
-    fn dead_letter(&mut self, name: &ShortStr, mut message: Message, death: Death) {
+    fn dead_letter(&mut self, name: &Name, mut message: Message, death: Death) {
         let Some(limits) = self.queues.get(name).map(|queue| queue.limits.clone()) else { return };
         let Some(exchange) = limits.dead_letter_exchange else { return };
         let routing_key =
             limits.dead_letter_routing_key.unwrap_or_else(|| message.routing_key.clone());
-        message.die(name, death);
-        for queue in self.targets(&exchange, &routing_key, &message.properties) {
-            if death != Death::Rejected && message.deaths.lead_back_to(&queue) {
+        message.die(&name.text, death);
+        for queue in self.targets(&name.beside(exchange.clone()), &routing_key, &message.properties)
+        {
+            if death != Death::Rejected && message.deaths.lead_back_to(&queue.text) {
                 continue;
             }
             let (properties, body) = (message.properties.clone(), message.body.clone());
@@ -308,7 +305,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn expire_queue(&mut self, name: &ShortStr) {
+    pub(crate) fn expire_queue(&mut self, name: &Name) {
         let now = self.now;
         let expired = |message: &mut Message| message.expires_at.is_some_and(|at| at <= now);
         while let Some(queue) = self.queues.get_mut(name) {
@@ -320,7 +317,7 @@ impl Engine {
     }
 
     /// Delivers what a queue has to consumers that have room.
-    pub(crate) fn deliver(&mut self, name: &ShortStr) {
+    pub(crate) fn deliver(&mut self, name: &Name) {
         if self.queues.get(name).is_some_and(|queue| queue.limits.is_stream) {
             return self.deliver_stream(name);
         }
@@ -355,7 +352,7 @@ impl Engine {
     }
 
     /// Who gets the next message: the first in line that has room.
-    fn next_consumer(&mut self, name: &ShortStr) -> Option<(usize, At, ShortStr, bool)> {
+    fn next_consumer(&mut self, name: &Name) -> Option<(usize, At, ShortStr, bool)> {
         let queue = self.queues.get(name).filter(|queue| !queue.messages.is_empty())?;
         let line = if queue.limits.single_active { 1 } else { queue.consumers.len() };
         let line: Vec<_> = queue.consumers.iter().take(line).cloned().enumerate().collect();

@@ -6,6 +6,7 @@ use amqp_proto::{ChannelError, ChannelId, ReplyCode, ShortStr};
 
 use crate::SessionId;
 use crate::engine::{At, Engine};
+use crate::name::Name;
 
 /// Something that the broker did; see [`Engine::observe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +158,7 @@ impl Engine {
     pub fn consumers(&self) -> impl Iterator<Item = ConsumerView> + '_ {
         self.queues.iter().flat_map(|(name, queue)| {
             queue.consumers.iter().map(move |consumer| ConsumerView {
-                queue: name.clone(),
+                queue: name.text.clone(),
                 session: consumer.session,
                 channel: consumer.channel,
                 tag: consumer.tag.clone(),
@@ -165,15 +166,15 @@ impl Engine {
         })
     }
 
-    /// Returns how many messages of a queue are ready for delivery; nothing if there is no such queue.
+    /// Returns how many messages of a queue of the virtual host `/` are ready for delivery; nothing if there is no such queue.
     #[must_use]
     pub fn ready_count(&self, queue: &str) -> Option<usize> {
-        let queue = self.queues.get(&ShortStr::truncated(queue))?;
+        let queue = self.queues.get(&Name::in_default(queue))?;
         Some(queue.messages.len())
     }
 
     /// Returns the names of all queues.
     pub fn queue_names(&self) -> impl Iterator<Item = &ShortStr> {
-        self.queues.keys()
+        self.queues.keys().map(|name| &name.text)
     }
 }

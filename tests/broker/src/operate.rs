@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use amqp_proto::ReplyCode;
 use amqp_proto::method::BasicCancel;
-use amqp_proto::{ReplyCode, ShortStr};
 
 use crate::SessionId;
 use crate::channel::{ChannelState, Mode};
@@ -11,6 +11,7 @@ use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::{Fault, Scope};
 use crate::message::{Message, Publish};
+use crate::name::Name;
 use crate::observe::{ConsumerView, Note};
 
 impl Engine {
@@ -76,9 +77,9 @@ impl Engine {
         }
     }
 
-    /// Cancels the consumers of a queue, as when it moves to another node.
+    /// Cancels the consumers of a queue of the virtual host `/`, as when it moves to another node.
     pub fn cancel_consumers(&mut self, queue: &str) {
-        let Some(queue) = self.queues.get_mut(&ShortStr::truncated(queue)) else { return };
+        let Some(queue) = self.queues.get_mut(&Name::in_default(queue)) else { return };
         for consumer in std::mem::take(&mut queue.consumers) {
             let at = At { session: consumer.session, channel: consumer.channel };
             if let Some(channel) = self.channel(at) {
@@ -143,14 +144,15 @@ impl Engine {
         }
         self.note(|| Note::Cancelled(consumer.clone()));
         self.send(at, BasicCancel { consumer_tag: consumer.tag.clone(), no_wait: true });
-        self.remove_consumer(at, &consumer.tag, &consumer.queue);
+        let queue = self.name(at, consumer.queue.clone());
+        self.remove_consumer(at, &consumer.tag, &queue);
         self.settle();
     }
 
-    /// Deletes a queue with all its messages. Returns whether there was one.
+    /// Deletes a queue of the virtual host `/` with all its messages. Returns whether there was one.
     pub fn delete_queue_of(&mut self, now: Instant, name: &str) -> bool {
         self.now = now;
-        let name = ShortStr::truncated(name);
+        let name = Name::in_default(name);
         let found = self.queues.contains_key(&name);
         self.delete_queue(&name);
         self.settle();
@@ -164,7 +166,7 @@ impl Engine {
         for exchange in self.exchanges.values_mut() {
             exchange.bindings.clear();
         }
-        self.exchanges.retain(|name, _| name.as_bytes().starts_with(b"amq."));
+        self.exchanges.retain(|name, _| name.is_reserved());
     }
 
     /// Refuses the next so many requests of that method (`queue.declare` is `(50, 10)`) with 403, which closes their channel, or

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use amqp_proto::ShortStr;
+
 /// How a broker is set up.
 ///
 /// ```
@@ -12,6 +14,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Options {
     pub(crate) users: Vec<(String, String)>,
+    pub(crate) virtual_hosts: Vec<ShortStr>,
     pub(crate) heartbeat: Duration,
     pub(crate) max_message_size: u64,
     pub(crate) whims: Option<u64>,
@@ -19,11 +22,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// The user guest with the password guest, heartbeats every 60 seconds, and messages of up to 128 MiB.
+    /// The user guest with the password guest, the virtual host `/`, heartbeats every 60 seconds, and messages of up to 128 MiB.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             users: Vec::new(),
+            virtual_hosts: vec![ShortStr::truncated("/")],
             heartbeat: Duration::from_secs(60),
             max_message_size: 128 * 1024 * 1024,
             whims: None,
@@ -35,6 +39,16 @@ impl Options {
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push((name.into(), password.into()));
+        self
+    }
+
+    /// Adds a virtual host, with queues and exchanges of its own. There always is `/`. Every user may use every one.
+    #[must_use]
+    pub fn virtual_host(mut self, name: &str) -> Self {
+        let name = ShortStr::truncated(name);
+        if !self.virtual_hosts.contains(&name) {
+            self.virtual_hosts.push(name);
+        }
         self
     }
 

@@ -3,12 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use amqp_proto::method::{BasicConsume, BasicDeliver};
-use amqp_proto::{FieldTable, ShortStr, Value};
+use amqp_proto::{FieldTable, Value};
 
+use crate::arguments::interval;
 use crate::channel::Unacked;
 use crate::engine::{At, Engine};
 use crate::fault::Fault;
 use crate::message::Message;
+use crate::name::Name;
 use crate::queue::{Consumer, Queue};
 
 impl Engine {
@@ -16,18 +18,17 @@ impl Engine {
     pub(crate) fn begin_reading(
         &mut self,
         at: At,
-        name: &ShortStr,
+        name: &Name,
         consume: &BasicConsume,
     ) -> Result<usize, Fault> {
         let prefetch = self.channel(at).map_or(0, |channel| channel.prefetch);
         if consume.no_ack {
             return Err(Fault::not_implemented(&format!(
-                "automatic acknowledgement not supported by stream queues queue '{name}' in vhost '/'"
+                "automatic acknowledgement not supported by stream queues queue {name}"
             )));
         }
         if prefetch == 0 {
-            let text =
-                format!("consumer prefetch count is not set for 'queue '{name}' in vhost '/''");
+            let text = format!("consumer prefetch count is not set for 'queue {name}'");
             return Err(Fault::precondition(text));
         }
         let Some(queue) = self.queues.get(name) else { return Ok(0) };
@@ -42,10 +43,10 @@ impl Engine {
         let unacked = session.channels.get(&at.channel).map(|channel| &channel.unacked);
         let mut queues = tags.iter().filter_map(|tag| Some(&unacked?.get(tag)?.queue));
         let is_stream =
-            |name: &&ShortStr| self.queues.get(*name).is_some_and(|queue| queue.limits.is_stream);
+            |name: &&Name| self.queues.get(*name).is_some_and(|queue| queue.limits.is_stream);
         match queues.find(is_stream) {
             Some(name) => Err(Fault::not_implemented(&format!(
-                "basic.nack and basic.reject not supported by stream queues queue '{name}' in vhost '/'"
+                "basic.nack and basic.reject not supported by stream queues queue {name}"
             ))),
             None => Ok(()),
         }
@@ -75,7 +76,7 @@ impl Engine {
     }
 
     /// Delivers to each consumer of a stream what it has not had, as far as it has room.
-    pub(crate) fn deliver_stream(&mut self, name: &ShortStr) {
+    pub(crate) fn deliver_stream(&mut self, name: &Name) {
         let consumers =
             |engine: &Self| engine.queues.get(name).map_or(0, |own| own.consumers.len());
         for index in 0..consumers(self) {
@@ -105,11 +106,7 @@ impl Engine {
     }
 
     /// What the consumer at `index` gets next, if it has room.
-    fn next_of_stream(
-        &mut self,
-        name: &ShortStr,
-        index: usize,
-    ) -> Option<(Message, usize, Consumer)> {
+    fn next_of_stream(&mut self, name: &Name, index: usize) -> Option<(Message, usize, Consumer)> {
         let consumer = self.queues.get(name)?.consumers.get(index)?.clone();
         let at = At { session: consumer.session, channel: consumer.channel };
         if !self.can_take(at, &consumer.tag) {
@@ -122,19 +119,4 @@ impl Engine {
         consumer.offset += 1;
         Some((message, offset, consumer.clone()))
     }
-}
-
-/// How long `"90s"` is; units are RabbitMQ's.
-fn interval(text: &str) -> Option<Duration> {
-    let unit = match text.chars().last()? {
-        'Y' => 365 * 24 * 60 * 60,
-        'M' => 30 * 24 * 60 * 60,
-        'D' => 24 * 60 * 60,
-        'h' => 60 * 60,
-        'm' => 60,
-        's' => 1,
-        _ => return None,
-    };
-    let count: u64 = text.get(..text.len() - 1)?.parse().ok()?;
-    Some(Duration::from_secs(count.saturating_mul(unit)))
 }

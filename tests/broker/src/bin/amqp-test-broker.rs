@@ -17,6 +17,7 @@ Listens on 127.0.0.1:5672, if nothing else is said. Port 0 is any that is free. 
 
 Options:
   --user NAME:PASSWORD  Adds a user; without any, there is guest:guest
+  --virtual-host NAME   Adds a virtual host to /
   --heartbeat SECONDS   The interval to propose; 0 asks for none [default: 60]
   --max-message-size BYTES
                         The largest body to take [default: 134217728]
@@ -68,6 +69,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
                 let (name, password) = value.split_once(':').ok_or("--user: NAME:PASSWORD")?;
                 options = options.user(name, password);
             }
+            Long("virtual-host") => options = options.virtual_host(&parser.value()?.string()?),
             Long("heartbeat") => {
                 let seconds = parser.value()?.parse::<u16>()?;
                 options = options.heartbeat(Duration::from_secs(seconds.into()));

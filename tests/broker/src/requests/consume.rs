@@ -9,6 +9,7 @@ use crate::direct_reply;
 use crate::engine::{At, Engine};
 use crate::fault::Fault;
 use crate::message::Message;
+use crate::name::Name;
 use crate::queue::{Consumer, Queue};
 
 impl Engine {
@@ -45,7 +46,7 @@ impl Engine {
         let queue = self.usable(at, &name)?;
         let taken = queue.consumers.iter().any(|other| other.exclusive);
         if taken || method.exclusive && !queue.consumers.is_empty() {
-            return Err(Fault::refused(format!("queue '{name}' in vhost '/' in exclusive use")));
+            return Err(Fault::refused(format!("queue {name} in exclusive use")));
         }
         let is_quorum = queue.limits.counts_deliveries;
         let priority = method.arguments.get("x-priority").and_then(|value| value.as_i64());
@@ -85,7 +86,7 @@ impl Engine {
     }
 
     /// A consumer is gone. A queue that goes with its last consumer goes, too.
-    pub(crate) fn remove_consumer(&mut self, at: At, tag: &ShortStr, name: &ShortStr) {
+    pub(crate) fn remove_consumer(&mut self, at: At, tag: &ShortStr, name: &Name) {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return };
         queue.consumers.retain(|other| {
@@ -107,8 +108,7 @@ impl Engine {
         let queue = self.usable(at, &name)?;
         queue.last_used = now;
         if queue.limits.is_stream {
-            let text =
-                format!("basic.get not supported by stream queues queue '{name}' in vhost '/'");
+            let text = format!("basic.get not supported by stream queues queue {name}");
             return Err(Fault::not_implemented(&text));
         }
         let Some(message) = queue.messages.pop_front() else {

@@ -7,10 +7,14 @@ use super::{Done, check_arguments};
 use crate::engine::{At, Engine};
 use crate::exchange::{Binding, Exchange, Kind, Target};
 use crate::fault::Fault;
+use crate::name::Name;
 
 impl Engine {
     pub(super) fn exchange_declare(&mut self, at: At, method: ExchangeDeclare) -> Done {
-        let name = method.exchange.clone();
+        let name = self.name(at, method.exchange.clone());
+        if method.passive && name.text.is_empty() {
+            return Err(Fault::refused("operation not permitted on the default exchange"));
+        }
         let kind = Kind::named(&method.kind);
         if kind.is_none() && !method.passive {
             let text = format!("unknown exchange type '{}'", method.kind);
@@ -28,10 +32,10 @@ impl Engine {
                 return Err(Fault::no_exchange(&name));
             }
             let Some(kind) = kind else { return Err(Fault::no_exchange(&name)) };
-            if name.as_bytes().starts_with(b"amq.") {
+            if name.is_reserved() {
                 return Err(Fault::reserved("exchange", &name));
             }
-            if name.is_empty() {
+            if name.text.is_empty() {
                 return Err(Fault::refused("operation not permitted on the default exchange"));
             }
             let exchange = Exchange {
@@ -48,14 +52,14 @@ impl Engine {
     }
 
     pub(super) fn exchange_delete(&mut self, at: At, method: &ExchangeDelete) -> Done {
-        let name = &method.exchange;
-        if name.is_empty() || name.as_bytes().starts_with(b"amq.") {
-            let text = format!("operation not permitted on the exchange '{name}'");
+        let name = &self.name(at, method.exchange.clone());
+        if name.text.is_empty() || name.is_reserved() {
+            let text = format!("operation not permitted on the exchange '{}'", name.text);
             return Err(Fault::refused(text));
         }
         let used = self.exchanges.get(name).is_some_and(|exchange| !exchange.bindings.is_empty());
         if method.if_unused && used {
-            return Err(Fault::precondition(format!("exchange '{name}' in vhost '/' in use")));
+            return Err(Fault::precondition(format!("exchange {name} in use")));
         }
         self.exchanges.remove(name);
         self.forget_target(&Target::Exchange(name.clone()));
@@ -66,12 +70,12 @@ impl Engine {
     pub(super) fn bind(
         &mut self,
         at: At,
-        source: &ShortStr,
+        source: &Name,
         target: Target,
         routing_key: ShortStr,
         arguments: FieldTable,
     ) -> Done {
-        if source.is_empty() {
+        if source.text.is_empty() {
             return Err(Fault::refused("operation not permitted on the default exchange"));
         }
         if !self.exchanges.contains_key(source) {
@@ -88,7 +92,7 @@ impl Engine {
 
     pub(super) fn unbind(
         &mut self,
-        source: &ShortStr,
+        source: &Name,
         target: Target,
         routing_key: ShortStr,
         arguments: FieldTable,
@@ -110,7 +114,7 @@ impl Engine {
     }
 
     /// An exchange that goes when its last binding goes.
-    pub(super) fn drop_unused_exchange(&mut self, name: &ShortStr) {
+    pub(super) fn drop_unused_exchange(&mut self, name: &Name) {
         let unused = |exchange: &Exchange| exchange.auto_delete && exchange.bindings.is_empty();
         if self.exchanges.get(name).is_some_and(unused) {
             self.exchanges.remove(name);
@@ -135,7 +139,7 @@ impl Engine {
     }
 }
 
-fn check_equivalent(name: &ShortStr, exchange: &Exchange, method: &ExchangeDeclare) -> Done {
+fn check_equivalent(name: &Name, exchange: &Exchange, method: &ExchangeDeclare) -> Done {
     let flags = [
         ("durable", method.durable, exchange.durable),
         ("auto_delete", method.auto_delete, exchange.auto_delete),

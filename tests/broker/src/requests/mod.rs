@@ -7,11 +7,13 @@ mod queue;
 use amqp_proto::method::*;
 use amqp_proto::{FieldTable, ShortStr, Value};
 
+use crate::arguments::type_name;
 use crate::channel::{ChannelState, Mode, Settlement, Transaction};
 use crate::confirms::Confirms;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
+use crate::name::Name;
 use crate::observe::Note;
 use crate::queue::Queue;
 
@@ -30,41 +32,43 @@ impl Engine {
             Method::ExchangeDeclare(method) => return self.exchange_declare(at, method),
             Method::ExchangeDelete(method) => return self.exchange_delete(at, &method),
             Method::ExchangeBind(method) => {
-                let target = Target::Exchange(method.destination);
+                let target = Target::Exchange(self.name(at, method.destination));
+                let source = self.name(at, method.source);
                 let (key, arguments) = (method.routing_key, method.arguments);
-                self.bind(at, &method.source, target, key, arguments)?;
+                self.bind(at, &source, target, key, arguments)?;
                 self.answer(at, method.no_wait, ExchangeBindOk {});
             }
             Method::ExchangeUnbind(method) => {
-                let target = Target::Exchange(method.destination);
+                let target = Target::Exchange(self.name(at, method.destination));
+                let source = self.name(at, method.source);
                 let (key, arguments) = (method.routing_key, method.arguments);
-                self.unbind(&method.source, target, key, arguments)?;
+                self.unbind(&source, target, key, arguments)?;
                 self.answer(at, method.no_wait, ExchangeUnbindOk {});
             }
             Method::QueueDeclare(method) => return self.queue_declare(at, method),
             Method::QueueBind(method) => {
                 let (queue, key) = self.both_named(at, method.queue, method.routing_key);
                 let target = Target::Queue(queue);
-                self.bind(at, &method.exchange, target, key, method.arguments)?;
+                let exchange = self.name(at, method.exchange);
+                self.bind(at, &exchange, target, key, method.arguments)?;
                 self.answer(at, method.no_wait, QueueBindOk {});
             }
             Method::QueueUnbind(method) => {
                 let (queue, key) = self.both_named(at, method.queue, method.routing_key);
-                self.unbind(&method.exchange, Target::Queue(queue), key, method.arguments)?;
+                let exchange = self.name(at, method.exchange);
+                self.unbind(&exchange, Target::Queue(queue), key, method.arguments)?;
                 self.send(at, QueueUnbindOk {});
             }
             Method::QueuePurge(method) => {
                 let name = self.queue_named(at, method.queue);
                 let queue = self.usable(at, &name)?;
                 if queue.limits.is_stream {
-                    let text = format!(
-                        "queue.purge not supported by stream queues queue '{name}' in vhost '/'"
-                    );
+                    let text = format!("queue.purge not supported by stream queues queue {name}");
                     return Err(Fault::not_implemented(&text));
                 }
                 let message_count = count(queue.messages.len());
                 queue.messages.clear();
-                self.note(|| Note::Purged { queue: name });
+                self.note(|| Note::Purged { queue: name.text });
                 self.answer(at, method.no_wait, QueuePurgeOk { message_count });
             }
             Method::QueueDelete(method) => return self.queue_delete(at, method),
@@ -175,28 +179,24 @@ impl Engine {
     }
 
     /// The queue of a request: the one that was declared last, if it names none.
-    fn queue_named(&mut self, at: At, name: ShortStr) -> ShortStr {
-        match self.channel(at) {
-            Some(ChannelState { last_queue, .. }) if name.is_empty() => last_queue.clone(),
-            _ => name,
-        }
+    fn queue_named(&mut self, at: At, text: ShortStr) -> Name {
+        let text = match self.channel(at) {
+            Some(ChannelState { last_queue, .. }) if text.is_empty() => last_queue.clone(),
+            _ => text,
+        };
+        self.name(at, text)
     }
 
     /// The same for a binding. With an empty key, an empty queue name stands for both.
-    fn both_named(
-        &mut self,
-        at: At,
-        name: ShortStr,
-        routing_key: ShortStr,
-    ) -> (ShortStr, ShortStr) {
+    fn both_named(&mut self, at: At, name: ShortStr, routing_key: ShortStr) -> (Name, ShortStr) {
         let both = name.is_empty() && routing_key.is_empty();
         let name = self.queue_named(at, name);
-        let routing_key = if both { name.clone() } else { routing_key };
+        let routing_key = if both { name.text.clone() } else { routing_key };
         (name, routing_key)
     }
 
     /// A queue that is there and not another connection's own.
-    pub(crate) fn usable(&mut self, at: At, name: &ShortStr) -> Result<&mut Queue, Fault> {
+    pub(crate) fn usable(&mut self, at: At, name: &Name) -> Result<&mut Queue, Fault> {
         let queue = self.queues.get_mut(name).ok_or_else(|| Fault::no_queue(name))?;
         match queue.owner {
             Some(owner) if owner != at.session => Err(Fault::locked(name)),
@@ -212,7 +212,7 @@ pub(crate) fn count(len: usize) -> u32 {
 /// Whether something that is declared again has the same arguments, of those that count.
 fn check_arguments(
     kind: &str,
-    name: &ShortStr,
+    name: &Name,
     compared: &[&str],
     received: &FieldTable,
     current: &FieldTable,
@@ -235,17 +235,13 @@ fn check_arguments(
 /// A value as RabbitMQ describes it in a text.
 fn described(value: Option<Value>) -> String {
     let Some(value) = value else { return "none".to_owned() };
-    let (text, kind) = match &value {
-        Value::LongStr(text) => (text.to_string(), "longstr"),
-        Value::Bool(value) => (value.to_string(), "bool"),
-        Value::I8(value) => (value.to_string(), "byte"),
-        Value::U8(value) => (value.to_string(), "unsignedbyte"),
-        Value::I16(value) => (value.to_string(), "short"),
-        Value::U16(value) => (value.to_string(), "unsignedshort"),
-        Value::I32(value) => (value.to_string(), "signedint"),
-        Value::U32(value) => (value.to_string(), "unsignedint"),
-        Value::I64(value) => (value.to_string(), "long"),
-        other => return format!("{other:?}"),
+    let text = match &value {
+        Value::LongStr(text) => text.to_string(),
+        Value::Bool(value) => value.to_string(),
+        other => match other.as_i64() {
+            Some(number) => number.to_string(),
+            None => return format!("{other:?}"),
+        },
     };
-    format!("the value '{text}' of type '{kind}'")
+    format!("the value '{text}' of type '{}'", type_name(&value))
 }

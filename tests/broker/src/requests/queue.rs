@@ -1,25 +1,29 @@
 //! Declaring and deleting queues.
 
+use amqp_proto::FieldTable;
 use amqp_proto::method::*;
-use amqp_proto::{FieldTable, ShortStr};
 
 use super::{Done, check_arguments, count};
+use crate::arguments::Limits;
 use crate::engine::{At, Engine};
 use crate::exchange::Target;
 use crate::fault::Fault;
+use crate::name::Name;
 use crate::observe::{ConsumerView, Note};
-use crate::queue::{Limits, Queue};
+use crate::queue::Queue;
 
 impl Engine {
     pub(super) fn queue_declare(&mut self, at: At, method: QueueDeclare) -> Done {
-        let mut name = method.queue;
-        if self.is_reply_address(&name) {
-            let declared = QueueDeclareOk { queue: name, message_count: 0, consumer_count: 1 };
+        let mut name = self.name(at, method.queue.clone());
+        if self.is_reply_address(&name.text) {
+            let declared = QueueDeclareOk { queue: name.text, message_count: 0, consumer_count: 1 };
             self.answer(at, method.no_wait, declared);
             return Ok(());
         }
-        if let Some(queue) = self.queues.get(&name).filter(|_| !name.is_empty()) {
-            if queue.owner.is_some_and(|owner| owner != at.session) {
+        if let Some(queue) = self.queues.get(&name).filter(|_| !name.text.is_empty()) {
+            // RabbitMQ: it belongs to the same connection as before, or to none as before.
+            let as_before = method.passive || queue.owner.is_some() == method.exclusive;
+            if queue.owner.is_some_and(|owner| owner != at.session) || !as_before {
                 return Err(Fault::locked(&name));
             }
             if !method.passive {
@@ -27,7 +31,6 @@ impl Engine {
                     &name,
                     queue,
                     method.durable,
-                    method.exclusive,
                     method.auto_delete,
                     &method.arguments,
                 )?;
@@ -36,16 +39,13 @@ impl Engine {
             if method.passive {
                 return Err(Fault::no_queue(&name));
             }
-            if name.as_bytes().starts_with(b"amq.") {
+            if name.is_reserved() {
                 return Err(Fault::reserved("queue", &name));
             }
-            let limits = Limits::parse(&method.arguments)?;
-            if limits.is_stream {
-                check_stream(&name, method.durable, method.exclusive, method.auto_delete)?;
+            if name.text.is_empty() {
+                name.text = self.generate_name();
             }
-            if name.is_empty() {
-                name = self.generate_name();
-            }
+            let limits = Limits::parse(&name, &method, self.options.rabbitmq_4_3)?;
             let mut queue = Queue::new(method.arguments, limits, self.now);
             queue.durable = method.durable;
             queue.owner = method.exclusive.then_some(at.session);
@@ -54,13 +54,13 @@ impl Engine {
         }
         let now = self.now;
         if let Some(channel) = self.channel(at) {
-            channel.last_queue = name.clone();
+            channel.last_queue = name.text.clone();
         }
         if let Some(queue) = self.queues.get_mut(&name) {
             queue.last_used = now;
             let message_count = count(queue.messages.len());
             let consumer_count = count(queue.consumers.len());
-            let declared = QueueDeclareOk { queue: name, message_count, consumer_count };
+            let declared = QueueDeclareOk { queue: name.text, message_count, consumer_count };
             self.answer(at, method.no_wait, declared);
         }
         Ok(())
@@ -72,20 +72,20 @@ impl Engine {
         if self.queues.contains_key(&name) {
             let queue = self.usable(at, &name)?;
             if method.if_unused && !queue.consumers.is_empty() {
-                return Err(Fault::precondition(format!("queue '{name}' in vhost '/' in use")));
+                return Err(Fault::precondition(format!("queue {name} in use")));
             }
             if method.if_empty && !queue.messages.is_empty() {
-                return Err(Fault::precondition(format!("queue '{name}' in vhost '/' not empty")));
+                return Err(Fault::precondition(format!("queue {name} not empty")));
             }
             message_count = self.delete_queue(&name);
-            self.note(|| Note::Deleted { queue: name });
+            self.note(|| Note::Deleted { queue: name.text });
         }
         self.answer(at, method.no_wait, QueueDeleteOk { message_count });
         Ok(())
     }
 
     /// Deletes a queue: its consumers are told, its bindings gone. Returns how many messages went with it.
-    pub(crate) fn delete_queue(&mut self, name: &ShortStr) -> u32 {
+    pub(crate) fn delete_queue(&mut self, name: &Name) -> u32 {
         let Some(queue) = self.queues.remove(name) else { return 0 };
         self.forget_target(&Target::Queue(name.clone()));
         for consumer in queue.consumers {
@@ -94,7 +94,7 @@ impl Engine {
                 channel.consumers.remove(&consumer.tag);
             }
             let At { session, channel } = at;
-            let (queue, tag) = (name.clone(), consumer.tag.clone());
+            let (queue, tag) = (name.text.clone(), consumer.tag.clone());
             self.note(|| Note::Cancelled(ConsumerView { queue, session, channel, tag }));
             self.send(at, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
         }
@@ -105,31 +105,15 @@ impl Engine {
     }
 }
 
-/// Streams outlive everything.
-fn check_stream(name: &ShortStr, durable: bool, exclusive: bool, auto_delete: bool) -> Done {
-    let properties =
-        [("non-durable", !durable), ("exclusive", exclusive), ("auto-delete", auto_delete)];
-    match properties.into_iter().find(|(_, has)| *has) {
-        Some((property, _)) => Err(Fault::precondition(format!(
-            "invalid property '{property}' for queue '{name}' in vhost '/'"
-        ))),
-        None => Ok(()),
-    }
-}
-
 fn check_equivalent(
-    name: &ShortStr,
+    name: &Name,
     queue: &Queue,
     durable: bool,
-    exclusive: bool,
     auto_delete: bool,
     arguments: &FieldTable,
 ) -> Done {
-    let flags = [
-        ("durable", durable, queue.durable),
-        ("exclusive", exclusive, queue.owner.is_some()),
-        ("auto_delete", auto_delete, queue.auto_delete),
-    ];
+    let flags =
+        [("durable", durable, queue.durable), ("auto_delete", auto_delete, queue.auto_delete)];
     for (argument, received, current) in flags {
         if received != current {
             let (received, current) = (format!("'{received}'"), format!("'{current}'"));

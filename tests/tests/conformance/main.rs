@@ -1,6 +1,11 @@
 //! The broker in memory answers as RabbitMQ does: the same operations on both have the same observable results, down to the
 //! texts of errors.
 
+mod channels;
+mod declarations;
+#[path = "../script/mod.rs"]
+mod script;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::OnceLock;

@@ -1,0 +1,280 @@
+//! What the arguments of a queue say, and which of them RabbitMQ refuses.
+
+use std::time::Duration;
+
+use amqp_proto::method::QueueDeclare;
+use amqp_proto::{FieldTable, ShortStr, Value};
+
+use crate::fault::Fault;
+use crate::name::Name;
+
+/// What the arguments of a queue say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits {
+    pub(crate) message_ttl: Option<Duration>,
+    pub(crate) expires: Option<Duration>,
+    pub(crate) max_length: Option<usize>,
+    pub(crate) max_octets: Option<usize>,
+    pub(crate) overflow: Overflow,
+    pub(crate) dead_letter_exchange: Option<ShortStr>,
+    pub(crate) dead_letter_routing_key: Option<ShortStr>,
+    pub(crate) max_priority: Option<u8>,
+    pub(crate) single_active: bool,
+    pub(crate) delivery_limit: Option<u32>,
+    /// Messages stay, and each consumer reads for itself.
+    pub(crate) is_stream: bool,
+    /// A quorum queue: deliveries say how often a message came back.
+    pub(crate) counts_deliveries: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Overflow {
+    #[default]
+    DropHead,
+    RejectPublish,
+    RejectPublishDlx,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Classic,
+    Quorum,
+    Stream,
+}
+
+/// The longest time to live, in milliseconds: `?MAX_EXPIRY_TIMER` in RabbitMQ.
+const MAX_EXPIRY: u64 = u32::MAX as u64;
+
+impl Limits {
+    /// Reads the arguments of a declaration, in the order in which RabbitMQ finds fault with them.
+    pub(crate) fn parse(
+        name: &Name,
+        declare: &QueueDeclare,
+        rabbitmq_4_3: bool,
+    ) -> Result<Self, Fault> {
+        let arguments = &declare.arguments;
+        if let Some(value) = arguments.get("x-dead-letter-exchange") {
+            if name_of(&value).is_none() {
+                return Err(Fault::precondition(format!(
+                    "invalid type '{}' for arg 'x-dead-letter-exchange' in queue {name}",
+                    type_name(&value)
+                )));
+            }
+        }
+        let kind = Kind::parse(name, arguments)?;
+        let unsupported = arguments.iter().find(|(argument, _)| !kind.supports(argument));
+        if let Some((argument, _)) = unsupported {
+            return Err(Fault::precondition(format!(
+                "invalid arg '{argument}' for queue {name} of queue type {}",
+                kind.name()
+            )));
+        }
+        let mut limits = Self {
+            is_stream: kind == Kind::Stream,
+            counts_deliveries: kind == Kind::Quorum,
+            ..Self::default()
+        };
+        for (argument, value) in arguments {
+            limits.set(&argument, &value, rabbitmq_4_3).map_err(|why| {
+                Fault::precondition(format!("invalid arg '{argument}' for queue {name}: {why}"))
+            })?;
+        }
+        let has_key = limits.dead_letter_routing_key.is_some();
+        if has_key && limits.dead_letter_exchange.is_none() {
+            return Err(Fault::precondition(format!(
+                "invalid arg 'x-dead-letter-routing-key' for queue {name}: routing_key_but_no_dlx_defined"
+            )));
+        }
+        kind.check_properties(name, declare)?;
+        Ok(limits)
+    }
+
+    /// Takes one of the arguments, or says why that is not possible, as RabbitMQ does.
+    fn set(
+        &mut self,
+        argument: &ShortStr,
+        value: &Value,
+        rabbitmq_4_3: bool,
+    ) -> Result<(), String> {
+        match argument.as_bytes() {
+            b"x-message-ttl" => self.message_ttl = Some(time(value)?),
+            b"x-expires" => match time(value)? {
+                Duration::ZERO => return Err("{value_zero,0}".to_owned()),
+                time => self.expires = Some(time),
+            },
+            b"x-max-length" => self.max_length = usize::try_from(number(value)?).ok(),
+            b"x-max-length-bytes" => self.max_octets = usize::try_from(number(value)?).ok(),
+            b"x-max-priority" => {
+                let number = number(value)?;
+                let priority = u8::try_from(number);
+                self.max_priority =
+                    Some(priority.map_err(|_| format!("{{max_value_exceeded,{number}}}"))?);
+            }
+            // A negative limit is none.
+            b"x-delivery-limit" => self.delivery_limit = u32::try_from(integer(value)?).ok(),
+            b"x-dead-letter-exchange" => self.dead_letter_exchange = name_of(value),
+            b"x-dead-letter-routing-key" => {
+                self.dead_letter_routing_key =
+                    Some(name_of(value).ok_or_else(|| unacceptable(value))?);
+            }
+            b"x-single-active-consumer" => {
+                self.single_active = value.as_bool().ok_or_else(|| unacceptable(value))?;
+            }
+            b"x-overflow" => {
+                self.overflow = match value.as_str().ok_or_else(|| unacceptable(value))? {
+                    "drop-head" => Overflow::DropHead,
+                    "reject-publish" => Overflow::RejectPublish,
+                    "reject-publish-dlx" => Overflow::RejectPublishDlx,
+                    _ => return Err("invalid_overflow".to_owned()),
+                };
+            }
+            b"x-queue-mode" if !rabbitmq_4_3 => {
+                match value.as_str().ok_or_else(|| unacceptable(value))? {
+                    "default" | "lazy" => {}
+                    other => return Err(format!("\"unsupported queue mode '{other}'\"")),
+                }
+            }
+            b"x-max-age" => {
+                let age = value.as_str().ok_or_else(|| unacceptable(value))?;
+                interval(age).ok_or_else(|| "invalid_max_age".to_owned())?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn parse(name: &Name, arguments: &FieldTable) -> Result<Self, Fault> {
+        let Some(value) = arguments.get("x-queue-type") else { return Ok(Self::Classic) };
+        match value.as_str() {
+            Some("classic") => Ok(Self::Classic),
+            Some("quorum") => Ok(Self::Quorum),
+            Some("stream") => Ok(Self::Stream),
+            other => {
+                let why = match other {
+                    Some(other) => format!("\"unsupported queue type '{other}'\""),
+                    None => unacceptable(&value),
+                };
+                let text = format!("invalid arg 'x-queue-type' for queue {name}: {why}");
+                Err(Fault::precondition(text))
+            }
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "rabbit_classic_queue",
+            Self::Quorum => "rabbit_quorum_queue",
+            Self::Stream => "rabbit_stream_queue",
+        }
+    }
+
+    /// Whether queues of this type know such an argument. Unknown arguments are ignored.
+    fn supports(self, argument: &ShortStr) -> bool {
+        let of_classic =
+            matches!(argument.as_bytes(), b"x-max-priority" | b"x-queue-mode" | b"x-queue-version");
+        let of_quorum =
+            matches!(argument.as_bytes(), b"x-delivery-limit" | b"x-quorum-initial-group-size");
+        let of_stream =
+            matches!(argument.as_bytes(), b"x-max-age" | b"x-stream-max-segment-size-bytes");
+        let of_queues = matches!(
+            argument.as_bytes(),
+            b"x-message-ttl"
+                | b"x-expires"
+                | b"x-max-length"
+                | b"x-overflow"
+                | b"x-dead-letter-exchange"
+                | b"x-dead-letter-routing-key"
+                | b"x-single-active-consumer"
+        );
+        match self {
+            Self::Classic => !of_quorum && !of_stream,
+            Self::Quorum => !of_classic && !of_stream,
+            Self::Stream => !of_classic && !of_quorum && !of_queues,
+        }
+    }
+
+    /// What is replicated outlives everything.
+    fn check_properties(self, name: &Name, declare: &QueueDeclare) -> Result<(), Fault> {
+        let properties = [
+            ("auto-delete", declare.auto_delete),
+            ("exclusive-owner", declare.exclusive),
+            ("non-durable", !declare.durable),
+        ];
+        match properties.into_iter().find(|(_, has)| *has && self != Self::Classic) {
+            Some((property, _)) => {
+                let text = format!("invalid property '{property}' for queue {name}");
+                Err(Fault::precondition(text))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn integer(value: &Value) -> Result<i64, String> {
+    let wrong = || format!("\"expected integer, got {}\"", type_name(value));
+    value.as_i64().ok_or_else(wrong)
+}
+
+fn number(value: &Value) -> Result<u64, String> {
+    let number = integer(value)?;
+    u64::try_from(number).map_err(|_| format!("{{value_negative,{number}}}"))
+}
+
+fn time(value: &Value) -> Result<Duration, String> {
+    match number(value)? {
+        number if number > MAX_EXPIRY => Err(format!("{{value_too_large,{number}}}")),
+        number => Ok(Duration::from_millis(number)),
+    }
+}
+
+fn unacceptable(value: &Value) -> String {
+    format!("{{unacceptable_type,{}}}", type_name(value))
+}
+
+/// A value that is the name of something: bytes, which need not be UTF-8.
+pub(crate) fn name_of(value: &Value) -> Option<ShortStr> {
+    match value {
+        Value::LongStr(name) => ShortStr::named("name", name.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+/// How long `"90s"` is; units are RabbitMQ's.
+pub(crate) fn interval(text: &str) -> Option<Duration> {
+    let unit = match text.chars().last()? {
+        'Y' => 365 * 24 * 60 * 60,
+        'M' => 30 * 24 * 60 * 60,
+        'D' => 24 * 60 * 60,
+        'h' => 60 * 60,
+        'm' => 60,
+        's' => 1,
+        _ => return None,
+    };
+    let count: u64 = text.get(..text.len() - 1)?.parse().ok()?;
+    Some(Duration::from_secs(count.saturating_mul(unit)))
+}
+
+/// What RabbitMQ calls the type of a value.
+pub(crate) const fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::LongStr(_) => "longstr",
+        Value::Bool(_) => "bool",
+        Value::I8(_) => "byte",
+        Value::U8(_) => "unsignedbyte",
+        Value::I16(_) => "short",
+        Value::U16(_) => "unsignedshort",
+        Value::I32(_) => "signedint",
+        Value::U32(_) => "unsignedint",
+        Value::I64(_) => "long",
+        Value::F32(_) => "float",
+        Value::F64(_) => "double",
+        Value::Decimal(_) => "decimal",
+        Value::Array(_) => "array",
+        Value::Timestamp(_) => "timestamp",
+        Value::Table(_) => "table",
+        Value::ByteArray(_) => "binary",
+        _ => "void",
+    }
+}

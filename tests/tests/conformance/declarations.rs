@@ -1,0 +1,142 @@
+//! What brokers refuse to declare, by tables.
+
+use amqp_client_core::CallError;
+use amqp_client_core::proto::method::{ExchangeDeclare, QueueDeclare, QueueDelete, Request};
+use amqp_client_core::proto::{FieldTable, Value};
+use amqp_client_tokio::Connection;
+
+use crate::brokers;
+use crate::script::client::short;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Queues of every type, with every combination of properties.
+fn properties(kind: &str) -> Vec<QueueDeclare> {
+    (0..8u8)
+        .map(|flags| QueueDeclare {
+            durable: flags & 1 != 0,
+            exclusive: flags & 2 != 0,
+            auto_delete: flags & 4 != 0,
+            ..declare(kind, None)
+        })
+        .collect()
+}
+
+/// Queues of every type, with each of the arguments, sensible or not.
+fn arguments(kind: &str) -> Vec<QueueDeclare> {
+    let number = |number: i64| Value::from(number);
+    let text = |text: &str| Value::from(text);
+    let values = [
+        ("x-max-priority", vec![number(5), number(0), number(256), number(-1), text("5")]),
+        ("x-message-ttl", vec![number(1_000), number(-1), number(i64::MAX), text("5")]),
+        ("x-expires", vec![number(100_000), number(0), number(i64::MAX), number(-1)]),
+        ("x-max-length", vec![number(5), number(-5), true.into()]),
+        ("x-max-length-bytes", vec![number(5), number(-5)]),
+        ("x-overflow", vec![text("drop-head"), text("reject-publish-dlx"), text("?"), number(1)]),
+        ("x-dead-letter-exchange", vec![text(""), number(1)]),
+        ("x-dead-letter-routing-key", vec![text("without an exchange"), number(1)]),
+        ("x-single-active-consumer", vec![true.into(), number(1)]),
+        ("x-delivery-limit", vec![number(3), number(-3)]),
+        ("x-queue-mode", vec![text("lazy"), text("?")]),
+        ("x-max-age", vec![text("1h"), text("1x")]),
+        ("x-stream-max-segment-size-bytes", vec![number(1_000)]),
+        ("x-quorum-initial-group-size", vec![number(1)]),
+        ("x-queue-version", vec![number(2)]),
+        ("x-unheard-of", vec![number(1)]),
+    ];
+    let each = values.into_iter().flat_map(|(name, values)| {
+        values.into_iter().map(move |value| declare(kind, Some((name, value))))
+    });
+    each.collect()
+}
+
+fn declare(kind: &str, argument: Option<(&str, Value)>) -> QueueDeclare {
+    let entries = [("x-queue-type", Value::from(kind))].into_iter().chain(argument);
+    let arguments = FieldTable::from_entries(entries).expect("short names");
+    let queue = short(&format!("conformance.{}.declared", std::process::id()));
+    QueueDeclare { queue, durable: true, arguments, ..QueueDeclare::default() }
+}
+
+/// What a broker says to a request, on a channel of its own.
+async fn said<R: Request>(connection: &Connection, request: R) -> Result<String, CallError> {
+    let channel = connection.open_channel().await.expect("there is room for one more");
+    Ok(match channel.call(request).await {
+        Ok(_) => "done".to_owned(),
+        Err(CallError::Ended(error)) => error.to_string(),
+        Err(error) => return Err(error),
+    })
+}
+
+#[tokio::test]
+async fn both_brokers_refuse_the_same_queues() -> Outcome {
+    let (_, rabbitmq, memory) = brokers();
+    let kinds = ["classic", "quorum", "stream", "no-such-type"];
+    for declare in kinds.iter().flat_map(|kind| [properties(kind), arguments(kind)].concat()) {
+        let mut answers = Vec::new();
+        for uri in [rabbitmq, &memory.uri()] {
+            let connection = Connection::open(uri).await?;
+            answers.push(said(&connection, declare.clone()).await?);
+            let delete = QueueDelete { queue: declare.queue.clone(), ..QueueDelete::default() };
+            said(&connection, delete).await?;
+            connection.close().await?;
+        }
+        assert_eq!(answers[1], answers[0], "{declare:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_brokers_refuse_the_same_second_declarations() -> Outcome {
+    let (_, rabbitmq, memory) = brokers();
+    let first = || QueueDeclare { durable: false, ..declare("classic", None) };
+    let exclusive = || QueueDeclare { exclusive: true, ..first() };
+    let shorter = declare("classic", Some(("x-max-length", 3i64.into())));
+    for (before, after) in [
+        (first(), first()),
+        (exclusive(), exclusive()),
+        (exclusive(), first()),
+        (first(), exclusive()),
+        (exclusive(), QueueDeclare { passive: true, ..first() }),
+        (first(), QueueDeclare { passive: true, ..exclusive() }),
+        (exclusive(), QueueDeclare { durable: true, ..first() }),
+        (exclusive(), QueueDeclare { auto_delete: true, ..exclusive() }),
+        (first(), shorter.clone()),
+        (declare("classic", None), shorter),
+    ] {
+        let mut answers = Vec::new();
+        for uri in [rabbitmq, &memory.uri()] {
+            let connection = Connection::open(uri).await?;
+            assert_eq!(said(&connection, before.clone()).await?, "done");
+            let own = said(&connection, after.clone()).await?;
+            let other = Connection::open(uri).await?;
+            answers.push((own, said(&other, after.clone()).await?));
+            let delete = QueueDelete { queue: before.queue.clone(), ..QueueDelete::default() };
+            assert_eq!(said(&connection, delete).await?, "done");
+            connection.close().await?;
+            other.close().await?;
+        }
+        assert_eq!(answers[1], answers[0], "{before:?}, {after:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_brokers_refuse_the_same_exchanges() -> Outcome {
+    let (_, rabbitmq, memory) = brokers();
+    for name in ["", "amq.direct", "amq.nobody-has-this"] {
+        for kind in ["direct", "fanout", "no-such-type"] {
+            for passive in [true, false] {
+                let (exchange, kind) = (short(name), short(kind));
+                let declare =
+                    ExchangeDeclare { exchange, kind, passive, durable: true, ..<_>::default() };
+                let mut answers = Vec::new();
+                for uri in [rabbitmq, &memory.uri()] {
+                    let connection = Connection::open(uri).await?;
+                    answers.push(said(&connection, declare.clone()).await?);
+                }
+                assert_eq!(answers[1], answers[0], "{declare:?}");
+            }
+        }
+    }
+    Ok(())
+}
