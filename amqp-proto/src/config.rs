@@ -101,7 +101,8 @@ pub struct ClientConfig {
     pub heartbeat: Duration,
     /// How long the handshake may take. Default 20 s.
     pub handshake_timeout: Duration,
-    /// How long the peer may take to answer `connection.close`. Default 10 s.
+    /// How long the peer may take to answer `connection.close`, from when that is written. While it is not, as behind a large
+    /// body on a slow link, the time runs from the last moment at which the transport took anything. Default 10 s.
     pub close_timeout: Duration,
     /// What bounds the connection.
     pub limits: Limits,
@@ -269,7 +270,8 @@ pub struct ServerConfig {
     pub heartbeat: Duration,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
-    /// How long the peer may take to answer `connection.close`.
+    /// How long the peer may take to answer `connection.close`, from when that is written; see
+    /// [`ClientConfig::close_timeout`].
     pub close_timeout: Duration,
     /// What bounds the connection.
     pub limits: Limits,

@@ -249,6 +249,16 @@ impl Connection {
         }
     }
 
+    /// Some of what [`take_transmit`](Self::take_transmit) has moved was written, the last of it at `now`; `left` bytes of it are
+    /// still to be written. Calling it again with the same values is harmless.
+    ///
+    /// The peer's [time to answer a close](ClientConfig::close_timeout) runs from when the close is written, which may be long
+    /// after it was queued. What [`poll_transmit`](Self::poll_transmit) lends needs no report.
+    #[inline]
+    pub fn handle_written(&mut self, now: Instant, left: usize) {
+        self.timers.written(now, self.link.transmit.remaining().saturating_add(left));
+    }
+
     /// Opens a channel. It can be used at once; [`ChannelEvent::Opened`] tells when the server has agreed.
     ///
     /// # Errors
@@ -371,6 +381,7 @@ impl Connection {
     /// Octets to write, if there are any. Write some, [`advance`](bytes::Buf::advance) by as many, and ask again.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
         self.flush_acks();
+        self.timers.written(now, self.link.transmit.remaining());
         if self.link.transmit.is_empty() {
             return None;
         }
@@ -379,7 +390,7 @@ impl Connection {
     }
 
     /// Moves all octets to write into `transmit`, if that is empty, for writing without holding the connection. Returns
-    /// whether there is anything in it.
+    /// whether there is anything in it. Report what is written with [`handle_written`](Self::handle_written).
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.flush_acks();
         if transmit.is_empty() && !self.link.transmit.is_empty() {

@@ -9,6 +9,8 @@ use crate::event::TimerReason;
 pub(super) struct Timers {
     /// The end of the handshake or of the close, whichever is under way.
     deadline: Option<(Instant, TimerReason)>,
+    /// How long the close may take from when it is written, and the fewest bytes that were seen to wait up to it.
+    closing: Option<(Duration, usize)>,
     /// When held deliveries are requeued.
     requeue: Option<Instant>,
     /// Zero is off.
@@ -42,6 +44,7 @@ impl Timers {
     pub(super) fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             deadline: now.checked_add(handshake).map(|at| (at, TimerReason::Handshake)),
+            closing: None,
             requeue: None,
             heartbeat: Duration::ZERO,
             send_after: Duration::ZERO,
@@ -111,6 +114,22 @@ impl Timers {
 
     pub(super) fn close_by(&mut self, now: Instant, timeout: Duration) {
         self.deadline = now.checked_add(timeout).map(|at| (at, TimerReason::Close));
+        self.closing = Some((timeout, usize::MAX));
+    }
+
+    /// At `now`, `left` bytes were still to be written. While the close and what is ahead of it are written, however slowly, the
+    /// peer's time does not run.
+    #[inline]
+    pub(super) fn written(&mut self, now: Instant, left: usize) {
+        let Some((timeout, fewest)) = &mut self.closing else { return };
+        // Heartbeats may follow the close. That they are written says nothing of it.
+        if left >= *fewest {
+            return;
+        }
+        *fewest = left;
+        if let (Some((due, _)), Some(at)) = (&mut self.deadline, now.checked_add(*timeout)) {
+            *due = at.max(*due);
+        }
     }
 
     /// Deliveries are held that are to be requeued. The pause began with the first of them.

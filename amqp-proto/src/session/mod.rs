@@ -220,6 +220,12 @@ impl Session {
         self.connection.handle_no_input(now);
     }
 
+    /// Some of what was taken is written; see [`Connection::handle_written`].
+    #[inline]
+    pub fn handle_written(&mut self, now: Instant, left: usize) {
+        self.connection.handle_written(now, left);
+    }
+
     /// Opens a channel. Without a connection it is opened when there is one.
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use amqp_proto::{ClientConfig, ConnectionError, ServerConfig, TimerReason};
+use amqp_proto::{
+    ClientConfig, ConnectionError, Properties, ReplyCode, Route, ServerConfig, TimerReason,
+    Transmit,
+};
+use bytes::{Buf as _, Bytes};
 
 use crate::util::Pair;
 
@@ -147,4 +151,103 @@ fn one_can_be_sent_by_hand() {
     pair.client.send_heartbeat();
     let transmit = pair.client.poll_transmit(pair.now).expect("a heartbeat");
     assert_eq!(bytes::Buf::chunk(transmit), [8, 0, 0, 0, 0, 0, 0, 0xce]);
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// A client that closes behind a body of 30 MiB.
+fn closing() -> Pair {
+    let mut pair = pair(0);
+    let id = pair.open_channel();
+    let mut channel = pair.client.channel(id).expect("open");
+    let body = Bytes::from(vec![7; 30 * MIB]);
+    channel.publish(&Route::new("", "q"), &Properties::default(), body).expect("it is queued");
+    pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
+    pair
+}
+
+/// Whether what is written is lent, or taken.
+#[derive(Debug)]
+enum Way {
+    Lent,
+    Taken(Transmit),
+}
+
+fn ways() -> [Way; 2] {
+    [Way::Lent, Way::Taken(Transmit::new())]
+}
+
+impl Way {
+    /// The transport takes that much. Returns whether that is all.
+    fn write(&mut self, pair: &mut Pair, count: usize) -> bool {
+        match self {
+            Self::Lent => {
+                let Some(transmit) = pair.client.poll_transmit(pair.now) else { return true };
+                transmit.advance(count.min(transmit.remaining()));
+                pair.client.poll_transmit(pair.now).is_none()
+            }
+            Self::Taken(taken) => {
+                pair.client.take_transmit(pair.now, taken);
+                taken.advance(count.min(taken.remaining()));
+                pair.client.handle_written(pair.now, taken.remaining());
+                taken.is_empty()
+            }
+        }
+    }
+}
+
+#[test]
+fn a_close_behind_a_large_body_has_its_time_from_when_it_is_written() {
+    for mut way in ways() {
+        let mut pair = closing();
+        while !way.write(&mut pair, MIB) {
+            pair.now += seconds(9);
+            pair.client.handle_timeout(pair.now);
+            assert_eq!(pair.client.check(), Ok(()));
+        }
+        // A heartbeat that follows makes no difference.
+        pair.now += seconds(9);
+        pair.client.send_heartbeat();
+        assert!(way.write(&mut pair, MIB));
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.client.check(), Ok(()));
+        pair.now += seconds(1);
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.client_error(), ConnectionError::CloseTimeout(seconds(10)));
+    }
+}
+
+#[test]
+fn a_close_that_cannot_be_written_ends_in_time() {
+    for mut way in ways() {
+        let mut pair = closing();
+        for _ in 0..3 {
+            assert!(!way.write(&mut pair, MIB));
+            pair.now += seconds(5);
+        }
+        // Since five seconds, nothing moves.
+        assert!(!way.write(&mut pair, 0));
+        pair.now += seconds(5) - Duration::from_nanos(1);
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.client.check(), Ok(()));
+        pair.now += Duration::from_nanos(1);
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.client_error(), ConnectionError::CloseTimeout(seconds(10)));
+    }
+}
+
+#[test]
+fn a_close_may_take_for_ever_or_no_time() {
+    for (timeout, ends) in [(Duration::MAX, false), (Duration::ZERO, true)] {
+        let mut config = ClientConfig::default();
+        (config.heartbeat, config.close_timeout) = (Duration::ZERO, timeout);
+        let mut pair = Pair::opened(config, ServerConfig::default());
+        pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
+        assert!(Way::Lent.write(&mut pair, MIB));
+        pair.client.handle_written(pair.now + seconds(1), 0);
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.client.check().is_err(), ends);
+        pair.client.handle_timeout(pair.now + seconds(1_000_000));
+        assert_eq!(pair.client.check().is_err(), ends);
+    }
 }
