@@ -27,16 +27,34 @@ pub struct Config {
 }
 
 /// Deadlines and buffers of the handles. `Duration::MAX` and `usize::MAX` mean no limit, unless a field says otherwise.
+///
+/// # Timeouts on slow links
+///
+/// A request is written behind everything that was queued before it. `call_timeout`, `publish_timeout` and `confirm_timeout` bound
+/// how long the broker or the transport stands still, and not how long a link takes for a large body. While bytes that were queued
+/// before, or the request itself, are still to be written, the time runs from the last moment at which the transport took
+/// anything. Once they are written, the broker has the whole time.
+///
+/// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB on a link of 2 MiB/s is written after 15 s, and
+/// fails 5 s later if it is not answered. If the link stops after 3 s, the request fails 5 s after that.
+///
+/// What is queued later makes no difference. The time in which there is no connection counts in full. Written is what the
+/// operating system has taken into its buffers.
+///
+/// To bound the whole time, wait with a timer of the runtime (`tokio::time::timeout`, for threads `.wait_timeout(..)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
     /// How long connecting may take in all: resolving the name, TCP, TLS and the handshake. More than zero; default 30 s.
     pub connect_timeout: Duration,
-    /// How long the broker may take to answer a request; `None` waits for ever. Default 30 s.
+    /// How long the broker may take to answer a request, [from when it is written](#timeouts-on-slow-links); `None` waits for
+    /// ever. Default 30 s.
     pub call_timeout: Option<Duration>,
-    /// How long publishing may have to wait for the broker or the transport; `None` waits for ever. Default 30 s.
+    /// How long publishing may have to wait for the broker, or for a transport that [takes nothing](#timeouts-on-slow-links);
+    /// `None` waits for ever. Default 30 s. Messages that wait in front of this one are ahead of it as well.
     pub publish_timeout: Option<Duration>,
-    /// How long the broker may take to confirm a message that somebody waits for; `None` waits for ever. Default 60 s.
+    /// How long the broker may take to confirm a message, from when somebody waits for that and everything published by then
+    /// [is written](#timeouts-on-slow-links); `None` waits for ever. Default 60 s.
     pub confirm_timeout: Option<Duration>,
     /// Number of bytes delivered to consumers and not taken by them at which the client stops reading from the transport. At
     /// least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default 16 MiB.

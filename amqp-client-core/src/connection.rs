@@ -147,6 +147,9 @@ impl Connection {
 
     /// Closes the connection and waits for the broker's reply. Everything that is queued is written first. All pending calls fail.
     ///
+    /// The broker has its [`close_timeout`](amqp_proto::ClientConfig::close_timeout) from when all of that is written, which may
+    /// take longer. If the transport takes nothing for as long, the connection ends without.
+    ///
     /// # Errors
     /// [`CloseError`], if the connection ended for another reason.
     ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::error::CallError;
-use crate::state::{DeadlineId, Guard, Shared};
+use crate::state::{Counts, DeadlineId, Guard, Shared};
 
 /// A deadline of something that waits. It is gone when this is dropped.
 #[derive(Debug)]
@@ -15,14 +15,25 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the deadline that the settings give. Takes the lock it is started under, which wakes the driver for it.
+    /// Starts the deadline that the settings give for what is queued, or waits for what is. Takes the lock it is started under,
+    /// which wakes the driver for it.
     pub(crate) fn start(
         shared: &Arc<Shared>,
-        mut guard: Guard<'_>,
+        guard: Guard<'_>,
         after: impl FnOnce(&Settings) -> Option<Duration>,
     ) -> Self {
-        let after = after(&shared.settings);
-        let id = guard.deadlines.start(after);
+        let counts = guard.behind_queued();
+        Self::start_as(shared, guard, after(&shared.settings), counts)
+    }
+
+    /// The same for a given time, of which not all may count.
+    pub(crate) fn start_as(
+        shared: &Arc<Shared>,
+        mut guard: Guard<'_>,
+        after: Option<Duration>,
+        counts: Counts,
+    ) -> Self {
+        let id = guard.deadlines.start(after, counts);
         guard.wake_driver();
         drop(guard);
         Self { shared: shared.clone(), id, after }

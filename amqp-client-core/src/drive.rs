@@ -155,17 +155,16 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let output = self.driver.output();
-        while output.has_remaining() {
+    fn poll_write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.driver.output().has_remaining() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
-            let filled = output.chunks_vectored(&mut pieces);
+            let filled = self.driver.output().chunks_vectored(&mut pieces);
             let pieces = pieces.get(..filled).unwrap_or_default();
             let written = ready!(self.transport.poll_write(cx, pieces))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            output.advance(written);
+            self.driver.written(now, written);
             self.unflushed = true;
         }
         ready!(self.transport.poll_flush(cx))?;
@@ -232,7 +231,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         self.turn = self.driver.turn(now, cx.waker());
         let (mut wrote, resumed) = (false, self.unflushed);
         if (self.turn.write || self.unflushed) && self.write_error.is_none() {
-            match self.poll_write(cx) {
+            match self.poll_write(now, cx) {
                 Poll::Ready(Ok(())) => wrote = true,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
                 Poll::Pending => self.unflushed = true,

@@ -24,7 +24,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///
 /// The contract is a loop:
 /// 1. [`turn`](Self::turn) says what to do: write, read, wait.
-/// 2. While [`Turn::write`], write [`output`](Self::output) and advance it by what was written.
+/// 2. While [`Turn::write`], write [`output`](Self::output), and report with [`written`](Self::written) how much of it.
 /// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
 ///    When [`Turn::in_doubt`], read even if not [`Turn::read`]; if nothing is there, call [`no_input`](Self::no_input).
@@ -36,6 +36,8 @@ pub struct Driver {
     shared: Arc<Shared>,
     input: Input,
     output: Transmit,
+    /// When the transport last took something.
+    written_at: Instant,
     reading: bool,
     moments: Moments,
     lag: LagWatch,
@@ -118,6 +120,7 @@ impl Driver {
             shared,
             input: Input::default(),
             output: Transmit::new(),
+            written_at: now,
             reading: true,
             moments: Moments::default(),
             lag: LagWatch::default(),
@@ -151,6 +154,8 @@ impl Driver {
         self.shared.count_turn();
         let mut guard = self.shared.lock();
         let state = &mut *guard;
+        let left = self.output.remaining();
+        state.report_written(self.written_at, left);
         state.carry_out(now);
         state.proto.handle_timeout(now);
         let lag_until = self.lag.turn(state, &self.shared.settings, now);
@@ -179,6 +184,7 @@ impl Driver {
             && state.proto.is_in_doubt()
             && self.shared.settings.may_look(state.delivered_octets);
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
+        state.deadlines.count_taken(self.output.remaining() - left);
         state.call_publishers();
         state.wake_turns();
         state.park_driver(&mut self.spare_waker);
@@ -197,9 +203,19 @@ impl Driver {
         }
     }
 
-    /// What to write. Advance it by what was written.
-    pub fn output(&mut self) -> &mut Transmit {
-        &mut self.output
+    /// What to write.
+    #[must_use]
+    pub fn output(&self) -> &Transmit {
+        &self.output
+    }
+
+    /// The transport took that much of the [`output`](Self::output), at `now`. Timeouts of what waits behind it depend on both: see
+    /// [`Settings`](crate::Settings#timeouts-on-slow-links).
+    pub fn written(&mut self, now: Instant, count: usize) {
+        if count > 0 {
+            self.output.advance(count);
+            self.written_at = now;
+        }
     }
 
     /// Where to read to: behind what it holds, into the room that it has. A read that fills the room says that more would
@@ -226,6 +242,7 @@ impl Driver {
     /// The transport has ended.
     pub fn eof(&mut self, now: Instant) {
         let mut state = self.shared.lock();
+        state.report_written(self.written_at, self.output.remaining());
         state.proto.handle_eof(now);
         state.dispatch();
         drop(state);
@@ -236,6 +253,7 @@ impl Driver {
     /// The transport has failed.
     pub fn transport_error(&mut self, now: Instant, error: &io::Error) {
         let mut state = self.shared.lock();
+        state.report_written(self.written_at, self.output.remaining());
         state.proto.handle_transport_error(now, error);
         state.dispatch();
         drop(state);

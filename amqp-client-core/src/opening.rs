@@ -27,14 +27,16 @@ enum Step {
 }
 
 impl OpenChannel {
-    /// Gives the broker that long instead of the configured time, counted from now on.
+    /// Gives the broker that long instead of the [`call_timeout`](crate::Settings::call_timeout), counted from now on, or from when the
+    /// request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
         if let Step::Opening { channel: Some(channel), deadline, after, .. } = &mut self.step {
             // Dropped behind the lock.
             let _waker;
             let mut state = channel.lock();
             _waker = state.deadlines.stop(*deadline);
-            *deadline = state.deadlines.start(Some(timeout));
+            let counts = state.behind_queued();
+            *deadline = state.deadlines.start(Some(timeout), counts);
             *after = timeout;
             state.wake_driver();
         }
@@ -55,7 +57,8 @@ impl OpenChannel {
                 let place = state.add_channel(id);
                 let stale = state.channel(place).map(|channel| channel.stale.clone());
                 let after = connection.shared().settings.call_timeout;
-                let deadline = state.deadlines.start(after);
+                let counts = state.behind_queued();
+                let deadline = state.deadlines.start(after, counts);
                 let after = after.unwrap_or_default();
                 state.wake_driver();
                 drop(guard);

@@ -75,14 +75,16 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Gives the broker that long instead of the configured time, counted from now on.
+    /// Gives the broker that long instead of the [`call_timeout`](crate::Settings::call_timeout), counted from now on, or from when the
+    /// request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
         if let Step::Sent(Some(sent)) = &mut self.step {
             let request = &mut sent.request;
             let mut guard = request.channel.lock();
             let state = &mut *guard;
             let waker = state.deadlines.stop(request.deadline);
-            request.deadline = state.deadlines.start(Some(timeout));
+            let counts = state.behind_queued();
+            request.deadline = state.deadlines.start(Some(timeout), counts);
             state.wake_driver();
             drop(guard);
             drop(waker);
@@ -106,7 +108,8 @@ impl Sending {
             prepare(waiting, id);
         }
         let timeout = channel.connection().shared().settings.call_timeout;
-        let deadline = state.deadlines.start(timeout);
+        let counts = state.behind_queued();
+        let deadline = state.deadlines.start(timeout, counts);
         state.wake_driver();
         drop(guard);
         Ok(Self { channel: channel.clone(), id, method: R::NAME, deadline, timeout, polled: false })

@@ -7,7 +7,7 @@ use amqp_proto::ReplyCode;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::CloseError;
-use crate::state::{On, State, Waiting};
+use crate::state::{Counts, On, State, Waiting};
 
 /// The work that was unfinished when a connection was shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +33,10 @@ impl Connection {
     /// Shuts the connection down in an orderly way. Stops the consumers, requeues the deliveries that they have not taken, waits up
     /// to `grace` for deliveries to be settled and publishes to be confirmed, sends everything that is queued, and closes.
     ///
+    /// The grace includes the time that a slow link takes. What is queued by then is written before the connection closes, however
+    /// long that takes, as long as the transport takes anything; see
+    /// [`close_timeout`](amqp_proto::ClientConfig::close_timeout).
+    ///
     /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still
     /// possible, and are waited for as well.
     ///
@@ -52,7 +56,8 @@ impl Connection {
     /// Once polled, consumers are stopped. If the future is dropped within the grace period, the connection stays open.
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
         let given_back = self.shared().lock().stop_consumers();
-        let deadline = Deadline::start(self.shared(), self.shared().lock(), |_| Some(grace));
+        let deadline =
+            Deadline::start_as(self.shared(), self.shared().lock(), Some(grace), Counts::Always);
         let mut waiting = Waiting::new(self.shared(), On::Turn);
         poll_fn(|cx| {
             if deadline.expired(cx) {

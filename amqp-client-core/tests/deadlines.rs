@@ -7,15 +7,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use amqp_client_core::proto::Gate;
 use amqp_client_core::{
-    CallError, Channel, Config, HeldBy, PublishError, PublisherOptions, QueueOptions,
+    CallError, Channel, Config, ConfirmError, Confirmation, HeldBy, OnLoss, PublishError,
+    Publisher, PublisherOptions, QueueOptions,
 };
+use bytes::Bytes;
 use rig::Rig;
 
 fn rig() -> (Rig, Channel) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.call_timeout = Some(Duration::from_secs(10));
+    config.settings.confirm_timeout = Some(Duration::from_secs(5));
     let mut rig = Rig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -88,4 +92,330 @@ fn a_publish_that_waits_too_long_for_the_window_says_so() {
     rig.advance(Duration::from_millis(1));
     let expected = PublishError::TimedOut { by: HeldBy::Window, after };
     assert_eq!(poll(&mut second).map(|result| result.map(|_| ())), Poll::Ready(Err(expected)));
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MIB: usize = 1024 * 1024;
+
+/// A link that takes this much a second, in pieces, and before each piece nothing.
+fn pass(rig: &mut Rig, time: Duration, rate: usize) {
+    const PIECES: usize = 10;
+    for _ in 0..PIECES {
+        rig.room = rate * time.as_secs() as usize / PIECES;
+        rig.advance(time / PIECES as u32);
+    }
+    rig.room = 0;
+}
+
+/// A publisher whose body of 30 MiB is on a link that takes nothing yet, and another channel.
+fn behind_a_body() -> (Rig, Publisher, Channel) {
+    let (mut rig, channel) = rig();
+    let opening = rig.connection.open_channel();
+    let other = rig.run(opening).expect("a channel");
+    let options = PublisherOptions::new().window(1000, usize::MAX).timeout(Some(5 * SECOND));
+    let publisher = channel.default_exchange().publisher(options).expect("open");
+    rig.turn();
+    rig.room = 0;
+    let _nobody_waits = publish(&publisher, 30 * MIB);
+    (rig, publisher, other)
+}
+
+fn publish(publisher: &Publisher, size: usize) -> Confirmation {
+    publisher.try_publish("q", Bytes::from(vec![7; size])).expect("there is room")
+}
+
+fn is_timed_out<T>(polled: &Poll<Result<T, CallError>>) -> bool {
+    matches!(polled, Poll::Ready(Err(CallError::TimedOut { .. })))
+}
+
+#[test]
+fn a_request_behind_a_large_body_is_answered_however_long_that_takes() {
+    for rate in [2 * MIB, 100_000] {
+        let (mut rig, _publisher, other) = behind_a_body();
+        let mut asked = other.queue_declare("q", QueueOptions::new()).within(5 * SECOND);
+        let mut seconds = 0;
+        let answer = loop {
+            if let Poll::Ready(answer) = poll(&mut asked) {
+                break answer;
+            }
+            pass(&mut rig, SECOND, rate);
+            seconds += 1;
+        };
+        assert!(answer.is_ok());
+        assert!(seconds >= 15, "{seconds}");
+    }
+}
+
+#[test]
+fn every_wait_for_the_broker_counts_from_when_it_can_know() {
+    let (mut rig, publisher, other) = behind_a_body();
+    let closing = publisher.channel().clone();
+    let connection = rig.connection.clone();
+    let mut purge = other.queue_purge("q");
+    let mut open = rig.connection.open_channel();
+    let mut close = Box::pin(async move { closing.close().await });
+    let mut secret = Box::pin(connection.update_secret("secret", ""));
+    assert!(poll(&mut close).is_pending() && poll(&mut secret).is_pending());
+    rig.turn();
+    // The server hears all of it and says nothing.
+    rig.silence();
+    for _ in 0..29 {
+        pass(&mut rig, SECOND, MIB);
+        assert!(poll(&mut purge).is_pending() && poll(&mut open).is_pending());
+        assert!(poll(&mut close).is_pending() && poll(&mut secret).is_pending());
+    }
+    pass(&mut rig, 2 * SECOND, MIB);
+    rig.room = usize::MAX;
+    rig.turn();
+    rig.advance(9 * SECOND);
+    assert!(poll(&mut purge).is_pending() && poll(&mut open).is_pending());
+    assert!(poll(&mut close).is_pending() && poll(&mut secret).is_pending());
+    rig.advance(SECOND);
+    assert!(is_timed_out(&poll(&mut purge)) && is_timed_out(&poll(&mut close)));
+    assert!(is_timed_out(&poll(&mut secret)) && matches!(poll(&mut open), Poll::Ready(Err(_))));
+}
+
+#[test]
+fn a_request_ends_when_the_link_stops() {
+    for stops_after in 0..3 {
+        let (mut rig, _publisher, other) = behind_a_body();
+        let mut asked = other.queue_purge("q").within(5 * SECOND);
+        rig.turn();
+        for _ in 0..stops_after {
+            pass(&mut rig, 4 * SECOND, MIB);
+            rig.advance(4 * SECOND);
+            assert!(poll(&mut asked).is_pending());
+        }
+        rig.advance(SECOND - Duration::from_millis(1));
+        let left = if stops_after == 0 { 4 * SECOND } else { Duration::ZERO };
+        rig.advance(left);
+        assert!(poll(&mut asked).is_pending(), "{stops_after}");
+        rig.advance(Duration::from_millis(1));
+        assert!(is_timed_out(&poll(&mut asked)), "{stops_after}");
+    }
+}
+
+#[test]
+fn what_is_published_behind_a_request_does_not_prolong_it() {
+    let (mut rig, publisher, other) = behind_a_body();
+    let mut asked = other.queue_purge("q").within(5 * SECOND);
+    for _ in 0..30 {
+        pass(&mut rig, SECOND, MIB);
+        assert!(poll(&mut asked).is_pending());
+    }
+    for _ in 0..5 {
+        let _nobody_waits = publish(&publisher, MIB);
+        assert!(poll(&mut asked).is_pending());
+        pass(&mut rig, SECOND, MIB);
+    }
+    pass(&mut rig, SECOND, MIB);
+    assert!(is_timed_out(&poll(&mut asked)));
+}
+
+#[test]
+fn confirms_of_what_is_being_written_are_waited_for() {
+    for moves in [true, false] {
+        let (mut rig, publisher, _other) = behind_a_body();
+        rig.room = usize::MAX;
+        rig.turn();
+        rig.room = 0;
+        let mut confirmation = publish(&publisher, 30 * MIB);
+        let mut drained = Box::pin(publisher.wait_for_confirms());
+        let limit = if moves { 29 } else { 5 };
+        for _ in 0..limit {
+            assert!(poll(&mut confirmation).is_pending() && poll(&mut drained).is_pending());
+            pass(&mut rig, SECOND, if moves { MIB } else { 0 });
+        }
+        pass(&mut rig, 2 * SECOND, if moves { MIB } else { 0 });
+        let timed_out = Err(ConfirmError::TimedOut { after: 5 * SECOND });
+        let expected = Poll::Ready(if moves { Ok(()) } else { timed_out });
+        assert_eq!(poll(&mut confirmation), expected);
+        assert_eq!(poll(&mut drained), expected);
+    }
+}
+
+#[test]
+fn publishes_wait_for_the_transport_as_long_as_it_moves() {
+    for moves in [true, false] {
+        let (mut rig, publisher, _other) = behind_a_body();
+        // Those that wait in front of it are ahead as well.
+        let mut waiting: Vec<_> = (0..10)
+            .map(|_| Box::pin(publisher.publish("q", Bytes::from(vec![7; 10 * MIB]))))
+            .collect();
+        for one in &mut waiting {
+            assert!(poll(one).is_pending());
+        }
+        // The driver takes the body, and there is room for one more.
+        rig.turn();
+        assert!(matches!(poll(&mut waiting.remove(0)), Poll::Ready(Ok(_))));
+        for second in 0..140 {
+            waiting.retain_mut(|one| match poll(one) {
+                Poll::Pending => true,
+                Poll::Ready(Ok(_)) if moves => false,
+                Poll::Ready(Err(PublishError::TimedOut {
+                    by: HeldBy::Gate(Gate::Full), ..
+                })) => {
+                    assert!(!moves && second >= 5);
+                    false
+                }
+                Poll::Ready(result) => panic!("{result:?}"),
+            });
+            pass(&mut rig, SECOND, if moves { MIB } else { 0 });
+        }
+        assert!(waiting.is_empty());
+    }
+}
+
+#[test]
+fn a_close_is_waited_for_behind_a_large_body() {
+    for rate in [MIB, 0] {
+        let (mut rig, _publisher, _other) = behind_a_body();
+        let connection = rig.connection.clone();
+        let mut closing = Box::pin(async move { connection.close().await });
+        assert!(poll(&mut closing).is_pending());
+        for _ in 0..9 {
+            pass(&mut rig, SECOND, rate);
+        }
+        assert!(poll(&mut closing).is_pending());
+        for _ in 0..31 {
+            pass(&mut rig, SECOND, rate);
+        }
+        let closed = poll(&mut closing);
+        assert!(
+            matches!(&closed, Poll::Ready(result) if result.is_ok() == (rate > 0)),
+            "{closed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_shutdown_counts_all_its_grace() {
+    let (mut rig, _publisher, _other) = behind_a_body();
+    let connection = rig.connection.clone();
+    let mut shutdown = Box::pin(async move { connection.shutdown(5 * SECOND).await });
+    for second in 0..40 {
+        let done = poll(&mut shutdown);
+        if let Poll::Ready(left) = done {
+            // It closes behind the body, and that is written all the same.
+            assert!(second >= 30, "{second}");
+            assert_eq!(left.expect("it closes").unconfirmed, 1);
+            return;
+        }
+        pass(&mut rig, SECOND, MIB);
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn dropping_requests_behind_a_body_leaves_nothing() {
+    let (mut rig, _publisher, other) = behind_a_body();
+    for _ in 0..5000 {
+        let mut asked = other.queue_declare("q", QueueOptions::new());
+        assert!(poll(&mut asked).is_pending());
+        rig.turn();
+    }
+    let mut last = other.queue_declare("q", QueueOptions::new()).within(SECOND);
+    for _ in 0..40 {
+        pass(&mut rig, SECOND, MIB);
+    }
+    assert!(matches!(poll(&mut last), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn without_time_a_request_ends_at_once_and_with_all_time_never() {
+    let (mut rig, _publisher, other) = behind_a_body();
+    let mut at_once = other.queue_purge("q").within(Duration::ZERO);
+    let mut never = other.queue_purge("q").within(Duration::MAX);
+    pass(&mut rig, SECOND, MIB);
+    assert!(is_timed_out(&poll(&mut at_once)));
+    rig.advance(Duration::from_secs(1_000_000_000));
+    assert!(poll(&mut never).is_pending());
+}
+
+#[test]
+fn a_message_that_is_sent_again_is_waited_for_while_it_is_written() {
+    for moves in [true, false] {
+        let (mut rig, channel) = rig();
+        rig.recover();
+        let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+        let publisher = channel.default_exchange().publisher(options).expect("open");
+        rig.turn();
+        rig.room = 0;
+        let mut confirmation = publish(&publisher, 10 * MIB);
+        for _ in 0..9 {
+            assert!(poll(&mut confirmation).is_pending());
+            pass(&mut rig, SECOND, MIB);
+        }
+        rig.lose();
+        // It is open again, and has all of the body before it.
+        rig.room = MIB;
+        rig.turn();
+        for _ in 0..9 {
+            rig.room = 0;
+            assert!(poll(&mut confirmation).is_pending());
+            if !moves {
+                break;
+            }
+            pass(&mut rig, SECOND, MIB);
+        }
+        if moves {
+            rig.room = usize::MAX;
+            rig.turn();
+            assert_eq!(poll(&mut confirmation), Poll::Ready(Ok(())));
+        } else {
+            rig.advance(5 * SECOND);
+            let timed_out = ConfirmError::TimedOut { after: 5 * SECOND };
+            assert_eq!(poll(&mut confirmation), Poll::Ready(Err(timed_out)));
+        }
+    }
+}
+
+#[test]
+fn an_outage_counts() {
+    let (mut rig, publisher, _other) = behind_a_body();
+    rig.recover();
+    rig.room = usize::MAX;
+    rig.turn();
+    rig.lose();
+    // The request waits until the channel is back. Every connection moves a little, and is lost again.
+    let mut asked = publisher.channel().queue_purge("q").within(5 * SECOND);
+    let begun = rig.now();
+    loop {
+        rig.room = 8;
+        rig.turn();
+        if is_timed_out(&poll(&mut asked)) {
+            break;
+        }
+        rig.advance(SECOND / 10);
+        rig.lose();
+    }
+    let took = rig.now() - begun;
+    // The pause before the next attempt is 5 s at most.
+    assert!((5 * SECOND..11 * SECOND).contains(&took), "{took:?}");
+}
+
+#[test]
+fn requests_on_many_channels_are_all_answered() {
+    let (mut rig, publisher, _other) = behind_a_body();
+    rig.room = usize::MAX;
+    let channels: Vec<_> = (0..200)
+        .map(|_| {
+            let opening = rig.connection.open_channel();
+            rig.run(opening).expect("a channel")
+        })
+        .collect();
+    rig.room = 0;
+    let _nobody_waits = publish(&publisher, 30 * MIB);
+    let asked = |channel: &Channel| channel.queue_declare("q", QueueOptions::new());
+    let mut replies: Vec<_> = channels.iter().map(asked).collect();
+    for _ in 0..29 {
+        pass(&mut rig, SECOND, MIB);
+        // Every other one is given up at some time, and one more is made.
+        let _given_up = replies.pop();
+        let channel = &channels[replies.len() % 7];
+        replies.insert(0, channel.queue_declare("q", QueueOptions::new()).within(SECOND));
+        assert!(replies.iter_mut().all(|reply| poll(reply).is_pending()));
+    }
+    pass(&mut rig, 2 * SECOND, MIB);
+    assert!(replies.iter_mut().all(|reply| matches!(poll(reply), Poll::Ready(Ok(_)))));
 }

@@ -12,7 +12,7 @@ use super::turn::Turn;
 use crate::deadline::Deadline;
 use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
-use crate::state::{State, Task};
+use crate::state::{Counts, State, Task};
 
 /// Everything of a message but its body.
 pub(crate) trait Heads {
@@ -134,7 +134,7 @@ impl Channel {
                     }
                 }
             };
-            self.poll_held(&mut deadline, timeout, by, cx).map(Err)
+            self.poll_held(&mut deadline, timeout, by, &turn, cx).map(Err)
         })
         .await
     }
@@ -175,7 +175,7 @@ impl Channel {
                     Ok(()) => {}
                     Err(Stop::Held(_)) if task.restock() => {}
                     Err(Stop::Held(by)) => {
-                        return self.poll_held(&mut deadline, timeout, by, cx).map(Err);
+                        return self.poll_held(&mut deadline, timeout, by, &turn, cx).map(Err);
                     }
                     Err(Stop::Failed(error)) => return Poll::Ready(Err(error)),
                 }
@@ -220,10 +220,14 @@ impl Channel {
         deadline: &mut Option<Deadline>,
         timeout: Option<Duration>,
         by: HeldBy,
+        turn: &Turn<'_>,
         cx: &Context<'_>,
     ) -> Poll<PublishError> {
         let deadline = deadline.get_or_insert_with(|| {
-            Deadline::start(self.connection().shared(), self.lock(), |_| timeout)
+            let mut state = self.lock();
+            // What waits in front of it is queued first, and written first.
+            let ahead = turn.octets_ahead(&mut state).saturating_add(state.proto.queued());
+            Deadline::start_as(self.connection().shared(), state, timeout, Counts::Behind(ahead))
         });
         if deadline.expired(cx) {
             let after = deadline.after();

@@ -49,6 +49,21 @@ impl<'a> Turn<'a> {
         self.window.map(|(_, ticket)| ticket)
     }
 
+    /// Bytes of messages that wait ahead of this one.
+    pub(super) fn octets_ahead(&self, state: &mut State) -> usize {
+        let gate = match self.gate {
+            Some(Place::Full(ticket)) => state.full.octets_ahead(ticket),
+            Some(Place::Kept(ticket)) => state.kept.octets_ahead(ticket),
+            Some(Place::Connection(_) | Place::Channel(_)) | None => 0,
+        };
+        let window = self.window.and_then(|(window, ticket)| {
+            let channel = state.channel(self.channel.place())?;
+            let (_, line) = channel.windows.iter().find(|(of, _)| *of == window)?;
+            Some(line.octets_ahead(ticket))
+        });
+        gate.saturating_add(window.unwrap_or_default())
+    }
+
     /// Waits with a message of `size` bytes until whatever holds it up may have changed.
     pub(super) fn wait(
         &mut self,

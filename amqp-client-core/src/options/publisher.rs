@@ -99,7 +99,8 @@ impl PublisherOptions {
         self
     }
 
-    /// How long publishing may have to wait, instead of the connection's setting; `None` waits for ever.
+    /// How long publishing may have to wait, instead of the connection's
+    /// [`publish_timeout`](crate::Settings::publish_timeout); `None` waits for ever.
     pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = Some(timeout);
         self

@@ -32,7 +32,8 @@ impl Confirmation {
         Self { channel, seq, deadline: None }
     }
 
-    /// Gives the broker that long instead of the configured time, counted from now on.
+    /// Gives the broker that long instead of the [`confirm_timeout`](crate::Settings::confirm_timeout), counted from now on, or from
+    /// when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
         let shared = self.channel.connection().shared();
         self.deadline = Some(Deadline::start(shared, shared.lock(), |_| Some(timeout)));

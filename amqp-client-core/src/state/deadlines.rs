@@ -10,12 +10,27 @@ use super::waiters::Task;
 /// Handles read no clock: a deadline starts as a duration, and the driver turns it into a point in time at its next turn,
 /// for which every command wakes it anyway. The heap keeps entries of deadlines that are gone until they come up, or
 /// until they are most of it; that costs less than finding them.
+///
+/// A deadline does not count while bytes are ahead of whoever waits and the transport takes some of them. Bytes are counted
+/// from the first that the connection has queued, so what is ahead is a number: a request behind a body of 30 MiB waits until
+/// 30 MiB more are written. Its deadline of 5 s expires when nothing was written for 5 s, or 5 s after that byte was.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     entries: Vec<Entry>,
     free: Vec<u32>,
     unarmed: Vec<DeadlineId>,
+    /// When to look at a deadline. It may have moved by then, but never forward.
     heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
+    /// Deadlines with bytes ahead of them, and how many bytes are written when no more are.
+    behind: BinaryHeap<Reverse<(u64, DeadlineId)>>,
+    /// How many bytes went to drivers.
+    taken: u64,
+    /// How many of them are written, or never will be.
+    written: u64,
+    /// When the last of them was written.
+    written_at: Option<Instant>,
+    /// The connection has recovered, with that many bytes ahead of all that waits.
+    recovered: Option<u64>,
 }
 
 /// One deadline. Numbers are used again; the generation tells them apart.
@@ -25,10 +40,23 @@ pub(crate) struct DeadlineId {
     generation: u32,
 }
 
+/// What a deadline counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// All time that passes.
+    Always,
+    /// Not the time in which that many queued bytes are being written.
+    Behind(usize),
+}
+
 #[derive(Debug)]
 struct Entry {
     generation: u32,
     timeout: Duration,
+    /// From when it counts, as long as no bytes ahead are written. Nothing before the driver has seen it.
+    since: Option<Instant>,
+    /// How many bytes are written when none is ahead any more. Nothing if it counts always.
+    behind: Option<u64>,
     state: State,
 }
 
@@ -39,22 +67,37 @@ enum State {
     Expired,
 }
 
-/// Below this many entries the heap is not worth cleaning.
+/// Below this many entries a heap is not worth cleaning.
 const KEPT_HEAP: usize = 1024;
 
 impl Deadlines {
     /// Starts a deadline, if there is one. The driver must be woken for it, or be about to run.
-    pub(crate) fn start(&mut self, timeout: Option<Duration>) -> Option<DeadlineId> {
+    pub(crate) fn start(
+        &mut self,
+        timeout: Option<Duration>,
+        counts: Counts,
+    ) -> Option<DeadlineId> {
         let timeout = timeout?;
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.entries.push(Entry { generation: 0, timeout, state: State::Free });
+                let (since, behind) = (None, None);
+                self.entries.push(Entry {
+                    generation: 0,
+                    timeout,
+                    since,
+                    behind,
+                    state: State::Free,
+                });
                 u32::try_from(self.entries.len() - 1).ok()?
             }
         };
+        let behind = match counts {
+            Counts::Always => None,
+            Counts::Behind(queued) => Some(self.taken.saturating_add(queued as u64)),
+        };
         let entry = self.entries.get_mut(index as usize)?;
-        entry.timeout = timeout;
+        (entry.timeout, entry.since, entry.behind) = (timeout, None, behind);
         entry.state = State::Running(None);
         let id = DeadlineId { index, generation: entry.generation };
         self.unarmed.push(id);
@@ -87,18 +130,88 @@ impl Deadlines {
         }
     }
 
+    /// That many bytes more went to the driver.
+    #[inline]
+    pub(crate) fn count_taken(&mut self, count: usize) {
+        self.taken += count as u64;
+    }
+
+    /// Of all bytes that went to the driver, `left` are still to be written. The last that was not was written at `at`.
+    #[inline]
+    pub(crate) fn report_written(&mut self, at: Instant, left: usize) {
+        self.written = self.taken.saturating_sub(left as u64);
+        self.written_at = Some(at);
+        if self.behind.peek().is_some_and(|Reverse((behind, _))| *behind <= self.written) {
+            self.release(at);
+        }
+    }
+
+    /// Deadlines with nothing ahead of them any more count from `at` on.
+    fn release(&mut self, at: Instant) {
+        while self.behind.peek().is_some_and(|Reverse((behind, _))| *behind <= self.written) {
+            let Some(Reverse((_, id))) = self.behind.pop() else { break };
+            if let Some(entry) = self.entry(id) {
+                entry.since = entry.since.max(Some(at));
+            }
+        }
+    }
+
+    /// The transport is lost: nothing that was queued is ahead any more.
+    pub(crate) fn lose(&mut self) {
+        self.written = u64::MAX;
+        self.written_at.into_iter().for_each(|at| self.release(at));
+        // What was not taken was discarded and is not counted: later bytes must not pass for it.
+        for behind in self.entries.iter_mut().filter_map(|entry| entry.behind.as_mut()) {
+            *behind = 0;
+        }
+    }
+
+    /// The connection is back, and has queued that many bytes: requests that had to wait, and messages once more.
+    pub(crate) fn recover(&mut self, queued: usize) {
+        self.recovered = Some(self.taken.saturating_add(queued as u64));
+    }
+
+    /// What has waited through an outage is behind those bytes. The time that it has waited counts, so that a connection that is
+    /// lost over and over holds nobody for ever.
+    #[cold]
+    fn fall_behind(&mut self, now: Instant, queued: u64) {
+        for (index, entry) in (0..).zip(&mut self.entries) {
+            let (State::Running(_), Some(since), Some(behind)) =
+                (&entry.state, &mut entry.since, &mut entry.behind)
+            else {
+                continue;
+            };
+            let waited = now.saturating_duration_since(*since);
+            entry.timeout = entry.timeout.saturating_sub(waited);
+            (*since, *behind) = (now, queued);
+            let id = DeadlineId { index, generation: entry.generation };
+            self.behind.push(Reverse((queued, id)));
+        }
+    }
+
     /// Gives new deadlines their point in time, and expires those that have passed.
     pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
+        if let Some(queued) = self.recovered.take() {
+            self.fall_behind(now, queued);
+        }
         while let Some(id) = self.unarmed.pop() {
-            let timeout = self.entry(id).map(|entry| entry.timeout);
-            if let Some(at) = timeout.and_then(|timeout| now.checked_add(timeout)) {
+            let written = self.written;
+            let Some(entry) = self.entry(id) else { continue };
+            entry.since = Some(now);
+            let (timeout, behind) = (entry.timeout, entry.behind.filter(|at| *at > written));
+            if let Some(at) = now.checked_add(timeout) {
                 self.heap.push(Reverse((at, id)));
+                behind.into_iter().for_each(|behind| self.behind.push(Reverse((behind, id))));
             }
         }
         while self.heap.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             let Some(Reverse((_, id))) = self.heap.pop() else {
                 break;
             };
+            if let Some(at) = self.due(id).filter(|at| *at > now) {
+                self.heap.push(Reverse((at, id)));
+                continue;
+            }
             if let Some(entry) = self.entry(id) {
                 if let State::Running(Some(waker)) =
                     std::mem::replace(&mut entry.state, State::Expired)
@@ -108,10 +221,16 @@ impl Deadlines {
             }
         }
         let live = self.entries.len() - self.free.len();
-        if self.heap.len() > KEPT_HEAP && self.heap.len() > live * 2 {
-            let entries = &self.entries;
-            self.heap.retain(|Reverse((_, id))| is_current(entries, *id));
-        }
+        clean(&mut self.heap, &self.entries, live);
+        clean(&mut self.behind, &self.entries, live);
+    }
+
+    /// When a deadline expires, as far as can be said now.
+    fn due(&self, id: DeadlineId) -> Option<Instant> {
+        let entry = self.entries.get(id.index as usize)?;
+        let current = entry.generation == id.generation;
+        let moved = self.written_at.filter(|_| entry.behind.is_some_and(|at| at > self.written));
+        entry.since.filter(|_| current).max(moved)?.checked_add(entry.timeout)
     }
 
     /// When [`turn`](Self::turn) should come next.
@@ -127,6 +246,14 @@ impl Deadlines {
 
     fn entry(&mut self, id: DeadlineId) -> Option<&mut Entry> {
         self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)
+    }
+}
+
+/// Drops what belongs to deadlines that are gone, once that is most of it.
+#[inline]
+fn clean<T: Ord>(heap: &mut BinaryHeap<Reverse<(T, DeadlineId)>>, entries: &[Entry], live: usize) {
+    if heap.len() > KEPT_HEAP && heap.len() > live * 2 {
+        heap.retain(|Reverse((_, id))| is_current(entries, *id));
     }
 }
 
@@ -167,7 +294,7 @@ mod tests {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
         let woken = Arc::new(Count::default());
         let waker = Waker::from(woken.clone());
-        let id = deadlines.start(Some(SECOND));
+        let id = deadlines.start(Some(SECOND), Counts::Always);
         assert!(!expired(&mut deadlines, id, &waker));
         assert_eq!(deadlines.next(), None);
         deadlines.turn(now, Waker::wake);
@@ -183,7 +310,7 @@ mod tests {
     #[test]
     fn none_is_never() {
         let mut deadlines = Deadlines::default();
-        let id = deadlines.start(None);
+        let id = deadlines.start(None, Counts::Always);
         deadlines.turn(Instant::now() + 1_000_000 * SECOND, Waker::wake);
         assert!(!expired(&mut deadlines, id, Waker::noop()));
     }
@@ -191,10 +318,10 @@ mod tests {
     #[test]
     fn a_deadline_that_was_stopped_does_not_speak_for_the_next_in_its_place() {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
-        let first = deadlines.start(Some(SECOND));
+        let first = deadlines.start(Some(SECOND), Counts::Always);
         deadlines.turn(now, Waker::wake);
         drop(deadlines.stop(first));
-        let second = deadlines.start(Some(10 * SECOND));
+        let second = deadlines.start(Some(10 * SECOND), Counts::Always);
         assert_eq!(first.map(|id| id.index), second.map(|id| id.index));
         deadlines.turn(now, Waker::wake);
         deadlines.turn(now + SECOND, Waker::wake);
@@ -208,12 +335,133 @@ mod tests {
     fn deadlines_that_are_gone_do_not_pile_up() {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
         for _ in 0..10 * KEPT_HEAP {
-            let id = deadlines.start(Some(1000 * SECOND));
+            let id = deadlines.start(Some(1000 * SECOND), Counts::Always);
             deadlines.turn(now, Waker::wake);
             drop(deadlines.stop(id));
         }
         assert_eq!(deadlines.entries.len(), 1);
         assert!(deadlines.heap.len() <= KEPT_HEAP + 1, "{}", deadlines.heap.len());
         assert_eq!(deadlines.next(), None);
+    }
+
+    /// Deadlines of 10 s, of which the second is behind 100 bytes, and the time.
+    fn behind() -> (Deadlines, Option<DeadlineId>, Option<DeadlineId>, Instant) {
+        let (mut deadlines, now) = (Deadlines::default(), Instant::now());
+        deadlines.report_written(now, 0);
+        let always = deadlines.start(Some(10 * SECOND), Counts::Always);
+        let behind = deadlines.start(Some(10 * SECOND), Counts::Behind(100));
+        deadlines.turn(now, Waker::wake);
+        deadlines.count_taken(100);
+        (deadlines, always, behind, now)
+    }
+
+    #[test]
+    fn a_deadline_counts_from_when_nothing_is_ahead_of_it() {
+        let (mut deadlines, always, behind, mut now) = behind();
+        let mut last = now;
+        for left in (0..10).rev() {
+            // The last was written just after the turn before.
+            (last, now) = (now, now + 9 * SECOND);
+            deadlines.report_written(last, left);
+            deadlines.turn(now, Waker::wake);
+            assert!(!expired(&mut deadlines, behind, Waker::noop()), "{left}");
+        }
+        assert!(expired(&mut deadlines, always, Waker::noop()));
+        // What follows is behind it, and makes no difference.
+        deadlines.count_taken(1000);
+        deadlines.report_written(now, 100);
+        assert!(deadlines.next().is_some_and(|at| at <= last + 10 * SECOND));
+        deadlines.turn(last + 10 * SECOND - Duration::from_nanos(1), Waker::wake);
+        assert!(!expired(&mut deadlines, behind, Waker::noop()));
+        deadlines.turn(last + 10 * SECOND, Waker::wake);
+        assert!(expired(&mut deadlines, behind, Waker::noop()));
+        assert_eq!((deadlines.next(), deadlines.behind.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_deadline_expires_when_nothing_is_written_for_as_long() {
+        let (mut deadlines, _, behind, now) = behind();
+        deadlines.report_written(now + 3 * SECOND, 99);
+        deadlines.turn(now + 10 * SECOND, Waker::wake);
+        assert!(!expired(&mut deadlines, behind, Waker::noop()));
+        assert_eq!(deadlines.next(), Some(now + 13 * SECOND));
+        deadlines.report_written(now + 3 * SECOND, 99);
+        deadlines.turn(now + 13 * SECOND, Waker::wake);
+        assert!(expired(&mut deadlines, behind, Waker::noop()));
+    }
+
+    #[test]
+    fn after_a_loss_nothing_is_ahead_until_the_connection_is_back() {
+        let (mut deadlines, _, behind, now) = behind();
+        deadlines.report_written(now + 3 * SECOND, 50);
+        deadlines.lose();
+        let other = deadlines.start(Some(10 * SECOND), Counts::Behind(0));
+        // The next transport takes a handshake.
+        for seconds in 4..8 {
+            deadlines.report_written(now + seconds * SECOND, 0);
+            deadlines.turn(now + seconds * SECOND, Waker::wake);
+            deadlines.count_taken(10);
+        }
+        deadlines.recover(1000);
+        deadlines.turn(now + 8 * SECOND, Waker::wake);
+        deadlines.count_taken(1000);
+        // What was written is ahead; 5 s of 10 s are over.
+        deadlines.report_written(now + 10 * SECOND, 10);
+        deadlines.turn(now + 15 * SECOND - Duration::from_nanos(1), Waker::wake);
+        assert!(!expired(&mut deadlines, behind, Waker::noop()));
+        deadlines.turn(now + 15 * SECOND, Waker::wake);
+        assert!(expired(&mut deadlines, behind, Waker::noop()));
+        // The other has waited for 4 s.
+        deadlines.report_written(now + 15 * SECOND, 0);
+        deadlines.turn(now + 21 * SECOND - Duration::from_nanos(1), Waker::wake);
+        assert!(!expired(&mut deadlines, other, Waker::noop()));
+        deadlines.turn(now + 21 * SECOND, Waker::wake);
+        assert!(expired(&mut deadlines, other, Waker::noop()));
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_over_and_over_holds_nobody_for_ever() {
+        let (mut deadlines, _, behind, mut now) = behind();
+        for losses in 0.. {
+            if expired(&mut deadlines, behind, Waker::noop()) {
+                assert!((9..=11).contains(&losses), "{losses}");
+                break;
+            }
+            deadlines.report_written(now, 1);
+            deadlines.lose();
+            // It takes a second to come back, and moves for another.
+            now += SECOND;
+            deadlines.recover(1000);
+            deadlines.turn(now, Waker::wake);
+            deadlines.count_taken(1000);
+            now += SECOND;
+        }
+    }
+
+    #[test]
+    fn extreme_times_and_numbers_of_bytes_do_no_harm() {
+        for (timeout, ends) in [(Duration::MAX, false), (Duration::ZERO, true)] {
+            let (mut deadlines, _, _, now) = behind();
+            let id = deadlines.start(Some(timeout), Counts::Behind(usize::MAX));
+            for seconds in 1..100 {
+                deadlines.report_written(now + seconds * SECOND, 1);
+                deadlines.turn(now + seconds * SECOND, Waker::wake);
+                deadlines.lose();
+                deadlines.recover(usize::MAX);
+                deadlines.turn(now + seconds * 1_000_000 * SECOND, Waker::wake);
+            }
+            assert_eq!(expired(&mut deadlines, id, Waker::noop()), ends);
+        }
+    }
+
+    #[test]
+    fn deadlines_that_are_gone_do_not_pile_up_behind_what_is_not_written() {
+        let mut deadlines = Deadlines::default();
+        for _ in 0..10 * KEPT_HEAP {
+            let id = deadlines.start(Some(1000 * SECOND), Counts::Behind(1));
+            deadlines.turn(Instant::now(), Waker::wake);
+            drop(deadlines.stop(id));
+        }
+        assert!(deadlines.behind.len() <= KEPT_HEAP + 1, "{}", deadlines.behind.len());
     }
 }

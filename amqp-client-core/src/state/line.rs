@@ -16,6 +16,8 @@ pub(crate) struct Line {
     /// The number of the latest ticket.
     last: u64,
     granted: Room,
+    /// Bytes of the bodies that wait.
+    octets: usize,
 }
 
 /// The place of a future in a line.
@@ -93,9 +95,15 @@ impl Line {
             }
         };
         *ticket = Some(Ticket { number, size });
-        let waiter = self.waiting.entry(number).or_insert(Waiter { size, waker: None });
+        let waiter = self.waiting.entry(number).or_insert(Waiter { size: 0, waker: None });
+        self.octets = self.octets.saturating_sub(waiter.size).saturating_add(size);
         waiter.size = size;
         task.register(&mut waiter.waker);
+    }
+
+    /// Bytes of the bodies ahead of this one, or more if others came behind it.
+    pub(crate) const fn octets_ahead(&self, ticket: Ticket) -> usize {
+        self.octets.saturating_add(self.granted.octets).saturating_sub(ticket.size)
     }
 
     /// Leaves the line, with what was granted used or returned; there may be room for the next then. Returns the waker, to be
@@ -103,7 +111,10 @@ impl Line {
     #[must_use = "a waker is not dropped under the lock"]
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         match self.waiting.remove(&ticket.number) {
-            Some(waiter) => waiter.waker,
+            Some(waiter) => {
+                self.octets = self.octets.saturating_sub(waiter.size);
+                waiter.waker
+            }
             None => {
                 self.granted.subtract(ticket.size);
                 None
@@ -123,6 +134,7 @@ impl Line {
                 return;
             }
             first.remove().waker.into_iter().for_each(&mut wake);
+            self.octets = self.octets.saturating_sub(size);
             self.granted.add(size);
         }
     }
@@ -211,7 +223,7 @@ mod tests {
         let (mut line, tickets) = line([7; 100]);
         line.call(|granted, _| granted.octets < 70, drop);
         tickets.iter().flatten().for_each(|ticket| drop(line.leave(*ticket)));
-        assert!(line.is_empty() && line.granted == Room::default());
+        assert!(line.is_empty() && line.granted == Room::default() && line.octets == 0);
     }
 
     #[test]
@@ -223,6 +235,22 @@ mod tests {
         assert_eq!(line.turn(None), None, "one still waits");
         assert!(line.leave(tickets[2].unwrap()).is_some(), "it was not woken");
         assert_eq!(line.granted, Room { messages: 1, octets: 20 });
+    }
+
+    #[test]
+    fn bytes_ahead_are_those_of_others_called_or_not() {
+        let (mut line, mut tickets) = line([10, 20, 40]);
+        let ahead = |line: &Line, ticket: Option<Ticket>| line.octets_ahead(ticket.unwrap());
+        assert_eq!(ahead(&line, tickets[2]), 30);
+        assert_eq!(call(&mut line, 2), 2);
+        assert_eq!(ahead(&line, tickets[2]), 30, "they are called and have not published");
+        assert!(line.leave(tickets[0].unwrap()).is_none());
+        assert_eq!(ahead(&line, tickets[2]), 20);
+        // One waits again, now with another size.
+        wait(&mut line, &mut tickets[1], 25);
+        assert_eq!(ahead(&line, tickets[2]), 25);
+        drop(line.leave(tickets[1].unwrap()));
+        assert_eq!(ahead(&line, tickets[2]), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
-pub(crate) use deadlines::{DeadlineId, Deadlines};
+pub(crate) use deadlines::{Counts, DeadlineId, Deadlines};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
 pub(crate) use listeners::{Listeners, Tell};
@@ -420,6 +420,18 @@ impl State {
         }
     }
 
+    /// A deadline of what is queued now, or waits for what is: it does not count while that is being written.
+    pub(crate) fn behind_queued(&self) -> Counts {
+        Counts::Behind(self.proto.queued())
+    }
+
+    /// The driver has written all that it took but `left` bytes, the last of it at `at`.
+    #[inline]
+    pub(crate) fn report_written(&mut self, at: Instant, left: usize) {
+        self.deadlines.report_written(at, left);
+        self.proto.handle_written(at, left);
+    }
+
     /// Wakes those whose deadlines have passed.
     pub(crate) fn expire(&mut self, now: Instant) {
         let Self { deadlines, wakes, .. } = self;
@@ -661,6 +673,7 @@ impl State {
         if let SessionEvent::Lost { reason } = &event {
             self.losses += 1;
             self.secrets_lost = Some((self.secrets_sent, reason.clone()));
+            self.deadlines.lose();
             self.open_gates();
             self.wake_watchers();
             // Reading may have been suspended for what has gone back.
@@ -668,6 +681,7 @@ impl State {
         }
         let Some(event) = ConnectionEvent::of_session(event) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
+            self.deadlines.recover(self.proto.queued());
             // One that began without a transport is open for the first time.
             self.wake_watchers();
             for callback in self.on_recover.clone() {

@@ -77,12 +77,12 @@ impl Scene {
             if !turn.write || !self.server_reads {
                 return turn;
             }
-            let output = self.driver.output();
-            while output.has_remaining() {
-                let count = output.chunk().len();
+            while self.driver.output().has_remaining() {
+                let chunk = self.driver.output().chunk();
+                let count = chunk.len();
                 // The server's memory is not the client's.
-                uncounted(|| self.written.extend_from_slice(output.chunk()));
-                output.advance(count);
+                uncounted(|| self.written.extend_from_slice(chunk));
+                self.driver.written(self.now, count);
             }
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Rig {
     now: Instant,
     /// Octets that the client has written.
     pub(crate) written: u64,
+    /// How much more the transport takes.
+    pub(crate) room: usize,
     /// The client wants to read.
     reading: bool,
     /// The server hears nothing any more.
@@ -75,6 +77,7 @@ impl Rig {
             input: BytesMut::new(),
             now,
             written: 0,
+            room: usize::MAX,
             reading: true,
             silent: false,
             tags: BTreeMap::new(),
@@ -200,16 +203,19 @@ impl Rig {
     pub(crate) fn write(&mut self, serve: bool) -> bool {
         let turn = self.driver.turn(self.now, &self.waker);
         self.reading = turn.read;
-        let output = self.driver.output();
-        while output.has_remaining() {
-            let chunk = output.chunk();
-            let count = chunk.len().min(64 * 1024);
+        while self.driver.output().has_remaining() {
+            let chunk = self.driver.output().chunk();
+            let count = chunk.len().min(64 * 1024).min(self.room);
+            if count == 0 {
+                return false;
+            }
+            self.room = self.room.saturating_sub(count);
             self.written += count as u64;
             if serve {
                 self.input.reserve(64 * 1024);
                 self.input.extend_from_slice(&chunk[..count]);
             }
-            output.advance(count);
+            self.driver.written(self.now, count);
             if serve {
                 let understood = self.server.handle_input(self.now, &mut self.input);
                 let closed = matches!(understood, Err(proto::ConnectionError::Closed(_)));
@@ -284,7 +290,10 @@ impl Rig {
             self.unconfirmed = 0;
             let ack = BasicAck { delivery_tag: self.published, multiple: true };
             let id = channel.expect("something was published there");
-            self.server.channel(id).expect("open").send(ack).expect("it is sent");
+            // What came behind it may have closed the channel.
+            if let Ok(mut channel) = self.server.channel(id) {
+                channel.send(ack).expect("it is sent");
+            }
         }
     }
 

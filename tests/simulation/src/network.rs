@@ -387,7 +387,11 @@ impl Network {
             link.end_wires();
             return Ok(());
         }
-        let mut moved = turn.write && link.up.write(now, driver.output());
+        let mut piece = driver.output().chunk();
+        let before = piece.len();
+        let mut moved = turn.write && link.up.write(now, &mut piece);
+        let written = before - piece.len();
+        driver.written(now, written);
         if turn.read || turn.in_doubt {
             moved = true;
             match link.down.read() {

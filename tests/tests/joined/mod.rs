@@ -60,10 +60,10 @@ impl World {
     /// Lets a piece pass in each direction. Returns whether there was anything.
     pub(crate) fn step(&mut self) -> bool {
         let turn = self.driver.turn(self.now, Waker::noop());
-        let output = self.driver.output();
-        let count = output.chunk().len().min(self.piece);
-        self.up.extend_from_slice(&output.chunk()[..count]);
-        output.advance(count);
+        let chunk = self.driver.output().chunk();
+        let count = chunk.len().min(self.piece);
+        self.up.extend_from_slice(&chunk[..count]);
+        self.driver.written(self.now, count);
         self.broker.handle_input(self.session, self.now, &mut self.up);
         self.broker.handle_timeout(self.now);
         if let Some(transmit) = self.broker.poll_transmit(self.session, self.now) {

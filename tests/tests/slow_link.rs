@@ -1,0 +1,151 @@
+//! Links that take little at a time, or stop, on every adapter: deadlines do not count while what is ahead is written.
+
+use std::error::Error;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use amqp_client_blocking::Wait as _;
+use amqp_client_core::{
+    CallError, Config, ConfirmError, Connection, PublisherOptions, QueueOptions, Target,
+};
+use amqp_test_broker::Broker;
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// What the link takes at a time, and how long it takes for a byte.
+const PIECE: usize = 64 * 1024;
+const BYTE_TIME: Duration = Duration::from_nanos(300);
+
+/// Takes the link 2.4 s, longer than anything may wait for the broker.
+const BODY: usize = 8 * 1024 * 1024;
+const CALL: Duration = Duration::from_millis(1500);
+
+/// A link to a broker.
+struct Scene {
+    _broker: Broker,
+    stream: UnixStream,
+    config: Config,
+}
+
+/// The link takes that many bytes from the client, slowly, and then nothing.
+fn scene(stops_after: usize) -> io::Result<Scene> {
+    let broker = Broker::start()?;
+    let (own, mut up) = UnixStream::pair()?;
+    let mut to = TcpStream::connect(broker.addr())?;
+    let (mut from, mut down) = (to.try_clone()?, up.try_clone()?);
+    thread::spawn(move || {
+        let _gone = io::copy(&mut from, &mut down);
+        let _gone = down.shutdown(Shutdown::Both);
+    });
+    thread::spawn(move || -> io::Result<()> {
+        let (mut piece, mut passed, mut due) = (vec![0; PIECE], 0, Instant::now());
+        while passed < stops_after {
+            let count = up.read(&mut piece)?;
+            if count == 0 {
+                return to.shutdown(Shutdown::Write);
+            }
+            to.write_all(&piece[..count])?;
+            passed += count;
+            // Late sleeps do not add up, and time without anything to pass on hardly does.
+            let idle = Instant::now().checked_sub(CALL / 10).unwrap_or(due);
+            due = due.max(idle) + BYTE_TIME * u32::try_from(count).unwrap_or(u32::MAX);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        // The other thread keeps both streams.
+        Ok(())
+    });
+    let target: Target = broker.uri().parse().map_err(io::Error::other)?;
+    let mut config = target.config;
+    config.settings.call_timeout = Some(CALL);
+    config.settings.publish_timeout = Some(CALL);
+    config.settings.confirm_timeout = Some(CALL);
+    config.protocol.close_timeout = CALL;
+    own.set_nonblocking(true)?;
+    Ok(Scene { _broker: broker, stream: own, config })
+}
+
+/// Everything that can wait behind a large body does.
+async fn works(connection: Connection) -> Outcome {
+    connection.ready().await?;
+    let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+    channel.queue_declare("q", QueueOptions::new()).await?;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let begun = Instant::now();
+    let first = publisher.publish("q", vec![7; BODY]).await?;
+    let (asked, opening) = (other.basic_qos(10), connection.open_channel());
+    asked.await?;
+    assert!(begun.elapsed() > CALL, "the link is too fast to show anything");
+    opening.await?;
+    first.await?;
+    // The broker answers a close when it has read what comes before.
+    let _unconfirmed = publisher.publish("q", vec![7; BODY]).await?;
+    Ok(connection.close().await?)
+}
+
+/// What waits behind a body that is not taken ends in time.
+async fn ends(connection: Connection) -> Outcome {
+    connection.ready().await?;
+    let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let confirmation = publisher.publish("q", vec![7; BODY]).await?;
+    let (asked, begun) = (other.basic_qos(10), Instant::now());
+    assert!(matches!(asked.await, Err(CallError::TimedOut { after: CALL, .. })));
+    assert!(begun.elapsed() >= CALL);
+    assert!(matches!(confirmation.await, Err(ConfirmError::TimedOut { after: CALL })));
+    Ok(())
+}
+
+/// How an adapter connects over a stream.
+type Open = fn(UnixStream, Config) -> io::Result<Connection>;
+
+async fn on_both_links(open: Open) -> Outcome {
+    let slow = scene(usize::MAX)?;
+    works(open(slow.stream, slow.config)?).await?;
+    let stopped = scene(BODY / 4)?;
+    ends(open(stopped.stream, stopped.config)?).await
+}
+
+#[tokio::test]
+async fn on_tokio() -> Outcome {
+    on_both_links(|stream, config| {
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        let (connection, driver) = amqp_client_tokio::Connection::open_with(stream, config);
+        tokio::spawn(driver);
+        Ok((*connection).clone())
+    })
+    .await
+}
+
+#[test]
+fn on_smol() -> Outcome {
+    smol::block_on(on_both_links(|stream, config| {
+        let stream = smol::Async::new(stream)?;
+        let (connection, driver) = amqp_client_smol::Connection::open_with(stream, config);
+        smol::spawn(driver).detach();
+        Ok((*connection).clone())
+    }))
+}
+
+#[test]
+fn on_async_std() -> Outcome {
+    use amqp_client_smol::async_std::Connection;
+    async_std::task::block_on(on_both_links(|stream, config| {
+        let stream = async_std::os::unix::net::UnixStream::from(stream);
+        let (connection, driver) = Connection::open_with(stream, config);
+        async_std::task::spawn(driver);
+        Ok((*connection).clone())
+    }))
+}
+
+#[test]
+fn on_threads() -> Outcome {
+    on_both_links(|stream, config| {
+        let stream = mio::net::UnixStream::from_std(stream);
+        let connection = amqp_client_blocking::Connection::open_with(stream, config)?;
+        Ok((*connection).clone())
+    })
+    .wait()
+}
