@@ -1,4 +1,6 @@
 //! Applications that keep their thread busy between two messages: the connection lives, and what they said leaves in time.
+//!
+//! `BUSY_MESSAGES=100000 BUSY_MILLISECONDS=10` makes a long run of it, half an hour for all tests at once.
 
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
@@ -30,17 +32,25 @@ enum Way {
     Iterate,
 }
 
-/// What the application does with each message.
-const WORK: Duration = Duration::from_millis(20);
+/// How many milliseconds the application works on each message, unless `BUSY_MILLISECONDS` says otherwise.
+const WORK: u32 = 20;
 /// Two intervals without a sign of life end a connection.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Takes longer than two heartbeats.
-const MESSAGES: usize = 130;
+/// How many messages there are, unless `BUSY_MESSAGES` says otherwise. They take longer than two heartbeats.
+const MESSAGES: u32 = 130;
 /// How long nothing of what the application says may stay with the client.
 const LIMIT: Duration = Duration::from_secs(1);
 
+fn number(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |number| number.parse().expect("a number"))
+}
+
+fn messages() -> usize {
+    number("BUSY_MESSAGES", MESSAGES).try_into().expect("it fits")
+}
+
 fn work() {
-    thread::sleep(WORK);
+    thread::sleep(Duration::from_millis(number("BUSY_MILLISECONDS", WORK).into()));
 }
 
 /// When a client wrote.
@@ -84,6 +94,7 @@ fn note(writes: &mut Writes) {
 }
 
 async fn scene(open: Open, way: Way) {
+    let messages = messages();
     let broker = Broker::start().expect("a broker");
     let (addr, writes) = forward(broker.addr()).expect("a listener");
     let mut target: Target = format!("amqp://{addr}").parse().expect("a URI");
@@ -92,7 +103,7 @@ async fn scene(open: Open, way: Way) {
     let channel = connection.open_channel().await.expect("a channel");
     let queue = channel.queue_declare("busy", QueueOptions::new()).await.expect("a queue");
     if !matches!(way, Way::Publish) {
-        for _ in 0..MESSAGES {
+        for _ in 0..messages {
             queue.publish(&Message::new("work")).await.expect("it is sent");
         }
     }
@@ -103,14 +114,14 @@ async fn scene(open: Open, way: Way) {
     note(&mut writes.lock().expect("nobody panics with it"));
     match way {
         Way::Next => {
-            for _ in 0..MESSAGES {
+            for _ in 0..messages {
                 let delivery = consumer.next().await.expect("a message").expect("a delivery");
                 work();
                 delivery.ack().expect("the connection lives");
             }
         }
         Way::Stream => {
-            let mut taken = (&mut consumer).take(MESSAGES);
+            let mut taken = (&mut consumer).take(messages);
             while let Some(delivery) = StreamExt::next(&mut taken).await {
                 work();
                 delivery.expect("a delivery").ack().expect("the connection lives");
@@ -124,7 +135,7 @@ async fn scene(open: Open, way: Way) {
                     work();
                     let mut handled = handled.lock().expect("nobody panics with it");
                     *handled += 1;
-                    if *handled == MESSAGES {
+                    if *handled == messages {
                         drop(delivery.channel().basic_cancel(delivery.consumer_tag()));
                     }
                     delivery.ack().expect("the connection lives");
@@ -136,7 +147,7 @@ async fn scene(open: Open, way: Way) {
             let publisher = channel.default_exchange().publisher(<_>::default());
             let publisher = publisher.expect("the channel is open");
             let mut confirmations = Vec::new();
-            for _ in 0..MESSAGES {
+            for _ in 0..messages {
                 work();
                 let publish = publisher.publish("busy", "work");
                 confirmations.push(publish.await.expect("the connection lives"));
@@ -146,7 +157,7 @@ async fn scene(open: Open, way: Way) {
             }
         }
         Way::Iterate => {
-            for _ in 0..MESSAGES {
+            for _ in 0..messages {
                 let delivery = consumer.try_next().expect("a message");
                 work();
                 delivery.ack().expect("the connection lives");
