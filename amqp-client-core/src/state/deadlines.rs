@@ -19,7 +19,7 @@ pub(crate) struct Deadlines {
     entries: Vec<Entry>,
     free: Vec<u32>,
     unarmed: Vec<DeadlineId>,
-    /// When to look at a deadline. It may have moved by then, but never forward.
+    /// When to look at a deadline. It may turn out to expire later, but never before.
     heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
     /// Deadlines with bytes ahead of them, and how many bytes are written when no more are.
     behind: BinaryHeap<Reverse<(u64, DeadlineId)>>,
@@ -136,7 +136,7 @@ impl Deadlines {
         self.taken += count as u64;
     }
 
-    /// Of all bytes that went to the driver, `left` are still to be written. The last that was not was written at `at`.
+    /// All bytes that went to the driver are written but `left`, the last of them at `at`.
     #[inline]
     pub(crate) fn report_written(&mut self, at: Instant, left: usize) {
         self.written = self.taken.saturating_sub(left as u64);
@@ -176,16 +176,17 @@ impl Deadlines {
     #[cold]
     fn fall_behind(&mut self, now: Instant, queued: u64) {
         for (index, entry) in (0..).zip(&mut self.entries) {
-            let (State::Running(_), Some(since), Some(behind)) =
-                (&entry.state, &mut entry.since, &mut entry.behind)
-            else {
+            let (State::Running(_), Some(behind)) = (&entry.state, &mut entry.behind) else {
                 continue;
             };
-            let waited = now.saturating_duration_since(*since);
-            entry.timeout = entry.timeout.saturating_sub(waited);
-            (*since, *behind) = (now, queued);
-            let id = DeadlineId { index, generation: entry.generation };
-            self.behind.push(Reverse((queued, id)));
+            *behind = queued;
+            // Those that the driver has not seen yet have not waited.
+            if let Some(since) = &mut entry.since {
+                entry.timeout = entry.timeout.saturating_sub(now.saturating_duration_since(*since));
+                *since = now;
+                let id = DeadlineId { index, generation: entry.generation };
+                self.behind.push(Reverse((queued, id)));
+            }
         }
     }
 
@@ -228,9 +229,11 @@ impl Deadlines {
     /// When a deadline expires, as far as can be said now.
     fn due(&self, id: DeadlineId) -> Option<Instant> {
         let entry = self.entries.get(id.index as usize)?;
-        let current = entry.generation == id.generation;
+        if entry.generation != id.generation {
+            return None;
+        }
         let moved = self.written_at.filter(|_| entry.behind.is_some_and(|at| at > self.written));
-        entry.since.filter(|_| current).max(moved)?.checked_add(entry.timeout)
+        entry.since.max(moved)?.checked_add(entry.timeout)
     }
 
     /// When [`turn`](Self::turn) should come next.
@@ -402,15 +405,19 @@ mod tests {
             deadlines.turn(now + seconds * SECOND, Waker::wake);
             deadlines.count_taken(10);
         }
+        let last = deadlines.start(Some(5 * SECOND), Counts::Behind(0));
         deadlines.recover(1000);
         deadlines.turn(now + 8 * SECOND, Waker::wake);
         deadlines.count_taken(1000);
-        // What was written is ahead; 5 s of 10 s are over.
+        // What is sent again is ahead; 5 s of 10 s are over.
         deadlines.report_written(now + 10 * SECOND, 10);
         deadlines.turn(now + 15 * SECOND - Duration::from_nanos(1), Waker::wake);
         assert!(!expired(&mut deadlines, behind, Waker::noop()));
+        deadlines.turn(now + 15 * SECOND - Duration::from_nanos(1), Waker::wake);
+        assert!(!expired(&mut deadlines, last, Waker::noop()));
         deadlines.turn(now + 15 * SECOND, Waker::wake);
         assert!(expired(&mut deadlines, behind, Waker::noop()));
+        assert!(expired(&mut deadlines, last, Waker::noop()));
         // The other has waited for 4 s.
         deadlines.report_written(now + 15 * SECOND, 0);
         deadlines.turn(now + 21 * SECOND - Duration::from_nanos(1), Waker::wake);
@@ -463,5 +470,16 @@ mod tests {
             drop(deadlines.stop(id));
         }
         assert!(deadlines.behind.len() <= KEPT_HEAP + 1, "{}", deadlines.behind.len());
+    }
+
+    #[test]
+    fn a_deadline_that_was_stopped_is_not_looked_at_for_the_next_in_its_place() {
+        let (mut deadlines, _, behind, now) = behind();
+        drop(deadlines.stop(behind));
+        let next = deadlines.start(Some(Duration::MAX), Counts::Behind(100));
+        assert_eq!(behind.map(|id| id.index), next.map(|id| id.index));
+        deadlines.report_written(now + 9 * SECOND, 50);
+        deadlines.turn(now + 10 * SECOND, Waker::wake);
+        assert!(deadlines.heap.is_empty());
     }
 }
