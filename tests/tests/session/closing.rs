@@ -54,11 +54,7 @@ fn a_recovery_ends_when_its_last_channel_is_closed() {
 fn channels_can_be_closed_at_any_round_of_a_recovery() {
     for reopen_channels in [false, true] {
         for (rounds, which) in (0..12).flat_map(|rounds| [(rounds, 0), (rounds, 1), (rounds, 2)]) {
-            let mut world = World::new({
-                let mut recovery = Recovery::default();
-                recovery.reopen_channels = reopen_channels;
-                recovery
-            });
+            let mut world = World::with(|recovery| recovery.reopen_channels = reopen_channels);
             let ids = [world.open(), world.open()];
             for (id, name) in ids.into_iter().zip(["a", "b"]) {
                 let queue = world.queue(id, durable(name));
@@ -97,11 +93,7 @@ fn channels_can_be_closed_at_any_round_of_a_recovery() {
 #[test]
 fn a_channel_that_is_closed_while_it_is_reopened_stops_nothing() {
     for rounds in 0..8 {
-        let mut world = World::new({
-            let mut recovery = Recovery::default();
-            recovery.reopen_channels = true;
-            recovery
-        });
+        let mut world = World::with(|recovery| recovery.reopen_channels = true);
         let (first, second) = (world.open(), world.open());
         for (id, name) in [(first, "a"), (second, "b")] {
             let queue = world.queue(id, durable(name));

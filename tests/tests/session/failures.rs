@@ -185,11 +185,7 @@ fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
 
 #[test]
 fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
-    let mut world = World::new({
-        let mut recovery = Recovery::default();
-        recovery.locked = Locked::Fail;
-        recovery
-    });
+    let mut world = World::with(|recovery| recovery.locked = Locked::Fail);
     let id = world.open();
     let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
     let queue = world.queue(id, mine.clone());
@@ -203,11 +199,7 @@ fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
 
 #[test]
 fn a_channel_that_ends_by_an_error_opens_again_if_that_is_wanted() {
-    let mut world = World::new({
-        let mut recovery = Recovery::default();
-        recovery.reopen_channels = true;
-        recovery
-    });
+    let mut world = World::with(|recovery| recovery.reopen_channels = true);
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
     world.confirm(id);
@@ -237,11 +229,7 @@ fn a_channel_that_ends_by_an_error_opens_again_if_that_is_wanted() {
 #[test]
 fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
     for on_cancel in [OnCancel::End, OnCancel::Resubscribe] {
-        let mut world = World::new({
-            let mut recovery = Recovery::default();
-            recovery.on_cancel = on_cancel;
-            recovery
-        });
+        let mut world = World::with(|recovery| recovery.on_cancel = on_cancel);
         let id = world.open();
         let queue = world.queue(id, durable("queue"));
         world.bind(id, &queue, "amq.direct", "key");
@@ -269,11 +257,7 @@ fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
 
 #[test]
 fn a_consumer_whose_queue_is_gone_cannot_start_again() {
-    let mut world = World::new({
-        let mut recovery = Recovery::default();
-        recovery.on_cancel = OnCancel::Resubscribe;
-        recovery
-    });
+    let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
     let id = world.open();
     let channel = world.session.channel(id).expect("it is open");
     channel.unrecovered().request(durable("others")).expect("it is sent");
@@ -293,11 +277,7 @@ fn a_consumer_whose_queue_is_gone_cannot_start_again() {
 
 #[test]
 fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
-    let mut world = World::new({
-        let mut recovery = Recovery::default();
-        recovery.on_cancel = OnCancel::Resubscribe;
-        recovery
-    });
+    let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
     let max = world.session.negotiated().expect("it is open").channel_max;
     let id = world.open();
     let queue = world.queue(id, durable("queue"));

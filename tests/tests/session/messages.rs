@@ -189,11 +189,7 @@ fn kept_messages_are_sent_again_in_their_order_and_say_so() {
 
 #[test]
 fn no_more_is_kept_than_may_be() {
-    let mut world = World::new({
-        let mut recovery = Recovery::default();
-        recovery.keep_max = 1000;
-        recovery
-    });
+    let mut world = World::with(|recovery| recovery.keep_max = 1000);
     let id = world.open();
     world.queue(id, durable("queue"));
     let route = Route::queue("queue");

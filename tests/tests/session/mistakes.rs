@@ -29,16 +29,6 @@ fn refused(world: &World) -> Vec<(PublishSeq, Option<ReplyCode>)> {
     refused.collect()
 }
 
-fn confirmed(world: &World) -> Vec<u64> {
-    let confirmed = world.channel_events().filter_map(|event| match event {
-        ChannelEvent::Confirmed { publishes, ack: true } => {
-            Some(publishes.start().get()..=publishes.end().get())
-        }
-        _ => None,
-    });
-    confirmed.flatten().collect()
-}
-
 fn losses(world: &World) -> usize {
     world.session_events().filter(|event| matches!(event, SessionEvent::Lost { .. })).count()
 }
@@ -67,7 +57,7 @@ fn a_kept_message_that_costs_the_connection_does_so_once() {
             world.pass(Duration::from_secs(1));
         }
         assert_eq!(refused(&world), [(guilty, Some(ReplyCode::NOT_IMPLEMENTED))]);
-        let mut confirmed = confirmed(&world);
+        let mut confirmed = world.confirmed();
         confirmed.sort_unstable();
         assert_eq!(confirmed, [1, 1, 3]);
         assert_eq!(losses(&world), 1 + usize::from(before_loss), "it costs one connection");

@@ -18,16 +18,6 @@ fn purge(name: &str) -> QueuePurge {
     QueuePurge { queue: short(name), ..<_>::default() }
 }
 
-fn confirmed(world: &World) -> u64 {
-    let confirmed = world.channel_events().filter_map(|event| match event {
-        ChannelEvent::Confirmed { publishes, ack: true } => {
-            Some(publishes.end().get() - publishes.start().get() + 1)
-        }
-        _ => None,
-    });
-    confirmed.sum()
-}
-
 /// A queue with one message before each of its requests and behind the last.
 fn script(world: &mut World, id: ChannelId) -> Vec<RequestId> {
     let mut requests = vec![world.send(id, durable("late"))];
@@ -62,7 +52,7 @@ fn a_kept_message_does_not_overtake_the_requests_before_it() {
         for request in requests {
             assert!(world.answer(request).is_some(), "{rounds}: {request:?}");
         }
-        assert_eq!(confirmed(&world), 4, "{rounds}: {before:?}");
+        assert_eq!(world.confirmed().len(), 4, "{rounds}: {before:?}");
         assert_eq!(world.queue_count(id, "late").0, 1, "{rounds}");
         assert_eq!(world.session.kept(), 0);
         assert_eq!(world.broker.take_violation(), None);
@@ -91,7 +81,7 @@ fn the_order_holds_over_a_loss_at_any_step() {
             let answered = world.answer(request).is_some();
             assert_ne!(answered, world.failure(request).is_some(), "{after}: {request:?}");
         }
-        assert_eq!(confirmed(&world), 3, "{after}");
+        assert_eq!(world.confirmed().len(), 3, "{after}");
         assert_eq!(world.session.kept(), 0);
         if whole {
             assert_eq!(world.queue_count(id, "late").0, 1);
@@ -120,13 +110,13 @@ fn a_kept_message_waits_for_the_declaration_of_a_locked_queue() {
     for _ in 0..5 {
         world.pass(Duration::from_secs(1));
     }
-    assert_eq!(confirmed(&world), 0);
+    assert_eq!(world.confirmed().len(), 0);
     world.broker.handle_eof(before, world.now);
     for _ in 0..5 {
         world.pass(Duration::from_secs(5));
     }
     assert!(world.answer(declare).is_some());
-    assert_eq!(confirmed(&world), 1);
+    assert_eq!(world.confirmed().len(), 1);
     let check = QueueDeclare { passive: true, ..mine() };
     assert_eq!(world.ask(id, check).expect("it is there").message_count, 1);
 }
@@ -161,7 +151,7 @@ fn requests_do_not_make_the_groups_of_suspects_larger() {
         .iter()
         .filter(|request| world.failure(**request).is_some() || world.answer(**request).is_some());
     assert_eq!(ended.count(), 8);
-    assert_eq!(confirmed(&world), 7);
+    assert_eq!(world.confirmed().len(), 7);
     let refused = world.channel_events();
     let refused = refused.filter(|event| matches!(event, ChannelEvent::PublishFailed { .. }));
     assert_eq!(refused.count(), 1);

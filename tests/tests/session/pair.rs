@@ -14,6 +14,8 @@ use amqp_client_core::proto::{
 };
 use bytes::{Buf as _, BytesMut};
 
+use crate::world::confirmed;
+
 /// A session and a server that answers by hand.
 pub(crate) struct Pair {
     pub(crate) session: Session,
@@ -212,13 +214,7 @@ impl Pair {
 
     /// The publishes that were confirmed.
     pub(crate) fn confirmed(&self) -> Vec<u64> {
-        let confirmed = self.channel_events().filter_map(|event| match event {
-            ChannelEvent::Confirmed { publishes, ack: true } => {
-                Some(publishes.start().get()..=publishes.end().get())
-            }
-            _ => None,
-        });
-        confirmed.flatten().collect()
+        confirmed(self.channel_events())
     }
 
     /// The publishes that were given up, and why.

@@ -108,12 +108,22 @@ fn ack(world: &mut World, id: ChannelId, tag: DeliveryTag) {
     world.session.channel(id).expect("it is open").ack(tag).expect("it was delivered");
 }
 
-/// A session with a channel that is limited to as many deliveries, a stream with the numbers from 0 to 9, and a reader.
-fn reading(prefetch: u16, recovery: Recovery) -> (World, ChannelId, Vec<DeliveryTag>) {
+fn cancel(tag: &str) -> BasicCancel {
+    BasicCancel { consumer_tag: short(tag), no_wait: false }
+}
+
+/// A session with a channel, and a stream with these numbers.
+fn with_stream(recovery: Recovery, numbers: std::ops::Range<u32>) -> (World, ChannelId) {
     let mut world = World::new(recovery);
     let id = world.open();
     world.queue(id, stream());
-    publish(&mut world, 0..10);
+    publish(&mut world, numbers);
+    (world, id)
+}
+
+/// A session with a channel with this prefetch limit, a stream with the numbers from 0 to 9, and a reader.
+fn reading(prefetch: u16, recovery: Recovery) -> (World, ChannelId, Vec<DeliveryTag>) {
+    let (mut world, id) = with_stream(recovery, 0..10);
     world.limit(id, prefetch);
     read(&mut world, id, Some("first".into()));
     let (numbers, tags) = delivered(&mut world);
@@ -173,10 +183,7 @@ fn all_ways_to_settle_count() {
 #[test]
 fn a_transaction_settles_when_it_is_committed() {
     for end in 0..4 {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.queue(id, stream());
-        publish(&mut world, 0..10);
+        let (mut world, id) = with_stream(Recovery::default(), 0..10);
         world.ask(id, TxSelect {}).expect("it is selected");
         world.limit(id, 5);
         read(&mut world, id, Some("first".into()));
@@ -233,10 +240,7 @@ fn a_stream_is_known_by_its_deliveries() {
 #[test]
 fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
     for offset in [None, Some("next")] {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.queue(id, stream());
-        publish(&mut world, 0..10);
+        let (mut world, id) = with_stream(Recovery::default(), 0..10);
         world.pass(Duration::from_secs(5));
         world.limit(id, 5);
         read(&mut world, id, offset.map(Value::from));
@@ -260,10 +264,7 @@ fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
 #[test]
 fn a_reader_that_waits_for_no_reply_misses_nothing_that_came_while_it_was_away() {
     for held in [false, true] {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.queue(id, stream());
-        publish(&mut world, 0..10);
+        let (mut world, id) = with_stream(Recovery::default(), 0..10);
         world.pass(Duration::from_secs(5));
         world.limit(id, 5);
         if held {
@@ -318,10 +319,7 @@ fn a_reader_without_deliveries_begins_as_it_did() {
 
 #[test]
 fn readers_of_one_channel_have_places_of_their_own() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, stream());
-    publish(&mut world, 0..6);
+    let (mut world, id) = with_stream(Recovery::default(), 0..6);
     world.limit(id, 3);
     let consumers = [0i64, 2].map(|offset| read(&mut world, id, Some(offset.into())));
     let tags: Vec<_> = world.deliveries().into_iter().map(|(_, one)| one.delivery_tag()).collect();
@@ -371,11 +369,7 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
     world.queue(id, durable("q"));
     let cycle = |world: &mut World| {
         world.consume(id, &short("q"), "tag");
-        let cancel = amqp_client_core::proto::method::BasicCancel {
-            consumer_tag: short("tag"),
-            no_wait: false,
-        };
-        world.ask(id, cancel).expect("it is cancelled");
+        world.ask(id, cancel("tag")).expect("it is cancelled");
         world.events.clear();
     };
     (0..100).for_each(|_| cycle(&mut world));
@@ -390,10 +384,7 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
 fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
     for oversized in [Oversized::Hold, Oversized::Requeue, Oversized::Reject] {
         for way in 0..6 {
-            let mut world = World::new(Recovery::default());
-            let id = world.open();
-            world.queue(id, stream());
-            publish(&mut world, 9..12);
+            let (mut world, id) = with_stream(Recovery::default(), 9..12);
             world.limit(id, 20);
             world.cut();
             let mut config = ClientConfig::default();
@@ -413,10 +404,7 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
                 2 => drop(channel.nack_up_to(DeliveryTag::new(0), true)),
                 3 => channel.requeue_all(),
                 4 => channel.discard_consumer(&short("reader")),
-                _ => {
-                    let cancel = BasicCancel { consumer_tag: short("reader"), no_wait: false };
-                    drop(channel.request(cancel));
-                }
+                _ => drop(channel.request(cancel("reader"))),
             }
             world.run();
             assert!(world.session.is_open(), "{oversized:?} {way}: {:?}", world.events);
@@ -444,10 +432,7 @@ fn unusable(event: &ChannelEvent) -> Option<DeliveryTag> {
 /// A `multiple` for what is on its way would reach the first delivery of a stream.
 #[test]
 fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, stream());
-    publish(&mut world, 0..10);
+    let (mut world, id) = with_stream(Recovery::default(), 0..10);
     world.limit(id, 20);
     let first = FieldTable::new().with("x-stream-offset", "first").expect("it fits");
     let consume = BasicConsume { queue: short("log"), arguments: first, ..<_>::default() };
@@ -494,10 +479,7 @@ fn what_was_settled_between_others_is_not_settled_twice() {
 /// The next transaction has begun with it.
 #[test]
 fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, stream());
-    publish(&mut world, 0..10);
+    let (mut world, id) = with_stream(Recovery::default(), 0..10);
     world.ask(id, TxSelect {}).expect("it is selected");
     world.limit(id, 5);
     read(&mut world, id, Some("first".into()));
@@ -517,14 +499,10 @@ fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
 /// RabbitMQ: a stream answers a reject by closing the connection.
 #[test]
 fn what_a_reader_held_that_has_ended_is_not_rejected() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, stream());
-    publish(&mut world, 0..1);
+    let (mut world, id) = with_stream(Recovery::default(), 0..1);
     world.limit(id, 5);
     read_as(&mut world, id, short("reader"), Some("first".into()));
     let (_, tags) = delivered(&mut world);
-    let cancel = |tag: &str| BasicCancel { consumer_tag: short(tag), no_wait: false };
     world.ask(id, cancel("reader")).expect("it is cancelled");
     world.queue(id, durable("q"));
     for _ in 0..100 {

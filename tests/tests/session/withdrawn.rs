@@ -29,16 +29,6 @@ fn failed(world: &World) -> Vec<(PublishSeq, PublishError)> {
     failed.collect()
 }
 
-fn confirmed(world: &World) -> Vec<u64> {
-    let confirmed = world.channel_events().filter_map(|event| match event {
-        ChannelEvent::Confirmed { publishes, ack: true } => {
-            Some(publishes.start().get()..=publishes.end().get())
-        }
-        _ => None,
-    });
-    confirmed.flatten().collect()
-}
-
 fn world() -> (World, ChannelId) {
     let mut world = World::new(Recovery::default());
     let id = world.open();
@@ -57,7 +47,7 @@ fn what_was_withdrawn_before_it_was_sent_is_not_sent() {
     assert!(!withdraw(&mut world, id, publishes[1]), "once is enough");
     assert_eq!(failed(&world), [(publishes[1], PublishError::Withdrawn)]);
     world.recover();
-    assert_eq!(confirmed(&world), [1, 3]);
+    assert_eq!(world.confirmed(), [1, 3]);
     assert_eq!((world.session.kept(), world.queue_count(id, "q").0), (0, 2));
 }
 
@@ -78,7 +68,7 @@ fn what_was_withdrawn_while_it_is_under_way_is_confirmed_or_unconfirmed() {
             assert!(unconfirmed, "{:?}", world.events);
         }
         world.run();
-        assert_eq!(confirmed(&world).len(), usize::from(!lost));
+        assert_eq!(world.confirmed().len(), usize::from(!lost));
         assert_eq!(failed(&world), []);
         assert_eq!(world.session.kept(), 0);
     }
@@ -94,7 +84,7 @@ fn what_was_sent_before_the_loss_is_not_sent_again() {
     assert_eq!(world.recover().republished, 0);
     let next = world.keep(id, "q", "b");
     world.run();
-    assert_eq!(confirmed(&world), [next.get()]);
+    assert_eq!(world.confirmed(), [next.get()]);
 }
 
 #[test]
@@ -113,7 +103,7 @@ fn kept_messages_expire() {
     assert_eq!(failed(&world), [(short, PublishError::Expired)]);
     world.reachable = true;
     world.recover();
-    assert_eq!(confirmed(&world), [long, for_ever, unlimited].map(PublishSeq::get));
+    assert_eq!(world.confirmed(), [long, for_ever, unlimited].map(PublishSeq::get));
     world.pass(Duration::from_secs(200));
     assert_eq!(failed(&world).len(), 1, "what was confirmed does not expire");
     assert_eq!(world.session.kept(), 0);

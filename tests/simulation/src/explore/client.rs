@@ -117,6 +117,25 @@ pub(crate) struct Taker {
     pub(crate) last: Rc<Cell<Option<i64>>>,
 }
 
+impl Taker {
+    /// A consumer of the shared queue with that number, which the broker has started.
+    pub(crate) fn shared(consumer: Consumer, number: usize, desk: &Rc<Desk>, since: Mark) -> Self {
+        Self {
+            consumer,
+            name: Name::Shared(number),
+            no_ack: false,
+            exclusive: false,
+            desk: desk.clone(),
+            queue: format!("shared-{number}"),
+            ran: true,
+            large: false,
+            since,
+            asked: Rc::default(),
+            last: Rc::default(),
+        }
+    }
+}
+
 /// A delivery that is not settled yet.
 pub(crate) struct Held {
     pub(crate) id: Id,

@@ -89,19 +89,7 @@ impl Task {
         self.world.history.borrow_mut().consume(&queue, self.number, channel.id().get());
         let consumed = self.perhaps("basic_consume", channel.basic_consume(&queue, options)).await;
         if let Some(consumer) = consumed.and_then(|result| self.judge_call(result)) {
-            let taker = Taker {
-                consumer,
-                name: Name::Shared(slot % 2),
-                no_ack: false,
-                exclusive: false,
-                desk: taker.desk.clone(),
-                queue,
-                ran: true,
-                large: false,
-                since,
-                asked: Rc::default(),
-                last: Rc::default(),
-            };
+            let taker = Taker::shared(consumer, slot % 2, &taker.desk, since);
             self.consumers.borrow_mut().push(taker);
         }
         self.perhaps("cancel", reply).await.and_then(|result| self.judge_call(result));
@@ -179,19 +167,7 @@ impl Task {
         self.world.history.borrow_mut().consume(&queue, self.number, desk.channel.id().get());
         let options = ConsumeOptions::new().pausable(true);
         let consumer = self.judge_call(desk.channel.basic_consume(&queue, options).await)?;
-        Some(Taker {
-            consumer,
-            name: Name::Shared(number),
-            no_ack: false,
-            exclusive: false,
-            desk: desk.clone(),
-            queue,
-            ran: true,
-            large: false,
-            since,
-            asked: Rc::default(),
-            last: Rc::default(),
-        })
+        Some(Taker::shared(consumer, number, desk, since))
     }
 
     async fn feed(&self, desk: &Rc<Desk>, queue: usize, count: usize, size: usize) {
