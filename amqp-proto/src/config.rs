@@ -1,4 +1,4 @@
-//! What the two sides of a connection can be told beforehand.
+//! Configuration of both sides of a connection.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
@@ -13,59 +13,58 @@ use crate::sasl::{AmqPlain, Anonymous, External, Mechanism, Plain};
 use crate::uri::{Password, Uri};
 use crate::wire::{FieldError, FieldTable, Secret, ShortStr, TooLong};
 
-/// The largest frame that is ever accepted, whatever the peers agree on: "no limit" (0) means this.
+/// The largest frame that is ever accepted, whatever the peers negotiate: "no limit" (0) means this.
 pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
 
-/// What bounds a connection. Each limit is checked before memory is reserved.
+/// Limits of a connection. Each limit is checked before memory is reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The highest channel number to agree on; 0 proposes no limit. Default 2047, as RabbitMQ.
+    /// The highest channel number to propose; 0 proposes no limit. Default 2047, as RabbitMQ.
     pub channel_max: u16,
-    /// The largest frame to agree on, in bytes; 0 proposes no limit. What is below
-    /// [`FRAME_MIN_SIZE`](crate::frame::FRAME_MIN_SIZE) counts as that, and what is above [`FRAME_MAX_CAP`], no limit included, as
-    /// that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
+    /// The largest frame to propose, in bytes; 0 proposes no limit. Values below
+    /// [`FRAME_MIN_SIZE`](crate::frame::FRAME_MIN_SIZE) are raised to that, and values above [`FRAME_MAX_CAP`], including no limit,
+    /// are lowered to that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
     ///
     /// Content headers that come from a server may be larger by [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): RabbitMQ ignores
     /// the limit for them.
     pub frame_max: u32,
-    /// The largest message body that is taken in, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
+    /// The largest message body to accept, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,
-    /// What becomes of a message with a larger body. An event reports it in any case. Default [`Oversized::Hold`].
+    /// What to do with a message whose body is larger. An event reports it in any case. Default [`Oversized::Hold`].
     pub oversized: Oversized,
-    /// How many bytes of messages are kept whose rest has not come yet, on all channels together; one message with a body of
-    /// [`body_max`](Self::body_max) always may be. More ends the connection: brokers send their messages one after the
-    /// other, so that very few are unfinished at a time. Default 256 MiB.
+    /// The maximum number of bytes of incomplete messages, on all channels together. One message with a body of
+    /// [`body_max`](Self::body_max) is always allowed. A peer that exceeds this limit loses its connection: brokers send their
+    /// messages one after the other, so that very few are incomplete at a time. Default 256 MiB.
     pub unfinished_max: u64,
-    /// How many bytes may wait for the transport before publishing has to wait. 0 counts as 1: a message waits until all
-    /// others are written. Default 256 KiB: enough to keep a socket busy, little to lose.
+    /// Number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until all others
+    /// are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
     pub transmit_high_water: usize,
 }
 
-/// What becomes of a message whose body is larger than [`Limits::body_max`]. If it needs no acknowledgement, the broker
-/// has forgotten it, and none of this helps.
+/// What to do with a message whose body is larger than [`Limits::body_max`]. If the message needs no acknowledgement, the broker
+/// has already dropped it, and it is lost with all of these options.
 ///
-/// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540). A delivery of a stream is acknowledged
-/// where one of a queue is requeued or rejected; the message stays in the stream.
+/// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged where a
+/// delivery of a queue is requeued or rejected. The message stays in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Oversized {
-    /// It stays unacknowledged, so it is not lost, and does not come again at once.
+    /// The message stays unacknowledged, so it is not lost, and is not delivered again at once.
     ///
     /// It is requeued when its consumer is cancelled or its channel closes. The application can settle it earlier, by the
-    /// delivery tag in the event; acknowledging all deliveries up to a later one passes over it. Until then it counts
-    /// against the prefetch limit, and RabbitMQ closes the channel when its consumer timeout, by default 30 minutes, is
-    /// over.
+    /// delivery tag in the event. Acknowledging all deliveries up to a later one skips it. Until it is settled, it counts against
+    /// the prefetch limit, and RabbitMQ closes the channel after its consumer timeout, by default 30 minutes.
     #[default]
     Hold,
-    /// It is held for a second, then requeued by `basic.reject`, together with all others that are held on the connection.
-    /// The broker delivers it again, to this consumer or another.
+    /// The message is held for a second and then requeued by `basic.reject`, together with all others that are held on the
+    /// connection. The broker delivers it again, to this consumer or another.
     ///
-    /// On a queue with a delivery limit, that ends in the dead-letter exchange. On any other it goes on until a consumer with
-    /// a higher limit takes the message, with an event each time. As long as such messages fill the prefetch limit, their
-    /// consumer gets no others: with a prefetch of 1 and no other consumer, that is for good.
+    /// On a queue with a delivery limit, the message ends up in the dead-letter exchange. On any other queue, this repeats until a
+    /// consumer with a higher limit accepts the message, with an event each time. While such messages fill the prefetch limit, their
+    /// consumer gets no others: with a prefetch of 1 and no other consumer, for ever.
     Requeue,
-    /// It is rejected without requeue: it goes to the dead-letter exchange, and is lost if its queue has none.
+    /// The message is rejected without requeue: it goes to the dead-letter exchange, and is lost if its queue has none.
     Reject,
 }
 
@@ -82,29 +81,30 @@ impl Default for Limits {
     }
 }
 
-/// How a client connects.
+/// The configuration of a client's connection.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// Ways to log in, the best first: the first that the server offers is used. Default `PLAIN` as guest.
+    /// SASL mechanisms in order of preference: the first one that the server offers is used. Default `PLAIN` as guest.
     pub mechanisms: Vec<Arc<dyn Mechanism>>,
     /// The virtual host. Default `/`.
     pub virtual_host: ShortStr,
-    /// What the client says of itself. `product`, `version`, `platform` and `capabilities` are filled in where missing.
+    /// The client's properties, as it describes itself. `product`, `version`, `platform` and `capabilities` are filled in where
+    /// missing.
     pub client_properties: FieldTable,
     /// The locale of reply texts. Default `en_US`.
     pub locale: ShortStr,
-    /// The heartbeat interval to propose, rounded up to seconds, of which there are at most 65535; zero turns heartbeats off. A
-    /// heartbeat is sent after
-    /// half the interval without other traffic, and the peer is given up after twice the interval of silence. Default
-    /// 60 s, as RabbitMQ.
+    /// The heartbeat interval to propose, rounded up to seconds, at most 65535 s; zero turns heartbeats off. A heartbeat is sent
+    /// after half the interval without other traffic. A peer that is silent for twice the interval counts as dead. Default 60 s, as
+    /// RabbitMQ.
     pub heartbeat: Duration,
     /// How long the handshake may take. Default 20 s.
     pub handshake_timeout: Duration,
-    /// How long the peer may take to answer `connection.close`, from when that is written. While it is not, as behind a large
-    /// body on a slow link, the time runs from the last moment at which the transport took anything. Default 10 s.
+    /// How long the peer may take to reply to `connection.close`, from when the close is written. While it is not written yet,
+    /// for example behind a large body on a slow link, the time runs from the last moment at which the transport accepted
+    /// anything. Default 10 s.
     pub close_timeout: Duration,
-    /// What bounds the connection.
+    /// The limits of the connection.
     pub limits: Limits,
 }
 
@@ -124,7 +124,7 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// What a URI says about the protocol: login, virtual host, heartbeat, limits, locale, connection name. The rest is
+    /// Creates a configuration from a URI: login, virtual host, heartbeat, limits, locale, connection name. Everything else has its
     /// default.
     ///
     /// # Errors
@@ -133,8 +133,8 @@ impl ClientConfig {
         Self::from_uri_with(uri, |_, _, _| None)
     }
 
-    /// The same with more ways to log in. `mechanism` is asked for those that this crate does not have, by the name that the
-    /// URI says in `auth_mechanism`, in capitals, with the user's name and password.
+    /// Like [`from_uri`](Self::from_uri), with more SASL mechanisms. `mechanism` is called for mechanisms that this crate does not
+    /// have, with the name from the URI's `auth_mechanism` in capitals, the user's name and the password.
     ///
     /// # Errors
     /// [`ConfigError`], if a value does not fit the protocol.
@@ -159,7 +159,7 @@ impl ClientConfig {
         }
     }
 
-    /// The same, logging in with that secret by those mechanisms that have one.
+    /// Returns the same configuration with that secret in all mechanisms that have one.
     pub(crate) fn with_secret(&self, secret: &Secret) -> Self {
         let renewed = |mechanism: &Arc<dyn Mechanism>| {
             mechanism.with_secret(secret).unwrap_or_else(|| mechanism.clone())
@@ -176,7 +176,7 @@ impl ClientConfig {
         Ok(self)
     }
 
-    /// What is sent as client properties: the configured ones, and what must not be missing.
+    /// Returns the client properties to send: the configured ones, and those that must not be missing.
     pub(crate) fn announced_properties(&self) -> Result<FieldTable, FieldError> {
         let mut properties = self.client_properties.clone();
         for (name, value) in [
@@ -202,7 +202,7 @@ impl ClientConfig {
     }
 }
 
-/// The ways to log in that a URI allows; PLAIN unless it says otherwise.
+/// Returns the SASL mechanisms that a URI names, or PLAIN if it names none.
 fn mechanisms(
     uri: &Uri,
     more: impl Fn(&str, &str, &Password) -> Option<Arc<dyn Mechanism>>,
@@ -226,7 +226,7 @@ fn mechanisms(
     uri.options.auth_mechanisms.iter().map(mechanism).collect()
 }
 
-/// A URI says something that does not fit the protocol.
+/// A value of a URI does not fit the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -236,18 +236,18 @@ pub enum ConfigError {
     /// The connection's name does not fit the client properties.
     #[error("connection_name: {0}")]
     Field(#[from] FieldError),
-    /// A way to log in that is not known.
+    /// The SASL mechanism is not known.
     #[error(
         "unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS, and, to clients that are built with \
          the feature cram-md5, CRAM-MD5"
     )]
     UnknownMechanism {
-        /// Its name.
+        /// The mechanism's name.
         name: String,
     },
 }
 
-/// RabbitMQ's extensions that this client handles. The broker holds back what is not announced.
+/// RabbitMQ's extensions that this client handles. The broker does not use extensions that the client does not announce.
 const CLIENT_CAPABILITIES: [&str; 7] = [
     "authentication_failure_close",
     "basic.nack",
@@ -258,22 +258,22 @@ const CLIENT_CAPABILITIES: [&str; 7] = [
     "publisher_confirms",
 ];
 
-/// How the server side of a connection behaves.
+/// The configuration of the server side of a connection.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// What the server says of itself, `capabilities` included.
+    /// The server's properties, as it describes itself, including `capabilities`.
     pub server_properties: FieldTable,
     /// SASL mechanisms, separated by spaces. Default `PLAIN`.
     pub mechanisms: String,
-    /// The heartbeat interval to propose; zero asks for none.
+    /// The heartbeat interval to propose; zero proposes none.
     pub heartbeat: Duration,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
-    /// How long the peer may take to answer `connection.close`, from when that is written; see
+    /// How long the peer may take to reply to `connection.close`, from when the close is written; see
     /// [`ClientConfig::close_timeout`].
     pub close_timeout: Duration,
-    /// What bounds the connection.
+    /// The limits of the connection.
     pub limits: Limits,
 }
 

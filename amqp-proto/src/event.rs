@@ -1,4 +1,4 @@
-//! What a connection has to tell.
+//! Events of connections and sessions.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -17,43 +17,43 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The handshake is over: channels can be opened.
+    /// The handshake has completed: channels can be opened.
     Opened(Box<Negotiated>),
-    /// `connection.blocked`: content has to wait.
+    /// `connection.blocked`: publishing has to wait.
     Blocked {
-        /// Which resource the broker is short of.
+        /// The resource that the broker is short of.
         reason: ShortStr,
     },
-    /// `connection.unblocked`: content may go on.
+    /// `connection.unblocked`: publishing may continue.
     Unblocked,
-    /// The server took the new secret.
+    /// The server accepted the new secret.
     SecretUpdated,
     /// Something happened on a channel.
     Channel(ChannelId, ChannelEvent),
-    /// The connection is over. Comes once and last.
+    /// The connection is closed. Emitted once, as the last event.
     Closed(ConnectionError),
-    /// Something that only a [`Session`](crate::session::Session) meets.
+    /// An event that only a [`Session`](crate::session::Session) emits.
     Session(SessionEvent),
-    /// Something that only servers meet.
+    /// An event that only servers get.
     Server(ServerEvent),
 }
 
-/// What both ends have agreed on.
+/// The result of the negotiation in the handshake.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Negotiated {
-    /// What the peer says of itself.
+    /// The peer's properties, as it describes itself.
     pub peer_properties: FieldTable,
     /// The highest channel number.
     pub channel_max: u16,
-    /// The largest frame in octets, overhead included.
+    /// The largest frame in bytes, overhead included.
     pub frame_max: u32,
-    /// The heartbeat interval; zero is off.
+    /// The heartbeat interval; zero means off.
     pub heartbeat: Duration,
 }
 
 impl Negotiated {
-    /// Whether the peer announced a capability, as `consumer_cancel_notify`.
+    /// Returns whether the peer announced a capability, such as `consumer_cancel_notify`.
     #[must_use]
     pub fn peer_can(&self, capability: &str) -> bool {
         let capabilities = self.peer_properties.get("capabilities");
@@ -68,210 +68,212 @@ impl Negotiated {
 pub enum ChannelEvent {
     /// The channel is open.
     Opened,
-    /// A request was answered.
+    /// A reply to a request arrived.
     Reply {
-        /// Which one.
+        /// The request.
         request: RequestId,
-        /// The answer.
+        /// The reply.
         reply: Reply,
     },
     /// A consumer got a message.
     Delivery {
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerId,
         /// The message.
         delivery: Delivery,
     },
-    /// A message for a consumer could not be taken in. It was held, requeued or rejected, as
-    /// [`Limits::oversized`](crate::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    /// A message for a consumer was not accepted. It was held, requeued or rejected, as
+    /// [`Limits::oversized`](crate::Limits::oversized) configures. If it needed no acknowledgement, it is lost.
     Unusable {
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerId,
-        /// The tag to settle it by, if it is held.
+        /// The message's delivery tag, to settle it if it is held.
         delivery_tag: DeliveryTag,
-        /// Why.
+        /// The reason.
         why: Unusable,
     },
-    /// The server cancelled a consumer, as when its queue is deleted.
+    /// The server cancelled a consumer, for example because its queue was deleted.
     Cancelled {
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerId,
     },
-    /// A consumer that this end has cancelled has ended, and has no more deliveries: the server agreed, or the answer to the
-    /// cancel was not asked for, [not awaited](crate::Channel::abandon), or lost with the connection. Comes ahead of that answer.
+    /// A consumer that this side has cancelled has ended and gets no more deliveries. Either the server has replied; this event then
+    /// precedes the reply. Or the reply to the cancel was not requested, [not awaited](crate::Channel::abandon), or lost with the
+    /// connection.
     ConsumerEnded {
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerId,
     },
-    /// The broker took publishes over (`ack`), or said that it did not.
+    /// The broker accepted publishes (`basic.ack`) or refused them (`basic.nack`).
     Confirmed {
         /// The publishes, none of which was confirmed before.
         publishes: RangeInclusive<PublishSeq>,
-        /// Whether they were acknowledged (true) or refused (false).
+        /// Whether they were accepted (true) or refused (false).
         ack: bool,
     },
-    /// A mandatory message reached no queue. Its confirm still comes, as an acknowledgement.
+    /// A mandatory message reached no queue. Its confirm follows, as an acknowledgement.
     ///
-    /// Of several equal messages that are unconfirmed, the one whose confirm comes next was returned. The event comes with that
-    /// confirm then, or with the end of the channel, which the oldest of them takes.
+    /// If several unconfirmed messages are equal, the returned message is the one whose confirm arrives next. The event is then
+    /// emitted with that confirm. If the channel closes first, it is emitted at the close, for the oldest of them.
     Returned {
-        /// Which publish it was, if the channel has publisher confirms.
+        /// The publish, if the channel has publisher confirms.
         publish: Option<PublishSeq>,
         /// The message.
         returned: Box<Returned>,
     },
-    /// The broker pauses (false) or resumes content on this channel; it was answered.
+    /// The broker pauses (false) or resumes publishing on this channel. The reply was sent automatically.
     Flow {
-        /// Whether content may flow.
+        /// Whether messages may be published.
         active: bool,
     },
-    /// The channel is over. Comes once and last for the channel.
+    /// The channel is closed. Emitted once, as the last event of the channel.
     Closed(ChannelError),
-    /// Sessions: the connection was lost, or the channel is opened again after an error. What was not answered and not
-    /// confirmed was told before. Deliveries up to that tag have gone back to their queues.
+    /// Sessions: the connection was lost, or the channel is being reopened after an error. [`Failed`](Self::Failed) and
+    /// [`Unconfirmed`](Self::Unconfirmed) events for outstanding work precede this event. Deliveries up to `delivered` were
+    /// requeued.
     Interrupted {
-        /// The last of them.
+        /// The last requeued delivery.
         delivered: DeliveryTag,
-        /// What happened.
+        /// The reason.
         error: ChannelError,
     },
-    /// Sessions: a request has no answer, and will not get one. Whether it was carried out is not known.
+    /// Sessions: a request got no reply and will not get one. The outcome of the request is unknown.
     Failed {
-        /// Which one.
+        /// The request.
         request: RequestId,
-        /// Why.
+        /// The reason.
         error: CommandError,
     },
-    /// Sessions: whether the broker took these publishes over will never be known.
+    /// Sessions: the outcome of these publishes will never be known.
     Unconfirmed {
         /// The publishes.
         publishes: RangeInclusive<PublishSeq>,
-        /// Why.
+        /// The reason.
         error: ChannelError,
     },
-    /// Sessions: a message that was [kept](crate::session::Channel::publish_kept) is given up. It is not confirmed, and it is
-    /// not sent again.
+    /// Sessions: a [kept](crate::session::Channel::publish_kept) message was dropped. It is not confirmed, and will not be sent
+    /// again.
     PublishFailed {
         /// The publish.
         publish: PublishSeq,
-        /// Why it cannot be sent again. [`PublishError::Ended`] holds the close with which the broker refused it.
+        /// The reason. [`PublishError::Ended`] holds the close with which the broker refused the message.
         error: PublishError,
     },
     /// Sessions: a consumer could not be started again.
     ConsumerFailed {
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerId,
-        /// Why.
+        /// The reason.
         error: ChannelError,
     },
-    /// Sessions: the channel is there again, with all that came back.
+    /// Sessions: the channel was reopened and its state restored.
     Restored,
-    /// Sessions: [`Gate::Recovering`](crate::Gate::Recovering) is open on the channel. Comes after [`Restored`](Self::Restored)
+    /// Sessions: [`Gate::Recovering`](crate::Gate::Recovering) is open on the channel. Emitted after [`Restored`](Self::Restored)
     /// if some of the [kept](crate::session::Channel::publish_kept) messages had to be sent in groups, to find out which of them
-    /// the broker refuses: all of these are settled.
+    /// the broker refuses. All of these messages are now settled.
     GateOpened,
-    /// Servers: a client sent a method that is not answered by itself.
+    /// Servers: a client sent a method that has no automatic reply.
     Method(Method),
     /// Servers: a client published a message.
     Published(Box<Published>),
-    /// Servers: a client published a message that could not be taken in.
+    /// Servers: a client published a message that was not accepted.
     UnusablePublish(Unusable),
 }
 
-/// What only a [`Session`](crate::session::Session) meets.
+/// An event that only a [`Session`](crate::session::Session) emits.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// The connection was lost. The channels were told before.
+    /// The connection was lost. The events of the channels precede this event.
     Lost {
-        /// Why.
+        /// The reason.
         reason: ConnectionError,
     },
-    /// Time passes before the next attempt.
+    /// The session waits before the next attempt to reconnect.
     Waiting {
-        /// The node that it will go to, by its place in the list.
+        /// The node of the next attempt, as an index into the list of nodes.
         node: usize,
-        /// How much.
+        /// The delay.
         time: Duration,
     },
-    /// An attempt begins.
+    /// An attempt to reconnect begins.
     Connecting {
-        /// The node that it goes to, by its place in the list.
+        /// The node, as an index into the list of nodes.
         node: usize,
-        /// How many there were since the loss, this one included.
+        /// The number of attempts since the loss, including this one.
         attempt: u32,
     },
-    /// An attempt failed.
+    /// An attempt to reconnect failed.
     AttemptFailed {
-        /// The node that it went to, by its place in the list.
+        /// The node, as an index into the list of nodes.
         node: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// There is a connection again, and on it all that came back. The channels were told before.
+    /// The session has reconnected and restored its state. The events of the channels precede this event.
     Recovered(Box<RecoveryReport>),
-    /// Something came back later than the rest.
+    /// Something was restored later than the rest.
     Restored {
-        /// What it is.
+        /// The restored entity.
         entity: Entity,
     },
-    /// Something that was tried later than the rest did not come back.
+    /// Something that was retried later than the rest could not be restored.
     NotRestored {
-        /// What it is.
+        /// The entity that is missing.
         entity: Entity,
-        /// Why.
+        /// The reason.
         error: ChannelError,
     },
 }
 
-/// What only servers meet.
+/// An event that only servers get.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ServerEvent {
-    /// A client logs in. Answer with [`challenge`](crate::Connection::challenge), [`accept_login`](
+    /// A client logs in. Reply with [`challenge`](crate::Connection::challenge), [`accept_login`](
     /// crate::Connection::accept_login) or [`close`](crate::Connection::close).
     Login {
-        /// The mechanism it chose.
+        /// The mechanism that the client chose.
         mechanism: ShortStr,
-        /// Its first response.
+        /// The client's first response.
         response: Secret,
-        /// What it says of itself.
+        /// The client's properties, as it describes itself.
         client_properties: FieldTable,
     },
-    /// A client answers a challenge.
+    /// A client responds to a challenge.
     LoginResponse {
-        /// Its response.
+        /// The response.
         response: Secret,
     },
-    /// A client selects a virtual host. Answer with [`accept_open`](crate::Connection::accept_open) or
+    /// A client selects a virtual host. Reply with [`accept_open`](crate::Connection::accept_open) or
     /// [`close`](crate::Connection::close).
     Open {
         /// The virtual host.
         virtual_host: ShortStr,
     },
-    /// A client has a new secret; it was answered.
+    /// A client has a new secret. The reply was sent automatically.
     UpdateSecret {
         /// The secret.
         new_secret: Secret,
-        /// Why it changed.
+        /// The reason for the change.
         reason: ShortStr,
     },
 }
 
-/// What a timer is for.
+/// The purpose of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimerReason {
-    /// The handshake must be over.
+    /// The deadline of the handshake.
     Handshake,
     /// A heartbeat is due.
     Heartbeat,
-    /// The peer must have been heard of.
+    /// The deadline for receiving something from the peer.
     Silence,
-    /// The peer must have answered the close.
+    /// The deadline for the peer's reply to a close.
     Close,
-    /// Messages that could not be taken in are requeued; see [`Oversized::Requeue`](crate::Oversized::Requeue).
+    /// Messages that were not accepted are requeued; see [`Oversized::Requeue`](crate::Oversized::Requeue).
     Requeue,
-    /// A session gives up, or tries again to bring something back.
+    /// A session gives up, or retries to restore something.
     Recovery,
 }

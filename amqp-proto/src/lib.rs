@@ -1,37 +1,37 @@
 //! AMQP 0-9-1 as pure state machines: the protocol, without I/O.
 //!
-//! This crate is for those who bring their own event loop, and for adapters to runtimes. It turns
-//! octets into events and commands into octets, keeps the timers, and knows the rules: the
+//! Use this crate with your own event loop, or to write an adapter to a runtime. It converts bytes
+//! to events and commands to bytes, keeps the timers, and implements the rules of the protocol: the
 //! handshake, heartbeats, channels, consumers, acknowledgements, publisher confirms, flow control,
-//! closing, and what to bring back when a connection is lost. It opens no socket, speaks no TLS,
-//! starts no thread and reads no clock. Both ends of a connection are here; the server's end is for
+//! closing, and restoring the state of a lost connection. It opens no socket, does no TLS, starts
+//! no thread and reads no clock. Both sides of a connection are included; the server's side is for
 //! tests, mocks and proxies, and routes no messages.
 //!
 //! # Concepts
 //!
-//! - A [`Connection`] is one end of one AMQP connection, over whatever carries octets in order. It
-//!   is created when the transport is there, and is used up when that is gone.
-//! - A *channel* is a numbered conversation within a connection. [`Connection::channel`] lends a
-//!   [`Channel`] to give it commands; between commands there is nothing to hold but its
-//!   [`ChannelId`].
-//! - A *command* is a method called on either of them. It checks, queues octets and returns; it
-//!   never waits. A command with an answer is a [request](Channel::request): one for each
-//!   synchronous method of the protocol, numbered by a [`RequestId`].
-//! - An [`Event`] is what happened: an answer, a delivery, a confirm, the end of a channel.
-//! - [`Transmit`] is what waits to be written.
-//! - *Timers* are for heartbeats, for the peer's silence, and for handshakes and closes that take
-//!   too long. There is always just one to wait for, [the next](Connection::poll_timeout).
+//! - A [`Connection`] is one side of one AMQP connection. One `Connection` corresponds to one
+//!   transport, which has to carry bytes in order, and is discarded with it.
+//! - A *channel* is a numbered conversation within a connection. [`Connection::channel`] returns a
+//!   short-lived [`Channel`] view for issuing commands; between commands, the application holds
+//!   only the [`ChannelId`].
+//! - A *command* is a method call on a connection or channel. It checks its arguments, queues bytes
+//!   and returns; it never waits. A command with a reply is a [request](Channel::request). There is
+//!   one for each synchronous method of the protocol. A [`RequestId`] identifies each request.
+//! - An [`Event`] reports what happened: a reply, a delivery, a confirm, the close of a channel.
+//! - [`Transmit`] is the queue of bytes to write.
+//! - *Timers* are for heartbeats, for the peer's silence, and for deadlines of handshakes and
+//!   closes. The loop waits for only one timer, [the next](Connection::poll_timeout).
 //!
 //! # Driving a connection
 //!
-//! One invariant is all that a loop has to keep:
+//! A loop has to keep one invariant:
 //!
-//! > **The loop waits only when the connection has nothing left to say.** Before it waits,
-//! > `poll_event` has returned `None`, and after that `poll_transmit` has returned `None` or the
-//! > transport takes no more. It waits for nothing longer than until `poll_timeout`.
+//! > **The loop waits only when the connection has no more events and nothing more to write.**
+//! > Before it waits, `poll_event` has returned `None`, and after that `poll_transmit` has returned
+//! > `None` or the transport accepts no more. It never waits for longer than until `poll_timeout`.
 //!
-//! Commands may be given at any time, in any number; the more of them come between two waits, the
-//! fewer and larger are the writes.
+//! Commands may be issued at any time, in any number. The more commands are issued between two
+//! waits, the fewer and larger are the writes.
 //!
 //! ```no_run
 //! use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -117,78 +117,80 @@
 //! }
 //! ```
 //!
-//! [Embedding in your own event loop](embedding) is a guide from here to there, with the mistakes that
-//! people make. `examples/event_loop.rs` has the same loop with an application in it. With a non-blocking
-//! transport, the timeouts become readiness: wait for input, for room if
-//! [`queued`](Connection::queued) is not zero, and for the timer. Where commands come from other
-//! threads, the connection stands behind a lock, a command wakes the loop, and
-//! [`take_transmit`](Connection::take_transmit) lets it write without holding the lock.
+//! The guide [Embedding in your own event loop](embedding) explains this step by step, with common
+//! mistakes. `examples/event_loop.rs` has the same loop with an application in it. With a
+//! non-blocking transport, readiness replaces the timeouts: wait for input, for room if
+//! [`queued`](Connection::queued) is not zero, and for the timer. If commands come from other
+//! threads, protect the connection by a lock and let each command wake the loop.
+//! [`take_transmit`](Connection::take_transmit) lets the loop write without holding the lock.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! - **Commands are atomic.** A command queues all of its octets, or returns an error and has
-//!   queued none. A message is contiguous, and gets its number for the confirm when its octets are
-//!   queued.
-//! - **Requests are pipelined.** Any number may be on their way on a channel, from the moment it is
-//!   being opened: each answer finds its own request, and opening a channel, declaring ten queues
-//!   and consuming from them takes one round trip. Requests and everything else on a channel reach
-//!   the peer in the order of the commands. Acknowledgements are held back until the next
-//!   `poll_transmit`, or until another command on their channel, and merged as far as that
+//! - **Commands are atomic.** A command queues all of its bytes, or returns an error and queues
+//!   none. A message is contiguous, and gets its number for the confirm when its bytes are queued.
+//! - **Requests are pipelined.** Any number of requests may be pending on a channel, from the
+//!   moment it is being opened. Each reply is matched to its request. Opening a channel, declaring
+//!   ten queues and consuming from them takes one round trip. Requests and everything else on a
+//!   channel reach the peer in the order of the commands. Acknowledgements are held back until the
+//!   next `poll_transmit`, or until another command on their channel, and merged as far as that
 //!   acknowledges nothing else.
-//! - **After the end, the state is the error.** What is over stays over, and gives each later call
-//!   the same reason, a channel for as long as it [has its number](#numbers-that-are-used-again).
-//!   [`Event::Closed`] and [`ChannelEvent::Closed`] come exactly once, and last, whatever the
-//!   reason was; a connection that ends closes its channels first. So whoever waits for an event is
-//!   sure to get one.
-//! - **Everything is limited.** Frames, bodies, channels and the octets that wait to be written
-//!   have limits, see [`Limits`]; the depth of field tables has [one](wire::MAX_TABLE_DEPTH) as
-//!   well. They are checked before memory is reserved, and no buffer is sized by a number that the
-//!   peer sent. What has no limit of its own follows the application: events grow with what is
-//!   given to [`handle_input`](Connection::handle_input) between two drains, unacknowledged
-//!   deliveries with the prefetch count, unconfirmed publishes with what is published.
-//! - **One bad message costs no other.** A message whose properties do not decode arrives with its
-//!   body; reading the property returns the error. A body above the limit makes a delivery
-//!   [`Unusable`]; the connection goes on.
+//! - **Once closed, every call returns the reason.** A closed connection stays closed, and each
+//!   later call returns the same error. A closed channel does so for as long as it [has its
+//!   number](#numbers-that-are-used-again). [`Event::Closed`] and [`ChannelEvent::Closed`] are
+//!   emitted exactly once, as the last event, whatever the reason is; a connection that ends closes
+//!   its channels first. So every wait for an event ends.
+//! - **Everything is limited.** Frames, bodies, channels and the bytes that wait to be written have
+//!   limits, see [`Limits`]; the depth of field tables has [one](wire::MAX_TABLE_DEPTH) as well.
+//!   Limits are checked before memory is reserved, and no buffer is sized by a number that the peer
+//!   sent. Everything else is bounded by the application: events by the input given to
+//!   [`handle_input`](Connection::handle_input) between two drains, unacknowledged deliveries by
+//!   the prefetch count, unconfirmed publishes by the number of publishes.
+//! - **One bad message affects no other.** A message whose properties do not decode arrives with
+//!   its body; reading the property returns the error. A body above the limit makes a delivery
+//!   [`Unusable`]; the connection stays open.
 //! - **No panics, whatever the peer sends,** and no `unsafe` code.
-//! - **No clock.** Time comes in as `now`. It should not run backwards; that is all.
+//! - **No clock.** Time is passed in as `now`. The only requirement is that it does not run
+//!   backwards.
 //!
 //! # Back-pressure
 //!
-//! Outwards, only content waits: [`publish`](Channel::publish) fails with [`PublishError::Gated`]
-//! while a [`Gate`] is shut, and everything else (acknowledgements, requests, heartbeats, closing)
-//! always passes. The gate says what to wait for before the same message is tried again: for
-//! [`Gate::Full`], the transport to take octets; for [`Gate::Blocked`], [`Event::Unblocked`]; for
-//! [`Gate::Flow`], [`ChannelEvent::Flow`]. A message that finds the gates open is taken as a whole,
-//! however large.
+//! Outgoing: only messages wait. [`publish`](Channel::publish) fails with [`PublishError::Gated`]
+//! while a [`Gate`] is shut; everything else (acknowledgements, requests, heartbeats, closing) is
+//! always accepted. The gate determines what to wait for before the same message is tried again:
+//! for [`Gate::Full`], until the transport accepts bytes; for [`Gate::Blocked`],
+//! [`Event::Unblocked`]; for [`Gate::Flow`], [`ChannelEvent::Flow`]. A message that finds the gates
+//! open is accepted as a whole, however large it is.
 //!
-//! Inwards, there are two means. The prefetch count ([`BasicQos`](method::BasicQos)) bounds
-//! deliveries that are not acknowledged. And a loop may stop reading from its transport, which it
-//! reports to [`handle_reading`](Connection::handle_reading), so that a peer that it does not hear
-//! does not count as silent. A small delivery shares the buffer it was read into; one that is kept for long is
-//! better [detached](Delivery::detach).
+//! Incoming: there are two mechanisms. The prefetch count ([`BasicQos`](method::BasicQos)) bounds
+//! unacknowledged deliveries. And a loop may stop reading from its transport. It reports that to
+//! [`handle_reading`](Connection::handle_reading), so that the peer does not count as silent. A
+//! small delivery shares the buffer into which it was read; [detach](Delivery::detach) deliveries
+//! that are kept for long.
 //!
 //! # Numbers that are used again
 //!
 //! A channel's number is free for another channel once its [`ChannelEvent::Closed`] has been
-//! polled, and not before: all events of the earlier channel come ahead of the first of the later
+//! polled, and not before: all events of the earlier channel precede the first event of the later
 //! one. So an application forgets a [`ChannelId`] when it gets that event. Until a new channel
-//! takes the number, [`Connection::channel`] says [`Misuse::NoSuchChannel`].
+//! uses the number, [`Connection::channel`] returns [`Misuse::NoSuchChannel`].
 //!
 //! A [`RequestId`] or [`ConsumerId`] is never used twice on a connection. A [`DeliveryTag`] and a
-//! [`PublishSeq`] mean something on their channel only, and count from 1 again on the next.
+//! [`PublishSeq`] are valid on their channel only, and count from 1 again on the next channel.
 //!
 //! # Errors
 //!
-//! Errors say who is to blame: a peer whose octets do not decode ([`DecodeError`]) or break a rule
-//! ([`Violation`]), a caller who asks for what cannot be ([`Misuse`]), or nobody, when an end just
-//! closes ([`Close`]). In [`error`], [`ConnectionError`] and [`ChannelError`] say why something is
-//! over; [`OpenChannelError`], [`CommandError`] and [`PublishError`] why one command was not
-//! carried out, which harms nothing else. They can be cloned and compared, and carry the reply code
-//! and text of the peer where there are some.
+//! Errors are grouped by who is to blame: the peer, whose bytes do not decode ([`DecodeError`]) or
+//! break a rule ([`Violation`]); the caller, who requests something impossible ([`Misuse`]); or
+//! nobody, when one side just closes ([`Close`]). In [`error`], [`ConnectionError`] and
+//! [`ChannelError`] are the reasons why a connection or channel is closed. [`OpenChannelError`],
+//! [`CommandError`] and [`PublishError`] are the reasons why one command was not carried out, which
+//! affects nothing else. Errors can be cloned and compared, and carry the peer's reply code and
+//! text if there are any.
 //!
 //! # Testing
 //!
-//! Two ends and a buffer are a connection. No test needs a socket, or has to wait:
+//! A client, a server and a buffer in each direction make a connection. No test needs a socket, or
+//! has to wait:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -259,22 +261,23 @@
 //!
 //! # Without the standard library
 //!
-//! Without its default feature `std`, the crate needs `alloc` only. What is missing then: conversions from and to
-//! `std::time::SystemTime`, and the kind of I/O errors; and [`time::Instant`] is the crate's own.
+//! Without its default feature `std`, the crate needs `alloc` only. Then it has no conversions from
+//! and to `std::time::SystemTime` and no kinds of I/O errors, and [`time::Instant`] is the crate's
+//! own type.
 //!
-//! # Where things are
+//! # Modules
 //!
-//! - The crate root has what a loop and its application need: [`Connection`] and [`Channel`],
-//!   events, messages, numbers, errors.
-//! - [`embedding`]: a guide, and nothing else.
-//! - [`config`]: what the two ends are told beforehand, limits included.
-//! - [`error`]: what went wrong, and whose fault it is.
+//! - The crate root has everything that a loop and its application need: [`Connection`] and
+//!   [`Channel`], events, messages, numbers, errors.
+//! - [`embedding`]: a guide, without code of its own.
+//! - [`config`]: the configuration of both sides, including limits.
+//! - [`error`]: errors, by who is to blame.
 //! - [`frame`]: single frames and the protocol header, to read and write them by hand.
 //! - [`method`]: one struct per method of the protocol and of RabbitMQ's extensions, with its
 //!   fields under the specification's names.
-//! - [`sasl`]: ways to log in, and the trait for further ones.
+//! - [`sasl`]: SASL mechanisms, and the trait for further ones.
 //! - [`session`]: one logical connection over many transports.
-//! - [`time`]: the points in time that `now` is.
+//! - [`time`]: the type of `now`.
 //! - [`uri`]: `amqp://` URIs.
 //! - [`wire`]: the primitive types: strings, field tables and their values.
 #![cfg_attr(not(any(test, feature = "fuzzing")), no_std)]

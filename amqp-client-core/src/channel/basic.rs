@@ -174,7 +174,7 @@ impl Channel {
         self.settle(|protocol| protocol.reject(tag, requeue))
     }
 
-    /// Settles a delivery without a decision of the application, and outside of any transaction.
+    /// Settles a delivery without a decision of the application, and so regardless of the outcome of a transaction.
     pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) {
         let mut guard = self.lock();
         if let Ok(mut protocol) = self.protocol(&mut guard) {

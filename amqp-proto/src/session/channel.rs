@@ -14,10 +14,10 @@ use crate::{
     RawProperties, ReplyCode, RequestId, Route, Settlement, ShortStr,
 };
 
-/// A channel of a [`Session`](super::Session), borrowed to give it commands.
+/// A short-lived view of a channel of a [`Session`](super::Session), for issuing commands.
 ///
-/// It has the commands of a connection's [`Channel`](crate::Channel). While there is no connection, requests wait until there
-/// is one, content finds [`Gate::Recovering`] shut, and acknowledgements fail as [`Misuse::StaleDelivery`].
+/// It has the commands of a connection's [`Channel`](crate::Channel). While there is no connection, requests wait for one, publishing
+/// fails with [`Gate::Recovering`], and acknowledgements fail with [`Misuse::StaleDelivery`].
 #[derive(Debug)]
 pub struct Channel<'a> {
     pub(super) id: ChannelId,
@@ -26,60 +26,60 @@ pub struct Channel<'a> {
     pub(super) budget: &'a mut Budget,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) reach: Reach<'a>,
-    /// The latest time that the session was told.
+    /// The latest time that the session was given.
     pub(super) now: Instant,
-    /// What is brought into being comes back.
+    /// Whether the effect of commands is restored after a loss.
     pub(super) recovers: bool,
     /// How long a message is kept.
     pub(super) keep_for: Option<Duration>,
 }
 
-/// Where commands go.
+/// The destination of commands.
 #[derive(Debug)]
 pub(super) enum Reach<'a> {
     Channel(crate::Channel<'a>),
-    /// They wait. The connection numbers them.
+    /// Commands wait for a connection. The present connection only numbers them.
     Nowhere(&'a mut Connection),
-    /// The channel takes nothing any more: the session is over for that reason, or the channel was closed while there was no
+    /// The channel accepts no commands any more: the session is closed for that reason, or the channel was closed while there was no
     /// connection.
     Ended(Option<&'a ConnectionError>),
 }
 
 impl Reach<'_> {
-    /// Where messages go that are not kept.
+    /// Returns the channel for messages that are not kept.
     #[inline]
     fn publishing(&mut self, record: &ChannelRecord) -> Result<crate::Channel<'_>, PublishError> {
         match self {
             Self::Channel(channel) if record.careful.is_none() => Ok(channel.reborrow()),
-            // What is kept comes first, and its confirms must not be mixed up with others.
+            // Kept messages go first, and their confirms must not be mixed up with others.
             Self::Channel(_) | Self::Nowhere(_) => Err(Gate::Recovering.into()),
             Self::Ended(over) => Err(ended(*over).into()),
         }
     }
 }
 
-/// Why a channel takes nothing any more.
+/// Returns the reason why a channel accepts no commands any more.
 #[cold]
 fn ended(over: Option<&ConnectionError>) -> ChannelError {
     let closed = || ChannelError::Closed(Close::local(ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
     over.map_or_else(closed, |error| error.clone().into())
 }
 
-/// How many octets of messages are kept, and may be.
+/// The number of bytes of kept messages, and its limit.
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) kept: usize,
     pub(super) max: usize,
-    /// Where bodies go that are kept no more.
+    /// Collects the bodies of messages that are no longer kept.
     pub(super) discard: Discard,
-    /// Whether there are messages whose time to live does not run yet.
+    /// Whether there are messages whose time to live has not started yet.
     pub(super) unarmed: bool,
-    /// No message expires before that.
+    /// No message expires before this time.
     pub(super) expires_at: Option<Instant>,
 }
 
 impl Budget {
-    /// Lets go of messages; `discard` returns how many bytes they counted for.
+    /// Drops messages; `discard` returns the number of bytes that they counted for.
     pub(super) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
         let freed = discard(&mut self.discard);
         self.kept = self.kept.saturating_sub(freed);
@@ -87,7 +87,7 @@ impl Budget {
 }
 
 impl Reach<'_> {
-    /// The connection's channel while it is being restored: it takes what cannot wait until all is back.
+    /// Returns the connection's channel while it is being restored, for commands that cannot wait until everything is restored.
     fn restored(&mut self, id: ChannelId) -> Option<crate::Channel<'_>> {
         match self {
             Self::Nowhere(connection) if connection.is_open() => connection.channel(id).ok(),
@@ -97,32 +97,32 @@ impl Reach<'_> {
 }
 
 impl Channel<'_> {
-    /// The channel's number. It stays the same on each connection of the session.
+    /// Returns the channel's number. It stays the same on each connection of the session.
     #[must_use]
     pub const fn id(&self) -> ChannelId {
         self.id
     }
 
-    /// What the next command brings into being is gone with the connection, instead of coming back with the next.
+    /// Makes the effect of the next command temporary: it is not restored after a loss of the connection.
     #[must_use]
     pub fn unrecovered(mut self) -> Self {
         self.recovers = false;
         self
     }
 
-    /// A message that is [kept](Self::publish_kept) by the next command is not sent any more after that time, counted from
-    /// the next [`handle_timeout`](super::Session::handle_timeout). If it was not confirmed by then and is not on its way,
-    /// [`ChannelEvent::PublishFailed`] says so ([`PublishError::Expired`]); if it is, its confirm still comes.
+    /// Limits how long a message that the next command [keeps](Self::publish_kept) may still be sent, counted from the next
+    /// [`handle_timeout`](super::Session::handle_timeout). If it is neither confirmed nor in flight by then, it fails with
+    /// [`ChannelEvent::PublishFailed`] ([`PublishError::Expired`]). If it is in flight, its confirm still arrives.
     #[must_use]
     pub fn keep_for(mut self, time: Option<Duration>) -> Self {
         self.keep_for = time;
         self
     }
 
-    /// Gives up a message that is [kept](Self::publish_kept): it is not sent any more. Returns whether it never was sent.
+    /// Withdraws a [kept](Self::publish_kept) message: it is no longer sent. Returns `true` if the message was never sent.
     ///
-    /// If it was sent before a loss, whether the broker has it is not known. If it is on its way now, its confirm still comes.
-    /// In all other cases [`ChannelEvent::PublishFailed`] says that it was withdrawn.
+    /// If it was sent before a loss, the broker may have it or not. If it is in flight on the present connection, its confirm still
+    /// arrives. In all other cases, [`ChannelEvent::PublishFailed`] reports that it was withdrawn.
     pub fn withdraw(&mut self, publish: PublishSeq) -> bool {
         let Some(message) = self.record.kept.find(publish.get()) else { return false };
         let (sent, here) = (message.sent, message.here && self.record.attached);
@@ -136,11 +136,11 @@ impl Channel<'_> {
 
     /// Queues a request; see [`Channel::request`](crate::Channel::request).
     ///
-    /// What it declares, binds, starts or selects comes back after a loss, unless it was
-    /// [not to](Self::unrecovered). While there is no connection, the request waits.
+    /// Its effect (declared, bound, started or selected) is restored after a loss, unless the command is
+    /// [unrecovered](Self::unrecovered). While there is no connection, the request waits.
     ///
     /// # Errors
-    /// [`CommandError`]; nothing was queued then.
+    /// [`CommandError`]; nothing was queued.
     pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
         let answered = !request.is_no_wait();
         let mut method = request.into();
@@ -149,8 +149,8 @@ impl Channel<'_> {
         self.check_stream(&method)?;
         let selects = matches!(method, Method::TxSelect(_));
         if selects || ends_transaction(&method) && self.is_transactional() {
-            // Acknowledgements go to a channel that is being restored at once, and so do both ends of their transaction: if
-            // they waited for the rest, acknowledgements given behind them would overtake them.
+            // Acknowledgements are sent at once on a channel that is being restored, and so are the beginning and the end of their
+            // transaction: if these waited for the rest, later acknowledgements would overtake them.
             if let Some(mut channel) = self.reach.restored(self.id) {
                 check_held(self.record, &method)?;
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
@@ -176,7 +176,7 @@ impl Channel<'_> {
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, answered, self.recovers, self.now);
                 if let Some(consumer) = absent {
-                    // It ends once, whatever becomes of the cancel.
+                    // Emit its end only once, whatever the reply to the cancel is.
                     self.record.cancelling.remove(&consumer);
                     let ended = ChannelEvent::ConsumerEnded { consumer };
                     self.events.push_back(Event::Channel(self.id, ended));
@@ -186,9 +186,9 @@ impl Channel<'_> {
             Reach::Nowhere(connection) => {
                 check_held(self.record, &method)?;
                 match method {
-                    // Messages that are kept can be taken from now on.
+                    // From now on, kept messages are accepted.
                     Method::ConfirmSelect(_) => self.record.mode = Mode::Confirm,
-                    // What is acknowledged from now on can be rolled back: the channel comes back like this.
+                    // From now on, acknowledgements can be rolled back: the channel is restored as transactional.
                     Method::TxSelect(_) => self.record.mode.select(),
                     _ => {}
                 }
@@ -201,7 +201,7 @@ impl Channel<'_> {
         Ok(id)
     }
 
-    /// Nobody waits for that answer any more; see [`Channel::abandon`](crate::Channel::abandon).
+    /// Discards the reply to a request; see [`Channel::abandon`](crate::Channel::abandon).
     pub fn abandon(&mut self, request: RequestId) {
         let held = self.record.held.iter().position(|held| held.id == request);
         if let Some(held) = held.and_then(|index| self.record.held.remove(index)) {
@@ -209,7 +209,7 @@ impl Channel<'_> {
         }
         self.record.consumers.remove(request.into());
         match self.record.in_flight.find(request) {
-            // What it declares is there all the same.
+            // The entity that the request declares exists regardless, so its reply is still needed.
             Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
                 sent.abandoned = true;
                 return;
@@ -222,7 +222,7 @@ impl Channel<'_> {
         }
     }
 
-    /// A request that was not sent yet will not be. To cancel needs no connection: the consumer does not come back.
+    /// Drops a request that was not sent yet. A cancel needs no connection: the consumer is simply not restored.
     fn abandon_held(&mut self, method: &Method) {
         let Method::BasicCancel(cancel) = method else { return };
         let tag = &cancel.consumer_tag;
@@ -232,7 +232,7 @@ impl Channel<'_> {
         self.events.push_back(Event::Channel(self.id, ended));
     }
 
-    /// Cancels a consumer that nobody listens to any more; see
+    /// Cancels a consumer whose deliveries are no longer wanted; see
     /// [`Channel::discard_consumer`](crate::Channel::discard_consumer).
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
         let at_broker = self.record.tag_at_broker(consumer_tag);
@@ -242,7 +242,7 @@ impl Channel<'_> {
         self.record.held.retain(|held| !starts(&held.method, consumer_tag));
         match &mut self.reach {
             Reach::Channel(channel) => channel.discard_consumer(&at_broker),
-            // It may have been restored. If it is about to be, that is seen to when it is.
+            // The consumer may have been restored already. If it is still starting, it is discarded once it has started.
             Reach::Nowhere(connection) => {
                 let channel = connection.channel(self.id).ok();
                 if let Some(mut channel) = channel.filter(|own| !own.is_starting(consumer_tag)) {
@@ -253,11 +253,11 @@ impl Channel<'_> {
         }
     }
 
-    /// Publishes a message; see [`Channel::publish`](crate::Channel::publish). If it is lost with the connection,
-    /// [`ChannelEvent::Unconfirmed`] says so.
+    /// Publishes a message; see [`Channel::publish`](crate::Channel::publish). If its outcome is lost with the connection, it is
+    /// reported as [`ChannelEvent::Unconfirmed`].
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was queued then, and no number given.
+    /// [`PublishError`]; nothing was queued, and no number assigned.
     #[inline]
     pub fn publish(
         &mut self,
@@ -271,10 +271,10 @@ impl Channel<'_> {
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
     }
 
-    /// Publishes a message that was prepared but for its body; see [`publish`](Self::publish).
+    /// Publishes a body with a prepared template; see [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was queued then, and no number given.
+    /// [`PublishError`]; nothing was queued, and no number assigned.
     #[inline]
     pub fn publish_prepared(
         &mut self,
@@ -292,14 +292,14 @@ impl Channel<'_> {
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
     }
 
-    /// Publishes a message that is kept until it is confirmed. After a loss it is published again, in its place among those
-    /// that are kept, with the header `x-republished`. While there is no connection it is taken all the same, as long as there
-    /// is room. So it arrives at least once, and those who must not take it twice tell it by its message id.
+    /// Publishes a message and keeps it until it is confirmed. After a loss, kept messages are published again in their order, with
+    /// the header `x-republished`. While there is no connection, messages are still accepted, as long as there is room. So each
+    /// message arrives at least once. Receivers that must not process a message twice can compare message ids.
     ///
     /// The channel must have publisher confirms on.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was queued then, and no number given.
+    /// [`PublishError`]; nothing was queued, and no number assigned.
     pub fn publish_kept(
         &mut self,
         route: &Route<'_>,
@@ -350,7 +350,7 @@ impl Channel<'_> {
                 (message.sent, message.here) = (true, true);
                 Ok(self.record.seqs.published(sent.ok_or(Misuse::NotNow)?))
             }
-            // It is sent when its turn comes.
+            // The message is sent later, in its order among the kept messages.
             Reach::Channel(_) | Reach::Nowhere(_) => Ok(self.record.seqs.reserve()),
             Reach::Ended(over) => Err(ended(*over).into()),
         }
@@ -359,7 +359,7 @@ impl Channel<'_> {
     /// Acknowledges one delivery; see [`Channel::ack`](crate::Channel::ack).
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     #[inline]
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.settle(delivery, false, |channel, tag| channel.ack(tag))?;
@@ -367,10 +367,10 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are.
+    /// Acknowledges all deliveries up to and including this one; tag 0 means all.
     ///
     /// # Errors
-    /// [`CommandError`], if none is waiting for it.
+    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.settle(delivery, false, |channel, tag| channel.ack_up_to(tag))?;
         self.note_settled(delivery, true);
@@ -379,11 +379,11 @@ impl Channel<'_> {
 
     /// Rejects one delivery (`basic.reject`); see [`Channel::reject`](crate::Channel::reject).
     ///
-    /// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540). So a delivery of a stream is
-    /// acknowledged instead, here and in the calls below: all of them say that the consumer is done with it.
+    /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged
+    /// instead, here and in the methods below: in all of them, the consumer has finished with the delivery.
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         if self.record.streams.holds(delivery) {
             return self.ack(delivery);
@@ -394,7 +394,7 @@ impl Channel<'_> {
     /// Returns one delivery without blame (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         if self.record.streams.holds(delivery) {
             return self.ack(delivery);
@@ -402,14 +402,14 @@ impl Channel<'_> {
         self.settle(delivery, requeue, |channel, tag| channel.nack(tag, requeue))
     }
 
-    /// Returns all deliveries up to and including that one that were not acknowledged; tag 0 means all there are.
+    /// Returns all unacknowledged deliveries up to and including this one; tag 0 means all.
     ///
     /// # Errors
-    /// [`CommandError`], if none is waiting.
+    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         let all = delivery.get() == 0;
         let delivery = match self.record.tags.last() {
-            // Those that were not polled yet may be of a stream as well.
+            // Deliveries that were not polled yet may be of a stream as well.
             Some(last) if all && self.may_read_streams() => last,
             None if all && self.may_read_streams() => {
                 return Err(Misuse::UnknownDelivery(delivery.get()).into());
@@ -423,7 +423,7 @@ impl Channel<'_> {
         let nacked =
             self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue));
         match nacked {
-            // There were no others.
+            // All deliveries up to this one were of streams.
             Err(CommandError::Misuse(Misuse::UnknownDelivery(_))) if !of_streams.is_empty() => {
                 Ok(())
             }
@@ -431,10 +431,10 @@ impl Channel<'_> {
         }
     }
 
-    /// Settles one delivery whatever becomes of the transaction; see [`Channel::settle_apart`](crate::Channel::settle_apart).
+    /// Settles one delivery regardless of the outcome of a transaction; see [`Channel::settle_apart`](crate::Channel::settle_apart).
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn settle_apart(
         &mut self,
         delivery: DeliveryTag,
@@ -449,8 +449,8 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// What RabbitMQ refuses of streams, at the cost of the channel or connection. Only queues that the session has declared
-    /// are known to be streams, and those whose consumer says where to begin.
+    /// Refuses requests on streams that would make RabbitMQ close the channel or connection. A queue is known to be a stream if the
+    /// session has declared it, or if the consumer has a stream offset.
     fn check_stream(&self, method: &Method) -> Result<(), Misuse> {
         match method {
             Method::BasicConsume(consume) => {
@@ -485,13 +485,13 @@ impl Channel<'_> {
     /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
         if self.may_read_streams() {
-            // What is on its way may be of a stream, so only what is here is requeued.
+            // Deliveries in flight may be of a stream, so only those that have arrived are requeued.
             let _none = self.nack_up_to(DeliveryTag::new(0), true);
             return;
         }
         match &mut self.reach {
             Reach::Channel(channel) => channel.requeue_all(),
-            // What came while the channel is being restored.
+            // Deliveries that arrived while the channel is being restored.
             reach => {
                 if let Some(mut channel) = reach.restored(self.id) {
                     channel.requeue_all();
@@ -500,8 +500,8 @@ impl Channel<'_> {
         }
     }
 
-    /// Asks for all unacknowledged deliveries again, without an answer; see
-    /// [`Channel::recover_async`](crate::Channel::recover_async). Without a connection that happens anyway.
+    /// Requests redelivery of all unacknowledged deliveries, without a reply; see
+    /// [`Channel::recover_async`](crate::Channel::recover_async). Without a connection, that happens anyway.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -514,7 +514,7 @@ impl Channel<'_> {
         }
     }
 
-    /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection it is over at once.
+    /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection, it is closed at once.
     pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
         if self.record.closing {
             return;
@@ -528,12 +528,13 @@ impl Channel<'_> {
                 self.events.push_back(Event::Channel(self.id, closed));
                 self.reach = Reach::Ended(None);
             }
-            // Its end is told already.
+            // `Closed` was emitted already.
             Reach::Ended(_) => {}
         }
     }
 
-    /// Whether content may be published right now. A channel that has ended has no gate: publishing returns why it has.
+    /// Checks whether a message may be published right now. A closed channel passes this check: publishing returns the reason of the
+    /// close.
     ///
     /// # Errors
     /// The gate that is shut.
@@ -546,7 +547,7 @@ impl Channel<'_> {
         }
     }
 
-    /// Whether [`publish_kept`](Self::publish_kept) would take such a message right now.
+    /// Checks whether [`publish_kept`](Self::publish_kept) would accept such a message right now.
     ///
     /// # Errors
     /// The gate that is shut.
@@ -570,19 +571,19 @@ impl Channel<'_> {
         }
     }
 
-    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    /// Returns whether the channel uses publisher confirms (`confirm.select`).
     #[must_use]
     pub const fn is_confirming(&self) -> bool {
         matches!(self.record.mode, Mode::Confirm)
     }
 
-    /// Whether the channel is transactional (`tx.select`).
+    /// Returns whether the channel is transactional (`tx.select`).
     #[must_use]
     pub const fn is_transactional(&self) -> bool {
         matches!(self.record.mode, Mode::Tx { .. })
     }
 
-    /// Whether the broker lets content flow on the channel (`channel.flow`).
+    /// Returns whether the broker accepts messages on the channel (`channel.flow`).
     #[must_use]
     pub const fn is_flowing(&self) -> bool {
         match &self.reach {
@@ -591,7 +592,7 @@ impl Channel<'_> {
         }
     }
 
-    /// How many deliveries wait to be acknowledged.
+    /// Returns the number of unsettled deliveries.
     #[must_use]
     pub fn unsettled(&self) -> usize {
         match &self.reach {
@@ -600,7 +601,7 @@ impl Channel<'_> {
         }
     }
 
-    /// Settles deliveries under the broker's tag. Those that came while the channel is being restored can be settled as well.
+    /// Settles deliveries by the broker's tag. Deliveries that arrived while the channel is being restored can be settled as well.
     #[inline]
     fn settle(
         &mut self,
@@ -613,7 +614,7 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// The same, if that is no work that could be lost with its transaction.
+    /// Like `settle`, without marking the transaction as having work that a loss would undo.
     fn act(
         &mut self,
         delivery: DeliveryTag,
@@ -632,13 +633,13 @@ impl Channel<'_> {
             },
         };
         match settled {
-            // It was asked for again.
+            // The delivery was requested again (`basic.recover`).
             Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => self.stale(delivery, requeue),
             settled => settled.map_err(|error| named(error, delivery)),
         }
     }
 
-    /// Readers of streams go on behind what was settled.
+    /// Notes settled deliveries, so that readers of streams resume after them.
     #[inline]
     fn note_settled(&mut self, delivery: DeliveryTag, up_to: bool) {
         if self.record.streams.any() {
@@ -647,8 +648,8 @@ impl Channel<'_> {
         }
     }
 
-    /// The broker has requeued that delivery. A transaction that meant to settle it otherwise must not be committed: the
-    /// message would be delivered again beside what came of it.
+    /// Handles a delivery that the broker has requeued. A transaction that meant to settle it in another way must not be committed:
+    /// the message would be delivered again although the work for it was committed.
     #[cold]
     fn stale(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         if !requeue {
@@ -657,7 +658,7 @@ impl Channel<'_> {
         Err(Misuse::StaleDelivery(delivery.get()).into())
     }
 
-    /// A transaction of which something was lost is not committed.
+    /// Refuses to commit a transaction of which a part was lost, and rolls it back.
     fn check_transaction(&mut self, method: &Method) -> Result<(), CommandError> {
         let Mode::Tx { dirty, lost } = &mut self.record.mode else {
             return Ok(());
@@ -673,7 +674,7 @@ impl Channel<'_> {
         }
         match &mut self.reach {
             Reach::Channel(channel) => drop(channel.request(TxRollback {})?),
-            // What was acknowledged on a channel that is being restored is part of it.
+            // Acknowledgements on a channel that is being restored belong to the transaction.
             reach => {
                 if let Some(mut channel) = reach.restored(self.id) {
                     channel.request(TxRollback {})?;
@@ -688,7 +689,7 @@ pub(super) const fn ends_transaction(method: &Method) -> bool {
     matches!(method, Method::TxCommit(_) | Method::TxRollback(_))
 }
 
-/// The session's tag in the place of the broker's.
+/// Replaces the broker's tag in an error with the session's.
 fn named(error: CommandError, delivery: DeliveryTag) -> CommandError {
     match error {
         CommandError::Misuse(Misuse::UnknownDelivery(_)) => {
@@ -702,7 +703,7 @@ fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
     matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == *consumer_tag)
 }
 
-/// The connection does not know the tags of consumers that are paused, nor those of the ones that were resumed under another.
+/// Refuses the tags of paused consumers, and of consumers that were resumed under another tag: the connection does not know them.
 fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let Method::BasicConsume(consume) = method else { return Ok(()) };
     let paused = |own: &Consumer| own.pause != Pause::Running || own.renamed.is_some();
@@ -712,7 +713,7 @@ fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     }
 }
 
-/// What a connection would refuse at once, for a request that waits for one.
+/// Checks a request that waits for a connection for errors that a connection would report at once.
 fn check_held(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let tag_taken = |tag: &ShortStr| {
         record.consumers.named(tag).is_some()

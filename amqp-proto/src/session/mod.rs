@@ -1,34 +1,34 @@
 //! One logical connection over many transports.
 //!
-//! A [`Session`] is driven as a [`Connection`] is. When its transport is lost it asks for another one, says when and to which
-//! node, and on that brings back what was there: exchanges, queues, bindings, channels with their modes and prefetch limits,
-//! consumers, and the unconfirmed messages that it was to keep. Numbers of channels, requests, consumers, publishes and
-//! deliveries stay what they were, so whoever holds them need not know.
+//! A [`Session`] is driven like a [`Connection`]. When its transport is lost, it requests another one to a given node at a given
+//! time, and restores its state on the new transport: exchanges, queues, bindings, channels with their modes and prefetch limits,
+//! consumers, and kept unconfirmed messages. Numbers of channels, requests, consumers, publishes and deliveries stay the same, so the
+//! application can continue to use them.
 //!
 //! # Driving a session
 //!
-//! Beside what a connection asks for, a loop does what [`Session::poll_dial`] says: [`Dial::Wait`], then [`Dial::Connect`] to
-//! a node, and tells [`handle_transport`](Session::handle_transport) or [`handle_unreachable`](Session::handle_unreachable).
+//! In addition to driving a connection, the loop follows [`Session::poll_dial`]: [`Dial::Wait`], then [`Dial::Connect`] to a node. It
+//! reports the result to [`handle_transport`](Session::handle_transport) or [`handle_unreachable`](Session::handle_unreachable).
 //! While there is no transport, there are still events and timers.
 //!
 //! # What a loss means
 //!
-//! - Requests on their way fail ([`ChannelEvent::Failed`]): whether they were carried out is not known. Requests that are made
-//!   while there is no connection wait for the next.
-//! - Publishes that are not confirmed are [`ChannelEvent::Unconfirmed`], but those that are
-//!   [kept](Channel::publish_kept), which are sent again.
-//! - Deliveries that were not acknowledged go back to their queues and are delivered again. Acknowledging them is
+//! - Pending requests fail ([`ChannelEvent::Failed`]): their outcome is unknown. Requests that are made while there is no connection
+//!   wait for the next one.
+//! - Unconfirmed publishes fail with [`ChannelEvent::Unconfirmed`], except [kept](Channel::publish_kept) messages, which are sent
+//!   again.
+//! - Unacknowledged deliveries are requeued and delivered again. Acknowledging the earlier deliveries fails with
 //!   [`Misuse::StaleDelivery`].
-//! - A transaction that has begun is rolled back, and its commit says so.
-//! - Everything comes back in two round trips behind the handshake, however much there is; one more for each entity that
-//!   cannot be brought back. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) tells what came of it.
+//! - A transaction that has begun is rolled back, and its commit fails.
+//! - Everything is restored in two round trips after the handshake, however much there is, and one more for each entity that cannot
+//!   be restored. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) reports the result.
 //!
-//! A loss amid recovery is another loss.
+//! If the connection is lost during recovery, recovery starts over.
 //!
 //! # Consumers that take nothing
 //!
-//! Whoever stops reading because one consumer takes nothing stops all of them. [`Session::pause_consumer`] stops that one
-//! instead: its deliveries stay in the broker until [`Session::resume_consumer`].
+//! A loop that stops reading because one consumer takes nothing stops all consumers. [`Session::pause_consumer`] stops that
+//! consumer only: its messages stay in the broker until [`Session::resume_consumer`].
 
 mod blame;
 mod channel;
@@ -87,41 +87,41 @@ use crate::{
 
 /// One logical connection over many transports. See the [module](self).
 pub struct Session {
-    /// How the next connection logs in.
+    /// The configuration of the next connection.
     config: Arc<ClientConfig>,
     unanswered: Unanswered,
-    /// How it comes back, if it does.
+    /// The state of recovery, if it is on.
     recovering: Option<Recovering>,
     phase: Phase,
     /// The present connection, or the one that was lost.
     connection: Connection,
-    /// Channel `n` stands at `n - 1`.
+    /// Channel `n` has index `n - 1`.
     channels: Vec<Option<Box<ChannelRecord>>>,
     topology: Topology,
     budget: Budget,
-    /// What is being brought back.
+    /// The state that is being restored.
     replay: Option<Box<Replay>>,
-    /// Channels that the broker has closed, and when to open them again.
+    /// Channels that the broker has closed, and when to reopen them.
     reopening: Vec<(Instant, ChannelId)>,
-    /// Which careful channel may close the connection at present.
+    /// The careful channel that may close the connection at present.
     turn: Option<Turn>,
-    /// Told before the connection's own.
+    /// Events to emit before the connection's own.
     events: VecDeque<Event>,
-    /// The latest time that was told.
+    /// The latest time that the session was given.
     now: Instant,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// There is a connection; or the first is being made.
+    /// Connected, or making the first connection.
     Up,
-    /// There is none, or it is not what it was yet.
+    /// Disconnected, or reconnected but not fully restored.
     Down(Box<Outage>),
     Over(ConnectionError),
 }
 
 impl Session {
-    /// Begins a session on a transport. Until [`recover_with`](Self::recover_with) it ends with its first connection.
+    /// Creates a session on a transport. Without [`recover_with`](Self::recover_with), the session ends with this connection.
     #[must_use]
     pub fn new(config: Arc<ClientConfig>, now: Instant) -> Self {
         Self {
@@ -147,29 +147,29 @@ impl Session {
         }
     }
 
-    /// Takes all whole frames off `input`; see [`Connection::handle_input`].
+    /// Handles all complete frames in `input` and removes them; see [`Connection::handle_input`].
     ///
     /// # Errors
-    /// Why the session is over, if it is.
+    /// The reason why the session is closed, if it is.
     pub fn handle_input(
         &mut self,
         now: Instant,
         input: &mut BytesMut,
     ) -> Result<(), ConnectionError> {
         self.now = now;
-        // Why this connection is over, if it is, comes as an event.
+        // If this connection fails, an event reports the reason.
         let _lost = self.connection.handle_input(now, input);
         self.check()
     }
 
-    /// The transport ended.
+    /// Reports the end of the transport.
     pub fn handle_eof(&mut self, now: Instant) {
         self.now = now;
         self.discard_transmit();
         self.connection.handle_eof(now);
     }
 
-    /// The transport failed; see [`Connection::handle_transport_error`].
+    /// Reports an error of the transport; see [`Connection::handle_transport_error`].
     #[cfg(feature = "std")]
     pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
         self.now = now;
@@ -177,14 +177,14 @@ impl Session {
         self.connection.handle_transport_error(now, error);
     }
 
-    /// The same for transports whose errors are not those of `std::io`.
+    /// Reports an error of a transport that does not use `std::io` errors.
     pub fn handle_transport_failure(&mut self, now: Instant, reason: &str) {
         self.now = now;
         self.discard_transmit();
         self.connection.handle_transport_failure(reason);
     }
 
-    /// Whatever drove the session will not do so any more.
+    /// Reports that the driver of the session was dropped.
     pub fn handle_driver_gone(&mut self) {
         self.connection.handle_driver_gone();
         if matches!(self.phase, Phase::Down(_)) {
@@ -192,7 +192,7 @@ impl Session {
         }
     }
 
-    /// Time has passed. Calling it early or late is harmless.
+    /// Handles due timers. Calling this early or late is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.connection.handle_timeout(now);
@@ -203,30 +203,30 @@ impl Session {
         self.reopen_in_time();
     }
 
-    /// Reading from the transport was suspended, or goes on; see [`Connection::handle_reading`].
+    /// Reports that reading from the transport was suspended or resumed; see [`Connection::handle_reading`].
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
         self.connection.handle_reading(now, reading);
     }
 
-    /// Whether the peer seems silent; see [`Connection::is_in_doubt`].
+    /// Returns whether the peer seems silent; see [`Connection::is_in_doubt`].
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.connection.is_in_doubt()
     }
 
-    /// A read found nothing; see [`Connection::handle_no_input`].
+    /// Reports a read that found nothing; see [`Connection::handle_no_input`].
     pub fn handle_no_input(&mut self, now: Instant) {
         self.now = now;
         self.connection.handle_no_input(now);
     }
 
-    /// Some of what was taken is written; see [`Connection::handle_written`].
+    /// Reports how much of the taken output is written; see [`Connection::handle_written`].
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
         self.connection.handle_written(now, left);
     }
 
-    /// Opens a channel. Without a connection it is opened when there is one.
+    /// Opens a channel. Without a connection, the channel is opened once there is one.
     ///
     /// # Errors
     /// [`OpenChannelError`].
@@ -235,7 +235,7 @@ impl Session {
         let channel_max = self.channel_max();
         for number in 1..=channel_max {
             match self.open_channel_numbered(number) {
-                // A channel may have ended here, and not yet on the connection.
+                // The session may have forgotten a channel that the connection is still closing.
                 Err(OpenChannelError::InUse { .. }) => {}
                 result => return result,
             }
@@ -243,13 +243,14 @@ impl Session {
         Err(OpenChannelError::Exhausted { channel_max })
     }
 
-    /// The same with a number of the caller's choice.
+    /// Opens a channel with the given number.
     ///
     /// # Errors
     /// [`OpenChannelError`].
     pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
         self.check().map_err(OpenChannelError::Connection)?;
-        // The connection may not know of it: one that was closed without a connection ends with its event.
+        // The connection may not know this channel: one that was closed without a connection exists until its `Closed` event is
+        // polled.
         if self.record(ChannelId(number)).is_some() {
             return Err(OpenChannelError::InUse { number });
         }
@@ -263,10 +264,10 @@ impl Session {
         Ok(self.opened(ChannelId(number), false))
     }
 
-    /// The channel of that number, to give it commands.
+    /// Returns a short-lived view of a channel, for issuing commands.
     ///
     /// # Errors
-    /// [`Misuse::NoSuchChannel`], if it is not open, or its closing event was polled.
+    /// [`Misuse::NoSuchChannel`], if the channel is not open, or its `Closed` event was polled.
     #[inline]
     pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
         let record = slot(&mut self.channels, id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
@@ -289,7 +290,7 @@ impl Session {
         })
     }
 
-    /// Sends a heartbeat now; they are sent by themselves, too.
+    /// Sends a heartbeat now, in addition to the automatic ones.
     pub fn send_heartbeat(&mut self) {
         self.connection.send_heartbeat();
     }
@@ -305,35 +306,35 @@ impl Session {
         self.connection.close(now, reply_code, reply_text);
     }
 
-    /// From now on the session holds what it would drop of messages that it was given, for
-    /// [`take_discarded`](Self::take_discarded). Dropping a body may run code of whoever made it
-    /// ([`Bytes::from_owner`](bytes::Bytes::from_owner)); a session behind a lock must not do that under the lock.
+    /// From now on, the session collects the bodies, properties and lost connections that it would otherwise drop, for
+    /// [`take_discarded`](Self::take_discarded). Dropping a body may run the application's code
+    /// ([`Bytes::from_owner`](bytes::Bytes::from_owner)), which must not happen under a lock that protects the session.
     pub fn hold_discarded(&mut self) {
         self.budget.discard.hold();
     }
 
-    /// Takes what was [held](Self::hold_discarded), if there is anything. Ask after each call that handles something.
+    /// Takes what was [collected](Self::hold_discarded), if there is anything. Call this after each `handle_*` call.
     #[inline]
     pub fn take_discarded(&mut self) -> Option<Discarded> {
         self.budget.discard.take()
     }
 
-    /// Nothing of it can be written any more.
+    /// Discards the queued output, which can no longer be written.
     fn discard_transmit(&mut self) {
         self.budget.discard.bodies(self.connection.discard_transmit());
     }
 
-    /// Octets to write, if there are any; see [`Connection::poll_transmit`].
+    /// Returns bytes to write, if there are any; see [`Connection::poll_transmit`].
     pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
         self.connection.poll_transmit(now)
     }
 
-    /// Moves all octets to write into `transmit`; see [`Connection::take_transmit`].
+    /// Moves all bytes to write into `transmit`; see [`Connection::take_transmit`].
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.connection.take_transmit(now, transmit)
     }
 
-    /// The next thing that happened.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -359,8 +360,8 @@ impl Session {
         }
     }
 
-    /// The next thing that happened, if it is a delivery that can be passed on at once. [`poll_event`](Self::poll_event) shows
-    /// all deliveries; this costs less, for what comes by the thousand.
+    /// Returns the next event, if it is a delivery that can be returned at once. [`poll_event`](Self::poll_event) returns all
+    /// deliveries; this method is faster.
     #[inline]
     pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
         if !self.events.is_empty() {
@@ -379,7 +380,7 @@ impl Session {
         self.connection.poll_delivery()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout), and the purpose of that timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
         let own = self.recovery_timer().map(|at| (at, TimerReason::Recovery));
@@ -387,10 +388,10 @@ impl Session {
         own.into_iter().chain(connection).min_by_key(|(at, _)| *at)
     }
 
-    /// Why the session is over, if it is.
+    /// Checks that the session is not closed.
     ///
     /// # Errors
-    /// That reason.
+    /// The reason why the session is closed.
     pub fn check(&self) -> Result<(), ConnectionError> {
         match (&self.phase, self.connection.check()) {
             (Phase::Over(error), _) => Err(error.clone()),
@@ -399,73 +400,73 @@ impl Session {
         }
     }
 
-    /// Whether there is a connection, with all that came back.
+    /// Returns whether the session is connected and fully restored.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Up) && self.connection.is_open()
     }
 
-    /// Whether the present transport is used up and can be closed. The session may go on with another.
+    /// Returns whether the present transport is no longer used and can be closed. The session may continue with another transport.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         self.connection.check().is_err()
     }
 
-    /// Whether as many octets wait for the transport as may; see [`Connection::is_full`].
+    /// Returns whether the outgoing buffer is full; see [`Connection::is_full`].
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.connection.is_full()
     }
 
-    /// Whether `connection.blocked` holds.
+    /// Returns whether the broker has blocked publishing (`connection.blocked`).
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
         self.connection.is_blocked()
     }
 
-    /// Whether the peer owes anything; see [`Connection::awaits_peer`].
+    /// Returns whether the session is waiting for the peer; see [`Connection::awaits_peer`].
     #[must_use]
     pub fn awaits_peer(&self) -> bool {
         self.connection.awaits_peer()
     }
 
-    /// What both ends have agreed on, once the first handshake is over.
+    /// Returns the negotiated limits and the peer's properties, once the first handshake has completed.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
         self.connection.negotiated()
     }
 
-    /// How many channels there are.
+    /// Returns the number of channels.
     #[must_use]
     pub fn channel_count(&self) -> usize {
         self.channels.iter().flatten().count()
     }
 
-    /// What a queue is called now that had been named by the broker.
+    /// Returns the present name of a queue, given a name that the broker had generated for it. Other names are returned unchanged.
     #[must_use]
     pub fn current_name<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
         self.topology.current(queue)
     }
 
-    /// How many octets wait to be written.
+    /// Returns the number of bytes that wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.connection.queued()
     }
 
-    /// How many more bytes can be queued before it [is full](Self::is_full).
+    /// Returns how many more bytes can be queued before the outgoing buffer [is full](Self::is_full).
     #[must_use]
     pub fn room(&self) -> usize {
         self.config.limits.transmit_high_water.max(1).saturating_sub(self.queued())
     }
 
-    /// How many octets of messages are kept until they are confirmed.
+    /// Returns the number of bytes of kept messages.
     #[must_use]
     pub const fn kept(&self) -> usize {
         self.budget.kept
     }
 
-    /// How many more bytes of messages can be kept. While none is kept, one of any size can be.
+    /// Returns how many more bytes of messages can be kept. While none is kept, one message of any size can be.
     #[must_use]
     pub const fn kept_room(&self) -> usize {
         match self.budget.kept {
@@ -474,13 +475,13 @@ impl Session {
         }
     }
 
-    /// Whether channels are opened on the connection right now, and not with the next recovery.
+    /// Whether channels can be opened on the connection right now, rather than with the next recovery.
     fn has_connection(&self) -> bool {
         match self.phase {
-            // Its loss may not have been polled yet.
+            // The loss of the connection may not have been polled yet.
             Phase::Up => self.connection.check().is_ok(),
-            // The handshake may have ended, which was not polled: the channels of before the loss are not open yet then, and
-            // their numbers are free on the connection.
+            // The handshake may have completed without its event being polled. Then the channels from before the loss are not open
+            // yet, and their numbers are free on the connection.
             Phase::Down(_) => self.connection.is_open() && self.replay.is_some(),
             Phase::Over(_) => false,
         }
@@ -520,11 +521,11 @@ impl Session {
             replay.forget(id);
         }
         self.end_turn(id);
-        // It was closed while it was being opened again.
+        // The channel was closed while it was being reopened.
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
         }
-        // What is being brought back may have waited for this channel alone.
+        // Restoring may have waited for this channel alone.
         self.send_declarations();
     }
 
@@ -532,7 +533,7 @@ impl Session {
         self.events.push_back(Event::Channel(channel, event));
     }
 
-    /// Takes an event of the connection; passes on what is for the application.
+    /// Handles an event of the connection. Returns the event for the application, if there is one.
     fn take(
         &mut self,
         event: Event,
@@ -573,7 +574,7 @@ impl Session {
                 }
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
-                        // It needs no answer, or is settled by nobody else.
+                        // This fails only if the delivery needs no acknowledgement. No other code settles it.
                         let settlement = match delivery.stream_offset() {
                             Some(_) => Settlement::Ack,
                             None => Settlement::Nack { requeue: true },
@@ -588,13 +589,13 @@ impl Session {
                 *delivery_tag = record.tags.received(tag);
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.connection.channel(id) {
-                        // It needs no answer, or is requeued or rejected already.
+                        // This fails only if the message needs no acknowledgement, or was requeued or rejected already.
                         let _settled =
                             channel.settle_apart(tag, Settlement::Nack { requeue: true });
                     }
                 }
             }
-            // That it is open again is told otherwise.
+            // A reopened channel is reported by `Restored` instead.
             ChannelEvent::Opened if record.opened => return None,
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
@@ -645,7 +646,8 @@ impl Session {
             }
             ChannelEvent::Returned { publish: Some(publish), .. } => {
                 *publish = PublishSeq(record.seqs.one(publish.get()));
-                // Its verdict is known. Sent again after a loss, it might reach a queue although it was reported as returned.
+                // The outcome is known. If the message were sent again after a loss, it might reach a queue although it was
+                // reported as returned.
                 let seq = publish.get();
                 self.budget.freed(|discard| record.kept.give_up(seq, discard));
             }
@@ -662,7 +664,7 @@ impl Session {
     }
 }
 
-/// For log lines: how the session is, but nothing that is under way in it.
+/// For log lines: the state of the session, without messages and pending requests.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {

@@ -14,61 +14,61 @@ use crate::{
     PublishSeq, SessionEvent, ShortStr,
 };
 
-/// What a session wants of whoever makes its transports.
+/// The session's instruction to the code that opens transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dial {
-    /// Nothing, at present.
+    /// No transport is needed at present.
     Nothing,
-    /// To be asked again at that time.
+    /// Call [`poll_dial`](Session::poll_dial) again at that time.
     Wait(Instant),
-    /// A transport to that node, by its place in the list.
+    /// Open a transport to that node, an index into the list of nodes.
     ///
-    /// An earlier attempt that was not reported on is given up: drop it.
+    /// If the result of an earlier attempt was not reported yet, the session has abandoned that attempt: drop it.
     Connect {
         /// The node.
         node: usize,
     },
 }
 
-/// How a session comes back.
+/// The recovery state of a session.
 #[derive(Debug)]
 pub(super) struct Recovering {
     pub(super) policy: Recovery,
     pub(super) nodes: Nodes,
-    /// The node of the present transport, or of the last.
+    /// The node of the present transport, or of the last one.
     pub(super) node: usize,
-    /// Since when everything is back on it.
+    /// When everything was restored on that node.
     pub(super) since: Instant,
-    /// Queues that are another connection's own, and when to try them again.
+    /// Queues that another connection holds exclusively, and when to retry them.
     pub(super) locked: Vec<ShortStr>,
     /// Consumers whose queues another connection consumes exclusively.
     pub(super) exclusive: Vec<Waiting>,
     pub(super) locked_until: Option<Instant>,
 }
 
-/// The time from the loss of a connection until everything is back.
+/// The time from the loss of a connection until everything is restored.
 #[derive(Debug)]
 pub(super) struct Outage {
     reason: ConnectionError,
     pub(super) since: Instant,
     pub(super) attempts: u32,
     step: Step,
-    /// Why the last attempt failed.
+    /// The reason why the last attempt failed.
     last: Option<Arc<str>>,
-    /// What ended a connection when it was to be brought back. It is left out.
+    /// Entities whose restoring made the broker close the connection. They are left out from then on.
     pub(super) condemned: Vec<(Entity, ConnectionError)>,
-    /// It is not known which of several requests ended a connection.
+    /// Restore entities one by one, because it is not known which of several requests made the broker close the connection.
     pub(super) one_by_one: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// `told` when that was told.
+    /// `told`: whether `SessionEvent::Waiting` was emitted.
     Waiting {
         told: bool,
     },
-    /// An attempt is under way, since that time.
+    /// An attempt is in progress since that time.
     Dialing {
         since: Instant,
     },
@@ -76,7 +76,8 @@ enum Step {
 }
 
 impl Session {
-    /// From now on the session goes on when its connection is lost. It has that many nodes, and is connected to that one.
+    /// Turns recovery on: from now on, the session reconnects when its connection is lost. `nodes` is the number of nodes, and
+    /// `node` the index of the present one.
     pub fn recover_with(&mut self, policy: Recovery, nodes: usize, node: usize) {
         self.budget.max = policy.keep_max;
         let nodes = Nodes::new(nodes, &policy, self.now);
@@ -92,9 +93,9 @@ impl Session {
         });
     }
 
-    /// Begins a session that has no transport yet: it asks for one as after a loss, and goes on asking as the policy says.
-    /// [`SessionEvent::Recovered`] says that it is open. It ends with what connecting again, unchanged, cannot change, as
-    /// credentials that are refused; see [`ConnectionError::is_transient`].
+    /// Creates a session without a transport: it connects as after a loss, with the retries that the policy configures.
+    /// [`SessionEvent::Recovered`] reports that the session is open. The session ends with an error that another attempt cannot
+    /// change, such as refused credentials; see [`ConnectionError::is_transient`].
     #[must_use]
     pub fn disconnected(
         config: Arc<ClientConfig>,
@@ -118,7 +119,7 @@ impl Session {
         session
     }
 
-    /// What to do for there to be a transport. Ask on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
+    /// Returns the next step towards a transport. Call this on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
     /// the times of [`Dial::Wait`].
     pub fn poll_dial(&mut self, now: Instant) -> Dial {
         self.now = now;
@@ -147,11 +148,11 @@ impl Session {
         Dial::Connect { node }
     }
 
-    /// There is a transport to the node that was asked for. With a configuration, that one is used from now on, as when
-    /// there is a new token to log in with.
+    /// Reports that the transport to the requested node is connected. If a configuration is given, for example with a new token, it
+    /// is used from now on.
     ///
-    /// Returns whether the session uses the transport. If it does not, close it: the attempt had
-    /// [taken too long](Recovery::attempt_timeout), or the session has ended.
+    /// Returns whether the session uses the transport. If it does not, close the transport: the attempt has
+    /// [timed out](Recovery::attempt_timeout), or the session has ended.
     #[must_use = "a transport that the session does not use has to be closed"]
     pub fn handle_transport(&mut self, now: Instant, config: Option<Arc<ClientConfig>>) -> bool {
         self.now = now;
@@ -168,7 +169,7 @@ impl Session {
         true
     }
 
-    /// The node that was asked for cannot be reached.
+    /// Reports that the requested node cannot be reached.
     pub fn handle_unreachable(&mut self, now: Instant, reason: &str) {
         self.now = now;
         let dialing = |outage: &Outage| matches!(outage.step, Step::Dialing { .. });
@@ -177,7 +178,7 @@ impl Session {
         }
     }
 
-    /// When the attempt that is under way has taken too long, and how long it may take.
+    /// Returns the deadline of the present attempt, and its time limit.
     fn attempt_ends(&self) -> Option<(Instant, Duration)> {
         let (Phase::Down(outage), Some(recovering)) = (&self.phase, &self.recovering) else {
             return None;
@@ -193,7 +194,7 @@ impl Session {
         }
     }
 
-    /// When the next attempt begins.
+    /// Returns the time of the next attempt.
     fn next_attempt(&self) -> Option<Instant> {
         let (Phase::Down(outage), Some(recovering)) = (&self.phase, &self.recovering) else {
             return None;
@@ -202,7 +203,7 @@ impl Session {
         recovering.nodes.next().filter(|_| waiting).map(|(_, at)| at)
     }
 
-    /// Whether there is a transport that octets go to.
+    /// Whether there is a transport to write to.
     pub(super) fn has_transport(&self) -> bool {
         match &self.phase {
             Phase::Up => self.connection.check().is_ok(),
@@ -211,12 +212,13 @@ impl Session {
         }
     }
 
-    /// Only what was open can be lost.
+    /// Whether the session recovers from this error.
     pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
         match &self.phase {
+            // Only a connection that was open can be lost.
             Phase::Up if self.connection.negotiated().is_none() => return false,
-            // The first connection is tried again after less than one that was open before: that its transport ends during the
-            // login says that the credentials are wrong.
+            // The first connection is retried after fewer errors than one that was open before: if its transport ends during the
+            // login, the credentials are wrong.
             Phase::Down(outage)
                 if outage.reason == ConnectionError::NotConnected && !error.is_transient() =>
             {
@@ -224,13 +226,13 @@ impl Session {
             }
             _ => {}
         }
-        // Whatever the policy says, what was wanted or is driven by nobody does not come back.
+        // Whatever the policy says: a close by the application is final, and without a driver nothing can reconnect.
         let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
         let recovers = |own: &Recovering| !is_final && (own.policy.recovers)(error);
         self.recovering.as_ref().is_some_and(recovers)
     }
 
-    /// The connection is over. With the session, that is told.
+    /// Handles the close of the connection: ends the session, or begins to recover. Returns the event to emit.
     pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
         self.forget_refused_secret(&error);
         if !self.recovers_from(&error) {
@@ -261,7 +263,7 @@ impl Session {
         Some(Event::Session(SessionEvent::Lost { reason: error }))
     }
 
-    /// The session is over, and with it what channels there still are.
+    /// Ends the session and its remaining channels.
     pub(super) fn end(&mut self, error: ConnectionError) {
         if matches!(self.phase, Phase::Over(_)) {
             return;
@@ -271,7 +273,7 @@ impl Session {
         self.turn = None;
         self.recovering = None;
         self.budget.expires_at = None;
-        // From now on each of them refuses what it is asked for, until its end is polled.
+        // From now on, each channel refuses commands, until its `Closed` event is polled.
         self.channels.iter_mut().flatten().for_each(|channel| channel.attached = false);
         let numbers = (1u16..).zip(&self.channels).filter(|(_, channel)| channel.is_some());
         for (number, _) in numbers {
@@ -322,7 +324,7 @@ impl Session {
         self.end(error);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
+    /// Returns the next time at which [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
     pub(super) fn recovery_timer(&self) -> Option<Instant> {
         let idle = matches!(self.phase, Phase::Up) && self.replay.is_none();
         let locked = self.recovering.as_ref().filter(|_| idle);
@@ -338,7 +340,8 @@ impl Session {
             .min()
     }
 
-    /// What was on a channel is over. Returns the channel's end, if it is that.
+    /// Interrupts a channel: fails its pending requests and publishes, and makes its deliveries stale. Returns the channel's
+    /// `Closed` event instead if the application was closing it.
     pub(super) fn interrupt(
         &mut self,
         id: ChannelId,
@@ -363,7 +366,7 @@ impl Session {
                 events.push(ChannelEvent::Failed { request: sent.id, error });
             }
         }
-        // The broker has ended them with the channel.
+        // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
         let cancelled = core::mem::take(&mut record.cancelling);
         events
             .extend(cancelled.into_iter().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
@@ -377,7 +380,8 @@ impl Session {
             let error = error.clone();
             ChannelEvent::Unconfirmed { publishes, error }
         }));
-        // What they had is requeued, so nobody would take it to resume them.
+        // The deliveries of paused consumers are requeued, so the application would never take them, which is what resumes a
+        // consumer.
         record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
         record.consumers.interrupt();
         let delivered = record.tags.restart();

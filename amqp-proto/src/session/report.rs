@@ -4,42 +4,42 @@ use core::time::Duration;
 
 use crate::{ChannelError, ChannelId, ConsumerId, ShortStr};
 
-/// Something that a recovery brings back.
+/// Something that recovery restores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entity {
     /// An exchange.
     Exchange(ShortStr),
-    /// A queue, by the name that it had.
+    /// A queue, by its name before the recovery.
     Queue(ShortStr),
     /// A binding of a queue or an exchange.
     Binding {
-        /// The exchange that messages come from.
+        /// The exchange from which messages are routed.
         source: ShortStr,
-        /// The queue or exchange that they reach.
+        /// The queue or exchange to which they are routed.
         destination: ShortStr,
-        /// What is matched.
+        /// The routing key or pattern.
         routing_key: ShortStr,
     },
     /// A channel.
     Channel(ChannelId),
     /// The prefetch limit of a channel.
     Prefetch(ChannelId),
-    /// That deliveries on a channel are paused (`channel.flow`).
+    /// The pause of deliveries on a channel (`channel.flow`).
     Flow(ChannelId),
     /// A consumer.
     Consumer {
-        /// Its channel.
+        /// The consumer's channel.
         channel: ChannelId,
-        /// Which of those on the session it is.
+        /// The consumer's id in the session.
         consumer: ConsumerId,
-        /// Its name.
+        /// The consumer's tag.
         consumer_tag: ShortStr,
     },
 }
 
 impl Entity {
-    /// Whether that is a binding by an empty routing key.
+    /// Whether this is a binding with an empty routing key.
     pub(super) fn has_empty_key(&self) -> bool {
         matches!(self, Self::Binding { routing_key, .. } if routing_key.is_empty())
     }
@@ -63,35 +63,35 @@ impl fmt::Display for Entity {
     }
 }
 
-/// What came of a recovery.
+/// The result of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// The node that the session is connected to now, by its place in the list.
+    /// The node that the session is connected to now, as an index into the list of nodes.
     pub node: usize,
-    /// How many attempts to connect it took.
+    /// Number of attempts to reconnect.
     pub attempts: u32,
-    /// How many exchanges were declared again.
+    /// Number of exchanges that were declared again.
     pub exchanges: usize,
-    /// How many queues were declared again.
+    /// Number of queues that were declared again.
     pub queues: usize,
-    /// How many bindings were made again.
+    /// Number of bindings that were created again.
     pub bindings: usize,
-    /// How many channels were opened again.
+    /// Number of channels that were reopened.
     pub channels: usize,
-    /// How many consumers were started again.
+    /// Number of consumers that were started again.
     pub consumers: usize,
-    /// How many messages were published again.
+    /// Number of messages that were published again.
     pub republished: usize,
-    /// Queues that the broker had named, and has named anew: the old names and the new ones.
+    /// Queues with names from the broker that have a new name: pairs of the old and the new name.
     pub renamed: Vec<(ShortStr, ShortStr)>,
-    /// What could not be brought back, and why. What depends on it was left out, and is not listed.
+    /// Entities that could not be restored, with the reasons. Entities that depend on them were left out, and are not listed.
     pub failed: Vec<(Entity, ChannelError)>,
-    /// Queues and exclusive consumers that somebody else holds, and that will be tried again.
+    /// Queues that another connection holds exclusively, and exclusive consumers whose queue is in use. They will be retried.
     pub locked: Vec<Entity>,
-    /// How long it took to be connected again, counted from the loss.
+    /// Time from the loss until the session had reconnected.
     pub connecting: Duration,
-    /// How long it took after that to bring everything back.
+    /// Time after that until everything was restored.
     pub restoring: Duration,
 }
 
