@@ -89,7 +89,31 @@ fn a_commit_that_waited_does_not_commit_later_acknowledgements() {
     assert_eq!(world.queue_count(other, "queue").0, 20, "they were rolled back");
 }
 
-/// The same for a channel that is made transactional while there is no connection.
+/// The same for a rollback: it undoes the acknowledgements ahead of it, and none behind it.
+#[test]
+fn a_rollback_during_a_recovery_undoes_no_later_acknowledgements() {
+    let (mut world, id) = transactional();
+    add_slow_channel(&mut world);
+    for number in 0..2 {
+        world.elsewhere(|other, id| other.publish(id, "", "queue", &format!("{number}")));
+    }
+    world.consume(id, &short("queue"), "tag");
+    world.cut();
+    world.deliveries();
+    let delivered = restore_until_delivered(&mut world, 2);
+    world.send(id, TxRollback {});
+    for delivery in &delivered {
+        let mut channel = world.session.channel(id).expect("it is open");
+        channel.ack(delivery.delivery_tag()).expect("it was delivered");
+    }
+    let _: TxCommitOk = world.ask(id, TxCommit {}).expect("it is committed");
+    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "done");
+    world.run();
+    let other = world.open();
+    assert_eq!(world.queue_count(other, "queue").0, 0, "they were acknowledged behind the rollback");
+}
+
+/// What is acknowledged behind a selection belongs to its transaction, also while there is no connection.
 #[test]
 fn acknowledgements_behind_a_selection_that_waits_are_part_of_the_transaction() {
     let mut world = World::new(Recovery::default());
