@@ -110,7 +110,11 @@ fn a_rollback_during_a_recovery_undoes_no_later_acknowledgements() {
     world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "done");
     world.run();
     let other = world.open();
-    assert_eq!(world.queue_count(other, "queue").0, 0, "they were acknowledged behind the rollback");
+    assert_eq!(
+        world.queue_count(other, "queue").0,
+        0,
+        "they were acknowledged behind the rollback"
+    );
 }
 
 /// What is acknowledged behind a selection belongs to its transaction, also while there is no connection.
