@@ -38,32 +38,32 @@ use crate::{
     DeliveryTag, Gate, Misuse, ReplyCode, RequestId, ShortStr,
 };
 
-/// A channel of a [`Connection`](crate::Connection), borrowed to give it commands.
+/// A short-lived view of a channel of a [`Connection`](crate::Connection), for issuing commands.
 ///
-/// A command queues all its bytes or, when it fails, none. Commands may be given before the channel's opening is
-/// answered, and after one another without waiting: requests are pipelined, and each answer finds its own.
+/// A command queues all of its bytes or, if it fails, none. Commands may be issued before the channel's opening has been confirmed,
+/// and one after the other without waiting: requests are pipelined, and each reply is matched to its request.
 pub struct Channel<'a> {
     pub(super) state: &'a mut ChannelState,
     pub(super) link: &'a mut Link,
 }
 
-/// What is known of one channel.
+/// The state of one channel.
 #[derive(Debug)]
 pub(crate) struct ChannelState {
     id: ChannelId,
     phase: Phase,
     pending: Requests,
     consumers: Consumers,
-    /// The message whose frames are coming in.
+    /// The message whose frames are arriving.
     incoming: Option<Incoming>,
     mode: Mode,
     unsettled: Unsettled,
     held: Held,
-    /// The peer lets content flow.
+    /// Whether the peer accepts messages (`channel.flow`).
     flow: bool,
-    /// The channel stands in the link's list of channels to flush.
+    /// Whether the channel is in the link's list of channels to flush.
     listed: bool,
-    /// The channel is counted among those on which the peer owes something; see [`note_awaiting`](Self::note_awaiting).
+    /// Whether the channel is counted among those that wait for the peer; see [`note_awaiting`](Self::note_awaiting).
     awaits: bool,
 }
 
@@ -75,9 +75,9 @@ pub(crate) struct ChannelState {
 enum Phase {
     Opening,
     Open,
-    /// This end asked for the close.
+    /// This side has sent the close.
     Closing(Close),
-    /// Over; the number is free once the event has been polled.
+    /// Closed; the number is free once the event has been polled.
     Closed(ChannelError),
 }
 
@@ -88,17 +88,17 @@ enum Mode {
     Tx(Transaction),
 }
 
-/// A request on its way.
+/// A pending request.
 #[derive(Debug)]
 struct Pending {
     id: RequestId,
     method: &'static MethodFacts,
     effect: Effect,
-    /// Nobody waits for the answer: what it brings is undone.
+    /// Whether the reply is not wanted: its effect is undone.
     abandoned: bool,
 }
 
-/// What an answer changes.
+/// The effect of a reply.
 #[derive(Debug)]
 enum Effect {
     None,
@@ -106,7 +106,7 @@ enum Effect {
         tag: ShortStr,
         no_ack: bool,
     },
-    /// The consumer, if there was one of that tag: another may have taken the tag when the answer comes.
+    /// The consumer, if there was one with that tag: another may have the tag when the reply arrives.
     Cancel {
         tag: ShortStr,
         consumer: Option<ConsumerId>,
@@ -117,7 +117,7 @@ enum Effect {
     Recover,
 }
 
-/// For log lines: how the channel is, but nothing that is under way on it.
+/// For log lines: the state of the channel, without messages and pending requests.
 impl fmt::Debug for Channel<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match self.state.phase {
@@ -137,26 +137,26 @@ impl fmt::Debug for Channel<'_> {
 }
 
 impl Channel<'_> {
-    /// The channel's number.
+    /// Returns the channel's number.
     #[must_use]
     pub fn id(&self) -> ChannelId {
         self.state.id
     }
 
-    /// Queues a request. Its answer comes as [`ChannelEvent::Reply`](crate::ChannelEvent::Reply) of the same number,
-    /// unless its `no_wait` bit is set.
+    /// Queues a request. Its reply is emitted as [`ChannelEvent::Reply`](crate::ChannelEvent::Reply) with the same number, unless
+    /// the request's `no_wait` bit is set.
     ///
-    /// A consumer is known by the number of its `basic.consume`, see [`ConsumerId`]. A `basic.cancel` with `no_wait` ends its
-    /// consumer at once. It is sent without that bit, and its reply is swallowed: until that comes, the tag is taken.
+    /// A consumer is identified by the number of its `basic.consume`, see [`ConsumerId`]. A `basic.cancel` with `no_wait` ends its
+    /// consumer at once. It is sent without that bit, and its reply is discarded; until the reply arrives, the tag is in use.
     ///
     /// # Errors
-    /// [`CommandError`]; nothing was queued then.
+    /// [`CommandError`]; nothing was queued.
     pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
         let answered = !request.is_no_wait();
         self.request_as(None, request.into(), &R::FACTS, answered)
     }
 
-    /// The same under a number that was given before, which a session does.
+    /// Like [`request`](Self::request), with a number that was reserved before, for sessions.
     pub(crate) fn request_as(
         &mut self,
         id: Option<RequestId>,
@@ -168,7 +168,7 @@ impl Channel<'_> {
         self.check_mode(&request)?;
         self.check_consumer(&request)?;
         if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.link.role) {
-            // Only the reply says that no more deliveries come: then the tag is free, and what is held can be requeued.
+            // Only after the reply no more deliveries arrive: then the tag is free, and held messages can be requeued.
             cancel.no_wait = false;
         }
         self.flush_acks();
@@ -190,9 +190,8 @@ impl Channel<'_> {
         Ok(id)
     }
 
-    /// Nobody waits for that answer any more. When it comes it is swallowed, and what it brought is undone: a consumer is
-    /// cancelled, a message that was got is requeued. A consumer whose cancel is not awaited ends at once, and what still arrives
-    /// for it is requeued.
+    /// Discards the reply to a request. When the reply arrives, its effect is undone: a consumer is cancelled, a fetched message is
+    /// requeued. A consumer whose cancel is abandoned ends at once, and later deliveries for it are requeued.
     pub fn abandon(&mut self, request: RequestId) {
         let Some(pending) = self.state.pending.find(request) else { return };
         pending.abandoned = true;
@@ -206,8 +205,8 @@ impl Channel<'_> {
         }
     }
 
-    /// Cancels a consumer that nobody listens to any more: there is no event for the answer, and deliveries that are on
-    /// their way go back to their queue.
+    /// Cancels a consumer whose deliveries are no longer wanted: there is no event for the reply, and deliveries in flight are
+    /// requeued.
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
         let found = self.state.consumers.find(consumer_tag.as_bytes());
         let Some(found) = found.filter(|_| self.check_open().is_ok()) else { return };
@@ -224,8 +223,8 @@ impl Channel<'_> {
         }
     }
 
-    /// Cancels a consumer that is to be started again later. What still arrives for it is requeued; the reply is reported.
-    /// Returns nothing if the consumer cannot be cancelled now.
+    /// Cancels a consumer that will be started again later. Later deliveries for it are requeued; the reply is reported.
+    /// Returns `None` if the consumer cannot be cancelled now.
     pub(crate) fn pause_consumer(
         &mut self,
         consumer_tag: &ShortStr,
@@ -243,26 +242,26 @@ impl Channel<'_> {
         Some(self.state.cancel_unwanted(self.link, consumer_tag.clone(), false))
     }
 
-    /// Which consumer has this tag, if its deliveries are wanted.
+    /// Returns the consumer with this tag, if its deliveries are wanted.
     pub(crate) fn wanted_consumer(&mut self, consumer_tag: &ShortStr) -> Option<ConsumerId> {
         let found = self.state.consumer_of(consumer_tag.as_bytes());
         found.and_then(|(id, _, unwanted)| (!unwanted).then_some(id))
     }
 
-    /// Which consumer has this tag.
+    /// Returns the consumer with this tag.
     pub(crate) fn consumer(&mut self, consumer_tag: &ShortStr) -> Option<ConsumerId> {
         self.state.consumer_of(consumer_tag.as_bytes()).map(|(id, ..)| id)
     }
 
-    /// Whether a consumer's start is not answered yet.
+    /// Whether the reply to a consumer's start is still pending.
     pub(crate) fn is_starting(&self, consumer_tag: &ShortStr) -> bool {
         self.state.pending.is_starting(consumer_tag)
     }
 
-    /// Acknowledges one delivery. It is sent with the next flush, merged with others where that is exact.
+    /// Acknowledges one delivery. The acknowledgement is sent with the next flush, merged with others where the result is identical.
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.check_open()?;
         self.state.unsettled.ack(delivery)?;
@@ -270,11 +269,10 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Acknowledges all deliveries up to and including that one; tag 0 means all there are. Those that are
-    /// [held](crate::Oversized::Hold) are not among them.
+    /// Acknowledges all deliveries up to and including this one, except [held](crate::Oversized::Hold) ones; tag 0 means all.
     ///
     /// # Errors
-    /// [`CommandError`], if none is waiting for it.
+    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
     pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
         self.check_open()?;
         match self.state.around_held(delivery)? {
@@ -287,13 +285,14 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Rejects one delivery (`basic.reject`): the broker requeues it, or else drops or dead-letters it.
+    /// Rejects one delivery (`basic.reject`). The broker requeues it if `requeue` is set, and otherwise drops or dead-letters it.
     ///
-    /// RabbitMQ: from 4.3 a quorum queue counts a requeued reject as a failed delivery, and drops or dead-letters the message
-    /// beyond the queue's limit (`x-delivery-limit`, default 20). To requeue what nobody failed at, use [`nack`](Self::nack).
+    /// RabbitMQ: from 4.3, a quorum queue counts a requeued reject as a failed delivery, and drops or dead-letters the message
+    /// beyond the queue's limit (`x-delivery-limit`, default 20). To requeue a delivery that was not attempted, use
+    /// [`nack`](Self::nack).
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         if self.state.held.is_of_stream(delivery) {
@@ -306,11 +305,11 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Returns one delivery without blame (`basic.nack`): the broker requeues it, or else drops or dead-letters it. To a peer
-    /// that has not announced the capability `basic.nack` this is a [`reject`](Self::reject).
+    /// Returns one delivery without blame (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
+    /// dead-letters it. If the peer has not announced the capability `basic.nack`, this is a [`reject`](Self::reject).
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         if self.state.held.is_of_stream(delivery) {
@@ -320,11 +319,10 @@ impl Channel<'_> {
         Ok(self.state.nack(self.link, delivery, requeue)?)
     }
 
-    /// Returns all deliveries up to and including that one that were not acknowledged; tag 0 means all there are. See
-    /// [`nack`](Self::nack).
+    /// Returns all unacknowledged deliveries up to and including this one; tag 0 means all. See [`nack`](Self::nack).
     ///
     /// # Errors
-    /// [`CommandError`], if none is waiting.
+    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
     pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
         self.check_open()?;
         self.flush_acks();
@@ -340,7 +338,7 @@ impl Channel<'_> {
             self.link.send_small(self.state.id.0, &nack);
             return Ok(());
         }
-        // `basic.reject` knows no `multiple`.
+        // `basic.reject` has no `multiple`.
         let covers = |oldest: &DeliveryTag| delivery.0 == 0 || *oldest <= delivery;
         let mut rejected = Err(Misuse::UnknownDelivery(delivery.0));
         while let Some(oldest) = self.state.unsettled.oldest().filter(covers) {
@@ -350,12 +348,13 @@ impl Channel<'_> {
         Ok(rejected?)
     }
 
-    /// Settles one delivery whatever becomes of the transaction, if the channel is transactional: for what is returned without the
-    /// application's decision, as when it has dropped a delivery. It takes effect at once if the application has published and
-    /// settled nothing since the last commit or rollback, otherwise with the next of them. A rollback does not undo it.
+    /// Settles one delivery regardless of the outcome of a transaction. Use this for deliveries that are returned without the
+    /// application's decision, for example because it has dropped them. On a transactional channel, this takes effect at once if the
+    /// application has published and settled nothing since the last commit or rollback, and otherwise with the next commit or
+    /// rollback. A rollback does not undo it.
     ///
     /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for it.
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
     pub fn settle_apart(
         &mut self,
         delivery: DeliveryTag,
@@ -365,17 +364,17 @@ impl Channel<'_> {
         Ok(self.state.settle_apart(self.link, delivery, settlement)?)
     }
 
-    /// Requeues all unacknowledged deliveries without blame, those that are still on their way included. For a channel that is
-    /// about to be closed, and whose consumers are cancelled: RabbitMQ counts what is unacknowledged at the end of a channel as
-    /// failed, see [`reject`](Self::reject).
+    /// Requeues all unacknowledged deliveries without blame, including those in flight. Use this for a channel that is about to be
+    /// closed, and whose consumers are cancelled: RabbitMQ counts deliveries that are unacknowledged when a channel closes as failed,
+    /// see [`reject`](Self::reject).
     ///
-    /// On a transactional channel this rolls the transaction back, which the close would do as well. Does nothing for a peer that
-    /// has not announced `basic.nack`.
+    /// On a transactional channel, this rolls the transaction back, which the close would do as well. Does nothing if the peer has
+    /// not announced `basic.nack`.
     pub fn requeue_all(&mut self) {
         if !self.link.nacks || self.check_open().is_err() {
             return;
         }
-        // In a transaction, what was acknowledged and not sent yet is uncommitted as well.
+        // In a transaction, acknowledgements that were not sent yet are uncommitted as well.
         self.flush_acks();
         let state = &*self.state;
         let unsettled = state.unsettled.oldest().is_some() || state.unsettled.uncommitted() > 0;
@@ -384,9 +383,9 @@ impl Channel<'_> {
             return;
         }
         self.state.requeue_all(self.link, |state, link| {
-            // Nothing waits if all of it is still on its way.
+            // No delivery is unsettled here if all of them are still in flight.
             let _none = state.unsettled.settle_up_to(DeliveryTag(0));
-            // Tag 0 covers what the broker has sent and this end has not seen, which the last known tag would not.
+            // Tag 0 covers deliveries that the broker has sent and this side has not received, which the last known tag would not.
             let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
             link.send_small(state.id.0, &nack);
         });
@@ -397,7 +396,7 @@ impl Channel<'_> {
         self.state.held.any_of_stream()
     }
 
-    /// Asks for all unacknowledged deliveries again, without an answer. Deprecated in the protocol; prefer the request
+    /// Requests redelivery of all unacknowledged deliveries, without a reply. Deprecated in the protocol; prefer the request
     /// [`BasicRecover`](crate::method::BasicRecover).
     ///
     /// # Errors
@@ -410,14 +409,14 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Closes the channel. Requests that are under way are still answered, deliveries are no longer reported.
+    /// Closes the channel. Pending requests still get their replies; deliveries are no longer reported.
     ///
-    /// Ends with [`ChannelEvent::Closed`](crate::ChannelEvent::Closed). Does nothing if it is closing already.
+    /// Ends with [`ChannelEvent::Closed`](crate::ChannelEvent::Closed). Does nothing if the channel is closing already.
     pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
         self.close_over(reply_code, reply_text, (0, 0));
     }
 
-    /// Closes the channel because of a method, named by its class id and method id: the manner of servers.
+    /// Closes the channel because of a method, named by its class id and method id, as servers do.
     pub fn close_over(&mut self, reply_code: ReplyCode, reply_text: &str, cause: (u16, u16)) {
         if self.check_open().is_err() {
             return;
@@ -439,7 +438,7 @@ impl Channel<'_> {
         self.state.note_awaiting(self.link);
     }
 
-    /// Whether content may be published right now.
+    /// Checks whether a message may be published right now.
     ///
     /// # Errors
     /// The gate that is shut.
@@ -452,25 +451,25 @@ impl Channel<'_> {
         }
     }
 
-    /// Whether publishes on the channel are confirmed (`confirm.select`).
+    /// Returns whether the channel uses publisher confirms (`confirm.select`).
     #[must_use]
     pub const fn is_confirming(&self) -> bool {
         matches!(self.state.mode, Mode::Confirm(_))
     }
 
-    /// Whether the channel is transactional (`tx.select`).
+    /// Returns whether the channel is transactional (`tx.select`).
     #[must_use]
     pub const fn is_transactional(&self) -> bool {
         matches!(self.state.mode, Mode::Tx(_))
     }
 
-    /// Whether the peer lets content flow on the channel (`channel.flow`).
+    /// Returns whether the peer accepts messages on the channel (`channel.flow`).
     #[must_use]
     pub const fn is_flowing(&self) -> bool {
         self.state.flow
     }
 
-    /// How many publishes are not confirmed yet, counting from the oldest of them.
+    /// Returns the number of publishes since the oldest unconfirmed one, which is included.
     #[must_use]
     pub fn unconfirmed(&self) -> usize {
         match &self.state.mode {
@@ -479,13 +478,13 @@ impl Channel<'_> {
         }
     }
 
-    /// How many deliveries wait to be acknowledged, without those that are [held](crate::Oversized::Hold).
+    /// Returns the number of unsettled deliveries, without those that are [held](crate::Oversized::Hold).
     #[must_use]
     pub fn unsettled(&self) -> usize {
         self.state.unsettled.len().saturating_sub(self.state.held.len(&self.state.unsettled))
     }
 
-    /// Servers: queues a method that no request stands behind, or the answer to one.
+    /// Servers: queues a method that is not a request, or the reply to a request.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -502,18 +501,19 @@ impl Channel<'_> {
         }
     }
 
-    /// The same channel. A call that is not inlined gets this one's address, and the view itself can stay in registers.
+    /// Returns another view of the same channel. A call that is not inlined gets the address of that one, so that this view can stay
+    /// in registers.
     #[inline]
     pub(crate) const fn reborrow(&mut self) -> Channel<'_> {
         Channel { state: self.state, link: self.link }
     }
 
-    /// A number for a request that is made later.
+    /// Reserves a number for a request that is made later.
     pub(crate) const fn reserve_request(&mut self) -> RequestId {
         self.link.next_request()
     }
 
-    /// Whether commands reach the peer: the channel is open or opening, though its end may be one of the events to come.
+    /// Whether commands reach the peer: the channel is open or opening. Its close may still be among the events to poll.
     pub(crate) fn takes_commands(&self) -> bool {
         self.check_open().is_ok()
     }
@@ -536,7 +536,7 @@ impl Channel<'_> {
         }
     }
 
-    /// RabbitMQ would close the channel over these, and the connection over a tag that is in use.
+    /// Checks for mistakes for which RabbitMQ would close the channel, or the connection if a tag is in use.
     fn check_mode(&self, method: &Method) -> Result<(), Misuse> {
         match (&self.state.mode, method) {
             (Mode::Confirm(_), Method::TxSelect(_)) | (Mode::Tx(_), Method::ConfirmSelect(_)) => {
@@ -568,7 +568,7 @@ impl Channel<'_> {
 }
 
 impl ChannelState {
-    /// Whether the peer owes an answer, a confirm, or leave to publish.
+    /// Whether the channel is waiting for the peer: for a reply, a confirm, or the resumption of its flow.
     fn awaits_peer(&self) -> bool {
         let unconfirmed = matches!(&self.mode, Mode::Confirm(confirms) if confirms.len() > 0);
         match self.phase {
@@ -578,8 +578,8 @@ impl ChannelState {
         }
     }
 
-    /// Counts the channel among those on which the peer owes something, or no more. Called by whatever changes that, so that
-    /// nobody has to look at all channels.
+    /// Updates the number of channels that wait for the peer. Called after each change, so that the number is known without a look at
+    /// all channels.
     fn note_awaiting(&mut self, link: &mut Link) {
         let awaits = self.awaits_peer();
         if awaits != self.awaits {
@@ -593,7 +593,7 @@ impl ChannelState {
         }
     }
 
-    /// The same behind a publish that is to be confirmed.
+    /// Like `note_awaiting`, after a publish that will be confirmed.
     #[inline]
     fn note_unconfirmed(&mut self, link: &mut Link) {
         if !self.awaits {
@@ -618,7 +618,7 @@ impl ChannelState {
         }
     }
 
-    /// At the end of the turn there is something to send.
+    /// Notes that there is something to send at the end of the turn.
     #[inline]
     fn list_for_flush(&mut self, link: &mut Link) {
         if !self.listed {
@@ -627,8 +627,8 @@ impl ChannelState {
         }
     }
 
-    /// Sends the acknowledgements that were given since the last flush. Called before anything else is queued on the
-    /// channel, so that the order of methods is the caller's.
+    /// Sends the acknowledgements since the last flush. Called before anything else is queued on the channel, to keep the order of
+    /// the caller's commands.
     #[inline]
     fn flush_acks(&mut self, link: &mut Link) {
         if self.unsettled.needs_flush() {
@@ -636,7 +636,7 @@ impl ChannelState {
         }
     }
 
-    /// The same, at the end of a turn.
+    /// Like `flush_acks`, at the end of a turn.
     pub(crate) fn flush_listed(&mut self, link: &mut Link) {
         self.listed = false;
         if matches!(self.phase, Phase::Opening | Phase::Open) {
@@ -657,7 +657,7 @@ impl ChannelState {
         Ok(())
     }
 
-    /// The part of a request's effect that does not wait for the answer.
+    /// Applies the part of a request's effect that does not wait for the reply.
     fn started(&mut self, id: RequestId, method: Method, answered: bool) -> Effect {
         match method {
             Method::BasicConsume(consume) => {
@@ -704,8 +704,7 @@ impl ChannelState {
         }
     }
 
-    /// Nobody waits until that consumer is cancelled, though it is about to be: it ends now, and what still arrives for it is
-    /// requeued.
+    /// Ends a consumer at once whose cancel is pending and not awaited. Later deliveries for it are requeued.
     fn give_up(&mut self, link: &mut Link, tag: &ShortStr, consumer: ConsumerId) {
         let found = self.consumers.find(tag.as_bytes());
         if found.is_some_and(|found| found.id == consumer && !found.unwanted) {
@@ -714,7 +713,7 @@ impl ChannelState {
         }
     }
 
-    /// Cancels a consumer on the channel's own account. With `abandoned`, nobody waits for the reply.
+    /// Cancels a consumer without a request of the application. With `abandoned`, the reply is discarded.
     fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr, abandoned: bool) -> RequestId {
         let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
         self.flush_acks(link);

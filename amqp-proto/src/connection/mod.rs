@@ -1,4 +1,4 @@
-//! The connection: handshake, heartbeats, closing, and what comes in for whom.
+//! The connection: handshake, heartbeats, closing, and dispatch of incoming frames.
 
 mod handshake;
 mod input;
@@ -29,22 +29,22 @@ use crate::{
 use handshake::Handshake;
 use timers::Timers;
 
-/// One end of an AMQP 0-9-1 connection, as a state machine without I/O.
+/// One side of an AMQP 0-9-1 connection, as a state machine without I/O.
 ///
 /// It has four kinds of methods:
-/// - *Getters* tell what it knows.
-/// - *Handlers*, `handle_*`, tell it what happened outside: octets came, time passed, the transport ended.
-/// - *Commands* tell it what the application wants. They queue octets and return at once.
-/// - *Polls*, `poll_*`, take out what it has to say: octets to write, events, and when to call
+/// - *Getters* return its state.
+/// - *Handlers*, `handle_*`, report what happened outside: bytes arrived, time passed, the transport ended.
+/// - *Commands* carry out what the application wants. They queue bytes and return at once.
+/// - *Polls*, `poll_*`, return its output: bytes to write, events, and when to call
 ///   [`handle_timeout`](Self::handle_timeout).
 ///
-/// The one rule: **after handlers and commands, drain the polls** — `poll_event` until it has nothing, `poll_transmit`
-/// until it has nothing or the transport takes no more, then wait until `poll_timeout`, input or a command. Any
-/// number of commands may come before a drain; the more, the fewer and larger the writes. The [crate](crate)
+/// There is one rule: **after handlers and commands, drain the polls** — `poll_event` until it returns nothing, `poll_transmit`
+/// until it returns nothing or the transport accepts no more, then wait until `poll_timeout`, input or a command. Any
+/// number of commands may precede a drain; the more, the fewer and larger the writes. The [crate](crate)
 /// documentation has the loop.
 ///
-/// Once the connection is over, the reason is its state: every handler and command returns it. What
-/// [`poll_transmit`](Self::poll_transmit) still has should be written, and the transport closed.
+/// Once the connection is closed, every handler and command returns the reason. Write what
+/// [`poll_transmit`](Self::poll_transmit) still returns, and then close the transport.
 pub struct Connection {
     state: Result<State, ConnectionError>,
     side: Side,
@@ -52,7 +52,7 @@ pub struct Connection {
     channels: Channels,
     timers: Timers,
     negotiated: Option<Arc<Negotiated>>,
-    /// `connection.update-secret` requests on their way.
+    /// Number of pending `connection.update-secret` requests.
     updating_secret: u32,
 }
 
@@ -65,18 +65,18 @@ pub struct Connection {
 enum State {
     Handshake(Handshake),
     Open,
-    /// This end asked for the close.
+    /// This side has sent the close.
     Closing(Close),
 }
 
-/// What differs between the two ends, beside [`Role`].
+/// The state that only one side has, in addition to [`Role`].
 enum Side {
     Client(Arc<ClientConfig>),
     Server(Arc<ServerConfig>),
 }
 
 impl Connection {
-    /// The client's end. Queues the protocol header, so poll for it first.
+    /// Creates the client's side. Queues the protocol header, so poll for it first.
     #[must_use]
     pub fn client(config: Arc<ClientConfig>, now: Instant) -> Self {
         let mut link = Link::new(Role::Client, config.limits);
@@ -85,7 +85,7 @@ impl Connection {
         Self::new(Side::Client(config), link, timers, Handshake::AwaitStart)
     }
 
-    /// The server's end, for brokers, proxies, mocks and tests.
+    /// Creates the server's side, for brokers, proxies, mocks and tests.
     #[must_use]
     pub fn server(config: Arc<ServerConfig>, now: Instant) -> Self {
         let link = Link::new(Role::Server, config.limits);
@@ -107,14 +107,14 @@ impl Connection {
         }
     }
 
-    /// Takes all whole frames off `input` and leaves an incomplete one for the next call.
+    /// Handles all complete frames in `input` and removes them. Leaves an incomplete frame for the next call.
     ///
-    /// The limit on what may stay behind is `frame_max`, for content headers from a server more by
-    /// [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): a frame that would be larger is an error as soon as its head is there.
-    /// Once the connection is over, input is dropped.
+    /// An incomplete frame is at most `frame_max` long, and content headers from a server at most
+    /// [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS) longer: a larger frame is an error as soon as its header has arrived.
+    /// Once the connection is closed, input is dropped.
     ///
     /// # Errors
-    /// Why the connection is over, if it is.
+    /// The reason why the connection is closed, if it is.
     pub fn handle_input(
         &mut self,
         now: Instant,
@@ -133,7 +133,7 @@ impl Connection {
         self.check()
     }
 
-    /// The transport ended: the peer will not send anything any more.
+    /// Reports the end of the transport: the peer will not send anything any more.
     pub fn handle_eof(&mut self, _now: Instant) {
         let error = match &self.state {
             Err(_) => return drop(self.discard_transmit()),
@@ -147,11 +147,11 @@ impl Connection {
         drop(self.discard_transmit());
     }
 
-    /// The transport failed. If writing did, what the peer said before may still be read, and be the reason: read first.
+    /// Reports an error of the transport. If a write failed, read first: the peer may have sent the reason before.
     #[cfg(feature = "std")]
     pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
         match error.kind() {
-            // How an orderly or refused connection ends when the peer does not wait for the last octets.
+            // A connection that was closed in an orderly way or refused ends like this if the peer does not wait for the last bytes.
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
                 if !matches!(self.state, Ok(State::Open)) =>
             {
@@ -162,7 +162,7 @@ impl Connection {
         drop(self.discard_transmit());
     }
 
-    /// The same for transports whose errors are not those of `std::io`.
+    /// Reports an error of a transport that does not use `std::io` errors.
     pub fn handle_transport_failure(&mut self, reason: &str) {
         self.fail(ConnectionError::Transport {
             #[cfg(feature = "std")]
@@ -172,21 +172,22 @@ impl Connection {
         drop(self.discard_transmit());
     }
 
-    /// Nobody can be told anything any more. Returns large bodies that were not written.
+    /// Discards the queued output, which can no longer be written. Returns the large bodies in it.
     pub(crate) fn discard_transmit(&mut self) -> impl Iterator<Item = bytes::Bytes> + use<> {
         self.link.transmit.discard()
     }
 
-    /// Whatever drove the connection will not do so any more.
+    /// Reports that the driver of the connection was dropped.
     pub fn handle_driver_gone(&mut self) {
         self.fail(ConnectionError::DriverGone);
     }
 
-    /// Time has passed. Calling it early or late is harmless.
+    /// Handles due timers. Calling this early or late is harmless.
     ///
-    /// A peer that seems silent is given up a quarter of a second later, if this is called again and nothing came in between. So a
-    /// loop that was held up finds what the peer has sent meanwhile, if it reads between two calls. One that may not find it (it
-    /// asks a reactor, or has suspended reading) says so by [`handle_reading`](Self::handle_reading).
+    /// If the peer seems silent, the connection fails a quarter of a second later, if this is called again and nothing arrived in
+    /// between. So a loop that was held up still finds what the peer has sent in the meantime, if it reads between two calls. A loop
+    /// whose reads may not find it (because it uses a reactor, or has suspended reading) reports that to
+    /// [`handle_reading`](Self::handle_reading).
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(reason) = self.timers.expired(now) {
             if self.state.is_err() {
@@ -194,7 +195,7 @@ impl Connection {
             }
             match reason {
                 TimerReason::Heartbeat => {
-                    // Where little is going on, memory goes back.
+                    // Idle connections release memory.
                     self.link.spare = Spare::default();
                     self.send_heartbeat();
                     self.timers.sent(now);
@@ -206,7 +207,7 @@ impl Connection {
                 }
                 TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
                 TimerReason::Requeue => self.requeue_held(now),
-                // That is a session's own.
+                // This timer belongs to sessions.
                 TimerReason::Recovery => {}
             }
         }
@@ -224,25 +225,27 @@ impl Connection {
         }
     }
 
-    /// Reading from the transport was suspended, or goes on. While it is suspended, time alone does not make the peer silent.
+    /// Reports that reading from the transport was suspended or resumed. While it is suspended, time alone does not make the peer
+    /// count as silent.
     ///
-    /// A peer that dies meanwhile is noticed by reads that find nothing: when [`is_in_doubt`](Self::is_in_doubt), read once,
-    /// however much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) that nothing was there.
+    /// Reads that find nothing detect a peer that dies in the meantime. When [`is_in_doubt`](Self::is_in_doubt), read once, however
+    /// much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) if nothing was there.
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
         self.timers.set_deaf(now, !reading);
     }
 
-    /// Whether nothing has come for two heartbeat intervals, as far as [`handle_timeout`](Self::handle_timeout) could see: the peer
-    /// may be gone, or the loop has not read.
+    /// Returns whether nothing has arrived for two heartbeat intervals, as far as [`handle_timeout`](Self::handle_timeout) knows:
+    /// the peer may be dead, or the loop has not read.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.state.is_ok() && self.timers.is_in_doubt()
     }
 
-    /// A read that began at `now` found nothing. Ends the connection if the peer has been silent for two heartbeat intervals.
+    /// Reports a read that began at `now` and found nothing. The connection fails if the peer has been silent for two heartbeat
+    /// intervals.
     ///
-    /// The read has to have asked the system. What a reactor remembers of a socket may be older than the time that the loop was
-    /// held up.
+    /// The read must have been a system call. The readiness that a reactor remembers for a socket may be older than the time for
+    /// which the loop was held up.
     pub fn handle_no_input(&mut self, now: Instant) {
         if self.timers.is_silent(now) {
             self.fail(ConnectionError::PeerSilent(self.timers.patience()));
@@ -259,7 +262,7 @@ impl Connection {
         self.timers.written(now, self.link.transmit.remaining().saturating_add(left));
     }
 
-    /// Opens a channel. It can be used at once; [`ChannelEvent::Opened`] tells when the server has agreed.
+    /// Opens a channel. The channel can be used at once. [`ChannelEvent::Opened`] reports that the server has opened it.
     ///
     /// # Errors
     /// [`OpenChannelError`].
@@ -268,7 +271,7 @@ impl Connection {
         self.channels.open(&mut self.link)
     }
 
-    /// The same with a number of the caller's choice.
+    /// Opens a channel with the given number.
     ///
     /// # Errors
     /// [`OpenChannelError`].
@@ -289,15 +292,15 @@ impl Connection {
         }
     }
 
-    /// The channel of that number, to give it commands.
+    /// Returns a short-lived view of a channel, for issuing commands.
     ///
     /// # Errors
-    /// [`Misuse::NoSuchChannel`], if it is not open, or its closing event was polled.
+    /// [`Misuse::NoSuchChannel`], if the channel is not open, or its `Closed` event was polled.
     pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
         self.channels.view(id, &mut self.link)
     }
 
-    /// Replaces the secret, as before a token expires. RabbitMQ answers, which [`Event::SecretUpdated`] tells.
+    /// Replaces the secret, for example before a token expires. [`Event::SecretUpdated`] reports RabbitMQ's reply.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -313,7 +316,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Servers: asks the client to hold content back, for this reason, or lets it go on (`connection.blocked`, RabbitMQ).
+    /// Servers: requests that the client stops publishing, for this reason, or lets it continue (`connection.blocked`, RabbitMQ).
     pub fn set_blocked(&mut self, reason: Option<&str>) {
         if !self.is_open() || self.link.role == Role::Client {
             return;
@@ -327,7 +330,7 @@ impl Connection {
         }
     }
 
-    /// Sends a heartbeat now; they are sent by themselves, too.
+    /// Sends a heartbeat now, in addition to the automatic ones.
     pub fn send_heartbeat(&mut self) {
         if self.state.is_ok() && self.negotiated.is_some() {
             let out = self.link.transmit.buffer();
@@ -336,15 +339,15 @@ impl Connection {
         }
     }
 
-    /// Closes the connection. [`Event::Closed`] follows when the peer has answered, or did not in time.
+    /// Closes the connection. [`Event::Closed`] follows when the peer has replied, or has not replied in time.
     ///
-    /// Does nothing if it is closing already. A client in its handshake is done at once: it queues the close, if the peer has
-    /// spoken, but has nothing that it would wait for a reply for.
+    /// Does nothing if the connection is closing already. During the handshake, a client is closed at once: it queues the close if
+    /// the peer has sent anything, but does not wait for a reply.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
         self.close_over(now, reply_code, reply_text, (0, 0));
     }
 
-    /// Closes the connection because of a method, named by its class id and method id: the manner of servers.
+    /// Closes the connection because of a method, named by its class id and method id, as servers do.
     pub fn close_over(
         &mut self,
         now: Instant,
@@ -359,7 +362,7 @@ impl Connection {
                 self.fail(ConnectionError::Closed(close));
             }
             Ok(State::Handshake(_)) if matches!(self.side, Side::Client(_)) => {
-                // The peer may never reply: that may be why this end gives up.
+                // The peer may never reply: that may be the reason why this side closes.
                 self.link.send_small(0, &close_method(&close));
                 self.fail(ConnectionError::Closed(close));
             }
@@ -378,7 +381,8 @@ impl Connection {
         }
     }
 
-    /// Octets to write, if there are any. Write some, [`advance`](bytes::Buf::advance) by as many, and ask again.
+    /// Returns bytes to write, if there are any. Write some, [`advance`](bytes::Buf::advance) by the number of written bytes, and call
+    /// this again.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
         self.flush_acks();
         self.timers.written(now, self.link.transmit.remaining());
@@ -389,8 +393,8 @@ impl Connection {
         Some(&mut self.link.transmit)
     }
 
-    /// Moves all octets to write into `transmit`, if that is empty, for writing without holding the connection. Returns
-    /// whether there is anything in it. Report what is written with [`handle_written`](Self::handle_written).
+    /// Moves all bytes to write into `transmit`, if that is empty, to write them without borrowing the connection. Returns
+    /// whether `transmit` has any bytes. Report what is written with [`handle_written`](Self::handle_written).
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.flush_acks();
         if transmit.is_empty() && !self.link.transmit.is_empty() {
@@ -400,7 +404,7 @@ impl Connection {
         !transmit.is_empty()
     }
 
-    /// The next thing that happened.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.link.events.front() {
             self.channels.release(*id, self.link.role);
@@ -408,8 +412,8 @@ impl Connection {
         self.link.events.pop_front()
     }
 
-    /// The next thing that happened, if it is a delivery. [`poll_event`](Self::poll_event) shows deliveries as well; this costs
-    /// less, for what comes by the thousand.
+    /// Returns the next event, if it is a delivery. [`poll_event`](Self::poll_event) returns deliveries as well; this method is
+    /// faster.
     #[inline]
     pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
         let Some(Event::Channel(_, ChannelEvent::Delivery { .. })) = self.link.events.front()
@@ -424,41 +428,41 @@ impl Connection {
         }
     }
 
-    /// The next thing that happened, which stays.
+    /// Returns the next event without removing it.
     pub(crate) fn peek_event(&mut self) -> Option<&mut Event> {
         self.link.events.front_mut()
     }
 
-    /// What was published on that channel and is not confirmed, up to when its end is polled.
+    /// Returns the unconfirmed publishes of a channel, until its `Closed` event is polled.
     pub(crate) fn unconfirmed(&mut self, id: ChannelId) -> Vec<RangeInclusive<PublishSeq>> {
         self.channels.unconfirmed(id)
     }
 
-    /// A number for a request that is made later.
     /// Whether the number of a channel will be free soon.
     pub(crate) fn is_closing_channels(&self) -> bool {
         self.channels.any_ending()
     }
 
+    /// Reserves a number for a request that is made later.
     pub(crate) const fn reserve_request(&mut self) -> RequestId {
         self.link.next_request()
     }
 
-    /// Goes on numbering requests where the connection before this one ended.
+    /// Continues the request numbers of the previous connection.
     pub(crate) const fn follow(&mut self, before: &Self) {
         self.link.continue_requests(&before.link);
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout), and the purpose of that timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
         self.state.as_ref().ok().and_then(|_| self.timers.next())
     }
 
-    /// Why the connection is over, if it is.
+    /// Checks that the connection is not closed.
     ///
     /// # Errors
-    /// That reason.
+    /// The reason why the connection is closed.
     pub fn check(&self) -> Result<(), ConnectionError> {
         match &self.state {
             Ok(_) => Ok(()),
@@ -466,33 +470,33 @@ impl Connection {
         }
     }
 
-    /// Whether the handshake is over and nobody has asked for a close.
+    /// Returns whether the handshake has completed and neither side has begun to close.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self.state, Ok(State::Open))
     }
 
-    /// Whether the connection is over and everything is written: the transport can be closed.
+    /// Returns whether the connection is closed and everything is written: the transport can be closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.state.is_err() && self.link.transmit.is_empty()
     }
 
-    /// Whether as many octets wait for the transport as [`Limits`](crate::Limits) allow, so that content has to wait
-    /// ([`Gate::Full`](crate::Gate::Full)).
+    /// Returns whether the outgoing buffer has reached its [limit](crate::Limits::transmit_high_water), so that publishing has to
+    /// wait ([`Gate::Full`](crate::Gate::Full)).
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.link.is_full()
     }
 
-    /// Whether `connection.blocked` holds.
+    /// Returns whether the broker has blocked publishing (`connection.blocked`).
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
         self.link.blocked
     }
 
-    /// Whether the peer owes anything: an answer, confirms, leave to publish, or its part in opening or closing. What it
-    /// owes comes behind what it has sent already, so whoever waits for it has to go on reading.
+    /// Returns whether this side is waiting for the peer: for a reply, a confirm, unblocking, or its part in opening or closing. The
+    /// awaited frame arrives after everything that the peer has sent already, so the loop has to continue reading.
     #[must_use]
     pub fn awaits_peer(&self) -> bool {
         match &self.state {
@@ -504,37 +508,37 @@ impl Connection {
         }
     }
 
-    /// Octets of bodies that are not complete, on all channels.
+    /// Number of bytes of incomplete bodies, on all channels.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) const fn unfinished(&self) -> usize {
         self.link.unfinished
     }
 
-    /// On how many channels the peer owes something: as it is counted, and as the channels say.
+    /// Number of channels that wait for the peer: as counted incrementally, and as counted from the channels.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) fn awaiting(&self) -> (usize, usize) {
         (self.link.awaiting, self.channels.awaiting())
     }
 
-    /// What both ends have agreed on, once the handshake is over.
+    /// Returns the negotiated limits and the peer's properties, once the handshake has completed.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
         self.negotiated.as_ref()
     }
 
-    /// How many octets wait to be written.
+    /// Returns the number of bytes that wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.link.transmit.remaining()
     }
 
-    /// How many channels are open, opening or closing.
+    /// Returns the number of channels that are open, opening or closing.
     #[must_use]
     pub fn channel_count(&self) -> usize {
         self.channels.len()
     }
 
-    /// The connection is over: from now on this is its state.
+    /// Closes the connection with an error, which every later call returns.
     fn fail(&mut self, error: ConnectionError) {
         if self.state.is_err() {
             return;

@@ -4,7 +4,7 @@ use core::time::Duration;
 use super::{LEAST_DELAY, Recovery};
 use crate::time::Instant;
 
-/// The nodes of a broker, and when each may be tried again.
+/// The nodes of a broker, and when each may be tried next.
 #[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Vec<Node>,
@@ -15,12 +15,12 @@ pub(super) struct Nodes {
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    /// Where it stands in the shuffled order.
+    /// Its position in the shuffled order.
     rank: u64,
     not_before: Instant,
-    /// How often in a row it could not be reached, or refused the session.
+    /// Number of consecutive times that it could not be reached, or refused the session.
     failures: u32,
-    /// How often in a row a connection to it was lost soon.
+    /// Number of consecutive connections to it that were lost soon.
     early_losses: u32,
 }
 
@@ -35,22 +35,21 @@ impl Nodes {
         }
     }
 
-    /// The node to try next, and when.
+    /// Returns the node to try next, and when.
     pub(super) fn next(&self) -> Option<(usize, Instant)> {
         let key = |(_, node): &(usize, &Node)| (node.not_before, node.rank);
         let (index, node) = self.nodes.iter().enumerate().min_by_key(key)?;
         Some((index, node.not_before))
     }
 
-    /// The connection to that node was lost, after that time. The node is the last to be tried again, and all the others are
-    /// tried in a new order.
+    /// Notes the loss of a connection to that node, which lasted that long. The node is tried last, and all others in a new order.
     ///
-    /// If one connection after the other is lost soon, something that each of them begins with may be the cause. So the node
-    /// is left alone for longer each time, or recovery would go round as fast as it can.
+    /// If one connection after the other is lost soon, the cause may be something that each of them begins with. So the backoff of
+    /// the node grows each time; otherwise recovery would loop as fast as it can.
     pub(super) fn lost(&mut self, node: usize, now: Instant, lasted: Duration) {
         for index in 0..self.nodes.len() {
             let rank = self.chance.next();
-            // Nodes that failed lately keep their time.
+            // Nodes that failed recently keep their backoff.
             let delay = self.chance.up_to(self.delay_min / 2);
             if let Some(node) = self.nodes.get_mut(index) {
                 node.rank = rank;
@@ -73,7 +72,7 @@ impl Nodes {
         }
     }
 
-    /// That node could not be reached, or would not have it.
+    /// Notes that the node could not be reached, or refused the session.
     pub(super) fn failed(&mut self, node: usize, now: Instant) {
         let Some(failures) = self.nodes.get_mut(node).map(|node| {
             node.failures = node.failures.saturating_add(1);
@@ -87,14 +86,14 @@ impl Nodes {
         }
     }
 
-    /// How long to leave alone what has failed so often in a row.
+    /// Returns the backoff after that many consecutive failures.
     pub(super) fn backoff(&mut self, failures: u32) -> Duration {
         let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let delay = self.delay_min.saturating_mul(doubled).min(self.delay_max);
         delay / 2 + self.chance.up_to(delay / 2)
     }
 
-    /// That node works.
+    /// Notes that the node works.
     pub(super) fn worked(&mut self, node: usize) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.failures = 0;
@@ -111,7 +110,7 @@ fn later(now: Instant, delay: Duration) -> Instant {
     at.unwrap_or(now)
 }
 
-/// A seed for a session that was given none.
+/// Returns a seed for a session that was given none.
 #[cfg(feature = "std")]
 fn entropy(_: Instant) -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -124,7 +123,7 @@ fn entropy(now: Instant) -> u64 {
     since_start.as_secs().rotate_left(32) ^ u64::from(since_start.subsec_nanos())
 }
 
-/// Numbers that look like chance (SplitMix64).
+/// A pseudorandom number generator (SplitMix64).
 #[derive(Debug)]
 struct Chance(u64);
 

@@ -44,16 +44,16 @@ pub(super) enum Pause {
 impl Session {
     /// Pauses a consumer that has got more than the application takes. Returns whether it did.
     ///
-    /// The broker delivers nothing more to it, and what is still on its way is requeued without blame. Deliveries that were
-    /// received before stay as they are: they can be settled, and requeued with [`Channel::nack`](super::Channel::nack) if there
-    /// are too many. The consumer goes on with [`resume_consumer`](Self::resume_consumer), or when the connection or channel is
-    /// recovered. It can be cancelled and discarded as any other.
+    /// The broker delivers nothing more to the consumer, and deliveries in flight are requeued without blame. Deliveries that were
+    /// received before are not affected: they can be settled, and requeued with [`Channel::nack`](super::Channel::nack) if there
+    /// are too many. The consumer continues with [`resume_consumer`](Self::resume_consumer), or when the connection or channel is
+    /// recovered. It can be cancelled and discarded like any other.
     ///
-    /// Only a consumer that loses nothing by it is paused. It must acknowledge, have been started, and not be exclusive, its
-    /// channel must not be transactional, and its queue must neither be a stream, nor have a single active consumer, nor go when
-    /// it is unused (auto-delete, `x-expires`). Whether a queue is such is known only if it was declared by this session;
-    /// `lasting` says that the application knows that all others are not. A policy of the broker may let a queue expire as well,
-    /// which no client can see.
+    /// Only a consumer that loses nothing by a pause is paused. It must acknowledge, have been started, and not be exclusive. Its
+    /// channel must not be transactional. Its queue must not be a stream, have a single active consumer, or be deleted when unused
+    /// (auto-delete, `x-expires`). The session knows these properties only for queues that it has declared. Set `lasting` if the
+    /// application knows that other queues do not have them. A policy of the broker may let a queue expire as well, which no client
+    /// can see.
     pub fn pause_consumer(&mut self, id: ChannelId, consumer: ConsumerId, lasting: bool) -> bool {
         let up = matches!(self.phase, Phase::Up);
         let Some(record) = slot(&mut self.channels, id).filter(|record| up && record.attached)
@@ -77,14 +77,14 @@ impl Session {
         true
     }
 
-    /// Starts a consumer again that was [paused](Self::pause_consumer); does nothing for others.
+    /// Starts a [paused](Self::pause_consumer) consumer again; does nothing for others.
     ///
-    /// The broker gets it with a new tag: the old one with a number in front. Deliveries
-    /// ([`Delivery::consumer_tag`](crate::Delivery::consumer_tag)) and the broker's own tools show that one. Here, both tags mean
-    /// the consumer.
+    /// At the broker, the consumer has a new tag: the old tag with a number in front. Deliveries
+    /// ([`Delivery::consumer_tag`](crate::Delivery::consumer_tag)) and the broker's own tools show the new tag. The session accepts
+    /// both tags.
     ///
-    /// If its queue was deleted in between, the consumer ends as it does when the broker cancels it
-    /// ([`ChannelEvent::Cancelled`]). If the broker refuses it otherwise, [`ChannelEvent::ConsumerFailed`] says why.
+    /// If the queue was deleted in between, the consumer ends as if the broker had cancelled it ([`ChannelEvent::Cancelled`]). If the
+    /// broker refuses the consumer for another reason, [`ChannelEvent::ConsumerFailed`] reports it.
     pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         let Some(found) = record.consumers.get_mut(consumer) else { return };

@@ -22,41 +22,41 @@ use crate::{
     ChannelError, ConsumerId, DeliveryTag, PublishSeq, RawProperties, RequestId, ShortStr,
 };
 
-/// What is known of a channel beyond one connection.
+/// The state of a channel that outlives a connection.
 #[derive(Debug, Default)]
 pub(super) struct ChannelRecord {
-    /// Commands go to the connection's channel of this number. Without, they wait.
+    /// Whether commands go to the connection's channel with this number. Otherwise they wait.
     pub(super) attached: bool,
-    /// That it is open was told.
+    /// Whether `Opened` was emitted.
     pub(super) opened: bool,
-    /// This end has closed it.
+    /// Whether the application has closed the channel.
     pub(super) closing: bool,
     pub(super) mode: Mode,
-    /// The prefetch limit of consumers that are started from now on.
+    /// The restored prefetch limit of consumers that start from now on.
     pub(super) qos: Option<BasicQos>,
-    /// That of the channel as it is, whether it comes back or not.
+    /// The prefetch limit in effect on the present channel, whether it will be restored or not.
     pub(super) prefetch_now: u16,
-    /// The broker was asked to pause deliveries (`channel.flow`).
+    /// Whether the application has paused deliveries (`channel.flow`).
     pub(super) paused: bool,
     /// The prefetch limit of the channel as a whole.
     pub(super) global_qos: Option<BasicQos>,
     pub(super) consumers: Consumers,
-    /// How many tags were made up for them.
+    /// Number of tags that were generated for them.
     pub(super) renames: u64,
-    /// Consumers whose cancel is on its way. They do not come back.
+    /// Consumers whose cancel is pending. They are not restored.
     pub(super) cancelling: BTreeSet<ConsumerId>,
-    /// Consumers that were started again in vain, since their handles had gone in between. What they get goes back.
+    /// Consumers whose handle was dropped while they were being restored. Their deliveries are requeued.
     pub(super) orphans: Vec<ConsumerId>,
     pub(super) streams: Streams,
-    /// What an empty queue name stands for.
+    /// The queue for which an empty queue name stands.
     pub(super) last_queue: ShortStr,
-    /// The broker does not know that queue as the last one: it was declared before the channel was opened again.
+    /// Whether the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
     pub(super) last_queue_unknown: bool,
     pub(super) in_flight: Requests,
-    /// Requests that wait for the channel to be there again, or for messages that are sent in groups.
+    /// Requests that wait until the channel is restored, or until messages that are sent in groups are confirmed.
     pub(super) held: VecDeque<Held>,
     pub(super) kept: Kept,
-    /// One of the kept messages may have closed the channel.
+    /// Set while one of the kept messages is suspected of having closed the channel.
     pub(super) careful: Option<Careful>,
     pub(super) reopened: Reopened,
     pub(super) seqs: Seqs,
@@ -68,23 +68,23 @@ pub(super) enum Mode {
     #[default]
     Plain,
     Confirm,
-    /// `dirty` as long as there is something to commit.
+    /// `dirty` while there is something to commit.
     Tx {
         dirty: bool,
-        /// Some of what should be committed is lost: nothing of it must be.
+        /// A part of the transaction is lost, so it must not be committed.
         lost: bool,
     },
 }
 
 impl Mode {
-    /// The channel is transactional. Selecting that once more begins no new transaction.
+    /// Makes the channel transactional. Selecting again does not begin a new transaction.
     pub(super) const fn select(&mut self) {
         if !matches!(self, Self::Tx { .. }) {
             *self = Self::Tx { dirty: false, lost: false };
         }
     }
 
-    /// Something was published or acknowledged.
+    /// Notes a publish or an acknowledgement.
     #[inline]
     pub(super) const fn work(&mut self) {
         if let Self::Tx { dirty, .. } = self {
@@ -92,14 +92,14 @@ impl Mode {
         }
     }
 
-    /// Something that should be committed never can be.
+    /// Notes that a part of the transaction is lost.
     pub(super) const fn lose(&mut self) {
         if let Self::Tx { lost, .. } = self {
             *lost = true;
         }
     }
 
-    /// The channel is gone, and with it what was not committed.
+    /// Notes the loss of the channel, and so of everything uncommitted.
     pub(super) const fn interrupt(&mut self) {
         if let Self::Tx { dirty, lost } = self {
             *lost |= *dirty;
@@ -112,17 +112,17 @@ impl Mode {
 pub(super) struct Consumer {
     pub(super) id: ConsumerId,
     pub(super) consume: BasicConsume,
-    /// Its tag at the broker, where that is another than the application's: see [`pause`](super::pause).
+    /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](super::pause).
     pub(super) renamed: Option<ShortStr>,
-    /// The prefetch limit that it was started under.
+    /// The prefetch limit in effect when the consumer was started.
     pub(super) qos: Option<BasicQos>,
-    /// It comes back.
+    /// Whether the consumer is restored after a loss.
     pub(super) recovers: bool,
     pub(super) pause: Pause,
 }
 
 impl Consumer {
-    /// The tag by which the broker knows it.
+    /// Returns the consumer's tag at the broker.
     pub(super) fn tag(&self) -> &ShortStr {
         self.renamed.as_ref().unwrap_or(&self.consume.consumer_tag)
     }
@@ -131,13 +131,13 @@ impl Consumer {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) id: RequestId,
-    /// What to take note of when it is answered.
+    /// What to note when the reply arrives.
     pub(super) note: Option<Box<Noted>>,
-    /// For a new prefetch limit: the limits of before.
+    /// For a new prefetch limit: the earlier limits.
     pub(super) before: Option<Box<Limits>>,
-    /// It brings something that comes back.
+    /// Whether the effect of the request is restored after a loss.
     pub(super) recovers: bool,
-    /// Nobody waits for the answer.
+    /// Whether the reply is not wanted.
     pub(super) abandoned: bool,
     /// See [`Held::ahead_of`].
     pub(super) ahead_of: u64,
@@ -157,8 +157,8 @@ pub(super) struct Held {
     pub(super) facts: &'static MethodFacts,
     pub(super) answered: bool,
     pub(super) recovers: bool,
-    /// The first publish behind it: a kept message with this number or a larger one is sent after the request, all others
-    /// before. So a message to a queue does not overtake the declaration of the queue.
+    /// The first publish after the request: kept messages with this number or a larger one are sent after the request, all others
+    /// before it. So a message to a queue does not overtake the declaration of the queue.
     pub(super) ahead_of: u64,
 }
 
@@ -172,7 +172,7 @@ impl ChannelRecord {
         !self.held.is_empty() || removes(method) && self.kept.next_unsent().is_some()
     }
 
-    /// Has a request wait.
+    /// Adds a request to those that wait.
     pub(super) fn hold(
         &mut self,
         id: RequestId,
@@ -204,7 +204,7 @@ impl ChannelRecord {
         }
     }
 
-    /// The channel is closed over something. A prefetch limit that was it is not set again.
+    /// Undoes a prefetch limit for which the broker closed the channel, so that it is not set again.
     pub(super) fn undo_guilty(&mut self, error: &ChannelError) {
         let cause = error.as_close().map(|close| (close.class_id, close.method_id));
         if cause != Some((BasicQos::CLASS_ID, BasicQos::METHOD_ID)) {
@@ -228,7 +228,7 @@ impl ChannelRecord {
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
-    /// The prefetch limit of the next consumer.
+    /// Returns the prefetch limit of the next consumer.
     pub(super) fn prefetch(&self) -> u16 {
         let held = self.held.iter().rev().find_map(|held| match &held.method {
             Method::BasicQos(qos) if !qos.global => Some(qos.prefetch_count),
@@ -237,18 +237,18 @@ impl ChannelRecord {
         held.unwrap_or(self.prefetch_now)
     }
 
-    /// Forgets the consumer that has this tag at the broker.
+    /// Removes the consumer with this tag at the broker.
     pub(super) fn remove_consumer(&mut self, tag: &ShortStr) -> Option<Consumer> {
         let id = self.consumers.at_broker(tag)?.id;
         self.consumers.remove(id)
     }
 
-    /// The tag that the broker knows, for one of the application's.
+    /// Returns the tag at the broker for one of the application's tags.
     pub(super) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
         self.consumers.named(tag).map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
     }
 
-    /// Puts the tag that the broker knows into a method that cancels a consumer.
+    /// Replaces the application's tag in a `basic.cancel` by the tag at the broker.
     pub(super) fn rename_consumer(&self, method: &mut Method) {
         if let Method::BasicCancel(cancel) = method {
             cancel.consumer_tag = self.tag_at_broker(&cancel.consumer_tag);
@@ -268,17 +268,17 @@ pub(super) const fn removes(method: &Method) -> bool {
     )
 }
 
-/// Delivery tags go on counting when a channel is opened again, so that those of different times are never mistaken for each
-/// other.
+/// Translates delivery tags. The session's tags continue to count when a channel is reopened, so that deliveries from before and
+/// after are never confused.
 #[derive(Debug, Default)]
 pub(super) struct Tags {
-    /// What the broker's tags are counted from.
+    /// The offset between the session's tags and the broker's.
     before: u64,
     last: u64,
 }
 
 impl Tags {
-    /// The session's tag for one of the broker's.
+    /// Returns the session's tag for one of the broker's.
     #[inline]
     pub(super) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
         // The connection refuses tags that no server gets to, so the sum does not come near the end.
@@ -289,36 +289,36 @@ impl Tags {
         DeliveryTag::new(tag)
     }
 
-    /// The last that was received since the channel started.
+    /// Returns the last tag that was received since the channel was opened.
     pub(super) fn last(&self) -> Option<DeliveryTag> {
         (self.last > self.before).then(|| DeliveryTag::new(self.last))
     }
 
-    /// The broker's tag for one of the session's; nothing if the broker has taken that delivery back.
+    /// Returns the broker's tag for one of the session's, or `None` if the broker has requeued that delivery.
     #[inline]
     pub(super) fn sent(&self, tag: DeliveryTag) -> Option<DeliveryTag> {
         match tag.get() {
-            // It means all there are.
+            // Tag 0 means all deliveries.
             0 => Some(tag),
             tag => tag.checked_sub(self.before).filter(|tag| *tag > 0).map(DeliveryTag::new),
         }
     }
 
-    /// The channel starts anew. Returns up to which tag deliveries are gone.
+    /// Begins again for a reopened channel. Returns the last tag that is stale.
     pub(super) fn restart(&mut self) -> DeliveryTag {
         self.before = self.last;
         DeliveryTag::new(self.last)
     }
 }
 
-/// Publishes have one number for good; the broker counts them anew on each channel.
+/// Translates publish numbers. A publish keeps its number in the session; the broker counts from 1 on each channel.
 #[derive(Debug)]
 pub(super) struct Seqs {
     /// The number of the next publish.
     next: u64,
-    /// The numbers of those that were sent again; they are the first on their channel.
+    /// The numbers of messages that were sent again; they are the first on their channel.
     resent: Vec<u64>,
-    /// What the numbers of all others are ahead of the broker's.
+    /// The offset between all other numbers and the broker's.
     ahead: u64,
 }
 
@@ -336,7 +336,7 @@ impl Seqs {
         PublishSeq(sent.get() + self.ahead)
     }
 
-    /// The number of a message that is sent later.
+    /// Reserves the number of a message that is sent later.
     pub(super) const fn reserve(&mut self) -> PublishSeq {
         let seq = self.next;
         self.next += 1;
@@ -349,7 +349,7 @@ impl Seqs {
         self.next
     }
 
-    /// The channel starts anew: the broker counts from 1 again.
+    /// Begins again for a reopened channel: the broker counts from 1.
     pub(super) fn restart(&mut self) {
         self.ahead = self.next - 1;
         self.resent.clear();
@@ -367,7 +367,7 @@ impl Seqs {
         self.ahead = self.ahead.saturating_sub(1);
     }
 
-    /// The session's numbers for some of the broker's, in runs.
+    /// Returns the session's numbers for a range of the broker's, in runs.
     pub(super) fn of(
         &self,
         sent: &RangeInclusive<PublishSeq>,
@@ -417,11 +417,11 @@ pub(super) struct KeptMessage {
     pub(super) immediate: bool,
     pub(super) properties: RawProperties,
     pub(super) body: Bytes,
-    /// When it is sent no more.
+    /// When the message expires.
     pub(super) expires: Option<Expires>,
-    /// It was sent before: sent again, it says so.
+    /// Whether it was sent before. If so, it is sent again with the header `x-republished`.
     pub(super) sent: bool,
-    /// It was sent on the present channel. Those that were are in front of those that were not.
+    /// Whether it was sent on the present channel. Sent messages are in front of those that were not sent.
     pub(super) here: bool,
     /// How often the channel was closed for no known reason when this was the only unconfirmed message.
     pub(super) coincidences: u8,
@@ -429,13 +429,13 @@ pub(super) struct KeptMessage {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Expires {
-    /// That long after the next time that is known.
+    /// After this time, counted from the next time that the session is given.
     After(Duration),
     At(Instant),
 }
 
 impl KeptMessage {
-    /// What it counts for against the limit.
+    /// Returns the number of bytes that the message counts for against the limit.
     pub(super) fn octets(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len();
         Self::octets_of(names, &self.properties, self.body.len())
@@ -451,7 +451,7 @@ impl Kept {
         self.messages.push_back(message);
     }
 
-    /// These were confirmed or refused. Returns how many octets are free again.
+    /// Removes messages that were confirmed or refused. Returns the number of bytes that are free again.
     pub(super) fn settled(
         &mut self,
         seqs: &RangeInclusive<PublishSeq>,
@@ -467,7 +467,7 @@ impl Kept {
         freed
     }
 
-    /// Those of these numbers that are not kept, in runs.
+    /// Calls back with those of these numbers that are not kept, in runs.
     pub(super) fn others(
         &self,
         seqs: &RangeInclusive<PublishSeq>,
@@ -488,7 +488,7 @@ impl Kept {
         }
     }
 
-    /// Nothing of it will be sent any more. Returns how many octets are free again.
+    /// Drops all messages. Returns the number of bytes that are free again.
     pub(super) fn clear(&mut self, discard: &mut Discard) -> usize {
         let mut freed = 0;
         for message in self.messages.drain(..) {
@@ -498,18 +498,18 @@ impl Kept {
         freed
     }
 
-    /// Nothing is sent on the next channel yet.
+    /// Marks all messages as not sent on the present channel, for a new channel.
     pub(super) fn restart(&mut self) {
         self.messages.iter_mut().for_each(|message| message.here = false);
     }
 
-    /// The oldest message that was not sent on the present channel.
+    /// Returns the oldest message that was not sent on the present channel.
     pub(super) fn next_unsent(&mut self) -> Option<&mut KeptMessage> {
         let sent = self.sent_here();
         self.messages.get_mut(sent)
     }
 
-    /// How many messages were sent on the present channel.
+    /// Returns the number of messages that were sent on the present channel.
     pub(super) fn sent_here(&self) -> usize {
         self.messages.partition_point(|message| message.here)
     }
@@ -535,7 +535,7 @@ impl Kept {
         self.messages.get(index)
     }
 
-    /// The time to live of new messages begins now.
+    /// Starts the time to live of new messages.
     pub(super) fn arm(&mut self, now: Instant, mut arm: impl FnMut(Instant)) {
         for message in self.messages.iter_mut().rev() {
             match message.expires {
@@ -551,7 +551,7 @@ impl Kept {
         }
     }
 
-    /// The messages that have expired; `later` gets the times of the others.
+    /// Returns the messages that have expired; `later` gets the expiry times of the others.
     pub(super) fn expired(&self, now: Instant, mut later: impl FnMut(Instant)) -> Vec<u64> {
         let expired = self.messages.iter().filter(|message| match message.expires {
             Some(Expires::At(at)) if at <= now => true,
@@ -564,7 +564,7 @@ impl Kept {
         expired.map(|message| message.seq).collect()
     }
 
-    /// Gives one message up. Returns how many bytes are free again.
+    /// Drops one message. Returns the number of bytes that are free again.
     pub(super) fn give_up(&mut self, seq: u64, discard: &mut Discard) -> usize {
         self.settled(&(PublishSeq(seq)..=PublishSeq(seq)), discard)
     }

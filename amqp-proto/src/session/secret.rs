@@ -1,4 +1,4 @@
-//! Which secret the next connection logs in with.
+//! The secret with which the next connection logs in.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -8,24 +8,24 @@ use crate::method::{Arguments as _, ConnectionUpdateSecret};
 use crate::wire::Secret;
 use crate::{ChannelError, ClientConfig, CommandError, ConnectionError, Initiator};
 
-/// The configurations from before the secrets that the broker has not answered yet, the oldest first. If the broker refuses a
-/// secret, the session goes back to the configuration from before it.
+/// For each secret without a reply from the broker, the configuration before it, the oldest first. If the broker refuses a secret,
+/// the session returns to the configuration before it.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered(VecDeque<Arc<ClientConfig>>);
 
 impl Session {
     /// Replaces the secret, on the present connection and for the next ones; see [`Connection::update_secret`]. Later
-    /// connections, to whatever node, log in with it, by those mechanisms that
-    /// [take a secret](crate::Mechanism::with_secret). A configuration given to [`handle_transport`](Self::handle_transport)
-    /// goes first.
+    /// connections, to all nodes, log in with it, by the mechanisms that
+    /// [have a secret](crate::Mechanism::with_secret). A configuration given to [`handle_transport`](Self::handle_transport)
+    /// takes precedence.
     ///
-    /// A secret that the broker refuses is forgotten.
+    /// A secret that the broker refuses is discarded.
     ///
     /// [`Connection::update_secret`]: crate::Connection::update_secret
     ///
     /// # Errors
-    /// [`CommandError`]: nothing was sent. Unless the session is over or the secret is too large, the next connection logs in
-    /// with it nevertheless.
+    /// [`CommandError`]: nothing was sent. Unless the session is closed or the secret is too large, the next connection still logs in
+    /// with it.
     pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
         self.check().map_err(ChannelError::from)?;
         let config = Arc::new(self.config.with_secret(&secret));
