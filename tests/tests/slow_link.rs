@@ -12,16 +12,20 @@ use amqp_client_core::{
     CallError, Config, ConfirmError, Connection, PublisherOptions, QueueOptions, Target,
 };
 use amqp_test_broker::Broker;
+use futures_util::future::try_join;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// What the link takes at a time, and how long it takes for a byte.
-const PIECE: usize = 64 * 1024;
-const BYTE_TIME: Duration = Duration::from_nanos(300);
+/// What the link takes at a time, and how long it does nothing then.
+const PIECE: usize = 32 * 1024;
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes the link 2.4 s, longer than anything may wait for the broker.
+/// How long the link is slow once a body has begun: longer than anything may wait for the broker.
+const SLOW: Duration = Duration::from_secs(6);
+const CALL: Duration = Duration::from_secs(4);
+
+/// More than the link takes while it is slow.
 const BODY: usize = 8 * 1024 * 1024;
-const CALL: Duration = Duration::from_millis(1500);
 
 /// A link to a broker.
 struct Scene {
@@ -30,8 +34,8 @@ struct Scene {
     config: Config,
 }
 
-/// The link takes that many bytes from the client, slowly, and then nothing.
-fn scene(stops_after: usize) -> io::Result<Scene> {
+/// The link takes a body slowly, and after a while either as fast as it comes or not at all.
+fn scene(stops: bool) -> io::Result<Scene> {
     let broker = Broker::start()?;
     let (own, mut up) = UnixStream::pair()?;
     let mut to = TcpStream::connect(broker.addr())?;
@@ -41,18 +45,23 @@ fn scene(stops_after: usize) -> io::Result<Scene> {
         let _gone = down.shutdown(Shutdown::Both);
     });
     thread::spawn(move || -> io::Result<()> {
-        let (mut piece, mut passed, mut due) = (vec![0; PIECE], 0, Instant::now());
-        while passed < stops_after {
+        let (mut piece, mut passed, mut begun) = (vec![0; PIECE], 0, None);
+        loop {
             let count = up.read(&mut piece)?;
             if count == 0 {
                 return to.shutdown(Shutdown::Write);
             }
             to.write_all(&piece[..count])?;
             passed += count;
-            // Late sleeps do not add up, and time without anything to pass on hardly does.
-            let idle = Instant::now().checked_sub(CALL / 10).unwrap_or(due);
-            due = due.max(idle) + BYTE_TIME * u32::try_from(count).unwrap_or(u32::MAX);
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if passed > PIECE {
+                let begun = *begun.get_or_insert_with(Instant::now);
+                if stops {
+                    break;
+                }
+                if begun.elapsed() < SLOW {
+                    thread::sleep(PAUSE);
+                }
+            }
         }
         // The other thread keeps both streams.
         Ok(())
@@ -62,7 +71,6 @@ fn scene(stops_after: usize) -> io::Result<Scene> {
     config.settings.call_timeout = Some(CALL);
     config.settings.publish_timeout = Some(CALL);
     config.settings.confirm_timeout = Some(CALL);
-    config.protocol.close_timeout = CALL;
     own.set_nonblocking(true)?;
     Ok(Scene { _broker: broker, stream: own, config })
 }
@@ -80,8 +88,6 @@ async fn works(connection: Connection) -> Outcome {
     assert!(begun.elapsed() > CALL, "the link is too fast to show anything");
     opening.await?;
     first.await?;
-    // The broker answers a close when it has read what comes before.
-    let _unconfirmed = publisher.publish("q", vec![7; BODY]).await?;
     Ok(connection.close().await?)
 }
 
@@ -102,10 +108,10 @@ async fn ends(connection: Connection) -> Outcome {
 type Open = fn(UnixStream, Config) -> io::Result<Connection>;
 
 async fn on_both_links(open: Open) -> Outcome {
-    let slow = scene(usize::MAX)?;
-    works(open(slow.stream, slow.config)?).await?;
-    let stopped = scene(BODY / 4)?;
-    ends(open(stopped.stream, stopped.config)?).await
+    let (slow, stopped) = (scene(false)?, scene(true)?);
+    let slow = works(open(slow.stream, slow.config)?);
+    let stopped = ends(open(stopped.stream, stopped.config)?);
+    try_join(slow, stopped).await.map(|((), ())| ())
 }
 
 #[tokio::test]
