@@ -94,6 +94,9 @@ fn answer(delivery_tag: u64, multiple: bool, taken: bool) -> Method {
 impl Engine {
     /// Tells publishers what has been decided, those whose turn it is.
     pub(crate) fn confirm(&mut self) {
+        if self.holds_confirms {
+            return;
+        }
         let now = self.now;
         for at in std::mem::take(&mut self.confirming) {
             while let Some((confirms, whims)) = self.confirms(at) {
@@ -122,6 +125,7 @@ impl Engine {
         let channels = self
             .confirming
             .iter()
+            .filter(|_| !self.holds_confirms)
             .filter_map(|at| self.sessions.get(&at.session)?.channels.get(&at.channel));
         let due = channels.filter_map(|channel| match &channel.mode {
             Mode::Confirm(confirms) => Some(confirms.not_before.unwrap_or(self.now)),

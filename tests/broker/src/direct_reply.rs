@@ -12,6 +12,10 @@ use crate::requests::Done;
 /// What clients call the queue that is none.
 const NAME: &str = "amq.rabbitmq.reply-to";
 
+/// How many bytes may wait for a client that others send replies to. It reads none of them, so more are dropped: nobody but
+/// the broker could hold them up.
+const REPLIES_MAX: usize = 64 * 1024 * 1024;
+
 /// The consumer of a channel for the answers to what it publishes.
 #[derive(Debug)]
 pub(crate) struct ReplyConsumer {
@@ -90,6 +94,9 @@ impl Engine {
         properties: &RawProperties,
         body: Bytes,
     ) {
+        if self.session(to.session).is_none_or(|own| own.proto.queued() >= REPLIES_MAX) {
+            return;
+        }
         let Some(channel) = self.channel(to) else { return };
         let Some(consumer) = &channel.replies else { return };
         let consumer_tag = consumer.tag.clone();

@@ -57,6 +57,12 @@ pub struct Engine {
     pub(crate) notes: Option<Vec<Note>>,
     /// Which requests are refused, and how many of them.
     pub(crate) refusals: Option<((u16, u16), u32, Scope)>,
+    /// How many publishes are refused.
+    pub(crate) nacks: u32,
+    /// Nobody is told what became of a publish.
+    pub(crate) holds_confirms: bool,
+    /// Nobody is let in.
+    pub(crate) refuses_logins: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +74,21 @@ pub(crate) struct Session {
     pub(crate) virtual_host: ShortStr,
     /// Whether it has published anything.
     pub(crate) publishes: bool,
+    /// Nothing is read from it or written to it.
+    pub(crate) frozen: bool,
+}
+
+/// How many bytes may wait for a client before nothing more is read from it: whatever it asks for, the replies take no more
+/// memory than this and what one read provokes.
+const UNREAD_MAX: usize = 4 * 1024 * 1024;
+
+impl Session {
+    /// Whether to read from it.
+    pub(crate) fn is_heard(&self, alarm: bool) -> bool {
+        let held = alarm && self.publishes || self.proto.queued() >= UNREAD_MAX;
+        // What comes behind the end is read and dropped, or the client might not get to read why it ended.
+        !self.frozen && (!held || self.proto.check().is_err())
+    }
 }
 
 /// A channel of a session.
@@ -107,6 +128,9 @@ impl Engine {
             violation: None,
             notes: None,
             refusals: None,
+            nacks: 0,
+            holds_confirms: false,
+            refuses_logins: false,
         };
         for virtual_host in engine.options.virtual_hosts.clone() {
             for (name, kind) in [
@@ -141,6 +165,7 @@ impl Engine {
             user: ShortStr::EMPTY,
             virtual_host: ShortStr::EMPTY,
             publishes: false,
+            frozen: false,
         };
         self.sessions.insert(id, session);
         self.note(|| Note::Connected);
@@ -170,7 +195,9 @@ impl Engine {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        let alarm = self.alarm.is_some();
         for session in self.sessions.values_mut() {
+            session.proto.handle_reading(now, session.is_heard(alarm));
             session.proto.handle_timeout(now);
         }
         self.expire();
@@ -196,13 +223,14 @@ impl Engine {
         if low && self.is_consuming(id) {
             self.settle();
         }
-        self.sessions.get_mut(&id)?.proto.poll_transmit(now)
+        let session = self.sessions.get_mut(&id).filter(|session| !session.frozen)?;
+        session.proto.poll_transmit(now)
     }
 
     /// Whether nothing more is to be said to a client, so that its transport can be closed.
     #[must_use]
     pub fn is_over(&self, id: SessionId) -> bool {
-        self.sessions.get(&id).is_none_or(|session| session.proto.is_drained())
+        self.sessions.get(&id).is_none_or(|own| own.proto.is_drained() && !own.frozen)
     }
 
     /// Returns how a node is set up by default, to be changed and given to [`connect_to`](Self::connect_to).
@@ -214,6 +242,11 @@ impl Engine {
     /// How a client has broken the protocol, if one has since this was last asked.
     pub fn take_violation(&mut self) -> Option<ConnectionError> {
         self.violation.take()
+    }
+
+    /// Whether a client is still there.
+    pub(crate) fn has_session(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
     }
 
     /// How many sessions there are.
@@ -299,7 +332,9 @@ impl Engine {
             b"AMQPLAIN" => login::amqplain(response),
             _ => None,
         };
-        if let Some((user, _)) = login.filter(|(user, secret)| self.options.knows(user, secret)) {
+        let known =
+            |user: &[u8], secret: &[u8]| !self.refuses_logins && self.options.knows(user, secret);
+        if let Some((user, _)) = login.filter(|(user, secret)| known(user, secret)) {
             session.user = ShortStr::truncated(&String::from_utf8_lossy(&user));
             let _decided = session.proto.accept_login();
         } else {

@@ -12,9 +12,13 @@
 //! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
 //! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,
 //! prefetch, returns, publisher confirms, transactions and direct reply-to, and refuses what RabbitMQ refuses, with its reply
-//! codes and texts. It can be [restarted](Broker::restart), which durable queues and persistent messages survive, and
-//! [block publishers](Broker::set_alarm). With [whims](Options::whims), it uses every freedom that the protocol gives a broker. It
-//! has no streams, no replication and no permissions.
+//! codes and texts. It has no replication and no permissions, and its streams live in memory, too.
+//!
+//! A test can make trouble: [restart](Broker::restart) or [stop](Broker::stop) the broker, which durable queues and persistent
+//! messages survive; [cut](Broker::cut), [freeze](Broker::freeze) or [close](Broker::close_connection) a connection;
+//! [refuse](Broker::nack_next) publishes, [hold](Broker::hold_confirms) confirms, [block](Broker::set_alarm) publishers,
+//! [refuse](Broker::refuse_logins) logins. It can [look into a queue](Broker::queue). With [whims](Options::whims), the broker
+//! uses every freedom that the protocol gives it.
 //!
 //! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
 //! behind a TCP port. That it answers as RabbitMQ does is tested by random scripts run on both.
@@ -39,6 +43,7 @@ mod queue;
 mod requests;
 mod server;
 mod stream;
+mod view;
 mod whims;
 
 pub use engine::Engine;
@@ -47,7 +52,8 @@ pub use observe::{ConsumerView, Note, Verdict};
 pub use options::Options;
 pub use pipe::Pipe;
 pub use server::Broker;
+pub use view::{ConnectionView, MessageView, QueueView};
 
-/// One client of an [`Engine`].
+/// One client of a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(u64);

@@ -50,7 +50,9 @@ impl Engine {
             }
             Mode::Confirm(confirms) => {
                 let publish = confirms.publish(at);
-                let taken = self.route(at, method, properties, body, Some(publish));
+                let nacked = self.nacks > 0;
+                self.nacks = self.nacks.saturating_sub(1);
+                let taken = !nacked && self.route(at, method, properties, body, Some(publish));
                 if let Some(Mode::Confirm(confirms)) = self.channel(at).map(|own| &mut own.mode) {
                     confirms.decide(publish.number, taken);
                     self.confirming.insert(at);

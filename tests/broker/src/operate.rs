@@ -21,6 +21,7 @@ impl Engine {
     pub fn restart(&mut self, now: Instant) {
         self.now = now;
         let lose = self.whims.one_in(2);
+        self.nacks = 0;
         let untold =
             |message: &Message| message.published_by.is_some_and(|publish| self.is_untold(publish));
         // Whatever the publisher has not been told may be lost.
@@ -99,15 +100,60 @@ impl Engine {
         self.alarm = reason.map(str::to_owned);
         for session in self.sessions.values_mut() {
             session.proto.set_blocked(reason);
-            session.proto.handle_reading(now, !(reason.is_some() && session.publishes));
+            session.proto.handle_reading(now, session.is_heard(reason.is_some()));
         }
     }
 
-    /// Whether to read from a client: not while an alarm lasts, if it publishes.
+    /// Whether to read from a client: not while an alarm lasts, if it publishes; not while it reads nothing itself; and not
+    /// while it is [frozen](Self::freeze).
     #[must_use]
     pub fn wants_input(&self, id: SessionId) -> bool {
-        let publishes = self.sessions.get(&id).is_some_and(|session| session.publishes);
-        self.alarm.is_none() || !publishes
+        let session = self.sessions.get(&id);
+        session.is_none_or(|session| session.is_heard(self.alarm.is_some()))
+    }
+
+    /// Refuses the next so many publishes on channels in confirm mode (`basic.nack`), whichever come first. They reach no
+    /// queue.
+    pub fn nack_next(&mut self, count: u32) {
+        self.nacks = count;
+    }
+
+    /// Tells no publisher what became of its messages, which are routed as ever; or goes on, with what was held first.
+    pub fn hold_confirms(&mut self, now: Instant, hold: bool) {
+        self.now = now;
+        self.holds_confirms = hold;
+        self.settle();
+    }
+
+    /// Refuses every login, as if user or password were wrong; or lets users in again. Clients that are connected stay.
+    pub fn refuse_logins(&mut self, refuse: bool) {
+        self.refuses_logins = refuse;
+    }
+
+    /// Reads nothing from a client and writes nothing to it, as if the network between lost every packet; or goes on.
+    ///
+    /// While it lasts, the broker does not notice that the client falls silent, or is gone.
+    pub fn freeze(&mut self, now: Instant, id: SessionId, frozen: bool) {
+        self.now = now;
+        let alarm = self.alarm.is_some();
+        if let Some(session) = self.session(id) {
+            session.frozen = frozen;
+            session.proto.handle_reading(now, session.is_heard(alarm));
+        }
+    }
+
+    /// Closes all connections (320, `CONNECTION_FORCED`), as a node does that is stopped. What is not durable stays until
+    /// the [restart](Self::restart).
+    pub fn close_all(&mut self, now: Instant) {
+        self.now = now;
+        let text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            if let Some(session) = self.session(id) {
+                session.proto.close(now, ReplyCode::CONNECTION_FORCED, text);
+            }
+            self.end_session(id);
+        }
+        self.settle();
     }
 
     /// Closes a connection (320, `CONNECTION_FORCED`), as an operator does.

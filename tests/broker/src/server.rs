@@ -1,15 +1,15 @@
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::engine::Engine;
 use crate::pipe::Pipe;
-use crate::{Options, SessionId};
+use crate::{ConnectionView, Options, QueueView, SessionId};
 
 /// A broker that runs: an [`Engine`] behind a TCP port of this machine, driven by threads.
 ///
@@ -25,7 +25,18 @@ pub struct Broker {
     addr: SocketAddr,
     uri: String,
     shared: Arc<Shared>,
+    /// The thread that has the port, while there is one.
+    acceptor: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long a client may take nothing of what there is for it, as in RabbitMQ (`send_timeout`).
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a client is given to read why its connection ended, and to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long the acceptor rests when the system has no socket for it.
+const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -38,6 +49,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) over: bool,
+    /// Whether clients are let in.
+    pub(crate) listening: bool,
     /// Tasks to wake when something has changed.
     pub(crate) wakers: Vec<Waker>,
     /// The clients' transports, to be shut down with the broker.
@@ -71,12 +84,41 @@ impl Broker {
         let (name, password) = options.first_user();
         let uri = format!("amqp://{}:{}@{addr}/%2f", encoded(name), encoded(password));
         let shared = Arc::new(Shared::new(options));
-        let (acceptor, timer) = (shared.clone(), shared.clone());
-        thread::Builder::new()
-            .name("broker-accept".into())
-            .spawn(move || acceptor.accept(&listener))?;
+        let timer = shared.clone();
         thread::Builder::new().name("broker-timer".into()).spawn(move || timer.keep_time())?;
-        Ok(Self { addr, uri, shared })
+        let broker = Self { addr, uri, shared, acceptor: Mutex::new(None) };
+        broker.accept_from(listener)?;
+        Ok(broker)
+    }
+
+    fn accept_from(&self, listener: TcpListener) -> io::Result<()> {
+        let shared = self.shared.clone();
+        self.shared.lock().listening = true;
+        let acceptor = thread::Builder::new().name("broker-accept".into());
+        let acceptor = acceptor.spawn(move || shared.accept(&listener))?;
+        *self.acceptor() = Some(acceptor);
+        Ok(())
+    }
+
+    fn acceptor(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.acceptor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the thread that has the port. Afterwards nobody listens there.
+    fn close_port(&self) {
+        self.shared.lock().listening = false;
+        let Some(acceptor) = self.acceptor().take() else { return };
+        // It waits for a connection, which may be on every address of this machine.
+        let mut addr = self.addr;
+        if addr.ip().is_unspecified() {
+            addr.set_ip(match addr {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        if TcpStream::connect(addr).is_ok() {
+            let _panicked = acceptor.join();
+        }
     }
 
     /// Where it listens.
@@ -100,21 +142,172 @@ impl Broker {
     /// Drops all connections and starts anew, as when the power fails for a moment. Durable queues and exchanges, their
     /// bindings and their persistent messages are still there.
     pub fn restart(&self) {
+        self.operate(|state, now| {
+            state.hang_up_all();
+            state.engine.restart(now);
+        });
+    }
+
+    /// Stops as a node does that an operator stops: closes all connections (320, `CONNECTION_FORCED`), and does not listen
+    /// any more. What a [restart](Self::restart) leaves is there when it [starts again](Self::start_again).
+    ///
+    /// Returns when the clients have hung up, or after a second.
+    ///
+    /// ```
+    /// use amqp_client_blocking::Connection;
+    ///
+    /// let broker = amqp_test_broker::Broker::start()?;
+    /// broker.stop();
+    /// assert!(Connection::open(&broker.uri()).is_err(), "nobody listens");
+    /// broker.start_again()?;
+    /// assert!(Connection::open(&broker.uri()).is_ok(), "at the same address");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn stop(&self) {
+        self.close_port();
+        self.operate(|state, now| state.engine.close_all(now));
+        let until = Instant::now() + Duration::from_secs(1);
         let mut state = self.shared.lock();
-        for (_, stream) in state.streams.drain(..) {
-            // It may be gone already.
-            let _gone = stream.shutdown(Shutdown::Both);
+        while state.engine.session_count() > 0 && Instant::now() < until {
+            state = self.shared.wait_until(state, until);
         }
-        state.engine.restart(Instant::now());
-        self.shared.notify(state);
+        drop(state);
+        self.restart();
+    }
+
+    /// Starts again, at the same address, after a [stop](Self::stop). Does nothing if the broker runs.
+    ///
+    /// # Errors
+    /// If it cannot listen there: somebody else may have taken the port.
+    pub fn start_again(&self) -> io::Result<()> {
+        if self.acceptor().is_some() {
+            return Ok(());
+        }
+        self.accept_from(TcpListener::bind(self.addr)?)
     }
 
     /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are told to stop publishing, and nothing
     /// more is read from those that do. `None` ends it.
     pub fn set_alarm(&self, reason: Option<&str>) {
+        self.operate(|state, now| state.engine.set_alarm(now, reason));
+    }
+
+    /// Refuses the next `count` publishes on channels in confirm mode (`basic.nack`), whichever come first. They reach no
+    /// queue.
+    ///
+    /// ```
+    /// use amqp_client_blocking::{Connection, PublisherOptions, QueueOptions, Wait as _};
+    ///
+    /// let broker = amqp_test_broker::Broker::start()?;
+    /// let connection = Connection::open(&broker.uri())?;
+    /// let channel = connection.open_channel().wait()?;
+    /// channel.queue_declare("orders", QueueOptions::new()).wait()?;
+    /// let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    /// broker.nack_next(1);
+    /// assert!(publisher.send("orders", "refused").wait().is_err());
+    /// assert!(publisher.send("orders", "taken").wait().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn nack_next(&self, count: u32) {
+        self.operate(|state, _| state.engine.nack_next(count));
+    }
+
+    /// Tells no publisher what became of its messages, which are routed as ever, until this is called with `false`.
+    ///
+    /// With [whims](Options::whims), a [restart](Self::restart) loses some of the messages whose confirms are held.
+    pub fn hold_confirms(&self, hold: bool) {
+        self.operate(|state, now| state.engine.hold_confirms(now, hold));
+    }
+
+    /// Refuses every login (403), as if user or password were wrong, until this is called with `false`. Clients that are
+    /// connected stay.
+    pub fn refuse_logins(&self, refuse: bool) {
+        self.operate(|state, _| state.engine.refuse_logins(refuse));
+    }
+
+    /// Returns what the broker knows of its connections, the oldest first.
+    ///
+    /// ```
+    /// use amqp_client_blocking::Connection;
+    ///
+    /// let broker = amqp_test_broker::Broker::start()?;
+    /// let connection = Connection::open(&format!("{}?name=orders", broker.uri()))?;
+    /// let [view] = &broker.connections()[..] else { panic!("there is one") };
+    /// assert_eq!(view.user, "guest");
+    /// assert_eq!(view.client_properties.get("connection_name"), Some("orders".into()));
+    /// // The client finds out that its connection is lost, and reconnects.
+    /// broker.cut(view.id);
+    /// # drop(connection);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionView> {
+        self.shared.lock().engine.connections().collect()
+    }
+
+    /// Closes a connection (320, `CONNECTION_FORCED`), as an operator does.
+    pub fn close_connection(&self, id: SessionId) {
+        self.operate(|state, now| state.engine.close_session(now, id));
+    }
+
+    /// Ends the transport of a connection without a word, as when the network breaks.
+    pub fn cut(&self, id: SessionId) {
+        self.operate(|state, now| {
+            for (_, stream) in state.streams.iter().filter(|(own, _)| *own == id) {
+                // It may be gone already.
+                let _gone = stream.shutdown(Shutdown::Both);
+            }
+            state.engine.handle_eof(id, now);
+        });
+    }
+
+    /// Reads nothing from a connection and writes nothing to it, as if the network between lost every packet, until it is
+    /// [thawed](Self::thaw).
+    ///
+    /// Only heartbeats and deadlines tell the client. The broker does not notice that the client falls silent, or is gone,
+    /// before it is thawed.
+    pub fn freeze(&self, id: SessionId) {
+        self.operate(|state, now| state.engine.freeze(now, id, true));
+    }
+
+    /// Goes on with a connection that is [frozen](Self::freeze), where it stopped.
+    pub fn thaw(&self, id: SessionId) {
+        self.operate(|state, now| state.engine.freeze(now, id, false));
+    }
+
+    /// Returns a queue of the virtual host `/` with the messages that are ready for delivery, if there is one of that name.
+    ///
+    /// ```
+    /// use amqp_client_blocking::{Connection, Message, QueueOptions, Wait as _};
+    ///
+    /// let broker = amqp_test_broker::Broker::start()?;
+    /// let connection = Connection::open(&broker.uri())?;
+    /// let channel = connection.open_channel().wait()?;
+    /// let orders = channel.queue_declare("orders", QueueOptions::new()).wait()?;
+    /// orders.publish(&Message::new("one")).wait()?;
+    /// channel.basic_qos(1).wait()?; // What was published before this is answered is in the queue.
+    /// let view = broker.queue("orders").ok_or("it is there")?;
+    /// assert_eq!(view.messages[0].body, "one");
+    /// assert_eq!((view.consumers, view.unacknowledged), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<QueueView> {
+        self.shared.lock().engine.queue(name)
+    }
+
+    /// Returns all queues, by virtual hosts and names.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueView> {
+        self.shared.lock().engine.queues().collect()
+    }
+
+    /// Does something to the broker, and lets everybody see what came of it.
+    fn operate<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.shared.lock();
-        state.engine.set_alarm(Instant::now(), reason);
+        let done = act(&mut state, Instant::now());
         self.shared.notify(state);
+        done
     }
 }
 
@@ -129,15 +322,20 @@ fn encoded(text: &str) -> String {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.over = true;
-        for (_, stream) in state.streams.drain(..) {
+        self.operate(|state, _| {
+            state.over = true;
+            state.hang_up_all();
+        });
+        self.close_port();
+    }
+}
+
+impl State {
+    fn hang_up_all(&mut self) {
+        for (_, stream) in self.streams.drain(..) {
             // It may be gone already.
             let _gone = stream.shutdown(Shutdown::Both);
         }
-        self.shared.notify(state);
-        // The acceptor waits for a connection.
-        let _woken = TcpStream::connect(self.addr);
     }
 }
 
@@ -145,7 +343,8 @@ impl Shared {
     fn new(options: Options) -> Self {
         let engine = Engine::new(options, Instant::now());
         let (wakers, streams) = (Vec::new(), Vec::new());
-        let state = Mutex::new(State { engine, over: false, wakers, streams });
+        let state = State { engine, over: false, listening: false, wakers, streams };
+        let state = Mutex::new(state);
         Self { state, changed: Condvar::new() }
     }
 
@@ -166,14 +365,33 @@ impl Shared {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until something has changed, or until then.
+    fn wait_until<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        until: Instant,
+    ) -> MutexGuard<'a, State> {
+        let left = until.saturating_duration_since(Instant::now());
+        self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+    }
+
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut fails = false;
         for stream in listener.incoming() {
-            if self.lock().over {
+            if !self.lock().listening {
                 return;
             }
             let served = stream.and_then(|stream| self.clone().serve(stream));
-            if let Err(error) = served {
-                eprintln!("amqp-test-broker: {error}");
+            match served {
+                Ok(()) => fails = false,
+                Err(error) => {
+                    // The client waits, or the system has no socket for it: that does not change at once.
+                    if !fails {
+                        eprintln!("amqp-test-broker: {error}");
+                    }
+                    fails = true;
+                    thread::sleep(REST);
+                }
             }
         }
     }
@@ -181,72 +399,107 @@ impl Shared {
     /// Serves a client with two threads, one for each direction.
     fn serve(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let (mut reading, mut writing, kept) = (stream.try_clone()?, stream.try_clone()?, stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let (mut reading, writing, kept) = (stream.try_clone()?, stream.try_clone()?, stream);
         let id = {
             let mut state = self.lock();
             let id = state.engine.connect(Instant::now());
             state.streams.push((id, kept));
             id
         };
-        let writer = self.clone();
-        thread::Builder::new().name("broker-write".into()).spawn(move || {
-            // A client that takes nothing more is noticed by the reader, too.
-            let _gone = writer.write(id, &mut writing);
-            let _gone = writing.shutdown(Shutdown::Both);
-        })?;
-        thread::Builder::new().name("broker-read".into()).spawn(move || {
-            let _gone = self.read(id, &mut reading);
-            let mut state = self.lock();
-            state.engine.handle_eof(id, Instant::now());
-            state.streams.retain(|(other, _)| *other != id);
-            self.notify(state);
-        })?;
-        Ok(())
+        let (reader, writer) = (self.clone(), self.clone());
+        let threads = thread::Builder::new()
+            .name("broker-write".into())
+            .spawn(move || writer.write_until_over(id, writing))
+            .and_then(|_| {
+                thread::Builder::new().name("broker-read".into()).spawn(move || {
+                    let _gone = reader.read(id, &mut reading);
+                    reader.forget(id);
+                })
+            });
+        threads.map(drop).inspect_err(|_| self.forget(id))
+    }
+
+    /// The transport of a client has ended.
+    fn forget(&self, id: SessionId) {
+        let mut state = self.lock();
+        state.engine.handle_eof(id, Instant::now());
+        state.streams.retain(|(other, _)| *other != id);
+        self.notify(state);
     }
 
     fn read(&self, id: SessionId, stream: &mut TcpStream) -> io::Result<()> {
         let mut chunk = vec![0; 64 * 1024];
         let mut input = BytesMut::new();
         loop {
+            drop(self.wait_for_want(id));
             let count = stream.read(&mut chunk)?;
             if count == 0 {
                 return Ok(());
             }
+            // The connection may have been frozen while nothing came.
+            let mut state = self.wait_for_want(id);
             input.extend_from_slice(&chunk[..count]);
-            let mut state = self.lock();
             state.engine.handle_input(id, Instant::now(), &mut input);
             self.notify(state);
-            self.wait_for_want(id);
         }
     }
 
-    /// Reads no more from a client while it has to stop publishing.
-    fn wait_for_want(&self, id: SessionId) {
+    /// Reads no more from a client than the broker wants.
+    fn wait_for_want(&self, id: SessionId) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         while !state.over && !state.engine.wants_input(id) {
             state = self.wait(state);
         }
+        state
     }
 
+    fn write_until_over(&self, id: SessionId, mut stream: TcpStream) {
+        match self.write(id, &mut stream) {
+            Ok(()) => {
+                let _gone = stream.shutdown(Shutdown::Write);
+                // The client has to read why. Octets of its that nobody reads would reset the connection, which may
+                // overtake that.
+                let until = Instant::now() + LINGER;
+                let mut state = self.lock();
+                while !state.over && state.engine.has_session(id) && Instant::now() < until {
+                    state = self.wait_until(state, until);
+                }
+            }
+            // It takes nothing more, and the reader may wait until it does.
+            Err(_) => self.forget(id),
+        }
+        let _gone = stream.shutdown(Shutdown::Both);
+    }
+
+    /// Writes until nothing more is to be said.
     fn write(&self, id: SessionId, stream: &mut TcpStream) -> io::Result<()> {
-        loop {
-            let mut state = self.lock();
-            let octets = loop {
-                if state.over {
-                    return Ok(());
-                }
-                if let Some(transmit) = state.engine.poll_transmit(id, Instant::now()) {
-                    let count = transmit.remaining().min(256 * 1024);
-                    break transmit.copy_to_bytes(count);
-                }
-                if state.engine.is_over(id) {
-                    return Ok(());
-                }
-                state = self.wait(state);
-            };
-            drop(state);
+        while let Some(octets) = self.next_to_write(id) {
             stream.write_all(&octets)?;
         }
+        Ok(())
+    }
+
+    /// Waits for what is to be said next; nothing once that was all.
+    fn next_to_write(&self, id: SessionId) -> Option<Bytes> {
+        let mut state = self.lock();
+        while !state.over {
+            let was_heard = state.engine.wants_input(id);
+            if let Some(transmit) = state.engine.poll_transmit(id, Instant::now()) {
+                let count = transmit.remaining().min(256 * 1024);
+                let octets = transmit.copy_to_bytes(count);
+                // There is room for more replies.
+                if !was_heard && state.engine.wants_input(id) {
+                    self.notify(state);
+                }
+                return Some(octets);
+            }
+            if state.engine.is_over(id) {
+                return None;
+            }
+            state = self.wait(state);
+        }
+        None
     }
 
     fn keep_time(&self) {
@@ -262,8 +515,7 @@ impl Shared {
             }
             let wait =
                 due.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
-            let waited = self.changed.wait_timeout(state, wait);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_until(state, now + wait);
         }
     }
 }

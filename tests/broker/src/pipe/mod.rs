@@ -37,23 +37,32 @@ pub struct Pipe {
     begun: BytesMut,
 }
 
+/// How many bytes are taken at once: a client that reads nothing must not provoke more replies than this does.
+const WRITE_MAX: usize = 64 * 1024;
+
 impl Pipe {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let id = shared.lock().engine.connect(Instant::now());
+        let mut state = shared.lock();
+        let id = state.engine.connect(Instant::now());
+        if !state.listening {
+            state.engine.handle_eof(id, Instant::now());
+        }
+        drop(state);
         Self { shared, id, begun: BytesMut::new() }
     }
 
-    /// Reads what there is; nothing if that is nothing yet.
-    fn try_read(&self, state: &mut State, buffer: &mut [u8]) -> Option<usize> {
+    /// Reads what there is; nothing if that is nothing yet. Says whether the broker takes more again.
+    fn try_read(&self, state: &mut State, buffer: &mut [u8]) -> Option<(usize, bool)> {
+        let was_heard = state.engine.wants_input(self.id);
         if let Some(transmit) = state.engine.poll_transmit(self.id, Instant::now()) {
             let count = transmit.remaining().min(buffer.len());
             transmit.copy_to_slice(&mut buffer[..count]);
-            return Some(count);
+            return Some((count, !was_heard && state.engine.wants_input(self.id)));
         }
-        (state.over || state.engine.is_over(self.id)).then_some(0)
+        (state.over || state.engine.is_over(self.id)).then_some((0, false))
     }
 
-    /// Takes what the client writes; nothing while the broker takes nothing.
+    /// Takes what the client writes, or a part of it; nothing while the broker takes nothing.
     fn try_write(&mut self, state: &mut State, octets: &[u8]) -> Option<io::Result<usize>> {
         if state.over || state.engine.is_over(self.id) {
             return Some(Err(io::ErrorKind::BrokenPipe.into()));
@@ -61,6 +70,7 @@ impl Pipe {
         if !state.engine.wants_input(self.id) {
             return None;
         }
+        let octets = &octets[..octets.len().min(WRITE_MAX)];
         self.begun.extend_from_slice(octets);
         state.engine.handle_input(self.id, Instant::now(), &mut self.begun);
         Some(Ok(octets.len()))
@@ -85,7 +95,12 @@ impl Read for Pipe {
         let mut state = shared.lock();
         loop {
             match self.try_read(&mut state, buffer) {
-                Some(count) => return Ok(count),
+                Some((count, makes_room)) => {
+                    if makes_room {
+                        shared.notify(state);
+                    }
+                    return Ok(count);
+                }
                 None => state = shared.wait(state),
             }
         }

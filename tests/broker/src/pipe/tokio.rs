@@ -16,8 +16,11 @@ impl AsyncRead for Pipe {
     ) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         match self.try_read(&mut state, buffer.initialize_unfilled()) {
-            Some(count) => {
+            Some((count, makes_room)) => {
                 buffer.advance(count);
+                if makes_room {
+                    self.shared.notify(state);
+                }
                 Poll::Ready(Ok(()))
             }
             None => park(state, cx),

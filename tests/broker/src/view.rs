@@ -1,0 +1,123 @@
+//! What a test sees of a broker: its connections, and its queues with what they hold.
+
+use amqp_proto::{FieldTable, RawProperties, ShortStr};
+use bytes::Bytes;
+
+use crate::SessionId;
+use crate::engine::{Engine, Session};
+use crate::name::Name;
+use crate::queue::Queue;
+
+/// A connection, as the broker knows it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ConnectionView {
+    /// What to call it.
+    pub id: SessionId,
+    /// The user; empty before the login.
+    pub user: ShortStr,
+    /// The virtual host; empty before it is opened.
+    pub virtual_host: ShortStr,
+    /// What the client says of itself; empty before the connection is open. The name of the connection is
+    /// `connection_name` here.
+    pub client_properties: FieldTable,
+    /// How many channels it has open.
+    pub channels: usize,
+    /// How many deliveries it has not acknowledged.
+    pub unacknowledged: usize,
+}
+
+/// A queue and what it holds.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct QueueView {
+    /// Its virtual host.
+    pub virtual_host: ShortStr,
+    /// Its name.
+    pub name: ShortStr,
+    /// Whether it survives a restart.
+    pub durable: bool,
+    /// The connection that has it to itself, if one has.
+    pub owner: Option<SessionId>,
+    /// Whether it goes with its last consumer.
+    pub auto_delete: bool,
+    /// The arguments that it was declared with.
+    pub arguments: FieldTable,
+    /// How many consumers it has.
+    pub consumers: usize,
+    /// How many of its messages are delivered and not acknowledged.
+    pub unacknowledged: usize,
+    /// The messages that are ready for delivery, the next one first; all messages of a stream.
+    pub messages: Vec<MessageView>,
+}
+
+/// A message in a queue.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct MessageView {
+    /// The exchange that it was published to.
+    pub exchange: ShortStr,
+    /// Its routing key.
+    pub routing_key: ShortStr,
+    /// Its properties, as they will be delivered.
+    pub properties: RawProperties,
+    /// Its body.
+    pub body: Bytes,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+}
+
+impl Engine {
+    /// Returns what the broker knows of its clients, the first that connected first.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionView> + '_ {
+        self.sessions.iter().map(|(id, session)| self.connection_view(*id, session))
+    }
+
+    /// Returns all queues, by virtual hosts and names.
+    pub fn queues(&self) -> impl Iterator<Item = QueueView> + '_ {
+        self.queues.iter().map(|(name, queue)| self.queue_view(name, queue))
+    }
+
+    /// Returns a queue of the virtual host `/`, if there is one of that name.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<QueueView> {
+        let name = Name::in_default(name);
+        Some(self.queue_view(&name, self.queues.get(&name)?))
+    }
+
+    fn connection_view(&self, id: SessionId, session: &Session) -> ConnectionView {
+        let negotiated = session.proto.negotiated();
+        ConnectionView {
+            id,
+            user: session.user.clone(),
+            virtual_host: session.virtual_host.clone(),
+            client_properties: negotiated
+                .map_or_else(FieldTable::new, |negotiated| negotiated.peer_properties.clone()),
+            channels: session.channels.len(),
+            unacknowledged: self.unacknowledged_count(id),
+        }
+    }
+
+    fn queue_view(&self, name: &Name, queue: &Queue) -> QueueView {
+        let channels = self.sessions.values().flat_map(|session| session.channels.values());
+        let unsettled = channels.flat_map(|channel| channel.unsettled());
+        let messages = queue.messages.iter().map(|message| MessageView {
+            exchange: message.exchange.clone(),
+            routing_key: message.routing_key.clone(),
+            properties: message.properties_with(None),
+            body: message.body.clone(),
+            redelivered: message.redelivered,
+        });
+        QueueView {
+            virtual_host: name.virtual_host.clone(),
+            name: name.text.clone(),
+            durable: queue.durable,
+            owner: queue.owner,
+            auto_delete: queue.auto_delete,
+            arguments: queue.arguments.clone(),
+            consumers: queue.consumers.len(),
+            unacknowledged: unsettled.filter(|(_, unacked)| unacked.queue == *name).count(),
+            messages: messages.collect(),
+        }
+    }
+}
