@@ -72,6 +72,11 @@ pub(super) const LEAST_DELAY: Duration = Duration::from_millis(1);
 #[non_exhaustive]
 pub enum Locked {
     /// Retry after that time, until it succeeds. At least 1 ms.
+    ///
+    /// Waiting does not disturb other consumers. The session declares queues on a channel of its own, and asks there for the
+    /// number of consumers before it starts an exclusive one. If another connection is faster, the broker closes the consumer's
+    /// channel once, and the session reopens it at once. A broker that does not count consumers, unlike RabbitMQ, closes the
+    /// channel at each retry: use a separate channel for such a consumer.
     Retry(Duration),
     /// Treat the queue as not restored.
     Fail,

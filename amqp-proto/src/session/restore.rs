@@ -300,10 +300,16 @@ impl Session {
         error: ChannelError,
         unconfirmed: &[RangeInclusive<PublishSeq>],
     ) {
+        let is_alone = self.record(id).is_some_and(|record| record.in_flight.is_empty());
         self.interrupt_over(id, &error, unconfirmed);
         let restoring = self.replay.as_mut().and_then(|replay| replay.channels.remove(&id));
         let Restoring { mut awaiting, one_by_one, .. } = restoring.unwrap_or_default();
-        if one_by_one {
+        let cause = error.as_close().map(|close| (close.class_id, close.method_id));
+        // Nobody else has asked for what the broker names, so there is no need to look for it one by one.
+        let is_known = is_alone
+            && awaiting.len() == 1
+            && awaiting.front().is_some_and(|(_, step)| cause == Some(step.method.facts().id));
+        if one_by_one || is_known {
             // Nothing that was sent can be blamed.
             let Some((_, step)) = awaiting.pop_front() else {
                 if self.policy_reopens() {
@@ -322,7 +328,7 @@ impl Session {
         if self.record(id).is_none_or(|record| record.closing) {
             return self.send_declarations();
         }
-        self.restore_again(id, true);
+        self.restore_again(id, one_by_one || !is_known);
     }
 
     /// A channel was closed while it was brought back: brings it back once more, with the requests one by one if something that

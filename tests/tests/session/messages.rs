@@ -258,7 +258,9 @@ fn transaction_amid_a_recovery(dirty: bool) -> (World, ChannelId, DeliveryTag) {
     let mut world = World::new(Recovery::default());
     let other = world.open();
     let taken = world.queue(other, durable("taken"));
-    world.consume(other, &taken, "tag");
+    for tag in ["tag", "too"] {
+        world.consume(other, &taken, tag);
+    }
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
     world.publish(id, "", "queue", "message");
@@ -269,7 +271,7 @@ fn transaction_amid_a_recovery(dirty: bool) -> (World, ChannelId, DeliveryTag) {
         world.publish(id, "", "queue", "lost");
     }
     world.cut();
-    // The other channel is refused its consumer, and is opened once more.
+    // The other channel is refused its consumers, and is opened once more.
     world.elsewhere(|elsewhere, id| {
         let consume = BasicConsume { queue: taken, exclusive: true, ..<_>::default() };
         elsewhere.ask(id, consume).expect("nobody else consumes");

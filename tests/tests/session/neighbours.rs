@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    BasicConsume, ExchangeDeclare, QueueBind, QueueDeclare, QueueDelete, QueuePurge,
+    Arguments as _, BasicConsume, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDelete,
+    QueuePurge,
 };
 use amqp_client_core::proto::session::{Entity, Locked, Recovery};
-use amqp_client_core::proto::{ChannelEvent, ChannelId, ConsumerId, ReplyCode, ShortStr};
+use amqp_client_core::proto::{
+    ChannelEvent, ChannelId, Connection, ConsumerId, ReplyCode, ServerConfig, ShortStr,
+};
 
+use crate::pair::{Pair, accept};
 use crate::world::{World, durable, nameless, short};
 
 fn reopening() -> Recovery {
@@ -194,6 +198,93 @@ fn an_exclusive_consumer_that_waits_can_be_cancelled_or_lose_its_queue_or_its_ch
         assert_eq!(world.queue_count(probe, "other").1, u32::from(act != 3), "{act}");
         assert_eq!(world.broker.take_violation(), None);
     }
+}
+
+fn start(pair: &mut Pair, id: ChannelId, tag: &str, exclusive: bool) -> ConsumerId {
+    let (queue, consumer_tag) = (short(tag), short(tag));
+    let consume = BasicConsume { queue, consumer_tag, exclusive, ..<_>::default() };
+    pair.channel(id).request(consume).expect("it is sent").into()
+}
+
+/// A session with an exclusive consumer and another one on the same channel. The broker has said that the queue of the first is
+/// in use, and is about to be asked again.
+fn waiting() -> (Pair, ChannelId, ConsumerId) {
+    let mut pair = Pair::new(Recovery::default());
+    pair.run(accept);
+    let id = pair.open();
+    let exclusive = start(&mut pair, id, "exclusive", true);
+    start(&mut pair, id, "other", false);
+    pair.run(accept);
+    pair.cut();
+    pair.reconnect(ServerConfig::default());
+    pair.run(refuse);
+    assert!(pair.session.is_open());
+    due(&mut pair);
+    (pair, id, exclusive)
+}
+
+fn due(pair: &mut Pair) {
+    pair.asked.clear();
+    pair.events.clear();
+    pair.now += Duration::from_secs(1);
+    pair.server.send_heartbeat();
+    pair.session.handle_timeout(pair.now);
+}
+
+fn is_exclusive(method: &Method) -> bool {
+    matches!(method, Method::BasicConsume(consume) if consume.exclusive)
+}
+
+/// Answers that the queue has no consumers, and refuses an exclusive one nevertheless.
+fn refuse(server: &mut Connection, id: ChannelId, method: &Method) {
+    let text = "ACCESS_REFUSED - queue 'exclusive' in vhost '/' in exclusive use";
+    match (server.channel(id), is_exclusive(method)) {
+        (Ok(mut channel), true) => {
+            channel.close_over(ReplyCode::ACCESS_REFUSED, text, method.facts().id);
+        }
+        (Ok(_), false) => accept(server, id, method),
+        // What comes behind the close is ignored.
+        (Err(_), _) => {}
+    }
+}
+
+/// The queue was free when the broker was asked, and another connection was faster.
+#[test]
+fn a_race_for_a_queue_that_is_lost_costs_the_channel_once() {
+    let (mut pair, _, exclusive) = waiting();
+    for _ in 0..3 {
+        pair.run(refuse);
+        assert_eq!(pair.asked.iter().filter(|method| is_exclusive(method)).count(), 1);
+        let interrupted = |event: &&ChannelEvent| matches!(event, ChannelEvent::Interrupted { .. });
+        assert_eq!(pair.channel_events().filter(interrupted).count(), 1);
+        assert!(pair.failed_consumers().is_empty(), "{exclusive:?} waits");
+        due(&mut pair);
+    }
+    pair.run(accept);
+    assert!(pair.asked.iter().any(is_exclusive));
+    let disturbed = |event: &ChannelEvent| matches!(event, ChannelEvent::Interrupted { .. });
+    assert!(!pair.channel_events().any(disturbed));
+}
+
+#[test]
+fn a_consumer_that_is_brought_back_is_not_blamed_for_one_of_the_application() {
+    let (mut pair, id, exclusive) = waiting();
+    pair.run(|server, id, method| match is_exclusive(method) {
+        true => {}
+        false => accept(server, id, method),
+    });
+    assert!(pair.asked.iter().any(is_exclusive));
+    let forbidden = start(&mut pair, id, "forbidden", false);
+    pair.run(|_, _, _| {});
+    let cause = (BasicConsume::CLASS_ID, BasicConsume::METHOD_ID);
+    pair.refuse(id, ReplyCode::ACCESS_REFUSED, "ACCESS_REFUSED - no", cause);
+    let failed = pair.channel_events().filter_map(|event| match event {
+        ChannelEvent::Failed { request, .. } => Some(ConsumerId::from(*request)),
+        _ => None,
+    });
+    assert_eq!(failed.collect::<Vec<_>>(), [forbidden]);
+    assert_eq!(pair.failed_consumers(), [], "{exclusive:?} was not looked at");
+    assert_eq!(pair.asked.iter().filter(|method| is_exclusive(method)).count(), 2);
 }
 
 #[test]

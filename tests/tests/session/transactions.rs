@@ -8,11 +8,13 @@ use amqp_client_core::proto::{ChannelEvent, ChannelId, CommandError, Delivery, M
 
 use crate::world::{World, durable, short};
 
-/// Another channel, whose consumer the broker refuses when it is to be restored, so that this takes longer than the others.
+/// Another channel, whose consumers the broker refuses when it is to be restored, so that this takes longer than the others.
 fn add_slow_channel(world: &mut World) {
     let id = world.open();
     let queue = world.queue(id, durable("slow"));
-    world.consume(id, &queue, "slow");
+    for tag in ["slow", "too"] {
+        world.consume(id, &queue, tag);
+    }
 }
 
 /// Reconnects, and runs until that many messages were delivered, while not all is restored yet.

@@ -1,7 +1,6 @@
 //! The end of a client: when nothing goes wrong any more, everything has to come right in bounded time.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -184,13 +183,11 @@ impl Task {
             );
         }
         let consumers = self.consumers.borrow();
-        for Taker { consumer, name, no_ack, desk, last, asked, .. } in consumers.iter() {
+        for Taker { consumer, name, no_ack, exclusive, last, asked, .. } in consumers.iter() {
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
-                // One that is exclusive is tried again until those that keep it from its queue are gone, and each refusal costs
-                // its channel.
-                let mut neighbours = consumers.iter().filter(|other| Rc::ptr_eq(&other.desk, desk));
-                if neighbours.any(|other| other.exclusive)
+                // One that is exclusive is tried again until those that keep it from its queue are gone.
+                if *exclusive
                     && !asked.get()
                     && network.engine.consumers().next().is_some()
                     && self.retries_locked()
