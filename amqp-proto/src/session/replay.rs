@@ -50,6 +50,8 @@ pub(super) struct Restoring {
     pub(super) planned: bool,
     /// The broker refused something. To find out what, nothing is sent before the answer to what was sent before.
     pub(super) one_by_one: bool,
+    /// How many consumers are back.
+    pub(super) consumers: usize,
 }
 
 impl Restoring {
@@ -152,7 +154,14 @@ impl Session {
 
     pub(super) fn report_success(&mut self, entity: &Entity) {
         let Some(replay) = &mut self.replay else { return };
-        replay.report.restored(entity);
+        match entity {
+            // If its channel is closed before all is back, it is started once more, and counted then.
+            Entity::Consumer { channel, .. } => {
+                let restoring = replay.channels.get_mut(channel);
+                restoring.into_iter().for_each(|restoring| restoring.consumers += 1);
+            }
+            entity => replay.report.restored(entity),
+        }
         if !replay.whole {
             let event = SessionEvent::Restored { entity: entity.clone() };
             self.events.push_back(Event::Session(event));
@@ -184,7 +193,8 @@ impl Session {
         });
         let Some(replay) = done else { return };
         let Replay { whole, began, mut report, channels, .. } = *replay;
-        for id in channels.into_keys() {
+        for (id, restoring) in channels {
+            report.consumers += restoring.consumers;
             if slot(&mut self.channels, id).is_some_and(|record| !record.attached) {
                 report.channels += 1;
                 report.republished += self.attach(id);

@@ -102,8 +102,7 @@ impl RecoveryReport {
             Entity::Queue(_) => self.queues += 1,
             Entity::Binding { .. } => self.bindings += 1,
             Entity::Channel(_) => self.channels += 1,
-            Entity::Prefetch(_) | Entity::Flow(_) => {}
-            Entity::Consumer { .. } => self.consumers += 1,
+            Entity::Prefetch(_) | Entity::Flow(_) | Entity::Consumer { .. } => {}
         }
     }
 }

@@ -305,11 +305,14 @@ impl Session {
         let restoring = self.replay.as_mut().and_then(|replay| replay.channels.remove(&id));
         let Restoring { mut awaiting, one_by_one, .. } = restoring.unwrap_or_default();
         let cause = error.as_close().map(|close| (close.class_id, close.method_id));
-        // Nobody else has asked for what the broker names, so there is no need to look for it one by one.
-        let is_known = is_alone
-            && awaiting.len() == 1
-            && awaiting.front().is_some_and(|(_, step)| cause == Some(step.method.facts().id));
-        if one_by_one || is_known {
+        let is_named =
+            awaiting.front().is_some_and(|(_, step)| cause == Some(step.method.facts().id));
+        // The application may have asked for something as well, such as a commit. That is not asked for again.
+        let is_known = match one_by_one {
+            true => is_alone || is_named,
+            false => is_alone && is_named && awaiting.len() == 1,
+        };
+        if is_known {
             // Nothing that was sent can be blamed.
             let Some((_, step)) = awaiting.pop_front() else {
                 if self.policy_reopens() {

@@ -205,3 +205,50 @@ fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_els
         assert_eq!(failures.count(), 1, "{cause:?}: nobody knows what became of the commit");
     }
 }
+
+/// The application commits while its channel is brought back step by step.
+#[test]
+fn what_is_brought_back_is_not_blamed_for_a_commit_beside_it() {
+    for waits in [false, true] {
+        let mut pair = Pair::new(Recovery::default());
+        pair.run(accept);
+        let (id, slow) = (pair.open(), pair.open());
+        pair.channel(id).request(TxSelect {}).expect("it is sent");
+        for (queue, channel) in [("bad", id), ("good", id), ("slow", slow)] {
+            let consumer_tag = short(queue);
+            let consume = BasicConsume { consumer_tag, ..consume(queue) };
+            pair.channel(channel).request(consume).expect("it is sent");
+        }
+        pair.run(accept);
+        pair.cut();
+        pair.events.clear();
+        pair.reconnect(ServerConfig::default());
+        let starts = |method: &Method, which| matches!(method, Method::BasicConsume(own) if own.queue == which);
+        pair.run(|server, id, method| {
+            // What comes behind a close is ignored.
+            let Ok(mut channel) = server.channel(id) else { return };
+            match method {
+                bad if starts(bad, "bad") => {
+                    channel.close_over(ReplyCode::NOT_FOUND, "no", method.facts().id);
+                }
+                good if starts(good, "good") && waits => {}
+                slow if starts(slow, "slow") => {}
+                other => accept(server, id, other),
+            }
+        });
+        assert_eq!(pair.failed_consumers().len(), 1);
+        let committing = pair.channel(id).request(TxCommit {}).expect("it is sent");
+        pair.run(|_, _, _| {});
+        let commit = (TxCommit::CLASS_ID, TxCommit::METHOD_ID);
+        pair.refuse(id, ReplyCode::PRECONDITION_FAILED, "no", commit);
+        let failed = |event: &&ChannelEvent| matches!(event, ChannelEvent::Failed { request, .. } if *request == committing);
+        assert_eq!(pair.channel_events().filter(failed).count(), 1);
+        assert_eq!(pair.failed_consumers().len(), 1, "{waits}: that of the missing queue");
+        let running = pair.asked.iter().rev().find(|method| starts(method, "good"));
+        assert!(running.is_some() && pair.session.channel(id).is_ok(), "{waits}");
+        let started = BasicConsumeOk { consumer_tag: short("slow") };
+        pair.say(slow, started);
+        let report = report(&pair).expect("it is recovered");
+        assert_eq!((report.channels, report.consumers, report.failed.len()), (2, 2, 1), "{waits}");
+    }
+}
