@@ -55,7 +55,7 @@ impl Connection {
     /// # Cancel safety
     /// Once polled, consumers are stopped. If the future is dropped within the grace period, the connection stays open.
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
-        let given_back = self.shared().lock().stop_consumers();
+        let mut given_back = self.shared().lock().stop_consumers();
         let deadline =
             Deadline::start_as(self.shared(), self.shared().lock(), Some(grace), Counts::Always);
         let mut waiting = Waiting::new(self.shared(), On::Turn);
@@ -64,6 +64,8 @@ impl Connection {
                 return Poll::Ready(());
             }
             self.shared().poll(cx, |state, task| {
+                // Some may have been started meanwhile.
+                given_back += state.stop_consumers();
                 let (unsettled, unconfirmed) = state.in_flight();
                 if unsettled + unconfirmed == 0 || state.proto.check().is_err() {
                     return Poll::Ready(());
@@ -86,7 +88,7 @@ impl Connection {
 
 impl State {
     /// Ends all consumers and requeues the deliveries that they have not taken. Returns their number.
-    fn stop_consumers(&mut self) -> usize {
+    pub(crate) fn stop_consumers(&mut self) -> usize {
         let mut given_back = 0;
         let places: Vec<_> = self.places().collect();
         for place in places {
@@ -94,7 +96,6 @@ impl State {
                 given_back += self.stop_consumer(place, consumer);
             }
         }
-        self.wake_driver();
         given_back
     }
 }

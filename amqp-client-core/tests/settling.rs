@@ -3,6 +3,7 @@
 mod rig;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{BasicCancel, BasicNack, BasicReject, Method};
@@ -90,6 +91,38 @@ fn what_a_shutdown_returns_is_returned_without_blame() {
     let all: Method = BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into();
     assert_eq!(settled.pop(), Some(all));
     assert_eq!(settled, [1, 2, 3].map(|tag| nack(tag, true)));
+}
+
+/// What the broker delivers to it between the last nack and the close would stay unsettled.
+#[test]
+fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well() {
+    // While the shutdown waits, and when it has waited for as long as it may.
+    for in_time in [true, false] {
+        let (mut rig, channel, mut consumer) = consuming(1);
+        let taken = consumer.try_next().expect("it was delivered");
+        let connection = rig.connection.clone();
+        let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
+        assert!(rig.poll(shutdown.as_mut()).is_none());
+        let consuming = channel.basic_consume("queue", ConsumeOptions::new());
+        let mut late = rig.run(consuming).expect("consumes");
+        rig.deliver(channel.id(), late.tag(), 2, b"body");
+        rig.turn();
+        rig.methods.clear();
+        if in_time {
+            assert!(rig.poll(shutdown.as_mut()).is_none(), "a delivery is not settled");
+            assert!(matches!(rig.poll(pin!(late.next())), Some(None)), "it ends as all others");
+            taken.ack().expect("it waits");
+        } else {
+            rig.advance(Duration::from_secs(2));
+        }
+        let left = rig.run(shutdown).expect("it is closed");
+        assert_eq!((left.unsettled > 0, left.is_nothing()), (!in_time, in_time));
+        let is_cancel = |method: &Method| matches!(method, Method::BasicCancel(_));
+        let all: Method = BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into();
+        let cancelled = rig.methods.iter().position(is_cancel).expect("it is cancelled");
+        let requeued = rig.methods.iter().position(|method| *method == all);
+        assert!(requeued.is_none_or(|at| at > cancelled), "{:?}", rig.methods);
+    }
 }
 
 /// The number of its channel may belong to another one, whose deliveries have the same numbers.

@@ -413,6 +413,8 @@ impl State {
         }
         // Only now: a delivery that came between this and the close would be settled twice.
         if std::mem::take(&mut self.requeues) {
+            // What the broker delivers to a consumer behind the requeueing would stay unsettled.
+            self.stop_consumers();
             self.requeue_all();
         }
         if let Some((code, text)) = &self.closing {
@@ -571,11 +573,15 @@ impl State {
         }
         let id = channel.id;
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
+        if queue.end.is_some() && queue.deliveries.is_empty() {
+            return 0;
+        }
         let waiter = queue.end(End::Cancelled);
         let tag = queue.tag.clone();
         let mut deliveries = VecDeque::new();
         let octets = queue.take(&mut deliveries);
         self.delivered_octets = self.delivered_octets.saturating_sub(octets);
+        self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
         if let Ok(mut protocol) = self.proto.channel(id) {
             protocol.discard_consumer(&tag);
