@@ -17,7 +17,7 @@ use amqp_client_core::proto::method::{
     BasicAck, BasicConsume, BasicDeliver, BasicPublish, BasicQos, ChannelClose, ChannelCloseOk,
     ChannelOpen, ChannelOpenOk, ConnectionBlocked, ConnectionClose, ConnectionCloseOk,
     ConnectionOpen, ConnectionStart, ConnectionStartOk, ConnectionTune, ConnectionTuneOk, Method,
-    QueueDeclare, QueueDeclareOk,
+    QueueDeclare, QueueDeclareOk, QueueDelete,
 };
 use amqp_testkit::PeerConnection;
 use amqp_testkit::peer::frame_octets;
@@ -403,6 +403,9 @@ fn clients_hang_up_at_any_step_in_order_or_not() -> Outcome {
                 assert!(Instant::now() < until, "{name}: the queue stays");
             };
             assert_eq!(declared.message_count, 0, "{name}");
+            // The next client wants one of its own, and may come before the broker knows that this one is gone.
+            send(&mut peer, 1, QueueDelete { queue: short("q"), ..<_>::default() });
+            assert!(matches!(receive(&mut peer), Method::QueueDeleteOk(_)), "{name}");
         }
     }
     program.finish()
