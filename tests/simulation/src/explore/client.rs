@@ -19,7 +19,7 @@ use fastrand::Rng;
 
 use super::World;
 use super::books::Books;
-use super::commands::{Name, Policy};
+use super::commands::{BODY_MAX, Name, Policy};
 use super::ends::Asked;
 use super::history::Mark;
 use super::ledger::Id;
@@ -260,6 +260,10 @@ impl Client {
         config.protocol.heartbeat = self.world.script.heartbeat;
         config.protocol.limits.transmit_high_water = HIGH_WATER;
         config.protocol.limits.frame_max = policy.frame_max;
+        if let Some(oversized) = policy.oversized {
+            config.protocol.limits.body_max = BODY_MAX as u64;
+            config.protocol.limits.oversized = oversized;
+        }
         config.settings.call_timeout = policy.patience;
         config.settings.publish_timeout = policy.patience;
         config.settings.confirm_timeout = policy.patience;
@@ -286,6 +290,7 @@ impl Client {
         }
         recovery.retry_locked = recovering.retry_locked;
         recovery.give_up_after = recovering.give_up_after;
+        recovery.attempts_max = recovering.attempts_max;
         Some((recovery, Pace::new(delays, self.world.script.nodes.len())))
     }
 

@@ -6,9 +6,15 @@
 use std::time::Duration;
 
 use amqp_client_core::StreamOffset;
+use amqp_client_core::proto::Oversized;
+
+use amqp_test_broker::Verdict;
 
 use crate::script::Fault;
 use crate::wire::Conditions;
+
+/// The largest body that some clients take.
+pub(crate) const BODY_MAX: usize = 4_000;
 
 /// A run: nodes, clients, what their tasks do, and what goes wrong.
 #[derive(Debug, Clone)]
@@ -32,6 +38,15 @@ impl Exploration {
         let nack = self.nodes.iter().all(|node| node.nack);
         (self.counts_failures && nack).then_some(self.delivery_limit)
     }
+
+    /// How clients settle bodies that are too large for them, without being asked.
+    pub(crate) fn settles_large(&self) -> impl Iterator<Item = Verdict> {
+        self.clients.iter().filter_map(|client| match client.oversized? {
+            Oversized::Requeue => Some(Verdict::Blamed),
+            Oversized::Reject => Some(Verdict::Rejected),
+            _ => None,
+        })
+    }
 }
 
 /// How a node differs from others.
@@ -51,6 +66,8 @@ pub(crate) struct Policy {
     pub(crate) patience: Option<Duration>,
     pub(crate) delivery_budget: usize,
     pub(crate) frame_max: u32,
+    /// What it does with a body of more than [`BODY_MAX`] bytes, if it does not take it like any other.
+    pub(crate) oversized: Option<Oversized>,
     /// Whether and how its connections are recovered.
     pub(crate) recovery: Option<Recovering>,
 }
@@ -67,6 +84,8 @@ pub(crate) struct Recovering {
     /// Whether the first declaration of a locked queue is tried again, too.
     pub(crate) retry_locked: bool,
     pub(crate) give_up_after: Option<Duration>,
+    /// How many attempts it makes at most.
+    pub(crate) attempts_max: Option<u32>,
     /// Whether the first connection is retried like any other.
     pub(crate) retry_open: bool,
 }

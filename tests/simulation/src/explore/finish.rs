@@ -200,14 +200,14 @@ impl Task {
             if queue == STREAM {
                 // One that has had none yet may have begun at the end.
                 let had = last.get().map_or(ready as i64, |last| last + 1);
-                if had < ready as i64 && self.forgotten.get() == 0 {
+                if had < ready as i64 && !self.leaves_some() {
                     return Err(format!(
                         "a consumer of a stream has had {had} of {ready} messages"
                     ));
                 }
                 continue;
             }
-            if ready > 0 && self.forgotten.get() == 0 {
+            if ready > 0 && !self.leaves_some() {
                 let kind = if *no_ack { " without acknowledgements" } else { "" };
                 return Err(format!(
                     "{ready} messages wait in {queue}, and its consumer{kind} gets none"
@@ -218,6 +218,11 @@ impl Task {
             return Err(format!("the broker has consumers that nobody holds: {known:?}"));
         }
         Ok(())
+    }
+
+    /// Whether deliveries may be unacknowledged on purpose: those that fill a prefetch limit keep others from coming.
+    fn leaves_some(&self) -> bool {
+        self.forgotten.get() > 0 || self.policy().oversized.is_some()
     }
 
     /// Nothing is left over when all handles but the connection's are dropped.

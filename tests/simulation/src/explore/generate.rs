@@ -48,6 +48,9 @@ impl Exploration {
             script.keep_small();
         }
         script.with_trouble();
+        if seed % 5 == 3 {
+            script.with_limits();
+        }
         if script.has_streams() {
             script.with_streams();
         }
@@ -136,6 +139,7 @@ impl Policy {
             patience,
             delivery_budget,
             frame_max: pick(rng, &[4096, 131_072, 131_072]),
+            oversized: None,
             recovery: (rng.u8(..5) > 0).then(|| Recovering::any(rng)),
         }
     }
@@ -154,6 +158,7 @@ impl Recovering {
             delays: Some((Duration::from_millis(delay_min), Duration::from_millis(delay_max))),
             retry_locked: false,
             give_up_after: None,
+            attempts_max: None,
             retry_open: false,
         }
     }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use amqp_test_broker::{Note, Verdict};
 use bytes::Bytes;
 
+use super::commands::BODY_MAX;
+
 /// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
 const DELIVERIES: u32 = 2_000;
 
@@ -71,19 +73,25 @@ pub(crate) struct Ledger {
     nack: bool,
     /// How many failures of its deliveries a message of the quorum queue survives, if nothing else counts.
     limit: Option<u32>,
+    /// How clients settle large bodies on their own account.
+    settles_large: Vec<Verdict>,
     pub(crate) counts: Counts,
 }
 
 impl Ledger {
     /// An empty ledger, of a broker with that limit whose nodes all know `basic.nack` or do not.
-    pub(crate) fn new(limit: Option<u32>, nack: bool) -> Self {
-        Self { limit, nack, ..Self::default() }
+    pub(crate) fn new(limit: Option<u32>, nack: bool, settles_large: Vec<Verdict>) -> Self {
+        Self { limit, nack, settles_large, ..Self::default() }
     }
 
     /// A message that is about to be published, and its body.
     pub(crate) fn publish(&mut self, size: usize, kept: bool, mandatory: bool) -> (Id, Bytes) {
         let id = Id(self.entries.len() as u64);
-        self.entries.push(Entry { kept, mandatory, ..Entry::default() });
+        let mut granted = BTreeMap::new();
+        if size > BODY_MAX {
+            granted.extend(self.settles_large.iter().map(|verdict| (*verdict, DELIVERIES)));
+        }
+        self.entries.push(Entry { kept, mandatory, granted, ..Entry::default() });
         self.counts.published += 1;
         let mut body = id.0.to_be_bytes().to_vec();
         let size = size.max(HEAD);

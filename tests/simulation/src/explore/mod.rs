@@ -159,6 +159,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         ledger: RefCell::new(Ledger::new(
             script.blameless(),
             script.nodes.iter().all(|node| node.nack),
+            script.settles_large().collect(),
         )),
         history: RefCell::default(),
         script: script.clone(),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use amqp_client_core::proto::Oversized;
 use amqp_test_broker::Scope;
 use fastrand::Rng;
 
@@ -42,6 +43,18 @@ impl Exploration {
                 let index = rng.usize(1..=task.commands.len());
                 let commands = Command::troublesome(rng, focus);
                 task.commands.splice(index..index, commands);
+            }
+        }
+    }
+
+    /// Clients take no large bodies, and make few attempts to connect.
+    pub(super) fn with_limits(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x006c_696d_6974_7300);
+        for client in &mut self.clients {
+            let all = [Oversized::Hold, Oversized::Requeue, Oversized::Reject];
+            client.oversized = rng.bool().then(|| pick(&mut rng, &all));
+            if let Some(recovering) = &mut client.recovery {
+                recovering.attempts_max = rng.bool().then(|| pick(&mut rng, &[1, 3, 20]));
             }
         }
     }
