@@ -5,8 +5,8 @@ use amqp_client_core::proto::method::{ExchangeDeclare, QueueDeclare, QueueDelete
 use amqp_client_core::proto::{FieldTable, Value};
 use amqp_client_tokio::Connection;
 
-use crate::brokers;
 use crate::script::client::short;
+use crate::{brokers, version};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -71,7 +71,12 @@ async fn said<R: Request>(connection: &Connection, request: R) -> Result<String,
 async fn both_brokers_refuse_the_same_queues() -> Outcome {
     let (_, rabbitmq, memory) = brokers();
     let kinds = ["classic", "quorum", "stream", "no-such-type"];
+    // RabbitMQ 4.0 refuses unknown modes as 3.x does, and 4.3 does not look at them. The in-memory broker is like one of these.
+    let in_between = ((4, 0)..(4, 3)).contains(&version(rabbitmq).ok_or("no version")?);
     for declare in kinds.iter().flat_map(|kind| [properties(kind), arguments(kind)].concat()) {
+        if in_between && declare.arguments.get("x-queue-mode").is_some() {
+            continue;
+        }
         let mut answers = Vec::new();
         for uri in [rabbitmq, &memory.uri()] {
             let connection = Connection::open(uri).await?;

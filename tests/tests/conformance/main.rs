@@ -453,7 +453,7 @@ fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
             }
         };
         let mut options = Options::new();
-        if major_version(&uri).expect("RabbitMQ says which it is") >= 4 {
+        if version(&uri).expect("RabbitMQ says which it is") >= (4, 0) {
             options = options.rabbitmq_4_3();
         }
         let memory = Broker::start_with(options).expect("a port on the loopback interface");
@@ -461,11 +461,12 @@ fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
     })
 }
 
-fn major_version(uri: &str) -> Option<u32> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let connection = runtime.block_on(Connection::open(uri)).ok()?;
+/// The broker's major and minor number. Its callers may run inside a runtime.
+fn version(uri: &str) -> Option<(u32, u32)> {
+    let connection = amqp_client_blocking::Connection::open(uri).ok()?;
     let version = connection.negotiated()?.peer_properties.get("version")?.as_str()?.to_owned();
-    version.split('.').next()?.parse().ok()
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 /// How many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.
