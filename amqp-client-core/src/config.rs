@@ -31,15 +31,15 @@ pub struct Config {
 /// # Timeouts on slow links
 ///
 /// A request is written behind everything that was queued before it. `call_timeout`, `publish_timeout` and `confirm_timeout` bound
-/// how long the broker or the transport stands still, and not how long a link takes for a large body. While bytes that were queued
-/// before, or the request itself, are still to be written, the time runs from the last moment at which the transport took
-/// anything. Once they are written, the broker has the whole time.
+/// how long the broker or the transport stands still, and not how long a link takes for a large body. Until the request and all
+/// bytes queued before it are written, the timeout restarts each time the transport accepts bytes. Once they are written, the
+/// broker has the whole timeout to reply.
 ///
 /// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB on a link of 2 MiB/s is written after 15 s, and
 /// fails 5 s later if it is not answered. If the link stops after 3 s, the request fails 5 s after that.
 ///
-/// What is queued later makes no difference. The time in which there is no connection counts in full. Written is what the
-/// operating system has taken into its buffers.
+/// Bytes that are queued later make no difference. Time without a connection counts in full. Bytes count as written once the
+/// operating system has taken them into its buffers.
 ///
 /// To bound the whole time, wait with a timer of the runtime (`tokio::time::timeout`, for threads `.wait_timeout(..)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -203,14 +203,14 @@ impl Driver {
         }
     }
 
-    /// What to write.
+    /// Returns the bytes to write.
     #[must_use]
     pub fn output(&self) -> &Transmit {
         &self.output
     }
 
-    /// The transport took that much of the [`output`](Self::output), at `now`. Timeouts of what waits behind it depend on both: see
-    /// [`Settings`](crate::Settings#timeouts-on-slow-links).
+    /// Reports that the transport accepted `count` bytes of the [`output`](Self::output) at `now`. Timeouts of requests behind these
+    /// bytes depend on it: see [`Settings`](crate::Settings#timeouts-on-slow-links).
     pub fn written(&mut self, now: Instant, count: usize) {
         if count > 0 {
             self.output.advance(count);
