@@ -212,3 +212,23 @@ fn an_answer_that_nobody_awaits_is_returned_without_blame() {
         assert_eq!(settlements(&mut rig), [nack(tag, true)]);
     }
 }
+
+/// A broker may deliver to a consumer that is starting. The consumer can be cancelled only when it has started, and a close before
+/// that would count the delivery as failed.
+#[test]
+fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
+    let mut rig = Rig::new(Config::default());
+    rig.record();
+    let opening = rig.connection.open_channel();
+    let channel = rig.run(opening).expect("a channel");
+    let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
+    assert!(rig.poll(consuming.as_mut()).is_none());
+    rig.methods.clear();
+    drop(consuming);
+    drop(channel);
+    rig.turn();
+    let names: Vec<_> = rig.methods.iter().map(|method| method.facts().name).collect();
+    // The server reports no method behind a close.
+    assert_eq!(names, ["basic.consume", "basic.cancel", "basic.nack"]);
+    assert_eq!(rig.connection.health().channels, 0);
+}

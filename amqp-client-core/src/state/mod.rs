@@ -119,6 +119,8 @@ pub(crate) struct State {
     channels: Vec<Option<ChannelState>>,
     /// Which of `channels` a number stands for at present.
     by_number: Vec<Option<u32>>,
+    /// Channels without handles that are not being closed yet.
+    released: Vec<ChannelId>,
     wakes: Wakes,
 }
 
@@ -199,6 +201,7 @@ impl Shared {
             driver: None,
             channels: Vec::new(),
             by_number: Vec::new(),
+            released: Vec::new(),
             wakes: Wakes::default(),
         };
         let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
@@ -408,6 +411,7 @@ impl State {
 
     /// Carries out what was asked for since the driver's last turn.
     pub(crate) fn carry_out(&mut self, now: Instant) {
+        self.close_released();
         if self.closing.is_none() {
             return;
         }
@@ -509,12 +513,26 @@ impl State {
         }
         channel.abandoned = true;
         let id = channel.id;
-        if let Ok(mut proto) = self.proto.channel(id) {
-            // All its consumers are gone, too.
-            proto.requeue_all();
-            proto.close(amqp_proto::ReplyCode::REPLY_SUCCESS, "channel dropped");
-        }
+        self.released.push(id);
+        self.close_released();
         self.wake_driver();
+    }
+
+    /// Closes the channels whose handles are gone.
+    ///
+    /// A consumer that is starting cannot be cancelled yet. If its channel were closed now, a quorum queue would count what it
+    /// delivers to that consumer meanwhile as failed. So the close waits for the reply, and goes behind the cancel.
+    fn close_released(&mut self) {
+        let Self { released, proto, .. } = self;
+        released.retain(|id| {
+            let Ok(mut channel) = proto.channel(*id) else { return false };
+            if channel.starts_consumer() {
+                return true;
+            }
+            channel.requeue_all();
+            channel.close(amqp_proto::ReplyCode::REPLY_SUCCESS, "channel dropped");
+            false
+        });
     }
 
     fn free_channel(&mut self, place: u32) {
@@ -723,6 +741,8 @@ impl State {
         if outcome.over {
             self.by_number[usize::from(id.get())] = None;
             if self.channel(place).is_some_and(|channel| channel.abandoned) {
+                // The number may belong to another channel soon.
+                self.released.retain(|released| *released != id);
                 self.free_channel(place);
             }
         }

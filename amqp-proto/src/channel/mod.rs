@@ -258,6 +258,12 @@ impl Channel<'_> {
         self.state.pending.is_starting(consumer_tag)
     }
 
+    /// Returns whether the reply to a `basic.consume` is outstanding. The consumer cannot be cancelled before it.
+    #[must_use]
+    pub fn starts_consumer(&self) -> bool {
+        self.check_open().is_ok() && self.state.pending.starts_consumer()
+    }
+
     /// Acknowledges one delivery. The acknowledgement is sent with the next flush, merged with others where the result is identical.
     ///
     /// # Errors

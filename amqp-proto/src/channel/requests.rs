@@ -92,6 +92,11 @@ impl Requests {
         self.by_tag.contains_key(&(Kind::Consume, tag.clone()))
     }
 
+    /// Returns whether a consume is outstanding.
+    pub(super) fn starts_consumer(&self) -> bool {
+        self.by_tag.keys().any(|(kind, _)| *kind == Kind::Consume)
+    }
+
     /// Whether the cancel of that consumer, which has that tag, is pending.
     pub(super) fn is_cancelling(&self, tag: &ShortStr, consumer: ConsumerId) -> bool {
         let ids = self.by_tag.get(&(Kind::Cancel, tag.clone())).into_iter().flatten();

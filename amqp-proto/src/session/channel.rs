@@ -253,6 +253,16 @@ impl Channel<'_> {
         }
     }
 
+    /// Returns whether the reply to a `basic.consume` is outstanding; see
+    /// [`Channel::starts_consumer`](crate::Channel::starts_consumer).
+    #[must_use]
+    pub fn starts_consumer(&self) -> bool {
+        match &self.reach {
+            Reach::Channel(channel) => channel.starts_consumer(),
+            Reach::Nowhere(_) | Reach::Ended(_) => false,
+        }
+    }
+
     /// Publishes a message; see [`Channel::publish`](crate::Channel::publish). If its outcome is lost with the connection, it is
     /// reported as [`ChannelEvent::Unconfirmed`].
     ///
