@@ -223,6 +223,7 @@ impl SharedLoop {
         while !post.over {
             if std::mem::take(&mut post.callers_lead) {
                 drop(post);
+                // A caller that led will soon lead again: only time without one shows that no caller is left.
                 thread::sleep(NAP);
                 post = self.post();
             } else if let Some(mut work) = post.work.take() {

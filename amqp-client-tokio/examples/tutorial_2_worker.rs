@@ -40,7 +40,8 @@ async fn work_all(consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
 
 async fn work(delivery: Delivery) -> Result<(), Box<dyn Error>> {
     println!(" [x] Received '{}'", String::from_utf8_lossy(delivery.body()));
-    for _ in delivery.body().iter().filter(|octet| **octet == b'.') {
+    for _ in delivery.body().iter().filter(|byte| **byte == b'.') {
+        // The sleep is the task: each dot stands for a second of work.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     println!(" [x] Done");

@@ -44,6 +44,7 @@ pub fn wait_for<T>(
             let message = format!("waited {limit:?} in vain for {what}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }
+        // What tests ask about (processes, files, ports) sends no events: it is asked again, ever more rarely.
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

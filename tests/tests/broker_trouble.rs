@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let asking = async {
         while !holds() {
+            // A view of the broker is a copy: it is taken again until it shows what is waited for.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -50,6 +50,7 @@ fn messages() -> usize {
 }
 
 fn work() {
+    // The subject: a handler that blocks its thread for this time.
     thread::sleep(Duration::from_millis(number("BUSY_MILLISECONDS", WORK).into()));
 }
 

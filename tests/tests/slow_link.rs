@@ -59,6 +59,7 @@ fn scene(stops: bool) -> io::Result<Scene> {
                     break;
                 }
                 if begun.elapsed() < SLOW {
+                    // The subject: a link that takes nothing for this time.
                     thread::sleep(PAUSE);
                 }
             }

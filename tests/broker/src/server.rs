@@ -385,7 +385,7 @@ impl Shared {
             match served {
                 Ok(()) => fails = false,
                 Err(error) => {
-                    // The client waits, or the system has no socket for it: that does not change at once.
+                    // The client waits, or the system has no socket for it. No event says when it has one again.
                     if !fails {
                         eprintln!("amqp-test-broker: {error}");
                     }

@@ -66,6 +66,7 @@ impl Fault {
             Self::Crumbs => {
                 let size = chance.usize(1..50);
                 site.each_proxy(|proxy| proxy.slice(size));
+                // For a while, as it says: what passes in crumbs is the traffic of this time.
                 sleep(Duration::from_millis(300));
                 site.each_proxy(|proxy| {
                     proxy.cut();
@@ -74,6 +75,7 @@ impl Fault {
             }
             Self::Stall => {
                 site.each_proxy(|proxy| proxy.stall(true));
+                // The length of the silence is the fault.
                 sleep(SILENCE);
                 site.each_proxy(|proxy| proxy.stall(false));
             }
@@ -82,6 +84,7 @@ impl Fault {
             }
             Self::Alarm => {
                 broker.ctl(&["set_vm_memory_high_watermark", "0.0000001"])?;
+                // An alarm lasts, whether or not a client has noticed it.
                 sleep(Duration::from_millis(500));
                 broker.ctl(&["set_vm_memory_high_watermark", "0.4"])?;
             }
@@ -97,6 +100,7 @@ impl Fault {
             }
             Self::Freeze => {
                 broker.pause()?;
+                // The length of the silence is the fault.
                 sleep(SILENCE);
                 broker.resume()?;
             }

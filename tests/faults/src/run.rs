@@ -55,7 +55,7 @@ pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error>
         let mut faults = plan.faults.clone();
         chance.shuffle(&mut faults);
         for fault in faults {
-            // Some traffic before, so that there is something to lose.
+            // Traffic in between, for a random time: a fault must not always meet the same state.
             tokio::time::sleep(Duration::from_millis(chance.u64(100..1000))).await;
             let losses = traffic.losses();
             let fell = traffic.node();
@@ -116,6 +116,7 @@ async fn happen(
                 done??;
                 return Ok(began.elapsed());
             }
+            // Asks again; `happening` waits for the answer with a deadline.
             () = tokio::time::sleep(Duration::from_millis(50)) => {
                 if traffic.node() != node {
                     let _heard = tell.send(());

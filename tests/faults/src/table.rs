@@ -46,14 +46,15 @@ impl Resources {
     }
 }
 
-/// Gives tasks that have nothing left to do the time to end.
+/// Waits until all tasks have ended, for a second at most: the table says which are left.
 pub(crate) async fn settle() {
-    for _ in 0..100 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if tokio::runtime::Handle::current().metrics().num_alive_tasks() == 0 {
-            break;
+    let ended = async {
+        while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+            // The runtime reports no end of a task: asks again.
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
+    };
+    let _left = tokio::time::timeout(Duration::from_secs(1), ended).await;
 }
 
 impl Table {

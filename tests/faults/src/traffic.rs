@@ -127,6 +127,7 @@ impl Traffic {
             let sent = tokio::time::timeout(PATIENCE, self.prober.send_message("probe", &message));
             // It may be lost with the connection, or not be sent at all: another one follows.
             let _unknown = sent.await.map_err(|_| "a probe is not answered")?;
+            // Probes are few, for they are traffic themselves; the loop ends when the last consumer has seen one.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
@@ -140,6 +141,7 @@ impl Traffic {
         }
         let arrived = async {
             while self.ledger.totals().lost > 0 {
+                // Asks the ledger again, which counts all messages each time.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
@@ -213,6 +215,7 @@ impl Work {
             let stopped = self.stop.load(Ordering::Relaxed);
             let number = if !stopped && under_way.len() < UNDER_WAY {
                 next += 1;
+                // The pace of the publisher.
                 tokio::time::sleep(Duration::from_micros(chance.u64(0..4000))).await;
                 next - 1
             } else {
@@ -245,6 +248,7 @@ impl Work {
                     return Some(confirmation);
                 }
                 Err(PublishError::Held(_) | PublishError::TimedOut { .. }) => {
+                    // An application backs off before it tries again.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(error) => {

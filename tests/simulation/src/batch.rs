@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
 
@@ -14,6 +15,9 @@ const PROGRESS: u64 = 50_000;
 
 /// Longer than any run takes, on a busy machine too: one that takes longer waits for a lock that it holds.
 const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// How often the watchdog looks at the clock.
+const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
 /// What kind of script a seed is made into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +145,6 @@ impl Batch {
         let failed = Mutex::new(Vec::<(u64, String)>::new());
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let currents: Vec<Current> = (0..threads).map(|_| Mutex::new(None)).collect();
-        let done = AtomicBool::new(false);
         let work = |current: &Current| loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
@@ -164,12 +167,14 @@ impl Batch {
             *lock(current) = None;
         };
         thread::scope(|scope| {
-            scope.spawn(|| self.watch(&currents, &done));
+            let (done, is_done) = channel();
+            let currents = &currents;
+            scope.spawn(move || self.watch(currents, &is_done));
             let work = &work;
             let workers: Vec<_> =
                 currents.iter().map(|current| scope.spawn(move || work(current))).collect();
             workers.into_iter().for_each(|worker| drop(worker.join()));
-            done.store(true, Ordering::Relaxed);
+            drop(done);
         });
         let mut failed = failed.into_inner().unwrap_or_default();
         failed.sort();
@@ -194,9 +199,8 @@ impl Batch {
     }
 
     /// Ends the program when a run hangs: nothing else can end it.
-    fn watch(self, currents: &[Current], done: &AtomicBool) {
-        while !done.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(20));
+    fn watch(self, currents: &[Current], is_done: &Receiver<()>) {
+        while is_done.recv_timeout(LOOKS_EVERY) == Err(RecvTimeoutError::Timeout) {
             for current in currents {
                 let hanging = lock(current).filter(|(_, since)| since.elapsed() > HANGS_AFTER);
                 if let Some((seed, _)) = hanging {
