@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -73,7 +74,8 @@ async fn elsewhere<T: Send + 'static>(
     let slot: Arc<Mutex<Slot<T>>> = Arc::new(Mutex::new((None, None)));
     let filled = slot.clone();
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let result = run();
+        let result = catch_unwind(AssertUnwindSafe(run));
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
         let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
         slot.0 = Some(result);
         let waker = slot.1.take();
@@ -207,4 +209,20 @@ fn attempt<T>(
         }
     }
     Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use amqp_client_core::wait::Wait as _;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_thread_is_an_error_to_who_waits_for_its_result() {
+        let result = elsewhere("amqp-test", || -> io::Result<()> { panic!("nothing comes of it") });
+        let result = result.wait_timeout(Duration::from_secs(30)).expect("there is a result");
+        result.expect_err("it panicked");
+    }
 }

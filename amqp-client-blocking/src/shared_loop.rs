@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -257,9 +258,10 @@ impl Work {
         let Some(drive) = &mut self.drive else { return };
         shared.rung.store(false, Ordering::SeqCst);
         let mut context = Context::from_waker(&self.waker);
-        let (polled, alarm) = alarmed(|| drive.as_mut().poll(&mut context));
-        if polled.is_ready() {
-            self.drive = None;
+        let (polled, alarm) = alarmed(|| contained(|| drive.as_mut().poll(&mut context)));
+        // A panic, of the stream say, ends the connection, and not the thread that happens to move its bytes.
+        if polled.is_none_or(|polled| polled.is_ready()) {
+            self.end();
             return;
         }
         let skip = skip();
@@ -277,10 +279,21 @@ impl Work {
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => self.events.iter().for_each(|event| self.readiness.take(event)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Nothing can be waited for any more. Dropping the drive ends the connection.
-            Err(_) => self.drive = None,
+            // Nothing can be waited for any more.
+            Err(_) => self.end(),
         }
     }
+
+    /// Drops the drive, which ends the connection: whoever waits for something gets an error.
+    fn end(&mut self) {
+        let drive = self.drive.take();
+        contained(|| drop(drive));
+    }
+}
+
+/// Runs something that may run code of the user's. Returns `None` if it panics, which the panic hook has reported.
+fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 #[cfg(test)]
@@ -336,6 +349,51 @@ mod tests {
         used(&hurried);
         while hurried.led.load(Ordering::SeqCst) < 100 {
             assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
+        }
+        Ok(())
+    }
+
+    /// Panics when it is polled by a caller, or by the helper, and once more when it is dropped.
+    struct Panics {
+        helper: bool,
+        polled: bool,
+    }
+
+    impl Future for Panics {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            if self.helper == (thread::current().name() == Some("amqp-io")) {
+                self.polled = true;
+                panic!("polled");
+            }
+            // The other one has its turn, too.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            assert!(!self.polled, "dropped");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_loop_and_its_helper_but_not_the_caller_that_runs_it() -> io::Result<()> {
+        for helper in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let stream = TcpStream::connect(listener.local_addr()?)?;
+            let (_stream, seat) = crate::io::seat(mio::net::TcpStream::from_std(stream))?;
+            let shared = SharedLoop::start(seat, Box::pin(Panics { helper, polled: false }))?;
+            used(&shared);
+            let held_by_the_helper = Arc::downgrade(&shared);
+            drop(shared);
+            let given_up_at = Instant::now() + Duration::from_secs(30);
+            while held_by_the_helper.strong_count() > 0 {
+                assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
+                assert!(Instant::now() < given_up_at, "the helper waits for ever");
+            }
         }
         Ok(())
     }
