@@ -14,11 +14,17 @@ use once::open;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
+/// A channel of a broker of its own.
+async fn channel() -> Result<(Broker, Channel), Box<dyn std::error::Error>> {
+    let broker = Broker::start()?;
+    let channel = open(&broker.uri()).await?.open_channel().await?;
+    Ok((broker, channel))
+}
+
 /// One more than fits into 16 bits.
 #[tokio::test]
 async fn a_consumer_has_65_536_deliveries_unacknowledged() -> Outcome {
-    let broker = Broker::start()?;
-    let channel = open(&broker.uri()).await?.open_channel().await?;
+    let (_broker, channel) = channel().await?;
     let queue = channel.queue_declare("q", QueueOptions::new()).await?;
     for _ in 0..65_536 {
         queue.publish(&Message::new("")).await?;
@@ -65,8 +71,7 @@ async fn chain(channel: &Channel, length: usize) -> Result<Queue, Box<dyn std::e
 
 #[tokio::test]
 async fn a_message_dies_in_3_000_queues_one_after_the_other() -> Outcome {
-    let broker = Broker::start()?;
-    let channel = open(&broker.uri()).await?.open_channel().await?;
+    let (_broker, channel) = channel().await?;
     let last = chain(&channel, 3_000).await?;
     channel.queue("q0")?.publish(&Message::new("x")).await?;
     let got = last.get(true).await?.ok_or("it is lost")?;
@@ -77,8 +82,7 @@ async fn a_message_dies_in_3_000_queues_one_after_the_other() -> Outcome {
 /// Its headers cannot say where it has been.
 #[tokio::test]
 async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
-    let broker = Broker::start()?;
-    let channel = open(&broker.uri()).await?.open_channel().await?;
+    let (_broker, channel) = channel().await?;
     let to = |queue| {
         let options = QueueOptions::new().max_length(0).dead_letter_exchange("");
         options.dead_letter_routing_key(queue)
@@ -95,8 +99,7 @@ async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
 /// Nothing but the name says that it has been there.
 #[tokio::test]
 async fn a_queue_whose_name_is_not_utf_8_dead_letters_to_itself() -> Outcome {
-    let broker = Broker::start()?;
-    let channel = open(&broker.uri()).await?.open_channel().await?;
+    let (_broker, channel) = channel().await?;
     let options = QueueOptions::new().message_ttl(Duration::ZERO).dead_letter_exchange("");
     let queue = channel.queue_declare(b"\xff".as_slice(), options).await?;
     queue.publish(&Message::new("x")).await?;
@@ -106,8 +109,7 @@ async fn a_queue_whose_name_is_not_utf_8_dead_letters_to_itself() -> Outcome {
 
 #[tokio::test]
 async fn a_message_has_died_as_often_as_can_be_counted() -> Outcome {
-    let broker = Broker::start()?;
-    let channel = open(&broker.uri()).await?.open_channel().await?;
+    let (_broker, channel) = channel().await?;
     let options = QueueOptions::new().dead_letter_exchange("").dead_letter_routing_key("dead");
     let queue = channel.queue_declare("q", options).await?;
     let dead = channel.queue_declare("dead", QueueOptions::new()).await?;

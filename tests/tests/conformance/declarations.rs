@@ -1,8 +1,10 @@
 //! What brokers refuse to declare, by tables.
 
+use std::fmt::Debug;
+
 use amqp_client_core::CallError;
 use amqp_client_core::proto::method::{ExchangeDeclare, QueueDeclare, QueueDelete, Request};
-use amqp_client_core::proto::{FieldTable, Value};
+use amqp_client_core::proto::{FieldTable, ShortStr, Value};
 use amqp_client_tokio::Connection;
 
 use crate::script::client::short;
@@ -57,6 +59,22 @@ fn declare(kind: &str, argument: Option<(&str, Value)>) -> QueueDeclare {
     QueueDeclare { queue, durable: true, arguments, ..QueueDeclare::default() }
 }
 
+/// Asks RabbitMQ and the broker in memory, and expects the same answer.
+async fn same<T: PartialEq + Debug>(
+    of: impl Debug,
+    ask: impl AsyncFn(&str) -> Result<T, Box<dyn std::error::Error>>,
+) -> Outcome {
+    let (_, rabbitmq, memory) = brokers();
+    let expected = ask(rabbitmq).await?;
+    assert_eq!(ask(&memory.uri()).await?, expected, "{of:?}");
+    Ok(())
+}
+
+/// Deletes a queue, and returns what the broker says to that.
+async fn delete(connection: &Connection, queue: &ShortStr) -> Result<String, CallError> {
+    said(connection, QueueDelete { queue: queue.clone(), ..QueueDelete::default() }).await
+}
+
 /// What a broker says to a request, on a channel of its own.
 async fn said<R: Request>(connection: &Connection, request: R) -> Result<String, CallError> {
     let channel = connection.open_channel().await.expect("there is room for one more");
@@ -69,7 +87,7 @@ async fn said<R: Request>(connection: &Connection, request: R) -> Result<String,
 
 #[tokio::test]
 async fn both_brokers_refuse_the_same_queues() -> Outcome {
-    let (_, rabbitmq, memory) = brokers();
+    let (_, rabbitmq, _) = brokers();
     let kinds = ["classic", "quorum", "stream", "no-such-type"];
     // RabbitMQ 4.0 refuses unknown modes as 3.x does, and 4.3 does not look at them. The in-memory broker is like one of these.
     let in_between = ((4, 0)..(4, 3)).contains(&version(rabbitmq).ok_or("no version")?);
@@ -77,22 +95,20 @@ async fn both_brokers_refuse_the_same_queues() -> Outcome {
         if in_between && declare.arguments.get("x-queue-mode").is_some() {
             continue;
         }
-        let mut answers = Vec::new();
-        for uri in [rabbitmq, &memory.uri()] {
+        same(&declare, async |uri| {
             let connection = Connection::open(uri).await?;
-            answers.push(said(&connection, declare.clone()).await?);
-            let delete = QueueDelete { queue: declare.queue.clone(), ..QueueDelete::default() };
-            said(&connection, delete).await?;
+            let answer = said(&connection, declare.clone()).await?;
+            delete(&connection, &declare.queue).await?;
             connection.close().await?;
-        }
-        assert_eq!(answers[1], answers[0], "{declare:?}");
+            Ok(answer)
+        })
+        .await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn both_brokers_refuse_the_same_second_declarations() -> Outcome {
-    let (_, rabbitmq, memory) = brokers();
     let first = || QueueDeclare { durable: false, ..declare("classic", None) };
     let exclusive = || QueueDeclare { exclusive: true, ..first() };
     let shorter = declare("classic", Some(("x-max-length", 3i64.into())));
@@ -108,38 +124,35 @@ async fn both_brokers_refuse_the_same_second_declarations() -> Outcome {
         (first(), shorter.clone()),
         (declare("classic", None), shorter),
     ] {
-        let mut answers = Vec::new();
-        for uri in [rabbitmq, &memory.uri()] {
+        same((&before, &after), async |uri| {
             let connection = Connection::open(uri).await?;
             assert_eq!(said(&connection, before.clone()).await?, "done");
             let own = said(&connection, after.clone()).await?;
             let other = Connection::open(uri).await?;
-            answers.push((own, said(&other, after.clone()).await?));
-            let delete = QueueDelete { queue: before.queue.clone(), ..QueueDelete::default() };
-            assert_eq!(said(&connection, delete).await?, "done");
+            let answers = (own, said(&other, after.clone()).await?);
+            assert_eq!(delete(&connection, &before.queue).await?, "done");
             connection.close().await?;
             other.close().await?;
-        }
-        assert_eq!(answers[1], answers[0], "{before:?}, {after:?}");
+            Ok(answers)
+        })
+        .await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn both_brokers_refuse_the_same_exchanges() -> Outcome {
-    let (_, rabbitmq, memory) = brokers();
     for name in ["", "amq.direct", "amq.nobody-has-this"] {
         for kind in ["direct", "fanout", "no-such-type"] {
             for passive in [true, false] {
                 let (exchange, kind) = (short(name), short(kind));
                 let declare =
                     ExchangeDeclare { exchange, kind, passive, durable: true, ..<_>::default() };
-                let mut answers = Vec::new();
-                for uri in [rabbitmq, &memory.uri()] {
+                same(&declare, async |uri| {
                     let connection = Connection::open(uri).await?;
-                    answers.push(said(&connection, declare.clone()).await?);
-                }
-                assert_eq!(answers[1], answers[0], "{declare:?}");
+                    Ok(said(&connection, declare.clone()).await?)
+                })
+                .await?;
             }
         }
     }

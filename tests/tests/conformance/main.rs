@@ -32,10 +32,7 @@ enum Operation {
     Purge { queue: u8 },
     DeclareExchange { exchange: u8, kind: u8, alternate: bool },
     DeleteExchange { exchange: u8, if_unused: bool },
-    Bind { queue: u8, exchange: u8, key: u8 },
-    Unbind { queue: u8, exchange: u8, key: u8 },
-    BindExchange { destination: u8, source: u8, key: u8 },
-    UnbindExchange { destination: u8, source: u8, key: u8 },
+    Bind { to: End, destination: u8, source: u8, key: u8, undo: bool },
     Publish { exchange: u8, key: u8, mandatory: bool, priority: u8 },
     PublishTo { queue: u8, expired: bool },
     Transaction { queues: (u8, u8), commit: bool },
@@ -43,6 +40,13 @@ enum Operation {
     Settle { delivery: u8, how: u8, multiple: bool },
     Recover,
     Consume { queue: u8, count: u8 },
+}
+
+/// What a binding routes to.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Queue,
+    Exchange,
 }
 
 const KINDS: [&str; 5] = ["direct", "fanout", "topic", "headers", "no-such-kind"];
@@ -62,14 +66,14 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(exchange, kind, alternate)| DeclareExchange { exchange, kind, alternate }),
         1 => (exchange.clone(), any::<bool>())
             .prop_map(|(exchange, if_unused)| DeleteExchange { exchange, if_unused }),
-        3 => (queue.clone(), exchange.clone(), key.clone())
-            .prop_map(|(queue, exchange, key)| Bind { queue, exchange, key }),
-        1 => (queue.clone(), exchange.clone(), key.clone())
-            .prop_map(|(queue, exchange, key)| Unbind { queue, exchange, key }),
-        2 => (exchange.clone(), exchange.clone(), key.clone())
-            .prop_map(|(destination, source, key)| BindExchange { destination, source, key }),
-        1 => (exchange.clone(), exchange.clone(), key.clone())
-            .prop_map(|(destination, source, key)| UnbindExchange { destination, source, key }),
+        7 => (
+            (prop_oneof![Just(End::Queue), Just(End::Exchange)], 0u8..3),
+            (exchange.clone(), key.clone()),
+            prop::bool::weighted(0.3),
+        )
+            .prop_map(|((to, destination), (source, key), undo)| {
+                Bind { to, destination, source, key, undo }
+            }),
         5 => (exchange, key, any::<bool>(), 0u8..4).prop_map(
             |(exchange, key, mandatory, priority)| Publish { exchange, key, mandatory, priority }
         ),
@@ -251,25 +255,17 @@ impl Run {
                 channel.exchange_delete(self.exchange(exchange), if_unused).await?;
                 "deleted".to_owned()
             }
-            Operation::Bind { queue, exchange, key: number } => {
-                let (queue, exchange) = (self.queue(queue), self.exchange(exchange));
-                channel.queue_bind(queue, exchange, key(number), none()).await?;
-                "bound".to_owned()
-            }
-            Operation::Unbind { queue, exchange, key: number } => {
-                let (queue, exchange) = (self.queue(queue), self.exchange(exchange));
-                channel.queue_unbind(queue, exchange, key(number), none()).await?;
-                "unbound".to_owned()
-            }
-            Operation::BindExchange { destination, source, key: number } => {
-                let (destination, source) = (self.exchange(destination), self.exchange(source));
-                channel.exchange_bind(destination, source, key(number), none()).await?;
-                "bound".to_owned()
-            }
-            Operation::UnbindExchange { destination, source, key: number } => {
-                let (destination, source) = (self.exchange(destination), self.exchange(source));
-                channel.exchange_unbind(destination, source, key(number), none()).await?;
-                "unbound".to_owned()
+            Operation::Bind { to, destination, source, key: number, undo } => {
+                let (source, key) = (self.exchange(source), key(number));
+                let (queue, exchange) = (self.queue(destination), self.exchange(destination));
+                let reply = match (to, undo) {
+                    (End::Queue, false) => channel.queue_bind(queue, source, key, none()),
+                    (End::Queue, true) => channel.queue_unbind(queue, source, key, none()),
+                    (End::Exchange, false) => channel.exchange_bind(exchange, source, key, none()),
+                    (End::Exchange, true) => channel.exchange_unbind(exchange, source, key, none()),
+                };
+                reply.await?;
+                format!("undone {undo}")
             }
             Operation::Publish { exchange, key: number, mandatory, priority } => {
                 let exchange = self.exchange(exchange);

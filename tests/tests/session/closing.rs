@@ -5,21 +5,14 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{
     Arguments as _, BasicConsume, BasicConsumeOk, Method, QueueDeclare, TxCommit, TxSelect,
 };
-use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
-use amqp_client_core::proto::{ChannelEvent, Event, ReplyCode, ServerConfig, SessionEvent};
+use amqp_client_core::proto::session::{Entity, Recovery};
+use amqp_client_core::proto::{ChannelEvent, ReplyCode, ServerConfig};
 
 use crate::pair::{Pair, accept};
 use crate::world::{World, durable, short};
 
 fn consume(queue: &str) -> BasicConsume {
     BasicConsume { queue: short(queue), consumer_tag: short("c"), ..<_>::default() }
-}
-
-fn report(pair: &Pair) -> Option<&RecoveryReport> {
-    pair.events.iter().find_map(|event| match event {
-        Event::Session(SessionEvent::Recovered(report)) => Some(&**report),
-        _ => None,
-    })
 }
 
 #[test]
@@ -39,7 +32,7 @@ fn a_recovery_ends_when_its_last_channel_is_closed() {
     pair.run(accept);
     assert!(pair.session.is_open(), "{:?}", pair.events);
     assert_eq!(pair.channel(other).check_gate(), Ok(()));
-    let report = report(&pair).expect("it is recovered");
+    let report = pair.report();
     assert_eq!((report.channels, report.consumers, report.failed.len()), (1, 0, 0));
     // What still comes for the closed channel disturbs nobody.
     if let Ok(mut channel) = pair.server.channel(closed) {
@@ -141,7 +134,7 @@ fn a_declaration_is_not_blamed_for_the_close_of_the_channel_that_it_is_made_on()
         pair.asked.clear();
         pair.run(accept);
         assert!(pair.session.is_open(), "{count}: {:?}", pair.events);
-        let report = report(&pair).expect("it is recovered");
+        let report = pair.report();
         assert_eq!((report.queues, report.failed.as_slice()), (2, &[][..]), "{count}");
         assert_eq!(report.channels, ids.len() - 1);
     }
@@ -189,7 +182,7 @@ fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_els
             }
         });
         assert!(pair.session.is_open(), "{cause:?}: {:?}", pair.events);
-        let report = report(&pair).expect("it is recovered");
+        let report = pair.report();
         let failed: Vec<_> = report.failed.iter().map(|(entity, _)| entity).collect();
         let expected = match (lost, channels) {
             (Some(queue), _) => vec![Entity::Queue(short(queue))],
@@ -248,7 +241,7 @@ fn what_is_brought_back_is_not_blamed_for_a_commit_beside_it() {
         assert!(running.is_some() && pair.session.channel(id).is_ok(), "{waits}");
         let started = BasicConsumeOk { consumer_tag: short("slow") };
         pair.say(slow, started);
-        let report = report(&pair).expect("it is recovered");
+        let report = pair.report();
         assert_eq!((report.channels, report.consumers, report.failed.len()), (2, 2, 1), "{waits}");
     }
 }

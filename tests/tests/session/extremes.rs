@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::method::QueueDeclare;
 use amqp_client_core::proto::session::{Locked, Recovery};
 use amqp_client_core::proto::{ConnectionError, Gate, RawProperties, Route};
 
-use crate::world::{World, durable, short};
+use crate::world::{World, durable};
 
 fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
     let mut recovery = Recovery::default();
@@ -89,11 +88,7 @@ fn an_attempt_that_may_take_no_time_fails_and_others_follow_it_later_and_later()
 fn a_locked_queue_is_not_asked_for_without_a_pause() {
     let mut world = World::new(recovery(|own| own.locked = Locked::Retry(Duration::ZERO)));
     let id = world.open();
-    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-    let queue = world.queue(id, mine.clone());
-    world.consume(id, &queue, "tag");
-    world.cut();
-    world.elsewhere(|other, id| other.queue(id, mine));
+    world.lose_queue(id, "mine", "tag");
     world.cut_after = Some(world.rounds + 1000);
     assert_eq!(world.recover().locked.len(), 1);
     assert!(world.cut_after.is_some(), "it asks again and again");

@@ -8,7 +8,7 @@ use amqp_client_core::proto::{
     ChannelError, ChannelEvent, ConsumerId, ReplyCode, SessionEvent, TimerReason,
 };
 
-use crate::world::{World, durable, nameless, short};
+use crate::world::{World, durable, exclusive, nameless, short};
 
 fn code(error: &ChannelError) -> Option<ReplyCode> {
     error.reply_code()
@@ -129,16 +129,13 @@ fn a_consumer_that_is_refused_ends_and_the_others_of_its_channel_go_on() {
 fn a_queue_that_is_locked_is_tried_again_until_it_is_not() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
-    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let mine = exclusive("mine");
     let queue = world.queue(id, mine.clone());
     world.bind(id, &queue, "amq.direct", "mine");
     let consumer = world.consume(id, &queue, "tag");
     world.cut();
     // As if the broker did not know yet that the connection is lost.
-    let other = world.elsewhere(|other, id| {
-        other.queue(id, mine);
-        other.peer.expect("it is connected")
-    });
+    let other = world.declare_elsewhere(mine);
     let report = world.recover();
     assert_eq!(report.locked, [Entity::Queue(queue)]);
     assert_eq!((report.queues, report.consumers, report.failed.len()), (0, 0, 0));
@@ -168,11 +165,7 @@ fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
     for no_wait in [true, false] {
         let mut world = World::new(Recovery::default());
         let id = world.open();
-        let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-        let queue = world.queue(id, mine.clone());
-        let consumer = world.consume(id, &queue, "tag");
-        world.cut();
-        world.elsewhere(|other, id| other.queue(id, mine));
+        let (consumer, _) = world.lose_queue(id, "mine", "tag");
         assert_eq!(world.recover().locked.len(), 1);
         let cancel = BasicCancel { consumer_tag: short("tag"), no_wait };
         world.send(id, cancel);
@@ -187,11 +180,7 @@ fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
 fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
     let mut world = World::with(|recovery| recovery.locked = Locked::Fail);
     let id = world.open();
-    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-    let queue = world.queue(id, mine.clone());
-    world.consume(id, &queue, "tag");
-    world.cut();
-    world.elsewhere(|other, id| other.queue(id, mine));
+    world.lose_queue(id, "mine", "tag");
     let report = world.recover();
     assert_eq!(report.failed.len(), 2);
     assert_eq!(code(&report.failed[0].1), Some(ReplyCode::RESOURCE_LOCKED));
@@ -314,10 +303,10 @@ fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
 fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
-    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let mine = exclusive("mine");
     world.queue(id, mine.clone());
     world.cut();
-    world.elsewhere(|other, id| other.queue(id, mine));
+    world.declare_elsewhere(mine);
     assert_eq!(world.recover().locked.len(), 1);
     assert!(world.session.poll_timeout().is_some_and(|(at, _)| at > world.now));
     world.reachable = false;
@@ -375,14 +364,7 @@ fn a_consumer_that_waits_for_its_locked_queue_ends_when_it_is_cancelled() {
     for way in 0..3 {
         let mut world = World::new(Recovery::default());
         let id = world.open();
-        let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-        let queue = world.queue(id, mine.clone());
-        let consumer = world.consume(id, &queue, "tag");
-        world.cut();
-        let other = world.elsewhere(|other, id| {
-            other.queue(id, mine);
-            other.peer.expect("it is connected")
-        });
+        let (consumer, other) = world.lose_queue(id, "mine", "tag");
         assert_eq!(world.recover().locked.len(), 1);
         let cancel = BasicCancel { consumer_tag: short("tag"), no_wait: way == 2 };
         let request = world.send(id, cancel);
@@ -397,7 +379,7 @@ fn a_consumer_that_waits_for_its_locked_queue_ends_when_it_is_cancelled() {
         world.broker.handle_eof(other, world.now);
         (0..5).for_each(|_| world.pass(Duration::from_secs(1)));
         assert_eq!(world.queue_count(id, "mine").1, 0, "way {way}");
-        let next = world.consume(id, &queue, "tag");
+        let next = world.consume(id, &short("mine"), "tag");
         world.publish(id, "", "mine", "m");
         world.run();
         assert_eq!(world.texts(next), ["m"], "way {way}");

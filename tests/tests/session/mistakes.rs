@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicQos, QueueDeclare};
+use amqp_client_core::proto::method::BasicQos;
 use amqp_client_core::proto::session::{Dial, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
     SessionEvent,
 };
 
-use crate::world::{World, durable, short};
+use crate::world::{World, durable, exclusive, short};
 
 fn keep_immediate(world: &mut World, id: ChannelId, body: &str) -> PublishSeq {
     let mut route = Route::new("", "q");
@@ -120,14 +120,9 @@ fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
 #[test]
 fn the_first_declaration_of_a_locked_queue_is_tried_again_if_that_is_wanted() {
     for abandons in [false, true] {
-        let mut recovery = Recovery::default();
-        recovery.retry_locked = true;
-        let mut world = World::new(recovery);
-        let mine = || QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-        let before = world.elsewhere(|other, id| {
-            other.queue(id, mine());
-            other.peer.expect("it is connected")
-        });
+        let mut world = World::with(|recovery| recovery.retry_locked = true);
+        let mine = || exclusive("mine");
+        let before = world.declare_elsewhere(mine());
         let id = world.open();
         world.queue(id, durable("q"));
         let consumer = world.consume(id, &short("q"), "c");
@@ -164,8 +159,8 @@ fn the_first_declaration_of_a_locked_queue_is_tried_again_if_that_is_wanted() {
 #[test]
 fn the_first_declaration_of_a_locked_queue_fails_without_that() {
     let mut world = World::new(Recovery::default());
-    let mine = || QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-    world.elsewhere(|other, id| other.queue(id, mine()));
+    let mine = || exclusive("mine");
+    world.declare_elsewhere(mine());
     let id = world.open();
     world.send(id, mine());
     world.run();

@@ -299,14 +299,7 @@ fn an_exclusive_consumer_has_failed_if_that_is_wanted() {
 fn a_consumer_of_a_locked_queue_outlives_the_reopening_of_its_channel() {
     let mut world = World::new(reopening());
     let id = world.open();
-    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-    let queue = world.queue(id, mine.clone());
-    let consumer = world.consume(id, &queue, "c");
-    world.cut();
-    let other = world.elsewhere(|other, id| {
-        other.queue(id, mine);
-        other.peer.expect("it is connected")
-    });
+    let (consumer, other) = world.lose_queue(id, "mine", "c");
     assert_eq!(world.recover().locked.len(), 1);
     err(&mut world, id);
     world.pass(Duration::from_secs(5));

@@ -12,7 +12,7 @@ use amqp_client_core::proto::{
 };
 
 use crate::pair::{Pair, accept};
-use crate::world::{World, durable, short};
+use crate::world::{World, durable, exclusive, short};
 
 fn purge(name: &str) -> QueuePurge {
     QueuePurge { queue: short(name), ..<_>::default() }
@@ -94,14 +94,9 @@ fn the_order_holds_over_a_loss_at_any_step() {
 /// A declaration that is tried again stays ahead of the messages behind it.
 #[test]
 fn a_kept_message_waits_for_the_declaration_of_a_locked_queue() {
-    let mut recovery = Recovery::default();
-    recovery.retry_locked = true;
-    let mut world = World::new(recovery);
-    let mine = || QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
-    let before = world.elsewhere(|other, id| {
-        other.queue(id, mine());
-        other.peer.expect("it is connected")
-    });
+    let mut world = World::with(|recovery| recovery.retry_locked = true);
+    let mine = || exclusive("mine");
+    let before = world.declare_elsewhere(mine());
     let id = world.open();
     world.confirm(id);
     let declare = world.send(id, mine());

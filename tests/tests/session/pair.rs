@@ -7,10 +7,10 @@ use amqp_client_core::proto::method::{
     ExchangeDeleteOk, ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk,
     QueuePurgeOk, QueueUnbindOk, TxSelectOk,
 };
-use amqp_client_core::proto::session::{Channel, Dial, Recovery, Session};
+use amqp_client_core::proto::session::{Channel, Dial, Recovery, RecoveryReport, Session};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, Event, PublishError, Published,
-    ReplyCode, ServerConfig, ServerEvent,
+    ReplyCode, ServerConfig, ServerEvent, SessionEvent,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -201,6 +201,15 @@ impl Pair {
             Event::Channel(_, event) => Some(event),
             _ => None,
         })
+    }
+
+    /// The last report of a recovery.
+    pub(crate) fn report(&self) -> &RecoveryReport {
+        let report = self.events.iter().rev().find_map(|event| match event {
+            Event::Session(SessionEvent::Recovered(report)) => Some(&**report),
+            _ => None,
+        });
+        report.expect("it is recovered")
     }
 
     /// The consumers that were reported to have failed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{
     BasicConsume, BasicQos, ChannelFlow, ConfirmSelect, Method, QueueBind, QueueDeclare, TxSelect,
 };
-use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
+use amqp_client_core::proto::session::{Entity, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, Connection, ConsumerId, Event, ReplyCode, ServerConfig, SessionEvent,
 };
@@ -46,14 +46,6 @@ fn recover_from(pair: &mut Pair, ends: impl Fn(&Method) -> bool) -> usize {
         pair.session.handle_eof(pair.now);
     }
     panic!("it is asked for again and again");
-}
-
-fn report(pair: &Pair) -> &RecoveryReport {
-    let report = pair.events.iter().rev().find_map(|event| match event {
-        Event::Session(SessionEvent::Recovered(report)) => Some(&**report),
-        _ => None,
-    });
-    report.expect("it is recovered")
 }
 
 #[test]
@@ -120,13 +112,13 @@ fn a_consumer_that_ends_the_connection_is_left_out_and_ends() {
     assert_eq!(recover_from(&mut pair, is_bad), 1);
     assert!(pair.session.is_open());
     assert_eq!(pair.failed_consumers(), [bad], "not {good:?}");
-    let [(entity, error)] = report(&pair).failed.as_slice() else { panic!("{:?}", pair.events) };
+    let [(entity, error)] = pair.report().failed.as_slice() else { panic!("{:?}", pair.events) };
     assert!(matches!(entity, Entity::Consumer { consumer, .. } if *consumer == bad), "{entity}");
     assert!(error.to_string().contains("530 NOT_ALLOWED"), "{error}");
     // It is not tried with the next loss, either.
     pair.cut();
     assert_eq!(recover_from(&mut pair, is_bad), 0);
-    assert_eq!(report(&pair).consumers, 1);
+    assert_eq!(pair.report().consumers, 1);
 }
 
 #[test]
@@ -147,7 +139,7 @@ fn a_binding_that_ends_the_connection_does_not_end_the_consumers_of_its_queue() 
     let is_bad = |method: &Method| matches!(method, Method::QueueBind(bind) if bind.routing_key == short("bad"));
     assert_eq!(recover_from(&mut pair, is_bad), 1);
     assert_eq!(pair.failed_consumers(), []);
-    let report = report(&pair);
+    let report = pair.report();
     assert_eq!((report.queues, report.consumers), (1, 1), "{report:?}");
 }
 
@@ -168,7 +160,7 @@ fn a_queue_that_ends_the_connection_is_left_out_with_all_that_belongs_to_it() {
     let is_bad = |method: &Method| matches!(method, Method::QueueDeclare(QueueDeclare { queue, .. }) if *queue == short("bad"));
     assert_eq!(recover_from(&mut pair, is_bad), 1);
     assert_eq!(pair.failed_consumers(), [consumers[1]]);
-    let report = report(&pair);
+    let report = pair.report();
     assert_eq!((report.queues, report.bindings, report.consumers), (1, 1, 1), "{report:?}");
     assert_eq!(report.failed.len(), 2, "the queue and its consumer: {report:?}");
 }
@@ -192,7 +184,7 @@ fn of_several_channels_the_right_consumer_is_left_out() {
         let is_bad = |method: &Method| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == tag);
         assert!(recover_from(&mut pair, is_bad) <= 2);
         assert_eq!(pair.failed_consumers(), [consumers[bad]]);
-        assert_eq!(report(&pair).consumers, 2);
+        assert_eq!(pair.report().consumers, 2);
     }
 }
 
@@ -221,7 +213,7 @@ fn a_limit_that_the_broker_refuses_is_left_out_and_its_consumers_go_on() {
         other => accept(server, id, other),
     });
     assert!(pair.session.is_open());
-    let report = report(&pair);
+    let report = pair.report();
     assert_eq!((report.consumers, report.failed.len()), (2, 1), "{report:?}");
     assert_eq!(pair.failed_consumers(), []);
 }
@@ -243,7 +235,7 @@ fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_a
         pair.session.handle_eof(pair.now);
         pair.run(accept);
         assert_eq!(recover_from(&mut pair, guilty), costs);
-        let failed = &report(&pair).failed;
+        let failed = &pair.report().failed;
         assert_eq!(failed.len(), costs, "{failed:?}");
         assert!(
             failed
@@ -251,7 +243,7 @@ fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_a
                 .all(|(entity, _)| matches!(entity, Entity::Queue(name) if *name == "guilty")),
             "{failed:?}"
         );
-        assert_eq!(report(&pair).queues, 1);
+        assert_eq!(pair.report().queues, 1);
     }
 }
 
@@ -297,8 +289,8 @@ fn channels_whose_mode_is_refused_end_and_the_others_go_on() {
                 assert!(refused > 0);
             }
             assert!(pair.session.is_open());
-            assert_eq!((pair.failed_consumers(), report(&pair).channels), (vec![], 1));
-            let failed = report(&pair).failed.iter().map(|(entity, _)| entity.clone());
+            assert_eq!((pair.failed_consumers(), pair.report().channels), (vec![], 1));
+            let failed = pair.report().failed.iter().map(|(entity, _)| entity.clone());
             assert_eq!(failed.collect::<Vec<_>>(), [first, last].map(Entity::Channel));
             for id in [first, last] {
                 let closed = |event: &&Event| matches!(event, Event::Channel(own, ChannelEvent::Closed(_)) if *own == id);

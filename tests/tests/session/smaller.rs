@@ -3,10 +3,10 @@
 use amqp_client_core::proto::method::{
     BasicAck, BasicConsume, BasicNack, ConfirmSelect, QueueDeclare,
 };
-use amqp_client_core::proto::session::{Entity, Recovery, RecoveryReport};
+use amqp_client_core::proto::session::{Entity, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, CommandError, Event, FieldTable, Properties, PublishError,
-    RawProperties, ReplyCode, Route, ServerConfig, SessionEvent,
+    ChannelEvent, ChannelId, CommandError, FieldTable, Properties, PublishError, RawProperties,
+    ReplyCode, Route, ServerConfig,
 };
 
 use crate::pair::{Pair, accept};
@@ -29,14 +29,6 @@ fn confirming(pair: &mut Pair) -> ChannelId {
     pair.channel(id).request(ConfirmSelect { no_wait: false }).expect("it is sent");
     pair.run(accept);
     id
-}
-
-fn report(pair: &Pair) -> &RecoveryReport {
-    let report = pair.events.iter().rev().find_map(|event| match event {
-        Event::Session(SessionEvent::Recovered(report)) => Some(&**report),
-        _ => None,
-    });
-    report.expect("it is recovered")
 }
 
 #[test]
@@ -69,7 +61,7 @@ fn a_kept_message_that_does_not_fit_is_given_up_and_confirms_stay_right() {
     assert!(pair.session.is_open());
     // A body takes as many frames as it needs.
     assert_eq!(pair.published, ["a", &long, "b", "c"]);
-    assert_eq!(report(&pair).republished, 3);
+    assert_eq!(pair.report().republished, 3);
     let given_up = pair.given_up();
     assert_eq!(
         given_up.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
@@ -115,7 +107,7 @@ fn a_mark_that_does_not_fit_is_left_out() {
     pair.reconnect(smaller());
     pair.run(accept);
     assert_eq!(
-        (pair.published.as_slice(), report(&pair).republished),
+        (pair.published.as_slice(), pair.report().republished),
         (&["body".to_owned()][..], 1)
     );
     pair.say(id, BasicAck { delivery_tag: 1, multiple: false });
@@ -148,7 +140,7 @@ fn a_consumer_and_a_queue_that_do_not_fit_are_reported() {
     let mut failed = pair.failed_consumers();
     failed.sort();
     assert_eq!(failed, [too_big, without_queue], "{running:?} goes on");
-    let report = report(&pair);
+    let report = pair.report();
     assert_eq!((report.queues, report.consumers, report.failed.len()), (1, 1, 3), "{report:?}");
     let (_, error) = &report.failed[0];
     assert_eq!(report.failed[0].0, Entity::Queue(short("big")));

@@ -5,7 +5,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, SessionEvent, ShortStr};
 
-use crate::world::{World, durable, nameless, short, text};
+use crate::world::{World, durable, exclusive, nameless, short, text};
 
 #[test]
 fn all_that_was_declared_comes_back_on_a_broker_that_knows_nothing() {
@@ -158,7 +158,7 @@ fn what_was_not_to_come_back_does_not() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let lasting = world.queue(id, durable("lasting"));
-    let passing = QueueDeclare { queue: short("passing"), exclusive: true, ..<_>::default() };
+    let passing = exclusive("passing");
     let channel = world.session.channel(id).expect("it is open");
     channel.unrecovered().request(passing).expect("it is sent");
     let consume = amqp_client_core::proto::method::BasicConsume {

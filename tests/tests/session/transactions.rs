@@ -46,6 +46,34 @@ fn transactional() -> (World, ChannelId) {
     (world, id)
 }
 
+/// A transactional consumer that has lost its connection, and that many messages unsettled.
+fn consumer_without_connection(count: usize) -> (World, ChannelId) {
+    let (mut world, id) = transactional();
+    add_slow_channel(&mut world);
+    for number in 0..count {
+        world.elsewhere(|other, id| other.publish(id, "", "queue", &format!("{number}")));
+    }
+    world.consume(id, &short("queue"), "tag");
+    world.cut();
+    world.deliveries();
+    (world, id)
+}
+
+fn ack_all(world: &mut World, id: ChannelId, delivered: &[Delivery]) {
+    let mut channel = world.session.channel(id).expect("it is open");
+    for delivery in delivered {
+        channel.ack(delivery.delivery_tag()).expect("it was delivered");
+    }
+}
+
+/// Closes the channel, and returns how many messages its queue has then.
+fn left_behind(world: &mut World, id: ChannelId) -> u32 {
+    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "done");
+    world.run();
+    let other = world.open();
+    world.queue_count(other, "queue").0
+}
+
 #[test]
 fn selecting_again_does_not_forget_what_is_lost() {
     let (mut world, id) = transactional();
@@ -66,57 +94,27 @@ fn selecting_again_does_not_forget_what_is_lost() {
 /// What is acknowledged on a channel that is being restored is sent at once: a commit from before must not come behind it.
 #[test]
 fn a_commit_that_waited_does_not_commit_later_acknowledgements() {
-    let (mut world, id) = transactional();
-    add_slow_channel(&mut world);
-    for number in 0..20 {
-        world.elsewhere(|other, id| other.publish(id, "", "queue", &format!("{number}")));
-    }
-    world.consume(id, &short("queue"), "tag");
-    world.cut();
-    world.deliveries();
+    let (mut world, id) = consumer_without_connection(20);
     let committed = world.send(id, TxCommit {});
     let delivered = restore_until_delivered(&mut world, 20);
-    for delivery in &delivered {
-        let mut channel = world.session.channel(id).expect("it is open");
-        channel.ack(delivery.delivery_tag()).expect("it was delivered");
-    }
+    ack_all(&mut world, id, &delivered);
     world.run();
     assert!(world.session.is_open());
     assert!(world.answer(committed).is_some(), "{:?}", world.failure(committed));
     world.send(id, TxRollback {});
     world.run();
-    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "done");
-    world.run();
-    let other = world.open();
-    assert_eq!(world.queue_count(other, "queue").0, 20, "they were rolled back");
+    assert_eq!(left_behind(&mut world, id), 20, "they were rolled back");
 }
 
 /// The same for a rollback: it undoes the acknowledgements ahead of it, and none behind it.
 #[test]
 fn a_rollback_during_a_recovery_undoes_no_later_acknowledgements() {
-    let (mut world, id) = transactional();
-    add_slow_channel(&mut world);
-    for number in 0..2 {
-        world.elsewhere(|other, id| other.publish(id, "", "queue", &format!("{number}")));
-    }
-    world.consume(id, &short("queue"), "tag");
-    world.cut();
-    world.deliveries();
+    let (mut world, id) = consumer_without_connection(2);
     let delivered = restore_until_delivered(&mut world, 2);
     world.send(id, TxRollback {});
-    for delivery in &delivered {
-        let mut channel = world.session.channel(id).expect("it is open");
-        channel.ack(delivery.delivery_tag()).expect("it was delivered");
-    }
+    ack_all(&mut world, id, &delivered);
     let _: TxCommitOk = world.ask(id, TxCommit {}).expect("it is committed");
-    world.session.channel(id).expect("it is open").close(ReplyCode::REPLY_SUCCESS, "done");
-    world.run();
-    let other = world.open();
-    assert_eq!(
-        world.queue_count(other, "queue").0,
-        0,
-        "they were acknowledged behind the rollback"
-    );
+    assert_eq!(left_behind(&mut world, id), 0, "they were acknowledged behind the rollback");
 }
 
 /// What is acknowledged behind a selection belongs to its transaction, also while there is no connection.
