@@ -1,4 +1,4 @@
-//! The loop that moves the octets of a connection. One thread at a time runs it: a caller that waits for something, so that
+//! The loop that moves the bytes of a connection. One thread at a time runs it: a caller that waits for something, so that
 //! no other thread has to wake for its answer, or else a helper, so that heartbeats and deliveries go on while every caller
 //! computes.
 

@@ -79,7 +79,7 @@ fn several_consumers_are_waited_for_at_once() -> Outcome {
     Ok(())
 }
 
-/// Every thread may be the one that moves the octets, and leaves at any time: to the next, or to the helper.
+/// Every thread may be the one that moves the bytes, and leaves at any time: to the next, or to the helper.
 #[test]
 fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
     let broker = Broker::start()?;

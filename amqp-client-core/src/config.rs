@@ -51,10 +51,10 @@ pub struct Settings {
     /// ever. Default 30 s.
     pub call_timeout: Option<Duration>,
     /// How long publishing may have to wait for the broker, or for a transport that [takes nothing](#timeouts-on-slow-links);
-    /// `None` waits for ever. Default 30 s. Messages that wait in front of this one are ahead of it as well.
+    /// `None` waits forever. Default 30 s. Messages that wait in front of this one are ahead of it as well.
     pub publish_timeout: Option<Duration>,
     /// How long the broker may take to confirm a message, from when somebody waits for that and everything published by then
-    /// [is written](#timeouts-on-slow-links); `None` waits for ever. Default 60 s.
+    /// [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
     pub confirm_timeout: Option<Duration>,
     /// Number of bytes delivered to consumers and not taken by them at which the client stops reading from the transport. At
     /// least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default 16 MiB.
@@ -134,12 +134,12 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether to read once to check that the peer is alive, when consumers have not taken that many bytes.
+    /// Returns whether to read once to check that the peer is alive, while consumers have not taken `delivered` bytes.
     pub(crate) const fn may_look(&self, delivered: usize) -> bool {
         delivered < self.delivery_budget.saturating_mul(FOR_WHAT_IS_OWED)
     }
 
-    /// Whether to continue reading when consumers have not taken that many bytes.
+    /// Returns whether to continue reading, while consumers have not taken `delivered` bytes.
     pub(crate) fn may_read(&self, delivered: usize, proto: &Session) -> bool {
         let budget = self.delivery_budget;
         // A handshake brings no deliveries, but consumers may still hold many from before a loss, which need no acknowledgement.

@@ -63,7 +63,7 @@ use crate::state::End;
 /// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
 /// while let Some(delivery) = consumer.next().await {
 ///     let delivery = delivery?;
-///     println!("{}: {} octets", delivery.routing_key(), delivery.body().len());
+///     println!("{}: {} bytes", delivery.routing_key(), delivery.body().len());
 ///     delivery.ack()?;
 /// }
 /// # Ok(())
@@ -251,7 +251,7 @@ impl Consumer {
         Poll::Pending
     }
 
-    /// Whether the task has to yield, so that the driver can run on the same thread.
+    /// Returns whether the task has to yield, so that the driver can run on the same thread.
     #[cold]
     fn yields(&mut self, cx: &Context<'_>) -> bool {
         let shared = self.channel.connection().shared();

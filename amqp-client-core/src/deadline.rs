@@ -26,7 +26,7 @@ impl Deadline {
         Self::start_as(shared, guard, after(&shared.settings), counts)
     }
 
-    /// The same for a given time, of which not all may count.
+    /// Starts a deadline of a given length. `counts` says which part of the wait counts.
     pub(crate) fn start_as(
         shared: &Arc<Shared>,
         mut guard: Guard<'_>,
@@ -39,7 +39,7 @@ impl Deadline {
         Self { shared: shared.clone(), id, after }
     }
 
-    /// Whether it has passed; if not, the task is woken when it does.
+    /// Returns whether the deadline has passed. If not, the task is woken when it does.
     pub(crate) fn expired(&self, cx: &Context<'_>) -> bool {
         let polled =
             self.shared.poll(cx, |state, task| match state.deadlines.expired(self.id, task) {

@@ -15,7 +15,7 @@ use crate::dialer::Dialer;
 use crate::driver::{Driver, Turn};
 use crate::{Connection, driver};
 
-/// A stream of octets in both directions.
+/// A stream of bytes in both directions.
 pub trait Transport {
     /// Reads what is there, and appends it to `input`, which has room for some. 0 is the end of the stream.
     ///
@@ -84,8 +84,8 @@ const ROUNDS: usize = 16;
 
 /// How often the timer has to fire, in as many polls, until a read that finds nothing means that nothing has come.
 ///
-/// A transport may only know what the runtime told it of the socket, and that may be from before this process was held up. Runtimes look
-/// at sockets when they look at timers; threads do so between any two polls but one.
+/// A transport may only know what the runtime has reported of the socket, and that may be from before this process was held
+/// up. Runtimes look at sockets when they look at timers; threads do so between any two polls but one.
 const LOOKS: u8 = 2;
 
 /// Drives a connection over a transport until it is over. One task does both directions: an acknowledgement that answers a
@@ -149,7 +149,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         self.driver.recover_with(recovery, nodes, node);
     }
 
-    /// What makes the next transport, if there is to be one; see [`Driver::into_dialer`].
+    /// Returns the dialer that makes the next transport, if the connection recovers; see [`Driver::into_dialer`].
     pub fn into_dialer(self) -> Option<Dialer> {
         self.driver.into_dialer()
     }
@@ -199,7 +199,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
     }
 
-    /// Whether it is time for another turn.
+    /// Returns whether it is time for another turn.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let fired = self.turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready());
         if fired && self.turn.in_doubt && std::mem::take(&mut self.may_look) {

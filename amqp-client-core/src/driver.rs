@@ -20,7 +20,7 @@ use crate::state::{LagWatch, Shared, keep_clone};
 /// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A connection seen from its transport. Adapters move octets and time between it and a runtime; it knows the rest.
+/// A connection seen from its transport. Adapters move bytes and time between it and a runtime; it knows the rest.
 ///
 /// The contract is a loop:
 /// 1. [`turn`](Self::turn) says what to do: write, read, wait.
@@ -54,7 +54,7 @@ pub struct Driver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// There are octets to write.
+    /// There are bytes to write.
     pub write: bool,
     /// Reading makes sense now: the consumers keep up.
     pub read: bool,
@@ -84,7 +84,7 @@ impl Turn {
         lost: false,
     };
 
-    /// Whether to read, for whatever reason.
+    /// Returns whether to read: for input, or only to check that the peer is alive.
     pub(crate) const fn reads(&self) -> bool {
         self.read || self.in_doubt
     }
@@ -131,8 +131,8 @@ impl Driver {
         }
     }
 
-    /// What makes the next transport, if there is to be one: this one is [`done`](Turn::done), but the connection was lost
-    /// and is to be recovered.
+    /// Returns the dialer that makes the next transport, if there is to be one: this driver is [`done`](Turn::done), and the
+    /// connection was lost and recovers.
     #[must_use]
     pub fn into_dialer(mut self) -> Option<Dialer> {
         let state = self.shared.lock();
@@ -142,7 +142,7 @@ impl Driver {
         goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
     }
 
-    /// Whether a handle has given it something new to do since the last [`turn`](Self::turn).
+    /// Returns whether a handle has given the driver something to do since the last [`turn`](Self::turn).
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.shared.lock().wants_driver()
@@ -218,8 +218,8 @@ impl Driver {
         }
     }
 
-    /// Where to read to: behind what it holds, into the room that it has. A read that fills the room says that more would
-    /// have come.
+    /// Returns the buffer to read into. Append behind the bytes that it holds, and do not grow it: a read that fills its
+    /// spare capacity shows that more input is available.
     pub fn input(&mut self) -> &mut BytesMut {
         self.input.room()
     }

@@ -102,7 +102,7 @@ mod tests {
     /// What becomes of an attempt: after so many milliseconds, it connects or fails.
     type Fate = (&'static str, u64, bool);
 
-    /// Which address was connected to, after how many milliseconds, and when each was tried.
+    /// Returns which address was connected to, after how many milliseconds, and when each was tried.
     fn race(fates: &'static [Fate]) -> (Option<SocketAddr>, u128, Vec<(SocketAddr, u128)>) {
         let start = Instant::now();
         let now = Rc::new(Cell::new(start));

@@ -30,7 +30,7 @@ const QUIET: u32 = 32;
 pub(crate) struct Input {
     /// What is not understood yet, with room behind it.
     block: BytesMut,
-    /// The octets in it before the last read.
+    /// The bytes in it before the last read.
     before: usize,
     /// Blocks that are full, the oldest first, and how large they are together.
     full: VecDeque<(BytesMut, usize)>,
@@ -46,7 +46,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Where to read to, with room for half a block at least.
+    /// Returns the buffer to read into, with room for half a block at least.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
         self.size = self.size.max(LEAST);
         if self.block.capacity() - self.block.len() < self.size / 2 {
@@ -56,7 +56,7 @@ impl Input {
         &mut self.block
     }
 
-    /// What was read, to take from. Notes how much that was.
+    /// Returns the bytes that were read, for the decoder to consume. Counts them, to size the next reads.
     pub(crate) fn received(&mut self) -> &mut BytesMut {
         let came = self.block.len().saturating_sub(self.before);
         if self.block.len() == self.block.capacity() {

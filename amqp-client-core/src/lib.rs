@@ -17,7 +17,7 @@
 //! - When a connection or channel ends, one function resolves everything that waits on it.
 //! - When a connection is lost, its driver turns into a [dialer](dialer::Dialer), and that into the driver of the next
 //!   transport: [recovery].
-//! - A future that is dropped tells the protocol, which swallows the late answer and undoes what it brings.
+//! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 
 mod channel;
 pub mod config;

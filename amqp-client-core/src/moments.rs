@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-/// After how many octets that consumers have not taken they are given a moment. Those that keep up then find them in the
+/// After how many bytes that consumers have not taken they are given a moment. Those that keep up then find them in the
 /// processor's cache, and a flood takes no more memory than that.
 pub(crate) const EACH: usize = 512 * 1024;
 
@@ -24,7 +24,7 @@ impl Default for Moments {
 }
 
 impl Moments {
-    /// Until when not to read, with so many octets delivered and not taken.
+    /// Until when not to read, with so many bytes delivered and not taken.
     pub(crate) fn pause(&mut self, delivered: usize, now: Instant) -> Option<Instant> {
         if delivered < EACH {
             self.at = EACH;

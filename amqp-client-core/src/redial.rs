@@ -18,7 +18,8 @@ pub(crate) async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
     let _reached = redial_unless::<R>(dialer, target, |_| false).await;
 }
 
-/// The same, but some errors end it. Returns the token that the transport logs in with, if there is a source of them.
+/// Makes transports until one is reached, or until an attempt fails with an error that is final. Returns the token that the
+/// transport logs in with, if the target has a token source.
 pub(crate) async fn redial_unless<R: Runtime>(
     mut dialer: Dialer,
     target: Arc<Target>,
@@ -66,7 +67,7 @@ async fn next_node(dialer: &mut Dialer, timer: &mut impl Timer) -> Option<usize>
     .await
 }
 
-/// What an attempt gives, while turns go on. Nothing if the connection is over before.
+/// Runs an attempt to connect beside the turns of the dialer, and returns its result; `None` if the connection ends before.
 async fn meanwhile<T>(
     dialer: &mut Dialer,
     timer: &mut impl Timer,

@@ -116,7 +116,7 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     for (node, _) in target.endpoints.iter().enumerate() {
         match open_node::<R>(&target, node).await {
             Err(error) if !error.is_about_the_node() => return Err(error),
-            // A refusal with a reason tells the caller more than a node that was not reached.
+            // A refusal with a reason is more useful to the caller than a node that was not reached.
             Err(error) if refusal.is_none() && error.reply_code().is_some() => {
                 refusal = Some(error)
             }

@@ -209,7 +209,7 @@ fn withdrawing_a_kept_message_lets_the_next_one_in() {
     assert!(!tasks.run(), "there is room, but it was not woken");
 }
 
-/// The message is on its way, so that it has expired is no event: its confirm may still come.
+/// The message is sent and unconfirmed, so its expiry is no event: its confirm may still come.
 #[test]
 fn a_kept_message_that_expires_lets_the_next_one_in() {
     for connected in [true, false] {
@@ -253,7 +253,7 @@ fn a_publisher_behind_messages_that_are_sent_one_by_one_goes_on_when_all_are_con
     let publish = (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
     let mut events = channel.events();
     rig.refuse(channel.id(), ReplyCode::PRECONDITION_FAILED, publish);
-    // The channel is opened again, and the first message is on its way.
+    // The channel is opened again, and the first message is sent again.
     let restored = (0..10).any(|_| {
         rig.answer_all();
         rig.write(true);

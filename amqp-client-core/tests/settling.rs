@@ -70,7 +70,7 @@ fn what_nobody_failed_at_is_returned_without_blame() {
     rig.answer_all();
     let tag = consumer.tag().clone();
     drop(consumer);
-    // One more was on its way.
+    // The broker had sent one more before.
     rig.deliver(channel.id(), &tag, 1, b"body");
     rig.answer_all();
     let mut settled = settlements(&mut rig);
@@ -87,7 +87,7 @@ fn what_a_shutdown_returns_is_returned_without_blame() {
     rig.deliver(channel.id(), consumer.tag(), 1, b"body");
     rig.answer_all();
     let mut settled = settlements(&mut rig);
-    // At last, for whatever else was on its way.
+    // At last, for whatever else the broker had sent.
     let all: Method = BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into();
     assert_eq!(settled.pop(), Some(all));
     assert_eq!(settled, [1, 2, 3].map(|tag| nack(tag, true)));

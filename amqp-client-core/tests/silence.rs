@@ -193,7 +193,7 @@ impl Scene {
             }
             self.talk();
         }
-        panic!("it waits for ever")
+        panic!("it waits forever")
     }
 }
 

@@ -17,7 +17,7 @@ use amqp_client_core::{
 use bytes::Bytes;
 use rig::Rig;
 
-/// Runs a scenario that would wait for its own lock for ever, if it was held.
+/// Runs a scenario that would wait for its own lock forever, if it was held.
 fn in_time(scenario: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let thread = std::thread::spawn(move || {

@@ -44,7 +44,7 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
             if polled.is_ready() {
                 taken += 1;
                 streak += 1;
-                assert!(!shared || streak <= 130, "the driver waits for ever");
+                assert!(!shared || streak <= 130, "the driver waits forever");
             } else {
                 yields += 1;
                 assert_eq!(count.0.load(Ordering::Relaxed), yields, "it comes back by itself");

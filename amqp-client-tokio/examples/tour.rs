@@ -50,7 +50,7 @@ async fn main() -> Result<()> {
     step("close", async { Ok(connection.close().await?) }).await
 }
 
-/// Publishes without waiting for each confirm: the publisher's window keeps a thousand on their way.
+/// Publishes without waiting for each confirm: the publisher's window keeps up to a thousand of them unconfirmed.
 async fn publish(channel: &Channel, queue: &Queue) -> Result<()> {
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     let routing_key = queue.name().to_string();

@@ -210,7 +210,7 @@ impl End {
         Ok(id)
     }
 
-    /// Publishes what may be on its way at once. Confirms and room in the socket bring the loop here again.
+    /// Publishes as many messages as may be unconfirmed at once. Confirms and room in the socket bring the loop here again.
     fn publish(&mut self) -> Result<(), Box<dyn Error>> {
         let Role::Publisher { queue, published } = &mut self.role else { return Ok(()) };
         let Some(id) = self.channel.filter(|_| self.connection.is_open()) else { return Ok(()) };

@@ -13,10 +13,10 @@ use bytes::{Bytes, BytesMut};
 /// wait for that lock, or panic and leave half a frame. For a body type of your own use [`Bytes::from_owner`], whose owner is
 /// dropped outside of the lock.
 pub trait Body: sealed::Sealed {
-    /// The octets.
+    /// The bytes.
     fn as_octets(&self) -> &[u8];
 
-    /// The octets, owned.
+    /// The bytes, owned.
     fn into_bytes(self) -> Bytes;
 }
 

@@ -62,7 +62,7 @@ pub enum Oversized {
     ///
     /// On a queue with a delivery limit, the message ends up in the dead-letter exchange. On any other queue, this repeats until a
     /// consumer with a higher limit accepts the message, with an event each time. While such messages fill the prefetch limit, their
-    /// consumer gets no others: with a prefetch of 1 and no other consumer, for ever.
+    /// consumer gets no others: with a prefetch of 1 and no other consumer, forever.
     Requeue,
     /// The message is rejected without requeue: it goes to the dead-letter exchange, and is lost if its queue has none.
     Reject,

@@ -143,8 +143,8 @@ impl Incoming {
         }
         let properties = RawProperties::unchecked(payload.slice_ref(rest));
         let body_max = match self.method {
-            // A message that comes back may be as large as those that were sent, whatever is taken in from others:
-            // otherwise nobody could tell which publish it was.
+            // A message that comes back may be as large as those that were sent, whatever is taken in from others: otherwise
+            // it could not be attributed to a publish.
             ContentMethod::Return(_) => link.limits.body_max.max(link.returnable),
             _ => link.limits.body_max,
         };
@@ -211,17 +211,17 @@ impl Incoming {
         copied
     }
 
-    /// How much of the message has been kept apart from the read buffer.
+    /// Returns the number of bytes of the message that are stored outside the read buffer.
     pub(crate) fn kept(&self) -> usize {
         self.body.len() + self.copied
     }
 
-    /// Whether nothing is missing.
+    /// Returns whether the message is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.header.as_ref().is_some_and(|header| header.body_size == self.received)
     }
 
-    /// What has come, once nothing is missing.
+    /// Returns the complete message.
     pub(crate) fn into_complete(self, spare: &mut Spare) -> Complete {
         let body = self.single.unwrap_or_else(|| spare.finish(self.body));
         debug_assert!(self.header.is_some(), "a message without a header is not complete");
@@ -231,7 +231,7 @@ impl Incoming {
         Complete { method: self.method, properties, body: unusable.map_or(Ok(body), Err) }
     }
 
-    /// What has to come next, in words.
+    /// Describes the frame that has to come next, for errors.
     pub(crate) fn expected(&self) -> &'static str {
         if self.header.is_some() { "a body frame" } else { "a content header" }
     }
@@ -250,7 +250,7 @@ pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
     Violation::UnexpectedFrame { kind: kind.name(), expected }
 }
 
-/// Where the rest of a delivery lies in the octets behind its method frame: offsets of properties and body, and the end
+/// Where the rest of a delivery lies in the bytes behind its method frame: offsets of properties and body, and the end
 /// of the last frame.
 #[derive(Debug)]
 pub(crate) struct Whole {

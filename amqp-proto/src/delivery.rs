@@ -12,7 +12,7 @@ use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 
 /// A message that the server delivered.
 ///
-/// A small one is a window on the octets that were read from the transport: one shared buffer, no copies. Keeping it
+/// A small one is a window on the bytes that were read from the transport: one shared buffer, no copies. Keeping it
 /// keeps that buffer alive; see [`detach`](Self::detach).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -64,7 +64,7 @@ impl<'a> DeliverArguments<'a> {
         Ok((rest, (arguments, message_count)))
     }
 
-    /// What both have in common.
+    /// Parses the fields that `basic.deliver` and `basic.get-ok` have in common.
     fn envelope(input: &'a [u8], consumer_tag: Option<&'a [u8]>) -> Parsed<'a, Self> {
         let (rest, tag) = u64_be(input)?;
         let (rest, bits) = u8_be(rest)?;
@@ -171,13 +171,13 @@ impl Delivery {
         self.tag
     }
 
-    /// Whether it may have been delivered before, here or elsewhere.
+    /// Returns whether the message may have been delivered before, to this consumer or another.
     #[must_use]
     pub const fn redelivered(&self) -> bool {
         self.redelivered
     }
 
-    /// Whether it needs no acknowledgement.
+    /// Returns whether the delivery needs no acknowledgement.
     #[must_use]
     pub const fn no_ack(&self) -> bool {
         self.no_ack
@@ -229,7 +229,7 @@ impl Delivery {
         }
     }
 
-    /// The octets that the message takes in memory, for bounding queues of deliveries.
+    /// The bytes that the message takes in memory, for bounding queues of deliveries.
     #[must_use]
     pub fn size(&self) -> usize {
         let apart = self.apart.as_ref().map_or(0, |body| body.len());

@@ -51,7 +51,7 @@ impl Close {
         Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
     }
 
-    /// Whether the refused operation may succeed later.
+    /// Returns whether the refused operation may succeed later.
     fn is_transient(&self) -> bool {
         // RabbitMQ: the connection limits of a node, a virtual host and a user are reported with 530, and so is a virtual host
         // that does not exist. Only the text distinguishes them.

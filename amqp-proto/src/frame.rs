@@ -10,7 +10,7 @@ use crate::wire::{DecodeError, DecodeErrorKind};
 /// What a client sends first: `AMQP`, 0, and the version 0-9-1.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
-/// Octets of a frame that are not payload: type, channel, size before it and the end octet behind it.
+/// Bytes of a frame that are not payload: type, channel, size before it and the end octet behind it.
 pub const FRAME_OVERHEAD: usize = HEAD + 1;
 
 /// The smallest limit that peers can agree on (spec 1.2, `frame-min-size`).
@@ -112,7 +112,7 @@ impl Frame {
     /// Takes the next frame off `input`, or nothing while it is not complete.
     ///
     /// # Errors
-    /// [`DecodeError`] if what comes is no frame, or one larger than `frame_max` octets.
+    /// [`DecodeError`] if what comes is no frame, or one larger than `frame_max` bytes.
     pub fn decode(input: &mut BytesMut, frame_max: u32) -> Result<Option<Self>, DecodeError> {
         let Some(head) = FrameHead::peek(input, frame_max, frame_max)? else {
             return Ok(None);
@@ -131,7 +131,7 @@ impl Frame {
     }
 }
 
-/// The head of a frame whose octets are all there.
+/// The head of a frame whose bytes are all there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHead {
     pub(crate) kind: FrameKind,
@@ -155,7 +155,7 @@ impl FrameHead {
         let Some(kind) = FrameKind::from_octet(kind) else {
             return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(kind), "frame head"));
         };
-        // The size is checked before anybody waits, or reserves memory, for that many octets.
+        // The size is checked before anybody waits, or reserves memory, for that many bytes.
         let max = if kind == FrameKind::Header { header_max } else { frame_max };
         if size > max.saturating_sub(8) {
             let size = u64::from(size) + 8;
@@ -179,7 +179,7 @@ impl FrameHead {
         Some(Self { kind, channel: u16::from_be_bytes([c0, c1]), payload_len })
     }
 
-    /// Where the payload of a frame that starts at `start` lies.
+    /// Returns the range of the payload of a frame that starts at `start`.
     pub(crate) const fn payload(self, start: usize) -> core::ops::Range<usize> {
         start + HEAD..start + HEAD + self.payload_len
     }

@@ -19,7 +19,7 @@ pub(crate) enum Role {
     Server,
 }
 
-/// How many octets may wait, beside large bodies, when the peer provokes one more reply. Far above what a transport that
+/// How many bytes may wait, beside large bodies, when the peer provokes one more reply. Far above what a transport that
 /// moves ever leaves behind, and little enough to lose.
 const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 
@@ -39,7 +39,7 @@ pub(crate) struct Link {
     pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
     pub(crate) unflushed: Vec<ChannelId>,
-    /// How many octets may wait when the peer provokes one more reply.
+    /// How many bytes may wait when the peer provokes one more reply.
     unread_replies_max: usize,
     /// Bytes of messages that are not complete, on all channels: of their bodies, and what was copied out of the read buffer.
     pub(crate) unfinished: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Link {
     pub(crate) spare: Spare,
     /// Some channel holds deliveries that are requeued after a pause.
     pub(crate) requeues: bool,
-    /// On how many channels the peer owes something: a reply, a confirm, or leave to publish.
+    /// Number of channels that wait for the peer: for a reply, a confirm, or the resumption of publishing.
     pub(crate) awaiting: usize,
     last_request: u64,
 }
@@ -118,7 +118,7 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the peer may provoke one more reply.
+    /// Checks that the peer may provoke one more reply: too many queued bytes show that it does not read.
     #[inline]
     pub(crate) fn check_replies(&self) -> Result<(), Violation> {
         let limit = self.unread_replies_max;
@@ -154,7 +154,7 @@ impl Link {
         }
     }
 
-    /// Whether as much waits for the transport as may.
+    /// Returns whether the outgoing buffer is full.
     pub(crate) fn is_full(&self) -> bool {
         self.transmit.remaining() >= self.limits.transmit_high_water
     }

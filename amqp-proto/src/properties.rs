@@ -278,7 +278,7 @@ impl EncodeProperties for RawProperties {
     }
 }
 
-/// What tells a message from others with the same body: its message id and correlation id, empty where missing.
+/// Returns the properties that distinguish messages with the same body: message id and correlation id, empty where missing.
 pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     let text = |bit| {
         // What cannot be read is missing in the same way when the message comes back.

@@ -27,7 +27,7 @@ macro_rules! reply_codes {
                 }
             }
 
-            /// Whether the specification closes the connection with it (a hard error), not only the channel.
+            /// Returns whether this code closes the whole connection (a hard error), not only the channel.
             #[must_use]
             pub const fn is_hard(self) -> bool {
                 match self.0 {
@@ -81,7 +81,7 @@ reply_codes! {
 }
 
 impl ReplyCode {
-    /// Whether trying again later, unchanged, may succeed: the cause is the peer's state rather than the request.
+    /// Returns whether the same request may succeed later: the cause is the state of the peer rather than the request.
     #[must_use]
     pub const fn is_transient(self) -> bool {
         matches!(

@@ -20,13 +20,13 @@ mod own {
     pub struct Instant(Duration);
 
     impl Instant {
-        /// That long after the chosen moment.
+        /// Returns the instant `time` after the start of this clock.
         #[must_use]
         pub const fn after_start(time: Duration) -> Self {
             Self(time)
         }
 
-        /// That much later; nothing, if there is no such time.
+        /// Returns the instant `time` later; `None` on overflow.
         #[must_use]
         pub const fn checked_add(self, time: Duration) -> Option<Self> {
             match self.0.checked_add(time) {
@@ -35,13 +35,13 @@ mod own {
             }
         }
 
-        /// How much later this is than `earlier`; zero, if it is not.
+        /// Returns how much later this is than `earlier`; zero, if it is not.
         #[must_use]
         pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
             self.0.saturating_sub(earlier.0)
         }
 
-        /// How much later this is than `earlier`; zero, if it is not.
+        /// Returns how much later this is than `earlier`; zero, if it is not.
         #[must_use]
         pub const fn duration_since(self, earlier: Self) -> Duration {
             self.saturating_duration_since(earlier)

@@ -11,7 +11,7 @@ use crate::wire::wipe;
 /// An empty buffer keeps at least this much memory.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
-/// Octets that are still to be written, in order.
+/// Bytes that are still to be written, in order.
 ///
 /// It is a [`Buf`]: write its [`chunk`](Buf::chunk), or several [chunks at once](Buf::chunks_vectored), and
 /// [`advance`](Buf::advance) by what the transport took. Heads and small bodies stand in one contiguous buffer; large
@@ -24,7 +24,7 @@ pub struct Transmit {
     position: usize,
     /// Large bodies, each with the offset in `buffer` that it stands before. Offsets never decrease.
     bodies: VecDeque<(usize, Bytes)>,
-    /// Octets of `bodies`.
+    /// Bytes of `bodies`.
     body_octets: usize,
     /// How much the buffer held at a time lately. It keeps that much memory, so that bursts do not get it anew each time,
     /// and lets it go an eighth at a time when they become smaller.
@@ -40,19 +40,19 @@ impl Transmit {
         Self::default()
     }
 
-    /// Whether everything is written.
+    /// Returns whether everything was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.remaining() == 0
     }
 
-    /// Octets of heads and small bodies that are still to be written.
+    /// Bytes of heads and small bodies that are still to be written.
     #[inline]
     pub(crate) fn copied(&self) -> usize {
         self.buffer.len() - self.position
     }
 
-    /// The buffer to append encoded octets to.
+    /// The buffer to append encoded bytes to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
@@ -62,7 +62,7 @@ impl Transmit {
         self.secret = true;
     }
 
-    /// Appends octets that are not copied.
+    /// Appends bytes that are not copied.
     pub(crate) fn push_body(&mut self, body: Bytes) {
         self.body_octets += body.len();
         self.bodies.push_back((self.buffer.len(), body));
@@ -77,7 +77,7 @@ impl Transmit {
         bodies.into_iter().map(|(_, body)| body)
     }
 
-    /// What of the contiguous buffer comes before the next large body.
+    /// Returns the part of the contiguous buffer before the next large body.
     fn run(&self) -> &[u8] {
         let end = self.bodies.front().map_or(self.buffer.len(), |(at, _)| *at);
         self.buffer.get(self.position..end).unwrap_or_default()

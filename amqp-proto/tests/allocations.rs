@@ -216,7 +216,7 @@ fn a_size_that_is_announced_is_not_reserved() {
     channel.send_content(deliver, &RawProperties::EMPTY, &BODY).expect("it is sent");
     let octets = ends.server.poll_transmit(ends.now).expect("a delivery");
     let mut octets = octets.copy_to_bytes(octets.remaining()).to_vec();
-    // The body size stands 4 octets into the content header's payload, behind the method's frame.
+    // The body size stands 4 bytes into the content header's payload, behind the method's frame.
     let header = octets.iter().position(|octet| *octet == 0xce).expect("a frame end") + 1;
     octets[header + 7 + 4..][..8].copy_from_slice(&(100u64 << 20).to_be_bytes());
     let mut input = BytesMut::from(&octets[..]);

@@ -1,4 +1,4 @@
-//! Field tables and properties: round trips, octets worked out by hand, and hostile input.
+//! Field tables and properties: round trips, bytes worked out by hand, and hostile input.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! Nothing waits for ever: whatever is pending when the broker goes away comes to an end.
+//! Nothing waits forever: whatever is pending when the broker goes away comes to an end.
 //!
 //! Each test has a node of its own, since it kills, pauses or loses it.
 

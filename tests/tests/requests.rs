@@ -1,4 +1,4 @@
-//! Every request of the protocol, in every state of its channel: there is a reply or an error, and nothing waits for ever.
+//! Every request of the protocol, in every state of its channel: there is a reply or an error, and nothing waits forever.
 
 mod joined;
 

@@ -94,7 +94,7 @@ impl Channel {
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// Whether the broker has requeued that delivery.
+    /// Returns whether the broker has already requeued the delivery.
     pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
         !delivery.no_ack()
             && delivery.delivery_tag().get() <= self.handle.stale.load(Ordering::Acquire)
@@ -387,7 +387,7 @@ fn closed_here(reason: ChannelError) -> Result<(), CallError> {
     }
 }
 
-/// Whether a request starts a consumer, which needs a `Consumer` handle.
+/// Returns whether a request starts a consumer, which needs a `Consumer` handle.
 fn starts_consumer<R: Request>() -> bool {
     R::FACTS.id == BasicConsume::FACTS.id
 }

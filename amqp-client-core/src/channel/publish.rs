@@ -214,7 +214,7 @@ impl Channel {
         stop
     }
 
-    /// What holds a message back; ready when it has done so for too long.
+    /// Polls the deadline of a message that has to wait. Ready with an error when the publish timeout has passed.
     fn poll_held(
         &self,
         deadline: &mut Option<Deadline>,
@@ -358,7 +358,7 @@ impl Waiter<'_, '_, '_> {
     }
 }
 
-/// Whether others wait in front of this message for room in the outgoing buffer.
+/// Returns whether others wait in front of this message for room in the outgoing buffer.
 #[cold]
 fn overtakes(state: &State, waiter: Option<&Waiter<'_, '_, '_>>) -> bool {
     state.full.turn(waiter.and_then(|waiter| waiter.turn.full())).is_none()

@@ -126,8 +126,9 @@ impl Queue {
         &self.name
     }
 
-    /// Returns the queue's present name. A queue with a name from the broker gets a new name when the connection is recovered. This
-    /// handle and the earlier name still work on this connection. Use the present name to tell others, as in `reply_to`.
+    /// Returns the queue's present name. A queue with a name from the broker gets a new name when the connection is
+    /// recovered. This handle and the earlier name still work on this connection. Use the present name where others need it,
+    /// as in `reply_to`.
     #[must_use]
     pub fn current_name(&self) -> ShortStr {
         self.channel.lock().proto.current_name(&self.name).clone()

@@ -28,7 +28,7 @@ pub struct Token {
     pub username: String,
     /// The token.
     pub secret: Password,
-    /// How long the token is valid from now on; `None` means for ever.
+    /// How long the token is valid from now on; `None` means forever.
     pub valid_for: Option<Duration>,
 }
 
@@ -159,7 +159,7 @@ pub fn keep_fresh<T: Timer>(
 }
 
 impl WeakConnection {
-    /// Whether the connection ends before that time.
+    /// Waits until `at`. Returns whether the connection ended before.
     async fn over_before(&self, timer: &mut impl Timer, at: std::time::Instant) -> bool {
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {

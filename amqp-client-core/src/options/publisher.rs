@@ -100,7 +100,7 @@ impl PublisherOptions {
     }
 
     /// How long publishing may have to wait, instead of the connection's
-    /// [`publish_timeout`](crate::Settings::publish_timeout); `None` waits for ever.
+    /// [`publish_timeout`](crate::Settings::publish_timeout); `None` waits forever.
     pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = Some(timeout);
         self
@@ -155,7 +155,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whether one more message of `size` bytes fits into the window.
+    /// Returns whether one more message of `size` bytes fits into the window.
     #[inline]
     pub(crate) const fn has_room(self, messages: usize, octets: usize, size: usize) -> bool {
         messages == 0 || messages < self.messages && octets.saturating_add(size) <= self.octets

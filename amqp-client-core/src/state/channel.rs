@@ -200,7 +200,7 @@ impl ChannelState {
                     wake(waker);
                 }
             }
-            // The consumer's handle is gone, and its cancel on the way.
+            // The consumer's handle was dropped, and its cancel is sent and unanswered.
             None if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
                     let requeue = Settlement::Nack { requeue: true };
@@ -211,7 +211,7 @@ impl ChannelState {
         }
     }
 
-    /// Whether a message of `size` bytes fits into the window, and it is the turn of whoever has that ticket.
+    /// Returns whether a message of `size` bytes fits into the window, and it is the turn of the future with that ticket.
     #[inline]
     pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
         let (messages, octets) = (self.confirms.outstanding(), self.confirms.octets());

@@ -15,7 +15,7 @@ pub(crate) struct Confirms {
     first: u64,
     /// Outcomes that nobody has asked for yet, moved here when they would keep the ring from shrinking.
     left_over: HashMap<u64, Outcome>,
-    /// Messages and octets that are not confirmed.
+    /// Messages and bytes that are not confirmed.
     outstanding: usize,
     octets: usize,
     /// Publishes that failed since somebody last asked for all of them.
@@ -48,7 +48,7 @@ type Outcome = Result<(), Box<ConfirmError>>;
 const PATIENT_RING: usize = 16 * 1024;
 
 impl Confirms {
-    /// Takes in a publish of `size` octets that was numbered `seq`; if it is `watched`, somebody holds the future.
+    /// Takes in a publish of `size` bytes that was numbered `seq`; if it is `watched`, somebody holds the future.
     #[inline]
     pub(crate) fn published(&mut self, seq: PublishSeq, size: usize, watched: bool) {
         if self.ring.is_empty() {
@@ -65,7 +65,7 @@ impl Confirms {
         self.outstanding
     }
 
-    /// Octets of the messages that are not confirmed.
+    /// Bytes of the messages that are not confirmed.
     pub(crate) const fn octets(&self) -> usize {
         self.octets
     }
@@ -104,7 +104,7 @@ impl Confirms {
         self.lose(self.first..self.first + self.ring.len() as u64, reason, wake);
     }
 
-    /// Whether the broker took these will never be known.
+    /// The outcome of these publishes is lost: nobody knows whether the broker took them.
     pub(crate) fn unconfirmed(
         &mut self,
         publishes: &RangeInclusive<PublishSeq>,
@@ -158,7 +158,7 @@ impl Confirms {
         self.shrink();
     }
 
-    /// What became of a publish.
+    /// Polls for the outcome of a publish.
     pub(crate) fn poll(&mut self, seq: u64, task: &mut Task<'_>) -> Poll<Result<(), ConfirmError>> {
         let Some(publish) = self.get(seq) else {
             let left_over = self.left_over.remove(&seq);

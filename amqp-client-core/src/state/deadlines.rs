@@ -104,7 +104,7 @@ impl Deadlines {
         Some(id)
     }
 
-    /// Whether the deadline has passed; if not, the task is woken when it does.
+    /// Returns whether the deadline has passed. If not, the task is woken when it does.
     pub(crate) fn expired(&mut self, id: Option<DeadlineId>, task: &mut Task<'_>) -> bool {
         match id.and_then(|id| self.entry(id)) {
             Some(Entry { state: State::Running(current), .. }) => {
@@ -130,7 +130,7 @@ impl Deadlines {
         }
     }
 
-    /// That many bytes more went to the driver.
+    /// The driver has taken `count` more bytes.
     #[inline]
     pub(crate) fn count_taken(&mut self, count: usize) {
         self.taken += count as u64;
@@ -171,8 +171,8 @@ impl Deadlines {
         self.recovered = Some(self.taken.saturating_add(queued as u64));
     }
 
-    /// What has waited through an outage is behind those bytes. The time that it has waited counts, so that a connection that is
-    /// lost over and over holds nobody for ever.
+    /// Puts the deadlines that have lasted through an outage behind the bytes that are queued now. The time that has passed
+    /// so far counts, so that a connection that is lost again and again delays no deadline forever.
     #[cold]
     fn fall_behind(&mut self, now: Instant, queued: u64) {
         for (index, entry) in (0..).zip(&mut self.entries) {
@@ -226,7 +226,8 @@ impl Deadlines {
         clean(&mut self.behind, &self.entries, live);
     }
 
-    /// When a deadline expires, as far as can be said now.
+    /// Returns when a deadline expires if nothing more is written. While bytes ahead of it are unwritten, it counts from the
+    /// last write; `None` if there was none yet.
     fn due(&self, id: DeadlineId) -> Option<Instant> {
         let entry = self.entries.get(id.index as usize)?;
         if entry.generation != id.generation {
@@ -236,7 +237,7 @@ impl Deadlines {
         entry.since.max(moved)?.checked_add(entry.timeout)
     }
 
-    /// When [`turn`](Self::turn) should come next.
+    /// Returns when [`turn`](Self::turn) should come next.
     pub(crate) fn next(&mut self) -> Option<Instant> {
         while let Some(Reverse((at, id))) = self.heap.peek() {
             if is_current(&self.entries, *id) {

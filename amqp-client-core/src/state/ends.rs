@@ -54,7 +54,7 @@ impl Ends {
         (0..count).map(one).collect()
     }
 
-    /// What a client hears of what the server says on its channel.
+    /// Returns the event that a client gets when the server acts on its channel.
     pub(super) fn heard(say: impl FnOnce(&mut proto::Channel<'_>)) -> proto::ChannelEvent {
         let Self { mut client, mut server, id, now } = Self::new();
         carry(&mut client, &mut server, now);

@@ -55,14 +55,14 @@ impl Room {
 }
 
 impl Line {
-    /// Whether nobody has a ticket.
+    /// Returns whether nobody has a ticket.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         // In one comparison, as each message asks.
         self.waiting.len() | self.granted.messages == 0
     }
 
-    /// What is granted to others, if it is this future's turn: it was called, or nobody waits in front of it.
+    /// Returns the room granted to others, if it is this future's turn: it was called, or nobody waits in front of it.
     #[inline]
     pub(crate) fn turn(&self, ticket: Option<Ticket>) -> Option<Room> {
         if self.is_empty() {
@@ -169,7 +169,7 @@ mod tests {
         (line, tickets)
     }
 
-    /// How many are called while that many messages fit.
+    /// Returns how many waiting futures may be called when `messages` more messages fit.
     fn call(line: &mut Line, messages: usize) -> usize {
         let mut woken = 0;
         line.call(|granted, _| granted.messages < messages, |_| woken += 1);

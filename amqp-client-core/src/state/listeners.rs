@@ -3,8 +3,8 @@ use std::task::{Poll, Waker};
 
 use super::waiters::Task;
 
-/// Everybody who wants to hear of events. Each hears all of them: no listener takes events from another, and one that
-/// does not listen loses the oldest instead of stopping anybody.
+/// Everybody who listens to events. Each listener gets all of them: no listener takes events from another, and one that does
+/// not listen loses the oldest instead of stopping anybody.
 #[derive(Debug)]
 pub(crate) struct Listeners<E> {
     listeners: Vec<(u64, Listener<E>)>,
@@ -15,7 +15,7 @@ pub(crate) struct Listeners<E> {
 #[derive(Debug)]
 struct Listener<E> {
     queue: VecDeque<E>,
-    /// Octets of the messages in `queue`.
+    /// Bytes of the messages in `queue`.
     octets: usize,
     missed: u64,
     waker: Option<Waker>,
@@ -24,16 +24,16 @@ struct Listener<E> {
 /// How many events a listener may be behind.
 const BACKLOG: usize = 1024;
 
-/// How many octets of messages those may hold. The newest is kept whatever it holds.
+/// How many bytes of messages those may hold. The newest is kept whatever it holds.
 const BACKLOG_OCTETS: usize = 16 * 1024 * 1024;
 
-/// What listeners hear of.
+/// An event for listeners.
 pub(crate) trait Tell: Clone {
-    /// Octets of a message that comes with it.
+    /// Bytes of a message that comes with it.
     fn octets(&self) -> usize;
 }
 
-/// What a listener hears.
+/// What a listener receives.
 pub(crate) enum Heard<E> {
     Event(E),
     Missed(u64),
@@ -106,7 +106,7 @@ impl<E: Tell> Listeners<E> {
 }
 
 impl<E: Tell> Listener<E> {
-    /// Drops what is too old to be kept beside an event of that many octets.
+    /// Drops what is too old to be kept beside an event of that many bytes.
     fn make_room(&mut self, octets: usize) {
         while self.queue.len() >= BACKLOG || self.octets + octets > BACKLOG_OCTETS {
             if self.pop().is_none() {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// A message of that many octets.
+    /// A message of that many bytes.
     #[derive(Clone)]
     struct Message(usize);
 

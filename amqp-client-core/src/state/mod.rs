@@ -108,7 +108,7 @@ pub(crate) struct State {
     pub(crate) stale: u64,
     /// How many messages could not be taken in.
     pub(crate) unusable: u64,
-    /// Octets that were delivered and not taken by their consumers.
+    /// Bytes that were delivered and not taken by their consumers.
     pub(crate) delivered_octets: usize,
     /// The close that a handle has asked for.
     closing: Option<(ReplyCode, String)>,
@@ -230,7 +230,8 @@ impl Shared {
         self.yield_now.get().map_or_else(|| waker.wake_by_ref(), |yield_now| yield_now(waker));
     }
 
-    /// Whether the driver has had no turn for long, while messages were published. Says so once.
+    /// Returns whether publishing has kept the driver from running for long. Returns `true` once, and then `false` until it
+    /// happens again.
     #[inline]
     pub(crate) fn take_starved(&self) -> bool {
         self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::Relaxed)
@@ -244,7 +245,7 @@ impl Shared {
         }
     }
 
-    /// How many turns drivers have had.
+    /// Returns the number of turns that drivers have had.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
@@ -261,8 +262,8 @@ impl Shared {
         })
     }
 
-    /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on:
-    /// the protocol's state machine checks everything it is told.
+    /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on: the
+    /// protocol's state machine checks all its input.
     pub(crate) fn lock(&self) -> Guard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, due: WakeOnDrop::default() }
@@ -279,7 +280,7 @@ impl Shared {
         self.poll_as(Task::new(cx.waker()), look)
     }
 
-    /// The same for a task that may have clones in store.
+    /// Polls under the lock, like [`poll`](Self::poll), for a task that may have spare clones of its waker.
     #[inline]
     pub(crate) fn poll_as<T>(
         &self,
@@ -397,7 +398,7 @@ impl State {
         }
     }
 
-    /// Whether there is something for the driver to do.
+    /// Returns whether there is something for the driver to do.
     pub(crate) const fn wants_driver(&self) -> bool {
         self.driver.is_none()
     }
@@ -557,12 +558,12 @@ impl State {
         sparse
     }
 
-    /// Where there are channels.
+    /// Returns the indices at which there may be channels.
     pub(crate) fn places(&self) -> impl Iterator<Item = u32> + use<> {
         0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many deliveries are not settled, and how many publishes not confirmed.
+    /// Returns the numbers of unsettled deliveries and of unconfirmed publishes.
     pub(crate) fn in_flight(&mut self) -> (usize, usize) {
         let (mut unsettled, mut unconfirmed) = (0, 0);
         for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
@@ -581,8 +582,7 @@ impl State {
         }
     }
 
-    /// Ends a consumer as if it had been cancelled, and gives back what it has not taken. Returns how many messages that
-    /// were.
+    /// Ends a consumer as if it had been cancelled, and requeues the messages that it has not taken. Returns their number.
     pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
         let Some(channel) = self.channel(place) else { return 0 };
         if channel.ended.is_some() {
@@ -642,7 +642,7 @@ impl State {
         }
     }
 
-    /// Passes on what the protocol has to tell.
+    /// Passes on the events of the protocol.
     pub(crate) fn dispatch(&mut self) {
         self.dispatch_events();
         self.bury_discarded();
@@ -748,7 +748,7 @@ impl State {
         }
     }
 
-    /// The connection is over, and so is everything that waits. The channels were told one by one before.
+    /// The connection has ended, and everything that waits ends with it. The channels have ended one by one before.
     fn terminate(&mut self, reason: ConnectionError) {
         self.open_gates();
         self.wake_watchers();
@@ -767,7 +767,7 @@ impl State {
     }
 }
 
-/// Whether a message came that could not be taken in.
+/// Returns whether the event reports a message that could not be used.
 const fn is_unusable(event: &amqp_proto::ChannelEvent) -> bool {
     use amqp_proto::{ChannelEvent as Event, GetReply, Reply};
     matches!(

@@ -40,9 +40,9 @@ pub(crate) struct Queue {
 pub(crate) enum End {
     /// By its own handle.
     Cancelled,
-    /// Otherwise, which is told once.
+    /// Ended otherwise. That is reported once.
     Unasked(ConsumerEnd),
-    /// It was told.
+    /// The end was reported.
     Told,
 }
 
@@ -68,7 +68,7 @@ impl Queues {
         Some(queue)
     }
 
-    /// Drops what the broker has taken back. Returns how many octets that are.
+    /// Drops what the broker has taken back. Returns how many bytes that are.
     pub(crate) fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
         self.iter_mut().map(|queue| queue.discard_up_to(tag)).sum()
     }

@@ -18,7 +18,7 @@ pub struct Secured<S> {
     session: ClientConnection,
     /// What came and is no whole record yet.
     incoming: BytesMut,
-    /// Records on their way out.
+    /// Records that are being sent.
     outgoing: BytesMut,
     /// Nothing more is received: the transport or the session has ended, or failed.
     ended: bool,
@@ -85,7 +85,7 @@ impl<S: Transport> Secured<S> {
         let taken = self.session.read_tls(&mut rest)?;
         self.incoming.advance(taken);
         if let Err(error) = self.session.process_new_packets() {
-            // The peer is told, if it still listens.
+            // The alert reaches the peer, if it still reads.
             let _told = self.poll_send(cx);
             return Poll::Ready(Err(explained(&error, self.session.is_handshaking())));
         }
@@ -93,7 +93,7 @@ impl<S: Transport> Secured<S> {
     }
 }
 
-/// What went wrong in a session, in words for whoever set it up.
+/// Returns an error of the TLS session, in words for the person who configured it.
 fn explained(error: &rustls::Error, handshaking: bool) -> io::Error {
     let text = match error {
         rustls::Error::InvalidMessage(_) if handshaking => {

@@ -6,7 +6,7 @@ use std::task::Wake;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-/// A loop that moves octets, which one thread at a time runs: one that waits for something, or else a helper.
+/// A loop that moves bytes, which one thread at a time runs: one that waits for something, or else a helper.
 pub trait IoLoop: Send + Sync {
     /// Runs the loop until the waiter is woken, or that time has come. Says `false` at once if it cannot, because another
     /// thread runs it, or it is over; the waiter is unparked when it should try again.
@@ -40,7 +40,7 @@ impl Waiter {
         Arc::new(Self { thread, woken: AtomicBool::new(false), leads: Mutex::new(None) })
     }
 
-    /// Whether what it waits for may be there.
+    /// Returns whether the waiter was woken, so that its future should be polled again.
     #[must_use]
     pub fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Acquire)

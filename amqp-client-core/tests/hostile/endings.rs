@@ -72,7 +72,7 @@ fn the_transport_breaks_at_any_moment() {
     }
 }
 
-/// Octets that cannot be written any more do not keep a driver from being done.
+/// Bytes that cannot be written any more do not keep a driver from being done.
 #[test]
 fn the_transport_ends_while_octets_wait_for_it() {
     let mut scene = Scene::open(Config::default());
@@ -209,7 +209,7 @@ fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
     }
 }
 
-/// The reason is for a server that reads. One that does not must not keep the driver, and its socket, for ever.
+/// The reason is for a server that reads. One that does not must not keep the driver, and its socket, forever.
 #[test]
 fn a_violation_that_cannot_be_told_is_given_up_in_time() {
     let mut scene = Scene::open(Config::default());

@@ -106,7 +106,7 @@ fn what_a_server_must_not_say_in_the_handshake() {
 /// The only method with a table that a client ever gets.
 #[test]
 fn a_start_whose_tables_do_not_hold_up() {
-    // Version 0-9, and the properties' length and octets, with nothing behind them.
+    // Version 0-9, and the properties' length and bytes, with nothing behind them.
     let start = |length: u32, properties: &[u8]| {
         let head = [&[0, 10, 0, 10, 0, 9][..], &length.to_be_bytes()].concat();
         frame(METHOD, 0, &[&head, properties].concat())
@@ -166,7 +166,7 @@ fn one_channel_is_all_there_is_when_the_server_says_so() {
     assert_eq!(refused, OpenError::Refused(OpenChannelError::Exhausted { channel_max: 1 }));
 }
 
-/// Who wants challenges gets some, but not for ever.
+/// Who wants challenges gets some, but not forever.
 #[derive(Debug)]
 struct Challenged;
 

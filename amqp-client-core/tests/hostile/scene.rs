@@ -87,7 +87,7 @@ impl Scene {
         }
     }
 
-    /// Sends octets to the client, as long as it reads; returns how many it took.
+    /// Sends bytes to the client, as long as it reads; returns how many it took.
     pub(crate) fn feed(&mut self, octets: &[u8]) -> usize {
         self.feed_by(READ, octets)
     }
@@ -140,7 +140,7 @@ impl Scene {
         self.driver.transport_error(self.now, error);
     }
 
-    /// Octets that the server has not taken.
+    /// Bytes that the server has not taken.
     pub(crate) fn unwritten(&mut self) -> usize {
         self.driver.output().remaining()
     }
@@ -330,7 +330,7 @@ impl Wait {
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
-    /// What it says, if its task was woken. One that nobody wakes waits for ever, whatever there is to be had.
+    /// What it says, if its task was woken. One that nobody wakes waits forever, whatever there is to be had.
     fn end(&mut self) -> Option<End> {
         if !self.woken.0.load(Ordering::SeqCst) {
             return None;
@@ -355,7 +355,7 @@ pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// The most octets that were live at a time while `work` ran, beyond those before.
+/// The most bytes that were live at a time while `work` ran, beyond those before.
 pub(crate) fn peak(work: impl FnOnce()) -> u64 {
     allocation_counter::measure(work).bytes_max
 }

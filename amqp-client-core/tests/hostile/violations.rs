@@ -40,7 +40,7 @@ fn says(error: &ConnectionError) -> Says {
     }
 }
 
-/// Octets that are no frames, or no methods.
+/// Bytes that are no frames, or no methods.
 fn broken_octets() -> Vec<Row> {
     let row = |name, sends, kind, tells| Row { name, sends, says: Says::Decode(kind), tells };
     let broken = |name, sends, kind| row(name, sends, kind, ReplyCode::FRAME_ERROR);
@@ -271,7 +271,7 @@ fn a_violation_ends_everything_for_a_reason_and_costs_next_to_nothing() {
     ];
     let mut peaks = Vec::new();
     for row in tables.into_iter().flatten() {
-        // However its octets are cut, it is the same.
+        // However its bytes are cut, it is the same.
         for size in [64 * 1024, 1] {
             peaks.push((row.name, row.assert(size)));
         }

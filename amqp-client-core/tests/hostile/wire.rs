@@ -1,4 +1,4 @@
-//! The octets of a hostile server.
+//! The bytes of a hostile server.
 
 use amqp_client_core::proto::method::{
     BasicConsumeOk, BasicDeliver, ChannelOpenOk, ConnectionOpenOk, ConnectionStart, ConnectionTune,

@@ -39,7 +39,7 @@ pub(crate) struct Rig {
     server: proto::Connection,
     input: BytesMut,
     now: Instant,
-    /// Octets that the client has written.
+    /// Bytes that the client has written.
     pub(crate) written: u64,
     /// How much more the transport takes.
     pub(crate) room: usize,
@@ -171,7 +171,7 @@ impl Rig {
             }
             self.turn();
         }
-        panic!("the future waits for ever");
+        panic!("the future waits forever");
     }
 
     /// Polls a future once.
@@ -255,7 +255,7 @@ impl Rig {
         octets
     }
 
-    /// Hands octets to the client.
+    /// Hands bytes to the client.
     pub(crate) fn hear(&mut self, octets: &[u8]) {
         self.driver.input().extend_from_slice(octets);
         self.driver.received(self.now);

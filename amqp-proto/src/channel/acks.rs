@@ -19,10 +19,11 @@ pub(crate) struct Unsettled {
     in_order: usize,
     /// Tags that were acknowledged one by one since the last flush, out of order.
     since_flush: Vec<u64>,
-    /// How many entries are `Settled`. They go when they are most of it, even if the oldest delivery waits for ever.
+    /// Number of entries that are `Settled`. They are removed once they are the majority, even if the oldest delivery waits
+    /// forever.
     settled: usize,
-    /// On a transactional channel: the tags that the peer was told of since the last commit or rollback, in the order in
-    /// which it was told. A rollback makes them unacknowledged again.
+    /// On a transactional channel: the tags that were sent to the peer since the last commit or rollback, in the order of
+    /// sending. A rollback makes them unacknowledged again.
     uncommitted: Option<Vec<u64>>,
     /// The last delivery that the peer was asked to take back (`basic.recover`), with all before it.
     recovered: u64,
@@ -69,13 +70,13 @@ impl Unsettled {
         rest.find(|entry| entry.state == State::Waiting).map(|entry| DeliveryTag(entry.tag))
     }
 
-    /// How many deliveries the application has not settled.
+    /// Returns the number of deliveries that the application has not settled.
     pub(crate) fn len(&self) -> usize {
         let not_in_order = self.entries.iter().skip(self.in_order);
         not_in_order.filter(|entry| entry.state == State::Waiting).count()
     }
 
-    /// Whether [`flush`](Self::flush) would send something.
+    /// Returns whether [`flush`](Self::flush) would send something.
     pub(crate) const fn needs_flush(&self) -> bool {
         self.acked > 0
     }
@@ -118,7 +119,7 @@ impl Unsettled {
         Ok(())
     }
 
-    /// The same for all deliveries up to `tag` that wait; 0 means all. Returns the last of them. Flush first.
+    /// Settles all unsettled deliveries up to `tag`; 0 means all. Returns the last of them. Flush first.
     pub(crate) fn settle_up_to(&mut self, tag: DeliveryTag) -> Result<u64, Misuse> {
         let (last, settled) = self.mark_up_to(tag, State::Settled)?;
         self.settled += settled;
@@ -191,7 +192,7 @@ impl Unsettled {
         self.uncommitted.iter_mut().for_each(Vec::clear);
     }
 
-    /// How many deliveries were settled since the last commit or rollback.
+    /// Returns the number of deliveries that were settled since the last commit or rollback.
     pub(crate) fn uncommitted(&self) -> usize {
         self.uncommitted.as_ref().map_or(0, Vec::len)
     }
@@ -229,14 +230,14 @@ impl Unsettled {
         self.recovering = self.recovering.saturating_sub(1);
     }
 
-    /// Whether the application has not settled that delivery.
+    /// Returns whether the application has not settled that delivery.
     pub(crate) fn is_waiting(&self, tag: u64) -> bool {
         let index = self.index_of(tag).filter(|index| *index >= self.in_order);
         let entry = index.and_then(|index| self.entries.get(index));
         entry.is_some_and(|entry| entry.state == State::Waiting)
     }
 
-    /// Whether the application has not settled that delivery, or a rollback could undo that it has.
+    /// Returns whether the application has not settled that delivery, or a rollback could undo the settlement.
     pub(crate) fn may_wait(&self, tag: u64) -> bool {
         let uncommitted = self.uncommitted.as_ref();
         self.is_waiting(tag) || uncommitted.is_some_and(|tags| tags.contains(&tag))
@@ -258,7 +259,7 @@ impl Unsettled {
             .ok_or(not_waiting)
     }
 
-    /// Why a delivery cannot be settled that does not wait for it.
+    /// Returns the error of settling a delivery that is not unsettled: it was settled before, or its tag is unknown.
     const fn not_waiting(&self, tag: DeliveryTag) -> Misuse {
         match tag.0 {
             1.. if tag.0 <= self.recovered => Misuse::StaleDelivery(tag.0),

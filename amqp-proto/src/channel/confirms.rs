@@ -49,12 +49,12 @@ impl Confirms {
         seq
     }
 
-    /// How many publishes are not confirmed, counting those behind the oldest unconfirmed one.
+    /// Returns the number of publishes from the oldest unconfirmed one on, confirmed ones among them included.
     pub(crate) fn len(&self) -> usize {
         self.outstanding.len()
     }
 
-    /// Which publish came back, if that is known yet.
+    /// Returns which publish a returned message belongs to, if that is known yet.
     pub(crate) fn returned(
         &mut self,
         fingerprint: Fingerprint,
@@ -162,7 +162,7 @@ impl Confirms {
         true
     }
 
-    /// What is not confirmed, in runs.
+    /// Iterates over the unconfirmed publishes, as ranges.
     pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = RangeInclusive<PublishSeq>> {
         let base = self.base();
         let outstanding =
@@ -178,7 +178,7 @@ impl Confirms {
         })
     }
 
-    /// How many publishes were looked at for returns.
+    /// Returns the number of publishes that were examined to identify returned messages.
     #[cfg(test)]
     pub(super) const fn steps(&self) -> u64 {
         self.index.steps

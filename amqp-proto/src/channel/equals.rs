@@ -65,7 +65,7 @@ impl Equals {
         }
     }
 
-    /// Whether all the outstanding messages that are equal to that one came back already.
+    /// Returns whether all outstanding messages with this fingerprint were already returned.
     pub(super) fn are_all_returned(&self, fingerprint: Fingerprint) -> bool {
         let group = self.groups.get(&fingerprint);
         group.is_some_and(|group| group.returned.len() >= group.outstanding)

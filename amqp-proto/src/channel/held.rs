@@ -31,7 +31,7 @@ struct HeldDelivery {
 const CROWDED_MIN: usize = 32;
 
 impl Held {
-    /// How many are still unsettled.
+    /// Returns the number of held deliveries that are still unsettled.
     pub(super) fn len(&self, unsettled: &Unsettled) -> usize {
         self.deliveries.iter().filter(|held| unsettled.is_waiting(held.tag)).count()
     }
@@ -41,12 +41,12 @@ impl Held {
         self.deliveries.get(index)
     }
 
-    /// Whether that delivery is held, and of a stream.
+    /// Returns whether that delivery is held and comes from a stream.
     pub(super) fn is_of_stream(&self, tag: DeliveryTag) -> bool {
         self.find(tag.get()).is_some_and(|held| held.of_stream)
     }
 
-    /// Whether deliveries of streams are held.
+    /// Returns whether any held delivery comes from a stream.
     pub(super) fn any_of_stream(&self) -> bool {
         self.deliveries.iter().any(|held| held.of_stream)
     }

@@ -253,7 +253,7 @@ impl Channel<'_> {
         self.state.consumer_of(consumer_tag.as_bytes()).map(|(id, ..)| id)
     }
 
-    /// Whether the reply to a consumer's start is still pending.
+    /// Returns whether a consumer with this tag is being started: the reply is still outstanding.
     pub(crate) fn is_starting(&self, consumer_tag: &ShortStr) -> bool {
         self.state.pending.is_starting(consumer_tag)
     }
@@ -397,7 +397,7 @@ impl Channel<'_> {
         });
     }
 
-    /// Whether deliveries of streams are [held](crate::Oversized::Hold).
+    /// Returns whether any [held](crate::Oversized::Hold) delivery comes from a stream.
     pub(crate) fn holds_of_stream(&self) -> bool {
         self.state.held.any_of_stream()
     }
@@ -519,7 +519,8 @@ impl Channel<'_> {
         self.link.next_request()
     }
 
-    /// Whether commands reach the peer: the channel is open or opening. Its close may still be among the events to poll.
+    /// Returns whether commands reach the peer: the channel is open or opening. Its close may still be among the events to
+    /// poll.
     pub(crate) fn takes_commands(&self) -> bool {
         self.check_open().is_ok()
     }
@@ -574,7 +575,7 @@ impl Channel<'_> {
 }
 
 impl ChannelState {
-    /// Whether the channel is waiting for the peer: for a reply, a confirm, or the resumption of its flow.
+    /// Returns whether the channel is waiting for the peer: for a reply, a confirm, or the resumption of its flow.
     fn awaits_peer(&self) -> bool {
         let unconfirmed = matches!(&self.mode, Mode::Confirm(confirms) if confirms.len() > 0);
         match self.phase {

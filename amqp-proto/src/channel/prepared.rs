@@ -93,7 +93,7 @@ impl Prepared {
         })
     }
 
-    /// Where the messages go.
+    /// Returns the exchange and routing key of the messages.
     #[must_use]
     pub fn route(&self) -> Route<'_> {
         Route {
@@ -189,7 +189,7 @@ impl Channel<'_> {
     }
 }
 
-/// The `N` octets at that place.
+/// The `N` bytes at that place.
 #[inline]
 fn at<const N: usize>(out: &mut [u8], start: usize) -> Option<&mut [u8; N]> {
     out.get_mut(start..)?.first_chunk_mut()

@@ -30,7 +30,7 @@ pub struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// To an exchange, which looks at the routing key. Names longer than 255 octets fail when publishing.
+    /// To an exchange, which looks at the routing key. Names longer than 255 bytes fail when publishing.
     pub fn new(
         exchange: &'a (impl AsRef<[u8]> + ?Sized),
         routing_key: &'a (impl AsRef<[u8]> + ?Sized),
@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
         Self::new("", name)
     }
 
-    /// The same, but the message comes back if it reaches no queue.
+    /// Sets the `mandatory` flag: the broker returns the message if it reaches no queue.
     #[must_use]
     pub const fn mandatory(mut self) -> Self {
         self.mandatory = true;
@@ -80,7 +80,7 @@ impl Channel<'_> {
         Ok(self.check_gate()?)
     }
 
-    /// The same whether content may be sent right now or not, which is for messages that were taken before.
+    /// Publishes without checking whether content may be sent now, for messages that were accepted before.
     pub(crate) fn publish_now(
         &mut self,
         route: &Route<'_>,

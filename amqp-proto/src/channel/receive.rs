@@ -276,12 +276,12 @@ impl ChannelState {
                     self.flush_acks(link);
                     link.reply(self.id.0, &BasicCancelOk { consumer_tag })?;
                 }
-                // Unknown tags are no surprise: the client's own cancel may be on its way.
+                // The tag may be unknown: the client's own cancel may have been sent before this one came.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
                 if let Some(consumer) = consumer {
                     let Consumer { id: consumer, unwanted, .. } = consumer;
                     if !unwanted {
-                        // If the client has cancelled it as well, that is what it hears of.
+                        // If the client has cancelled it as well, its cancel ends it, and not this one.
                         let event = match self.pending.is_cancelling(&cancel.consumer_tag, consumer)
                         {
                             true => ChannelEvent::ConsumerEnded { consumer },
@@ -305,7 +305,7 @@ impl ChannelState {
             Method::BasicPublish(publish) => {
                 self.begin_content(link, ContentMethod::Publish(publish));
             }
-            // What the client sent before it heard of the close is ignored (spec 1.5.2.5).
+            // What the client sent before it received the close is ignored (spec 1.5.2.5).
             _ if closing => {}
             Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => {
                 self.answered(link, method)?;
@@ -463,7 +463,7 @@ impl ChannelState {
 
     fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) -> Received {
         link.reply(self.id.0, &ChannelCloseOk {})?;
-        // If this end asked for a close too, the answer to that is still on its way.
+        // If this end asked for a close too, the reply to it is still outstanding.
         if matches!(self.phase, Phase::Closing(_)) {
             return Ok(());
         }
@@ -488,8 +488,8 @@ impl ChannelState {
     }
 }
 
-/// Whether this message may be unfinished beside the others. One always may be: how large its body and its header are is
-/// checked elsewhere.
+/// Checks the memory that unfinished messages take together. One message always may be unfinished: the size of its body and
+/// of its header is checked elsewhere.
 fn check_unfinished(link: &Link, incoming: &Incoming) -> Received {
     let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
     if link.unfinished as u64 > limit && link.unfinished > incoming.kept() {

@@ -33,7 +33,7 @@ impl Requests {
         self.of_channel.is_empty() && self.of_queues.is_empty()
     }
 
-    /// Whether one of them may be replied to with a message.
+    /// Returns whether the reply to one of the requests may be a message (`basic.get`).
     pub(super) fn brings_message(&self) -> bool {
         self.of_channel.iter().any(|pending| matches!(pending.effect, Effect::Get { .. }))
     }
@@ -97,7 +97,7 @@ impl Requests {
         self.by_tag.keys().any(|(kind, _)| *kind == Kind::Consume)
     }
 
-    /// Whether the cancel of that consumer, which has that tag, is pending.
+    /// Returns whether the reply to the cancel of that consumer is outstanding.
     pub(super) fn is_cancelling(&self, tag: &ShortStr, consumer: ConsumerId) -> bool {
         let ids = self.by_tag.get(&(Kind::Cancel, tag.clone())).into_iter().flatten();
         ids.filter_map(|id| self.of_queues.get(id)).any(|pending| {

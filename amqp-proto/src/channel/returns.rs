@@ -55,7 +55,7 @@ impl Head {
         }
         let rest = pairs.remainder();
         if !rest.is_empty() {
-            // The last eight bytes may be read twice, which the length tells.
+            // The last eight bytes may be read twice: the length, which is part of the hash, makes that unambiguous.
             a = mix(a ^ word(rest), rest.last_chunk().map_or(0, |last| u64::from_le_bytes(*last)));
         }
         Self([a, b, c, d])

@@ -77,7 +77,7 @@ impl Channels {
 
     /// Servers: the client opens that channel.
     pub(crate) fn accept(&mut self, number: u16) -> Result<(), Violation> {
-        // One whose end was not told yet is free: the client opens the number again right behind its close-ok.
+        // One whose end was not reported yet is free: the client opens the number again right behind its close-ok.
         if self.receiving(number).is_some() || number == 0 {
             return Err(Violation::BadChannel { channel: number });
         }
@@ -95,7 +95,7 @@ impl Channels {
         Ok(())
     }
 
-    /// On how many of them the peer owes something, by looking at each: what [`Link::awaiting`] has to be.
+    /// Counts the channels that wait for the peer, one by one: the value that [`Link::awaiting`] must have.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) fn awaiting(&self) -> usize {
         self.slots.iter().flatten().filter(|channel| channel.awaits_peer()).count()
@@ -138,7 +138,7 @@ impl Channels {
         Ok(Channel { state, link })
     }
 
-    /// Frees the number of a channel whose end was told.
+    /// Frees the number of a channel whose end was reported.
     pub(crate) fn release(&mut self, id: ChannelId, role: Role) {
         let Some(slot) = self.slot(id.0) else { return };
         // By now a client may have opened the number again.
@@ -148,7 +148,7 @@ impl Channels {
         }
     }
 
-    /// What was published on that channel and is not confirmed.
+    /// Returns the unconfirmed publishes of a channel.
     pub(crate) fn unconfirmed(&mut self, id: ChannelId) -> Vec<RangeInclusive<PublishSeq>> {
         match self.get(id.0).map(|channel| &channel.mode) {
             Some(Mode::Confirm(confirms)) => confirms.unconfirmed().collect(),
@@ -164,13 +164,13 @@ impl Channels {
         debug_assert_eq!(link.awaiting, 0, "nobody is waited for on a channel that has ended");
     }
 
-    /// Whether a channel is being closed, or its end is one of the events to come.
+    /// Returns whether any channel is being closed, or has ended and its event is still to be polled.
     pub(crate) fn any_ending(&self) -> bool {
         let ending = |phase: &Phase| matches!(phase, Phase::Closing(_) | Phase::Closed(_));
         self.slots.iter().flatten().any(|channel| ending(&channel.phase))
     }
 
-    /// How many channels are there.
+    /// Returns the number of channels.
     pub(crate) fn len(&self) -> usize {
         self.slots.iter().flatten().count()
     }

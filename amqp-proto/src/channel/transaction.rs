@@ -131,7 +131,7 @@ impl ChannelState {
         self.await_own(link, &TxCommit::FACTS);
     }
 
-    /// Nobody waits for the reply but this end, to tell it from others.
+    /// Only this end waits for the reply, to match the ones behind it.
     fn await_own(&mut self, link: &mut Link, method: &'static crate::method::MethodFacts) {
         let id = link.next_request();
         self.pending.push(Pending { id, method, effect: Effect::None, abandoned: true });

@@ -86,14 +86,14 @@ impl Handshake {
         matches!(self, Self::AwaitTune { .. })
     }
 
-    /// Whether `connection.close` may be sent at this point: each end must have heard of the other.
+    /// Returns whether `connection.close` may be sent at this point: each end must have received something from the other.
     pub(super) const fn may_close(&self) -> bool {
         !matches!(self, Self::AwaitStart | Self::AwaitHeader)
     }
 }
 
 impl Connection {
-    /// Whether it is still open what the peer speaks.
+    /// Returns whether nothing is known of the peer yet: it may speak another protocol.
     pub(super) const fn awaits_first_octets(&self) -> bool {
         matches!(&self.state, Ok(State::Handshake(Handshake::AwaitStart | Handshake::AwaitHeader)))
     }
@@ -184,7 +184,7 @@ impl Connection {
         };
         let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = login.exchange.respond(None).map_err(failed)?;
-        let unnameable = |_| SaslError::NoCredentials("a name longer than 255 octets".into());
+        let unnameable = |_| SaslError::NoCredentials("a name longer than 255 bytes".into());
         let start_ok = ConnectionStartOk {
             client_properties: config.announced_properties().map_err(|_| {
                 failed(SaslError::NoCredentials("client properties too large".into()))

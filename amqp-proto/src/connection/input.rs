@@ -31,7 +31,7 @@ impl Connection {
         broken
     }
 
-    /// How many octets of `input` are whole frames, and what is wrong with the one behind them.
+    /// Returns the number of bytes of `input` that are whole frames, and the error in the frame behind them, if any.
     fn whole_frames(&self, input: &BytesMut) -> (usize, Received) {
         let header_max = self.link.header_max();
         let mut whole = 0;
@@ -135,7 +135,7 @@ impl Connection {
     /// A method on channel 0.
     fn receive_own(&mut self, now: Instant, method: Method) -> Received {
         match method {
-            // This end asked for a close, too, and the answer to that is still on its way.
+            // This end asked for a close, too, and the reply to it is still outstanding.
             Method::ConnectionClose(_) if matches!(self.state, Ok(State::Closing(_))) => {
                 Ok(self.link.reply(0, &ConnectionCloseOk {})?)
             }
@@ -206,10 +206,10 @@ impl Connection {
         });
     }
 
-    /// Checks that the peer speaks AMQP 0-9-1. Returns false while that cannot be told.
+    /// Checks that the peer speaks AMQP 0-9-1. Returns false while too little has come to decide that.
     fn check_first_octets(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
         let Some(first) = input.first_chunk::<8>().copied() else {
-            // TLS alerts are 7 octets long, and the peer hangs up behind them.
+            // TLS alerts are 7 bytes long, and the peer hangs up behind them.
             return match input.first_chunk::<2>() {
                 Some([0x15 | 0x16, 0x03]) => Err(WrongProtocol::Tls.into()),
                 _ => Ok(false),

@@ -280,7 +280,7 @@ impl Connection {
         self.channels.open_number(number, &mut self.link)
     }
 
-    /// Whether channels can be opened.
+    /// Checks that channels can be opened.
     fn check_open(&self) -> Result<(), OpenChannelError> {
         match &self.state {
             Ok(State::Open) if self.link.role == Role::Client => Ok(()),
@@ -438,7 +438,7 @@ impl Connection {
         self.channels.unconfirmed(id)
     }
 
-    /// Whether the number of a channel will be free soon.
+    /// Returns whether a channel is being closed, so that its number will be free soon.
     pub(crate) fn is_closing_channels(&self) -> bool {
         self.channels.any_ending()
     }

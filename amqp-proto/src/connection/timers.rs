@@ -72,7 +72,7 @@ impl Timers {
         self.deaf = deaf;
     }
 
-    /// When the peer has been silent for too long, unless more comes.
+    /// Returns when the peer will have been silent for too long, if nothing comes before.
     fn silent_at(&self) -> Option<Instant> {
         if self.heartbeat.is_zero() {
             return None;
@@ -89,12 +89,12 @@ impl Timers {
         false
     }
 
-    /// Whether the peer was found to be silent for too long, and nothing came since.
+    /// Returns whether the peer was found silent for too long, and nothing has come since.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.silent_at().is_some_and(|at| at <= self.doubted)
     }
 
-    /// Whether a peer of which nothing was there to read at `now` has been silent for too long.
+    /// Returns whether the peer has been silent for too long, given that there was nothing to read at `now`.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         self.silent_at().is_some_and(|at| at <= now)
     }
@@ -144,7 +144,7 @@ impl Timers {
         self.requeue = None;
     }
 
-    /// What is due next. Asked at each turn, so it is kept simple.
+    /// Returns what is due next. It is called at each turn, so it is kept simple.
     pub(super) fn next(&self) -> Option<(Instant, TimerReason)> {
         let mut next = self.deadline;
         let mut consider = |due: Option<Instant>, reason| match (due, next) {
@@ -164,12 +164,12 @@ impl Timers {
         next
     }
 
-    /// What is due at `now`.
+    /// Returns what is due at `now`.
     pub(super) fn expired(&self, now: Instant) -> Option<TimerReason> {
         self.next().filter(|(at, _)| *at <= now).map(|(_, reason)| reason)
     }
 
-    /// How long the peer may be silent.
+    /// Returns how long the peer may be silent.
     pub(super) const fn patience(&self) -> Duration {
         self.patience
     }

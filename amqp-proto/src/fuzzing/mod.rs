@@ -18,7 +18,7 @@ use crate::method::{BasicConsume, ConfirmSelect, Method, QueueDeclare};
 use crate::uri::Uri;
 use crate::{ClientConfig, Properties, RawProperties, Route, ShortStr};
 
-/// Frames: what decodes, encodes to the same octets.
+/// Frames: what decodes, encodes to the same bytes.
 pub fn frames(data: &[u8]) {
     let mut input = BytesMut::from(data);
     while let Ok(Some(frame)) = Frame::decode(&mut input, 1 << 16) {
@@ -74,7 +74,7 @@ pub fn uri(data: &[u8]) {
     assert_eq!(without(printed), without(uri));
 }
 
-/// A client that has a channel with a consumer and confirms, fed with octets in pieces.
+/// A client that has a channel with a consumer and confirms, fed with bytes in pieces.
 pub fn client(data: &[u8]) {
     let mut pair = Pair::new();
     if let Ok(id) = pair.client.open_channel() {
@@ -133,7 +133,7 @@ mod tests {
             for entry in std::fs::read_dir(folder).into_iter().flatten() {
                 let seed = std::fs::read(entry.expect("a file").path()).expect("a file");
                 target(&seed);
-                // And with each octet changed.
+                // And with each byte changed.
                 for index in 0..seed.len().min(500) {
                     let mut changed = seed.clone();
                     changed[index] ^= 1 << (index % 8);

@@ -179,7 +179,7 @@ impl Stage {
         }
     }
 
-    /// Takes in what both ends have to tell.
+    /// Takes the events of both ends.
     fn listen(&mut self) {
         while let Some(event) = self.pair.client.poll_event() {
             self.client.hear(event);

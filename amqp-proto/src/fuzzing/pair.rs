@@ -1,4 +1,4 @@
-//! Both ends in memory, and the octets between them.
+//! Both ends in memory, and the bytes between them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,12 +53,12 @@ impl Pair {
         pair
     }
 
-    /// Whether everything arrived, or will arrive, as it was sent.
+    /// Returns whether everything arrived, or will arrive, as it was sent.
     pub(super) const fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Lets octets arrive in one direction, up to so many.
+    /// Lets bytes arrive in one direction, up to so many.
     pub(super) fn carry(&mut self, up: bool, most: usize) {
         self.write();
         let (wire, end) = match up {
@@ -85,7 +85,7 @@ impl Pair {
         }
     }
 
-    /// Changes a bit of what is on its way.
+    /// Changes a bit of the bytes in transit.
     pub(super) fn flip(&mut self, up: bool, at: usize, bit: u8) {
         self.write();
         let wire = if up { &mut self.up } else { &mut self.down };
@@ -101,7 +101,7 @@ impl Pair {
         self.server.handle_timeout(self.now);
     }
 
-    /// Octets that neither end has sent, in pieces of given sizes.
+    /// Bytes that neither end has sent, in pieces of given sizes.
     pub(super) fn feed(&mut self, octets: &[u8], splits: &[u8], up: bool) {
         self.carry_all();
         let mut sizes = splits.iter().map(|size| usize::from(*size).max(1)).chain([usize::MAX]);

@@ -141,7 +141,7 @@ impl<'a> Scene<'a> {
         };
     }
 
-    /// Octets that no server would send, as likely as not.
+    /// Bytes that no server would send, as likely as not.
     fn garble(&mut self) {
         let count = usize::from(self.next().unwrap_or(0) % 32).min(self.data.len());
         let (octets, rest) = self.data.split_at(count);
@@ -168,7 +168,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Lets octets flow until nothing moves.
+    /// Lets bytes flow until nothing moves.
     fn exchange(&mut self) {
         let mut wire = BytesMut::new();
         let mut rounds = 0;

@@ -126,7 +126,7 @@ macro_rules! methods {
                 }
             }
 
-            /// What is declared about this method.
+            /// Returns the facts that the specification states about this method.
             #[must_use]
             pub const fn facts(&self) -> &'static MethodFacts {
                 match self {

@@ -30,7 +30,7 @@ pub trait Arguments: Sized + Into<Method> + sealed::Sealed + Send + 'static {
     /// Decodes the arguments; `arguments` starts behind the two ids and holds nothing else.
     ///
     /// # Errors
-    /// [`DecodeError`] if the octets do not fit the declaration, or some are left over.
+    /// [`DecodeError`] if the bytes do not fit the declaration, or some are left over.
     fn decode(arguments: &Bytes) -> Result<Self, DecodeError>;
 
     /// Appends the class id, the method id and the arguments.
@@ -44,7 +44,7 @@ pub trait Request: Arguments {
     /// What the answer is decoded to.
     type Reply: FromReply;
 
-    /// Whether the method's `no_wait` bit is set, so that no answer comes.
+    /// Returns whether the method's `no_wait` bit is set, so that no reply comes.
     fn is_no_wait(&self) -> bool;
 }
 
@@ -92,7 +92,7 @@ fn finish<'a, T>(parsed: Parsed<'a, T>, place: &'static str) -> Result<(&'a [u8]
     parsed.map_err(|error| unwrapped(error).within(place))
 }
 
-/// Refuses octets behind the last argument.
+/// Refuses bytes behind the last argument.
 fn end(rest: &[u8], place: &'static str) -> Result<(), DecodeError> {
     match rest.len() {
         0 => Ok(()),

@@ -48,7 +48,7 @@ methods! {
     ConnectionTune "connection.tune" = (10, 30) => ConnectionTuneOk {
         /// The highest channel number; 0 is no limit.
         channel_max: u16,
-        /// The largest frame in octets, overhead included; 0 is no limit.
+        /// The largest frame in bytes, overhead included; 0 is no limit.
         frame_max: u32,
         /// The heartbeat timeout in seconds; 0 asks for none.
         heartbeat: u16,
@@ -57,7 +57,7 @@ methods! {
     ConnectionTuneOk "connection.tune-ok" = (10, 31) {
         /// The highest channel number; 0 is no limit.
         channel_max: u16,
-        /// The largest frame in octets, overhead included; 0 is no limit.
+        /// The largest frame in bytes, overhead included; 0 is no limit.
         frame_max: u32,
         /// The heartbeat timeout in seconds; 0 is none.
         heartbeat: u16,
@@ -353,7 +353,7 @@ methods! {
 
     /// Limits how much may be delivered without being acknowledged.
     BasicQos "basic.qos" = (60, 10) -> BasicQosOk {
-        /// Octets in flight; RabbitMQ knows only 0, no limit.
+        /// Bytes in flight; RabbitMQ knows only 0, no limit.
         prefetch_size: u32,
         /// Messages in flight; 0 is no limit.
         prefetch_count: u16;

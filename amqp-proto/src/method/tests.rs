@@ -113,7 +113,7 @@ fn filled() -> Vec<Method> {
     Method::ALL.iter().map(fill).collect()
 }
 
-/// Fills a method by its declaration: every argument gets octets of its type.
+/// Fills a method by its declaration: every argument gets bytes of its type.
 fn fill(row: &MethodFacts) -> Method {
     let mut out = Vec::new();
     out.extend_from_slice(&row.id.0.to_be_bytes());

@@ -1,7 +1,7 @@
 //! Which of the kept messages the broker closed a channel for.
 //!
 //! `channel.close` says that a `basic.publish` is to blame, but not which one. Sending everything again would close the next
-//! channel, too, and so on for ever; giving everything up would lose messages that nothing is wrong with. So:
+//! channel, too, and so on forever; giving everything up would lose messages that nothing is wrong with. So:
 //!
 //! 1. The text of a 404 names the exchange that does not exist: messages to it are given up.
 //! 2. A message that was the only unconfirmed one is to blame, and is given up.
@@ -42,7 +42,7 @@ pub(super) struct Careful {
 const COINCIDENCES: u8 = 3;
 
 impl ChannelRecord {
-    /// Whether the channel is careful because of the whole connection.
+    /// Returns whether the channel waits for its turn to send kept messages, since one of them closes the whole connection.
     pub(super) fn takes_turns(&self) -> bool {
         self.careful.is_some_and(|careful| careful.in_turns)
     }
@@ -56,7 +56,7 @@ impl ChannelRecord {
         }
     }
 
-    /// How many kept messages may be sent now.
+    /// Returns the number of kept messages that may be sent now.
     pub(super) fn may_resend(&mut self) -> usize {
         let Some(careful) = &mut self.careful else { return usize::MAX };
         if self.kept.sent_here() > 0 {
@@ -218,7 +218,7 @@ impl Session {
 }
 
 impl ChannelRecord {
-    /// Whether messages that are not kept are among these publishes.
+    /// Returns whether any of these publishes is not a kept message.
     fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
         let mut any = false;
         for sent in unconfirmed {
@@ -253,7 +253,8 @@ fn closed_over_publish(error: &ConnectionError) -> Option<&Close> {
     (cause == (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID)).then_some(close)
 }
 
-/// Whether the close says that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in vhost '/'`.
+/// Returns whether the close says that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in
+/// vhost '/'`.
 fn names(close: &Close, message: &KeptMessage) -> bool {
     if close.reply_code != ReplyCode::NOT_FOUND || message.exchange.is_empty() {
         return false;

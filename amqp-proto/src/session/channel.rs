@@ -484,7 +484,7 @@ impl Channel<'_> {
         self.topology.is_stream(if last { &self.record.last_queue } else { queue })
     }
 
-    /// Whether deliveries on the channel may be of streams.
+    /// Returns whether deliveries on the channel may come from streams.
     fn may_read_streams(&self) -> bool {
         let mut consumers = self.record.consumers.iter().map(|consumer| &consumer.consume.queue);
         self.record.streams.any()

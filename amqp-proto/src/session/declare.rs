@@ -286,7 +286,7 @@ impl Session {
         self.report_failure(step.entity.clone(), error);
     }
 
-    /// Whether a queue that another connection has locked is tried again.
+    /// Schedules another attempt if another connection holds the queue exclusively. Returns whether it did.
     pub(super) fn keep_for_later(&mut self, queue: &ShortStr, error: &ChannelError) -> bool {
         let (Some(recovering), Some(replay)) = (&mut self.recovering, &mut self.replay) else {
             return false;

@@ -15,7 +15,8 @@ use crate::{ChannelError, ChannelId, ConsumerId, Reply, ReplyCode};
 pub(super) type Waiting = (ChannelId, ConsumerId);
 
 impl Session {
-    /// Whether the broker has refused an exclusive consumer because of another one, and it is tried again.
+    /// Schedules another attempt if the broker has refused an exclusive consumer because of another one. Returns whether it
+    /// did.
     pub(super) fn waits_for_exclusive(
         &mut self,
         id: ChannelId,

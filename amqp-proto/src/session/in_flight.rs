@@ -1,18 +1,18 @@
-//! The requests of a session's channel that are on their way, to be matched with their replies.
+//! The requests of a session's channel that are sent and unanswered, to be matched with their replies.
 
 use alloc::collections::VecDeque;
 
 use super::record::InFlight;
 use crate::RequestId;
 
-/// Requests on their way, in the order in which they were sent.
+/// Sent and unanswered requests, in the order in which they were sent.
 ///
-/// Most are answered in that order. Replies to consumes and cancels come from queues, and so in any order, and requests can be
-/// abandoned in any order. Those leave a gap, which costs less than to close up each time.
+/// Most replies come in that order. Replies to consumes and cancels come from queues, and so in any order, and requests can
+/// be abandoned in any order. These leave a gap, which costs less than closing up each time.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     sent: VecDeque<(RequestId, Option<InFlight>)>,
-    /// How many in `sent` are gone. Neither the first nor the last is.
+    /// Number of gaps in `sent`. Neither the first nor the last entry is one.
     gaps: usize,
     /// Numbers do not grow: some that had waited for the channel were sent behind later ones. They are looked for one by one
     /// until all are answered.
@@ -112,7 +112,7 @@ mod tests {
             (0..COUNT).for_each(|number| requests.push(request(number)));
             for id in (0..COUNT).map(order).map(RequestId) {
                 assert!(requests.find(id).is_some());
-                assert_eq!(requests.take(id).expect("it is on its way").id, id);
+                assert_eq!(requests.take(id).expect("it was sent").id, id);
                 assert!(requests.take(id).is_none());
             }
             assert!(requests.sent.is_empty() && requests.gaps == 0);
@@ -126,8 +126,8 @@ mod tests {
         for number in 1..COUNT {
             requests.push(request(number));
             requests.push(request(number + COUNT));
-            requests.take(RequestId(number + COUNT)).expect("it is on its way");
-            requests.take(RequestId(number)).expect("it is on its way");
+            requests.take(RequestId(number + COUNT)).expect("it was sent");
+            requests.take(RequestId(number)).expect("it was sent");
             assert!(requests.sent.len() < 8);
         }
         assert_eq!(numbers(&mut requests), [0]);
@@ -139,7 +139,7 @@ mod tests {
         [7, 9, 3, 4, 12, 1].into_iter().for_each(|number| requests.push(request(number)));
         assert_eq!(requests.last().map(|last| last.id.get()), Some(1));
         for (number, left) in [(4, &[7, 9, 3, 12, 1][..]), (1, &[7, 9, 3, 12]), (7, &[9, 3, 12])] {
-            requests.take(RequestId(number)).expect("it is on its way");
+            requests.take(RequestId(number)).expect("it was sent");
             assert_eq!(numbers(&mut requests), left);
         }
         // One may be sent again.

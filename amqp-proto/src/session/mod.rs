@@ -475,7 +475,7 @@ impl Session {
         }
     }
 
-    /// Whether channels can be opened on the connection right now, rather than with the next recovery.
+    /// Returns whether channels can be opened on the connection right now, rather than with the next recovery.
     fn has_connection(&self) -> bool {
         match self.phase {
             // The loss of the connection may not have been polled yet.

@@ -64,7 +64,7 @@ pub(super) struct Outage {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// `told`: whether `SessionEvent::Waiting` was emitted.
+    /// `told`: `SessionEvent::Waiting` was emitted.
     Waiting {
         told: bool,
     },
@@ -203,7 +203,7 @@ impl Session {
         recovering.nodes.next().filter(|_| waiting).map(|(_, at)| at)
     }
 
-    /// Whether there is a transport to write to.
+    /// Returns whether there is a transport to write to.
     pub(super) fn has_transport(&self) -> bool {
         match &self.phase {
             Phase::Up => self.connection.check().is_ok(),
@@ -212,7 +212,7 @@ impl Session {
         }
     }
 
-    /// Whether the session recovers from this error.
+    /// Returns whether the session recovers from this error.
     pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
         match &self.phase {
             // Only a connection that was open can be lost.

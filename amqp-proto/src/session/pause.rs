@@ -104,7 +104,7 @@ impl Session {
         self.bring_back([step].into(), []);
     }
 
-    /// Whether that reply is to the cancel of a consumer that is being paused.
+    /// Marks a consumer as paused, if the reply is to the cancel that pauses it. Returns whether it was.
     pub(super) fn paused(&mut self, id: ChannelId, request: RequestId) -> bool {
         let Some(record) = slot(&mut self.channels, id) else { return false };
         let paused = record.consumers.iter_mut().find_map(|found| match found.pause {
@@ -160,7 +160,8 @@ impl Session {
         }
     }
 
-    /// Whether a consumer that was started was paused before. It is nobody's news then.
+    /// Marks a consumer that was started as running. Returns whether it was paused before: the application is not notified
+    /// then.
     pub(super) fn resumed(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
         let found = self.consumer(id, consumer);
         let resuming = found.filter(|found| found.pause == Pause::Resuming);

@@ -44,7 +44,7 @@ pub struct Recovery {
     pub keep_max: usize,
     /// How long an attempt to connect may take before it counts as failed, from [`Dial::Connect`](super::Dial::Connect) to
     /// the call that reports its result. The handshake that follows has [its own
-    /// timeout](crate::ClientConfig::handshake_timeout). `None` waits for ever. Default 60 s. The clients have a shorter timeout,
+    /// timeout](crate::ClientConfig::handshake_timeout). `None` waits forever. Default 60 s. The clients have a shorter timeout,
     /// `connect_timeout`.
     pub attempt_timeout: Option<Duration>,
     /// The seed of jitter and node order. Sessions with equal seeds behave alike, so set it in tests only. Default `None`: a

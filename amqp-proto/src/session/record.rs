@@ -163,8 +163,9 @@ pub(super) struct Held {
 }
 
 impl ChannelRecord {
-    /// Whether a request has to wait on an open channel. What removes a queue, an exchange or a binding must not overtake
-    /// messages that are sent in groups: they would be lost, or refused in their turn. What is behind it waits as well.
+    /// Returns whether a request has to wait although the channel is open. A request that removes a queue, an exchange or a
+    /// binding must not overtake messages that are sent in groups: they would be lost, or refused in their turn. The
+    /// requests behind it wait as well.
     pub(super) fn waits_for_messages(&mut self, method: &Method) -> bool {
         if self.careful.is_none() {
             return false;
@@ -256,7 +257,7 @@ impl ChannelRecord {
     }
 }
 
-/// Whether the method removes messages, or something on their way.
+/// Returns whether the method removes messages, or a queue, exchange or binding that routes them.
 pub(super) const fn removes(method: &Method) -> bool {
     matches!(
         method,

@@ -45,8 +45,8 @@ impl Session {
         None
     }
 
-    /// What was on a channel that the broker has closed is over, and the messages that it was closed for are given up. Returns
-    /// whether there were any.
+    /// Ends everything that was pending on a channel that the broker has closed, and gives up the messages that it was
+    /// closed for. Returns whether there were any.
     pub(super) fn interrupt_over(
         &mut self,
         id: ChannelId,
@@ -96,8 +96,8 @@ impl Session {
         }
     }
 
-    /// Whether the channel was closed over the declaration of a queue that another connection has to itself, and that is to be
-    /// made again when the channel is open again.
+    /// Keeps a declaration for the next channel, if the channel was closed over it because another connection holds the
+    /// queue exclusively. Returns whether it did.
     pub(super) fn hold_locked(&mut self, id: ChannelId, close: &Close) -> bool {
         let cause = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
         let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
@@ -132,7 +132,7 @@ impl Session {
         }
     }
 
-    /// When the next channel is opened again.
+    /// Returns when the next channel is due to be reopened.
     pub(super) fn next_reopening(&self) -> Option<Instant> {
         // As above: while the connection closes, a time that has come must not be asked for again and again.
         let up = matches!(self.phase, Phase::Up) && self.connection.is_open();

@@ -55,7 +55,7 @@ pub(super) struct Restoring {
 }
 
 impl Restoring {
-    /// Whether something that is being brought back may have closed the channel.
+    /// Returns whether a request of the recovery itself may have closed the channel.
     fn is_suspect(&self, close: &Close) -> bool {
         let cause = (close.class_id, close.method_id);
         cause == (0, 0) || self.awaiting.iter().any(|(_, step)| step.method.facts().id == cause)
@@ -214,13 +214,13 @@ impl Session {
         self.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));
     }
 
-    /// What is being brought back while the rest goes on.
+    /// Returns the replay in progress, or starts one during which everything else goes on.
     pub(super) fn partly(&mut self) -> &mut Replay {
         let now = self.now;
         self.replay.get_or_insert_with(|| Box::new(Replay::new(false, now)))
     }
 
-    /// The broker has cancelled a consumer. Whether it is started again.
+    /// The broker has cancelled a consumer: starts it again if the policy says so. Returns whether it does.
     pub(super) fn resubscribe(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
         let steps = self.resubscription(id, consumer);
         let resubscribes = steps.is_some();
@@ -230,7 +230,8 @@ impl Session {
         resubscribes
     }
 
-    /// What to declare before a consumer is started again that the broker has cancelled, if it is to be.
+    /// Returns the declarations to make before a consumer that the broker has cancelled is started again; `None` if it is
+    /// not.
     pub(super) fn resubscription(
         &mut self,
         id: ChannelId,
@@ -322,7 +323,7 @@ impl Session {
     }
 }
 
-/// Whether the broker would answer the same request in the same way again.
+/// Returns whether the broker would refuse the same request again.
 fn is_mistake(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::Closed(close)
         if close.reply_code.is_hard() && !close.reply_code.is_transient())

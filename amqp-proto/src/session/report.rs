@@ -39,7 +39,7 @@ pub enum Entity {
 }
 
 impl Entity {
-    /// Whether this is a binding with an empty routing key.
+    /// Returns whether this is a binding with an empty routing key.
     pub(super) fn has_empty_key(&self) -> bool {
         matches!(self, Self::Binding { routing_key, .. } if routing_key.is_empty())
     }

@@ -63,7 +63,7 @@ impl Session {
         Some((selected.ok()?, step))
     }
 
-    /// Whether that reply is to a request that the application has not made.
+    /// Takes the reply to a request of the recovery. Returns whether it was one; if not, the application made the request.
     pub(super) fn take_restored(
         &mut self,
         id: ChannelId,
@@ -278,7 +278,8 @@ impl Session {
         self.report_failure(step.entity.clone(), error);
     }
 
-    /// The same, reported to the consumer alone, if it is one, or to the channel.
+    /// Forgets something that cannot be brought back. Ends the consumer or the channel, if it is one, and reports nothing
+    /// else.
     pub(super) fn leave_out(&mut self, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
         let Some(record) = slot(&mut self.channels, id) else { return };
         match (&step.entity, &step.method) {
@@ -362,7 +363,7 @@ impl Session {
         self.send_declarations();
     }
 
-    /// What the broker has deleted with the consumers of a channel.
+    /// Returns the declarations of auto-delete queues that the broker has deleted with the consumers of a channel.
     fn gone_with_channel(&mut self, id: ChannelId) -> Vec<Step> {
         let Some(record) = slot(&mut self.channels, id) else { return Vec::new() };
         let queues = record.consumers.iter().map(|consumer| &consumer.consume.queue);
@@ -564,7 +565,7 @@ impl Session {
     }
 }
 
-/// Whether that is a consumer that has been started on the channel already.
+/// Returns whether the entity is a consumer that already runs on the channel.
 fn is_running(channel: &mut crate::Channel<'_>, entity: &Entity) -> bool {
     match entity {
         Entity::Consumer { consumer, consumer_tag, .. } => {
@@ -574,7 +575,7 @@ fn is_running(channel: &mut crate::Channel<'_>, entity: &Entity) -> bool {
     }
 }
 
-/// Why something is not there any more that this end could not even ask for.
+/// Returns the error of something that was not restored because its request could not be sent.
 pub(super) fn not_sent(error: &CommandError) -> ChannelError {
     ChannelError::not_restored(ReplyCode::NOT_ALLOWED, error)
 }

@@ -71,19 +71,19 @@ enum State {
 const ENDED_MAX: usize = 16;
 
 impl Streams {
-    /// Whether deliveries of that consumer are to be [looked at](Self::delivered).
+    /// Returns whether deliveries of the consumer are to be [looked at](Self::delivered).
     #[inline]
     pub(super) fn watches(&self, consumer: ConsumerId) -> bool {
         !self.watched.is_empty() && self.find(consumer).is_ok()
     }
 
-    /// Whether settling deliveries is to be [noted](Self::settled).
+    /// Returns whether settling deliveries is to be [noted](Self::settled).
     #[inline]
     pub(super) fn any(&self) -> bool {
         !self.readers.is_empty()
     }
 
-    /// Whether that delivery is of a stream, and not settled.
+    /// Returns whether the delivery comes from a stream and is unsettled.
     #[inline]
     pub(super) fn holds(&self, tag: DeliveryTag) -> bool {
         self.readers.iter().any(|reader| {
@@ -187,7 +187,7 @@ impl Streams {
         self.change(State::InTransaction, state);
     }
 
-    /// What was being committed is.
+    /// The commit has succeeded: its settlements are final.
     pub(super) fn committed(&mut self) {
         self.change(State::Committing, State::Settled);
     }
@@ -205,7 +205,7 @@ impl Streams {
         self.readers.iter_mut().for_each(Reader::interrupt);
     }
 
-    /// That consumer starts again.
+    /// The consumer starts again.
     pub(super) fn interrupt_one(&mut self, consumer: ConsumerId) {
         let mut readers = self.readers.iter_mut();
         if let Some(reader) = readers.find(|reader| reader.consumer == consumer) {

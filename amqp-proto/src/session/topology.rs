@@ -148,21 +148,21 @@ impl Topology {
         self.queues.insert(name.detached(), Queue { declare, consumers, names });
     }
 
-    /// Whether that queue was declared as a stream.
+    /// Returns whether the queue was declared as a stream.
     pub(super) fn is_stream(&self, queue: &ShortStr) -> bool {
         let declared = self.queues.get(queue).map(|queue| &queue.declare.arguments);
         let kind = declared.and_then(|arguments| arguments.get("x-queue-type"));
         kind.is_some_and(|kind| kind.as_str() == Some("stream"))
     }
 
-    /// That queue has one more consumer of this session.
+    /// Counts one more consumer of this session on the queue.
     pub(super) fn consumed(&mut self, queue: &ShortStr) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.consumers += 1;
         }
     }
 
-    /// That queue has one consumer less. If it was the last, an auto-delete queue has gone with it.
+    /// Counts one consumer less. If it was the last, an auto-delete queue was deleted with it.
     pub(super) fn unconsumed(&mut self, name: &ShortStr) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         queue.consumers = queue.consumers.saturating_sub(1);
@@ -194,7 +194,7 @@ impl Topology {
         self.aliases.insert(old.clone(), new.clone());
     }
 
-    /// Whether that exchange does not look at the routing keys of its bindings, as far as can be known.
+    /// Returns whether the exchange is known to ignore the routing keys of its bindings.
     fn ignores_keys(&self, exchange: &ShortStr) -> bool {
         let kind = self.exchanges.get(exchange).map(|declare| &declare.kind);
         let by_key = |kind: &ShortStr| *kind != "fanout" && *kind != "headers";
@@ -202,19 +202,19 @@ impl Topology {
         kind.map_or_else(|| standard.iter().any(|name| exchange == name), |kind| !by_key(kind))
     }
 
-    /// Whether the broker has to have named the queue before that is bound: beside an empty queue name, an empty routing key would
-    /// stand for the name as well.
+    /// Returns whether a binding has to wait for the name that the broker gives the queue: beside an empty queue name, the
+    /// broker would take an empty routing key for the name of the queue as well.
     pub(super) fn needs_name(&self, step: &Step) -> bool {
         let Method::QueueBind(bind) = &step.method else { return false };
         bind.queue.is_empty() && step.entity.has_empty_key() && !self.ignores_keys(&bind.exchange)
     }
 
-    /// What that queue is called now.
+    /// Returns the current name of a queue.
     pub(super) fn current<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
         self.aliases.get(queue).unwrap_or(queue)
     }
 
-    /// Whether a queue is called otherwise than it was.
+    /// Returns whether any queue has got a new name.
     #[inline]
     pub(super) fn renames(&self) -> bool {
         !self.aliases.is_empty()
@@ -280,13 +280,13 @@ impl Topology {
         steps
     }
 
-    /// Whether the queue goes when its last consumer does.
+    /// Returns whether the queue is deleted with its last consumer.
     pub(super) fn goes_with_consumers(&self, queue: &ShortStr) -> bool {
         self.queues.get(queue).is_some_and(|queue| queue.declare.auto_delete)
     }
 
-    /// Whether a queue surely stays as it is while one of its consumers is cancelled for some time: neither is it deleted, nor does
-    /// the consumer lose a place that only one can have. Nothing comes back if the queue was not declared here.
+    /// Returns whether it is safe to cancel a consumer of the queue for some time: the queue is not deleted meanwhile, and
+    /// the consumer does not lose its place as the single active one. `None` if the queue was not declared here.
     pub(super) fn outlasts_consumers(&self, queue: &ShortStr) -> Option<bool> {
         let declare = &self.queues.get(queue)?.declare;
         let single = declare.arguments.get("x-single-active-consumer");
@@ -325,7 +325,7 @@ impl Topology {
         steps
     }
 
-    /// That must not be declared again.
+    /// Forgets an entity, so that it is not declared again.
     pub(super) fn forget(&mut self, entity: &Entity) {
         match entity {
             Entity::Exchange(name) => self.forget_exchange(name),

@@ -22,7 +22,8 @@ pub(super) struct Turn {
 }
 
 impl Session {
-    /// Whether the channel may not send kept messages now, since it is the turn of one that may close the connection.
+    /// Returns whether the channel may not send kept messages now, because it is the turn of a channel whose message may
+    /// close the connection.
     pub(super) fn waits_for_turn(&mut self, id: ChannelId) -> bool {
         self.turn.is_some() && slot(&mut self.channels, id).is_some_and(|own| own.takes_turns())
     }
@@ -36,7 +37,7 @@ impl Session {
         self.turn = probe.map(|probe| Turn { channel: id, probe });
     }
 
-    /// Whether that reply ends a turn.
+    /// Returns whether the reply ends a turn.
     pub(super) fn judged(&mut self, request: RequestId) -> bool {
         let turn = self.turn.take_if(|turn| turn.probe == request);
         let judged = turn.is_some();

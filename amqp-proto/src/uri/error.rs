@@ -39,7 +39,7 @@ pub enum UriError {
          for /, %3F for ?, %23 for # and %40 for @; elsewhere, write %40 for @"
     )]
     StrayAt,
-    /// A percent sign without two hexadecimal digits behind it, or octets that are not UTF-8.
+    /// A percent sign without two hexadecimal digits behind it, or bytes that are not UTF-8.
     #[error(
         "the {part} is not well percent-encoded: write UTF-8 octets as % and two hexadecimal \
          digits, and %25 for a %"

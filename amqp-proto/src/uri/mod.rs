@@ -189,7 +189,7 @@ fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
     Ok(Uri { tls, endpoints, username, password, virtual_host, options })
 }
 
-/// Whether the authority seems to end too early, before the `@`.
+/// Returns whether the authority seems to end too early, before the `@`.
 fn has_stray_at(rest: &str) -> bool {
     rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
 }
@@ -242,7 +242,7 @@ fn endpoint(text: &str, tls: bool, position: usize) -> Result<Endpoint, UriError
     Ok(Endpoint { host, port })
 }
 
-/// Whether this is an IPv6 address, with or without a zone (RFC 6874): it stands in brackets then.
+/// Returns whether the host is an IPv6 address, with or without a zone (RFC 6874), which is written in brackets.
 fn is_ipv6(host: &str) -> bool {
     let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
     !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()

@@ -36,7 +36,7 @@ pub struct UriOptions {
     pub connection_timeout: Option<Duration>,
     /// `channel_max`.
     pub channel_max: Option<u16>,
-    /// `frame_max`, in octets.
+    /// `frame_max`, in bytes.
     pub frame_max: Option<u32>,
     /// `auth_mechanism`, in order; can be given more than once.
     pub auth_mechanisms: Vec<String>,
@@ -95,7 +95,7 @@ impl UriOptions {
                 put(&mut self.channel_max, number("channel_max", "a number up to 65535", &value)?)
             }
             "frame_max" => {
-                put(&mut self.frame_max, number("frame_max", "a number of octets", &value)?)
+                put(&mut self.frame_max, number("frame_max", "a number of bytes", &value)?)
             }
             "auth_mechanism" => {
                 self.auth_mechanisms.push(value);

@@ -13,13 +13,14 @@ impl DecodeError {
         Self { kind, place }
     }
 
-    /// What is wrong.
+    /// Returns the kind of the error.
     #[must_use]
     pub const fn kind(&self) -> DecodeErrorKind {
         self.kind
     }
 
-    /// Where it was found: a method and its argument (`queue.declare queue`), a property, or a part of a frame.
+    /// Returns where the error was found: a method and its argument (`queue.declare queue`), a property, or a part of a
+    /// frame.
     #[must_use]
     pub const fn place(&self) -> &'static str {
         self.place
@@ -41,8 +42,8 @@ pub enum DecodeErrorKind {
     /// A length points past the end of what surrounds it.
     #[error("the data ends before the value does")]
     Truncated,
-    /// Octets are left over behind the last field.
-    #[error("{0} octets are left over behind the last field")]
+    /// Bytes are left over behind the last field.
+    #[error("{0} bytes are left over behind the last field")]
     Trailing(usize),
     /// A field table holds a value of a type that RabbitMQ does not define.
     #[error("unknown field type 0x{0:02x}")]
@@ -71,9 +72,9 @@ pub enum DecodeErrorKind {
     #[error("the frame ends with 0x{0:02x} instead of 0xce")]
     FrameEnd(u8),
     /// The frame is larger than both sides have agreed on.
-    #[error("a frame of {size} octets exceeds frame_max {max}")]
+    #[error("a frame of {size} bytes exceeds frame_max {max}")]
     FrameTooLarge {
-        /// Size of the whole frame, its 8 octets of overhead included.
+        /// Size of the whole frame, its 8 bytes of overhead included.
         size: u64,
         /// The limit that holds.
         max: u32,

@@ -1,10 +1,10 @@
-/// A name (exchange, queue, routing key, consumer tag...) is longer than the 255 octets a short string holds.
+/// A name (exchange, queue, routing key, consumer tag...) is longer than the 255 bytes a short string holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is {length} octets long; short strings hold at most 255")]
+#[error("{what} is {length} bytes long; short strings hold at most 255")]
 pub struct TooLong {
     /// Which name it is.
     pub what: &'static str,
-    /// Its length in octets.
+    /// Its length in bytes.
     pub length: usize,
 }
 

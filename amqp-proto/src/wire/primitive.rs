@@ -61,7 +61,7 @@ integer_arguments! {
     u64 = "longlong", u64_be, put_u64;
 }
 
-/// The next `length` octets.
+/// The next `length` bytes.
 pub(crate) fn octets(length: usize) -> impl Fn(&[u8]) -> Parsed<'_, &[u8]> {
     move |input| match input.split_at_checked(length) {
         Some((taken, rest)) => Ok((rest, taken)),
@@ -69,13 +69,13 @@ pub(crate) fn octets(length: usize) -> impl Fn(&[u8]) -> Parsed<'_, &[u8]> {
     }
 }
 
-/// The octets of a short string.
+/// The bytes of a short string.
 pub(crate) fn short_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
     let (rest, length) = u8_be(input)?;
     octets(usize::from(length))(rest)
 }
 
-/// The octets of a long string, and of everything else that a 32-bit length stands before.
+/// The bytes of a long string, and of everything else that a 32-bit length stands before.
 pub(crate) fn long_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
     let (rest, length) = u32_be(input)?;
     // A length that does not fit the machine's usize cannot fit the input either.

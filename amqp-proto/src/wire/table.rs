@@ -54,7 +54,7 @@ impl FieldTable {
         Self(Bytes::new())
     }
 
-    /// Wraps octets that were checked as part of a larger whole.
+    /// Wraps bytes that were checked as part of a larger whole.
     pub(super) const fn trusted(entries: Bytes) -> Self {
         Self(entries)
     }
@@ -172,7 +172,7 @@ impl FieldTable {
         self.iter().count()
     }
 
-    /// Whether the table has no entry.
+    /// Returns whether the table has no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -184,7 +184,7 @@ impl FieldTable {
         &self.0
     }
 
-    /// The octets of all entries but those called `name`.
+    /// The bytes of all entries but those called `name`.
     fn without(&self, name: &str) -> Vec<u8> {
         let mut kept = Vec::with_capacity(self.0.len() + name.len() + 16);
         let mut rest: &[u8] = &self.0;
@@ -272,7 +272,7 @@ impl FieldArray {
         self.iter().count()
     }
 
-    /// Whether the array has no value.
+    /// Returns whether the array has no value.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

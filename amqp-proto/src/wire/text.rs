@@ -9,9 +9,9 @@ use bytes::{BufMut as _, Bytes};
 use super::primitive::{long_octets, put_long_octets};
 use super::{Parsed, TooLong, Wire, share, short_octets};
 
-/// A short string: up to 255 octets, not necessarily UTF-8 (spec 4.2.5.3).
+/// A short string: up to 255 bytes, not necessarily UTF-8 (spec 4.2.5.3).
 ///
-/// Names of exchanges, queues, consumers, virtual hosts, and routing keys are short strings. Cloning shares the octets.
+/// Names of exchanges, queues, consumers, virtual hosts, and routing keys are short strings. Cloning shares the bytes.
 ///
 /// ```
 /// use amqp_proto::ShortStr;
@@ -50,13 +50,13 @@ impl ShortStr {
         Self(Bytes::copy_from_slice(text.get(..end).unwrap_or_default().as_bytes()))
     }
 
-    /// The octets.
+    /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text, if the octets are UTF-8.
+    /// The text, if the bytes are UTF-8.
     ///
     /// # Errors
     /// Where they stop being UTF-8.
@@ -64,13 +64,13 @@ impl ShortStr {
         core::str::from_utf8(&self.0)
     }
 
-    /// Whether there is no octet at all.
+    /// Returns whether the string is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The length in octets.
+    /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -83,7 +83,7 @@ impl ShortStr {
         Escaped(self)
     }
 
-    /// A copy with octets of its own, for keeping a name that was cut out of a large buffer.
+    /// A copy with bytes of its own, for keeping a name that was cut out of a large buffer.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
@@ -109,18 +109,18 @@ impl Wire for ShortStr {
     }
 }
 
-/// A long string: octets with a 32-bit length (spec 4.2.5.3). Cloning shares the octets.
+/// A long string: bytes with a 32-bit length (spec 4.2.5.3). Cloning shares the bytes.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct LongStr(Bytes);
 
 impl LongStr {
-    /// The octets.
+    /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text, if the octets are UTF-8.
+    /// The text, if the bytes are UTF-8.
     ///
     /// # Errors
     /// Where they stop being UTF-8.
@@ -128,7 +128,7 @@ impl LongStr {
         core::str::from_utf8(&self.0)
     }
 
-    /// The octets as a shared buffer.
+    /// The bytes as a shared buffer.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -141,7 +141,7 @@ impl LongStr {
 pub struct Secret(Bytes);
 
 impl Secret {
-    /// The octets; keep them out of logs.
+    /// The bytes; keep them out of logs.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -156,7 +156,7 @@ impl Drop for Secret {
     }
 }
 
-/// Overwrites octets that nobody should find in memory later, as surely as safe code can.
+/// Overwrites bytes that nobody should find in memory later, as surely as safe code can.
 pub(crate) fn wipe(octets: &mut [u8]) {
     octets.fill(0);
     // Else it might be left out, as nobody reads what was written.
@@ -259,7 +259,7 @@ pub(crate) fn write_escaped(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 
 macro_rules! show_text {
     ($($name:ident)*) => {$(
-        /// The text; octets that are not UTF-8 show as replacement characters.
+        /// The text; bytes that are not UTF-8 show as replacement characters.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&String::from_utf8_lossy(&self.0))

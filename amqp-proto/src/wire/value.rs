@@ -13,7 +13,7 @@ use super::primitive::{
 };
 use super::{DecodeErrorKind, FieldArray, FieldTable, LongStr, Parsed, octets, share};
 
-/// A value in a field table, with the type octets of RabbitMQ.
+/// A value in a field table, with the type bytes of RabbitMQ.
 ///
 /// They differ from the specification's: `s` is a signed 16-bit integer, `l` a signed 64-bit one, and `x` an array of
 /// bytes (<https://www.rabbitmq.com/amqp-0-9-1-errata>, section 3). `L`, which py-amqp (Celery) writes, decodes as
@@ -49,7 +49,7 @@ pub enum Value {
     F64(f64),
     /// `D`
     Decimal(Decimal),
-    /// `S`: text by convention, octets on the wire.
+    /// `S`: text by convention, bytes on the wire.
     LongStr(LongStr),
     /// `A`
     Array(FieldArray),
@@ -259,7 +259,7 @@ pub struct Timestamp(pub u64);
 
 #[cfg(feature = "std")]
 impl Timestamp {
-    /// The point in time, if the platform can tell it.
+    /// The point in time, if the platform can represent it.
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_secs(self.0))

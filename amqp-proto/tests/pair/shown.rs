@@ -17,7 +17,7 @@ use crate::util::{Pair, short, start};
 
 const PASSWORD: &str = "Pa55-w0rd";
 
-/// Whether `Debug` shows the password, as a text or as a list of bytes, or goes on for ever.
+/// Whether `Debug` shows the password, as a text or as a list of bytes, or goes on forever.
 #[track_caller]
 fn assert_fit_for_logs(what: &str, shown: &dyn Debug) {
     let numbers = format!("{:?}", PASSWORD.as_bytes());
@@ -49,7 +49,7 @@ fn credentials_are_not_shown_on_their_way_out() {
         let mut server = Connection::server(Arc::new(offering), now);
         let mut to_server = BytesMut::new();
         let mut to_client = BytesMut::new();
-        // The protocol header, and connection.start: after them the client's response is on its way.
+        // The protocol header, and connection.start: after them the client's response is being sent.
         let transmit = client.poll_transmit(now).expect("a header");
         to_server.extend_from_slice(&transmit.copy_to_bytes(transmit.remaining()));
         let transmit = session.poll_transmit(now).expect("a header");

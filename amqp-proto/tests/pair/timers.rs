@@ -89,7 +89,7 @@ fn anything_that_comes_is_a_sign_of_life() {
         let now = begin + seconds(second);
         pair.client.handle_timeout(now);
         if second % 15 == 0 {
-            // One octet of a frame is enough.
+            // One byte of a frame is enough.
             input.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0xce][input.len()..=input.len()]);
             pair.client.handle_input(now, &mut input).expect("a heartbeat in pieces");
         }

@@ -8,7 +8,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, BytesMut};
 
-/// How the octets of one direction arrive.
+/// How the bytes of one direction arrive.
 #[derive(Debug, Clone)]
 pub(crate) enum Split {
     /// As they were written.
@@ -25,7 +25,7 @@ pub(crate) enum Split {
 #[derive(Debug)]
 struct Pipe {
     split: Split,
-    /// Octets that have passed.
+    /// Bytes that have passed.
     passed: usize,
     part: usize,
     buffer: BytesMut,
@@ -36,7 +36,7 @@ impl Pipe {
         Self { split, passed: 0, part: 0, buffer: BytesMut::new() }
     }
 
-    /// Takes the octets that one end has to write and hands them to the other, part by part.
+    /// Takes the bytes that one end has to write and hands them to the other, part by part.
     fn carry(&mut self, now: Instant, from: &mut Connection, to: &mut Connection) -> bool {
         let Some(transmit) = from.poll_transmit(now) else { return false };
         let mut octets = transmit.copy_to_bytes(transmit.remaining());

@@ -16,7 +16,7 @@ pub(crate) const QUEUES: usize = 3;
 pub struct Script {
     pub(crate) seed: u64,
     pub(crate) heartbeat: Duration,
-    /// How long clients wait for answers; for ever, if nothing is said.
+    /// How long clients wait for answers; forever, if nothing is said.
     pub(crate) patience: Option<Duration>,
     pub(crate) conditions: Conditions,
     pub(crate) jobs: Vec<Job>,

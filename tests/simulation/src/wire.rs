@@ -146,7 +146,7 @@ impl Wire {
         if most == 0 {
             return false;
         }
-        // Mostly all of it: else large bodies take for ever.
+        // Mostly all of it: else large bodies take forever.
         let mut count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
         let mut ends = None;
         if let Some(cut) = &mut self.cut_after {

@@ -95,6 +95,6 @@ impl World {
                 self.now += Duration::from_millis(100);
             }
         }
-        panic!("it waits for ever");
+        panic!("it waits forever");
     }
 }

@@ -39,7 +39,7 @@ fn a_session_recovers_whatever_its_delays_and_limits_are() {
         ("nothing is kept", recovery(|own| own.keep_max = 0)),
         ("all is kept", recovery(|own| own.keep_max = usize::MAX)),
         ("locked for no time", recovery(|own| own.locked = Locked::Retry(zero))),
-        ("locked for ever", recovery(|own| own.locked = Locked::Retry(most))),
+        ("locked forever", recovery(|own| own.locked = Locked::Retry(most))),
         ("seeds", recovery(|own| own.seed = Some(u64::MAX))),
     ] {
         let mut world = World::new(policy);

@@ -1,4 +1,4 @@
-//! Channels that the broker closes over a message: it is given up, the others arrive, and nothing is repeated for ever.
+//! Channels that the broker closes over a message: it is given up, the others arrive, and nothing is repeated forever.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

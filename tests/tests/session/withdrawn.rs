@@ -94,7 +94,7 @@ fn kept_messages_expire() {
     world.cut();
     let short = keep_for(&mut world, id, "short", Duration::from_secs(10));
     let long = keep_for(&mut world, id, "long", Duration::from_secs(100));
-    let for_ever = keep_for(&mut world, id, "for ever", Duration::MAX);
+    let for_ever = keep_for(&mut world, id, "forever", Duration::MAX);
     let unlimited = world.keep(id, "q", "unlimited");
     world.pass(Duration::ZERO);
     world.pass(Duration::from_millis(9999));

@@ -122,7 +122,7 @@ behaviours! {
         let other = connection.open_channel().await?;
         other.exchange_delete(exchange.name(), false).await?;
         let error = publisher.send("", "gone").await.expect_err("the exchange is gone");
-        let still = publisher.send("", "for ever").await.expect_err("it is closed");
+        let still = publisher.send("", "forever").await.expect_err("it is closed");
         assert_eq!(still.reply_code(), error.reply_code());
         let reason = publisher.closed().await;
         assert_eq!(reason.reply_code(), Some(ReplyCode::NOT_FOUND));
@@ -247,7 +247,7 @@ behaviours! {
         let to = queue.name().to_string();
         let mut confirmations = Vec::new();
         let refused = loop {
-            // The confirms may come while this goes round, but not for ever faster than it.
+            // The confirms may come while this goes round, but not forever faster than it.
             match publisher.try_publish(&to, vec![0; 500]) {
                 Ok(confirmation) => confirmations.push(confirmation),
                 Err(refused) => break refused,

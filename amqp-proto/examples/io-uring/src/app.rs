@@ -57,7 +57,7 @@ impl App {
         Ok(())
     }
 
-    /// Publishes what may be on its way at once; the confirms of it bring the loop here again.
+    /// Publishes as many messages as may be unconfirmed at once. Their confirms bring the loop here again.
     pub(crate) fn publish(&mut self, connection: &mut Connection) -> Result<(), Box<dyn Error>> {
         let Some(id) = self.channel.filter(|_| connection.is_open()) else { return Ok(()) };
         let mut channel = connection.channel(id)?;

@@ -26,7 +26,7 @@ use rustls::pki_types::PrivateKeyDer;
 /// A connection needs little, and there may be thousands.
 const STACK: usize = 256 * 1024;
 
-/// Serves for ever.
+/// Serves forever.
 pub fn serve(port: u16) -> io::Result<()> {
     accept(&TcpListener::bind(("127.0.0.1", port))?, |stream| Ok(Plain(stream)))
 }
