@@ -40,7 +40,7 @@ pub struct Delivery {
     on_panic: OnPanic,
 }
 
-/// What happens to a delivery whose handler panics.
+/// Policy for a delivery whose handler panics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnPanic {

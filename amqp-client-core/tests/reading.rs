@@ -100,7 +100,7 @@ fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Con
     (rig, channel, consumers)
 }
 
-/// What the client has said since: cancels, returned deliveries, and consumers that were started, by their tags.
+/// Returns what the client has sent since: cancels, returned deliveries, and started consumers, by their tags.
 fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
     let (mut cancelled, mut requeued, mut started) = (Vec::new(), Vec::new(), Vec::new());
     for method in rig.methods.drain(..) {
@@ -118,7 +118,7 @@ fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
     (cancelled, requeued, started)
 }
 
-/// What channels report of consumers that are paused.
+/// Returns the channel events of paused and resumed consumers.
 fn pauses(rig: &mut Rig, events: &mut amqp_client_core::ChannelEvents) -> Vec<(bool, String)> {
     let mut pauses = Vec::new();
     while let Some(event) = rig.poll(std::pin::pin!(events.next())) {

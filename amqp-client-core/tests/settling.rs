@@ -24,7 +24,7 @@ fn consuming(count: u64) -> (Rig, Channel, Consumer) {
     (rig, channel, consumer)
 }
 
-/// What settles deliveries, of what the client has said.
+/// Returns the methods of the client that settle deliveries.
 fn settlements(rig: &mut Rig) -> Vec<Method> {
     rig.turn();
     let mut methods = std::mem::take(&mut rig.methods);

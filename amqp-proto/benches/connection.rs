@@ -243,7 +243,7 @@ fn carry(from: &mut Connection, to: &mut Connection, now: Instant) {
     to.handle_input(now, &mut wire).unwrap();
 }
 
-/// What most messages have.
+/// Returns the properties that most messages have.
 fn properties() -> RawProperties {
     RawProperties::from(&Properties {
         content_type: ShortStr::try_from("application/json").ok(),

@@ -31,7 +31,7 @@ pub struct Limits {
     pub frame_max: u32,
     /// The largest message body to accept, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
     pub body_max: u64,
-    /// What to do with a message whose body is larger. An event reports it in any case. Default [`Oversized::Hold`].
+    /// Policy for a message whose body is larger. An event reports it in any case. Default [`Oversized::Hold`].
     pub oversized: Oversized,
     /// The maximum number of bytes of incomplete messages, on all channels together. One message with a body of
     /// [`body_max`](Self::body_max) is always allowed. A peer that exceeds this limit loses its connection: brokers send their
@@ -42,7 +42,7 @@ pub struct Limits {
     pub transmit_high_water: usize,
 }
 
-/// What to do with a message whose body is larger than [`Limits::body_max`]. If the message needs no acknowledgement, the broker
+/// Policy for a message whose body is larger than [`Limits::body_max`]. If the message needs no acknowledgement, the broker
 /// has already dropped it, and it is lost with all of these options.
 ///
 /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged where a

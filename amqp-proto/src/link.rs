@@ -39,7 +39,7 @@ pub(crate) struct Link {
     pub(crate) closing: Option<Close>,
     /// Channels with acknowledgements to flush.
     pub(crate) unflushed: Vec<ChannelId>,
-    /// How many bytes may wait when the peer provokes one more reply.
+    /// Number of queued bytes up to which the peer may provoke one more reply.
     unread_replies_max: usize,
     /// Bytes of messages that are not complete, on all channels: of their bodies, and what was copied out of the read buffer.
     pub(crate) unfinished: usize,

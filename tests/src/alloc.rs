@@ -12,13 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 pub struct Allocations {
     /// Blocks allocated.
     pub count: u64,
-    /// Octets allocated, all blocks together.
+    /// Bytes allocated, all blocks together.
     pub bytes: u64,
-    /// The most octets held at one time, above what was held at the start.
+    /// The most bytes held at one time, above what was held at the start.
     pub peak_bytes: u64,
     /// Blocks allocated and not freed, less those that existed before and were freed.
     pub kept_count: i64,
-    /// Octets allocated and not freed, less those that existed before and were freed.
+    /// Bytes allocated and not freed, less those that existed before and were freed.
     pub kept_bytes: i64,
 }
 

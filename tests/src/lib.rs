@@ -2,7 +2,7 @@
 //! and processes, knows nothing of the protocol crates, and works on Unix only.
 //!
 //! - [`rabbitmq`]: private throw-away RabbitMQ nodes, with faults: kill, restart, pause.
-//! - [`peer`]: a scripted server that speaks raw octets, to play a broken or hostile broker.
+//! - [`peer`]: a scripted server that speaks raw bytes, to play a broken or hostile broker.
 //! - [`proxy`]: a TCP proxy that cuts, resets, stalls, slices and refuses.
 //! - [`alloc`]: how much a piece of code allocates (feature `alloc`, on by default).
 //! - [`wait`]: waiting for a condition with a deadline, in the place of sleeps.

@@ -56,9 +56,9 @@ pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
-/// Whether nobody listens on this address now.
+/// Returns whether nobody listens on this address now.
 ///
-/// It tries to connect. Listening for a moment would tell, too, but others could connect to that.
+/// It tries to connect. Listening for a moment would show that, too, but others could connect to that.
 #[must_use]
 pub fn is_free(addr: SocketAddr) -> bool {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;

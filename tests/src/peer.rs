@@ -1,4 +1,4 @@
-//! A scripted server that speaks raw octets.
+//! A scripted server that speaks raw bytes.
 //!
 //! It knows the outer shape of AMQP frames and nothing else, so that a test can make it break every
 //! rule. All reads have a deadline: a test against it fails, it doesn't hang.
@@ -38,7 +38,7 @@ use crate::wait::wait_for;
 /// How long a read waits unless told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The octet that ends a frame.
+/// The byte that ends a frame.
 const FRAME_END: u8 = 0xCE;
 
 /// A listening server whose every answer the test writes itself.
@@ -69,7 +69,7 @@ impl ScriptedPeer {
         self
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -110,15 +110,15 @@ impl ScriptedPeer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawFrame {
-    /// The type octet.
+    /// The type byte.
     pub kind: u8,
     /// The channel.
     pub channel: u16,
-    /// What is between the header and the end octet.
+    /// What is between the header and the end byte.
     pub payload: Vec<u8>,
 }
 
-/// The octets of a frame, whatever its parts are.
+/// The bytes of a frame, whatever its parts are.
 #[must_use]
 pub fn frame_octets(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a payload that a frame can hold");
@@ -169,7 +169,7 @@ impl PeerConnection {
         self.stream.peer_addr()
     }
 
-    /// Reads exactly `n` octets.
+    /// Reads exactly `n` bytes.
     ///
     /// # Errors
     ///
@@ -191,11 +191,11 @@ impl PeerConnection {
         Ok(octets)
     }
 
-    /// Reads the eight octets with which a client begins.
+    /// Reads the eight bytes with which a client begins.
     ///
     /// # Errors
     ///
-    /// As [`read_exact`](Self::read_exact). The octets aren't judged.
+    /// As [`read_exact`](Self::read_exact). The bytes aren't judged.
     pub fn read_protocol_header(&mut self) -> io::Result<[u8; 8]> {
         let octets = self.read_exact(8)?;
         Ok(octets.try_into().expect("eight octets were read"))
@@ -206,7 +206,7 @@ impl PeerConnection {
     /// # Errors
     ///
     /// As [`read_exact`](Self::read_exact), and [`io::ErrorKind::InvalidData`] when the frame
-    /// doesn't end with the end octet.
+    /// doesn't end with the end byte.
     pub fn read_frame(&mut self) -> io::Result<RawFrame> {
         let head = self.read_exact(7)?;
         let channel = u16::from_be_bytes([head[1], head[2]]);
@@ -238,7 +238,7 @@ impl PeerConnection {
         }
     }
 
-    /// Writes octets as they are.
+    /// Writes bytes as they are.
     ///
     /// # Errors
     ///
@@ -272,7 +272,7 @@ impl PeerConnection {
     /// When the connection is gone already.
     pub fn close(mut self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
-        // Octets left unread would turn the close into a reset, which may overtake what we wrote.
+        // Bytes left unread would turn the close into a reset, which may overtake what we wrote.
         self.stream.set_nonblocking(true)?;
         while matches!(self.stream.read(&mut [0; 4096]), Ok(1..)) {}
         Ok(())

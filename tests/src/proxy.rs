@@ -40,7 +40,7 @@ use crate::net;
 pub struct Proxy {
     addr: SocketAddr,
     control: Arc<Control>,
-    /// An octet in here makes the acceptor look at what is wanted of it.
+    /// An byte in here makes the acceptor look at what is wanted of it.
     wake: UnixStream,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -63,7 +63,7 @@ impl Proxy {
         Ok(Self { addr, control, wake, acceptor })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -75,13 +75,13 @@ impl Proxy {
         net::amqp_uri(self.addr)
     }
 
-    /// How many connections are open now.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.control.links()
     }
 
-    /// How many octets went from the server to clients so far.
+    /// Returns the number of bytes that went from the server to clients so far.
     #[must_use]
     pub fn bytes_from_server(&self) -> u64 {
         self.control.forwarded()
@@ -115,13 +115,13 @@ impl Proxy {
         self.control.stall(stall);
     }
 
-    /// Lets `bytes_from_server` more octets pass to clients, counted over all connections, then
+    /// Lets `bytes_from_server` more bytes pass to clients, counted over all connections, then
     /// cuts all connections, once. New connections work normally afterwards.
     pub fn cut_after(&self, bytes_from_server: u64) {
         self.control.cut_after(bytes_from_server);
     }
 
-    /// Forwards in pieces of at most `max_chunk` octets, both ways; 0 lifts the limit.
+    /// Forwards in pieces of at most `max_chunk` bytes, both ways; 0 lifts the limit.
     pub fn slice(&self, max_chunk: usize) {
         self.control.slice(max_chunk);
     }

@@ -78,7 +78,7 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Whether nodes can be started here; if not, what to do about it.
+    /// Checks that nodes can be started here. The error says what to do if not.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl RabbitMq {
         RabbitMqBuilder::new()
     }
 
-    /// Where the node listens for AMQP. It keeps the address over restarts.
+    /// Returns the address on which the node listens for AMQP. The node keeps the address over restarts.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.amqp).into()

@@ -55,7 +55,7 @@ impl Cut {
         .expect("the socket is there");
     }
 
-    /// What an open connection says to it.
+    /// Returns whether an open connection reports this end of the transport by that error.
     fn is_told_by(self, error: &ConnectionError) -> bool {
         match error {
             ConnectionError::Eof => self == Self::Close,

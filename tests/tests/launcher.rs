@@ -33,7 +33,7 @@ fn assert_refused(addr: SocketAddr) {
     assert_eq!(say_header(addr).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
-/// Whether a process runs. One that has ended and that nobody has reaped yet doesn't; but its first
+/// Returns whether a process runs. One that has ended and that nobody has reaped yet doesn't; but its first
 /// thread can end before the others, which still hold its sockets.
 fn alive(pid: u32) -> bool {
     let raw = Pid::from_raw(pid.try_into().unwrap()).unwrap();

@@ -52,7 +52,7 @@ const STATES: [State; 13] = [
 ];
 
 impl State {
-    /// Whether nothing can be asked for any more.
+    /// Returns whether no more requests can be made.
     const fn is_over(self) -> bool {
         use State::{Closed, ClosedByBroker, Closing, ConnectionClosed, ConnectionClosing, Lost};
         matches!(
@@ -129,7 +129,7 @@ fn request<R: Request + Clone>(what: &str, request: &R) {
     }
 }
 
-/// The same for a request whose `no_wait` bit is set.
+/// Checks a request whose `no_wait` bit is set.
 fn no_wait<R: Request + Clone>(what: &str, request: &R) {
     for state in STATES {
         let context = format!("{what} when {state:?}");

@@ -22,7 +22,7 @@ use script::{METHOD, encoded, greet, offer, receive, send, welcome};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Why a peer that follows this script is no broker.
+/// Returns why a peer that follows this script is no broker.
 async fn refusal(script: impl FnOnce(PeerConnection) + Send + 'static) -> Result<ConnectionError> {
     let peer = ScriptedPeer::bind()?;
     let uri = peer.uri();
@@ -193,7 +193,7 @@ async fn the_reason_of_a_close_is_read_even_when_nothing_can_be_written() -> Res
             ..ConnectionClose::default()
         };
         send(&mut peer, 0, close);
-        // Without waiting for close-ok, and with octets of the client unread.
+        // Without waiting for close-ok, and with bytes of the client unread.
         peer.close().expect("it closes");
     });
     let connection = open(&uri).await?;

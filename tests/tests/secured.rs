@@ -188,7 +188,7 @@ impl Scene {
         self.connection.open_channel()
     }
 
-    /// Why the connection is over.
+    /// Returns why the connection is over.
     fn reason(&mut self) -> Option<ConnectionError> {
         let _over = self.drive.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let closed = pin!(self.connection.closed());

@@ -92,7 +92,7 @@ async fn works(connection: Connection) -> Outcome {
     Ok(connection.close().await?)
 }
 
-/// What waits behind a body that is not taken ends in time.
+/// Everything behind a body that the link does not take times out.
 async fn ends(connection: Connection) -> Outcome {
     connection.ready().await?;
     let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);

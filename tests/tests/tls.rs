@@ -132,7 +132,7 @@ const ADAPTERS: [(&str, Open, Run); 4] = [
     ),
 ];
 
-/// What opening a URI fails with, on each adapter.
+/// Returns the error of opening a URI, on each adapter.
 fn failures(uri: &str) -> Vec<(&'static str, String)> {
     let failure = |(name, open, run): (&'static str, Open, Run)| {
         let uri = uri.to_owned();

@@ -66,7 +66,7 @@ fn current(behaviour: BoxFuture<Outcome>) -> Outcome {
     Builder::new_current_thread().enable_all().build()?.block_on(behaviour)
 }
 
-/// Where the broker in memory is, the same for all tests.
+/// Returns where the broker in memory is, the same for all tests.
 fn in_memory() -> Result<String, Failed> {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
     let broker = BROKER.get_or_init(|| Broker::start().map_err(|error| error.to_string()));

@@ -20,7 +20,7 @@ type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 /// Far longer than it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the broker is: RabbitMQ, if there is one at hand.
+/// Returns where the broker is: RabbitMQ, if there is one at hand.
 fn broker() -> Result<(Option<RabbitMq>, Target), Box<dyn Error + Send + Sync>> {
     match std::env::var("AMQP_URL") {
         Ok(uri) => Ok((None, uri.parse()?)),
@@ -59,7 +59,7 @@ macro_rules! duplex {
 
 duplex! { TcpStream UnixStream }
 
-/// Passes octets on in both directions until either end is over.
+/// Passes bytes on in both directions until either end is over.
 fn join<A, B>(one: A, other: B) -> io::Result<()>
 where
     A: Duplex + Read + Write,

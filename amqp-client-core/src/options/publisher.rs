@@ -30,7 +30,7 @@ pub struct PublisherOptions {
     keep_for: Option<Duration>,
 }
 
-/// What a publisher does when the connection is lost.
+/// Policy of a publisher when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnLoss {
@@ -99,7 +99,7 @@ impl PublisherOptions {
         self
     }
 
-    /// How long publishing may have to wait, instead of the connection's
+    /// Sets how long publishing may have to wait, instead of the connection's
     /// [`publish_timeout`](crate::Settings::publish_timeout); `None` waits forever.
     pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = Some(timeout);

@@ -23,9 +23,9 @@ pub(crate) struct Deadlines {
     heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
     /// Deadlines with bytes ahead of them, and how many bytes are written when no more are.
     behind: BinaryHeap<Reverse<(u64, DeadlineId)>>,
-    /// How many bytes went to drivers.
+    /// Number of bytes that drivers have taken.
     taken: u64,
-    /// How many of them are written, or never will be.
+    /// Number of these that are written, or never will be.
     written: u64,
     /// When the last of them was written.
     written_at: Option<Instant>,
@@ -40,7 +40,7 @@ pub(crate) struct DeadlineId {
     generation: u32,
 }
 
-/// What a deadline counts.
+/// The part of a wait that a deadline counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counts {
     /// All time that passes.
@@ -55,7 +55,7 @@ struct Entry {
     timeout: Duration,
     /// From when it counts, as long as no bytes ahead are written. Nothing before the driver has seen it.
     since: Option<Instant>,
-    /// How many bytes are written when none is ahead any more. Nothing if it counts always.
+    /// The value of `written` at which no byte is ahead of the deadline any more. `None` if the deadline always counts.
     behind: Option<u64>,
     state: State,
 }

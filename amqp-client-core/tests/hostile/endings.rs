@@ -12,7 +12,7 @@ use amqp_client_core::{CallError, CloseError, Config, ConsumerEnd};
 use crate::scene::{End, Scene, now, poll_once};
 use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
 
-/// What the server has said when it ends.
+/// Returns what the server has sent when it ends.
 fn moments() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("with requests and confirms pending", Vec::new()),

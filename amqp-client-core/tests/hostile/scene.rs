@@ -92,7 +92,7 @@ impl Scene {
         self.feed_by(READ, octets)
     }
 
-    /// The same in reads of this size.
+    /// Feeds bytes in reads of this size.
     pub(crate) fn feed_by(&mut self, size: usize, octets: &[u8]) -> usize {
         let mut taken = 0;
         for part in octets.chunks(size) {
@@ -243,7 +243,7 @@ impl Application {
         assert_eq!(published, expected.clone().into());
     }
 
-    /// The same of what has not ended before.
+    /// Asserts the same of everything that has not ended before.
     pub(crate) fn assert_rest_is_over(&mut self, expected: &ConnectionError) {
         for wait in &mut self.waits {
             assert_eq!(wait.end(), Some(expected.clone().into()), "{}", wait.name);
@@ -252,7 +252,7 @@ impl Application {
         assert!(opening.is_err(), "{opening:?}");
     }
 
-    /// What these say. The others still wait.
+    /// Returns the ends of these; the others still wait.
     pub(crate) fn ends(&mut self, names: &[&str]) -> Vec<End> {
         let mut ends = Vec::new();
         for wait in &mut self.waits {
@@ -330,7 +330,7 @@ impl Wait {
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
-    /// What it says, if its task was woken. One that nobody wakes waits forever, whatever there is to be had.
+    /// Returns the result, if the task was woken. A task that nobody wakes waits forever, even if its result is there.
     fn end(&mut self) -> Option<End> {
         if !self.woken.0.load(Ordering::SeqCst) {
             return None;
@@ -360,7 +360,7 @@ pub(crate) fn peak(work: impl FnOnce()) -> u64 {
     allocation_counter::measure(work).bytes_max
 }
 
-/// What the server's side of a test allocates does not count.
+/// Runs the server's side of a test, whose allocations do not count.
 pub(crate) fn uncounted<T>(work: impl FnOnce() -> T) -> T {
     let mut value = None;
     allocation_counter::opt_out(|| value = Some(work()));

@@ -99,7 +99,7 @@ impl Rig {
         self.recover_with(Recovery::default());
     }
 
-    /// The same, like that.
+    /// From now on the connection comes back when it is lost, with that configuration.
     pub(crate) fn recover_with(&mut self, recovery: Recovery) {
         self.driver.recover_with(recovery, 1, 0);
     }
@@ -145,12 +145,12 @@ impl Rig {
         self.now
     }
 
-    /// Whether the client wants to read.
+    /// Returns whether the client wants to read.
     pub(crate) const fn reads(&self) -> bool {
         self.reading
     }
 
-    /// Whether a handle has given the driver something to do.
+    /// Returns whether a handle has given the driver something to do.
     pub(crate) fn is_wanted(&self) -> bool {
         self.driver.is_wanted()
     }

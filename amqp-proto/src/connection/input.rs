@@ -209,7 +209,7 @@ impl Connection {
     /// Checks that the peer speaks AMQP 0-9-1. Returns false while too little has come to decide that.
     fn check_first_octets(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
         let Some(first) = input.first_chunk::<8>().copied() else {
-            // TLS alerts are 7 bytes long, and the peer hangs up behind them.
+            // TLS alerts are 7 bytes long, and the peer disconnects behind them.
             return match input.first_chunk::<2>() {
                 Some([0x15 | 0x16, 0x03]) => Err(WrongProtocol::Tls.into()),
                 _ => Ok(false),

@@ -20,7 +20,7 @@ pub struct Recovery {
     pub attempts_max: Option<u32>,
     /// Time after a loss at which to give up; zero gives up at once, `None` never. Default `None`.
     pub give_up_after: Option<Duration>,
-    /// What to do with a consumer that the broker cancels. Default [`OnCancel::End`].
+    /// Policy for a consumer that the broker cancels. Default [`OnCancel::End`].
     pub on_cancel: OnCancel,
     /// Whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that caused
     /// the error fails either way and is not repeated: a request, or a [kept](super::Channel::publish_kept) message that the broker
@@ -29,9 +29,9 @@ pub struct Recovery {
     /// The channel is reopened at once. If the broker closes it again within a second, or within twice the last delay, it is
     /// reopened after `delay_min`, then after twice that, up to `delay_max`.
     pub reopen_channels: bool,
-    /// What to do with a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
-    /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not noticed
-    /// yet. Default: retry every second, for as long as it takes.
+    /// Policy for a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
+    /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not
+    /// noticed yet. Default: retry every second, for as long as it takes.
     pub locked: Locked,
     /// Whether to retry the first declaration of such a queue, too. That helps when a program was restarted and the broker has not
     /// noticed yet that its earlier connection has ended. The request gets no reply until the queue is free; bound it by a timeout.
@@ -52,7 +52,7 @@ pub struct Recovery {
     pub seed: Option<u64>,
 }
 
-/// What to do with a consumer that the broker cancels, for example because its queue is deleted or moves to another node.
+/// Policy for a consumer that the broker cancels, for example because its queue is deleted or moves to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnCancel {
@@ -67,7 +67,7 @@ pub enum OnCancel {
 /// The minimum time between two attempts, regardless of [`Recovery`].
 pub(super) const LEAST_DELAY: Duration = Duration::from_millis(1);
 
-/// What to do with a queue that another connection holds exclusively.
+/// Policy for a queue that another connection holds exclusively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Locked {

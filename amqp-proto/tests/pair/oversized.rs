@@ -176,7 +176,7 @@ fn deliver_large(pair: &mut Pair, id: ChannelId, delivery_tag: u64, properties: 
     pair.drive();
 }
 
-/// Which deliveries are requeued, by whatever method.
+/// Returns which deliveries are requeued, by whatever method.
 fn requeued(pair: &mut Pair, id: ChannelId) -> Vec<u64> {
     let tag = |method| match method {
         Method::BasicReject(reject) if reject.requeue => Some(reject.delivery_tag),

@@ -27,7 +27,7 @@ fn give_back(pair: &mut Pair, id: ChannelId, body: &'static str) {
     pair.on_server(id).send_content(method, &NONE, body).expect("it is sent");
 }
 
-/// What the client hears: numbers of returned publishes, and of confirmed ones.
+/// Returns what the client receives: numbers of returned publishes, and of confirmed ones.
 fn verdicts(pair: &mut Pair, id: ChannelId) -> Vec<(&'static str, u64)> {
     let mut verdicts = Vec::new();
     for event in pair.client_channel(id) {

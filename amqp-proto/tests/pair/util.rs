@@ -184,12 +184,12 @@ impl Pair {
         std::mem::take(&mut self.server_events)
     }
 
-    /// What happened on the client's channel.
+    /// Returns the events of the client's channel.
     pub(crate) fn client_channel(&mut self, id: ChannelId) -> Vec<ChannelEvent> {
         on_channel(self.take_client(), id)
     }
 
-    /// What happened on the server's channel.
+    /// Returns the events of the server's channel.
     pub(crate) fn server_channel(&mut self, id: ChannelId) -> Vec<ChannelEvent> {
         on_channel(self.take_server(), id)
     }
@@ -232,7 +232,7 @@ impl Pair {
         self.drive();
     }
 
-    /// Why the client's connection is over.
+    /// Returns why the client's connection is over.
     pub(crate) fn client_error(&self) -> ConnectionError {
         self.client.check().expect_err("the connection should be over")
     }

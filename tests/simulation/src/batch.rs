@@ -67,7 +67,7 @@ impl Kind {
         }
     }
 
-    /// What is left of a seed's script when it is shrunk, how much of how much that is, and how it fails.
+    /// Shrinks the script of a seed. Returns the rest, its size before and after, and how it fails.
     fn shrunk(self, seed: u64, text: &str) -> String {
         // Not any failure: what remains is to show this one.
         let same =
@@ -215,7 +215,7 @@ impl Batch {
     }
 }
 
-/// What a failure says, but for its numbers and the tasks it names.
+/// Returns the text of a failure without its numbers and the tasks it names.
 fn kind(text: &str) -> String {
     let text = [" still busy", " still waiting", " ever happen"]
         .iter()

@@ -73,7 +73,7 @@ impl Env {
         }
     }
 
-    /// What a future gives, if it gives it in time.
+    /// Returns the result of a future, if it comes in time.
     pub(crate) async fn within<T>(
         &self,
         time: Duration,
@@ -82,7 +82,8 @@ impl Env {
         self.world.clock.within(time, future).await
     }
 
-    /// What a future gives, unless it is dropped before, on a whim: unpolled, soon, or when its result is there already.
+    /// Returns the result of a future, unless it is dropped before at random: unpolled, soon, or when its result is already
+    /// there.
     pub(crate) async fn perhaps<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         if !self.cancel.is_some_and(|times| self.one_in(times)) {
             return Some(future.await);
@@ -120,7 +121,7 @@ impl Env {
         self.connect_with(self.config(), None).await
     }
 
-    /// The same, and the connection comes back when it is lost, whenever that will be.
+    /// Connects with a connection that recovers whenever it is lost.
     pub(crate) async fn connect_for_good(&self) -> Connected {
         let mut recovery = Recovery::default();
         recovery.seed = Some(self.random(|rng| rng.u64(..)));
@@ -166,7 +167,7 @@ impl Env {
         config
     }
 
-    /// Whether a connection may have ended like that.
+    /// Judges the end of a connection: the task begins anew, if the error was to be expected.
     pub(crate) fn judge_connection(&self, error: &ConnectionError) -> Again {
         let calm = self.world.script.is_calm() || self.client == AUDITOR;
         let expected = match error {
@@ -195,7 +196,7 @@ impl Env {
         if self.world.script.is_calm() { self.fail(error.to_string()) } else { Again }
     }
 
-    /// What a request gave; else the task begins anew, if the error was to be expected.
+    /// Returns the result of a request; otherwise the task begins anew, if the error was to be expected.
     pub(crate) fn call<T>(&self, result: Result<T, CallError>) -> Try<T> {
         result.map_err(|error| match &error {
             CallError::Ended(error) => self.judge_channel(error),
@@ -225,7 +226,7 @@ impl Env {
         })
     }
 
-    /// Whether a message was confirmed. That it was refused or came back is not to be expected.
+    /// Judges the outcome of a publish. A message that was refused or returned was not to be expected.
     pub(crate) fn confirmed(&self, result: Result<(), ConfirmError>) -> Try<()> {
         result.map_err(|error| match &error {
             ConfirmError::Unconfirmed(error) => self.judge_channel(error),

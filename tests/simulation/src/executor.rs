@@ -105,7 +105,7 @@ impl Clock {
         });
     }
 
-    /// When the next one wants to be woken.
+    /// Returns when the next one wants to be woken.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.sleepers.borrow().iter().map(|(at, _)| *at).min()
     }

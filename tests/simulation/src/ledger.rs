@@ -80,7 +80,7 @@ impl Ledger {
         (id, body)
     }
 
-    /// Whether it may have been published more than once.
+    /// Returns whether it may have been published more than once.
     pub(crate) fn may_come_again(&self, id: Id) -> bool {
         self.entries[id.0 as usize].again
     }
@@ -155,7 +155,7 @@ impl Ledger {
         Ok(id)
     }
 
-    /// The body of a message: its number, and octets that follow from it. Most are short.
+    /// The body of a message: its number, and bytes that follow from it. Most are short.
     fn body(&self, id: Id) -> Bytes {
         let mut rng = Rng::with_seed(id.0);
         let most = match rng.u8(..50) {

@@ -163,17 +163,17 @@ impl Network {
         }
     }
 
-    /// Which transport it is that a link has, among all that there ever were.
+    /// Returns the number of a link's transport, counting all that there ever were.
     pub(crate) fn transport(&self, link: usize) -> usize {
         link << 16 | self.links[link].epoch
     }
 
-    /// Whether a link has no transport.
+    /// Returns whether a link has no transport.
     pub(crate) fn is_down(&self, link: usize) -> bool {
         self.links[link].dialer.is_some()
     }
 
-    /// Whether a driver gets no time.
+    /// Returns whether a driver gets no time.
     pub(crate) fn is_starved(&self, link: usize, now: Instant) -> bool {
         now < self.links[link].starved_until
     }
@@ -183,12 +183,12 @@ impl Network {
         self.links[link].session
     }
 
-    /// How many channels the broker has open for a link.
+    /// Returns how many channels the broker has open for a link.
     pub(crate) fn channel_count(&self, link: usize) -> usize {
         self.links[link].session.map_or(0, |session| self.engine.channel_count(session))
     }
 
-    /// How many deliveries the broker waits to have acknowledged by a link.
+    /// Returns how many deliveries the broker waits to have acknowledged by a link.
     pub(crate) fn unacknowledged_count(&self, link: usize) -> usize {
         self.links[link].session.map_or(0, |session| self.engine.unacknowledged_count(session))
     }
@@ -203,7 +203,7 @@ impl Network {
         self.flapping.push((client, cut, until));
     }
 
-    /// Which client a session is of.
+    /// Returns which client a session is of.
     pub(crate) fn owner(&self, session: SessionId) -> Option<usize> {
         self.owners.get(&session).copied()
     }
@@ -312,7 +312,7 @@ impl Network {
         due
     }
 
-    /// When something happens next that only takes time.
+    /// Returns when something happens next that only takes time.
     pub(crate) fn next(&self) -> Option<Instant> {
         let links = self.links.iter().flat_map(|link| {
             let alive = link.is_alive();
@@ -493,7 +493,7 @@ impl Link {
         wire.cut_after(cut.after, end, cut.at_frame);
     }
 
-    /// Whether there is a client, with a transport or without.
+    /// Returns whether there is a client, with a transport or without.
     const fn is_alive(&self) -> bool {
         self.driver.is_some() || self.dialer.is_some()
     }

@@ -48,8 +48,8 @@ impl Pace {
         }
     }
 
-    /// How many connections there can be within the window. One that is lost soon makes its node wait twice as long as before,
-    /// at least half of the longest delay in the end; one that lasts as long as that lets the node begin anew.
+    /// Returns the largest number of connections within the window. One that is lost soon makes its node wait twice as long
+    /// as before, at least half of the longest delay in the end; one that lasts as long as that lets the node begin anew.
     fn most(&self) -> u128 {
         let longest = self.delay_max.as_millis().max(1);
         let doublings =

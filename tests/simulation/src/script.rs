@@ -76,7 +76,7 @@ pub(crate) struct Fault {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum What {
-    /// Connections of a client break after some more octets.
+    /// Connections of a client break after some more bytes.
     Cut(usize, Cut),
     /// Nothing arrives for a while.
     Stall { client: usize, up: bool, time: Duration },
@@ -140,18 +140,18 @@ impl Script {
         if self.conditions.piece < 100 { 3_000 } else { BODY_MAX }
     }
 
-    /// Whether everything has to go well.
+    /// Returns whether everything has to go well.
     pub(crate) fn is_calm(&self) -> bool {
         self.faults.is_empty()
     }
 
-    /// How much is in it.
+    /// Returns the number of parts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.jobs.len() + self.faults.len()
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether the script is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

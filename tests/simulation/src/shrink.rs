@@ -48,7 +48,7 @@ pub(crate) fn without<S: Clone, T>(
     script
 }
 
-/// The same with a job that does less.
+/// Returns the script with a job that does less, if it still fails.
 fn simplified(script: &Script, fails: &impl Fn(&Script) -> bool, index: usize) -> Script {
     let mut script = script.clone();
     loop {

@@ -46,7 +46,7 @@ impl Stage {
         self.failure.borrow_mut().get_or_insert_with(text);
     }
 
-    /// What happened, in which order, as a number.
+    /// Returns a hash of everything that happened, in its order.
     pub(crate) fn trace(&self) -> u64 {
         self.trace.get()
     }

@@ -26,7 +26,7 @@ pub(crate) struct Conditions {
     pub(crate) capacity: usize,
 }
 
-/// Octets on their way from one end to the other, in order.
+/// Bytes on their way from one end to the other, in order.
 #[derive(Debug)]
 pub(crate) struct Wire {
     conditions: Conditions,
@@ -38,7 +38,7 @@ pub(crate) struct Wire {
     last_arrival: Instant,
     /// Nothing arrives before.
     stalled_until: Instant,
-    /// After this many more octets, the wire breaks.
+    /// After this many more bytes, the wire breaks.
     cut_after: Option<Break>,
     frames: Frames,
     end: Option<End>,
@@ -126,7 +126,7 @@ impl Wire {
         }
     }
 
-    /// How much can be written now.
+    /// Returns how much can be written now.
     pub(crate) fn room(&self) -> usize {
         match self.end {
             Some(_) => 0,
@@ -210,12 +210,12 @@ impl Wire {
         }
     }
 
-    /// When something arrives next.
+    /// Returns when something arrives next.
     pub(crate) fn next_arrival(&self) -> Option<Instant> {
         self.flying.front().map(|(at, _)| (*at).max(self.stalled_until))
     }
 
-    /// Whether reading gives anything.
+    /// Returns whether reading gives anything.
     pub(crate) fn is_readable(&self) -> bool {
         !self.arrived.is_empty() || !self.told && self.end.is_some() && self.flying.is_empty()
     }

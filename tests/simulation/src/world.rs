@@ -30,7 +30,7 @@ pub struct Report {
     pub lasted: Duration,
     /// Connections that were opened.
     pub connections: usize,
-    /// The most octets that waited for a transport.
+    /// The most bytes that waited for a transport.
     pub peak_output: usize,
     /// What happened, in which order, as a number: a script leads to the same one whenever it runs.
     pub trace: u64,

@@ -97,7 +97,7 @@ fn pass_signals_on(running: Running) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the terminal has sent this signal to the command, too: it does so for keys, to all of
+/// Returns whether the terminal has sent this signal to the command, too: it does so for keys, to all of
 /// its foreground group. Passed on, Ctrl-C would look like two.
 fn from_terminal(signal: Signal) -> bool {
     let key = matches!(signal, Signal::INT | Signal::QUIT);

@@ -18,7 +18,7 @@ pub(super) enum End {
     Reset,
 }
 
-/// Where octets come from.
+/// Where bytes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
@@ -34,7 +34,7 @@ struct State {
     closed: bool,
     /// 0 is no limit.
     max_chunk: usize,
-    /// Octets the server may send until all is cut; those on their way are taken off already.
+    /// Bytes the server may send until all is cut; those on their way are taken off already.
     allowance: Option<u64>,
     forwarded: u64,
     refusal_wanted: Option<bool>,
@@ -129,7 +129,7 @@ impl Control {
         self.change(|state| state.live -= 1);
     }
 
-    /// Waits until octets of the link may pass, and returns how many of the `len` at hand may; None
+    /// Waits until bytes of the link may pass, and returns how many of the `len` at hand may; None
     /// when the link has ended.
     pub(super) fn permit(&self, link: &Link, from: Side, len: usize) -> Option<usize> {
         // With an allowance used up, the rest is on its way and the cut follows, or some of it comes
@@ -150,7 +150,7 @@ impl Control {
         Some(n)
     }
 
-    /// Says how many of the permitted octets went out.
+    /// Says how many of the permitted bytes went out.
     pub(super) fn sent(&self, from: Side, permitted: usize, sent: usize) {
         if from == Side::Client {
             return;

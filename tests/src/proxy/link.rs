@@ -97,7 +97,7 @@ fn pump(link: &Link, from: Side, control: &Control) {
         control.end(link, End::Reset);
     }
     if link.ended() {
-        // Octets left unread would turn a close into a reset.
+        // Bytes left unread would turn a close into a reset.
         let (mut source, _) = link.ends(from);
         for _ in 0..DRAIN {
             if !matches!(source.read(&mut [0; CHUNK]), Ok(1..)) {
@@ -114,7 +114,7 @@ fn forward_all(link: &Link, from: Side, control: &Control) -> io::Result<()> {
     while !link.ended() {
         match source.read(&mut chunk) {
             // One half of the connection has ended; the other may go on. The end is held back as
-            // octets are.
+            // bytes are.
             Ok(0) => {
                 if control.permit(link, from, 0).is_some() {
                     sink.shutdown(Shutdown::Write)?;

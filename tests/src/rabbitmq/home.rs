@@ -72,7 +72,7 @@ impl Home {
         self.epmd_port
     }
 
-    /// Where the number of a process group is written; the watchdog looks for the ending.
+    /// Returns where the number of a process group is written; the watchdog looks for the ending.
     pub(super) fn mark(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}.group"))
     }
@@ -172,7 +172,7 @@ mod tests {
         assert!(!root.exists());
     }
 
-    /// Whether bit 14 of the mask of ignored signals is set; true where there's no /proc to ask.
+    /// Returns whether bit 14 of the mask of ignored signals is set; true where there's no /proc to ask.
     fn ignores_term(child: &Child) -> bool {
         let Ok(status) = fs::read_to_string(format!("/proc/{}/status", child.id())) else {
             return true;

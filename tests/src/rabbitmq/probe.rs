@@ -28,7 +28,7 @@ pub(super) fn greeting(addr: SocketAddr) -> Option<Vec<u8>> {
     Some(payload)
 }
 
-/// Whether the greeting is from the node of this name: its cluster is named after it.
+/// Returns whether the greeting is from the node of this name: its cluster is named after it.
 pub(super) fn is_from(greeting: &[u8], name: &str) -> bool {
     greeting.windows(name.len()).any(|part| part == name.as_bytes())
 }

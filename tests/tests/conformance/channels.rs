@@ -7,7 +7,7 @@ use crate::brokers;
 use crate::script::client::{addr_of, open_channel, opened};
 use crate::script::{receive, send};
 
-/// Why the broker closes the connection.
+/// Returns why the broker closes the connection.
 fn refusal(peer: &mut PeerConnection) -> String {
     match receive(peer) {
         Method::ConnectionClose(close) => {

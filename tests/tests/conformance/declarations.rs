@@ -75,7 +75,7 @@ async fn delete(connection: &Connection, queue: &ShortStr) -> Result<String, Cal
     said(connection, QueueDelete { queue: queue.clone(), ..QueueDelete::default() }).await
 }
 
-/// What a broker says to a request, on a channel of its own.
+/// Makes a request on a new channel. Returns what the broker says to it.
 async fn said<R: Request>(connection: &Connection, request: R) -> Result<String, CallError> {
     let channel = connection.open_channel().await.expect("there is room for one more");
     Ok(match channel.call(request).await {

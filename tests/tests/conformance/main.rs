@@ -106,7 +106,7 @@ fn queue_options(kind: u8, dead_letters: &str) -> QueueOptions {
     }
 }
 
-/// Whether such a queue sends messages on, in its own time. Two such queues would race.
+/// Returns whether such a queue sends messages on, in its own time. Two such queues would race.
 const fn buries(kind: u8) -> bool {
     matches!(kind, 4 | 5)
 }
@@ -177,7 +177,7 @@ impl Run {
         self.count().await
     }
 
-    /// What an error has closed is opened again.
+    /// Opens again whatever an error has closed.
     async fn reopen(&mut self) -> Result<(), TestCaseError> {
         if !self.connection.is_open() {
             self.deliveries.clear();
@@ -425,7 +425,7 @@ fn failed(error: impl std::fmt::Debug) -> TestCaseError {
 /// After this time an operation will never end.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// What a script looks like from a client of that broker.
+/// Returns what a client of that broker sees of a script.
 async fn observed(uri: &str, script: &[Operation]) -> Result<String, TestCaseError> {
     let mut run = Run::new(uri).await?;
     for operation in script {
@@ -465,7 +465,7 @@ fn version(uri: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-/// How many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.
+/// Returns how many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.
 fn scripts() -> u32 {
     std::env::var("CONFORMANCE_SCRIPTS").ok().and_then(|count| count.parse().ok()).unwrap_or(60)
 }

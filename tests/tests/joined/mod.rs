@@ -14,7 +14,7 @@ use bytes::{Buf as _, BytesMut};
 
 /// A client and a broker in virtual time.
 pub(crate) struct World {
-    /// So many octets pass at once.
+    /// So many bytes pass at once.
     pub(crate) piece: usize,
     driver: Driver,
     pub(crate) broker: Engine,

@@ -16,7 +16,7 @@ pub(crate) fn short(text: &str) -> ShortStr {
     ShortStr::try_from(text).expect("a short string")
 }
 
-/// Where a URI leads.
+/// Returns the address that a URI names.
 pub(crate) fn addr_of(uri: &str) -> SocketAddr {
     let host = uri.rsplit('@').next().and_then(|rest| rest.split(['/', '?']).next());
     let mut found = host.expect("a host").to_socket_addrs().expect("a host and a port");
@@ -31,7 +31,7 @@ pub(crate) fn greeted(addr: SocketAddr) -> PeerConnection {
     peer
 }
 
-/// The same up to the limits that the server proposes.
+/// Connects and logs in, up to the limits that the server proposes.
 pub(crate) fn logged_in(addr: SocketAddr) -> PeerConnection {
     let mut peer = greeted(addr);
     let start_ok = ConnectionStartOk {

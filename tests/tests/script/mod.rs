@@ -38,7 +38,7 @@ pub(crate) fn receive_until(peer: &mut PeerConnection, wanted: impl Fn(&Method) 
     }
 }
 
-/// What a server begins with.
+/// Returns the first method of a server.
 pub(crate) fn offer() -> ConnectionStart {
     ConnectionStart {
         version_minor: 9,
@@ -55,7 +55,7 @@ pub(crate) fn greet(peer: &mut PeerConnection) {
     assert!(matches!(receive(peer), Method::ConnectionStartOk(_)));
 }
 
-/// The same up to the limits.
+/// The server's part of the handshake, up to the client's `connection.open`.
 pub(crate) fn settle(peer: &mut PeerConnection) {
     greet(peer);
     send(peer, 0, ConnectionTune { channel_max: 10, frame_max: 131_072, heartbeat: 0 });

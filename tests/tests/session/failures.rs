@@ -318,7 +318,7 @@ fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     assert_eq!(world.session.poll_timeout(), Some((next, TimerReason::Recovery)));
 }
 
-/// How often that consumer was reported as ended by its cancel.
+/// Returns how often that consumer was reported as ended by its cancel.
 fn ends(world: &World, consumer: ConsumerId) -> usize {
     let ended = |event: &&ChannelEvent| **event == ChannelEvent::ConsumerEnded { consumer };
     world.channel_events().filter(ended).count()

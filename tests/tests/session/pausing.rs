@@ -46,7 +46,7 @@ fn pause(world: &mut World, id: ChannelId, consumer: ConsumerId) -> bool {
     world.session.pause_consumer(id, consumer, false)
 }
 
-/// What came: the numbers, and the tags.
+/// Takes the deliveries. Returns their numbers and their tags.
 fn delivered(world: &mut World) -> (Vec<u32>, Vec<DeliveryTag>) {
     let deliveries = world.deliveries().into_iter().map(|(_, delivery)| delivery);
     let one = |delivery| (text(&delivery).parse::<u32>().expect("a number"), delivery);
@@ -59,7 +59,7 @@ fn settle(world: &mut World, id: ChannelId, acked: &[DeliveryTag], requeued: &[D
     requeued.iter().for_each(|tag| channel.nack(*tag, true).expect("it was delivered"));
 }
 
-/// What says that a consumer has ended.
+/// Returns the events that say that a consumer has ended.
 fn ends(world: &World) -> Vec<&ChannelEvent> {
     let ends = world.channel_events().filter(|event| {
         use ChannelEvent::{Cancelled, Closed, ConsumerEnded, ConsumerFailed};
@@ -68,7 +68,7 @@ fn ends(world: &World) -> Vec<&ChannelEvent> {
     ends.collect()
 }
 
-/// How many messages wait in the queue, and how many consumers it has, as another client sees it.
+/// Returns how many messages wait in the queue, and how many consumers it has, as another client sees it.
 fn counts(world: &mut World) -> (u32, u32) {
     world.run();
     world.elsewhere(|other, id| other.queue_count(id, "q"))

@@ -8,7 +8,7 @@ use amqp_client_core::proto::{ChannelEvent, PublishSeq, RawProperties, Route, Se
 use crate::pair::{Pair, accept};
 use crate::world::{World, durable, short};
 
-/// What became of mandatory messages: numbers of returned ones, and of confirmed ones.
+/// Returns the outcomes of mandatory messages: numbers of returned ones, and of confirmed ones.
 fn verdicts<'a>(events: impl Iterator<Item = &'a ChannelEvent>) -> Vec<(&'static str, u64)> {
     let mut verdicts = Vec::new();
     for event in events {

@@ -91,7 +91,7 @@ fn what_streams_cannot_do_costs_nothing() {
     assert!(world.session.is_open());
 }
 
-/// What came, and the tags of it.
+/// Takes the deliveries. Returns their numbers and their tags.
 fn delivered(world: &mut World) -> (Vec<u32>, Vec<DeliveryTag>) {
     let deliveries = world.deliveries().into_iter();
     let one = |delivery: Delivery| {

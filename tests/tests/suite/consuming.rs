@@ -13,8 +13,8 @@ use futures_util::StreamExt as _;
 use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
-/// Whether the broker encodes the properties of messages anew, without flags that it does not know: RabbitMQ 4 does (seen with
-/// 4.3.6), 3.10 passes them on as they are.
+/// Returns whether the broker encodes the properties of messages anew, without flags that it does not know: RabbitMQ 4 does
+/// (seen with 4.3.6), 3.10 passes them on as they are.
 fn drops_unknown_flags(connection: &Connection) -> bool {
     Version::of(connection) >= Some(Version::V4_0)
 }

@@ -139,7 +139,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Where the broker is.
+    /// Returns a target that leads to the broker.
     pub(crate) fn target(&self) -> Target {
         self.uri.parse().expect("AMQP_URL is an AMQP URI")
     }
@@ -190,7 +190,7 @@ pub(crate) async fn next(
     Ok(consumer.next().await.ok_or("the consumer has ended")??)
 }
 
-/// That a request failed with that reply code, caused by that method.
+/// Asserts that a request failed with that reply code, caused by that method.
 #[track_caller]
 pub(crate) fn assert_refused<T: std::fmt::Debug>(
     result: Result<T, CallError>,

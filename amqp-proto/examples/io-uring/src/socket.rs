@@ -58,7 +58,7 @@ impl Socket {
         Self { ring, stream, receiving, sending, input: BytesMut::new() }
     }
 
-    /// Whether there is anything that the kernel has not taken yet.
+    /// Returns whether there is anything that the kernel has not taken yet.
     pub(crate) fn is_sending(&self) -> bool {
         self.sending.is_lent
     }

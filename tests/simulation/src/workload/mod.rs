@@ -39,7 +39,7 @@ pub(crate) fn tasks(world: &Rc<World>) -> Vec<Task> {
 }
 
 impl Job {
-    /// Whether consumers wait until it is done.
+    /// Returns whether consumers wait until it is done.
     const fn is_awaited(&self) -> bool {
         matches!(
             self.work,
