@@ -157,7 +157,7 @@ fn every_wait_for_the_broker_counts_from_when_it_can_know() {
     let mut secret = Box::pin(connection.update_secret("secret", ""));
     assert!(poll(&mut close).is_pending() && poll(&mut secret).is_pending());
     rig.turn();
-    // The server hears all of it and says nothing.
+    // The server receives all of it and replies nothing.
     rig.silence();
     for _ in 0..29 {
         pass(&mut rig, SECOND, MIB);

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use crate::net;
 use crate::wait::wait_for;
 
-/// How long a read waits unless told otherwise.
+/// How long a read waits by default.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The byte that ends a frame.

@@ -207,7 +207,7 @@ impl RabbitMq {
         self.signal(Signal::STOP)?;
         let Some(pid) = self.pid() else { return Ok(()) };
         wait_for(PAUSE, "the node to pause", || {
-            // Without /proc there's no way to tell, and no need: the signal is on its way.
+            // Without /proc there's no way to tell, and no need: the signal was sent.
             let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 return Ok(Some(()));
             };

@@ -74,7 +74,7 @@ async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
         other => return Err(format!("{other:?}").into()),
     };
     assert_eq!(reason, "low on memory");
-    // A connection that comes now is told, too.
+    // A connection that comes now is notified, too.
     let second = Connection::open(&broker.uri()).await?;
     let mut events_of_second = second.events();
     if !second.is_blocked() {
@@ -273,7 +273,7 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
         }
         let consumer = channel.basic_consume(queue.name(), ConsumeOptions::new()).await?;
         if round % 2 == 0 {
-            // It is here, and not only on its way.
+            // It has arrived, and is not only in transit.
             while connection.health().delivered_octets == 0 {
                 channel.basic_qos(0).await?;
             }
@@ -284,7 +284,7 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
             _ => drop(connection.shutdown(Duration::ZERO).await?),
         }
     }
-    // What was delivered on its way out is requeued when the broker has seen to it.
+    // Deliveries that were in transit are requeued once the broker has processed the close.
     while queue.get(false).await?.is_none() {}
     assert_eq!(count(&got(&queue).await?), None);
     Ok(())

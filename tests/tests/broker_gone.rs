@@ -300,7 +300,7 @@ async fn consumers_hear_of_an_operators_close() -> Result<()> {
     let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     node.ctl(&["close_all_connections", "maintenance"])?;
-    let end = timeout(LIMIT, consumer.next()).await?.ok_or("no end was told")?;
+    let end = timeout(LIMIT, consumer.next()).await?.ok_or("no end was reported")?;
     let Err(ConsumerEnd::Ended(error)) = end else { panic!("{end:?}") };
     let close = error.as_close().ok_or("no close")?;
     assert_eq!(close.reply_code, amqp_client_core::proto::ReplyCode::CONNECTION_FORCED);

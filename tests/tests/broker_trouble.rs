@@ -197,7 +197,7 @@ async fn a_frozen_connection_goes_on_where_it_stopped() -> Outcome {
     Ok(())
 }
 
-/// Heartbeats tell.
+/// Heartbeats show it.
 #[tokio::test]
 async fn the_client_of_a_frozen_connection_gives_it_up() -> Outcome {
     let broker = Broker::start_with(Options::new().heartbeat(Duration::from_secs(1)))?;

@@ -1,4 +1,4 @@
-//! Servers that hang up, over real sockets: in order or by a reset, at every step. Everything that waits ends, and says why.
+//! Servers that disconnect, over real sockets: in order or by a reset, at every step. Everything that waits ends, and says why.
 //!
 //! What else servers may do wrong is in `amqp-client-core/tests/hostile`, where no socket is needed for it.
 
@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 
-/// How the server hangs up.
+/// How the server disconnects.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
     /// In order: the client reads the end of the stream.

@@ -1,4 +1,4 @@
-//! What ends the connection at once: the server is told why, and so is everybody who waits.
+//! What ends the connection at once: the server receives the reason, and so does everybody who waits.
 
 use amqp_client_core::Config;
 use amqp_client_core::proto::method::{
@@ -293,7 +293,7 @@ impl Row {
         assert_eq!(says(&error), self.says, "{name}");
         application.assert_over(&error);
         let Some(Method::ConnectionClose(close)) = scene.methods().pop() else {
-            panic!("{name}: the server is not told")
+            panic!("{name}: the server receives no reason")
         };
         assert_eq!(ReplyCode(close.reply_code), self.tells, "{name}");
         // Nothing more is taken, and nothing is left to do.

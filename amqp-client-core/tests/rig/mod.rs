@@ -45,7 +45,7 @@ pub(crate) struct Rig {
     pub(crate) room: usize,
     /// The client wants to read.
     reading: bool,
-    /// The server hears nothing any more.
+    /// The server receives nothing any more.
     silent: bool,
     /// Secrets that the client has sent.
     pub(crate) secrets: Vec<proto::Secret>,
@@ -130,7 +130,7 @@ impl Rig {
         self.published = 0;
     }
 
-    /// From now on the server hears nothing, and so answers nothing.
+    /// From now on the server receives nothing, and so replies nothing.
     pub(crate) fn silence(&mut self) {
         self.silent = true;
     }

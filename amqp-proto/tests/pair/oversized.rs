@@ -228,7 +228,7 @@ fn nothing_is_requeued_on_what_is_being_closed() {
         } else {
             pair.on_client(id).close(ReplyCode::REPLY_SUCCESS, "");
         }
-        // The server has not heard of it yet.
+        // The server has not received it yet.
         pair.now += SECOND;
         pair.client.handle_timeout(pair.now);
         pair.drive();
@@ -331,7 +331,7 @@ fn what_was_held_before_a_recover_is_the_brokers_again() {
     for option in [Oversized::Hold, Oversized::Requeue] {
         let (mut pair, id, _) = oversized(option, 3);
         pair.on_client(id).request(BasicRecover { requeue: true }).expect("it is sent");
-        // On its way when the broker hears of the recover: it comes again, with another tag.
+        // In transit when the broker receives the recover: it comes again, with another tag.
         deliver_large(&mut pair, id, 4, &Properties::default());
         pair.answer(id, BasicRecoverOk {});
         pair.take_server();

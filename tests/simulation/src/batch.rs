@@ -34,7 +34,7 @@ pub(crate) struct Batch {
     pub(crate) seeds: u64,
     /// Whether to go on behind a failure, and list all of them.
     pub(crate) survey: bool,
-    /// Whether a failure is told without being shrunk.
+    /// Whether a failure is reported without being shrunk.
     pub(crate) brief: bool,
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Network {
     rng: Rng,
     /// Nobody is let in before.
     down_until: Instant,
-    /// When the broker wants to be told the time, as far as that was asked since it last changed.
+    /// When the broker's next timer is due, if that was asked since the broker last changed.
     engine_due: Cell<Option<Option<Instant>>>,
     /// The largest output that a client ever had.
     pub(crate) peak_output: usize,

@@ -22,11 +22,11 @@ pub(crate) struct Conditions {
     pub(crate) latency: Duration,
     /// The most that one write takes or one read gives.
     pub(crate) piece: usize,
-    /// How much may be on the way before the writer has to wait.
+    /// Number of bytes in transit before the writer has to wait.
     pub(crate) capacity: usize,
 }
 
-/// Bytes on their way from one end to the other, in order.
+/// Bytes in transit from one end to the other, in order.
 #[derive(Debug)]
 pub(crate) struct Wire {
     conditions: Conditions,
@@ -178,7 +178,7 @@ impl Wire {
         self.flying.push_back((self.last_arrival, octets));
     }
 
-    /// Ends the wire. A reset loses what is on its way; the end of the stream comes behind it.
+    /// Ends the wire. A reset loses the bytes in transit; the end of the stream comes behind them.
     pub(crate) fn close(&mut self, end: End) {
         if end == End::Reset {
             self.flying.clear();

@@ -1,4 +1,4 @@
-//! What the proxy's threads are told, and the list of its connections.
+//! Commands to the proxy's threads, and the list of its connections.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,7 @@ struct State {
     closed: bool,
     /// 0 is no limit.
     max_chunk: usize,
-    /// Bytes the server may send until all is cut; those on their way are taken off already.
+    /// Bytes the server may send until all is cut; those in transit are taken off already.
     allowance: Option<u64>,
     forwarded: u64,
     refusal_wanted: Option<bool>,
@@ -132,7 +132,7 @@ impl Control {
     /// Waits until bytes of the link may pass, and returns how many of the `len` at hand may; None
     /// when the link has ended.
     pub(super) fn permit(&self, link: &Link, from: Side, len: usize) -> Option<usize> {
-        // With an allowance used up, the rest is on its way and the cut follows, or some of it comes
+        // With an allowance used up, the rest is in transit and the cut follows, or some of it comes
         // back.
         let blocked = |state: &mut State| {
             let used_up = from == Side::Server && state.allowance == Some(0);

@@ -11,7 +11,7 @@ use super::tools::Tools;
 use super::{MANAGEMENT, RabbitMq, probe};
 use crate::net;
 
-/// How long a start may take unless told otherwise.
+/// How long a start may take by default.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a start is tried when others take the ports in between.
@@ -48,7 +48,7 @@ impl RabbitMqBuilder {
         self
     }
 
-    /// Sets how long the node may take until it answers; a minute unless told otherwise.
+    /// Sets how long the node may take until it answers. The default is a minute.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self

@@ -1,4 +1,4 @@
-//! What RabbitMQ's scripts are told: environment and configuration.
+//! The input of RabbitMQ's scripts: environment and configuration.
 
 use std::env;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(super) struct Ports {
     pub(super) management: u16,
 }
 
-/// Removes what the caller's environment would tell the scripts.
+/// Removes the variables of the caller's environment that the scripts would read.
 pub(super) fn clear(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

@@ -379,7 +379,7 @@ fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
         }
         let channel = &mut world.session.channel(id).expect("it is open");
         channel.discard_consumer(&ShortStr::truncated("tag"));
-        // Who discards a consumer gives back what it has.
+        // Discarding a consumer requeues the messages that it has.
         for (_, delivery) in world.deliveries() {
             let channel = &mut world.session.channel(id).expect("it is open");
             channel.reject(delivery.delivery_tag(), true).expect("it is not stale");

@@ -157,7 +157,7 @@ impl Pair {
         while let Some((at, _)) = self.session.poll_timeout().filter(|(at, _)| *at <= end) {
             self.now = self.now.max(at);
             self.session.handle_timeout(self.now);
-            // The server has nothing to do at any time, but is heard of.
+            // The server has no timers, but sends signs of life.
             self.server.send_heartbeat();
             self.run(accept);
         }

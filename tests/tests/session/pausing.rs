@@ -81,7 +81,7 @@ fn what_comes_behind_the_pause_is_requeued_and_comes_again_with_the_rest() {
     let neighbour = world.consume(id, &neighbour, "neighbour");
     let (numbers, tags) = delivered(&mut world);
     assert!(numbers.into_iter().eq(0..10));
-    // Four more are on their way when it is paused.
+    // Four more are in transit when it is paused.
     world.elsewhere(|other, id| {
         for number in 10..14 {
             other.publish(id, "", "q", &number.to_string());

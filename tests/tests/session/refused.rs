@@ -132,7 +132,7 @@ fn among_many_messages_those_to_blame_are_found_and_all_others_arrive() {
         let confirmed: BTreeSet<_> = pair.confirmed().into_iter().collect();
         assert_eq!(confirmed.len(), pair.confirmed().len(), "each is confirmed once");
         assert_eq!((confirmed.len(), pair.session.kept()), (100 - bad.len(), 0));
-        // Each takes as many closes as it takes to tell it from the others.
+        // Each takes as many closes as it takes to distinguish it from the others.
         assert!(pair.closes <= 9 * bad.len(), "{} for {bad:?}", pair.closes);
     }
 }
@@ -187,7 +187,7 @@ fn a_close_without_a_cause_does_not_repeat_a_message_for_ever() {
     assert!(pair.closes <= 5, "{}", pair.closes);
 }
 
-/// What is not kept cannot be told from what is.
+/// A message that is not kept cannot be distinguished from one that is.
 #[test]
 fn a_message_is_not_blamed_for_one_that_is_not_kept() {
     let mut pair = Pair::new(reopening());

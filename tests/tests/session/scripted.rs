@@ -42,7 +42,7 @@ fn recover_from(pair: &mut Pair, ends: impl Fn(&Method) -> bool) -> usize {
         if !over {
             return attempt;
         }
-        // The server hangs up.
+        // The server disconnects.
         pair.session.handle_eof(pair.now);
     }
     panic!("it is asked for again and again");

@@ -192,7 +192,7 @@ fn a_transaction_settles_when_it_is_committed() {
         match end {
             0 => drop(world.ask(id, TxCommit {}).expect("it is committed")),
             1 => drop(world.ask(id, TxRollback {}).expect("it is rolled back")),
-            // It is lost on its way.
+            // It is lost in transit.
             2 => drop(world.send(id, TxCommit {})),
             _ => {}
         }
@@ -429,7 +429,7 @@ fn unusable(event: &ChannelEvent) -> Option<DeliveryTag> {
     }
 }
 
-/// A `multiple` for what is on its way would reach the first delivery of a stream.
+/// A `multiple` for deliveries in transit would reach the first delivery of a stream.
 #[test]
 fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
     let (mut world, id) = with_stream(Recovery::default(), 0..10);
@@ -437,7 +437,7 @@ fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
     let first = FieldTable::new().with("x-stream-offset", "first").expect("it fits");
     let consume = BasicConsume { queue: short("log"), arguments: first, ..<_>::default() };
     world.send(id, consume);
-    // The broker has the request, and its deliveries are on their way.
+    // The broker has the request, and its deliveries are in transit.
     world.carry();
     world.session.channel(id).expect("it is open").requeue_all();
     world.run();

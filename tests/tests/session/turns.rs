@@ -45,7 +45,7 @@ fn reconnect(pair: &mut Pair) -> usize {
         if pair.session.is_open() && !pair.session.is_disconnected() {
             return connections;
         }
-        // The server hangs up.
+        // The server disconnects.
         pair.session.handle_eof(pair.now);
         pair.run(accept);
         pair.reconnect(ServerConfig::default());
@@ -118,7 +118,7 @@ fn of_several_channels_those_to_blame_are_found_and_all_other_messages_arrive() 
         assert_eq!(blamed, guilty, "{channels} {messages} {bad:?}");
         assert_eq!(confirmed(&pair), good, "each is confirmed once, in order");
         assert_eq!(pair.session.kept(), 0);
-        // Each takes as many as it takes to tell it from the others of its channel, and two more to be certain.
+        // Each takes as many as it takes to distinguish it from the others of its channel, and two more to be certain.
         let each = u32::ilog2(messages) as usize + 4;
         assert!(connections <= 1 + each * bad.len(), "{connections} for {bad:?}");
         for id in ids {

@@ -285,7 +285,7 @@ behaviours! {
         let mut events = channel.events();
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         queue.delete(false, false).await?;
-        let end = consumer.next().await.ok_or("no end was told")?;
+        let end = consumer.next().await.ok_or("no end was reported")?;
         assert_eq!(end.expect_err("no message"), ConsumerEnd::Cancelled);
         assert!(consumer.next().await.is_none());
         let event = events.next().await.ok_or("no event")?;
@@ -299,7 +299,7 @@ behaviours! {
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let missing = channel.queue_declare_passive(name("missing")).await;
         assert_refused(missing, 404, "queue.declare");
-        let end = consumer.next().await.ok_or("no end was told")?;
+        let end = consumer.next().await.ok_or("no end was reported")?;
         let ConsumerEnd::Ended(error) = end.expect_err("no message") else { panic!("cancelled") };
         let code = error.as_close().map(|close| close.reply_code);
         assert_eq!(code, Some(ReplyCode::NOT_FOUND));
@@ -382,7 +382,7 @@ behaviours! {
         let first = next(&mut consumer).await?;
         drop(consumer);
         first.ack()?;
-        // What was on its way then goes back when it arrives.
+        // What was in transit then is requeued when it arrives.
         let mut left = channel.queue_declare_passive(queue.name()).await?;
         while (left.message_count(), left.consumer_count()) != (9, 0) {
             left = channel.queue_declare_passive(queue.name()).await?;

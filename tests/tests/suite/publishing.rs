@@ -256,7 +256,7 @@ behaviours! {
         assert_eq!(refused.error, TryError::WouldWait(HeldBy::Window));
         assert_eq!(refused.body.ok_or("no body")?.len(), 500);
         confirmations.push(publisher.publish(&to, vec![0; 500]).await?);
-        // Larger than the window on its own: allowed when nothing else is on its way.
+        // Larger than the window on its own: allowed when nothing else is unconfirmed.
         confirmations.push(publisher.publish(&to, vec![0; 5000]).await?);
         for confirmation in confirmations {
             confirmation.await?;

@@ -17,7 +17,7 @@ use amqp_testkit::Proxy;
 
 use super::{World, assert_refused, behaviours, name, next, temporary};
 
-/// A connection through a proxy, and what it tells.
+/// A connection through a proxy, and its events.
 struct Scene {
     proxy: Proxy,
     connection: Connection,
@@ -123,7 +123,7 @@ behaviours! {
             next(&mut consumer).await?.ack()?;
         }
         let held = [next(&mut consumer).await?, next(&mut consumer).await?];
-        // Acknowledgements are on their way ahead of this.
+        // The acknowledgements are sent ahead of this request.
         channel.basic_qos(0).await?;
         scene.cut().await?;
         for number in 3..10u8 {
@@ -332,7 +332,7 @@ behaviours! {
         let mut ends = passing.consume(ConsumeOptions::new()).await?;
         let report = scene.cut().await?;
         assert_eq!((report.queues, report.consumers), (1, 0));
-        assert!(ends.next().await.ok_or("it was not told")?.is_err());
+        assert!(ends.next().await.ok_or("no end was reported")?.is_err());
         assert!(ends.next().await.is_none());
         lasting.purge().await?;
         assert!(passing.purge().await.is_err());

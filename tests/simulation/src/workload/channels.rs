@@ -38,7 +38,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
         env.pause(job.pause).await;
     }
     if env.world.script.is_calm() {
-        // Long enough for anything that is on its way.
+        // Long enough for anything in transit.
         env.sleep(Duration::from_secs(30)).await;
         let open = env.world.network.borrow().channel_count(link);
         if open > 0 {

@@ -38,7 +38,7 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
     for (name, declared) in names.iter().zip(declared) {
         let queue = env.call(declared.await)?;
         if *queue.name() != **name {
-            return Err(env.fail(format!("declared {name}, and was told of {}", queue.name())));
+            return Err(env.fail(format!("declared {name}, and the reply names {}", queue.name())));
         }
     }
     for bound in bound {

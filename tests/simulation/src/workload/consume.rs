@@ -77,13 +77,13 @@ pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Tr
     leave(env, connection).await
 }
 
-/// Everything was settled or given back, whatever was dropped.
+/// Everything was settled or requeued, whatever was dropped.
 async fn settled(env: &Env, link: usize) -> Try<()> {
-    // Long enough for anything that is on its way.
+    // Long enough for anything in transit.
     env.sleep(Duration::from_secs(30)).await;
     match env.world.network.borrow().unacknowledged_count(link) {
         0 => Ok(()),
-        count => Err(env.fail(format!("{count} deliveries were neither settled nor given back"))),
+        count => Err(env.fail(format!("{count} deliveries were neither settled nor requeued"))),
     }
 }
 
@@ -180,7 +180,7 @@ impl<'a> Desk<'a> {
                 self.held = held;
                 let before: Vec<(Id, Delivery)> = before;
                 let ids: Vec<_> = before.iter().map(|(id, _)| *id).chain([id]).collect();
-                // These are settled now, so dropping them must not give them back.
+                // These are settled now, so dropping them must not requeue them.
                 self.done(&ids, stale, delivery.ack_up_to())
             }
             6 => self.done(&[id], stale, delivery.reject(false)),

@@ -88,7 +88,7 @@ async fn declare(env: &Env, channel: &Channel, queue: usize) -> Try<Queue> {
     let declared =
         env.call(channel.queue_declare(&name, QueueOptions::new().durable(true)).await)?;
     if *declared.name() != *name {
-        return Err(env.fail(format!("declared {name}, and was told of {}", declared.name())));
+        return Err(env.fail(format!("declared {name}, and the reply names {}", declared.name())));
     }
     Ok(declared)
 }
