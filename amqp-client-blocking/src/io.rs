@@ -111,8 +111,8 @@ where
     Ok((stream, Seat { poll, readiness }))
 }
 
-/// Whether a stream is a plain socket, whose buffer is empty after a short read. A stream with a layer of its own, such as
-/// packets or TLS records, may hold more.
+/// Returns whether a stream is a plain socket, whose buffer is empty after a short read. A stream with a layer of its own,
+/// such as packets or TLS records, may hold more.
 fn is_socket<S: 'static>() -> bool {
     #[cfg(unix)]
     let sockets = [TypeId::of::<mio::net::TcpStream>(), TypeId::of::<mio::net::UnixStream>()];
@@ -128,12 +128,12 @@ fn is_socket<S: 'static>() -> bool {
 pub(crate) struct Readiness {
     readable: AtomicBool,
     writable: AtomicBool,
-    /// The peer has ended the stream, or it is broken: reading tells, and no event comes for it again.
+    /// The peer has ended the stream, or it is broken: a read returns the reason, and no event comes for it again.
     closed: AtomicBool,
 }
 
 impl Default for Readiness {
-    /// Trying tells.
+    /// Assumed ready: the first attempt corrects it.
     fn default() -> Self {
         let [readable, writable] = [true, true].map(AtomicBool::new);
         Self { readable, writable, closed: AtomicBool::new(false) }
@@ -194,7 +194,7 @@ impl<S: Read + Write> Transport for Stream<S> {
     }
 }
 
-/// What an operation that does not block gives, if the stream is ready for it.
+/// Runs an operation that does not block, if the stream is ready for it, and returns its result.
 fn attempt<T>(
     ready: &AtomicBool,
     mut operation: impl FnMut() -> io::Result<T>,

@@ -218,7 +218,7 @@ impl SharedLoop {
         }
     }
 
-    /// What the helper does: leads when no caller does.
+    /// Runs the helper thread, which leads when no caller does.
     fn help(&self) {
         let mut post = self.post();
         while !post.over {
@@ -392,7 +392,7 @@ mod tests {
             let given_up_at = Instant::now() + Duration::from_secs(30);
             while held_by_the_helper.strong_count() > 0 {
                 assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
-                assert!(Instant::now() < given_up_at, "the helper waits for ever");
+                assert!(Instant::now() < given_up_at, "the helper waits forever");
             }
         }
         Ok(())

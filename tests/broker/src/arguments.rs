@@ -170,7 +170,7 @@ impl Kind {
         }
     }
 
-    /// Whether queues of this type know such an argument. Unknown arguments are ignored.
+    /// Returns whether queues of this type know such an argument. Unknown arguments are ignored.
     fn supports(self, argument: &ShortStr) -> bool {
         let of_classic =
             matches!(argument.as_bytes(), b"x-max-priority" | b"x-queue-mode" | b"x-queue-version");
@@ -195,7 +195,7 @@ impl Kind {
         }
     }
 
-    /// What is replicated outlives everything.
+    /// Checks the properties of a queue: quorum queues and streams are durable, and neither exclusive nor auto-delete.
     fn check_properties(self, name: &Name, declare: &QueueDeclare) -> Result<(), Fault> {
         let properties = [
             ("auto-delete", declare.auto_delete),
@@ -241,7 +241,7 @@ pub(crate) fn name_of(value: &Value) -> Option<ShortStr> {
     }
 }
 
-/// How long `"90s"` is; units are RabbitMQ's.
+/// Parses a duration such as `"90s"`, with RabbitMQ's units.
 pub(crate) fn interval(text: &str) -> Option<Duration> {
     let unit = match text.chars().last()? {
         'Y' => 365 * 24 * 60 * 60,
@@ -256,7 +256,7 @@ pub(crate) fn interval(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(count.saturating_mul(unit)))
 }
 
-/// What RabbitMQ calls the type of a value.
+/// Returns RabbitMQ's name for the type of a value.
 pub(crate) const fn type_name(value: &Value) -> &'static str {
     match value {
         Value::LongStr(_) => "longstr",

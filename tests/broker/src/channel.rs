@@ -91,7 +91,7 @@ impl ChannelState {
         Ok(tag)
     }
 
-    /// Whether a consumer may have one more delivery.
+    /// Returns whether a consumer may have one more delivery.
     pub(crate) fn has_room(&self, tag: &ShortStr) -> bool {
         let Some(consumer) = self.consumers.get(tag) else { return false };
         let prefetch = usize::from(consumer.prefetch);
@@ -100,7 +100,7 @@ impl ChannelState {
             || self.unacknowledged_count() < self.global_prefetch.into())
     }
 
-    /// Whether a consumer of that tag, which there is no more, has left deliveries unsettled.
+    /// Returns whether a consumer of that tag, which there is no more, has left deliveries unsettled.
     pub(crate) fn has_left(&self, tag: &ShortStr) -> bool {
         let settled = match &self.mode {
             Mode::Tx(transaction) => &transaction.settlements[..],
@@ -122,7 +122,7 @@ impl ChannelState {
         of_queue.for_each(|unacked| unacked.consumer = None);
     }
 
-    /// How many deliveries are not settled for good.
+    /// Returns how many deliveries are not settled for good.
     pub(crate) fn unacknowledged_count(&self) -> usize {
         match &self.mode {
             Mode::Tx(transaction) => self.unacked.len() + transaction.settlements.len(),

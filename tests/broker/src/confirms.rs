@@ -48,13 +48,13 @@ impl Confirms {
         self.decided.insert(number, taken);
     }
 
-    /// Whether it is still the broker's secret what became of the message.
+    /// Returns whether the outcome of the message was not sent to its publisher yet.
     pub(crate) fn is_untold(&self, publish: Publish) -> bool {
         let Publish { confirms, number, .. } = publish;
         confirms == self.id && number > self.answered && !self.early.contains(&number)
     }
 
-    /// What to say next.
+    /// Returns the next method to send.
     fn next(&mut self, whims: &mut Whims) -> Option<Method> {
         if whims.one_in(2) {
             let index = whims.index(self.decided.len());
@@ -111,7 +111,7 @@ impl Engine {
         }
     }
 
-    /// What is known of the publishes of a channel in confirm mode.
+    /// Returns the publishes of a channel in confirm mode.
     fn confirms(&mut self, at: At) -> Option<(&mut Confirms, &mut Whims)> {
         let session = self.sessions.get_mut(&at.session)?;
         match &mut session.channels.get_mut(&at.channel)?.mode {
@@ -120,7 +120,7 @@ impl Engine {
         }
     }
 
-    /// When a publisher is to be told something that was put off.
+    /// Returns when the next confirm that was put off is due.
     pub(crate) fn next_confirm(&self) -> Option<Instant> {
         let channels = self
             .confirming

@@ -69,8 +69,8 @@ impl Deaths {
         Arc::make_mut(&mut self.0).push(Entry::parse(entry.into()));
     }
 
-    /// Whether the message has been in that queue before, and nobody has rejected it since: it would die there again, and so
-    /// on for ever. RabbitMQ drops it.
+    /// Returns whether the message has been in that queue before, and nobody has rejected it since: it would die there
+    /// again, and so on forever. RabbitMQ drops it.
     pub(crate) fn lead_back_to(&self, queue: &ShortStr) -> bool {
         let since = self.0.iter().rev().take_while(|entry| !entry.is_because(Death::Rejected));
         since.into_iter().any(|entry| entry.is_of(queue))

@@ -24,7 +24,7 @@ pub(crate) struct ReplyConsumer {
     address: ShortStr,
 }
 
-/// Whether the name of a queue means direct reply-to, as such or as the address of a channel.
+/// Returns whether the name of a queue means direct reply-to, as such or as the address of a channel.
 pub(crate) fn is_meant_by(name: &ShortStr) -> bool {
     name.as_bytes()
         .strip_prefix(NAME.as_bytes())
@@ -32,7 +32,7 @@ pub(crate) fn is_meant_by(name: &ShortStr) -> bool {
 }
 
 impl Engine {
-    /// Whether somebody can be answered there, which declaring it as a queue tells.
+    /// Returns whether a client waits for replies there. Declaring the name as a queue shows that.
     pub(crate) fn is_reply_address(&mut self, name: &ShortStr) -> bool {
         is_meant_by(name) && (*name == NAME || self.reply_consumer(name).is_some())
     }

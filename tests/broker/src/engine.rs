@@ -40,11 +40,11 @@ pub struct Engine {
     pub(crate) last_name: u64,
     /// Counts the channels that were put into confirm mode.
     pub(crate) last_confirms: u64,
-    /// Messages that have died, and in which queue, on their way to the dead-letter exchange.
+    /// Messages that have died, and in which queue, to be routed to the dead-letter exchange.
     pub(crate) dead: VecDeque<(Name, Message, Death)>,
     /// Somebody sees to these already.
     pub(crate) burying: bool,
-    /// Channels in confirm mode with something to tell.
+    /// Channels in confirm mode with confirms to send.
     pub(crate) confirming: BTreeSet<At>,
     /// Requests that were put off, and until when.
     pub(crate) later: Vec<(Instant, At, Method)>,
@@ -59,7 +59,7 @@ pub struct Engine {
     pub(crate) refusals: Option<((u16, u16), u32, Scope)>,
     /// How many publishes are refused.
     pub(crate) nacks: u32,
-    /// Nobody is told what became of a publish.
+    /// Confirms are held: no publisher gets any.
     pub(crate) holds_confirms: bool,
     /// Nobody is let in.
     pub(crate) refuses_logins: bool,
@@ -83,7 +83,7 @@ pub(crate) struct Session {
 const UNREAD_MAX: usize = 4 * 1024 * 1024;
 
 impl Session {
-    /// Whether to read from it.
+    /// Returns whether to read from it.
     pub(crate) fn is_heard(&self, alarm: bool) -> bool {
         let held = alarm && self.publishes || self.proto.queued() >= UNREAD_MAX;
         // What comes behind the end is read and dropped, or the client might not get to read why it ended.
@@ -205,7 +205,7 @@ impl Engine {
         self.settle();
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.values();
@@ -215,7 +215,7 @@ impl Engine {
         timers.chain(queues).chain(put_off).min()
     }
 
-    /// What to write to a client.
+    /// Returns the bytes to write to a client.
     pub fn poll_transmit(&mut self, id: SessionId, now: Instant) -> Option<&mut Transmit> {
         self.now = now;
         // Room for more, perhaps.
@@ -227,7 +227,7 @@ impl Engine {
         session.proto.poll_transmit(now)
     }
 
-    /// Whether nothing more is to be said to a client, so that its transport can be closed.
+    /// Returns whether nothing more is to be sent to a client, so that its transport can be closed.
     #[must_use]
     pub fn is_over(&self, id: SessionId) -> bool {
         self.sessions.get(&id).is_none_or(|own| own.proto.is_drained() && !own.frozen)
@@ -239,29 +239,29 @@ impl Engine {
         (*self.config).clone()
     }
 
-    /// How a client has broken the protocol, if one has since this was last asked.
+    /// Takes the violation of the protocol by a client since the last call, if there was one.
     pub fn take_violation(&mut self) -> Option<ConnectionError> {
         self.violation.take()
     }
 
-    /// Whether a client is still there.
+    /// Returns whether a client is still connected.
     pub(crate) fn has_session(&self, id: SessionId) -> bool {
         self.sessions.contains_key(&id)
     }
 
-    /// How many sessions there are.
+    /// Returns the number of sessions.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// How many channels a client has open.
+    /// Returns the number of open channels of a client.
     #[must_use]
     pub fn channel_count(&self, id: SessionId) -> usize {
         self.sessions.get(&id).map_or(0, |session| session.channels.len())
     }
 
-    /// How many deliveries a client has not acknowledged.
+    /// Returns the number of deliveries that a client has not acknowledged.
     #[must_use]
     pub fn unacknowledged_count(&self, id: SessionId) -> usize {
         let channels = self.sessions.get(&id).map(|session| session.channels.values());
@@ -410,7 +410,7 @@ impl Engine {
         Some(method)
     }
 
-    /// Whether a consumer is to be, but is not yet.
+    /// Returns whether a consumer is to be, but is not yet.
     pub(crate) fn is_put_off(&self, at: At, tag: &ShortStr) -> bool {
         self.later.iter().any(|(_, own, method)| {
             *own == at
@@ -504,7 +504,7 @@ impl Engine {
         ShortStr::truncated(&format!("amq.gen-{:022}", self.last_name))
     }
 
-    /// What a client means by the name of a queue or an exchange.
+    /// Resolves the name of a queue or an exchange in the client's virtual host.
     pub(crate) fn name(&self, at: At, text: ShortStr) -> Name {
         let session = self.sessions.get(&at.session);
         let virtual_host = session.map_or(ShortStr::EMPTY, |session| session.virtual_host.clone());

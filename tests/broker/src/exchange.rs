@@ -88,7 +88,7 @@ impl Exchange {
     }
 }
 
-/// Whether a pattern of words matches a key of words: `*` is one word, `#` any number of them.
+/// Returns whether a pattern of words matches a key of words: `*` is one word, `#` any number of them.
 fn topic_matches(pattern: &[u8], key: &[u8]) -> bool {
     let words = |text: &[u8]| -> Vec<Vec<u8>> {
         let words = text.split(|octet| *octet == b'.').map(<[u8]>::to_vec);
@@ -120,7 +120,7 @@ fn topic_matches(pattern: &[u8], key: &[u8]) -> bool {
     matched[key.len()]
 }
 
-/// Whether headers fulfil a binding: all of its arguments (`x-match` is `all`, the default) or any of them.
+/// Returns whether headers fulfil a binding: all of its arguments (`x-match` is `all`, the default) or any of them.
 fn headers_match(arguments: &FieldTable, headers: &FieldTable) -> bool {
     let mode = arguments.get("x-match");
     let mode = mode.as_ref().and_then(Value::as_str).unwrap_or("all");

@@ -21,7 +21,7 @@ pub(crate) fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((text("LOGIN")?, text("PASSWORD")?))
 }
 
-/// What the broker says of itself.
+/// Returns the broker's server properties.
 pub(crate) fn server_properties() -> FieldTable {
     let capabilities = [
         "authentication_failure_close",

@@ -40,7 +40,7 @@ pub(crate) struct Publish {
 }
 
 impl Message {
-    /// Whether it survives a restart, if its queue does.
+    /// Returns whether it survives a restart, if its queue does.
     pub(crate) fn is_persistent(&self) -> bool {
         self.properties.delivery_mode() == Ok(Some(2))
     }
@@ -55,7 +55,7 @@ impl Message {
         }
     }
 
-    /// The message dies in `queue`: its headers tell so, as RabbitMQ's, if the broker can read them.
+    /// The message dies in `queue`: its headers say so, as RabbitMQ's do, if the broker can read them.
     pub(crate) fn die(&mut self, queue: &ShortStr, death: Death) {
         let mut properties = self.properties.decode().ok();
         let mut headers =

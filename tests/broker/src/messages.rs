@@ -17,7 +17,7 @@ use crate::observe::{Note, Verdict};
 use crate::queue::Queue;
 use crate::requests::delivered_properties;
 
-/// How many octets may wait for a client before it gets no more deliveries.
+/// How many bytes may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
 
 /// RabbitMQ: how often a quorum queue of 4.0 and later delivers a message in vain, unless it is declared otherwise.
@@ -353,7 +353,7 @@ impl Engine {
         }
     }
 
-    /// Who gets the next message: the first in line that has room.
+    /// Returns the consumer that gets the next message: the first in line that has room.
     fn next_consumer(&mut self, name: &Name) -> Option<(usize, At, ShortStr, bool)> {
         let queue = self.queues.get(name).filter(|queue| !queue.messages.is_empty())?;
         let line = if queue.limits.single_active { 1 } else { queue.consumers.len() };
@@ -364,7 +364,7 @@ impl Engine {
         })
     }
 
-    /// Whether a consumer may have one more delivery now.
+    /// Returns whether a consumer may have one more delivery now.
     pub(crate) fn can_take(&self, at: At, tag: &ShortStr) -> bool {
         let Some(session) = self.sessions.get(&at.session) else { return false };
         let writable = session.proto.is_open() && session.proto.queued() < HIGH_WATER;

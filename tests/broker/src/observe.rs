@@ -1,4 +1,4 @@
-//! What a test learns of the broker's inside, to compare it with what clients were told.
+//! Notes for tests on what the broker did, to compare them with what clients received.
 
 use bytes::Bytes;
 

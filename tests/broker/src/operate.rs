@@ -24,7 +24,7 @@ impl Engine {
         self.nacks = 0;
         let untold =
             |message: &Message| message.published_by.is_some_and(|publish| self.is_untold(publish));
-        // Whatever the publisher has not been told may be lost.
+        // A message whose confirm was not sent may be lost.
         let lost: Vec<_> = self
             .queues
             .values()
@@ -90,7 +90,7 @@ impl Engine {
         }
     }
 
-    /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are told to stop publishing, and nothing
+    /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are asked to stop publishing, and nothing
     /// more is read from those that do. Nothing ends the alarm.
     pub fn set_alarm(&mut self, now: Instant, reason: Option<&str>) {
         self.now = now;
@@ -104,8 +104,8 @@ impl Engine {
         }
     }
 
-    /// Whether to read from a client: not while an alarm lasts, if it publishes; not while it reads nothing itself; and not
-    /// while it is [frozen](Self::freeze).
+    /// Returns whether to read from a client: not while an alarm lasts, if it publishes; not while it reads nothing itself;
+    /// and not while it is [frozen](Self::freeze).
     #[must_use]
     pub fn wants_input(&self, id: SessionId) -> bool {
         let session = self.sessions.get(&id);
@@ -221,7 +221,7 @@ impl Engine {
         self.refusals = Some((method, times, scope));
     }
 
-    /// Why a request is refused, if it is one of those to refuse.
+    /// Returns why a request is refused, if it is one of those to refuse.
     pub(crate) fn refusal(&mut self, id: (u16, u16)) -> Option<Fault> {
         let (method, times, scope) = self.refusals.as_mut()?;
         if *method != id || *times == 0 {

@@ -59,14 +59,14 @@ impl Queue {
         self.messages.insert(index, message);
     }
 
-    /// Whether one more message of that size would be too much.
+    /// Returns whether one more message of that size would be too much.
     pub(crate) fn is_full(&self, size: usize) -> bool {
         let octets = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
         self.limits.max_length.is_some_and(|max| self.messages.len() >= max)
             || self.limits.max_octets.is_some_and(|max| octets() + size > max)
     }
 
-    /// Whether it holds more than it may.
+    /// Returns whether it holds more than it may.
     pub(crate) fn overflows(&self) -> bool {
         let octets = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
         self.limits.max_length.is_some_and(|max| self.messages.len() > max)
@@ -87,7 +87,7 @@ impl Queue {
         self.consumers.insert(end, consumer);
     }
 
-    /// When something happens to it by itself.
+    /// Returns when something happens to it by itself.
     pub(crate) fn due(&self) -> Option<Instant> {
         let message = self.messages.front().and_then(|message| message.expires_at);
         let unused = self.consumers.is_empty().then_some(self.limits.expires).flatten();

@@ -32,7 +32,7 @@ pub struct Broker {
 /// How long a client may take nothing of what there is for it, as in RabbitMQ (`send_timeout`).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a client is given to read why its connection ended, and to hang up.
+/// Time for a client to read why its connection ended, and to disconnect.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long the acceptor rests when the system has no socket for it.
@@ -121,7 +121,7 @@ impl Broker {
         }
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
@@ -151,7 +151,7 @@ impl Broker {
     /// Stops as a node does that an operator stops: closes all connections (320, `CONNECTION_FORCED`), and does not listen
     /// any more. What a [restart](Self::restart) leaves is there when it [starts again](Self::start_again).
     ///
-    /// Returns when the clients have hung up, or after a second.
+    /// Returns when the clients have disconnected, or after a second.
     ///
     /// ```
     /// use amqp_client_blocking::Connection;
@@ -186,7 +186,7 @@ impl Broker {
         self.accept_from(TcpListener::bind(self.addr)?)
     }
 
-    /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are told to stop publishing, and nothing
+    /// Raises an alarm, as RabbitMQ does when memory or disk run short: clients are asked to stop publishing, and nothing
     /// more is read from those that do. `None` ends it.
     pub fn set_alarm(&self, reason: Option<&str>) {
         self.operate(|state, now| state.engine.set_alarm(now, reason));
@@ -264,8 +264,8 @@ impl Broker {
     /// Reads nothing from a connection and writes nothing to it, as if the network between lost every packet, until it is
     /// [thawed](Self::thaw).
     ///
-    /// Only heartbeats and deadlines tell the client. The broker does not notice that the client falls silent, or is gone,
-    /// before it is thawed.
+    /// The client notices that only by heartbeats and deadlines. The broker does not notice that the client falls silent, or
+    /// disconnects, before it is thawed.
     pub fn freeze(&self, id: SessionId) {
         self.operate(|state, now| state.engine.freeze(now, id, true));
     }
@@ -458,7 +458,7 @@ impl Shared {
         match self.write(id, &mut stream) {
             Ok(()) => {
                 let _gone = stream.shutdown(Shutdown::Write);
-                // The client has to read why. Octets of its that nobody reads would reset the connection, which may
+                // The client has to read why. Bytes of its that nobody reads would reset the connection, which may
                 // overtake that.
                 let until = Instant::now() + LINGER;
                 let mut state = self.lock();

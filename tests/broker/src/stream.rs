@@ -14,7 +14,7 @@ use crate::name::Name;
 use crate::queue::{Consumer, Queue};
 
 impl Engine {
-    /// What RabbitMQ checks of the consumer of a stream, and the offset that it begins with.
+    /// Checks the consumer of a stream as RabbitMQ does, and finds the offset that it begins with.
     pub(crate) fn begin_reading(
         &mut self,
         at: At,
@@ -105,7 +105,7 @@ impl Engine {
         }
     }
 
-    /// What the consumer at `index` gets next, if it has room.
+    /// Returns the next message for the consumer at `index`, if it has room.
     fn next_of_stream(&mut self, name: &Name, index: usize) -> Option<(Message, usize, Consumer)> {
         let consumer = self.queues.get(name)?.consumers.get(index)?.clone();
         let at = At { session: consumer.session, channel: consumer.channel };

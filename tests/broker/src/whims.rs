@@ -33,7 +33,7 @@ impl Whims {
         random.checked_rem(len).unwrap_or(0)
     }
 
-    /// How long to put something off: not at all, mostly.
+    /// Returns how long to put something off: not at all, mostly.
     pub(crate) fn delay(&mut self) -> Option<Duration> {
         self.one_in(3).then(|| Duration::from_millis(self.index(50) as u64 + 1))
     }

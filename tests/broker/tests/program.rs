@@ -57,7 +57,7 @@ impl Program {
         addr_of(&self.uri)
     }
 
-    /// What it holds of the machine's memory, in bytes.
+    /// Returns the resident memory of the program, in bytes.
     fn memory(&self) -> io::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("");
@@ -139,7 +139,8 @@ fn client(addr: SocketAddr) -> PeerConnection {
     peer
 }
 
-/// Declares a queue of the peer's own on channel 1. If the one who had it has just hung up, waits until the broker has noticed.
+/// Declares a queue of the peer's own on channel 1. If its previous owner has just disconnected, waits until the broker has
+/// noticed.
 fn declare_own(peer: &mut PeerConnection, declare: QueueDeclare) -> QueueDeclareOk {
     let until = Instant::now() + LIMIT;
     let declare = QueueDeclare { exclusive: true, ..declare };
@@ -172,7 +173,7 @@ fn closing(mut peer: PeerConnection, name: &str) -> u16 {
     }
 }
 
-/// What breaks the protocol, and the reply code that it is told.
+/// Violations of the protocol, and the reply codes that they are answered with.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let payload = |octets: &[u8]| frame_octets(METHOD, 1, octets);
     let wrong_end = [&body(b"x")[..8], b"\0"].concat();
@@ -234,7 +235,7 @@ fn payload_of_header(octets: &[u8]) -> Vec<u8> {
 fn a_violation_ends_its_connection_for_a_reason_and_no_other() -> Outcome {
     let program = Program::start()?;
     for (name, sends, code) in violations() {
-        // However its octets are cut, it is the same; and more may follow that nobody reads.
+        // However its bytes are cut, it is the same; and more may follow that nobody reads.
         for (size, more) in [(1, 0), (usize::MAX, 20_000)] {
             let mut peer = client(program.addr());
             let sends = [sends.clone(), frame_octets(HEARTBEAT, 0, b"").repeat(more)].concat();
@@ -247,7 +248,7 @@ fn a_violation_ends_its_connection_for_a_reason_and_no_other() -> Outcome {
     program.finish()
 }
 
-/// What the broker says before it hangs up, which has to be soon.
+/// Returns the bytes that the broker sends before it disconnects, which has to be soon.
 fn last_words(mut peer: PeerConnection, name: &str) -> Vec<u8> {
     peer.read_to_close().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
@@ -264,7 +265,7 @@ fn who_speaks_another_protocol_is_told_which_one_it_is() -> Outcome {
         ("zeros", &[0; 100_000]),
     ] {
         let mut peer = PeerConnection::connect(program.addr())?;
-        // The broker may have hung up before it is written.
+        // The broker may have disconnected before it is written.
         let _gone = peer.write(sends);
         assert_eq!(last_words(peer, name), PROTOCOL_HEADER, "{name}");
     }
@@ -289,7 +290,7 @@ fn nested_table(depth: usize) -> Vec<u8> {
     entries
 }
 
-/// A start-ok with these octets for a table of properties.
+/// A start-ok with these bytes for a table of properties.
 fn start_ok_with(size: u32, table: &[u8]) -> Vec<u8> {
     frame_octets(METHOD, 0, &[&[0, 10, 0, 11][..], &size.to_be_bytes(), table].concat())
 }
@@ -348,7 +349,7 @@ fn what_clients_must_not_say_in_the_handshake() -> Outcome {
 /// How a client begins.
 type Step = fn(SocketAddr) -> PeerConnection;
 
-/// How far a client goes before it hangs up.
+/// Returns how far a client goes before it disconnects.
 fn steps() -> Vec<(&'static str, Step)> {
     fn connected(addr: SocketAddr) -> PeerConnection {
         PeerConnection::connect(addr).expect("it listens")
@@ -503,7 +504,7 @@ fn who_asks_and_never_reads_costs_a_bounded_amount_of_memory() -> Outcome {
         let part = part.repeat(1 + 1_000_000 / part.len());
         std::thread::spawn(move || {
             let mut sent = 0;
-            // Up to when the broker reads no more, or hangs up.
+            // Up to when the broker reads no more, or disconnects.
             while sent < 256 * MIB && peer.write(&part).is_ok() {
                 sent += part.len() as u64;
             }

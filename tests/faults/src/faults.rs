@@ -13,9 +13,9 @@ pub enum Fault {
     Cut,
     /// All connections are reset.
     Reset,
-    /// All connections end after some more octets, amid a frame as likely as not.
+    /// All connections end after some more bytes, amid a frame as likely as not.
     CutAmid,
-    /// Octets come in crumbs for a while, then the connections end.
+    /// Bytes come in crumbs for a while, then the connections end.
     Crumbs,
     /// Nothing passes any more, for longer than silence is borne.
     Stall,

@@ -82,7 +82,7 @@ impl Ledger {
         *seen = probe.max(*seen);
     }
 
-    /// How many consumers have seen that probe.
+    /// Returns how many consumers have seen that probe.
     pub(crate) fn saw(&self, probe: u64) -> usize {
         self.lock().probes.values().filter(|seen| **seen >= probe).count()
     }

@@ -33,7 +33,7 @@ impl Plan {
 /// How long it may take until everything is back.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Lets clients work while things go wrong. `tell` hears of each fault.
+/// Lets clients work while things go wrong. `tell` is called with a line for each fault.
 ///
 /// # Errors
 /// What hung, or could not be set up. What was lost is in the table.

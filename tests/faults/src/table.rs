@@ -87,7 +87,7 @@ impl Table {
         (self.totals, self.pending, self.time, self.after) = (totals, pending, time, after);
     }
 
-    /// Why the run is no success, if it is none.
+    /// Returns why the run is no success, if it is none.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let Totals { confirmed, lost, unexplained, .. } = self.totals;

@@ -103,12 +103,12 @@ impl Traffic {
         self.node.load(Ordering::Relaxed)
     }
 
-    /// How many connections were lost so far.
+    /// Returns how many connections were lost so far.
     pub(crate) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// How things stand, when they should not.
+    /// Describes the state of everything, for the error of a run that hangs.
     pub(crate) fn status(&self, probe: u64) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
         let (publishing, consuming) = (self.publishing.health(), self.consuming.health());
@@ -259,7 +259,7 @@ impl Work {
         }
     }
 
-    /// What becomes of a message: its number, if it has to be published again.
+    /// Notes the outcome of a message. Returns its number if it has to be published again.
     async fn settle(&self, number: usize, confirmation: Confirmation) -> Option<usize> {
         match confirmation.await {
             Ok(()) => self.ledger.confirmed(self.number, number),

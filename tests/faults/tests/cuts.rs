@@ -1,4 +1,4 @@
-//! A client at work, cut off at each octet that the broker sends: whatever is lost, the work gets done.
+//! A client at work, cut off at each byte that the broker sends: whatever is lost, the work gets done.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -14,7 +14,7 @@ use amqp_client_tokio::Connection;
 use amqp_faults::Error;
 use amqp_testkit::{Proxy, RabbitMq};
 
-/// Every so many octets, unless `CUT_STEP` says otherwise.
+/// Every so many bytes, unless `CUT_STEP` says otherwise.
 const STEP: usize = 11;
 
 /// Longer than it takes on a busy machine.

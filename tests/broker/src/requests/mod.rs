@@ -187,7 +187,7 @@ impl Engine {
         self.name(at, text)
     }
 
-    /// The same for a binding. With an empty key, an empty queue name stands for both.
+    /// Resolves the queue and the routing key of a binding. With an empty key, an empty queue name stands for both.
     fn both_named(&mut self, at: At, name: ShortStr, routing_key: ShortStr) -> (Name, ShortStr) {
         let both = name.is_empty() && routing_key.is_empty();
         let name = self.queue_named(at, name);
@@ -209,7 +209,7 @@ pub(crate) fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-/// Whether something that is declared again has the same arguments, of those that count.
+/// Checks that a declaration repeats the arguments of the first one, of those that count.
 fn check_arguments(
     kind: &str,
     name: &Name,

@@ -84,7 +84,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes a queue: its consumers are told, its bindings gone. Returns how many messages went with it.
+    /// Deletes a queue: notifies its consumers, and removes its bindings. Returns how many messages were deleted with it.
     pub(crate) fn delete_queue(&mut self, name: &Name) -> u32 {
         let Some(queue) = self.queues.remove(name) else { return 0 };
         self.forget_target(&Target::Queue(name.clone()));
