@@ -7,7 +7,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! As a program, for clients of other languages: `cargo run -p amqp-test-broker -- --help`.
+//! As a program, for clients of other languages: `cargo run -p amqp-test-broker -- --help`. With `--commands`,
+//! it makes the trouble below when a line on its standard input asks for it.
 //!
 //! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
 //! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,

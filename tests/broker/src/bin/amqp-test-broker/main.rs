@@ -1,5 +1,8 @@
 //! The broker in memory as a program. It runs until it is killed.
 
+mod commands;
+
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
@@ -24,11 +27,34 @@ Options:
   --whims SEED          Uses the freedom that the protocol gives brokers, at random: confirms late, out of order,
                         several at once; answers basic.consume late
   --rabbitmq-4-3        Counts failed deliveries of quorum queues as RabbitMQ 4.3 does
-  --help                Shows this";
+  --commands            Reads commands from standard input
+  --help                Shows this
+
+Each command is a line, and is answered by a line on standard output: ok, what was asked for in JSON, or \"error: \" and
+what is wrong. NAME is what a client calls its connection (connection_name); without it, a command is for all
+connections. The program goes on when the input ends.
+
+Commands:
+  stop                  Closes all connections (320) and listens no more; durable queues and persistent messages stay
+  start                 Listens again at the same address, after stop
+  restart               Drops all connections and starts anew, as when the power fails for a moment
+  nack N                Refuses the next N publishes in confirm mode (basic.nack)
+  hold-confirms on|off  Sends no confirms until they are off, then all that were held
+  refuse-logins on|off  Refuses every login (403), as if user or password were wrong
+  alarm on|off          Blocks publishers (connection.blocked), as when memory runs short
+  cut [NAME]            Ends the transport without a word, as when the network breaks
+  close [NAME]          Closes the connection (320), as an operator does
+  freeze [NAME]         Neither reads nor writes, as if the network lost every packet
+  thaw [NAME]           Goes on where it was frozen
+  connections           Lists connections
+  queues                Lists queues of all virtual hosts
+  messages QUEUE        Lists the messages that are ready in a queue of the virtual host /";
 
 struct Arguments {
     addr: SocketAddr,
     options: Options,
+    /// A shell stops a background job that reads from its terminal: nothing is read unasked.
+    takes_commands: bool,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +72,9 @@ fn main() -> ExitCode {
     match Broker::listen(arguments.addr, arguments.options) {
         Ok(broker) => {
             println!("{}", broker.uri());
+            if arguments.takes_commands {
+                commands::obey(&broker, io::stdin().lock(), io::stdout());
+            }
             loop {
                 thread::park();
             }
@@ -60,7 +89,7 @@ fn main() -> ExitCode {
 /// Nothing if help is wanted.
 fn parse() -> Result<Option<Arguments>, lexopt::Error> {
     let mut addr = SocketAddr::from(([127, 0, 0, 1], 5672));
-    let mut options = Options::new();
+    let (mut options, mut takes_commands) = (Options::new(), false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -79,10 +108,11 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
             }
             Long("rabbitmq-4-3") => options = options.rabbitmq_4_3(),
             Long("whims") => options = options.whims(parser.value()?.parse()?),
+            Long("commands") => takes_commands = true,
             Long("help") | Short('h') => return Ok(None),
             Value(value) => addr = value.parse()?,
             _ => return Err(argument.unexpected()),
         }
     }
-    Ok(Some(Arguments { addr, options }))
+    Ok(Some(Arguments { addr, options, takes_commands }))
 }
