@@ -26,7 +26,8 @@ use crate::message::MessageProperties;
 /// - A [`nack`](Self::nack) does not count, nor do other deliveries that are returned untouched: dropped deliveries, and those
 ///   that a consumer had not taken when it was dropped.
 /// - Deliveries that are unsettled when their channel or connection is closed or lost count as failed. Those that are left at a
-///   [shutdown](crate::Connection::shutdown) do not.
+///   [shutdown](crate::Connection::shutdown) do not, nor do those of a channel that is dropped. The exception is a channel that also
+///   reads a stream: of its deliveries, only those that have arrived are requeued.
 ///
 /// Up to RabbitMQ 4.2, every requeue counts: from 4.0, a message whose delivery is dropped 21 times is lost.
 ///

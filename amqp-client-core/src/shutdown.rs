@@ -38,7 +38,8 @@ impl Connection {
     /// [`close_timeout`](amqp_proto::ClientConfig::close_timeout).
     ///
     /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still
-    /// possible, and are waited for as well.
+    /// possible, and are waited for as well. A consumer whose start the broker has not answered is waited for even after the grace,
+    /// for up to the `close_timeout`: only then it can be stopped.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -53,28 +54,23 @@ impl Connection {
     /// [`CloseError`], if the connection ends for another reason.
     ///
     /// # Cancel safety
-    /// Once polled, consumers are stopped. If the future is dropped within the grace period, the connection stays open.
+    /// Once polled, consumers are stopped. If the future is dropped while it waits for these, the connection stays open.
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
         let mut given_back = self.shared().lock().stop_consumers();
-        let deadline =
-            Deadline::start_as(self.shared(), self.shared().lock(), Some(grace), Counts::Always);
-        let mut waiting = Waiting::new(self.shared(), On::Turn);
-        poll_fn(|cx| {
-            if deadline.expired(cx) {
-                return Poll::Ready(());
-            }
-            self.shared().poll(cx, |state, task| {
-                // Some may have been started meanwhile.
-                given_back += state.stop_consumers();
-                let (unsettled, unconfirmed) = state.in_flight();
-                if unsettled + unconfirmed == 0 || state.proto.check().is_err() {
-                    return Poll::Ready(());
-                }
-                waiting.wait(state, task)
-            })
+        self.wait_until(grace, |state| {
+            // Some may have been started meanwhile.
+            given_back += state.stop_consumers();
+            state.in_flight() == (0, 0)
         })
         .await;
-        drop(waiting);
+        // A consumer can be cancelled when its start is answered. Until then it would get what is requeued below once more, and the
+        // close would count that as failed.
+        let close_timeout = self.shared().lock().proto.config().close_timeout;
+        self.wait_until(close_timeout, |state| {
+            given_back += state.stop_consumers();
+            !state.starts_consumer()
+        })
+        .await;
         let (unsettled, unconfirmed) = {
             let mut state = self.shared().lock();
             // The remaining deliveries were interrupted and did not fail, so they are requeued without counting as failed.
@@ -83,6 +79,25 @@ impl Connection {
         };
         self.close_with(ReplyCode::REPLY_SUCCESS, "shut down").await?;
         Ok(Leftovers { given_back, unsettled, unconfirmed })
+    }
+
+    /// Waits until that is so, for that long at most, while the connection is open.
+    async fn wait_until(&self, limit: Duration, mut is_so: impl FnMut(&mut State) -> bool) {
+        let deadline =
+            Deadline::start_as(self.shared(), self.shared().lock(), Some(limit), Counts::Always);
+        let mut waiting = Waiting::new(self.shared(), On::Turn);
+        poll_fn(|cx| {
+            if deadline.expired(cx) {
+                return Poll::Ready(());
+            }
+            self.shared().poll(cx, |state, task| {
+                if is_so(state) || state.proto.check().is_err() {
+                    return Poll::Ready(());
+                }
+                waiting.wait(state, task)
+            })
+        })
+        .await;
     }
 }
 

@@ -232,3 +232,23 @@ fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting
     assert_eq!(names, ["basic.consume", "basic.cancel", "basic.nack"]);
     assert_eq!(rig.connection.health().channels, 0);
 }
+
+/// The same when the connection shuts down, even if nothing else is waited for.
+#[test]
+fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
+    for grace in [Duration::ZERO, Duration::from_secs(1)] {
+        let mut rig = Rig::new(Config::default());
+        rig.record();
+        let opening = rig.connection.open_channel();
+        let channel = rig.run(opening).expect("a channel");
+        let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
+        assert!(rig.poll(consuming.as_mut()).is_none());
+        drop(consuming);
+        let connection = rig.connection.clone();
+        rig.methods.clear();
+        let left = rig.run(connection.shutdown(grace)).expect("it closes");
+        assert!(left.is_nothing());
+        let names: Vec<_> = rig.methods.iter().map(|method| method.facts().name).collect();
+        assert_eq!(names[..2], ["basic.consume", "basic.cancel"]);
+    }
+}

@@ -563,6 +563,13 @@ impl State {
         0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX)
     }
 
+    /// Returns whether a consumer is starting on any channel.
+    pub(crate) fn starts_consumer(&mut self) -> bool {
+        let Self { channels, proto, .. } = self;
+        let mut open = channels.iter().flatten().filter(|channel| channel.ended.is_none());
+        open.any(|channel| proto.channel(channel.id).is_ok_and(|mut own| own.starts_consumer()))
+    }
+
     /// Returns the numbers of unsettled deliveries and of unconfirmed publishes.
     pub(crate) fn in_flight(&mut self) -> (usize, usize) {
         let (mut unsettled, mut unconfirmed) = (0, 0);

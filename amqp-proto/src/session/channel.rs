@@ -253,13 +253,13 @@ impl Channel<'_> {
         }
     }
 
-    /// Returns whether the reply to a `basic.consume` is outstanding; see
+    /// Returns whether the reply to a `basic.consume` is outstanding, for a consumer that is restored as well; see
     /// [`Channel::starts_consumer`](crate::Channel::starts_consumer).
     #[must_use]
-    pub fn starts_consumer(&self) -> bool {
-        match &self.reach {
+    pub fn starts_consumer(&mut self) -> bool {
+        match &mut self.reach {
             Reach::Channel(channel) => channel.starts_consumer(),
-            Reach::Nowhere(_) | Reach::Ended(_) => false,
+            reach => reach.restored(self.id).is_some_and(|channel| channel.starts_consumer()),
         }
     }
 

@@ -406,6 +406,12 @@ impl Session {
         matches!(self.phase, Phase::Up) && self.connection.is_open()
     }
 
+    /// Returns the configuration that connections are made with at present.
+    #[must_use]
+    pub fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
     /// Returns whether the present transport is no longer used and can be closed. The session may continue with another transport.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
