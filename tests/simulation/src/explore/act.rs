@@ -232,7 +232,9 @@ impl Task {
             let declared = self.judge_call(result);
             if declared.is_some() {
                 self.world.history.borrow_mut().name(self.number, channel.id().get());
-                self.declared.borrow_mut().insert(name.clone());
+                if !desk.unrecovered {
+                    self.declared.borrow_mut().insert(name.clone());
+                }
             }
             if name.is_empty() {
                 *desk.named.borrow_mut() = declared;
@@ -334,7 +336,8 @@ impl Task {
 
     async fn shut_down(&self, grace: Duration) {
         let Some(Connected { connection, shut, .. }) = self.connected() else { return };
-        shut.set(true);
+        shut.stopped.set(true);
+        shut.closed.set(true);
         if let Some(Err(error)) = self.perhaps("shutdown", connection.shutdown(grace)).await {
             self.judge_connection(&error.0);
         }
@@ -342,7 +345,7 @@ impl Task {
 
     async fn close_connection(&self) {
         let Some(Connected { connection, shut, .. }) = self.connected() else { return };
-        shut.set(true);
+        shut.closed.set(true);
         let closed = connection.close_with(ReplyCode::REPLY_SUCCESS, "enough");
         if let Some(Err(error)) = self.perhaps("connection.close", closed).await {
             self.judge_connection(&error.0);

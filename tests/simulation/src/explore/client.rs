@@ -20,7 +20,7 @@ use fastrand::Rng;
 use super::World;
 use super::books::Books;
 use super::commands::{BODY_MAX, Name, Policy};
-use super::ends::Asked;
+use super::ends::{Asked, Shut};
 use super::history::Mark;
 use super::ledger::Id;
 use crate::executor::Flag;
@@ -49,16 +49,14 @@ pub(crate) struct Client {
     pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
     /// Deliveries that were left unacknowledged on purpose.
     pub(crate) forgotten: Cell<usize>,
-    /// Raw consumers, which no handle belongs to.
-    pub(crate) raw_consumers: Cell<usize>,
 }
 
 #[derive(Clone)]
 pub(crate) struct Connected {
     pub(crate) connection: Connection,
     pub(crate) link: usize,
-    /// Whether the application has closed it.
-    pub(crate) shut: Asked,
+    /// How the application has ended it.
+    pub(crate) shut: Rc<Shut>,
 }
 
 /// A channel, and what is known of it.
@@ -71,9 +69,9 @@ pub(crate) struct Desk {
     pub(crate) unrecovered: bool,
     /// When it was opened.
     pub(crate) since: Mark,
-    /// Whether the application has closed it, or its connection.
+    /// Whether the application has closed it, and how it has ended its connection.
     pub(crate) closed: Asked,
-    pub(crate) shut: Asked,
+    pub(crate) shut: Rc<Shut>,
     /// Whether its end was looked at.
     pub(crate) judged: Cell<bool>,
     /// How many declarations were begun, and how many of them are under way.
@@ -81,7 +79,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(channel: Channel, unrecovered: bool, since: Mark, shut: Asked) -> Self {
+    pub(crate) fn new(channel: Channel, unrecovered: bool, since: Mark, shut: Rc<Shut>) -> Self {
         Self {
             channel,
             named: None.into(),
@@ -185,7 +183,6 @@ impl Client {
             callbacks: Cell::new(0),
             called: Arc::default(),
             forgotten: Cell::new(0),
-            raw_consumers: Cell::new(0),
         }
     }
 
@@ -309,10 +306,12 @@ impl Client {
 
     pub(crate) fn judge_call<T>(&self, result: Result<T, CallError>) -> Option<T> {
         result
-            .map_err(|error| {
-                if let CallError::Ended(error) = &error {
-                    self.judge(error);
+            .map_err(|error| match &error {
+                CallError::Ended(error) => self.judge(error),
+                CallError::TimedOut { .. } if self.policy().patience.is_none() => {
+                    self.fail(format!("{error}, and it may take any time"));
                 }
+                _ => {}
             })
             .ok()
     }

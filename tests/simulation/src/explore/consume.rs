@@ -63,16 +63,18 @@ impl Task {
         }
     }
 
-    /// A consumer that no handle belongs to.
+    /// A consumer that no handle belongs to, which is refused.
     async fn consume_raw(&self, desk: &Rc<Desk>, name: &str, kind: Kind) {
         let method = BasicConsume {
             queue: ShortStr::truncated(name),
             no_ack: kind.no_ack,
             ..<_>::default()
         };
-        self.raw_consumers.set(self.raw_consumers.get() + 1);
         let consumed = self.perhaps("call(BasicConsume)", desk.channel.call(method)).await;
-        consumed.and_then(|result| self.judge_call(result));
+        match consumed {
+            None | Some(Err(CallError::NoConsumer)) => {}
+            Some(other) => self.fail(format!("a consumer without a handle was started: {other:?}")),
+        }
     }
 
     /// Takes a consumer out of the client, so that it can be used while others use the client.
@@ -280,7 +282,6 @@ impl Task {
             Settling::Drop | Settling::Tag { .. } => Ok(()),
             Settling::IntoMessage => {
                 self.forgotten.set(self.forgotten.get() + 1);
-                self.world.ledger.borrow_mut().forget(id);
                 drop(delivery.into_message());
                 Ok(())
             }

@@ -9,10 +9,10 @@ use amqp_client_core::{CallError, Connection, ConsumerEnd, Status};
 
 use super::client::{Connected, Desk, Taker, Task};
 use super::commands::{Name, Recovering};
+use super::history::{DECLARE, History};
 use crate::script::What;
 
 const CONSUME: (u16, u16) = (60, 20);
-const DECLARE: (u16, u16) = (50, 10);
 
 /// As long as a driver needs to do something that does not depend on the broker.
 const TURN: Duration = Duration::from_millis(1);
@@ -31,27 +31,26 @@ impl Task {
         let channel = taker.consumer.channel();
         let id = channel.id().get();
         let error = match end {
-            None if asked || desk.shut.get() => return Ok(()),
+            None if asked || desk.shut.stopped.get() => return Ok(()),
             None => return Err("quietly, and nobody cancelled it".to_owned()),
             Some(ConsumerEnd::Cancelled) => {
                 let tag = taker.consumer.tag().to_string();
                 // One that was paused while its queue was deleted hears of that when it goes on.
-                let paused = self.policy().delivery_budget < 1 << 20;
-                return match asked
-                    || paused
-                    || history.cancelled(taker.since, self.number, id, &tag)
-                {
+                let paused = self.policy().delivery_budget < 1 << 20
+                    && history.misses(taker.since, self.number, &taker.queue);
+                let told = paused || history.cancelled(taker.since, self.number, id, &tag);
+                return match told {
                     true => Ok(()),
                     false => Err("as cancelled by the broker, which has not done that".to_owned()),
                 };
             }
             Some(ConsumerEnd::Ended(error)) => error,
-            Some(_) => return Ok(()),
+            Some(other) => return Err(format!("for a reason that nobody knows: {other}")),
         };
         self.judge(error);
         match error {
             ChannelError::Closed(close) if close.by == Initiator::Local => {
-                match asked || desk.closed.get() || desk.shut.get() {
+                match desk.closed.get() || desk.shut.closed.get() {
                     true => Ok(()),
                     false => Err(format!("although nobody closed its channel: {error}")),
                 }
@@ -76,17 +75,12 @@ impl Task {
                 }
             }
             ChannelError::NotRestored { .. } => self.allow_left_out(taker, error, &history),
-            _ => Ok(()),
+            _ => Err(format!("for a reason that nobody knows: {error}")),
         }
     }
 
     /// The start of a consumer was refused. Some refusals are for the client to avoid.
-    fn allow(
-        &self,
-        taker: &Taker,
-        close: &Close,
-        history: &super::history::History,
-    ) -> Result<(), String> {
+    fn allow(&self, taker: &Taker, close: &Close, history: &History) -> Result<(), String> {
         if taker.consumer.channel().check().is_err() {
             // Another consumer's start may have closed the channel.
             return Ok(());
@@ -120,10 +114,13 @@ impl Task {
         &self,
         taker: &Taker,
         error: &ChannelError,
-        history: &super::history::History,
+        history: &History,
     ) -> Result<(), String> {
         let lost_queue = error.to_string().contains("could not be declared again");
-        match lost_queue && !taker.large && !history.has_refused(self.number) {
+        // Queues are declared on a channel of their own, and a node may have no more.
+        let crowded = self.world.script.nodes.iter().any(|node| node.channel_max < 8);
+        let refused = history.has_refused(taker.since, self.number);
+        match lost_queue && !taker.large && !refused && !crowded {
             true => Err(format!("although the broker refused nothing: {error}")),
             false => Ok(()),
         }
@@ -205,7 +202,7 @@ impl Task {
         let connection = desk.channel.connection();
         match error {
             ChannelError::Closed(close) if close.by == Initiator::Local => {
-                return match desk.closed.get() || desk.shut.get() {
+                return match desk.closed.get() || desk.shut.closed.get() {
                     true => Ok(()),
                     false => Err(format!("although nobody closed it: {error}")),
                 };
@@ -257,3 +254,12 @@ fn is_over(connection: &Connection) -> bool {
 
 /// Whether the application has asked for something, as all who may ask see it.
 pub(crate) type Asked = Rc<Cell<bool>>;
+
+/// How the application has ended a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Shut {
+    /// It was closed, or is to be when what is left is done.
+    pub(crate) closed: Cell<bool>,
+    /// Its consumers were stopped before.
+    pub(crate) stopped: Cell<bool>,
+}

@@ -9,6 +9,9 @@ use amqp_test_broker::{Note, SessionId};
 /// More channels of one number than are opened within a second, but by a client that does nothing else.
 const OPENINGS: usize = 200;
 
+/// `queue.declare`.
+pub(crate) const DECLARE: (u16, u16) = (50, 10);
+
 /// Until when something had happened.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Mark {
@@ -101,7 +104,7 @@ impl History {
     pub(crate) fn cancelled(&self, since: Mark, client: usize, channel: u16, tag: &str) -> bool {
         self.cancels[since.cancels..]
             .iter()
-            .any(|own| (own.client, own.channel, own.tag.as_str()) == (client, channel, tag))
+            .any(|own| (own.client, own.channel, own_tag(&own.tag)) == (client, channel, tag))
     }
 
     /// Whether the broker has closed a channel like that.
@@ -109,15 +112,32 @@ impl History {
         let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
         self.refusals[since.refusals..].iter().any(|own| {
             // Queues are declared again on any channel.
-            let here = own.channel == channel || own.cause == (50, 10);
+            let here = own.channel == channel || own.cause == DECLARE;
             here && (own.client, own.cause, own.code) == (client, cause, close.reply_code)
                 && own.text.starts_with(&text)
         })
     }
 
     /// Whether anything was refused to a client.
-    pub(crate) fn has_refused(&self, client: usize) -> bool {
-        self.refusals.iter().any(|own| own.client == client)
+    pub(crate) fn has_refused(&self, since: Mark, client: usize) -> bool {
+        self.refusals[since.refusals..].iter().any(|own| own.client == client)
+    }
+
+    /// Whether a request of a client was refused like that, on any channel at any time.
+    pub(crate) fn has_refused_like(&self, client: usize, close: &Close) -> bool {
+        let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
+        self.refusals.iter().any(|own| {
+            (own.client, own.cause, own.code) == (client, cause, close.reply_code)
+                && own.text.starts_with(&text)
+        })
+    }
+
+    /// Whether a client has looked for a queue in vain, as it does before a consumer that was paused goes on.
+    pub(crate) fn misses(&self, since: Mark, client: usize, queue: &str) -> bool {
+        self.refusals[since.refusals..].iter().any(|own| {
+            (own.client, own.cause, own.code) == (client, DECLARE, ReplyCode::NOT_FOUND)
+                && own.text.contains(&format!("'{queue}"))
+        })
     }
 
     /// A queue was declared on a channel.
@@ -149,4 +169,10 @@ impl History {
         !self.left.contains(queue)
             && self.consumed.get(queue).is_none_or(|channels| channels.len() <= 1)
     }
+}
+
+/// The tag that a consumer has at the client: one that was paused has a number in front of it at the broker.
+pub(crate) fn own_tag(tag: &str) -> &str {
+    let (number, rest) = tag.split_once('.').unwrap_or_default();
+    if number.parse::<u64>().is_ok() { rest } else { tag }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use amqp_test_broker::{Note, Verdict};
 use bytes::Bytes;
 
-use super::commands::BODY_MAX;
+use super::commands::{BODY_MAX, Exploration};
 
 /// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
 const DELIVERIES: u32 = 2_000;
@@ -25,13 +25,12 @@ struct Entry {
     /// It may be published more than once.
     kept: bool,
     mandatory: bool,
+    confirmed: bool,
     /// Its queue is a stream: whatever is acknowledged, it is there still.
     streamed: bool,
     /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent,
     /// or it came back.
     never: bool,
-    /// A delivery of it was left unacknowledged on purpose.
-    forgotten: bool,
     /// It was taken while its connection was down, when there had been so many transports.
     outage: Option<u64>,
     accepted: u32,
@@ -71,6 +70,8 @@ pub(crate) struct Ledger {
     removals: BTreeMap<String, u32>,
     /// Whether all nodes know `basic.nack`.
     nack: bool,
+    /// Whether there are streams.
+    streams: bool,
     /// How many failures of its deliveries a message of the quorum queue survives, if nothing else counts.
     limit: Option<u32>,
     /// How clients settle large bodies on their own account.
@@ -79,9 +80,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger, of a broker with that limit whose nodes all know `basic.nack` or do not.
-    pub(crate) fn new(limit: Option<u32>, nack: bool, settles_large: Vec<Verdict>) -> Self {
-        Self { limit, nack, settles_large, ..Self::default() }
+    /// The empty ledger of a script.
+    pub(crate) fn new(script: &Exploration) -> Self {
+        let (limit, nack) = (script.blameless(), script.nodes.iter().all(|node| node.nack));
+        let (streams, settles_large) = (script.has_streams(), script.settles_large().collect());
+        Self { limit, nack, streams, settles_large, ..Self::default() }
     }
 
     /// A message that is about to be published, and its body.
@@ -167,13 +170,13 @@ impl Ledger {
     }
 
     /// The application was told that it came back: it is not sent again.
-    pub(crate) fn returned(&mut self, id: Id) {
-        self.entry(id).never = true;
-    }
-
-    /// A delivery of it is left unacknowledged.
-    pub(crate) fn forget(&mut self, id: Id) {
-        self.entry(id).forgotten = true;
+    pub(crate) fn returned(&mut self, id: Id) -> Result<(), String> {
+        let entry = self.entry(id);
+        entry.never = true;
+        match entry.mandatory && entry.accepted > entry.routed {
+            true => Ok(()),
+            false => Err(format!("message {} came back, and the broker did not return it", id.0)),
+        }
     }
 
     /// It is published to a stream.
@@ -208,6 +211,7 @@ impl Ledger {
     pub(crate) fn confirm(&mut self, id: Id) -> Result<(), String> {
         self.counts.confirmed += 1;
         let entry = self.entry(id);
+        entry.confirmed = true;
         if entry.accepted == 0 {
             return Err(format!("message {} was confirmed, and the broker never had it", id.0));
         }
@@ -270,6 +274,9 @@ impl Ledger {
         if entry.accepted > 1 && !entry.kept {
             return Err(format!("message {} was published twice", id.0));
         }
+        if entry.confirmed {
+            return Err(format!("message {} was confirmed, and is published again", id.0));
+        }
         if entry.never {
             return Err(format!(
                 "message {} was rolled back, given up or returned, and the broker has it",
@@ -294,16 +301,18 @@ impl Ledger {
     }
 
     /// A delivery was unacknowledged when the client closed its channel: it counts as failed. What nobody has failed at is
-    /// requeued before that, if there is a way to, unless the application itself closes the channel.
+    /// requeued before that, if there is a way to, unless the application itself closes the channel or the connection.
     fn abandoned(&self, body: &Bytes, text: &str) -> Result<(), String> {
         let id = self.identify(body)?;
-        match text {
-            "channel dropped"
-                if self.nack && !self.entry_of(id).streamed && !self.entry_of(id).forgotten =>
-            {
-                Err(format!("message {} is left unacknowledged: {text}", id.0))
-            }
-            _ => Ok(()),
+        // Of a channel that reads a stream, only what has arrived is requeued.
+        let requeued = match text {
+            "channel dropped" => !self.entry_of(id).streamed,
+            "shut down" => !self.streams,
+            _ => false,
+        };
+        match requeued && self.nack {
+            true => Err(format!("message {} is left unacknowledged: {text}", id.0)),
+            false => Ok(()),
         }
     }
 

@@ -156,11 +156,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let faults_end = script.faults.iter().map(|fault| fault.at + fault.what.lasts()).max();
     let world = Rc::new(World {
         stage: Stage::new(clock, network, script.seed ^ 0x7374_6167_6500),
-        ledger: RefCell::new(Ledger::new(
-            script.blameless(),
-            script.nodes.iter().all(|node| node.nack),
-            script.settles_large().collect(),
-        )),
+        ledger: RefCell::new(Ledger::new(script)),
         history: RefCell::default(),
         script: script.clone(),
         working: Cell::new(script.tasks.len()),

@@ -167,8 +167,12 @@ impl Task {
 
     /// A message was not published: the broker must not have it.
     pub(crate) fn judge_publish(&self, id: Id, error: &PublishError) {
-        if let PublishError::Ended(error) = error {
-            self.judge(error);
+        match error {
+            PublishError::Ended(error) => self.judge(error),
+            PublishError::TimedOut { .. } if self.policy().patience.is_none() => {
+                self.fail(format!("{id:?} was not sent in time, and may take any time"));
+            }
+            _ => {}
         }
         self.not_sent(id);
     }
@@ -192,21 +196,38 @@ impl Task {
     }
 
     pub(crate) async fn conclude(&self, id: Id, confirmation: Confirmation) {
-        match self.perhaps("confirmation", confirmation).await {
-            Some(Ok(())) => {
-                let checked = self.world.ledger.borrow_mut().confirm(id);
-                self.check(checked);
-            }
-            Some(Err(ConfirmError::Unconfirmed(error))) => self.judge(&error),
-            Some(Err(ConfirmError::NotResent(PublishError::Expired))) => self.expired(id),
-            Some(Err(ConfirmError::Returned(_))) => self.world.ledger.borrow_mut().returned(id),
-            _ => {}
+        if let Some(outcome) = self.perhaps("confirmation", confirmation).await {
+            self.judge_outcome(id, outcome);
         }
     }
 
-    /// The time of a kept message has passed.
-    pub(crate) fn expired(&self, id: Id) {
-        let checked = self.world.ledger.borrow_mut().expire(id);
+    /// A confirmation has an outcome.
+    pub(crate) fn judge_outcome(&self, id: Id, outcome: Result<(), ConfirmError>) {
+        let mut ledger = self.world.ledger.borrow_mut();
+        let checked = match &outcome {
+            Ok(()) => ledger.confirm(id),
+            Err(ConfirmError::Returned(_)) => ledger.returned(id),
+            Err(ConfirmError::NotResent(PublishError::Expired)) => ledger.expire(id),
+            Err(ConfirmError::Unconfirmed(error)) => {
+                drop(ledger);
+                return self.judge(error);
+            }
+            // The broker refuses no message without closing the channel.
+            Err(ConfirmError::Nacked) => Err(format!("{id:?} was refused, and nobody did")),
+            Err(ConfirmError::Refused(close)) => {
+                match self.world.history.borrow().has_refused_like(self.number, close) {
+                    true => Ok(()),
+                    false => {
+                        Err(format!("{id:?} failed for what the broker has not said: {close}"))
+                    }
+                }
+            }
+            Err(ConfirmError::TimedOut { .. }) if self.policy().patience.is_none() => {
+                Err(format!("{id:?} was not confirmed in time, and may take any time"))
+            }
+            Err(_) => Ok(()),
+        };
+        drop(ledger);
         self.check(checked);
     }
 
