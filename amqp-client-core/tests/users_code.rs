@@ -295,6 +295,30 @@ fn wakers_that_are_replaced_dropped_or_woken() {
     });
 }
 
+/// The publish leaves the line of one gate for that of another, and its waker there with it.
+#[test]
+fn wakers_of_publishes_that_are_held_by_one_gate_and_then_by_another() {
+    in_time(|| {
+        let (mut rig, channel) = rig();
+        let opening = rig.connection.open_channel();
+        let other = rig.run(opening).expect("a channel");
+        // A deadline would keep a clone of the waker.
+        let options = PublisherOptions::new().timeout(None);
+        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let mut publish = pin!(publisher.publish("q", "m"));
+        for held in [Some(channel.id()), None] {
+            rig.hold(held);
+            rig.turn();
+            let task = BusyTask { channel: other.clone(), wakes: wakes.clone() };
+            // Its last clone is the one in the line.
+            let task = Waker::from(Arc::new(task));
+            assert!(publish.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        }
+        assert_eq!(wakes.load(Ordering::SeqCst), 0, "no gate was opened");
+    });
+}
+
 #[test]
 fn callbacks_that_use_handles() {
     in_time(|| {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::method::{
     BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
-    ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
+    ChannelFlow, ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
     self, ChannelEvent, ChannelId, Event, FieldTable, Properties, ReplyCode, ServerConfig,
@@ -128,6 +128,17 @@ impl Rig {
         while self.server.poll_event().is_some() {}
         self.server.channel(id).expect("open").close_over(code, "refused", cause);
         self.published = 0;
+    }
+
+    /// The server asks the client to publish nothing: on one channel, or on the whole connection.
+    pub(crate) fn hold(&mut self, channel: Option<ChannelId>) {
+        match channel {
+            Some(id) => {
+                let flow = ChannelFlow { active: false };
+                self.server.channel(id).expect("open").request(flow).expect("it is sent");
+            }
+            None => self.server.set_blocked(Some("memory")),
+        }
     }
 
     /// From now on the server receives nothing, and so replies nothing.
