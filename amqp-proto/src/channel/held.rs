@@ -87,7 +87,7 @@ impl ChannelState {
             Oversized::Hold => false,
             _ if of_stream => return self.requeue(link, tag, no_ack, of_stream),
             Oversized::Requeue => true,
-            Oversized::Reject => return self.give_back(link, tag, no_ack, false),
+            Oversized::Reject => return self.reject(link, tag, no_ack, false),
         };
         link.requeues |= requeue;
         self.held.add(HeldDelivery { tag, consumer, of_stream, requeue }, &self.unsettled);
@@ -116,7 +116,7 @@ impl ChannelState {
         let due: Vec<_> = due.map(|held| held.tag).collect();
         for tag in due {
             // Does nothing for those that were settled by their tags.
-            self.give_back(link, tag, false, true)?;
+            self.reject(link, tag, false, true)?;
         }
         self.held.forget_settled(&self.unsettled);
         // What the application has settled in a transaction is looked at again: it may be rolled back.

@@ -430,34 +430,39 @@ impl ChannelState {
         no_ack: bool,
         of_stream: bool,
     ) -> Received {
-        if no_ack || !matches!(self.phase, Phase::Open) {
-            return Ok(());
-        }
-        link.check_replies()?;
         let settlement = match of_stream {
             // RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
             true => Settlement::Ack,
             false => Settlement::Nack { requeue: true },
         };
-        // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        let _recovering = self.settle_apart(link, DeliveryTag(tag), settlement);
-        Ok(())
+        self.settle_unreported(link, tag, no_ack, settlement)
     }
 
-    /// Rejects what nobody can use.
-    pub(super) fn give_back(
+    /// Rejects a message that nobody can use.
+    pub(super) fn reject(
         &mut self,
         link: &mut Link,
         tag: u64,
         no_ack: bool,
         requeue: bool,
     ) -> Received {
+        self.settle_unreported(link, tag, no_ack, Settlement::Reject { requeue })
+    }
+
+    /// Settles a delivery that the application has not got, and so cannot settle.
+    fn settle_unreported(
+        &mut self,
+        link: &mut Link,
+        tag: u64,
+        no_ack: bool,
+        settlement: Settlement,
+    ) -> Received {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
         link.check_replies()?;
         // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        let _recovering = self.settle_apart(link, DeliveryTag(tag), Settlement::Reject { requeue });
+        let _recovering = self.settle_apart(link, DeliveryTag(tag), settlement);
         Ok(())
     }
 
