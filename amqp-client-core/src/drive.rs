@@ -279,7 +279,7 @@ impl<S: Transport, T: Timer> Future for Drive<S, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
     use std::task::Waker;
@@ -311,7 +311,9 @@ mod tests {
         }
     }
 
-    struct Clock(Rc<Cell<Instant>>);
+    /// A clock that is set by hand. Nothing wakes who waits for a time.
+    #[derive(Clone)]
+    pub(crate) struct Clock(pub(crate) Rc<Cell<Instant>>);
 
     impl Timer for Clock {
         fn now(&self) -> Instant {

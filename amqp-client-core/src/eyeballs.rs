@@ -79,19 +79,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-
-    #[derive(Clone)]
-    struct Clock(Rc<Cell<Instant>>);
-
-    impl Timer for Clock {
-        fn now(&self) -> Instant {
-            self.0.get()
-        }
-
-        fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
-            if at <= self.0.get() { Poll::Ready(()) } else { Poll::Pending }
-        }
-    }
+    use crate::drive::tests::Clock;
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().expect("an address")

@@ -21,11 +21,11 @@ pub(crate) struct Deadlines {
     unarmed: Vec<DeadlineId>,
     /// When to look at a deadline. It may turn out to expire later, but never before.
     heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
-    /// Deadlines with bytes ahead of them, and how many bytes are written when no more are.
+    /// Deadlines with bytes ahead of them, by the value of `written` at which there are none any more.
     behind: BinaryHeap<Reverse<(u64, DeadlineId)>>,
     /// Number of bytes that drivers have taken.
     taken: u64,
-    /// Number of these that are written, or never will be.
+    /// Number of these that are written. After a loss, until the next report: all there can be.
     written: u64,
     /// When the last of them was written.
     written_at: Option<Instant>,
@@ -53,7 +53,7 @@ pub(crate) enum Counts {
 struct Entry {
     generation: u32,
     timeout: Duration,
-    /// From when it counts, as long as no bytes ahead are written. Nothing before the driver has seen it.
+    /// When it starts to count, unless bytes ahead of it are written later. `None` until the driver has seen the deadline.
     since: Option<Instant>,
     /// The value of `written` at which no byte is ahead of the deadline any more. `None` if the deadline always counts.
     behind: Option<u64>,
@@ -268,20 +268,11 @@ fn is_current(entries: &[Entry], id: DeadlineId) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Poll, Wake};
+    use std::sync::atomic::Ordering;
+    use std::task::Poll;
 
-    use super::super::waiters::poll;
+    use super::super::waiters::{poll, tests::Count};
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     fn expired(deadlines: &mut Deadlines, id: Option<DeadlineId>, waker: &Waker) -> bool {
         let polled = poll(waker, |task| match deadlines.expired(id, task) {

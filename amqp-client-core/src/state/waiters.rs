@@ -196,15 +196,16 @@ pub(super) fn poll<T>(waker: &Waker, mut look: impl FnMut(&mut Task<'_>) -> Poll
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 
     use super::*;
 
+    /// A task that counts how often it is woken.
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    pub(in crate::state) struct Count(pub(in crate::state) AtomicUsize);
 
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
