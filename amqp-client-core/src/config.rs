@@ -47,8 +47,8 @@ pub struct Config {
 pub struct Settings {
     /// How long connecting may take in all: resolving the name, TCP, TLS and the handshake. More than zero; default 30 s.
     pub connect_timeout: Duration,
-    /// How long the broker may take to answer a request, [from when it is written](#timeouts-on-slow-links); `None` waits for
-    /// ever. Default 30 s.
+    /// How long the broker may take to answer a request, [from when it is written](#timeouts-on-slow-links); `None` waits
+    /// forever. Default 30 s.
     pub call_timeout: Option<Duration>,
     /// How long publishing may have to wait for the broker, or for a transport that [takes nothing](#timeouts-on-slow-links);
     /// `None` waits forever. Default 30 s. Messages that wait in front of this one are ahead of it as well.

@@ -17,7 +17,7 @@ use crate::input::Input;
 use crate::moments::Moments;
 use crate::state::{LagWatch, Shared, keep_clone};
 
-/// How long a peer that has ended the connection is given to take what is left to say, while another connection waits.
+/// Flush grace before reconnecting: time for a peer that has ended the connection to take the remaining bytes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A connection seen from its transport. Adapters move bytes and time between it and a runtime; it knows the rest.
@@ -36,15 +36,15 @@ pub struct Driver {
     shared: Arc<Shared>,
     input: Input,
     output: Transmit,
-    /// When the transport last took something.
+    /// When the transport last accepted bytes.
     written_at: Instant,
     reading: bool,
     moments: Moments,
     lag: LagWatch,
     close_timeout: Duration,
-    /// Since when the connection is over.
+    /// When the connection ended.
     over_since: Option<Instant>,
-    /// A dialer goes on.
+    /// A dialer has taken over, so dropping the driver ends nothing.
     handed_on: bool,
     /// A clone of the waker, to be left under the lock, where it cannot be made.
     spare_waker: Option<Waker>,
@@ -148,7 +148,8 @@ impl Driver {
         self.shared.lock().wants_driver()
     }
 
-    /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
+    /// Does everything that is due at `now`, and returns what to do with the transport. `waker` is woken when a handle has
+    /// given the driver something to do.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
         keep_clone(&mut self.spare_waker, waker);
         self.shared.count_turn();

@@ -13,7 +13,7 @@ use crate::state::{Counts, On, State, Waiting};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Leftovers {
-    /// Number of deliveries that consumers had not taken: they were requeued at once.
+    /// Number of deliveries that consumers had not taken: they were requeued at once, or lost if they need no acknowledgement.
     pub given_back: usize,
     /// Number of deliveries that consumers had taken and that were not settled within the grace period: they were requeued.
     pub unsettled: usize,

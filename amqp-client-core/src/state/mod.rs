@@ -589,7 +589,8 @@ impl State {
         }
     }
 
-    /// Ends a consumer as if it had been cancelled, and requeues the messages that it has not taken. Returns their number.
+    /// Ends a consumer as if it had been cancelled, and requeues the deliveries that it has not taken. Returns the number of
+    /// these, which includes those that need no acknowledgement and are lost.
     pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
         let Some(channel) = self.channel(place) else { return 0 };
         if channel.ended.is_some() {

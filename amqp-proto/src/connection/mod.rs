@@ -252,11 +252,11 @@ impl Connection {
         }
     }
 
-    /// Some of what [`take_transmit`](Self::take_transmit) has moved was written, the last of it at `now`; `left` bytes of it are
-    /// still to be written. Calling it again with the same values is harmless.
+    /// Reports progress in writing the bytes that [`take_transmit`](Self::take_transmit) has moved: the last write was at
+    /// `now`, and `left` bytes are still to be written. Repeating a report is harmless.
     ///
-    /// The peer's [time to answer a close](ClientConfig::close_timeout) runs from when the close is written, which may be long
-    /// after it was queued. What [`poll_transmit`](Self::poll_transmit) lends needs no report.
+    /// The peer's [time to answer a close](ClientConfig::close_timeout) runs from when the close is written, which may be
+    /// long after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report.
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
         self.timers.written(now, self.link.transmit.remaining().saturating_add(left));

@@ -223,8 +223,8 @@ impl Session {
         }
     }
 
-    /// The broker has closed the channel on which something is declared. If it refused a declaration, that is the oldest one
-    /// that was not answered. What was behind it is sent again.
+    /// The broker has closed the channel on which recovery declares. If it refused a declaration, that is the oldest
+    /// unanswered one. The declarations behind it are sent again.
     pub(super) fn declaring_channel_closed(
         &mut self,
         id: ChannelId,
@@ -235,12 +235,15 @@ impl Session {
         let record = slot(&mut self.channels, id);
         let Some(replay) = &mut self.replay else { return };
         replay.channel = None;
-        // Where all numbers are taken, this is a channel of the application. Its mode is selected there, and it may commit.
+        // Where all channel numbers are in use, recovery declares on a channel of the application. Its mode is selected
+        // there at the same time, and it may commit.
         debug_assert!(record.as_ref().is_none_or(|record| !record.attached && !record.closing));
         let is_own = record.is_none();
         let restoring = replay.channels.get(&id);
         let is_alone = record.is_none_or(|record| record.in_flight.is_empty())
             && restoring.is_none_or(|restoring| restoring.awaiting.is_empty());
+        // The close blames the oldest declaration if it names its method. If it names none, the declaration is to blame only where
+        // nothing else was outstanding: on recovery's own channel, or on one of the application's that was idle.
         let is_refused = replay.awaiting.front().is_some_and(|(_, step)| match cause {
             _ if is_own => true,
             None | Some((0, 0)) => is_alone,
@@ -256,7 +259,7 @@ impl Session {
         }
         match is_own {
             true => self.send_declarations(),
-            // What else was on the channel is over as well.
+            // Everything else that was outstanding on the channel has ended with it.
             false if is_refused => {
                 self.interrupt_over(id, &error, unconfirmed);
                 self.restore_again(id, one_by_one);

@@ -20,8 +20,9 @@
 //! - Unacknowledged deliveries are requeued and delivered again. Acknowledging the earlier deliveries fails with
 //!   [`Misuse::StaleDelivery`].
 //! - A transaction that has begun is rolled back, and its commit fails.
-//! - Everything is restored in two round trips after the handshake, however much there is, and one more for each entity that cannot
-//!   be restored. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) reports the result.
+//! - Everything is restored in two round trips after the handshake, however much there is. Each declaration that the broker refuses
+//!   costs another one. If the broker closes a channel over a consumer or another of its requests, the channel is opened again, and
+//!   its requests are sent one by one. [`SessionEvent::Recovered`](crate::SessionEvent::Recovered) reports the result.
 //!
 //! If the connection is lost during recovery, recovery starts over.
 //!
