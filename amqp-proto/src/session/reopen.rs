@@ -4,7 +4,7 @@ use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use super::outage::Recovering;
-use super::{Phase, Session, slot};
+use super::{Session, slot};
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::time::Instant;
 use crate::{ChannelError, ChannelId, Close, Event, PublishSeq, ReplyCode};
@@ -123,7 +123,8 @@ impl Session {
 
     /// Opens the channels again whose time has come.
     pub(super) fn reopen_in_time(&mut self) {
-        if !matches!(self.phase, Phase::Up) || !self.connection.is_open() {
+        // During a recovery, other channels come first. A connection that closes opens none.
+        if !self.is_open() {
             return;
         }
         while let Some(index) = self.reopening.iter().position(|(at, _)| *at <= self.now) {
@@ -134,8 +135,8 @@ impl Session {
 
     /// Returns when the next channel is due to be reopened.
     pub(super) fn next_reopening(&self) -> Option<Instant> {
-        // As above: while the connection closes, a time that has come must not be asked for again and again.
-        let up = matches!(self.phase, Phase::Up) && self.connection.is_open();
-        self.reopening.iter().filter(|_| up).map(|(at, _)| *at).min()
+        // While the session is not open, a time that has come must not be returned again and again: nothing is reopened then.
+        let due = self.reopening.iter().filter(|_| self.is_open());
+        due.map(|(at, _)| *at).min()
     }
 }
