@@ -2,6 +2,7 @@
 
 mod once;
 
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use amqp_client_core::proto::{FieldArray, FieldTable, Properties, RawProperties};
@@ -99,11 +100,14 @@ async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
 /// Nothing but the name says that it has been there.
 #[tokio::test]
 async fn a_queue_whose_name_is_not_utf_8_dead_letters_to_itself() -> Outcome {
-    let (_broker, channel) = channel().await?;
+    let (broker, channel) = channel().await?;
+    // One that lets the message go round for ever could not be dropped.
+    let broker = ManuallyDrop::new(broker);
     let options = QueueOptions::new().message_ttl(Duration::ZERO).dead_letter_exchange("");
     let queue = channel.queue_declare(b"\xff".as_slice(), options).await?;
     queue.publish(&Message::new("x")).await?;
     assert!(queue.get(true).await?.is_none(), "it has gone round once, and is dropped");
+    drop(ManuallyDrop::into_inner(broker));
     Ok(())
 }
 

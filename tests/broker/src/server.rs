@@ -253,10 +253,7 @@ impl Broker {
     /// Ends the transport of a connection without a word, as when the network breaks.
     pub fn cut(&self, id: SessionId) {
         self.operate(|state, now| {
-            for (_, stream) in state.streams.iter().filter(|(own, _)| *own == id) {
-                // It may be gone already.
-                let _gone = stream.shutdown(Shutdown::Both);
-            }
+            state.hang_up(id);
             state.engine.handle_eof(id, now);
         });
     }
@@ -331,10 +328,32 @@ impl Drop for Broker {
 }
 
 impl State {
+    fn hang_up(&self, id: SessionId) {
+        for (_, stream) in self.streams.iter().filter(|(own, _)| *own == id) {
+            // It may be gone already.
+            let _gone = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     fn hang_up_all(&mut self) {
         for (_, stream) in self.streams.drain(..) {
             // It may be gone already.
             let _gone = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A client, as a thread that serves it holds it. If the thread panics, the client is not left waiting for the broker.
+struct Client {
+    shared: Arc<Shared>,
+    id: SessionId,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // The session stays: what has panicked is not run again to end it.
+            self.shared.lock().hang_up(self.id);
         }
     }
 }
@@ -407,14 +426,14 @@ impl Shared {
             state.streams.push((id, kept));
             id
         };
-        let (reader, writer) = (self.clone(), self.clone());
+        let [reader, writer] = [(); 2].map(|()| Client { shared: self.clone(), id });
         let threads = thread::Builder::new()
             .name("broker-write".into())
-            .spawn(move || writer.write_until_over(id, writing))
+            .spawn(move || writer.shared.write_until_over(id, writing))
             .and_then(|_| {
                 thread::Builder::new().name("broker-read".into()).spawn(move || {
-                    let _gone = reader.read(id, &mut reading);
-                    reader.forget(id);
+                    let _gone = reader.shared.read(id, &mut reading);
+                    reader.shared.forget(id);
                 })
             });
         threads.map(drop).inspect_err(|_| self.forget(id))
