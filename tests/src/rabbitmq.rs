@@ -48,11 +48,11 @@ use crate::wait::wait_for;
 /// The plugin with the HTTP API.
 const MANAGEMENT: &str = "rabbitmq_management";
 
-/// A running node may take this long to stop in good order.
-const STOP: Duration = Duration::from_secs(60);
+/// A running node may take this long to stop in good order, on a machine that is busy with others.
+const STOP: Duration = Duration::from_secs(180);
 
-/// A command of `rabbitmqctl` may take this long.
-const CTL: Duration = Duration::from_secs(60);
+/// A command of `rabbitmqctl` may take this long there: each starts a virtual machine.
+const CTL: Duration = Duration::from_secs(180);
 
 /// The port of a node that is gone is free after this time, unless someone else took it.
 const RELEASE: Duration = Duration::from_secs(10);

@@ -11,8 +11,8 @@ use super::tools::Tools;
 use super::{MANAGEMENT, RabbitMq, probe};
 use crate::net;
 
-/// How long a start may take by default.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a start may take by default, on a machine that is busy with others.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// How often a start is tried when others take the ports in between.
 const TRIES: usize = 4;
