@@ -56,8 +56,9 @@ use crate::state::{On, Waiting};
 ///
 /// # When the channel closes
 ///
-/// The broker closes the channel if the exchange does not exist, if the user may not write to it, or if another request on the
-/// channel fails. The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
+/// The broker closes the channel if the exchange does not exist, if the user may not write to it, if a body is larger than it takes
+/// (RabbitMQ's `max_message_size`: by default 128 MiB up to 3.13, and 16 MiB from 4.0), or if another request on the channel fails.
+/// The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
 /// [`is_open`](Self::is_open), [`closed`](Self::closed) and [`Health::closed_channels`](crate::Health::closed_channels) report
 /// closed channels. Then open another channel and create a new publisher. With
 /// [`Recovery::reopen_channels`](crate::Recovery::reopen_channels), the connection reopens such channels by itself, and their
