@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +26,10 @@ const CALL: Duration = Duration::from_secs(4);
 
 /// More than the link takes while it is slow.
 const BODY: usize = 8 * 1024 * 1024;
+
+/// What a system would keep for a link of TCP, and how slowly such a link takes it: 400 KiB a second.
+const TCP_BODY: usize = 2 * 1024 * 1024 + 512 * 1024;
+const TCP_PAUSE: Duration = Duration::from_millis(80);
 
 /// A link to a broker.
 struct Scene {
@@ -74,6 +78,51 @@ fn scene(stops: bool) -> io::Result<Scene> {
     config.settings.confirm_timeout = Some(CALL);
     own.set_nonblocking(true)?;
     Ok(Scene { _broker: broker, stream: own, config })
+}
+
+/// A link through a socket of TCP, whose far end takes so little at a time that the near end's system has to keep the rest, and
+/// shows no progress while it does.
+fn tcp_scene() -> io::Result<(Broker, Target)> {
+    let broker = Broker::start()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, PIECE)?;
+    let uri = broker.uri().replace(&broker.addr().to_string(), &listener.local_addr()?.to_string());
+    let mut to = TcpStream::connect(broker.addr())?;
+    let mut from = to.try_clone()?;
+    thread::spawn(move || -> io::Result<()> {
+        let (mut up, _) = listener.accept()?;
+        let mut down = up.try_clone()?;
+        thread::spawn(move || io::copy(&mut from, &mut down));
+        let (mut piece, mut passed) = (vec![0; PIECE], 0);
+        loop {
+            let count = up.read(&mut piece)?;
+            if count == 0 {
+                return to.shutdown(Shutdown::Write);
+            }
+            to.write_all(&piece[..count])?;
+            passed += count;
+            if passed > PIECE {
+                // The subject: a link that takes nothing for this time.
+                thread::sleep(TCP_PAUSE);
+            }
+        }
+    });
+    let mut target: Target = uri.parse().map_err(io::Error::other)?;
+    target.config.settings.call_timeout = Some(CALL);
+    target.config.settings.confirm_timeout = Some(CALL);
+    Ok((broker, target.without_recovery()))
+}
+
+/// A request waits behind a body that the system could take at once, and needs more than the timeout to pass on.
+async fn waits_for_the_system(connection: Connection) -> Outcome {
+    let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+    channel.queue_declare("q", QueueOptions::new()).await?;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+    let begun = Instant::now();
+    let first = publisher.publish("q", vec![7; TCP_BODY]).await?;
+    other.basic_qos(10).await?;
+    assert!(begun.elapsed() > CALL, "the link is too fast to show anything");
+    Ok(first.await?)
 }
 
 /// Everything that can wait behind a large body does.
@@ -155,4 +204,37 @@ fn on_threads() -> Outcome {
         Ok((*connection).clone())
     })
     .wait()
+}
+
+#[tokio::test]
+async fn a_system_that_would_take_everything_on_tokio() -> Outcome {
+    let (_broker, target) = tcp_scene()?;
+    let connection = amqp_client_tokio::Connection::open_target(target).await?;
+    waits_for_the_system((*connection).clone()).await
+}
+
+#[test]
+fn a_system_that_would_take_everything_on_smol() -> Outcome {
+    let (_broker, target) = tcp_scene()?;
+    smol::block_on(async {
+        let connection = amqp_client_smol::Connection::open_target(target).await?;
+        waits_for_the_system((*connection).clone()).await
+    })
+}
+
+#[test]
+fn a_system_that_would_take_everything_on_async_std() -> Outcome {
+    use amqp_client_smol::async_std::Connection;
+    let (_broker, target) = tcp_scene()?;
+    async_std::task::block_on(async {
+        let connection = Connection::open_target(target).await?;
+        waits_for_the_system((*connection).clone()).await
+    })
+}
+
+#[test]
+fn a_system_that_would_take_everything_on_threads() -> Outcome {
+    let (_broker, target) = tcp_scene()?;
+    let connection = amqp_client_blocking::Connection::open_target(target)?;
+    waits_for_the_system((*connection).clone()).wait()
 }
