@@ -17,7 +17,8 @@
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::record::{ChannelRecord, KeptMessage};
+use super::kept::{Kept, KeptMessage};
+use super::record::ChannelRecord;
 use super::turns::Turn;
 use super::{Session, slot};
 use crate::method::{Arguments as _, BasicPublish};
@@ -228,7 +229,7 @@ impl ChannelRecord {
     }
 }
 
-impl super::record::Kept {
+impl Kept {
     /// The first message was the only unconfirmed one when the channel was closed. Returns the messages to give up: that one,
     /// if it is certain that it was the cause, and those that the broker would refuse for the same reason.
     fn suspect(&mut self, is_publish: bool, close: &Close) -> Vec<u64> {

@@ -2,9 +2,10 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use super::discard::Discard;
+use super::kept::{Expires, KeptMessage};
 use super::noted::note;
 use super::pause::Pause;
-use super::record::{ChannelRecord, Consumer, Expires, KeptMessage, Mode};
+use super::record::{ChannelRecord, Consumer, Mode};
 use super::topology::Topology;
 use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;

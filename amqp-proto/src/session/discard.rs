@@ -3,7 +3,7 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use super::record::KeptMessage;
+use super::kept::KeptMessage;
 use crate::Connection;
 
 /// Bodies of messages, their encoded properties, and connections that were lost, which a session has no more use for. Dropping it drops them; see

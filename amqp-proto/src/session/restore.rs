@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::channel::ends_transaction;
+use super::kept::KeptMessage;
 use super::noted::note;
-use super::record::{Consumer, KeptMessage, Mode, removes};
+use super::record::{Consumer, Mode, removes};
 use super::replay::Restoring;
 use super::report::Entity;
 use super::steps::ChannelStep;

@@ -1,0 +1,215 @@
+//! Messages that are kept until they are confirmed, so that they can be published again after a loss.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use super::discard::Discard;
+use super::nodes::FAR;
+use crate::time::Instant;
+use crate::{PublishSeq, RawProperties, ShortStr};
+
+/// Messages that are kept until they are confirmed, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    messages: VecDeque<KeptMessage>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct KeptMessage {
+    pub(super) seq: u64,
+    pub(super) exchange: ShortStr,
+    pub(super) routing_key: ShortStr,
+    pub(super) mandatory: bool,
+    pub(super) immediate: bool,
+    pub(super) properties: RawProperties,
+    pub(super) body: Bytes,
+    /// When the message expires.
+    pub(super) expires: Option<Expires>,
+    /// Whether it was sent before. If so, it is sent again with the header `x-republished`.
+    pub(super) sent: bool,
+    /// Whether it was sent on the present channel. Sent messages are in front of those that were not sent.
+    pub(super) here: bool,
+    /// How often the channel was closed for no known reason when this was the only unconfirmed message.
+    pub(super) coincidences: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Expires {
+    /// After this time, counted from the next time that the session is given.
+    After(Duration),
+    At(Instant),
+}
+
+impl KeptMessage {
+    /// Returns the number of bytes that the message counts for against the limit.
+    pub(super) fn octets(&self) -> usize {
+        let names = self.exchange.len() + self.routing_key.len();
+        Self::octets_of(names, &self.properties, self.body.len())
+    }
+
+    pub(super) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
+        size_of::<Self>() + names + properties.as_encoded().len() + body
+    }
+}
+
+impl Kept {
+    pub(super) fn push(&mut self, message: KeptMessage) {
+        self.messages.push_back(message);
+    }
+
+    /// Removes messages that were confirmed or refused. Returns the number of bytes that are free again.
+    pub(super) fn settled(
+        &mut self,
+        seqs: &RangeInclusive<PublishSeq>,
+        discard: &mut Discard,
+    ) -> usize {
+        let from = self.messages.partition_point(|message| message.seq < seqs.start().get());
+        let to = self.messages.partition_point(|message| message.seq <= seqs.end().get());
+        let mut freed = 0;
+        for message in self.messages.drain(from..to) {
+            freed += message.octets();
+            discard.message(message);
+        }
+        freed
+    }
+
+    /// Calls back with those of these numbers that are not kept, in runs.
+    pub(super) fn others(
+        &self,
+        seqs: &RangeInclusive<PublishSeq>,
+        mut run: impl FnMut(RangeInclusive<PublishSeq>),
+    ) {
+        let mut first = seqs.start().get();
+        for kept in self.messages.iter().map(|message| message.seq) {
+            if kept < first || kept > seqs.end().get() {
+                continue;
+            }
+            if kept > first {
+                run(PublishSeq(first)..=PublishSeq(kept - 1));
+            }
+            first = kept + 1;
+        }
+        if first <= seqs.end().get() {
+            run(PublishSeq(first)..=*seqs.end());
+        }
+    }
+
+    /// Drops all messages. Returns the number of bytes that are free again.
+    pub(super) fn clear(&mut self, discard: &mut Discard) -> usize {
+        let mut freed = 0;
+        for message in self.messages.drain(..) {
+            freed += message.octets();
+            discard.message(message);
+        }
+        freed
+    }
+
+    /// Marks all messages as not sent on the present channel, for a new channel.
+    pub(super) fn restart(&mut self) {
+        self.messages.iter_mut().for_each(|message| message.here = false);
+    }
+
+    /// Returns the oldest message that was not sent on the present channel.
+    pub(super) fn next_unsent(&mut self) -> Option<&mut KeptMessage> {
+        let sent = self.sent_here();
+        self.messages.get_mut(sent)
+    }
+
+    /// Returns the number of messages that were sent on the present channel.
+    pub(super) fn sent_here(&self) -> usize {
+        self.messages.partition_point(|message| message.here)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &KeptMessage> {
+        self.messages.iter()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&KeptMessage> {
+        self.messages.get(index)
+    }
+
+    pub(super) fn first(&self) -> Option<&KeptMessage> {
+        self.messages.front()
+    }
+
+    pub(super) fn first_mut(&mut self) -> Option<&mut KeptMessage> {
+        self.messages.front_mut()
+    }
+
+    pub(super) fn find(&self, seq: u64) -> Option<&KeptMessage> {
+        let index = self.messages.binary_search_by_key(&seq, |message| message.seq).ok()?;
+        self.messages.get(index)
+    }
+
+    /// Starts the time to live of new messages.
+    pub(super) fn arm(&mut self, now: Instant, mut arm: impl FnMut(Instant)) {
+        for message in self.messages.iter_mut().rev() {
+            match message.expires {
+                Some(Expires::At(_)) => break,
+                Some(Expires::After(time)) => {
+                    // One that never expires gets a time as well, or all the older ones would be looked at each time.
+                    let at = now.checked_add(time.min(FAR));
+                    message.expires = at.map(Expires::At);
+                    at.into_iter().for_each(&mut arm);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Returns the messages that have expired; `later` gets the expiry times of the others.
+    pub(super) fn expired(&self, now: Instant, mut later: impl FnMut(Instant)) -> Vec<u64> {
+        let expired = self.messages.iter().filter(|message| match message.expires {
+            Some(Expires::At(at)) if at <= now => true,
+            Some(Expires::At(at)) => {
+                later(at);
+                false
+            }
+            _ => false,
+        });
+        expired.map(|message| message.seq).collect()
+    }
+
+    /// Drops one message. Returns the number of bytes that are free again.
+    pub(super) fn give_up(&mut self, seq: u64, discard: &mut Discard) -> usize {
+        self.settled(&(PublishSeq(seq)..=PublishSeq(seq)), discard)
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_named_in_runs_between_what_is() {
+        let others = |kept: &[u64], first, last| {
+            let message = |seq: &u64| KeptMessage {
+                seq: *seq,
+                exchange: ShortStr::default(),
+                routing_key: ShortStr::default(),
+                mandatory: false,
+                immediate: false,
+                properties: RawProperties::EMPTY,
+                body: Bytes::new(),
+                expires: None,
+                sent: true,
+                here: true,
+                coincidences: 0,
+            };
+            let kept = Kept { messages: kept.iter().map(message).collect() };
+            let mut runs = Vec::new();
+            kept.others(&(PublishSeq(first)..=PublishSeq(last)), |run| {
+                runs.push((run.start().get(), run.end().get()));
+            });
+            runs
+        };
+        assert_eq!(others(&[], 2, 9), [(2, 9)]);
+        assert_eq!(others(&[1, 10], 2, 9), [(2, 9)]);
+        assert_eq!(others(&[1, 2, 5, 8, 10], 2, 9), [(3, 4), (6, 7), (9, 9)]);
+        assert_eq!(others(&[2, 3, 4], 2, 4), []);
+    }
+}
