@@ -17,10 +17,10 @@
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
+use super::context::Context;
 use super::kept::{Kept, KeptMessage};
 use super::record::ChannelRecord;
 use super::turns::Turn;
-use super::{Session, slot};
 use crate::method::{Arguments as _, BasicPublish};
 use crate::time::Instant;
 use crate::{
@@ -73,7 +73,7 @@ impl ChannelRecord {
     }
 }
 
-impl Session {
+impl Context {
     /// The broker has closed a channel, with these publishes unconfirmed. Gives up the kept messages that were the cause.
     /// Returns whether there were any.
     pub(super) fn blame(
@@ -88,7 +88,7 @@ impl Session {
         if !is_publish && cause != (0, 0) {
             return false;
         }
-        let Some(record) = slot(&mut self.channels, id) else { return false };
+        let Some(record) = self.channels.get_mut(id) else { return false };
         let sent = record.kept.sent_here();
         let Some(last) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
             return false;
@@ -111,7 +111,7 @@ impl Session {
     }
 }
 
-impl Session {
+impl Context {
     /// The connection was lost. If the broker closed it for a publish, looks for the kept messages that were the cause.
     ///
     /// They are certain for `immediate` only, which RabbitMQ does not have (540). For any other code, the close names neither
@@ -123,7 +123,7 @@ impl Session {
                 self.blame_in_turns(close, error, turn.as_ref());
             }
         }
-        for record in self.channels.iter_mut().flatten() {
+        for (_, record) in self.channels.iter_mut() {
             record.send_anew();
         }
     }
@@ -135,13 +135,12 @@ impl Session {
             return false;
         }
         let mut to_blame = Vec::new();
-        for (number, record) in (1u16..).zip(&self.channels) {
-            let Some(record) = record else { continue };
+        for (id, record) in self.channels.iter() {
             let refused = record.kept.iter().take(record.kept.sent_here());
             let refused = refused.filter(|message| message.immediate);
             let seqs: Vec<_> = refused.map(|message| message.seq).collect();
             if !seqs.is_empty() {
-                to_blame.push((ChannelId(number), seqs));
+                to_blame.push((id, seqs));
             }
         }
         for (id, seqs) in &to_blame {
@@ -153,9 +152,7 @@ impl Session {
     /// Makes all channels careful that may have sent the message. If there is one channel with one message, that is given up.
     fn blame_in_turns(&mut self, close: &Close, error: &ConnectionError, turn: Option<&Turn>) {
         let mut suspects = Vec::new();
-        for (number, record) in (1u16..).zip(&mut self.channels) {
-            let Some(record) = record else { continue };
-            let id = ChannelId(number);
+        for (id, record) in self.channels.iter_mut() {
             // The broker has judged what was sent in earlier turns.
             if record.takes_turns() && turn.is_none_or(|turn| turn.channel != id) {
                 continue;
@@ -168,7 +165,7 @@ impl Session {
             suspects.push((id, sent));
         }
         let &[(id, 1)] = suspects.as_slice() else { return };
-        let Some(record) = slot(&mut self.channels, id) else { return };
+        let Some(record) = self.channels.get_mut(id) else { return };
         // It may have been a message that was not kept, but not every time.
         let seqs = record.kept.suspect(false, close);
         self.give_up_kept(id, &seqs, &error.clone().into());
@@ -182,7 +179,7 @@ impl Session {
             *next = Some(next.map_or(at, |next| next.min(at)));
         };
         if core::mem::take(&mut budget.unarmed) {
-            for record in self.channels.iter_mut().flatten() {
+            for (_, record) in self.channels.iter_mut() {
                 record.kept.arm(now, |at| earliest(&mut budget.expires_at, at));
             }
         }
@@ -190,8 +187,7 @@ impl Session {
             return;
         }
         budget.expires_at = None;
-        for (number, record) in (1u16..).zip(&mut self.channels) {
-            let Some(record) = record else { continue };
+        for (id, record) in self.channels.iter_mut() {
             let expired = record.kept.expired(now, |at| earliest(&mut budget.expires_at, at));
             for seq in expired {
                 let Some(message) = record.kept.find(seq) else { continue };
@@ -200,7 +196,7 @@ impl Session {
                 if !here {
                     let (publish, error) = (PublishSeq(seq), PublishError::Expired);
                     let failed = ChannelEvent::PublishFailed { publish, error };
-                    self.events.push_back(Event::Channel(ChannelId(number), failed));
+                    self.events.push_back(Event::Channel(id, failed));
                 }
             }
         }
@@ -208,7 +204,7 @@ impl Session {
 
     /// Reports that these messages were refused, and keeps them no longer.
     fn give_up_kept(&mut self, id: ChannelId, seqs: &[u64], error: &ChannelError) {
-        let Some(record) = slot(&mut self.channels, id) else { return };
+        let Some(record) = self.channels.get_mut(id) else { return };
         for seq in seqs {
             self.budget.freed(|discard| record.kept.give_up(*seq, discard));
             let error = error.clone().into();

@@ -33,8 +33,9 @@
 
 mod blame;
 mod channel;
+mod channels;
 mod consumers;
-mod declare;
+mod context;
 mod discard;
 mod exclusive;
 mod in_flight;
@@ -42,50 +43,51 @@ mod kept;
 mod nodes;
 mod noted;
 mod numbering;
-mod outage;
+mod partial;
 mod pause;
+mod phase;
 mod policy;
+mod reconnect;
 mod record;
+mod recovery;
 mod reopen;
-mod replay;
 mod report;
-mod restore;
+mod resend;
 mod secret;
-mod steps;
 mod streams;
 mod topology;
 mod turns;
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use bytes::BytesMut;
 
 pub use channel::Channel;
 use channel::{Budget, Reach};
+use channels::Channels;
+use context::Context;
 use discard::Discard;
 pub use discard::Discarded;
-pub use outage::Dial;
-use outage::{Outage, Recovering};
+use phase::Phase;
 use policy::LEAST_DELAY;
 pub use policy::{Locked, OnCancel, Recovery};
+pub use reconnect::Dial;
 use record::ChannelRecord;
-use replay::Replay;
 pub use report::{Entity, RecoveryReport};
 use secret::Unanswered;
 use topology::Topology;
-use turns::Turn;
 
 use crate::method::Method;
 use crate::time::Instant;
 use crate::wire::ShortStr;
 use crate::{
-    ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError, ConsumerId,
-    Delivery, Event, GetReply, Misuse, Negotiated, OpenChannelError, PublishSeq, Reply, ReplyCode,
-    Settlement, TimerReason, Transmit,
+    ChannelError, ChannelEvent, ChannelId, ClientConfig, Close, Connection, ConnectionError,
+    ConsumerId, Delivery, Event, GetReply, Initiator, Misuse, Negotiated, OpenChannelError,
+    PublishSeq, Reply, ReplyCode, RequestId, Settlement, TimerReason, Transmit,
 };
 
 /// One logical connection over many transports. See the [module](self).
@@ -93,47 +95,17 @@ pub struct Session {
     /// The configuration of the next connection.
     config: Arc<ClientConfig>,
     unanswered: Unanswered,
-    /// The state of recovery, if it is on.
-    recovering: Option<Recovering>,
     phase: Phase,
-    /// The present connection, or the one that was lost.
-    connection: Connection,
-    /// Channel `n` has index `n - 1`.
-    channels: Vec<Option<Box<ChannelRecord>>>,
-    topology: Topology,
-    budget: Budget,
-    /// The state that is being restored.
-    replay: Option<Box<Replay>>,
-    /// Channels that the broker has closed, and when to reopen them.
-    reopening: Vec<(Instant, ChannelId)>,
-    /// The careful channel that may close the connection at present.
-    turn: Option<Turn>,
-    /// Events to emit before the connection's own.
-    events: VecDeque<Event>,
-    /// The latest time that the session was given.
-    now: Instant,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Connected, or making the first connection.
-    Up,
-    /// Disconnected, or reconnected but not fully restored.
-    Down(Box<Outage>),
-    Over(ConnectionError),
+    context: Context,
 }
 
 impl Session {
     /// Creates a session on a transport. Without [`recover_with`](Self::recover_with), the session ends with this connection.
     #[must_use]
     pub fn new(config: Arc<ClientConfig>, now: Instant) -> Self {
-        Self {
+        let context = Context {
             connection: Connection::client(config.clone(), now),
-            config,
-            unanswered: Unanswered::default(),
-            recovering: None,
-            phase: Phase::Up,
-            channels: Vec::new(),
+            channels: Channels::default(),
             topology: Topology::default(),
             budget: Budget {
                 kept: 0,
@@ -142,12 +114,13 @@ impl Session {
                 unarmed: false,
                 expires_at: None,
             },
-            replay: None,
+            recovering: None,
             reopening: Vec::new(),
             turn: None,
             events: VecDeque::new(),
             now,
-        }
+        };
+        Self { config, unanswered: Unanswered::default(), phase: Phase::Connected, context }
     }
 
     /// Handles all complete frames in `input` and removes them; see [`Connection::handle_input`].
@@ -159,47 +132,47 @@ impl Session {
         now: Instant,
         input: &mut BytesMut,
     ) -> Result<(), ConnectionError> {
-        self.now = now;
+        self.context.now = now;
         // If this connection fails, an event reports the reason.
-        let _lost = self.connection.handle_input(now, input);
+        let _lost = self.context.connection.handle_input(now, input);
         self.check()
     }
 
     /// Reports the end of the transport.
     pub fn handle_eof(&mut self, now: Instant) {
-        self.now = now;
+        self.context.now = now;
         self.discard_transmit();
-        self.connection.handle_eof(now);
+        self.context.connection.handle_eof(now);
     }
 
     /// Reports an error of the transport; see [`Connection::handle_transport_error`].
     #[cfg(feature = "std")]
     pub fn handle_transport_error(&mut self, now: Instant, error: &std::io::Error) {
-        self.now = now;
+        self.context.now = now;
         self.discard_transmit();
-        self.connection.handle_transport_error(now, error);
+        self.context.connection.handle_transport_error(now, error);
     }
 
     /// Reports an error of a transport that does not use `std::io` errors.
     pub fn handle_transport_failure(&mut self, now: Instant, reason: &str) {
-        self.now = now;
+        self.context.now = now;
         self.discard_transmit();
-        self.connection.handle_transport_failure(reason);
+        self.context.connection.handle_transport_failure(reason);
     }
 
     /// Reports that the driver of the session was dropped.
     pub fn handle_driver_gone(&mut self) {
-        self.connection.handle_driver_gone();
-        if matches!(self.phase, Phase::Down(_)) {
+        self.context.connection.handle_driver_gone();
+        if self.phase.outage().is_some() {
             self.end(ConnectionError::DriverGone);
         }
     }
 
     /// Handles due timers. Calling this early or late is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
-        self.connection.handle_timeout(now);
-        self.expire_kept();
+        self.context.now = now;
+        self.context.connection.handle_timeout(now);
+        self.context.expire_kept();
         self.end_attempt_in_time();
         self.give_up_in_time();
         self.retry_locked();
@@ -208,25 +181,25 @@ impl Session {
 
     /// Reports that reading from the transport was suspended or resumed; see [`Connection::handle_reading`].
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
-        self.connection.handle_reading(now, reading);
+        self.context.connection.handle_reading(now, reading);
     }
 
     /// Returns whether the peer seems silent; see [`Connection::is_in_doubt`].
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        self.connection.is_in_doubt()
+        self.context.connection.is_in_doubt()
     }
 
     /// Reports a read that found nothing; see [`Connection::handle_no_input`].
     pub fn handle_no_input(&mut self, now: Instant) {
-        self.now = now;
-        self.connection.handle_no_input(now);
+        self.context.now = now;
+        self.context.connection.handle_no_input(now);
     }
 
     /// Reports how much of the taken output is written; see [`Connection::handle_written`].
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
-        self.connection.handle_written(now, left);
+        self.context.connection.handle_written(now, left);
     }
 
     /// Opens a channel. Without a connection, the channel is opened once there is one.
@@ -254,11 +227,15 @@ impl Session {
         self.check().map_err(OpenChannelError::Connection)?;
         // The connection may not know this channel: one that was closed without a connection exists until its `Closed` event is
         // polled.
-        if self.record(ChannelId(number)).is_some() {
+        if self.context.channels.get(ChannelId(number)).is_some() {
             return Err(OpenChannelError::InUse { number });
         }
         if self.has_connection() {
-            return self.connection.open_channel_numbered(number).map(|id| self.opened(id, true));
+            return self
+                .context
+                .connection
+                .open_channel_numbered(number)
+                .map(|id| self.opened(id, true));
         }
         let channel_max = self.channel_max();
         if number == 0 || number > channel_max {
@@ -273,21 +250,22 @@ impl Session {
     /// [`Misuse::NoSuchChannel`], if the channel is not open, or its `Closed` event was polled.
     #[inline]
     pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
-        let record = slot(&mut self.channels, id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
+        let cx = &mut self.context;
+        let record = cx.channels.get_mut(id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
         let reach = match (record.attached, &self.phase) {
-            (true, _) => Reach::Channel(self.connection.channel(id)?),
-            (false, Phase::Over(error)) => Reach::Ended(Some(error)),
+            (true, _) => Reach::Channel(cx.connection.channel(id)?),
+            (false, Phase::Ended(error)) => Reach::Ended(Some(error)),
             (false, _) if record.closing => Reach::Ended(None),
-            (false, _) => Reach::Nowhere(&mut self.connection),
+            (false, _) => Reach::Nowhere(&mut cx.connection),
         };
         Ok(Channel {
             id,
             record,
-            topology: &mut self.topology,
-            budget: &mut self.budget,
-            events: &mut self.events,
+            topology: &mut cx.topology,
+            budget: &mut cx.budget,
+            events: &mut cx.events,
             reach,
-            now: self.now,
+            now: cx.now,
             recovers: true,
             keep_for: None,
         })
@@ -295,52 +273,52 @@ impl Session {
 
     /// Sends a heartbeat now, in addition to the automatic ones.
     pub fn send_heartbeat(&mut self) {
-        self.connection.send_heartbeat();
+        self.context.connection.send_heartbeat();
     }
 
     /// Closes the session for good.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
-        self.now = now;
-        self.recovering = None;
+        self.context.now = now;
+        self.context.recovering = None;
         if !self.has_transport() {
             let close = Close::local(reply_code, ShortStr::truncated(reply_text));
             return self.end(ConnectionError::Closed(close));
         }
-        self.connection.close(now, reply_code, reply_text);
+        self.context.connection.close(now, reply_code, reply_text);
     }
 
     /// From now on, the session collects the bodies, properties and lost connections that it would otherwise drop, for
     /// [`take_discarded`](Self::take_discarded). Dropping a body may run the application's code
     /// ([`Bytes::from_owner`](bytes::Bytes::from_owner)), which must not happen under a lock that protects the session.
     pub fn hold_discarded(&mut self) {
-        self.budget.discard.hold();
+        self.context.budget.discard.hold();
     }
 
     /// Takes what was [collected](Self::hold_discarded), if there is anything. Call this after each `handle_*` call.
     #[inline]
     pub fn take_discarded(&mut self) -> Option<Discarded> {
-        self.budget.discard.take()
+        self.context.budget.discard.take()
     }
 
     /// Discards the queued output, which can no longer be written.
     fn discard_transmit(&mut self) {
-        self.budget.discard.bodies(self.connection.discard_transmit());
+        self.context.budget.discard.bodies(self.context.connection.discard_transmit());
     }
 
     /// Returns bytes to write, if there are any; see [`Connection::poll_transmit`].
     pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
-        self.connection.poll_transmit(now)
+        self.context.connection.poll_transmit(now)
     }
 
     /// Moves all bytes to write into `transmit`; see [`Connection::take_transmit`].
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
-        self.connection.take_transmit(now, transmit)
+        self.context.connection.take_transmit(now, transmit)
     }
 
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.events.pop_front() {
+            if let Some(event) = self.context.events.pop_front() {
                 if let Event::Channel(id, ChannelEvent::Closed(_)) = &event {
                     self.forget_channel(*id);
                 }
@@ -349,14 +327,14 @@ impl Session {
             if let Some((id, consumer, delivery)) = self.poll_delivery() {
                 return Some(Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }));
             }
-            let unconfirmed = match self.connection.peek_event()? {
+            let unconfirmed = match self.context.connection.peek_event()? {
                 Event::Channel(id, ChannelEvent::Closed(_)) => {
                     let id = *id;
-                    self.connection.unconfirmed(id)
+                    self.context.connection.unconfirmed(id)
                 }
                 _ => Vec::new(),
             };
-            let event = self.connection.poll_event()?;
+            let event = self.context.connection.poll_event()?;
             if let Some(event) = self.take(event, unconfirmed) {
                 return Some(event);
             }
@@ -367,27 +345,27 @@ impl Session {
     /// deliveries; this method is faster.
     #[inline]
     pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
-        if !self.events.is_empty() {
+        if !self.context.events.is_empty() {
             return None;
         }
         let Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }) =
-            self.connection.peek_event()?
+            self.context.connection.peek_event()?
         else {
             return None;
         };
-        let record = slot(&mut self.channels, *id).filter(|record| record.orphans.is_empty())?;
+        let record = self.context.channels.get_mut(*id).filter(|own| own.orphans.is_empty())?;
         if record.streams.watches(*consumer) {
             return None;
         }
         delivery.renumber(|tag| record.tags.received(tag));
-        self.connection.poll_delivery()
+        self.context.connection.poll_delivery()
     }
 
     /// Returns when to call [`handle_timeout`](Self::handle_timeout), and the purpose of that timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
         let own = self.recovery_timer().map(|at| (at, TimerReason::Recovery));
-        let connection = self.connection.poll_timeout();
+        let connection = self.context.connection.poll_timeout();
         own.into_iter().chain(connection).min_by_key(|(at, _)| *at)
     }
 
@@ -396,9 +374,11 @@ impl Session {
     /// # Errors
     /// The reason why the session is closed.
     pub fn check(&self) -> Result<(), ConnectionError> {
-        match (&self.phase, self.connection.check()) {
-            (Phase::Over(error), _) => Err(error.clone()),
-            (Phase::Up, Err(error)) if !self.recovers_from(&error) => Err(error),
+        match (&self.phase, self.context.connection.check()) {
+            (Phase::Ended(error), _) => Err(error.clone()),
+            (phase, Err(error)) if phase.is_connected() && !self.recovers_from(&error) => {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }
@@ -406,7 +386,7 @@ impl Session {
     /// Returns whether the session is connected and fully restored.
     #[must_use]
     pub const fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Up) && self.connection.is_open()
+        self.phase.is_connected() && self.context.connection.is_open()
     }
 
     /// Returns the configuration that connections are made with at present.
@@ -418,49 +398,49 @@ impl Session {
     /// Returns whether the present transport is no longer used and can be closed. The session may continue with another transport.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
-        self.connection.check().is_err()
+        self.context.connection.check().is_err()
     }
 
     /// Returns whether the outgoing buffer is full; see [`Connection::is_full`].
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.connection.is_full()
+        self.context.connection.is_full()
     }
 
     /// Returns whether the broker has blocked publishing (`connection.blocked`).
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
-        self.connection.is_blocked()
+        self.context.connection.is_blocked()
     }
 
     /// Returns whether the session is waiting for the peer; see [`Connection::awaits_peer`].
     #[must_use]
     pub fn awaits_peer(&self) -> bool {
-        self.connection.awaits_peer()
+        self.context.connection.awaits_peer()
     }
 
     /// Returns the negotiated limits and the peer's properties, once the first handshake has completed.
     #[must_use]
     pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
-        self.connection.negotiated()
+        self.context.connection.negotiated()
     }
 
     /// Returns the number of channels.
     #[must_use]
     pub fn channel_count(&self) -> usize {
-        self.channels.iter().flatten().count()
+        self.context.channels.iter().count()
     }
 
     /// Returns the present name of a queue, given a name that the broker had generated for it. Other names are returned unchanged.
     #[must_use]
     pub fn current_name<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
-        self.topology.current(queue)
+        self.context.topology.current(queue)
     }
 
     /// Returns the number of bytes that wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.connection.queued()
+        self.context.connection.queued()
     }
 
     /// Returns how many more bytes can be queued before the outgoing buffer [is full](Self::is_full).
@@ -472,15 +452,15 @@ impl Session {
     /// Returns the number of bytes of kept messages.
     #[must_use]
     pub const fn kept(&self) -> usize {
-        self.budget.kept
+        self.context.budget.kept
     }
 
     /// Returns how many more bytes of messages can be kept. While none is kept, one message of any size can be.
     #[must_use]
     pub const fn kept_room(&self) -> usize {
-        match self.budget.kept {
+        match self.context.budget.kept {
             0 => usize::MAX,
-            kept => self.budget.max.saturating_sub(kept),
+            kept => self.context.budget.max.saturating_sub(kept),
         }
     }
 
@@ -488,11 +468,11 @@ impl Session {
     fn has_connection(&self) -> bool {
         match self.phase {
             // The loss of the connection may not have been polled yet.
-            Phase::Up => self.connection.check().is_ok(),
+            Phase::Connected | Phase::Repairing(_) => self.context.connection.check().is_ok(),
+            Phase::Restoring(..) => self.context.connection.is_open(),
             // The handshake may have completed without its event being polled. Then the channels from before the loss are not open
             // yet, and their numbers are free on the connection.
-            Phase::Down(_) => self.connection.is_open() && self.replay.is_some(),
-            Phase::Over(_) => false,
+            Phase::Lost(_) | Phase::Ended(_) => false,
         }
     }
 
@@ -500,61 +480,35 @@ impl Session {
         self.negotiated().map_or(self.config.limits.channel_max, |agreed| agreed.channel_max)
     }
 
-    fn record(&mut self, id: ChannelId) -> Option<&mut ChannelRecord> {
-        slot(&mut self.channels, id)
-    }
-
     fn opened(&mut self, id: ChannelId, attached: bool) -> ChannelId {
-        let index = usize::from(id.get()).saturating_sub(1);
-        if self.channels.len() <= index {
-            self.channels.resize_with(index + 1, || None);
-        }
-        if let Some(slot) = self.channels.get_mut(index) {
-            *slot = Some(Box::new(ChannelRecord { attached, ..ChannelRecord::default() }));
-        }
+        self.context.channels.insert(id, ChannelRecord { attached, ..ChannelRecord::default() });
         id
     }
 
     fn forget_channel(&mut self, id: ChannelId) {
-        let index = usize::from(id.get()).saturating_sub(1);
-        let Some(mut record) = self.channels.get_mut(index).and_then(Option::take) else { return };
-        self.budget.freed(|discard| record.kept.clear(discard));
-        for consumer in record.consumers.iter() {
-            self.topology.unconsumed(&consumer.consume.queue);
+        if !self.context.forget_channel(id) {
+            return;
         }
-        self.reopening.retain(|(_, waiting)| *waiting != id);
-        if let Some(recovering) = &mut self.recovering {
-            recovering.exclusive.retain(|(channel, _)| *channel != id);
+        if let Some(repair) = self.phase.repair() {
+            repair.forget(id);
         }
-        if let Some(replay) = &mut self.replay {
-            replay.forget(id);
-        }
-        self.end_turn(id);
-        // The channel was closed while it was being reopened.
-        if let Ok(mut channel) = self.connection.channel(id) {
-            channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
-        }
-        // Restoring may have waited for this channel alone.
-        self.send_declarations();
-    }
-
-    fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
-        self.events.push_back(Event::Channel(channel, event));
+        // The repair may have waited for this channel alone.
+        self.advance();
     }
 
     /// Handles an event of the connection. Returns the event for the application, if there is one.
     fn take(
         &mut self,
         event: Event,
-        unconfirmed: Vec<core::ops::RangeInclusive<PublishSeq>>,
+        unconfirmed: Vec<RangeInclusive<PublishSeq>>,
     ) -> Option<Event> {
         match event {
             Event::Channel(id, ChannelEvent::Closed(error)) => {
                 self.take_closed(id, error, &unconfirmed)
             }
             Event::Channel(id, event) => self.take_channel(id, event),
-            Event::Opened(_) if matches!(self.phase, Phase::Down(_)) => {
-                self.begin_replay();
+            Event::Opened(_) if self.phase.outage().is_some() => {
+                self.restore();
                 None
             }
             Event::Closed(error) => self.take_end(error),
@@ -567,10 +521,9 @@ impl Session {
     }
 
     fn take_channel(&mut self, id: ChannelId, mut event: ChannelEvent) -> Option<Event> {
-        let index = usize::from(id.get()).checked_sub(1)?;
-        let Some(record) = self.channels.get_mut(index).and_then(Option::as_deref_mut) else {
+        let Some(record) = self.context.channels.get_mut(id) else {
             if let ChannelEvent::Reply { request, reply } = event {
-                self.declared(id, request, &reply);
+                self.take_restored(id, request, &reply);
             }
             return None;
         };
@@ -582,7 +535,7 @@ impl Session {
                     record.streams.delivered(*consumer, delivery);
                 }
                 if record.orphans.contains(consumer) {
-                    if let Ok(mut channel) = self.connection.channel(id) {
+                    if let Ok(mut channel) = self.context.connection.channel(id) {
                         // This fails only if the delivery needs no acknowledgement. No other code settles it.
                         let settlement = match delivery.stream_offset() {
                             Some(_) => Settlement::Ack,
@@ -597,7 +550,7 @@ impl Session {
                 let tag = *delivery_tag;
                 *delivery_tag = record.tags.received(tag);
                 if record.orphans.contains(consumer) {
-                    if let Ok(mut channel) = self.connection.channel(id) {
+                    if let Ok(mut channel) = self.context.connection.channel(id) {
                         // This fails only if the message needs no acknowledgement, or was requeued or rejected already.
                         let _settled =
                             channel.settle_apart(tag, Settlement::Nack { requeue: true });
@@ -609,11 +562,11 @@ impl Session {
             ChannelEvent::Opened => record.opened = true,
             ChannelEvent::Reply { request, reply } => {
                 let Some(sent) = record.in_flight.take(*request) else {
-                    let known = self.judged(*request)
-                        || self.paused(id, *request)
+                    let known = self.context.judged(*request)
+                        || self.handle_paused(id, *request)
                         || self.take_restored(id, *request, reply);
                     if !known {
-                        self.take_unwanted(id, *request, reply);
+                        self.context.handle_unwanted(id, *request, reply);
                     }
                     return None;
                 };
@@ -628,14 +581,20 @@ impl Session {
                 }
                 match reply {
                     Reply::Method(Method::BasicConsumeOk(_)) => {
-                        record.streams.started((*request).into(), self.now);
+                        record.streams.started((*request).into(), self.context.now);
                     }
                     Reply::Method(Method::TxCommitOk(_)) => record.streams.committed(),
                     _ => {}
                 }
                 if let Some(note) = sent.note {
                     let consumer = (*request).into();
-                    note.learn(record, &mut self.topology, consumer, sent.recovers, Some(reply));
+                    note.learn(
+                        record,
+                        &mut self.context.topology,
+                        consumer,
+                        sent.recovers,
+                        Some(reply),
+                    );
                 }
                 if sent.abandoned {
                     return None;
@@ -644,21 +603,21 @@ impl Session {
             ChannelEvent::Confirmed { publishes, ack } => {
                 let ack = *ack;
                 record.seqs.of(publishes, |publishes| {
-                    self.budget.freed(|discard| record.kept.settled(&publishes, discard));
+                    self.context.budget.freed(|discard| record.kept.settled(&publishes, discard));
                     let event = ChannelEvent::Confirmed { publishes, ack };
-                    self.events.push_back(Event::Channel(id, event));
+                    self.context.events.push_back(Event::Channel(id, event));
                 });
                 if record.careful.is_some() {
-                    self.resend(id);
+                    self.context.resend(id);
                 }
-                return self.events.pop_front();
+                return self.context.events.pop_front();
             }
             ChannelEvent::Returned { publish: Some(publish), .. } => {
                 *publish = PublishSeq(record.seqs.one(publish.get()));
                 // The outcome is known. If the message were sent again after a loss, it might reach a queue although it was
                 // reported as returned.
                 let seq = publish.get();
-                self.budget.freed(|discard| record.kept.give_up(seq, discard));
+                self.context.budget.freed(|discard| record.kept.give_up(seq, discard));
             }
             ChannelEvent::ConsumerEnded { consumer } => {
                 record.cancelling.remove(consumer);
@@ -671,25 +630,89 @@ impl Session {
         }
         Some(Event::Channel(id, event))
     }
+
+    /// Handles the reply to a request of the repair. Returns whether it is one.
+    fn take_restored(&mut self, id: ChannelId, request: RequestId, reply: &Reply) -> bool {
+        let cx = &mut self.context;
+        let repair = self.phase.repair();
+        let known = repair.is_some_and(|repair| repair.handle_reply(cx, id, request, reply));
+        if known {
+            self.advance();
+        }
+        known
+    }
+
+    /// Handles the end of a channel.
+    fn take_closed(
+        &mut self,
+        id: ChannelId,
+        error: ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> Option<Event> {
+        match &error {
+            ChannelError::Connection(lost) if self.recovers_from(lost) => {
+                if self.context.interrupt(id, &error, unconfirmed) {
+                    return None;
+                }
+            }
+            ChannelError::Closed(close) if close.by == Initiator::Peer => {
+                if self.reopens(id, close, &error, unconfirmed) {
+                    return None;
+                }
+            }
+            // The application closed the channel, or nothing is recovered.
+            ChannelError::Closed(_)
+            | ChannelError::Connection(_)
+            | ChannelError::NotRestored { .. } => {}
+        }
+        if self.context.channels.get(id).is_none() {
+            // The number is free again. The repair may have waited for one.
+            if let Some(repair) = self.phase.repair() {
+                repair.forget(id);
+            }
+            self.advance();
+            return None;
+        }
+        self.forget_channel(id);
+        Some(Event::Channel(id, ChannelEvent::Closed(error)))
+    }
+
+    /// The broker has closed a channel. Returns whether it is reopened.
+    fn reopens(
+        &mut self,
+        id: ChannelId,
+        close: &Close,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> bool {
+        let cx = &mut self.context;
+        let repair = self.phase.repair();
+        if repair.is_some_and(|own| own.handle_channel_closed(cx, id, error, unconfirmed)) {
+            self.advance();
+            return true;
+        }
+        let comes_back = cx.channels.get(id).is_some_and(|record| !record.closing);
+        let reopens = comes_back && (cx.hold_locked(id, close) || cx.reopens_channels());
+        if reopens {
+            self.reopen(id, error, unconfirmed);
+        }
+        reopens
+    }
 }
 
 /// For log lines: the state of the session, without messages and pending requests.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {
-            Phase::Up => "connected",
-            Phase::Down(_) => "recovering",
-            Phase::Over(_) => "closed",
+            Phase::Connected | Phase::Repairing(_) => "connected",
+            Phase::Lost(_) | Phase::Restoring(..) => "recovering",
+            Phase::Ended(_) => "closed",
         };
         f.debug_struct("Session")
             .field("phase", &phase)
             .field("channels", &self.channel_count())
-            .field("kept", &self.budget.kept)
-            .field("connection", &self.connection)
+            .field("kept", &self.context.budget.kept)
+            .field("connection", &self.context.connection)
             .finish_non_exhaustive()
     }
-}
-
-fn slot(channels: &mut [Option<Box<ChannelRecord>>], id: ChannelId) -> Option<&mut ChannelRecord> {
-    channels.get_mut(usize::from(id.get()).checked_sub(1)?)?.as_deref_mut()
 }

@@ -190,6 +190,7 @@ mod tests {
         [4, 5, 9, waiting].into_iter().for_each(|seq| seqs.resent(seq));
         assert_eq!(seqs.published(PublishSeq(5)).get(), 12);
         assert_eq!(runs(&seqs, 1, 6), [(4, 5), (9, 9), (11, 11), (12, 13)]);
+        assert_eq!(runs(&seqs, 1, 4), [(4, 5), (9, 9), (11, 11)], "no empty run follows");
         assert_eq!(runs(&seqs, 2, 2), [(5, 5)]);
         seqs.restart();
         // 9 is sent again, and one more is taken before that.

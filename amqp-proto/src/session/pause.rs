@@ -19,10 +19,12 @@
 //!
 //! A loss ends each pause. The broker has requeued what the consumer held then, so recovery starts it as all others.
 
+use super::Session;
+use super::context::Context;
 use super::record::{ChannelRecord, Consumer, Mode};
+use super::recovery::Repair;
 use super::report::Entity;
-use super::topology::{Purpose, Step};
-use super::{Phase, Session, slot};
+use super::topology::{Declaration, Purpose};
 use crate::method::QueueDeclare;
 use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId, ShortStr};
 
@@ -55,22 +57,21 @@ impl Session {
     /// application knows that other queues do not have them. A policy of the broker may let a queue expire as well, which no client
     /// can see.
     pub fn pause_consumer(&mut self, id: ChannelId, consumer: ConsumerId, lasting: bool) -> bool {
-        let up = matches!(self.phase, Phase::Up);
-        let Some(record) = slot(&mut self.channels, id).filter(|record| up && record.attached)
-        else {
-            return false;
-        };
+        let cx = &mut self.context;
+        let connected = self.phase.is_connected();
+        let record = cx.channels.get_mut(id).filter(|record| connected && record.attached);
+        let Some(record) = record else { return false };
         // In a transaction, what is requeued would wait for the commit. A consumer that is watched may be of a stream.
         if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {
             return false;
         }
         let Some(found) = record.consumers.get_mut(consumer) else { return false };
         let consume = &found.consume;
-        let stays = self.topology.outlasts_consumers(&consume.queue).unwrap_or(lasting);
+        let stays = cx.topology.outlasts_consumers(&consume.queue).unwrap_or(lasting);
         if found.pause != Pause::Running || consume.no_ack || consume.exclusive || !stays {
             return false;
         }
-        let channel = self.connection.channel(id).ok();
+        let channel = cx.connection.channel(id).ok();
         let cancel = channel.and_then(|mut own| own.pause_consumer(found.tag(), consumer));
         let Some(cancel) = cancel else { return false };
         found.pause = Pause::Cancelling { cancel, resume: false };
@@ -86,7 +87,7 @@ impl Session {
     /// If the queue was deleted in between, the consumer ends as if the broker had cancelled it ([`ChannelEvent::Cancelled`]). If the
     /// broker refuses the consumer for another reason, [`ChannelEvent::ConsumerFailed`] reports it.
     pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
-        let Some(record) = slot(&mut self.channels, id) else { return };
+        let Some(record) = self.context.channels.get_mut(id) else { return };
         let Some(found) = record.consumers.get_mut(consumer) else { return };
         match &mut found.pause {
             Pause::Running | Pause::Resuming => return,
@@ -99,14 +100,14 @@ impl Session {
         let queue = found.consume.queue.clone();
         record.rename(consumer);
         let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
-        let mut step = Step::new(declare.into(), Entity::Queue(queue), None);
+        let mut step = Declaration::new(declare.into(), Entity::Queue(queue), None);
         step.purpose = Purpose::Resume(id, consumer);
-        self.bring_back([step].into(), []);
+        self.restore_part([step].into(), []);
     }
 
-    /// Marks a consumer as paused, if the reply is to the cancel that pauses it. Returns whether it was.
-    pub(super) fn paused(&mut self, id: ChannelId, request: RequestId) -> bool {
-        let Some(record) = slot(&mut self.channels, id) else { return false };
+    /// Handles the reply to the cancel of a consumer that is being paused. Returns whether it is one.
+    pub(super) fn handle_paused(&mut self, id: ChannelId, request: RequestId) -> bool {
+        let Some(record) = self.context.channels.get_mut(id) else { return false };
         let paused = record.consumers.iter_mut().find_map(|found| match found.pause {
             Pause::Cancelling { cancel, resume } if cancel == request => Some((found, resume)),
             _ => None,
@@ -119,57 +120,56 @@ impl Session {
         }
         true
     }
+}
 
-    /// Its queue is there: the consumer is the next to be started, unless it was cancelled or restored in between.
-    pub(super) fn start_again(&mut self, id: ChannelId, consumer: ConsumerId) {
-        let found = self.consumer(id, consumer);
-        let waits = found.is_some_and(|found| found.pause == Pause::Resuming);
-        if let Some(replay) = self.replay.as_mut().filter(|_| waits) {
-            replay.consumers.push((id, consumer));
+impl Repair {
+    /// The queue of a paused consumer exists: starts the consumer next, unless it was cancelled or restored in between.
+    pub(super) fn start_resumed(&mut self, cx: &mut Context, id: ChannelId, consumer: ConsumerId) {
+        if cx.consumer(id, consumer).is_some_and(|found| found.pause == Pause::Resuming) {
+            self.start((id, consumer));
         }
     }
 
     /// The broker has refused to look at the queue of a paused consumer.
-    pub(super) fn resume_failed(
+    pub(super) fn fail_resumed(
         &mut self,
+        cx: &mut Context,
         id: ChannelId,
         consumer: ConsumerId,
         error: ChannelError,
     ) {
         // There was no channel to ask on. That is no reason to end the consumer.
-        let Some(close) = error.as_close() else { return self.start_again(id, consumer) };
+        let Some(close) = error.as_close() else { return self.start_resumed(cx, id, consumer) };
         let not_found = close.reply_code == ReplyCode::NOT_FOUND;
-        let Some(found) = self.consumer(id, consumer) else { return };
+        let Some(found) = cx.consumer(id, consumer) else { return };
         if found.pause != Pause::Resuming {
             return;
         }
         found.pause = Pause::Running;
         let consumer_tag = found.consume.consumer_tag.clone();
         if !not_found {
-            self.end_consumer(id, consumer, &error);
+            cx.end_consumer(id, consumer, &error);
             let entity = Entity::Consumer { channel: id, consumer, consumer_tag };
-            return self.report_failure(entity, error);
+            return self.report_failure(cx, entity, error);
         }
         // The queue was deleted. The broker would have said so if it had had the consumer.
-        match (self.resubscription(id, consumer), &mut self.replay) {
-            (Some(steps), Some(replay)) => {
-                replay.steps.extend(steps);
-                replay.consumers.push((id, consumer));
-            }
-            _ => self.emit(id, ChannelEvent::Cancelled { consumer }),
+        match cx.resubscription(id, consumer) {
+            Some(steps) => self.add(steps, [(id, consumer)]),
+            None => cx.emit(id, ChannelEvent::Cancelled { consumer }),
         }
     }
+}
 
-    /// Marks a consumer that was started as running. Returns whether it was paused before: the application is not notified
-    /// then.
-    pub(super) fn resumed(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+impl Context {
+    /// Ends the pause of a consumer that was started. Returns whether it was paused: then the application is not told.
+    pub(super) fn end_pause(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
         let found = self.consumer(id, consumer);
         let resuming = found.filter(|found| found.pause == Pause::Resuming);
         resuming.map(|found| found.pause = Pause::Running).is_some()
     }
 
     fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
-        slot(&mut self.channels, id)?.consumers.get_mut(consumer)
+        self.channels.get_mut(id)?.consumers.get_mut(consumer)
     }
 }
 

@@ -1,13 +1,13 @@
-//! Opening channels again that the broker closed, at most as often as nodes are asked for a connection.
+//! Reopening channels that the broker closed, with the backoff of reconnecting.
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
-use super::outage::Recovering;
-use super::{Session, slot};
+use super::Session;
+use super::context::{Context, Recovering};
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::time::Instant;
-use crate::{ChannelError, ChannelId, Close, Event, PublishSeq, ReplyCode};
+use crate::{ChannelError, ChannelId, Close, PublishSeq, ReplyCode};
 
 /// How often a channel was opened again lately.
 #[derive(Debug, Default)]
@@ -32,21 +32,9 @@ impl Reopened {
     }
 }
 
-impl Session {
-    /// Opens a channel again that the broker has closed: at once, or later if that happens again and again.
-    pub(super) fn reopen(
-        &mut self,
-        id: ChannelId,
-        error: &ChannelError,
-        unconfirmed: &[RangeInclusive<PublishSeq>],
-    ) -> Option<Event> {
-        let progress = self.interrupt_over(id, error, unconfirmed);
-        self.reopen_later(id, progress);
-        None
-    }
-
-    /// Ends everything that was pending on a channel that the broker has closed, and gives up the messages that it was
-    /// closed for. Returns whether there were any.
+impl Context {
+    /// Interrupts a channel that the broker has closed, and gives up the messages that it was closed for. Returns whether there were
+    /// any.
     pub(super) fn interrupt_over(
         &mut self,
         id: ChannelId,
@@ -54,25 +42,26 @@ impl Session {
         unconfirmed: &[RangeInclusive<PublishSeq>],
     ) -> bool {
         // Before messages are given up: what is not kept is reported as unconfirmed, and each message is reported once.
-        let end = self.interrupt(id, error, unconfirmed);
-        debug_assert!(end.is_none(), "channels that this end closes are not opened again");
+        let continues = self.interrupt(id, error, unconfirmed);
+        debug_assert!(continues, "channels that the application closes are not reopened");
         let blamed = match error {
             ChannelError::Closed(close) => self.blame(id, close, unconfirmed),
             ChannelError::Connection(_) | ChannelError::NotRestored { .. } => false,
         };
-        if let Some(record) = slot(&mut self.channels, id) {
+        if let Some(record) = self.channels.get_mut(id) {
             record.send_anew();
         }
         self.end_turn(id);
         blamed
     }
 
-    /// `progress`: what closed the channel will not do so again.
-    pub(super) fn reopen_later(&mut self, id: ChannelId, progress: bool) {
+    /// Returns whether to reopen a channel that the broker has closed at once. Otherwise, [`Session::reopen_in_time`] reopens it.
+    /// `progress`: what closed the channel will not close it again.
+    pub(super) fn reopens_at_once(&mut self, id: ChannelId, progress: bool) -> bool {
         let now = self.now;
-        let (Some(recovering), Some(record)) = (&mut self.recovering, slot(&mut self.channels, id))
+        let (Some(recovering), Some(record)) = (&mut self.recovering, self.channels.get_mut(id))
         else {
-            return;
+            return false;
         };
         let reopened = &mut record.reopened;
         if reopened.was_stable(now, recovering.policy.delay_min) {
@@ -84,20 +73,13 @@ impl Session {
             failures => recovering.nodes.backoff(failures),
         };
         reopened.failures = failures.saturating_add(1);
-        if let Some(replay) = &mut self.replay {
-            replay.forget(id);
-        }
-        match now.checked_add(reopened.delay).filter(|at| *at > now) {
-            Some(at) => {
-                self.reopening.push((at, id));
-                self.send_declarations();
-            }
-            None => self.reopen_now(id),
-        }
+        let later = now.checked_add(reopened.delay).filter(|at| *at > now);
+        self.reopening.extend(later.map(|at| (at, id)));
+        later.is_none()
     }
 
-    /// Keeps a declaration for the next channel, if the channel was closed over it because another connection holds the
-    /// queue exclusively. Returns whether it did.
+    /// Returns whether the broker closed the channel because of the declaration of a queue that another connection holds exclusively,
+    /// and that is to be retried. Then the declaration is held until the channel is open again.
     pub(super) fn hold_locked(&mut self, id: ChannelId, close: &Close) -> bool {
         let cause = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
         let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
@@ -106,37 +88,56 @@ impl Session {
         if !locked || !self.recovering.as_ref().is_some_and(retries) {
             return false;
         }
-        let Some(record) = slot(&mut self.channels, id) else { return false };
-        // The oldest, since those before it were answered.
+        let Some(record) = self.channels.get_mut(id) else { return false };
+        // The oldest, since those before it have a reply.
         let refused = record.in_flight.iter_mut().find_map(|sent| sent.as_queue_declaration());
         let Some(held) = refused else { return false };
         record.in_flight.take(held.id);
         record.held.push_front(held);
         true
     }
+}
 
-    fn reopen_now(&mut self, id: ChannelId) {
-        self.partly();
-        self.open_again(id);
-        self.restore_channel(id);
-    }
-
-    /// Opens the channels again whose time has come.
-    pub(super) fn reopen_in_time(&mut self) {
-        // During a recovery, other channels come first. A connection that closes opens none.
-        if !self.is_open() {
-            return;
+impl Session {
+    /// Reopens a channel that the broker has closed: at once, or later if that happens again and again.
+    pub(super) fn reopen(
+        &mut self,
+        id: ChannelId,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) {
+        let progress = self.context.interrupt_over(id, error, unconfirmed);
+        if let Some(repair) = self.phase.repair() {
+            repair.forget(id);
         }
-        while let Some(index) = self.reopening.iter().position(|(at, _)| *at <= self.now) {
-            let (_, id) = self.reopening.swap_remove(index);
+        if self.context.reopens_at_once(id, progress) {
             self.reopen_now(id);
         }
+        self.advance();
     }
 
-    /// Returns when the next channel is due to be reopened.
+    fn reopen_now(&mut self, id: ChannelId) {
+        if let Some(repair) = self.phase.begin_repair() {
+            repair.reopen_channel(&mut self.context, id, false);
+        }
+    }
+
+    /// Reopens the channels that are due.
+    pub(super) fn reopen_in_time(&mut self) {
+        while self.next_reopening().is_some_and(|at| at <= self.context.now) {
+            let now = self.context.now;
+            let due = self.context.reopening.iter().position(|(at, _)| *at <= now);
+            let Some(index) = due else { return };
+            let (_, id) = self.context.reopening.swap_remove(index);
+            self.reopen_now(id);
+            self.advance();
+        }
+    }
+
+    /// Returns when to reopen the next channel.
     pub(super) fn next_reopening(&self) -> Option<Instant> {
         // While the session is not open, a time that has come must not be returned again and again: nothing is reopened then.
-        let due = self.reopening.iter().filter(|_| self.is_open());
+        let due = self.context.reopening.iter().filter(|_| self.is_open());
         due.map(|(at, _)| *at).min()
     }
 }

@@ -29,7 +29,7 @@ impl Session {
     pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
         self.check().map_err(ChannelError::from)?;
         let config = Arc::new(self.config.with_secret(&secret));
-        let sent = self.connection.update_secret(secret, reason);
+        let sent = self.context.connection.update_secret(secret, reason);
         if matches!(sent, Err(CommandError::TooLarge { .. })) {
             return sent;
         }

@@ -67,12 +67,12 @@ impl PartialOrd for Binding {
     }
 }
 
-/// A method that brings something back, and what.
+/// A method that declares something again.
 #[derive(Debug, Clone)]
-pub(super) struct Step {
+pub(super) struct Declaration {
     pub(super) method: Method,
     pub(super) entity: Entity,
-    /// The queue that it is about; nothing is done about what belongs to a queue that failed.
+    /// The queue to which the entity belongs. If the queue cannot be declared, the entity is left out.
     pub(super) queue: Option<ShortStr>,
     pub(super) purpose: Purpose,
 }
@@ -91,7 +91,7 @@ pub(super) enum Purpose {
     Resume(ChannelId, ConsumerId),
 }
 
-impl Step {
+impl Declaration {
     pub(super) fn new(method: Method, entity: Entity, queue: Option<&ShortStr>) -> Self {
         Self { method, entity, queue: queue.cloned(), purpose: Purpose::Restore }
     }
@@ -204,7 +204,7 @@ impl Topology {
 
     /// Returns whether a binding has to wait for the name that the broker gives the queue: beside an empty queue name, the
     /// broker would take an empty routing key for the name of the queue as well.
-    pub(super) fn needs_name(&self, step: &Step) -> bool {
+    pub(super) fn needs_name(&self, step: &Declaration) -> bool {
         let Method::QueueBind(bind) = &step.method else { return false };
         bind.queue.is_empty() && step.entity.has_empty_key() && !self.ignores_keys(&bind.exchange)
     }
@@ -247,11 +247,11 @@ impl Topology {
 
     /// Everything there is, in an order in which it can be declared without waiting: the bindings of a queue that the broker
     /// names leave the name out, and mean the queue that was declared right before.
-    pub(super) fn steps(&self) -> Vec<Step> {
+    pub(super) fn steps(&self) -> Vec<Declaration> {
         let mut steps = Vec::new();
         for (name, declare) in &self.exchanges {
             let method = ExchangeDeclare { no_wait: false, ..declare.clone() }.into();
-            steps.push(Step::new(method, Entity::Exchange(name.clone()), None));
+            steps.push(Declaration::new(method, Entity::Exchange(name.clone()), None));
         }
         for (destination, bindings) in &self.exchange_bindings {
             steps.extend(bindings.iter().map(|binding| binding.of_exchange(destination)));
@@ -268,13 +268,13 @@ impl Topology {
     }
 
     /// A queue and its bindings, if it was declared here.
-    pub(super) fn queue_steps(&self, name: &ShortStr) -> Vec<Step> {
+    pub(super) fn queue_steps(&self, name: &ShortStr) -> Vec<Declaration> {
         let Some(Queue { declare, .. }) = self.queues.get(name) else {
             return Vec::new();
         };
         let method = QueueDeclare { no_wait: false, ..declare.clone() }.into();
         let entity = Entity::Queue(name.clone());
-        let mut steps = alloc::vec![Step::new(method, entity, Some(name))];
+        let mut steps = alloc::vec![Declaration::new(method, entity, Some(name))];
         let bindings = self.queue_bindings.get(name).into_iter().flatten();
         steps.extend(bindings.map(|binding| binding.of_queue(&declare.queue, name)));
         steps
@@ -296,7 +296,7 @@ impl Topology {
     }
 
     /// A queue that has gone by itself, its bindings, and the exchanges that may have gone with those.
-    pub(super) fn steps_again(&self, queue: &ShortStr) -> Vec<Step> {
+    pub(super) fn steps_again(&self, queue: &ShortStr) -> Vec<Declaration> {
         let mut exchanges: Vec<&ShortStr> = Vec::new();
         let mut bindings: Vec<&Binding> =
             self.queue_bindings.get(queue).into_iter().flatten().collect();
@@ -313,7 +313,7 @@ impl Topology {
         for name in &exchanges {
             if let Some(declare) = self.exchanges.get(*name) {
                 let method = ExchangeDeclare { no_wait: false, ..declare.clone() }.into();
-                steps.push(Step::new(method, Entity::Exchange((*name).clone()), None));
+                steps.push(Declaration::new(method, Entity::Exchange((*name).clone()), None));
             }
         }
         for name in exchanges {
@@ -387,7 +387,7 @@ impl Binding {
     }
 
     /// `declared` is the name that the queue is declared with, or none.
-    fn of_queue(&self, declared: &ShortStr, queue: &ShortStr) -> Step {
+    fn of_queue(&self, declared: &ShortStr, queue: &ShortStr) -> Declaration {
         let is_unknown = self.by_name && declared.is_empty();
         let routing_key = if is_unknown { &ShortStr::EMPTY } else { &self.routing_key };
         let bind = QueueBind {
@@ -397,10 +397,10 @@ impl Binding {
             arguments: self.arguments.clone(),
             ..QueueBind::default()
         };
-        Step::new(bind.into(), self.entity(queue), Some(queue))
+        Declaration::new(bind.into(), self.entity(queue), Some(queue))
     }
 
-    fn of_exchange(&self, destination: &ShortStr) -> Step {
+    fn of_exchange(&self, destination: &ShortStr) -> Declaration {
         let bind = ExchangeBind {
             destination: destination.clone(),
             source: self.source.clone(),
@@ -408,7 +408,7 @@ impl Binding {
             arguments: self.arguments.clone(),
             ..ExchangeBind::default()
         };
-        Step::new(bind.into(), self.entity(destination), None)
+        Declaration::new(bind.into(), self.entity(destination), None)
     }
 
     fn entity(&self, destination: &ShortStr) -> Entity {

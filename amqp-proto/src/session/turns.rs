@@ -9,7 +9,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Session, slot};
+use super::context::Context;
 use crate::method::ConfirmSelect;
 use crate::{ChannelId, RequestId};
 
@@ -21,11 +21,11 @@ pub(super) struct Turn {
     probe: RequestId,
 }
 
-impl Session {
+impl Context {
     /// Returns whether the channel may not send kept messages now, because it is the turn of a channel whose message may
     /// close the connection.
     pub(super) fn waits_for_turn(&mut self, id: ChannelId) -> bool {
-        self.turn.is_some() && slot(&mut self.channels, id).is_some_and(|own| own.takes_turns())
+        self.turn.is_some() && self.channels.get_mut(id).is_some_and(|own| own.takes_turns())
     }
 
     /// The channel has sent a group: nothing else is sent with care before the broker has looked at it.
@@ -56,12 +56,9 @@ impl Session {
 
     /// Lets the next channel send that has something to send, the last one again when all others have had their turn.
     fn next_turn(&mut self, last: ChannelId) {
-        let numbers = (1u16..).zip(&self.channels);
-        let waiting = numbers.filter_map(|(number, record)| {
-            let waits = record.as_ref().is_some_and(|own| own.attached && own.takes_turns());
-            waits.then_some(ChannelId(number))
-        });
-        let (mut order, first): (Vec<_>, Vec<_>) = waiting.partition(|id| *id > last);
+        let waiting = self.channels.iter().filter(|(_, own)| own.attached && own.takes_turns());
+        let (mut order, first): (Vec<_>, Vec<_>) =
+            waiting.map(|(id, _)| id).partition(|id| *id > last);
         order.extend(first);
         for id in order {
             self.resend(id);

@@ -1,17 +1,17 @@
 use alloc::vec::Vec;
 
-use super::record::{ChannelRecord, Consumer};
-use super::report::Entity;
 use crate::method::{BasicConsume, BasicQos, ChannelFlow, Method};
+use crate::session::record::{ChannelRecord, Consumer};
+use crate::session::report::Entity;
 use crate::{ChannelId, RequestId};
 
 /// A request that brings something of a channel back, and what.
 #[derive(Debug, Clone)]
-pub(super) struct ChannelStep {
+pub(in crate::session) struct ChannelStep {
     /// The number that it had, if that says something: consumers are known by it.
-    pub(super) request: Option<RequestId>,
-    pub(super) method: Method,
-    pub(super) entity: Entity,
+    pub(in crate::session) request: Option<RequestId>,
+    pub(in crate::session) method: Method,
+    pub(in crate::session) entity: Entity,
 }
 
 impl ChannelRecord {

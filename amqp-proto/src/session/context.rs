@@ -1,0 +1,279 @@
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::channel::Budget;
+use super::channels::Channels;
+use super::exclusive::Waiting;
+use super::nodes::Nodes;
+use super::policy::Recovery;
+use super::record::ChannelRecord;
+use super::recovery::ChannelStep;
+use super::report::Entity;
+use super::topology::{Declaration, Topology};
+use super::turns::Turn;
+use crate::method::Method;
+use crate::time::Instant;
+use crate::{
+    ChannelError, ChannelEvent, ChannelId, Connection, ConsumerId, Event, GetReply, PublishSeq,
+    Reply, ReplyCode, RequestId, Settlement, ShortStr,
+};
+
+/// The part of a session that does not depend on its phase: what it keeps across connections, and the present connection.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// The present connection, or the one that was lost.
+    pub(super) connection: Connection,
+    pub(super) channels: Channels,
+    pub(super) topology: Topology,
+    pub(super) budget: Budget,
+    /// How to recover, if recovery is on.
+    pub(super) recovering: Option<Recovering>,
+    /// Channels that the broker has closed, and when to reopen them.
+    pub(super) reopening: Vec<(Instant, ChannelId)>,
+    /// The careful channel that may close the connection at present.
+    pub(super) turn: Option<Turn>,
+    /// Events to emit before the connection's own.
+    pub(super) events: VecDeque<Event>,
+    /// The latest time that the session was given.
+    pub(super) now: Instant,
+}
+
+/// How a session recovers.
+#[derive(Debug)]
+pub(super) struct Recovering {
+    pub(super) policy: Recovery,
+    pub(super) nodes: Nodes,
+    /// The node of the present transport, or of the last one.
+    pub(super) node: usize,
+    /// When everything was restored on that node.
+    pub(super) since: Instant,
+    pub(super) locks: Locks,
+}
+
+/// What other connections hold, and when to try it again.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    /// Queues that another connection holds exclusively.
+    pub(super) queues: Vec<ShortStr>,
+    /// Consumers whose queues another connection consumes exclusively.
+    pub(super) consumers: Vec<Waiting>,
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl Locks {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Context {
+    pub(super) fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
+        self.events.push_back(Event::Channel(channel, event));
+    }
+
+    /// Returns whether the session reopens channels that the broker closes.
+    pub(super) fn reopens_channels(&self) -> bool {
+        self.recovering.as_ref().is_some_and(|recovering| recovering.policy.reopen_channels)
+    }
+
+    /// Returns the channels that are not open on the present connection, but will be.
+    pub(super) fn detached_channels(&self) -> Vec<ChannelId> {
+        let detached = self.channels.iter().filter(|(_, own)| !own.attached && !own.closing);
+        detached.map(|(id, _)| id).collect()
+    }
+
+    /// Forgets a channel that has ended. Returns whether there was one.
+    pub(super) fn forget_channel(&mut self, id: ChannelId) -> bool {
+        let Some(mut record) = self.channels.remove(id) else { return false };
+        self.budget.freed(|discard| record.kept.clear(discard));
+        for consumer in record.consumers.iter() {
+            self.topology.unconsumed(&consumer.consume.queue);
+        }
+        self.reopening.retain(|(_, waiting)| *waiting != id);
+        if let Some(recovering) = &mut self.recovering {
+            recovering.locks.consumers.retain(|(channel, _)| *channel != id);
+        }
+        self.end_turn(id);
+        // The channel may have been closed while it was being reopened.
+        if let Ok(mut channel) = self.connection.channel(id) {
+            channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
+        }
+        true
+    }
+
+    /// Ends a channel that cannot be restored. It accepts no more commands, and is forgotten when its end is polled.
+    pub(super) fn end_channel(&mut self, id: ChannelId, error: ChannelError) {
+        if let Some(record) = self.channels.get_mut(id) {
+            (record.attached, record.closing) = (false, true);
+        }
+        self.emit(id, ChannelEvent::Closed(error));
+    }
+
+    pub(super) fn has_consumer(&self, id: ChannelId, consumer: ConsumerId) -> bool {
+        self.channels.get(id).is_some_and(|record| record.consumers.contains(consumer))
+    }
+
+    pub(super) fn end_consumer(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+        error: &ChannelError,
+    ) {
+        let record = self.channels.get_mut(id);
+        let removed = record.and_then(|record| record.consumers.remove(consumer));
+        if let Some(removed) = removed {
+            self.topology.unconsumed(&removed.consume.queue);
+        }
+        self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
+    }
+
+    /// Cancels a consumer that has started although its handle is gone. Its deliveries are requeued.
+    pub(super) fn orphan_consumer(&mut self, id: ChannelId, consumer: ConsumerId, tag: &ShortStr) {
+        if let Some(record) = self.channels.get_mut(id) {
+            record.orphans.push(consumer);
+        }
+        if let Ok(mut channel) = self.connection.channel(id) {
+            channel.discard_consumer(tag);
+        }
+    }
+
+    /// Leaves out a part of a channel that cannot be restored, and reports that to the channel or consumer.
+    pub(super) fn leave_out(&mut self, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
+        let Some(record) = self.channels.get_mut(id) else { return };
+        match (&step.entity, &step.method) {
+            (Entity::Consumer { consumer, .. }, _) => self.end_consumer(id, *consumer, error),
+            (Entity::Channel(_), _) => self.end_channel(id, error.clone()),
+            (Entity::Flow(_), _) => record.paused = false,
+            (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
+            _ => {
+                record.qos = None;
+                record.consumers.iter_mut().for_each(|consumer| consumer.qos = None);
+            }
+        }
+    }
+
+    /// A queue has a new name from the broker.
+    pub(super) fn rename(&mut self, old: &ShortStr, new: &ShortStr) {
+        self.topology.renamed(old, new);
+        for (_, record) in self.channels.iter_mut() {
+            let consumers = record.consumers.iter_mut().map(|consumer| &mut consumer.consume.queue);
+            for name in consumers.chain([&mut record.last_queue]).filter(|name| *name == old) {
+                *name = new.clone();
+            }
+        }
+    }
+
+    /// Returns the declarations of everything that the broker has deleted with the consumers of a channel.
+    pub(super) fn gone_with_channel(&mut self, id: ChannelId) -> Vec<Declaration> {
+        let Some(record) = self.channels.get(id) else { return Vec::new() };
+        let locked = self.recovering.as_ref().map_or(&[][..], |own| &own.locks.queues);
+        let queues = record.consumers.iter().map(|consumer| &consumer.consume.queue);
+        let gone = queues.filter(|queue| self.topology.goes_with_consumers(queue));
+        let mut gone: BTreeSet<_> = gone.filter(|queue| !locked.contains(queue)).cloned().collect();
+        // A queue that has another consumer is still there. If it has a generated name, declaring it would create another queue.
+        for (id, record) in self.channels.iter() {
+            let Ok(mut channel) = self.connection.channel(id) else { continue };
+            for own in record.consumers.iter() {
+                if channel.consumer(own.tag()) == Some(own.id) {
+                    gone.remove(&own.consume.queue);
+                }
+            }
+        }
+        gone.iter().flat_map(|queue| self.topology.steps_again(queue)).collect()
+    }
+
+    /// The application has abandoned a request, and its reply arrives. What it brought is requeued or cancelled.
+    pub(super) fn handle_unwanted(&mut self, id: ChannelId, request: RequestId, reply: &mut Reply) {
+        let Some(record) = self.channels.get_mut(id) else { return };
+        let Ok(mut channel) = self.connection.channel(id) else { return };
+        match reply {
+            Reply::Message(GetReply::Message { delivery, .. }) => {
+                let tag = delivery.delivery_tag();
+                delivery.renumber(|tag| record.tags.received(tag));
+                // This fails only if the delivery needs no acknowledgement. No other code settles it.
+                let _settled = channel.settle_apart(tag, Settlement::Nack { requeue: true });
+            }
+            Reply::Message(GetReply::Unusable { delivery_tag, .. }) => {
+                let tag = *delivery_tag;
+                *delivery_tag = record.tags.received(tag);
+                // This fails only if the message needs no acknowledgement, or was requeued or rejected already.
+                let _settled = channel.settle_apart(tag, Settlement::Nack { requeue: true });
+            }
+            Reply::Method(Method::BasicConsumeOk(started))
+                if channel.consumer(&started.consumer_tag) == Some(request.into()) =>
+            {
+                record.orphans.push(request.into());
+                channel.discard_consumer(&started.consumer_tag);
+            }
+            _ => {}
+        }
+    }
+
+    /// Interrupts a channel whose connection was lost, or that the broker has closed: fails its pending requests and publishes, and
+    /// makes its deliveries stale. Returns `false` if the application was closing the channel: then it has ended.
+    pub(super) fn interrupt(
+        &mut self,
+        id: ChannelId,
+        error: &ChannelError,
+        unconfirmed: &[RangeInclusive<PublishSeq>],
+    ) -> bool {
+        let Some(record) = self.channels.get_mut(id) else { return true };
+        record.undo_guilty(error);
+        if record.closing {
+            return false;
+        }
+        record.attached = false;
+        record.orphans.clear();
+        record.mode.interrupt();
+        record.streams.interrupt();
+        let mut events = fail_pending(record, error, unconfirmed);
+        // The deliveries of paused consumers are requeued, so the application would never take them, which is what resumes a
+        // consumer.
+        record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
+        record.consumers.interrupt();
+        let delivered = record.tags.restart();
+        events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
+        let mut ended = Vec::new();
+        record.consumers.retain(|consumer| {
+            if !consumer.recovers {
+                ended.push((consumer.id, consumer.consume.queue.clone()));
+            }
+            consumer.recovers
+        });
+        for (consumer, queue) in ended {
+            self.topology.unconsumed(&queue);
+            events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
+        }
+        self.events.extend(events.into_iter().map(|event| Event::Channel(id, event)));
+        true
+    }
+}
+
+/// Fails the pending requests and publishes of a channel. Kept messages stay.
+fn fail_pending(
+    record: &mut ChannelRecord,
+    error: &ChannelError,
+    unconfirmed: &[RangeInclusive<PublishSeq>],
+) -> Vec<ChannelEvent> {
+    let mut events = Vec::new();
+    for sent in record.in_flight.take_all() {
+        record.consumers.remove(sent.id.into());
+        if !sent.abandoned {
+            let error = error.clone().into();
+            events.push(ChannelEvent::Failed { request: sent.id, error });
+        }
+    }
+    // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
+    let cancelled = core::mem::take(&mut record.cancelling);
+    events.extend(cancelled.into_iter().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
+    let mut gone = Vec::new();
+    for sent in unconfirmed {
+        record.seqs.of(sent, |publishes| record.kept.others(&publishes, |seqs| gone.push(seqs)));
+    }
+    events.extend(gone.into_iter().map(|publishes| {
+        let error = error.clone();
+        ChannelEvent::Unconfirmed { publishes, error }
+    }));
+    events
+}

@@ -1,0 +1,372 @@
+//! Losing connections, and getting new ones: when, to which node, and when to give up.
+
+use alloc::boxed::Box;
+use alloc::string::ToString as _;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::context::{Locks, Recovering};
+use super::nodes::Nodes;
+use super::phase::Phase;
+use super::recovery::Repair;
+use super::report::{Entity, RecoveryReport};
+use super::{Recovery, Session};
+use crate::time::Instant;
+use crate::{
+    ChannelError, ChannelEvent, ClientConfig, Connection, ConnectionError, Event, SessionEvent,
+};
+
+/// The session's instruction to the code that opens transports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dial {
+    /// No transport is needed at present.
+    Nothing,
+    /// Call [`poll_dial`](Session::poll_dial) again at that time.
+    Wait(Instant),
+    /// Open a transport to that node, an index into the list of nodes.
+    ///
+    /// If the result of an earlier attempt was not reported yet, the session has abandoned that attempt: drop it.
+    Connect {
+        /// The node.
+        node: usize,
+    },
+}
+
+/// The time from the loss of a connection until everything is restored.
+#[derive(Debug)]
+pub(super) struct Outage {
+    reason: ConnectionError,
+    pub(super) since: Instant,
+    pub(super) attempts: u32,
+    attempt: Attempt,
+    /// The reason why the last attempt failed.
+    last: Option<Arc<str>>,
+    /// Entities whose restoring made the broker close the connection. They are left out from then on.
+    pub(super) condemned: Vec<(Entity, ConnectionError)>,
+    /// Restore entities one by one, because it is not known which of several requests made the broker close the connection.
+    pub(super) one_by_one: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// The next one is yet to begin. `announced`: whether `SessionEvent::Waiting` was emitted.
+    Waiting { announced: bool },
+    /// Waiting for a transport, since that time.
+    Connecting { since: Instant },
+    /// There is a transport.
+    Connected,
+}
+
+impl Outage {
+    fn new(reason: ConnectionError, since: Instant) -> Self {
+        Self {
+            reason,
+            since,
+            attempts: 0,
+            attempt: Attempt::Waiting { announced: false },
+            last: None,
+            condemned: Vec::new(),
+            one_by_one: false,
+        }
+    }
+}
+
+impl Session {
+    /// Turns recovery on: from now on, the session reconnects when its connection is lost. `nodes` is the number of nodes, and
+    /// `node` the index of the present one.
+    pub fn recover_with(&mut self, policy: Recovery, nodes: usize, node: usize) {
+        let cx = &mut self.context;
+        cx.budget.max = policy.keep_max;
+        let nodes = Nodes::new(nodes, &policy, cx.now);
+        let since = cx.now;
+        cx.recovering = Some(Recovering { policy, nodes, node, since, locks: Locks::default() });
+    }
+
+    /// Creates a session without a transport: it connects as after a loss, with the retries that the policy configures.
+    /// [`SessionEvent::Recovered`] reports that the session is open. The session ends with an error that another attempt cannot
+    /// change, such as refused credentials; see [`ConnectionError::is_transient`].
+    #[must_use]
+    pub fn disconnected(
+        config: Arc<ClientConfig>,
+        policy: Recovery,
+        nodes: usize,
+        now: Instant,
+    ) -> Self {
+        let mut session = Self::new(config, now);
+        session.discard_connection();
+        session.recover_with(policy, nodes, 0);
+        session.phase = Phase::Lost(Box::new(Outage::new(ConnectionError::NotConnected, now)));
+        session
+    }
+
+    /// Returns the next step towards a transport. Call this on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
+    /// the times of [`Dial::Wait`].
+    pub fn poll_dial(&mut self, now: Instant) -> Dial {
+        let cx = &mut self.context;
+        cx.now = now;
+        let (Phase::Lost(outage), Some(recovering)) = (&mut self.phase, &mut cx.recovering) else {
+            return Dial::Nothing;
+        };
+        let Attempt::Waiting { announced } = &mut outage.attempt else {
+            return Dial::Nothing;
+        };
+        let Some((node, at)) = recovering.nodes.next() else {
+            return Dial::Nothing;
+        };
+        if at > now {
+            if !core::mem::replace(announced, true) {
+                let event = SessionEvent::Waiting { node, time: at.duration_since(now) };
+                cx.events.push_back(Event::Session(event));
+            }
+            return Dial::Wait(at);
+        }
+        outage.attempt = Attempt::Connecting { since: now };
+        outage.attempts = outage.attempts.saturating_add(1);
+        recovering.node = node;
+        let event = SessionEvent::Connecting { node, attempt: outage.attempts };
+        cx.events.push_back(Event::Session(event));
+        Dial::Connect { node }
+    }
+
+    /// Reports that the transport to the requested node is connected. If a configuration is given, for example with a new token, it
+    /// is used from now on.
+    ///
+    /// Returns whether the session uses the transport. If it does not, close the transport: the attempt has
+    /// [timed out](Recovery::attempt_timeout), or the session has ended.
+    #[must_use = "a transport that the session does not use has to be closed"]
+    pub fn handle_transport(&mut self, now: Instant, config: Option<Arc<ClientConfig>>) -> bool {
+        let cx = &mut self.context;
+        cx.now = now;
+        let Phase::Lost(outage) = &mut self.phase else { return false };
+        if !matches!(outage.attempt, Attempt::Connecting { .. }) {
+            return false;
+        }
+        outage.attempt = Attempt::Connected;
+        self.config = config.unwrap_or_else(|| self.config.clone());
+        let mut connection = Connection::client(self.config.clone(), now);
+        connection.follow(&cx.connection);
+        let before = core::mem::replace(&mut cx.connection, connection);
+        cx.budget.discard.connection(before);
+        true
+    }
+
+    /// Reports that the requested node cannot be reached.
+    pub fn handle_unreachable(&mut self, now: Instant, reason: &str) {
+        self.context.now = now;
+        let connecting = |outage: &Outage| matches!(outage.attempt, Attempt::Connecting { .. });
+        if matches!(&self.phase, Phase::Lost(outage) if connecting(outage)) {
+            self.attempt_failed(reason);
+        }
+    }
+
+    /// Returns the deadline of the present attempt, and its time limit.
+    fn attempt_ends(&self) -> Option<(Instant, Duration)> {
+        let Phase::Lost(outage) = &self.phase else { return None };
+        let Attempt::Connecting { since } = outage.attempt else { return None };
+        let limit = self.context.recovering.as_ref()?.policy.attempt_timeout?;
+        Some((since.checked_add(limit)?, limit))
+    }
+
+    pub(super) fn end_attempt_in_time(&mut self) {
+        if let Some((_, limit)) = self.attempt_ends().filter(|(at, _)| *at <= self.context.now) {
+            self.attempt_failed(&alloc::format!("no transport within {limit:?}"));
+        }
+    }
+
+    /// Returns the time of the next attempt.
+    fn next_attempt(&self) -> Option<Instant> {
+        let Phase::Lost(outage) = &self.phase else { return None };
+        let waiting = matches!(outage.attempt, Attempt::Waiting { .. });
+        let recovering = self.context.recovering.as_ref().filter(|_| waiting)?;
+        recovering.nodes.next().map(|(_, at)| at)
+    }
+
+    /// Returns whether there is a transport to write to.
+    pub(super) fn has_transport(&self) -> bool {
+        match &self.phase {
+            Phase::Connected | Phase::Repairing(_) => self.context.connection.check().is_ok(),
+            Phase::Lost(outage) => outage.attempt == Attempt::Connected,
+            Phase::Restoring(..) => true,
+            Phase::Ended(_) => false,
+        }
+    }
+
+    /// Returns whether the session recovers from this error.
+    pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
+        // Only a connection that was open can be lost.
+        if self.phase.is_connected() && self.context.connection.negotiated().is_none() {
+            return false;
+        }
+        // The first connection is retried after fewer errors than one that was open before: if its transport ends during the
+        // login, the credentials are wrong.
+        let is_first = |outage: &Outage| outage.reason == ConnectionError::NotConnected;
+        if self.phase.outage().is_some_and(is_first) && !error.is_transient() {
+            return false;
+        }
+        // Whatever the policy says: a close by the application is final, and without a driver nothing can reconnect.
+        let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
+        let recovers = |own: &Recovering| !is_final && (own.policy.recovers)(error);
+        self.context.recovering.as_ref().is_some_and(recovers)
+    }
+
+    /// Handles the close of the connection: ends the session, or begins to recover. Returns the event to emit.
+    pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
+        self.forget_refused_secret(&error);
+        if !self.recovers_from(&error) {
+            self.end(error);
+            return None;
+        }
+        let cx = &mut self.context;
+        if let Phase::Restoring(outage, repair) = &mut self.phase {
+            repair.condemn(cx, outage, &error);
+        }
+        cx.blame_over_connection(&error);
+        cx.reopening.clear();
+        let attempt_failed = match core::mem::replace(&mut self.phase, Phase::Connected) {
+            Phase::Lost(outage) | Phase::Restoring(outage, _) => {
+                self.phase = Phase::Lost(outage);
+                true
+            }
+            Phase::Connected | Phase::Repairing(_) | Phase::Ended(_) => {
+                if let Some(recovering) = &mut cx.recovering {
+                    let lasted = cx.now.duration_since(recovering.since);
+                    recovering.nodes.lost(recovering.node, cx.now, lasted);
+                }
+                self.phase = Phase::Lost(Box::new(Outage::new(error.clone(), cx.now)));
+                false
+            }
+        };
+        if attempt_failed {
+            self.attempt_failed(&error.to_string());
+            return None;
+        }
+        Some(Event::Session(SessionEvent::Lost { reason: error }))
+    }
+
+    /// There is a connection again: restores everything.
+    pub(super) fn restore(&mut self) {
+        self.phase = match core::mem::replace(&mut self.phase, Phase::Connected) {
+            Phase::Lost(outage) => {
+                let repair = Repair::full(&outage, &mut self.context);
+                Phase::Restoring(outage, Box::new(repair))
+            }
+            other => other,
+        };
+        self.advance();
+    }
+
+    /// Goes on with the repair, if there is one.
+    pub(super) fn advance(&mut self) {
+        let cx = &mut self.context;
+        if self.phase.repair().is_none_or(|repair| !repair.advance(cx)) {
+            return;
+        }
+        match core::mem::replace(&mut self.phase, Phase::Connected) {
+            Phase::Repairing(repair) => drop(repair.finish(cx)),
+            Phase::Restoring(outage, repair) => {
+                let report = repair.finish(cx);
+                self.recovered(&outage, report);
+            }
+            other => self.phase = other,
+        }
+    }
+
+    fn recovered(&mut self, outage: &Outage, mut report: RecoveryReport) {
+        let cx = &mut self.context;
+        let Some(recovering) = &mut cx.recovering else { return };
+        recovering.nodes.worked(recovering.node);
+        recovering.since = cx.now;
+        report.node = recovering.node;
+        // A request that is wrong stays wrong: it is not made again, or each later outage would cost one more connection.
+        let mistakes = outage.condemned.iter().filter(|(_, error)| is_mistake(error));
+        mistakes.for_each(|(entity, _)| cx.topology.forget(entity));
+        cx.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));
+    }
+
+    /// Ends the session and its remaining channels.
+    pub(super) fn end(&mut self, error: ConnectionError) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        let cx = &mut self.context;
+        cx.reopening.clear();
+        cx.turn = None;
+        cx.recovering = None;
+        cx.budget.expires_at = None;
+        for (id, record) in cx.channels.iter_mut() {
+            // From now on, the channel refuses commands, until its `Closed` event is polled.
+            record.attached = false;
+            let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
+            cx.events.push_back(Event::Channel(id, closed));
+        }
+        cx.events.push_back(Event::Closed(error.clone()));
+        self.phase = Phase::Ended(error);
+    }
+
+    fn attempt_failed(&mut self, reason: &str) {
+        let cx = &mut self.context;
+        let (Phase::Lost(outage), Some(recovering)) = (&mut self.phase, &mut cx.recovering) else {
+            return;
+        };
+        outage.attempt = Attempt::Waiting { announced: false };
+        outage.last = Some(reason.into());
+        recovering.nodes.failed(recovering.node, cx.now);
+        let event = SessionEvent::AttemptFailed { node: recovering.node, reason: reason.into() };
+        cx.events.push_back(Event::Session(event));
+        if recovering.policy.attempts_max.is_some_and(|max| outage.attempts >= max) {
+            self.give_up();
+        }
+    }
+
+    fn gives_up_at(&self) -> Option<Instant> {
+        let give_up_after = self.context.recovering.as_ref()?.policy.give_up_after?;
+        self.phase.outage()?.since.checked_add(give_up_after)
+    }
+
+    pub(super) fn give_up_in_time(&mut self) {
+        if self.gives_up_at().is_some_and(|at| at <= self.context.now) {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        let Some(outage) = self.phase.outage() else { return };
+        let error = ConnectionError::NotRecovered {
+            lost: Arc::new(outage.reason.clone()),
+            attempts: outage.attempts,
+            last: outage.last.clone().unwrap_or_else(|| "not tried".into()),
+        };
+        self.discard_connection();
+        self.end(error);
+    }
+
+    /// Ends the present connection without events.
+    fn discard_connection(&mut self) {
+        self.context.connection.handle_driver_gone();
+        while self.context.connection.poll_event().is_some() {}
+    }
+
+    /// Returns the next time at which [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
+    pub(super) fn recovery_timer(&self) -> Option<Instant> {
+        let idle = matches!(self.phase, Phase::Connected);
+        let recovering = self.context.recovering.as_ref().filter(|_| idle);
+        let locks = recovering.and_then(|recovering| recovering.locks.retry_at);
+        let attempt = self.attempt_ends().map(|(at, _)| at).or_else(|| self.next_attempt());
+        let timers = [
+            self.gives_up_at(),
+            locks,
+            attempt,
+            self.next_reopening(),
+            self.context.budget.expires_at,
+        ];
+        timers.into_iter().flatten().min()
+    }
+}
+
+/// Returns whether the broker would refuse the same request again.
+fn is_mistake(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::Closed(close)
+        if close.reply_code.is_hard() && !close.reply_code.is_transient())
+}

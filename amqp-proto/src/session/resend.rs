@@ -1,0 +1,183 @@
+//! Sending kept messages and held requests on a channel that was reopened.
+
+use super::context::Context;
+use super::kept::KeptMessage;
+use super::noted::note;
+use super::record::{Mode, removes};
+use super::recovery::not_sent;
+use crate::method::{ConfirmSelect, Method};
+use crate::{
+    ChannelEvent, ChannelId, CommandError, Event, Properties, PublishSeq, RawProperties, Route,
+};
+
+impl Context {
+    /// Commands go to the channel from now on, the first of them being those that waited. Returns how many messages were
+    /// published again.
+    pub(super) fn attach(&mut self, id: ChannelId) -> usize {
+        let Some(record) = self.channels.get_mut(id) else { return 0 };
+        let Ok(mut channel) = self.connection.channel(id) else { return 0 };
+        record.attached = true;
+        record.reopened.since = Some(self.now);
+        record.last_queue_unknown = !record.last_queue.is_empty();
+        debug_assert_eq!(
+            record.kept.sent_here(),
+            0,
+            "nothing is sent on a channel that was not open"
+        );
+        record.seqs.restart();
+        if record.mode == Mode::Confirm && !channel.is_confirming() {
+            let selected = channel.request(ConfirmSelect { no_wait: true });
+            debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
+        }
+        self.resend(id)
+    }
+
+    /// Sends requests and kept messages that wait, in the order in which they were made: all of them, or some if the channel is
+    /// [careful](super::blame::Careful). Returns how many of the messages were published before.
+    pub(super) fn resend(&mut self, id: ChannelId) -> usize {
+        let was_careful = self.channels.get_mut(id).is_some_and(|record| record.careful.is_some());
+        let mut again = 0;
+        loop {
+            let Some(record) = self.channels.get_mut(id) else { return again };
+            let Some((ahead_of, removes)) =
+                record.held.front().map(|held| (held.ahead_of, removes(&held.method)))
+            else {
+                again += self.resend_ahead_of(id, u64::MAX);
+                break;
+            };
+            again += self.resend_ahead_of(id, ahead_of);
+            let Some(record) = self.channels.get_mut(id) else { return again };
+            let is_behind = record.kept.next_unsent().is_some_and(|own| own.seq < ahead_of);
+            // Other requests do not wait until messages are confirmed.
+            if removes && is_behind || !self.send_next_held(id, |_| true) {
+                break;
+            }
+        }
+        if was_careful && self.channels.get_mut(id).is_some_and(|record| record.careful.is_none()) {
+            self.emit(id, ChannelEvent::GateOpened);
+        }
+        again
+    }
+
+    /// Publishes kept messages with smaller numbers than that.
+    fn resend_ahead_of(&mut self, id: ChannelId, end: u64) -> usize {
+        let mut again = 0;
+        if self.waits_for_turn(id) {
+            return again;
+        }
+        let Some(record) = self.channels.get_mut(id) else { return again };
+        let Ok(mut channel) = self.connection.channel(id) else { return again };
+        // A group that is not sent must not count: the next one is larger.
+        if record.kept.next_unsent().is_some_and(|message| message.seq >= end) {
+            return again;
+        }
+        let mut sent_any = false;
+        let mut room = record.may_resend();
+        // When the channel has ended, its event is yet to come: until then they stay where they are.
+        while room > 0 && channel.takes_commands() {
+            let Some(message) = record.kept.next_unsent().filter(|own| own.seq < end) else {
+                break;
+            };
+            let mut route = Route::new(&message.exchange, &message.routing_key);
+            (route.mandatory, route.immediate) = (message.mandatory, message.immediate);
+            let route = self.topology.redirect(&route);
+            let marked = message.sent.then(|| marked(message)).flatten();
+            let properties = marked.as_ref().unwrap_or(&message.properties);
+            let mut sent = channel.publish_now(&route, properties, &message.body);
+            if sent.is_err() && marked.is_some() {
+                // The mark does not fit. The message may, as it did before.
+                sent = channel.publish_now(&route, &message.properties, &message.body);
+            }
+            match sent {
+                Ok(number) => {
+                    room -= 1;
+                    sent_any = true;
+                    again += usize::from(message.sent);
+                    (message.sent, message.here) = (true, true);
+                    record.seqs.resent(message.seq);
+                    // Both ends count alike, or confirms would be taken for those of others.
+                    debug_assert_eq!(
+                        number.map(|number| record.seqs.one(number.get())),
+                        Some(message.seq)
+                    );
+                }
+                // This node allows smaller frames. The broker never gets the message, and does not count it.
+                Err(error) => {
+                    let seq = message.seq;
+                    self.budget.freed(|discard| record.kept.give_up(seq, discard));
+                    let failed = ChannelEvent::PublishFailed { publish: PublishSeq(seq), error };
+                    self.events.push_back(Event::Channel(id, failed));
+                }
+            }
+        }
+        if record.kept.first().is_none() {
+            record.careful = None;
+        }
+        if sent_any && record.takes_turns() {
+            self.take_turn(id);
+        }
+        again
+    }
+
+    /// Makes the oldest of those requests that wait. Returns whether there was one, and the channel takes more.
+    pub(super) fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
+        let Some(record) = self.channels.get_mut(id) else { return false };
+        let Ok(mut channel) = self.connection.channel(id) else { return false };
+        let Some(next) = record.held.iter().position(|held| due(&held.method)) else {
+            return false;
+        };
+        let Some(mut held) = record.held.remove(next) else { return false };
+        self.topology.translate(&mut held.method);
+        record.name_last_queue(&mut held.method);
+        let (request, answered) = (held.id, held.answered);
+        let mut method = held.method.clone();
+        record.rename_consumer(&mut method);
+        let absent = record.cancels_absent(&mut channel, &method);
+        match channel.request_as(Some(request), method.clone(), held.facts, answered) {
+            Ok(_) => {
+                note(
+                    record,
+                    &mut self.topology,
+                    request,
+                    method,
+                    answered,
+                    held.recovers,
+                    self.now,
+                );
+                // If it has to be made again, then again ahead of the same messages.
+                if let Some(sent) = record.in_flight.last().filter(|sent| sent.id == request) {
+                    sent.ahead_of = held.ahead_of;
+                }
+                if let Some(consumer) = absent {
+                    let ended = ChannelEvent::ConsumerEnded { consumer };
+                    self.events.push_back(Event::Channel(id, ended));
+                }
+            }
+            // The channel's end is yet to be reported. Nothing of this was sent.
+            Err(CommandError::Ended(_)) => {
+                record.held.insert(next, held);
+                return false;
+            }
+            Err(error) => {
+                if matches!(method, Method::BasicConsume(_)) && !answered {
+                    let (consumer, error) = (request.into(), not_sent(&error));
+                    let failed = ChannelEvent::ConsumerFailed { consumer, error };
+                    self.events.push_back(Event::Channel(id, failed));
+                }
+                let failed = ChannelEvent::Failed { request, error };
+                self.events.push_back(Event::Channel(id, failed));
+            }
+        }
+        true
+    }
+}
+
+/// The properties of a message that is sent again, which say so.
+fn marked(message: &KeptMessage) -> Option<RawProperties> {
+    // What cannot be read goes out again as it is.
+    let mut properties: Properties = message.properties.decode().ok()?;
+    let mut headers = properties.headers.take().unwrap_or_default();
+    headers.insert("x-republished", true).ok()?;
+    properties.headers = Some(headers);
+    Some(RawProperties::from(&properties))
+}
