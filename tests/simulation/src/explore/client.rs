@@ -38,7 +38,7 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) world: Rc<World>,
     pub(crate) connection: RefCell<Option<Connected>>,
-    /// Queues that were declared on the connection.
+    /// Queues that were declared on the connection, to be recovered with it.
     pub(crate) declared: RefCell<BTreeSet<String>>,
     pub(crate) channels: RefCell<[Option<Rc<Desk>>; SLOTS]>,
     pub(crate) consumers: RefCell<Vec<Taker>>,
