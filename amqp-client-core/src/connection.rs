@@ -12,7 +12,7 @@ use crate::error::{CallError, CloseError, OpenError};
 use crate::event::ConnectionEvents;
 use crate::health::{Health, Status};
 use crate::opening::OpenChannel;
-use crate::state::{On, OnRecover, Shared, Waiting};
+use crate::state::{On, OnRecover, SecretUpdate, Shared, Waiting};
 
 /// A connection to a broker.
 ///
@@ -293,13 +293,12 @@ impl Connection {
         reason: &str,
     ) -> Result<(), CallError> {
         let secret = secret.into();
-        let (awaited, deadline) = {
+        let update = SecretUpdate::default();
+        let deadline = {
             let mut guard = self.shared().lock();
             guard.proto.update_secret(secret, reason)?;
-            guard.secrets_sent += 1;
-            let awaited = guard.secrets_sent;
-            let deadline = Deadline::start(self.shared(), guard, |settings| settings.call_timeout);
-            (awaited, deadline)
+            guard.secrets.push_back(update.clone());
+            Deadline::start(self.shared(), guard, |settings| settings.call_timeout)
         };
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
@@ -307,13 +306,9 @@ impl Connection {
                 return Poll::Ready(Err(deadline.timed_out("connection.update-secret")));
             }
             self.shared().poll(cx, |state, task| {
-                if state.secrets_updated >= awaited {
-                    return Poll::Ready(Ok(()));
-                }
-                if let Some((lost, reason)) = &state.secrets_lost {
-                    if awaited <= *lost {
-                        return Poll::Ready(Err(ChannelError::from(reason.clone()).into()));
-                    }
+                if let Some(result) = update.get() {
+                    let lost = |reason| ChannelError::from(reason).into();
+                    return Poll::Ready(result.clone().map_err(lost));
                 }
                 if let Err(error) = state.proto.check() {
                     return Poll::Ready(Err(ChannelError::from(error).into()));

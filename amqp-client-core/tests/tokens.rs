@@ -174,3 +174,19 @@ fn the_next_connection_logs_in_with_the_last_secret() {
     let logins: Vec<_> = rig.logins.iter().map(|login| login.expose()).collect();
     assert_eq!(logins, [&b"\0guest\0guest"[..], b"\0guest\0renewed", b"\0guest\0renewed"]);
 }
+
+/// The reply to the first secret is lost with the connection. That must not be taken for a reply that is still to come.
+#[test]
+fn a_secret_is_accepted_after_an_earlier_one_was_lost() {
+    let mut rig = Rig::new(Config::default());
+    rig.recover();
+    let connection = rig.connection.clone();
+    rig.silence();
+    let mut lost = Box::pin(connection.update_secret("lost", ""));
+    assert!(rig.poll(lost.as_mut()).is_none());
+    rig.turn();
+    rig.lose();
+    rig.run(connection.ready()).expect("it comes back");
+    rig.run(connection.update_secret("renewed", "")).expect("it is taken");
+    assert!(rig.run(lost).is_err());
+}

@@ -73,6 +73,9 @@ pub(crate) struct Shared {
 /// Wakes a task behind those that wait for its thread.
 pub(crate) type YieldNow = fn(&Waker);
 
+/// A new secret that was sent, and its outcome once that is known.
+pub(crate) type SecretUpdate = Arc<OnceLock<Result<(), ConnectionError>>>;
+
 /// What is known of a connection.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -96,12 +99,8 @@ pub(crate) struct State {
     pub(crate) turns: Waiters,
     /// Who wants to be called after each recovery.
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
-    /// How many new secrets were sent.
-    pub(crate) secrets_sent: u64,
-    /// How many of them the server took.
-    pub(crate) secrets_updated: u64,
-    /// How many of them were sent before the connection was lost last, and why it was.
-    pub(crate) secrets_lost: Option<(u64, ConnectionError)>,
+    /// New secrets that were sent and have no reply, the oldest first.
+    pub(crate) secrets: VecDeque<SecretUpdate>,
     /// How often the connection was lost.
     pub(crate) losses: u64,
     /// How many settlements came after a loss, for deliveries from before it.
@@ -189,9 +188,7 @@ impl Shared {
             watchers: Waiters::default(),
             turns: Waiters::default(),
             on_recover: Vec::new(),
-            secrets_sent: 0,
-            secrets_updated: 0,
-            secrets_lost: None,
+            secrets: VecDeque::new(),
             losses: 0,
             stale: 0,
             unusable: 0,
@@ -680,7 +677,10 @@ impl State {
                     self.tell(&ConnectionEvent::Unblocked);
                 }
                 Event::SecretUpdated => {
-                    self.secrets_updated += 1;
+                    if let Some(update) = self.secrets.pop_front() {
+                        // It is set once: it was in the queue.
+                        let _set = update.set(Ok(()));
+                    }
                     self.wake_watchers();
                 }
                 Event::Session(event) => self.dispatch_of_session(event),
@@ -704,7 +704,9 @@ impl State {
     fn dispatch_of_session(&mut self, event: SessionEvent) {
         if let SessionEvent::Lost { reason } = &event {
             self.losses += 1;
-            self.secrets_lost = Some((self.secrets_sent, reason.clone()));
+            for update in self.secrets.drain(..) {
+                let _set = update.set(Err(reason.clone()));
+            }
             self.deadlines.lose();
             self.open_gates();
             self.wake_watchers();
