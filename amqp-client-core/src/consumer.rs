@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use amqp_proto::method::BasicCancel;
 use amqp_proto::{ConsumerId, ShortStr};
 use futures_core::Stream;
 use futures_util::FutureExt as _;
@@ -153,11 +154,23 @@ impl Consumer {
     /// The stream also ends if the reply is not awaited, or is an error: the request timed out, was lost with the connection, or the
     /// broker has cancelled the consumer by itself. A cancelled consumer is not restored after a loss.
     ///
+    /// If the consumer has ended, nothing is sent: another consumer may have its tag by now.
+    ///
     /// # Cancel safety
     /// The cancel is queued when this method returns. If the future is dropped, the stream ends after the deliveries that have
     /// arrived, and later ones are requeued.
     pub fn cancel(&self) -> Reply<()> {
-        self.channel.basic_cancel(&self.tag)
+        let mut guard = self.channel.lock();
+        let ended = guard.channel(self.channel.place()).is_some_and(|channel| {
+            // Requests on a channel that has ended fail with the reason for that.
+            channel.ended.is_none()
+                && channel.queues.get(self.id).is_none_or(|queue| queue.end.is_some())
+        });
+        if ended {
+            return Reply::ready(Ok(()));
+        }
+        let cancel = BasicCancel { consumer_tag: self.tag.clone(), no_wait: false };
+        Reply::send_locked(&self.channel, guard, cancel, |_, _| {}, |_, _| Ok(()))
     }
 
     /// Calls `handler` for every delivery and runs up to `limit` of the returned futures at a time (0 is no limit). Returns once the

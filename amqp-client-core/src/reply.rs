@@ -9,7 +9,7 @@ use amqp_proto::{GetReply, RequestId};
 
 use crate::channel::Channel;
 use crate::error::CallError;
-use crate::state::{DeadlineId, Task, Waiter};
+use crate::state::{DeadlineId, Guard, Task, Waiter};
 
 /// A future that resolves to the reply to a request.
 ///
@@ -28,8 +28,8 @@ pub struct Reply<T> {
 }
 
 enum Step<T> {
-    /// The request could not be sent.
-    Failed(Option<CallError>),
+    /// No request was sent, for example because that failed.
+    Ready(Option<Result<T, CallError>>),
     Sent(Option<Sent<T>>),
 }
 
@@ -54,7 +54,11 @@ pub(crate) struct Sending {
 
 impl<T> Reply<T> {
     pub(crate) fn failed(error: CallError) -> Self {
-        Self { step: Step::Failed(Some(error)) }
+        Self::ready(Err(error))
+    }
+
+    pub(crate) const fn ready(result: Result<T, CallError>) -> Self {
+        Self { step: Step::Ready(Some(result)) }
     }
 
     /// Queues a request. `convert` converts its reply to the result. `prepare` runs under the same lock as the sending.
@@ -64,10 +68,21 @@ impl<T> Reply<T> {
         prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
         convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
     ) -> Self {
+        Self::send_locked(channel, channel.lock(), request, prepare, convert)
+    }
+
+    /// Like `send`, under a lock of the connection that the caller has taken.
+    pub(crate) fn send_locked<R: Request>(
+        channel: &Channel,
+        guard: Guard<'_>,
+        request: R,
+        prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
+        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
+    ) -> Self {
         if request.is_no_wait() {
             return Self::failed(amqp_proto::Misuse::NotNow.into());
         }
-        match Sending::start(channel, request, prepare) {
+        match Sending::start(channel, guard, request, prepare) {
             Ok(request) => {
                 Self { step: Step::Sent(Some(Sent { request, convert: Box::new(convert) })) }
             }
@@ -97,10 +112,10 @@ impl<T> Reply<T> {
 impl Sending {
     fn start<R: Request>(
         channel: &Channel,
+        mut guard: Guard<'_>,
         request: R,
         prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
     ) -> Result<Self, CallError> {
-        let mut guard = channel.lock();
         let state = &mut *guard;
         let id = channel.protocol(state)?.request(request)?;
         if let Some(waiting) = state.channel(channel.place()) {
@@ -168,14 +183,15 @@ impl Drop for Sending {
     }
 }
 
+// A result is moved out, never pinned.
+impl<T> Unpin for Reply<T> {}
+
 impl<T> Future for Reply<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.step {
-            Step::Failed(error) => {
-                error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
-            }
+            Step::Ready(result) => result.take().map_or(Poll::Pending, Poll::Ready),
             Step::Sent(slot) => {
                 let Some(sent) = slot else {
                     return Poll::Pending;

@@ -346,6 +346,21 @@ behaviours! {
         assert_eq!(next(&mut second).await?.body(), b"m");
     }
 
+    // A handle of a consumer that has ended has the tag of another one.
+    async fn a_cancel_of_an_ended_consumer_ends_no_other_one(world) {
+        let (_channel, queue) = world.queue().await?;
+        let options = || ConsumeOptions::new().consumer_tag("same");
+        let first = queue.consume(options()).await?;
+        first.cancel().await?;
+        let mut second = queue.consume(options()).await?;
+        first.cancel().await?;
+        queue.publish(&Message::new("m")).await?;
+        next(&mut second).await?.ack()?;
+        drop(first);
+        queue.publish(&Message::new("n")).await?;
+        assert_eq!(next(&mut second).await?.body(), b"n");
+    }
+
     async fn what_was_delivered_before_a_cancel_can_still_be_taken(world) {
         let (_, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
