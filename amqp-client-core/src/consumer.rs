@@ -102,13 +102,17 @@ impl Consumer {
         if self.on_panic == OnPanic::Propagate {
             return Some(run());
         }
-        self.contained(catch_unwind(AssertUnwindSafe(run)))
+        self.contained(catch_unwind(AssertUnwindSafe(run)), || {})
     }
 
-    fn contained<T>(&self, result: std::thread::Result<T>) -> Option<T> {
+    /// Calls `before` if the panic is not contained: what is dropped while it unwinds counts as failed.
+    fn contained<T>(&self, result: std::thread::Result<T>, before: impl FnOnce()) -> Option<T> {
         let panic = match result {
             Ok(value) => return Some(value),
-            Err(panic) if self.on_panic == OnPanic::Propagate => resume_unwind(panic),
+            Err(panic) if self.on_panic == OnPanic::Propagate => {
+                before();
+                resume_unwind(panic)
+            }
             Err(panic) => panic,
         };
         let text = panic_text(&*panic).unwrap_or("panicked").to_owned();
@@ -195,7 +199,7 @@ impl Consumer {
         poll_fn(move |cx| {
             loop {
                 while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
-                    self.contained(done);
+                    self.contained(done, || running.clear());
                     if self.pace.step() && self.yields(cx) {
                         return Poll::Pending;
                     }
@@ -212,7 +216,8 @@ impl Consumer {
                 }
                 match self.poll_delivery(cx) {
                     Poll::Ready(Some(Ok(delivery))) => {
-                        if let Some(future) = self.contain(|| handler(delivery)) {
+                        let made = catch_unwind(AssertUnwindSafe(|| handler(delivery)));
+                        if let Some(future) = self.contained(made, || running.clear()) {
                             running.push(AssertUnwindSafe(future).catch_unwind());
                         }
                     }

@@ -191,6 +191,29 @@ fn a_handler_that_panics_is_to_blame() {
     }
 }
 
+/// A panic that propagates drops the handlers beside it. They have not failed.
+#[test]
+fn a_handler_beside_one_that_panics_is_not_to_blame() {
+    for at_once in [false, true] {
+        let (mut rig, _channel, consumer) = consuming(2);
+        let mut handling = Box::pin(consumer.for_each_concurrent(0, |delivery| {
+            let panics = delivery.delivery_tag().get() == 2;
+            assert!(!(panics && at_once), "the handler fails");
+            async move {
+                assert!(!panics, "the handler fails");
+                std::future::pending::<()>().await;
+                drop(delivery);
+            }
+        }));
+        let polled = catch_unwind(AssertUnwindSafe(|| rig.poll(handling.as_mut())));
+        assert!(polled.is_err());
+        drop(handling);
+        let mut settled = settlements(&mut rig);
+        settled.sort_by_key(|method| format!("{method:?}"));
+        assert_eq!(settled, [nack(1, true), reject(2, true)], "{at_once}");
+    }
+}
+
 #[test]
 fn an_answer_that_nobody_awaits_is_returned_without_blame() {
     let (mut rig, channel, consumer) = consuming(0);
