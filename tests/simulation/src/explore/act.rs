@@ -36,6 +36,9 @@ impl Task {
             Command::Handle { consumer, count, wait, how } => {
                 self.handle(consumer, count, wait, how).await;
             }
+            Command::HandleAll { consumer, limit, wait, on_panic, panics } => {
+                self.handle_all(consumer, limit, wait, on_panic, panics).await;
+            }
             Command::Cancel { consumer, how } => self.cancel(consumer, how).await,
             Command::DropConsumer { consumer } => self.drop_consumer(consumer),
             Command::Settle { count, pick, how } => self.settle_some(count, pick, how),
@@ -62,6 +65,7 @@ impl Task {
             | Command::Get { channel, .. }
             | Command::Tx { channel, .. }
             | Command::Feast { channel }
+            | Command::Crowd { channel }
             | Command::QosSize { channel }
             | Command::Listen { channel } => {
                 if self.desk(channel).is_none() {
@@ -130,6 +134,7 @@ impl Task {
                 self.publish(desk, exchange_name(exchange), queue, manner, message).await;
             }
             Command::Feast { .. } => self.feast(desk).await,
+            Command::Crowd { .. } => self.crowd(desk).await,
             Command::QosSize { .. } => self.limit_size(desk).await,
             Command::WaitForConfirms { .. } => self.wait_for_confirms(desk).await,
             Command::Consume { queue, kind, by, .. } => self.consume(desk, queue, kind, by).await,
@@ -309,6 +314,7 @@ impl Task {
         let Some(Connected { connection, .. }) = self.connected() else { return };
         let called = self.called.clone();
         self.callbacks.set(self.callbacks.get() + 1);
+        let panics = self.world.script.panics() && self.random(|rng| rng.u8(..3)) == 0;
         match channel.and_then(|slot| self.desk(slot)) {
             Some(desk) => {
                 // It may use handles; one of the channel would keep that open.
@@ -316,6 +322,7 @@ impl Task {
                 desk.channel.on_close(move |_| {
                     let _open = (own.is_open(), own.health());
                     called.fetch_add(1, Ordering::Relaxed);
+                    assert!(!panics, "a callback panics on purpose");
                 });
             }
             None => {
@@ -323,6 +330,7 @@ impl Task {
                 connection.on_close(move |_| {
                     let _open = (own.is_open(), own.health());
                     called.fetch_add(1, Ordering::Relaxed);
+                    assert!(!panics, "a callback panics on purpose");
                 });
             }
         }

@@ -81,6 +81,11 @@ impl Books {
         self.selected.get() && !self.lost_track.get()
     }
 
+    /// Whether somebody else may have settled what a task holds.
+    pub(crate) fn have_lost_track(&self) -> bool {
+        self.lost_track.get()
+    }
+
     /// Whether the channel may be transactional.
     pub(crate) fn may_be_kept(&self) -> bool {
         self.asked.get()

@@ -47,6 +47,10 @@ pub(crate) struct Client {
     /// Callbacks that were registered, and those that were called.
     pub(crate) callbacks: Cell<usize>,
     pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
+    /// How often its source of tokens was asked.
+    pub(crate) tokens: Cell<usize>,
+    /// Whether it has done everything.
+    pub(crate) finished: Cell<bool>,
     /// Deliveries that were left unacknowledged on purpose.
     pub(crate) forgotten: Cell<usize>,
 }
@@ -94,9 +98,15 @@ impl Desk {
     }
 }
 
-/// A consumer, and where it consumes.
+/// A consumer, and how it was started.
 pub(crate) struct Taker {
     pub(crate) consumer: Consumer,
+    pub(crate) start: Start,
+}
+
+/// How a consumer was started.
+pub(crate) struct Start {
+    pub(crate) tag: ShortStr,
     pub(crate) name: Name,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
@@ -115,11 +125,19 @@ pub(crate) struct Taker {
     pub(crate) last: Rc<Cell<Option<i64>>>,
 }
 
+impl Deref for Taker {
+    type Target = Start;
+
+    fn deref(&self) -> &Start {
+        &self.start
+    }
+}
+
 impl Taker {
     /// A consumer of the shared queue with that number, which the broker has started.
     pub(crate) fn shared(consumer: Consumer, number: usize, desk: &Rc<Desk>, since: Mark) -> Self {
-        Self {
-            consumer,
+        let start = Start {
+            tag: consumer.tag().clone(),
             name: Name::Shared(number),
             no_ack: false,
             exclusive: false,
@@ -130,7 +148,8 @@ impl Taker {
             since,
             asked: Rc::default(),
             last: Rc::default(),
-        }
+        };
+        Self { consumer, start }
     }
 }
 
@@ -182,6 +201,8 @@ impl Client {
             confirmations: RefCell::default(),
             callbacks: Cell::new(0),
             called: Arc::default(),
+            tokens: Cell::new(0),
+            finished: Cell::new(false),
             forgotten: Cell::new(0),
         }
     }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use amqp_client_core::StreamOffset;
 use amqp_client_core::proto::Oversized;
+use amqp_client_core::{OnPanic, StreamOffset};
 
 use amqp_test_broker::Verdict;
 
@@ -33,6 +33,11 @@ pub struct Exploration {
 }
 
 impl Exploration {
+    /// Whether the users' code panics: handlers, callbacks and sources of tokens.
+    pub(crate) const fn panics(&self) -> bool {
+        self.seed % 5 == 4
+    }
+
     /// How many failures a message survives, if requeues without blame do not count, and there is a way to ask for them.
     pub(crate) fn blameless(&self) -> Option<u32> {
         let nack = self.nodes.iter().all(|node| node.nack);
@@ -68,8 +73,28 @@ pub(crate) struct Policy {
     pub(crate) frame_max: u32,
     /// What it does with a body of more than [`BODY_MAX`] bytes, if it does not take it like any other.
     pub(crate) oversized: Option<Oversized>,
+    /// How long its tokens are valid, and what its source of tokens does, if it has one.
+    pub(crate) tokens: Option<Tokens>,
     /// Whether and how its connections are recovered.
     pub(crate) recovery: Option<Recovering>,
+}
+
+/// A source of tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    pub(crate) valid_for: Duration,
+    /// What it does, one time after the other, again and again.
+    pub(crate) answers: Vec<Minting>,
+}
+
+/// What a source of tokens does when it is asked for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Minting {
+    Done,
+    Late(Duration),
+    Fails,
+    Never,
+    Panics,
 }
 
 #[derive(Debug, Clone)]
@@ -188,6 +213,14 @@ pub(crate) enum Command {
         wait: Duration,
         how: Settling,
     },
+    /// Handles what a consumer delivers, several at the same time. One handler in so many panics.
+    HandleAll {
+        consumer: usize,
+        limit: usize,
+        wait: Duration,
+        on_panic: OnPanic,
+        panics: u32,
+    },
     Cancel {
         consumer: usize,
         how: Cancelling,
@@ -246,6 +279,10 @@ pub(crate) enum Command {
     },
     /// Takes many messages without ever waiting.
     Feast {
+        channel: usize,
+    },
+    /// Many tasks publish at the same time, and few of their messages may be unconfirmed.
+    Crowd {
         channel: usize,
     },
     /// A limit that brokers do not know, which costs the connection.

@@ -9,7 +9,7 @@ use amqp_client_core::{CallError, ConsumeOptions, Delivery};
 use amqp_test_broker::Verdict;
 
 use super::books::Books;
-use super::client::{Desk, Held, Place, Taker, Task};
+use super::client::{Desk, Held, Place, Start, Taker, Task};
 use super::commands::{By, Cancelling, Kind, Name, Settling, TagBy};
 use super::ledger::Id;
 
@@ -46,8 +46,8 @@ impl Task {
         };
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
             let Kind { no_ack, exclusive, .. } = kind;
-            let taker = Taker {
-                consumer,
+            let start = Start {
+                tag: consumer.tag().clone(),
                 name: queue,
                 no_ack,
                 exclusive,
@@ -59,7 +59,7 @@ impl Task {
                 asked: Rc::default(),
                 last: Rc::default(),
             };
-            self.consumers.borrow_mut().push(taker);
+            self.consumers.borrow_mut().push(Taker { consumer, start });
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use amqp_client_core::proto::{ChannelError, Close, Initiator, ReplyCode};
 use amqp_client_core::{CallError, Connection, ConsumerEnd, Status};
 
-use super::client::{Connected, Desk, Taker, Task};
+use super::client::{Connected, Desk, Start, Taker, Task};
 use super::commands::{Name, Recovering};
 use super::history::{DECLARE, History};
 use crate::script::What;
@@ -19,22 +19,22 @@ const TURN: Duration = Duration::from_millis(1);
 
 impl Task {
     /// A consumer has ended, quietly or with an error.
-    pub(crate) fn judge_end(&self, taker: &Taker, end: Option<&ConsumerEnd>) {
+    pub(crate) fn judge_end(&self, taker: &Start, end: Option<&ConsumerEnd>) {
         if let Err(text) = self.explain(taker, end) {
             self.fail(format!("a consumer of {:?} ended {text}", taker.name));
         }
     }
 
-    fn explain(&self, taker: &Taker, end: Option<&ConsumerEnd>) -> Result<(), String> {
+    fn explain(&self, taker: &Start, end: Option<&ConsumerEnd>) -> Result<(), String> {
         let (desk, history) = (&taker.desk, self.world.history.borrow());
         let asked = taker.asked.get();
-        let channel = taker.consumer.channel();
+        let channel = &desk.channel;
         let id = channel.id().get();
         let error = match end {
             None if asked || desk.shut.stopped.get() => return Ok(()),
             None => return Err("quietly, and nobody cancelled it".to_owned()),
             Some(ConsumerEnd::Cancelled) => {
-                let tag = taker.consumer.tag().to_string();
+                let tag = taker.tag.to_string();
                 // One that was paused while its queue was deleted hears of that when it goes on.
                 let paused = self.policy().delivery_budget < 1 << 20
                     && history.misses(taker.since, self.number, &taker.queue);
@@ -80,8 +80,8 @@ impl Task {
     }
 
     /// The start of a consumer was refused. Some refusals are for the client to avoid.
-    fn allow(&self, taker: &Taker, close: &Close, history: &History) -> Result<(), String> {
-        if taker.consumer.channel().check().is_err() {
+    fn allow(&self, taker: &Start, close: &Close, history: &History) -> Result<(), String> {
+        if taker.desk.channel.check().is_err() {
             // Another consumer's start may have closed the channel.
             return Ok(());
         }
@@ -112,7 +112,7 @@ impl Task {
     /// A consumer was not started again. Something must have been refused, or the consumer not fit.
     fn allow_left_out(
         &self,
-        taker: &Taker,
+        taker: &Start,
         error: &ChannelError,
         history: &History,
     ) -> Result<(), String> {
@@ -238,7 +238,7 @@ impl Task {
 }
 
 /// Whether a request was the consumer's own start, or the declaration of its queue.
-fn is_own(taker: &Taker, close: &Close) -> bool {
+fn is_own(taker: &Start, close: &Close) -> bool {
     let cause = (close.class_id, close.method_id);
     let text = close.reply_text.to_string();
     let named = text.contains(&format!("'{}'", taker.queue))

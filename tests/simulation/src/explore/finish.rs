@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amqp_client_core::{Connection, Status};
 
-use super::client::{Connected, STREAM, Taker, Task};
+use super::client::{Connected, STREAM, Start, Taker, Task};
 use super::commands::Settling;
 use super::history::own_tag;
 
@@ -37,6 +37,7 @@ impl Task {
         self.forget();
         if self.connected().is_some() {
             self.is_clean(&connection, link).await;
+            self.has_fresh_tokens().await;
         }
         shut.closed.set(true);
         if let Some(Err(error)) = self.within(connection.close(), "connection.close").await {
@@ -175,7 +176,8 @@ impl Task {
         }
         let consumers = self.consumers.borrow();
         for taker in consumers.iter() {
-            let Taker { consumer, name, queue, no_ack, exclusive, last, asked, .. } = taker;
+            let Taker { consumer, start } = taker;
+            let Start { name, queue, no_ack, exclusive, last, asked, .. } = start;
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
                 // One that is exclusive is tried again until those that keep it from its queue are gone.

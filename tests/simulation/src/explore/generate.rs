@@ -51,6 +51,12 @@ impl Exploration {
         if seed % 5 == 3 {
             script.with_limits();
         }
+        if seed % 5 == 1 {
+            script.with_crowds();
+        }
+        if script.panics() {
+            script.with_panics();
+        }
         if script.has_streams() {
             script.with_streams();
         }
@@ -140,6 +146,7 @@ impl Policy {
             delivery_budget,
             frame_max: pick(rng, &[4096, 131_072, 131_072]),
             oversized: None,
+            tokens: None,
             recovery: (rng.u8(..5) > 0).then(|| Recovering::any(rng)),
         }
     }

@@ -132,6 +132,11 @@ impl Ledger {
         *self.entry(id).granted.entry(verdict).or_default() += 1;
     }
 
+    /// How often the broker has settled it like that.
+    pub(crate) fn done(&self, id: Id, verdict: Verdict) -> u32 {
+        self.entry_of(id).done.get(&verdict).copied().unwrap_or(0)
+    }
+
     /// From now on it must not become visible.
     pub(crate) fn roll_back(&mut self, id: Id) {
         self.entry(id).never = true;

@@ -20,9 +20,11 @@ mod books;
 mod client;
 pub(crate) mod commands;
 mod consume;
+mod crowd;
 mod ends;
 mod finish;
 mod generate;
+mod handlers;
 mod history;
 mod ledger;
 mod open;
@@ -30,6 +32,7 @@ mod publish;
 mod release;
 mod shrink;
 mod theme;
+mod tokens;
 mod transact;
 mod trouble;
 mod users;
@@ -188,8 +191,20 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         let rng = RefCell::new(Rng::with_seed(script.seed));
         let described = client.clone();
         let name = move || format!("the end of {}", described.describe());
-        let task = client::Task { client, cancel: None, rng, own: RefCell::default() };
-        run.tasks.push(executor::Task::described(name, async move { task.finish().await }));
+        let task =
+            client::Task { client: client.clone(), cancel: None, rng, own: RefCell::default() };
+        let tokens = client.policy().tokens.clone();
+        run.tasks.push(executor::Task::described(name, async move {
+            task.finish().await;
+            task.finished.set(true);
+        }));
+        if let Some(tokens) = tokens {
+            let number = client.number;
+            let name = move || format!("the tokens of client {number}");
+            run.tasks.push(executor::Task::described(name, async move {
+                client.keep_tokens(&tokens).await;
+            }));
+        }
     }
     run.faults = timed_faults(&script.faults, world.clock.start());
     run.until_done()?;

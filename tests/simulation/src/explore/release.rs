@@ -8,7 +8,7 @@ use super::finish::QUIET;
 use super::ledger::Id;
 
 /// How often it is looked at whether dropped deliveries have been requeued. A connection may turn out to be lost meanwhile.
-const LOOKS: u32 = 30;
+pub(crate) const LOOKS: u32 = 30;
 
 impl Task {
     /// Commits all transactions. What the one before has rolled back is settled first.
@@ -87,7 +87,7 @@ impl Task {
     }
 
     /// How often the connection was lost, if there is one.
-    fn losses(&self) -> Option<u64> {
+    pub(crate) fn losses(&self) -> Option<u64> {
         self.connected().map(|own| own.connection.health().losses)
     }
 

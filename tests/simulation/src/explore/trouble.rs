@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use amqp_client_core::OnPanic;
 use amqp_client_core::proto::Oversized;
 use amqp_test_broker::Scope;
 use fastrand::Rng;
@@ -59,6 +60,46 @@ impl Exploration {
         }
     }
 
+    /// Many tasks publish on the same channel.
+    fn crowds(rng: &mut Rng) -> Vec<Command> {
+        (0..pick(rng, &[0, 0, 1, 2]))
+            .map(|_| Command::Crowd { channel: rng.usize(..SLOTS) })
+            .collect()
+    }
+
+    /// Some tasks become many for a while.
+    pub(super) fn with_crowds(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x0063_726f_7764_7300);
+        for task in &mut self.tasks {
+            let index = rng.usize(1..=task.commands.len());
+            task.commands.splice(index..index, Self::crowds(&mut rng));
+        }
+    }
+
+    /// The users' code panics: handlers of deliveries, callbacks, and sources of tokens, which also fail and are slow.
+    pub(super) fn with_panics(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x0070_616e_6963_7300);
+        let rng = &mut rng;
+        for client in &mut self.clients {
+            client.tokens = rng.bool().then(|| Tokens::any(rng));
+        }
+        for task in &mut self.tasks {
+            for _ in 0..pick(rng, &[0, 1, 4]) {
+                let index = rng.usize(1..=task.commands.len());
+                let policies = [OnPanic::Requeue, OnPanic::Reject, OnPanic::Propagate];
+                let handle = Command::HandleAll {
+                    consumer: rng.usize(..8),
+                    limit: pick(rng, &[0, 1, 5]),
+                    wait: millis(rng, 10_000),
+                    on_panic: pick(rng, &policies),
+                    panics: pick(rng, &[2, 4, 20]),
+                };
+                let channel = rng.bool().then(|| rng.usize(..SLOTS));
+                task.commands.splice(index..index, [Command::OnClose { channel }, handle]);
+            }
+        }
+    }
+
     /// Consumers are given names, few enough to be used again; some requests are too large for some nodes.
     fn rename_consumers(&mut self, rng: &mut Rng) {
         let piece = self.conditions.piece;
@@ -99,6 +140,21 @@ impl Exploration {
             false => pick(rng, &[Duration::from_secs(2), Duration::from_secs(60)]),
         };
         self.faults.push(Fault { at: millis(rng, 10_000), what: What::Flap { client, cut, time } });
+    }
+}
+
+impl Tokens {
+    fn any(rng: &mut Rng) -> Self {
+        let all = [
+            Minting::Done,
+            Minting::Late(millis(rng, 1_000)),
+            Minting::Late(millis(rng, 60_000)),
+            Minting::Fails,
+            Minting::Never,
+            Minting::Panics,
+        ];
+        let answers = (0..rng.usize(1..=4)).map(|_| pick(rng, &all)).collect();
+        Self { valid_for: Duration::from_secs(pick(rng, &[2, 20, 100])), answers }
     }
 }
 

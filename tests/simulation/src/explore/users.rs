@@ -208,7 +208,7 @@ impl Task {
     }
 
     /// Settles what was taken last.
-    fn settle_newest(&self) {
+    pub(crate) fn settle_newest(&self) {
         let newest = self.deliveries.borrow_mut().pop();
         if let Some(held) = newest {
             self.settle(held, super::commands::Settling::Ack);
