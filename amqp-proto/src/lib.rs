@@ -51,19 +51,19 @@
 //!     let mut connection = Connection::client(Arc::new(config), Instant::now());
 //!     let mut input = BytesMut::new();
 //!     loop {
-//!         // On each turn, not only when waiting timed out: who receives all the time must send
-//!         // heartbeats nevertheless.
+//!         // On each turn, not only when waiting timed out: even a client that is always busy
+//!         // receiving must send heartbeats.
 //!         connection.handle_timeout(Instant::now());
-//!         // Events come before octets: what the application answers leaves with the same write.
+//!         // Events before bytes: commands of the application leave with the same write.
 //!         while let Some(event) = connection.poll_event() {
 //!             app(&mut connection, event);
 //!         }
 //!         let written = write(&mut stream, &mut connection);
-//!         // Last of all, so that the answer to a close is written.
+//!         // Last of all, so that the reply to a close is written.
 //!         if let Err(reason) = connection.check() {
 //!             return reason;
 //!         }
-//!         // Also when writing failed: the peer may have said why it hung up.
+//!         // Also when writing failed: the peer may have sent the reason before it disconnected.
 //!         let read = read(&mut stream, &mut connection, &mut input);
 //!         if let Err(error) = read.and(written) {
 //!             connection.handle_transport_error(Instant::now(), &error);
@@ -71,7 +71,7 @@
 //!     }
 //! }
 //!
-//! /// Full is no reason not to read: the peer may be waiting for that before it reads again.
+//! /// While the transport is full, the loop keeps reading, or both peers can deadlock.
 //! const RETRY: Duration = Duration::from_millis(10);
 //!
 //! fn write(stream: &mut TcpStream, connection: &mut Connection) -> io::Result<()> {

@@ -33,7 +33,7 @@ pub(crate) struct Deadlines {
     recovered: Option<u64>,
 }
 
-/// One deadline. Numbers are used again; the generation tells them apart.
+/// One deadline. Indices are reused; the generation distinguishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DeadlineId {
     index: u32,

@@ -407,7 +407,7 @@ mod tests {
         }
     }
 
-    /// Which publish came back, against a search through all of them.
+    /// Compares the index with a search through all publishes.
     #[test]
     fn of_those_that_look_like_it_the_one_that_is_confirmed_next_came_back() {
         let mut random = 1_u64;

@@ -161,7 +161,7 @@ impl Repair {
 }
 
 impl Context {
-    /// Ends the pause of a consumer that was started. Returns whether it was paused: then the application is not told.
+    /// Ends the pause of a consumer that was started. Returns whether it was paused: then the application is not notified.
     pub(super) fn end_pause(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
         let found = self.consumer(id, consumer);
         let resuming = found.filter(|found| found.pause == Pause::Resuming);

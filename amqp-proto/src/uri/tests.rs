@@ -217,7 +217,7 @@ fn no_error_quotes_a_password_that_is_not_escaped() {
     assert_eq!(uri.virtual_host.as_deref(), Some("v@w"));
 }
 
-/// What a URI looks like once it was printed and read again.
+/// Returns the URI that comes of printing a URI and parsing that.
 fn redacted(mut uri: Uri) -> Uri {
     let hide = |password: &mut Password| *password = Password("***".to_owned());
     uri.password.iter_mut().for_each(hide);
