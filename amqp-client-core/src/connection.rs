@@ -298,7 +298,7 @@ impl Connection {
             let mut guard = self.shared().lock();
             guard.proto.update_secret(secret, reason)?;
             guard.secrets.push_back(update.clone());
-            Deadline::start(self.shared(), guard, |settings| settings.call_timeout)
+            Deadline::start(self.shared(), guard, None, |settings| settings.call_timeout)
         };
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {

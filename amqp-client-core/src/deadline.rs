@@ -20,9 +20,10 @@ impl Deadline {
     pub(crate) fn start(
         shared: &Arc<Shared>,
         guard: Guard<'_>,
+        channel: Option<u32>,
         after: impl FnOnce(&Settings) -> Option<Duration>,
     ) -> Self {
-        let counts = guard.behind_queued();
+        let counts = guard.behind_queued(channel);
         Self::start_as(shared, guard, after(&shared.settings), counts)
     }
 

@@ -35,7 +35,7 @@ impl OpenChannel {
             let _waker;
             let mut state = channel.lock();
             _waker = state.deadlines.stop(*deadline);
-            let counts = state.behind_queued();
+            let counts = state.behind_queued(Some(channel.place()));
             *deadline = state.deadlines.start(Some(timeout), counts);
             *after = timeout;
             state.wake_driver();
@@ -57,7 +57,7 @@ impl OpenChannel {
                 let place = state.add_channel(id);
                 let stale = state.channel(place).map(|channel| channel.stale.clone());
                 let after = connection.shared().settings.call_timeout;
-                let counts = state.behind_queued();
+                let counts = state.behind_queued(Some(place));
                 let deadline = state.deadlines.start(after, counts);
                 let after = after.unwrap_or_default();
                 state.wake_driver();

@@ -98,7 +98,7 @@ impl<T> Reply<T> {
             let mut guard = request.channel.lock();
             let state = &mut *guard;
             let waker = state.deadlines.stop(request.deadline);
-            let counts = state.behind_queued();
+            let counts = state.behind_queued(Some(request.channel.place()));
             request.deadline = state.deadlines.start(Some(timeout), counts);
             state.wake_driver();
             drop(guard);
@@ -123,7 +123,7 @@ impl Sending {
             prepare(waiting, id);
         }
         let timeout = channel.connection().shared().settings.call_timeout;
-        let counts = state.behind_queued();
+        let counts = state.behind_queued(Some(channel.place()));
         let deadline = state.deadlines.start(timeout, counts);
         state.wake_driver();
         drop(guard);

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::proto::Gate;
+use amqp_client_core::proto::method::{Arguments as _, QueuePurge};
+use amqp_client_core::proto::{Gate, ReplyCode};
 use amqp_client_core::{
     CallError, Channel, Config, ConfirmError, Confirmation, HeldBy, OnLoss, PublishError,
     Publisher, PublisherOptions, QueueOptions, Recovery,
@@ -427,4 +428,56 @@ fn requests_on_many_channels_are_all_answered() {
     }
     pass(&mut rig, 2 * SECOND, MIB);
     assert!(replies.iter_mut().all(|reply| matches!(poll(reply), Poll::Ready(Ok(_)))));
+}
+
+/// The broker closes one channel over something else, and the connection goes on.
+#[test]
+fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written() {
+    for moves in [true, false] {
+        let (mut rig, channel) = rig();
+        let mut recovery = Recovery::default();
+        recovery.reopen_channels = true;
+        rig.recover_with(recovery);
+        let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+        let publisher = channel.default_exchange().publisher(options).expect("open");
+        let opening = rig.connection.open_channel();
+        let other = rig.run(opening).expect("a channel");
+        rig.turn();
+        let mut confirmation = publish(&publisher, 10 * MIB);
+        assert!(poll(&mut confirmation).is_pending());
+        rig.write(true);
+        let cause = (QueuePurge::CLASS_ID, QueuePurge::METHOD_ID);
+        rig.refuse(channel.id(), ReplyCode::NOT_FOUND, cause);
+        // All of it is to be sent again, and a request behind it.
+        let mut elsewhere = other.queue_purge("q").within(7 * SECOND);
+        let mut asked = None;
+        for _ in 0..10 {
+            rig.answer_all();
+            asked.get_or_insert_with(|| channel.basic_qos(10).within(5 * SECOND));
+            rig.room = MIB / 10;
+            rig.write(true);
+        }
+        let mut asked = asked.expect("asked");
+        rig.room = 0;
+        for second in 0..8 {
+            assert!(poll(&mut confirmation).is_pending() && poll(&mut asked).is_pending());
+            // What was asked on another channel is not answered, and has nothing to do with it.
+            assert_eq!(poll(&mut elsewhere).is_ready(), second == 7);
+            if !moves {
+                break;
+            }
+            pass(&mut rig, SECOND, MIB);
+        }
+        if moves {
+            rig.room = usize::MAX;
+            rig.turn();
+            assert!(matches!(poll(&mut confirmation), Poll::Ready(Ok(()))));
+            assert!(matches!(poll(&mut asked), Poll::Ready(Ok(_))));
+        } else {
+            rig.advance(5 * SECOND);
+            assert!(matches!(poll(&mut asked), Poll::Ready(Err(CallError::TimedOut { .. }))));
+            let timed_out = ConfirmError::TimedOut { after: 5 * SECOND };
+            assert_eq!(poll(&mut confirmation), Poll::Ready(Err(timed_out)));
+        }
+    }
 }

@@ -252,7 +252,8 @@ impl Channel {
                 Err(reason) => return closed_here(reason),
             }
             guard.wake_driver();
-            Deadline::start(self.connection().shared(), guard, |settings| settings.call_timeout)
+            let (shared, place) = (self.connection().shared(), Some(self.place()));
+            Deadline::start(shared, guard, place, |settings| settings.call_timeout)
         };
         let mut waiting = self.watch();
         poll_fn(|cx| {

@@ -227,7 +227,8 @@ impl Channel {
             let mut state = self.lock();
             // What waits in front of it is queued first, and written first.
             let ahead = turn.octets_ahead(&mut state).saturating_add(state.proto.queued());
-            Deadline::start_as(self.connection().shared(), state, timeout, Counts::Behind(ahead))
+            let counts = Counts::Behind { queued: ahead, channel: Some(self.place()) };
+            Deadline::start_as(self.connection().shared(), state, timeout, counts)
         });
         if deadline.expired(cx) {
             let after = deadline.after();

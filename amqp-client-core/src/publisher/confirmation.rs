@@ -35,8 +35,8 @@ impl Confirmation {
     /// Gives the broker that long instead of the [`confirm_timeout`](crate::Settings::confirm_timeout), counted from now on, or from
     /// when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
-        let shared = self.channel.connection().shared();
-        self.deadline = Some(Deadline::start(shared, shared.lock(), |_| Some(timeout)));
+        let (shared, place) = (self.channel.connection().shared(), Some(self.channel.place()));
+        self.deadline = Some(Deadline::start(shared, shared.lock(), place, |_| Some(timeout)));
         self
     }
 
@@ -202,7 +202,8 @@ pub(super) fn poll_deadline(
 ) -> Poll<ConfirmError> {
     let shared = channel.connection().shared();
     let deadline = deadline.get_or_insert_with(|| {
-        Deadline::start(shared, shared.lock(), |settings| settings.confirm_timeout)
+        let place = Some(channel.place());
+        Deadline::start(shared, shared.lock(), place, |settings| settings.confirm_timeout)
     });
     if deadline.expired(cx) {
         return Poll::Ready(ConfirmError::TimedOut { after: deadline.after() });

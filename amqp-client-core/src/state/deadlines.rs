@@ -29,8 +29,8 @@ pub(crate) struct Deadlines {
     written: u64,
     /// When the last of them was written.
     written_at: Option<Instant>,
-    /// The connection has recovered, with that many bytes ahead of all that waits.
-    recovered: Option<u64>,
+    /// What is open again: everything, or the channel at that place, with that many bytes ahead of all that waits there.
+    recovered: Vec<(Option<u32>, u64)>,
 }
 
 /// One deadline. Indices are reused; the generation distinguishes them.
@@ -46,7 +46,11 @@ pub(crate) enum Counts {
     /// All time that passes.
     Always,
     /// Not the time in which that many queued bytes are being written.
-    Behind(usize),
+    Behind {
+        queued: usize,
+        /// The place of the channel that it is about.
+        channel: Option<u32>,
+    },
 }
 
 #[derive(Debug)]
@@ -57,6 +61,8 @@ struct Entry {
     since: Option<Instant>,
     /// The value of `written` at which no byte is ahead of the deadline any more. `None` if the deadline always counts.
     behind: Option<u64>,
+    /// The place of the channel that it is about.
+    channel: Option<u32>,
     state: State,
 }
 
@@ -81,23 +87,21 @@ impl Deadlines {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                let (since, behind) = (None, None);
-                self.entries.push(Entry {
-                    generation: 0,
-                    timeout,
-                    since,
-                    behind,
-                    state: State::Free,
-                });
+                let (since, behind, channel, state) = (None, None, None, State::Free);
+                let entry = Entry { generation: 0, timeout, since, behind, channel, state };
+                self.entries.push(entry);
                 u32::try_from(self.entries.len() - 1).ok()?
             }
         };
-        let behind = match counts {
-            Counts::Always => None,
-            Counts::Behind(queued) => Some(self.taken.saturating_add(queued as u64)),
+        let (behind, channel) = match counts {
+            Counts::Always => (None, None),
+            Counts::Behind { queued, channel } => {
+                (Some(self.taken.saturating_add(queued as u64)), channel)
+            }
         };
         let entry = self.entries.get_mut(index as usize)?;
-        (entry.timeout, entry.since, entry.behind) = (timeout, None, behind);
+        (entry.timeout, entry.since) = (timeout, None);
+        (entry.behind, entry.channel) = (behind, channel);
         entry.state = State::Running(None);
         let id = DeadlineId { index, generation: entry.generation };
         self.unarmed.push(id);
@@ -168,14 +172,26 @@ impl Deadlines {
 
     /// The connection is back, and has queued that many bytes: requests that had to wait, and messages once more.
     pub(crate) fn recover(&mut self, queued: usize) {
-        self.recovered = Some(self.taken.saturating_add(queued as u64));
+        // That is all that its channels have queued, too.
+        self.recovered.clear();
+        self.recovered.push((None, self.taken.saturating_add(queued as u64)));
     }
 
-    /// Puts the deadlines that have lasted through an outage behind the bytes that are queued now. The time that has passed
-    /// so far counts, so that a connection that is lost again and again delays no deadline forever.
+    /// The channel at that place is open again. With its requests that had to wait, and its messages once more, that many bytes are
+    /// queued.
+    pub(crate) fn reopen(&mut self, channel: u32, queued: usize) {
+        self.recovered.push((Some(channel), self.taken.saturating_add(queued as u64)));
+    }
+
+    /// Puts the deadlines that have lasted through an outage, of the connection or of that channel, behind the bytes that are
+    /// queued now. The time that has passed so far counts, so that a connection that is lost again and again delays no deadline
+    /// forever.
     #[cold]
-    fn fall_behind(&mut self, now: Instant, queued: u64) {
+    fn fall_behind(&mut self, now: Instant, channel: Option<u32>, queued: u64) {
         for (index, entry) in (0..).zip(&mut self.entries) {
+            if channel.is_some() && entry.channel != channel {
+                continue;
+            }
             let (State::Running(_), Some(behind)) = (&entry.state, &mut entry.behind) else {
                 continue;
             };
@@ -192,8 +208,8 @@ impl Deadlines {
 
     /// Gives new deadlines their point in time, and expires those that have passed.
     pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
-        if let Some(queued) = self.recovered.take() {
-            self.fall_behind(now, queued);
+        while let Some((channel, queued)) = self.recovered.pop() {
+            self.fall_behind(now, channel, queued);
         }
         while let Some(id) = self.unarmed.pop() {
             let written = self.written;
@@ -284,6 +300,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn queued(queued: usize) -> Counts {
+        Counts::Behind { queued, channel: None }
+    }
+
     #[test]
     fn a_deadline_starts_with_the_drivers_next_turn_and_wakes_who_waits() {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
@@ -344,7 +364,7 @@ mod tests {
         let (mut deadlines, now) = (Deadlines::default(), Instant::now());
         deadlines.report_written(now, 0);
         let always = deadlines.start(Some(10 * SECOND), Counts::Always);
-        let behind = deadlines.start(Some(10 * SECOND), Counts::Behind(100));
+        let behind = deadlines.start(Some(10 * SECOND), queued(100));
         deadlines.turn(now, Waker::wake);
         deadlines.count_taken(100);
         (deadlines, always, behind, now)
@@ -390,14 +410,14 @@ mod tests {
         let (mut deadlines, _, behind, now) = behind();
         deadlines.report_written(now + 3 * SECOND, 50);
         deadlines.lose();
-        let other = deadlines.start(Some(10 * SECOND), Counts::Behind(0));
+        let other = deadlines.start(Some(10 * SECOND), queued(0));
         // The next transport takes a handshake.
         for seconds in 4..8 {
             deadlines.report_written(now + seconds * SECOND, 0);
             deadlines.turn(now + seconds * SECOND, Waker::wake);
             deadlines.count_taken(10);
         }
-        let last = deadlines.start(Some(5 * SECOND), Counts::Behind(0));
+        let last = deadlines.start(Some(5 * SECOND), queued(0));
         deadlines.recover(1000);
         deadlines.turn(now + 8 * SECOND, Waker::wake);
         deadlines.count_taken(1000);
@@ -441,7 +461,7 @@ mod tests {
     fn extreme_times_and_numbers_of_bytes_do_no_harm() {
         for (timeout, ends) in [(Duration::MAX, false), (Duration::ZERO, true)] {
             let (mut deadlines, _, _, now) = behind();
-            let id = deadlines.start(Some(timeout), Counts::Behind(usize::MAX));
+            let id = deadlines.start(Some(timeout), queued(usize::MAX));
             for seconds in 1..100 {
                 deadlines.report_written(now + seconds * SECOND, 1);
                 deadlines.turn(now + seconds * SECOND, Waker::wake);
@@ -457,7 +477,7 @@ mod tests {
     fn deadlines_that_are_gone_do_not_pile_up_behind_what_is_not_written() {
         let mut deadlines = Deadlines::default();
         for _ in 0..10 * KEPT_HEAP {
-            let id = deadlines.start(Some(1000 * SECOND), Counts::Behind(1));
+            let id = deadlines.start(Some(1000 * SECOND), queued(1));
             deadlines.turn(Instant::now(), Waker::wake);
             drop(deadlines.stop(id));
         }
@@ -468,7 +488,7 @@ mod tests {
     fn a_deadline_that_was_stopped_is_not_looked_at_for_the_next_in_its_place() {
         let (mut deadlines, _, behind, now) = behind();
         drop(deadlines.stop(behind));
-        let next = deadlines.start(Some(Duration::MAX), Counts::Behind(100));
+        let next = deadlines.start(Some(Duration::MAX), queued(100));
         assert_eq!(behind.map(|id| id.index), next.map(|id| id.index));
         deadlines.report_written(now + 9 * SECOND, 50);
         deadlines.turn(now + 10 * SECOND, Waker::wake);

@@ -425,8 +425,9 @@ impl State {
     }
 
     /// A deadline of what is queued now, or waits for what is: it does not count while that is being written.
-    pub(crate) fn behind_queued(&self) -> Counts {
-        Counts::Behind(self.proto.queued())
+    /// `channel` is the place of the one that it is about, if it is about one.
+    pub(crate) fn behind_queued(&self, channel: Option<u32>) -> Counts {
+        Counts::Behind { queued: self.proto.queued(), channel }
     }
 
     /// The driver has written all that it took but `left` bytes, the last of it at `at`.
@@ -729,6 +730,9 @@ impl State {
     fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
+        if matches!(event, amqp_proto::ChannelEvent::Restored) {
+            self.deadlines.reopen(place, self.proto.queued());
+        }
         self.unusable += u64::from(is_unusable(&event));
         let Self { channels, proto, wakes, delivered_octets, full, kept, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
