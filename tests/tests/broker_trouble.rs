@@ -137,6 +137,68 @@ async fn confirms_are_held_until_they_are_not() -> Outcome {
     Ok(())
 }
 
+/// What was held for a channel that is gone is not said to the one that has its number.
+#[tokio::test]
+async fn held_confirms_reach_no_other_channel() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = open(&broker.uri()).await?;
+    broker.hold_confirms(true);
+    let first = connection.open_channel().await?;
+    first.queue_declare("q", QueueOptions::new()).await?;
+    let publisher = first.default_exchange().publisher(persistent())?;
+    let mut lost = Vec::new();
+    for _ in 0..3 {
+        lost.push(publisher.publish("q", "m").await?);
+    }
+    first.close().await?;
+    let second = connection.open_channel().await?;
+    assert_eq!(second.id(), first.id());
+    let publisher = second.default_exchange().publisher(persistent())?;
+    broker.nack_next(1);
+    let nacked = publisher.publish("q", "m").await?;
+    let mut nacked = pin!(nacked);
+    second.basic_qos(1).await?;
+    assert!(nacked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    broker.hold_confirms(false);
+    assert_eq!(nacked.await, Err(ConfirmError::Nacked));
+    publisher.send("q", "m").await?;
+    for lost in lost {
+        assert!(matches!(lost.await, Err(ConfirmError::Unconfirmed(_))));
+    }
+    assert_eq!(broker.queue("q").map(|queue| queue.messages.len()), Some(4));
+    Ok(())
+}
+
+/// Also one that is frozen, and one through no socket. A frozen one hears nothing of a close.
+#[tokio::test]
+async fn a_frozen_connection_can_be_cut_but_hears_of_no_close() -> Outcome {
+    let broker = Broker::start()?;
+    for through_pipe in [false, true] {
+        let (stream, config) = (broker.pipe(), Config::default());
+        let connection = match through_pipe {
+            false => open(&broker.uri()).await?,
+            true => {
+                let (connection, driver) = Connection::open_with(stream, config);
+                tokio::spawn(driver);
+                connection.ready().await?;
+                connection
+            }
+        };
+        let views = broker.connections();
+        let view = views.iter().find(|view| !view.user.is_empty()).ok_or("nobody")?;
+        broker.freeze(view.id);
+        broker.close_connection(view.id);
+        // Another client is served meanwhile, from its first word to its last.
+        open(&broker.uri()).await?.close().await?;
+        assert!(connection.is_open());
+        broker.cut(view.id);
+        let error = tokio::time::timeout(LIMIT, connection.closed()).await?;
+        assert_eq!(error, ConnectionError::Eof);
+    }
+    until("all are gone", || broker.connections().is_empty()).await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_connection_is_cut_or_closed_and_others_are_not() -> Outcome {
     let broker = Broker::start()?;
