@@ -4,8 +4,7 @@ use core::time::Duration;
 use super::discard::Discard;
 use super::kept::{Expires, KeptMessage};
 use super::noted::note;
-use super::pause::Pause;
-use super::record::{ChannelRecord, Consumer, Mode};
+use super::record::{ChannelRecord, Mode};
 use super::topology::Topology;
 use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;
@@ -163,14 +162,14 @@ impl Channel<'_> {
             Reach::Channel(channel)
                 if channel.takes_commands() && self.record.waits_for_messages(&method) =>
             {
-                check_paused(self.record, &method)?;
+                check_consumer_tag(self.record, &method)?;
                 check_held(self.record, &method)?;
                 let id = channel.reserve_request();
                 self.record.hold(id, method, &R::FACTS, answered, self.recovers);
                 id
             }
             Reach::Channel(channel) => {
-                check_paused(self.record, &method)?;
+                check_consumer_tag(self.record, &method)?;
                 self.record.name_last_queue(&mut method);
                 self.record.rename_consumer(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
@@ -714,11 +713,13 @@ fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {
     matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == *consumer_tag)
 }
 
-/// Refuses the tags of paused consumers, and of consumers that were resumed under another tag: the connection does not know them.
-fn check_paused(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
+/// Refuses the tags of the channel's consumers. The connection would do so as well, but it does not know those that are paused,
+/// were resumed under another tag, or wait for a queue that another connection holds.
+fn check_consumer_tag(record: &ChannelRecord, method: &Method) -> Result<(), Misuse> {
     let Method::BasicConsume(consume) = method else { return Ok(()) };
-    let paused = |own: &Consumer| own.pause != Pause::Running || own.renamed.is_some();
-    match record.consumers.tagged(&consume.consumer_tag).any(paused) {
+    // An empty tag asks the broker for one.
+    let tag = Some(&consume.consumer_tag).filter(|tag| !tag.is_empty());
+    match tag.is_some_and(|tag| record.consumers.tagged(tag).next().is_some()) {
         true => Err(Misuse::ConsumerTagInUse),
         false => Ok(()),
     }

@@ -8,7 +8,8 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::{Entity, Locked, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, Connection, ConsumerId, ReplyCode, ServerConfig, ShortStr,
+    ChannelEvent, ChannelId, CommandError, Connection, ConsumerId, Misuse, ReplyCode, ServerConfig,
+    ShortStr,
 };
 
 use crate::pair::{Pair, accept};
@@ -198,6 +199,19 @@ fn an_exclusive_consumer_that_waits_can_be_cancelled_or_lose_its_queue_or_its_ch
         assert_eq!(world.queue_count(probe, "other").1, u32::from(act != 3), "{act}");
         assert_eq!(world.broker.take_violation(), None);
     }
+}
+
+/// The broker does not have a consumer that waits. If another one could take its tag, a cancel of the first would end the second.
+#[test]
+fn the_tag_of_an_exclusive_consumer_that_waits_is_taken() {
+    let (mut world, id, _, notice) = unnoticed(Recovery::default());
+    let consume =
+        BasicConsume { queue: short("other"), consumer_tag: short("exclusive"), ..<_>::default() };
+    let mut again = || world.session.channel(id).expect("it is open").request(consume.clone());
+    assert_eq!(again(), Err(CommandError::Misuse(Misuse::ConsumerTagInUse)));
+    notice(&mut world);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.broker.take_violation(), None);
 }
 
 fn start(pair: &mut Pair, id: ChannelId, tag: &str, exclusive: bool) -> ConsumerId {
