@@ -137,6 +137,10 @@ impl Books {
     pub(crate) fn rolled_back(&self, work: &Work) {
         let settled = work.settled.iter().filter(|settled| !settled.again);
         self.again.borrow_mut().extend(settled.map(|settled| (settled.id, settled.tag)));
+        // What was settled again and rolled back again stays unacknowledged, and may fill a prefetch limit.
+        if work.settled.iter().any(|settled| settled.again) {
+            self.lose_track();
+        }
     }
 
     /// Deliveries that can be settled again.
