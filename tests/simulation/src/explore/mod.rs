@@ -10,7 +10,10 @@
 //! - **After the last fault**, everything comes right in bounded time ([`finish`]): each connection is open again or over;
 //!   each confirmation has an outcome; each consumer ends or gets the messages of its queue; the broker knows the consumers
 //!   and channels that the client has, and no others; nothing is left over when the handles are dropped.
-//! - **All the time**, nobody is busy without getting anywhere: steps, transports, channels and deliveries are bounded.
+//! - **Where users' code fails** ([`handlers`], [`tokens`]), only what it had is rejected, all other handlers and callbacks run,
+//!   the connection goes on, and a source of tokens is asked again.
+//! - **All the time**, nobody is busy without getting anywhere: steps, transports, channels, deliveries and the polls of a
+//!   crowd of publishers ([`crowd`]) are bounded.
 //!
 //! A script is data ([`commands`]): a seed [generates](generate) it, and [`shrink`](crate::shrink) drops clients' tasks,
 //! commands and faults from it until each that is left is needed for the failure.
