@@ -32,6 +32,11 @@ impl Channels {
         self.0.get_mut(usize::from(id.get()).checked_sub(1)?)?.take()
     }
 
+    /// Returns the numbers up to `max` that no channel has.
+    pub(super) fn unused(&self, max: u16) -> impl Iterator<Item = u16> {
+        (1..=max).filter(|number| self.get(ChannelId(*number)).is_none())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (ChannelId, &ChannelRecord)> {
         let all = (1u16..).map(ChannelId).zip(&self.0);
         all.filter_map(|(id, record)| Some((id, record.as_deref()?)))

@@ -2,11 +2,12 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
+use super::LEAST_DELAY;
 use super::channel::Budget;
 use super::channels::Channels;
 use super::exclusive::Waiting;
 use super::nodes::Nodes;
-use super::policy::Recovery;
+use super::policy::{Locked, Recovery};
 use super::record::ChannelRecord;
 use super::recovery::ChannelStep;
 use super::report::Entity;
@@ -59,6 +60,15 @@ pub(super) struct Locks {
     /// Consumers whose queues another connection consumes exclusively.
     pub(super) consumers: Vec<Waiting>,
     pub(super) retry_at: Option<Instant>,
+}
+
+impl Recovering {
+    /// Plans to try again what other connections hold. Returns whether the policy allows that.
+    pub(super) fn retry_later(&mut self, now: Instant) -> bool {
+        let Locked::Retry(after) = self.policy.locked else { return false };
+        self.locks.retry_at = now.checked_add(after.max(LEAST_DELAY));
+        true
+    }
 }
 
 impl Locks {

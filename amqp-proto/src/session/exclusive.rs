@@ -8,7 +8,6 @@ use super::context::Context;
 use super::recovery::{ChannelStep, Repair};
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};
-use super::{LEAST_DELAY, Locked};
 use crate::method::{Method, QueueDeclare};
 use crate::{ChannelError, ChannelId, ConsumerId, Reply, ReplyCode};
 
@@ -70,10 +69,11 @@ impl Context {
     /// Lets a consumer wait until its queue has no other consumer. Returns whether the policy allows that.
     fn probe_later(&mut self, waiting: Waiting) -> bool {
         let Some(recovering) = &mut self.recovering else { return false };
-        let Locked::Retry(after) = recovering.policy.locked else { return false };
-        recovering.locks.consumers.push(waiting);
-        recovering.locks.retry_at = self.now.checked_add(after.max(LEAST_DELAY));
-        true
+        let waits = recovering.retry_later(self.now);
+        if waits {
+            recovering.locks.consumers.push(waiting);
+        }
+        waits
     }
 
     /// Returns the request for the number of consumers of a queue: a passive declaration.

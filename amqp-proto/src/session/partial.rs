@@ -44,6 +44,12 @@ impl Session {
         if !due || !matches!(self.phase, Phase::Connected) {
             return;
         }
+        // All channels are in use. One of the application's could be closed for this.
+        let max = cx.connection.negotiated().map_or(0, |agreed| agreed.channel_max);
+        if cx.channels.unused(max).next().is_none() {
+            recovering.retry_later(cx.now);
+            return;
+        }
         let locks = core::mem::take(&mut recovering.locks);
         let queues = locks.queues.iter();
         let mut declarations: Vec<_> =

@@ -61,6 +61,9 @@ pub enum OnCancel {
     End,
     /// The consumer is started again. Its queue is declared again if this session declared it. A consumer of a stream resumes at
     /// the first delivery that was not settled.
+    ///
+    /// The session declares the queue on a channel of its own. If all channels of the connection are in use, the consumer ends with
+    /// an error that says so.
     Resubscribe,
 }
 
@@ -76,7 +79,8 @@ pub enum Locked {
     /// Waiting does not disturb other consumers. The session declares queues on a channel of its own, and asks there for the
     /// number of consumers before it starts an exclusive one. If another connection is faster, the broker closes the consumer's
     /// channel once, and the session reopens it at once. A broker that does not count consumers, unlike RabbitMQ, closes the
-    /// channel at each retry: use a separate channel for such a consumer.
+    /// channel at each retry: use a separate channel for such a consumer. While all channels of the connection are in use, nothing
+    /// is retried.
     Retry(Duration),
     /// Treat the queue as not restored.
     Fail,

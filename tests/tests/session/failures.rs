@@ -299,6 +299,42 @@ fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
     world.queue(id, durable("usable"));
 }
 
+/// The report has promised that it will be.
+#[test]
+fn what_is_locked_is_tried_again_once_a_channel_is_free_to_ask_on() {
+    let mut world = World::new(Recovery::default());
+    let max = world.session.negotiated().expect("it is open").channel_max;
+    let id = world.open();
+    let mine = QueueDeclare { queue: short("mine"), exclusive: true, ..<_>::default() };
+    let queue = world.queue(id, mine.clone());
+    let consumer = world.consume(id, &queue, "tag");
+    let spare = world.open();
+    for _ in 2..max {
+        world.session.open_channel().expect("there is room");
+    }
+    world.run();
+    world.cut();
+    let other = world.elsewhere(|other, id| {
+        other.queue(id, mine);
+        other.peer.expect("it is connected")
+    });
+    assert_eq!(world.recover().locked, [Entity::Queue(queue)]);
+    world.broker.handle_eof(other, world.now);
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(1));
+    }
+    let ended = |event: &ChannelEvent| matches!(event, ChannelEvent::ConsumerFailed { .. });
+    assert!(!world.channel_events().any(ended));
+    assert!(world.session.poll_timeout().is_some_and(|(at, _)| at > world.now));
+    let mut channel = world.session.channel(spare).expect("it is open");
+    channel.close(ReplyCode::REPLY_SUCCESS, "");
+    world.run();
+    world.pass(Duration::from_secs(1));
+    world.publish(id, "", "mine", "back");
+    world.run();
+    assert_eq!(world.texts(consumer), ["back"]);
+}
+
 #[test]
 fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     let mut world = World::new(Recovery::default());

@@ -139,6 +139,26 @@ fn unnoticed(recovery: Recovery) -> (World, ChannelId, [ConsumerId; 2], impl FnO
 }
 
 #[test]
+fn an_exclusive_consumer_waits_for_a_channel_to_ask_on() {
+    let (mut world, id, [exclusive, _], notice) = unnoticed(Recovery::default());
+    let spare = world.open();
+    while world.session.open_channel().is_ok() {}
+    world.run();
+    notice(&mut world);
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(failed(&world), []);
+    let mut channel = world.session.channel(spare).expect("it is open");
+    channel.close(ReplyCode::REPLY_SUCCESS, "");
+    world.run();
+    world.pass(Duration::from_secs(1));
+    world.publish(id, "", "q", "there");
+    world.run();
+    assert_eq!(world.texts(exclusive), ["there"]);
+}
+
+#[test]
 fn an_exclusive_consumer_waits_until_the_broker_notices_the_loss() {
     let (mut world, id, [exclusive, other], notice) = unnoticed(Recovery::default());
     let report = world.report();

@@ -10,7 +10,6 @@ use crate::method::Method;
 use crate::session::context::Context;
 use crate::session::report::Entity;
 use crate::session::topology::{Declaration, Purpose};
-use crate::session::{LEAST_DELAY, Locked};
 use crate::{
     ChannelError, ChannelId, CommandError, PublishSeq, Reply, ReplyCode, RequestId, ShortStr,
 };
@@ -120,11 +119,12 @@ impl Repair {
     /// Returns the channel for declarations, which is opened if necessary.
     fn declaring_channel(&mut self, cx: &mut Context) -> Option<ChannelId> {
         if self.declarations.channel.is_none() {
-            let max = cx.connection.negotiated().map_or(0, |agreed| agreed.channel_max);
+            let Context { connection, channels, .. } = &mut *cx;
+            let max = connection.negotiated().map_or(0, |agreed| agreed.channel_max);
             // Channels that wait to be reopened keep their numbers.
-            let mut unused =
-                (1..=max).filter(|number| cx.channels.get(ChannelId(*number)).is_none());
-            let opened = unused.find_map(|number| cx.connection.open_channel_numbered(number).ok());
+            let opened = channels
+                .unused(max)
+                .find_map(|number| connection.open_channel_numbered(number).ok());
             // If all numbers are in use, the last channel that is being restored has to serve. A channel that the application
             // uses cannot: a refusal would close it.
             let detached =
@@ -286,11 +286,10 @@ impl Repair {
         error: &ChannelError,
     ) -> bool {
         let Some(recovering) = &mut cx.recovering else { return false };
-        let Locked::Retry(after) = recovering.policy.locked else { return false };
-        let locked = error.reply_code() == Some(ReplyCode::RESOURCE_LOCKED);
+        let locked = error.reply_code() == Some(ReplyCode::RESOURCE_LOCKED)
+            && recovering.retry_later(cx.now);
         if locked {
             recovering.locks.queues.push(queue.clone());
-            recovering.locks.retry_at = cx.now.checked_add(after.max(LEAST_DELAY));
             self.report.locked.push(Entity::Queue(queue.clone()));
         }
         locked
