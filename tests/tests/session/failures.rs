@@ -7,6 +7,7 @@ use amqp_client_core::proto::session::{Dial, Entity, Locked, OnCancel, Recovery}
 use amqp_client_core::proto::{
     ChannelError, ChannelEvent, ConsumerId, ReplyCode, SessionEvent, TimerReason,
 };
+use amqp_test_broker::Scope;
 
 use crate::world::{World, durable, exclusive, nameless, short};
 
@@ -242,6 +243,61 @@ fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
         let consumers = usize::from(on_cancel == OnCancel::Resubscribe);
         assert_eq!(world.recover().consumers, consumers);
     }
+}
+
+/// The broker cancels the consumer with that tag.
+fn cancel(world: &mut World, tag: &str) {
+    let view = world.broker.consumers().find(|own| own.tag == tag).expect("it runs");
+    world.broker.cancel_consumer(world.now, &view);
+}
+
+fn failed(world: &World) -> Vec<ConsumerId> {
+    let failed = world.channel_events().filter_map(|event| match event {
+        ChannelEvent::ConsumerFailed { consumer, .. } => Some(*consumer),
+        _ => None,
+    });
+    failed.collect()
+}
+
+#[test]
+fn a_consumer_that_cannot_start_again_leaves_others_of_its_queue_alone() {
+    let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let id = world.open();
+    let queue = world.queue(id, durable("queue"));
+    let first = world.consume(id, &queue, "first");
+    let second = world.consume(id, &queue, "second");
+    world.broker.refuse_next((50, 10), 1, Scope::Channel);
+    cancel(&mut world, "first");
+    world.run();
+    assert_eq!(failed(&world), [first]);
+    // The broker has it still: if its deliveries went nowhere, they would stay unacknowledged.
+    world.publish(id, "", "queue", "there");
+    world.run();
+    assert_eq!(world.texts(second), ["there"]);
+}
+
+#[test]
+fn a_queue_that_could_not_be_declared_may_be_declared_a_moment_later() {
+    let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let id = world.open();
+    let (queue, other) = (world.queue(id, durable("queue")), world.queue(id, durable("other")));
+    let first = world.consume(id, &queue, "first");
+    let second = world.consume(id, &queue, "second");
+    world.consume(id, &other, "third");
+    world.broker.refuse_next((50, 10), 1, Scope::Channel);
+    cancel(&mut world, "first");
+    cancel(&mut world, "third");
+    while failed(&world).is_empty() {
+        world.round();
+    }
+    // The third one is not back yet, so this belongs to the same repair.
+    assert_eq!(world.broker.consumers().count(), 1);
+    cancel(&mut world, "second");
+    world.run();
+    assert_eq!(failed(&world), [first]);
+    world.publish(id, "", "queue", "there");
+    world.run();
+    assert_eq!(world.texts(second), ["there"]);
 }
 
 #[test]

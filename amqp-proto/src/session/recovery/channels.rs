@@ -103,7 +103,8 @@ impl Repair {
             self.send_channel(cx, id);
         }
         for (id, consumer) in wanted {
-            self.end_consumers_without_queue(cx, id);
+            // Others of its queue may still run at the broker, if it has cancelled this one only.
+            self.end_consumers_without_queue(cx, id, |own| own.id == consumer);
             let Some(record) = cx.channels.get(id).filter(|record| record.attached) else {
                 continue;
             };
@@ -121,7 +122,7 @@ impl Repair {
 
     /// Plans everything that belongs to a channel, except what another connection holds: that is tried later.
     fn plan_channel(&mut self, cx: &mut Context, id: ChannelId) {
-        self.end_consumers_without_queue(cx, id);
+        self.end_consumers_without_queue(cx, id, |_| true);
         let Some(record) = cx.channels.get(id) else { return };
         let Some(own) = self.channels.get_mut(&id) else { return };
         let locks = cx.recovering.as_ref().map(|recovering| &recovering.locks);
@@ -138,13 +139,19 @@ impl Repair {
         own.planned = true;
     }
 
-    /// Ends the consumers of queues that could not be declared, except of those that will be retried.
-    fn end_consumers_without_queue(&mut self, cx: &mut Context, id: ChannelId) {
+    /// Ends those of some consumers whose queues could not be declared, except if that will be retried.
+    fn end_consumers_without_queue(
+        &mut self,
+        cx: &mut Context,
+        id: ChannelId,
+        some: impl Fn(&Consumer) -> bool,
+    ) {
         let Some(recovering) = &cx.recovering else { return };
         let Some(record) = cx.channels.get(id) else { return };
         let ended: Vec<_> = record
             .consumers
             .iter()
+            .filter(|consumer| some(consumer))
             .map(|consumer| (consumer.id, consumer.consume.clone()))
             .filter(|(_, consume)| {
                 self.missing.contains(&consume.queue)

@@ -198,6 +198,10 @@ impl Repair {
     }
 
     fn handle_declaration(&mut self, cx: &mut Context, step: &Declaration, reply: &Reply) {
+        if let Entity::Queue(name) = &step.entity {
+            // An earlier try of this repair may have failed.
+            self.missing.remove(name);
+        }
         if let (Entity::Queue(old), Reply::Method(Method::QueueDeclareOk(answer))) =
             (&step.entity, reply)
         {
