@@ -443,6 +443,14 @@ impl ChannelError {
         Self::NotRestored { reply_code, why: why.to_string().into() }
     }
 
+    /// What an error says that results from this one.
+    pub(crate) fn reason(&self) -> Arc<str> {
+        match self {
+            Self::NotRestored { why, .. } => why.clone(),
+            error => error.to_string().into(),
+        }
+    }
+
     /// Returns the orderly close of the channel or of the connection, if this error is one.
     #[must_use]
     pub const fn as_close(&self) -> Option<&Close> {

@@ -112,7 +112,7 @@ impl Repair {
             record.consumer_steps(
                 id,
                 record.qos.as_ref(),
-                |found| found.id == consumer && !self.missing.contains(&found.consume.queue),
+                |found| found.id == consumer && !self.missing.contains_key(&found.consume.queue),
                 &mut steps,
             );
             self.channels.entry(id).or_default().steps.extend(steps);
@@ -133,8 +133,9 @@ impl Repair {
             })
         };
         let missing = &self.missing;
-        let steps = record
-            .steps(id, |consumer| !missing.contains(&consumer.consume.queue) && !held(consumer));
+        let steps = record.steps(id, |consumer| {
+            !missing.contains_key(&consumer.consume.queue) && !held(consumer)
+        });
         own.steps = steps.into();
         own.planned = true;
     }
@@ -152,14 +153,14 @@ impl Repair {
             .consumers
             .iter()
             .filter(|consumer| some(consumer))
-            .map(|consumer| (consumer.id, consumer.consume.clone()))
-            .filter(|(_, consume)| {
-                self.missing.contains(&consume.queue)
-                    && !recovering.locks.queues.contains(&consume.queue)
+            .filter(|consumer| !recovering.locks.queues.contains(&consumer.consume.queue))
+            .filter_map(|own| {
+                Some((own.id, own.consume.clone(), self.missing.get(&own.consume.queue)?.clone()))
             })
             .collect();
-        for (consumer, consume) in ended {
-            let why = alloc::format!("its queue {:?} could not be declared again", consume.queue);
+        for (consumer, consume, reason) in ended {
+            let queue = &consume.queue;
+            let why = alloc::format!("its queue {queue:?} could not be declared again: {reason}");
             let error = ChannelError::not_restored(ReplyCode::NOT_FOUND, why);
             let entity =
                 Entity::Consumer { channel: id, consumer, consumer_tag: consume.consumer_tag };

@@ -271,7 +271,7 @@ impl Repair {
             Purpose::Restore | Purpose::Again => {}
         }
         if let Entity::Queue(name) = &step.entity {
-            self.missing.insert(name.clone());
+            self.missing.insert(name.clone(), error.reason());
             let own = &mut self.declarations;
             own.steps.retain(|step| step.queue.as_ref() != Some(name));
             own.later.retain(|step| step.queue.as_ref() != Some(name));

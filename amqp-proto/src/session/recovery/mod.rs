@@ -20,7 +20,9 @@ mod channels;
 mod declare;
 mod plan;
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
+use alloc::string::ToString as _;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -46,8 +48,8 @@ pub(super) struct Repair {
     scope: Scope,
     report: RecoveryReport,
     declarations: Declarations,
-    /// Queues that could not be declared. What belongs to them is left out.
-    missing: BTreeSet<ShortStr>,
+    /// Queues that could not be declared, with the reasons. What belongs to them is left out.
+    missing: BTreeMap<ShortStr, Arc<str>>,
     channels: BTreeMap<ChannelId, ChannelRepair>,
     /// Consumers to start once their queues are declared, on channels that are open.
     consumers: Vec<(ChannelId, ConsumerId)>,
@@ -73,7 +75,7 @@ impl Repair {
             scope: Scope::Partial,
             report: RecoveryReport::default(),
             declarations: Declarations::default(),
-            missing: BTreeSet::new(),
+            missing: BTreeMap::new(),
             channels: BTreeMap::new(),
             consumers: Vec::new(),
             one_by_one: false,
@@ -102,8 +104,8 @@ impl Repair {
     /// Plans all declarations, except those for which the broker has closed a connection.
     fn leave_out_condemned(&mut self, outage: &Outage, cx: &Context) {
         let condemned = &outage.condemned;
-        let queues = condemned.iter().filter_map(|(entity, _)| match entity {
-            Entity::Queue(name) => Some(name.clone()),
+        let queues = condemned.iter().filter_map(|(entity, error)| match entity {
+            Entity::Queue(name) => Some((name.clone(), error.to_string().into())),
             _ => None,
         });
         self.missing = queues.collect();
@@ -111,7 +113,7 @@ impl Repair {
         // A queue that is left out has no bindings. A binding that is left out still has its queue.
         steps.retain(|step| {
             let left_out = condemned.iter().any(|(entity, _)| *entity == step.entity);
-            !left_out && step.queue.as_ref().is_none_or(|queue| !self.missing.contains(queue))
+            !left_out && step.queue.as_ref().is_none_or(|queue| !self.missing.contains_key(queue))
         });
         self.declarations.add(steps);
         let failed = condemned.iter();
