@@ -210,6 +210,31 @@ async fn publishing_and_consuming_survive_whims() -> Outcome {
     Ok(())
 }
 
+/// A channel knows which queue an empty name stands for before it asks the queue, which may take its time.
+#[tokio::test]
+async fn an_empty_name_stands_for_what_was_declared_before_on_any_whim() -> Outcome {
+    for seed in 0..10 {
+        let broker = Broker::start_with(Options::new().whims(seed))?;
+        let connection = open(&broker.uri()).await?;
+        let channel = connection.open_channel().await?;
+        channel.queue_declare("first", QueueOptions::new()).await?;
+        let mut consumer = channel.basic_consume_no_wait("", ConsumeOptions::new())?;
+        channel.queue_declare("second", QueueOptions::new()).await?;
+        let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+        for queue in ["second", "first"] {
+            publisher.send(queue, "").await?;
+        }
+        let delivery = consumer.next().await.ok_or("cancelled")??;
+        assert_eq!(delivery.routing_key(), "first", "seed {seed}");
+
+        let channel = connection.open_channel().await?;
+        let _consumer = channel.basic_consume_no_wait("", ConsumeOptions::new())?;
+        let declared = channel.queue_declare("third", QueueOptions::new()).await;
+        assert!(matches!(declared, Err(CallError::Ended(_))), "seed {seed}: {declared:?}");
+    }
+    Ok(())
+}
+
 /// A quorum queue with one message, and another for what it drops.
 async fn quorum(channel: &Channel) -> Result<(Queue, Queue), Box<dyn std::error::Error>> {
     let dead = channel.queue_declare("dead", durable()).await?;

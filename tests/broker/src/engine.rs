@@ -401,13 +401,17 @@ impl Engine {
     /// Lets a request wait, on a whim: RabbitMQ's queues answer `basic.consume`, its channels the rest, so this one can be
     /// overtaken. Returns it if it does not wait.
     fn put_off(&mut self, at: At, method: Method) -> Option<Method> {
-        if matches!(method, Method::BasicConsume(_)) {
-            if let Some(delay) = self.whims.delay() {
-                self.later.push((self.now + delay, at, method));
-                return None;
-            }
+        let Method::BasicConsume(mut consume) = method else { return Some(method) };
+        let delay = self.whims.delay();
+        if consume.queue.is_empty() {
+            // The channel knows which queue is meant. If there is none, no queue has to answer.
+            consume.queue = self.channel(at).map(|own| own.last_queue.clone()).unwrap_or_default();
         }
-        Some(method)
+        let Some(delay) = delay.filter(|_| !consume.queue.is_empty()) else {
+            return Some(consume.into());
+        };
+        self.later.push((self.now + delay, at, consume.into()));
+        None
     }
 
     /// Returns whether a consumer is to be, but is not yet.
