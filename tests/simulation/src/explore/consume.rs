@@ -206,8 +206,10 @@ impl Task {
         }
         let Some(mut taker) = self.borrow_consumer(number) else { return };
         // One whose start waits for a connection may wait for that first. What it had on a transactional channel has to be
-        // committed, and nothing but the consumer may lead to its channel.
-        let apart = !taker.asked.get() || !taker.ran || taker.desk.books.may_be_kept();
+        // committed, and nothing but the consumer may lead to its channel. While the channel closes, nothing can be cancelled: it
+        // ends with the channel.
+        let own = &taker.desk;
+        let apart = !taker.asked.get() || !taker.ran || own.books.may_be_kept() || own.closed.get();
         let goes_on = apart || !self.ends_at_once(&mut taker).await;
         if goes_on {
             self.consumers.borrow_mut().push(taker);
