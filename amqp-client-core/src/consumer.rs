@@ -49,6 +49,9 @@ use crate::state::End;
 /// starts the consumer again; the broker's tools show it with a number in front of its tag. The requeued messages are delivered
 /// again, marked as redelivered.
 ///
+/// A consumer that has ended cannot be paused. If the application does not take what it still holds, its newest deliveries are
+/// requeued in the same way.
+///
 /// While a consumer is paused, the broker does not list it. Consumers that would lose something by a pause are never paused:
 ///
 /// - exclusive consumers,

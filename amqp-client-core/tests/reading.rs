@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
+use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::Method;
 use amqp_client_core::{
     Channel, ChannelEvent, Config, ConnectionEvent, ConsumeOptions, Consumer, PublisherOptions,
@@ -309,6 +310,65 @@ fn a_consumer_that_is_paused_ends_as_any_other() {
         assert!(end.is_none(), "{end:?}");
         assert!(said(&mut rig).2.is_empty(), "it is not started again");
     }
+}
+
+/// Nobody can pause it any more, and nothing else frees what it holds.
+#[test]
+fn a_consumer_that_has_ended_stops_nobody_else() {
+    type End = fn(&mut Rig, &Channel, &Consumer);
+    let ends: [(&str, End); 3] = [
+        ("cancelled", |rig, _, own| rig.run(own.cancel()).expect("it is cancelled")),
+        ("cancelled without waiting", |_, _, own| drop(own.cancel())),
+        ("its channel is closed", |rig, channel, _| {
+            rig.refuse(channel.id(), ReplyCode::NOT_FOUND, (60, 40));
+        }),
+    ];
+    for (name, end) in ends {
+        let (mut rig, _, [mut works]) = consumers(ConsumeOptions::new());
+        let opening = rig.connection.open_channel();
+        let channel = rig.run(opening).expect("a channel");
+        let mut lags = rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("one");
+        let mut events = rig.connection.events();
+        rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+        rig.turn();
+        end(&mut rig, &channel, &lags);
+        rig.turn();
+        rig.deliver(works.channel().id(), works.tag(), 1, b"work");
+        rig.methods.clear();
+        rig.advance(PATIENCE - Duration::from_millis(1));
+        assert!(!rig.reads() && works.try_next().is_none(), "{name}");
+        rig.advance(Duration::from_millis(1));
+        assert!(rig.reads(), "{name}");
+        let work = works.try_next().expect(name).into_message();
+        assert_eq!(work.body(), b"work", "{name}");
+        // The broker requeues by itself what was delivered on a channel that it closes.
+        let (cancelled, requeued, started) = said(&mut rig);
+        assert!(cancelled.is_empty() && started.is_empty(), "{name}");
+        let expected: Vec<_> = if channel.is_open() { (2..=12).rev().collect() } else { vec![] };
+        assert_eq!(requeued, expected, "{name}");
+        let named = rig.poll(std::pin::pin!(events.next())).flatten();
+        let Some(ConnectionEvent::ConsumerLags { consumer_tag, .. }) = named else {
+            panic!("{name}: {named:?}")
+        };
+        assert_eq!(consumer_tag, *lags.tag(), "{name}");
+        // It keeps its oldest delivery, and then it ends.
+        let kept = lags.try_next().map(|own| drop(own.into_message()));
+        assert!(kept.is_some() && lags.try_next().is_none(), "{name}");
+        assert_eq!(rig.run(lags.next()).is_some(), !channel.is_open(), "{name}");
+        assert_eq!(rig.connection.health().delivered_octets, 0, "{name}");
+    }
+}
+
+/// Nobody delivers it again.
+#[test]
+fn what_needs_no_acknowledgement_stays_with_a_consumer_that_has_ended() {
+    let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new().no_ack(true));
+    rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+    rig.run(lags.cancel()).expect("it is cancelled");
+    rig.methods.clear();
+    (0..5).for_each(|_| rig.advance(PATIENCE));
+    assert!(!rig.reads() && said(&mut rig) == Default::default());
+    assert_eq!(std::iter::from_fn(|| lags.try_next()).count(), 12);
 }
 
 #[test]

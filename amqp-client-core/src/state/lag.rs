@@ -6,13 +6,17 @@
 //!
 //! Three consumers, and a budget of 12 MiB: the first takes nothing and holds 12 MiB. A share is 2 MiB, half the budget for all
 //! of them together. The first is paused, keeps its oldest 2 MiB and requeues 10 MiB.
+//!
+//! A consumer that has ended gets nothing more, but its handle may still hold what was delivered before. If nobody takes that, it
+//! keeps its share as well, without being paused.
 
 use std::time::{Duration, Instant};
 
-use amqp_proto::ConsumerId;
 #[cfg(doc)]
 use amqp_proto::session::Session;
+use amqp_proto::{ConsumerId, Settlement};
 
+use super::queues::Queue;
 use super::{ChannelState, State};
 use crate::config::Settings;
 use crate::event::{ChannelEvent, ConnectionEvent};
@@ -62,7 +66,7 @@ impl State {
     /// Reading is suspended until consumers take what was delivered: names the one that holds most.
     #[cold]
     pub(crate) fn report_lag(&mut self) {
-        let channels = self.channels.iter_mut().flatten().filter(|own| own.ended.is_none());
+        let channels = self.channels.iter_mut().flatten();
         let largest =
             |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.octets);
         let found =
@@ -88,22 +92,27 @@ impl State {
     fn pause_laggards(&mut self, settings: &Settings) {
         // What was decoded and not delivered counts as well.
         self.dispatch();
-        let (mut running, mut busy) = (0, 0);
-        for channel in self.channels.iter_mut().flatten().filter(|own| own.ended.is_none()) {
-            for queue in channel.queues.iter_mut().filter(|queue| queue.end.is_none()) {
+        let (mut running, mut busy, mut left) = (0, 0, 0);
+        for queue in self.channels.iter_mut().flatten().flat_map(|own| own.queues.iter_mut()) {
+            if queue.end.is_some() {
+                left += usize::from(queue.is_left());
+            } else {
                 running += 1;
                 busy += usize::from(!queue.idle && !queue.paused);
             }
         }
         let starved = !settings.may_read(self.delivered_octets, &self.proto)
             && (busy > 0 || self.proto.awaits_peer());
-        let share = settings.delivery_budget / (2 * running.max(1));
+        let share = settings.delivery_budget / (2 * (running + left).max(1));
         // There may have been fewer consumers when the last one was paused, or no room for what it had to say.
-        self.trim_paused(share);
+        self.trim(share, |queue| queue.paused);
+        if starved && self.delivered_octets >= settings.delivery_budget {
+            self.trim(share, Queue::is_left);
+        }
         while starved && self.delivered_octets >= settings.delivery_budget {
             let Some((place, consumer)) = self.next_laggard(share) else { return };
             if self.pause(place, consumer) {
-                self.trim_paused(share);
+                self.trim(share, |queue| queue.paused);
             }
         }
     }
@@ -141,16 +150,16 @@ impl State {
         true
     }
 
-    /// Requeues what paused consumers hold beyond their share: the newest, so that the order stays what it was.
+    /// Requeues what some consumers hold beyond their share: the newest, so that the order stays what it was.
     ///
     /// Each keeps at least its oldest delivery. An application that looks for deliveries now and then would never find one
     /// otherwise: each would be requeued before the application looks again. What is larger than the share is not counted, so
-    /// that reading goes on; that is one message for each paused consumer.
-    fn trim_paused(&mut self, share: usize) {
+    /// that reading goes on; that is one message for each of these consumers.
+    fn trim(&mut self, share: usize, wanted: impl Fn(&Queue) -> bool) {
         let Self { channels, proto, delivered_octets, .. } = self;
-        for channel in channels.iter_mut().flatten().filter(|channel| channel.ended.is_none()) {
-            let id = channel.id;
-            for queue in channel.queues.iter_mut().filter(|queue| queue.paused) {
+        for channel in channels.iter_mut().flatten() {
+            let (id, over) = (channel.id, channel.ended.is_some());
+            for queue in channel.queues.iter_mut().filter(|queue| wanted(queue)) {
                 while queue.octets > share && !proto.is_full() {
                     if queue.deliveries.len() == 1 {
                         let uncounted = std::mem::take(&mut queue.octets);
@@ -159,9 +168,14 @@ impl State {
                     }
                     let Some(delivery) = queue.take_newest() else { break };
                     *delivered_octets = delivered_octets.saturating_sub(delivery.size());
+                    if over {
+                        // The broker has requeued it, and the number may belong to another channel.
+                        continue;
+                    }
                     if let Ok(mut channel) = proto.channel(id) {
                         // It fails only for what is settled already.
-                        let _settled = channel.nack(delivery.delivery_tag(), true);
+                        let requeue = Settlement::Nack { requeue: true };
+                        let _settled = channel.settle_apart(delivery.delivery_tag(), requeue);
                     }
                 }
             }

@@ -118,6 +118,12 @@ impl Queue {
         self.octets.saturating_sub(self.detached.1)
     }
 
+    /// Whether it has ended, and nobody takes what it holds, which can be delivered again.
+    pub(crate) fn is_left(&self) -> bool {
+        let acks = self.deliveries.front().is_some_and(|delivery| !delivery.no_ack());
+        self.end.is_some() && self.idle && acks
+    }
+
     /// Copies the deliveries out of the blocks they were read to.
     pub(crate) fn detach(&mut self) {
         self.deliveries.iter_mut().skip(self.detached.0).for_each(Delivery::detach);
