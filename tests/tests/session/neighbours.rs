@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    Arguments as _, BasicConsume, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDelete,
-    QueuePurge,
+    Arguments as _, BasicCancel, BasicConsume, BasicConsumeOk, ExchangeDeclare, Method, QueueBind,
+    QueueDeclare, QueueDelete, QueuePurge,
 };
-use amqp_client_core::proto::session::{Entity, Locked, Recovery};
+use amqp_client_core::proto::session::{Entity, Locked, OnCancel, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, CommandError, Connection, ConsumerId, Misuse, ReplyCode, ServerConfig,
     ShortStr,
@@ -319,6 +319,37 @@ fn a_consumer_that_is_brought_back_is_not_blamed_for_one_of_the_application() {
     assert_eq!(failed.collect::<Vec<_>>(), [forbidden]);
     assert_eq!(pair.failed_consumers(), [], "{exclusive:?} was not looked at");
     assert_eq!(pair.asked.iter().filter(|method| is_exclusive(method)).count(), 2);
+}
+
+/// The broker cancels a consumer while the rest of its channel is still being restored.
+#[test]
+fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
+    let mut recovery = reopening();
+    recovery.on_cancel = OnCancel::Resubscribe;
+    let mut pair = Pair::new(recovery);
+    pair.run(accept);
+    let id = pair.open();
+    let cancelled = start(&mut pair, id, "first", false);
+    start(&mut pair, id, "second", false);
+    pair.run(accept);
+    let starts = |method: &Method, tag: &str| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short(tag));
+    pair.asked.clear();
+    let cause = (QueueDelete::CLASS_ID, QueueDelete::METHOD_ID);
+    pair.server.channel(id).expect("it is open").close_over(ReplyCode::NOT_FOUND, "no", cause);
+    // One of the two is back.
+    pair.run(|server, id, method| {
+        if !starts(method, "second") {
+            accept(server, id, method);
+        }
+    });
+    let cancel = BasicCancel { consumer_tag: short("first"), no_wait: true };
+    pair.server.channel(id).expect("it is open").send(cancel).expect("it is sent");
+    pair.run(accept);
+    let second = BasicConsumeOk { consumer_tag: short("second") };
+    pair.say(id, second);
+    let count = pair.asked.iter().filter(|method| starts(method, "first")).count();
+    assert_eq!(count, 2, "{cancelled:?} is started again");
+    assert!(pair.session.is_open());
 }
 
 #[test]

@@ -95,7 +95,8 @@ impl Repair {
     pub(super) fn begin_channels(&mut self, cx: &mut Context) {
         let wanted = core::mem::take(&mut self.consumers);
         let unplanned = self.channels.iter().filter(|(_, own)| !own.planned).map(|(id, _)| *id);
-        for id in unplanned.collect::<Vec<_>>() {
+        let unplanned: Vec<_> = unplanned.collect();
+        for &id in &unplanned {
             if cx.channels.get(id).is_some_and(|record| record.attached) {
                 continue;
             }
@@ -105,9 +106,13 @@ impl Repair {
         for (id, consumer) in wanted {
             // Others of its queue may still run at the broker, if it has cancelled this one only.
             self.end_consumers_without_queue(cx, id, |own| own.id == consumer);
-            let Some(record) = cx.channels.get(id).filter(|record| record.attached) else {
+            let Some(record) = cx.channels.get(id) else { continue };
+            // A channel that is yet to be planned, or was planned just now, starts all its consumers. One that was planned before
+            // may have started this one already, and the broker has cancelled it since.
+            let planned = self.channels.get(&id).is_some_and(|own| own.planned);
+            if !record.attached && (!planned || unplanned.contains(&id)) {
                 continue;
-            };
+            }
             let mut steps = Vec::new();
             record.consumer_steps(
                 id,
