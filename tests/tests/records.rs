@@ -271,17 +271,16 @@ fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) ->
         }
         driven = driven || drive.as_mut().poll(&mut cx).is_ready();
         server.turn(&mut wires.borrow_mut(), piece)?;
-        if reason.is_none()
-            && let Poll::Ready(why) = closed.as_mut().poll(&mut cx)
-        {
-            reason = Some(why);
+        if reason.is_none() {
+            if let Poll::Ready(why) = closed.as_mut().poll(&mut cx) {
+                reason = Some(why);
+            }
         }
-        if worked.is_some()
-            && let Some(reason) = reason.take()
-        {
+        if worked.is_some() && reason.is_some() {
             let wires = wires.borrow();
             let ends = [wires.up.ends.clone(), wires.down.ends.clone()];
-            return Ok(Ran { worked: worked.ok_or("it has worked")?, reason, ends });
+            let (worked, reason) = (worked.ok_or("worked")?, reason.ok_or("closed")?);
+            return Ok(Ran { worked, reason, ends });
         }
         idle = if moved(&wires.borrow()) == before { idle + 1 } else { 0 };
         if idle > IDLE {

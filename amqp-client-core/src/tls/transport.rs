@@ -129,10 +129,10 @@ impl<S: Transport> Transport for Secured<S> {
                 return Poll::Ready(self.failure.take().map_or(Ok(0), Err));
             }
             // What the handshake has to say, it says now; what does not go out yet, goes with the next write or read.
-            if !self.unsendable
-                && let Poll::Ready(Err(error)) = self.poll_send(cx)
-            {
-                self.failure = Some(error);
+            if !self.unsendable {
+                if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                    self.failure = Some(error);
+                }
             }
             match self.poll_receive(cx) {
                 Poll::Ready(Ok(())) => {}

@@ -83,9 +83,10 @@ impl Consumers {
 
     /// The broker has named it.
     pub(super) fn set_tag(&mut self, id: ConsumerId, tag: ShortStr) {
-        if self.get(id).is_some_and(|consumer| consumer.consume.consumer_tag != tag)
-            && let Some(mut consumer) = self.remove(id)
-        {
+        if self.get(id).is_none_or(|consumer| consumer.consume.consumer_tag == tag) {
+            return;
+        }
+        if let Some(mut consumer) = self.remove(id) {
             consumer.consume.consumer_tag = tag;
             self.insert(consumer);
         }

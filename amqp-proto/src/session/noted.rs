@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use super::pause::Pause;
 use super::record::{ChannelRecord, Consumer, Held, InFlight, Limits, Mode};
 use super::topology::{Topology, name_of};
-use crate::method::{FromReply as _, Method, QueueDeclareOk};
+use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
 use crate::{ConsumerId, Reply, RequestId};
 
@@ -20,10 +20,8 @@ pub(super) fn note(
     now: Instant,
 ) {
     let mut before = None;
-    if let Method::BasicQos(qos) = &method
-        && !qos.global
-    {
-        record.prefetch_now = qos.prefetch_count;
+    if let Method::BasicQos(BasicQos { prefetch_count, global: false, .. }) = &method {
+        record.prefetch_now = *prefetch_count;
     }
     match &method {
         Method::BasicQos(qos) if recovers => {
