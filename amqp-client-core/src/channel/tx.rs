@@ -13,6 +13,10 @@ impl Channel {
     }
 
     /// Commits the publishes and acknowledgements since the last commit or rollback (`tx.commit`).
+    ///
+    /// # Errors
+    /// [`CallError`]. [`Misuse::TransactionLost`](amqp_proto::Misuse::TransactionLost): a part of the transaction was lost with a
+    /// connection, so the rest was rolled back. Its deliveries are unacknowledged again, as after [`tx_rollback`](Self::tx_rollback).
     pub fn tx_commit(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxCommit {}))
     }
