@@ -11,7 +11,8 @@
 //! in is decoded under the lock, a whole read at a time; each consumer is woken once for it, and takes all its deliveries
 //! at once.
 //!
-//! - The lock is never held across an await, a system call or code of the user, and wakers are woken after its release.
+//! - The lock is never held across an await, a system call or code of the user (except SASL mechanisms and
+//!   `Recovery::recovers`), and wakers are woken after its release.
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.

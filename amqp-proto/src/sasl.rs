@@ -14,7 +14,9 @@ use crate::wire::{Secret, put_long_octets};
 /// A way to log in.
 ///
 /// A mechanism is shared by all connections of a configuration; each login begins an [`Exchange`] of its own. Closures
-/// are exchanges, so a mechanism of one's own is a few lines:
+/// are exchanges, so a mechanism of one's own is a few lines. Clients call both while they hold the lock of the connection, so
+/// neither may block or use handles of that connection.
+///
 ///
 /// ```
 /// use amqp_proto::{Exchange, Mechanism, SaslError, Secret};

@@ -2,7 +2,8 @@
 //!
 //! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call
 //! or code of the user. Wakers and callbacks are collected under the lock, as is what the user made and nobody needs any more
-//! (wakers, bodies of messages); they are woken, called and dropped behind it: [`Guard`] sees to that.
+//! (wakers, bodies of messages); they are woken, called and dropped behind it: [`Guard`] sees to that. There are two exceptions,
+//! whose documentation says so: SASL mechanisms and `Recovery::recovers`.
 
 mod callbacks;
 mod channel;

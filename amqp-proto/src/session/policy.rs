@@ -7,6 +7,7 @@ use crate::ConnectionError;
 #[non_exhaustive]
 pub struct Recovery {
     /// Decides whether a connection that failed with this error is recovered. Default [`ConnectionError::is_recoverable`].
+    /// Clients call it while they hold the lock of the connection, so it must not use handles of that connection.
     pub recovers: fn(&ConnectionError) -> bool,
     /// The backoff of a node after its first failure. It doubles with each further failure. Half of it is random (jitter), so that
     /// the clients of a restarted broker do not all reconnect at once. Default 100 ms.
