@@ -3,29 +3,27 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "../../tests/script/mod.rs"]
+mod commands;
+mod program;
+#[path = "../../../tests/script/mod.rs"]
 mod script;
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{self, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use amqp_client_blocking::{
-    ConfirmError, Connection, ConsumeOptions, Message, MessageProperties, PublisherOptions,
-    QueueOptions, Target, Wait as _,
-};
+use amqp_client_core::proto::Secret;
 use amqp_client_core::proto::method::{
     BasicAck, BasicConsume, BasicDeliver, BasicPublish, BasicQos, ChannelClose, ChannelCloseOk,
     ChannelOpen, ChannelOpenOk, ConnectionBlocked, ConnectionClose, ConnectionCloseOk,
     ConnectionOpen, ConnectionStart, ConnectionStartOk, ConnectionTune, ConnectionTuneOk, Method,
     QueueDeclare, QueueDeclareOk,
 };
-use amqp_client_core::proto::{ConnectionError, Secret};
 use amqp_testkit::PeerConnection;
 use amqp_testkit::peer::frame_octets;
-use script::client::{HEADER as PROTOCOL_HEADER, addr_of, greeted, logged_in, opened, short};
+use program::Program;
+use script::client::{HEADER as PROTOCOL_HEADER, greeted, logged_in, opened, short};
 use script::{METHOD, encoded, receive, send};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -36,91 +34,6 @@ const HEARTBEAT: u8 = 8;
 
 /// Far longer than it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The program. It is killed with this.
-struct Program {
-    child: Child,
-    uri: String,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Program {
-    fn start() -> io::Result<Self> {
-        Self::start_by(&mut Command::new(env!("CARGO_BIN_EXE_amqp-test-broker")))
-    }
-
-    fn start_by(command: &mut Command) -> io::Result<Self> {
-        let command = command.arg("127.0.0.1:0").stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut uri = String::new();
-        let mut answers = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
-        answers.read_line(&mut uri)?;
-        Ok(Self { child, uri: uri.trim().to_owned(), answers })
-    }
-
-    /// Gives it a command; its answer.
-    fn ask(&mut self, command: &str) -> io::Result<String> {
-        let mut input = self.child.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-        input.write_all(format!("{command}\n").as_bytes())?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        Ok(answer.trim_end().to_owned())
-    }
-
-    fn connect(&self, name: &str) -> Result<Connection, Box<dyn std::error::Error>> {
-        let target = format!("{}?name={name}", self.uri).parse::<Target>()?;
-        Ok(Connection::open_target(target.without_recovery())?)
-    }
-
-    fn addr(&self) -> SocketAddr {
-        addr_of(&self.uri)
-    }
-
-    /// Returns the resident memory of the program, in bytes.
-    fn memory(&self) -> io::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("");
-        let kilobytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-        Ok(kilobytes.ok_or(io::ErrorKind::NotFound)? * 1024)
-    }
-
-    /// Somebody else can work with it.
-    fn assert_serves(&self, after: &str) {
-        let served = || -> Outcome {
-            let target = self.uri.parse::<Target>()?.without_recovery();
-            let connection = Connection::open_target(target)?;
-            let channel = connection.open_channel().wait()?;
-            let options = QueueOptions::new().exclusive(true);
-            let queue = channel.queue_declare("", options).wait()?;
-            queue.publish(&Message::new("m")).wait()?;
-            let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
-            let delivery = consumer.next().wait().ok_or("cancelled")??;
-            assert_eq!(delivery.body(), b"m");
-            delivery.ack()?;
-            Ok(connection.close().wait()?)
-        };
-        served().unwrap_or_else(|error| panic!("after {after}: {error}"));
-    }
-
-    /// It runs to the end, and has complained of nothing.
-    fn finish(mut self) -> Outcome {
-        self.assert_serves("all");
-        assert_eq!(self.child.try_wait()?, None);
-        self.child.kill()?;
-        let mut complaints = String::new();
-        let errors = self.child.stderr.take().ok_or("it was taken")?;
-        BufReader::new(errors).read_to_string(&mut complaints)?;
-        assert_eq!(complaints, "");
-        Ok(())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may be dead already.
-        let _dead = self.child.kill().and_then(|()| self.child.wait());
-    }
-}
 
 fn method(channel: u16, method: impl Into<Method>) -> Vec<u8> {
     frame_octets(METHOD, channel, &encoded(method))
@@ -616,121 +529,4 @@ fn more_connections_than_the_system_has_descriptors() -> Outcome {
     let lines = complaints.lines().count();
     assert!((1..100).contains(&lines), "{lines} lines: {:.500}", complaints);
     Ok(())
-}
-
-fn obedient() -> io::Result<Program> {
-    Program::start_by(Command::new(env!("CARGO_BIN_EXE_amqp-test-broker")).arg("--commands"))
-}
-
-#[test]
-fn publishes_are_refused_and_confirms_held_on_command() -> Outcome {
-    let mut program = obedient()?;
-    let channel = program.connect("one")?.open_channel().wait()?;
-    channel.queue_declare("q \"1\"", QueueOptions::new()).wait()?;
-    let persistent = MessageProperties::new().persistent();
-    let publisher =
-        channel.default_exchange().publisher(PublisherOptions::new().properties(persistent))?;
-    assert_eq!(program.ask("nack 1")?, "ok");
-    let refused = publisher.publish("q \"1\"", "refused").wait()?;
-    assert_eq!(refused.wait(), Err(ConfirmError::Nacked));
-    assert_eq!(program.ask("hold-confirms on")?, "ok");
-    let mut held = pin!(publisher.publish("q \"1\"", "held\n").wait()?);
-    // What is asked later is answered, and the confirm is not.
-    channel.basic_qos(1).wait()?;
-    assert_eq!(held.as_mut().wait_timeout(Duration::ZERO), None);
-    assert_eq!(
-        program.ask("messages q \"1\"")?,
-        r#"[{"exchange":"","routing_key":"q \"1\"","redelivered":false,"payload":"held\u000a"}]"#
-    );
-    assert_eq!(program.ask("hold-confirms off")?, "ok");
-    held.wait()?;
-    // It survives, as does the program when its input ends.
-    assert_eq!(program.ask("restart")?, "ok");
-    assert_eq!(
-        program.ask("queues")?,
-        r#"[{"name":"q \"1\"","vhost":"/","messages_ready":1,"messages_unacknowledged":0,"consumers":0}]"#
-    );
-    drop(program.child.stdin.take());
-    program.finish()
-}
-
-#[test]
-fn connections_are_made_trouble_by_their_names_on_command() -> Outcome {
-    let mut program = obedient()?;
-    assert!(program.ask("cut")?.starts_with("error: there is no such connection"));
-    let (one, two) = (program.connect("one")?, program.connect("two")?);
-    let channel = two.open_channel().wait()?;
-    assert_eq!(
-        program.ask("connections")?,
-        concat!(
-            r#"[{"user_provided_name":"one","user":"guest","vhost":"/","channels":0,"messages_unacknowledged":0},"#,
-            r#"{"user_provided_name":"two","user":"guest","vhost":"/","channels":1,"messages_unacknowledged":0}]"#
-        )
-    );
-    assert_eq!(program.ask("freeze two")?, "ok");
-    let mut asked = pin!(channel.basic_qos(1));
-    assert!(asked.as_mut().wait_timeout(Duration::ZERO).is_none());
-    one.open_channel().wait()?;
-    assert!(asked.as_mut().wait_timeout(Duration::ZERO).is_none());
-    assert_eq!(program.ask("thaw two")?, "ok");
-    asked.wait()?;
-    assert_eq!(program.ask("cut one")?, "ok");
-    assert_eq!(one.closed().wait(), ConnectionError::Eof);
-    assert!(program.ask("cut one")?.starts_with("error: there is no such connection"));
-    assert_eq!(program.ask("close")?, "ok");
-    assert_eq!(two.closed().wait().reply_code().map(|code| code.0), Some(320));
-    program.finish()
-}
-
-#[test]
-fn clients_are_kept_out_and_blocked_on_command() -> Outcome {
-    let mut program = obedient()?;
-    let connection = program.connect("one")?;
-    assert_eq!(program.ask("refuse-logins on")?, "ok");
-    let refused = program.connect("two").expect_err("nobody is let in");
-    assert!(refused.to_string().contains("ACCESS_REFUSED"), "{refused}");
-    assert_eq!(program.ask("refuse-logins off")?, "ok");
-    program.connect("two")?;
-    assert_eq!(program.ask("alarm on")?, "ok");
-    // The broker has said so before it answers this.
-    connection.open_channel().wait()?;
-    assert!(connection.is_blocked());
-    assert_eq!(program.ask("alarm off")?, "ok");
-    connection.open_channel().wait()?;
-    assert!(!connection.is_blocked());
-    for _ in 0..2 {
-        assert_eq!(program.ask("stop")?, "ok");
-        program.connect("two").expect_err("nobody listens");
-    }
-    let taken = TcpListener::bind(program.addr())?;
-    assert!(program.ask("start")?.starts_with("error: cannot listen on 127.0.0.1:"));
-    drop(taken);
-    assert_eq!(program.ask("start")?, "ok");
-    program.finish()
-}
-
-#[test]
-fn what_is_no_command_is_answered_and_does_nothing() -> Outcome {
-    let mut program = obedient()?;
-    for (line, says) in [
-        ("", "unknown command \"\""),
-        ("stpo", "unknown command \"stpo\""),
-        ("STOP", "unknown command"),
-        ("stop now", "stop takes no argument"),
-        ("nack", "expected a number of messages, not \"\""),
-        ("nack -1", "expected a number of messages"),
-        ("nack 4294967296", "expected a number of messages"),
-        ("hold-confirms maybe", "expected on or off, not \"maybe\""),
-        ("messages nothing", "there is no such queue"),
-        ("thaw nobody", "there is no such connection"),
-        ("\0", "unknown command"),
-        (&"x".repeat(1_000_000), "unknown command"),
-    ] {
-        let answer = program.ask(line)?;
-        assert!(answer.starts_with("error: ") && answer.contains(says), "{line:.20}: {answer:.99}");
-    }
-    // White space around words is none of them.
-    assert_eq!(program.ask("\t nack   1 \r")?, "ok");
-    assert_eq!(program.ask("queues")?, "[]");
-    program.finish()
 }
