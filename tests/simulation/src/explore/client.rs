@@ -113,6 +113,8 @@ pub(crate) struct Start {
     pub(crate) desk: Rc<Desk>,
     /// The queue that it was asked to consume from.
     pub(crate) queue: String,
+    /// Whether its queue was to be recovered when it was asked for.
+    pub(crate) declared: bool,
     /// Whether the broker has started it once.
     pub(crate) ran: bool,
     /// Whether its request is too large for some nodes.
@@ -143,6 +145,7 @@ impl Taker {
             exclusive: false,
             desk: desk.clone(),
             queue: format!("shared-{number}"),
+            declared: false,
             ran: true,
             large: false,
             since,

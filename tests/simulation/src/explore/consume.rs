@@ -46,6 +46,7 @@ impl Task {
         };
         if let Some(consumer) = consumer.and_then(|result| self.judge_call(result)) {
             let Kind { no_ack, exclusive, .. } = kind;
+            let declared = self.has_declared(&name);
             let start = Start {
                 tag: consumer.tag().clone(),
                 name: queue,
@@ -53,6 +54,7 @@ impl Task {
                 exclusive,
                 desk: desk.clone(),
                 queue: name,
+                declared,
                 ran: by == By::Method,
                 large: kind.filler > 0,
                 since,

@@ -101,12 +101,7 @@ impl Task {
         let Name::AutoDelete(number) = taker.name else { return Ok(()) };
         let queue = format!("auto-{number}");
         let gone = close.reply_code == ReplyCode::NOT_FOUND && text.contains(&queue);
-        if recovers
-            && taker.ran
-            && gone
-            && self.has_declared(&queue)
-            && history.is_untouched(&queue)
-        {
+        if recovers && taker.ran && gone && taker.declared && history.is_untouched(&queue) {
             return Err(format!("although its queue is declared again: {text}"));
         }
         Ok(())
@@ -160,7 +155,7 @@ impl Task {
     }
 
     /// Whether this client has declared a queue that nobody deletes but the broker with its last consumer.
-    fn has_declared(&self, queue: &str) -> bool {
+    pub(crate) fn has_declared(&self, queue: &str) -> bool {
         let deleted = self.world.script.faults.iter().any(|fault| {
             matches!(fault.what, What::DeleteQueue(_) | What::Wipe | What::Refuse { .. })
         });
