@@ -8,6 +8,10 @@ use crate::reply::Reply;
 impl Channel {
     /// Makes the channel transactional (`tx.select`): publishes and acknowledgements from now on take effect only with
     /// [`tx_commit`](Self::tx_commit).
+    ///
+    /// # Errors
+    /// [`CallError`]. If the request timed out or was dropped, the channel may be transactional nevertheless: select again, or use
+    /// another channel.
     pub fn tx_select(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxSelect {}))
     }
