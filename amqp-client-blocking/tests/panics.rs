@@ -1,4 +1,4 @@
-//! What becomes of a connection whose loop panics: in a stream of the user's, say. Whoever waits has to learn of it.
+//! A panic in the loop of a connection, for example in a stream of the application: everything that waits gets an error.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

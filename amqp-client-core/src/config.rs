@@ -47,7 +47,9 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// How long connecting may take in all: resolving the name, TCP, TLS and the handshake. More than zero; default 30 s.
+    /// How long it may take to connect to a node for the first time: resolving the name, TCP, TLS and the handshake. More than zero;
+    /// default 30 s. After a loss, the handshake is not included. It has its own
+    /// [timeout](amqp_proto::ClientConfig::handshake_timeout).
     pub connect_timeout: Duration,
     /// How long the broker may take to answer a request, [from when it is written](#timeouts-on-slow-links); `None` waits
     /// forever. Default 30 s.

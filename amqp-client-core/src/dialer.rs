@@ -57,7 +57,7 @@ impl Dialer {
         (Connection::new(shared.clone()), Self::new(shared, close_timeout))
     }
 
-    /// Looks at what there is to do at `now`. `waker` is woken when a handle has given it something new to do.
+    /// Looks at what there is to do at `now`. `waker` is woken when a handle has queued new work.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> DialTurn {
         keep_clone(&mut self.spare_waker, waker);
         let mut state = self.shared.lock();

@@ -142,14 +142,14 @@ impl Driver {
         goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
     }
 
-    /// Returns whether a handle has given the driver something to do since the last [`turn`](Self::turn).
+    /// Returns whether a handle has queued work for the driver since the last [`turn`](Self::turn).
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.shared.lock().wants_driver()
     }
 
     /// Does everything that is due at `now`, and returns what to do with the transport. `waker` is woken when a handle has
-    /// given the driver something to do.
+    /// queued work for the driver.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
         keep_clone(&mut self.spare_waker, waker);
         self.shared.count_turn();

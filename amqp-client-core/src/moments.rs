@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-/// After how many bytes that consumers have not taken they are given a moment. Those that keep up then find them in the
-/// processor's cache, and a flood takes no more memory than that.
+/// Number of untaken bytes at which reading pauses. Consumers that keep up find their deliveries in the processor's cache, and a
+/// flood takes no more memory than that.
 pub(crate) const EACH: usize = 512 * 1024;
 
 /// How long a moment is.

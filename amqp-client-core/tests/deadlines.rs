@@ -448,7 +448,7 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
         rig.write(true);
         let cause = (QueuePurge::CLASS_ID, QueuePurge::METHOD_ID);
         rig.refuse(channel.id(), ReplyCode::NOT_FOUND, cause);
-        // All of it is to be sent again, and a request behind it.
+        // The session sends all of it again. A request waits behind it.
         let mut elsewhere = other.queue_purge("q").within(7 * SECOND);
         let mut asked = None;
         for _ in 0..10 {

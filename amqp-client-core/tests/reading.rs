@@ -312,7 +312,7 @@ fn a_consumer_that_is_paused_ends_as_any_other() {
     }
 }
 
-/// Nobody can pause it any more, and nothing else frees what it holds.
+/// A consumer that has ended cannot be paused, so its deliveries have to be requeued instead.
 #[test]
 fn a_consumer_that_has_ended_stops_nobody_else() {
     type End = fn(&mut Rig, &Channel, &Consumer);

@@ -29,7 +29,8 @@ pub(crate) struct Deadlines {
     written: u64,
     /// When the last of them was written.
     written_at: Option<Instant>,
-    /// What is open again: everything, or the channel at that place, with that many bytes ahead of all that waits there.
+    /// Recoveries since the last report: of the connection (`None`), or of the channel at that place. The number is the position,
+    /// in the stream of written bytes, behind everything that the recovery has queued.
     recovered: Vec<(Option<u32>, u64)>,
 }
 

@@ -33,7 +33,7 @@ pub(crate) trait Tell: Clone {
     fn octets(&self) -> usize;
 }
 
-/// What a listener receives.
+/// An event for a listener, or a note that some were dropped.
 pub(crate) enum Heard<E> {
     Event(E),
     Missed(u64),

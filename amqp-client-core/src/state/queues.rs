@@ -118,7 +118,7 @@ impl Queue {
         self.octets.saturating_sub(self.detached.1)
     }
 
-    /// Whether it has ended, and nobody takes what it holds, which can be delivered again.
+    /// Returns whether the consumer has ended, and holds deliveries that nobody takes and that can be requeued.
     pub(crate) fn is_left(&self) -> bool {
         let acks = self.deliveries.front().is_some_and(|delivery| !delivery.no_ack());
         self.end.is_some() && self.idle && acks

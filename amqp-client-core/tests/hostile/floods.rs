@@ -378,7 +378,7 @@ fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
     }
 }
 
-/// Bytes that nobody has asked for: answers to channels that were not opened, over and over.
+/// Replies to requests that were never made, again and again.
 #[test]
 fn an_answer_too_many_ends_it_at_once() {
     let mut scene = Scene::open(Config::default());

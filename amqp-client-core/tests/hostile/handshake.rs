@@ -166,7 +166,7 @@ fn one_channel_is_all_there_is_when_the_server_says_so() {
     assert_eq!(refused, OpenError::Refused(OpenChannelError::Exhausted { channel_max: 1 }));
 }
 
-/// Who wants challenges gets some, but not forever.
+/// A mechanism that responds to any number of challenges.
 #[derive(Debug)]
 struct Challenged;
 

@@ -1,4 +1,4 @@
-//! What ends the connection at once: the server receives the reason, and so does everybody who waits.
+//! Protocol violations end the connection at once. The server and every pending call get the reason.
 
 use amqp_client_core::Config;
 use amqp_client_core::proto::method::{

@@ -161,7 +161,7 @@ impl Rig {
         self.reading
     }
 
-    /// Returns whether a handle has given the driver something to do.
+    /// Returns whether a handle has queued work for the driver.
     pub(crate) fn is_wanted(&self) -> bool {
         self.driver.is_wanted()
     }

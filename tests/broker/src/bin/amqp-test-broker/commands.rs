@@ -1,10 +1,10 @@
-//! What one can ask of the program while it runs, line by line: trouble for its clients, and views of what it holds.
+//! Commands on standard input, one per line: they make trouble for clients, and show what the broker holds.
 
 use std::io::{self, BufRead, Write};
 
 use amqp_test_broker::{Broker, ConnectionView, MessageView, QueueView, SessionId};
 
-/// Reads commands until the input ends, and answers each with a line.
+/// Reads commands until the input ends, and writes one line of output for each.
 pub(crate) fn obey(broker: &Broker, mut input: impl BufRead, mut output: impl Write) {
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
@@ -12,13 +12,13 @@ pub(crate) fn obey(broker: &Broker, mut input: impl BufRead, mut output: impl Wr
             Ok(answer) => answer,
             Err(error) => format!("error: {error}"),
         };
-        // Who does not read the answers may want the trouble all the same.
+        // A reader that has closed the output may still want the command carried out.
         let _unread = writeln!(output, "{answer}").and_then(|()| output.flush());
         line.clear();
     }
 }
 
-/// Runs a command; what to answer, or what is wrong with it.
+/// Runs a command. Returns the reply, or an error text.
 fn run(broker: &Broker, line: &str) -> Result<String, String> {
     let line = line.trim();
     let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
