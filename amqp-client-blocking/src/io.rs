@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use amqp_client_core::Settings;
-use amqp_client_core::drive::{Transport, fill};
-use amqp_client_core::runtime::Runtime;
-use amqp_client_core::socket::set_options;
+use amqp_client_core::connect::Runtime;
+use amqp_client_core::connect::socket::set_options;
+use amqp_client_core::driver::{Transport, fill};
 use amqp_client_core::wait::{Alarm, Wait as _};
 use bytes::BytesMut;
 use mio::event::{Event, Source};

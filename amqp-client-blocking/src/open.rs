@@ -1,7 +1,7 @@
 use std::io::{self, Read, Write};
 use std::ops::Deref;
 
-use amqp_client_core::runtime::{self, Runtime as _};
+use amqp_client_core::connect::{self, Runtime as _};
 #[cfg(feature = "tls")]
 use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::wait::Wait as _;
@@ -39,7 +39,7 @@ impl Connection {
     /// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
     /// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
     pub fn open_target(target: Target) -> Result<Self, ConnectError> {
-        Ok(Self { connection: runtime::open::<Threads>(target).wait()? })
+        Ok(Self { connection: connect::open::<Threads>(target).wait()? })
     }
 
     /// Begins a connection over any non-blocking stream that mio can poll: a Unix socket, a proxy's tunnel, a socket pair, a socket
@@ -65,7 +65,7 @@ impl Connection {
         S: Source + Read + Write + Send + 'static,
     {
         let (stream, seat) = seat(stream)?;
-        let (connection, drive) = runtime::begin::<Threads, _>(stream, config);
+        let (connection, drive) = connect::begin::<Threads, _>(stream, config);
         Threads::drive(seat, drive)?;
         Ok(Self { connection })
     }
@@ -86,7 +86,7 @@ impl Connection {
         S: Source + Read + Write + Send + 'static,
     {
         let (stream, seat) = seat(stream)?;
-        let (connection, drive) = runtime::begin_tls::<Threads, _>(stream, tls, host, config)
+        let (connection, drive) = connect::begin_tls::<Threads, _>(stream, tls, host, config)
             .map_err(io::Error::other)?;
         Threads::drive(seat, drive)?;
         Ok(Self { connection })

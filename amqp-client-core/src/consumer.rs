@@ -14,12 +14,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::channel::Channel;
 use crate::delivery::{Delivery, OnPanic};
+use crate::driver::pacing;
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
-use crate::moments;
-use crate::pace::{Look, Pace};
 use crate::reply::Reply;
 use crate::state::End;
+use crate::state::{Look, Pace};
 
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
@@ -303,7 +303,7 @@ impl Consumer {
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
-        if before >= budget.min(moments::EACH) {
+        if before >= budget.min(pacing::EACH) {
             // The driver may have stopped reading.
             state.wake_driver();
         }

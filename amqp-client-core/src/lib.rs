@@ -16,7 +16,7 @@
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.
-//! - When a connection is lost, its driver turns into a [dialer](dialer::Dialer), and that into the driver of the next
+//! - When a connection is lost, its driver turns into a [dialer](driver::Dialer), and that into the driver of the next
 //!   transport: [recovery].
 //! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 
@@ -25,42 +25,28 @@ pub mod config;
 pub mod connect;
 mod connection;
 mod consumer;
-mod deadline;
 mod delivery;
-pub mod dialer;
-pub mod drive;
 pub mod driver;
 pub mod error;
 mod event;
-mod eyeballs;
-mod health;
-mod input;
 pub mod login;
 mod message;
-mod moments;
-mod opening;
 mod options;
-mod pace;
 mod publisher;
 #[doc = include_str!("../docs/recovery.md")]
 pub mod recovery {}
-mod redial;
 mod reply;
-pub mod runtime;
-mod shutdown;
-pub mod socket;
 mod state;
 pub mod tls;
 #[cfg(feature = "blocking")]
 pub mod wait;
-mod wrapped;
 
 pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
 pub use channel::{Channel, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
-pub use connection::Connection;
+pub use connection::{Connection, Leftovers, OpenChannel};
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{
@@ -68,13 +54,11 @@ pub use error::{
     PublishError, SendError, TryError, TryPublishError,
 };
 pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
-pub use health::{ClosedChannel, Health, Status};
 pub use message::{DeliveryMode, Message, MessageProperties};
-pub use opening::OpenChannel;
 pub use options::{
     ConsumeOptions, ExchangeKind, ExchangeOptions, OnLoss, Overflow, PublisherOptions,
     QueueOptions, QueueType, StreamOffset,
 };
 pub use publisher::{Confirmation, Confirmations, PreparedPublisher, Publisher};
 pub use reply::Reply;
-pub use shutdown::Leftovers;
+pub use state::{ClosedChannel, Health, Status};

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::drive::Timer;
+use amqp_client_core::driver::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
 use amqp_client_core::{Config, ConnectionEvent};
 use rig::Rig;

@@ -17,8 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use amqp_client_core::Settings;
-use amqp_client_core::runtime::Runtime;
-use amqp_client_core::socket::set_options;
+use amqp_client_core::connect::Runtime;
+use amqp_client_core::connect::socket::set_options;
 use async_std::net::{TcpStream, ToSocketAddrs as _};
 
 use crate::stream::{Clock, Stream};

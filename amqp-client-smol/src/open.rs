@@ -39,7 +39,7 @@ macro_rules! connection {
             pub async fn open_target(
                 target: amqp_client_core::Target,
             ) -> Result<Self, amqp_client_core::ConnectError> {
-                let connection = amqp_client_core::runtime::open::<$runtime>(target).await?;
+                let connection = amqp_client_core::connect::open::<$runtime>(target).await?;
                 Ok(Self { connection })
             }
 
@@ -55,7 +55,7 @@ macro_rules! connection {
             {
                 let stream = $crate::stream::Stream(stream);
                 let (connection, drive) =
-                    amqp_client_core::runtime::begin::<$runtime, _>(stream, config);
+                    amqp_client_core::connect::begin::<$runtime, _>(stream, config);
                 (Self { connection }, drive)
             }
 
@@ -78,7 +78,7 @@ macro_rules! connection {
             {
                 let stream = $crate::stream::Stream(stream);
                 let (connection, drive) =
-                    amqp_client_core::runtime::begin_tls::<$runtime, _>(stream, tls, host, config)?;
+                    amqp_client_core::connect::begin_tls::<$runtime, _>(stream, tls, host, config)?;
                 Ok((Self { connection }, drive))
             }
         }

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 #[cfg(feature = "tls")]
 use amqp_client_core::tls::{TlsError, TlsOptions};
-use amqp_client_core::{Config, ConnectError, Target, runtime};
+use amqp_client_core::{Config, ConnectError, Target, connect};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::io::{Stream, Tokio};
@@ -50,7 +50,7 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future aborts the attempt.
     pub async fn open_target(target: Target) -> Result<Self, ConnectError> {
-        let connection = runtime::open::<Tokio>(target).await?;
+        let connection = connect::open::<Tokio>(target).await?;
         Ok(Self { connection })
     }
 
@@ -70,7 +70,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let (connection, drive) = runtime::begin::<Tokio, _>(Stream(stream), config);
+        let (connection, drive) = connect::begin::<Tokio, _>(Stream(stream), config);
         (Self { connection }, drive)
     }
 
@@ -89,7 +89,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
         let (connection, drive) =
-            runtime::begin_tls::<Tokio, _>(Stream(stream), tls, host, config)?;
+            connect::begin_tls::<Tokio, _>(Stream(stream), tls, host, config)?;
         Ok((Self { connection }, drive))
     }
 }

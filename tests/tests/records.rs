@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::drive::{Drive, Timer, Transport};
+use amqp_client_core::driver::{Drive, Timer, Transport};
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use amqp_client_core::tls::rustls::{ServerConfig, ServerConnection, crypto::ring};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::drive::{Drive, Timer, Transport};
+use amqp_client_core::driver::{Drive, Timer, Transport};
 use amqp_client_core::proto::method::{ConnectionClose, ConnectionOpenOk, ConnectionTune, Method};
 use amqp_client_core::proto::{ConnectionError, ReplyCode, ShortStr};
 use amqp_client_core::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};

@@ -24,10 +24,10 @@ use amqp_proto::{
 };
 
 use crate::connection::Connection;
-use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::{ChannelEvent, ChannelEvents};
 use crate::reply::{Reply, Sending, typed};
+use crate::state::Deadline;
 use crate::state::{ChannelState, Guard, On, State, Task, Waiting};
 
 /// A channel of a [`Connection`].

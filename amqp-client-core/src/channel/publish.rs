@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::Channel;
 use super::turn::Turn;
-use crate::deadline::Deadline;
 use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
+use crate::state::Deadline;
 use crate::state::{Counts, State, Task};
 
 /// Everything of a message but its body.

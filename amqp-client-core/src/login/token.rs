@@ -16,7 +16,7 @@ use crate::Connection;
 use crate::config::Config;
 use crate::connection::WeakConnection;
 use crate::consumer::panic_text;
-use crate::drive::Timer;
+use crate::driver::Timer;
 use crate::event::ConnectionEvent;
 use crate::state::{On, Waiting};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use amqp_proto::PublishSeq;
 
 use crate::channel::Channel;
-use crate::deadline::Deadline;
 use crate::error::ConfirmError;
+use crate::state::Deadline;
 
 /// A future that resolves to the outcome of a publish: `Ok` once the broker has confirmed the message.
 ///

@@ -8,12 +8,15 @@
 mod callbacks;
 mod channel;
 mod confirms;
+mod deadline;
 mod deadlines;
 #[cfg(test)]
 mod ends;
+mod health;
 mod lag;
 mod line;
 mod listeners;
+mod pace;
 mod queues;
 mod requests;
 mod waiters;
@@ -23,10 +26,13 @@ pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
+pub(crate) use deadline::Deadline;
 pub(crate) use deadlines::{Counts, DeadlineId, Deadlines};
+pub use health::{ClosedChannel, Health, Status};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
 pub(crate) use listeners::{Listeners, Tell};
+pub(crate) use pace::{Look, Pace};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
 pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
@@ -56,8 +62,6 @@ use amqp_proto::{
 
 use crate::config::Settings;
 use crate::event::ConnectionEvent;
-use crate::health::ClosedChannel;
-use crate::pace::{Look, Pace};
 
 /// The lock around the state of a connection.
 pub(crate) struct Shared {

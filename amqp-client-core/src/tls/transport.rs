@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use rustls::ClientConnection;
 
-use crate::drive::Transport;
+use crate::driver::Transport;
 
 /// How much is read from the transport at once, at least.
 const READ: usize = 16 * 1024 + 512;

@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::drive::Timer;
+use crate::driver::Timer;
 
 thread_local! {
     /// When what this thread polls wants to be polled again at the latest.

@@ -63,7 +63,7 @@ fn waiting_within_waiting_loses_no_wake() {
 
 #[test]
 fn a_time_that_something_wants_to_be_polled_at_is_kept() {
-    use crate::drive::Timer as _;
+    use crate::driver::Timer as _;
     let at = Instant::now() + Duration::from_millis(2);
     poll_fn(|cx| Alarm.poll_until(cx, at)).wait();
     assert!(Instant::now() >= at);

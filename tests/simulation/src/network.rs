@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use amqp_client_core::dialer::Dialer;
+use amqp_client_core::driver::Dialer;
 use amqp_client_core::driver::Driver;
 use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};

@@ -1,5 +1,15 @@
 //! What an adapter drives: the end of a connection that faces the transport.
 
+mod io_task;
+pub(crate) mod pacing;
+mod read_buffer;
+mod reconnecting;
+
+#[cfg(test)]
+pub(crate) use io_task::tests;
+pub use io_task::{Drive, Timer, Transport, fill};
+pub use reconnecting::{DialTurn, Dialer};
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -9,12 +19,11 @@ use std::time::{Duration, Instant};
 use amqp_proto::Transmit;
 use amqp_proto::session::{Recovery, Session};
 use bytes::{Buf as _, BytesMut};
+use pacing::Moments;
+use read_buffer::Input;
 
 use crate::Connection;
 use crate::config::Config;
-use crate::dialer::Dialer;
-use crate::input::Input;
-use crate::moments::Moments;
 use crate::state::{LagWatch, Shared, keep_clone};
 
 /// Flush grace before reconnecting: time for a peer that has ended the connection to take the remaining bytes.

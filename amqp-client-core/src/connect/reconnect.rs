@@ -7,11 +7,9 @@ use std::task::Poll;
 
 use amqp_proto::ClientConfig;
 
-use crate::connect::{ConnectError, Target};
-use crate::dialer::Dialer;
-use crate::drive::{Drive, Timer};
+use super::{ConnectError, Reached, Runtime, Target, log_in, reach, run, within};
+use crate::driver::{Dialer, Drive, Timer};
 use crate::login::Token;
-use crate::runtime::{Reached, Runtime, log_in, reach, run, within};
 
 /// Makes transports until one is reached, and drives that.
 pub(crate) async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {

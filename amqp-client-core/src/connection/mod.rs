@@ -1,3 +1,9 @@
+mod open_channel;
+mod shutdown;
+
+pub use open_channel::OpenChannel;
+pub use shutdown::Leftovers;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
@@ -7,12 +13,10 @@ use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
 use crate::channel::Channel;
-use crate::deadline::Deadline;
 use crate::error::{CallError, CloseError, OpenError};
 use crate::event::ConnectionEvents;
-use crate::health::{Health, Status};
-use crate::opening::OpenChannel;
-use crate::state::{On, OnRecover, SecretUpdate, Shared, Waiting};
+use crate::state::Deadline;
+use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
 
 /// A connection to a broker.
 ///

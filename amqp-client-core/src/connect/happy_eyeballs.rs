@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, Stream as _};
 
-use crate::drive::Timer;
+use crate::driver::Timer;
 
 /// How long an address has to itself before the next is tried beside it (section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -79,7 +79,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::drive::tests::Clock;
+    use crate::driver::tests::Clock;
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().expect("an address")

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use amqp_proto::ClientConfig;
 use amqp_proto::session::{Dial, Recovery, Session};
 
+use super::Driver;
 use crate::Connection;
 use crate::config::Config;
-use crate::driver::Driver;
 use crate::state::{Shared, keep_clone};
 
 /// A connection that was lost, seen from whoever makes transports. It is what a [`Driver`] is while there is one.

@@ -1,5 +1,13 @@
 //! The common part of the adapters: connecting to a target. A runtime adds sockets, time and tasks.
 
+mod happy_eyeballs;
+mod maybe_tls;
+mod reconnect;
+pub mod socket;
+mod target;
+
+pub use target::{ConnectError, Target};
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -10,20 +18,18 @@ use std::time::Duration;
 
 use amqp_proto::session::Recovery;
 use amqp_proto::uri::Endpoint;
+use happy_eyeballs::connect_any;
+use maybe_tls::Wrapped;
+use reconnect::{redial, redial_unless};
 
 use crate::Connection;
 use crate::config::{Config, Settings};
-use crate::connect::{ConnectError, Target};
-use crate::dialer::Dialer;
-use crate::drive::{Drive, Timer, Transport};
-use crate::eyeballs::connect_any;
+use crate::driver::{Dialer, Drive, Timer, Transport};
 use crate::login::{Token, TokenError, ask, keep_fresh};
-use crate::redial::{redial, redial_unless};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 #[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
-use crate::wrapped::Wrapped;
 
 /// A runtime: how it connects, waits and spawns.
 pub trait Runtime: 'static {
@@ -40,7 +46,7 @@ pub trait Runtime: 'static {
     /// Resolves a host name to addresses.
     fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Connects a stream, with the [options](crate::socket::set_options) of the settings.
+    /// Connects a stream, with the [options](crate::connect::socket::set_options) of the settings.
     fn connect(
         addr: SocketAddr,
         settings: Settings,

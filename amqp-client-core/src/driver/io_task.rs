@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use amqp_proto::session::Recovery;
 use bytes::{Buf as _, BytesMut};
 
+use super::{Dialer, Driver, Turn};
+use crate::Connection;
 use crate::config::Config;
-use crate::dialer::Dialer;
-use crate::driver::{Driver, Turn};
-use crate::{Connection, driver};
 
 /// A stream of bytes in both directions.
 pub trait Transport {
@@ -124,7 +123,7 @@ impl<S, T> fmt::Debug for Drive<S, T> {
 impl<S: Transport, T: Timer> Drive<S, T> {
     /// Begins a connection: its handle, and the future that has to run for anything to happen.
     pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
-        let (connection, driver) = driver::Driver::new(config, timer.now());
+        let (connection, driver) = Driver::new(config, timer.now());
         (connection, Self::with(driver, transport, timer))
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use amqp_proto::ReplyCode;
 
 use crate::connection::Connection;
-use crate::deadline::Deadline;
 use crate::error::CloseError;
+use crate::state::Deadline;
 use crate::state::{Counts, On, State, Waiting};
 
 /// The work that was unfinished when a connection was shut down.

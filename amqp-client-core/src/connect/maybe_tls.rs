@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
-use crate::drive::Transport;
+use crate::driver::Transport;
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 
