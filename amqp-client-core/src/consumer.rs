@@ -120,7 +120,7 @@ impl Consumer {
         };
         let text = panic_text(&*panic).unwrap_or("panicked").to_owned();
         let event = ChannelEvent::HandlerPanicked { consumer_tag: self.tag.clone(), text };
-        self.channel.tell(&event);
+        self.channel.emit(&event);
         None
     }
 

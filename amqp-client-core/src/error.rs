@@ -8,8 +8,6 @@ use amqp_proto::{
 };
 use thiserror::Error;
 
-use crate::publisher::Confirmations;
-
 /// A request to the broker failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -247,25 +245,6 @@ impl TryError {
             Self::WouldWait(_) => None,
             Self::Failed(error) => error.reply_code(),
         }
-    }
-}
-
-/// Only the first of several messages were published.
-#[derive(Debug, Error)]
-#[error("{} messages were sent, the next was not: {error}", sent.len())]
-#[non_exhaustive]
-pub struct PublishAllError {
-    /// The confirmations of the messages that were sent.
-    pub sent: Confirmations,
-    /// The reason why the next message was not sent. None after it was sent either.
-    pub error: PublishError,
-}
-
-impl PublishAllError {
-    /// The reply code that the channel or connection was closed with, if that is the reason.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        self.error.reply_code()
     }
 }
 

@@ -1,8 +1,6 @@
 //! Events of connections and channels.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::session::{Entity, RecoveryReport};
@@ -10,10 +8,6 @@ use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr,
     Unusable,
 };
-use futures_core::Stream;
-
-use crate::Channel;
-use crate::state::{Shared, Tell};
 
 /// Something happened to a connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,98 +171,25 @@ impl ConnectionEvent {
     }
 }
 
-impl Tell for ConnectionEvent {
-    fn octets(&self) -> usize {
+/// An event that [listeners](crate::state::Listeners) queue until it is taken.
+pub(crate) trait ListenerEvent: Clone {
+    /// Returns the number of bytes of the message that the event carries.
+    fn message_bytes(&self) -> usize;
+}
+
+impl ListenerEvent for ConnectionEvent {
+    fn message_bytes(&self) -> usize {
         0
     }
 }
 
-impl Tell for ChannelEvent {
-    fn octets(&self) -> usize {
+impl ListenerEvent for ChannelEvent {
+    fn message_bytes(&self) -> usize {
         match self {
             Self::Returned(returned) => {
                 returned.body.len() + returned.properties.as_encoded().len()
             }
             _ => 0,
         }
-    }
-}
-
-/// The events of a connection since this listener was created, as a [`Stream`]. Ends after `Closed`.
-///
-/// Each listener gets every event. A slow listener holds up nothing: it loses the oldest events, and `Missed` reports how many.
-/// A listener does not keep the connection open.
-#[derive(Debug)]
-pub struct ConnectionEvents {
-    shared: Arc<Shared>,
-    id: u64,
-}
-
-impl ConnectionEvents {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let id = shared.lock().listeners.subscribe();
-        Self { shared, id }
-    }
-
-    /// Returns the next event, or `None` after the last.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<ConnectionEvent> {
-        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
-    }
-}
-
-impl Stream for ConnectionEvents {
-    type Item = ConnectionEvent;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
-        let heard = self.shared.poll(cx, |state, task| state.listeners.poll(self.id, task));
-        heard.map(|heard| heard.map(|heard| heard.or_missed(ConnectionEvent::Missed)))
-    }
-}
-
-impl Drop for ConnectionEvents {
-    fn drop(&mut self) {
-        let _waker = self.shared.lock().listeners.unsubscribe(self.id);
-    }
-}
-
-/// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
-///
-/// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.
-#[derive(Debug)]
-pub struct ChannelEvents {
-    channel: Channel,
-    id: u64,
-}
-
-impl ChannelEvents {
-    pub(crate) fn new(channel: Channel) -> Self {
-        let id = channel.with_state(|state| state.listeners.subscribe());
-        Self { channel, id }
-    }
-
-    /// Returns the next event, or `None` after the last.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<ChannelEvent> {
-        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
-    }
-}
-
-impl Stream for ChannelEvents {
-    type Item = ChannelEvent;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
-        let heard = self.channel.poll_state(cx, |state, task| state.listeners.poll(self.id, task));
-        heard.map(|heard| heard.map(|heard| heard.or_missed(ChannelEvent::Missed)))
-    }
-}
-
-impl Drop for ChannelEvents {
-    fn drop(&mut self) {
-        let _waker = self.channel.with_state(|state| state.listeners.unsubscribe(self.id));
     }
 }

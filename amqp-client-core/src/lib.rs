@@ -43,22 +43,22 @@ pub mod wait;
 
 pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
-pub use channel::{Channel, Exchange, Queue};
+pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
-pub use connection::{Connection, Leftovers, OpenChannel};
+pub use connection::{Connection, ConnectionEvents, Leftovers, OpenChannel};
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{
-    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishAllError,
-    PublishError, SendError, TryError, TryPublishError,
+    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishError, SendError,
+    TryError, TryPublishError,
 };
-pub use event::{ChannelEvent, ChannelEvents, ConnectionEvent, ConnectionEvents};
+pub use event::{ChannelEvent, ConnectionEvent};
 pub use message::{DeliveryMode, Message, MessageProperties};
 pub use options::{
     ConsumeOptions, ExchangeKind, ExchangeOptions, OnLoss, Overflow, PublisherOptions,
     QueueOptions, QueueType, StreamOffset,
 };
-pub use publisher::{Confirmation, Confirmations, PreparedPublisher, Publisher};
+pub use publisher::{Confirmation, Confirmations, PreparedPublisher, PublishAllError, Publisher};
 pub use reply::Reply;
 pub use state::{ClosedChannel, Health, Status};

@@ -5,11 +5,11 @@ use amqp_proto::{
     Route, Settlement, TooLong,
 };
 
-use super::{Channel, Heads, NotNow, Outgoing, name};
+use super::{Channel, Heads, NotNow, Outgoing};
 use crate::consumer::Consumer;
 use crate::delivery::{Delivery, Got};
 use crate::error::{CallError, PublishError};
-use crate::options::ConsumeOptions;
+use crate::options::{ConsumeOptions, name};
 use crate::reply::{Reply, typed};
 
 /// Requests about messages (spec 1.8).

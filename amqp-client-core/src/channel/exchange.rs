@@ -1,10 +1,10 @@
 use amqp_proto::method::{ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind};
 use amqp_proto::{FieldTable, ShortStr, TooLong};
 
-use super::{Channel, name};
+use super::Channel;
 use crate::error::{PublishError, SendError};
 use crate::message::Message;
-use crate::options::{ExchangeKind, ExchangeOptions, PublisherOptions};
+use crate::options::{ExchangeKind, ExchangeOptions, PublisherOptions, name};
 use crate::publisher::Publisher;
 use crate::reply::Reply;
 

@@ -1,12 +1,14 @@
 //! Channels: requests, publishing and consuming.
 
 mod basic;
+mod events;
 mod exchange;
 mod publish;
 mod queue;
 mod turn;
 mod tx;
 
+pub use events::ChannelEvents;
 pub use exchange::Exchange;
 pub(crate) use publish::{Heads, NotNow, Outgoing};
 pub use queue::Queue;
@@ -19,13 +21,11 @@ use std::task::{Context, Poll};
 
 use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
 use amqp_proto::session::Channel as Protocol;
-use amqp_proto::{
-    ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement, ShortStr, TooLong,
-};
+use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement};
 
 use crate::connection::Connection;
 use crate::error::CallError;
-use crate::event::{ChannelEvent, ChannelEvents};
+use crate::event::ChannelEvent;
 use crate::reply::{Reply, Sending, typed};
 use crate::state::Deadline;
 use crate::state::{ChannelState, Guard, On, State, Task, Waiting};
@@ -88,9 +88,9 @@ impl Channel {
         Self { handle: self.handle.clone(), recovers: false }
     }
 
-    pub(crate) fn tell(&self, event: &ChannelEvent) {
+    pub(crate) fn emit(&self, event: &ChannelEvent) {
         let mut wakers = Vec::new();
-        self.with_state(|state| state.listeners.tell(event, |waker| wakers.push(waker)));
+        self.with_state(|state| state.listeners.emit(event, |waker| wakers.push(waker)));
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
@@ -391,11 +391,6 @@ fn closed_here(reason: ChannelError) -> Result<(), CallError> {
 /// Returns whether a request starts a consumer, which needs a `Consumer` handle.
 fn starts_consumer<R: Request>() -> bool {
     R::FACTS.id == BasicConsume::FACTS.id
-}
-
-/// Makes a short string; `what` names it in the error if it is too long.
-pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
-    ShortStr::named(what, octets)
 }
 
 impl fmt::Debug for Channel {

@@ -1,12 +1,12 @@
 use amqp_proto::method::{QueueBind, QueueDeclare, QueueDelete, QueuePurge, QueueUnbind};
 use amqp_proto::{FieldTable, ShortStr, TooLong};
 
-use super::{Channel, name};
+use super::Channel;
 use crate::consumer::Consumer;
 use crate::delivery::Got;
 use crate::error::{PublishError, SendError};
 use crate::message::Message;
-use crate::options::{ConsumeOptions, PublisherOptions, QueueOptions};
+use crate::options::{ConsumeOptions, PublisherOptions, QueueOptions, name};
 use crate::reply::{Reply, typed};
 
 /// Requests about queues (spec 1.7).

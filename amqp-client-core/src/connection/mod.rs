@@ -1,6 +1,8 @@
+mod events;
 mod open_channel;
 mod shutdown;
 
+pub use events::ConnectionEvents;
 pub use open_channel::OpenChannel;
 pub use shutdown::Leftovers;
 
@@ -14,7 +16,6 @@ use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
 use crate::channel::Channel;
 use crate::error::{CallError, CloseError, OpenError};
-use crate::event::ConnectionEvents;
 use crate::state::Deadline;
 use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
 

@@ -149,7 +149,7 @@ pub fn keep_fresh<T: Timer>(
                     false
                 }
                 Err(Some(why)) => {
-                    connection.tell(&ConnectionEvent::TokenNotRenewed { why });
+                    connection.emit(&ConnectionEvent::TokenNotRenewed { why });
                     true
                 }
                 Err(None) => return,
@@ -208,7 +208,7 @@ impl WeakConnection {
         })
     }
 
-    fn tell(&self, event: &ConnectionEvent) {
-        self.shared().lock().tell(event);
+    fn emit(&self, event: &ConnectionEvent) {
+        self.shared().lock().emit(event);
     }
 }

@@ -1,8 +1,7 @@
 use amqp_proto::method::BasicConsume;
 use amqp_proto::{Timestamp, Value};
 
-use super::{Arguments, takes_arguments};
-use crate::channel::name;
+use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
 /// Options of a consumer. By default, deliveries need an acknowledgement.

@@ -2,8 +2,7 @@ use std::fmt;
 
 use amqp_proto::method::ExchangeDeclare;
 
-use super::{Arguments, takes_arguments};
-use crate::channel::name;
+use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
 /// The type of an exchange: how it routes messages.

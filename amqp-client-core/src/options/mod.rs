@@ -13,7 +13,7 @@ pub use queue::{Overflow, QueueOptions, QueueType};
 
 use std::time::Duration;
 
-use amqp_proto::{FieldTable, Value};
+use amqp_proto::{FieldTable, ShortStr, TooLong, Value};
 
 use crate::error::CallError;
 
@@ -67,4 +67,9 @@ impl Arguments {
     fn finish(self) -> Result<FieldTable, CallError> {
         self.error.map_or(Ok(self.table), Err)
     }
+}
+
+/// Converts a name or routing key to a short string. `what` names it in the error if it is too long.
+pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
+    ShortStr::named(what, octets)
 }

@@ -2,8 +2,7 @@ use std::time::Duration;
 
 use amqp_proto::method::QueueDeclare;
 
-use super::{Arguments, takes_arguments};
-use crate::channel::name;
+use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
 /// Options of a queue.

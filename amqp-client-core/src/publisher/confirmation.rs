@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_proto::PublishSeq;
+use amqp_proto::{PublishSeq, ReplyCode};
+use thiserror::Error;
 
 use crate::channel::Channel;
-use crate::error::ConfirmError;
+use crate::error::{ConfirmError, PublishError};
 use crate::state::Deadline;
 
 /// A future that resolves to the outcome of a publish: `Ok` once the broker has confirmed the message.
@@ -191,6 +192,25 @@ impl Drop for Confirmations {
                 forgotten.fold(None, Option::or)
             });
         }
+    }
+}
+
+/// Only the first of several messages were published.
+#[derive(Debug, Error)]
+#[error("{} messages were sent, the next was not: {error}", sent.len())]
+#[non_exhaustive]
+pub struct PublishAllError {
+    /// The confirmations of the messages that were sent.
+    pub sent: Confirmations,
+    /// The reason why the next message was not sent. None after it was sent either.
+    pub error: PublishError,
+}
+
+impl PublishAllError {
+    /// The reply code that the channel or connection was closed with, if that is the reason.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.error.reply_code()
     }
 }
 

@@ -3,7 +3,7 @@
 mod confirmation;
 mod prepared;
 
-pub use confirmation::{Confirmation, Confirmations};
+pub use confirmation::{Confirmation, Confirmations, PublishAllError};
 pub use prepared::PreparedPublisher;
 
 use std::fmt;

@@ -2,8 +2,8 @@ use std::collections::VecDeque;
 
 use amqp_proto::{Body, Prepared};
 
-use super::{Confirmation, Confirmations, Publisher};
-use crate::error::{PublishAllError, PublishError, SendError, TryPublishError};
+use super::{Confirmation, Confirmations, PublishAllError, Publisher};
+use crate::error::{PublishError, SendError, TryPublishError};
 
 /// Publishes messages that differ only in their bodies, with publisher confirms.
 ///

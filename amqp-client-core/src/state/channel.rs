@@ -112,7 +112,7 @@ impl ChannelState {
             }
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
-                self.listeners.tell(&event, wake);
+                self.listeners.emit(&event, wake);
                 if let Some(publish) = publish {
                     self.confirms.returned(publish, returned);
                 }
@@ -128,19 +128,19 @@ impl ChannelState {
                 };
                 let consumer_tag = queue.tag.clone();
                 queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
-                self.listeners.tell(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
+                self.listeners.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
             }
             Event::Unusable { consumer, delivery_tag, why } => {
                 let consumer_tag =
                     self.queues.get(consumer).map(|queue| queue.tag.clone()).unwrap_or_default();
                 let event = ChannelEvent::Unusable { consumer_tag, delivery_tag, why };
-                self.listeners.tell(&event, wake);
+                self.listeners.emit(&event, wake);
             }
             Event::Flow { active } => {
                 if active {
                     self.gate.wake_all(&mut wake);
                 }
-                self.listeners.tell(&ChannelEvent::Flow { active }, wake);
+                self.listeners.emit(&ChannelEvent::Flow { active }, wake);
             }
             Event::Failed { request, error } => {
                 self.requests.failed(request, error.into()).into_iter().for_each(wake);
@@ -157,7 +157,7 @@ impl ChannelState {
                 let freed = self.queues.discard_up_to(delivered);
                 *delivered_octets = delivered_octets.saturating_sub(freed);
                 self.stale.store(delivered.get(), Ordering::Release);
-                self.listeners.tell(&ChannelEvent::Interrupted(error), wake);
+                self.listeners.emit(&ChannelEvent::Interrupted(error), wake);
             }
             Event::ConsumerFailed { consumer, error } => {
                 let Some(queue) = self.queues.get(consumer) else {
@@ -168,7 +168,7 @@ impl ChannelState {
             }
             Event::Restored => {
                 self.gate.wake_all(&mut wake);
-                self.listeners.tell(&ChannelEvent::Restored, wake);
+                self.listeners.emit(&ChannelEvent::Restored, wake);
             }
             Event::GateOpened => self.gate.wake_all(wake),
             Event::Closed(reason) => {
@@ -298,7 +298,7 @@ impl ChannelState {
         self.watchers.wake_all(&mut wake);
         self.open_gates(&mut wake);
         self.confirmed.wake_all(&mut wake);
-        self.listeners.tell(&ChannelEvent::Closed(reason.clone()), &mut wake);
+        self.listeners.emit(&ChannelEvent::Closed(reason.clone()), &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);
     }

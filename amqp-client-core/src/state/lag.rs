@@ -76,8 +76,8 @@ impl State {
         queue.lags = true;
         let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.octets);
         let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
-        channel.listeners.tell(&event, |waker| self.wakes.push(waker));
-        self.tell(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
+        channel.listeners.emit(&event, |waker| self.wakes.push(waker));
+        self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
     /// From now on it is noted which consumers take something.
@@ -144,7 +144,7 @@ impl State {
         }
         queue.paused = true;
         let consumer_tag = queue.tag.clone();
-        channel.listeners.tell(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
+        channel.listeners.emit(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
             wakes.push(waker);
         });
         true
@@ -190,7 +190,7 @@ impl State {
         let Some(queue) = channel.queues.get(consumer) else { return };
         let consumer_tag = queue.tag.clone();
         proto.resume_consumer(channel.id, consumer);
-        channel.listeners.tell(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
+        channel.listeners.emit(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
             wakes.push(waker);
         });
         self.wake_driver();

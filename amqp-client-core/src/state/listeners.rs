@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
 use super::waiters::Task;
+use crate::event::ListenerEvent;
 
 /// Everybody who listens to events. Each listener gets all of them: no listener takes events from another, and one that does
 /// not listen loses the oldest instead of stopping anybody.
@@ -16,7 +17,7 @@ pub(crate) struct Listeners<E> {
 struct Listener<E> {
     queue: VecDeque<E>,
     /// Bytes of the messages in `queue`.
-    octets: usize,
+    bytes: usize,
     missed: u64,
     waker: Option<Waker>,
 }
@@ -25,13 +26,7 @@ struct Listener<E> {
 const BACKLOG: usize = 1024;
 
 /// How many bytes of messages those may hold. The newest is kept whatever it holds.
-const BACKLOG_OCTETS: usize = 16 * 1024 * 1024;
-
-/// An event for listeners.
-pub(crate) trait Tell: Clone {
-    /// Bytes of a message that comes with it.
-    fn octets(&self) -> usize;
-}
+const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
 
 /// An event for a listener, or a note that some were dropped.
 pub(crate) enum Heard<E> {
@@ -55,10 +50,10 @@ impl<E> Default for Listeners<E> {
     }
 }
 
-impl<E: Tell> Listeners<E> {
+impl<E: ListenerEvent> Listeners<E> {
     pub(crate) fn subscribe(&mut self) -> u64 {
         self.last += 1;
-        let listener = Listener { queue: VecDeque::new(), octets: 0, missed: 0, waker: None };
+        let listener = Listener { queue: VecDeque::new(), bytes: 0, missed: 0, waker: None };
         self.listeners.push((self.last, listener));
         self.last
     }
@@ -70,9 +65,9 @@ impl<E: Tell> Listeners<E> {
         self.listeners.remove(index).1.waker
     }
 
-    pub(crate) fn tell(&mut self, event: &E, mut wake: impl FnMut(Waker)) {
+    pub(crate) fn emit(&mut self, event: &E, mut wake: impl FnMut(Waker)) {
         for (_, listener) in &mut self.listeners {
-            listener.make_room(event.octets());
+            listener.make_room(event.message_bytes());
             listener.queue.push_back(event.clone());
             listener.waker.take().into_iter().for_each(&mut wake);
         }
@@ -105,21 +100,21 @@ impl<E: Tell> Listeners<E> {
     }
 }
 
-impl<E: Tell> Listener<E> {
+impl<E: ListenerEvent> Listener<E> {
     /// Drops what is too old to be kept beside an event of that many bytes.
-    fn make_room(&mut self, octets: usize) {
-        while self.queue.len() >= BACKLOG || self.octets + octets > BACKLOG_OCTETS {
+    fn make_room(&mut self, bytes: usize) {
+        while self.queue.len() >= BACKLOG || self.bytes + bytes > BACKLOG_BYTES {
             if self.pop().is_none() {
                 break;
             }
             self.missed += 1;
         }
-        self.octets += octets;
+        self.bytes += bytes;
     }
 
     fn pop(&mut self) -> Option<E> {
         let event = self.queue.pop_front()?;
-        self.octets -= event.octets();
+        self.bytes -= event.message_bytes();
         Some(event)
     }
 }
@@ -129,12 +124,12 @@ mod tests {
     use super::super::waiters;
     use super::*;
 
-    fn poll<E: Tell>(listeners: &mut Listeners<E>, id: u64) -> Poll<Option<Heard<E>>> {
+    fn poll<E: ListenerEvent>(listeners: &mut Listeners<E>, id: u64) -> Poll<Option<Heard<E>>> {
         waiters::poll(Waker::noop(), |task| listeners.poll(id, task))
     }
 
-    impl Tell for u64 {
-        fn octets(&self) -> usize {
+    impl ListenerEvent for u64 {
+        fn message_bytes(&self) -> usize {
             0
         }
     }
@@ -143,8 +138,8 @@ mod tests {
     #[derive(Clone)]
     struct Message(usize);
 
-    impl Tell for Message {
-        fn octets(&self) -> usize {
+    impl ListenerEvent for Message {
+        fn message_bytes(&self) -> usize {
             self.0
         }
     }
@@ -153,15 +148,15 @@ mod tests {
     fn messages_that_nobody_hears_of_are_kept_up_to_a_limit_and_the_newest_always() {
         let mut listeners = Listeners::default();
         let id = listeners.subscribe();
-        for size in [BACKLOG_OCTETS / 2, BACKLOG_OCTETS / 2, 1, 2 * BACKLOG_OCTETS] {
-            listeners.tell(&Message(size), Waker::wake);
+        for size in [BACKLOG_BYTES / 2, BACKLOG_BYTES / 2, 1, 2 * BACKLOG_BYTES] {
+            listeners.emit(&Message(size), Waker::wake);
             let listener = &listeners.listeners[0].1;
-            assert!(listener.octets <= BACKLOG_OCTETS || listener.queue.len() == 1);
+            assert!(listener.bytes <= BACKLOG_BYTES || listener.queue.len() == 1);
         }
         let missed = poll(&mut listeners, id);
         assert!(matches!(missed, Poll::Ready(Some(Heard::Missed(3)))));
         assert!(matches!(poll(&mut listeners, id), Poll::Ready(Some(Heard::Event(_)))));
-        assert_eq!(listeners.listeners[0].1.octets, 0);
+        assert_eq!(listeners.listeners[0].1.bytes, 0);
     }
 
     fn heard(listeners: &mut Listeners<u64>, id: u64) -> Vec<Option<u64>> {
@@ -182,9 +177,9 @@ mod tests {
     fn each_listener_hears_everything_from_its_beginning_on() {
         let mut listeners = Listeners::default();
         let first = listeners.subscribe();
-        listeners.tell(&1, Waker::wake);
+        listeners.emit(&1, Waker::wake);
         let second = listeners.subscribe();
-        listeners.tell(&2, Waker::wake);
+        listeners.emit(&2, Waker::wake);
         assert_eq!(heard(&mut listeners, first), [Some(1), Some(2)]);
         assert_eq!(heard(&mut listeners, second), [Some(2)]);
         listeners.close(Waker::wake);
@@ -194,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_does_not_listen_loses_the_oldest_and_is_told_how_many() {
+    fn a_listener_that_does_not_listen_loses_the_oldest_and_hears_how_many() {
         let mut listeners = Listeners::default();
         let id = listeners.subscribe();
         for event in 0..BACKLOG as u64 + 3 {
-            listeners.tell(&event, Waker::wake);
+            listeners.emit(&event, Waker::wake);
         }
         let heard = heard(&mut listeners, id);
         assert_eq!(heard.len(), BACKLOG + 1);

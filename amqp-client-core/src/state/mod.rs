@@ -31,7 +31,7 @@ pub(crate) use deadlines::{Counts, DeadlineId, Deadlines};
 pub use health::{ClosedChannel, Health, Status};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
-pub(crate) use listeners::{Listeners, Tell};
+pub(crate) use listeners::Listeners;
 pub(crate) use pace::{Look, Pace};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
@@ -676,11 +676,11 @@ impl State {
             match event {
                 Event::Channel(id, event) => self.dispatch_to_channel(id, event),
                 Event::Opened(_) => self.wake_watchers(),
-                Event::Blocked { reason } => self.tell(&ConnectionEvent::Blocked { reason }),
+                Event::Blocked { reason } => self.emit(&ConnectionEvent::Blocked { reason }),
                 Event::Unblocked => {
                     let Self { gate, wakes, .. } = self;
                     gate.wake_all(|waker| wakes.push(waker));
-                    self.tell(&ConnectionEvent::Unblocked);
+                    self.emit(&ConnectionEvent::Unblocked);
                 }
                 Event::SecretUpdated => {
                     if let Some(update) = self.secrets.pop_front() {
@@ -729,7 +729,7 @@ impl State {
                 self.call(Box::new(move || (callback.0)(&report)));
             }
         }
-        self.tell(&event);
+        self.emit(&event);
     }
 
     fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
@@ -774,15 +774,15 @@ impl State {
         // If the driver is gone, it has no turn any more.
         self.wake_turns();
         self.on_close.calls(&reason).for_each(|call| self.call(call));
-        self.tell(&ConnectionEvent::Closed(reason));
+        self.emit(&ConnectionEvent::Closed(reason));
         let Self { listeners, wakes, .. } = self;
         listeners.close(|waker| wakes.push(waker));
         self.wake_driver();
     }
 
-    pub(crate) fn tell(&mut self, event: &ConnectionEvent) {
+    pub(crate) fn emit(&mut self, event: &ConnectionEvent) {
         let Self { listeners, wakes, .. } = self;
-        listeners.tell(event, |waker| wakes.push(waker));
+        listeners.emit(event, |waker| wakes.push(waker));
     }
 }
 

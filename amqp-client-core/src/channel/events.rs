@@ -1,0 +1,46 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use super::Channel;
+use crate::event::ChannelEvent;
+
+/// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
+///
+/// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.
+#[derive(Debug)]
+pub struct ChannelEvents {
+    channel: Channel,
+    id: u64,
+}
+
+impl ChannelEvents {
+    pub(crate) fn new(channel: Channel) -> Self {
+        let id = channel.with_state(|state| state.listeners.subscribe());
+        Self { channel, id }
+    }
+
+    /// Returns the next event, or `None` after the last.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<ChannelEvent> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for ChannelEvents {
+    type Item = ChannelEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
+        let heard = self.channel.poll_state(cx, |state, task| state.listeners.poll(self.id, task));
+        heard.map(|heard| heard.map(|heard| heard.or_missed(ChannelEvent::Missed)))
+    }
+}
+
+impl Drop for ChannelEvents {
+    fn drop(&mut self) {
+        let _waker = self.channel.with_state(|state| state.listeners.unsubscribe(self.id));
+    }
+}

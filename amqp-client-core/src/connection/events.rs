@@ -1,0 +1,48 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use crate::event::ConnectionEvent;
+use crate::state::Shared;
+
+/// The events of a connection since this listener was created, as a [`Stream`]. Ends after `Closed`.
+///
+/// Each listener gets every event. A slow listener holds up nothing: it loses the oldest events, and `Missed` reports how many.
+/// A listener does not keep the connection open.
+#[derive(Debug)]
+pub struct ConnectionEvents {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl ConnectionEvents {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let id = shared.lock().listeners.subscribe();
+        Self { shared, id }
+    }
+
+    /// Returns the next event, or `None` after the last.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<ConnectionEvent> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for ConnectionEvents {
+    type Item = ConnectionEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
+        let heard = self.shared.poll(cx, |state, task| state.listeners.poll(self.id, task));
+        heard.map(|heard| heard.map(|heard| heard.or_missed(ConnectionEvent::Missed)))
+    }
+}
+
+impl Drop for ConnectionEvents {
+    fn drop(&mut self) {
+        let _waker = self.shared.lock().listeners.unsubscribe(self.id);
+    }
+}
