@@ -103,6 +103,10 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const USER_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(i32::MAX.unsigned_abs() as u64));
 
+/// Number of untaken bytes at which the driver pauses reading for a moment, and again for each as many. Consumers that keep up then
+/// find their deliveries in the processor's cache, and a flood takes no more memory than that.
+pub(crate) const READ_PAUSE_EVERY: usize = 512 * 1024;
+
 /// The client reads up to this many times its budget while it waits for a reply or a confirm, or checks whether the broker is
 /// alive.
 const FOR_WHAT_IS_OWED: usize = 8;

@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -13,10 +12,11 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::channel::Channel;
+use crate::config::READ_PAUSE_EVERY;
 use crate::delivery::{Delivery, OnPanic};
-use crate::driver::pacing;
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
+use crate::panics;
 use crate::reply::Reply;
 use crate::state::End;
 use crate::state::{Look, Pace};
@@ -118,7 +118,7 @@ impl Consumer {
             }
             Err(panic) => panic,
         };
-        let text = panic_text(&*panic).unwrap_or("panicked").to_owned();
+        let text = panics::text(&*panic).unwrap_or("panicked").to_owned();
         let event = ChannelEvent::HandlerPanicked { consumer_tag: self.tag.clone(), text };
         self.channel.emit(&event);
         None
@@ -303,7 +303,7 @@ impl Consumer {
         let before = state.delivered_octets;
         state.delivered_octets = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
-        if before >= budget.min(pacing::EACH) {
+        if before >= budget.min(READ_PAUSE_EVERY) {
             // The driver may have stopped reading.
             state.wake_driver();
         }
@@ -322,12 +322,6 @@ impl Consumer {
             }
         }
     }
-}
-
-/// Returns the message of a panic, if it is a string.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 impl Stream for Consumer {

@@ -32,6 +32,7 @@ mod event;
 pub mod login;
 mod message;
 mod options;
+mod panics;
 mod publisher;
 #[doc = include_str!("../docs/recovery.md")]
 pub mod recovery {}

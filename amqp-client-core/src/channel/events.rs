@@ -6,6 +6,15 @@ use futures_core::Stream;
 use super::Channel;
 use crate::event::ChannelEvent;
 
+impl Channel {
+    /// Returns a stream of the channel's events from now on: returned messages, cancelled consumers, flow control, the close of the
+    /// channel.
+    #[must_use]
+    pub fn events(&self) -> ChannelEvents {
+        ChannelEvents::new(self.clone())
+    }
+}
+
 /// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
 /// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.

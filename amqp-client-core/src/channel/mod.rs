@@ -5,6 +5,7 @@ mod events;
 mod exchange;
 mod publish;
 mod queue;
+mod request;
 mod turn;
 mod tx;
 
@@ -19,16 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
 use amqp_proto::session::Channel as Protocol;
 use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement};
 
 use crate::connection::Connection;
 use crate::error::CallError;
 use crate::event::ChannelEvent;
-use crate::reply::{Reply, Sending, typed};
-use crate::state::Deadline;
-use crate::state::{ChannelState, Guard, On, State, Task, Waiting};
+use crate::state::{ChannelState, Deadline, Guard, On, State, Task, Waiting};
 
 /// A channel of a [`Connection`].
 ///
@@ -144,61 +142,6 @@ impl Channel {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_flowing())
     }
 
-    /// Sends any request of the protocol and returns its typed reply. The named methods are shortcuts with simpler arguments.
-    ///
-    /// A request with its `no_wait` bit set has no reply; use [`call_no_wait`](Self::call_no_wait) for it. `basic.consume` is
-    /// refused ([`CallError::NoConsumer`]): use [`basic_consume`](Self::basic_consume).
-    pub fn call<R: Request>(&self, request: R) -> Reply<R::Reply> {
-        if starts_consumer::<R>() {
-            return Reply::failed(CallError::NoConsumer);
-        }
-        Reply::send(self, request, |_, _| {}, typed::<R>)
-    }
-
-    /// Sends a request whose `no_wait` bit is set. If the broker refuses the request, it closes the channel.
-    ///
-    /// A `basic.cancel` ends its consumer at once. The consumer tag can be used again once the broker has replied; the client
-    /// handles that reply.
-    ///
-    /// ```no_run
-    /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};
-    /// # fn example(channel: &Channel) -> Result<(), Box<dyn std::error::Error>> {
-    /// let queue = "orders".try_into()?;
-    /// channel.call_no_wait(QueueDeclare { queue, durable: true, no_wait: true, ..<_>::default() })?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`CallError`], if the request was not sent. Like [`call`](Self::call), this method refuses `basic.consume`.
-    pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {
-        if starts_consumer::<R>() {
-            return Err(CallError::NoConsumer);
-        }
-        if !request.is_no_wait() {
-            return Err(amqp_proto::Misuse::NotNow.into());
-        }
-        let mut guard = self.lock();
-        self.protocol(&mut guard)?.request(request)?;
-        guard.wake_driver();
-        Ok(())
-    }
-
-    /// Requests that the broker pauses (`false`) or resumes deliveries (`channel.flow`). RabbitMQ refuses to pause; set a prefetch
-    /// limit instead. Returns whether deliveries are active now.
-    pub fn flow(&self, active: bool) -> Reply<bool> {
-        self.request_with(Ok(ChannelFlow { active }), |sending, reply| {
-            typed::<ChannelFlow>(sending, reply).map(|answer| answer.active)
-        })
-    }
-
-    /// Requests an access ticket (`access.request`), a relic of AMQP 0-8 to which RabbitMQ still replies.
-    pub fn access_request(&self, request: AccessRequest) -> Reply<u16> {
-        self.request_with(Ok(request), |sending, reply| {
-            typed::<AccessRequest>(sending, reply).map(|answer| answer.reserved_1)
-        })
-    }
-
     /// Registers a callback that runs once, with the reason, when the channel closes. If the channel is already closed, the
     /// callback runs at once. It does not keep the channel open.
     ///
@@ -216,13 +159,6 @@ impl Channel {
             }
             None => {}
         }
-    }
-
-    /// Returns a stream of the channel's events from now on: returned messages, cancelled consumers, flow control, the close of the
-    /// channel.
-    #[must_use]
-    pub fn events(&self) -> ChannelEvents {
-        ChannelEvents::new(self.clone())
     }
 
     /// Closes the channel and waits for the broker's reply. Pending requests still get their replies. Closing a channel that the
@@ -289,23 +225,6 @@ impl Channel {
                 None => waiting.wait(state, task),
             }
         })
-    }
-
-    /// Sends a request whose reply carries no data.
-    fn request<R: Request>(&self, request: Result<R, impl Into<CallError>>) -> Reply<()> {
-        self.request_with(request.map_err(Into::into), |_, _| Ok(()))
-    }
-
-    /// Sends a request and converts its reply.
-    fn request_with<R: Request, T>(
-        &self,
-        request: Result<R, CallError>,
-        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
-    ) -> Reply<T> {
-        match request {
-            Ok(request) => Reply::send(self, request, |_, _| {}, convert),
-            Err(error) => Reply::failed(error),
-        }
     }
 
     pub(crate) fn place(&self) -> u32 {
@@ -386,11 +305,6 @@ fn closed_here(reason: ChannelError) -> Result<(), CallError> {
         ChannelError::Connection(error) if error.is_local_close() => Ok(()),
         reason => Err(reason.into()),
     }
-}
-
-/// Returns whether a request starts a consumer, which needs a `Consumer` handle.
-fn starts_consumer<R: Request>() -> bool {
-    R::FACTS.id == BasicConsume::FACTS.id
 }
 
 impl fmt::Debug for Channel {

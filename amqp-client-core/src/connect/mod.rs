@@ -1,79 +1,32 @@
-//! The common part of the adapters: connecting to a target. A runtime adds sockets, time and tasks.
+//! Connecting to a target, the same for all runtimes. A [`Runtime`] adds sockets, time and tasks.
 
+mod attempt;
+mod error;
 mod happy_eyeballs;
 mod maybe_tls;
 mod reconnect;
+mod runtime;
 pub mod socket;
 mod target;
 
-pub use target::{ConnectError, Target};
+pub use error::ConnectError;
+pub use runtime::Runtime;
+pub use target::Target;
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use amqp_proto::session::Recovery;
-use amqp_proto::uri::Endpoint;
-use happy_eyeballs::connect_any;
-use maybe_tls::Wrapped;
-use reconnect::{redial, redial_unless};
+use attempt::{log_in, reach, within};
+use reconnect::{redial_unless, run};
 
 use crate::Connection;
-use crate::config::{Config, Settings};
-use crate::driver::{Dialer, Drive, Timer, Transport};
-use crate::login::{Token, TokenError, ask, keep_fresh};
+use crate::config::Config;
+use crate::driver::{Dialer, Drive, Timer as _, Transport};
+use crate::login::{Token, keep_fresh};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 #[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
-
-/// A runtime: how it connects, waits and spawns.
-pub trait Runtime: 'static {
-    /// Its streams.
-    type Transport: Transport + Send + 'static;
-    /// The poller registration of a transport, for runtimes whose tasks have no reactor.
-    type Seat;
-    /// Its clock.
-    type Timer: Timer + Send + 'static;
-
-    /// Creates a timer.
-    fn timer() -> Self::Timer;
-
-    /// Resolves a host name to addresses.
-    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
-
-    /// Connects a stream, with the [options](crate::connect::socket::set_options) of the settings.
-    fn connect(
-        addr: SocketAddr,
-        settings: Settings,
-    ) -> impl Future<Output = io::Result<(Self::Transport, Self::Seat)>> + Send;
-
-    /// Runs a task in the background.
-    fn spawn(task: impl Future<Output = ()> + Send + 'static);
-
-    /// Runs a callback, which may block.
-    fn call(callback: Box<dyn FnOnce() + Send>) {
-        Self::spawn(async move { callback() });
-    }
-
-    /// Wakes the present task after the tasks that wait for its thread, so that they run first when it returns `Pending`.
-    fn yield_now(waker: &Waker) {
-        waker.wake_by_ref();
-    }
-
-    /// Runs the loop of a connection in the background.
-    ///
-    /// # Errors
-    /// The system's error.
-    fn drive(_: Self::Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        Self::spawn(drive);
-        Ok(())
-    }
-}
 
 /// Connects to the first node of a target that accepts the connection, and spawns the driver. The
 /// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node, up to the end of the handshake.
@@ -101,18 +54,6 @@ pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectE
         R::spawn(keep_fresh(&connection, source, &token, R::timer()));
     }
     Ok(connection)
-}
-
-/// Requests a token, if the target has a token source, and configures the login with it.
-pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Token>, ConnectError> {
-    let Some(source) = target.token_source.clone() else {
-        return Ok(None);
-    };
-    let late = || -> TokenError { Arc::new(io::Error::from(io::ErrorKind::TimedOut)) };
-    let token = within(R::timer(), target.config.settings.connect_timeout, ask(source)).await;
-    let token = token.unwrap_or_else(|| Err(late())).map_err(ConnectError::NoToken)?;
-    token.log_in(&mut target.config);
-    Ok(Some(token))
 }
 
 async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError> {
@@ -187,49 +128,6 @@ fn timed_here(recovery: &Recovery) -> Recovery {
     recovery
 }
 
-/// A stream to a node, inside TLS if the target uses TLS.
-pub(crate) type Reached<R> = (Wrapped<<R as Runtime>::Transport>, <R as Runtime>::Seat);
-
-/// Connects a stream to a node.
-pub(crate) async fn reach<R: Runtime>(
-    target: &Target,
-    endpoint: &Endpoint,
-) -> Result<Reached<R>, ConnectError> {
-    #[cfg(feature = "tls")]
-    let session = target.tls.as_ref().map(|tls| tls.session(&endpoint.host)).transpose()?;
-    #[cfg(not(feature = "tls"))]
-    if target.tls.is_some() {
-        return Err(crate::tls::TlsError::NotBuilt.into());
-    }
-    let settings = target.config.settings;
-    let unreachable = |error| ConnectError::unreachable(endpoint, error);
-    let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
-    let connecting = connect_any(addrs, R::timer(), |addr| R::connect(addr, settings));
-    let (transport, seat) = connecting.await.map_err(unreachable)?;
-    #[cfg(feature = "tls")]
-    let transport = match session {
-        Some(session) => Wrapped::Secured(Box::new(Secured::new(transport, session))),
-        None => Wrapped::Plain(transport),
-    };
-    #[cfg(not(feature = "tls"))]
-    let transport = Wrapped::Plain(transport);
-    Ok((transport, seat))
-}
-
-/// Drives a connection in the background, over this transport and those that follow.
-pub(crate) fn run<R: Runtime>(
-    mut drive: Drive<Wrapped<R::Transport>, R::Timer>,
-    seat: R::Seat,
-    target: Arc<Target>,
-) -> io::Result<()> {
-    R::drive(seat, async move {
-        (&mut drive).await;
-        if let Some(dialer) = drive.into_dialer() {
-            R::spawn(redial::<R>(dialer, target));
-        }
-    })
-}
-
 /// A connection and its driver, which has to run for anything to happen.
 pub type Begun<R, S> = (Connection, Drive<S, <R as Runtime>::Timer>);
 
@@ -266,20 +164,4 @@ where
     S: Transport,
 {
     Ok(begin::<R, _>(Secured::new(transport, tls.session(host)?), config))
-}
-
-/// Waits for a future, for at most `time`. Returns `None` after the timeout.
-pub(crate) async fn within<T>(
-    mut timer: impl Timer,
-    time: Duration,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let at = timer.now().checked_add(time);
-    let mut future = pin!(future);
-    poll_fn(|cx| match (future.as_mut().poll(cx), at) {
-        (Poll::Ready(value), _) => Poll::Ready(Some(value)),
-        (Poll::Pending, Some(at)) => timer.poll_until(cx, at).map(|()| None),
-        (Poll::Pending, None) => Poll::Pending,
-    })
-    .await
 }

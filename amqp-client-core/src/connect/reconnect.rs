@@ -1,18 +1,35 @@
 //! Connecting again after a loss, while the connection's deadlines and commands go on.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use amqp_proto::ClientConfig;
 
-use super::{ConnectError, Reached, Runtime, Target, log_in, reach, run, within};
+use super::attempt::{Reached, log_in, reach, within};
+use super::maybe_tls::Wrapped;
+use super::{ConnectError, Runtime, Target};
 use crate::driver::{Dialer, Drive, Timer};
 use crate::login::Token;
 
+/// Drives a connection in the background, over this transport and those that follow.
+pub(crate) fn run<R: Runtime>(
+    mut drive: Drive<Wrapped<R::Transport>, R::Timer>,
+    seat: R::Seat,
+    target: Arc<Target>,
+) -> io::Result<()> {
+    R::drive(seat, async move {
+        (&mut drive).await;
+        if let Some(dialer) = drive.into_dialer() {
+            R::spawn(redial::<R>(dialer, target));
+        }
+    })
+}
+
 /// Makes transports until one is reached, and drives that.
-pub(crate) async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
+async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
     let _reached = redial_unless::<R>(dialer, target, |_| false).await;
 }
 

@@ -4,8 +4,17 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
+use super::Connection;
 use crate::event::ConnectionEvent;
 use crate::state::Shared;
+
+impl Connection {
+    /// Returns a stream of the connection's events from now on.
+    #[must_use]
+    pub fn events(&self) -> ConnectionEvents {
+        ConnectionEvents::new(self.shared().clone())
+    }
+}
 
 /// The events of a connection since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///

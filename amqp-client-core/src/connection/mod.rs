@@ -14,8 +14,7 @@ use std::task::Poll;
 use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
-use crate::channel::Channel;
-use crate::error::{CallError, CloseError, OpenError};
+use crate::error::{CallError, CloseError};
 use crate::state::Deadline;
 use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
 
@@ -90,64 +89,6 @@ impl Connection {
             })
         })
         .await
-    }
-
-    /// Opens a channel. The request is queued at once; await the result.
-    ///
-    /// # Errors
-    /// The future returns [`OpenError`](crate::OpenError) if all channels are in use, or if the connection is closed.
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the channel.
-    #[must_use = "the channel closes when the future is dropped"]
-    pub fn open_channel(&self) -> OpenChannel {
-        OpenChannel::new(self, None)
-    }
-
-    /// Opens a channel with the given number, from 1 up to the negotiated `channel_max`.
-    ///
-    /// # Errors
-    /// As [`open_channel`](Self::open_channel), and if the number is in use or out of range.
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the channel.
-    #[must_use = "the channel closes when the future is dropped"]
-    pub fn open_channel_numbered(&self, number: u16) -> OpenChannel {
-        OpenChannel::new(self, Some(number))
-    }
-
-    /// Checks whether a queue exists. Uses a channel of its own, because the broker closes the channel if the queue does not exist.
-    ///
-    /// # Errors
-    /// [`CallError`], if the check failed, for example because another connection holds the queue exclusively (405).
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
-    pub async fn queue_exists(&self, queue: impl AsRef<[u8]>) -> Result<bool, CallError> {
-        let channel = self.probe().await?;
-        found(channel.queue_declare_passive(queue).await)
-    }
-
-    /// Checks whether an exchange exists. Uses a channel of its own, because the broker closes the channel if the exchange does not
-    /// exist.
-    ///
-    /// # Errors
-    /// [`CallError`], if the check failed.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
-    pub async fn exchange_exists(&self, exchange: impl AsRef<[u8]>) -> Result<bool, CallError> {
-        let channel = self.probe().await?;
-        found(channel.exchange_declare_passive(exchange).await)
-    }
-
-    /// Opens a channel for one check. It closes when it is dropped.
-    async fn probe(&self) -> Result<Channel, CallError> {
-        self.open_channel().await.map_err(|error| match error {
-            OpenError::Refused(error) => error.into(),
-            OpenError::Ended(error) => error.into(),
-            OpenError::TimedOut { after } => CallError::TimedOut { method: "channel.open", after },
-        })
     }
 
     /// Closes the connection and waits for the broker's reply. Everything that is queued is written first. All pending calls fail.
@@ -276,12 +217,6 @@ impl Connection {
         self.shared().lock().proto.negotiated().cloned()
     }
 
-    /// Returns a stream of the connection's events from now on.
-    #[must_use]
-    pub fn events(&self) -> ConnectionEvents {
-        ConnectionEvents::new(self.shared().clone())
-    }
-
     /// Replaces the password or token of the running connection, for example before a token expires, and waits until the broker
     /// has accepted it (`connection.update-secret`, RabbitMQ). After a loss, the client logs in with the new secret on all nodes,
     /// unless there is a [`token_source`](crate::Target::token_source), which takes precedence.
@@ -329,15 +264,6 @@ impl Connection {
         let mut state = self.shared().lock();
         state.proto.send_heartbeat();
         state.wake_driver();
-    }
-}
-
-/// Converts the result of a passive declaration to whether the entity exists.
-fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
-    match asked {
-        Ok(_) => Ok(true),
-        Err(error) if error.reply_code() == Some(ReplyCode::NOT_FOUND) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

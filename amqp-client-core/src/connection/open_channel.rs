@@ -3,10 +3,81 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use amqp_proto::ReplyCode;
+
+use super::Connection;
 use crate::channel::Channel;
-use crate::connection::Connection;
-use crate::error::OpenError;
+use crate::error::{CallError, OpenError};
 use crate::state::{DeadlineId, WaiterId};
+
+impl Connection {
+    /// Opens a channel. The request is queued at once; await the result.
+    ///
+    /// # Errors
+    /// The future returns [`OpenError`](crate::OpenError) if all channels are in use, or if the connection is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the channel.
+    #[must_use = "the channel closes when the future is dropped"]
+    pub fn open_channel(&self) -> OpenChannel {
+        OpenChannel::new(self, None)
+    }
+
+    /// Opens a channel with the given number, from 1 up to the negotiated `channel_max`.
+    ///
+    /// # Errors
+    /// As [`open_channel`](Self::open_channel), and if the number is in use or out of range.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the channel.
+    #[must_use = "the channel closes when the future is dropped"]
+    pub fn open_channel_numbered(&self, number: u16) -> OpenChannel {
+        OpenChannel::new(self, Some(number))
+    }
+
+    /// Checks whether a queue exists. Uses a channel of its own, because the broker closes the channel if the queue does not exist.
+    ///
+    /// # Errors
+    /// [`CallError`], if the check failed, for example because another connection holds the queue exclusively (405).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn queue_exists(&self, queue: impl AsRef<[u8]>) -> Result<bool, CallError> {
+        let channel = self.probe().await?;
+        found(channel.queue_declare_passive(queue).await)
+    }
+
+    /// Checks whether an exchange exists. Uses a channel of its own, because the broker closes the channel if the exchange does not
+    /// exist.
+    ///
+    /// # Errors
+    /// [`CallError`], if the check failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn exchange_exists(&self, exchange: impl AsRef<[u8]>) -> Result<bool, CallError> {
+        let channel = self.probe().await?;
+        found(channel.exchange_declare_passive(exchange).await)
+    }
+
+    /// Opens a channel for one check. It closes when it is dropped.
+    async fn probe(&self) -> Result<Channel, CallError> {
+        self.open_channel().await.map_err(|error| match error {
+            OpenError::Refused(error) => error.into(),
+            OpenError::Ended(error) => error.into(),
+            OpenError::TimedOut { after } => CallError::TimedOut { method: "channel.open", after },
+        })
+    }
+}
+
+/// Converts the result of a passive declaration to whether the entity exists.
+fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
+    match asked {
+        Ok(_) => Ok(true),
+        Err(error) if error.reply_code() == Some(ReplyCode::NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// A channel that is being opened; see [`Connection::open_channel`].
 #[derive(Debug)]

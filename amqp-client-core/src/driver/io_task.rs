@@ -8,68 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use amqp_proto::session::Recovery;
-use bytes::{Buf as _, BytesMut};
+use bytes::Buf as _;
 
-use super::{Dialer, Driver, Turn};
+use super::{Dialer, Driver, Timer, Transport, Turn};
 use crate::Connection;
 use crate::config::Config;
-
-/// A stream of bytes in both directions.
-pub trait Transport {
-    /// Reads what is there, and appends it to `input`, which has room for some. 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// Why nothing can be read any more.
-    fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
-
-    /// Writes some of these pieces, in their order; says how much.
-    ///
-    /// # Errors
-    /// Why nothing can be written any more.
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>>;
-
-    /// Passes on what was written.
-    ///
-    /// # Errors
-    /// As [`poll_write`](Self::poll_write).
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Ends the stream.
-    ///
-    /// # Errors
-    /// That it could not be ended in an orderly way.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-/// Reads into the room that `input` has, by something that takes initialized memory only: clearing it costs less than copying
-/// what came.
-///
-/// # Errors
-/// As `read`.
-pub fn fill(
-    input: &mut BytesMut,
-    read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>,
-) -> Poll<io::Result<usize>> {
-    let before = input.len();
-    input.resize(input.capacity(), 0);
-    let polled = read(input.get_mut(before..).unwrap_or_default());
-    let count = if let Poll::Ready(Ok(count)) = polled { count } else { 0 };
-    input.truncate(before + count);
-    polled
-}
-
-/// A clock that wakes.
-pub trait Timer {
-    /// The time.
-    fn now(&self) -> Instant;
-
-    /// Ready at that time. Another call may ask for another time, and replaces the earlier.
-    fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()>;
-}
 
 /// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
 /// nothing.
@@ -282,6 +225,8 @@ pub(crate) mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
     use std::task::Waker;
+
+    use bytes::BytesMut;
 
     use super::*;
 

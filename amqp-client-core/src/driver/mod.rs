@@ -1,14 +1,16 @@
 //! What an adapter drives: the end of a connection that faces the transport.
 
 mod io_task;
-pub(crate) mod pacing;
+mod pacing;
 mod read_buffer;
 mod reconnecting;
+mod transport;
 
+pub use io_task::Drive;
 #[cfg(test)]
 pub(crate) use io_task::tests;
-pub use io_task::{Drive, Timer, Transport, fill};
 pub use reconnecting::{DialTurn, Dialer};
+pub use transport::{Timer, Transport, fill};
 
 use std::fmt;
 use std::io;
@@ -138,17 +140,6 @@ impl Driver {
             handed_on: false,
             spare_waker: None,
         }
-    }
-
-    /// Returns the dialer that makes the next transport, if there is to be one: this driver is [`done`](Turn::done), and the
-    /// connection was lost and recovers.
-    #[must_use]
-    pub fn into_dialer(mut self) -> Option<Dialer> {
-        let state = self.shared.lock();
-        let goes_on = state.proto.is_disconnected() && state.proto.check().is_ok();
-        drop(state);
-        self.handed_on = goes_on;
-        goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
     }
 
     /// Returns whether a handle has queued work for the driver since the last [`turn`](Self::turn).

@@ -99,6 +99,19 @@ impl Dialer {
     }
 }
 
+impl Driver {
+    /// Returns the dialer that makes the next transport, if there is to be one: this driver is [`done`](super::Turn::done), and the
+    /// connection was lost and recovers.
+    #[must_use]
+    pub fn into_dialer(mut self) -> Option<Dialer> {
+        let state = self.shared.lock();
+        let goes_on = state.proto.is_disconnected() && state.proto.check().is_ok();
+        drop(state);
+        self.handed_on = goes_on;
+        goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
+    }
+}
+
 impl Drop for Dialer {
     fn drop(&mut self) {
         if self.handed_on {

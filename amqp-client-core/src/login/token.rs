@@ -15,9 +15,9 @@ use futures_util::FutureExt as _;
 use crate::Connection;
 use crate::config::Config;
 use crate::connection::WeakConnection;
-use crate::consumer::panic_text;
 use crate::driver::Timer;
 use crate::event::ConnectionEvent;
+use crate::panics;
 use crate::state::{On, Waiting};
 
 /// Credentials that expire: an OAuth 2 token, or a temporary password.
@@ -98,7 +98,7 @@ pub(crate) fn ask(
     let asking = AssertUnwindSafe(async move { source.token().await }).catch_unwind();
     asking.map(|asked| {
         asked.unwrap_or_else(|panic| {
-            let text = panic_text(&*panic).unwrap_or("no message");
+            let text = panics::text(&*panic).unwrap_or("no message");
             Err(Arc::new(io::Error::other(format!("the token source panicked: {text}"))))
         })
     })

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use amqp_proto::method::ConfirmSelect;
-use amqp_proto::{Body, ChannelError, PublishSeq, RawProperties, Route, ShortStr, TooLong};
+use amqp_proto::{Body, ChannelError, PublishSeq, RawProperties, Route, ShortStr};
 
 use confirmation::poll_deadline;
 
@@ -221,17 +221,6 @@ impl Publisher {
             poll_deadline(&self.channel, &mut deadline, cx).map(Err)
         })
         .await
-    }
-
-    /// Creates a publisher of messages with this routing key and the publisher's properties. It encodes everything but the bodies
-    /// once. This is the fastest way to publish with confirms.
-    ///
-    /// # Errors
-    /// [`TooLong`], for the routing key.
-    pub fn prepare(&self, routing_key: &str) -> Result<PreparedPublisher, TooLong> {
-        let route = self.route(routing_key.as_bytes());
-        let prepared = self.channel.prepare(&route, &self.properties)?;
-        Ok(PreparedPublisher::new(self.clone(), prepared))
     }
 
     fn route<'a>(&'a self, routing_key: &'a [u8]) -> Route<'a> {

@@ -1,9 +1,22 @@
 use std::collections::VecDeque;
 
-use amqp_proto::{Body, Prepared};
+use amqp_proto::{Body, Prepared, TooLong};
 
 use super::{Confirmation, Confirmations, PublishAllError, Publisher};
 use crate::error::{PublishError, SendError, TryPublishError};
+
+impl Publisher {
+    /// Creates a publisher of messages with this routing key and the publisher's properties. It encodes everything but the bodies
+    /// once. This is the fastest way to publish with confirms.
+    ///
+    /// # Errors
+    /// [`TooLong`], for the routing key.
+    pub fn prepare(&self, routing_key: &str) -> Result<PreparedPublisher, TooLong> {
+        let route = self.route(routing_key.as_bytes());
+        let prepared = self.channel.prepare(&route, &self.properties)?;
+        Ok(PreparedPublisher::new(self.clone(), prepared))
+    }
+}
 
 /// Publishes messages that differ only in their bodies, with publisher confirms.
 ///

@@ -2,7 +2,7 @@ use std::fmt;
 
 use amqp_proto::session::RecoveryReport;
 
-use super::contained;
+use crate::panics::contained;
 
 /// Something to run once the lock is released.
 pub(crate) type Call = Box<dyn FnOnce() + Send>;

@@ -8,7 +8,6 @@
 mod callbacks;
 mod channel;
 mod confirms;
-mod deadline;
 mod deadlines;
 #[cfg(test)]
 mod ends;
@@ -19,15 +18,17 @@ mod listeners;
 mod pace;
 mod queues;
 mod requests;
+mod shared;
 mod waiters;
+mod waiting;
 mod wake;
+mod wakes;
 
 pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
-pub(crate) use deadline::Deadline;
-pub(crate) use deadlines::{Counts, DeadlineId, Deadlines};
+pub(crate) use deadlines::{Counts, Deadline, DeadlineId, Deadlines};
 pub use health::{ClosedChannel, Health, Status};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
@@ -35,24 +36,16 @@ pub(crate) use listeners::Listeners;
 pub(crate) use pace::{Look, Pace};
 pub(crate) use queues::End;
 pub(crate) use requests::Waiter;
-pub(crate) use waiters::{On, Task, WaiterId, Waiters, Waiting, keep_clone};
+pub(crate) use shared::{Guard, Shared};
+pub(crate) use waiters::{On, Task, WaiterId, Waiters, keep_clone};
+pub(crate) use waiting::Waiting;
+use wakes::Wakes;
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::fmt;
-use std::future::poll_fn;
-use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
-#[cfg(not(shuttle))]
-use std::sync::{Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Instant;
-
-#[cfg(shuttle)]
-use shuttle::sync::{Mutex, MutexGuard};
 
 use amqp_proto::session::Session;
 use amqp_proto::{
@@ -60,23 +53,7 @@ use amqp_proto::{
     SessionEvent, Settlement,
 };
 
-use crate::config::Settings;
 use crate::event::ConnectionEvent;
-
-/// The lock around the state of a connection.
-pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    /// Counts the turns of drivers, for those that may have to let one happen.
-    turns: AtomicU64,
-    /// How tasks of the runtime yield; nothing for whoever drives the connection by hand, perhaps in virtual time.
-    yield_now: OnceLock<YieldNow>,
-    /// Publishing has kept the driver from running for long: the next publish yields.
-    starved: AtomicBool,
-    state: Mutex<State>,
-}
-
-/// Wakes a task behind those that wait for its thread.
-pub(crate) type YieldNow = fn(&Waker);
 
 /// A new secret that was sent, and its outcome once that is known.
 pub(crate) type SecretUpdate = Arc<OnceLock<Result<(), ConnectionError>>>;
@@ -128,59 +105,10 @@ pub(crate) struct State {
     wakes: Wakes,
 }
 
-/// Who is to be woken once the lock is released. Most often it is nobody, or one, which has to cost little.
-#[derive(Default)]
-struct Wakes {
-    first: Option<Waker>,
-    rest: Option<Box<Rest>>,
-}
-
-#[derive(Default)]
-struct Rest {
-    wakers: Vec<Waker>,
-    calls: Vec<Call>,
-    /// What is only to be dropped.
-    buried: Vec<Box<dyn Any + Send>>,
-}
-
-impl fmt::Debug for Wakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wakes").finish_non_exhaustive()
-    }
-}
-
-impl Wakes {
-    const fn is_empty(&self) -> bool {
-        self.first.is_none() && self.rest.is_none()
-    }
-
-    fn push(&mut self, waker: Waker) {
-        match self.first {
-            None => self.first = Some(waker),
-            Some(_) => self.rest().wakers.push(waker),
-        }
-    }
-
-    fn rest(&mut self) -> &mut Rest {
-        self.rest.get_or_insert_default()
-    }
-
-    /// Leaves nothing behind. Kept out of line: each use of the lock ends with the question whether there is anybody to wake.
-    #[inline(never)]
-    fn wake(&mut self) {
-        if let Some(first) = self.first.take() {
-            contained(|| first.wake());
-        }
-        if let Some(rest) = self.rest.take() {
-            (*rest).wake();
-        }
-    }
-}
-
-impl Shared {
-    pub(crate) fn new(mut proto: Session, settings: Settings) -> Self {
+impl State {
+    fn new(mut proto: Session) -> Self {
         proto.hold_discarded();
-        let state = State {
+        Self {
             proto,
             deadlines: Deadlines::default(),
             pace: Pace::default(),
@@ -205,168 +133,9 @@ impl Shared {
             by_number: Vec::new(),
             released: Vec::new(),
             wakes: Wakes::default(),
-        };
-        let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
-        let starved = AtomicBool::new(false);
-        Self { settings, turns, yield_now, starved, state: Mutex::new(state) }
-    }
-
-    /// The driver has a turn.
-    pub(crate) fn count_turn(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
-        self.starved.store(false, Ordering::Relaxed);
-    }
-
-    /// From now on tasks yield like that, also by time.
-    pub(crate) fn yield_by(&self, yield_now: YieldNow) {
-        let _kept = self.yield_now.set(yield_now);
-    }
-
-    /// The time, for tasks that may have to let the driver run.
-    pub(crate) fn time(&self) -> Option<Instant> {
-        self.yield_now.get().map(|_| Instant::now())
-    }
-
-    /// Wakes a task behind those that wait for its thread.
-    pub(crate) fn yield_now(&self, waker: &Waker) {
-        self.yield_now.get().map_or_else(|| waker.wake_by_ref(), |yield_now| yield_now(waker));
-    }
-
-    /// Returns whether publishing has kept the driver from running for long. Returns `true` once, and then `false` until it
-    /// happens again.
-    #[inline]
-    pub(crate) fn take_starved(&self) -> bool {
-        self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::Relaxed)
-    }
-
-    /// Yields to the driver, if publishing has kept it from running for long.
-    #[inline]
-    pub(crate) async fn let_driver_run(&self) {
-        if self.take_starved() {
-            self.yield_once().await;
         }
     }
 
-    /// Returns the number of turns that drivers have had.
-    pub(crate) fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
-    }
-
-    #[cold]
-    fn yield_once(&self) -> impl Future<Output = ()> {
-        let mut yielded = false;
-        poll_fn(move |cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return Poll::Ready(());
-            }
-            self.yield_now(cx.waker());
-            Poll::Pending
-        })
-    }
-
-    /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on: the
-    /// protocol's state machine checks all its input.
-    pub(crate) fn lock(&self) -> Guard<'_> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Guard { state, due: WakeOnDrop::default() }
-    }
-
-    /// Polls under the lock. `look` registers the task with what it waits for; it is called again if the waker had to be
-    /// cloned for that, which is not done under the lock.
-    #[inline]
-    pub(crate) fn poll<T>(
-        &self,
-        cx: &Context<'_>,
-        look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.poll_as(Task::new(cx.waker()), look)
-    }
-
-    /// Polls under the lock, like [`poll`](Self::poll), for a task that may have spare clones of its waker.
-    #[inline]
-    pub(crate) fn poll_as<T>(
-        &self,
-        mut task: Task<'_>,
-        mut look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        loop {
-            let polled = look(&mut self.lock(), &mut task);
-            if polled.is_ready() || !task.restock() {
-                return polled;
-            }
-        }
-    }
-}
-
-/// The locked state. Whom its use woke is woken when the lock is released, and finds it free.
-#[derive(Debug)]
-pub(crate) struct Guard<'a> {
-    // Fields are dropped in this order.
-    state: MutexGuard<'a, State>,
-    due: WakeOnDrop,
-}
-
-impl Deref for Guard<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl DerefMut for Guard<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl Drop for Guard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if !self.state.wakes.is_empty() {
-            self.due = WakeOnDrop(ManuallyDrop::new(std::mem::take(&mut self.state.wakes)));
-        }
-    }
-}
-
-/// Wakes when it is dropped. Not dropping what is empty by then saves each use of the lock a look at every field.
-#[derive(Debug, Default)]
-struct WakeOnDrop(ManuallyDrop<Wakes>);
-
-impl Drop for WakeOnDrop {
-    #[inline]
-    fn drop(&mut self) {
-        if !self.0.is_empty() {
-            self.0.wake();
-        }
-    }
-}
-
-impl Rest {
-    #[cold]
-    fn wake(self) {
-        let Self { wakers, calls, buried } = self;
-        wakers.into_iter().for_each(|waker| contained(|| waker.wake()));
-        calls.into_iter().for_each(contained);
-        buried.into_iter().for_each(|buried| contained(|| drop(buried)));
-    }
-}
-
-/// Nothing of the state: it holds everything that is under way, and its lock may be held.
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
-
-/// Runs code of the user's. A panic of it, which the panic hook has reported, must not keep others from being woken, nor end
-/// the task that drives the connection for all of them.
-#[inline]
-fn contained(run: impl FnOnce()) {
-    let _panic = catch_unwind(AssertUnwindSafe(run));
-}
-
-impl State {
     /// Runs that once the lock is released.
     pub(crate) fn call(&mut self, call: Call) {
         let call = match self.run_call {
@@ -376,12 +145,12 @@ impl State {
             }
             None => call,
         };
-        self.wakes.rest().calls.push(call);
+        self.wakes.call(call);
     }
 
     /// Drops that once the lock is released, as dropping it may run code of the user's.
     pub(crate) fn bury(&mut self, buried: impl Any + Send) {
-        self.wakes.rest().buried.push(Box::new(buried));
+        self.wakes.bury(Box::new(buried));
     }
 
     /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
@@ -389,14 +158,6 @@ impl State {
     pub(crate) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             self.wakes.push(driver);
-        }
-    }
-
-    /// A message was published, for which the driver was woken.
-    #[inline]
-    pub(crate) fn count_publish(&mut self, shared: &Shared) {
-        if self.pace.step() && self.pace.look(shared.turns(), shared.time()) == Look::Long {
-            shared.starved.store(true, Ordering::Relaxed);
         }
     }
 

@@ -4,9 +4,9 @@
 //! connection. So neither happens under the lock: [`Task`] clones before the lock is taken, and drops what a slot held before
 //! after the lock is released.
 
-use std::task::{Poll, Waker};
-
-use super::{Shared, State};
+#[cfg(test)]
+use std::task::Poll;
+use std::task::Waker;
 
 /// The task that polls, for [`Shared::poll`](super::Shared::poll).
 pub(crate) struct Task<'a> {
@@ -67,14 +67,6 @@ pub(crate) fn keep_clone(clone: &mut Option<Waker>, waker: &Waker) {
     }
 }
 
-/// A future's entry among those that wait for the same thing; removed when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Waiting<'a> {
-    shared: &'a Shared,
-    on: On,
-    id: Option<WaiterId>,
-}
-
 /// What is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum On {
@@ -86,28 +78,6 @@ pub(crate) enum On {
     Channel(u32),
     /// Everything published on that channel is confirmed.
     Confirms(u32),
-}
-
-impl<'a> Waiting<'a> {
-    pub(crate) const fn new(shared: &'a Shared, on: On) -> Self {
-        Self { shared, on, id: None }
-    }
-
-    /// Has the task woken when that happens.
-    pub(crate) fn wait<T>(&mut self, state: &mut State, task: &mut Task<'_>) -> Poll<T> {
-        if let Some(waiters) = state.waiters(self.on) {
-            waiters.register(&mut self.id, task);
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let Some(id) = self.id else { return };
-        // The lock is released at the end of the statement, before the waker is dropped.
-        let _waker = self.shared.lock().waiters(self.on).and_then(|waiters| waiters.remove(id));
-    }
 }
 
 /// The tasks that wait for the same thing. Each future owns its entry and removes it when it is dropped, so that a future

@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::{Counts, DeadlineId};
 use crate::config::Settings;
 use crate::error::CallError;
-use crate::state::{Counts, DeadlineId, Guard, Shared};
+use crate::state::{Guard, Shared};
 
 /// A deadline of something that waits. It is gone when this is dropped.
 #[derive(Debug)]

@@ -1,0 +1,87 @@
+use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
+
+use super::Channel;
+use crate::error::CallError;
+use crate::reply::{Reply, Sending, typed};
+
+impl Channel {
+    /// Sends any request of the protocol and returns its typed reply. The named methods are shortcuts with simpler arguments.
+    ///
+    /// A request with its `no_wait` bit set has no reply; use [`call_no_wait`](Self::call_no_wait) for it. `basic.consume` is
+    /// refused ([`CallError::NoConsumer`]): use [`basic_consume`](Self::basic_consume).
+    pub fn call<R: Request>(&self, request: R) -> Reply<R::Reply> {
+        if starts_consumer::<R>() {
+            return Reply::failed(CallError::NoConsumer);
+        }
+        Reply::send(self, request, |_, _| {}, typed::<R>)
+    }
+
+    /// Sends a request whose `no_wait` bit is set. If the broker refuses the request, it closes the channel.
+    ///
+    /// A `basic.cancel` ends its consumer at once. The consumer tag can be used again once the broker has replied; the client
+    /// handles that reply.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};
+    /// # fn example(channel: &Channel) -> Result<(), Box<dyn std::error::Error>> {
+    /// let queue = "orders".try_into()?;
+    /// channel.call_no_wait(QueueDeclare { queue, durable: true, no_wait: true, ..<_>::default() })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError`], if the request was not sent. Like [`call`](Self::call), this method refuses `basic.consume`.
+    pub fn call_no_wait<R: Request>(&self, request: R) -> Result<(), CallError> {
+        if starts_consumer::<R>() {
+            return Err(CallError::NoConsumer);
+        }
+        if !request.is_no_wait() {
+            return Err(amqp_proto::Misuse::NotNow.into());
+        }
+        let mut guard = self.lock();
+        self.protocol(&mut guard)?.request(request)?;
+        guard.wake_driver();
+        Ok(())
+    }
+
+    /// Requests that the broker pauses (`false`) or resumes deliveries (`channel.flow`). RabbitMQ refuses to pause; set a prefetch
+    /// limit instead. Returns whether deliveries are active now.
+    pub fn flow(&self, active: bool) -> Reply<bool> {
+        self.request_with(Ok(ChannelFlow { active }), |sending, reply| {
+            typed::<ChannelFlow>(sending, reply).map(|answer| answer.active)
+        })
+    }
+
+    /// Requests an access ticket (`access.request`), a relic of AMQP 0-8 to which RabbitMQ still replies.
+    pub fn access_request(&self, request: AccessRequest) -> Reply<u16> {
+        self.request_with(Ok(request), |sending, reply| {
+            typed::<AccessRequest>(sending, reply).map(|answer| answer.reserved_1)
+        })
+    }
+
+    /// Sends a request whose reply carries no data.
+    pub(super) fn request<R: Request>(
+        &self,
+        request: Result<R, impl Into<CallError>>,
+    ) -> Reply<()> {
+        self.request_with(request.map_err(Into::into), |_, _| Ok(()))
+    }
+
+    /// Sends a request and converts its reply.
+    pub(super) fn request_with<R: Request, T>(
+        &self,
+        request: Result<R, CallError>,
+        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
+    ) -> Reply<T> {
+        match request {
+            Ok(request) => Reply::send(self, request, |_, _| {}, convert),
+            Err(error) => Reply::failed(error),
+        }
+    }
+}
+
+/// Returns whether a request starts a consumer, which needs a `Consumer` handle.
+fn starts_consumer<R: Request>() -> bool {
+    R::FACTS.id == BasicConsume::FACTS.id
+}

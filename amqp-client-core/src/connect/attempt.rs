@@ -1,0 +1,75 @@
+//! The steps of one attempt to connect: token, name, stream, TLS.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use amqp_proto::uri::Endpoint;
+
+use super::happy_eyeballs::connect_any;
+use super::maybe_tls::Wrapped;
+use super::{ConnectError, Runtime, Target};
+use crate::driver::Timer;
+use crate::login::{Token, TokenError, ask};
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
+
+/// Requests a token, if the target has a token source, and configures the login with it.
+pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Token>, ConnectError> {
+    let Some(source) = target.token_source.clone() else {
+        return Ok(None);
+    };
+    let late = || -> TokenError { Arc::new(io::Error::from(io::ErrorKind::TimedOut)) };
+    let token = within(R::timer(), target.config.settings.connect_timeout, ask(source)).await;
+    let token = token.unwrap_or_else(|| Err(late())).map_err(ConnectError::NoToken)?;
+    token.log_in(&mut target.config);
+    Ok(Some(token))
+}
+
+/// A stream to a node, inside TLS if the target uses TLS.
+pub(crate) type Reached<R> = (Wrapped<<R as Runtime>::Transport>, <R as Runtime>::Seat);
+
+/// Connects a stream to a node.
+pub(crate) async fn reach<R: Runtime>(
+    target: &Target,
+    endpoint: &Endpoint,
+) -> Result<Reached<R>, ConnectError> {
+    #[cfg(feature = "tls")]
+    let session = target.tls.as_ref().map(|tls| tls.session(&endpoint.host)).transpose()?;
+    #[cfg(not(feature = "tls"))]
+    if target.tls.is_some() {
+        return Err(crate::tls::TlsError::NotBuilt.into());
+    }
+    let settings = target.config.settings;
+    let unreachable = |error| ConnectError::unreachable(endpoint, error);
+    let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
+    let connecting = connect_any(addrs, R::timer(), |addr| R::connect(addr, settings));
+    let (transport, seat) = connecting.await.map_err(unreachable)?;
+    #[cfg(feature = "tls")]
+    let transport = match session {
+        Some(session) => Wrapped::Secured(Box::new(Secured::new(transport, session))),
+        None => Wrapped::Plain(transport),
+    };
+    #[cfg(not(feature = "tls"))]
+    let transport = Wrapped::Plain(transport);
+    Ok((transport, seat))
+}
+
+/// Waits for a future, for at most `time`. Returns `None` after the timeout.
+pub(crate) async fn within<T>(
+    mut timer: impl Timer,
+    time: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let at = timer.now().checked_add(time);
+    let mut future = pin!(future);
+    poll_fn(|cx| match (future.as_mut().poll(cx), at) {
+        (Poll::Ready(value), _) => Poll::Ready(Some(value)),
+        (Poll::Pending, Some(at)) => timer.poll_until(cx, at).map(|()| None),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
+}

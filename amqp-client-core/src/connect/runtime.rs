@@ -1,0 +1,51 @@
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Waker;
+
+use crate::config::Settings;
+use crate::driver::{Timer, Transport};
+
+/// A runtime: how it connects, waits and spawns.
+pub trait Runtime: 'static {
+    /// Its streams.
+    type Transport: Transport + Send + 'static;
+    /// The poller registration of a transport, for runtimes whose tasks have no reactor.
+    type Seat;
+    /// Its clock.
+    type Timer: Timer + Send + 'static;
+
+    /// Creates a timer.
+    fn timer() -> Self::Timer;
+
+    /// Resolves a host name to addresses.
+    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+
+    /// Connects a stream, with the [options](crate::connect::socket::set_options) of the settings.
+    fn connect(
+        addr: SocketAddr,
+        settings: Settings,
+    ) -> impl Future<Output = io::Result<(Self::Transport, Self::Seat)>> + Send;
+
+    /// Runs a task in the background.
+    fn spawn(task: impl Future<Output = ()> + Send + 'static);
+
+    /// Runs a callback, which may block.
+    fn call(callback: Box<dyn FnOnce() + Send>) {
+        Self::spawn(async move { callback() });
+    }
+
+    /// Wakes the present task after the tasks that wait for its thread, so that they run first when it returns `Pending`.
+    fn yield_now(waker: &Waker) {
+        waker.wake_by_ref();
+    }
+
+    /// Runs the loop of a connection in the background.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn drive(_: Self::Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        Self::spawn(drive);
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(not(shuttle))]
+use std::sync::{Mutex, MutexGuard};
+use std::sync::{OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use amqp_proto::session::Session;
+#[cfg(shuttle)]
+use shuttle::sync::{Mutex, MutexGuard};
+
+use super::State;
+use super::pace::Look;
+use super::waiters::Task;
+use super::wakes::Wakes;
+use crate::config::Settings;
+
+/// The lock around the state of a connection.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    /// Counts the turns of drivers, for those that may have to let one happen.
+    turns: AtomicU64,
+    /// How tasks of the runtime yield; nothing for whoever drives the connection by hand, perhaps in virtual time.
+    yield_now: OnceLock<YieldNow>,
+    /// Publishing has kept the driver from running for long: the next publish yields.
+    starved: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// Wakes a task behind those that wait for its thread.
+pub(crate) type YieldNow = fn(&Waker);
+
+impl Shared {
+    pub(crate) fn new(proto: Session, settings: Settings) -> Self {
+        let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
+        let starved = AtomicBool::new(false);
+        Self { settings, turns, yield_now, starved, state: Mutex::new(State::new(proto)) }
+    }
+
+    /// The driver has a turn.
+    pub(crate) fn count_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.starved.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on tasks yield like that, also by time.
+    pub(crate) fn yield_by(&self, yield_now: YieldNow) {
+        let _kept = self.yield_now.set(yield_now);
+    }
+
+    /// The time, for tasks that may have to let the driver run.
+    pub(crate) fn time(&self) -> Option<Instant> {
+        self.yield_now.get().map(|_| Instant::now())
+    }
+
+    /// Wakes a task behind those that wait for its thread.
+    pub(crate) fn yield_now(&self, waker: &Waker) {
+        self.yield_now.get().map_or_else(|| waker.wake_by_ref(), |yield_now| yield_now(waker));
+    }
+
+    /// Returns whether publishing has kept the driver from running for long. Returns `true` once, and then `false` until it
+    /// happens again.
+    #[inline]
+    pub(crate) fn take_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Yields to the driver, if publishing has kept it from running for long.
+    #[inline]
+    pub(crate) async fn let_driver_run(&self) {
+        if self.take_starved() {
+            self.yield_once().await;
+        }
+    }
+
+    /// Returns the number of turns that drivers have had.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    #[cold]
+    fn yield_once(&self) -> impl Future<Output = ()> {
+        let mut yielded = false;
+        poll_fn(move |cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            self.yield_now(cx.waker());
+            Poll::Pending
+        })
+    }
+
+    /// Locks the state. A panic of another thread cannot leave it half changed in a way that matters more than going on: the
+    /// protocol's state machine checks all its input.
+    pub(crate) fn lock(&self) -> Guard<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Guard { state, due: WakeOnDrop::default() }
+    }
+
+    /// Polls under the lock. `look` registers the task with what it waits for; it is called again if the waker had to be
+    /// cloned for that, which is not done under the lock.
+    #[inline]
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &Context<'_>,
+        look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.poll_as(Task::new(cx.waker()), look)
+    }
+
+    /// Polls under the lock, like [`poll`](Self::poll), for a task that may have spare clones of its waker.
+    #[inline]
+    pub(crate) fn poll_as<T>(
+        &self,
+        mut task: Task<'_>,
+        mut look: impl FnMut(&mut State, &mut Task<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        loop {
+            let polled = look(&mut self.lock(), &mut task);
+            if polled.is_ready() || !task.restock() {
+                return polled;
+            }
+        }
+    }
+}
+
+/// The locked state. Whom its use woke is woken when the lock is released, and finds it free.
+#[derive(Debug)]
+pub(crate) struct Guard<'a> {
+    // Fields are dropped in this order.
+    state: MutexGuard<'a, State>,
+    due: WakeOnDrop,
+}
+
+impl Deref for Guard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.state.wakes.is_empty() {
+            self.due = WakeOnDrop(ManuallyDrop::new(std::mem::take(&mut self.state.wakes)));
+        }
+    }
+}
+
+/// Wakes when it is dropped. Not dropping what is empty by then saves each use of the lock a look at every field.
+#[derive(Debug, Default)]
+struct WakeOnDrop(ManuallyDrop<Wakes>);
+
+impl Drop for WakeOnDrop {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            self.0.wake();
+        }
+    }
+}
+
+/// Nothing of the state: it holds everything that is under way, and its lock may be held.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// A message was published, for which the driver was woken.
+    #[inline]
+    pub(crate) fn count_publish(&mut self, shared: &Shared) {
+        if self.pace.step() && self.pace.look(shared.turns(), shared.time()) == Look::Long {
+            shared.starved.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::any::Any;
+use std::fmt;
+use std::task::Waker;
+
+use super::callbacks::Call;
+use crate::panics::contained;
+
+/// Who is to be woken once the lock is released. Most often it is nobody, or one, which has to cost little.
+#[derive(Default)]
+pub(super) struct Wakes {
+    first: Option<Waker>,
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Default)]
+struct Rest {
+    wakers: Vec<Waker>,
+    calls: Vec<Call>,
+    /// What is only to be dropped.
+    buried: Vec<Box<dyn Any + Send>>,
+}
+
+impl fmt::Debug for Wakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wakes").finish_non_exhaustive()
+    }
+}
+
+impl Wakes {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_none()
+    }
+
+    pub(super) fn push(&mut self, waker: Waker) {
+        match self.first {
+            None => self.first = Some(waker),
+            Some(_) => self.rest().wakers.push(waker),
+        }
+    }
+
+    pub(super) fn call(&mut self, call: Call) {
+        self.rest().calls.push(call);
+    }
+
+    pub(super) fn bury(&mut self, buried: Box<dyn Any + Send>) {
+        self.rest().buried.push(buried);
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// Leaves nothing behind. Kept out of line: each use of the lock ends with the question whether there is anybody to wake.
+    #[inline(never)]
+    pub(super) fn wake(&mut self) {
+        if let Some(first) = self.first.take() {
+            contained(|| first.wake());
+        }
+        if let Some(rest) = self.rest.take() {
+            (*rest).wake();
+        }
+    }
+}
+
+impl Rest {
+    #[cold]
+    fn wake(self) {
+        let Self { wakers, calls, buried } = self;
+        wakers.into_iter().for_each(|waker| contained(|| waker.wake()));
+        calls.into_iter().for_each(contained);
+        buried.into_iter().for_each(|buried| contained(|| drop(buried)));
+    }
+}
