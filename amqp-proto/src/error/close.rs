@@ -1,0 +1,69 @@
+use alloc::string::ToString as _;
+use core::fmt;
+
+use super::Initiator;
+use crate::method::Method;
+use crate::wire::write_escaped;
+use crate::{ReplyCode, ShortStr};
+
+/// How a connection or channel was closed: by whom, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Close {
+    /// The side that sent the close.
+    pub by: Initiator,
+    /// The reason, as a number.
+    pub reply_code: ReplyCode,
+    /// The reason, in words.
+    pub reply_text: ShortStr,
+    /// The class of the method that caused the close, or 0.
+    pub class_id: u16,
+    /// The method that caused the close, or 0.
+    pub method_id: u16,
+}
+
+impl Close {
+    /// Makes a close by this side.
+    pub(crate) const fn local(reply_code: ReplyCode, reply_text: ShortStr) -> Self {
+        Self { by: Initiator::Local, reply_code, reply_text, class_id: 0, method_id: 0 }
+    }
+
+    /// Returns the name of the method that caused the close, such as `queue.declare`, if a method did.
+    #[must_use]
+    pub fn method(&self) -> Option<&'static str> {
+        let id = (self.class_id, self.method_id);
+        Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
+    }
+
+    /// Returns whether the refused operation may succeed later.
+    pub(super) fn is_transient(&self) -> bool {
+        // RabbitMQ: the connection limits of a node, a virtual host and a user are reported with 530, and so is a virtual host
+        // that does not exist. Only the text distinguishes them.
+        const LIMIT: &[u8] = b"connection limit";
+        let is_limit = || self.reply_text.as_bytes().windows(LIMIT.len()).any(|part| part == LIMIT);
+        self.reply_code.is_transient() || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit()
+    }
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.by {
+            Initiator::Local => "closed by this end",
+            Initiator::Peer => "closed by the peer",
+        };
+        write!(f, "{by}: {}", self.reply_code)?;
+        // RabbitMQ's texts start with the name of the code, which was just written.
+        let text = self.reply_text.to_string();
+        let name = self.reply_code.name().unwrap_or_default();
+        let text =
+            text.strip_prefix(name).map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
+        if !text.is_empty() {
+            f.write_str(": ")?;
+            write_escaped(text, f)?;
+        }
+        match self.method() {
+            Some(method) => write!(f, " (caused by {method})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use thiserror::Error;
+
+use super::{Close, Initiator, Violation};
+use crate::{DecodeError, DecodeErrorKind, ReplyCode, SaslError};
+
+/// The reason why a connection is closed. Once it is closed, every call returns the same error.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// One side closed the connection in an orderly way.
+    #[error("connection {0}")]
+    Closed(Close),
+    /// The peer sent bytes that are not AMQP 0-9-1.
+    #[error("the peer sent malformed data: {0}")]
+    Decode(#[from] DecodeError),
+    /// The peer broke the protocol.
+    #[error("protocol violation by the peer: {0}")]
+    Violation(#[from] Violation),
+    /// The peer speaks another protocol.
+    #[error(transparent)]
+    WrongProtocol(#[from] WrongProtocol),
+    /// The login failed.
+    #[error("login failed: {0}")]
+    Login(#[from] LoginError),
+    /// The handshake did not finish in time.
+    #[error("no answer within {limit:?} while waiting for {waiting_for}")]
+    HandshakeTimeout {
+        /// The missing message of the peer.
+        waiting_for: &'static str,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// A method of the handshake does not fit into a frame, because of configured values.
+    #[error(
+        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}: shorten client properties or secrets"
+    )]
+    HandshakeTooLarge {
+        /// The method's name.
+        method: &'static str,
+        /// The size of the frame that it would need.
+        size: usize,
+        /// The limit.
+        frame_max: u32,
+    },
+    /// The peer sent nothing for two heartbeat intervals.
+    #[error("nothing came from the peer for {0:?} (two heartbeat intervals)")]
+    PeerSilent(Duration),
+    /// The peer did not answer the close in time.
+    #[error("the peer did not answer connection.close within {0:?}")]
+    CloseTimeout(Duration),
+    /// The transport ended without a close.
+    #[error("the peer ended the transport without closing the connection")]
+    Eof,
+    /// The transport failed.
+    #[error("the transport failed: {text}")]
+    Transport {
+        /// The kind of the I/O error.
+        #[cfg(feature = "std")]
+        kind: std::io::ErrorKind,
+        /// Its message.
+        text: Arc<str>,
+    },
+    /// The connection's driver was dropped: its task was aborted, or the runtime shut down.
+    #[error("the connection's driver was dropped")]
+    DriverGone,
+    /// A session that began without a connection has not connected yet.
+    #[error("not connected yet")]
+    NotConnected,
+    /// A session lost its connection and gave up reconnecting.
+    #[error("{lost}; not recovered after {attempts} attempts, the last of which failed: {last}")]
+    NotRecovered {
+        /// The reason why the connection was lost.
+        lost: Arc<Self>,
+        /// Number of attempts to reconnect.
+        attempts: u32,
+        /// The reason why the last attempt failed.
+        last: Arc<str>,
+    },
+}
+
+impl ConnectionError {
+    /// Returns whether a connection that was open and failed with this error can be recovered: it was lost, or the peer closed it.
+    /// Recovery does not repeat the operation to which the peer objected.
+    #[must_use]
+    pub const fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Closed(close) => matches!(close.by, Initiator::Peer),
+            Self::DriverGone | Self::HandshakeTooLarge { .. } | Self::NotRecovered { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Makes the error of a failed transport; see
+    /// [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn transport(error: &std::io::Error) -> Self {
+        Self::Transport { kind: error.kind(), text: error.to_string().into() }
+    }
+
+    /// Returns the orderly close, if this error is one.
+    #[must_use]
+    pub const fn as_close(&self) -> Option<&Close> {
+        match self {
+            Self::Closed(close) | Self::Login(LoginError::Refused(close)) => Some(close),
+            _ => None,
+        }
+    }
+
+    /// The reply code that the connection was closed with, if one side closed it.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<ReplyCode> {
+        self.as_close().map(|close| close.reply_code)
+    }
+
+    /// Returns whether this side closed the connection on purpose.
+    #[must_use]
+    pub fn is_local_close(&self) -> bool {
+        matches!(self, Self::Closed(close) if close.by == Initiator::Local)
+    }
+
+    /// Returns whether another attempt to connect, with the same configuration, may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Closed(close) => close.by == Initiator::Peer && close.is_transient(),
+            Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
+            Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) | Self::NotConnected => true,
+            Self::NotRecovered { lost, .. } => lost.is_transient(),
+            Self::Decode(_) | Self::Violation(_) | Self::WrongProtocol(_) => false,
+            Self::Login(_) | Self::HandshakeTooLarge { .. } | Self::DriverGone => false,
+        }
+    }
+
+    /// Returns the code and text of the `connection.close` to send to the peer, where sending one makes sense.
+    pub(crate) fn to_close(&self) -> Option<(ReplyCode, String)> {
+        match self {
+            Self::Decode(error) => {
+                let code = match error.kind() {
+                    DecodeErrorKind::FrameEnd(_)
+                    | DecodeErrorKind::FrameTooLarge { .. }
+                    | DecodeErrorKind::UnknownFrameType(_) => ReplyCode::FRAME_ERROR,
+                    DecodeErrorKind::UnknownMethod { .. } => ReplyCode::COMMAND_INVALID,
+                    _ => ReplyCode::SYNTAX_ERROR,
+                };
+                Some((code, error.to_string()))
+            }
+            Self::Violation(violation) => Some((violation.reply_code(), violation.to_string())),
+            _ => None,
+        }
+    }
+}
+
+/// The peer does not speak AMQP 0-9-1 on this port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WrongProtocol {
+    /// The peer answered with the protocol header of another version.
+    #[error("{}", match (id, major, minor, revision) {
+        // A server that rejects our header sends this header. So does an echo server or another client.
+        (0, 0, 9, 1) => "the peer sent the protocol header of AMQP 0-9-1 instead of connection.start: it rejects this \
+            client's header, or is itself a client or an echo server".to_string(),
+        _ => alloc::format!("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1"),
+    })]
+    Version {
+        /// Protocol id: 0 is AMQP, 2 TLS, 3 SASL.
+        id: u8,
+        /// Major version.
+        major: u8,
+        /// Minor version.
+        minor: u8,
+        /// Revision.
+        revision: u8,
+    },
+    /// The peer speaks TLS.
+    #[error("the peer speaks TLS: this is a TLS port, use amqps:// for it")]
+    Tls,
+    /// The peer speaks HTTP.
+    #[error(
+        "the peer speaks HTTP: this is not an AMQP port (RabbitMQ's management listens on 15672, AMQP on 5672)"
+    )]
+    Http,
+    /// The peer speaks an unknown protocol.
+    #[error("the peer does not speak AMQP: its first bytes are {0:02x?}")]
+    Unknown([u8; 8]),
+}
+
+/// The reason why a login failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// The server offers none of the mechanisms that the client has credentials for.
+    #[error("the server offers {offered:?}, but the client is configured for {configured:?}")]
+    NoCommonMechanism {
+        /// The server's mechanisms.
+        offered: String,
+        /// The client's mechanisms.
+        configured: String,
+    },
+    /// The mechanism could not make a response.
+    #[error("{mechanism}: {error}")]
+    Mechanism {
+        /// The mechanism's name.
+        mechanism: String,
+        /// Its error.
+        error: SaslError,
+    },
+    /// The server refused the credentials (403).
+    #[error("{0}")]
+    Refused(Close),
+    /// The server ended the transport right after the credentials. Brokers without `authentication_failure_close` refuse a login in
+    /// this way.
+    #[error("connection closed during login; the credentials were probably rejected")]
+    HungUp,
+}
