@@ -84,7 +84,7 @@ pub struct Settings {
 }
 
 /// A setting has a value that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[error("settings.{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]
 pub struct SettingError {
@@ -95,6 +95,8 @@ pub struct SettingError {
     /// The allowed values.
     pub bounds: String,
 }
+
+amqp_proto::__debug_shows_chain! { SettingError }
 
 /// The values that systems allow for `TCP_KEEPIDLE`: whole seconds, 15 bits.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));

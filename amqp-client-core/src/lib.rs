@@ -44,16 +44,14 @@ pub mod wait;
 
 pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
+pub use amqp_proto::{ChannelError, ConnectionError, Gate, Misuse};
 pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::{Connection, ConnectionEvents, Leftovers, OpenChannel};
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got, OnPanic};
-pub use error::{
-    CallError, CloseError, ConfirmError, ConsumerEnd, HeldBy, OpenError, PublishError, SendError,
-    TryError, TryPublishError,
-};
+pub use error::{CallError, ConfirmError, ConsumerEnd, PublishError, SendError, TryPublishError};
 pub use event::{ChannelEvent, ConnectionEvent};
 pub use message::{DeliveryMode, Message, MessageProperties};
 pub use options::{

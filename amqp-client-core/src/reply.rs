@@ -5,11 +5,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::method::{FromReply, Request};
-use amqp_proto::{GetReply, RequestId};
+use amqp_proto::{GetReply, Misuse, RequestId};
 
 use crate::channel::Channel;
 use crate::error::CallError;
-use crate::state::{DeadlineId, Guard, Task, Waiter};
+use crate::state::{ChannelState, DeadlineId, Guard, Task, Waiter};
 
 /// A future that resolves to the reply to a request.
 ///
@@ -80,7 +80,7 @@ impl<T> Reply<T> {
         convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
     ) -> Self {
         if request.is_no_wait() {
-            return Self::failed(amqp_proto::Misuse::NotNow.into());
+            return Self::failed(Misuse::HasNoReply(R::NAME).into());
         }
         match Sending::start(channel, guard, request, prepare) {
             Ok(request) => {
@@ -215,8 +215,9 @@ pub(crate) fn typed<R: Request>(
     _: &Sending,
     reply: amqp_proto::Reply,
 ) -> Result<R::Reply, CallError> {
-    // The protocol has matched the reply to the request.
-    R::Reply::from_reply(reply).ok_or(CallError::Misuse(amqp_proto::Misuse::NotNow))
+    let typed = R::Reply::from_reply(reply);
+    debug_assert!(typed.is_some(), "the protocol has matched the reply to the request");
+    typed.ok_or_else(|| ChannelState::lost_reason().into())
 }
 
 impl<T> fmt::Debug for Reply<T> {

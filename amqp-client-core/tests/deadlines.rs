@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, QueuePurge};
-use amqp_client_core::proto::{Gate, ReplyCode};
 use amqp_client_core::{
-    CallError, Channel, Config, ConfirmError, Confirmation, HeldBy, OnLoss, PublishError,
-    Publisher, PublisherOptions, QueueOptions, Recovery,
+    CallError, Channel, Config, ConfirmError, Confirmation, Gate, OnLoss, PublishError, Publisher,
+    PublisherOptions, QueueOptions, Recovery,
 };
 use bytes::Bytes;
 use rig::Rig;
@@ -91,7 +91,7 @@ fn a_publish_that_waits_too_long_for_the_window_says_so() {
     rig.advance(after - Duration::from_millis(1));
     assert!(poll(&mut second).is_pending());
     rig.advance(Duration::from_millis(1));
-    let expected = PublishError::TimedOut { by: HeldBy::Window, after };
+    let expected = PublishError::TimedOut { gate: Gate::Window, after };
     assert_eq!(poll(&mut second).map(|result| result.map(|_| ())), Poll::Ready(Err(expected)));
 }
 
@@ -253,9 +253,7 @@ fn publishes_wait_for_the_transport_as_long_as_it_moves() {
             waiting.retain_mut(|one| match poll(one) {
                 Poll::Pending => true,
                 Poll::Ready(Ok(_)) if moves => false,
-                Poll::Ready(Err(PublishError::TimedOut {
-                    by: HeldBy::Gate(Gate::Full), ..
-                })) => {
+                Poll::Ready(Err(PublishError::TimedOut { gate: Gate::Full, .. })) => {
                     assert!(!moves && second >= 5);
                     false
                 }

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, BasicPublish, Method};
-use amqp_client_core::proto::{Gate, ReplyCode};
 use amqp_client_core::{
-    Channel, ChannelEvent, Config, ConsumeOptions, HeldBy, OnLoss, Publisher, PublisherOptions,
-    Recovery, TryError,
+    Channel, ChannelEvent, Config, ConsumeOptions, Gate, OnLoss, PublishError, Publisher,
+    PublisherOptions, Recovery,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rig::Rig;
@@ -262,7 +262,7 @@ fn a_publisher_behind_messages_that_are_sent_one_by_one_goes_on_when_all_are_con
     assert!(restored);
     kept.push(keeps.try_publish("q", "kept, too").expect("it is kept"));
     let error = waits.try_publish("q", "m").expect_err("it has to wait").error;
-    assert_eq!(error, TryError::WouldWait(HeldBy::Gate(Gate::Recovering)));
+    assert_eq!(error, PublishError::Gated(Gate::Recovering));
     let mut tasks = Tasks::new();
     tasks.spawn(async move { waits.send("q", "m").await.expect("it is confirmed") });
     assert!(tasks.run());

@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
-use amqp_client_core::{Config, HeldBy, OnLoss, PublishError, PublisherOptions, TryError};
+use amqp_client_core::{Config, Gate, OnLoss, PublishError, PublisherOptions};
 use rig::Rig;
 
 #[test]
@@ -27,13 +27,13 @@ fn what_does_not_fit_the_window_waits_and_says_how_much_was_sent() {
     rig.turn();
     rig.advance(second);
     let Some(Err(error)) = rig.poll(publishing.as_mut()) else { panic!("time is over") };
-    let by = HeldBy::Window;
-    assert_eq!(error.error, PublishError::TimedOut { by, after: second });
+    let by = Gate::Window;
+    assert_eq!(error.error, PublishError::TimedOut { gate: by, after: second });
     assert_eq!(error.sent.len(), 3);
     let seqs: Vec<_> = error.sent.filter_map(|sent| sent.seq()).map(|seq| seq.get()).collect();
     assert_eq!(seqs, [21, 22, 23]);
     let refused = prepared.try_publish("4").expect_err("it is full");
-    assert_eq!((refused.error, refused.body), (TryError::WouldWait(by), Some("4")));
+    assert_eq!((refused.error, refused.body), (PublishError::Gated(by), Some("4")));
 }
 
 #[test]

@@ -95,6 +95,6 @@ fn a_shutdown_is_woken_when_the_driver_is_dropped() {
     let Poll::Ready(ended) = shutdown.as_mut().poll(&mut Context::from_waker(&waker)) else {
         panic!("it goes on without a driver");
     };
-    assert_eq!(ended.expect_err("it was not closed").0, ConnectionError::DriverGone);
+    assert_eq!(ended.expect_err("it was not closed"), ConnectionError::DriverGone);
     drop(unsettled);
 }

@@ -83,7 +83,7 @@
 //!
 //! # Errors and cancellation
 //!
-//! Each operation has an error of its own: [`ConnectError`], [`OpenError`], [`CallError`], [`PublishError`],
+//! Each operation has an error of its own: [`ConnectError`], [`CallError`], [`PublishError`],
 //! [`ConfirmError`], [`ConsumerEnd`]. If a channel or connection was closed, the error contains the reason, with reply code, text
 //! and the method that caused it. A failed request closes its channel (as AMQP requires) and leaves the other channels open.
 //!

@@ -227,14 +227,14 @@ fn mechanisms(
 }
 
 /// A value of a URI does not fit the protocol.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The name of the virtual host, or of the locale, is too long.
     #[error(transparent)]
     Name(#[from] TooLong),
     /// The connection's name does not fit the client properties.
-    #[error("connection_name: {0}")]
+    #[error("the connection name does not fit the client properties")]
     Field(#[from] FieldError),
     /// The SASL mechanism is not known.
     #[error(
@@ -246,6 +246,8 @@ pub enum ConfigError {
         name: String,
     },
 }
+
+crate::error::debug_shows_chain! { ConfigError }
 
 /// RabbitMQ's extensions that this client handles. The broker does not use extensions that the client does not announce.
 const CLIENT_CAPABILITIES: [&str; 7] = [

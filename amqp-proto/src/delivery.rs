@@ -355,11 +355,11 @@ impl fmt::Debug for Published {
 }
 
 /// Why a message was unusable; the connection is unaffected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
     /// Its body is larger than this end takes.
-    #[error("message body of {size} bytes exceeds the limit of {limit} (limits.body_max)")]
+    #[error("message body of {size} bytes exceeds the limit of {limit}; raise limits.body_max")]
     BodyTooLarge {
         /// Bytes of the body.
         size: u64,
@@ -367,6 +367,8 @@ pub enum Unusable {
         limit: u64,
     },
 }
+
+crate::error::debug_shows_chain! { Unusable }
 
 /// What answers a request.
 #[derive(Debug, Clone, PartialEq)]

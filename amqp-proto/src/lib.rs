@@ -332,7 +332,7 @@ pub use connection::Connection;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};
 pub use error::{
     ChannelError, Close, CommandError, ConnectionError, Gate, Initiator, LoginError, Misuse,
-    OpenChannelError, PublishError, Violation, WrongProtocol,
+    OpenChannelError, PublishError, TransportFailure, Violation, WrongProtocol,
 };
 pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, SessionEvent, TimerReason};
 pub use ids::{ChannelId, ConsumerId, DeliveryTag, PublishSeq, RequestId};

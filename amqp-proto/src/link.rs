@@ -8,7 +8,7 @@ use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, Method};
 use crate::{
-    ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, RequestId, Transmit, Violation,
+    ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, Misuse, RequestId, Transmit, Violation,
 };
 use bytes::Buf as _;
 
@@ -140,7 +140,7 @@ impl Link {
         let size = out.len() - before;
         if size > frame_max as usize {
             out.truncate(before);
-            return Err(CommandError::TooLarge { method: method.facts().name, size, frame_max });
+            return Err(Misuse::TooLarge { method: method.facts().name, size, frame_max }.into());
         }
         Ok(())
     }

@@ -73,11 +73,11 @@ where
 }
 
 /// A mechanism cannot respond.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SaslError {
     /// The mechanism has only one response, and a challenge came.
-    #[error("the server sent a challenge, which the mechanism does not know")]
+    #[error("the server sent a challenge, but the mechanism has only one response")]
     UnexpectedChallenge,
     /// The challenge is not what the mechanism expects.
     #[error("the server's challenge is malformed: {0}")]
@@ -86,6 +86,8 @@ pub enum SaslError {
     #[error("no credentials: {0}")]
     NoCredentials(alloc::sync::Arc<str>),
 }
+
+crate::error::debug_shows_chain! { SaslError }
 
 /// `PLAIN`: user name and password in the clear (RFC 4616); use TLS.
 #[derive(Clone)]

@@ -99,7 +99,7 @@ async fn users_are_those_of_the_options() -> Outcome {
     Connection::open(&broker.uri()).await?.close().await?;
     let guest = format!("amqp://{}", broker.addr());
     let error = Connection::open(&guest).await.expect_err("guest is gone");
-    assert!(error.to_string().contains("ACCESS_REFUSED"), "{error}");
+    assert!(format!("{error:?}").contains("ACCESS_REFUSED"), "{error}");
     let wrong = format!("amqp://trader:wrong@{}", broker.addr());
     assert!(Connection::open(&wrong).await.is_err());
     Ok(())
@@ -133,9 +133,9 @@ async fn virtual_hosts_have_queues_and_exchanges_of_their_own() -> Outcome {
     let (first, second) = (first.open_channel().await?, second.open_channel().await?);
     assert_eq!((counts(&first).await?, counts(&second).await?), (0, 2));
     let error = second.queue_declare_passive("q").await.expect_err("it was deleted");
-    assert!(error.to_string().contains("no queue 'q' in vhost 'a/b'"), "{error}");
+    assert!(format!("{error:?}").contains("no queue 'q' in vhost 'a/b'"), "{error}");
     let error = open(&broker.uri().replace("/%2f", "/nobodys")).await.expect_err("there is none");
-    assert!(error.to_string().contains("vhost nobodys not found"), "{error}");
+    assert!(format!("{error:?}").contains("vhost nobodys not found"), "{error}");
     Ok(())
 }
 

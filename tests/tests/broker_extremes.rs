@@ -146,7 +146,7 @@ async fn a_body_that_is_too_large_closes_the_channel_and_is_not_confirmed() -> O
     let small = publisher.publish("q", "small").await;
     let error = large.await.expect_err("it was dropped");
     assert!(
-        error.to_string().contains("message size 1001 is larger than configured max size 1000"),
+        format!("{error:?}").contains("message size 1001 is larger than configured max size 1000"),
         "{error}"
     );
     if let Ok(small) = small {

@@ -278,7 +278,7 @@ async fn logins_are_refused_while_they_are() -> Outcome {
     let connection = Connection::open(&broker.uri()).await?;
     broker.refuse_logins(true);
     let error = open(&broker.uri()).await.expect_err("nobody is let in");
-    assert!(error.to_string().contains("ACCESS_REFUSED"), "{error}");
+    assert!(format!("{error:?}").contains("ACCESS_REFUSED"), "{error}");
     connection.open_channel().await?;
     broker.refuse_logins(false);
     open(&broker.uri()).await?;

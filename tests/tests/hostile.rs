@@ -17,8 +17,7 @@ use amqp_client_core::proto::{
     ChannelError, ConnectionError, LoginError, RawProperties, Route, ShortStr,
 };
 use amqp_client_core::{
-    CallError, Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, OpenError,
-    PublisherOptions,
+    CallError, Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, PublisherOptions,
 };
 use amqp_client_tokio::Connection;
 use amqp_testkit::peer::frame_octets;
@@ -59,8 +58,8 @@ impl Cut {
     fn is_told_by(self, error: &ConnectionError) -> bool {
         match error {
             ConnectionError::Eof => self == Self::Close,
-            ConnectionError::Transport { kind, .. } => {
-                self == Self::Reset && *kind == ErrorKind::ConnectionReset
+            ConnectionError::Transport(failure) => {
+                self == Self::Reset && failure.kind() == ErrorKind::ConnectionReset
             }
             _ => false,
         }
@@ -133,7 +132,7 @@ async fn hanging_up_on_an_idle_connection() -> Result<()> {
         let error = within("closed", connection.closed()).await;
         assert!(cut.is_told_by(&error), "{cut:?}: {error:?}");
         let close = within("close", connection.close()).await.expect_err("it ended otherwise");
-        assert_eq!(close.0, error);
+        assert_eq!(close, error);
         joined(script).await?;
     }
     Ok(())
@@ -213,7 +212,7 @@ async fn everything_ends(uri: &str) -> Result<ConnectionError> {
     assert_eq!(request, Err(CallError::Ended(over.clone())));
     assert_eq!(confirmation, Err(ConfirmError::Unconfirmed(over.clone())));
     assert_eq!(published.map(drop), Err(over.clone().into()));
-    assert_eq!(opened.map(drop), Err(OpenError::Ended(over.clone())));
+    assert_eq!(opened.map(drop), Err(CallError::Ended(over.clone())));
     assert_eq!(delivered.map(|end| end.map(drop)), Some(Err(ConsumerEnd::Ended(over))));
     Ok(error)
 }

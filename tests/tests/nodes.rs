@@ -83,7 +83,7 @@ async fn the_first_refusal_is_the_error_if_no_node_accepts() -> Result<()> {
         assert_eq!(error.reply_code(), Some(ReplyCode(code)), "{error}");
         // Errors leave out the name of the code.
         let (_, text) = text.split_once(" - ").ok_or("a text of RabbitMQ")?;
-        assert!(error.to_string().contains(text), "{error}");
+        assert!(format!("{error:?}").contains(text), "{error}");
         assert!(error.is_about_the_node(), "{error}");
     }
     let nodes = [refusing(320, "first")?, unreachable()?];

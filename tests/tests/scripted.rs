@@ -13,7 +13,7 @@ use amqp_client_core::proto::{
     ChannelError, ConnectionError, LoginError, LongStr, ReplyCode, ShortStr, Violation,
     WrongProtocol,
 };
-use amqp_client_core::{ConnectError, OpenError, Target};
+use amqp_client_core::{CallError, ConnectError, Target};
 use amqp_client_tokio::Connection;
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
@@ -170,7 +170,7 @@ async fn a_violation_is_told_to_the_peer_and_to_every_handle() -> Result<()> {
         Violation::UnexpectedFrame { kind: "body", expected: "a method frame on channel 0" };
     let expected = ConnectionError::Violation(violation);
     let opening = connection.open_channel().await.expect_err("the connection fails");
-    assert_eq!(opening, OpenError::Ended(ChannelError::Connection(expected.clone())));
+    assert_eq!(opening, CallError::Ended(ChannelError::Connection(expected.clone())));
     assert_eq!(connection.closed().await, expected);
     tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
     Ok(())

@@ -258,10 +258,10 @@ fn a_write_that_fails_is_the_reason_if_the_peer_said_nothing() -> Outcome {
             }
             let _opening = scene.breaks(write, read);
             let reason = scene.reason().ok_or("the connection goes on")?;
-            let ConnectionError::Transport { kind, .. } = reason else { panic!("{reason}") };
+            let ConnectionError::Transport(failure) = reason else { panic!("{reason}") };
             // What comes behind the end of the session is not read.
             let expected = read.and_then(Result::err).filter(|_| !orderly).unwrap_or(write);
-            assert_eq!(kind, expected, "{tls} {orderly} {write} {read:?}");
+            assert_eq!(failure.kind(), expected, "{tls} {orderly} {write} {read:?}");
         }
     }
     Ok(())

@@ -141,7 +141,7 @@ fn failures(uri: &str) -> Vec<(&'static str, String)> {
                 Ok(target) => open(target).await.map(|_| ()).map_err(Box::new),
                 Err(error) => Err(Box::new(error)),
             };
-            Err(error.expect_err("it has to fail").to_string().into())
+            Err(format!("{:?}", error.expect_err("it has to fail")).into())
         }));
         (name, result.expect_err("it has failed").to_string())
     };

@@ -33,7 +33,7 @@ async fn says_so(uri: &str) -> Outcome {
         let error = publisher.send(&name, vec![7; MAX + 1]).await.expect_err("it is too large");
         assert_eq!(error.reply_code(), Some(ReplyCode::PRECONDITION_FAILED));
         let says = format!("message size {} is larger than configured max size {MAX}", MAX + 1);
-        assert!(error.to_string().contains(&says), "{error}");
+        assert!(format!("{error:?}").contains(&says), "{error}");
         assert!(matches!(error, SendError::NotConfirmed(_)), "{error:?}");
         // It costs the channel, and no more than that.
         if reopens {

@@ -4,12 +4,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::session::Channel as Protocol;
-use amqp_proto::{Body, EncodeProperties, Gate, Prepared, PublishSeq, RawProperties, Route};
+use amqp_proto::{
+    Body, EncodeProperties, Gate, Prepared, PublishError, PublishSeq, RawProperties, Route,
+};
 use bytes::Bytes;
 
 use super::Channel;
 use super::turn::Turn;
-use crate::error::{HeldBy, PublishError};
 use crate::options::{OnLoss, PublisherOptions};
 use crate::state::Deadline;
 use crate::state::{Counts, State, Task};
@@ -23,7 +24,7 @@ pub(crate) trait Heads {
         &self,
         channel: &mut Protocol<'_>,
         body: impl Body,
-    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError>;
+    ) -> Result<Option<PublishSeq>, PublishError>;
 }
 
 impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
@@ -36,7 +37,7 @@ impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
         &self,
         channel: &mut Protocol<'_>,
         body: impl Body,
-    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError> {
+    ) -> Result<Option<PublishSeq>, PublishError> {
         channel.publish(&self.0, self.1, body)
     }
 }
@@ -51,7 +52,7 @@ impl Heads for &Prepared {
         &self,
         channel: &mut Protocol<'_>,
         body: impl Body,
-    ) -> Result<Option<PublishSeq>, amqp_proto::PublishError> {
+    ) -> Result<Option<PublishSeq>, PublishError> {
         channel.publish_prepared(self, body)
     }
 }
@@ -68,7 +69,7 @@ pub(crate) struct Outgoing<'a, H> {
 /// Why a message was not published at this moment.
 pub(crate) enum NotNow<B> {
     /// It has to wait.
-    Wait(HeldBy, B),
+    Wait(Gate, B),
     /// It cannot be published. The body is there unless something is wrong with the message itself.
     Failed(PublishError, Option<B>),
 }
@@ -98,7 +99,7 @@ impl<B: Body> Body for Lent<'_, B> {
 
 /// Why several are not published any further.
 enum Stop {
-    Held(HeldBy),
+    Held(Gate),
     Failed(PublishError),
 }
 
@@ -219,7 +220,7 @@ impl Channel {
         &self,
         deadline: &mut Option<Deadline>,
         timeout: Option<Duration>,
-        by: HeldBy,
+        by: Gate,
         turn: &Turn<'_>,
         cx: &Context<'_>,
     ) -> Poll<PublishError> {
@@ -232,7 +233,7 @@ impl Channel {
         });
         if deadline.expired(cx) {
             let after = deadline.after();
-            return Poll::Ready(PublishError::TimedOut { by, after });
+            return Poll::Ready(PublishError::TimedOut { gate: by, after });
         }
         Poll::Pending
     }
@@ -250,7 +251,7 @@ impl Channel {
             (Stop::Held(by), Some(body)) => NotNow::Wait(by, body),
             (Stop::Held(by), None) => {
                 debug_assert!(false, "a body is taken only by publishing it");
-                NotNow::Failed(PublishError::Held(by), None)
+                NotNow::Failed(PublishError::Gated(by), None)
             }
             (Stop::Failed(error), body) => NotNow::Failed(error, body),
         })
@@ -280,9 +281,9 @@ impl Channel {
             !channel.has_room(publisher.limits(), size, ticket)
         });
         if overtakes || crowded {
-            let line = if overtakes { HeldBy::Gate(Gate::Full) } else { HeldBy::Window };
+            let line = if overtakes { Gate::Full } else { Gate::Window };
             // A gate that is shut for all comes first.
-            let by = protocol.check_gate().map_or_else(HeldBy::Gate, |()| line);
+            let by = protocol.check_gate().map_or_else(|gate| gate, |()| line);
             return Err(held(state, by, *publisher, size, waiter));
         }
         // This looks at the gates itself.
@@ -324,13 +325,13 @@ impl Channel {
         };
         // The session takes the body before it looks at the gates. So this looks before, when the body can still wait.
         let held_by = match protocol.check_kept_gate(route, properties, size) {
-            Err(gate) => Some(HeldBy::Gate(gate)),
+            Err(gate) => Some(gate),
             // Those that wait for room go first.
-            Ok(()) if full => Some(HeldBy::Gate(Gate::Full)),
-            Ok(()) if kept => Some(HeldBy::Gate(Gate::Kept)),
+            Ok(()) if full => Some(Gate::Full),
+            Ok(()) if kept => Some(Gate::Kept),
             Ok(()) => publisher
                 .is_some_and(|publisher| !channel.has_room(publisher.limits(), size, ticket))
-                .then_some(HeldBy::Window),
+                .then_some(Gate::Window),
         };
         if let Some(by) = held_by {
             return Err(held(state, by, publisher, size, waiter));
@@ -369,18 +370,16 @@ fn overtakes(state: &State, waiter: Option<&Waiter<'_, '_, '_>>) -> bool {
 #[cold]
 fn refused(
     state: &mut State,
-    error: amqp_proto::PublishError,
+    error: PublishError,
     publisher: Option<&PublisherOptions>,
     size: usize,
     waiter: Option<&mut Waiter<'_, '_, '_>>,
 ) -> Stop {
     match error {
-        amqp_proto::PublishError::Gated(gate) => {
-            held(state, HeldBy::Gate(gate), publisher, size, waiter)
-        }
+        PublishError::Gated(gate) => held(state, gate, publisher, size, waiter),
         error => {
             state.bury_discarded();
-            Stop::Failed(error.into())
+            Stop::Failed(error)
         }
     }
 }
@@ -389,14 +388,14 @@ fn refused(
 #[cold]
 fn held(
     state: &mut State,
-    by: HeldBy,
+    by: Gate,
     publisher: Option<&PublisherOptions>,
     size: usize,
     waiter: Option<&mut Waiter<'_, '_, '_>>,
 ) -> Stop {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
-    if fails && by == HeldBy::Gate(Gate::Recovering) {
-        return Stop::Failed(PublishError::Held(by));
+    if fails && by == Gate::Recovering {
+        return Stop::Failed(PublishError::Gated(by));
     }
     if let Some(Waiter { turn, task }) = waiter {
         turn.wait(state, by, publisher.map(PublisherOptions::limits), size, task);

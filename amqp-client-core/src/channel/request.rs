@@ -1,4 +1,5 @@
 use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
+use amqp_proto::{CommandError, Misuse};
 
 use super::Channel;
 use crate::error::CallError;
@@ -37,8 +38,13 @@ impl Channel {
             return Err(CallError::NoConsumer);
         }
         if !request.is_no_wait() {
-            return Err(amqp_proto::Misuse::NotNow.into());
+            return Err(Misuse::HasReply(R::NAME).into());
         }
+        Ok(self.request_no_wait(request)?)
+    }
+
+    /// Sends a request whose `no_wait` bit is set.
+    pub(crate) fn request_no_wait<R: Request>(&self, request: R) -> Result<(), CommandError> {
         let mut guard = self.lock();
         self.protocol(&mut guard)?.request(request)?;
         guard.wake_driver();

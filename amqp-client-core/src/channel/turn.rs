@@ -3,7 +3,6 @@ use std::task::Waker;
 use amqp_proto::Gate;
 
 use super::Channel;
-use crate::error::HeldBy;
 use crate::options::Window;
 use crate::state::{State, Task, Ticket, WaiterId};
 
@@ -68,14 +67,14 @@ impl<'a> Turn<'a> {
     pub(super) fn wait(
         &mut self,
         state: &mut State,
-        by: HeldBy,
+        by: Gate,
         window: Option<Window>,
         size: usize,
         task: &mut Task<'_>,
     ) {
         let place = self.channel.place();
         match by {
-            HeldBy::Window => {
+            Gate::Window => {
                 task.bury(self.leave_gate(state));
                 let Some(window) = window else { return };
                 let mut ticket = self.window();
@@ -84,7 +83,7 @@ impl<'a> Turn<'a> {
                 }
                 self.window = ticket.map(|ticket| (window, ticket));
             }
-            HeldBy::Gate(Gate::Full) => {
+            Gate::Full => {
                 let mut ticket = self.full();
                 if ticket.is_none() {
                     task.bury(self.leave_gate(state));
@@ -92,7 +91,7 @@ impl<'a> Turn<'a> {
                 state.full.wait(&mut ticket, size, task);
                 self.gate = ticket.map(Place::Full);
             }
-            HeldBy::Gate(Gate::Kept) => {
+            Gate::Kept => {
                 let mut ticket = self.kept();
                 if ticket.is_none() {
                     task.bury(self.leave_gate(state));
@@ -100,7 +99,7 @@ impl<'a> Turn<'a> {
                 state.kept.wait(&mut ticket, size, task);
                 self.gate = ticket.map(Place::Kept);
             }
-            HeldBy::Gate(Gate::Blocked) => {
+            Gate::Blocked => {
                 let mut id = match self.gate {
                     Some(Place::Connection(id)) => Some(id),
                     _ => None,
@@ -111,7 +110,7 @@ impl<'a> Turn<'a> {
                 state.gate.register(&mut id, task);
                 self.gate = id.map(Place::Connection);
             }
-            HeldBy::Gate(_) => {
+            _ => {
                 let mut id = match self.gate {
                     Some(Place::Channel(id)) => Some(id),
                     _ => None,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use amqp_proto::config::{ClientConfig, ConfigError};
 use amqp_proto::method::{Arguments as _, ConnectionOpen};
 use amqp_proto::uri::{Endpoint, UriError};
-use amqp_proto::{ConnectionError, ReplyCode};
+use amqp_proto::{
+    __common_methods as common_methods, __debug_shows_chain as debug_shows_chain, ConnectionError,
+};
 use thiserror::Error;
 
 use crate::config::SettingError;
@@ -13,7 +15,7 @@ use crate::login::TokenError;
 use crate::tls::TlsError;
 
 /// Connecting failed.
-#[derive(Debug, Clone, Error)]
+#[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The URI is malformed.
@@ -26,50 +28,61 @@ pub enum ConnectError {
     #[error(transparent)]
     Setting(#[from] SettingError),
     /// The target has no endpoints.
-    #[error("no host to connect to")]
+    #[error("no host to connect to; add an endpoint to the target")]
     NoEndpoint,
     /// The TLS configuration is invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The token source returned no token.
-    #[error("no token to log in with: {0}")]
-    NoToken(TokenError),
+    #[error("the token source returned no token to log in with")]
+    NoToken(#[source] TokenError),
     /// The node cannot be reached.
-    #[error("{endpoint}: {error}")]
+    #[error("cannot reach {endpoint}")]
     Unreachable {
         /// The node.
         endpoint: Endpoint,
         /// The system's error.
+        #[source]
         error: Arc<io::Error>,
     },
     /// Connecting took too long.
-    #[error("{endpoint}: not connected within {after:?}")]
+    #[error("not connected to {endpoint} within {after:?}")]
     TimedOut {
         /// The node.
         endpoint: Endpoint,
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
     /// The node was reached, but the handshake failed.
-    #[error("{endpoint}: {error}")]
+    #[error("no connection to {endpoint}")]
     Refused {
         /// The node.
         endpoint: Endpoint,
         /// The reason why the handshake failed.
+        #[source]
         error: ConnectionError,
     },
     /// The node refused a virtual host with an empty name. A URI that ends in `/` names that virtual host.
     #[error(
-        "{endpoint}: {error}; the virtual host has an empty name, as in a URI that ends in `/`: end it in `/%2f`, or leave \
-         the `/` out, for the virtual host `/`"
+        "{endpoint} refused the virtual host with the empty name, which a URI that ends in `/` means; for the virtual host `/`, \
+         end the URI in `/%2f`, or leave the `/` out"
     )]
     EmptyVirtualHost {
         /// The node.
         endpoint: Endpoint,
         /// The broker's refusal.
+        #[source]
         error: ConnectionError,
     },
 }
+
+common_methods! {
+    ConnectError {
+        Self::Refused { error, .. } | Self::EmptyVirtualHost { error, .. } => error
+    }
+    transient Self::Unreachable { .. } | Self::TimedOut { .. } | Self::NoToken(_)
+}
+debug_shows_chain! { ConnectError }
 
 impl ConnectError {
     pub(crate) fn unreachable(endpoint: &Endpoint, error: io::Error) -> Self {
@@ -88,13 +101,7 @@ impl ConnectError {
         Self::Refused { endpoint, error }
     }
 
-    /// The reply code that the broker closed the connection with during the handshake, if it did.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        self.as_connection_error().and_then(ConnectionError::reply_code)
-    }
-
-    /// The reason why the handshake failed, if there was one.
+    /// Returns the reason why the handshake failed, if it did.
     #[must_use]
     pub const fn as_connection_error(&self) -> Option<&ConnectionError> {
         match self {

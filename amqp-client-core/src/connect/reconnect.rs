@@ -12,6 +12,7 @@ use super::attempt::{Reached, log_in, reach, within};
 use super::maybe_tls::Wrapped;
 use super::{ConnectError, Runtime, Target};
 use crate::driver::{Dialer, Drive, Timer};
+use crate::error::chain;
 use crate::login::Token;
 
 /// Drives a connection in the background, over this transport and those that follow.
@@ -56,7 +57,7 @@ pub(crate) async fn redial_unless<R: Runtime>(
                 return Ok(token);
             }
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => dialer.failed(now, &error.to_string()),
+            Err(error) => dialer.failed(now, &chain(&error).to_string()),
         }
     }
     Ok(None)

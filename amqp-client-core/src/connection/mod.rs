@@ -14,7 +14,7 @@ use std::task::Poll;
 use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
-use crate::error::{CallError, CloseError};
+use crate::error::CallError;
 use crate::state::Deadline;
 use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
 
@@ -97,26 +97,26 @@ impl Connection {
     /// take longer. If the transport takes nothing for as long, the connection ends without.
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ended for another reason.
+    /// [`ConnectionError`]: the reason why the connection ended, if it is another.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
-    pub async fn close(&self) -> Result<(), CloseError> {
+    pub async fn close(&self) -> Result<(), ConnectionError> {
         self.close_with(ReplyCode::REPLY_SUCCESS, "Goodbye").await
     }
 
     /// Closes the connection with the given reply code and text, which the broker logs.
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ended for another reason.
+    /// [`ConnectionError`]: the reason why the connection ended, if it is another.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
-    pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), CloseError> {
+    pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), ConnectionError> {
         self.shared().lock().close(code, text);
         match self.closed().await {
             error if error.is_local_close() => Ok(()),
-            error => Err(CloseError(error)),
+            error => Err(error),
         }
     }
 

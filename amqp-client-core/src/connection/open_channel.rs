@@ -7,14 +7,14 @@ use amqp_proto::ReplyCode;
 
 use super::Connection;
 use crate::channel::Channel;
-use crate::error::{CallError, OpenError};
+use crate::error::CallError;
 use crate::state::{DeadlineId, WaiterId};
 
 impl Connection {
     /// Opens a channel. The request is queued at once; await the result.
     ///
     /// # Errors
-    /// The future returns [`OpenError`](crate::OpenError) if all channels are in use, or if the connection is closed.
+    /// The future returns [`CallError`] if all channels are in use, or if the connection is closed.
     ///
     /// # Cancel safety
     /// Dropping the future closes the channel.
@@ -43,7 +43,7 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn queue_exists(&self, queue: impl AsRef<[u8]>) -> Result<bool, CallError> {
-        let channel = self.probe().await?;
+        let channel = self.open_channel().await?;
         found(channel.queue_declare_passive(queue).await)
     }
 
@@ -56,17 +56,8 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn exchange_exists(&self, exchange: impl AsRef<[u8]>) -> Result<bool, CallError> {
-        let channel = self.probe().await?;
+        let channel = self.open_channel().await?;
         found(channel.exchange_declare_passive(exchange).await)
-    }
-
-    /// Opens a channel for one check. It closes when it is dropped.
-    async fn probe(&self) -> Result<Channel, CallError> {
-        self.open_channel().await.map_err(|error| match error {
-            OpenError::Refused(error) => error.into(),
-            OpenError::Ended(error) => error.into(),
-            OpenError::TimedOut { after } => CallError::TimedOut { method: "channel.open", after },
-        })
     }
 }
 
@@ -88,7 +79,7 @@ pub struct OpenChannel {
 
 #[derive(Debug)]
 enum Step {
-    Failed(Option<OpenError>),
+    Failed(Option<CallError>),
     Opening {
         channel: Option<Channel>,
         deadline: Option<DeadlineId>,
@@ -143,7 +134,7 @@ impl OpenChannel {
 }
 
 impl Future for OpenChannel {
-    type Output = Result<Channel, OpenError>;
+    type Output = Result<Channel, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (slot, deadline, after, waiter) = match &mut self.step {
@@ -169,7 +160,7 @@ impl Future for OpenChannel {
                 return Poll::Ready(Ok(()));
             }
             if expired {
-                return Poll::Ready(Err(OpenError::TimedOut { after }));
+                return Poll::Ready(Err(CallError::TimedOut { method: "channel.open", after }));
             }
             waiting.watchers.register(waiter, task);
             Poll::Pending

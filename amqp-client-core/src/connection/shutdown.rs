@@ -2,10 +2,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use amqp_proto::ReplyCode;
+use amqp_proto::{ConnectionError, ReplyCode};
 
 use crate::connection::Connection;
-use crate::error::CloseError;
 use crate::state::Deadline;
 use crate::state::{Counts, On, State, Waiting};
 
@@ -51,11 +50,11 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`CloseError`], if the connection ends for another reason.
+    /// [`ConnectionError`]: the reason why the connection ended, if it is another.
     ///
     /// # Cancel safety
     /// Once polled, consumers are stopped. If the future is dropped while it waits for these, the connection stays open.
-    pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, CloseError> {
+    pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, ConnectionError> {
         let mut given_back = self.shared().lock().stop_consumers();
         self.wait_until(grace, |state| {
             // Some may have been started meanwhile.

@@ -16,6 +16,7 @@ use crate::Connection;
 use crate::config::Config;
 use crate::connection::WeakConnection;
 use crate::driver::Timer;
+use crate::error::chain;
 use crate::event::ConnectionEvent;
 use crate::panics;
 use crate::state::{On, Waiting};
@@ -183,7 +184,7 @@ impl WeakConnection {
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         let token = poll_fn(|cx| {
             if let Poll::Ready(token) = token.as_mut().poll(cx) {
-                return Poll::Ready(token.map_err(|error| Some(error.to_string())));
+                return Poll::Ready(token.map_err(|error| Some(chain(&error).to_string())));
             }
             if self.poll_over(cx, &mut waiting).is_ready() {
                 return Poll::Ready(Err(None));
@@ -197,7 +198,7 @@ impl WeakConnection {
         match connection.update_secret(secret, "token renewed").await {
             Ok(()) => Ok(token.valid_for),
             Err(_) if connection.is_over() => Err(None),
-            Err(error) => Err(Some(error.to_string())),
+            Err(error) => Err(Some(chain(&error).to_string())),
         }
     }
 

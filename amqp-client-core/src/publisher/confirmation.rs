@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_proto::{PublishSeq, ReplyCode};
+use amqp_proto::PublishSeq;
 use thiserror::Error;
 
 use crate::channel::Channel;
@@ -196,23 +196,19 @@ impl Drop for Confirmations {
 }
 
 /// Only the first of several messages were published.
-#[derive(Debug, Error)]
-#[error("{} messages were sent, the next was not: {error}", sent.len())]
+#[derive(Error)]
+#[error("{} messages were sent, and the next was not", sent.len())]
 #[non_exhaustive]
 pub struct PublishAllError {
     /// The confirmations of the messages that were sent.
     pub sent: Confirmations,
     /// The reason why the next message was not sent. None after it was sent either.
+    #[source]
     pub error: PublishError,
 }
 
-impl PublishAllError {
-    /// The reply code that the channel or connection was closed with, if that is the reason.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        self.error.reply_code()
-    }
-}
+amqp_proto::__common_methods! { PublishAllError { Self { error, .. } => error } }
+amqp_proto::__debug_shows_chain! { PublishAllError }
 
 /// Starts the deadline for confirms at the first call. Ready once the deadline has passed.
 pub(super) fn poll_deadline(

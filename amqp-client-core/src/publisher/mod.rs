@@ -18,7 +18,7 @@ use amqp_proto::{Body, ChannelError, PublishSeq, RawProperties, Route, ShortStr}
 use confirmation::poll_deadline;
 
 use crate::channel::{Channel, Heads, NotNow, Outgoing};
-use crate::error::{CallError, ConfirmError, PublishError, SendError, TryError, TryPublishError};
+use crate::error::{ConfirmError, PublishError, SendError, TryPublishError};
 use crate::message::Message;
 use crate::options::{OnLoss, PublisherOptions};
 use crate::state::{On, Waiting};
@@ -80,12 +80,7 @@ impl Publisher {
         let properties = options.encoded_properties()?;
         if !channel.with_state(|state| state.confirming) {
             // Publishes may follow at once: the broker reads them after this request.
-            let no_answer = ConfirmSelect { no_wait: true };
-            channel.call_no_wait(no_answer).map_err(|error| match error {
-                CallError::Ended(error) => PublishError::Ended(error),
-                CallError::Misuse(misuse) => PublishError::Misuse(misuse),
-                _ => PublishError::Misuse(amqp_proto::Misuse::NotNow),
-            })?;
+            channel.request_no_wait(ConfirmSelect { no_wait: true })?;
         }
         Ok(Self { channel: channel.clone(), exchange, options: Arc::new(options), properties })
     }
@@ -256,11 +251,9 @@ impl Publisher {
         match self.channel.publish_now(&self.outgoing(heads, kept), body, None) {
             Ok(seq) => Ok(self.confirmation(seq)),
             Err(NotNow::Wait(by, body)) => {
-                Err(TryPublishError { body: Some(body), error: TryError::WouldWait(by) })
+                Err(TryPublishError { body: Some(body), error: PublishError::Gated(by) })
             }
-            Err(NotNow::Failed(error, body)) => {
-                Err(TryPublishError { body, error: TryError::Failed(error) })
-            }
+            Err(NotNow::Failed(error, body)) => Err(TryPublishError { body, error }),
         }
     }
 

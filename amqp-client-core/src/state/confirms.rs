@@ -131,7 +131,7 @@ impl Confirms {
                 (None, amqp_proto::PublishError::Ended(ChannelError::Closed(close))) => {
                     ConfirmError::Refused(close.clone())
                 }
-                (None, error) => ConfirmError::NotResent(error.clone().into()),
+                (None, error) => ConfirmError::NotResent(error.clone()),
             })
         });
         let withdrawn = *error == amqp_proto::PublishError::Withdrawn && !was_returned;

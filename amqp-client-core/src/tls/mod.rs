@@ -157,20 +157,21 @@ impl fmt::Display for Pem {
 }
 
 /// The TLS configuration is invalid.
-#[derive(Debug, Clone, Error)]
+#[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// This build has no TLS.
-    #[error("the client was built without TLS (feature `tls`), so amqps:// cannot be used")]
+    #[error("the client was built without TLS; turn on its feature `tls` to use amqps://")]
     NotBuilt,
     /// A file cannot be read, or is not PEM.
-    #[error("{what} in {from}: {error}")]
+    #[error("cannot read {what} from {from}")]
     Unreadable {
         /// The expected content.
         what: &'static str,
         /// The source.
         from: Pem,
         /// The reason.
+        #[source]
         error: Arc<io::Error>,
     },
     /// A file does not hold the expected content.
@@ -182,7 +183,7 @@ pub enum TlsError {
         from: Pem,
     },
     /// An option is set without the other option that it needs.
-    #[error("{there} is set, but {missing} is missing")]
+    #[error("{there} is set without {missing}; set both, or none")]
     Missing {
         /// The option that is set.
         there: &'static str,
@@ -191,14 +192,14 @@ pub enum TlsError {
     },
     /// Encrypted private keys are not supported.
     #[error(
-        "encrypted private keys are not supported: decrypt it (openssl pkey -in key.pem -out plain.pem)"
+        "encrypted private keys are not supported; decrypt the key (openssl pkey -in key.pem -out plain.pem)"
     )]
     EncryptedKey,
     /// The system has no certificates to trust.
-    #[error("the system has no certificates to trust ({0}); give some with cacertfile")]
+    #[error("the system has no certificates to trust ({0}); name some with cacertfile")]
     NoSystemRoots(String),
     /// A certificate or key cannot be used.
-    #[error("{from}: {error}")]
+    #[error("{from} cannot be used: {error}")]
     Unusable {
         /// The source.
         from: Pem,
@@ -212,3 +213,5 @@ pub enum TlsError {
     #[error("{0}")]
     Impossible(String),
 }
+
+amqp_proto::__debug_shows_chain! { TlsError }

@@ -7,7 +7,7 @@ use amqp_client_core::proto::method::{
     BasicCancel, ChannelClose, ChannelCloseOk, ConnectionClose, ConnectionCloseOk, Method,
 };
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, Violation};
-use amqp_client_core::{CallError, CloseError, Config, ConsumerEnd};
+use amqp_client_core::{CallError, Config, ConsumerEnd};
 
 use crate::scene::{End, Scene, now, poll_once};
 use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
@@ -201,7 +201,7 @@ fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
         let after = Duration::from_secs(10);
         scene.advance(after);
         let error = ConnectionError::CloseTimeout(after);
-        assert_eq!(now(closing), Err(CloseError(error.clone())));
+        assert_eq!(now(closing), Err(error.clone()));
         application.assert_over(&error);
         // What is left to write is waited for once more, then given up.
         let turn = scene.advance(after);

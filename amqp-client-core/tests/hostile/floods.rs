@@ -4,7 +4,7 @@ use amqp_client_core::proto::method::{
     BasicCancel, BasicReturn, ChannelClose, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
 };
 use amqp_client_core::proto::{ConnectionError, Violation};
-use amqp_client_core::{ChannelEvent, Config, HeldBy, PublisherOptions, TryError};
+use amqp_client_core::{ChannelEvent, Config, Gate, PublishError, PublisherOptions};
 use bytes::Bytes;
 
 use crate::scene::{Scene, now, peak, poll_once, uncounted};
@@ -369,8 +369,8 @@ fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
                 scene.turn();
             }
         });
-        let full = HeldBy::Gate(amqp_client_core::proto::Gate::Full);
-        assert_eq!(refused, Some(TryError::WouldWait(full)), "{size}");
+        let full = Gate::Full;
+        assert_eq!(refused, Some(PublishError::Gated(full)), "{size}");
         let octets = scene.unwritten();
         assert!(octets < 400_000, "{size}: {octets}");
         assert!(most < 2 * MIB, "{size}: {most}");

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amqp_client_core::CallError;
 use amqp_client_core::Config;
-use amqp_client_core::OpenError;
 use amqp_client_core::proto::method::{
     ConnectionClose, ConnectionSecure, ConnectionStart, QueueDeclareOk,
 };
@@ -38,7 +38,7 @@ fn error_of(scene: &Scene) -> ConnectionError {
     let error = now(scene.connection.closed());
     assert_eq!(now(scene.connection.ready()), Err(error.clone()));
     let opening = now(scene.connection.open_channel()).expect_err("it is over");
-    assert_eq!(opening, OpenError::Refused(OpenChannelError::Connection(error.clone())));
+    assert_eq!(opening, CallError::Ended(error.clone().into()));
     error
 }
 
@@ -163,7 +163,7 @@ fn one_channel_is_all_there_is_when_the_server_says_so() {
     scene.feed(&[start(), tune(1, 4096, 1), open_ok()].concat());
     let _channel = scene.channel(1);
     let refused = now(scene.connection.open_channel()).expect_err("there is no other");
-    assert_eq!(refused, OpenError::Refused(OpenChannelError::Exhausted { channel_max: 1 }));
+    assert_eq!(refused, CallError::NoChannel(OpenChannelError::Exhausted { channel_max: 1 }));
 }
 
 /// A mechanism that responds to any number of challenges.

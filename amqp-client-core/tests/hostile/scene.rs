@@ -13,7 +13,7 @@ use amqp_client_core::proto::method::Method;
 use amqp_client_core::proto::{ChannelError, ConnectionError};
 use amqp_client_core::{
     CallError, Channel, Config, ConfirmError, Connection, ConnectionEvent, ConsumeOptions,
-    Consumer, ConsumerEnd, OpenError, PublishError, Publisher, PublisherOptions,
+    Consumer, ConsumerEnd, PublishError, Publisher, PublisherOptions,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -301,7 +301,7 @@ macro_rules! ends {
     )*};
 }
 
-ends! { CallError::Ended OpenError::Ended ConfirmError::Unconfirmed PublishError::Ended ConsumerEnd::Ended }
+ends! { CallError::Ended ConfirmError::Unconfirmed PublishError::Ended ConsumerEnd::Ended }
 
 /// Something that waits in a task of its own.
 struct Wait {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::{ConnectionError, Gate};
-use amqp_client_core::{Config, ConfirmError, HeldBy, PublishError, PublisherOptions};
+use amqp_client_core::proto::ConnectionError;
+use amqp_client_core::{Config, ConfirmError, Gate, PublishError, PublisherOptions};
 
 use crate::scene::{Application, End, Scene, now, poll_once};
 use crate::wire::{HEARTBEAT, deliver, frame, header, open_ok, start, tune};
@@ -25,7 +25,7 @@ fn scene(heartbeat: u16) -> (Scene, Application) {
 }
 
 /// Each request ends by its own deadline, and the connection stays.
-fn assert_timed_out(application: &mut Application, publish_waits_for: HeldBy) {
+fn assert_timed_out(application: &mut Application, publish_waits_for: Gate) {
     let said: Vec<_> = application
         .ends(&["queue.purge", "channel.open", "confirm", "publish"])
         .into_iter()
@@ -35,10 +35,10 @@ fn assert_timed_out(application: &mut Application, publish_waits_for: HeldBy) {
         })
         .collect();
     let expected = [
-        format!("TimedOut {{ method: \"queue.purge\", after: {CALL:?} }}"),
-        format!("TimedOut {{ after: {CALL:?} }}"),
+        format!("no reply to queue.purge within {CALL:?}"),
+        format!("no reply to channel.open within {CALL:?}"),
         format!("{:?}", ConfirmError::TimedOut { after: CONFIRM }),
-        format!("{:?}", PublishError::TimedOut { by: publish_waits_for, after: PUBLISH }),
+        format!("{:?}", PublishError::TimedOut { gate: publish_waits_for, after: PUBLISH }),
     ];
     assert_eq!(said, expected);
     application.assert_waits();
@@ -50,7 +50,7 @@ fn without_heartbeats_a_silent_server_costs_each_request_its_own_time() {
     scene.advance(CALL - Duration::from_millis(1));
     application.assert_waits();
     scene.advance(Duration::from_secs(3600));
-    assert_timed_out(&mut application, HeldBy::Window);
+    assert_timed_out(&mut application, Gate::Window);
     assert!(scene.connection.is_open());
 }
 
@@ -77,7 +77,7 @@ fn octets_of_a_frame_that_never_ends_are_a_sign_of_life_and_nothing_more() {
         assert_eq!(scene.feed(octet), 1);
         scene.advance(SECOND);
     }
-    assert_timed_out(&mut application, HeldBy::Window);
+    assert_timed_out(&mut application, Gate::Window);
     assert!(scene.connection.is_open());
     // It stops, and time begins to run.
     scene.advance(20 * SECOND);
@@ -91,7 +91,7 @@ fn heartbeats_without_end_do_not_keep_requests_waiting() {
         scene.feed(&frame(HEARTBEAT, 0, b"").repeat(1_000));
         scene.advance(SECOND);
     }
-    assert_timed_out(&mut application, HeldBy::Window);
+    assert_timed_out(&mut application, Gate::Window);
     assert!(scene.connection.is_open());
 }
 
@@ -111,8 +111,8 @@ fn a_server_that_never_reads_makes_publishing_wait_and_then_fail() {
         scene.feed(&frame(HEARTBEAT, 0, b""));
         scene.advance(SECOND);
     }
-    let by = HeldBy::Gate(Gate::Full);
-    assert_eq!(now(waiting).map(drop), Err(PublishError::TimedOut { by, after: PUBLISH }));
+    let by = Gate::Full;
+    assert_eq!(now(waiting).map(drop), Err(PublishError::TimedOut { gate: by, after: PUBLISH }));
     assert_timed_out(&mut application, by);
     // It reads again, and all is as before.
     scene.server_reads = true;

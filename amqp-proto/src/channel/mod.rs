@@ -430,7 +430,11 @@ impl Channel<'_> {
         self.flush_acks();
         let (class_id, method_id) = cause;
         let reply_text = ShortStr::truncated(reply_text);
-        let close = Close { class_id, method_id, ..Close::local(reply_code, reply_text) };
+        let close = Close {
+            class_id,
+            method_id,
+            ..Close::local(Some(self.state.id), reply_code, reply_text)
+        };
         self.link.send_small(
             self.state.id.0,
             &ChannelClose {

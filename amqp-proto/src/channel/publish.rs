@@ -135,7 +135,7 @@ impl Channel<'_> {
         let method: Method = method.into();
         let facts = method.facts();
         if !facts.content {
-            return Err(Misuse::NotNow.into());
+            return Err(Misuse::NoContent(facts.name).into());
         }
         let start = self.link.transmit.buffer().len();
         self.link.send(self.state.id.0, &method)?;
@@ -143,7 +143,7 @@ impl Channel<'_> {
         push_header(self.link, channel, properties, body.as_octets().len()).map_err(|size| {
             self.link.transmit.buffer().truncate(start);
             let frame_max = self.link.frame_max.saturating_add(HEADER_EXCESS);
-            CommandError::TooLarge { method: facts.name, size, frame_max }
+            Misuse::TooLarge { method: facts.name, size, frame_max }
         })?;
         push_body(self.link, channel, body);
         Ok(())

@@ -474,6 +474,7 @@ impl ChannelState {
         }
         let close = Close {
             by: Initiator::Peer,
+            channel: Some(self.id),
             reply_code: ReplyCode(close.reply_code),
             reply_text: close.reply_text.detached(),
             class_id: close.class_id,

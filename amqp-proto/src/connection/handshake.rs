@@ -309,7 +309,7 @@ impl Connection {
             }
             other => {
                 self.state = other;
-                Err(Misuse::NotNow.into())
+                Err(Misuse::NotAwaited.into())
             }
         }
     }
@@ -319,7 +319,7 @@ impl Connection {
             Ok(State::Handshake(Handshake::Deciding { client_properties })) => {
                 Ok(client_properties.clone())
             }
-            _ => Err(Misuse::NotNow),
+            _ => Err(Misuse::NotAwaited),
         }
     }
 
@@ -380,7 +380,7 @@ impl Connection {
     /// Queues a method whose size depends on what the application configured.
     fn send_in_handshake(&mut self, method: Method) -> Result<(), ConnectionError> {
         match self.link.send(0, &method) {
-            Err(CommandError::TooLarge { method, size, frame_max }) => {
+            Err(CommandError::Misuse(Misuse::TooLarge { method, size, frame_max })) => {
                 Err(ConnectionError::HandshakeTooLarge { method, size, frame_max })
             }
             _ => Ok(()),

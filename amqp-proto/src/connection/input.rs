@@ -192,6 +192,7 @@ impl Connection {
         self.link.send_small(0, &ConnectionCloseOk {});
         let close = Close {
             by: Initiator::Peer,
+            channel: None,
             reply_code: ReplyCode(close.reply_code),
             reply_text: close.reply_text.detached(),
             class_id: close.class_id,

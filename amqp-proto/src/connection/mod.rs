@@ -4,6 +4,7 @@ mod handshake;
 mod input;
 mod timers;
 
+use crate::error::TransportFailure;
 use crate::time::Instant;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -164,11 +165,7 @@ impl Connection {
 
     /// Reports an error of a transport that does not use `std::io` errors.
     pub fn handle_transport_failure(&mut self, reason: &str) {
-        self.fail(ConnectionError::Transport {
-            #[cfg(feature = "std")]
-            kind: std::io::ErrorKind::Other,
-            text: reason.into(),
-        });
+        self.fail(ConnectionError::Transport(TransportFailure::new(reason)));
         drop(self.discard_transmit());
     }
 
@@ -306,8 +303,16 @@ impl Connection {
     /// [`CommandError`].
     pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
         self.check().map_err(crate::ChannelError::from)?;
-        if !matches!(self.state, Ok(State::Open)) || self.link.role == Role::Server {
-            return Err(Misuse::NotNow.into());
+        if self.link.role == Role::Server {
+            return Err(Misuse::WrongSide("client").into());
+        }
+        match &self.state {
+            Ok(State::Open) => {}
+            Ok(State::Closing(close)) => {
+                let error = ConnectionError::Closed(close.clone());
+                return Err(crate::ChannelError::from(error).into());
+            }
+            _ => return Err(Misuse::NotOpenYet.into()),
         }
         let reason = ShortStr::truncated(reason);
         self.link.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
@@ -356,7 +361,7 @@ impl Connection {
         (class_id, method_id): (u16, u16),
     ) {
         let reply_text = ShortStr::truncated(reply_text);
-        let close = Close { class_id, method_id, ..Close::local(reply_code, reply_text) };
+        let close = Close { class_id, method_id, ..Close::local(None, reply_code, reply_text) };
         match &self.state {
             Ok(State::Handshake(handshake)) if !handshake.may_close() => {
                 self.fail(ConnectionError::Closed(close));
@@ -545,7 +550,7 @@ impl Connection {
         }
         let handshaken = !matches!(self.state, Ok(State::Handshake(_)));
         if let Some((code, text)) = error.to_close().filter(|_| handshaken) {
-            let close = Close::local(code, ShortStr::truncated(&text));
+            let close = Close::local(None, code, ShortStr::truncated(&text));
             self.link.send_small(0, &close_method(&close));
         }
         self.state = Err(error.clone());

@@ -4,7 +4,7 @@ use core::fmt;
 use super::Initiator;
 use crate::method::Method;
 use crate::wire::write_escaped;
-use crate::{ReplyCode, ShortStr};
+use crate::{ChannelId, ReplyCode, ShortStr};
 
 /// How a connection or channel was closed: by whom, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,8 @@ use crate::{ReplyCode, ShortStr};
 pub struct Close {
     /// The side that sent the close.
     pub by: Initiator,
+    /// The closed channel, or `None` if the whole connection was closed.
+    pub channel: Option<ChannelId>,
     /// The reason, as a number.
     pub reply_code: ReplyCode,
     /// The reason, in words.
@@ -23,9 +25,13 @@ pub struct Close {
 }
 
 impl Close {
-    /// Makes a close by this side.
-    pub(crate) const fn local(reply_code: ReplyCode, reply_text: ShortStr) -> Self {
-        Self { by: Initiator::Local, reply_code, reply_text, class_id: 0, method_id: 0 }
+    /// Makes a close of a channel, or of the connection, by this side.
+    pub(crate) const fn local(
+        channel: Option<ChannelId>,
+        reply_code: ReplyCode,
+        reply_text: ShortStr,
+    ) -> Self {
+        Self { by: Initiator::Local, channel, reply_code, reply_text, class_id: 0, method_id: 0 }
     }
 
     /// Returns the name of the method that caused the close, such as `queue.declare`, if a method did.
@@ -35,33 +41,55 @@ impl Close {
         Method::ALL.iter().find(|facts| facts.id == id).map(|facts| facts.name)
     }
 
-    /// Returns whether the refused operation may succeed later.
-    pub(super) fn is_transient(&self) -> bool {
+    /// Returns whether the refused operation may succeed later. `false` if this side closed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
         // RabbitMQ: the connection limits of a node, a virtual host and a user are reported with 530, and so is a virtual host
         // that does not exist. Only the text distinguishes them.
         const LIMIT: &[u8] = b"connection limit";
         let is_limit = || self.reply_text.as_bytes().windows(LIMIT.len()).any(|part| part == LIMIT);
-        self.reply_code.is_transient() || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit()
+        self.by == Initiator::Peer
+            && (self.reply_code.is_transient()
+                || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit())
+    }
+
+    /// Displays the reason, without the side that closed.
+    pub(super) const fn reason(&self) -> Reason<'_> {
+        Reason(self)
     }
 }
 
 impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.channel {
+            Some(channel) => write!(f, "channel {channel}")?,
+            None => f.write_str("connection")?,
+        }
         let by = match self.by {
-            Initiator::Local => "closed by this end",
-            Initiator::Peer => "closed by the peer",
+            Initiator::Local => "this end",
+            Initiator::Peer => "the peer",
         };
-        write!(f, "{by}: {}", self.reply_code)?;
+        write!(f, " closed by {by}: {}", self.reason())
+    }
+}
+
+/// The reason of a close: `404 NOT_FOUND: no queue 'orders' in vhost '/' (caused by queue.bind)`.
+pub(super) struct Reason<'a>(&'a Close);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(close) = self;
+        close.reply_code.fmt(f)?;
         // RabbitMQ's texts start with the name of the code, which was just written.
-        let text = self.reply_text.to_string();
-        let name = self.reply_code.name().unwrap_or_default();
+        let text = close.reply_text.to_string();
+        let name = close.reply_code.name().unwrap_or_default();
         let text =
             text.strip_prefix(name).map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
         if !text.is_empty() {
             f.write_str(": ")?;
             write_escaped(text, f)?;
         }
-        match self.method() {
+        match close.method() {
             Some(method) => write!(f, " (caused by {method})"),
             None => Ok(()),
         }

@@ -1,18 +1,19 @@
 use alloc::string::ToString as _;
 use alloc::sync::Arc;
 use core::fmt;
+use core::time::Duration;
 
 use thiserror::Error;
 
-use super::{Close, ConnectionError};
-use crate::{ReplyCode, TooLong};
+use super::{Close, ConnectionError, chain, common_methods, debug_shows_chain};
+use crate::{ChannelId, ReplyCode, ShortStr, TooLong};
 
 /// The reason why a channel is closed. Once it is closed, every call returns the same error.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ChannelError {
     /// One side closed the channel.
-    #[error("channel {0}")]
+    #[error("{0}")]
     Closed(Close),
     /// The channel's connection is closed.
     #[error(transparent)]
@@ -37,7 +38,7 @@ impl ChannelError {
     pub(crate) fn reason(&self) -> Arc<str> {
         match self {
             Self::NotRestored { why, .. } => why.clone(),
-            error => error.to_string().into(),
+            error => chain(error).to_string().into(),
         }
     }
 
@@ -51,8 +52,7 @@ impl ChannelError {
         }
     }
 
-    /// The reply code that the channel or its connection was closed with, if one side closed it, or the code that matches the reason
-    /// why it was not restored.
+    /// Returns the reply code of the close of the channel or connection, or the code that matches the reason why it was not restored.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
         match self {
@@ -60,14 +60,38 @@ impl ChannelError {
             _ => self.as_close().map(|close| close.reply_code),
         }
     }
+
+    /// Returns the text of the close of the channel or connection, if one side closed it.
+    #[must_use]
+    pub fn reply_text(&self) -> Option<&ShortStr> {
+        self.as_close().map(|close| &close.reply_text)
+    }
+
+    /// Returns the number of the channel that was closed, if the error is the close of a channel.
+    #[must_use]
+    pub fn channel_id(&self) -> Option<ChannelId> {
+        self.as_close()?.channel
+    }
+
+    /// Returns whether the same operation may succeed later, on another channel.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Closed(close) => close.is_transient(),
+            Self::Connection(error) => error.is_transient(),
+            Self::NotRestored { reply_code, .. } => reply_code.is_transient(),
+        }
+    }
 }
 
 /// A channel cannot be opened.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenChannelError {
     /// All channel numbers are in use.
-    #[error("all {channel_max} channels of the connection are open")]
+    #[error(
+        "all {channel_max} channels of the connection are in use; close some, or open another connection"
+    )]
     Exhausted {
         /// The negotiated limit.
         channel_max: u16,
@@ -94,29 +118,89 @@ pub enum OpenChannelError {
     Connection(#[from] ConnectionError),
 }
 
-impl OpenChannelError {
-    /// The reply code that the connection was closed with, if that is the reason.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        match self {
-            Self::Connection(error) => error.reply_code(),
-            _ => None,
-        }
-    }
+common_methods! {
+    OpenChannelError { Self::Connection(error) => error }
+    transient Self::Exhausted { .. } | Self::InUse { .. } | Self::NotOpenYet
 }
 
 /// A command was not queued. No part of it was sent.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
+#[derive(Clone, PartialEq, Eq, Error)]
+#[expect(clippy::exhaustive_enums, reason = "either the channel is closed, or the caller is wrong")]
 pub enum CommandError {
     /// The channel is closed.
     #[error(transparent)]
     Ended(#[from] ChannelError),
-    /// The command is not valid in the current state.
+    /// The command is not valid.
     #[error(transparent)]
     Misuse(#[from] Misuse),
+}
+
+common_methods! { CommandError { Self::Ended(error) => error } }
+
+/// A command that is not valid. The connection is not affected.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// No channel with that number is open.
+    #[error("channel {0} is not open")]
+    NoSuchChannel(u16),
+    /// Confirms and transactions exclude each other on a channel.
+    #[error("a channel is either transactional or has publisher confirms; use two channels")]
+    TxAndConfirm,
+    /// The delivery was settled before, needs no acknowledgement, or never existed.
+    #[error(
+        "delivery {0} does not wait for an acknowledgement on this channel; settle each delivery once, on its own channel"
+    )]
+    UnknownDelivery(u64),
+    /// The broker has requeued the delivery and delivers it again: the connection was lost since, or the delivery was requested
+    /// again (`basic.recover`).
+    #[error("delivery {0} is stale: the broker has requeued the message and delivers it again")]
+    StaleDelivery(u64),
+    /// A part of the transaction was lost with the connection. The rest was rolled back.
+    #[error("the connection was lost during the transaction, which was rolled back; repeat it")]
+    TransactionLost,
+    /// The consumer tag is in use on this channel.
+    #[error("the consumer tag is in use on this channel; choose another, or let the client choose")]
+    ConsumerTagInUse,
+    /// Sessions: a stream is consumed with `no_ack`. RabbitMQ would close the connection.
+    #[error("deliveries of a stream have to be acknowledged; consume it without no_ack")]
+    StreamNeedsAcks,
+    /// Sessions: a stream is consumed without a prefetch limit. RabbitMQ would close the channel.
+    #[error(
+        "a consumer of a stream needs a prefetch limit; set one before (basic.qos, not global)"
+    )]
+    StreamNeedsPrefetch,
+    /// Sessions: `basic.get` on a stream. RabbitMQ would close the connection.
+    #[error("a stream does not support basic.get; consume it instead")]
+    StreamHasNoGet,
+    /// The consumer has ended, or never existed.
+    #[error("the consumer is not active")]
+    UnknownConsumer,
+    /// The command is for the other side of a connection.
+    #[error("only the {0} side can do this")]
+    WrongSide(&'static str),
+    /// The connection is not open yet, or is not restored yet after a loss.
+    #[error("the connection is not open yet")]
+    NotOpenYet,
+    /// Servers: the client does not wait for this step of the handshake.
+    #[error("the client does not wait for this step of the handshake")]
+    NotAwaited,
+    /// The request has its `no_wait` bit set, so no reply would end the call.
+    #[error("{0} with no_wait has no reply; use call_no_wait, or clear the bit")]
+    HasNoReply(&'static str),
+    /// The request does not have its `no_wait` bit set, so the broker would reply.
+    #[error("{0} without no_wait has a reply; use call, or set the bit")]
+    HasReply(&'static str),
+    /// A kept message is published on a channel without publisher confirms.
+    #[error("kept messages need publisher confirms; select them first (confirm.select)")]
+    NeedsConfirms,
+    /// The method carries no content.
+    #[error("{0} carries no content")]
+    NoContent(&'static str),
     /// The method does not fit into a frame.
-    #[error("{method} takes a frame of {size} bytes, but frame_max is {frame_max}")]
+    #[error(
+        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}; shorten its arguments"
+    )]
     TooLarge {
         /// The method's name.
         method: &'static str,
@@ -127,64 +211,8 @@ pub enum CommandError {
     },
 }
 
-impl CommandError {
-    /// The reply code that the channel or connection was closed with, if that is the reason.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        match self {
-            Self::Ended(error) => error.reply_code(),
-            _ => None,
-        }
-    }
-}
-
-/// A command that is not valid. The connection is not affected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Misuse {
-    /// No channel with that number is open.
-    #[error("channel {0} is not open")]
-    NoSuchChannel(u16),
-    /// Confirms and transactions exclude each other on a channel.
-    #[error("a channel is either transactional or has publisher confirms")]
-    TxAndConfirm,
-    /// The delivery was settled before, needs no acknowledgement, or never existed.
-    #[error("delivery {0} is not waiting for an acknowledgement on this channel")]
-    UnknownDelivery(u64),
-    /// The broker has requeued the delivery and delivers it again: the connection was lost since, or the delivery was requested
-    /// again (`basic.recover`).
-    #[error("delivery {0} is stale: the broker has requeued the message and delivers it again")]
-    StaleDelivery(u64),
-    /// A part of the transaction was lost with the connection. The rest was rolled back.
-    #[error("the connection was lost during the transaction, which was rolled back")]
-    TransactionLost,
-    /// The consumer tag is in use on this channel.
-    #[error("the consumer tag is in use on this channel")]
-    ConsumerTagInUse,
-    /// Sessions: a stream is consumed with `no_ack`. RabbitMQ would close the connection.
-    #[error("deliveries of a stream have to be acknowledged: consume it without no_ack")]
-    StreamNeedsAcks,
-    /// Sessions: a stream is consumed without a prefetch limit. RabbitMQ would close the channel.
-    #[error(
-        "a consumer of a stream needs a prefetch limit: set one before (basic.qos, not global)"
-    )]
-    StreamNeedsPrefetch,
-    /// Sessions: `basic.get` on a stream. RabbitMQ would close the connection.
-    #[error("a stream does not support basic.get: consume it instead")]
-    StreamHasNoGet,
-    /// The consumer has ended, or never existed.
-    #[error("the consumer is not active")]
-    UnknownConsumer,
-    /// The command is for the other side of a connection.
-    #[error("only the {0} side can do this")]
-    WrongSide(&'static str),
-    /// The command is not valid in the current state of the connection.
-    #[error("operation not valid in the current state")]
-    NotNow,
-}
-
 /// A message was not published. No part of it was sent.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The channel is closed.
@@ -194,16 +222,26 @@ pub enum PublishError {
     #[error(transparent)]
     Name(#[from] TooLong),
     /// The properties do not fit into one frame, as the protocol requires.
-    #[error("the properties take a frame of {size} bytes, but frame_max is {frame_max}")]
+    #[error(
+        "the properties take a frame of {size} bytes, but frame_max is {frame_max}; shorten the headers"
+    )]
     PropertiesTooLarge {
         /// The size of the frame that they would need.
         size: usize,
         /// The negotiated limit.
         frame_max: u32,
     },
-    /// Publishing has to wait.
-    #[error(transparent)]
-    Gated(#[from] Gate),
+    /// Publishing has to wait, and the caller does not wait.
+    #[error("not sent: {0}")]
+    Gated(Gate),
+    /// Clients: publishing had to wait for too long.
+    #[error("not sent within {after:?}: {gate}")]
+    TimedOut {
+        /// The reason why it had to wait.
+        gate: Gate,
+        /// The timeout.
+        after: Duration,
+    },
     /// Sessions: a kept message was not confirmed within its time to live and will not be sent again.
     #[error("the message was not confirmed within its time to live")]
     Expired,
@@ -215,34 +253,55 @@ pub enum PublishError {
     Misuse(#[from] Misuse),
 }
 
-impl PublishError {
-    /// The reply code that the channel or connection was closed with, if that is the reason.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<ReplyCode> {
-        match self {
-            Self::Ended(error) => error.reply_code(),
-            _ => None,
+common_methods! {
+    PublishError { Self::Ended(error) => error }
+    transient Self::Gated(_) | Self::TimedOut { .. } | Self::Expired
+}
+
+impl From<Gate> for PublishError {
+    fn from(gate: Gate) -> Self {
+        Self::Gated(gate)
+    }
+}
+
+impl From<CommandError> for PublishError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Ended(error) => Self::Ended(error),
+            CommandError::Misuse(misuse) => Self::Misuse(misuse),
         }
     }
 }
 
 /// The reason why publishing has to wait. Everything else is still sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gate {
     /// `connection.blocked`: the broker is short of resources.
-    #[error("the broker has blocked publishing (connection.blocked)")]
     Blocked,
     /// `channel.flow`: the broker paused this channel.
-    #[error("the broker has paused this channel (channel.flow)")]
     Flow,
     /// The outgoing buffer has reached [`Limits::transmit_high_water`](crate::Limits::transmit_high_water).
-    #[error("the outgoing buffer is full")]
     Full,
     /// Sessions: there is no connection at present.
-    #[error("the connection was lost and is not recovered yet")]
     Recovering,
     /// Sessions: the kept messages have reached [`Recovery::keep_max`](crate::session::Recovery::keep_max).
-    #[error("the republish buffer is full; wait for confirms or raise `keep_max`")]
     Kept,
+    /// Clients: the publisher's window allows no more unconfirmed messages or bytes.
+    Window,
 }
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blocked => "the broker has blocked publishing (connection.blocked)",
+            Self::Flow => "the broker has paused this channel (channel.flow)",
+            Self::Full => "the outgoing buffer is full",
+            Self::Recovering => "the connection was lost and is not recovered yet",
+            Self::Kept => "the republish buffer is full; wait for confirms or raise keep_max",
+            Self::Window => "the publisher's window is full; wait for confirms, or raise it",
+        })
+    }
+}
+
+debug_shows_chain! { ChannelError OpenChannelError CommandError Misuse PublishError }

@@ -1,33 +1,34 @@
 use alloc::string::{String, ToString as _};
 use alloc::sync::Arc;
+use core::fmt;
 use core::time::Duration;
 
 use thiserror::Error;
 
-use super::{Close, Initiator, Violation};
-use crate::{DecodeError, DecodeErrorKind, ReplyCode, SaslError};
+use super::{Close, Initiator, Violation, debug_shows_chain};
+use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr};
 
 /// The reason why a connection is closed. Once it is closed, every call returns the same error.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
     /// One side closed the connection in an orderly way.
-    #[error("connection {0}")]
+    #[error("{0}")]
     Closed(Close),
     /// The peer sent bytes that are not AMQP 0-9-1.
-    #[error("the peer sent malformed data: {0}")]
+    #[error("the peer sent malformed data")]
     Decode(#[from] DecodeError),
     /// The peer broke the protocol.
-    #[error("protocol violation by the peer: {0}")]
+    #[error("protocol violation by the peer")]
     Violation(#[from] Violation),
     /// The peer speaks another protocol.
     #[error(transparent)]
     WrongProtocol(#[from] WrongProtocol),
     /// The login failed.
-    #[error("login failed: {0}")]
+    #[error("login failed")]
     Login(#[from] LoginError),
     /// The handshake did not finish in time.
-    #[error("no answer within {limit:?} while waiting for {waiting_for}")]
+    #[error("the handshake timed out: no {waiting_for} from the peer within {limit:?}")]
     HandshakeTimeout {
         /// The missing message of the peer.
         waiting_for: &'static str,
@@ -36,7 +37,7 @@ pub enum ConnectionError {
     },
     /// A method of the handshake does not fit into a frame, because of configured values.
     #[error(
-        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}: shorten client properties or secrets"
+        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}; shorten the client properties or the secret"
     )]
     HandshakeTooLarge {
         /// The method's name.
@@ -47,7 +48,7 @@ pub enum ConnectionError {
         frame_max: u32,
     },
     /// The peer sent nothing for two heartbeat intervals.
-    #[error("nothing came from the peer for {0:?} (two heartbeat intervals)")]
+    #[error("the peer sent nothing for {0:?} (two heartbeat intervals)")]
     PeerSilent(Duration),
     /// The peer did not answer the close in time.
     #[error("the peer did not answer connection.close within {0:?}")]
@@ -56,14 +57,8 @@ pub enum ConnectionError {
     #[error("the peer ended the transport without closing the connection")]
     Eof,
     /// The transport failed.
-    #[error("the transport failed: {text}")]
-    Transport {
-        /// The kind of the I/O error.
-        #[cfg(feature = "std")]
-        kind: std::io::ErrorKind,
-        /// Its message.
-        text: Arc<str>,
-    },
+    #[error("the transport failed: {0}")]
+    Transport(TransportFailure),
     /// The connection's driver was dropped: its task was aborted, or the runtime shut down.
     #[error("the connection's driver was dropped")]
     DriverGone,
@@ -71,9 +66,12 @@ pub enum ConnectionError {
     #[error("not connected yet")]
     NotConnected,
     /// A session lost its connection and gave up reconnecting.
-    #[error("{lost}; not recovered after {attempts} attempts, the last of which failed: {last}")]
+    #[error(
+        "connection lost, and not recovered after {attempts} attempts; the last one failed ({last})"
+    )]
     NotRecovered {
         /// The reason why the connection was lost.
+        #[source]
         lost: Arc<Self>,
         /// Number of attempts to reconnect.
         attempts: u32,
@@ -99,7 +97,7 @@ impl ConnectionError {
     #[cfg(feature = "std")]
     #[must_use]
     pub fn transport(error: &std::io::Error) -> Self {
-        Self::Transport { kind: error.kind(), text: error.to_string().into() }
+        Self::Transport(TransportFailure { text: error.to_string().into(), kind: error.kind() })
     }
 
     /// Returns the orderly close, if this error is one.
@@ -111,10 +109,22 @@ impl ConnectionError {
         }
     }
 
-    /// The reply code that the connection was closed with, if one side closed it.
+    /// Returns the reply code of the close, if one side closed the connection.
     #[must_use]
     pub fn reply_code(&self) -> Option<ReplyCode> {
         self.as_close().map(|close| close.reply_code)
+    }
+
+    /// Returns the text of the close, if one side closed the connection.
+    #[must_use]
+    pub fn reply_text(&self) -> Option<&ShortStr> {
+        self.as_close().map(|close| &close.reply_text)
+    }
+
+    /// Returns `None`: the error is not about one channel.
+    #[must_use]
+    pub fn channel_id(&self) -> Option<ChannelId> {
+        self.as_close()?.channel
     }
 
     /// Returns whether this side closed the connection on purpose.
@@ -127,7 +137,7 @@ impl ConnectionError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Closed(close) => close.by == Initiator::Peer && close.is_transient(),
+            Self::Closed(close) => close.is_transient(),
             Self::Eof | Self::Transport { .. } | Self::PeerSilent(_) => true,
             Self::HandshakeTimeout { .. } | Self::CloseTimeout(_) | Self::NotConnected => true,
             Self::NotRecovered { lost, .. } => lost.is_transient(),
@@ -155,8 +165,46 @@ impl ConnectionError {
     }
 }
 
+/// The error of a failed transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransportFailure {
+    text: Arc<str>,
+    #[cfg(feature = "std")]
+    kind: std::io::ErrorKind,
+}
+
+impl TransportFailure {
+    /// Makes the failure of a transport that does not use `std::io` errors.
+    pub(crate) fn new(text: &str) -> Self {
+        Self {
+            text: text.into(),
+            #[cfg(feature = "std")]
+            kind: std::io::ErrorKind::Other,
+        }
+    }
+
+    /// Returns the message of the I/O error.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the kind of the I/O error.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub const fn kind(&self) -> std::io::ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for TransportFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// The peer does not speak AMQP 0-9-1 on this port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WrongProtocol {
     /// The peer answered with the protocol header of another version.
@@ -190,7 +238,7 @@ pub enum WrongProtocol {
 }
 
 /// The reason why a login failed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LoginError {
     /// The server offers none of the mechanisms that the client has credentials for.
@@ -202,18 +250,21 @@ pub enum LoginError {
         configured: String,
     },
     /// The mechanism could not make a response.
-    #[error("{mechanism}: {error}")]
+    #[error("mechanism {mechanism} cannot respond")]
     Mechanism {
         /// The mechanism's name.
         mechanism: String,
         /// Its error.
+        #[source]
         error: SaslError,
     },
     /// The server refused the credentials (403).
-    #[error("{0}")]
+    #[error("refused by the server: {}", .0.reason())]
     Refused(Close),
     /// The server ended the transport right after the credentials. Brokers without `authentication_failure_close` refuse a login in
     /// this way.
     #[error("connection closed during login; the credentials were probably rejected")]
     HungUp,
 }
+
+debug_shows_chain! { ConnectionError WrongProtocol LoginError }

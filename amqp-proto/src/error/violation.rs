@@ -1,9 +1,10 @@
 use thiserror::Error;
 
+use super::debug_shows_chain;
 use crate::{ChannelId, ReplyCode};
 
 /// A rule of the protocol that the peer broke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// A method that is not allowed in the current state, or a reply without a request.
@@ -41,7 +42,7 @@ pub enum Violation {
         channel_max: u16,
     },
     /// A connection method on a channel other than 0, or a channel method on channel 0.
-    #[error("{method} on channel {channel}")]
+    #[error("{method} is not allowed on channel {channel}")]
     WrongChannel {
         /// The method's name.
         method: &'static str,
@@ -123,3 +124,5 @@ impl Violation {
         }
     }
 }
+
+debug_shows_chain! { Violation }

@@ -48,20 +48,25 @@ pub(super) enum Reach<'a> {
 impl Reach<'_> {
     /// Returns the channel for messages that are not kept.
     #[inline]
-    fn publishing(&mut self, record: &ChannelRecord) -> Result<crate::Channel<'_>, PublishError> {
+    fn publishing(
+        &mut self,
+        id: ChannelId,
+        record: &ChannelRecord,
+    ) -> Result<crate::Channel<'_>, PublishError> {
         match self {
             Self::Channel(channel) if record.careful.is_none() => Ok(channel.reborrow()),
             // Kept messages go first, and their confirms must not be mixed up with others.
             Self::Channel(_) | Self::Nowhere(_) => Err(Gate::Recovering.into()),
-            Self::Ended(over) => Err(ended(*over).into()),
+            Self::Ended(over) => Err(ended(id, *over).into()),
         }
     }
 }
 
 /// Returns the reason why a channel accepts no commands any more.
 #[cold]
-fn ended(over: Option<&ConnectionError>) -> ChannelError {
-    let closed = || ChannelError::Closed(Close::local(ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
+fn ended(id: ChannelId, over: Option<&ConnectionError>) -> ChannelError {
+    let closed =
+        || ChannelError::Closed(Close::local(Some(id), ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
     over.map_or_else(closed, |error| error.clone().into())
 }
 
@@ -196,7 +201,7 @@ impl Channel<'_> {
                 self.record.hold(id, method, &R::FACTS, answered, self.recovers);
                 id
             }
-            Reach::Ended(over) => return Err(ended(*over).into()),
+            Reach::Ended(over) => return Err(ended(self.id, *over).into()),
         };
         Ok(id)
     }
@@ -275,7 +280,7 @@ impl Channel<'_> {
         properties: &impl EncodeProperties,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let mut channel = self.reach.publishing(self.record)?;
+        let mut channel = self.reach.publishing(self.id, self.record)?;
         let sent = channel.publish(&self.topology.redirect(route), properties, body)?;
         self.record.mode.work();
         Ok(sent.map(|sent| self.record.seqs.published(sent)))
@@ -291,7 +296,7 @@ impl Channel<'_> {
         prepared: &Prepared,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let mut channel = self.reach.publishing(self.record)?;
+        let mut channel = self.reach.publishing(self.id, self.record)?;
         let sent = if prepared.is_to_queue() && self.topology.renames() {
             let route = prepared.route();
             channel.publish(&self.topology.redirect(&route), prepared.properties(), body)?
@@ -317,7 +322,7 @@ impl Channel<'_> {
         body: impl Body,
     ) -> Result<PublishSeq, PublishError> {
         if self.record.mode != Mode::Confirm {
-            return Err(Misuse::NotNow.into());
+            return Err(Misuse::NeedsConfirms.into());
         }
         let mut message = KeptMessage {
             seq: 0,
@@ -358,11 +363,12 @@ impl Channel<'_> {
                 let route = self.topology.redirect(route);
                 let sent = channel.publish(&route, &message.properties, &message.body)?;
                 (message.sent, message.here) = (true, true);
-                Ok(self.record.seqs.published(sent.ok_or(Misuse::NotNow)?))
+                debug_assert!(sent.is_some(), "the channel has publisher confirms");
+                Ok(self.record.seqs.published(sent.ok_or(Misuse::NeedsConfirms)?))
             }
             // The message is sent later, in its order among the kept messages.
             Reach::Channel(_) | Reach::Nowhere(_) => Ok(self.record.seqs.reserve()),
-            Reach::Ended(over) => Err(ended(*over).into()),
+            Reach::Ended(over) => Err(ended(self.id, *over).into()),
         }
     }
 
@@ -518,7 +524,7 @@ impl Channel<'_> {
     pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
         match &mut self.reach {
             Reach::Channel(channel) => channel.recover_async(requeue),
-            Reach::Ended(over) => Err(ended(*over).into()),
+            Reach::Ended(over) => Err(ended(self.id, *over).into()),
             // There may be deliveries already on a channel that is being restored.
             reach => reach.restored(self.id).map_or(Ok(()), |mut own| own.recover_async(requeue)),
         }
@@ -533,7 +539,8 @@ impl Channel<'_> {
         match &mut self.reach {
             Reach::Channel(channel) => channel.close(reply_code, reply_text),
             Reach::Nowhere(_) => {
-                let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+                let close =
+                    Close::local(Some(self.id), reply_code, ShortStr::truncated(reply_text));
                 let closed = ChannelEvent::Closed(ChannelError::Closed(close));
                 self.events.push_back(Event::Channel(self.id, closed));
                 self.reach = Reach::Ended(None);
@@ -636,7 +643,7 @@ impl Channel<'_> {
         };
         let settled = match &mut self.reach {
             Reach::Channel(channel) => act(channel, tag),
-            Reach::Ended(over) => return Err(ended(*over).into()),
+            Reach::Ended(over) => return Err(ended(self.id, *over).into()),
             reach => match reach.restored(self.id) {
                 Some(mut channel) => act(&mut channel, tag),
                 None => return self.stale(delivery, requeue),

@@ -281,7 +281,7 @@ impl Session {
         self.context.now = now;
         self.context.recovering = None;
         if !self.has_transport() {
-            let close = Close::local(reply_code, ShortStr::truncated(reply_text));
+            let close = Close::local(None, reply_code, ShortStr::truncated(reply_text));
             return self.end(ConnectionError::Closed(close));
         }
         self.context.connection.close(now, reply_code, reply_text);

@@ -12,6 +12,7 @@ use super::phase::Phase;
 use super::recovery::Repair;
 use super::report::{Entity, RecoveryReport};
 use super::{Recovery, Session};
+use crate::error::chain;
 use crate::time::Instant;
 use crate::{
     ChannelError, ChannelEvent, ClientConfig, Connection, ConnectionError, Event, SessionEvent,
@@ -239,7 +240,7 @@ impl Session {
             }
         };
         if attempt_failed {
-            self.attempt_failed(&error.to_string());
+            self.attempt_failed(&chain(&error).to_string());
             return None;
         }
         Some(Event::Session(SessionEvent::Lost { reason: error }))

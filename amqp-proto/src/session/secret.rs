@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use super::Session;
 use crate::method::{Arguments as _, ConnectionUpdateSecret};
 use crate::wire::Secret;
-use crate::{ChannelError, ClientConfig, CommandError, ConnectionError, Initiator};
+use crate::{ChannelError, ClientConfig, CommandError, ConnectionError, Initiator, Misuse};
 
 /// For each secret without a reply from the broker, the configuration before it, the oldest first. If the broker refuses a secret,
 /// the session returns to the configuration before it.
@@ -30,7 +30,7 @@ impl Session {
         self.check().map_err(ChannelError::from)?;
         let config = Arc::new(self.config.with_secret(&secret));
         let sent = self.context.connection.update_secret(secret, reason);
-        if matches!(sent, Err(CommandError::TooLarge { .. })) {
+        if matches!(sent, Err(CommandError::Misuse(Misuse::TooLarge { .. }))) {
             return sent;
         }
         let before = core::mem::replace(&mut self.config, config);

@@ -2,6 +2,7 @@ use alloc::string::String;
 use thiserror::Error;
 
 use super::query::KNOWN;
+use crate::error::debug_shows_chain;
 
 /// What is wrong with an AMQP URI.
 ///
@@ -20,7 +21,7 @@ use super::query::KNOWN;
 /// assert_eq!(error, UriError::StrayAt);
 /// assert!(!error.to_string().contains("secret"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UriError {
     /// It starts with neither `amqp://` nor `amqps://`.
@@ -28,20 +29,20 @@ pub enum UriError {
     Scheme,
     /// A space, a line break or another control character, anywhere.
     #[error(
-        "an AMQP URI has no spaces, line breaks or control characters: remove it, or write %20 \
+        "an AMQP URI has no spaces, line breaks or control characters; remove it, or write %20 \
          for a space"
     )]
     Whitespace,
     /// There is an `@` in the virtual host; or in the query, where none stands before the host; or behind the first `/`, `?`
     /// or `#` of something that does not parse. Most likely one of these is part of the user name or the password.
     #[error(
-        "there is an @ behind the first /, ? or #: in the user name and the password, write %2F \
+        "there is an @ behind the first /, ? or #; in the user name and the password, write %2F \
          for /, %3F for ?, %23 for # and %40 for @; elsewhere, write %40 for @"
     )]
     StrayAt,
     /// A percent sign without two hexadecimal digits behind it, or bytes that are not UTF-8.
     #[error(
-        "the {part} is not well percent-encoded: write UTF-8 octets as % and two hexadecimal \
+        "the {part} is not percent-encoded correctly; write UTF-8 bytes as % and two hexadecimal \
          digits, and %25 for a %"
     )]
     Encoding {
@@ -50,7 +51,7 @@ pub enum UriError {
     },
     /// A port that is no number from 0 to 65535.
     #[error(
-        "the port of host {position} is no number from 0 to 65535; \
+        "the port of host {position} is not a number from 0 to 65535; \
          if it should be a password, the host is missing: write user:password@host"
     )]
     Port {
@@ -60,7 +61,7 @@ pub enum UriError {
     /// Something in brackets that is no IPv6 address, an IPv6 address without brackets, or
     /// something but a port behind a host.
     #[error(
-        "host {position} is neither a name nor an address; IPv6 addresses stand in brackets, as \
+        "host {position} is neither a name nor an address; write IPv6 addresses in brackets, such as \
          [::1]:5672 or [fe80::1%25eth0]:5672"
     )]
     Host {
@@ -68,25 +69,25 @@ pub enum UriError {
         position: usize,
     },
     /// One of several hosts is empty.
-    #[error("host {position} is empty: name it, or remove a comma")]
+    #[error("host {position} is empty; name it, or remove a comma")]
     EmptyHost {
         /// Which of the hosts, counted from 1.
         position: usize,
     },
     /// A second slash.
-    #[error("the virtual host has an unescaped slash: write %2F for a slash in its name")]
+    #[error("the virtual host has an unescaped slash; write %2F for a slash in its name")]
     VirtualHost,
     /// A fragment.
-    #[error("an AMQP URI has no fragment: write %23 for a #")]
+    #[error("an AMQP URI has no fragment; write %23 for a #")]
     Fragment,
     /// A parameter without a value.
-    #[error("the parameter {name} has no value: write {name}=..., or remove it")]
+    #[error("the parameter {name} has no value; write {name}=..., or remove it")]
     NoValue {
         /// Its name.
         name: String,
     },
     /// A parameter that stands there twice, be it under two of its names.
-    #[error("the parameter {name} is given twice, maybe under another of its names: remove one")]
+    #[error("the parameter {name} is given twice, maybe under another name; remove one")]
     Duplicate {
         /// Its name, as it stands there the second time.
         name: String,
@@ -98,7 +99,7 @@ pub enum UriError {
         name: String,
     },
     /// A parameter with a value that makes no sense.
-    #[error("the parameter {name} is {expected}, not {value:?}")]
+    #[error("the parameter {name} has to be {expected}, not {value:?}")]
     BadValue {
         /// Its name.
         name: &'static str,
@@ -108,3 +109,5 @@ pub enum UriError {
         value: String,
     },
 }
+
+debug_shows_chain! { UriError }

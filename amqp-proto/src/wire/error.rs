@@ -1,7 +1,9 @@
 use nom::error::{ErrorKind, ParseError};
 
+use crate::error::debug_shows_chain;
+
 /// Bytes that are not AMQP 0-9-1: what is wrong with them and in which field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (in {place})")]
 pub struct DecodeError {
     kind: DecodeErrorKind,
@@ -36,14 +38,14 @@ impl DecodeError {
 }
 
 /// The ways in which bytes can fail to be AMQP 0-9-1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
     /// A length points past the end of what surrounds it.
     #[error("the data ends before the value does")]
     Truncated,
     /// Bytes are left over behind the last field.
-    #[error("{0} bytes are left over behind the last field")]
+    #[error("{0} bytes follow the last field")]
     Trailing(usize),
     /// A field table holds a value of a type that RabbitMQ does not define.
     #[error("unknown field type 0x{0:02x}")]
@@ -72,7 +74,7 @@ pub enum DecodeErrorKind {
     #[error("the frame ends with 0x{0:02x} instead of 0xce")]
     FrameEnd(u8),
     /// The frame is larger than both sides have agreed on.
-    #[error("a frame of {size} bytes exceeds frame_max {max}")]
+    #[error("a frame of {size} bytes exceeds frame_max ({max})")]
     FrameTooLarge {
         /// Size of the whole frame, its 8 bytes of overhead included.
         size: u64,
@@ -80,6 +82,8 @@ pub enum DecodeErrorKind {
         max: u32,
     },
 }
+
+debug_shows_chain! { DecodeError DecodeErrorKind }
 
 impl DecodeErrorKind {
     /// The kind as a nom error, for parsers to return; the caller names the place.

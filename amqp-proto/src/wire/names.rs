@@ -1,12 +1,14 @@
 /// A name (exchange, queue, routing key, consumer tag...) is longer than the 255 bytes a short string holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is {length} bytes long; short strings hold at most 255")]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is {length} bytes long; AMQP allows at most 255")]
 pub struct TooLong {
     /// Which name it is.
     pub what: &'static str,
     /// Its length in bytes.
     pub length: usize,
 }
+
+crate::error::debug_shows_chain! { TooLong }
 
 /// The length octet of a short string, or which one is too long.
 pub(crate) fn checked_short(what: &'static str, octets: &[u8]) -> Result<u8, TooLong> {

@@ -29,7 +29,7 @@ use super::{
 pub struct FieldTable(Bytes);
 
 /// Why an entry cannot be put into a field table or array.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FieldError {
     /// The name of the entry is longer than a short string.
@@ -40,12 +40,14 @@ pub enum FieldError {
     TooDeep,
     /// The value is a floating-point number that is infinite or not a number. RabbitMQ cannot read those, and closes the
     /// connection that sends one with 541, INTERNAL_ERROR.
-    #[error("field values must be finite: RabbitMQ closes the connection for an infinity or NaN")]
+    #[error("field values must be finite; RabbitMQ closes the connection for an infinity or NaN")]
     NotFinite,
     /// The encoded table would not fit its 32-bit length.
-    #[error("the field table grows over 4 GiB")]
+    #[error("the field table exceeds 4 GiB")]
     TooLarge,
 }
+
+crate::error::debug_shows_chain! { FieldError }
 
 impl FieldTable {
     /// An empty table.

@@ -247,7 +247,7 @@ impl Work {
                     self.ledger.sent(self.number, number);
                     return Some(confirmation);
                 }
-                Err(PublishError::Held(_) | PublishError::TimedOut { .. }) => {
+                Err(PublishError::Gated(_) | PublishError::TimedOut { .. }) => {
                     // An application backs off before it tries again.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }

@@ -8,7 +8,7 @@ use amqp_client_core::proto::ChannelError;
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::{
     CallError, Channel, ConnectError, ConsumeOptions, Message, MessageProperties, OnLoss,
-    OpenError, PublisherOptions, QueueOptions, Target,
+    PublisherOptions, QueueOptions, Target,
 };
 use amqp_client_tokio::Connection;
 use amqp_faults::Error;
@@ -61,7 +61,7 @@ async fn connect(target: &Target) -> Result<Connection, Error> {
 async fn open(connection: &Connection) -> Result<Channel, Error> {
     loop {
         match connection.open_channel().await {
-            Err(OpenError::Ended(ChannelError::Connection(_))) => {}
+            Err(CallError::Ended(ChannelError::Connection(_))) => {}
             other => return Ok(other?),
         }
     }

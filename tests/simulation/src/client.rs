@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, LoginError};
 use amqp_client_core::{
-    CallError, CloseError, Config, ConfirmError, Connection, ConsumerEnd, OpenError, PublishError,
-    Recovery,
+    CallError, Config, ConfirmError, Connection, ConsumerEnd, PublishError, Recovery,
 };
 use fastrand::Rng;
 
@@ -205,11 +204,11 @@ impl Env {
         })
     }
 
-    pub(crate) fn open<T>(&self, result: Result<T, OpenError>) -> Try<T> {
+    pub(crate) fn open<T>(&self, result: Result<T, CallError>) -> Try<T> {
         result.map_err(|error| match &error {
-            OpenError::Ended(error) => self.judge_channel(error),
-            OpenError::TimedOut { .. } => self.judge_timeout(&error),
-            OpenError::Refused(error) => match self.world.script.is_calm() {
+            CallError::Ended(error) => self.judge_channel(error),
+            CallError::TimedOut { .. } => self.judge_timeout(&error),
+            CallError::NoChannel(error) => match self.world.script.is_calm() {
                 true => self.fail(format!("no channel: {error}")),
                 // The connection is over, and says why.
                 false => Again,
@@ -244,7 +243,7 @@ impl Env {
         }
     }
 
-    pub(crate) fn closed(&self, result: Result<(), CloseError>) -> Try<()> {
-        result.map_err(|CloseError(error)| self.judge_connection(&error))
+    pub(crate) fn closed(&self, result: Result<(), ConnectionError>) -> Try<()> {
+        result.map_err(|error| self.judge_connection(&error))
     }
 }

@@ -197,7 +197,7 @@ fn no_more_is_kept_than_may_be() {
         let channel = &mut world.session.channel(id).expect("it is open");
         channel.publish_kept(&route, &RawProperties::EMPTY, vec![0; size])
     };
-    assert_eq!(keep(&mut world, 1), Err(Misuse::NotNow.into()), "there are no confirms");
+    assert_eq!(keep(&mut world, 1), Err(Misuse::NeedsConfirms.into()), "there are no confirms");
     world.confirm(id);
     // One is always taken.
     keep(&mut world, 2000).expect("it is the first");

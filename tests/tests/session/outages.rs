@@ -64,9 +64,9 @@ fn after_the_last_attempt_everything_ends_and_says_why() {
     world.run();
     let error = world.session.check().expect_err("it has given up");
     assert_eq!(
-        error.to_string(),
-        "the peer ended the transport without closing the connection; not recovered after 3 attempts, the last of \
-         which failed: no route to host"
+        format!("{error:?}"),
+        "connection lost, and not recovered after 3 attempts; the last one failed (no route to host): the peer ended the \
+         transport without closing the connection"
     );
     let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
     assert!(world.channel_events().any(|event| *event == closed));

@@ -69,7 +69,7 @@ fn a_message_that_the_broker_refuses_is_given_up_and_not_sent_again() {
         .channel_events()
         .filter_map(|event| match event {
             ChannelEvent::PublishFailed { publish, error } => {
-                assert!(error.to_string().contains("no exchange 'gone'"), "{error}");
+                assert!(format!("{error:?}").contains("no exchange 'gone'"), "{error}");
                 Some(*publish)
             }
             _ => None,

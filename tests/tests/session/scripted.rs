@@ -95,7 +95,7 @@ fn what_ends_the_whole_connection_is_not_asked_for_again_and_again() {
     let report = report.expect("it is recovered");
     let [(entity, error)] = report.failed.as_slice() else { panic!("{:?}", report.failed) };
     assert_eq!(*entity, Entity::Prefetch(id));
-    assert!(error.to_string().contains("no such limits any more"), "{error}");
+    assert!(format!("{error:?}").contains("no such limits any more"), "{error}");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_consumer_that_ends_the_connection_is_left_out_and_ends() {
     assert_eq!(pair.failed_consumers(), [bad], "not {good:?}");
     let [(entity, error)] = pair.report().failed.as_slice() else { panic!("{:?}", pair.events) };
     assert!(matches!(entity, Entity::Consumer { consumer, .. } if *consumer == bad), "{entity}");
-    assert!(error.to_string().contains("530 NOT_ALLOWED"), "{error}");
+    assert!(format!("{error:?}").contains("530 NOT_ALLOWED"), "{error}");
     // It is not tried with the next loss, either.
     pair.cut();
     assert_eq!(recover_from(&mut pair, is_bad), 0);

@@ -58,7 +58,7 @@ fn a_secret_that_comes_amid_an_outage_is_for_the_next_attempt() {
     pair.reconnect(<_>::default());
     // This handshake has begun with what there was; the one after it does not.
     let sent = pair.session.update_secret(Secret::from("late".to_owned()), "renewed");
-    assert_eq!(sent, Err(Misuse::NotNow.into()));
+    assert_eq!(sent, Err(Misuse::NotOpenYet.into()));
     pair.run(accept);
     lose(&mut pair);
     assert_eq!(pair.logins, ["\0guest\0guest", "\0guest\0early", "\0guest\0late"]);
@@ -84,7 +84,7 @@ fn a_secret_that_was_not_sent_because_it_is_too_large_changes_nothing() {
     let mut pair = scene();
     let large = Secret::from("x".repeat(1 << 20));
     let sent = pair.session.update_secret(large, "renewed");
-    assert!(matches!(sent, Err(CommandError::TooLarge { .. })), "{sent:?}");
+    assert!(matches!(sent, Err(CommandError::Misuse(Misuse::TooLarge { .. }))), "{sent:?}");
     lose(&mut pair);
     assert_eq!(pair.logins, ["\0guest\0guest", "\0guest\0guest"]);
 }

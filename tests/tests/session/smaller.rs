@@ -5,8 +5,8 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::{Entity, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, CommandError, FieldTable, Properties, PublishError, RawProperties,
-    ReplyCode, Route, ServerConfig,
+    ChannelEvent, ChannelId, CommandError, FieldTable, Misuse, Properties, PublishError,
+    RawProperties, ReplyCode, Route, ServerConfig,
 };
 
 use crate::pair::{Pair, accept};
@@ -181,9 +181,10 @@ fn requests_that_waited_and_do_not_fit_fail() {
     let failed: Vec<_> = pair
         .channel_events()
         .filter_map(|event| match event {
-            ChannelEvent::Failed { request, error: CommandError::TooLarge { .. } } => {
-                Some(*request)
-            }
+            ChannelEvent::Failed {
+                request,
+                error: CommandError::Misuse(Misuse::TooLarge { .. }),
+            } => Some(*request),
             _ => None,
         })
         .collect();

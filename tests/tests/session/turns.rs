@@ -82,7 +82,7 @@ fn refused(pair: &Pair) -> BTreeMap<ChannelId, Vec<u64>> {
     outcomes(pair, |event| match event {
         ChannelEvent::PublishFailed { publish, error } => {
             let PublishError::Ended(error) = error else { panic!("{error}") };
-            assert!(error.to_string().contains("no such message"), "{error}");
+            assert!(format!("{error:?}").contains("no such message"), "{error}");
             Some((publish.get(), publish.get()))
         }
         _ => None,

@@ -1,6 +1,6 @@
 use amqp_client_core::proto::method::{AccessRequest, QueueBind, QueueDeclare};
 use amqp_client_core::proto::{ChannelError, Initiator, Misuse, OpenChannelError, ReplyCode};
-use amqp_client_core::{CallError, ChannelEvent, OpenError, QueueOptions};
+use amqp_client_core::{CallError, ChannelEvent, QueueOptions};
 
 use super::{assert_refused, behaviours, name};
 
@@ -62,7 +62,7 @@ behaviours! {
         assert_eq!(channel.id().get(), 17);
         channel.queue_declare("", super::temporary()).await?;
         let error = connection.open_channel_numbered(17).await.expect_err("it is in use");
-        assert_eq!(error, OpenError::Refused(OpenChannelError::InUse { number: 17 }));
+        assert_eq!(error, CallError::NoChannel(OpenChannelError::InUse { number: 17 }));
         assert_eq!(connection.open_channel().await?.id().get(), 1);
         channel.close().await?;
         connection.open_channel_numbered(17).await?;
@@ -126,7 +126,7 @@ behaviours! {
             channels.push(connection.open_channel().await?);
         }
         let error = connection.open_channel().await.expect_err("all are in use");
-        let expected = OpenError::Refused(OpenChannelError::Exhausted { channel_max: 8 });
+        let expected = CallError::NoChannel(OpenChannelError::Exhausted { channel_max: 8 });
         assert_eq!(error, expected);
         channels.pop().ok_or("no channel")?.close().await?;
         connection.open_channel().await?;
@@ -140,7 +140,7 @@ behaviours! {
                 // The number is free as soon as the broker has agreed to the close.
                 match connection.open_channel().await {
                     Ok(channel) => break channel,
-                    Err(OpenError::Refused(OpenChannelError::Exhausted { .. })) => {
+                    Err(CallError::NoChannel(OpenChannelError::Exhausted { .. })) => {
                         std::thread::yield_now();
                         let _round_trip = connection.update_secret("guest", "round trip").await;
                     }
@@ -205,7 +205,7 @@ behaviours! {
         let without_answer = QueueDeclare { no_wait: true, ..declare };
         channel.call_no_wait(without_answer.clone())?;
         let error = channel.call(without_answer).await.expect_err("no answer comes");
-        assert_eq!(error, CallError::Misuse(Misuse::NotNow));
+        assert_eq!(error, CallError::Misuse(Misuse::HasNoReply("queue.declare")));
         channel.basic_qos(1).await?;
     }
 

@@ -111,7 +111,7 @@ behaviours! {
         };
         let LoginError::Refused(close) = login else { panic!("{login:?}") };
         assert_eq!(close.reply_code, ReplyCode::ACCESS_REFUSED);
-        assert!(error.to_string().contains("403"), "{error}");
+        assert!(format!("{error:?}").contains("403"), "{error:?}");
     }
 
     async fn an_unknown_virtual_host_is_refused_as_such(world) {
@@ -179,7 +179,7 @@ behaviours! {
         target.endpoints = vec![Endpoint::new("no-such-host.invalid", port)];
         let error = world.open(target).await.expect_err("there is no such host");
         assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
-        assert!(error.to_string().starts_with("no-such-host.invalid:"), "{error}");
+        assert!(error.to_string().contains("no-such-host.invalid:"), "{error}");
     }
 
     async fn a_broker_that_says_nothing_is_given_up_in_time(world) {

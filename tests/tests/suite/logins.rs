@@ -47,7 +47,8 @@ behaviours! {
         target.token_source = Some(Arc::new(|| async { Err(failure("no such account")) }));
         let error = world.open(target).await.expect_err("nothing to log in with");
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
-        assert_eq!(error.to_string(), "no token to log in with: no such account");
+        let expected = "the token source returned no token to log in with: no such account";
+        assert_eq!(format!("{error:?}"), expected);
     }
 
     async fn a_token_that_does_not_come_is_given_up_in_time(world) {
@@ -82,9 +83,10 @@ behaviours! {
         connection.close().await?;
 
         target.token_source = Some(Arc::new(|| async { Err(failure("no such account")) }));
-        let error = world.open(target).await.expect_err("it is down for good").to_string();
-        let last = "not recovered after 4 attempts, the last of which failed: no token to log in with: no such account";
-        assert!(error.contains(last), "{error}");
+        let error = world.open(target).await.expect_err("it is down for good");
+        let last = "not recovered after 4 attempts; the last one failed (the token source returned no token to log in \
+                    with: no such account)";
+        assert!(format!("{error:?}").contains(last), "{error:?}");
     }
 
     async fn a_token_that_the_broker_does_not_know_is_refused_as_such(world) {

@@ -1,7 +1,7 @@
 use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    ChannelEvent, ConfirmError, ConsumeOptions, DeliveryMode, HeldBy, Message, MessageProperties,
-    OnLoss, Overflow, PublishError, PublisherOptions, SendError, TryError,
+    ChannelEvent, ConfirmError, ConsumeOptions, DeliveryMode, Gate, Message, MessageProperties,
+    OnLoss, Overflow, PublishError, PublisherOptions, SendError,
 };
 
 use super::{behaviours, name, next, temporary};
@@ -253,7 +253,7 @@ behaviours! {
                 Err(refused) => break refused,
             }
         };
-        assert_eq!(refused.error, TryError::WouldWait(HeldBy::Window));
+        assert_eq!(refused.error, PublishError::Gated(Gate::Window));
         assert_eq!(refused.body.ok_or("no body")?.len(), 500);
         confirmations.push(publisher.publish(&to, vec![0; 500]).await?);
         // Larger than the window on its own: allowed when nothing else is unconfirmed.

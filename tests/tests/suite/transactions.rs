@@ -75,10 +75,10 @@ behaviours! {
         let failed: Result<(), CallError> = channel
             .transaction(async |_| {
                 queue.publish(&Message::new("no")).await.map_err(ended)?;
-                Err(CallError::Misuse(Misuse::NotNow))
+                Err(CallError::Misuse(Misuse::UnknownConsumer))
             })
             .await;
-        assert_eq!(failed, Err(CallError::Misuse(Misuse::NotNow)));
+        assert_eq!(failed, Err(CallError::Misuse(Misuse::UnknownConsumer)));
         channel
             .transaction(async |_| queue.publish(&Message::new("yes")).await.map_err(ended))
             .await?;
@@ -137,7 +137,7 @@ behaviours! {
 
     async fn a_delivery_that_is_dropped_is_requeued_whatever_becomes_of_the_transaction(world) {
         let observer = world.connection().await?.open_channel().await?;
-        let failed = || CallError::Misuse(Misuse::NotNow);
+        let failed = || CallError::Misuse(Misuse::UnknownConsumer);
         for commits in [true, false] {
             let (channel, queue) = world.queue().await?;
             queue.publish(&Message::new("m")).await?;
@@ -226,6 +226,6 @@ behaviours! {
 fn ended(error: PublishError) -> CallError {
     match error {
         PublishError::Ended(error) => CallError::Ended(error),
-        _ => CallError::Misuse(Misuse::NotNow),
+        _ => CallError::Misuse(Misuse::UnknownConsumer),
     }
 }

@@ -35,6 +35,7 @@ use super::context::Context;
 use super::reconnect::Outage;
 use super::report::{Entity, RecoveryReport};
 use super::topology::Declaration;
+use crate::error::chain;
 use crate::method::Method;
 use crate::time::Instant;
 use crate::{
@@ -105,7 +106,7 @@ impl Repair {
     fn leave_out_condemned(&mut self, outage: &Outage, cx: &Context) {
         let condemned = &outage.condemned;
         let queues = condemned.iter().filter_map(|(entity, error)| match entity {
-            Entity::Queue(name) => Some((name.clone(), error.to_string().into())),
+            Entity::Queue(name) => Some((name.clone(), chain(error).to_string().into())),
             _ => None,
         });
         self.missing = queues.collect();

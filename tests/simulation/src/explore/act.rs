@@ -8,7 +8,7 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{QueueDeclare, QueueDelete};
 use amqp_client_core::proto::{FieldTable, ReplyCode, ShortStr};
 use amqp_client_core::{
-    Channel, ExchangeKind, ExchangeOptions, OpenError, QueueOptions, QueueType,
+    CallError, Channel, ExchangeKind, ExchangeOptions, QueueOptions, QueueType,
 };
 
 use super::client::{Connected, Desk, Task, tried};
@@ -166,7 +166,7 @@ impl Task {
                 let old = self.channels.borrow_mut()[slot].replace(Rc::new(desk));
                 drop(old);
             }
-            Err(OpenError::Ended(error)) => self.judge(&error),
+            Err(CallError::Ended(error)) => self.judge(&error),
             Err(_) => {}
         }
     }
@@ -347,7 +347,7 @@ impl Task {
         shut.stopped.set(true);
         shut.closed.set(true);
         if let Some(Err(error)) = self.perhaps("shutdown", connection.shutdown(grace)).await {
-            self.judge_connection(&error.0);
+            self.judge_connection(&error);
         }
     }
 
@@ -356,7 +356,7 @@ impl Task {
         shut.closed.set(true);
         let closed = connection.close_with(ReplyCode::REPLY_SUCCESS, "enough");
         if let Some(Err(error)) = self.perhaps("connection.close", closed).await {
-            self.judge_connection(&error.0);
+            self.judge_connection(&error);
         }
     }
 }

@@ -41,7 +41,7 @@ impl Task {
         }
         shut.closed.set(true);
         if let Some(Err(error)) = self.within(connection.close(), "connection.close").await {
-            self.judge_connection(&error.0);
+            self.judge_connection(&error);
         }
         self.within(connection.closed(), "connection.closed").await;
         let (registered, called) = (self.callbacks.get(), self.called.load(Ordering::Relaxed));

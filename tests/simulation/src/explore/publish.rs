@@ -5,7 +5,7 @@ use std::rc::Rc;
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{
     Channel, ConfirmError, Confirmation, DeliveryMode, MessageProperties, OnLoss, PublishError,
-    Publisher, PublisherOptions, TryError,
+    Publisher, PublisherOptions,
 };
 use bytes::Bytes;
 
@@ -82,8 +82,8 @@ impl Task {
                 Manner::Try(_) => Some(match publisher.try_publish(&key, body) {
                     Ok(confirmation) => Ok(confirmation),
                     Err(error) => match error.error {
-                        TryError::Failed(error) => Err(error),
-                        _ => return self.not_sent(id),
+                        PublishError::Gated(_) => return self.not_sent(id),
+                        error => Err(error),
                     },
                 }),
                 _ => self.perhaps("publisher.publish", publisher.publish(&key, body)).await,

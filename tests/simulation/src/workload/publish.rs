@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use amqp_client_core::{Confirmation, Publisher, PublisherOptions, TryError};
+use amqp_client_core::{Confirmation, PublishError, Publisher, PublisherOptions};
 
 use super::{declare, leave, queue_name};
 use crate::client::{Env, Try};
@@ -47,9 +47,8 @@ async fn publish_all(
             true => match publisher.try_publish(&to, body) {
                 Ok(confirmation) => Some(confirmation),
                 Err(error) => match error.error {
-                    TryError::WouldWait(_) => None,
-                    TryError::Failed(error) => return env.publish(Err(error)),
-                    other => return Err(env.fail(format!("publishing failed: {other:?}"))),
+                    PublishError::Gated(_) => None,
+                    error => return env.publish(Err(error)),
                 },
             },
             false => match env.perhaps(publisher.publish(&to, body)).await {
