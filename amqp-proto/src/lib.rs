@@ -338,7 +338,7 @@ pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, SessionEvent, Time
 pub use ids::{ChannelId, ConsumerId, DeliveryTag, PublishSeq, RequestId};
 pub use properties::{EncodeProperties, OrDeliveryMode, Properties, RawProperties};
 pub use reply_code::ReplyCode;
-pub use sasl::{Exchange, Mechanism, SaslError};
+pub use sasl::{Mechanism, SaslError, SaslExchange};
 pub use transmit::Transmit;
 pub use wire::{
     Decimal, DecodeError, DecodeErrorKind, Escaped, FieldArray, FieldError, FieldTable, LongStr,

@@ -13,13 +13,13 @@ use crate::wire::{Secret, put_long_octets};
 
 /// A way to log in.
 ///
-/// A mechanism is shared by all connections of a configuration; each login begins an [`Exchange`] of its own. Closures
+/// A mechanism is shared by all connections of a configuration; each login begins an [`SaslExchange`] of its own. Closures
 /// are exchanges, so a mechanism of one's own is a few lines. Clients call both while they hold the lock of the connection, so
 /// neither may block or use handles of that connection.
 ///
 ///
 /// ```
-/// use amqp_proto::{Exchange, Mechanism, SaslError, Secret};
+/// use amqp_proto::{SaslExchange, Mechanism, SaslError, Secret};
 ///
 /// /// RabbitMQ's demonstration of challenges.
 /// #[derive(Debug)]
@@ -30,7 +30,7 @@ use crate::wire::{Secret, put_long_octets};
 ///         "RABBIT-CR-DEMO"
 ///     }
 ///
-///     fn begin(&self) -> Box<dyn Exchange> {
+///     fn begin(&self) -> Box<dyn SaslExchange> {
 ///         Box::new(|challenge: Option<&[u8]>| {
 ///             Ok(Secret::from(match challenge {
 ///                 None => "guest",
@@ -45,7 +45,7 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
     fn name(&self) -> &str;
 
     /// Begins one login.
-    fn begin(&self) -> Box<dyn Exchange>;
+    fn begin(&self) -> Box<dyn SaslExchange>;
 
     /// Returns this mechanism with a new secret, which [`Session::update_secret`](crate::session::Session::update_secret) got. The
     /// session logs in with it from then on. `None`, the default, keeps the mechanism as it is.
@@ -55,7 +55,7 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
 }
 
 /// One login under way.
-pub trait Exchange: Send {
+pub trait SaslExchange: Send {
     /// The response to a challenge, or, without one, the first response.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ pub trait Exchange: Send {
     fn respond(&mut self, challenge: Option<&[u8]>) -> Result<Secret, SaslError>;
 }
 
-impl<F> Exchange for F
+impl<F> SaslExchange for F
 where
     F: FnMut(Option<&[u8]>) -> Result<Secret, SaslError> + Send,
 {
@@ -108,7 +108,7 @@ impl Mechanism for Plain {
         "PLAIN"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         let (username, password) = (self.username.as_bytes(), self.password.expose().as_bytes());
         single([&[0], username, &[0], password].concat())
     }
@@ -138,7 +138,7 @@ impl Mechanism for AmqPlain {
         "AMQPLAIN"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         let fields = [("LOGIN", self.username.as_str()), ("PASSWORD", self.password.expose())];
         // It does not grow: that would leave copies behind.
         let size = fields.iter().map(|(name, value)| 1 + name.len() + 5 + value.len()).sum();
@@ -168,7 +168,7 @@ impl Mechanism for External {
         "EXTERNAL"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         single("")
     }
 }
@@ -183,13 +183,13 @@ impl Mechanism for Anonymous {
         "ANONYMOUS"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         single("")
     }
 }
 
 /// An exchange of one response.
-fn single(response: impl Into<Secret>) -> Box<dyn Exchange> {
+fn single(response: impl Into<Secret>) -> Box<dyn SaslExchange> {
     let response = response.into();
     Box::new(move |challenge: Option<&[u8]>| match challenge {
         None => Ok(response.clone()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use amqp_client_core::proto::{
-    ConnectionError, Exchange, LoginError, Mechanism, SaslError, Secret,
+    ConnectionError, LoginError, Mechanism, SaslError, SaslExchange, Secret,
 };
 use amqp_client_core::{ConnectError, Target};
 use amqp_client_tokio::Connection;
@@ -20,7 +20,7 @@ impl Mechanism for Demo {
         "RABBIT-CR-DEMO"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         let answer = self.answer;
         Box::new(move |challenge: Option<&[u8]>| match challenge {
             None => Ok(Secret::from("guest")),

@@ -285,7 +285,7 @@ impl Channel {
         let outgoing = Outgoing { heads, publisher: None, kept: None };
         self.connection().shared().let_driver_run().await;
         // Fast path: most often, the message can be sent at once.
-        match self.publish_now(&outgoing, body, None) {
+        match self.try_publish(&outgoing, body, None) {
             Ok(_) => Ok(()),
             Err(NotNow::Failed(error, _)) => Err(error),
             Err(NotNow::Wait(_, body)) => {

@@ -124,7 +124,7 @@ impl Channel {
                     return Poll::Pending;
                 };
                 let mut waiter = Waiter { turn: &mut turn, task: &mut task };
-                match self.publish_now(outgoing, given, Some(&mut waiter)) {
+                match self.try_publish(outgoing, given, Some(&mut waiter)) {
                     Ok(seq) => return Poll::Ready(Ok(seq)),
                     Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
                     Err(NotNow::Wait(by, given)) => {
@@ -239,7 +239,7 @@ impl Channel {
     }
 
     /// Publishes, or says why not, and gives the body back. With a waiter, its task is woken when it may go on.
-    pub(crate) fn publish_now<B: Body>(
+    pub(crate) fn try_publish<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use amqp_proto::uri::Password;
-use amqp_proto::{Exchange, Mechanism, SaslError, Secret};
+use amqp_proto::{Mechanism, SaslError, SaslExchange, Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
 
@@ -36,7 +36,7 @@ impl Mechanism for CramMd5 {
         "CRAM-MD5"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         let own = self.clone();
         let mut challenged = false;
         Box::new(move |challenge: Option<&[u8]>| match challenge {

@@ -232,7 +232,7 @@ impl Publisher {
         let outgoing = self.outgoing(heads, kept);
         self.channel.connection().shared().let_driver_run().await;
         // Fast path: most often, the message can be sent at once.
-        let seq = match self.channel.publish_now(&outgoing, body, None) {
+        let seq = match self.channel.try_publish(&outgoing, body, None) {
             Ok(seq) => seq,
             Err(NotNow::Failed(error, _)) => return Err(error),
             Err(NotNow::Wait(_, body)) => {
@@ -248,7 +248,7 @@ impl Publisher {
         kept: Option<&RawProperties>,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        match self.channel.publish_now(&self.outgoing(heads, kept), body, None) {
+        match self.channel.try_publish(&self.outgoing(heads, kept), body, None) {
             Ok(seq) => Ok(self.confirmation(seq)),
             Err(NotNow::Wait(by, body)) => {
                 Err(TryPublishError { body: Some(body), error: PublishError::Gated(by) })

@@ -10,8 +10,8 @@ use amqp_client_core::proto::method::{
     ConnectionClose, ConnectionSecure, ConnectionStart, QueueDeclareOk,
 };
 use amqp_client_core::proto::{
-    ConnectionError, DecodeErrorKind, Exchange, LoginError, LongStr, Mechanism, OpenChannelError,
-    SaslError, Secret, Violation, WrongProtocol,
+    ConnectionError, DecodeErrorKind, LoginError, LongStr, Mechanism, OpenChannelError, SaslError,
+    SaslExchange, Secret, Violation, WrongProtocol,
 };
 
 use crate::scene::{Scene, now, peak, poll_once};
@@ -175,7 +175,7 @@ impl Mechanism for Challenged {
         "CHALLENGED"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         Box::new(|challenge: Option<&[u8]>| {
             Ok(Secret::from(challenge.unwrap_or_default().to_vec()))
         })

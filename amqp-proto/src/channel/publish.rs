@@ -68,7 +68,7 @@ impl Channel<'_> {
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
         self.check_may_publish()?;
-        self.publish_now(route, properties, body)
+        self.publish_unchecked(route, properties, body)
     }
 
     #[inline]
@@ -81,7 +81,7 @@ impl Channel<'_> {
     }
 
     /// Publishes without checking whether content may be sent now, for messages that were accepted before.
-    pub(crate) fn publish_now(
+    pub(crate) fn publish_unchecked(
         &mut self,
         route: &Route<'_>,
         properties: &impl EncodeProperties,

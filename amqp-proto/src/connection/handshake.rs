@@ -14,7 +14,7 @@ use crate::method::{
     ConnectionOpen, ConnectionOpenOk, ConnectionSecure, ConnectionSecureOk, ConnectionStart,
     ConnectionStartOk, ConnectionTune, ConnectionTuneOk, Method,
 };
-use crate::sasl::Exchange;
+use crate::sasl::SaslExchange;
 use crate::wire::{FieldTable, LongStr, ShortStr};
 use crate::{
     CommandError, ConnectionError, FRAME_MIN_SIZE, LoginError, Misuse, SaslError, Violation,
@@ -53,7 +53,7 @@ pub(super) enum Handshake {
 /// The client's SASL exchange.
 pub(super) struct Login {
     mechanism: String,
-    exchange: Box<dyn Exchange>,
+    exchange: Box<dyn SaslExchange>,
     challenges: u32,
 }
 

@@ -83,10 +83,10 @@ impl Context {
             let route = self.topology.redirect(&route);
             let marked = message.sent.then(|| marked(message)).flatten();
             let properties = marked.as_ref().unwrap_or(&message.properties);
-            let mut sent = channel.publish_now(&route, properties, &message.body);
+            let mut sent = channel.publish_unchecked(&route, properties, &message.body);
             if sent.is_err() && marked.is_some() {
                 // The mark does not fit. The message may, as it did before.
-                sent = channel.publish_now(&route, &message.properties, &message.body);
+                sent = channel.publish_unchecked(&route, &message.properties, &message.body);
             }
             match sent {
                 Ok(number) => {

@@ -4,7 +4,6 @@
 //! cut from rides along, so that fields which outlive the call share its memory instead of copying it.
 
 mod error;
-mod names;
 mod primitive;
 mod table;
 mod text;
@@ -12,19 +11,18 @@ mod value;
 
 pub(crate) use error::unwrapped;
 pub use error::{DecodeError, DecodeErrorKind};
-pub use names::TooLong;
 pub use table::{FieldArray, FieldError, FieldTable, Fields};
 pub(crate) use text::wipe;
 pub(crate) use text::write_escaped;
-pub use text::{Escaped, LongStr, Secret, ShortStr};
+pub use text::{Escaped, LongStr, Secret, ShortStr, TooLong};
 pub use value::{Decimal, Timestamp, Value};
 
-pub(crate) use names::checked_short;
 pub(crate) use primitive::{
     Wire, bit_set, long_octets, octets, put_long_octets, short_octets, u8_be, u16_be, u32_be,
     u64_be,
 };
 pub(crate) use table::check_fields;
+pub(crate) use text::checked_short;
 
 use bytes::Bytes;
 

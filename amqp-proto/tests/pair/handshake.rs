@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use amqp_proto::sasl::{Anonymous, External, Plain};
 use amqp_proto::{
-    ClientConfig, ConnectionError, Event, Exchange, Initiator, LoginError, Mechanism, ReplyCode,
-    SaslError, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
+    ClientConfig, ConnectionError, Event, Initiator, LoginError, Mechanism, ReplyCode, SaslError,
+    SaslExchange, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -86,7 +86,7 @@ impl Mechanism for Counting {
         "COUNTING"
     }
 
-    fn begin(&self) -> Box<dyn Exchange> {
+    fn begin(&self) -> Box<dyn SaslExchange> {
         let mut round = 0;
         Box::new(move |challenge: Option<&[u8]>| {
             round += 1;
