@@ -1,13 +1,12 @@
 //! Putting a message together from its method, header and body frames.
 
-use alloc::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
 
+use crate::body_pool::BodyPool;
 use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
 use crate::frame::{FrameHead, FrameKind};
-use crate::link::Link;
 use crate::method::{BasicPublish, BasicReturn};
+use crate::outbound::Outbound;
 use crate::wire::unwrapped;
 use crate::{
     ConsumerId, DecodeError, DecodeErrorKind, RawProperties, ShortStr, Unusable, Violation,
@@ -15,56 +14,6 @@ use crate::{
 
 /// Content carries properties of this class only.
 const BASIC: u16 = 60;
-
-/// Where bodies of several frames were put together: memory for others, once nobody holds those any more. Memory that is
-/// fresh from the system costs more than what is done with it.
-#[derive(Debug, Default)]
-pub(crate) struct Spare {
-    /// Each with the size of its allocation, the oldest first.
-    bodies: VecDeque<(BytesMut, usize)>,
-    octets: usize,
-}
-
-/// How much of such memory is remembered.
-const SPARE_MAX: usize = 4 * 1024 * 1024;
-
-/// How much larger than the body such memory may be. The body keeps all of it alive, and only its own size is counted.
-const SPARE_EXCESS: usize = 4;
-
-impl Spare {
-    /// Room for a body of that size, if there is some already.
-    fn take(&mut self, size: usize) -> BytesMut {
-        if size > SPARE_MAX {
-            return BytesMut::new();
-        }
-        let fitting = size..=size.saturating_mul(SPARE_EXCESS);
-        // All of the allocation is reclaimed or nothing: the room behind a body that is still held would keep that one alive.
-        let free = self.bodies.iter_mut().position(|(body, allocation)| {
-            fitting.contains(allocation) && body.try_reclaim(*allocation)
-        });
-        let Some((body, allocation)) = free.and_then(|index| self.bodies.remove(index)) else {
-            return BytesMut::new();
-        };
-        self.octets -= allocation;
-        body
-    }
-
-    /// Splits the body off, and remembers where it is.
-    fn finish(&mut self, mut body: BytesMut) -> Bytes {
-        // From the beginning of the allocation on, as nothing was split off before.
-        let allocation = body.capacity();
-        let whole = body.split().freeze();
-        if allocation > 0 && allocation <= SPARE_MAX {
-            self.octets += allocation;
-            self.bodies.push_back((body, allocation));
-        }
-        while self.octets > SPARE_MAX {
-            let Some((_, allocation)) = self.bodies.pop_front() else { break };
-            self.octets -= allocation;
-        }
-        whole
-    }
-}
 
 /// The first method of a message, waiting for the rest.
 #[derive(Debug)]
@@ -130,7 +79,7 @@ impl Incoming {
     pub(crate) fn header(
         &mut self,
         payload: &Bytes,
-        link: &Link,
+        outbound: &Outbound,
     ) -> Result<(), crate::ConnectionError> {
         if self.header.is_some() {
             return Err(unexpected(FrameKind::Header, "a body frame").into());
@@ -145,8 +94,8 @@ impl Incoming {
         let body_max = match self.method {
             // A message that comes back may be as large as those that were sent, whatever is taken in from others: otherwise
             // it could not be attributed to a publish.
-            ContentMethod::Return(_) => link.limits.body_max.max(link.returnable),
-            _ => link.limits.body_max,
+            ContentMethod::Return(_) => outbound.limits.body_max.max(outbound.returnable),
+            _ => outbound.limits.body_max,
         };
         let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
         let unusable = (body_size > body_max).then_some(too_large);
@@ -156,7 +105,11 @@ impl Incoming {
 
     /// Takes a part of the body, and says how much of it had to be kept apart. Memory grows with what has come, not with
     /// what is announced; but where an earlier body was that nobody holds any more, there is room already.
-    pub(crate) fn body(&mut self, payload: Bytes, spare: &mut Spare) -> Result<usize, Violation> {
+    pub(crate) fn body(
+        &mut self,
+        payload: Bytes,
+        body_pool: &mut BodyPool,
+    ) -> Result<usize, Violation> {
         let Some(header) = &self.header else {
             return Err(unexpected(FrameKind::Body, "a content header"));
         };
@@ -172,7 +125,7 @@ impl Incoming {
             return Ok(0);
         }
         if self.body.is_empty() {
-            self.body = spare.take(usize::try_from(header.body_size).unwrap_or(usize::MAX));
+            self.body = body_pool.take(usize::try_from(header.body_size).unwrap_or(usize::MAX));
         }
         self.body.extend_from_slice(&payload);
         Ok(payload.len())
@@ -222,8 +175,8 @@ impl Incoming {
     }
 
     /// Returns the complete message.
-    pub(crate) fn into_complete(self, spare: &mut Spare) -> Complete {
-        let body = self.single.unwrap_or_else(|| spare.finish(self.body));
+    pub(crate) fn into_complete(self, body_pool: &mut BodyPool) -> Complete {
+        let body = self.single.unwrap_or_else(|| body_pool.finish(self.body));
         debug_assert!(self.header.is_some(), "a message without a header is not complete");
         let (properties, unusable) = self
             .header
@@ -294,62 +247,5 @@ pub(crate) fn arguments_of(payload: &[u8]) -> Result<DeliverArguments<'_>, Decod
     match DeliverArguments::deliver(payload) {
         Ok((_, arguments)) => Ok(arguments),
         Err(error) => Err(unwrapped(error).within("basic.deliver")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put_together(spare: &mut Spare, size: usize) -> Bytes {
-        let mut body = spare.take(size);
-        body.extend_from_slice(&alloc::vec![7; size]);
-        spare.finish(body)
-    }
-
-    #[test]
-    fn bodies_are_put_together_where_earlier_ones_were() {
-        let mut spare = Spare::default();
-        let first = put_together(&mut spare, 300_000);
-        let at = first.as_ptr();
-        let second = put_together(&mut spare, 300_000);
-        assert_ne!(second.as_ptr(), at, "the first is still held");
-        drop(first);
-        let third = put_together(&mut spare, 200_000);
-        assert_eq!(third.as_ptr(), at);
-        assert!(second.iter().chain(&third).all(|octet| *octet == 7));
-    }
-
-    #[test]
-    fn a_body_does_not_keep_a_much_larger_allocation() {
-        let mut spare = Spare::default();
-        let size = SPARE_MAX / 2;
-        let large = put_together(&mut spare, size);
-        let at = large.as_ptr() as usize;
-        let inside = |body: &Bytes| (at..at + size).contains(&(body.as_ptr() as usize));
-        drop(large);
-        let small = put_together(&mut spare, 131_100);
-        assert!(!inside(&small), "it would keep 2 MiB");
-        let half = put_together(&mut spare, size / 2);
-        assert!(inside(&half), "there is room for it");
-        // The other half of that allocation is not used while this half is held.
-        assert!(!inside(&put_together(&mut spare, size / 2)));
-        // What is remembered is counted as it is, not as it was used.
-        assert!(spare.octets <= SPARE_MAX);
-        assert_eq!(
-            spare.octets,
-            spare.bodies.iter().map(|(_, allocation)| *allocation).sum::<usize>()
-        );
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut spare = Spare::default();
-        let held: alloc::vec::Vec<_> = (0..50).map(|_| put_together(&mut spare, 300_000)).collect();
-        assert!(spare.octets <= SPARE_MAX && spare.bodies.len() <= SPARE_MAX / 300_000);
-        assert!(put_together(&mut spare, SPARE_MAX + 1).len() > SPARE_MAX);
-        assert!(spare.octets <= SPARE_MAX);
-        drop(held);
-        assert!(spare.take(SPARE_MAX + 1).is_empty());
     }
 }

@@ -298,6 +298,7 @@ extern crate alloc;
 extern crate std;
 
 mod body;
+mod body_pool;
 mod channel;
 pub mod config;
 mod connection;
@@ -312,8 +313,8 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
-mod link;
 pub mod method;
+mod outbound;
 mod properties;
 mod reply_code;
 pub mod sasl;

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{ChannelState, Unsettled};
-use crate::link::Link;
+use crate::outbound::Outbound;
 use crate::{ConnectionError, ConsumerId, DeliveryTag, Misuse, Oversized};
 
 /// Deliveries that stay unacknowledged because the application never got them: for good ([`Oversized::Hold`]), or until the
@@ -76,20 +76,20 @@ impl ChannelState {
     /// Holds, requeues or rejects a delivery that cannot be taken in, as the limits say.
     pub(super) fn put_aside(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: u64,
         no_ack: bool,
         consumer: Option<ConsumerId>,
         of_stream: bool,
     ) -> Result<(), ConnectionError> {
-        let requeue = match link.limits.oversized {
+        let requeue = match outbound.limits.oversized {
             _ if no_ack => return Ok(()),
             Oversized::Hold => false,
-            _ if of_stream => return self.requeue(link, tag, no_ack, of_stream),
+            _ if of_stream => return self.requeue(outbound, tag, no_ack, of_stream),
             Oversized::Requeue => true,
-            Oversized::Reject => return self.reject(link, tag, no_ack, false),
+            Oversized::Reject => return self.reject(outbound, tag, no_ack, false),
         };
-        link.requeues |= requeue;
+        outbound.requeues |= requeue;
         self.held.add(HeldDelivery { tag, consumer, of_stream, requeue }, &self.unsettled);
         Ok(())
     }
@@ -97,30 +97,30 @@ impl ChannelState {
     /// Requeues what is held for a consumer that has ended.
     pub(super) fn release_held(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         consumer: ConsumerId,
     ) -> Result<(), ConnectionError> {
         let of_it = self.held.deliveries.iter().filter(|held| held.consumer == Some(consumer));
         let released: Vec<_> = of_it.copied().collect();
         for HeldDelivery { tag, of_stream, .. } in released {
             // Does nothing for those that were settled by their tags.
-            self.requeue(link, tag, false, of_stream)?;
+            self.requeue(outbound, tag, false, of_stream)?;
         }
         self.held.forget_settled(&self.unsettled);
         Ok(())
     }
 
     /// The pause is over: requeues what waits for it.
-    pub(crate) fn requeue_held(&mut self, link: &mut Link) -> Result<(), ConnectionError> {
+    pub(crate) fn requeue_held(&mut self, outbound: &mut Outbound) -> Result<(), ConnectionError> {
         let due = self.held.deliveries.iter().filter(|held| held.requeue);
         let due: Vec<_> = due.map(|held| held.tag).collect();
         for tag in due {
             // Does nothing for those that were settled by their tags.
-            self.reject(link, tag, false, true)?;
+            self.reject(outbound, tag, false, true)?;
         }
         self.held.forget_settled(&self.unsettled);
         // What the application has settled in a transaction is looked at again: it may be rolled back.
-        link.requeues |= self.held.deliveries.iter().any(|held| held.requeue);
+        outbound.requeues |= self.held.deliveries.iter().any(|held| held.requeue);
         Ok(())
     }
 

@@ -28,11 +28,11 @@ use requests::Requests;
 use transaction::Transaction;
 
 use crate::content::Incoming;
-use crate::link::{Link, Role};
 use crate::method::{
     Arguments as _, BasicCancel, BasicNack, BasicRecoverAsync, BasicReject, ChannelClose, Method,
     MethodFacts, Request, TxCommit, TxRollback,
 };
+use crate::outbound::{Outbound, Role};
 use crate::{
     ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConnectionError, ConsumerId,
     DeliveryTag, Gate, Misuse, ReplyCode, RequestId, ShortStr,
@@ -44,7 +44,7 @@ use crate::{
 /// and one after the other without waiting: requests are pipelined, and each reply is matched to its request.
 pub struct Channel<'a> {
     pub(super) state: &'a mut ChannelState,
-    pub(super) link: &'a mut Link,
+    pub(super) outbound: &'a mut Outbound,
 }
 
 /// The state of one channel.
@@ -61,7 +61,7 @@ pub(crate) struct ChannelState {
     held: Held,
     /// Whether the peer accepts messages (`channel.flow`).
     flow: bool,
-    /// Whether the channel is in the link's list of channels to flush.
+    /// Whether the channel is in the connection's list of channels to flush.
     listed: bool,
     /// Whether the channel is counted among those that wait for the peer; see [`note_awaiting`](Self::note_awaiting).
     awaits: bool,
@@ -167,24 +167,24 @@ impl Channel<'_> {
         self.check_open()?;
         self.check_mode(&request)?;
         self.check_consumer(&request)?;
-        if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.link.role) {
+        if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.outbound.role) {
             // Only after the reply no more deliveries arrive: then the tag is free, and held messages can be requeued.
             cancel.no_wait = false;
         }
         self.flush_acks();
-        self.link.send(self.state.id.0, &request)?;
-        let id = id.unwrap_or_else(|| self.link.next_request());
+        self.outbound.send(self.state.id.0, &request)?;
+        let id = id.unwrap_or_else(|| self.outbound.next_request());
         let effect = self.state.started(id, request, answered);
         if let (Effect::Cancel { tag, consumer: Some(consumer) }, false) = (&effect, answered) {
-            self.state.give_up(self.link, tag, *consumer);
+            self.state.give_up(self.outbound, tag, *consumer);
         }
         if answered || matches!(effect, Effect::Cancel { .. }) {
             self.state.pending.push(Pending { id, method, effect, abandoned: !answered });
-            self.state.note_awaiting(self.link);
+            self.state.note_awaiting(self.outbound);
         }
         match method.id {
-            id if id == TxCommit::FACTS.id => self.state.transaction_ended(self.link, true),
-            id if id == TxRollback::FACTS.id => self.state.transaction_ended(self.link, false),
+            id if id == TxCommit::FACTS.id => self.state.transaction_ended(self.outbound, true),
+            id if id == TxRollback::FACTS.id => self.state.transaction_ended(self.outbound, false),
             _ => {}
         }
         Ok(id)
@@ -199,7 +199,7 @@ impl Channel<'_> {
             Effect::Consume { tag, .. } => self.state.consumers.abandon(tag.as_bytes()),
             Effect::Cancel { tag, consumer: Some(consumer) } => {
                 let (tag, consumer) = (tag.clone(), *consumer);
-                self.state.give_up(self.link, &tag, consumer);
+                self.state.give_up(self.outbound, &tag, consumer);
             }
             _ => {}
         }
@@ -218,7 +218,7 @@ impl Channel<'_> {
             // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
             Some(starting) => starting.abandoned = true,
             None => {
-                self.state.cancel_unwanted(self.link, consumer_tag.clone(), true);
+                self.state.cancel_unwanted(self.outbound, consumer_tag.clone(), true);
             }
         }
     }
@@ -239,7 +239,7 @@ impl Channel<'_> {
             return None;
         }
         self.state.consumers.abandon(consumer_tag.as_bytes());
-        Some(self.state.cancel_unwanted(self.link, consumer_tag.clone(), false))
+        Some(self.state.cancel_unwanted(self.outbound, consumer_tag.clone(), false))
     }
 
     /// Returns the consumer with this tag, if its deliveries are wanted.
@@ -307,7 +307,7 @@ impl Channel<'_> {
         self.flush_acks();
         self.state.unsettled.settle(delivery)?;
         let reject = BasicReject { delivery_tag: delivery.0, requeue };
-        self.link.send_small(self.state.id.0, &reject);
+        self.outbound.send_small(self.state.id.0, &reject);
         Ok(())
     }
 
@@ -322,7 +322,7 @@ impl Channel<'_> {
             return self.ack(delivery);
         }
         self.flush_acks();
-        Ok(self.state.nack(self.link, delivery, requeue)?)
+        Ok(self.state.nack(self.outbound, delivery, requeue)?)
     }
 
     /// Returns all unacknowledged deliveries up to and including this one; tag 0 means all. See [`nack`](Self::nack).
@@ -334,21 +334,21 @@ impl Channel<'_> {
         self.flush_acks();
         if let Some(others) = self.state.around_held(delivery)? {
             for other in others {
-                self.state.nack(self.link, other, requeue)?;
+                self.state.nack(self.outbound, other, requeue)?;
             }
             return Ok(());
         }
-        if self.link.nacks {
+        if self.outbound.nacks {
             let delivery_tag = self.state.unsettled.settle_up_to(delivery)?;
             let nack = BasicNack { delivery_tag, multiple: true, requeue };
-            self.link.send_small(self.state.id.0, &nack);
+            self.outbound.send_small(self.state.id.0, &nack);
             return Ok(());
         }
         // `basic.reject` has no `multiple`.
         let covers = |oldest: &DeliveryTag| delivery.0 == 0 || *oldest <= delivery;
         let mut rejected = Err(Misuse::UnknownDelivery(delivery.0));
         while let Some(oldest) = self.state.unsettled.oldest().filter(covers) {
-            rejected = self.state.nack(self.link, oldest, requeue);
+            rejected = self.state.nack(self.outbound, oldest, requeue);
             rejected?;
         }
         Ok(rejected?)
@@ -367,7 +367,7 @@ impl Channel<'_> {
         settlement: Settlement,
     ) -> Result<(), CommandError> {
         self.check_open()?;
-        Ok(self.state.settle_apart(self.link, delivery, settlement)?)
+        Ok(self.state.settle_apart(self.outbound, delivery, settlement)?)
     }
 
     /// Requeues all unacknowledged deliveries without blame, including those in flight. Use this for a channel that is about to be
@@ -377,7 +377,7 @@ impl Channel<'_> {
     /// On a transactional channel, this rolls the transaction back, which the close would do as well. Does nothing if the peer has
     /// not announced `basic.nack`.
     pub fn requeue_all(&mut self) {
-        if !self.link.nacks || self.check_open().is_err() {
+        if !self.outbound.nacks || self.check_open().is_err() {
             return;
         }
         // In a transaction, acknowledgements that were not sent yet are uncommitted as well.
@@ -388,12 +388,12 @@ impl Channel<'_> {
         if !(unsettled || coming) {
             return;
         }
-        self.state.requeue_all(self.link, |state, link| {
+        self.state.requeue_all(self.outbound, |state, outbound| {
             // No delivery is unsettled here if all of them are still in flight.
             let _none = state.unsettled.settle_up_to(DeliveryTag(0));
             // Tag 0 covers deliveries that the broker has sent and this side has not received, which the last known tag would not.
             let nack = BasicNack { delivery_tag: 0, multiple: true, requeue: true };
-            link.send_small(state.id.0, &nack);
+            outbound.send_small(state.id.0, &nack);
         });
     }
 
@@ -411,7 +411,7 @@ impl Channel<'_> {
         self.check_open()?;
         self.flush_acks();
         self.state.unsettled.recover(false);
-        self.link.send_small(self.state.id.0, &BasicRecoverAsync { requeue });
+        self.outbound.send_small(self.state.id.0, &BasicRecoverAsync { requeue });
         Ok(())
     }
 
@@ -435,7 +435,7 @@ impl Channel<'_> {
             method_id,
             ..Close::local(Some(self.state.id), reply_code, reply_text)
         };
-        self.link.send_small(
+        self.outbound.send_small(
             self.state.id.0,
             &ChannelClose {
                 reply_code: reply_code.0,
@@ -445,7 +445,7 @@ impl Channel<'_> {
             },
         );
         self.state.phase = Phase::Closing(close);
-        self.state.note_awaiting(self.link);
+        self.state.note_awaiting(self.outbound);
     }
 
     /// Checks whether a message may be published right now.
@@ -454,9 +454,9 @@ impl Channel<'_> {
     /// The gate that is shut.
     pub fn check_gate(&self) -> Result<(), Gate> {
         match () {
-            () if self.link.blocked => Err(Gate::Blocked),
+            () if self.outbound.blocked => Err(Gate::Blocked),
             () if !self.state.flow => Err(Gate::Flow),
-            () if self.link.is_full() => Err(Gate::Full),
+            () if self.outbound.is_full() => Err(Gate::Full),
             () => Ok(()),
         }
     }
@@ -501,11 +501,11 @@ impl Channel<'_> {
     pub fn send(&mut self, method: impl Into<Method>) -> Result<(), CommandError> {
         self.check_open()?;
         self.check_server()?;
-        self.link.send(self.state.id.0, &method.into())
+        self.outbound.send(self.state.id.0, &method.into())
     }
 
     fn check_server(&self) -> Result<(), Misuse> {
-        match self.link.role {
+        match self.outbound.role {
             Role::Server => Ok(()),
             Role::Client => Err(Misuse::WrongSide("server")),
         }
@@ -515,12 +515,12 @@ impl Channel<'_> {
     /// in registers.
     #[inline]
     pub(crate) const fn reborrow(&mut self) -> Channel<'_> {
-        Channel { state: self.state, link: self.link }
+        Channel { state: self.state, outbound: self.outbound }
     }
 
     /// Reserves a number for a request that is made later.
     pub(crate) const fn reserve_request(&mut self) -> RequestId {
-        self.link.next_request()
+        self.outbound.next_request()
     }
 
     /// Returns whether commands reach the peer: the channel is open or opening. Its close may still be among the events to
@@ -532,14 +532,14 @@ impl Channel<'_> {
     #[inline]
     fn check_open(&self) -> Result<(), ChannelError> {
         match &self.state.phase {
-            Phase::Opening | Phase::Open if self.link.closing.is_none() => Ok(()),
+            Phase::Opening | Phase::Open if self.outbound.closing.is_none() => Ok(()),
             _ => self.why_closed(),
         }
     }
 
     #[cold]
     fn why_closed(&self) -> Result<(), ChannelError> {
-        match (&self.state.phase, &self.link.closing) {
+        match (&self.state.phase, &self.outbound.closing) {
             (Phase::Closed(error), _) => Err(error.clone()),
             (_, Some(close)) => Err(ConnectionError::Closed(close.clone()).into()),
             (Phase::Closing(close), None) => Err(ChannelError::Closed(close.clone())),
@@ -561,7 +561,7 @@ impl Channel<'_> {
         match method {
             Method::BasicConsume(consume)
                 if self.state.consumers.contains(&consume.consumer_tag)
-                    && self.link.role == Role::Client =>
+                    && self.outbound.role == Role::Client =>
             {
                 Err(Misuse::ConsumerTagInUse)
             }
@@ -570,11 +570,11 @@ impl Channel<'_> {
     }
 
     fn list_for_flush(&mut self) {
-        self.state.list_for_flush(self.link);
+        self.state.list_for_flush(self.outbound);
     }
 
     fn flush_acks(&mut self) {
-        self.state.flush_acks(self.link);
+        self.state.flush_acks(self.outbound);
     }
 }
 
@@ -591,25 +591,25 @@ impl ChannelState {
 
     /// Updates the number of channels that wait for the peer. Called after each change, so that the number is known without a look at
     /// all channels.
-    fn note_awaiting(&mut self, link: &mut Link) {
+    fn note_awaiting(&mut self, outbound: &mut Outbound) {
         let awaits = self.awaits_peer();
         if awaits != self.awaits {
             self.awaits = awaits;
             if awaits {
-                link.awaiting += 1;
+                outbound.awaiting += 1;
             } else {
-                debug_assert!(link.awaiting > 0, "this channel was counted");
-                link.awaiting = link.awaiting.saturating_sub(1);
+                debug_assert!(outbound.awaiting > 0, "this channel was counted");
+                outbound.awaiting = outbound.awaiting.saturating_sub(1);
             }
         }
     }
 
     /// Like `note_awaiting`, after a publish that will be confirmed.
     #[inline]
-    fn note_unconfirmed(&mut self, link: &mut Link) {
+    fn note_unconfirmed(&mut self, outbound: &mut Outbound) {
         if !self.awaits {
             self.awaits = true;
-            link.awaiting += 1;
+            outbound.awaiting += 1;
         }
     }
 
@@ -631,39 +631,44 @@ impl ChannelState {
 
     /// Notes that there is something to send at the end of the turn.
     #[inline]
-    fn list_for_flush(&mut self, link: &mut Link) {
+    fn list_for_flush(&mut self, outbound: &mut Outbound) {
         if !self.listed {
             self.listed = true;
-            link.unflushed.push(self.id);
+            outbound.unflushed.push(self.id);
         }
     }
 
     /// Sends the acknowledgements since the last flush. Called before anything else is queued on the channel, to keep the order of
     /// the caller's commands.
     #[inline]
-    fn flush_acks(&mut self, link: &mut Link) {
+    fn flush_acks(&mut self, outbound: &mut Outbound) {
         if self.unsettled.needs_flush() {
-            self.unsettled.flush(|ack| link.send_small(self.id.0, &ack));
+            self.unsettled.flush(|ack| outbound.send_small(self.id.0, &ack));
         }
     }
 
     /// Like `flush_acks`, at the end of a turn.
-    pub(crate) fn flush_listed(&mut self, link: &mut Link) {
+    pub(crate) fn flush_listed(&mut self, outbound: &mut Outbound) {
         self.listed = false;
         if matches!(self.phase, Phase::Opening | Phase::Open) {
-            self.flush_acks(link);
-            self.commit_apart(link);
+            self.flush_acks(outbound);
+            self.commit_apart(outbound);
         }
     }
 
     /// Returns a delivery without blame. Flush first.
-    fn nack(&mut self, link: &mut Link, tag: DeliveryTag, requeue: bool) -> Result<(), Misuse> {
+    fn nack(
+        &mut self,
+        outbound: &mut Outbound,
+        tag: DeliveryTag,
+        requeue: bool,
+    ) -> Result<(), Misuse> {
         self.unsettled.settle(tag)?;
-        if link.nacks {
+        if outbound.nacks {
             let nack = BasicNack { delivery_tag: tag.0, multiple: false, requeue };
-            link.send_small(self.id.0, &nack);
+            outbound.send_small(self.id.0, &nack);
         } else {
-            link.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
+            outbound.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
         }
         Ok(())
     }
@@ -716,24 +721,29 @@ impl ChannelState {
     }
 
     /// Ends a consumer at once whose cancel is pending and not awaited. Later deliveries for it are requeued.
-    fn give_up(&mut self, link: &mut Link, tag: &ShortStr, consumer: ConsumerId) {
+    fn give_up(&mut self, outbound: &mut Outbound, tag: &ShortStr, consumer: ConsumerId) {
         let found = self.consumers.find(tag.as_bytes());
         if found.is_some_and(|found| found.id == consumer && !found.unwanted) {
             self.consumers.abandon(tag.as_bytes());
-            link.emit(self.id, ChannelEvent::ConsumerEnded { consumer });
+            outbound.emit(self.id, ChannelEvent::ConsumerEnded { consumer });
         }
     }
 
     /// Cancels a consumer without a request of the application. With `abandoned`, the reply is discarded.
-    fn cancel_unwanted(&mut self, link: &mut Link, tag: ShortStr, abandoned: bool) -> RequestId {
+    fn cancel_unwanted(
+        &mut self,
+        outbound: &mut Outbound,
+        tag: ShortStr,
+        abandoned: bool,
+    ) -> RequestId {
         let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
-        self.flush_acks(link);
-        link.send_small(self.id.0, &cancel);
+        self.flush_acks(outbound);
+        outbound.send_small(self.id.0, &cancel);
         let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
-        let id = link.next_request();
+        let id = outbound.next_request();
         let effect = Effect::Cancel { tag, consumer };
         self.pending.push(Pending { id, method: &BasicCancel::FACTS, effect, abandoned });
-        self.note_awaiting(link);
+        self.note_awaiting(outbound);
         id
     }
 

@@ -127,7 +127,7 @@ impl Channel<'_> {
         prepared: &Prepared,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
-        let frame_max = self.link.frame_max as usize;
+        let frame_max = self.outbound.frame_max as usize;
         if prepared.channel != self.state.id || prepared.header_size > frame_max {
             return self.reborrow().publish(&prepared.route(), &prepared.properties, body);
         }
@@ -149,11 +149,11 @@ impl Channel<'_> {
         match &mut self.state.mode {
             Mode::Confirm(confirms) => {
                 let fingerprint = prepared.recognized.map(|head| {
-                    self.link.returnable = self.link.returnable.max(body.len() as u64);
+                    self.outbound.returnable = self.outbound.returnable.max(body.len() as u64);
                     head.body(body)
                 });
                 let seq = confirms.published(fingerprint);
-                self.state.note_unconfirmed(self.link);
+                self.state.note_unconfirmed(self.outbound);
                 Some(seq)
             }
             Mode::Tx(transaction) => {
@@ -169,7 +169,7 @@ impl Channel<'_> {
         let octets = body.as_octets();
         let len = octets.len();
         let in_place = len < UNCOPIED_FROM && len <= room && len > 0;
-        let out = self.link.transmit.buffer();
+        let out = self.outbound.transmit.buffer();
         let start = out.len();
         out.reserve(prepared.heads.len() + UNCOPIED_FROM);
         out.extend_from_slice(&prepared.heads);
@@ -185,7 +185,7 @@ impl Channel<'_> {
             return;
         }
         out.truncate(start + prepared.frame_size_at - 3);
-        push_frames(&mut self.link.transmit, prepared.channel.0, body.into_bytes(), room);
+        push_frames(&mut self.outbound.transmit, prepared.channel.0, body.into_bytes(), room);
     }
 }
 

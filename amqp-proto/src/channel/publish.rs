@@ -8,8 +8,8 @@ use super::{Channel, Mode};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind, HEADER_EXCESS};
-use crate::link::{Link, Role};
 use crate::method::{Arguments, BasicPublish, Method};
+use crate::outbound::{Outbound, Role};
 use crate::properties::{EncodeProperties, identity};
 use crate::wire::checked_short;
 use crate::{CommandError, Misuse, PublishError, PublishSeq, TooLong, Transmit};
@@ -74,7 +74,7 @@ impl Channel<'_> {
     #[inline]
     pub(super) fn check_may_publish(&self) -> Result<(), PublishError> {
         self.check_open()?;
-        if self.link.role == Role::Server {
+        if self.outbound.role == Role::Server {
             return Err(Misuse::WrongSide("client").into());
         }
         Ok(self.check_gate()?)
@@ -90,32 +90,35 @@ impl Channel<'_> {
         self.flush_acks();
         let channel = self.state.id.0;
         let octets = body.as_octets();
-        let out = self.link.transmit.buffer();
+        let out = self.outbound.transmit.buffer();
         let start = out.len();
         let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
         out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len() + copied);
         let properties_at = push_heads(out, channel, route, properties, octets.len())?;
         let size = properties_at.len() + CONTENT_HEADER_LEN + FRAME_OVERHEAD;
-        if size > self.link.frame_max as usize {
+        if size > self.outbound.frame_max as usize {
             out.truncate(start);
-            return Err(PublishError::PropertiesTooLarge { size, frame_max: self.link.frame_max });
+            return Err(PublishError::PropertiesTooLarge {
+                size,
+                frame_max: self.outbound.frame_max,
+            });
         }
         let Mode::Confirm(confirms) = &mut self.state.mode else {
             if let Mode::Tx(transaction) = &mut self.state.mode {
                 transaction.published = true;
             }
-            push_body(self.link, channel, body);
+            push_body(self.outbound, channel, body);
             return Ok(None);
         };
         let fingerprint = (route.mandatory || route.immediate).then(|| {
-            self.link.returnable = self.link.returnable.max(body.as_octets().len() as u64);
-            let encoded = self.link.transmit.buffer().get(properties_at).unwrap_or_default();
+            self.outbound.returnable = self.outbound.returnable.max(body.as_octets().len() as u64);
+            let encoded = self.outbound.transmit.buffer().get(properties_at).unwrap_or_default();
             let head = Head::of(route.exchange, route.routing_key, identity(encoded));
             head.body(body.as_octets())
         });
-        push_body(self.link, channel, body);
+        push_body(self.outbound, channel, body);
         let seq = confirms.published(fingerprint);
-        self.state.note_unconfirmed(self.link);
+        self.state.note_unconfirmed(self.outbound);
         Ok(Some(seq))
     }
 
@@ -137,15 +140,17 @@ impl Channel<'_> {
         if !facts.content {
             return Err(Misuse::NoContent(facts.name).into());
         }
-        let start = self.link.transmit.buffer().len();
-        self.link.send(self.state.id.0, &method)?;
+        let start = self.outbound.transmit.buffer().len();
+        self.outbound.send(self.state.id.0, &method)?;
         let channel = self.state.id.0;
-        push_header(self.link, channel, properties, body.as_octets().len()).map_err(|size| {
-            self.link.transmit.buffer().truncate(start);
-            let frame_max = self.link.frame_max.saturating_add(HEADER_EXCESS);
-            Misuse::TooLarge { method: facts.name, size, frame_max }
-        })?;
-        push_body(self.link, channel, body);
+        push_header(self.outbound, channel, properties, body.as_octets().len()).map_err(
+            |size| {
+                self.outbound.transmit.buffer().truncate(start);
+                let frame_max = self.outbound.frame_max.saturating_add(HEADER_EXCESS);
+                Misuse::TooLarge { method: facts.name, size, frame_max }
+            },
+        )?;
+        push_body(self.outbound, channel, body);
         Ok(())
     }
 }
@@ -193,13 +198,13 @@ pub(super) fn push_heads(
 
 /// Queues a content header and returns where in the buffer its properties are, or the size of the frame it would take.
 fn push_header(
-    link: &mut Link,
+    outbound: &mut Outbound,
     channel: u16,
     properties: &impl EncodeProperties,
     body_len: usize,
 ) -> Result<Range<usize>, usize> {
-    let header_max = link.frame_max.saturating_add(HEADER_EXCESS) as usize;
-    let out = link.transmit.buffer();
+    let header_max = outbound.frame_max.saturating_add(HEADER_EXCESS) as usize;
+    let out = outbound.transmit.buffer();
     let before = out.len();
     let start = frame::begin(out, FrameKind::Header, channel);
     let [s0, s1, s2, s3, s4, s5, s6, s7] = (body_len as u64).to_be_bytes();
@@ -216,18 +221,18 @@ fn push_header(
 }
 
 /// Queues the body in as many frames as it takes: none, if it is empty.
-fn push_body(link: &mut Link, channel: u16, body: impl Body) {
-    let room = (link.frame_max as usize).saturating_sub(FRAME_OVERHEAD);
+fn push_body(outbound: &mut Outbound, channel: u16, body: impl Body) {
+    let room = (outbound.frame_max as usize).saturating_sub(FRAME_OVERHEAD);
     let octets = body.as_octets();
     match octets.len() {
         0 => {}
         len if len < UNCOPIED_FROM && len <= room => {
-            let out = link.transmit.buffer();
+            let out = outbound.transmit.buffer();
             out.extend_from_slice(&frame::head(FrameKind::Body, channel, len));
             out.extend_from_slice(octets);
             out.push(FRAME_END);
         }
-        _ => push_frames(&mut link.transmit, channel, body.into_bytes(), room),
+        _ => push_frames(&mut outbound.transmit, channel, body.into_bytes(), room),
     }
 }
 

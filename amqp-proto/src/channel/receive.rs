@@ -7,11 +7,11 @@ use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase, Settlement};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
 use crate::delivery::{DeliverArguments, stream_offset};
 use crate::frame::FrameKind;
-use crate::link::{Link, Role};
 use crate::method::{
     Arguments as _, BasicAck, BasicCancelOk, BasicDeliver, BasicGetOk, ChannelClose,
     ChannelCloseOk, ChannelFlowOk, ConnectionClose, Method,
 };
+use crate::outbound::{Outbound, Role};
 use crate::properties::identity;
 use crate::wire::unwrapped;
 use crate::{
@@ -42,7 +42,7 @@ impl ChannelState {
     /// at `next`; returns where the next frame to look at starts, which is behind a message that was there as a whole.
     pub(crate) fn receive_method(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         chunk: &Bytes,
         payload: core::ops::Range<usize>,
         next: usize,
@@ -56,18 +56,21 @@ impl ChannelState {
             }
         }
         match octets.first_chunk() {
-            Some(&DELIVER) if link.role == Role::Client => {
-                self.receive_deliver(link, chunk, payload, next)
+            Some(&DELIVER) if outbound.role == Role::Client => {
+                self.receive_deliver(outbound, chunk, payload, next)
             }
-            Some(&GET_OK) if link.role == Role::Client => {
+            Some(&GET_OK) if outbound.role == Role::Client => {
                 self.expect_get()?;
-                self.begin_content(link, ContentMethod::GetOk { payload: chunk.slice(payload) });
+                self.begin_content(
+                    outbound,
+                    ContentMethod::GetOk { payload: chunk.slice(payload) },
+                );
                 Ok(next)
             }
             // The other method that comes by the thousand.
-            Some(&ACK) if link.role == Role::Client => {
+            Some(&ACK) if outbound.role == Role::Client => {
                 let ack = BasicAck::decode(&chunk.slice(payload.start + ACK.len()..payload.end))?;
-                self.confirmed(link, ack.delivery_tag, ack.multiple, true)?;
+                self.confirmed(outbound, ack.delivery_tag, ack.multiple, true)?;
                 Ok(next)
             }
             _ => {
@@ -77,12 +80,12 @@ impl ChannelState {
                     let channel = self.id.0;
                     return Err(Violation::WrongChannel { method: facts.name, channel }.into());
                 }
-                match link.role {
+                match outbound.role {
                     Role::Client => {
-                        self.receive_from_server(link, method)?;
-                        self.note_awaiting(link);
+                        self.receive_from_server(outbound, method)?;
+                        self.note_awaiting(outbound);
                     }
-                    Role::Server => self.receive_from_client(link, method)?,
+                    Role::Server => self.receive_from_client(outbound, method)?,
                 }
                 Ok(next)
             }
@@ -92,7 +95,7 @@ impl ChannelState {
     /// The hot path: a delivery, most often with all its frames at hand.
     fn receive_deliver(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         chunk: &Bytes,
         payload: core::ops::Range<usize>,
         next: usize,
@@ -103,16 +106,16 @@ impl ChannelState {
         let unknown = Violation::UnknownConsumer { channel: self.id };
         let Consumer { id: consumer, no_ack, unwanted } =
             self.consumers.find(arguments.consumer_tag).ok_or(unknown)?;
-        let whole = match find_whole(chunk, next, self.id.0, link.limits.body_max) {
+        let whole = match find_whole(chunk, next, self.id.0, outbound.limits.body_max) {
             Some(whole) if !unwanted && matches!(self.phase, Phase::Open) => whole,
             _ => {
                 let payload = chunk.slice(payload);
                 let method = ContentMethod::Deliver { consumer, no_ack, payload };
-                self.begin_content(link, method);
+                self.begin_content(outbound, method);
                 return Ok(next);
             }
         };
-        self.note_delivery(link, arguments.tag, no_ack)?;
+        self.note_delivery(outbound, arguments.tag, no_ack)?;
         let within = |range: core::ops::Range<usize>| range.start - start..range.end - start;
         let delivery = Delivery::contiguous(
             chunk.slice(start..whole.body.end),
@@ -121,57 +124,57 @@ impl ChannelState {
             whole.body.len(),
             no_ack,
         );
-        link.emit(self.id, ChannelEvent::Delivery { consumer, delivery });
+        outbound.emit(self.id, ChannelEvent::Delivery { consumer, delivery });
         Ok(whole.end)
     }
 
-    fn begin_content(&mut self, link: &mut Link, method: ContentMethod) {
+    fn begin_content(&mut self, outbound: &mut Outbound, method: ContentMethod) {
         self.incoming = Some(Incoming::new(method));
-        link.note_attached(self.id);
+        outbound.note_attached(self.id);
     }
 
     /// Whatever of a message is missing comes with another read.
-    pub(crate) fn detach_content(&mut self, link: &mut Link) -> Received {
+    pub(crate) fn detach_content(&mut self, outbound: &mut Outbound) -> Received {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
-        link.unfinished += incoming.detach();
-        check_unfinished(link, incoming)
+        outbound.unfinished += incoming.detach();
+        check_unfinished(outbound, incoming)
     }
 
     /// Takes the payload of a content header frame.
-    pub(crate) fn receive_header(&mut self, link: &mut Link, payload: &Bytes) -> Received {
+    pub(crate) fn receive_header(&mut self, outbound: &mut Outbound, payload: &Bytes) -> Received {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Header, "a method frame").into());
         };
-        incoming.header(payload, link)?;
-        link.note_attached(self.id);
-        self.complete_content(link)
+        incoming.header(payload, outbound)?;
+        outbound.note_attached(self.id);
+        self.complete_content(outbound)
     }
 
     /// Takes the payload of a body frame.
-    pub(crate) fn receive_body(&mut self, link: &mut Link, payload: Bytes) -> Received {
+    pub(crate) fn receive_body(&mut self, outbound: &mut Outbound, payload: Bytes) -> Received {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
-        link.unfinished += incoming.body(payload, &mut link.spare)?;
-        check_unfinished(link, incoming)?;
-        self.complete_content(link)
+        outbound.unfinished += incoming.body(payload, &mut outbound.body_pool)?;
+        check_unfinished(outbound, incoming)?;
+        self.complete_content(outbound)
     }
 
-    fn complete_content(&mut self, link: &mut Link) -> Received {
+    fn complete_content(&mut self, outbound: &mut Outbound) -> Received {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_complete()) else {
             return Ok(());
         };
-        link.unfinished -= incoming.kept();
-        let Complete { method, properties, body } = incoming.into_complete(&mut link.spare);
+        outbound.unfinished -= incoming.kept();
+        let Complete { method, properties, body } = incoming.into_complete(&mut outbound.body_pool);
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
-                self.note_delivery(link, arguments.tag, no_ack)?;
+                self.note_delivery(outbound, arguments.tag, no_ack)?;
                 // Looked up again: the consumer may have been given up while the body came in.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
                     let of_stream = stream_offset(&properties).is_some();
-                    return self.requeue(link, arguments.tag, no_ack, of_stream);
+                    return self.requeue(outbound, arguments.tag, no_ack, of_stream);
                 }
                 let event = match body {
                     Ok(body) => ChannelEvent::Delivery {
@@ -180,20 +183,20 @@ impl ChannelState {
                     },
                     Err(why) => {
                         let of_stream = stream_offset(&properties).is_some();
-                        self.put_aside(link, arguments.tag, no_ack, Some(consumer), of_stream)?;
+                        self.put_aside(outbound, arguments.tag, no_ack, Some(consumer), of_stream)?;
                         let delivery_tag = DeliveryTag(arguments.tag);
                         ChannelEvent::Unusable { consumer, delivery_tag, why }
                     }
                 };
-                link.emit(self.id, event);
+                outbound.emit(self.id, event);
                 Ok(())
             }
-            ContentMethod::GetOk { payload } => self.got(link, &payload, &properties, body),
+            ContentMethod::GetOk { payload } => self.got(outbound, &payload, &properties, body),
             ContentMethod::Return(method) => {
                 let body = body.unwrap_or_default();
                 let returned = Box::new(Returned::new(&method, &properties, body));
                 if let Attribution::Known(publish, returned) = self.publish_of(returned) {
-                    link.emit(self.id, ChannelEvent::Returned { publish, returned });
+                    outbound.emit(self.id, ChannelEvent::Returned { publish, returned });
                 }
                 Ok(())
             }
@@ -204,7 +207,7 @@ impl ChannelState {
                     }
                     Err(why) => ChannelEvent::UnusablePublish(why),
                 };
-                link.emit(self.id, event);
+                outbound.emit(self.id, event);
                 Ok(())
             }
         }
@@ -213,7 +216,7 @@ impl ChannelState {
     /// A message that was asked for has come.
     fn got(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         payload: &Bytes,
         properties: &RawProperties,
         body: Result<Bytes, Unusable>,
@@ -226,10 +229,10 @@ impl ChannelState {
         else {
             return Err(out_of_place("basic.get-ok"));
         };
-        self.note_awaiting(link);
-        self.note_delivery(link, arguments.tag, no_ack)?;
+        self.note_awaiting(outbound);
+        self.note_delivery(outbound, arguments.tag, no_ack)?;
         if abandoned || !matches!(self.phase, Phase::Open) {
-            return self.requeue(link, arguments.tag, no_ack, false);
+            return self.requeue(outbound, arguments.tag, no_ack, false);
         }
         let message = match body {
             Ok(body) => GetReply::Message {
@@ -237,44 +240,44 @@ impl ChannelState {
                 message_count,
             },
             Err(why) => {
-                self.put_aside(link, arguments.tag, no_ack, None, false)?;
+                self.put_aside(outbound, arguments.tag, no_ack, None, false)?;
                 GetReply::Unusable { delivery_tag: DeliveryTag(arguments.tag), why }
             }
         };
-        link.emit(self.id, ChannelEvent::Reply { request: id, reply: Reply::Message(message) });
+        outbound.emit(self.id, ChannelEvent::Reply { request: id, reply: Reply::Message(message) });
         Ok(())
     }
 
-    fn receive_from_server(&mut self, link: &mut Link, method: Method) -> Received {
+    fn receive_from_server(&mut self, outbound: &mut Outbound, method: Method) -> Received {
         match method {
             Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Opening) => {
                 self.phase = Phase::Open;
-                link.emit(self.id, ChannelEvent::Opened);
+                outbound.emit(self.id, ChannelEvent::Opened);
             }
             // The channel was given up before its opening was answered.
             Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Closing(_)) => {}
-            Method::ChannelClose(close) => return self.closed_by_peer(link, close),
-            Method::ChannelCloseOk(_) => return self.close_answered(link),
+            Method::ChannelClose(close) => return self.closed_by_peer(outbound, close),
+            Method::ChannelCloseOk(_) => return self.close_answered(outbound),
             Method::ChannelFlow(flow) => {
                 self.flow = flow.active;
-                self.flush_acks(link);
-                link.reply(self.id.0, &ChannelFlowOk { active: flow.active })?;
-                link.emit(self.id, ChannelEvent::Flow { active: flow.active });
+                self.flush_acks(outbound);
+                outbound.reply(self.id.0, &ChannelFlowOk { active: flow.active })?;
+                outbound.emit(self.id, ChannelEvent::Flow { active: flow.active });
             }
             Method::BasicReturn(returned) => {
-                self.begin_content(link, ContentMethod::Return(returned));
+                self.begin_content(outbound, ContentMethod::Return(returned));
             }
             Method::BasicAck(ack) => {
-                return self.confirmed(link, ack.delivery_tag, ack.multiple, true);
+                return self.confirmed(outbound, ack.delivery_tag, ack.multiple, true);
             }
             Method::BasicNack(nack) => {
-                return self.confirmed(link, nack.delivery_tag, nack.multiple, false);
+                return self.confirmed(outbound, nack.delivery_tag, nack.multiple, false);
             }
             Method::BasicCancel(cancel) => {
                 if !cancel.no_wait {
                     let consumer_tag = cancel.consumer_tag.clone();
-                    self.flush_acks(link);
-                    link.reply(self.id.0, &BasicCancelOk { consumer_tag })?;
+                    self.flush_acks(outbound);
+                    outbound.reply(self.id.0, &BasicCancelOk { consumer_tag })?;
                 }
                 // The tag may be unknown: the client's own cancel may have been sent before this one came.
                 let consumer = self.consumers.remove(cancel.consumer_tag.as_bytes());
@@ -287,40 +290,40 @@ impl ChannelState {
                             true => ChannelEvent::ConsumerEnded { consumer },
                             false => ChannelEvent::Cancelled { consumer },
                         };
-                        link.emit(self.id, event);
+                        outbound.emit(self.id, event);
                     }
-                    self.release_held(link, consumer)?;
+                    self.release_held(outbound, consumer)?;
                 }
             }
-            answer => return self.answered(link, answer),
+            answer => return self.answered(outbound, answer),
         }
         Ok(())
     }
 
-    fn receive_from_client(&mut self, link: &mut Link, method: Method) -> Received {
+    fn receive_from_client(&mut self, outbound: &mut Outbound, method: Method) -> Received {
         let closing = matches!(self.phase, Phase::Closing(_));
         match method {
-            Method::ChannelClose(close) => return self.closed_by_peer(link, close),
-            Method::ChannelCloseOk(_) => return self.close_answered(link),
+            Method::ChannelClose(close) => return self.closed_by_peer(outbound, close),
+            Method::ChannelCloseOk(_) => return self.close_answered(outbound),
             Method::BasicPublish(publish) => {
-                self.begin_content(link, ContentMethod::Publish(publish));
+                self.begin_content(outbound, ContentMethod::Publish(publish));
             }
             // What the client sent before it received the close is ignored (spec 1.5.2.5).
             _ if closing => {}
             Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => {
-                self.answered(link, method)?;
-                self.note_awaiting(link);
+                self.answered(outbound, method)?;
+                self.note_awaiting(outbound);
             }
             Method::ChannelOpen(_) => {
                 return Err(Violation::BadChannel { channel: self.id.0 }.into());
             }
-            method => link.emit(self.id, ChannelEvent::Method(method)),
+            method => outbound.emit(self.id, ChannelEvent::Method(method)),
         }
         Ok(())
     }
 
     /// Matches an answer to its request, and makes what it means come true.
-    fn answered(&mut self, link: &mut Link, answer: Method) -> Received {
+    fn answered(&mut self, outbound: &mut Outbound, answer: Method) -> Received {
         let facts = answer.facts();
         let Some(pending) = self.take_pending(&answer) else {
             return Err(out_of_place(facts.name));
@@ -334,7 +337,7 @@ impl ChannelState {
                     self.consumers.insert(tag.clone(), consumer);
                 }
                 if pending.abandoned && matches!(self.phase, Phase::Open) {
-                    self.cancel_unwanted(link, tag, true);
+                    self.cancel_unwanted(outbound, tag, true);
                 }
             }
             Effect::Cancel { tag, consumer } => {
@@ -343,9 +346,9 @@ impl ChannelState {
                 if let Some(found) = found.filter(|found| Some(found.id) == consumer) {
                     self.consumers.remove(tag.as_bytes());
                     if !found.unwanted {
-                        link.emit(self.id, ChannelEvent::ConsumerEnded { consumer: found.id });
+                        outbound.emit(self.id, ChannelEvent::ConsumerEnded { consumer: found.id });
                     }
-                    self.release_held(link, found.id)?;
+                    self.release_held(outbound, found.id)?;
                 }
             }
             Effect::Recover => self.unsettled.recovered(),
@@ -353,7 +356,7 @@ impl ChannelState {
         }
         if !pending.abandoned {
             let reply = Reply::Method(answer);
-            link.emit(self.id, ChannelEvent::Reply { request: pending.id, reply });
+            outbound.emit(self.id, ChannelEvent::Reply { request: pending.id, reply });
         }
         Ok(())
     }
@@ -378,20 +381,26 @@ impl ChannelState {
         }
     }
 
-    fn confirmed(&mut self, link: &mut Link, tag: u64, multiple: bool, ack: bool) -> Received {
+    fn confirmed(
+        &mut self,
+        outbound: &mut Outbound,
+        tag: u64,
+        multiple: bool,
+        ack: bool,
+    ) -> Received {
         let channel = self.id;
         let Mode::Confirm(confirms) = &mut self.mode else {
             return Err(out_of_place(if ack { "basic.ack" } else { "basic.nack" }));
         };
         confirms.confirming(tag, multiple, |publish, returned| {
             let publish = Some(publish);
-            link.emit(channel, ChannelEvent::Returned { publish, returned });
+            outbound.emit(channel, ChannelEvent::Returned { publish, returned });
         });
         let known = confirms.settle(tag, multiple, |publishes| {
-            link.emit(channel, ChannelEvent::Confirmed { publishes, ack });
+            outbound.emit(channel, ChannelEvent::Confirmed { publishes, ack });
         });
         if confirms.len() == 0 {
-            self.note_awaiting(link);
+            self.note_awaiting(outbound);
         }
         if known { Ok(()) } else { Err(Violation::UnknownPublish { channel, tag }.into()) }
     }
@@ -406,7 +415,7 @@ impl ChannelState {
         confirms.returned(head.body(&returned.body), returned)
     }
 
-    fn note_delivery(&mut self, link: &Link, tag: u64, no_ack: bool) -> Received {
+    fn note_delivery(&mut self, outbound: &Outbound, tag: u64, no_ack: bool) -> Received {
         let bad = Violation::BadDeliveryTag { channel: self.id, tag };
         if tag > MAX_DELIVERY_TAG {
             return Err(bad.into());
@@ -415,7 +424,7 @@ impl ChannelState {
             return Ok(());
         }
         // An acknowledgement is a reply, too, though the application gives it.
-        link.check_replies()?;
+        outbound.check_replies()?;
         if self.unsettled.delivered(tag) {
             return Ok(());
         }
@@ -425,7 +434,7 @@ impl ChannelState {
     /// Requeues what nobody waits for any more, which is no fault of the message.
     pub(super) fn requeue(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: u64,
         no_ack: bool,
         of_stream: bool,
@@ -435,24 +444,24 @@ impl ChannelState {
             true => Settlement::Ack,
             false => Settlement::Nack { requeue: true },
         };
-        self.settle_unreported(link, tag, no_ack, settlement)
+        self.settle_unreported(outbound, tag, no_ack, settlement)
     }
 
     /// Rejects a message that nobody can use.
     pub(super) fn reject(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: u64,
         no_ack: bool,
         requeue: bool,
     ) -> Received {
-        self.settle_unreported(link, tag, no_ack, Settlement::Reject { requeue })
+        self.settle_unreported(outbound, tag, no_ack, Settlement::Reject { requeue })
     }
 
     /// Settles a delivery that the application has not got, and so cannot settle.
     fn settle_unreported(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: u64,
         no_ack: bool,
         settlement: Settlement,
@@ -460,14 +469,14 @@ impl ChannelState {
         if no_ack || !matches!(self.phase, Phase::Open) {
             return Ok(());
         }
-        link.check_replies()?;
+        outbound.check_replies()?;
         // During a recovery the broker requeues the delivery by itself, and does not know its tag any more.
-        let _recovering = self.settle_apart(link, DeliveryTag(tag), settlement);
+        let _recovering = self.settle_apart(outbound, DeliveryTag(tag), settlement);
         Ok(())
     }
 
-    fn closed_by_peer(&mut self, link: &mut Link, close: ChannelClose) -> Received {
-        link.reply(self.id.0, &ChannelCloseOk {})?;
+    fn closed_by_peer(&mut self, outbound: &mut Outbound, close: ChannelClose) -> Received {
+        outbound.reply(self.id.0, &ChannelCloseOk {})?;
         // If this end asked for a close too, the reply to it is still outstanding.
         if matches!(self.phase, Phase::Closing(_)) {
             return Ok(());
@@ -480,25 +489,26 @@ impl ChannelState {
             class_id: close.class_id,
             method_id: close.method_id,
         };
-        self.end(link, ChannelError::Closed(close));
+        self.end(outbound, ChannelError::Closed(close));
         Ok(())
     }
 
-    fn close_answered(&mut self, link: &mut Link) -> Received {
+    fn close_answered(&mut self, outbound: &mut Outbound) -> Received {
         let Phase::Closing(close) = &self.phase else {
             return Err(out_of_place("channel.close-ok"));
         };
         let close = close.clone();
-        self.end(link, ChannelError::Closed(close));
+        self.end(outbound, ChannelError::Closed(close));
         Ok(())
     }
 }
 
 /// Checks the memory that unfinished messages take together. One message always may be unfinished: the size of its body and
 /// of its header is checked elsewhere.
-fn check_unfinished(link: &Link, incoming: &Incoming) -> Received {
-    let limit = link.limits.unfinished_max.max(link.limits.body_max).max(link.returnable);
-    if link.unfinished as u64 > limit && link.unfinished > incoming.kept() {
+fn check_unfinished(outbound: &Outbound, incoming: &Incoming) -> Received {
+    let limit =
+        outbound.limits.unfinished_max.max(outbound.limits.body_max).max(outbound.returnable);
+    if outbound.unfinished as u64 > limit && outbound.unfinished > incoming.kept() {
         return Err(Violation::TooMuchUnfinished { limit }.into());
     }
     Ok(())

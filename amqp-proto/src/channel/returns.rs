@@ -146,7 +146,7 @@ impl Index {
         if ring.0.len() > self.used {
             self.build(ring);
         } else {
-            self.link(&mut ring, seq);
+            self.outbound(&mut ring, seq);
         }
     }
 
@@ -246,12 +246,12 @@ impl Index {
         self.buckets.iter_mut().take(self.used).for_each(|bucket| *bucket = Bucket::default());
         for seq in (base..).take(len) {
             self.count();
-            self.link(&mut ring, seq);
+            self.outbound(&mut ring, seq);
         }
     }
 
     /// Puts a publish behind the others in its list, if it may come back.
-    fn link(&mut self, ring: &mut Ring<'_>, seq: u64) {
+    fn outbound(&mut self, ring: &mut Ring<'_>, seq: u64) {
         let Some(publish) = at(ring, seq) else { return };
         publish.next = 0;
         if publish.confirmed {

@@ -1,6 +1,6 @@
 use super::{Channel, ChannelState, Mode, Phase};
-use crate::link::{Link, Role};
 use crate::method::ChannelOpen;
+use crate::outbound::{Outbound, Role};
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, PublishSeq,
     ShortStr, Violation,
@@ -30,7 +30,7 @@ impl Channels {
     }
 
     /// Opens a channel with a number of its own choice.
-    pub(crate) fn open(&mut self, link: &mut Link) -> Result<ChannelId, OpenChannelError> {
+    pub(crate) fn open(&mut self, outbound: &mut Outbound) -> Result<ChannelId, OpenChannelError> {
         let number = match self.free.pop() {
             Some(number) => number,
             None => u16::try_from(self.slots.len() + 1)
@@ -38,14 +38,14 @@ impl Channels {
                 .filter(|number| *number <= self.channel_max)
                 .ok_or(OpenChannelError::Exhausted { channel_max: self.channel_max })?,
         };
-        Ok(self.begin(number, link))
+        Ok(self.begin(number, outbound))
     }
 
     /// Opens the channel of that number.
     pub(crate) fn open_number(
         &mut self,
         number: u16,
-        link: &mut Link,
+        outbound: &mut Outbound,
     ) -> Result<ChannelId, OpenChannelError> {
         if number == 0 || number > self.channel_max {
             return Err(OpenChannelError::NoSuchNumber { number, channel_max: self.channel_max });
@@ -62,15 +62,15 @@ impl Channels {
                 self.slots.resize_with(usize::from(number), || None);
             }
         }
-        Ok(self.begin(number, link))
+        Ok(self.begin(number, outbound))
     }
 
-    fn begin(&mut self, number: u16, link: &mut Link) -> ChannelId {
+    fn begin(&mut self, number: u16, outbound: &mut Outbound) -> ChannelId {
         let id = ChannelId(number);
-        link.send_small(number, &ChannelOpen { reserved_1: ShortStr::EMPTY });
+        outbound.send_small(number, &ChannelOpen { reserved_1: ShortStr::EMPTY });
         self.put(id, Phase::Opening);
         if let Some(channel) = self.get(number) {
-            channel.note_awaiting(link);
+            channel.note_awaiting(outbound);
         }
         id
     }
@@ -95,16 +95,16 @@ impl Channels {
         Ok(())
     }
 
-    /// Counts the channels that wait for the peer, one by one: the value that [`Link::awaiting`] must have.
+    /// Counts the channels that wait for the peer, one by one: the value that [`Outbound::awaiting`] must have.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) fn awaiting(&self) -> usize {
         self.slots.iter().flatten().filter(|channel| channel.awaits_peer()).count()
     }
 
     /// Requeues what the channels hold until the end of the pause.
-    pub(crate) fn requeue_held(&mut self, link: &mut Link) -> Result<(), ConnectionError> {
+    pub(crate) fn requeue_held(&mut self, outbound: &mut Outbound) -> Result<(), ConnectionError> {
         let channels = self.slots.iter_mut().flatten();
-        channels.into_iter().try_for_each(|channel| channel.requeue_held(link))
+        channels.into_iter().try_for_each(|channel| channel.requeue_held(outbound))
     }
 
     fn put(&mut self, id: ChannelId, phase: Phase) {
@@ -132,10 +132,10 @@ impl Channels {
     pub(crate) fn view<'a>(
         &'a mut self,
         id: ChannelId,
-        link: &'a mut Link,
+        outbound: &'a mut Outbound,
     ) -> Result<Channel<'a>, Misuse> {
         let state = self.get(id.0).ok_or(Misuse::NoSuchChannel(id.0))?;
-        Ok(Channel { state, link })
+        Ok(Channel { state, outbound })
     }
 
     /// Frees the number of a channel whose end was reported.
@@ -157,11 +157,11 @@ impl Channels {
     }
 
     /// The connection is over, and with it every channel.
-    pub(crate) fn terminate(&mut self, link: &mut Link, reason: &ConnectionError) {
+    pub(crate) fn terminate(&mut self, outbound: &mut Outbound, reason: &ConnectionError) {
         for channel in self.slots.iter_mut().flatten() {
-            channel.end(link, ChannelError::Connection(reason.clone()));
+            channel.end(outbound, ChannelError::Connection(reason.clone()));
         }
-        debug_assert_eq!(link.awaiting, 0, "nobody is waited for on a channel that has ended");
+        debug_assert_eq!(outbound.awaiting, 0, "nobody is waited for on a channel that has ended");
     }
 
     /// Returns whether any channel is being closed, or has ended and its event is still to be polled.
@@ -178,22 +178,22 @@ impl Channels {
 
 impl ChannelState {
     /// The channel is over, unless it was before.
-    pub(super) fn end(&mut self, link: &mut Link, error: ChannelError) {
+    pub(super) fn end(&mut self, outbound: &mut Outbound, error: ChannelError) {
         if matches!(self.phase, Phase::Closed(_)) {
             return;
         }
         self.pending.clear();
         if let Some(incoming) = self.incoming.take() {
-            link.unfinished -= incoming.kept();
+            outbound.unfinished -= incoming.kept();
         }
         if let Mode::Confirm(confirms) = &mut self.mode {
             confirms.end(|publish, returned| {
                 let publish = Some(publish);
-                link.emit(self.id, ChannelEvent::Returned { publish, returned });
+                outbound.emit(self.id, ChannelEvent::Returned { publish, returned });
             });
         }
         self.phase = Phase::Closed(error.clone());
-        self.note_awaiting(link);
-        link.emit(self.id, ChannelEvent::Closed(error));
+        self.note_awaiting(outbound);
+        outbound.emit(self.id, ChannelEvent::Closed(error));
     }
 }

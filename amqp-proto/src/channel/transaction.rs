@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use super::{ChannelState, Effect, Mode, Pending};
-use crate::link::Link;
 use crate::method::{Arguments as _, BasicReject, TxCommit, TxRollback};
+use crate::outbound::Outbound;
 use crate::{DeliveryTag, Misuse};
 
 /// What becomes of a delivery.
@@ -47,94 +47,94 @@ impl ChannelState {
     /// | `basic.nack` 2, `tx.commit` | this end |
     pub(super) fn settle_apart(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: DeliveryTag,
         settlement: Settlement,
     ) -> Result<(), Misuse> {
-        self.flush_acks(link);
-        self.settle_now(link, tag, settlement)?;
+        self.flush_acks(outbound);
+        self.settle_now(outbound, tag, settlement)?;
         if let Mode::Tx(transaction) = &mut self.mode {
             transaction.apart.push((tag.0, settlement));
-            self.list_for_flush(link);
+            self.list_for_flush(outbound);
         }
         Ok(())
     }
 
     fn settle_now(
         &mut self,
-        link: &mut Link,
+        outbound: &mut Outbound,
         tag: DeliveryTag,
         settlement: Settlement,
     ) -> Result<(), Misuse> {
         match settlement {
             Settlement::Ack => {
                 self.unsettled.ack(tag)?;
-                self.flush_acks(link);
+                self.flush_acks(outbound);
             }
-            Settlement::Nack { requeue } => self.nack(link, tag, requeue)?,
+            Settlement::Nack { requeue } => self.nack(outbound, tag, requeue)?,
             Settlement::Reject { requeue } => {
                 self.unsettled.settle(tag)?;
-                link.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
+                outbound.send_small(self.id.0, &BasicReject { delivery_tag: tag.0, requeue });
             }
         }
         Ok(())
     }
 
     /// The application's commit or rollback was sent.
-    pub(super) fn transaction_ended(&mut self, link: &mut Link, commits: bool) {
+    pub(super) fn transaction_ended(&mut self, outbound: &mut Outbound, commits: bool) {
         let Mode::Tx(transaction) = &mut self.mode else { return };
         let Transaction { apart, .. } = core::mem::take(transaction);
         if commits || apart.is_empty() {
             return;
         }
         for (tag, settlement) in apart {
-            let settled = self.settle_now(link, DeliveryTag(tag), settlement);
+            let settled = self.settle_now(outbound, DeliveryTag(tag), settlement);
             debug_assert!(settled.is_ok(), "the rollback has made it unsettled: {settled:?}");
         }
-        self.commit_own(link);
+        self.commit_own(outbound);
     }
 
     /// Commits what was settled apart, if there is nothing else to commit. Flush first.
-    pub(super) fn commit_apart(&mut self, link: &mut Link) {
+    pub(super) fn commit_apart(&mut self, outbound: &mut Outbound) {
         let Mode::Tx(transaction) = &mut self.mode else { return };
         let Transaction { published, apart } = transaction;
         if apart.is_empty() || *published || self.unsettled.uncommitted() != apart.len() {
             return;
         }
         apart.clear();
-        self.commit_own(link);
+        self.commit_own(outbound);
     }
 
     /// Requeues all unacknowledged deliveries, and those that the transaction has settled, before the channel is closed: that
     /// would undo the transaction as well.
     pub(super) fn requeue_all(
         &mut self,
-        link: &mut Link,
-        requeue: impl FnOnce(&mut Self, &mut Link),
+        outbound: &mut Outbound,
+        requeue: impl FnOnce(&mut Self, &mut Outbound),
     ) {
         let transactional = matches!(self.mode, Mode::Tx(_));
         if transactional {
-            link.send_small(self.id.0, &TxRollback {});
+            outbound.send_small(self.id.0, &TxRollback {});
             self.unsettled.roll_back();
             self.mode = Mode::Tx(Transaction::default());
-            self.await_own(link, &TxRollback::FACTS);
+            self.await_own(outbound, &TxRollback::FACTS);
         }
-        requeue(self, link);
+        requeue(self, outbound);
         if transactional {
-            self.commit_own(link);
+            self.commit_own(outbound);
         }
     }
 
-    fn commit_own(&mut self, link: &mut Link) {
-        link.send_small(self.id.0, &TxCommit {});
+    fn commit_own(&mut self, outbound: &mut Outbound) {
+        outbound.send_small(self.id.0, &TxCommit {});
         self.unsettled.commit();
-        self.await_own(link, &TxCommit::FACTS);
+        self.await_own(outbound, &TxCommit::FACTS);
     }
 
     /// Only this end waits for the reply, to match the ones behind it.
-    fn await_own(&mut self, link: &mut Link, method: &'static crate::method::MethodFacts) {
-        let id = link.next_request();
+    fn await_own(&mut self, outbound: &mut Outbound, method: &'static crate::method::MethodFacts) {
+        let id = outbound.next_request();
         self.pending.push(Pending { id, method, effect: Effect::None, abandoned: true });
-        self.note_awaiting(link);
+        self.note_awaiting(outbound);
     }
 }

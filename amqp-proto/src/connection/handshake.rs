@@ -9,11 +9,11 @@ use crate::time::Instant;
 
 use super::{Connection, Side, State};
 use crate::event::{Event, Negotiated, ServerEvent};
-use crate::link::effective_frame_max;
 use crate::method::{
     ConnectionOpen, ConnectionOpenOk, ConnectionSecure, ConnectionSecureOk, ConnectionStart,
     ConnectionStartOk, ConnectionTune, ConnectionTuneOk, Method,
 };
+use crate::outbound::effective_frame_max;
 use crate::sasl::SaslExchange;
 use crate::wire::{FieldTable, LongStr, ShortStr};
 use crate::{
@@ -123,7 +123,7 @@ impl Connection {
             }
             (Handshake::AwaitStartOk, Method::ConnectionStartOk(start_ok)) => {
                 let client_properties = start_ok.client_properties;
-                self.link.events.push_back(Event::Server(ServerEvent::Login {
+                self.outbound.events.push_back(Event::Server(ServerEvent::Login {
                     mechanism: start_ok.mechanism,
                     response: start_ok.response,
                     client_properties: client_properties.clone(),
@@ -136,7 +136,7 @@ impl Connection {
             ) => {
                 let response = secure_ok.response;
                 let event = ServerEvent::LoginResponse { response };
-                self.link.events.push_back(Event::Server(event));
+                self.outbound.events.push_back(Event::Server(event));
                 Handshake::Deciding { client_properties }
             }
             (Handshake::AwaitTuneOk { client_properties }, Method::ConnectionTuneOk(tune_ok)) => {
@@ -144,7 +144,7 @@ impl Connection {
             }
             (Handshake::AwaitOpen(agreed), Method::ConnectionOpen(open)) => {
                 let virtual_host = open.virtual_host;
-                self.link.events.push_back(Event::Server(ServerEvent::Open { virtual_host }));
+                self.outbound.events.push_back(Event::Server(ServerEvent::Open { virtual_host }));
                 Handshake::Opening(agreed)
             }
             (step, _) => {
@@ -195,7 +195,7 @@ impl Connection {
             locale: config.locale.clone(),
         };
         self.send_in_handshake(start_ok.into())?;
-        self.link.transmit.holds_secret();
+        self.outbound.transmit.holds_secret();
         let server_properties = start.server_properties;
         Ok(Handshake::AwaitTune { login, server_properties })
     }
@@ -215,7 +215,7 @@ impl Connection {
         let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = response.map_err(failed)?;
         self.send_in_handshake(ConnectionSecureOk { response }.into())?;
-        self.link.transmit.holds_secret();
+        self.outbound.transmit.holds_secret();
         Ok(Handshake::AwaitTune { login, server_properties })
     }
 
@@ -244,8 +244,8 @@ impl Connection {
             virtual_host: config.virtual_host.clone(),
             ..ConnectionOpen::default()
         };
-        self.link.send_small(0, &tune_ok);
-        self.link.send_small(0, &open);
+        self.outbound.send_small(0, &tune_ok);
+        self.outbound.send_small(0, &open);
         Ok(Handshake::AwaitOpenOk(self.agree(now, server_properties, &tune_ok)))
     }
 
@@ -272,7 +272,7 @@ impl Connection {
     /// [`CommandError`], unless the client waits for a verdict on its credentials.
     pub fn challenge(&mut self, challenge: LongStr) -> Result<(), CommandError> {
         let client_properties = self.decide_login()?;
-        self.link.send(0, &ConnectionSecure { challenge }.into())?;
+        self.outbound.send(0, &ConnectionSecure { challenge }.into())?;
         self.state = Ok(State::Handshake(Handshake::AwaitSecureOk { client_properties }));
         Ok(())
     }
@@ -291,7 +291,7 @@ impl Connection {
             frame_max: config.limits.frame_max,
             heartbeat: whole_seconds(config.heartbeat),
         };
-        self.link.send_small(0, &tune);
+        self.outbound.send_small(0, &tune);
         self.state = Ok(State::Handshake(Handshake::AwaitTuneOk { client_properties }));
         Ok(())
     }
@@ -303,7 +303,7 @@ impl Connection {
     pub fn accept_open(&mut self) -> Result<(), CommandError> {
         match core::mem::replace(&mut self.state, Ok(State::Open)) {
             Ok(State::Handshake(Handshake::Opening(agreed))) => {
-                self.link.send_small(0, &ConnectionOpenOk::default());
+                self.outbound.send_small(0, &ConnectionOpenOk::default());
                 self.opened(agreed);
                 Ok(())
             }
@@ -330,7 +330,7 @@ impl Connection {
         client_properties: FieldTable,
         tune_ok: &ConnectionTuneOk,
     ) -> Result<Handshake, ConnectionError> {
-        let limits = self.link.limits;
+        let limits = self.outbound.limits;
         let raises = |own: u32, theirs: u32| own != 0 && (theirs == 0 || theirs > own);
         let bad = |what, value| Violation::BadTune { what, value };
         if raises(limits.channel_max.into(), tune_ok.channel_max.into()) {
@@ -352,12 +352,12 @@ impl Connection {
     ) -> Agreed {
         let heartbeat = Duration::from_secs(tune_ok.heartbeat.into());
         self.channels.set_max(tune_ok.channel_max);
-        self.link.frame_max = effective_frame_max(tune_ok.frame_max);
+        self.outbound.frame_max = effective_frame_max(tune_ok.frame_max);
         self.timers.start_heartbeats(now, heartbeat);
         Agreed {
             peer_properties,
             channel_max: self.channels.max(),
-            frame_max: self.link.frame_max,
+            frame_max: self.outbound.frame_max,
             heartbeat,
         }
     }
@@ -372,14 +372,14 @@ impl Connection {
             frame_max: agreed.frame_max,
             heartbeat: agreed.heartbeat,
         };
-        self.link.nacks = negotiated.peer_can("basic.nack");
+        self.outbound.nacks = negotiated.peer_can("basic.nack");
         self.negotiated = Some(Arc::new(negotiated.clone()));
-        self.link.events.push_back(Event::Opened(Box::new(negotiated)));
+        self.outbound.events.push_back(Event::Opened(Box::new(negotiated)));
     }
 
     /// Queues a method whose size depends on what the application configured.
     fn send_in_handshake(&mut self, method: Method) -> Result<(), ConnectionError> {
-        match self.link.send(0, &method) {
+        match self.outbound.send(0, &method) {
             Err(CommandError::Misuse(Misuse::TooLarge { method, size, frame_max })) => {
                 Err(ConnectionError::HandshakeTooLarge { method, size, frame_max })
             }

@@ -5,11 +5,11 @@ use bytes::{Bytes, BytesMut};
 use super::{Connection, State};
 use crate::event::{Event, ServerEvent};
 use crate::frame::{FrameHead, FrameKind, PROTOCOL_HEADER};
-use crate::link::Role;
 use crate::method::{
     Arguments as _, ChannelCloseOk, ChannelOpenOk, ConnectionClose, ConnectionCloseOk,
     ConnectionUpdateSecretOk, Method,
 };
+use crate::outbound::Role;
 use crate::{
     ChannelEvent, ChannelId, Close, ConnectionError, Initiator, LoginError, ReplyCode, Violation,
     WrongProtocol,
@@ -33,11 +33,11 @@ impl Connection {
 
     /// Returns the number of bytes of `input` that are whole frames, and the error in the frame behind them, if any.
     fn whole_frames(&self, input: &BytesMut) -> (usize, Received) {
-        let header_max = self.link.header_max();
+        let header_max = self.outbound.header_max();
         let mut whole = 0;
         loop {
             let rest = input.get(whole..).unwrap_or_default();
-            match FrameHead::peek(rest, self.link.frame_max, header_max) {
+            match FrameHead::peek(rest, self.outbound.frame_max, header_max) {
                 Ok(Some(head)) => whole += head.whole_len(),
                 Ok(None) => return (whole, Ok(())),
                 Err(error) => return (whole, Err(error.into())),
@@ -75,9 +75,9 @@ impl Connection {
 
     /// All of what was read is handled. Messages whose rest is still to come do not keep it.
     fn detach_contents(&mut self) -> Received {
-        while let Some(id) = self.link.attached.pop() {
+        while let Some(id) = self.outbound.attached.pop() {
             if let Some(channel) = self.channels.get(id.0) {
-                channel.detach_content(&mut self.link)?;
+                channel.detach_content(&mut self.outbound)?;
             }
         }
         Ok(())
@@ -103,11 +103,11 @@ impl Connection {
         let Some(channel) = self.channels.receiving(number) else {
             return self.receive_for_nobody(number, kind, chunk.slice(payload)).map(|()| next);
         };
-        let link = &mut self.link;
+        let outbound = &mut self.outbound;
         match kind {
-            FrameKind::Method => return channel.receive_method(link, chunk, payload, next),
-            FrameKind::Header => channel.receive_header(link, &chunk.slice(payload))?,
-            FrameKind::Body => channel.receive_body(link, chunk.slice(payload))?,
+            FrameKind::Method => return channel.receive_method(outbound, chunk, payload, next),
+            FrameKind::Header => channel.receive_header(outbound, &chunk.slice(payload))?,
+            FrameKind::Body => channel.receive_body(outbound, chunk.slice(payload))?,
             FrameKind::Heartbeat => {}
         }
         Ok(next)
@@ -116,18 +116,18 @@ impl Connection {
     /// A frame for a channel that is not open: only a server has a use for one, the opening.
     fn receive_for_nobody(&mut self, number: u16, kind: FrameKind, payload: Bytes) -> Received {
         let not_open = Violation::ChannelNotOpen { channel: number };
-        if kind != FrameKind::Method || self.link.role == Role::Client {
+        if kind != FrameKind::Method || self.outbound.role == Role::Client {
             return Err(not_open.into());
         }
         match Method::decode(&payload)? {
             Method::ChannelOpen(_) => {
                 self.channels.accept(number)?;
-                self.link.reply(number, &ChannelOpenOk::default())?;
-                self.link.emit(ChannelId(number), ChannelEvent::Opened);
+                self.outbound.reply(number, &ChannelOpenOk::default())?;
+                self.outbound.emit(ChannelId(number), ChannelEvent::Opened);
                 Ok(())
             }
             // Both ends closed the channel at once, and this end was answered first.
-            Method::ChannelClose(_) => Ok(self.link.reply(number, &ChannelCloseOk {})?),
+            Method::ChannelClose(_) => Ok(self.outbound.reply(number, &ChannelCloseOk {})?),
             _ => Err(not_open.into()),
         }
     }
@@ -137,7 +137,7 @@ impl Connection {
         match method {
             // This end asked for a close, too, and the reply to it is still outstanding.
             Method::ConnectionClose(_) if matches!(self.state, Ok(State::Closing(_))) => {
-                Ok(self.link.reply(0, &ConnectionCloseOk {})?)
+                Ok(self.outbound.reply(0, &ConnectionCloseOk {})?)
             }
             Method::ConnectionClose(close) => {
                 self.closed_by_peer(close);
@@ -156,25 +156,25 @@ impl Connection {
     }
 
     fn receive_while_open(&mut self, method: Method) -> Received {
-        match (method, self.link.role) {
+        match (method, self.outbound.role) {
             (Method::ConnectionBlocked(blocked), Role::Client) => {
-                self.link.blocked = true;
+                self.outbound.blocked = true;
                 let reason = blocked.reason.detached();
-                self.link.events.push_back(Event::Blocked { reason });
+                self.outbound.events.push_back(Event::Blocked { reason });
             }
             (Method::ConnectionUnblocked(_), Role::Client) => {
-                self.link.blocked = false;
-                self.link.events.push_back(Event::Unblocked);
+                self.outbound.blocked = false;
+                self.outbound.events.push_back(Event::Unblocked);
             }
             (Method::ConnectionUpdateSecretOk(_), Role::Client) if self.updating_secret > 0 => {
                 self.updating_secret -= 1;
-                self.link.events.push_back(Event::SecretUpdated);
+                self.outbound.events.push_back(Event::SecretUpdated);
             }
             (Method::ConnectionUpdateSecret(update), Role::Server) => {
-                self.link.reply(0, &ConnectionUpdateSecretOk {})?;
+                self.outbound.reply(0, &ConnectionUpdateSecretOk {})?;
                 let (new_secret, reason) = (update.new_secret, update.reason);
                 let event = ServerEvent::UpdateSecret { new_secret, reason };
-                self.link.events.push_back(Event::Server(event));
+                self.outbound.events.push_back(Event::Server(event));
             }
             (method, _) => {
                 let facts = method.facts();
@@ -189,7 +189,7 @@ impl Connection {
     }
 
     fn closed_by_peer(&mut self, close: ConnectionClose) {
-        self.link.send_small(0, &ConnectionCloseOk {});
+        self.outbound.send_small(0, &ConnectionCloseOk {});
         let close = Close {
             by: Initiator::Peer,
             channel: None,
@@ -216,7 +216,7 @@ impl Connection {
                 _ => Ok(false),
             };
         };
-        match (self.link.role, first) {
+        match (self.outbound.role, first) {
             (Role::Server, PROTOCOL_HEADER) => {
                 let _header = input.split_to(PROTOCOL_HEADER.len());
                 self.start_as_server()?;
@@ -224,7 +224,7 @@ impl Connection {
             }
             (Role::Server, _) => {
                 // The answer to any other header is the right one (spec 2.2.4).
-                self.link.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
+                self.outbound.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
                 Err(wrong_protocol(first).into())
             }
             // The head of a method frame on channel 0.

@@ -13,14 +13,14 @@ use core::ops::RangeInclusive;
 
 use bytes::{Buf as _, BytesMut};
 
+use crate::body_pool::BodyPool;
 use crate::channel::Channels;
-use crate::content::Spare;
 use crate::event::{Event, Negotiated, TimerReason};
 use crate::frame::{self, FrameKind, PROTOCOL_HEADER};
-use crate::link::{Link, Role};
 use crate::method::{
     ConnectionBlocked, ConnectionClose, ConnectionUnblocked, ConnectionUpdateSecret,
 };
+use crate::outbound::{Outbound, Role};
 use crate::wire::{Secret, ShortStr};
 use crate::{
     Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectionError,
@@ -49,7 +49,7 @@ use timers::Timers;
 pub struct Connection {
     state: Result<State, ConnectionError>,
     side: Side,
-    link: Link,
+    outbound: Outbound,
     channels: Channels,
     timers: Timers,
     negotiated: Option<Arc<Negotiated>>,
@@ -80,27 +80,27 @@ impl Connection {
     /// Creates the client's side. Queues the protocol header, so poll for it first.
     #[must_use]
     pub fn client(config: Arc<ClientConfig>, now: Instant) -> Self {
-        let mut link = Link::new(Role::Client, config.limits);
-        link.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
+        let mut outbound = Outbound::new(Role::Client, config.limits);
+        outbound.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
         let timers = Timers::new(now, config.handshake_timeout);
-        Self::new(Side::Client(config), link, timers, Handshake::AwaitStart)
+        Self::new(Side::Client(config), outbound, timers, Handshake::AwaitStart)
     }
 
     /// Creates the server's side, for brokers, proxies, mocks and tests.
     #[must_use]
     pub fn server(config: Arc<ServerConfig>, now: Instant) -> Self {
-        let link = Link::new(Role::Server, config.limits);
+        let outbound = Outbound::new(Role::Server, config.limits);
         let timers = Timers::new(now, config.handshake_timeout);
-        Self::new(Side::Server(config), link, timers, Handshake::AwaitHeader)
+        Self::new(Side::Server(config), outbound, timers, Handshake::AwaitHeader)
     }
 
-    fn new(side: Side, link: Link, timers: Timers, handshake: Handshake) -> Self {
+    fn new(side: Side, outbound: Outbound, timers: Timers, handshake: Handshake) -> Self {
         let mut channels = Channels::default();
-        channels.set_max(link.limits.channel_max);
+        channels.set_max(outbound.limits.channel_max);
         Self {
             state: Ok(State::Handshake(handshake)),
             side,
-            link,
+            outbound,
             channels,
             timers,
             negotiated: None,
@@ -128,7 +128,7 @@ impl Connection {
         if let Err(error) = taken {
             self.fail(error);
         }
-        if self.link.requeues {
+        if self.outbound.requeues {
             self.timers.requeue_later(now);
         }
         self.check()
@@ -171,7 +171,7 @@ impl Connection {
 
     /// Discards the queued output, which can no longer be written. Returns the large bodies in it.
     pub(crate) fn discard_transmit(&mut self) -> impl Iterator<Item = bytes::Bytes> + use<> {
-        self.link.transmit.discard()
+        self.outbound.transmit.discard()
     }
 
     /// Reports that the driver of the connection was dropped.
@@ -193,7 +193,7 @@ impl Connection {
             match reason {
                 TimerReason::Heartbeat => {
                     // Idle connections release memory.
-                    self.link.spare = Spare::default();
+                    self.outbound.body_pool = BodyPool::default();
                     self.send_heartbeat();
                     self.timers.sent(now);
                 }
@@ -212,12 +212,12 @@ impl Connection {
 
     fn requeue_held(&mut self, now: Instant) {
         self.timers.clear_requeue();
-        if !core::mem::take(&mut self.link.requeues) || !self.is_open() {
+        if !core::mem::take(&mut self.outbound.requeues) || !self.is_open() {
             return;
         }
-        if let Err(error) = self.channels.requeue_held(&mut self.link) {
+        if let Err(error) = self.channels.requeue_held(&mut self.outbound) {
             self.fail(error);
-        } else if self.link.requeues {
+        } else if self.outbound.requeues {
             self.timers.requeue_later(now);
         }
     }
@@ -256,7 +256,7 @@ impl Connection {
     /// long after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report.
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
-        self.timers.written(now, self.link.transmit.remaining().saturating_add(left));
+        self.timers.written(now, self.outbound.transmit.remaining().saturating_add(left));
     }
 
     /// Opens a channel. The channel can be used at once. [`ChannelEvent::Opened`] reports that the server has opened it.
@@ -265,7 +265,7 @@ impl Connection {
     /// [`OpenChannelError`].
     pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
         self.check_open()?;
-        self.channels.open(&mut self.link)
+        self.channels.open(&mut self.outbound)
     }
 
     /// Opens a channel with the given number.
@@ -274,13 +274,13 @@ impl Connection {
     /// [`OpenChannelError`].
     pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
         self.check_open()?;
-        self.channels.open_number(number, &mut self.link)
+        self.channels.open_number(number, &mut self.outbound)
     }
 
     /// Checks that channels can be opened.
     fn check_open(&self) -> Result<(), OpenChannelError> {
         match &self.state {
-            Ok(State::Open) if self.link.role == Role::Client => Ok(()),
+            Ok(State::Open) if self.outbound.role == Role::Client => Ok(()),
             Ok(State::Open | State::Handshake(_)) => Err(OpenChannelError::NotOpenYet),
             Ok(State::Closing(close)) => {
                 Err(OpenChannelError::Connection(ConnectionError::Closed(close.clone())))
@@ -294,7 +294,7 @@ impl Connection {
     /// # Errors
     /// [`Misuse::NoSuchChannel`], if the channel is not open, or its `Closed` event was polled.
     pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
-        self.channels.view(id, &mut self.link)
+        self.channels.view(id, &mut self.outbound)
     }
 
     /// Replaces the secret, for example before a token expires. [`Event::SecretUpdated`] reports RabbitMQ's reply.
@@ -303,7 +303,7 @@ impl Connection {
     /// [`CommandError`].
     pub fn update_secret(&mut self, secret: Secret, reason: &str) -> Result<(), CommandError> {
         self.check().map_err(crate::ChannelError::from)?;
-        if self.link.role == Role::Server {
+        if self.outbound.role == Role::Server {
             return Err(Misuse::WrongSide("client").into());
         }
         match &self.state {
@@ -315,30 +315,30 @@ impl Connection {
             _ => return Err(Misuse::NotOpenYet.into()),
         }
         let reason = ShortStr::truncated(reason);
-        self.link.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
-        self.link.transmit.holds_secret();
+        self.outbound.send(0, &ConnectionUpdateSecret { new_secret: secret, reason }.into())?;
+        self.outbound.transmit.holds_secret();
         self.updating_secret += 1;
         Ok(())
     }
 
     /// Servers: requests that the client stops publishing, for this reason, or lets it continue (`connection.blocked`, RabbitMQ).
     pub fn set_blocked(&mut self, reason: Option<&str>) {
-        if !self.is_open() || self.link.role == Role::Client {
+        if !self.is_open() || self.outbound.role == Role::Client {
             return;
         }
         match reason {
             Some(reason) => {
                 let reason = ShortStr::truncated(reason);
-                self.link.send_small(0, &ConnectionBlocked { reason });
+                self.outbound.send_small(0, &ConnectionBlocked { reason });
             }
-            None => self.link.send_small(0, &ConnectionUnblocked {}),
+            None => self.outbound.send_small(0, &ConnectionUnblocked {}),
         }
     }
 
     /// Sends a heartbeat now, in addition to the automatic ones.
     pub fn send_heartbeat(&mut self) {
         if self.state.is_ok() && self.negotiated.is_some() {
-            let out = self.link.transmit.buffer();
+            let out = self.outbound.transmit.buffer();
             let start = frame::begin(out, FrameKind::Heartbeat, 0);
             frame::finish(out, start);
         }
@@ -368,13 +368,13 @@ impl Connection {
             }
             Ok(State::Handshake(_)) if matches!(self.side, Side::Client(_)) => {
                 // The peer may never reply: that may be the reason why this side closes.
-                self.link.send_small(0, &close_method(&close));
+                self.outbound.send_small(0, &close_method(&close));
                 self.fail(ConnectionError::Closed(close));
             }
             Ok(State::Open | State::Handshake(_)) => {
                 self.flush_acks();
-                self.link.send_small(0, &close_method(&close));
-                self.link.closing = Some(close.clone());
+                self.outbound.send_small(0, &close_method(&close));
+                self.outbound.closing = Some(close.clone());
                 self.state = Ok(State::Closing(close));
                 let timeout = match &self.side {
                     Side::Client(config) => config.close_timeout,
@@ -390,42 +390,42 @@ impl Connection {
     /// this again.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
         self.flush_acks();
-        self.timers.written(now, self.link.transmit.remaining());
-        if self.link.transmit.is_empty() {
+        self.timers.written(now, self.outbound.transmit.remaining());
+        if self.outbound.transmit.is_empty() {
             return None;
         }
         self.timers.sent(now);
-        Some(&mut self.link.transmit)
+        Some(&mut self.outbound.transmit)
     }
 
     /// Moves all bytes to write into `transmit`, if that is empty, to write them without borrowing the connection. Returns
     /// whether `transmit` has any bytes. Report what is written with [`handle_written`](Self::handle_written).
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.flush_acks();
-        if transmit.is_empty() && !self.link.transmit.is_empty() {
+        if transmit.is_empty() && !self.outbound.transmit.is_empty() {
             self.timers.sent(now);
-            core::mem::swap(&mut self.link.transmit, transmit);
+            core::mem::swap(&mut self.outbound.transmit, transmit);
         }
         !transmit.is_empty()
     }
 
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.link.events.front() {
-            self.channels.release(*id, self.link.role);
+        if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.outbound.events.front() {
+            self.channels.release(*id, self.outbound.role);
         }
-        self.link.events.pop_front()
+        self.outbound.events.pop_front()
     }
 
     /// Returns the next event, if it is a delivery. [`poll_event`](Self::poll_event) returns deliveries as well; this method is
     /// faster.
     #[inline]
     pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
-        let Some(Event::Channel(_, ChannelEvent::Delivery { .. })) = self.link.events.front()
+        let Some(Event::Channel(_, ChannelEvent::Delivery { .. })) = self.outbound.events.front()
         else {
             return None;
         };
-        match self.link.events.pop_front() {
+        match self.outbound.events.pop_front() {
             Some(Event::Channel(id, ChannelEvent::Delivery { consumer, delivery })) => {
                 Some((id, consumer, delivery))
             }
@@ -435,7 +435,7 @@ impl Connection {
 
     /// Returns the next event without removing it.
     pub(crate) fn peek_event(&mut self) -> Option<&mut Event> {
-        self.link.events.front_mut()
+        self.outbound.events.front_mut()
     }
 
     /// Returns the unconfirmed publishes of a channel, until its `Closed` event is polled.
@@ -450,12 +450,12 @@ impl Connection {
 
     /// Reserves a number for a request that is made later.
     pub(crate) const fn reserve_request(&mut self) -> RequestId {
-        self.link.next_request()
+        self.outbound.next_request()
     }
 
     /// Continues the request numbers of the previous connection.
     pub(crate) const fn follow(&mut self, before: &Self) {
-        self.link.continue_requests(&before.link);
+        self.outbound.continue_requests(&before.outbound);
     }
 
     /// Returns when to call [`handle_timeout`](Self::handle_timeout), and the purpose of that timer.
@@ -484,20 +484,20 @@ impl Connection {
     /// Returns whether the connection is closed and everything is written: the transport can be closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.state.is_err() && self.link.transmit.is_empty()
+        self.state.is_err() && self.outbound.transmit.is_empty()
     }
 
     /// Returns whether the outgoing buffer has reached its [limit](crate::Limits::transmit_high_water), so that publishing has to
     /// wait ([`Gate::Full`](crate::Gate::Full)).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.link.is_full()
+        self.outbound.is_full()
     }
 
     /// Returns whether the broker has blocked publishing (`connection.blocked`).
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
-        self.link.blocked
+        self.outbound.blocked
     }
 
     /// Returns whether this side is waiting for the peer: for a reply, a confirm, unblocking, or its part in opening or closing. The
@@ -506,7 +506,7 @@ impl Connection {
     pub fn awaits_peer(&self) -> bool {
         match &self.state {
             Ok(State::Open) => {
-                self.link.blocked || self.updating_secret > 0 || self.link.awaiting > 0
+                self.outbound.blocked || self.updating_secret > 0 || self.outbound.awaiting > 0
             }
             Ok(State::Handshake(_) | State::Closing(_)) => true,
             Err(_) => false,
@@ -516,13 +516,13 @@ impl Connection {
     /// Number of bytes of incomplete bodies, on all channels.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) const fn unfinished(&self) -> usize {
-        self.link.unfinished
+        self.outbound.unfinished
     }
 
     /// Number of channels that wait for the peer: as counted incrementally, and as counted from the channels.
     #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
     pub(crate) fn awaiting(&self) -> (usize, usize) {
-        (self.link.awaiting, self.channels.awaiting())
+        (self.outbound.awaiting, self.channels.awaiting())
     }
 
     /// Returns the negotiated limits and the peer's properties, once the handshake has completed.
@@ -534,7 +534,7 @@ impl Connection {
     /// Returns the number of bytes that wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.link.transmit.remaining()
+        self.outbound.transmit.remaining()
     }
 
     /// Returns the number of channels that are open, opening or closing.
@@ -551,11 +551,11 @@ impl Connection {
         let handshaken = !matches!(self.state, Ok(State::Handshake(_)));
         if let Some((code, text)) = error.to_close().filter(|_| handshaken) {
             let close = Close::local(None, code, ShortStr::truncated(&text));
-            self.link.send_small(0, &close_method(&close));
+            self.outbound.send_small(0, &close_method(&close));
         }
         self.state = Err(error.clone());
-        self.channels.terminate(&mut self.link, &error);
-        self.link.events.push_back(Event::Closed(error));
+        self.channels.terminate(&mut self.outbound, &error);
+        self.outbound.events.push_back(Event::Closed(error));
     }
 
     fn out_of_time(&self) -> ConnectionError {
@@ -573,9 +573,9 @@ impl Connection {
     }
 
     fn flush_acks(&mut self) {
-        while let Some(id) = self.link.unflushed.pop() {
+        while let Some(id) = self.outbound.unflushed.pop() {
             if let Some(channel) = self.channels.get(id.0) {
-                channel.flush_listed(&mut self.link);
+                channel.flush_listed(&mut self.outbound);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! What all channels of a connection share: the way out, and the list of events.
+//! What all channels of a connection share: what they queue for the peer and for the application, and the limits.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::content::Spare;
+use crate::body_pool::BodyPool;
 use crate::event::{ChannelEvent, Event};
 use crate::frame::{self, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, Method};
@@ -23,8 +23,9 @@ pub(crate) enum Role {
 /// moves ever leaves behind, and little enough to lose.
 const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 
+/// The bytes for the peer and the events for the application, which all channels of a connection append to, with what limits them.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Outbound {
     pub(crate) role: Role,
     pub(crate) transmit: Transmit,
     pub(crate) events: VecDeque<Event>,
@@ -47,7 +48,7 @@ pub(crate) struct Link {
     pub(crate) attached: Vec<ChannelId>,
     /// The largest body that was published and may come back.
     pub(crate) returnable: u64,
-    pub(crate) spare: Spare,
+    pub(crate) body_pool: BodyPool,
     /// Some channel holds deliveries that are requeued after a pause.
     pub(crate) requeues: bool,
     /// Number of channels that wait for the peer: for a reply, a confirm, or the resumption of publishing.
@@ -55,7 +56,7 @@ pub(crate) struct Link {
     last_request: u64,
 }
 
-impl Link {
+impl Outbound {
     pub(crate) fn new(role: Role, mut limits: Limits) -> Self {
         // With 0, the transport would be full before anything waits for it.
         limits.transmit_high_water = limits.transmit_high_water.max(1);
@@ -74,7 +75,7 @@ impl Link {
             unfinished: 0,
             attached: Vec::new(),
             returnable: 0,
-            spare: Spare::default(),
+            body_pool: BodyPool::default(),
             requeues: false,
             awaiting: 0,
             last_request: 0,
