@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::driver::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
-use amqp_client_core::{Config, ConnectionEvent};
+use amqp_client_core::{Config, ConnectionEvent, QueueOptions, Status};
 use rig::Rig;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -189,4 +189,31 @@ fn a_secret_is_accepted_after_an_earlier_one_was_lost() {
     rig.run(connection.ready()).expect("it comes back");
     rig.run(connection.update_secret("renewed", "")).expect("it is taken");
     assert!(rig.run(lost).is_err());
+}
+
+/// The connection is open for the broker while the client restores what it had, and is lost before it has.
+#[test]
+fn a_secret_ends_with_an_attempt_to_reconnect() {
+    let mut rig = Rig::new(Config::default());
+    rig.recover();
+    let connection = rig.connection.clone();
+    let channel = rig.run(connection.open_channel()).expect("it opens");
+    rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("it is declared");
+    rig.lose();
+    let mut lost = loop {
+        let mut update = Box::pin(connection.update_secret("lost", ""));
+        match rig.poll(update.as_mut()) {
+            None => break update,
+            Some(refused) => assert!(refused.is_err()),
+        }
+        rig.write(true);
+        rig.answer_all();
+    };
+    assert_eq!(connection.health().status, Status::Recovering);
+    rig.silence();
+    rig.turn();
+    rig.lose();
+    rig.run(connection.ready()).expect("it comes back");
+    assert!(rig.poll(lost.as_mut()).expect("it has ended").is_err());
+    rig.run(connection.update_secret("renewed", "")).expect("it is taken");
 }

@@ -469,11 +469,20 @@ impl State {
     }
 
     fn dispatch_of_session(&mut self, event: SessionEvent) {
-        if let SessionEvent::Lost { reason } = &event {
-            self.losses += 1;
+        // A connection that is lost while it is restored is an attempt that failed, and it may have been sent a secret, too.
+        let lost_secrets = match &event {
+            SessionEvent::Lost { reason } => Some(reason.clone()),
+            SessionEvent::AttemptFailed { .. } => Some(ConnectionError::NotConnected),
+            _ => None,
+        };
+        if let Some(reason) = lost_secrets {
             for update in self.secrets.drain(..) {
                 let _set = update.set(Err(reason.clone()));
             }
+            self.wake_watchers();
+        }
+        if let SessionEvent::Lost { .. } = &event {
+            self.losses += 1;
             self.deadlines.lose();
             self.open_gates();
             self.wake_watchers();

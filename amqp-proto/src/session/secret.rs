@@ -19,6 +19,9 @@ impl Session {
     /// [have a secret](crate::Mechanism::with_secret). A configuration given to [`handle_transport`](Self::handle_transport)
     /// takes precedence.
     ///
+    /// [`Event::SecretUpdated`](crate::Event::SecretUpdated) reports the broker's reply, one for each secret. None comes for secrets
+    /// that were sent before [`Lost`](crate::SessionEvent::Lost) or [`AttemptFailed`](crate::SessionEvent::AttemptFailed).
+    ///
     /// A secret that the broker refuses is discarded.
     ///
     /// [`Connection::update_secret`]: crate::Connection::update_secret
