@@ -494,6 +494,11 @@ impl Channel<'_> {
         self.state.unsettled.len().saturating_sub(self.state.held.len(&self.state.unsettled))
     }
 
+    /// Returns whether deliveries may be unsettled for the broker, also those that are held or that a transaction has settled.
+    pub(crate) fn may_have_unsettled(&self) -> bool {
+        self.state.unsettled.len() > 0 || matches!(self.state.mode, Mode::Tx(_))
+    }
+
     /// Servers: queues a method that is not a request, or the reply to a request.
     ///
     /// # Errors

@@ -82,6 +82,11 @@ impl Context {
             self.topology.unconsumed(&queue);
             return None;
         }
+        // RabbitMQ remembers the tag until what the consumer got is settled: see `pause`.
+        let channel = self.connection.channel(id).ok();
+        if !found.consume.no_ack && channel.is_some_and(|own| own.may_have_unsettled()) {
+            record.rename(consumer);
+        }
         record.streams.interrupt_one(consumer);
         let mut steps = self.topology.queue_steps(&queue);
         if steps.is_empty() {

@@ -8,7 +8,8 @@
 //!
 //! The broker gets the consumer with another tag then. RabbitMQ: a quorum queue remembers a consumer that was cancelled until
 //! its deliveries are settled. When the same tag starts again on the same channel before that, the channel gets nothing, hangs
-//! for 30 seconds and breaks (seen with 3.10.8).
+//! for 30 seconds and breaks (seen with 3.10.8). A consumer that the broker has cancelled gets another tag for the same reason, if
+//! deliveries are unsettled when it is started again.
 //!
 //! | [`Pause`] | the broker has the consumer | next |
 //! |---|---|---|
@@ -174,8 +175,8 @@ impl Context {
 }
 
 impl ChannelRecord {
-    /// Gives a consumer a tag that none has had on the channel.
-    fn rename(&mut self, consumer: ConsumerId) {
+    /// Gives a consumer a tag at the broker that no consumer of the channel has had.
+    pub(super) fn rename(&mut self, consumer: ConsumerId) {
         let Some(own) = self.consumers.get(consumer) else { return };
         let own = own.consume.consumer_tag.clone();
         let tag = loop {

@@ -5,7 +5,7 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::{Dial, Entity, Locked, OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, ConsumerId, ReplyCode, SessionEvent, TimerReason,
+    ChannelError, ChannelEvent, ConsumerId, FieldTable, ReplyCode, SessionEvent, TimerReason,
 };
 use amqp_test_broker::Scope;
 
@@ -257,6 +257,33 @@ fn failed(world: &World) -> Vec<ConsumerId> {
         _ => None,
     });
     failed.collect()
+}
+
+#[test]
+fn a_consumer_that_starts_again_is_not_mistaken_for_the_one_that_was_cancelled() {
+    let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let id = world.open();
+    let arguments = FieldTable::new().with("x-queue-type", "quorum").expect("it fits");
+    let queue = world.queue(id, QueueDeclare { arguments, ..durable("queue") });
+    let consumer = world.consume(id, &queue, "tag");
+    world.publish(id, "", "queue", "unsettled");
+    world.run();
+    let before = world.deliveries();
+    // A consumer timeout of RabbitMQ does this: the channel stays open, and the delivery unsettled.
+    cancel(&mut world, "tag");
+    world.run();
+    world.publish(id, "", "queue", "after");
+    world.run();
+    assert_eq!(world.texts(consumer), ["after"]);
+    let mut channel = world.session.channel(id).expect("it is open");
+    channel.ack(before[0].1.delivery_tag()).expect("it is unsettled");
+    world.run();
+    assert_eq!(world.broker.take_violation(), None);
+    // Both tags mean the consumer.
+    let cancel = world.send(id, BasicCancel { consumer_tag: short("tag"), no_wait: false });
+    world.run();
+    assert!(world.answer(cancel).is_some());
+    assert_eq!(world.broker.consumers().count(), 0);
 }
 
 #[test]
