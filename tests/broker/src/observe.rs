@@ -47,6 +47,10 @@ pub enum Note {
     },
     /// A client closed a channel, or its connection, before it settled that delivery. Queues that count failures count it.
     Abandoned {
+        /// The client's session.
+        session: SessionId,
+        /// The channel.
+        channel: ChannelId,
         /// The message's body.
         body: Bytes,
         /// Why the client closed it.
@@ -136,6 +140,8 @@ impl Engine {
             return;
         };
         notes.extend(channel.unsettled().map(|(_, unacked)| Note::Abandoned {
+            session: at.session,
+            channel: at.channel,
             body: unacked.message.body.clone(),
             text: close.reply_text.to_string(),
         }));
@@ -171,6 +177,12 @@ impl Engine {
     pub fn ready_count(&self, queue: &str) -> Option<usize> {
         let queue = self.queues.get(&Name::in_default(queue))?;
         Some(queue.messages.len())
+    }
+
+    /// Returns the sizes of the bodies of those messages, in order.
+    pub fn ready_sizes(&self, queue: &str) -> impl Iterator<Item = usize> {
+        let queue = self.queues.get(&Name::in_default(queue));
+        queue.into_iter().flat_map(|queue| queue.messages.iter().map(|message| message.body.len()))
     }
 
     /// Returns the names of all queues.

@@ -23,9 +23,14 @@ pub(crate) struct Books {
     work: RefCell<Work>,
     /// Which deliveries are settled is not known any more: some were asked for again, or several settled at once.
     lost_track: Cell<bool>,
+    /// How often everything unsettled was asked for again at the end.
+    asked_again: Cell<u32>,
     /// Deliveries whose settlement was rolled back: they can be settled again.
     again: RefCell<Vec<(Id, DeliveryTag)>>,
 }
+
+/// How often everything unsettled is asked for again at the end, at most.
+const ASKS: u32 = 3;
 
 /// What a transaction has done.
 #[derive(Debug, Default)]
@@ -141,6 +146,12 @@ impl Books {
         if work.settled.iter().any(|settled| settled.again) {
             self.lose_track();
         }
+    }
+
+    /// Counts one more request for everything unsettled at the end. Returns whether that is not one too many.
+    pub(crate) fn ask_again(&self) -> bool {
+        self.asked_again.set(self.asked_again.get() + 1);
+        self.asked_again.get() <= ASKS
     }
 
     /// Deliveries that can be settled again.

@@ -78,6 +78,8 @@ pub(crate) struct Desk {
     pub(crate) shut: Rc<Shut>,
     /// Whether its end was looked at.
     pub(crate) judged: Cell<bool>,
+    /// The tags that it has cancelled by hand, whichever consumers have them.
+    pub(crate) cancelled: RefCell<BTreeSet<ShortStr>>,
     /// How many declarations were begun, and how many of them are under way.
     pub(crate) declarations: Cell<(u32, u32)>,
 }
@@ -93,6 +95,7 @@ impl Desk {
             closed: Rc::default(),
             shut,
             judged: Cell::new(false),
+            cancelled: RefCell::default(),
             declarations: Cell::default(),
         }
     }
@@ -270,7 +273,10 @@ impl Client {
                 let name = named.as_ref().map(Queue::current_name);
                 name.unwrap_or(ShortStr::EMPTY).to_string()
             }
-            Name::Last => String::new(),
+            Name::Last => {
+                self.world.history.borrow_mut().guess(self.number, desk.channel.id().get());
+                String::new()
+            }
             Name::Missing => "missing".to_owned(),
         }
     }

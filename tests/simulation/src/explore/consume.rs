@@ -170,6 +170,10 @@ impl Task {
             let first = !taker.asked.replace(true);
             self.world.history.borrow_mut().leave(&taker.queue);
             let made = matches!(how, Cancelling::Await | Cancelling::Drop | Cancelling::Late(_));
+            if !made {
+                let tags = &taker.desk.cancelled;
+                tags.borrow_mut().insert(taker.consumer.tag().clone());
+            }
             let reply = made.then(|| taker.consumer.cancel());
             (taker.consumer.channel().clone(), taker.consumer.tag().clone(), first, reply)
         };

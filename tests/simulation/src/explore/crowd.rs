@@ -27,6 +27,7 @@ impl Task {
         let options = PublisherOptions::new().mandatory(false).window(WINDOW, usize::MAX);
         let Ok(publisher) = desk.channel.default_exchange().publisher(options) else { return };
         let (mut events, losses) = (desk.channel.connection().events(), self.losses());
+        let since = self.world.history.borrow().mark();
         let polls = Cell::new(0);
         let mut publishing: FuturesUnordered<_> = (0..CROWD)
             .map(|_| {
@@ -53,6 +54,8 @@ impl Task {
         while let Some(Some(event)) = tried(events.next()).await {
             failed |= matches!(event, ConnectionEvent::Blocked { .. } | ConnectionEvent::Unblocked);
         }
+        let id = desk.channel.id().get();
+        failed |= self.world.history.borrow().has_refused_on(since, self.number, id);
         if !failed && self.losses() == losses && polls.get() > POLLS * CROWD {
             let polls = polls.get();
             self.fail(format!(

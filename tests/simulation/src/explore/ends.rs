@@ -30,7 +30,8 @@ impl Task {
 
     fn explain(&self, taker: &Start, end: Option<&ConsumerEnd>) -> Result<(), String> {
         let (desk, history) = (&taker.desk, self.world.history.borrow());
-        let asked = taker.asked.get();
+        let by_hand = desk.cancelled.borrow().contains(&taker.tag);
+        let asked = taker.asked.get() || by_hand;
         let channel = &desk.channel;
         let id = channel.id().get();
         let error = match end {

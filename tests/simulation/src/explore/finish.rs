@@ -7,7 +7,7 @@ use std::time::Duration;
 use amqp_client_core::{Connection, Status};
 
 use super::client::{Connected, STREAM, Start, Taker, Task};
-use super::commands::Settling;
+use super::commands::{BODY_MAX, Name, Settling};
 use super::history::own_tag;
 
 /// How long it may take at most until a client is connected again, and everything that waits has an outcome. Attempts to
@@ -180,10 +180,15 @@ impl Task {
             let Start { name, queue, no_ack, exclusive, last, asked, .. } = start;
             let key = (consumer.channel().id().get(), consumer.tag().to_string());
             let Some(queue) = known.remove(&key) else {
-                // One that is exclusive is tried again until those that keep it from its queue are gone.
+                // One that is exclusive is tried again until those that keep it from its queue are gone. Which queue that is,
+                // the broker knows if it has named it.
+                let own_name = !matches!(name, Name::ServerNamed | Name::Last);
                 if *exclusive
                     && !asked.get()
-                    && network.engine.consumers().any(|view| view.queue.to_string() == *queue)
+                    && network
+                        .engine
+                        .consumers()
+                        .any(|view| !own_name || view.queue.to_string() == *queue)
                     && self.retries_locked()
                 {
                     continue;
@@ -195,6 +200,14 @@ impl Task {
             let full = unsettled.any(|(own, ..)| own == consumer.channel().id())
                 && self.leaves_some(taker);
             if queue == STREAM {
+                // What is too large is not delivered.
+                let limit = match self.policy().oversized {
+                    Some(_) => BODY_MAX,
+                    None => usize::MAX,
+                };
+                let sizes: Vec<_> = network.engine.ready_sizes(&queue).collect();
+                let ready =
+                    sizes.iter().rposition(|size| *size <= limit).map_or(0, |last| last + 1);
                 // One that has had none yet may have begun at the end.
                 let had = last.get().map_or(ready as i64, |last| last + 1);
                 if had < ready as i64 && !full {

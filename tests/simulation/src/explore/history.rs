@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use amqp_client_core::proto::{ChannelId, Close, ReplyCode};
 use amqp_test_broker::{Note, SessionId};
 
+use super::client::STREAM;
+
 /// More channels of one number than are opened within a second, but by a client that does nothing else.
 const OPENINGS: usize = 200;
 
@@ -123,6 +125,12 @@ impl History {
         self.refusals[since.refusals..].iter().any(|own| own.client == client)
     }
 
+    /// Whether anything was refused to a client on this channel, which closed it.
+    pub(crate) fn has_refused_on(&self, since: Mark, client: usize, channel: u16) -> bool {
+        let own = |refusal: &Refusal| (refusal.client, refusal.channel) == (client, channel);
+        self.refusals[since.refusals..].iter().any(own)
+    }
+
     /// Whether a request of a client was refused like that, on any channel at any time.
     pub(crate) fn has_refused_like(&self, client: usize, close: &Close) -> bool {
         let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
@@ -145,6 +153,13 @@ impl History {
         self.named.insert((client, channel));
     }
 
+    /// The application uses the queue that was declared last on a channel, and has declared none there. Recovery may have.
+    pub(crate) fn guess(&mut self, client: usize, channel: u16) {
+        if !self.named.contains(&(client, channel)) {
+            self.blur(client, channel);
+        }
+    }
+
     /// The broker names a queue on a channel, and does not say how.
     pub(crate) fn blur(&mut self, client: usize, channel: u16) {
         self.blurred.insert((client, channel));
@@ -157,6 +172,16 @@ impl History {
 
     pub(crate) fn consume(&mut self, queue: &str, client: usize, channel: u16) {
         self.consumed.entry(queue.to_owned()).or_default().insert((client, channel));
+    }
+
+    /// Whether the broker says of a channel that reads a stream that deliveries were unsettled when it was closed: only those that
+    /// had arrived are requeued then.
+    pub(crate) fn excuses(&self, note: &Note, owner: impl Fn(SessionId) -> Option<usize>) -> bool {
+        let Note::Abandoned { session, channel, .. } = note else { return false };
+        let reads = |client| {
+            self.consumed.get(STREAM).is_some_and(|own| own.contains(&(client, channel.get())))
+        };
+        owner(*session).is_some_and(reads)
     }
 
     /// A consumer of this queue goes, or the queue itself.

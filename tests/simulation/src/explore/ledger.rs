@@ -254,7 +254,7 @@ impl Ledger {
                 }
             }
             Note::LimitReached { body } => self.limit_reached(body)?,
-            Note::Abandoned { body, text } => self.abandoned(body, text)?,
+            Note::Abandoned { body, text, .. } => self.abandoned(body, text)?,
             Note::Settled { body, verdict } => self.settled(body, *verdict)?,
             Note::Purged { queue } | Note::Deleted { queue } => {
                 let queue = key(&queue.to_string());
@@ -309,9 +309,8 @@ impl Ledger {
     /// requeued before that, if there is a way to, unless the application itself closes the channel or the connection.
     fn abandoned(&self, body: &Bytes, text: &str) -> Result<(), String> {
         let id = self.identify(body)?;
-        // Of a channel that reads a stream, only what has arrived is requeued.
         let requeued = match text {
-            "channel dropped" => !self.entry_of(id).streamed,
+            "channel dropped" => true,
             "shut down" => !self.streams,
             _ => false,
         };

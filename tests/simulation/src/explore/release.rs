@@ -17,8 +17,10 @@ impl Task {
             if !desk.books.are_kept() {
                 self.step(&desk, Step::Select, Ending::Await).await;
             }
-            // A stream cannot deliver anything again.
-            if !desk.books.are_clear() && !self.world.script.has_streams() {
+            // A stream cannot deliver anything again. What is asked for again while some of it waits to be taken is stale when it is
+            // taken, and costs the next transaction: doing that each time would have no end.
+            let again = !desk.books.are_clear() && !self.world.script.has_streams();
+            if again && desk.books.ask_again() {
                 let recovered = desk.channel.basic_recover(true).await;
                 self.judge_call(recovered);
                 desk.books.take_again();
