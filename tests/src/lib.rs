@@ -24,7 +24,19 @@ pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use wait::wait_until;
 
-// Here, because all the clients that it mentions are at hand.
+/// The examples of the guides and READMEs are compiled here, because all the crates that they mention are at hand.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod guides {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../amqp-proto/README.md")]
+    struct Proto;
+    #[doc = include_str!("../../amqp-client-tokio/README.md")]
+    struct Tokio;
+    #[doc = include_str!("../../amqp-client-smol/README.md")]
+    struct Smol;
+    #[doc = include_str!("../../amqp-client-blocking/README.md")]
+    struct Blocking;
+    #[doc = include_str!("../broker/README.md")]
+    struct TestBroker;
+}
