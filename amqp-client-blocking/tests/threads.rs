@@ -123,7 +123,7 @@ fn heartbeats_go_on_while_the_caller_computes() -> Outcome {
     }
     assert!(connection.is_open());
     queue.publish(&Message::new("still here")).wait()?;
-    assert!(queue.get(true).wait()?.is_some());
+    assert!(queue.get_no_ack().wait()?.is_some());
     Ok(())
 }
 
@@ -178,7 +178,7 @@ fn an_error_of_a_callback_comes_out_and_an_end_of_its_consumer_too() -> Outcome 
     let error = callbacks.run_once(timeout).expect_err("the callback failed");
     assert_eq!(error.to_string(), "odd");
     assert!(!callbacks.run_once(Duration::from_millis(1))?, "nothing came");
-    queue.delete(false, false).wait()?;
+    queue.delete().wait()?;
     let error = callbacks.run_once(timeout).expect_err("the broker has cancelled the consumer");
     assert!(error.is::<amqp_client_blocking::ConsumerEnd>(), "{error:?}");
     assert!(callbacks.is_empty());
@@ -223,6 +223,6 @@ fn a_callback_that_panics_is_contained_if_that_is_wanted() -> Outcome {
     callbacks.run()?;
     drop(callbacks);
     assert_eq!(taken, ["wholesome"]);
-    assert!(queue.get(true).wait()?.is_none());
+    assert!(queue.get_no_ack().wait()?.is_none());
     Ok(())
 }

@@ -77,7 +77,7 @@ impl Delivery {
     /// # Errors
     /// [`CallError`], if the channel is closed.
     pub fn ack(mut self) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_ack(tag, false))
+        self.settle(|channel, tag| channel.basic_ack(tag))
     }
 
     /// Acknowledges this delivery and all earlier deliveries of the channel.
@@ -85,7 +85,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_up_to(mut self) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_ack(tag, true))
+        self.settle(|channel, tag| channel.basic_ack_up_to(tag))
     }
 
     /// Returns the delivery to the broker without blame (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise
@@ -94,7 +94,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack(mut self, requeue: bool) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_nack(tag, false, requeue))
+        self.settle(|channel, tag| channel.basic_nack(tag, requeue))
     }
 
     /// Returns this delivery and all earlier unacknowledged deliveries of the channel, like [`nack`](Self::nack).
@@ -102,7 +102,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack_up_to(mut self, requeue: bool) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_nack(tag, true, requeue))
+        self.settle(|channel, tag| channel.basic_nack_up_to(tag, requeue))
     }
 
     /// Rejects the delivery (`basic.reject`). The broker requeues it if `requeue` is set, and otherwise drops or dead-letters it.

@@ -50,7 +50,7 @@ fn nack_is_a_nack_and_reject_a_reject() {
     next().nack(false).expect("it waits");
     next().reject(true).expect("it waits");
     next().reject(false).expect("it waits");
-    channel.basic_nack(next().into_message().delivery_tag(), false, true).expect("it waits");
+    channel.basic_nack(next().into_message().delivery_tag(), true).expect("it waits");
     channel.basic_reject(next().into_message().delivery_tag(), true).expect("it waits");
     drop(next().into_message());
     next().nack_up_to(true).expect("they wait");
@@ -219,7 +219,7 @@ fn an_answer_that_nobody_awaits_is_returned_without_blame() {
     let (mut rig, channel, consumer) = consuming(0);
     std::mem::forget(consumer);
     for answered in [false, true] {
-        let get = channel.basic_get("queue", false);
+        let get = channel.basic_get("queue");
         rig.methods.clear();
         rig.turn();
         if answered {

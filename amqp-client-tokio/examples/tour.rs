@@ -100,7 +100,7 @@ async fn commit(connection: &Connection) -> Result<()> {
     channel.tx_select().await?;
     queue.publish(&Message::new("in a transaction")).await?;
     channel.tx_commit().await?;
-    let got = queue.get(true).await?.ok_or("the message is not there")?;
+    let got = queue.get_no_ack().await?.ok_or("the message is not there")?;
     println!("  {}", String::from_utf8_lossy(got.delivery.body()));
     Ok(())
 }

@@ -36,7 +36,7 @@ async fn a_restart_leaves_what_is_durable() -> Outcome {
     {
         publisher.publish_message("durable", &Message::new(text).with(properties)?).await?.await?;
     }
-    let taken = queue.get(false).await?.ok_or("nothing there")?;
+    let taken = queue.get().await?.ok_or("nothing there")?;
     broker.restart();
     connection.closed().await;
     assert!(taken.delivery.ack().is_err());
@@ -50,7 +50,7 @@ async fn a_restart_leaves_what_is_durable() -> Outcome {
         assert_eq!((delivery.body(), delivery.redelivered()), (text.as_bytes(), redelivered));
         delivery.ack()?;
     }
-    assert!(queue.get(true).await?.is_none());
+    assert!(queue.get_no_ack().await?.is_none());
     for gone in ["transient", "own"] {
         let result = connection.open_channel().await?.queue_declare_passive(gone).await;
         assert!(matches!(result, Err(CallError::Ended(_))), "{gone}: {result:?}");
@@ -84,7 +84,7 @@ async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
     let mut publish = pin!(queue.publish(&message));
     assert!(publish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     // Who does not publish is not disturbed.
-    assert!(second.open_channel().await?.basic_get("q", true).await?.is_some());
+    assert!(second.open_channel().await?.basic_get_no_ack("q").await?.is_some());
 
     broker.set_alarm(None);
     publish.await?;
@@ -126,7 +126,7 @@ async fn virtual_hosts_have_queues_and_exchanges_of_their_own() -> Outcome {
         Ok::<_, CallError>(channel.queue_declare_passive("dead").await?.message_count())
     };
     assert_eq!((counts(&first).await?, counts(&second).await?), (0, 2));
-    second.queue_delete("q", false, false).await?;
+    second.queue_delete("q").await?;
     first.queue_declare_passive("q").await?;
     broker.restart();
     let (first, second) = (open(&broker.uri()).await?, open(&other).await?);
@@ -167,7 +167,7 @@ async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
         let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
         let mut found = Vec::new();
-        while let Some(got) = channel.basic_get("durable", true).await? {
+        while let Some(got) = channel.basic_get_no_ack("durable").await? {
             found.extend_from_slice(got.delivery.body());
         }
         assert!(found.is_sorted(), "seed {seed}: {found:?}");
@@ -248,7 +248,7 @@ async fn quorum(channel: &Channel) -> Result<(Queue, Queue), Box<dyn std::error:
 }
 
 async fn got(queue: &Queue) -> Result<Delivery, Box<dyn std::error::Error>> {
-    Ok(queue.get(false).await?.ok_or("no message")?.delivery)
+    Ok(queue.get().await?.ok_or("no message")?.delivery)
 }
 
 fn count(delivery: &Delivery) -> Option<i64> {
@@ -264,7 +264,7 @@ async fn failed_deliveries_count_and_returned_ones_do_not_as_in_4_3() -> Outcome
     for _ in 0..30 {
         got(&queue).await?.nack(true)?;
         let _requeued = got(&queue).await?.into_message();
-        channel.basic_recover(true).await?;
+        channel.basic_recover().await?;
     }
     assert_eq!(count(&got(&queue).await?), None);
     for failures in 0..10 {
@@ -273,12 +273,12 @@ async fn failed_deliveries_count_and_returned_ones_do_not_as_in_4_3() -> Outcome
         delivery.reject(true)?;
         // The end of the channel counts as well.
         let other = connection.open_channel().await?;
-        let _unsettled = other.basic_get(queue.name(), false).await?.ok_or("no message")?;
+        let _unsettled = other.basic_get(queue.name()).await?.ok_or("no message")?;
         other.close().await?;
     }
     assert_eq!(count(&got(&queue).await?), Some(20));
     got(&queue).await?.reject(true)?;
-    assert!(queue.get(false).await?.is_none());
+    assert!(queue.get().await?.is_none());
     let headers = got(&dead).await?.properties().headers()?.ok_or("no headers")?;
     let reason = headers.get("x-first-death-reason");
     assert_eq!(reason.as_ref().and_then(|reason| reason.as_str()), Some("delivery_limit"));
@@ -310,7 +310,7 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
         }
     }
     // Deliveries that were in transit are requeued once the broker has processed the close.
-    while queue.get(false).await?.is_none() {}
+    while queue.get().await?.is_none() {}
     assert_eq!(count(&got(&queue).await?), None);
     Ok(())
 }
@@ -335,7 +335,7 @@ async fn transactions_that_fail_do_not_wear_messages_out() -> Outcome {
         assert_eq!(failed.await.expect_err("it fails").to_string(), "the work fails");
         // What is unacknowledged again is requeued before the channel is closed.
         drop((work, channel));
-        while queue.get(false).await?.is_none() {}
+        while queue.get().await?.is_none() {}
     }
     assert_eq!(count(&got(&queue).await?), None);
     Ok(())

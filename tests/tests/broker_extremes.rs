@@ -49,7 +49,7 @@ async fn a_consumer_has_65_536_deliveries_unacknowledged() -> Outcome {
     channel.basic_qos(1).await?;
     assert!(limited.try_next().is_none());
     deliveries.pop().ok_or("none")?.ack_up_to()?;
-    assert!(queue.get(true).await?.is_some_and(|second| second.delivery.body() == b"second"));
+    assert!(queue.get_no_ack().await?.is_some_and(|second| second.delivery.body() == b"second"));
     Ok(())
 }
 
@@ -75,7 +75,7 @@ async fn a_message_dies_in_3_000_queues_one_after_the_other() -> Outcome {
     let (_broker, channel) = channel().await?;
     let last = chain(&channel, 3_000).await?;
     channel.queue("q0")?.publish(&Message::new("x")).await?;
-    let got = last.get(true).await?.ok_or("it is lost")?;
+    let got = last.get_no_ack().await?.ok_or("it is lost")?;
     assert_eq!(got.delivery.body(), b"x");
     Ok(())
 }
@@ -93,7 +93,7 @@ async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
     // The headers are said to be longer than they are.
     let unreadable = RawProperties::unchecked(b"\x20\0\xff\xff\xff\xff".as_slice().into());
     queue.publish(&Message::new("x").with_encoded(unreadable)).await?;
-    assert!(queue.get(true).await?.is_none(), "it is dropped where it has been before");
+    assert!(queue.get_no_ack().await?.is_none(), "it is dropped where it has been before");
     Ok(())
 }
 
@@ -106,7 +106,7 @@ async fn a_queue_whose_name_is_not_utf_8_dead_letters_to_itself() -> Outcome {
     let options = QueueOptions::new().message_ttl(Duration::ZERO).dead_letter_exchange("");
     let queue = channel.queue_declare(b"\xff".as_slice(), options).await?;
     queue.publish(&Message::new("x")).await?;
-    assert!(queue.get(true).await?.is_none(), "it has gone round once, and is dropped");
+    assert!(queue.get_no_ack().await?.is_none(), "it has gone round once, and is dropped");
     drop(ManuallyDrop::into_inner(broker));
     Ok(())
 }
@@ -124,8 +124,8 @@ async fn a_message_has_died_as_often_as_can_be_counted() -> Outcome {
     let headers = FieldTable::new().with("x-death", FieldArray::from_values([death])?)?;
     let properties = Properties { headers: Some(headers), ..Properties::default() };
     queue.publish(&Message::new("x").with_encoded((&properties).into())).await?;
-    queue.get(false).await?.ok_or("nothing there")?.delivery.reject(false)?;
-    let headers = dead.get(true).await?.ok_or("it is lost")?.delivery.properties().headers()?;
+    queue.get().await?.ok_or("nothing there")?.delivery.reject(false)?;
+    let headers = dead.get_no_ack().await?.ok_or("it is lost")?.delivery.properties().headers()?;
     let deaths = headers.and_then(|headers| headers.get("x-death")).ok_or("no deaths")?;
     let count = deaths.as_array().and_then(|deaths| deaths.iter().next());
     let count = count.as_ref().and_then(|death| death.as_table()?.get("count"));

@@ -7,6 +7,7 @@ mod once;
 use std::future::Future;
 use std::time::Duration;
 
+use amqp_client_core::proto::method::ChannelFlow;
 use amqp_client_core::proto::{ConnectionError, FieldTable};
 use amqp_client_core::{
     CallError, Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, Gate, PublishError,
@@ -99,18 +100,18 @@ impl Scene {
         pending.add("queue.bind", plain.queue_bind(queue, "amq.direct", "k", none()));
         pending.add("queue.unbind", plain.queue_unbind(queue, "amq.direct", "k", none()));
         pending.add("queue.purge", plain.queue_purge(queue));
-        pending.add("queue.delete", plain.queue_delete(queue, false, false));
+        pending.add("queue.delete", plain.queue_delete(queue));
         let options = ExchangeOptions::new();
         pending.add("exchange.declare", plain.exchange_declare("x", "direct", options));
         pending.add("exchange.bind", plain.exchange_bind("x", "amq.direct", "k", none()));
         pending.add("exchange.unbind", plain.exchange_unbind("x", "amq.direct", "k", none()));
-        pending.add("exchange.delete", plain.exchange_delete("x", false));
+        pending.add("exchange.delete", plain.exchange_delete("x"));
         pending.add("basic.qos", plain.basic_qos(1));
         pending.add("basic.consume", plain.basic_consume(queue, ConsumeOptions::new()));
         pending.add("basic.cancel", plain.basic_cancel("t"));
-        pending.add("basic.get", plain.basic_get(queue, false));
-        pending.add("basic.recover", plain.basic_recover(true));
-        pending.add("channel.flow", plain.flow(true));
+        pending.add("basic.get", plain.basic_get(queue));
+        pending.add("basic.recover", plain.basic_recover());
+        pending.add("channel.flow", plain.call(ChannelFlow { active: true }));
         pending.add("tx.commit", transactional.tx_commit());
         pending.add("tx.rollback", transactional.tx_rollback());
         pending.add("confirm.select", confirming.confirm_select());

@@ -67,7 +67,7 @@ async fn a_broker_that_was_stopped_starts_again_with_what_it_had() -> Outcome {
     broker.start_again()?;
     assert!(broker.queue("gone").is_none());
     let channel = open(&broker.uri()).await?.open_channel().await?;
-    let got = channel.basic_get("kept", true).await?.ok_or("it is lost")?;
+    let got = channel.basic_get_no_ack("kept").await?.ok_or("it is lost")?;
     assert_eq!(got.delivery.body(), b"m");
     Ok(())
 }
@@ -299,7 +299,7 @@ async fn queues_can_be_looked_into() -> Outcome {
         let message = amqp_client_core::Message::new(body).with(&properties)?;
         publisher.send_message("q", &message).await?;
     }
-    let taken = queue.get(false).await?.ok_or("nothing there")?;
+    let taken = queue.get().await?.ok_or("nothing there")?;
     assert!(broker.queue("q").is_none(), "it is in another virtual host");
     let [view] = &broker.queues()[..] else { panic!("there is one") };
     assert_eq!(
@@ -319,7 +319,7 @@ async fn queues_can_be_looked_into() -> Outcome {
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     let delivery = consumer.next().await.ok_or("ended")??;
     assert_eq!((delivery.body(), delivery.redelivered()), (&b"high"[..], true));
-    queue.delete(false, false).await?;
+    queue.delete().await?;
     assert!(broker.queues().is_empty());
     assert!(matches!(consumer.next().await, Some(Ok(_) | Err(ConsumerEnd::Cancelled))));
     Ok(())

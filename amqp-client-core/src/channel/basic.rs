@@ -20,16 +20,6 @@ impl Channel {
         self.request(Ok::<_, CallError>(BasicQos { prefetch_count, ..<_>::default() }))
     }
 
-    /// Limits the number of unacknowledged deliveries of all consumers of the channel together (`basic.qos` with `global`).
-    /// RabbitMQ 4.3.6 accepts the request but applies no limit: use [`basic_qos`](Self::basic_qos).
-    pub fn basic_qos_global(&self, prefetch_count: u16) -> Reply<()> {
-        self.request(Ok::<_, CallError>(BasicQos {
-            prefetch_count,
-            global: true,
-            ..<_>::default()
-        }))
-    }
-
     /// Starts a consumer (`basic.consume`).
     pub fn basic_consume(
         &self,
@@ -103,7 +93,17 @@ impl Channel {
     }
 
     /// Fetches one message (`basic.get`). Returns `None` if the queue is empty. For many messages, a consumer is far faster.
-    pub fn basic_get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
+    pub fn basic_get(&self, queue: impl AsRef<[u8]>) -> Reply<Option<Got>> {
+        self.get(queue, false)
+    }
+
+    /// Fetches one message that needs no acknowledgement (`basic.get` with `no-ack`): it is lost if it does not arrive. Returns
+    /// `None` if the queue is empty.
+    pub fn basic_get_no_ack(&self, queue: impl AsRef<[u8]>) -> Reply<Option<Got>> {
+        self.get(queue, true)
+    }
+
+    fn get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
         let method = name("queue", queue).map(|queue| BasicGet { queue, no_ack, ..<_>::default() });
         self.request_with(method.map_err(Into::into), |sending, reply| {
             match typed::<BasicGet>(sending, reply)? {
@@ -119,54 +119,49 @@ impl Channel {
         })
     }
 
-    /// Requests redelivery of all unacknowledged deliveries of the channel (`basic.recover`). RabbitMQ supports only
-    /// `requeue = true`. The earlier deliveries become stale: settling them is `Ok` and does nothing, see [`Delivery::ack`].
-    pub fn basic_recover(&self, requeue: bool) -> Reply<()> {
-        self.request(Ok::<_, CallError>(BasicRecover { requeue }))
+    /// Requests redelivery of all unacknowledged deliveries of the channel (`basic.recover` with `requeue`). The earlier deliveries
+    /// become stale: settling them is `Ok` and does nothing, see [`Delivery::ack`].
+    pub fn basic_recover(&self) -> Reply<()> {
+        self.request(Ok::<_, CallError>(BasicRecover { requeue: true }))
     }
 
-    /// Like [`basic_recover`](Self::basic_recover), without a reply (`basic.recover-async`). Deprecated in the protocol.
-    ///
-    /// # Errors
-    /// [`CallError`], if the method was not sent.
-    pub fn basic_recover_async(&self, requeue: bool) -> Result<(), CallError> {
-        let mut guard = self.lock();
-        self.protocol(&mut guard)?.recover_async(requeue)?;
-        guard.wake_driver();
-        Ok(())
-    }
-
-    /// Acknowledges a delivery by its delivery tag (`basic.ack`): with `multiple` all deliveries up to the tag, where 0 means all.
-    /// [`Delivery::ack`] is simpler; this method is for stored delivery tags.
+    /// Acknowledges one delivery by its delivery tag (`basic.ack`). [`Delivery::ack`] is simpler; this method is for stored delivery
+    /// tags.
     ///
     /// A delivery tag from before a loss of the connection settles nothing: see [`Delivery::ack`].
     ///
     /// # Errors
     /// [`CallError`]. An unknown or settled delivery tag is reported here and does not close the channel.
-    pub fn basic_ack(&self, tag: DeliveryTag, multiple: bool) -> Result<(), CallError> {
-        self.settle(|protocol| match multiple {
-            true => protocol.ack_up_to(tag),
-            false => protocol.ack(tag),
-        })
+    pub fn basic_ack(&self, tag: DeliveryTag) -> Result<(), CallError> {
+        self.settle(|protocol| protocol.ack(tag))
     }
 
-    /// Returns a delivery to the broker by its delivery tag (`basic.nack`): with `multiple` all deliveries up to the tag.
+    /// Acknowledges all deliveries of the channel up to this delivery tag (`basic.ack` with `multiple`); 0 means all.
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
-    pub fn basic_nack(
-        &self,
-        tag: DeliveryTag,
-        multiple: bool,
-        requeue: bool,
-    ) -> Result<(), CallError> {
-        self.settle(|protocol| match multiple {
-            true => protocol.nack_up_to(tag, requeue),
-            false => protocol.nack(tag, requeue),
-        })
+    pub fn basic_ack_up_to(&self, tag: DeliveryTag) -> Result<(), CallError> {
+        self.settle(|protocol| protocol.ack_up_to(tag))
     }
 
-    /// Rejects one delivery by its delivery tag (`basic.reject`).
+    /// Returns one delivery to the broker by its delivery tag, without blame (`basic.nack`). The broker requeues it if `requeue` is
+    /// set, and otherwise drops or dead-letters it.
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Self::basic_ack).
+    pub fn basic_nack(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
+        self.settle(|protocol| protocol.nack(tag, requeue))
+    }
+
+    /// Returns all deliveries of the channel up to this delivery tag, like [`basic_nack`](Self::basic_nack); 0 means all.
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Self::basic_ack).
+    pub fn basic_nack_up_to(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
+        self.settle(|protocol| protocol.nack_up_to(tag, requeue))
+    }
+
+    /// Rejects one delivery by its delivery tag (`basic.reject`); see [`Delivery::reject`].
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).

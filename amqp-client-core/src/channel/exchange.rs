@@ -42,8 +42,18 @@ impl Channel {
         })
     }
 
-    /// Deletes an exchange (`exchange.delete`): with `if_unused` only if nothing is bound to it.
-    pub fn exchange_delete(&self, exchange: impl AsRef<[u8]>, if_unused: bool) -> Reply<()> {
+    /// Deletes an exchange (`exchange.delete`).
+    pub fn exchange_delete(&self, exchange: impl AsRef<[u8]>) -> Reply<()> {
+        self.delete_exchange(exchange, false)
+    }
+
+    /// Deletes an exchange if nothing is bound to it (`exchange.delete` with `if-unused`). Otherwise, the broker closes the channel
+    /// (406).
+    pub fn exchange_delete_if_unused(&self, exchange: impl AsRef<[u8]>) -> Reply<()> {
+        self.delete_exchange(exchange, true)
+    }
+
+    fn delete_exchange(&self, exchange: impl AsRef<[u8]>, if_unused: bool) -> Reply<()> {
         self.request(name("exchange", exchange).map(|exchange| ExchangeDelete {
             exchange,
             if_unused,
@@ -186,8 +196,13 @@ impl Exchange {
         self.channel.exchange_unbind(&self.name, source, routing_key, arguments)
     }
 
-    /// Deletes the exchange (`exchange.delete`): with `if_unused` only if nothing is bound to it.
-    pub fn delete(&self, if_unused: bool) -> Reply<()> {
-        self.channel.exchange_delete(&self.name, if_unused)
+    /// Deletes the exchange (`exchange.delete`).
+    pub fn delete(&self) -> Reply<()> {
+        self.channel.exchange_delete(&self.name)
+    }
+
+    /// Deletes the exchange if nothing is bound to it; see [`Channel::exchange_delete_if_unused`].
+    pub fn delete_if_unused(&self) -> Reply<()> {
+        self.channel.exchange_delete_if_unused(&self.name)
     }
 }

@@ -73,20 +73,24 @@ impl Channel {
         })
     }
 
-    /// Deletes a queue (`queue.delete`): with `if_unused` only if it has no consumers, with `if_empty` only if it has no
-    /// messages. Returns the number of messages deleted with it.
-    pub fn queue_delete(
-        &self,
-        queue: impl AsRef<[u8]>,
-        if_unused: bool,
-        if_empty: bool,
-    ) -> Reply<u32> {
-        let method = name("queue", queue).map(|queue| QueueDelete {
-            queue,
-            if_unused,
-            if_empty,
-            ..<_>::default()
-        });
+    /// Deletes a queue (`queue.delete`). Returns the number of messages deleted with it.
+    pub fn queue_delete(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
+        self.delete_queue(queue, QueueDelete::default())
+    }
+
+    /// Deletes a queue if it has no consumers (`queue.delete` with `if-unused`). Otherwise, the broker closes the channel (406).
+    /// Returns the number of messages deleted with it. Both conditions at once: [`call`](Self::call) with [`QueueDelete`](amqp_proto::method::QueueDelete).
+    pub fn queue_delete_if_unused(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
+        self.delete_queue(queue, QueueDelete { if_unused: true, ..<_>::default() })
+    }
+
+    /// Deletes a queue if it has no messages (`queue.delete` with `if-empty`). Otherwise, the broker closes the channel (406).
+    pub fn queue_delete_if_empty(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
+        self.delete_queue(queue, QueueDelete { if_empty: true, ..<_>::default() })
+    }
+
+    fn delete_queue(&self, queue: impl AsRef<[u8]>, method: QueueDelete) -> Reply<u32> {
+        let method = name("queue", queue).map(|queue| QueueDelete { queue, ..method });
         self.request_with(method.map_err(Into::into), |sending, reply| {
             typed::<QueueDelete>(sending, reply).map(|answer| answer.message_count)
         })
@@ -177,8 +181,13 @@ impl Queue {
     }
 
     /// Fetches one message (`basic.get`). Returns `None` if the queue is empty.
-    pub fn get(&self, no_ack: bool) -> Reply<Option<Got>> {
-        self.channel.basic_get(&self.name, no_ack)
+    pub fn get(&self) -> Reply<Option<Got>> {
+        self.channel.basic_get(&self.name)
+    }
+
+    /// Fetches one message that needs no acknowledgement; see [`Channel::basic_get_no_ack`].
+    pub fn get_no_ack(&self) -> Reply<Option<Got>> {
+        self.channel.basic_get_no_ack(&self.name)
     }
 
     /// Publishes a message to this queue through the default exchange, and returns once it is queued for sending; see
@@ -214,9 +223,18 @@ impl Queue {
         self.channel.queue_purge(&self.name)
     }
 
-    /// Deletes the queue (`queue.delete`): with `if_unused` only if it has no consumers, with `if_empty` only if it has no
-    /// messages. Returns the number of messages deleted with it.
-    pub fn delete(&self, if_unused: bool, if_empty: bool) -> Reply<u32> {
-        self.channel.queue_delete(&self.name, if_unused, if_empty)
+    /// Deletes the queue (`queue.delete`). Returns the number of messages deleted with it.
+    pub fn delete(&self) -> Reply<u32> {
+        self.channel.queue_delete(&self.name)
+    }
+
+    /// Deletes the queue if it has no consumers; see [`Channel::queue_delete_if_unused`].
+    pub fn delete_if_unused(&self) -> Reply<u32> {
+        self.channel.queue_delete_if_unused(&self.name)
+    }
+
+    /// Deletes the queue if it has no messages; see [`Channel::queue_delete_if_empty`].
+    pub fn delete_if_empty(&self) -> Reply<u32> {
+        self.channel.queue_delete_if_empty(&self.name)
     }
 }

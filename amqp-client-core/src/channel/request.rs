@@ -1,4 +1,4 @@
-use amqp_proto::method::{AccessRequest, Arguments as _, BasicConsume, ChannelFlow, Request};
+use amqp_proto::method::{Arguments as _, BasicConsume, Request};
 use amqp_proto::{CommandError, Misuse};
 
 use super::Channel;
@@ -49,21 +49,6 @@ impl Channel {
         self.protocol(&mut guard)?.request(request)?;
         guard.wake_driver();
         Ok(())
-    }
-
-    /// Requests that the broker pauses (`false`) or resumes deliveries (`channel.flow`). RabbitMQ refuses to pause; set a prefetch
-    /// limit instead. Returns whether deliveries are active now.
-    pub fn flow(&self, active: bool) -> Reply<bool> {
-        self.request_with(Ok(ChannelFlow { active }), |sending, reply| {
-            typed::<ChannelFlow>(sending, reply).map(|answer| answer.active)
-        })
-    }
-
-    /// Requests an access ticket (`access.request`), a relic of AMQP 0-8 to which RabbitMQ still replies.
-    pub fn access_request(&self, request: AccessRequest) -> Reply<u16> {
-        self.request_with(Ok(request), |sending, reply| {
-            typed::<AccessRequest>(sending, reply).map(|answer| answer.reserved_1)
-        })
     }
 
     /// Sends a request whose reply carries no data.

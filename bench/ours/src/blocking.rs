@@ -59,7 +59,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "get" => {
             for _ in 0..job.count {
                 let start = Instant::now();
-                let got = channel.basic_get(&job.queue, true).wait()?.ok_or("no message")?;
+                let got = channel.basic_get_no_ack(&job.queue).wait()?.ok_or("no message")?;
                 assert_eq!(got.delivery.body().len(), job.size);
                 latencies.since(start);
             }

@@ -59,7 +59,7 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
         "get" => {
             for _ in 0..job.count {
                 let start = Instant::now();
-                let got = channel.basic_get(&job.queue, true).await?.ok_or("no message")?;
+                let got = channel.basic_get_no_ack(&job.queue).await?.ok_or("no message")?;
                 check(got.delivery.body().len(), job.size)?;
                 latencies.since(start);
             }

@@ -107,7 +107,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
         return Err("something is kept that was confirmed".into());
     }
     // The last acknowledgement may not have arrived.
-    match insist(|| channel.queue_delete(name, false, false)).await? {
+    match insist(|| channel.queue_delete(name)).await? {
         0..=3 => Ok(connection.close().await?),
         more => Err(format!("{more} messages are left").into()),
     }

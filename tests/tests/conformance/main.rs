@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use amqp_client_core::proto::FieldTable;
+use amqp_client_core::proto::method::QueueDelete;
 use amqp_client_core::{
     CallError, Channel, ConsumeOptions, Delivery, ExchangeOptions, Message, MessageProperties,
     Overflow, PublisherOptions, QueueOptions,
@@ -237,7 +238,9 @@ impl Run {
                 format!("({}, {})", queue.message_count(), queue.consumer_count())
             }
             Operation::Delete { queue, if_unused, if_empty } => {
-                let count = channel.queue_delete(self.queue(queue), if_unused, if_empty).await?;
+                let name = self.queue(queue).as_str().try_into().map_err(CallError::Name)?;
+                let delete = QueueDelete { queue: name, if_unused, if_empty, ..<_>::default() };
+                let count = channel.call(delete).await?.message_count;
                 self.declared.remove(&queue);
                 count.to_string()
             }
@@ -252,7 +255,10 @@ impl Run {
                 "declared".to_owned()
             }
             Operation::DeleteExchange { exchange, if_unused } => {
-                channel.exchange_delete(self.exchange(exchange), if_unused).await?;
+                match if_unused {
+                    true => channel.exchange_delete_if_unused(self.exchange(exchange)).await?,
+                    false => channel.exchange_delete(self.exchange(exchange)).await?,
+                }
                 "deleted".to_owned()
             }
             Operation::Bind { to, destination, source, key: number, undo } => {
@@ -306,7 +312,11 @@ impl Run {
                 format!("committed {commit}")
             }
             Operation::Get { queue, no_ack } => {
-                match channel.basic_get(self.queue(queue), no_ack).await? {
+                let got = match no_ack {
+                    true => channel.basic_get_no_ack(self.queue(queue)),
+                    false => channel.basic_get(self.queue(queue)),
+                };
+                match got.await? {
                     None => "empty".to_owned(),
                     Some(got) => {
                         let text = format!("{}, {} left", shown(&got.delivery), got.message_count);
@@ -335,7 +345,7 @@ impl Run {
                 format!("settled {told}")
             }
             Operation::Recover => {
-                channel.basic_recover(true).await?;
+                channel.basic_recover().await?;
                 self.deliveries.clear();
                 "recovered".to_owned()
             }
@@ -343,7 +353,7 @@ impl Run {
             Operation::Consume { queue, count } if self.perishable.contains(&queue) => {
                 let mut text = String::new();
                 for _ in 0..count {
-                    let Some(got) = channel.basic_get(self.queue(queue), false).await? else {
+                    let Some(got) = channel.basic_get(self.queue(queue)).await? else {
                         break;
                     };
                     text += &format!("{}; ", shown(&got.delivery));
@@ -401,7 +411,7 @@ impl Run {
     async fn finish(mut self) -> Result<String, TestCaseError> {
         self.deliveries.clear();
         for exchange in 0..3 {
-            let gone = self.channel.exchange_delete(self.exchange(exchange), false).await;
+            let gone = self.channel.exchange_delete(self.exchange(exchange)).await;
             gone.map_err(failed)?;
         }
         self.connection.close().await.map_err(failed)?;

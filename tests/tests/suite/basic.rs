@@ -26,11 +26,11 @@ behaviours! {
             .with_user_id("guest")
             .with_app_id("suite");
         queue.publish(&Message::new("all").with(&sent)?).await?;
-        let got = queue.get(true).await?.ok_or("no message")?;
+        let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!(got.delivery.message_properties()?, sent);
         assert_eq!(got.delivery.properties().kind()?.ok_or("no kind")?, "kind");
         queue.publish(&Message::new("none")).await?;
-        let got = queue.get(true).await?.ok_or("no message")?;
+        let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!(got.delivery.message_properties()?, MessageProperties::new().persistent());
     }
 
@@ -75,7 +75,7 @@ behaviours! {
                 assert!(again.redelivered() && again.body().len() == body);
                 again.ack()?;
                 queue.publish_confirmed(&message).await?;
-                let got = reading.basic_get(queue.name(), true).await?;
+                let got = reading.basic_get_no_ack(queue.name()).await?;
                 // The consumer may have been faster.
                 if got.is_none() {
                     next(&mut consumer).await?.ack()?;
@@ -83,7 +83,7 @@ behaviours! {
             }
         }
         assert!(reader.is_open());
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn headers_that_grow_beyond_a_frame_by_dead_lettering_arrive(world) {
@@ -95,7 +95,7 @@ behaviours! {
         let message = Message::new("m").with(&MessageProperties::new().with_headers(headers))?;
         queue.publish_confirmed(&message).await?;
         let mut consumer = dead.consume(ConsumeOptions::new()).await?;
-        queue.get(false).await?.ok_or("it is there")?.delivery.reject(false)?;
+        queue.get().await?.ok_or("it is there")?.delivery.reject(false)?;
         let delivery = next(&mut consumer).await?;
         let headers = delivery.properties().headers()?.ok_or("no headers")?;
         assert!(headers.get("x-death").is_some() && headers.as_encoded().len() > 131_072);
@@ -104,22 +104,22 @@ behaviours! {
 
     async fn messages_are_got_one_by_one(world) {
         let (channel, queue) = world.queue().await?;
-        assert!(queue.get(false).await?.is_none());
+        assert!(queue.get().await?.is_none());
         for body in ["one", "two", "three"] {
             queue.publish(&Message::new(body)).await?;
         }
-        let one = queue.get(false).await?.ok_or("no message")?;
+        let one = queue.get().await?.ok_or("no message")?;
         assert_eq!((one.delivery.body(), one.message_count), (&b"one"[..], 2));
         assert!(one.delivery.consumer_tag().is_empty());
         one.delivery.ack()?;
-        let two = queue.get(false).await?.ok_or("no message")?;
+        let two = queue.get().await?.ok_or("no message")?;
         two.delivery.nack(true)?;
-        let two = queue.get(true).await?.ok_or("no message")?;
+        let two = queue.get_no_ack().await?.ok_or("no message")?;
         assert!(two.delivery.redelivered());
         assert_eq!(two.delivery.body(), b"two");
         // It needs no acknowledgement, and giving it one anyway does no harm.
         two.delivery.ack()?;
-        assert_refused(channel.basic_get(name("missing"), true).await, 404, "basic.get");
+        assert_refused(channel.basic_get_no_ack(name("missing")).await, 404, "basic.get");
     }
 
     async fn many_gets_can_be_on_their_way(world) {
@@ -127,7 +127,7 @@ behaviours! {
         for number in 0..50u8 {
             queue.publish(&Message::new(vec![number])).await?;
         }
-        let gets: Vec<_> = (0..60).map(|_| queue.get(true)).collect();
+        let gets: Vec<_> = (0..60).map(|_| queue.get_no_ack()).collect();
         for (number, get) in gets.into_iter().enumerate() {
             let body = get.await?.map(|got| got.delivery.body().to_vec());
             assert_eq!(body, (number < 50).then(|| vec![number as u8]));
@@ -138,14 +138,14 @@ behaviours! {
         let (channel, queue) = world.queue().await?;
         let unknown = CallError::Misuse(Misuse::UnknownDelivery(99));
         let tag = DeliveryTag::new(99);
-        assert_eq!(channel.basic_ack(tag, false), Err(unknown.clone()));
-        assert_eq!(channel.basic_nack(tag, false, true), Err(unknown.clone()));
+        assert_eq!(channel.basic_ack(tag), Err(unknown.clone()));
+        assert_eq!(channel.basic_nack(tag, true), Err(unknown.clone()));
         assert_eq!(channel.basic_reject(tag, true), Err(unknown));
         queue.publish(&Message::new("m")).await?;
-        let got = queue.get(false).await?.ok_or("no message")?;
+        let got = queue.get().await?.ok_or("no message")?;
         let tag = got.delivery.delivery_tag();
         got.delivery.ack()?;
-        assert!(channel.basic_ack(tag, false).is_err());
+        assert!(channel.basic_ack(tag).is_err());
         channel.basic_qos(1).await?;
     }
 
@@ -156,7 +156,7 @@ behaviours! {
         }
         let mut got = Vec::new();
         for _ in 0..6 {
-            got.push(queue.get(false).await?.ok_or("no message")?.delivery);
+            got.push(queue.get().await?.ok_or("no message")?.delivery);
         }
         let last = got.pop().ok_or("no message")?;
         let middle = got.remove(2);
@@ -167,10 +167,10 @@ behaviours! {
             assert!(delivery.ack().is_err());
         }
         for expected in 3..6u8 {
-            let got = queue.get(true).await?.ok_or("no message")?;
+            let got = queue.get_no_ack().await?.ok_or("no message")?;
             assert_eq!(got.delivery.body(), [expected]);
         }
-        assert!(queue.get(true).await?.is_none());
+        assert!(queue.get_no_ack().await?.is_none());
     }
 
     async fn to_settle_what_was_asked_for_again_does_nothing(world) {
@@ -183,7 +183,7 @@ behaviours! {
         for _ in 0..6 {
             before.push(next(&mut consumer).await?);
         }
-        channel.basic_recover(true).await?;
+        channel.basic_recover().await?;
         let stale = channel.connection().health().stale;
         let mut before = before.into_iter();
         let mut take = || before.next().ok_or("it was taken");
@@ -209,11 +209,11 @@ behaviours! {
         queue.publish(&Message::new("m")).await?;
         let first = next(&mut consumer).await?;
         assert!(!first.redelivered());
-        channel.basic_recover(true).await?;
+        channel.basic_recover().await?;
         let second = next(&mut consumer).await?;
         assert!(second.redelivered());
         first.ack()?;
-        channel.basic_recover_async(true)?;
+        channel.basic_recover().await?;
         let third = next(&mut consumer).await?;
         second.ack()?;
         third.ack()?;
@@ -223,11 +223,11 @@ behaviours! {
     async fn rejected_messages_are_gone_or_back(world) {
         let (_, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
-        queue.get(false).await?.ok_or("no message")?.delivery.reject(true)?;
-        let again = queue.get(false).await?.ok_or("no message")?;
+        queue.get().await?.ok_or("no message")?.delivery.reject(true)?;
+        let again = queue.get().await?.ok_or("no message")?;
         assert!(again.delivery.redelivered());
         again.delivery.reject(false)?;
-        assert!(queue.get(false).await?.is_none());
+        assert!(queue.get().await?.is_none());
     }
 
     async fn publishing_to_a_missing_exchange_ends_the_channel(world) {
@@ -254,7 +254,7 @@ behaviours! {
         channel.basic_publish(&route, &none, b"str".to_vec()).await?;
         channel.basic_publish(&route, &none, Bytes::from("str")).await?;
         for _ in 0..6 {
-            let got = queue.get(true).await?.ok_or("no message")?;
+            let got = queue.get_no_ack().await?.ok_or("no message")?;
             assert_eq!(got.delivery.body(), b"str");
         }
     }
@@ -269,6 +269,6 @@ behaviours! {
         let error = queue.publish(&message).await.expect_err("too large");
         assert!(error.to_string().contains("frame_max is 131072"), "{error}");
         queue.publish(&Message::new("fits")).await?;
-        assert_eq!(queue.get(true).await?.ok_or("no message")?.delivery.body(), b"fits");
+        assert_eq!(queue.get_no_ack().await?.ok_or("no message")?.delivery.body(), b"fits");
     }
 }

@@ -39,12 +39,12 @@ behaviours! {
     async fn a_message_nobody_waited_for_goes_back(world) {
         let (channel, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
-        drop(queue.get(false));
-        let answered = queue.get(false);
+        drop(queue.get());
+        let answered = queue.get();
         channel.basic_qos(0).await?;
         drop(answered);
         let got = loop {
-            if let Some(got) = queue.get(false).await? {
+            if let Some(got) = queue.get().await? {
                 break got;
             }
         };

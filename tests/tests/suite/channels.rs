@@ -1,4 +1,4 @@
-use amqp_client_core::proto::method::{AccessRequest, QueueBind, QueueDeclare};
+use amqp_client_core::proto::method::{AccessRequest, ChannelFlow, QueueBind, QueueDeclare};
 use amqp_client_core::proto::{ChannelError, Initiator, Misuse, OpenChannelError, ReplyCode};
 use amqp_client_core::{CallError, ChannelEvent, QueueOptions};
 
@@ -211,12 +211,12 @@ behaviours! {
 
     async fn flow_and_access_request_are_answered(world) {
         let channel = world.channel().await?;
-        assert!(channel.flow(true).await?);
-        assert_refused(channel.flow(false).await, 540, "channel.flow");
+        assert!(channel.call(ChannelFlow { active: true }).await?.active);
+        assert_refused(channel.call(ChannelFlow { active: false }).await, 540, "channel.flow");
         let channel = world.connection().await;
         drop(channel);
         let channel = world.open(world.target()).await?.open_channel().await?;
-        assert_eq!(channel.access_request(AccessRequest::default()).await?, 1);
+        assert_eq!(channel.call(AccessRequest::default()).await?.reserved_1, 1);
     }
 
     async fn names_that_are_too_long_are_refused_at_the_call(world) {
@@ -225,7 +225,7 @@ behaviours! {
         let error = channel.queue_declare(&long, QueueOptions::new()).await.expect_err("too long");
         let CallError::Name(error) = error else { panic!("{error:?}") };
         assert_eq!((error.what, error.length), ("queue", 256));
-        assert!(channel.exchange_delete(&long, false).await.is_err());
+        assert!(channel.exchange_delete(&long).await.is_err());
         assert!(channel.basic_cancel(&long).await.is_err());
         assert!(channel.queue(&long).is_err());
         channel.basic_qos(1).await?;

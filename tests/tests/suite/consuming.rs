@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use amqp_client_core::proto::method::BasicCancel;
+use amqp_client_core::proto::method::{BasicCancel, BasicQos};
 use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd, Message,
@@ -98,7 +98,7 @@ behaviours! {
             let channel = world.channel().await?;
             let left = channel.queue_declare_passive(&target).await?;
             assert_eq!(left.message_count(), 0);
-            left.delete(false, false).await?;
+            left.delete().await?;
         }
     }
 
@@ -222,7 +222,7 @@ behaviours! {
     async fn a_global_prefetch_limits_all_consumers_of_the_channel_together(world) {
         let (channel, one) = world.queue().await?;
         let two = channel.queue_declare("", super::temporary()).await?;
-        channel.basic_qos_global(1).await?;
+        channel.call(BasicQos { prefetch_count: 1, global: true, ..<_>::default() }).await?;
         let mut of_one = one.consume(ConsumeOptions::new()).await?;
         let mut of_two = two.consume(ConsumeOptions::new()).await?;
         one.publish(&Message::new("one")).await?;
@@ -284,7 +284,7 @@ behaviours! {
         let (channel, queue) = world.queue().await?;
         let mut events = channel.events();
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
-        queue.delete(false, false).await?;
+        queue.delete().await?;
         let end = consumer.next().await.ok_or("no end was reported")?;
         assert_eq!(end.expect_err("no message"), ConsumerEnd::Cancelled);
         assert!(consumer.next().await.is_none());
@@ -325,7 +325,7 @@ behaviours! {
         }
         // What comes behind is left to others.
         queue.publish(&Message::new("m")).await?;
-        while queue.get(true).await?.is_none() {}
+        while queue.get_no_ack().await?.is_none() {}
     }
 
     async fn a_cancel_that_is_looked_at_late_ends_no_other_consumer(world) {
@@ -407,9 +407,9 @@ behaviours! {
     async fn a_message_kept_beyond_its_delivery_can_be_acknowledged_by_number(world) {
         let (channel, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
-        let message = queue.get(false).await?.ok_or("no message")?.delivery.into_message();
+        let message = queue.get().await?.ok_or("no message")?.delivery.into_message();
         assert_eq!(message.body(), b"m");
-        channel.basic_ack(message.delivery_tag(), false)?;
+        channel.basic_ack(message.delivery_tag())?;
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
     }
 
@@ -427,7 +427,7 @@ behaviours! {
         if drops_unknown_flags(channel.connection()) {
             let message = Message::new("body").with_encoded(RawProperties::unchecked(unknown.into()));
             queue.publish(&message).await?;
-            let got = queue.get(true).await?.ok_or("no message")?.delivery;
+            let got = queue.get_no_ack().await?.ok_or("no message")?.delivery;
             assert_eq!((got.body(), got.properties().as_encoded()), (&b"body"[..], &[0, 0][..]));
         } else {
             cases.push((unknown, DecodeErrorKind::UnknownProperty(2)));
@@ -448,7 +448,7 @@ behaviours! {
             let message = Message::new("again").with_encoded(delivery.properties());
             delivery.ack()?;
             queue.publish(&message).await?;
-            let got = queue.get(false).await?.ok_or("no message")?.delivery;
+            let got = queue.get().await?.ok_or("no message")?.delivery;
             assert_eq!((got.body(), got.properties().as_encoded()), (&b"again"[..], &properties[..]));
             got.ack()?;
         }
@@ -490,7 +490,7 @@ behaviours! {
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
         consumer.cancel().await?;
         while channel.queue_declare_passive(queue.name()).await?.message_count() == 0 {}
-        let Err(CallError::Unusable { delivery_tag, .. }) = queue.get(false).await else {
+        let Err(CallError::Unusable { delivery_tag, .. }) = queue.get().await else {
             panic!("it is too large for a get as well")
         };
         channel.basic_reject(delivery_tag, true)?;
@@ -523,7 +523,7 @@ behaviours! {
         assert!(why.to_string().contains("200000 bytes"), "{why}");
         // It was rejected, so it is not delivered again and again.
         while channel.queue_declare_passive(graveyard.name()).await?.message_count() == 0 {}
-        let get = graveyard.get(false).await.expect_err("it is too large for a get as well");
+        let get = graveyard.get().await.expect_err("it is too large for a get as well");
         assert!(matches!(get, CallError::Unusable { .. }), "{get:?}");
     }
 

@@ -14,7 +14,7 @@ behaviours! {
         for kind in ["direct", "fanout", "topic", "headers"] {
             let exchange = channel.exchange_declare(name(kind), kind, ExchangeOptions::new()).await?;
             channel.exchange_declare_passive(exchange.name()).await?;
-            exchange.delete(true).await?;
+            exchange.delete_if_unused().await?;
             let probe = world.channel().await?;
             let gone = probe.exchange_declare_passive(exchange.name()).await;
             assert_refused(gone, 404, "exchange.declare");
@@ -110,7 +110,7 @@ behaviours! {
         main.publish_confirmed("nowhere", &Message::new("stray")).await?;
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
         assert_eq!(next(&mut consumer).await?.body(), b"stray");
-        main.delete(false).await?;
+        main.delete().await?;
     }
 
     async fn an_exchange_in_use_is_not_deleted_if_unused(world) {
@@ -118,7 +118,7 @@ behaviours! {
         let queue = channel.queue_declare(name("q"), temporary()).await?;
         let exchange = channel.exchange_declare(name("e"), "fanout", short_lived()).await?;
         queue.bind(exchange.name(), "").await?;
-        assert_refused(exchange.delete(true).await, 406, "exchange.delete");
+        assert_refused(exchange.delete_if_unused().await, 406, "exchange.delete");
     }
 
     async fn an_internal_exchange_takes_no_messages_from_clients(world) {
@@ -129,6 +129,6 @@ behaviours! {
         let closed = channel.closed().await;
         let close = closed.as_close().ok_or("no close")?;
         assert_eq!((close.reply_code.0, close.method()), (403, Some("basic.publish")));
-        world.channel().await?.exchange_delete(exchange.name(), false).await?;
+        world.channel().await?.exchange_delete(exchange.name()).await?;
     }
 }

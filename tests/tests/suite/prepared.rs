@@ -55,7 +55,7 @@ behaviours! {
         assert!(prepared.publish_all(Vec::<Bytes>::new()).await?.is_empty());
         let counted = channel.queue_declare_passive(queue.name()).await?;
         assert_eq!(counted.message_count(), 2999);
-        let first = queue.get(true).await?.ok_or("the queue is empty")?;
+        let first = queue.get_no_ack().await?.ok_or("the queue is empty")?;
         assert_eq!(first.delivery.body(), b"one");
     }
 

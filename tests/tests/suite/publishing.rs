@@ -10,7 +10,7 @@ behaviours! {
     async fn texts_say_that_they_are(world) {
         let (_channel, queue) = world.queue().await?;
         queue.publish(&Message::text("Grüße")).await?;
-        let got = queue.get(true).await?.ok_or("the queue is empty")?;
+        let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
         assert_eq!(got.delivery.text(), Ok("Grüße"));
         let properties = got.delivery.message_properties()?;
         assert_eq!(properties.content_type.as_deref(), Some("text/plain"));
@@ -19,7 +19,7 @@ behaviours! {
         // Further properties take none away.
         let more = MessageProperties::new().with_message_id("1").with_content_type("text/csv");
         queue.publish(&Message::text("a,b").with(&more)?).await?;
-        let properties = queue.get(true).await?.ok_or("empty")?.delivery.message_properties()?;
+        let properties = queue.get_no_ack().await?.ok_or("empty")?.delivery.message_properties()?;
         assert_eq!(properties.content_type.as_deref(), Some("text/csv"));
         assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
         assert_eq!(properties.message_id.as_deref(), Some("1"));
@@ -77,13 +77,13 @@ behaviours! {
             .chain(publisher).chain([Some(transient)])
             .chain([None, None, None]);
         for (number, mode) in expected.enumerate() {
-            let got = queue.get(true).await?.ok_or("the queue is empty")?;
+            let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
             let properties = got.delivery.message_properties()?;
             assert_eq!(properties.delivery_mode, mode, "{number}");
             let whole = properties.content_type.as_deref() == Some("text/csv");
             assert_eq!(properties.message_id.as_deref(), whole.then_some("4711"), "{number}");
         }
-        assert!(queue.get(true).await?.is_none());
+        assert!(queue.get_no_ack().await?.is_none());
     }
 
     async fn a_message_to_nowhere_is_an_error_that_says_so(world) {
@@ -120,7 +120,7 @@ behaviours! {
         assert_eq!(connection.health().closed_channels, []);
 
         let other = connection.open_channel().await?;
-        other.exchange_delete(exchange.name(), false).await?;
+        other.exchange_delete(exchange.name()).await?;
         let error = publisher.send("", "gone").await.expect_err("the exchange is gone");
         let still = publisher.send("", "forever").await.expect_err("it is closed");
         assert_eq!(still.reply_code(), error.reply_code());
@@ -321,7 +321,7 @@ behaviours! {
         exchange.publish(&to, &Message::new("unconfirmed")).await?;
         exchange.publish_confirmed(&to, &Message::new("confirmed")).await?;
         for expected in ["unconfirmed", "confirmed"] {
-            let got = queue.get(true).await?.ok_or("no message")?;
+            let got = queue.get_no_ack().await?.ok_or("no message")?;
             assert_eq!(got.delivery.body(), expected.as_bytes());
         }
     }

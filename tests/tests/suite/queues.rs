@@ -40,7 +40,7 @@ behaviours! {
         assert_eq!((counted.message_count(), counted.consumer_count()), (3, 0));
         assert_eq!(queue.purge().await?, 3);
         queue.publish(&Message::new("m")).await?;
-        assert_eq!(queue.delete(false, false).await?, 1);
+        assert_eq!(queue.delete().await?, 1);
     }
 
     async fn a_queue_without_a_name_gets_one(world) {
@@ -48,7 +48,7 @@ behaviours! {
         let queue = channel.queue_declare("", QueueOptions::temporary()).await?;
         assert!(queue.name().to_string().starts_with("amq.gen-"));
         queue.publish(&Message::new("m")).await?;
-        assert!(queue.get(true).await?.is_some());
+        assert!(queue.get_no_ack().await?.is_some());
     }
 
     async fn declaring_one_differently_is_refused(world) {
@@ -67,7 +67,7 @@ behaviours! {
         let other = world.open(world.target()).await?;
         let declare = other.open_channel().await?.queue_declare_passive(queue.name()).await;
         assert_refused(declare, 405, "queue.declare");
-        let get = other.open_channel().await?.basic_get(queue.name(), true).await;
+        let get = other.open_channel().await?.basic_get_no_ack(queue.name()).await;
         assert_refused(get, 405, "basic.get");
         let bind = other.open_channel().await?;
         let bind = bind.queue_bind(queue.name(), "amq.direct", "x", FieldTable::new()).await;
@@ -77,18 +77,18 @@ behaviours! {
     async fn conditions_of_a_delete_are_checked(world) {
         let (_, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
-        assert_refused(queue.delete(false, true).await, 406, "queue.delete");
+        assert_refused(queue.delete_if_empty().await, 406, "queue.delete");
         let channel = world.channel().await?;
         let _consumer = channel.queue(queue.name())?.consume(ConsumeOptions::new()).await?;
         let other = world.channel().await?;
-        let delete = other.queue_delete(queue.name(), true, false).await;
+        let delete = other.queue_delete_if_unused(queue.name()).await;
         assert_refused(delete, 406, "queue.delete");
     }
 
     async fn deleting_or_purging_what_is_not_there(world) {
         let channel = world.channel().await?;
         // RabbitMQ: deleting a queue that does not exist succeeds.
-        assert_eq!(channel.queue_delete(name("missing"), false, false).await?, 0);
+        assert_eq!(channel.queue_delete(name("missing")).await?, 0);
         assert_refused(channel.queue_purge(name("missing")).await, 404, "queue.purge");
     }
 
@@ -131,7 +131,7 @@ behaviours! {
         // Headers come back with the types they were sent with.
         let properties = MessageProperties::new().with_headers(arguments.clone());
         queue.publish(&Message::new("m").with(&properties)?).await?;
-        let got = queue.get(true).await?.ok_or("no message")?;
+        let got = queue.get_no_ack().await?.ok_or("no message")?;
         let headers = got.delivery.properties().headers()?.ok_or("no headers")?;
         for (name, value) in &arguments {
             assert_eq!(headers.get(&name), Some(value), "{name}");
@@ -220,7 +220,7 @@ behaviours! {
                 delivery.ack()?;
             }
         }
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn a_stream_takes_nothing_back_and_that_harms_nobody(world) {
@@ -256,7 +256,7 @@ behaviours! {
         let mut consumer = stream_there.consume(first()).await?;
         next(&mut consumer).await?.ack()?;
         drop((consumer, stream_there, reading));
-        stream.delete(false, false).await?;
+        stream.delete().await?;
         assert!(channel.connection().is_open());
     }
 
@@ -285,6 +285,6 @@ behaviours! {
         assert_eq!(counted, 1 + i64::from(blames));
         again.ack()?;
         consumer.cancel().await?;
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 }

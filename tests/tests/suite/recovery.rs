@@ -106,7 +106,7 @@ behaviours! {
         channel.basic_publish_prepared(&prepared, "prepared before").await?;
         next(&mut consumer).await?.ack()?;
         assert_eq!(queue.purge().await?, 0);
-        exchange.delete(false).await?;
+        exchange.delete().await?;
         scene.connection.close().await?;
     }
 
@@ -135,8 +135,8 @@ behaviours! {
             delivery.ack()?;
         }
         assert_eq!(scene.connection.health().stale, 2);
-        assert!(queue.get(true).await?.is_none());
-        queue.delete(false, false).await?;
+        assert!(queue.get_no_ack().await?.is_none());
+        queue.delete().await?;
     }
 
     async fn settling_what_is_stale_does_nothing_and_is_counted(world) {
@@ -164,8 +164,8 @@ behaviours! {
         next().nack(false)?;
         next().nack_up_to(false)?;
         next().reject(false)?;
-        channel.basic_ack(next().into_message().delivery_tag(), true)?;
-        channel.basic_nack(next().into_message().delivery_tag(), true, false)?;
+        channel.basic_ack_up_to(next().into_message().delivery_tag())?;
+        channel.basic_nack_up_to(next().into_message().delivery_tag(), false)?;
         channel.basic_reject(next().into_message().delivery_tag(), false)?;
         // What is dropped was to be requeued, and is.
         drop(next());
@@ -178,7 +178,7 @@ behaviours! {
         last.ack_up_to()?;
         channel.basic_qos(0).await?;
         assert_eq!(scene.connection.health().stale, 8);
-        assert_eq!(queue.delete(false, true).await?, 0);
+        assert_eq!(queue.delete_if_empty().await?, 0);
     }
 
     async fn a_reader_of_a_stream_goes_on_with_the_first_message_that_was_not_settled(world) {
@@ -212,7 +212,7 @@ behaviours! {
         let last = next(&mut consumer).await?;
         assert_eq!(last.body(), [20]);
         last.ack()?;
-        stream.delete(false, false).await?;
+        stream.delete().await?;
     }
 
     async fn a_reader_of_a_stream_misses_nothing_though_it_has_read_nothing(world) {
@@ -233,7 +233,7 @@ behaviours! {
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.body(), b"meanwhile");
         delivery.ack()?;
-        stream.delete(false, false).await?;
+        stream.delete().await?;
     }
 
     async fn calls_wait_for_the_connection_to_come_back(world) {
@@ -289,10 +289,10 @@ behaviours! {
         }
         assert_eq!(scene.connection.health().kept_octets, 0);
         for expected in ["confirmed", "first", "second", "third"] {
-            let got = queue.get(true).await?.ok_or("the queue is empty")?;
+            let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
             assert_eq!(got.delivery.text(), Ok(expected));
         }
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn what_was_sent_and_not_confirmed_says_so_or_is_sent_again(world) {
@@ -316,12 +316,12 @@ behaviours! {
         let report = scene.recovered().await?;
         assert_eq!(report.republished, 1);
         let mut found = Vec::new();
-        while let Some(got) = queue.get(true).await? {
+        while let Some(got) = queue.get_no_ack().await? {
             let headers = got.delivery.properties().headers()?.unwrap_or_default();
             found.push((got.delivery.text()?.to_owned(), headers.get("x-republished").is_some()));
         }
         assert_eq!(found, [("confirmed".to_owned(), false), ("kept".to_owned(), true)]);
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn what_is_unrecovered_does_not_come_back(world) {
@@ -364,7 +364,7 @@ behaviours! {
         let report = scene.recovered().await?;
         assert_eq!(report.locked, [Entity::Queue(queue.name().clone())]);
         assert_eq!((report.queues, report.consumers, report.failed.len()), (0, 0, 0));
-        taken.delete(false, false).await?;
+        taken.delete().await?;
         let mut restored = 0;
         while restored < 2 {
             match scene.events.next().await.ok_or("it is over")? {
@@ -406,7 +406,7 @@ behaviours! {
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let mut events = scene.connection.events();
         // Somebody deletes the queue. It is declared again.
-        world.channel().await?.queue_delete(queue.name(), false, false).await?;
+        world.channel().await?.queue_delete(queue.name()).await?;
         let mut restored = 0;
         while restored < 2 {
             restored += usize::from(matches!(
@@ -416,7 +416,7 @@ behaviours! {
         }
         queue.publish(&Message::new("again")).await?;
         next(&mut consumer).await?.ack()?;
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn attempts_are_told_and_may_come_to_an_end(world) {
@@ -483,9 +483,9 @@ behaviours! {
         let kept = publisher.publish(&key, "kept").await?;
         scene.proxy.refuse(false)?;
         kept.await?;
-        let got = queue.get(true).await?.ok_or("the queue is empty")?;
+        let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
         assert_eq!((got.delivery.body(), got.message_count), (&b"kept"[..], 0));
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn a_token_source_that_panics_costs_an_attempt(world) {
@@ -551,7 +551,7 @@ behaviours! {
         scene.cut().await?;
         queue.publish(&Message::new("m")).await?;
         next(&mut consumer).await?.ack()?;
-        queue.delete(false, false).await?;
+        queue.delete().await?;
 
         // Trying again changes nothing about that.
         target.token_source = Some(Arc::new(|| async {
@@ -610,7 +610,7 @@ behaviours! {
         let left = shutting.await?;
         assert!(left.is_nothing(), "{left:?}");
         assert!(!other.is_open());
-        durable.delete(false, false).await?;
+        durable.delete().await?;
     }
 
     async fn a_shutdown_does_not_wait_beyond_its_grace(world) {

@@ -57,7 +57,7 @@ behaviours! {
         let replies = replies(&client).await?;
         let to = queue.name().to_string();
         client.default_exchange().publish_confirmed(&to, &request("?")?).await?;
-        let got = queue.get(true).await?.ok_or("no request")?;
+        let got = queue.get_no_ack().await?.ok_or("no request")?;
         let address = got.delivery.message_properties()?.reply_to.ok_or("no address")?;
         replies.cancel().await?;
         let publisher =

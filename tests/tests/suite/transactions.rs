@@ -19,7 +19,7 @@ behaviours! {
         queue.publish(&Message::new("committed")).await?;
         assert_eq!(observer.queue_declare_passive(queue.name()).await?.message_count(), 0);
         channel.tx_commit().await?;
-        let got = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+        let got = observer.basic_get_no_ack(queue.name()).await?.ok_or("no message")?;
         assert_eq!(got.delivery.body(), b"committed");
         assert_eq!(got.message_count, 0);
     }
@@ -29,11 +29,11 @@ behaviours! {
         let observer = world.connection().await?.open_channel().await?;
         queue.publish(&Message::new("m")).await?;
         channel.tx_select().await?;
-        queue.get(false).await?.ok_or("no message")?.delivery.ack()?;
+        queue.get().await?.ok_or("no message")?.delivery.ack()?;
         channel.tx_rollback().await?;
         // The acknowledgement is void, the delivery is not: it comes back with the channel's end.
         channel.close().await?;
-        let again = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+        let again = observer.basic_get_no_ack(queue.name()).await?.ok_or("no message")?;
         assert!(again.delivery.redelivered());
     }
 
@@ -46,7 +46,7 @@ behaviours! {
         channel.tx_select().await?;
         let mut deliveries = Vec::new();
         for _ in 0..6 {
-            deliveries.push(queue.get(false).await?.ok_or("no message")?.delivery);
+            deliveries.push(queue.get().await?.ok_or("no message")?.delivery);
         }
         let mut deliveries = deliveries.into_iter();
         let mut tags = Vec::new();
@@ -60,14 +60,14 @@ behaviours! {
         rolled_back.await?;
         channel.tx_commit().await?;
         // One of the three is settled again, in a transaction that is committed.
-        channel.basic_ack(tags[1], false)?;
+        channel.basic_ack(tags[1])?;
         channel.tx_commit().await?;
         channel.close().await?;
         for number in [0, 2] {
-            let again = observer.basic_get(queue.name(), true).await?.ok_or("no message")?;
+            let again = observer.basic_get_no_ack(queue.name()).await?.ok_or("no message")?;
             assert_eq!(again.delivery.body(), [number]);
         }
-        assert!(observer.basic_get(queue.name(), true).await?.is_none());
+        assert!(observer.basic_get_no_ack(queue.name()).await?.is_none());
     }
 
     async fn a_transaction_commits_on_success_and_rolls_back_on_failure(world) {
@@ -82,7 +82,7 @@ behaviours! {
         channel
             .transaction(async |_| queue.publish(&Message::new("yes")).await.map_err(ended))
             .await?;
-        let got = queue.get(true).await?.ok_or("no message")?;
+        let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!((got.delivery.body(), got.message_count), (&b"yes"[..], 0));
     }
 
@@ -112,7 +112,7 @@ behaviours! {
         channel
             .transaction(async |_| queue.publish(&Message::new("whole")).await.map_err(ended))
             .await?;
-        let got = queue.get(true).await?.ok_or("no message")?;
+        let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!((got.delivery.body(), got.message_count), (&b"whole"[..], 0));
     }
 
@@ -144,14 +144,14 @@ behaviours! {
             let result = channel
                 .transaction(async |_| {
                     queue.publish(&Message::new("work")).await.map_err(ended)?;
-                    drop(queue.get(false).await?.ok_or_else(failed)?);
+                    drop(queue.get().await?.ok_or_else(failed)?);
                     if commits { Ok(()) } else { Err(failed()) }
                 })
                 .await;
             assert_eq!(result.is_ok(), commits);
             // The reply to this comes behind the end of the transaction.
             channel.basic_qos(1).await?;
-            let got = observer.basic_get(queue.name(), true).await?.ok_or("not requeued")?;
+            let got = observer.basic_get_no_ack(queue.name()).await?.ok_or("not requeued")?;
             assert_eq!((got.delivery.body(), got.delivery.redelivered()), (&b"m"[..], true));
             assert_eq!(got.message_count, u32::from(commits));
         }
@@ -161,7 +161,7 @@ behaviours! {
         let (channel, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
         let transaction = channel.transaction(async |_| {
-            let _got = queue.get(false).await?;
+            let _got = queue.get().await?;
             queue.publish(&Message::new("work")).await.map_err(ended)?;
             match queue.name().is_empty() {
                 true => Ok::<_, CallError>(()),
@@ -169,7 +169,7 @@ behaviours! {
             }
         });
         assert!(AssertUnwindSafe(transaction).catch_unwind().await.is_err());
-        let got = queue.get(true).await?.ok_or("it was not requeued")?;
+        let got = queue.get_no_ack().await?.ok_or("it was not requeued")?;
         assert_eq!((got.delivery.body(), got.message_count), (&b"m"[..], 0));
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{QueueDeclare, QueueDelete};
+use amqp_client_core::proto::method::{BasicQos, ChannelFlow, QueueDeclare, QueueDelete};
 use amqp_client_core::proto::{FieldTable, ReplyCode, ShortStr};
 use amqp_client_core::{
     CallError, Channel, ExchangeKind, ExchangeOptions, QueueOptions, QueueType,
@@ -110,24 +110,22 @@ impl Task {
                 declared.and_then(|result| self.judge_call(result));
             }
             Command::DeleteExchange { exchange, .. } => {
-                let reply = channel.exchange_delete(exchange_name(exchange), false);
+                let reply = channel.exchange_delete(exchange_name(exchange));
                 let deleted = self.perhaps("exchange_delete", reply).await;
                 deleted.and_then(|result| self.judge_call(result));
             }
             Command::Qos { prefetch, global, .. } => {
-                let reply = match global {
-                    true => channel.basic_qos_global(prefetch),
-                    false => channel.basic_qos(prefetch),
-                };
-                self.perhaps("basic_qos", reply).await.and_then(|result| self.judge_call(result));
+                let limit = BasicQos { prefetch_count: prefetch, global, ..<_>::default() };
+                let limited = self.perhaps("basic_qos", channel.call(limit)).await;
+                limited.and_then(|result| self.judge_call(result));
             }
             Command::Flow { .. } => {
-                let flow = self.perhaps("flow", channel.flow(true)).await;
+                let flow = self.perhaps("flow", channel.call(ChannelFlow { active: true })).await;
                 flow.and_then(|result| self.judge_call(result));
             }
             Command::Recover { .. } => {
                 desk.books.lose_track();
-                let recovered = self.perhaps("basic_recover", channel.basic_recover(true)).await;
+                let recovered = self.perhaps("basic_recover", channel.basic_recover()).await;
                 recovered.and_then(|result| self.judge_call(result));
             }
             Command::Publish { exchange, queue, manner, message, .. } => {
@@ -276,7 +274,7 @@ impl Task {
             |no_wait| QueueDelete { queue: ShortStr::truncated(&name), no_wait, ..<_>::default() };
         let deleted = match by {
             By::Method => {
-                let reply = channel.queue_delete(&name, false, false);
+                let reply = channel.queue_delete(&name);
                 self.perhaps("queue_delete", reply).await.map(|result| result.map(drop))
             }
             By::Call => {

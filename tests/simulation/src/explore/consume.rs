@@ -230,7 +230,11 @@ impl Task {
 
     pub(crate) async fn get(&self, desk: &Rc<Desk>, queue: Name, no_ack: bool) {
         let name = self.name(desk, queue);
-        let got = self.perhaps("basic_get", desk.channel.basic_get(&name, no_ack)).await;
+        let reply = match no_ack {
+            true => desk.channel.basic_get_no_ack(&name),
+            false => desk.channel.basic_get(&name),
+        };
+        let got = self.perhaps("basic_get", reply).await;
         if let Some(Some(got)) = got.and_then(|result| self.judge_call(result)) {
             self.hold(desk, got.delivery, None);
         }
@@ -325,10 +329,12 @@ impl Task {
                 false => self.granted(books, id, delivery, Verdict::Requeued),
             }
         }
-        self.judge_settled(match by {
-            TagBy::Ack => channel.basic_ack(tag, multiple),
-            TagBy::Nack => channel.basic_nack(tag, multiple, true),
-            TagBy::Reject => channel.basic_reject(tag, false),
+        self.judge_settled(match (by, multiple) {
+            (TagBy::Ack, false) => channel.basic_ack(tag),
+            (TagBy::Ack, true) => channel.basic_ack_up_to(tag),
+            (TagBy::Nack, false) => channel.basic_nack(tag, true),
+            (TagBy::Nack, true) => channel.basic_nack_up_to(tag, true),
+            (TagBy::Reject, _) => channel.basic_reject(tag, false),
         });
     }
 

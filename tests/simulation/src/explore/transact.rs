@@ -101,7 +101,7 @@ impl Task {
         }
         let mut got = Vec::new();
         for _ in 0..gets {
-            got.extend(channel.basic_get(name, false).await?);
+            got.extend(channel.basic_get(name).await?);
         }
         // In any order: some acknowledgements can be merged, others not.
         while !got.is_empty() {
@@ -209,7 +209,7 @@ impl Task {
     pub(crate) fn settle_again(&self, desk: &Desk) {
         for (id, tag) in desk.books.take_again() {
             // It may be stale, or settled with others: this changes nothing then, and at the most an error says so.
-            if desk.channel.basic_ack(tag, false).is_ok() {
+            if desk.channel.basic_ack(tag).is_ok() {
                 desk.books.settled_again(id, tag);
             }
         }

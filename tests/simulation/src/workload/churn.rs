@@ -51,16 +51,16 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
         let deleted = match env.one_in(2) {
             true => {
                 let purged = channel.queue_purge(name);
-                let deleted = channel.queue_delete(name, true, true);
+                let deleted = channel.queue_delete_if_empty(name);
                 let count = env.call(purged.await)?;
                 let rest = env.call(deleted.await)?;
                 count + rest
             }
-            false => env.call(channel.queue_delete(name, false, false).await)?,
+            false => env.call(channel.queue_delete(name).await)?,
         };
         if deleted != messages {
             return Err(env.fail(format!("{name} had {deleted} messages, not {messages}")));
         }
     }
-    env.call(exchange.delete(true).await)
+    env.call(exchange.delete_if_unused().await)
 }

@@ -118,7 +118,7 @@ pub(super) async fn get(env: &Env, job: &Job, queue: usize, left: &mut u32) -> T
     let mut desk = Desk::new(env, queue, link);
     while *left > 0 {
         *left -= 1;
-        if let Some(got) = env.perhaps(declared.get(false)).await {
+        if let Some(got) = env.perhaps(declared.get()).await {
             if let Some(got) = env.call(got)? {
                 desk.take(got.delivery)?;
             }

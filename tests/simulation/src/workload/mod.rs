@@ -123,7 +123,7 @@ async fn take_all(
     let channel = env.open(connection.open_channel().await)?;
     for queue in 0..QUEUES {
         let queue = declare(env, &channel, queue).await?;
-        while let Some(got) = env.call(queue.get(true).await)? {
+        while let Some(got) = env.call(queue.get_no_ack().await)? {
             let id = env.world.ledger.borrow().identify(got.delivery.body());
             let id = id.map_err(|text| env.fail(text))?;
             *left.borrow_mut().entry(id).or_default() += 1;

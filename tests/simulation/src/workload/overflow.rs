@@ -45,7 +45,7 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
         }
     }
     let mut found = BTreeSet::new();
-    while let Some(got) = env.call(queue.get(true).await)? {
+    while let Some(got) = env.call(queue.get_no_ack().await)? {
         found.extend(got.delivery.body().first().copied());
     }
     if taken != found {
@@ -56,5 +56,5 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
     if all.is_ok() != (taken.len() == usize::from(count)) {
         return Err(env.fail(format!("{name} took {} of {count}: {all:?}", taken.len())));
     }
-    env.call(queue.delete(false, false).await).map(|_| ())
+    env.call(queue.delete().await).map(|_| ())
 }

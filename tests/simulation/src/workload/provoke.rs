@@ -29,7 +29,7 @@ async fn provoke(env: &Env, connection: &Connection) -> Try<()> {
     match env.random(|rng| rng.u8(..7)) {
         0 => refused(env, channel.queue_declare_passive(&name).await, 404, &name),
         1 => refused(env, channel.exchange_declare_passive(&name).await, 404, &name),
-        2 => refused(env, channel.basic_get(&name, true).await, 404, &name),
+        2 => refused(env, channel.basic_get_no_ack(&name).await, 404, &name),
         3 => {
             refused(env, channel.queue_declare("amq.mine", QueueOptions::new()).await, 403, "amq.")
         }

@@ -25,7 +25,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
             env.publish(exchange.publish(&queue_name(number), &message).await)?;
             published.push(id);
         }
-        let got = env.call(queue.get(false).await)?;
+        let got = env.call(queue.get().await)?;
         let commits = !env.one_in(4);
         if let Some(got) = got {
             let delivered =
