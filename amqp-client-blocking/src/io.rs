@@ -29,7 +29,7 @@ pub(crate) struct Threads;
 
 impl Runtime for Threads {
     type Transport = Stream<mio::net::TcpStream>;
-    type Seat = Seat;
+    type Registration = Registration;
     type Timer = Alarm;
 
     fn timer() -> Alarm {
@@ -44,7 +44,7 @@ impl Runtime for Threads {
     async fn connect(
         addr: SocketAddr,
         settings: Settings,
-    ) -> io::Result<(Self::Transport, Self::Seat)> {
+    ) -> io::Result<(Self::Transport, Self::Registration)> {
         let connect = move || {
             let stream = TcpStream::connect_timeout(&addr, settings.connect_timeout)?;
             set_options(&stream, &settings)?;
@@ -52,7 +52,7 @@ impl Runtime for Threads {
             Ok(stream)
         };
         let stream = elsewhere("amqp-connect", connect).await?;
-        seat(mio::net::TcpStream::from_std(stream))
+        registration(mio::net::TcpStream::from_std(stream))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
@@ -60,8 +60,11 @@ impl Runtime for Threads {
         let _none = thread::Builder::new().name("amqp-task".to_owned()).spawn(|| task.wait());
     }
 
-    fn drive(seat: Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        shared_loop::start(seat, Box::pin(drive))
+    fn drive(
+        registration: Registration,
+        drive: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        shared_loop::start(registration, Box::pin(drive))
     }
 }
 
@@ -94,13 +97,13 @@ async fn elsewhere<T: Send + 'static>(
 }
 
 /// What waits for a stream.
-pub(crate) struct Seat {
+pub(crate) struct Registration {
     pub(crate) poll: mio::Poll,
     pub(crate) readiness: Arc<Readiness>,
 }
 
 /// Makes a stream that does not block ready to be waited for.
-pub(crate) fn seat<S>(mut stream: S) -> io::Result<(Stream<S>, Seat)>
+pub(crate) fn registration<S>(mut stream: S) -> io::Result<(Stream<S>, Registration)>
 where
     S: Source + Read + Write + 'static,
 {
@@ -108,7 +111,7 @@ where
     poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
     let readiness = Arc::<Readiness>::default();
     let stream = Stream { stream, readiness: readiness.clone(), short_is_all: is_socket::<S>() };
-    Ok((stream, Seat { poll, readiness }))
+    Ok((stream, Registration { poll, readiness }))
 }
 
 /// Returns whether a stream is a plain socket, whose buffer is empty after a short read. A stream with a layer of its own,

@@ -8,7 +8,7 @@ use amqp_client_core::wait::Wait as _;
 use amqp_client_core::{Config, ConnectError, Target};
 use mio::event::Source;
 
-use crate::io::{Threads, seat};
+use crate::io::{Threads, registration};
 
 /// A connection for threads.
 ///
@@ -64,9 +64,9 @@ impl Connection {
     where
         S: Source + Read + Write + Send + 'static,
     {
-        let (stream, seat) = seat(stream)?;
+        let (stream, registration) = registration(stream)?;
         let (connection, drive) = connect::begin::<Threads, _>(stream, config);
-        Threads::drive(seat, drive)?;
+        Threads::drive(registration, drive)?;
         Ok(Self { connection })
     }
 
@@ -85,10 +85,10 @@ impl Connection {
     where
         S: Source + Read + Write + Send + 'static,
     {
-        let (stream, seat) = seat(stream)?;
+        let (stream, registration) = registration(stream)?;
         let (connection, drive) = connect::begin_tls::<Threads, _>(stream, tls, host, config)
             .map_err(io::Error::other)?;
-        Threads::drive(seat, drive)?;
+        Threads::drive(registration, drive)?;
         Ok(Self { connection })
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use amqp_client_core::wait::{IoLoop, Waiter, alarmed, used};
 use mio::{Events, Token};
 
-use crate::io::{Readiness, Seat};
+use crate::io::{Readiness, Registration};
 
 /// The token of the bell.
 const BELL: Token = Token(1);
@@ -27,13 +27,13 @@ const NAP: Duration = Duration::from_millis(1);
 type Drive = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Starts the loop of a connection, with its helper.
-pub(crate) fn start(seat: Seat, drive: Drive) -> io::Result<()> {
-    SharedLoop::start(seat, drive).map(drop)
+pub(crate) fn start(registration: Registration, drive: Drive) -> io::Result<()> {
+    SharedLoop::start(registration, drive).map(drop)
 }
 
 impl SharedLoop {
-    fn start(seat: Seat, drive: Drive) -> io::Result<Arc<Self>> {
-        let bell = mio::Waker::new(seat.poll.registry(), BELL)?;
+    fn start(registration: Registration, drive: Drive) -> io::Result<Arc<Self>> {
+        let bell = mio::Waker::new(registration.poll.registry(), BELL)?;
         let shared = Arc::new(Self {
             bell,
             rung: AtomicBool::new(false),
@@ -41,7 +41,7 @@ impl SharedLoop {
             post: Mutex::new(Post::default()),
             helper: Condvar::new(),
         });
-        let Seat { poll, readiness } = seat;
+        let Registration { poll, readiness } = registration;
         let waker = Waker::from(shared.clone());
         let work = Work {
             drive: Some(drive),
@@ -337,14 +337,15 @@ mod tests {
     fn a_caller_without_time_moves_the_loop() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
-        let (_stream, seat) = crate::io::seat(mio::net::TcpStream::from_std(stream))?;
+        let (_stream, registration) =
+            crate::io::registration(mio::net::TcpStream::from_std(stream))?;
         let turns = Arc::new(AtomicUsize::new(0));
         let counter = turns.clone();
         let drive = poll_fn(move |_| {
             counter.fetch_add(1, Ordering::SeqCst);
             Poll::<()>::Pending
         });
-        let inner = SharedLoop::start(seat, Box::pin(drive))?;
+        let inner = SharedLoop::start(registration, Box::pin(drive))?;
         let hurried = Arc::new(Hurried { inner, turns, led: AtomicUsize::new(0) });
         used(&hurried);
         while hurried.led.load(Ordering::SeqCst) < 100 {
@@ -384,8 +385,10 @@ mod tests {
         for helper in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let stream = TcpStream::connect(listener.local_addr()?)?;
-            let (_stream, seat) = crate::io::seat(mio::net::TcpStream::from_std(stream))?;
-            let shared = SharedLoop::start(seat, Box::pin(Panics { helper, polled: false }))?;
+            let (_stream, registration) =
+                crate::io::registration(mio::net::TcpStream::from_std(stream))?;
+            let shared =
+                SharedLoop::start(registration, Box::pin(Panics { helper, polled: false }))?;
             used(&shared);
             let held_by_the_helper = Arc::downgrade(&shared);
             drop(shared);

@@ -16,7 +16,7 @@
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.
-//! - When a connection is lost, its driver turns into a [dialer](driver::Dialer), and that into the driver of the next
+//! - When a connection is lost, its driver turns into a [reconnector](driver::Reconnector), and that into the driver of the next
 //!   transport: [recovery].
 //! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 

@@ -115,7 +115,7 @@ fn credentials_are_not_shown_wherever_they_are() {
     driver.recover_with(Recovery::default(), 1, 0);
     driver.eof(now);
     driver.turn(now, Waker::noop());
-    assert_fit_for_logs("Dialer", &driver.into_dialer());
+    assert_fit_for_logs("Reconnector", &driver.into_reconnector());
 }
 
 #[test]

@@ -30,7 +30,7 @@ struct AsyncStd;
 
 impl Runtime for AsyncStd {
     type Transport = Stream<TcpStream>;
-    type Seat = ();
+    type Registration = ();
     type Timer = Clock;
 
     fn timer() -> Clock {

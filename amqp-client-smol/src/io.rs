@@ -14,7 +14,7 @@ pub(crate) struct Smol;
 
 impl Runtime for Smol {
     type Transport = Stream<TcpStream>;
-    type Seat = ();
+    type Registration = ();
     type Timer = Clock;
 
     fn timer() -> Clock {

@@ -21,7 +21,7 @@ pub(crate) struct Tokio;
 
 impl Runtime for Tokio {
     type Transport = Stream<TcpStream>;
-    type Seat = ();
+    type Registration = ();
     type Timer = Clock;
 
     fn timer() -> Clock {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_proto::method::{BasicConsume, BasicQos, ConfirmSelect, QueueDeclare, QueueDelete};
-use amqp_proto::session::{Dial, Recovery, Session};
+use amqp_proto::session::{Reconnect, Recovery, Session};
 use amqp_proto::uri::Uri;
 use amqp_proto::{
     ChannelEvent, ChannelId, ClientConfig, Event, PublishError, RawProperties, ReplyCode, Route,
@@ -83,7 +83,7 @@ impl Client {
             let now = Instant::now();
             self.session.handle_timeout(now);
             // Before events are polled: what comes of an attempt is an event.
-            self.dial(poll, now);
+            self.reconnect(poll, now);
             while let Some(event) = self.session.poll_event() {
                 self.app.handle(&mut self.session, event)?;
             }
@@ -115,10 +115,10 @@ impl Client {
     }
 
     /// Begins an attempt when the session asks for one, and says what came of it.
-    fn dial(&mut self, poll: &Poll, now: Instant) {
-        let failed = match self.session.poll_dial(now) {
+    fn reconnect(&mut self, poll: &Poll, now: Instant) {
+        let failed = match self.session.poll_reconnect(now) {
             // The attempt before it, if there was one, has taken too long, and is dropped.
-            Dial::Connect { node } => self.connect(poll, node).err(),
+            Reconnect::Connect { node } => self.connect(poll, node).err(),
             // `poll_timeout` says when to ask again.
             _ => self.finish_connecting(now).err(),
         };

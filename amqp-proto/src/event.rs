@@ -151,8 +151,8 @@ pub enum ChannelEvent {
         /// The reason.
         error: ChannelError,
     },
-    /// Sessions: a [kept](crate::session::Channel::publish_kept) message was dropped. It is not confirmed, and will not be sent
-    /// again.
+    /// Sessions: a [kept](crate::session::SessionChannel::publish_kept) message was dropped. It is not confirmed, and will not be
+    /// sent again.
     PublishFailed {
         /// The publish.
         publish: PublishSeq,
@@ -169,8 +169,8 @@ pub enum ChannelEvent {
     /// Sessions: the channel was reopened and its state restored.
     Restored,
     /// Sessions: [`Gate::Recovering`](crate::Gate::Recovering) is open on the channel. Emitted after [`Restored`](Self::Restored)
-    /// if some of the [kept](crate::session::Channel::publish_kept) messages had to be sent in groups, to find out which of them
-    /// the broker refuses. All of these messages are now settled.
+    /// if some of the [kept](crate::session::SessionChannel::publish_kept) messages had to be sent in groups, to find out which
+    /// of them the broker refuses. All of these messages are now settled.
     GateOpened,
     /// Servers: a client sent a method that has no automatic reply.
     Method(Method),

@@ -1,5 +1,5 @@
 use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover};
-use amqp_proto::session::Channel as Protocol;
+use amqp_proto::session::SessionChannel;
 use amqp_proto::{
     Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
     Route, Settlement, TooLong,
@@ -184,7 +184,7 @@ impl Channel {
     #[inline]
     fn settle(
         &self,
-        settle: impl FnOnce(&mut Protocol<'_>) -> Result<(), CommandError>,
+        settle: impl FnOnce(&mut SessionChannel<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CallError> {
         let mut guard = self.lock();
         match settle(&mut self.protocol(&mut guard)?) {

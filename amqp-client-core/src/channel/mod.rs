@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use amqp_proto::session::Channel as Protocol;
+use amqp_proto::session::SessionChannel;
 use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement};
 
 use crate::connection::Connection;
@@ -259,7 +259,10 @@ impl Channel {
     }
 
     /// Returns the protocol state of this channel, unless it is closed.
-    pub(crate) fn protocol<'a>(&self, state: &'a mut State) -> Result<Protocol<'a>, ChannelError> {
+    pub(crate) fn protocol<'a>(
+        &self,
+        state: &'a mut State,
+    ) -> Result<SessionChannel<'a>, ChannelError> {
         let (_, protocol) = self.both_sides(state)?;
         Ok(if self.recovers { protocol } else { protocol.unrecovered() })
     }
@@ -270,7 +273,7 @@ impl Channel {
     fn both_sides<'a>(
         &self,
         state: &'a mut State,
-    ) -> Result<(&'a mut ChannelState, Protocol<'a>), ChannelError> {
+    ) -> Result<(&'a mut ChannelState, SessionChannel<'a>), ChannelError> {
         let Some((channel, proto)) = state.channel_and_proto(self.handle.place) else {
             return Err(ChannelState::lost_reason());
         };

@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_proto::session::Channel as Protocol;
+use amqp_proto::session::SessionChannel;
 use amqp_proto::{
     Body, EncodeProperties, Gate, Prepared, PublishError, PublishSeq, RawProperties, Route,
 };
@@ -22,7 +22,7 @@ pub(crate) trait Heads {
     /// Queues the message.
     fn publish(
         &self,
-        channel: &mut Protocol<'_>,
+        channel: &mut SessionChannel<'_>,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError>;
 }
@@ -35,7 +35,7 @@ impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
     #[inline]
     fn publish(
         &self,
-        channel: &mut Protocol<'_>,
+        channel: &mut SessionChannel<'_>,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
         channel.publish(&self.0, self.1, body)
@@ -50,7 +50,7 @@ impl Heads for &Prepared {
     #[inline]
     fn publish(
         &self,
-        channel: &mut Protocol<'_>,
+        channel: &mut SessionChannel<'_>,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError> {
         channel.publish_prepared(self, body)

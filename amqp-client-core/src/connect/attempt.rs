@@ -10,7 +10,7 @@ use std::time::Duration;
 use amqp_proto::uri::Endpoint;
 
 use super::happy_eyeballs::connect_any;
-use super::maybe_tls::Wrapped;
+use super::maybe_tls::MaybeTls;
 use super::{ConnectError, Runtime, Target};
 use crate::driver::Timer;
 use crate::login::{Token, TokenError, ask};
@@ -30,7 +30,7 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
 }
 
 /// A stream to a node, inside TLS if the target uses TLS.
-pub(crate) type Reached<R> = (Wrapped<<R as Runtime>::Transport>, <R as Runtime>::Seat);
+pub(crate) type Reached<R> = (MaybeTls<<R as Runtime>::Transport>, <R as Runtime>::Registration);
 
 /// Connects a stream to a node.
 pub(crate) async fn reach<R: Runtime>(
@@ -47,15 +47,15 @@ pub(crate) async fn reach<R: Runtime>(
     let unreachable = |error| ConnectError::unreachable(endpoint, error);
     let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
     let connecting = connect_any(addrs, R::timer(), |addr| R::connect(addr, settings));
-    let (transport, seat) = connecting.await.map_err(unreachable)?;
+    let (transport, registration) = connecting.await.map_err(unreachable)?;
     #[cfg(feature = "tls")]
     let transport = match session {
-        Some(session) => Wrapped::Secured(Box::new(Secured::new(transport, session))),
-        None => Wrapped::Plain(transport),
+        Some(session) => MaybeTls::Secured(Box::new(Secured::new(transport, session))),
+        None => MaybeTls::Plain(transport),
     };
     #[cfg(not(feature = "tls"))]
-    let transport = Wrapped::Plain(transport);
-    Ok((transport, seat))
+    let transport = MaybeTls::Plain(transport);
+    Ok((transport, registration))
 }
 
 /// Waits for a future, for at most `time`. Returns `None` after the timeout.

@@ -9,7 +9,7 @@ use crate::tls::Secured;
 
 /// A transport, with TLS around it or without.
 #[derive(Debug)]
-pub(crate) enum Wrapped<S> {
+pub(crate) enum MaybeTls<S> {
     Plain(S),
     #[cfg(feature = "tls")]
     Secured(Box<Secured<S>>),
@@ -25,7 +25,7 @@ macro_rules! either {
     };
 }
 
-impl<S: Transport> Transport for Wrapped<S> {
+impl<S: Transport> Transport for MaybeTls<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         either!(self, transport => transport.poll_read(cx, input))
     }

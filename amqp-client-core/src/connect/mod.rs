@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use amqp_proto::session::Recovery;
 use attempt::{log_in, reach, within};
-use reconnect::{redial_unless, run};
+use reconnect::{reconnect_unless, run};
 
 use crate::Connection;
 use crate::config::Config;
-use crate::driver::{Dialer, Drive, Timer as _, Transport};
+use crate::driver::{Drive, Reconnector, Timer as _, Transport};
 use crate::login::{Token, keep_fresh};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
@@ -81,12 +81,13 @@ async fn open_patiently<R: Runtime>(
 ) -> Result<(Connection, Option<Token>), ConnectError> {
     let endpoint = target.endpoint(0)?.clone();
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
-    let (connection, dialer) = Dialer::begin(config, timed_here(recovery), nodes, R::timer().now());
+    let (connection, reconnector) =
+        Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
     serve::<R>(&connection);
     let is_final = |error: &ConnectError| {
         !error.is_about_the_node() && !matches!(error, ConnectError::NoToken(_))
     };
-    let token = redial_unless::<R>(dialer, target.clone(), is_final).await?;
+    let token = reconnect_unless::<R>(reconnector, target.clone(), is_final).await?;
     match connection.ready().await {
         Ok(()) => Ok((connection, token)),
         Err(error) => Err(ConnectError::Refused { endpoint, error }),
@@ -100,12 +101,12 @@ async fn open_node<R: Runtime>(
     let endpoint = target.endpoint(node)?.clone();
     let after = target.config.settings.connect_timeout;
     let opening = async {
-        let (transport, seat) = reach::<R>(target, &endpoint).await?;
+        let (transport, registration) = reach::<R>(target, &endpoint).await?;
         let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
         if let Some(recovery) = &target.recovery {
-            drive.recover_with(timed_here(recovery), target.endpoints.len(), node);
+            drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
         }
-        run::<R>(drive, seat, target.clone())
+        run::<R>(drive, registration, target.clone())
             .map_err(|error| ConnectError::unreachable(&endpoint, error))?;
         match connection.ready().await {
             Ok(()) => Ok(connection),
@@ -122,7 +123,7 @@ async fn open_node<R: Runtime>(
 
 /// Turns the session's attempt timeout off: the adapters apply [`connect_timeout`](crate::Settings::connect_timeout) to each
 /// attempt, whose error has more detail.
-fn timed_here(recovery: &Recovery) -> Recovery {
+fn without_attempt_timeout(recovery: &Recovery) -> Recovery {
     let mut recovery = recovery.clone();
     recovery.attempt_timeout = None;
     recovery

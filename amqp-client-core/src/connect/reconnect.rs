@@ -9,65 +9,66 @@ use std::task::Poll;
 use amqp_proto::ClientConfig;
 
 use super::attempt::{Reached, log_in, reach, within};
-use super::maybe_tls::Wrapped;
+use super::maybe_tls::MaybeTls;
 use super::{ConnectError, Runtime, Target};
-use crate::driver::{Dialer, Drive, Timer};
+use crate::driver::{Drive, Reconnector, Timer};
 use crate::error::chain;
 use crate::login::Token;
 
 /// Drives a connection in the background, over this transport and those that follow.
 pub(crate) fn run<R: Runtime>(
-    mut drive: Drive<Wrapped<R::Transport>, R::Timer>,
-    seat: R::Seat,
+    mut drive: Drive<MaybeTls<R::Transport>, R::Timer>,
+    registration: R::Registration,
     target: Arc<Target>,
 ) -> io::Result<()> {
-    R::drive(seat, async move {
+    R::drive(registration, async move {
         (&mut drive).await;
-        if let Some(dialer) = drive.into_dialer() {
-            R::spawn(redial::<R>(dialer, target));
+        if let Some(reconnector) = drive.into_reconnector() {
+            R::spawn(reconnect::<R>(reconnector, target));
         }
     })
 }
 
 /// Makes transports until one is reached, and drives that.
-async fn redial<R: Runtime>(dialer: Dialer, target: Arc<Target>) {
-    let _reached = redial_unless::<R>(dialer, target, |_| false).await;
+async fn reconnect<R: Runtime>(reconnector: Reconnector, target: Arc<Target>) {
+    let _reached = reconnect_unless::<R>(reconnector, target, |_| false).await;
 }
 
 /// Makes transports until one is reached, or until an attempt fails with an error that is final. Returns the token that the
 /// transport logs in with, if the target has a token source.
-pub(crate) async fn redial_unless<R: Runtime>(
-    mut dialer: Dialer,
+pub(crate) async fn reconnect_unless<R: Runtime>(
+    mut reconnector: Reconnector,
     target: Arc<Target>,
     is_final: fn(&ConnectError) -> bool,
 ) -> Result<Option<Token>, ConnectError> {
     let mut timer = R::timer();
-    while let Some(node) = next_node(&mut dialer, &mut timer).await {
+    while let Some(node) = next_node(&mut reconnector, &mut timer).await {
         let attempt = attempt::<R>(&target, node);
-        let Some(reached) = meanwhile(&mut dialer, &mut timer, attempt).await else {
+        let Some(reached) = meanwhile(&mut reconnector, &mut timer, attempt).await else {
             break;
         };
         let now = timer.now();
         match reached {
-            Ok(((transport, seat), login)) => {
+            Ok(((transport, registration), login)) => {
                 let (token, config) = login.unzip();
-                let driver = dialer.connected(now, config);
+                let driver = reconnector.connected(now, config);
                 // Where it cannot be driven it is dropped, and who waits for it learns of that.
-                let _undriven = run::<R>(Drive::with(driver, transport, timer), seat, target);
+                let _undriven =
+                    run::<R>(Drive::with(driver, transport, timer), registration, target);
                 return Ok(token);
             }
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => dialer.failed(now, &chain(&error).to_string()),
+            Err(error) => reconnector.failed(now, &chain(&error).to_string()),
         }
     }
     Ok(None)
 }
 
 /// The node to connect to, when the time has come. Nothing if the connection is over.
-async fn next_node(dialer: &mut Dialer, timer: &mut impl Timer) -> Option<usize> {
+async fn next_node(reconnector: &mut Reconnector, timer: &mut impl Timer) -> Option<usize> {
     poll_fn(|cx| {
         loop {
-            let turn = dialer.turn(timer.now(), cx.waker());
+            let turn = reconnector.turn(timer.now(), cx.waker());
             if turn.done {
                 return Poll::Ready(None);
             }
@@ -83,16 +84,16 @@ async fn next_node(dialer: &mut Dialer, timer: &mut impl Timer) -> Option<usize>
     .await
 }
 
-/// Runs an attempt to connect beside the turns of the dialer, and returns its result; `None` if the connection ends before.
+/// Runs an attempt to connect beside the turns of the reconnector, and returns its result; `None` if the connection ends before.
 async fn meanwhile<T>(
-    dialer: &mut Dialer,
+    reconnector: &mut Reconnector,
     timer: &mut impl Timer,
     attempt: impl Future<Output = T>,
 ) -> Option<T> {
     let mut attempt = pin!(attempt);
     poll_fn(|cx| {
         loop {
-            let turn = dialer.turn(timer.now(), cx.waker());
+            let turn = reconnector.turn(timer.now(), cx.waker());
             if turn.done {
                 return Poll::Ready(None);
             }

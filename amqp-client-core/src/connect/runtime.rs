@@ -11,7 +11,7 @@ pub trait Runtime: 'static {
     /// Its streams.
     type Transport: Transport + Send + 'static;
     /// The poller registration of a transport, for runtimes whose tasks have no reactor.
-    type Seat;
+    type Registration;
     /// Its clock.
     type Timer: Timer + Send + 'static;
 
@@ -25,7 +25,7 @@ pub trait Runtime: 'static {
     fn connect(
         addr: SocketAddr,
         settings: Settings,
-    ) -> impl Future<Output = io::Result<(Self::Transport, Self::Seat)>> + Send;
+    ) -> impl Future<Output = io::Result<(Self::Transport, Self::Registration)>> + Send;
 
     /// Runs a task in the background.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
@@ -44,7 +44,10 @@ pub trait Runtime: 'static {
     ///
     /// # Errors
     /// The system's error.
-    fn drive(_: Self::Seat, drive: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    fn drive(
+        _: Self::Registration,
+        drive: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
         Self::spawn(drive);
         Ok(())
     }

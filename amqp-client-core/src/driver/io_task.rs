@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use amqp_proto::session::Recovery;
 use bytes::Buf as _;
 
-use super::{Dialer, Driver, Timer, Transport, Turn};
+use super::{Driver, Reconnector, Timer, Transport, Turn};
 use crate::Connection;
 use crate::config::Config;
 
@@ -91,9 +91,9 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         self.driver.recover_with(recovery, nodes, node);
     }
 
-    /// Returns the dialer that makes the next transport, if the connection recovers; see [`Driver::into_dialer`].
-    pub fn into_dialer(self) -> Option<Dialer> {
-        self.driver.into_dialer()
+    /// Returns the reconnector that makes the next transport, if the connection recovers; see [`Driver::into_reconnector`].
+    pub fn into_reconnector(self) -> Option<Reconnector> {
+        self.driver.into_reconnector()
     }
 
     /// Writes what there is. Ready if all of it, or the connection, is gone.

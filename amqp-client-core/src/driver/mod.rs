@@ -3,13 +3,13 @@
 mod io_task;
 mod pacing;
 mod read_buffer;
-mod reconnecting;
+mod reconnector;
 mod transport;
 
 pub use io_task::Drive;
 #[cfg(test)]
 pub(crate) use io_task::tests;
-pub use reconnecting::{DialTurn, Dialer};
+pub use reconnector::{ReconnectTurn, Reconnector};
 pub use transport::{Timer, Transport, fill};
 
 use std::fmt;
@@ -40,7 +40,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
 ///    When [`Turn::in_doubt`], read even if not [`Turn::read`]; if nothing is there, call [`no_input`](Self::no_input).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker given to `turn`.
-/// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its [`into_dialer`](Self::into_dialer).
+/// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its
+///    [`into_reconnector`](Self::into_reconnector).
 ///
 /// Dropping it ends the connection: everything that waits gets an error.
 pub struct Driver {
@@ -55,7 +56,7 @@ pub struct Driver {
     close_timeout: Duration,
     /// When the connection ended.
     over_since: Option<Instant>,
-    /// A dialer has taken over, so dropping the driver ends nothing.
+    /// A reconnector has taken over, so dropping the driver ends nothing.
     handed_on: bool,
     /// A clone of the waker, to be left under the lock, where it cannot be made.
     spare_waker: Option<Waker>,
@@ -113,8 +114,8 @@ impl Driver {
         (Connection::new(shared.clone()), Self::of(shared, close_timeout, now))
     }
 
-    /// From now on the connection goes on when it is lost, with the [dialer](Self::into_dialer) that this driver turns into. It
-    /// has that many nodes, and this transport leads to that one.
+    /// From now on the connection goes on when it is lost, with the [reconnector](Self::into_reconnector) that this driver turns
+    /// into. It has that many nodes, and this transport leads to that one.
     pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
         self.shared.lock().proto.recover_with(recovery, nodes, node);
     }
@@ -189,7 +190,7 @@ impl Driver {
         state.call_publishers();
         state.wake_turns();
         state.park_driver(&mut self.spare_waker);
-        // After a loss, timers are the dialer's: the time of the next attempt may have passed, and would wake this in vain.
+        // After a loss, timers are the reconnector's: the time of the next attempt may have passed, and would wake this in vain.
         let protocol_timer = state.proto.poll_timeout().filter(|_| !lost).map(|(at, _)| at);
         Turn {
             write,

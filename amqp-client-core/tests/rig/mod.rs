@@ -110,11 +110,11 @@ impl Rig {
         self.driver.turn(self.now, &self.waker);
         let (_, nobodys) = Driver::new(Config::default(), self.now);
         let driver = std::mem::replace(&mut self.driver, nobodys);
-        let mut dialer = driver.into_dialer().expect("it comes back");
-        while dialer.turn(self.now, &self.waker).connect.is_none() {
+        let mut reconnector = driver.into_reconnector().expect("it comes back");
+        while reconnector.turn(self.now, &self.waker).connect.is_none() {
             self.now += Duration::from_millis(10);
         }
-        self.driver = dialer.connected(self.now, None);
+        self.driver = reconnector.connected(self.now, None);
         self.server = proto::Connection::server(capable(), self.now);
         self.input.clear();
         self.tags.clear();

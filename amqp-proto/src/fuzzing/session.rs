@@ -10,7 +10,7 @@ use crate::method::{
     BasicQosOk, ConfirmSelect, ConfirmSelectOk, Method, QueueBind, QueueBindOk, QueueDeclare,
     QueueDeclareOk, TxCommit, TxCommitOk, TxRollbackOk, TxSelect, TxSelectOk,
 };
-use crate::session::{Dial, OnCancel, Recovery, Session};
+use crate::session::{OnCancel, Reconnect, Recovery, Session};
 use crate::{
     ChannelEvent, ChannelId, ClientConfig, Connection, DeliveryTag, Event, Properties, PublishSeq,
     RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
@@ -86,7 +86,7 @@ impl<'a> Scene<'a> {
             (0, _) => self.channels.extend(self.session.open_channel().ok()),
             (8, _) => self.exchange(),
             (9, _) => self.cut(),
-            (10, _) => self.dial(),
+            (10, _) => self.reconnect(),
             (11, _) => {
                 self.now += Duration::from_millis(u64::from(op) * 40);
                 self.session.handle_timeout(self.now);
@@ -154,17 +154,17 @@ impl<'a> Scene<'a> {
         self.drain();
     }
 
-    fn dial(&mut self) {
-        match self.session.poll_dial(self.now) {
-            Dial::Wait(at) => self.now = at,
-            Dial::Connect { node } if node == 0 || self.refusals < 8 => {
+    fn reconnect(&mut self) {
+        match self.session.poll_reconnect(self.now) {
+            Reconnect::Wait(at) => self.now = at,
+            Reconnect::Connect { node } if node == 0 || self.refusals < 8 => {
                 assert!(self.session.handle_transport(self.now, None), "it asked for it");
                 self.server = Connection::server(Arc::new(ServerConfig::default()), self.now);
                 self.tags = 0;
                 self.published.clear();
             }
-            Dial::Connect { .. } => self.session.handle_unreachable(self.now, "not there"),
-            Dial::Nothing => {}
+            Reconnect::Connect { .. } => self.session.handle_unreachable(self.now, "not there"),
+            Reconnect::Nothing => {}
         }
     }
 
@@ -322,7 +322,7 @@ impl<'a> Scene<'a> {
             if self.session.is_open() || self.over {
                 break;
             }
-            self.dial();
+            self.reconnect();
         }
         assert!(self.session.is_open() || self.over, "it does not come back: {:?}", self.session);
         assert_eq!(self.over, self.session.check().is_err());

@@ -19,7 +19,7 @@ use crate::{
 /// It has the commands of a connection's [`Channel`](crate::Channel). While there is no connection, requests wait for one, publishing
 /// fails with [`Gate::Recovering`], and acknowledgements fail with [`Misuse::StaleDelivery`].
 #[derive(Debug)]
-pub struct Channel<'a> {
+pub struct SessionChannel<'a> {
     pub(super) id: ChannelId,
     pub(super) record: &'a mut ChannelRecord,
     pub(super) topology: &'a mut Topology,
@@ -101,7 +101,7 @@ impl Reach<'_> {
     }
 }
 
-impl Channel<'_> {
+impl SessionChannel<'_> {
     /// Returns the channel's number. It stays the same on each connection of the session.
     #[must_use]
     pub const fn id(&self) -> ChannelId {

@@ -7,9 +7,9 @@
 //!
 //! # Driving a session
 //!
-//! In addition to driving a connection, the loop follows [`Session::poll_dial`]: [`Dial::Wait`], then [`Dial::Connect`] to a node. It
-//! reports the result to [`handle_transport`](Session::handle_transport) or [`handle_unreachable`](Session::handle_unreachable).
-//! While there is no transport, there are still events and timers.
+//! In addition to driving a connection, the loop follows [`Session::poll_reconnect`]: [`Reconnect::Wait`], then
+//! [`Reconnect::Connect`] to a node. It reports the result to [`handle_transport`](Session::handle_transport) or
+//! [`handle_unreachable`](Session::handle_unreachable). While there is no transport, there are still events and timers.
 //!
 //! # What a loss means
 //!
@@ -66,7 +66,7 @@ use core::ops::RangeInclusive;
 
 use bytes::BytesMut;
 
-pub use channel::Channel;
+pub use channel::SessionChannel;
 use channel::{Budget, Reach};
 use channels::Channels;
 use context::Context;
@@ -75,7 +75,7 @@ pub use discard::Discarded;
 use phase::Phase;
 use policy::LEAST_DELAY;
 pub use policy::{Locked, OnCancel, Recovery};
-pub use reconnect::Dial;
+pub use reconnect::Reconnect;
 use record::ChannelRecord;
 pub use report::{Entity, RecoveryReport};
 use secret::Unanswered;
@@ -249,7 +249,7 @@ impl Session {
     /// # Errors
     /// [`Misuse::NoSuchChannel`], if the channel is not open, or its `Closed` event was polled.
     #[inline]
-    pub fn channel(&mut self, id: ChannelId) -> Result<Channel<'_>, Misuse> {
+    pub fn channel(&mut self, id: ChannelId) -> Result<SessionChannel<'_>, Misuse> {
         let cx = &mut self.context;
         let record = cx.channels.get_mut(id).ok_or_else(|| Misuse::NoSuchChannel(id.get()))?;
         let reach = match (record.attached, &self.phase) {
@@ -258,7 +258,7 @@ impl Session {
             (false, _) if record.closing => Reach::Ended(None),
             (false, _) => Reach::Nowhere(&mut cx.connection),
         };
-        Ok(Channel {
+        Ok(SessionChannel {
             id,
             record,
             topology: &mut cx.topology,

@@ -47,10 +47,11 @@ pub(super) enum Pause {
 impl Session {
     /// Pauses a consumer that has got more than the application takes. Returns whether it did.
     ///
-    /// The broker delivers nothing more to the consumer, and deliveries in flight are requeued without blame. Deliveries that were
-    /// received before are not affected: they can be settled, and requeued with [`Channel::nack`](super::Channel::nack) if there
-    /// are too many. The consumer continues with [`resume_consumer`](Self::resume_consumer), or when the connection or channel is
-    /// recovered. It can be cancelled and discarded like any other.
+    /// The broker delivers nothing more to the consumer, and deliveries in flight are requeued without blame. Deliveries that
+    /// were received before are not affected: they can be settled, and requeued with
+    /// [`SessionChannel::nack`](super::SessionChannel::nack) if there are too many. The consumer continues with
+    /// [`resume_consumer`](Self::resume_consumer), or when the connection or channel is recovered. It can be cancelled and
+    /// discarded like any other.
     ///
     /// Only a consumer that loses nothing by a pause is paused. It must acknowledge, have been started, and not be exclusive. Its
     /// channel must not be transactional. Its queue must not be a stream, have a single active consumer, or be deleted when unused

@@ -23,9 +23,9 @@ pub struct Recovery {
     pub give_up_after: Option<Duration>,
     /// Policy for a consumer that the broker cancels. Default [`OnCancel::End`].
     pub on_cancel: OnCancel,
-    /// Whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that caused
-    /// the error fails either way and is not repeated: a request, or a [kept](super::Channel::publish_kept) message that the broker
-    /// refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
+    /// Whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that
+    /// caused the error fails either way and is not repeated: a request, or a [kept](super::SessionChannel::publish_kept) message
+    /// that the broker refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
     ///
     /// The channel is reopened at once. If the broker closes it again within a second, or within twice the last delay, it is
     /// reopened after `delay_min`, then after twice that, up to `delay_max`.
@@ -39,12 +39,12 @@ pub struct Recovery {
     /// The broker closes the channel each time (405): it is reopened with its state, as by `reopen_channels`, and everything else
     /// that was pending on it fails. Default false.
     pub retry_locked: bool,
-    /// Maximum number of bytes of [kept](super::Channel::publish_kept) messages: those that are kept until they are confirmed.
-    /// Publishing waits when there is no room. One message is always kept, even if this is 0. After a loss, all kept messages are
-    /// queued for the transport at once, small ones as a copy. Default 16 MiB.
+    /// Maximum number of bytes of [kept](super::SessionChannel::publish_kept) messages: those that are kept until they are
+    /// confirmed. Publishing waits when there is no room. One message is always kept, even if this is 0. After a loss, all kept
+    /// messages are queued for the transport at once, small ones as a copy. Default 16 MiB.
     pub keep_max: usize,
-    /// How long an attempt to connect may take before it counts as failed, from [`Dial::Connect`](super::Dial::Connect) to
-    /// the call that reports its result. The handshake that follows has [its own
+    /// How long an attempt to connect may take before it counts as failed, from [`Reconnect::Connect`](super::Reconnect::Connect)
+    /// to the call that reports its result. The handshake that follows has [its own
     /// timeout](crate::ClientConfig::handshake_timeout). `None` waits forever. Default 60 s. The clients have a shorter timeout,
     /// `connect_timeout`.
     pub attempt_timeout: Option<Duration>,

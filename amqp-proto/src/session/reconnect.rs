@@ -21,10 +21,10 @@ use crate::{
 /// The session's instruction to the code that opens transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Dial {
+pub enum Reconnect {
     /// No transport is needed at present.
     Nothing,
-    /// Call [`poll_dial`](Session::poll_dial) again at that time.
+    /// Call [`poll_reconnect`](Session::poll_reconnect) again at that time.
     Wait(Instant),
     /// Open a transport to that node, an index into the list of nodes.
     ///
@@ -103,32 +103,32 @@ impl Session {
     }
 
     /// Returns the next step towards a transport. Call this on each turn of the loop; [`poll_timeout`](Self::poll_timeout) includes
-    /// the times of [`Dial::Wait`].
-    pub fn poll_dial(&mut self, now: Instant) -> Dial {
+    /// the times of [`Reconnect::Wait`].
+    pub fn poll_reconnect(&mut self, now: Instant) -> Reconnect {
         let cx = &mut self.context;
         cx.now = now;
         let (Phase::Lost(outage), Some(recovering)) = (&mut self.phase, &mut cx.recovering) else {
-            return Dial::Nothing;
+            return Reconnect::Nothing;
         };
         let Attempt::Waiting { announced } = &mut outage.attempt else {
-            return Dial::Nothing;
+            return Reconnect::Nothing;
         };
         let Some((node, at)) = recovering.nodes.next() else {
-            return Dial::Nothing;
+            return Reconnect::Nothing;
         };
         if at > now {
             if !core::mem::replace(announced, true) {
                 let event = SessionEvent::Waiting { node, time: at.duration_since(now) };
                 cx.events.push_back(Event::Session(event));
             }
-            return Dial::Wait(at);
+            return Reconnect::Wait(at);
         }
         outage.attempt = Attempt::Connecting { since: now };
         outage.attempts = outage.attempts.saturating_add(1);
         recovering.node = node;
         let event = SessionEvent::Connecting { node, attempt: outage.attempts };
         cx.events.push_back(Event::Session(event));
-        Dial::Connect { node }
+        Reconnect::Connect { node }
     }
 
     /// Reports that the transport to the requested node is connected. If a configuration is given, for example with a new token, it

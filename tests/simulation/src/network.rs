@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Dialer;
 use amqp_client_core::driver::Driver;
+use amqp_client_core::driver::Reconnector;
 use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{ConsumerView, Engine, Options, SessionId};
@@ -57,7 +57,7 @@ pub(crate) struct Link {
     pub(crate) client: usize,
     driver: Option<Driver>,
     /// What goes on for the driver while there is no transport.
-    dialer: Option<Dialer>,
+    reconnector: Option<Reconnector>,
     /// How many transports it has had.
     epoch: usize,
     pace: Pace,
@@ -133,9 +133,9 @@ impl Network {
         (recovery, pace): (Recovery, Pace),
         now: Instant,
     ) -> (Connection, usize) {
-        let (connection, dialer) = Dialer::begin(config, recovery, self.nodes.len(), now);
+        let (connection, reconnector) = Reconnector::begin(config, recovery, self.nodes.len(), now);
         let mut link = Link::new(client, None, self.conditions, now);
-        (link.dialer, link.pace) = (Some(dialer), pace);
+        (link.reconnector, link.pace) = (Some(reconnector), pace);
         self.links.push(link);
         (connection, self.links.len() - 1)
     }
@@ -170,7 +170,7 @@ impl Network {
 
     /// Returns whether a link has no transport.
     pub(crate) fn is_down(&self, link: usize) -> bool {
-        self.links[link].dialer.is_some()
+        self.links[link].reconnector.is_some()
     }
 
     /// Returns whether a driver gets no time.
@@ -338,25 +338,25 @@ impl Network {
     /// One round of what an adapter does while there is no transport.
     fn run_dialer(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
-        let Some(mut dialer) = link.dialer.take() else { return Ok(()) };
+        let Some(mut reconnector) = link.reconnector.take() else { return Ok(()) };
         link.flag.lower();
-        let turn = dialer.turn(now, &Waker::from(link.flag.clone()));
+        let turn = reconnector.turn(now, &Waker::from(link.flag.clone()));
         link.wake_at = turn.wake_at;
         if turn.done {
             return Ok(());
         }
         let Some(node) = turn.connect else {
-            link.dialer = Some(dialer);
+            link.reconnector = Some(reconnector);
             return link.pace.waits(now, turn.wake_at);
         };
         link.flag.raise();
         if now < self.down_until || self.rng.u8(..4) == 0 {
-            dialer.failed(now, "not reachable");
-            link.dialer = Some(dialer);
+            reconnector.failed(now, "not reachable");
+            link.reconnector = Some(reconnector);
             return Ok(());
         }
         link.epoch += 1;
-        link.driver = Some(dialer.connected(now, None));
+        link.driver = Some(reconnector.connected(now, None));
         let paced = link.pace.connects(now);
         self.wire_up(index, node, now);
         paced
@@ -382,7 +382,7 @@ impl Network {
             return Err("a driver asks again and again for a time that has come".to_owned());
         }
         if turn.done {
-            link.dialer = link.driver.take().and_then(Driver::into_dialer);
+            link.reconnector = link.driver.take().and_then(Driver::into_reconnector);
             link.flag.raise();
             link.end_wires();
             return Ok(());
@@ -470,7 +470,7 @@ impl Link {
         Self {
             client,
             driver,
-            dialer: None,
+            reconnector: None,
             epoch: 0,
             pace: Pace::new(Pace::DEFAULT, 1),
             flag: Flag::raised(),
@@ -495,13 +495,13 @@ impl Link {
 
     /// Returns whether there is a client, with a transport or without.
     const fn is_alive(&self) -> bool {
-        self.driver.is_some() || self.dialer.is_some()
+        self.driver.is_some() || self.reconnector.is_some()
     }
 
     /// The client's end is gone for good.
     fn hang_up(&mut self) {
         self.driver = None;
-        self.dialer = None;
+        self.reconnector = None;
         self.end_wires();
     }
 

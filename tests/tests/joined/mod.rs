@@ -49,11 +49,11 @@ impl World {
         self.driver.turn(self.now, Waker::noop());
         let (_, nobodys) = Driver::new(Config::default(), self.now);
         let lost = std::mem::replace(&mut self.driver, nobodys);
-        let mut dialer = lost.into_dialer().expect("it comes back");
-        while dialer.turn(self.now, Waker::noop()).connect.is_none() {
+        let mut reconnector = lost.into_reconnector().expect("it comes back");
+        while reconnector.turn(self.now, Waker::noop()).connect.is_none() {
             self.now += Duration::from_millis(10);
         }
-        self.driver = dialer.connected(self.now, None);
+        self.driver = reconnector.connected(self.now, None);
         self.session = self.broker.connect(self.now);
     }
 

@@ -54,7 +54,7 @@ fn channels_can_be_closed_at_any_round_of_a_recovery() {
                 world.consume(id, &queue, "c");
             }
             world.cut();
-            world.dial();
+            world.reconnect();
             (0..rounds).for_each(|_| world.round());
             let closed: Vec<_> = match which {
                 2 => ids.to_vec(),

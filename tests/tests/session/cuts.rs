@@ -43,7 +43,7 @@ fn a_loss_at_any_step_of_a_recovery_is_another_loss() {
         // The second time it is cut after so many rounds, the third time one earlier, and so on.
         let mut whole = false;
         for rounds in (1..=after).rev() {
-            assert!(world.dial(), "{after} {rounds}: {:?}", world.events);
+            assert!(world.reconnect(), "{after} {rounds}: {:?}", world.events);
             world.cut_after = Some(world.rounds + rounds);
             world.run();
             whole |= world.cut_after.take().is_some();

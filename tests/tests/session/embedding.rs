@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::BasicGet;
-use amqp_client_core::proto::session::{Dial, Recovery};
+use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
     ChannelError, ChannelEvent, CommandError, ConnectionError, Event, OpenChannelError,
     PublishError, RawProperties, ReplyCode, Route, SessionEvent, TimerReason,
@@ -25,7 +25,7 @@ fn a_channel_opened_at_any_moment_of_a_handshake_has_a_number_of_its_own() {
         let first = world.open();
         world.queue(first, durable("q"));
         world.cut();
-        assert!(world.dial());
+        assert!(world.reconnect());
         for _ in 0..moment {
             // Unlike `run`, this polls no events.
             world.carry();
@@ -50,7 +50,7 @@ fn the_number_of_a_channel_that_was_closed_amid_an_outage_is_free_with_its_event
         let first = world.open();
         world.cut();
         if dialed {
-            assert!(world.dial());
+            assert!(world.reconnect());
         }
         let channel = &mut world.session.channel(first).expect("it is open");
         channel.close(ReplyCode::REPLY_SUCCESS, "done");
@@ -91,7 +91,7 @@ fn a_session_that_has_ended_takes_no_requests() {
     }));
     let ids = [world.open(), world.open()];
     world.cut();
-    assert!(world.dial());
+    assert!(world.reconnect());
     // The next connection ends in a way that is not recovered from.
     world.session.handle_transport_failure(world.now, "something else");
     let mut closed = 0;
@@ -119,13 +119,13 @@ fn the_timer_includes_the_wait_before_the_next_attempt() {
     world.cut();
     let (at, reason) = world.session.poll_timeout().expect("there is a next attempt");
     assert_eq!(
-        (Dial::Wait(at), reason),
-        (world.session.poll_dial(world.now), TimerReason::Recovery)
+        (Reconnect::Wait(at), reason),
+        (world.session.poll_reconnect(world.now), TimerReason::Recovery)
     );
     assert!(at > world.now);
     world.now = at;
     world.session.handle_timeout(at);
-    assert_eq!(world.session.poll_dial(at), Dial::Connect { node: 0 });
+    assert_eq!(world.session.poll_reconnect(at), Reconnect::Connect { node: 0 });
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn an_attempt_that_nobody_reports_on_ends() {
     let mut world = World::new(recovery(|recovery| recovery.attempt_timeout = Some(limit)));
     world.cut();
     world.now += Duration::from_secs(1);
-    assert_eq!(world.session.poll_dial(world.now), Dial::Connect { node: 0 });
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Connect { node: 0 });
     let begun = world.now;
     assert_eq!(world.session.poll_timeout(), Some((begun + limit, TimerReason::Recovery)));
     world.pass(limit);
@@ -154,10 +154,10 @@ fn attempts_without_a_limit_last() {
     let mut world = World::new(recovery(|recovery| recovery.attempt_timeout = None));
     world.cut();
     world.now += Duration::from_secs(1);
-    assert_eq!(world.session.poll_dial(world.now), Dial::Connect { node: 0 });
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Connect { node: 0 });
     assert_eq!(world.session.poll_timeout(), None);
     world.pass(Duration::from_secs(1_000_000));
-    assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
 }
 
 #[test]
@@ -176,17 +176,17 @@ fn any_delay_is_fine() {
         let mut waits_for_ever = false;
         for _ in 0..40 {
             let _due = world.session.poll_timeout();
-            match world.session.poll_dial(world.now) {
-                Dial::Connect { .. } => {
+            match world.session.poll_reconnect(world.now) {
+                Reconnect::Connect { .. } => {
                     world.session.handle_unreachable(world.now, "no route to host");
                 }
                 // Nobody waits for that, and it must not be at once either.
-                Dial::Wait(at) if at - world.now > Duration::from_secs(400_000_000) => {
+                Reconnect::Wait(at) if at - world.now > Duration::from_secs(400_000_000) => {
                     assert_eq!((delay_min, delay_max), (Duration::MAX, Duration::MAX));
                     waits_for_ever = true;
                     break;
                 }
-                Dial::Wait(at) => world.now = at,
+                Reconnect::Wait(at) => world.now = at,
                 other => panic!("{other:?}"),
             }
         }
@@ -201,7 +201,7 @@ fn waits(seed: Option<u64>) -> Vec<Duration> {
     world.cut();
     let wait = |_| {
         let before = world.now;
-        world.dial();
+        world.reconnect();
         world.now - before
     };
     (0..10).map(wait).collect()

@@ -19,7 +19,7 @@ fn outage(world: &mut World) {
     for reachable in [false, false, false, true] {
         world.reachable = reachable;
         let before = world.now;
-        world.dial();
+        world.reconnect();
         assert!(world.now > before || world.session.check().is_err(), "there was no pause");
         world.run();
     }
@@ -77,7 +77,7 @@ fn an_attempt_that_may_take_no_time_fails_and_others_follow_it_later_and_later()
     world.reachable = false;
     let begin = world.now;
     for _ in 0..20 {
-        world.dial();
+        world.reconnect();
         world.run();
     }
     assert!(world.now - begin > Duration::from_secs(20), "{:?}", world.now - begin);

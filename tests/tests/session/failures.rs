@@ -3,7 +3,7 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{
     BasicCancel, BasicConsume, ExchangeDeclare, QueueDeclare, QueueDelete,
 };
-use amqp_client_core::proto::session::{Dial, Entity, Locked, OnCancel, Recovery};
+use amqp_client_core::proto::session::{Entity, Locked, OnCancel, Reconnect, Recovery};
 use amqp_client_core::proto::{
     ChannelError, ChannelEvent, ConsumerId, FieldTable, ReplyCode, SessionEvent, TimerReason,
 };
@@ -436,7 +436,7 @@ fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
     world.cut();
     // There is nothing to be done at any time but to connect.
     let (next, _) = world.session.poll_timeout().expect("there is a next attempt");
-    assert_eq!(world.session.poll_dial(world.now), Dial::Wait(next));
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Wait(next));
     world.pass(Duration::from_secs(5));
     assert_eq!(world.session.poll_timeout(), Some((next, TimerReason::Recovery)));
 }

@@ -276,7 +276,7 @@ fn transaction_amid_a_recovery(dirty: bool) -> (World, ChannelId, DeliveryTag) {
         let consume = BasicConsume { queue: taken, exclusive: true, ..<_>::default() };
         elsewhere.ask(id, consume).expect("nobody else consumes");
     });
-    world.dial();
+    world.reconnect();
     let delivered = (0..20).find_map(|_| {
         world.round();
         world.deliveries().pop()
@@ -373,7 +373,7 @@ fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
         world.run();
         world.deliveries();
         world.cut();
-        assert!(world.dial());
+        assert!(world.reconnect());
         for _ in 0..rounds {
             world.round();
         }

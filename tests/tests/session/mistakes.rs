@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::BasicQos;
-use amqp_client_core::proto::session::{Dial, Recovery};
+use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
     SessionEvent,
@@ -165,5 +165,5 @@ fn the_first_declaration_of_a_locked_queue_fails_without_that() {
     world.send(id, mine());
     world.run();
     assert!(world.session.channel(id).is_err());
-    assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
 }

@@ -41,7 +41,7 @@ fn a_kept_message_does_not_overtake_the_requests_before_it() {
         world.cut();
         let before = world.keep(id, "q", "before");
         if rounds > 0 {
-            assert!(world.dial());
+            assert!(world.reconnect());
             (1..rounds).for_each(|_| world.round());
         }
         let requests = script(&mut world, id);
@@ -69,7 +69,7 @@ fn the_order_holds_over_a_loss_at_any_step() {
         world.confirm(id);
         world.cut();
         let requests = script(&mut world, id);
-        assert!(world.dial());
+        assert!(world.reconnect());
         world.cut_after = Some(world.rounds + after);
         world.run();
         let whole = world.cut_after.take().is_some();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use amqp_client_core::proto::session::{Dial, Recovery};
+use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
     ChannelError, ChannelEvent, ConnectionError, Event, OpenChannelError, ReplyCode, SessionEvent,
     TimerReason,
@@ -25,7 +25,7 @@ fn attempts_are_told_and_come_ever_later() {
     let mut waits = Vec::new();
     for _ in 0..12 {
         let before = world.now;
-        assert!(!world.dial());
+        assert!(!world.reconnect());
         waits.push(world.now - before);
     }
     assert!(waits[11] >= Duration::from_millis(2500), "{waits:?}");
@@ -59,7 +59,7 @@ fn after_the_last_attempt_everything_ends_and_says_why() {
     let waiting = world.send(id, durable("waiting"));
     for _ in 0..3 {
         assert!(world.session.check().is_ok());
-        assert!(!world.dial());
+        assert!(!world.reconnect());
     }
     world.run();
     let error = world.session.check().expect_err("it has given up");
@@ -73,7 +73,7 @@ fn after_the_last_attempt_everything_ends_and_says_why() {
     assert_eq!(world.events.last(), Some(&Event::Closed(error.clone())));
     assert!(world.answer(waiting).is_none());
     assert_eq!(world.session.open_channel(), Err(OpenChannelError::Connection(error)));
-    assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
     assert_eq!(world.session.poll_timeout(), None);
 }
 
@@ -83,10 +83,10 @@ fn it_gives_up_in_time() {
     let mut world = World::new(recovery(|recovery| recovery.give_up_after = Some(patience)));
     let lost = world.now;
     world.cut();
-    assert!(matches!(world.session.poll_dial(world.now), Dial::Wait(_)));
+    assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Wait(_)));
     world.now = world.session.poll_timeout().expect("there is a next attempt").0;
     // Nobody says what becomes of it.
-    assert!(matches!(world.session.poll_dial(world.now), Dial::Connect { .. }));
+    assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Connect { .. }));
     let give_up = (lost + patience, TimerReason::Recovery);
     assert_eq!(world.session.poll_timeout(), Some(give_up));
     world.pass(lost + patience - Duration::from_millis(1) - world.now);
@@ -100,7 +100,7 @@ fn it_gives_up_in_time() {
 fn a_handshake_that_fails_is_an_attempt() {
     let mut world = World::new(Recovery::default());
     world.cut();
-    assert!(world.dial());
+    assert!(world.reconnect());
     world.cut_after = Some(world.rounds + 1);
     world.run();
     assert!(!world.session.is_open() && world.session.check().is_ok());
@@ -119,14 +119,14 @@ fn closing_ends_a_session_with_and_without_a_connection() {
     world.session.close(world.now, ReplyCode::REPLY_SUCCESS, "done");
     world.run();
     assert!(world.session.check().expect_err("it is over").is_local_close());
-    assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
 
-    for dial in [false, true] {
+    for reconnects in [false, true] {
         let mut world = World::new(Recovery::default());
         let id = world.open();
         world.cut();
-        if dial {
-            assert!(world.dial());
+        if reconnects {
+            assert!(world.reconnect());
         }
         world.session.close(world.now, ReplyCode::REPLY_SUCCESS, "done");
         world.run();
@@ -135,7 +135,7 @@ fn closing_ends_a_session_with_and_without_a_connection() {
         let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
         assert!(world.events.contains(&Event::Channel(id, closed)));
         assert_eq!(world.events.last(), Some(&Event::Closed(error)));
-        assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+        assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
     }
 }
 
@@ -156,7 +156,7 @@ fn a_channel_can_be_closed_at_any_time() {
             close(&mut world);
         }
         if moment == 2 {
-            assert!(world.dial());
+            assert!(world.reconnect());
             close(&mut world);
         }
         let report = world.recover();
@@ -179,7 +179,7 @@ fn without_a_policy_a_session_is_a_connection() {
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::Eof));
     assert!(world.events.contains(&Event::Channel(id, closed)));
     assert_eq!(world.session.check(), Err(ConnectionError::Eof));
-    assert_eq!(world.session.poll_dial(world.now), Dial::Nothing);
+    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
 }
 
 #[test]

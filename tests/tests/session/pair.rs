@@ -7,7 +7,9 @@ use amqp_client_core::proto::method::{
     ExchangeDeleteOk, ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk,
     QueuePurgeOk, QueueUnbindOk, TxSelectOk,
 };
-use amqp_client_core::proto::session::{Channel, Dial, Recovery, RecoveryReport, Session};
+use amqp_client_core::proto::session::{
+    Reconnect, Recovery, RecoveryReport, Session, SessionChannel,
+};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, Event, PublishError, Published,
     ReplyCode, ServerConfig, ServerEvent, SessionEvent,
@@ -186,7 +188,7 @@ impl Pair {
         id
     }
 
-    pub(crate) fn channel(&mut self, id: ChannelId) -> Channel<'_> {
+    pub(crate) fn channel(&mut self, id: ChannelId) -> SessionChannel<'_> {
         self.session.channel(id).expect("it is open")
     }
 
@@ -238,9 +240,9 @@ impl Pair {
     /// Another connection, as soon as the session wants one.
     pub(crate) fn reconnect(&mut self, config: ServerConfig) {
         loop {
-            match self.session.poll_dial(self.now) {
-                Dial::Wait(at) => self.now = at,
-                Dial::Connect { .. } => break,
+            match self.session.poll_reconnect(self.now) {
+                Reconnect::Wait(at) => self.now = at,
+                Reconnect::Connect { .. } => break,
                 other => panic!("{other:?}"),
             }
         }

@@ -24,7 +24,7 @@ fn restore_until_delivered(world: &mut World, count: usize) -> Vec<Delivery> {
         other.ask(id, consume).expect("it consumes");
         other.peer.expect("it is connected")
     });
-    world.dial();
+    world.reconnect();
     let mut delivered = Vec::new();
     for _ in 0..100 {
         world.round();

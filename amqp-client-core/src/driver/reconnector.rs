@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use amqp_proto::ClientConfig;
-use amqp_proto::session::{Dial, Recovery, Session};
+use amqp_proto::session::{Reconnect, Recovery, Session};
 
 use super::Driver;
 use crate::Connection;
@@ -17,7 +17,7 @@ use crate::state::{Shared, keep_clone};
 /// The contract is a loop: [`turn`](Self::turn) says what to do, and when to ask again. While an attempt is under way, its
 /// turns go on. Dropping it ends the connection: everything that waits gets an error.
 #[derive(Debug)]
-pub struct Dialer {
+pub struct Reconnector {
     shared: Arc<Shared>,
     close_timeout: Duration,
     handed_on: bool,
@@ -27,16 +27,16 @@ pub struct Dialer {
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DialTurn {
+pub struct ReconnectTurn {
     /// Connect to that node, by its place in the list, and say what came of it.
     pub connect: Option<usize>,
-    /// When to call [`Dialer::turn`] again at the latest.
+    /// When to call [`Reconnector::turn`] again at the latest.
     pub wake_at: Option<Instant>,
     /// The connection is over for good.
     pub done: bool,
 }
 
-impl Dialer {
+impl Reconnector {
     pub(crate) const fn new(shared: Arc<Shared>, close_timeout: Duration) -> Self {
         Self { shared, close_timeout, handed_on: false, spare_waker: None }
     }
@@ -58,24 +58,24 @@ impl Dialer {
     }
 
     /// Looks at what there is to do at `now`. `waker` is woken when a handle has queued new work.
-    pub fn turn(&mut self, now: Instant, waker: &Waker) -> DialTurn {
+    pub fn turn(&mut self, now: Instant, waker: &Waker) -> ReconnectTurn {
         keep_clone(&mut self.spare_waker, waker);
         let mut state = self.shared.lock();
         state.carry_out(now);
         state.proto.handle_timeout(now);
-        let dial = state.proto.poll_dial(now);
+        let next = state.proto.poll_reconnect(now);
         state.dispatch();
         state.expire(now);
         state.wake_turns();
         state.park_driver(&mut self.spare_waker);
-        let (connect, wait) = match dial {
-            Dial::Connect { node } => (Some(node), None),
-            Dial::Wait(at) => (None, Some(at)),
+        let (connect, wait) = match next {
+            Reconnect::Connect { node } => (Some(node), None),
+            Reconnect::Wait(at) => (None, Some(at)),
             _ => (None, None),
         };
         let timer = state.proto.poll_timeout().map(|(at, _)| at);
         let wake_at = [wait, timer, state.deadlines.next()].into_iter().flatten().min();
-        DialTurn { connect, wake_at, done: state.proto.check().is_err() }
+        ReconnectTurn { connect, wake_at, done: state.proto.check().is_err() }
     }
 
     /// There is a transport to the node that was asked for. With a configuration, that one is used from now on, as when there
@@ -83,7 +83,7 @@ impl Dialer {
     #[must_use]
     pub fn connected(mut self, now: Instant, config: Option<ClientConfig>) -> Driver {
         let mut state = self.shared.lock();
-        // If the attempt had taken too long, the driver ends at once, and turns into a dialer again.
+        // If the attempt had taken too long, the driver ends at once, and turns into a reconnector again.
         let _used = state.proto.handle_transport(now, config.map(Arc::new));
         state.dispatch();
         drop(state);
@@ -100,19 +100,19 @@ impl Dialer {
 }
 
 impl Driver {
-    /// Returns the dialer that makes the next transport, if there is to be one: this driver is [`done`](super::Turn::done), and the
-    /// connection was lost and recovers.
+    /// Returns the reconnector that makes the next transport, if there is to be one: this driver is [`done`](super::Turn::done),
+    /// and the connection was lost and recovers.
     #[must_use]
-    pub fn into_dialer(mut self) -> Option<Dialer> {
+    pub fn into_reconnector(mut self) -> Option<Reconnector> {
         let state = self.shared.lock();
         let goes_on = state.proto.is_disconnected() && state.proto.check().is_ok();
         drop(state);
         self.handed_on = goes_on;
-        goes_on.then(|| Dialer::new(self.shared.clone(), self.close_timeout))
+        goes_on.then(|| Reconnector::new(self.shared.clone(), self.close_timeout))
     }
 }
 
-impl Drop for Dialer {
+impl Drop for Reconnector {
     fn drop(&mut self) {
         if self.handed_on {
             return;
