@@ -39,4 +39,12 @@ mod guides {
     struct Blocking;
     #[doc = include_str!("../broker/README.md")]
     struct TestBroker;
+    #[doc = include_str!("../../docs/coming-from/lapin.md")]
+    struct ComingFromLapin;
+    #[doc = include_str!("../../docs/coming-from/amqprs.md")]
+    struct ComingFromAmqprs;
+    #[doc = include_str!("../../docs/coming-from/aio-pika-and-pika.md")]
+    struct ComingFromPika;
+    #[doc = include_str!("../../docs/coming-from/java.md")]
+    struct ComingFromJava;
 }
