@@ -172,7 +172,9 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
         self.turn = self.driver.turn(now, cx.waker());
         let (mut wrote, resumed) = (false, self.unflushed);
-        if (self.turn.write || self.unflushed) && self.write_error.is_none() {
+        // What was given up is not written behind the end: TLS would send it behind its own.
+        let writes = (self.turn.write || self.unflushed) && self.closes_by.is_none();
+        if writes && self.write_error.is_none() {
             match self.poll_write(now, cx) {
                 Poll::Ready(Ok(())) => wrote = true,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
@@ -233,6 +235,37 @@ pub(crate) mod tests {
     /// Ends when it is read from, and never closes.
     struct Stuck;
 
+    /// Takes nothing until it is closed, which it never is.
+    #[derive(Clone, Default)]
+    struct Full {
+        closing: Rc<Cell<bool>>,
+        written_late: Rc<Cell<bool>>,
+    }
+
+    impl Transport for Full {
+        fn poll_read(&mut self, _: &mut Context<'_>, _: &mut BytesMut) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_write(
+            &mut self,
+            _: &mut Context<'_>,
+            _: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.written_late.set(self.closing.get());
+            Poll::Pending
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.closing.set(true);
+            Poll::Pending
+        }
+    }
+
     impl Transport for Stuck {
         fn poll_read(&mut self, _: &mut Context<'_>, _: &mut BytesMut) -> Poll<io::Result<usize>> {
             Poll::Ready(Ok(0))
@@ -280,5 +313,21 @@ pub(crate) mod tests {
         assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
         now.set(now.get() + Duration::from_millis(1));
         assert!(Pin::new(&mut drive).poll(&mut context).is_ready());
+    }
+    #[test]
+    fn what_the_transport_does_not_take_is_not_written_behind_its_end() {
+        let now = Rc::new(Cell::new(Instant::now()));
+        let full = Full::default();
+        let (_connection, mut drive) =
+            Drive::new(full.clone(), Clock(now.clone()), Config::default());
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            now.set(now.get() + Duration::from_millis(100));
+            if Pin::new(&mut drive).poll(&mut context).is_ready() {
+                break;
+            }
+        }
+        assert!(full.closing.get(), "the handshake is given up, and its first bytes");
+        assert!(!full.written_late.get());
     }
 }
