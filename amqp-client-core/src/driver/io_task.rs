@@ -91,6 +91,11 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         self.driver.recover_with(recovery, nodes, node);
     }
 
+    /// Returns the driver, to look at it: at how much waits for the transport, for example.
+    pub const fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
     /// Returns the reconnector that makes the next transport, if the connection recovers; see [`Driver::into_reconnector`].
     pub fn into_reconnector(self) -> Option<Reconnector> {
         self.driver.into_reconnector()

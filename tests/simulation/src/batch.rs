@@ -32,6 +32,8 @@ pub(crate) struct Batch {
     pub(crate) kind: Kind,
     pub(crate) from: u64,
     pub(crate) seeds: u64,
+    /// Whether each transport is inside of TLS.
+    pub(crate) tls: bool,
     /// Whether to go on behind a failure, and list all of them.
     pub(crate) survey: bool,
     /// Whether a failure is reported without being shrunk.
@@ -53,38 +55,48 @@ impl Kind {
     }
 
     /// The script of a seed, to be read.
-    pub(crate) fn script(self, seed: u64) -> String {
+    pub(crate) fn script(self, seed: u64, tls: bool) -> String {
         match self {
-            Self::Stories => format!("{:#?}", Script::new(seed)),
-            Self::Explorations => format!("{:#?}", Exploration::new(seed)),
+            Self::Stories => format!("{:#?}", script(seed, tls)),
+            Self::Explorations => format!("{:#?}", exploration_of(seed, tls)),
         }
     }
 
-    fn attempt(self, seed: u64) -> Result<Sums, String> {
+    fn attempt(self, seed: u64, tls: bool) -> Result<Sums, String> {
         match self {
-            Self::Stories => story(&Script::new(seed)),
-            Self::Explorations => exploration(&Exploration::new(seed)),
+            Self::Stories => story(&script(seed, tls)),
+            Self::Explorations => exploration(&exploration_of(seed, tls)),
         }
     }
 
     /// Shrinks the script of a seed. Returns the rest, its size before and after, and how it fails.
-    fn shrunk(self, seed: u64, text: &str) -> String {
+    fn shrunk(self, (seed, tls): (u64, bool), text: &str) -> String {
         // Not any failure: what remains is to show this one.
         let same =
             |again: Result<Sums, String>| again.is_err_and(|again| kind(&again) == kind(text));
         match self {
             Self::Stories => {
-                let script = Script::new(seed);
+                let script = script(seed, tls);
                 let less = shrink(&script, |script| same(story(script)));
                 described(&less, script.len(), less.len(), story(&less))
             }
             Self::Explorations => {
-                let script = Exploration::new(seed);
+                let script = exploration_of(seed, tls);
                 let less = shrink_exploration(&script, |script| same(exploration(script)));
                 described(&less, script.len(), less.len(), exploration(&less))
             }
         }
     }
+}
+
+fn script(seed: u64, tls: bool) -> Script {
+    let script = Script::new(seed);
+    if tls { script.over_tls() } else { script }
+}
+
+fn exploration_of(seed: u64, tls: bool) -> Exploration {
+    let script = Exploration::new(seed);
+    if tls { script.over_tls() } else { script }
 }
 
 fn described(
@@ -155,7 +167,7 @@ impl Batch {
                 eprintln!("{behind} seeds, {:.0} s", start.elapsed().as_secs_f64());
             }
             *lock(current) = Some((seed, Instant::now()));
-            match self.kind.attempt(seed) {
+            match self.kind.attempt(seed, self.tls) {
                 Ok(report) => add(&mut lock(&sums), &report),
                 Err(text) => {
                     if !self.survey {
@@ -187,8 +199,9 @@ impl Batch {
                 return Err(format!("seed {seed} of {name} fails: {text}"));
             }
             return Err(format!(
-                "seed {seed} of {name} fails: {text}\n\n{}\n\nagain: simulate --{name} --seed {seed}",
-                self.kind.shrunk(seed, &text)
+                "seed {seed} of {name} fails: {text}\n\n{}\n\nagain: simulate --{name} --seed {seed}{}",
+                self.kind.shrunk((seed, self.tls), &text),
+                self.option()
             ));
         }
         let sums = sums.into_inner().unwrap_or_default();
@@ -196,6 +209,10 @@ impl Batch {
         let seconds = start.elapsed().as_secs_f64();
         let (seeds, name) = (self.seeds, self.kind.name());
         Ok(format!("{seeds} {name} in {seconds:.1} s: all invariants held\n  {}", sums.join(", ")))
+    }
+
+    const fn option(self) -> &'static str {
+        if self.tls { " --tls" } else { "" }
     }
 
     /// Ends the program when a run hangs: nothing else can end it.
@@ -206,7 +223,8 @@ impl Batch {
                 if let Some((seed, _)) = hanging {
                     let name = self.kind.name();
                     println!(
-                        "seed {seed} of {name} hangs\n\nagain: simulate --{name} --seed {seed}"
+                        "seed {seed} of {name} hangs\n\nagain: simulate --{name} --seed {seed}{}",
+                        self.option()
                     );
                     std::process::exit(1);
                 }

@@ -9,6 +9,12 @@
 //! - every call ends, with its own answer, or with an error that something explains;
 //! - neither end breaks the protocol; no timer is missed; what waits for a transport is bounded; nothing is left over.
 //!
+//! In one seed of six, each transport is inside of a TLS session: the client's end is the loop and the TLS that users run, and the
+//! broker's end is rustls. The wires cut records anywhere, and break amid them; sessions end without their transports, and
+//! transports without their sessions. Then it is also checked that neither end of TLS keeps back what it could hand on, that
+//! nothing is sent behind the end of a session or read after it, and that a client that closes in an orderly way ends its
+//! session first.
+//!
 //! The same seed always leads to the same run. [`shrink`] finds a smaller script that fails as well.
 
 mod client;

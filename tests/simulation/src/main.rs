@@ -24,6 +24,7 @@ Options:
   --seed N         This one only; shows its script
   --resume LOG     Goes on where the runs in this file stopped, and adds to it what ran
   --minutes N      With --resume: for how long [default: 10]
+  --tls            Each transport is inside of TLS; otherwise, that is so in one seed of six
   --brief          Does not shrink what fails
   --survey         Goes on behind failures, and lists what kinds there are
   --help           Shows this
@@ -35,6 +36,7 @@ struct Arguments {
     from: u64,
     seeds: u64,
     verbose: bool,
+    tls: bool,
     survey: bool,
     brief: bool,
     resume: Option<PathBuf>,
@@ -73,10 +75,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), String> {
     for kind in arguments.kinds.iter().copied() {
         if arguments.verbose {
-            println!("{}", kind.script(arguments.from));
+            println!("{}", kind.script(arguments.from, arguments.tls));
         }
-        let Arguments { from, seeds, survey, brief, .. } = *arguments;
-        println!("{}", Batch { kind, from, seeds, survey, brief }.run()?);
+        let Arguments { from, seeds, tls, survey, brief, .. } = *arguments;
+        println!("{}", Batch { kind, from, seeds, tls, survey, brief }.run()?);
     }
     Ok(())
 }
@@ -88,6 +90,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
         from: 0,
         seeds: 1000,
         verbose: false,
+        tls: false,
         survey: false,
         brief: false,
         resume: None,
@@ -106,6 +109,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
             }
             Long("resume") => arguments.resume = Some(parser.value()?.into()),
             Long("minutes") => arguments.minutes = parser.value()?.parse()?,
+            Long("tls") => arguments.tls = true,
             Long("brief") => arguments.brief = true,
             Long("survey") => arguments.survey = true,
             Long("help") | Short('h') => return Ok(None),

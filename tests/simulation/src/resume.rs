@@ -26,7 +26,7 @@ pub(crate) fn run(log: &Path, kinds: &[Kind], time: Duration) -> Result<(), Stri
         for kind in kinds.iter().copied() {
             let from = next_seed(&read(log), kind);
             let part = Instant::now();
-            Batch { kind, from, seeds: PART, survey: false, brief: false }.run()?;
+            Batch { kind, from, seeds: PART, tls: false, survey: false, brief: false }.run()?;
             let (to, seconds) = (from + PART - 1, part.elapsed().as_secs());
             append(log, &format!("{} {from}-{to} {commit} {seconds}s", kind.name()))?;
         }

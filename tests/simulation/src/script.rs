@@ -19,6 +19,8 @@ pub struct Script {
     /// How long clients wait for answers; forever, if nothing is said.
     pub(crate) patience: Option<Duration>,
     pub(crate) conditions: Conditions,
+    /// Whether transports are inside of TLS sessions.
+    pub(crate) tls: bool,
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Vec<Fault>,
 }
@@ -84,6 +86,8 @@ pub(crate) enum What {
     Starve { client: usize, time: Duration },
     /// A client's drivers are dropped.
     Kill { client: usize },
+    /// The broker's ends of a client's TLS sessions end them, and leave their transports open.
+    EndTls { client: usize },
     /// The broker stops, and starts again after a while. Durable state survives.
     Restart { down: Duration },
     /// The broker blocks publishers for a while.
@@ -130,9 +134,17 @@ impl Script {
             heartbeat: Duration::from_secs(rng.u64(1..=10)),
             patience: rng.bool().then(|| Duration::from_secs(rng.u64(30..=120))),
             conditions: Conditions::any(&mut rng),
+            tls: is_over_tls(seed),
             jobs,
             faults,
         }
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub const fn over_tls(mut self) -> Self {
+        self.tls = true;
+        self
     }
 
     /// The longest body: long ones in small pieces take too many steps.
@@ -156,6 +168,11 @@ impl Script {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Whether the transports of a seed are inside of TLS sessions: in one of six, whatever else it is.
+pub(crate) fn is_over_tls(seed: u64) -> bool {
+    Rng::with_seed(seed ^ 0x746c_7300).u8(..6) == 0
 }
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {

@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
 
     /// Nobody can do anything: lets time pass until somebody can.
     fn wait(&mut self) -> Result<(), String> {
+        self.stage.network.borrow().rest(self.stage.clock.now())?;
         let network = self.stage.network.borrow().next();
         let fault = self.faults.last().map(|(at, _)| *at);
         let next = [network, fault, self.stage.clock.next()].into_iter().flatten().min();
@@ -194,6 +195,7 @@ impl<'a> Run<'a> {
             Step::Fault(What::Stall { client, up, time }) => network.stall(client, up, now + time),
             Step::Fault(What::Starve { client, time }) => network.starve(client, now + time),
             Step::Fault(What::Kill { client }) => network.kill(client),
+            Step::Fault(What::EndTls { client }) => network.end_tls(client),
             Step::Fault(What::Restart { down }) => network.restart(now, down),
             Step::Fault(What::Alarm { .. }) => network.set_alarm(now, Some("low on memory")),
             Step::AlarmOver => network.set_alarm(now, None),

@@ -53,9 +53,10 @@ struct Break {
     at_frame: bool,
 }
 
-/// Where the frames of a stream end.
+/// Where the frames of a stream end, or the records of one that is inside of TLS.
 #[derive(Debug, Clone, Default)]
 struct Frames {
+    tls: bool,
     /// What there is of a frame's header: its type, channel and size.
     header: Vec<u8>,
     /// How much is left of its payload and its end.
@@ -78,6 +79,13 @@ impl Frames {
             }
             octets = rest;
             self.header.push(*octet);
+            if self.tls {
+                if let [_, _, _, high, low] = self.header[..] {
+                    self.left = usize::from(u16::from_be_bytes([high, low]));
+                    self.header.clear();
+                }
+                continue;
+            }
             // The protocol header, which begins a connection, is one byte longer, and no frame.
             if self.header.first() == Some(&b'A') {
                 if self.header.len() == Self::HEADER + 1 {
@@ -110,7 +118,7 @@ pub(crate) enum Read {
 }
 
 impl Wire {
-    pub(crate) fn new(conditions: Conditions, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(conditions: Conditions, seed: u64, tls: bool, now: Instant) -> Self {
         Self {
             conditions,
             rng: Rng::with_seed(seed),
@@ -120,7 +128,7 @@ impl Wire {
             last_arrival: now,
             stalled_until: now,
             cut_after: None,
-            frames: Frames::default(),
+            frames: Frames { tls, ..Frames::default() },
             end: None,
             told: false,
         }
@@ -168,6 +176,14 @@ impl Wire {
             self.close(end);
         }
         true
+    }
+
+    /// Takes all that there is to write, whether there is room for it or not, unless the wire breaks.
+    pub(crate) fn write_all(&mut self, now: Instant, source: &mut impl Buf) {
+        let conditions = self.conditions;
+        self.conditions.capacity = usize::MAX;
+        while source.has_remaining() && self.write(now, source) {}
+        self.conditions = conditions;
     }
 
     fn send(&mut self, now: Instant, octets: Bytes) {
@@ -220,8 +236,13 @@ impl Wire {
         !self.arrived.is_empty() || !self.told && self.end.is_some() && self.flying.is_empty()
     }
 
-    /// Reads a piece of any size.
-    pub(crate) fn read(&mut self) -> Read {
+    /// Returns whether nothing is under way, and the wire is whole.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.arrived.is_empty() && self.flying.is_empty() && self.end.is_none()
+    }
+
+    /// Reads a piece of any size up to `room`.
+    pub(crate) fn read(&mut self, room: usize) -> Read {
         if self.arrived.is_empty() {
             return match self.end {
                 Some(end) if self.flying.is_empty() && !self.told => {
@@ -231,7 +252,7 @@ impl Wire {
                 _ => Read::Nothing,
             };
         }
-        let most = self.arrived.len().min(self.conditions.piece);
+        let most = self.arrived.len().min(self.conditions.piece).min(room);
         let count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
         Read::Octets(self.arrived.split_to(count).freeze())
     }

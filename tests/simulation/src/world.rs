@@ -59,13 +59,14 @@ impl Deref for World {
 /// What went wrong that must not.
 pub fn run(script: &Script) -> Result<Report, String> {
     let clock = Clock::new();
-    let network = Network::new(
+    let mut network = Network::new(
         script.seed,
         Options::new().heartbeat(script.heartbeat),
         script.conditions,
         NODES,
         clock.now(),
     );
+    network.tls = script.tls;
     let world = Rc::new(World {
         stage: Stage::new(clock, network, script.seed ^ 0x776f_726c_6400),
         ledger: RefCell::new(Ledger::new(script.body_max())),

@@ -39,6 +39,31 @@ fn a_seed_always_leads_to_the_same_run() {
 }
 
 #[test]
+fn over_tls_what_always_has_to_hold_holds() {
+    let mut confirmed = 0;
+    for seed in 0..60 {
+        let explored = explore(&Exploration::new(seed).over_tls()).unwrap_or_else(|failure| {
+            panic!(
+                "seed {seed}: {failure}\nagain: cargo run --profile simulation -p amqp-simulation -- --explorations --tls --seed {seed}"
+            )
+        });
+        confirmed += explored.counts.confirmed;
+    }
+    assert!(confirmed > 0, "something was published");
+}
+
+/// Keys differ from run to run, and lead to the same steps.
+#[test]
+fn over_tls_a_seed_always_leads_to_the_same_run() {
+    for seed in 0..20 {
+        let script = Script::new(seed).over_tls();
+        assert_eq!(run(&script), run(&script), "seed {seed}");
+        let script = Exploration::new(seed).over_tls();
+        assert_eq!(explore(&script), explore(&script), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_script_shrinks_to_what_still_fails() {
     let script = Script::new(1);
     assert!(script.len() > 2);

@@ -21,6 +21,8 @@ pub(crate) const BODY_MAX: usize = 4_000;
 pub struct Exploration {
     pub(crate) seed: u64,
     pub(crate) conditions: Conditions,
+    /// Whether transports are inside of TLS sessions.
+    pub(crate) tls: bool,
     pub(crate) heartbeat: Duration,
     /// Whether quorum queues count failed deliveries only.
     pub(crate) counts_failures: bool,

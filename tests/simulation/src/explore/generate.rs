@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::client::SLOTS;
 use super::commands::*;
 use super::theme::Theme;
-use crate::script::{Cut, Fault, What};
+use crate::script::{Cut, Fault, What, is_over_tls};
 use crate::wire::Conditions;
 
 pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -36,6 +36,7 @@ impl Exploration {
         let mut script = Self {
             seed,
             conditions,
+            tls: false,
             heartbeat,
             counts_failures: seed % 5 < 2,
             delivery_limit: [20, 2, 7][(seed / 5 % 3) as usize],
@@ -60,7 +61,26 @@ impl Exploration {
         if script.has_streams() {
             script.with_streams();
         }
+        if is_over_tls(seed) {
+            script = script.over_tls();
+        }
         script.without_known_defects()
+    }
+
+    /// The same over TLS. If there are faults, some are of TLS: a session ends, and its transport does not.
+    #[must_use]
+    pub fn over_tls(mut self) -> Self {
+        if std::mem::replace(&mut self.tls, true) {
+            return self;
+        }
+        let mut rng = Rng::with_seed(self.seed ^ 0x7365_7373_696f_6e00);
+        let count = if self.seed % 4 == 0 { 0 } else { pick(&mut rng, &[0, 0, 1, 2]) };
+        for _ in 0..count {
+            let what = What::EndTls { client: rng.usize(..self.clients.len()) };
+            let span = pick(&mut rng, &[1_000, 10_000, 60_000]);
+            self.faults.push(Fault { at: millis(&mut rng, span), what });
+        }
+        self
     }
 
     /// Whether there are streams.

@@ -152,6 +152,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     }
     let mut network = Network::new(script.seed, options, script.conditions, nodes, now);
     network.engine.observe();
+    network.tls = script.tls;
     for (own, node) in network.nodes.iter_mut().zip(&script.nodes) {
         let own = Arc::make_mut(own);
         own.limits.frame_max = node.frame_max;

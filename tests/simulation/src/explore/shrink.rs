@@ -23,6 +23,10 @@ pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exp
                 script = less;
             }
         }
+        let mut less = script.clone();
+        if std::mem::take(&mut less.tls) && fails(&less) {
+            script = less;
+        }
         if script.len() == before {
             return script;
         }
@@ -36,7 +40,12 @@ impl Exploration {
         let cancels = self.tasks.iter().filter(|task| task.cancel.is_some()).count();
         let recoveries = self.clients.iter().filter(|client| client.recovery.is_some()).count();
         let commands: usize = self.tasks.iter().map(|task| task.commands.len()).sum();
-        commands + self.tasks.len() + self.faults.len() + cancels + recoveries
+        usize::from(self.tls)
+            + commands
+            + self.tasks.len()
+            + self.faults.len()
+            + cancels
+            + recoveries
     }
 
     /// Whether nothing is in it.

@@ -1,8 +1,12 @@
 //! The broker, the clients' drivers, and the wires between them.
 
-use std::cell::Cell;
+mod link;
+mod server;
+mod tls;
+
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -12,16 +16,13 @@ use amqp_client_core::driver::Reconnector;
 use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{ConsumerView, Engine, Options, SessionId};
-use bytes::{Buf as _, BytesMut};
 use fastrand::Rng;
 
-use crate::executor::Flag;
 use crate::pace::Pace;
 use crate::script::Cut;
-use crate::wire::{Conditions, End, Read, Wire};
-
-/// How often a driver may ask for a time that has come already.
-const LATE: u32 = 1000;
+use crate::wire::{Conditions, End};
+use link::{Link, Wires};
+use tls::ServerEnd;
 
 /// More than a client may have waiting for its transport: what it takes before publishing waits, the largest message, what is
 /// kept and sent again all at once, and room for what is never held back.
@@ -38,6 +39,8 @@ pub(crate) struct Network {
     /// How the nodes of the broker are set up. Clients believe that there are as many.
     pub(crate) nodes: Vec<Arc<ServerConfig>>,
     pub(crate) links: Vec<Link>,
+    /// Whether each transport is inside of a TLS session.
+    pub(crate) tls: bool,
     conditions: Conditions,
     rng: Rng,
     /// Nobody is let in before.
@@ -50,30 +53,6 @@ pub(crate) struct Network {
     owners: BTreeMap<SessionId, usize>,
     /// Clients whose connections break soon, how, and until when.
     flapping: Vec<(usize, Cut, Instant)>,
-}
-
-/// A connection: a driver, a session of the broker, and the wires between them.
-pub(crate) struct Link {
-    pub(crate) client: usize,
-    driver: Option<Driver>,
-    /// What goes on for the driver while there is no transport.
-    reconnector: Option<Reconnector>,
-    /// How many transports it has had.
-    epoch: usize,
-    pace: Pace,
-    flag: Arc<Flag>,
-    wake_at: Option<Instant>,
-    reading: bool,
-    writing: bool,
-    late: u32,
-    /// The driver gets no time before.
-    starved_until: Instant,
-    up: Wire,
-    down: Wire,
-    session: Option<SessionId>,
-    input: BytesMut,
-    /// The broker may have something to say.
-    check: bool,
 }
 
 impl Network {
@@ -91,6 +70,7 @@ impl Network {
             engine,
             nodes: vec![node; nodes],
             links: Vec::new(),
+            tls: false,
             conditions,
             rng: Rng::with_seed(seed ^ 0x6e65_7477_6f72_6b00),
             down_until: now,
@@ -145,9 +125,10 @@ impl Network {
         let (up, down) = (self.rng.u64(..), self.rng.u64(..));
         let link = &mut self.links[link];
         let mut old = Link::new(link.client, None, self.conditions, now);
-        old.up = std::mem::replace(&mut link.up, Wire::new(self.conditions, up, now));
-        old.down = std::mem::replace(&mut link.down, Wire::new(self.conditions, down, now));
+        let wires = Wires::new(self.conditions, (up, down), self.tls, now);
+        old.wires = std::mem::replace(&mut link.wires, Rc::new(RefCell::new(wires)));
         old.input = std::mem::take(&mut link.input);
+        old.server = link.server.take();
         let session = self.engine.connect_to(now, self.nodes[node].clone());
         self.owners.insert(session, link.client);
         let client = link.client;
@@ -156,6 +137,12 @@ impl Network {
         old.session = link.session.replace(session);
         link.check = true;
         link.flag.raise();
+        if self.tls {
+            // Other numbers of chance than a plain transport takes: those stay as they are.
+            let seed = up.rotate_left(17) ^ down;
+            link.server = Some(ServerEnd::new(seed));
+            link.secure(!seed);
+        }
         self.engine_due.set(None);
         if old.session.is_some() {
             // The broker does not know yet that the client has another.
@@ -210,12 +197,21 @@ impl Network {
 
     pub(crate) fn stall(&mut self, client: usize, up: bool, until: Instant) {
         for link in self.of(client) {
-            if up { &mut link.up } else { &mut link.down }.stall(until);
+            let mut wires = link.wires.borrow_mut();
+            if up { wires.up.stall(until) } else { wires.down.stall(until) }
         }
     }
 
     pub(crate) fn starve(&mut self, client: usize, until: Instant) {
         self.of(client).for_each(|link| link.starved_until = link.starved_until.max(until));
+    }
+
+    /// The broker's ends of TLS end their sessions, as a proxy that is reloaded. Their transports stay open.
+    pub(crate) fn end_tls(&mut self, client: usize) {
+        for link in self.of(client) {
+            link.server.iter_mut().for_each(ServerEnd::end);
+            link.check = true;
+        }
     }
 
     /// The drivers of a client are dropped, as when its runtime shuts down.
@@ -235,8 +231,9 @@ impl Network {
         for link in &mut self.links {
             let end = if self.rng.bool() { End::Reset } else { End::Eof };
             link.session = None;
-            link.down.close(end);
-            link.up.close(End::Reset);
+            let mut wires = link.wires.borrow_mut();
+            wires.down.close(end);
+            wires.up.close(End::Reset);
         }
     }
 
@@ -297,8 +294,7 @@ impl Network {
     /// Lets things happen that only take time.
     pub(crate) fn pass(&mut self, now: Instant) {
         for link in &mut self.links {
-            link.up.arrive(now);
-            link.down.arrive(now);
+            link.wires.borrow_mut().arrive(now);
         }
         if self.engine_due().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
@@ -314,25 +310,27 @@ impl Network {
 
     /// Returns when something happens next that only takes time.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let links = self.links.iter().flat_map(|link| {
-            let alive = link.is_alive();
-            let served = link.wake_at.map(|at| at.max(link.starved_until)).filter(|_| alive);
-            let starved = (alive && link.flag.is_raised()).then_some(link.starved_until);
-            [link.up.next_arrival(), link.down.next_arrival(), served, starved]
-        });
+        let links = self.links.iter().flat_map(Link::next);
         links.flatten().chain(self.engine_due()).min()
     }
 
     pub(crate) fn client_is_ready(&self, link: usize, now: Instant) -> bool {
-        let link = &self.links[link];
-        link.is_alive()
-            && now >= link.starved_until
-            && (link.flag.is_raised()
-                || link.wake_at.is_some_and(|at| at <= now)
-                || link.driver.is_some() && link.reading && link.down.is_readable()
-                || link.driver.is_some()
-                    && link.writing
-                    && (link.up.room() > 0 || link.up.is_broken()))
+        self.links[link].is_ready(now)
+    }
+
+    /// One round of an adapter's loop.
+    pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
+        let link = &mut self.links[index];
+        let waiting = match (&link.driver, &link.secured) {
+            (None, None) => return self.run_dialer(index, now),
+            (Some(_), _) => link.run_driver(now)?,
+            (None, Some(_)) => link.run_secured(now)?,
+        };
+        self.peak_output = self.peak_output.max(waiting);
+        match waiting > OUTPUT_MAX {
+            true => Err(format!("{waiting} octets wait for the transport of a client")),
+            false => Ok(()),
+        }
     }
 
     /// One round of what an adapter does while there is no transport.
@@ -362,151 +360,8 @@ impl Network {
         paced
     }
 
-    /// One round of an adapter's loop.
-    pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
-        let link = &mut self.links[index];
-        let Some(driver) = &mut link.driver else {
-            return self.run_dialer(index, now);
-        };
-        link.flag.lower();
-        let turn = driver.turn(now, &Waker::from(link.flag.clone()));
-        (link.wake_at, link.reading, link.writing) =
-            (turn.wake_at, turn.read || turn.in_doubt, turn.write);
-        let waiting = driver.output().remaining();
-        self.peak_output = self.peak_output.max(waiting);
-        if waiting > OUTPUT_MAX {
-            return Err(format!("{waiting} octets wait for the transport of a client"));
-        }
-        link.late = if turn.wake_at.is_some_and(|at| at <= now) { link.late + 1 } else { 0 };
-        if link.late > LATE {
-            return Err("a driver asks again and again for a time that has come".to_owned());
-        }
-        if turn.done {
-            link.reconnector = link.driver.take().and_then(Driver::into_reconnector);
-            link.flag.raise();
-            link.end_wires();
-            return Ok(());
-        }
-        let mut piece = driver.output().chunk();
-        let before = piece.len();
-        let mut moved = turn.write && link.up.write(now, &mut piece);
-        let written = before - piece.len();
-        driver.written(now, written);
-        if turn.read || turn.in_doubt {
-            moved = true;
-            match link.down.read() {
-                Read::Octets(octets) => {
-                    // There is room for what the broker has to say.
-                    link.check = true;
-                    driver.input().extend_from_slice(&octets);
-                    driver.received(now);
-                }
-                Read::End(End::Eof) => driver.eof(now),
-                Read::End(End::Reset) => {
-                    driver.transport_error(now, &io::ErrorKind::ConnectionReset.into());
-                }
-                Read::Nothing if turn.in_doubt => driver.no_input(now),
-                Read::Nothing => moved = false,
-            }
-        }
-        if !moved && turn.write && link.up.is_broken() {
-            driver.transport_error(now, &io::ErrorKind::BrokenPipe.into());
-            moved = true;
-        }
-        if moved {
-            link.flag.raise();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn server_is_ready(&self, link: usize) -> bool {
-        let link = &self.links[link];
-        let Some(session) = link.session else { return false };
-        link.check || link.up.is_readable() && self.engine.wants_input(session)
-    }
-
-    /// The broker reads from a client, and writes to it.
-    pub(crate) fn run_server(&mut self, index: usize, now: Instant) -> Result<(), String> {
-        let link = &mut self.links[index];
-        let Some(session) = link.session else { return Ok(()) };
-        link.check = false;
-        let mut heard = true;
-        match self.engine.wants_input(session).then(|| link.up.read()) {
-            Some(Read::Octets(octets)) => {
-                link.input.extend_from_slice(&octets);
-                self.engine.handle_input(session, now, &mut link.input);
-            }
-            Some(Read::End(end)) => {
-                self.engine.handle_eof(session, now);
-                link.session = None;
-                link.down.close(end);
-            }
-            Some(Read::Nothing) | None => heard = false,
-        }
-        self.engine_due.set(None);
-        while let Some(transmit) = self.engine.poll_transmit(session, now) {
-            if !link.down.write(now, transmit) {
-                break;
-            }
-        }
-        if self.engine.is_over(session) && link.session.is_some() {
-            link.session = None;
-            self.engine.handle_eof(session, now);
-            link.down.close(End::Eof);
-            heard = true;
-        }
-        if heard {
-            self.recheck();
-        }
-        match self.engine.take_violation() {
-            Some(violation) => Err(format!("the broker says of a client: {violation}")),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Link {
-    fn new(client: usize, driver: Option<Driver>, conditions: Conditions, now: Instant) -> Self {
-        Self {
-            client,
-            driver,
-            reconnector: None,
-            epoch: 0,
-            pace: Pace::new(Pace::DEFAULT, 1),
-            flag: Flag::raised(),
-            wake_at: None,
-            reading: true,
-            writing: false,
-            late: 0,
-            starved_until: now,
-            up: Wire::new(conditions, 0, now),
-            down: Wire::new(conditions, 0, now),
-            session: None,
-            input: BytesMut::new(),
-            check: true,
-        }
-    }
-
-    fn cut(&mut self, cut: Cut) {
-        let end = if cut.reset { End::Reset } else { End::Eof };
-        let wire = if cut.up { &mut self.up } else { &mut self.down };
-        wire.cut_after(cut.after, end, cut.at_frame);
-    }
-
-    /// Returns whether there is a client, with a transport or without.
-    const fn is_alive(&self) -> bool {
-        self.driver.is_some() || self.reconnector.is_some()
-    }
-
-    /// The client's end is gone for good.
-    fn hang_up(&mut self) {
-        self.driver = None;
-        self.reconnector = None;
-        self.end_wires();
-    }
-
-    fn end_wires(&mut self) {
-        self.up.close(End::Eof);
-        self.down.close(End::Reset);
+    /// Nobody can do anything before time passes: what TLS was given must have arrived then.
+    pub(crate) fn rest(&self, now: Instant) -> Result<(), String> {
+        self.links.iter().try_for_each(|link| link.rest(now))
     }
 }
