@@ -13,6 +13,25 @@ type Next = Option<Result<Delivery, ConsumerEnd>>;
 /// Waits for a delivery of any of several consumers, for at most `timeout` if it is given. The consumers may belong to different
 /// channels and connections. Returns the index of a consumer and the result of its [`Consumer::next`], or `None` after the timeout.
 /// If several consumers have deliveries, each is equally likely to be chosen.
+///
+/// A consumer that was cancelled is returned at once, each time, until it is removed:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use amqp_client_blocking::{Consumer, recv_any};
+///
+/// # fn example(mut consumers: Vec<Consumer>) -> Result<(), Box<dyn std::error::Error>> {
+/// let second = Some(Duration::from_secs(1));
+/// while let Some((index, next)) = recv_any(&mut consumers, second) {
+///     match next {
+///         Some(delivery) => delivery?.ack()?,
+///         None => drop(consumers.remove(index)),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn recv_any(consumers: &mut [Consumer], timeout: Option<Duration>) -> Option<(usize, Next)> {
     let mut first = 0;
     let any = poll_fn(|cx| {

@@ -101,7 +101,7 @@ mod io;
 mod open;
 mod shared_loop;
 
-pub use amqp_client_core::wait::{Deliveries, Wait};
+pub use amqp_client_core::wait::{Deliveries, NextError, Wait};
 pub use amqp_client_core::*;
 pub use consume::{CallbackError, Callbacks, recv_any};
 pub use open::Connection;

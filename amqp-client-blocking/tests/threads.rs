@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use amqp_client_blocking::{
-    Callbacks, Connection, ConsumeOptions, Message, OnPanic, PublisherOptions, QueueOptions,
-    Wait as _, recv_any,
+    Callbacks, Connection, ConsumeOptions, Message, NextError, OnPanic, PublisherOptions,
+    QueueOptions, Wait as _, recv_any,
 };
 use amqp_test_broker::Broker;
 
@@ -44,11 +44,12 @@ fn a_consumer_is_waited_for_as_long_as_one_likes() -> Outcome {
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).wait()?;
-    assert!(consumer.next_timeout(Duration::from_millis(1)).is_none());
+    let soon = Duration::from_millis(1);
+    assert_eq!(consumer.next_timeout(soon).err(), Some(NextError::TimedOut { after: soon }));
     queue.publish(&Message::new("here")).wait()?;
-    let delivery = consumer.next_timeout(Duration::from_secs(30)).ok_or("nothing came")?;
-    assert_eq!(delivery.ok_or("cancelled")??.body(), b"here");
+    assert_eq!(consumer.next_timeout(Duration::from_secs(30))?.body(), b"here");
     consumer.cancel().wait()?;
+    assert_eq!(consumer.next_timeout(soon).err(), Some(NextError::Cancelled));
     assert!(consumer.into_iter().next().is_none());
     Ok(())
 }
@@ -94,8 +95,11 @@ fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
             // Some give up early, at whatever moment that is.
             let impatience = Duration::from_micros(number * round % 50);
             match consumer.next_timeout(impatience) {
-                Some(delivery) => delivery.ok_or("cancelled")??.ack()?,
-                None => consumer.next().wait().ok_or("cancelled")??.ack()?,
+                Ok(delivery) => delivery.ack()?,
+                Err(NextError::TimedOut { .. }) => {
+                    consumer.next().wait().ok_or("cancelled")??.ack()?
+                }
+                Err(end) => return Err(end.into()),
             }
             if round % 7 == number % 7 {
                 let _given_up = channel.queue_purge(&name).wait_timeout(impatience);

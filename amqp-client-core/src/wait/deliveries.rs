@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use amqp_proto::{__common_methods as common_methods, __debug_shows_chain as debug_shows_chain};
+use thiserror::Error;
+
 use super::Wait as _;
 use crate::{Consumer, ConsumerEnd, Delivery};
 
@@ -31,11 +34,59 @@ impl<'a> IntoIterator for &'a mut Consumer {
 
 /// Blocking the thread (feature `blocking`).
 impl Consumer {
-    /// The next delivery, if it comes in time. `None` is that nothing came, `Some(None)` that the consumer was cancelled.
-    pub fn next_timeout(
-        &mut self,
-        timeout: Duration,
-    ) -> Option<Option<Result<Delivery, ConsumerEnd>>> {
-        self.next().wait_timeout(timeout)
+    /// Waits for the next delivery, for at most `timeout`. If nothing arrives in time, the consumer continues, and nothing is lost.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core::{Consumer, wait as amqp_client_blocking};
+    /// use std::time::Duration;
+    ///
+    /// use amqp_client_blocking::NextError;
+    ///
+    /// # fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// loop {
+    ///     match consumer.next_timeout(Duration::from_secs(1)) {
+    ///         Ok(delivery) => delivery.ack()?,
+    ///         Err(NextError::TimedOut { .. }) => println!("nothing to do"),
+    ///         Err(NextError::Cancelled) => return Ok(()),
+    ///         Err(end) => return Err(end.into()),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NextError`]: nothing arrived in time, or the consumer has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Delivery, NextError> {
+        match self.next().wait_timeout(timeout) {
+            Some(Some(Ok(delivery))) => Ok(delivery),
+            Some(Some(Err(end))) => Err(NextError::Ended(end)),
+            Some(None) => Err(NextError::Cancelled),
+            None => Err(NextError::TimedOut { after: timeout }),
+        }
     }
 }
+
+/// [`Consumer::next_timeout`] returned no delivery.
+#[derive(Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NextError {
+    /// Nothing arrived in time. The consumer continues.
+    #[error("no delivery within {after:?}")]
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+    },
+    /// The application cancelled the consumer, and has taken all its deliveries.
+    #[error("the consumer was cancelled by the application")]
+    Cancelled,
+    /// The consumer has ended for another reason. That is reported once; from then on, the error is [`Cancelled`](Self::Cancelled).
+    #[error(transparent)]
+    Ended(#[from] ConsumerEnd),
+}
+
+common_methods! {
+    NextError { Self::Ended(end) => end }
+    transient Self::TimedOut { .. }
+}
+
+debug_shows_chain! { NextError }

@@ -8,7 +8,7 @@ mod deliveries;
 mod waiter;
 
 pub use alarm::{Alarm, alarmed};
-pub use deliveries::Deliveries;
+pub use deliveries::{Deliveries, NextError};
 pub use waiter::{IoLoop, Waiter, used};
 
 use std::future::Future;
