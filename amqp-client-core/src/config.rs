@@ -10,7 +10,8 @@ use thiserror::Error;
 /// The configuration of a connection and of its handles.
 ///
 /// ```
-/// use amqp_client_core::Config;
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::Config;
 /// use std::time::Duration;
 ///
 /// let mut config = Config::default();

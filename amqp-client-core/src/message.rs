@@ -36,7 +36,8 @@ macro_rules! message_properties {
         /// The properties of a message, in native types.
         ///
         /// ```
-        /// use amqp_client_core::MessageProperties;
+        /// # use amqp_client_core as amqp_client_tokio;
+        /// use amqp_client_tokio::MessageProperties;
         /// use std::time::Duration;
         ///
         /// let properties = MessageProperties::new()
@@ -186,7 +187,8 @@ impl TryFrom<&RawProperties> for MessageProperties {
 /// A message is persistent unless its properties, or the options of its [`Publisher`](crate::Publisher), say otherwise.
 ///
 /// ```
-/// use amqp_client_core::{Message, MessageProperties};
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{Message, MessageProperties};
 ///
 /// let message = Message::new("hello").with(&MessageProperties::new().with_message_id("4711"))?;
 /// # Ok::<(), amqp_client_core::proto::TooLong>(())

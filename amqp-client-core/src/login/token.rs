@@ -66,8 +66,9 @@ pub type TokenError = Arc<dyn Error + Send + Sync>;
 /// use std::sync::Arc;
 /// use std::time::Duration;
 ///
-/// use amqp_client_core::Target;
-/// use amqp_client_core::login::{Token, TokenError};
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::Target;
+/// use amqp_client_tokio::login::{Token, TokenError};
 ///
 /// # async fn ask_the_authorization_server() -> Result<String, std::io::Error> { Ok(String::new()) }
 /// let mut target: Target = "amqps://rabbit-1,rabbit-2/orders".parse()?;

@@ -14,7 +14,8 @@ use crate::message::{DeliveryMode, MessageProperties};
 /// Turn both off for data that may be lost, such as prices that are soon out of date:
 ///
 /// ```
-/// use amqp_client_core::PublisherOptions;
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::PublisherOptions;
 ///
 /// let options = PublisherOptions::new().persistent(false).mandatory(false);
 /// ```

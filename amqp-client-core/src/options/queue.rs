@@ -10,7 +10,8 @@ use crate::error::CallError;
 /// Queues are durable by default: RabbitMQ is phasing out queues that are neither durable nor exclusive.
 ///
 /// ```
-/// use amqp_client_core::{Overflow, QueueOptions};
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{Overflow, QueueOptions};
 /// use std::time::Duration;
 ///
 /// let options = QueueOptions::new()

@@ -21,7 +21,8 @@ use thiserror::Error;
 /// Options of TLS. By default, the server's certificate is verified against the system's certificate authorities.
 ///
 /// ```
-/// use amqp_client_core::tls::{Pem, TlsOptions};
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::tls::{Pem, TlsOptions};
 ///
 /// let tls = TlsOptions::new()
 ///     .trust(Pem::file("/etc/rabbitmq/ca.pem"))
