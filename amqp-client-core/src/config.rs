@@ -37,7 +37,7 @@ pub struct Config {
 /// broker has the whole timeout to reply.
 ///
 /// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB on a link of 2 MiB/s is written after 15 s, and
-/// fails 5 s later if it is not answered. If the link stops after 3 s, the request fails 5 s after that.
+/// fails 5 s later if the broker does not reply. If the link stops after 3 s, the request fails 5 s after that.
 ///
 /// Bytes that are queued later make no difference. Time without a connection counts in full. Bytes count as written once the
 /// operating system has taken them into its buffers. On Linux and Android, the client
@@ -52,7 +52,7 @@ pub struct Settings {
     /// default 30 s. After a loss, the handshake is not included. It has its own
     /// [timeout](amqp_proto::ClientConfig::handshake_timeout).
     pub connect_timeout: Duration,
-    /// How long the broker may take to answer a request, [from when it is written](#timeouts-on-slow-links); `None` waits
+    /// How long the broker may take to reply to a request, [from when it is written](#timeouts-on-slow-links); `None` waits
     /// forever. Default 30 s.
     pub call_timeout: Option<Duration>,
     /// How long publishing may have to wait for the broker, or for a transport that [takes nothing](#timeouts-on-slow-links);
@@ -73,9 +73,9 @@ pub struct Settings {
     /// For each half MiB of untaken deliveries, the client pauses reading for a millisecond, so that consumers can keep up and a
     /// flood takes no more memory than necessary.
     pub delivery_budget: usize,
-    /// Idle time, from 1 to 32767 s, after which the system probes the peer (`SO_KEEPALIVE`). If the peer does not answer for as
-    /// long again, the system drops the connection. `None` turns probes off. Default 60 s. Unlike heartbeats, probes are sent
-    /// even where heartbeats are off, and keep routers on the way from forgetting the connection.
+    /// Idle time, from 1 to 32767 s, after which the system probes the peer (`SO_KEEPALIVE`). If the peer does not respond for
+    /// the same time again, the system drops the connection. `None` turns probes off. Default 60 s. Unlike heartbeats, probes are
+    /// sent even where heartbeats are off, and keep routers on the path from forgetting the connection.
     pub keepalive: Option<Duration>,
     /// Time that sent bytes may stay unacknowledged by the peer's system, from 1 ms to 24 days, where the platform has such a
     /// limit (`TCP_USER_TIMEOUT`: Linux, Android). `None` keeps the system's default, on Linux about 15 minutes; heartbeats
@@ -106,8 +106,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const USER_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(i32::MAX.unsigned_abs() as u64));
 
-/// Number of untaken bytes at which the driver pauses reading for a moment, and again for each as many. Consumers that keep up then
-/// find their deliveries in the processor's cache, and a flood takes no more memory than that.
+/// Number of undelivered bytes that triggers the next read pause. During a pause, consumers find their deliveries in the
+/// processor's cache, and a flood takes no more memory than this.
 pub(crate) const READ_PAUSE_EVERY: usize = 512 * 1024;
 
 /// The client reads up to this many times its budget while it waits for a reply or a confirm, or checks whether the broker is

@@ -108,7 +108,7 @@ impl Consumer {
         self.contained(catch_unwind(AssertUnwindSafe(run)), || {})
     }
 
-    /// Calls `before` if the panic is not contained: what is dropped while it unwinds counts as failed.
+    /// Calls `before` if the panic is not contained: deliveries that are dropped while it unwinds count as failed.
     fn contained<T>(&self, result: std::thread::Result<T>, before: impl FnOnce()) -> Option<T> {
         let panic = match result {
             Ok(value) => return Some(value),

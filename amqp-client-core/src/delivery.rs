@@ -31,8 +31,8 @@ use crate::message::MessageProperties;
 ///
 /// Up to RabbitMQ 4.2, every requeue counts: from 4.0, a message whose delivery is dropped 21 times is lost.
 ///
-/// So give a quorum queue a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange), which then gets the messages beyond
-/// the limit.
+/// So set a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange) for a quorum queue. It then gets the messages
+/// beyond the limit.
 #[must_use = "a delivery that is dropped goes back to its queue"]
 pub struct Delivery {
     message: amqp_proto::Delivery,

@@ -1,22 +1,24 @@
 //! The handles of the AMQP 0-9-1 clients, written once for every runtime.
 //!
-//! Users take an adapter, as `amqp-client-tokio`, which has all of this and connects. This crate is for those who write
-//! one: [`driver::Driver`] is the side of a connection that faces the transport.
+//! Most programs use an adapter such as `amqp-client-tokio`, which re-exports this crate and opens connections. Use this crate to
+//! write an adapter: [`driver::Driver`] is the side of a connection that faces the transport.
 //!
 //! # How it works
 //!
-//! The state of a connection is one [session](amqp_proto::session) and what waits for it, behind one lock. A command encodes
-//! into the outgoing buffer under the lock, which takes about as long as copying the message, and wakes the driver if that
-//! sleeps. The driver swaps the buffer out and writes it without the lock, so that throughput rises with load. What comes
-//! in is decoded under the lock, a whole read at a time; each consumer is woken once for it, and takes all its deliveries
-//! at once.
+//! One lock protects the state of a connection: a [session](amqp_proto::session), and the tasks that wait for it. A command
+//! encodes into the outgoing buffer under the lock, which takes about as long as copying the message. If the driver sleeps, the
+//! command wakes it. The driver takes the whole buffer and writes it without the lock, so writes get larger when the load rises.
+//! Input is decoded under the lock, a whole read at a time. Each consumer is woken once per read, and takes all its deliveries at
+//! once.
 //!
 //! - The lock is never held across an await, a system call or code of the user (except SASL mechanisms and
 //!   `Recovery::recovers`), and wakers are woken after its release.
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.
-//! - When a connection is lost, its driver turns into a [reconnector](driver::Reconnector), and that into the driver of the next
+//! - When a connection is lost, its driver turns into a [reconnector](driver::Reconnector), which turns into the driver of the
+//! next
+//! transport: see [recovery].
 //!   transport: [recovery].
 //! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 

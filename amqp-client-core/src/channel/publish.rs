@@ -60,13 +60,13 @@ impl Heads for &Prepared {
 /// A message without its body, and how it goes out.
 pub(crate) struct Outgoing<'a, H> {
     pub(crate) heads: H,
-    /// What its publisher demands, if it has one: then somebody wants to know what becomes of it.
+    /// The options of the publisher, if there is one. If so, the outcome of the publish is recorded.
     pub(crate) publisher: Option<&'a PublisherOptions>,
     /// The properties of a message that is kept until it is confirmed.
     pub(crate) kept: Option<&'a RawProperties>,
 }
 
-/// Why a message was not published at this moment.
+/// Why a message could not be published right now.
 pub(crate) enum NotNow<B> {
     /// It has to wait.
     Wait(Gate, B),
@@ -80,8 +80,8 @@ pub(crate) struct Waiter<'a, 's, 'w> {
     task: &'a mut Task<'w>,
 }
 
-/// A body that is copied, or taken, under the lock, and dropped behind it by whoever lends it: dropping it may run code of the
-/// user's ([`Bytes::from_owner`](bytes::Bytes::from_owner)).
+/// A body that is copied or taken under the lock. The lender drops it after the lock is released, because dropping it may run
+/// user code ([`Bytes::from_owner`](bytes::Bytes::from_owner)).
 struct Lent<'a, B>(&'a mut Option<B>);
 
 impl<B> amqp_proto::__sealed::Sealed for Lent<'_, B> {}
@@ -140,8 +140,8 @@ impl Channel {
         .await
     }
 
-    /// Publishes several, as soon as the gates and the window let them: as many as may go go out under one lock. Tells
-    /// `published` of each.
+    /// Publishes several messages, as soon as the gates and the window allow. As many as allowed are sent under one lock. Calls
+    /// `published` for each.
     pub(crate) async fn publish_all_later<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
@@ -185,7 +185,7 @@ impl Channel {
         .await
     }
 
-    /// Publishes all that wait, or up to the one that it says has to, or failed.
+    /// Publishes waiting messages, up to the first that has to wait or fails. Returns that one.
     fn publish_many<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
@@ -238,7 +238,8 @@ impl Channel {
         Poll::Pending
     }
 
-    /// Publishes, or says why not, and gives the body back. With a waiter, its task is woken when it may go on.
+    /// Publishes the message, or returns the reason and the body. With a waiter, the task is woken when the message can be
+    /// published.
     pub(crate) fn try_publish<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,

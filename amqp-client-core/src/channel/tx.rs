@@ -10,7 +10,7 @@ impl Channel {
     /// [`tx_commit`](Self::tx_commit).
     ///
     /// # Errors
-    /// [`CallError`]. If the request timed out or was dropped, the channel may be transactional nevertheless: select again, or use
+    /// [`CallError`]. Even if the request timed out or was dropped, the channel may be transactional: select again, or use
     /// another channel.
     pub fn tx_select(&self) -> Reply<()> {
         self.request(Ok::<_, CallError>(TxSelect {}))

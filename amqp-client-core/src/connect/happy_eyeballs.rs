@@ -1,4 +1,4 @@
-//! Connecting to the first of several addresses that answers: Happy Eyeballs (RFC 8305).
+//! Connecting to the first of several addresses that accepts: Happy Eyeballs (RFC 8305).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, Stream as _};
 
 use crate::driver::Timer;
 
-/// How long an address has to itself before the next is tried beside it (section 5).
+/// The time before the next address is tried in parallel (section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Connects to the first address that lets this in. Each is tried a little after the one before, or at once when that has

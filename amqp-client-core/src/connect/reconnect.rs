@@ -52,7 +52,7 @@ pub(crate) async fn reconnect_unless<R: Runtime>(
             Ok(((transport, registration), login)) => {
                 let (token, config) = login.unzip();
                 let driver = reconnector.connected(now, config);
-                // Where it cannot be driven it is dropped, and who waits for it learns of that.
+                // If it cannot be driven, it is dropped, and all waiting calls end with an error.
                 let _undriven =
                     run::<R>(Drive::with(driver, transport, timer), registration, target);
                 return Ok(token);
@@ -84,7 +84,8 @@ async fn next_node(reconnector: &mut Reconnector, timer: &mut impl Timer) -> Opt
     .await
 }
 
-/// Runs an attempt to connect beside the turns of the reconnector, and returns its result; `None` if the connection ends before.
+/// Runs a connection attempt and the turns of the reconnector at the same time. Returns the result of the attempt, or `None` if
+/// the connection ends before.
 async fn meanwhile<T>(
     reconnector: &mut Reconnector,
     timer: &mut impl Timer,

@@ -7,7 +7,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::Settings;
 
-/// How often the system asks a silent peer before it gives it up.
+/// How many probes of the system a peer may leave without a response.
 const PROBES: u32 = 4;
 
 /// How many bytes the system may hold that it has not sent yet. That is enough to keep it busy while it waits for more, and on a
@@ -15,12 +15,12 @@ const PROBES: u32 = 4;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_MAX: u32 = 256 * 1024;
 
-/// Sets a TCP socket to what suits a connection. It sends at once what it is given (`TCP_NODELAY`), because small writes are gathered
-/// before they get there. It takes little that it cannot send yet, where the platform has such a limit (`TCP_NOTSENT_LOWAT`: Linux,
-/// Android), so that [timeouts](Settings#timeouts-on-slow-links) see how a slow link gets on. It is kept alive as the settings say.
+/// Configures a TCP socket for a connection. `TCP_NODELAY`: the socket sends at once, because small writes are already merged.
+/// `TCP_NOTSENT_LOWAT` (Linux, Android): it accepts little that it cannot send yet, so that
+/// [timeouts](Settings#timeouts-on-slow-links) see the progress of a slow link. Keepalive is set as `settings` say.
 ///
 /// # Errors
-/// What the system says, or a [setting](Settings::check) that cannot work.
+/// An error of the system, or a [setting](Settings::check) that cannot work.
 pub fn set_options<'s>(socket: impl Into<SockRef<'s>>, settings: &Settings) -> io::Result<()> {
     settings.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let socket = socket.into();

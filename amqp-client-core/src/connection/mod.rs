@@ -93,11 +93,11 @@ impl Connection {
 
     /// Closes the connection and waits for the broker's reply. Everything that is queued is written first. All pending calls fail.
     ///
-    /// The broker has its [`close_timeout`](amqp_proto::ClientConfig::close_timeout) from when all of that is written, which may
-    /// take longer. If the transport takes nothing for as long, the connection ends without.
+    /// The broker has its [`close_timeout`](amqp_proto::ClientConfig::close_timeout) to reply, counted from when all of that is
+    /// written; writing may take longer. If the transport accepts nothing for that long, the connection ends without a reply.
     ///
     /// # Errors
-    /// [`ConnectionError`]: the reason why the connection ended, if it is another.
+    /// [`ConnectionError`], if the connection ended for another reason.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
@@ -108,7 +108,7 @@ impl Connection {
     /// Closes the connection with the given reply code and text, which the broker logs.
     ///
     /// # Errors
-    /// [`ConnectionError`]: the reason why the connection ended, if it is another.
+    /// [`ConnectionError`], if the connection ended for another reason.
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.

@@ -89,8 +89,8 @@ enum Step {
 }
 
 impl OpenChannel {
-    /// Gives the broker that long instead of the [`call_timeout`](crate::Settings::call_timeout), counted from now on, or from when the
-    /// request [is written](crate::Settings#timeouts-on-slow-links).
+    /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
+    /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
         if let Step::Opening { channel: Some(channel), deadline, after, .. } = &mut self.step {
             // Dropped behind the lock.
@@ -105,7 +105,7 @@ impl OpenChannel {
         self
     }
 
-    /// With that number, or one of the client's choice.
+    /// Opens a channel with that number, or with one that the client chooses.
     pub(crate) fn new(connection: &Connection, number: Option<u16>) -> Self {
         let mut guard = connection.shared().lock();
         let state = &mut *guard;
@@ -182,7 +182,7 @@ impl Future for OpenChannel {
 }
 
 impl OpenChannel {
-    /// Waits no more. Needs the channel, whose place belongs to another once its handles are gone.
+    /// Stops waiting. Needs the channel: once its handles are dropped, its place can belong to another channel.
     fn leave(&mut self) {
         let Step::Opening { channel: Some(channel), deadline, waiter, .. } = &mut self.step else {
             return;

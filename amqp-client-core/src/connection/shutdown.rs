@@ -37,8 +37,8 @@ impl Connection {
     /// [`close_timeout`](amqp_proto::ClientConfig::close_timeout).
     ///
     /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still
-    /// possible, and are waited for as well. A consumer whose start the broker has not answered is waited for even after the grace,
-    /// for up to the `close_timeout`: only then it can be stopped.
+    /// possible, and `shutdown` waits for them as well. If the broker has not replied to the start of a consumer, `shutdown`
+    /// waits for that reply even after `grace`, for up to the `close_timeout`: the consumer cannot be stopped before.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -62,8 +62,8 @@ impl Connection {
             state.in_flight() == (0, 0)
         })
         .await;
-        // A consumer can be cancelled when its start is answered. Until then it would get what is requeued below once more, and the
-        // close would count that as failed.
+        // A consumer can be cancelled only after the reply to its start. Until then, the broker would deliver to it again what is
+        // requeued below, and the close would count that as failed.
         let close_timeout = self.shared().lock().proto.config().close_timeout;
         self.wait_until(close_timeout, |state| {
             given_back += state.stop_consumers();

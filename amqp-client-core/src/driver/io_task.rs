@@ -26,21 +26,22 @@ const ROUNDS: usize = 16;
 
 /// How often the timer has to fire, in as many polls, until a read that finds nothing means that nothing has come.
 ///
-/// A transport may only know what the runtime has reported of the socket, and that may be from before this process was held
-/// up. Runtimes look at sockets when they look at timers; threads do so between any two polls but one.
+/// Number of timer firings until a read that finds nothing counts. A transport may only know what the runtime has reported of the
+/// socket, and that may be from before this process was suspended. Runtimes look at sockets when they look at timers; threads do
+/// so between any two polls but one.
 const LOOKS: u8 = 2;
 
-/// Drives a connection over a transport until it is over. One task does both directions: an acknowledgement that answers a
-/// delivery needs nobody else to run.
+/// Drives a connection over a transport until the connection ends. One task does both directions, so an acknowledgement of a
+/// delivery needs no other task to run.
 pub struct Drive<S, T> {
     driver: Driver,
     transport: S,
     timer: T,
-    /// Why nothing can be written any more. What the peer said before is still read: it may be the reason.
+    /// Why nothing can be written any more. What the peer sent before is still read: it may contain the reason.
     write_error: Option<io::Error>,
     /// The transport holds something back that was written.
     unflushed: bool,
-    /// What the last turn said.
+    /// The result of the last turn.
     turn: Turn,
     /// Another turn is due, though no handle wants one.
     due: bool,
@@ -48,11 +49,11 @@ pub struct Drive<S, T> {
     looks: u8,
     /// The timer did not fire yet in this poll.
     may_look: bool,
-    /// Until when the transport is given time to end in an orderly way.
+    /// The deadline for the transport to end in an orderly way.
     closes_by: Option<Instant>,
 }
 
-/// For log lines: without the transport, which may hold what it was given to write.
+/// For log lines. Without the transport, which may hold bytes that were written to it.
 impl<S, T> fmt::Debug for Drive<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drive")
@@ -101,7 +102,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         self.driver.into_reconnector()
     }
 
-    /// Writes what there is. Ready if all of it, or the connection, is gone.
+    /// Writes pending output. Ready if all of it is written, or if the connection is lost.
     fn poll_write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.driver.output().has_remaining() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -119,7 +120,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what there is; says whether that was anything.
+    /// Reads what is available. Returns whether there was anything.
     fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         match self.transport.poll_read(cx, self.driver.input()) {
             Poll::Ready(Ok(0)) => match self.write_error.take() {
@@ -165,8 +166,8 @@ impl<S: Transport, T: Timer> Drive<S, T> {
 
     /// One round of everything. Ready with whether there may be more to do.
     ///
-    /// What a handle wants goes out before anything is read, since somebody waits for the answer. If none wants anything,
-    /// what comes is read first, and answered in the same round; and if nothing comes either, that was all.
+    /// Output of handles is written before anything is read, since a caller waits for the reply. Without such output, input is
+    /// read first, and its replies are written in the same round. If there is no input either, the round ends.
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let now = self.timer.now();
         let writing = self.unflushed || self.write_error.is_some();
@@ -191,7 +192,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             return closed.map(|()| false);
         }
         let answers = !heard && self.turn.reads() && self.read(now, cx);
-        // Behind what was held up there may be more; and behind the last words nothing wakes this task.
+        // A write that had blocked may leave more output; and once reading has stopped, nothing else wakes this task.
         let goes_on = wrote && (resumed || !self.turn.read);
         self.due = answers || goes_on || !heard && self.poll_timer(cx);
         if !heard && !answers {
@@ -293,7 +294,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A clock that is set by hand. Nothing wakes who waits for a time.
+    /// A clock that is set by hand. Nothing wakes tasks that wait for a time.
     #[derive(Clone)]
     pub(crate) struct Clock(pub(crate) Rc<Cell<Instant>>);
 

@@ -34,13 +34,13 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A connection seen from its transport. Adapters move bytes and time between it and a runtime; it knows the rest.
 ///
 /// The contract is a loop:
-/// 1. [`turn`](Self::turn) says what to do: write, read, wait.
-/// 2. While [`Turn::write`], write [`output`](Self::output), and report with [`written`](Self::written) how much of it.
+/// 1. [`turn`](Self::turn) returns what to do: write, read, wait.
+/// 2. While [`Turn::write`], write [`output`](Self::output), and report with [`written`](Self::written) how much was written.
 /// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
 ///    When [`Turn::in_doubt`], read even if not [`Turn::read`]; if nothing is there, call [`no_input`](Self::no_input).
-/// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker given to `turn`.
-/// 5. When [`Turn::done`], close the transport, and drop the driver or go on with its
+/// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker passed to `turn`.
+/// 5. When [`Turn::done`], close the transport, and drop the driver or continue with its
 ///    [`into_reconnector`](Self::into_reconnector).
 ///
 /// Dropping it ends the connection: everything that waits gets an error.
@@ -70,8 +70,8 @@ pub struct Turn {
     pub write: bool,
     /// Reading makes sense now: the consumers keep up.
     pub read: bool,
-    /// The peer seems to be silent: read, even if [`read`](Self::read) says that there is no need. A read that has asked the
-    /// system and found nothing is to be reported by [`Driver::no_input`]. Nothing else ends a connection for silence.
+    /// The peer seems to be silent: read, even if [`read`](Self::read) is false. If the system has nothing to read, report it
+    /// with [`Driver::no_input`]. Nothing else ends a connection for silence.
     pub in_doubt: bool,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
@@ -81,8 +81,8 @@ pub struct Turn {
     pub lost: bool,
 }
 
-/// Blocks that were read to and did not come back may take this much more than twice what consumers have not taken. Beyond
-/// it, small deliveries seem to keep large blocks alive.
+/// Bytes of read buffers in use, beyond twice the bytes that consumers have not taken. Above it, small deliveries seem to keep
+/// large buffers alive.
 const HELD_MAX: usize = 2 * 1024 * 1024;
 
 impl Turn {
@@ -176,7 +176,7 @@ impl Driver {
         let moment_until = self.moments.pause(state.delivered_octets, now);
         let over = state.proto.is_disconnected();
         let lost = over && state.proto.check().is_ok();
-        // Behind the end, a peer that takes nothing is given no more time than one that does not answer a close.
+        // After the end, a peer that accepts nothing gets no more time than a peer that does not reply to a close.
         let patience = if lost { LAST_WORDS.min(self.close_timeout) } else { self.close_timeout };
         let give_up_at =
             over.then(|| self.over_since.get_or_insert(now).checked_add(patience)).flatten();
@@ -190,7 +190,8 @@ impl Driver {
         state.call_publishers();
         state.wake_turns();
         state.park_driver(&mut self.spare_waker);
-        // After a loss, timers are the reconnector's: the time of the next attempt may have passed, and would wake this in vain.
+        // After a loss, the reconnector has the timers: the time of the next attempt may have passed, and would wake this task
+        // for nothing.
         let protocol_timer = state.proto.poll_timeout().filter(|_| !lost).map(|(at, _)| at);
         Turn {
             write,
@@ -226,7 +227,7 @@ impl Driver {
         self.input.room()
     }
 
-    /// Takes what was read.
+    /// Processes the bytes that were read.
     pub fn received(&mut self, now: Instant) {
         let mut state = self.shared.lock();
         // The error becomes the connection's state, where everybody finds it.
@@ -275,7 +276,7 @@ impl Drop for Driver {
     }
 }
 
-/// For log lines: how much is under way, but none of it.
+/// For log lines: how much is pending, without contents.
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")

@@ -2,11 +2,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::READ_PAUSE_EVERY;
 
-/// How long a moment is.
+/// The length of a read pause.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Gives consumers moments to take what was delivered, before more of it is read. To those that are slow it happens once for
-/// each [`READ_PAUSE_EVERY`] more, so that others on the connection hardly wait for them.
+/// Pacing: pauses reading for 1 ms, so that consumers take their deliveries before more is read. With slow consumers, there is
+/// one pause for each further [`READ_PAUSE_EVERY`] bytes, so other users of the connection hardly wait.
 #[derive(Debug)]
 pub(crate) struct Moments {
     /// How much is delivered when the next begins.

@@ -1,4 +1,4 @@
-//! Where what is read goes.
+//! The pool of read buffers.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use bytes::BytesMut;
 /// What a connection without traffic reads to.
 const LEAST: usize = 8 * 1024;
 
-/// What one with much traffic reads to, as long as its blocks come back soon.
+/// The read buffer of a connection with much traffic, as long as its buffers come back soon.
 const MOST: usize = 256 * 1024;
 
 /// What it reads to if they do not. Deliveries are slices of a block, and each that is kept keeps all of it.
@@ -25,7 +25,7 @@ const BLOCKS: usize = REMEMBERED / KEPT;
 /// After how many reads in a row that brought little a connection counts as one without traffic.
 const QUIET: u32 = 32;
 
-/// Blocks of memory to read to, one after the other. They grow with what comes, never with what is announced.
+/// The buffers to read into, one after the other. They grow with the bytes that arrive, never with sizes that the peer announces.
 #[derive(Debug, Default)]
 pub(crate) struct Input {
     /// What is not understood yet, with room behind it.
@@ -91,7 +91,7 @@ impl Input {
         std::mem::replace(&mut self.held, 0)
     }
 
-    /// Begins another block, with what has come of an unfinished frame.
+    /// Begins another buffer, with the bytes of an incomplete frame that have arrived.
     fn make_room(&mut self) {
         let unfinished = self.block.len();
         if unfinished > self.size / 2 {

@@ -12,10 +12,11 @@ use crate::Connection;
 use crate::config::Config;
 use crate::state::{Shared, keep_clone};
 
-/// A connection that was lost, seen from whoever makes transports. It is what a [`Driver`] is while there is one.
+/// A lost connection, as seen by the code that opens transports. It takes the place of the [`Driver`] while there is no
+/// transport.
 ///
-/// The contract is a loop: [`turn`](Self::turn) says what to do, and when to ask again. While an attempt is under way, its
-/// turns go on. Dropping it ends the connection: everything that waits gets an error.
+/// The contract is a loop: [`turn`](Self::turn) returns what to do, and when to call it again. While an attempt is in progress,
+/// keep calling it. Dropping the reconnector ends the connection: all waiting calls get an error.
 #[derive(Debug)]
 pub struct Reconnector {
     shared: Arc<Shared>,
@@ -28,7 +29,7 @@ pub struct Reconnector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconnectTurn {
-    /// Connect to that node, by its place in the list, and say what came of it.
+    /// Connect to this node, an index into the list of nodes, and report the result.
     pub connect: Option<usize>,
     /// When to call [`Reconnector::turn`] again at the latest.
     pub wake_at: Option<Instant>,
@@ -57,7 +58,7 @@ impl Reconnector {
         (Connection::new(shared.clone()), Self::new(shared, close_timeout))
     }
 
-    /// Looks at what there is to do at `now`. `waker` is woken when a handle has queued new work.
+    /// Returns what to do at `now`. `waker` is woken when a handle has queued new work.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> ReconnectTurn {
         keep_clone(&mut self.spare_waker, waker);
         let mut state = self.shared.lock();

@@ -8,13 +8,13 @@ use bytes::BytesMut;
 
 /// A stream of bytes in both directions.
 pub trait Transport {
-    /// Reads what is there, and appends it to `input`, which has room for some. 0 is the end of the stream.
+    /// Reads what is available, and appends it to `input`, which has room. Returns 0 at the end of the stream.
     ///
     /// # Errors
     /// Why nothing can be read any more.
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
 
-    /// Writes some of these pieces, in their order; says how much.
+    /// Writes some of these pieces, in their order. Returns the number of bytes written.
     ///
     /// # Errors
     /// Why nothing can be written any more.
@@ -24,7 +24,7 @@ pub trait Transport {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>>;
 
-    /// Passes on what was written.
+    /// Flushes what was written.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -37,8 +37,7 @@ pub trait Transport {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// Reads into the room that `input` has, by something that takes initialized memory only: clearing it costs less than copying
-/// what came.
+/// Reads into the room that `input` has, with a function that needs initialized memory: clearing it costs less than copying.
 ///
 /// # Errors
 /// As `read`.

@@ -6,8 +6,8 @@ use amqp_proto::{Mechanism, SaslError, SaslExchange, Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
 
-/// `CRAM-MD5` (RFC 2195): the password does not travel, but proves a challenge. It is from before TLS, and no protection
-/// against whoever can try passwords; brokers that offer nothing better should be reached through TLS.
+/// `CRAM-MD5` (RFC 2195): the client sends a proof that it has the password, not the password. It is older than TLS, and no protection
+/// against an attacker who can try passwords. Use TLS with brokers that offer nothing better.
 #[derive(Clone)]
 pub struct CramMd5 {
     username: String,

@@ -33,8 +33,8 @@ impl Confirmation {
         Self { channel, seq, deadline: None }
     }
 
-    /// Gives the broker that long instead of the [`confirm_timeout`](crate::Settings::confirm_timeout), counted from now on, or from
-    /// when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
+    /// Sets the timeout for this confirm, instead of the [`confirm_timeout`](crate::Settings::confirm_timeout). It counts from
+    /// now on, or from when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
     pub fn within(mut self, timeout: Duration) -> Self {
         let (shared, place) = (self.channel.connection().shared(), Some(self.channel.place()));
         self.deadline = Some(Deadline::start(shared, shared.lock(), place, |_| Some(timeout)));

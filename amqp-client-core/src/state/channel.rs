@@ -40,7 +40,7 @@ pub(crate) struct ChannelState {
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
-    /// Deliveries up to that tag have gone back to their queues, because the connection was lost.
+    /// Deliveries up to this tag were requeued, because the connection was lost.
     pub(crate) stale: Arc<AtomicU64>,
     pub(crate) listeners: Listeners<ChannelEvent>,
     pub(crate) on_close: OnClose<ChannelError>,

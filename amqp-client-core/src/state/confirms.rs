@@ -7,13 +7,13 @@ use amqp_proto::{ChannelError, PublishSeq, Returned};
 use super::waiters::Task;
 use crate::error::ConfirmError;
 
-/// The publishes of a channel with publisher confirms: what became of them, and who wants to know.
+/// The publishes of a channel with publisher confirms: their outcomes, and the tasks that wait for them.
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
     /// Publishes from number `first` on.
     ring: VecDeque<Publish>,
     first: u64,
-    /// Outcomes that nobody has asked for yet, moved here when they would keep the ring from shrinking.
+    /// Outcomes that no future has taken yet, moved here when they would keep the ring from shrinking.
     left_over: HashMap<u64, Outcome>,
     /// Messages and bytes that are not confirmed.
     outstanding: usize,
@@ -35,7 +35,7 @@ enum State {
     Waiting(Option<Waker>),
     /// Not confirmed, and nobody wants to know.
     Unwatched,
-    /// Somebody holds the future of what this became.
+    /// The outcome, for a future that still exists.
     Done(Outcome),
     /// Nothing is left to say.
     Gone,
@@ -114,8 +114,8 @@ impl Confirms {
         self.lose(publishes.start().get()..=publishes.end().get(), reason, wake);
     }
 
-    /// A message that was kept is not sent again. If its caller withdrew it, that is no failure: who waits for all messages
-    /// waits for the others.
+    /// A kept message is not sent again. If its caller withdrew it, that is no failure: a task that waits for all messages waits
+    /// for the others.
     pub(crate) fn given_up(
         &mut self,
         publish: PublishSeq,
@@ -227,7 +227,7 @@ impl Confirms {
         self.ring.get_mut(index)
     }
 
-    /// Lets go of what is settled at the front.
+    /// Removes settled entries from the front.
     fn shrink(&mut self) {
         loop {
             let impatient = self.ring.len() > PATIENT_RING;

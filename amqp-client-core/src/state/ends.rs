@@ -1,4 +1,4 @@
-//! Both ends of a connection, for tests: only connections number publishes and requests, and make what was received.
+//! Both ends of a connection, for tests: only connections number publishes and requests, and create received values.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,7 +68,7 @@ impl Ends {
     }
 }
 
-/// Carries what each end says to the other.
+/// Carries the output of each end to the other.
 fn carry(client: &mut Connection, server: &mut Connection, now: Instant) {
     for up in [true, false] {
         let (from, to) =

@@ -1,4 +1,4 @@
-//! Consumers that take nothing, and what all others of the connection have to do with it.
+//! Consumers that take nothing, and how they affect the other consumers of the connection.
 //!
 //! What is delivered and not taken may fill the [delivery budget](crate::Settings::delivery_budget). Reading is suspended then,
 //! so one consumer that takes nothing would stop all of them. It is reported, and if it takes nothing for a while longer, it is
@@ -7,8 +7,8 @@
 //! Three consumers, and a budget of 12 MiB: the first takes nothing and holds 12 MiB. A share is 2 MiB, half the budget for all
 //! of them together. The first is paused, keeps its oldest 2 MiB and requeues 10 MiB.
 //!
-//! A consumer that has ended gets nothing more, but its handle may still hold what was delivered before. If nobody takes that, it
-//! keeps its share as well, without being paused.
+//! A consumer that has ended gets no more deliveries, but its handle may still hold earlier ones. If nobody takes them, it keeps
+//! its share as well, without being paused.
 
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,14 @@ use super::{ChannelState, State};
 use crate::config::Settings;
 use crate::event::{ChannelEvent, ConnectionEvent};
 
-/// How long the budget is exceeded before a consumer that took nothing in that time is paused. To pause and resume costs the
-/// broker work and messages their order, so it is not for consumers that are merely slow.
+/// How long the budget is exceeded before a consumer that took nothing in that time is paused. A pause costs the broker work and
+/// the messages their order, so it is not for consumers that are merely slow.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sees to it that no consumer stops the others for long.
 #[derive(Debug, Default)]
 pub(crate) struct LagWatch {
-    /// When to look who has taken nothing; as long as the budget is exceeded.
+    /// When to check which consumers have taken nothing. `None` while the budget is not exceeded.
     at: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl LagWatch {
 }
 
 impl State {
-    /// Reading is suspended until consumers take what was delivered: names the one that holds most.
+    /// Reading is suspended until consumers take their deliveries. Names the consumer that holds most.
     #[cold]
     pub(crate) fn report_lag(&mut self) {
         let channels = self.channels.iter_mut().flatten();
@@ -104,7 +104,7 @@ impl State {
         let starved = !settings.may_read(self.delivered_octets, &self.proto)
             && (busy > 0 || self.proto.awaits_peer());
         let share = settings.delivery_budget / (2 * (running + left).max(1));
-        // There may have been fewer consumers when the last one was paused, or no room for what it had to say.
+        // When the last consumer was paused, there may have been fewer consumers, or no room to send the pause.
         self.trim(share, |queue| queue.paused);
         if starved && self.delivered_octets >= settings.delivery_budget {
             self.trim(share, Queue::is_left);
@@ -150,7 +150,7 @@ impl State {
         true
     }
 
-    /// Requeues what some consumers hold beyond their share: the newest, so that the order stays what it was.
+    /// Requeues the newest deliveries of some consumers, down to their share. So the order stays as it was.
     ///
     /// Each keeps at least its oldest delivery. An application that looks for deliveries now and then would never find one
     /// otherwise: each would be requeued before the application looks again. What is larger than the share is not counted, so
@@ -173,7 +173,7 @@ impl State {
                         continue;
                     }
                     if let Ok(mut channel) = proto.channel(id) {
-                        // It fails only for what is settled already.
+                        // It fails only for deliveries that are already settled.
                         let requeue = Settlement::Nack { requeue: true };
                         let _settled = channel.settle_apart(delivery.delivery_tag(), requeue);
                     }
@@ -182,7 +182,7 @@ impl State {
         }
     }
 
-    /// A consumer that was paused has taken what it held.
+    /// A paused consumer has taken all that it held.
     #[cold]
     pub(crate) fn resume(&mut self, place: u32, consumer: ConsumerId) {
         let Self { channels, proto, wakes, .. } = self;

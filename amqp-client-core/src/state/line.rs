@@ -7,9 +7,9 @@ use super::waiters::Task;
 
 /// Futures that wait for room, first come, first served.
 ///
-/// Room that appears is granted to those at the front, as many as it is enough for, and only they are woken. A grant is used by
-/// publishing, or returned when the future is dropped or has to wait for something else; whoever uses or returns one calls the
-/// next. So no wake-up is lost, and a confirm does not wake a thousand tasks for one place in the window.
+/// Room that appears is granted to the tasks at the front, and only these are woken. Publishing uses the grant. The grant is
+/// returned when the future is dropped or has to wait for something else. Whoever uses or returns a grant calls the next task. So
+/// no wake-up is lost, and a confirm does not wake a thousand tasks for one place in the window.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
     waiting: BTreeMap<u64, Waiter>,
@@ -106,8 +106,8 @@ impl Line {
         self.octets.saturating_add(self.granted.octets).saturating_sub(ticket.size)
     }
 
-    /// Leaves the line, with what was granted used or returned; there may be room for the next then. Returns the waker, to be
-    /// dropped behind the lock.
+    /// Leaves the line and returns an unused grant; then there may be room for the next task. Returns the waker, to be dropped
+    /// after the lock is released.
     #[must_use = "a waker is not dropped under the lock"]
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         match self.waiting.remove(&ticket.number) {
@@ -122,7 +122,7 @@ impl Line {
         }
     }
 
-    /// Calls those at the front, as long as there is room for the next beside what is granted.
+    /// Grants room to the tasks at the front, as long as there is more room than was granted.
     pub(crate) fn call(
         &mut self,
         has_room: impl Fn(Room, usize) -> bool,

@@ -4,8 +4,7 @@ use std::task::{Poll, Waker};
 use super::waiters::Task;
 use crate::event::ListenerEvent;
 
-/// Everybody who listens to events. Each listener gets all of them: no listener takes events from another, and one that does
-/// not listen loses the oldest instead of stopping anybody.
+/// The listeners of an event stream. Each listener gets all events. A slow listener loses its oldest events, and delays nobody.
 #[derive(Debug)]
 pub(crate) struct Listeners<E> {
     listeners: Vec<(u64, Listener<E>)>,
@@ -101,7 +100,7 @@ impl<E: ListenerEvent> Listeners<E> {
 }
 
 impl<E: ListenerEvent> Listener<E> {
-    /// Drops what is too old to be kept beside an event of that many bytes.
+    /// Drops the oldest events, to make room for an event of that many bytes.
     fn make_room(&mut self, bytes: usize) {
         while self.queue.len() >= BACKLOG || self.bytes + bytes > BACKLOG_BYTES {
             if self.pop().is_none() {

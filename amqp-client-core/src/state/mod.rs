@@ -1,9 +1,9 @@
 //! What all handles of a connection share, behind one lock.
 //!
-//! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call
-//! or code of the user. Wakers and callbacks are collected under the lock, as is what the user made and nobody needs any more
-//! (wakers, bodies of messages); they are woken, called and dropped behind it: [`Guard`] sees to that. There are two exceptions,
-//! whose documentation says so: SASL mechanisms and `Recovery::recovers`.
+//! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call or user
+//! code. Wakers, callbacks and unused user values (wakers, bodies of messages) are collected under the lock. [`Guard`] wakes,
+//! calls and drops them after the lock is released. There are two exceptions, which are documented: SASL mechanisms and
+//! `Recovery::recovers`.
 
 mod callbacks;
 mod channel;
@@ -67,7 +67,7 @@ pub(crate) struct State {
     pace: Pace,
     pub(crate) listeners: Listeners<ConnectionEvent>,
     pub(crate) on_close: OnClose<ConnectionError>,
-    /// What runs callbacks; without, they are run by whoever finds that they are due.
+    /// Runs callbacks. If there is none, the thread that finds that they are due runs them.
     pub(crate) run_call: Option<RunCall>,
     /// Who waits for the broker to unblock publishing.
     pub(crate) gate: Waiters,
@@ -93,7 +93,7 @@ pub(crate) struct State {
     pub(crate) delivered_octets: usize,
     /// The close that a handle has asked for.
     closing: Option<(ReplyCode, String)>,
-    /// Before that, what is not settled is requeued: no consumer runs any more.
+    /// Before that, unsettled deliveries are requeued: no consumer runs any more.
     pub(crate) requeues: bool,
     /// The driver, when it waits for something to do.
     driver: Option<Waker>,
@@ -166,14 +166,14 @@ impl State {
         self.driver.is_none()
     }
 
-    /// Asks for the connection to be closed. The driver does so at its next turn: it knows the time, from which on the
-    /// broker's answer is awaited.
+    /// Requests the close of the connection. The driver closes it at its next turn, because the driver knows the time from which
+    /// the broker's reply is due.
     pub(crate) fn close(&mut self, code: ReplyCode, text: &str) {
         self.closing.get_or_insert_with(|| (code, text.to_owned()));
         self.wake_driver();
     }
 
-    /// Carries out what was asked for since the driver's last turn.
+    /// Carries out the requests since the driver's last turn.
     pub(crate) fn carry_out(&mut self, now: Instant) {
         self.close_released();
         if self.closing.is_none() {
@@ -190,8 +190,8 @@ impl State {
         }
     }
 
-    /// A deadline of what is queued now, or waits for what is: it does not count while that is being written.
-    /// `channel` is the place of the one that it is about, if it is about one.
+    /// Returns what counts for the deadline of something queued now, or of something that waits for it: time while it is being
+    /// written does not count. `channel` is the place of the channel that the deadline concerns, if any.
     pub(crate) fn behind_queued(&self, channel: Option<u32>) -> Counts {
         Counts::Behind { queued: self.proto.queued(), channel }
     }
@@ -241,7 +241,7 @@ impl State {
         }
     }
 
-    /// The channel at that place. Handles own their place, so it is there.
+    /// Returns the channel at that place. Handles own their place, so it exists.
     pub(crate) fn channel(&mut self, place: u32) -> Option<&mut ChannelState> {
         self.channels.get_mut(place as usize)?.as_mut()
     }
@@ -286,7 +286,7 @@ impl State {
     /// Closes the channels whose handles are gone.
     ///
     /// A consumer that is starting cannot be cancelled yet. If its channel were closed now, a quorum queue would count what it
-    /// delivers to that consumer meanwhile as failed. So the close waits for the reply, and goes behind the cancel.
+    /// delivers to that consumer meanwhile as failed. So the close waits for the reply, and follows the cancel.
     fn close_released(&mut self) {
         let Self { released, proto, .. } = self;
         released.retain(|id| {
@@ -306,10 +306,10 @@ impl State {
         }
     }
 
-    /// Blocks that were read to and did not come back take `held` bytes. If the deliveries that consumers have not taken are
-    /// only a small part of that, copies them, so that they no longer keep the blocks. Returns whether it did.
+    /// Read buffers in use take `held` bytes. If the deliveries that consumers have not taken are only a small part of that,
+    /// copies them, so that they no longer keep the buffers alive. Returns whether it did.
     ///
-    /// Each delivery is copied once at most, and none while consumers keep up: blocks come back then.
+    /// Each delivery is copied at most once, and none while consumers keep up: buffers are released then.
     pub(crate) fn detach_if_sparse(&mut self, held: usize) -> bool {
         let channels = self.channels.iter_mut().flatten();
         let mut queues: Vec<_> = channels.flat_map(|channel| channel.queues.iter_mut()).collect();
@@ -344,7 +344,7 @@ impl State {
         (unsettled, unconfirmed)
     }
 
-    /// Requeues what is not settled, on all channels.
+    /// Requeues unsettled deliveries on all channels.
     fn requeue_all(&mut self) {
         for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
             if let Ok(mut protocol) = self.proto.channel(channel.id) {
@@ -376,7 +376,7 @@ impl State {
         if let Ok(mut protocol) = self.proto.channel(id) {
             protocol.discard_consumer(&tag);
             for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                // It fails only for what is settled already.
+                // It fails only for deliveries that are already settled.
                 let requeue = Settlement::Nack { requeue: true };
                 let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             }
@@ -407,7 +407,7 @@ impl State {
                 protocol.discard_consumer(&queue.tag);
             }
             for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                // It fails only for what is settled already.
+                // It fails only for deliveries that are already settled.
                 let requeue = Settlement::Nack { requeue: true };
                 let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
             }
@@ -486,7 +486,7 @@ impl State {
             self.deadlines.lose();
             self.open_gates();
             self.wake_watchers();
-            // Reading may have been suspended for what has gone back.
+            // Reading may have been suspended because of the requeued deliveries.
             self.wake_driver();
         }
         let Some(event) = ConnectionEvent::of_session(event) else { return };

@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 /// After how many steps without a turn of the driver a task yields.
 const STEPS: u32 = 64;
 
-/// After how much time it does. Below a millisecond nobody notices; and to yield costs little beside as much work.
+/// The time after which a task yields. Less than a millisecond is not noticeable, and yielding costs little compared with that
+/// much work.
 const LONG: Duration = Duration::from_millis(1);
 
 /// How many steps there are between two looks at the clock, at most. A task that was fast and then takes 100 ms for each step

@@ -5,7 +5,7 @@ use amqp_proto::{ConsumerId, Delivery, DeliveryTag, ShortStr};
 
 use crate::error::ConsumerEnd;
 
-/// The consumers of a channel and what was delivered to them.
+/// The consumers of a channel and the deliveries that they have not taken.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     /// Numbers only grow, so this is sorted. A consumer that is removed leaves a gap: to close up each time would take long
@@ -19,19 +19,19 @@ pub(crate) struct Queues {
 pub(crate) struct Queue {
     pub(crate) tag: ShortStr,
     pub(crate) deliveries: VecDeque<Delivery>,
-    /// Bytes of `deliveries` that count against the delivery budget: all, but for the last one that a paused consumer keeps.
+    /// Bytes of `deliveries` that count against the delivery budget: all, except the last delivery that a paused consumer keeps.
     pub(crate) octets: usize,
     /// How many of `deliveries` were detached from the blocks they were read to, the oldest ones, and their bytes.
     detached: (usize, usize),
     pub(crate) waker: Option<Waker>,
     pub(crate) end: Option<End>,
-    /// That it lags was reported, and it has not taken what it holds since.
+    /// The lag was reported, and the consumer has not taken its deliveries since.
     pub(crate) lags: bool,
     /// It held something when the budget was exceeded, and has taken nothing since.
     pub(crate) idle: bool,
     /// Whether it may be paused; nothing, if that is for the session to know.
     pub(crate) pausable: Option<bool>,
-    /// It is paused until it takes what it holds.
+    /// Paused until it takes the deliveries that it holds.
     pub(crate) paused: bool,
 }
 
@@ -68,7 +68,7 @@ impl Queues {
         Some(queue)
     }
 
-    /// Drops what the broker has taken back. Returns how many bytes that are.
+    /// Drops requeued deliveries. Returns their bytes.
     pub(crate) fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
         self.iter_mut().map(|queue| queue.discard_up_to(tag)).sum()
     }
@@ -145,7 +145,7 @@ impl Queue {
         before - self.octets
     }
 
-    /// Ends the consumer, unless it has ended before. Returns whom to wake.
+    /// Ends the consumer, unless it has ended before. Returns the waker of its task.
     pub(crate) fn end(&mut self, end: End) -> Option<Waker> {
         self.end.get_or_insert(end);
         self.paused = false;

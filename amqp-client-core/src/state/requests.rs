@@ -23,12 +23,12 @@ impl Requests {
         self.waiting.push_back((id, Waiter::Waiting(None)));
     }
 
-    /// The answer came. Returns whom to wake.
+    /// Stores the reply. Returns the waker of its task.
     pub(crate) fn answered(&mut self, id: RequestId, reply: Reply) -> Option<Waker> {
         self.done(id, Ok(reply))
     }
 
-    /// No answer to that one will come. Returns whom to wake.
+    /// Ends a request that will get no reply. Returns the waker of its task.
     pub(crate) fn failed(&mut self, id: RequestId, error: CallError) -> Option<Waker> {
         self.done(id, Err(error))
     }
@@ -41,7 +41,7 @@ impl Requests {
         }
     }
 
-    /// No answer will come any more.
+    /// Ends all requests: no more replies will come.
     pub(crate) fn terminate(&mut self, reason: &ChannelError, mut wake: impl FnMut(Waker)) {
         for (_, waiter) in &mut self.waiting {
             if let Waiter::Waiting(waker) = waiter {
@@ -51,7 +51,7 @@ impl Requests {
         }
     }
 
-    /// The answer, if it is there.
+    /// Returns the reply, if it has arrived.
     pub(crate) fn poll(
         &mut self,
         id: RequestId,

@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Counts the turns of drivers, for those that may have to let one happen.
     turns: AtomicU64,
-    /// How tasks of the runtime yield; nothing for whoever drives the connection by hand, perhaps in virtual time.
+    /// How tasks of the runtime yield. Empty if the connection is driven by hand, perhaps in virtual time.
     yield_now: OnceLock<YieldNow>,
     /// Publishing has kept the driver from running for long: the next publish yields.
     starved: AtomicBool,
@@ -101,8 +101,8 @@ impl Shared {
         Guard { state, due: WakeOnDrop::default() }
     }
 
-    /// Polls under the lock. `look` registers the task with what it waits for; it is called again if the waker had to be
-    /// cloned for that, which is not done under the lock.
+    /// Polls under the lock. `look` registers the task. It is called again if the waker had to be cloned, because the lock is
+    /// released for that.
     #[inline]
     pub(crate) fn poll<T>(
         &self,
@@ -159,7 +159,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Wakes when it is dropped. Not dropping what is empty by then saves each use of the lock a look at every field.
+/// Wakes when it is dropped. Most are empty by then: not dropping those saves each use of the lock a check of every field.
 #[derive(Debug, Default)]
 struct WakeOnDrop(ManuallyDrop<Wakes>);
 

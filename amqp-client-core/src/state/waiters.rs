@@ -1,8 +1,8 @@
 //! Tasks that wait, and the wakers that wake them.
 //!
-//! Cloning and dropping a waker runs code of the executor, which may belong to the user and may use a handle of the
-//! connection. So neither happens under the lock: [`Task`] clones before the lock is taken, and drops what a slot held before
-//! after the lock is released.
+//! Cloning and dropping a waker runs code of the executor, which may belong to the user and may use a handle of the connection.
+//! So neither happens under the lock: [`Task`] clones before the lock is taken, and drops the previous waker of a slot after the
+//! lock is released.
 
 #[cfg(test)]
 use std::task::Poll;
@@ -25,7 +25,7 @@ impl<'a> Task<'a> {
         Self { waker, clones: [None, None], missing: 0, replaced: Vec::new() }
     }
 
-    /// The task with its clones made: for the first poll of what is seldom ready by then, and so needs to be looked at once.
+    /// The task with its clones made, for a first poll that is seldom ready.
     #[inline]
     pub(crate) fn stocked(waker: &'a Waker) -> Self {
         let clones = [Some(waker.clone()), Some(waker.clone())];
@@ -49,8 +49,7 @@ impl<'a> Task<'a> {
         self.replaced.extend(wakers);
     }
 
-    /// Makes the clones that were missing; says whether there were any, and so whether to poll once more. Not to be called
-    /// under the lock.
+    /// Makes the missing clones. Returns whether there were any, and so whether to poll again. Must not be called under the lock.
     pub(crate) fn restock(&mut self) -> bool {
         let missing = std::mem::take(&mut self.missing);
         let empty = self.clones.iter_mut().filter(|clone| clone.is_none());

@@ -1,4 +1,4 @@
-//! Whom a change of the connection wakes: publishers, by how many there is room for; everybody else who waits for it.
+//! Which tasks a change of the connection wakes: as many publishers as there is room for, and all others that wait for it.
 
 use std::task::Waker;
 
@@ -28,7 +28,7 @@ impl State {
         }
     }
 
-    /// There may be room in the outgoing buffer, or among the kept messages: wakes as many as there is room for.
+    /// There may be room in the outgoing buffer, or for kept messages: wakes as many publishers as there is room for.
     #[inline]
     pub(crate) fn call_publishers(&mut self) {
         if !self.full.is_empty() || !self.kept.is_empty() {

@@ -16,7 +16,7 @@ impl TlsOptions {
     /// Begins a session with a host, as a state machine of rustls.
     ///
     /// # Errors
-    /// [`TlsError`], which says what is wrong with which file.
+    /// [`TlsError`], which names the file and the reason.
     pub fn session(&self, host: &str) -> Result<ClientConnection, TlsError> {
         let name = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
@@ -36,7 +36,7 @@ impl TlsOptions {
                 .map_err(|error| TlsError::Impossible(error.to_string()))?,
             false => Arc::new(Anybody(provider)),
         };
-        // Either the usual verifier, or what was explicitly asked for.
+        // Either the usual verifier, or the one that was explicitly configured.
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let Some((certificates, key)) = &self.identity else {
             return Ok(builder.with_no_client_auth());

@@ -24,8 +24,8 @@ pub struct Secured<S> {
     ended: bool,
     /// Nothing can be sent any more.
     unsendable: bool,
-    /// Why nothing can be sent or received any more, until it is reported. What the peer said before is read first: it may
-    /// be the reason.
+    /// Why nothing can be sent or received any more, until it is reported. What the peer sent before is read first: it may
+    /// contain the reason.
     failure: Option<io::Error>,
 }
 
@@ -71,8 +71,7 @@ impl<S: Transport> Secured<S> {
         }
     }
 
-    /// Lets the session have some of what came, or of what comes. It keeps little of what it has decrypted, so that has to
-    /// be taken out in between.
+    /// Passes input to the TLS session. The session keeps little decrypted data, so that has to be taken out in between.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.incoming.is_empty() {
             self.incoming.reserve(READ);
@@ -128,7 +127,7 @@ impl<S: Transport> Transport for Secured<S> {
             if self.ended {
                 return Poll::Ready(self.failure.take().map_or(Ok(0), Err));
             }
-            // What the handshake has to say, it says now; what does not go out yet, goes with the next write or read.
+            // Sends pending output of the handshake now. The next write or read sends the rest.
             if !self.unsendable {
                 if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                     self.failure = Some(error);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::driver::Timer;
 
 thread_local! {
-    /// When what this thread polls wants to be polled again at the latest.
+    /// The latest time at which the future of this thread has to be polled again.
     static ALARM: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -29,7 +29,7 @@ impl Timer for Alarm {
     }
 }
 
-/// Polls something, and says when it wants to be polled again at the latest, as far as [`Alarm`]s are concerned.
+/// Polls something. Returns the latest time at which it has to be polled again, according to its [`Alarm`]s.
 pub fn alarmed<T>(poll: impl FnOnce() -> T) -> (T, Option<Instant>) {
     let outer = ALARM.take();
     let output = poll();

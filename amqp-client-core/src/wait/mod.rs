@@ -1,7 +1,7 @@
-//! Waiting for futures by blocking the thread (feature `blocking`): what an adapter for threads is made of.
+//! Waiting for futures by blocking the thread (feature `blocking`): the basis of an adapter for threads.
 //!
-//! A thread that waits need not sleep. [`Wait`] lets it run the loop of the connection that it used last, an [`IoLoop`], until
-//! its future is ready; so the answer to its request comes without another thread having to wake for it, twice.
+//! A waiting thread does not have to sleep. [`Wait`] lets it run the loop of the connection that it used last, an [`IoLoop`],
+//! until its future is ready. So the reply to its request arrives without two switches to another thread.
 
 mod alarm;
 mod deliveries;
@@ -24,21 +24,21 @@ pub trait Wait: Future + Sized {
     /// Blocks until there is a result.
     fn wait(self) -> Self::Output {
         let mut future = pin!(self);
-        // Much of what is waited for is there already, and then nobody has to be woken.
+        // Many futures are ready at once, and then nothing has to be woken.
         let mut context = Context::from_waker(Waker::noop());
         if let (Poll::Ready(output), _) = alarmed(|| future.as_mut().poll(&mut context)) {
             return output;
         }
         loop {
-            // Without a deadline, it only comes back with a result.
+            // Without a deadline, it returns only with a result.
             if let Some(output) = poll_until(future.as_mut(), None) {
                 return output;
             }
         }
     }
 
-    /// Blocks until there is a result, up to that long. Nothing if there is none by then: the future is dropped, which
-    /// means what is said with it.
+    /// Blocks until there is a result, for at most `timeout`. Returns `None` at the timeout: the future is dropped, with the
+    /// consequences that its documentation describes.
     fn wait_timeout(self, timeout: Duration) -> Option<Self::Output> {
         poll_until(pin!(self), Instant::now().checked_add(timeout))
     }

@@ -91,7 +91,7 @@ impl fmt::Debug for Waiter {
     }
 }
 
-/// Tells that this thread has given the loop something to do: it runs the loop when it waits next.
+/// Reports that this thread has given the loop work: the thread runs the loop when it waits next.
 pub fn used<L: IoLoop + 'static>(io_loop: &Arc<L>) {
     // A thread that ends waits for nothing any more.
     let _ends = USED.try_with(|used| {
@@ -108,7 +108,7 @@ pub fn used<L: IoLoop + 'static>(io_loop: &Arc<L>) {
 /// This thread waiting, once.
 pub(super) struct Watch {
     waiter: Arc<Waiter>,
-    /// The loop that it was not given, and may be given yet.
+    /// The loop that another thread runs, and that this thread may take over.
     follows: Option<Arc<dyn IoLoop>>,
 }
 
@@ -122,7 +122,7 @@ impl Watch {
         &self.waiter
     }
 
-    /// Runs a loop or sleeps. It comes back when the waiter was woken, when that time has come, or just so.
+    /// Runs a loop or sleeps. Returns when the waiter was woken, at that time, or spuriously.
     pub(super) fn pass_time(&mut self, until: Option<Instant>) {
         let used = USED.try_with(|used| used.borrow().as_ref().and_then(Weak::upgrade));
         match used.ok().flatten() {

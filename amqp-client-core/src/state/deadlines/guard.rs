@@ -16,8 +16,8 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the deadline that the settings give for what is queued, or waits for what is. Takes the lock it is started under,
-    /// which wakes the driver for it.
+    /// Starts the configured deadline of something that is queued, or that waits for what is queued. Takes the lock under which
+    /// it is started, and wakes the driver through it.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         guard: Guard<'_>,
@@ -28,7 +28,7 @@ impl Deadline {
         Self::start_as(shared, guard, after(&shared.settings), counts)
     }
 
-    /// Starts a deadline of a given length. `counts` says which part of the wait counts.
+    /// Starts a deadline of a given length. `counts` determines which part of the wait counts.
     pub(crate) fn start_as(
         shared: &Arc<Shared>,
         mut guard: Guard<'_>,
@@ -51,12 +51,12 @@ impl Deadline {
         polled.is_ready()
     }
 
-    /// The time that was given.
+    /// Returns the timeout.
     pub(crate) fn after(&self) -> Duration {
         self.after.unwrap_or_default()
     }
 
-    /// The error of a request that was not answered by then.
+    /// Returns the error of a request without a reply by then.
     pub(crate) fn timed_out(&self, method: &'static str) -> CallError {
         CallError::TimedOut { method, after: self.after() }
     }

@@ -17,9 +17,9 @@ use crate::state::waiters::Task;
 /// for which every command wakes it anyway. The heap keeps entries of deadlines that are gone until they come up, or
 /// until they are most of it; that costs less than finding them.
 ///
-/// A deadline does not count while bytes are ahead of whoever waits and the transport takes some of them. Bytes are counted
-/// from the first that the connection has queued, so what is ahead is a number: a request behind a body of 30 MiB waits until
-/// 30 MiB more are written. Its deadline of 5 s expires when nothing was written for 5 s, or 5 s after that byte was.
+/// A deadline does not count while bytes are queued ahead and the transport accepts some of them. Bytes are counted from the
+/// first that the connection has queued, so "ahead" is a number: a request behind a body of 30 MiB waits until 30 MiB more are
+/// written. Its deadline of 5 s expires when nothing was written for 5 s, or 5 s after that byte was.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     entries: Vec<Entry>,
@@ -55,7 +55,7 @@ pub(crate) enum Counts {
     /// Not the time in which that many queued bytes are being written.
     Behind {
         queued: usize,
-        /// The place of the channel that it is about.
+        /// The place of the channel that the deadline concerns.
         channel: Option<u32>,
     },
 }
@@ -68,7 +68,7 @@ struct Entry {
     since: Option<Instant>,
     /// The value of `written` at which no byte is ahead of the deadline any more. `None` if the deadline always counts.
     behind: Option<u64>,
-    /// The place of the channel that it is about.
+    /// The place of the channel that the deadline concerns.
     channel: Option<u32>,
     state: State,
 }
@@ -177,7 +177,7 @@ impl Deadlines {
         }
     }
 
-    /// The connection is back, and has queued that many bytes: requests that had to wait, and messages once more.
+    /// The connection is restored, and has queued that many bytes: requests that had to wait, and messages that are sent again.
     pub(crate) fn recover(&mut self, queued: usize) {
         // That is all that its channels have queued, too.
         self.recovered.clear();
@@ -276,7 +276,7 @@ impl Deadlines {
     }
 }
 
-/// Drops what belongs to deadlines that are gone, once that is most of it.
+/// Removes entries of finished deadlines, once they are the majority.
 #[inline]
 fn clean<T: Ord>(heap: &mut BinaryHeap<Reverse<(T, DeadlineId)>>, entries: &[Entry], live: usize) {
     if heap.len() > KEPT_HEAP && heap.len() > live * 2 {

@@ -163,7 +163,7 @@ fn a_connection_that_is_lost_over_and_over_holds_nobody_for_ever() {
         }
         deadlines.report_written(now, 1);
         deadlines.lose();
-        // It takes a second to come back, and moves for another.
+        // The connection is restored after a second, and accepts bytes for another.
         now += SECOND;
         deadlines.recover(1000);
         deadlines.turn(now, Waker::wake);
