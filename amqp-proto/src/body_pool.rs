@@ -11,7 +11,7 @@ pub(crate) struct BodyPool {
     bytes: usize,
 }
 
-/// Bytes of such memory that are kept for reuse: some large bodies, and little beside the deliveries that a consumer holds.
+/// Bytes of memory kept for reuse: enough for some large bodies, and little compared with the deliveries that a consumer holds.
 const POOL_MAX: usize = 4 * 1024 * 1024;
 
 /// How much larger than the body such memory may be. The body keeps all of it alive, and only its own size is counted.

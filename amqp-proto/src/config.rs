@@ -100,9 +100,8 @@ pub struct ClientConfig {
     pub heartbeat: Duration,
     /// How long the handshake may take. Default 20 s.
     pub handshake_timeout: Duration,
-    /// How long the peer may take to reply to `connection.close`, from when the close is written. While it is not written yet,
-    /// for example behind a large body on a slow link, the time runs from the last moment at which the transport accepted
-    /// anything. Default 10 s.
+    /// How long the peer may take to reply to `connection.close`, from when the close is written. Before it is written, for
+    /// example behind a large body on a slow link, the time runs from when the transport last accepted anything. Default 10 s.
     pub close_timeout: Duration,
     /// The limits of the connection.
     pub limits: Limits,

@@ -33,7 +33,7 @@ pub(crate) struct Incoming {
     /// The body, when it came in one frame.
     single: Option<Bytes>,
     received: u64,
-    /// Bytes of method and properties that were copied out of the read buffer, and what there was when that was done last.
+    /// Bytes of method and properties that were copied out of the read buffer, and how many there were at the last copy.
     copied: usize,
     detached: Detached,
 }
@@ -75,7 +75,7 @@ impl Incoming {
         }
     }
 
-    /// Takes the content header. Whether the properties can be read is found out by whoever reads them.
+    /// Processes the content header. Properties are decoded only when they are read.
     pub(crate) fn header(
         &mut self,
         payload: &Bytes,
@@ -92,8 +92,8 @@ impl Incoming {
         }
         let properties = RawProperties::unchecked(payload.slice_ref(rest));
         let body_max = match self.method {
-            // A message that comes back may be as large as those that were sent, whatever is taken in from others: otherwise
-            // it could not be attributed to a publish.
+            // A returned message may be as large as the messages that were sent, whatever the limit for others is: otherwise it
+            // could not be attributed to a publish.
             ContentMethod::Return(_) => outbound.limits.body_max.max(outbound.returnable),
             _ => outbound.limits.body_max,
         };
@@ -103,8 +103,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes a part of the body, and says how much of it had to be kept apart. Memory grows with what has come, not with
-    /// what is announced; but where an earlier body was that nobody holds any more, there is room already.
+    /// Adds a part of the body, and returns how many bytes had to be copied. Memory grows with the bytes that arrive, not with
+    /// the announced size. But if memory of an earlier body is free, it is reused.
     pub(crate) fn body(
         &mut self,
         payload: Bytes,
@@ -131,8 +131,8 @@ impl Incoming {
         Ok(payload.len())
     }
 
-    /// The rest comes with another read: copies what is there out of the read buffer, which it would keep alive as a whole.
-    /// Returns how much was copied. The body is copied as it comes.
+    /// The rest comes with another read: copies what has arrived out of the read buffer, which it would otherwise keep alive.
+    /// Returns how much was copied. The body is copied as it arrives.
     pub(crate) fn detach(&mut self) -> usize {
         let mut copied = 0;
         let mut copy = |octets: &mut Bytes| {

@@ -16,10 +16,10 @@ use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 /// keeps that buffer alive; see [`detach`](Self::detach).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many of these, and
-    /// they are moved a lot: so it says as little as it can of where things are.
+    /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many deliveries and
+    /// each is moved often, so offsets are stored in as few bytes as possible.
     octets: Bytes,
-    /// The body, if it is not in `octets`.
+    /// The body, if it is not part of `octets`.
     apart: Option<Box<Bytes>>,
     tag: DeliveryTag,
     properties_at: u32,
@@ -30,7 +30,7 @@ pub struct Delivery {
     no_ack: bool,
 }
 
-/// How long the texts in the method's arguments are, which says where they are.
+/// The lengths of the texts in the method's arguments, from which their positions follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Names {
     /// Nothing in `basic.get-ok`, which has none.
@@ -107,7 +107,7 @@ fn short_len(text: &[u8]) -> u8 {
     u8::try_from(text.len()).unwrap_or(u8::MAX)
 }
 
-/// The header of deliveries from streams, and the argument of consumers that says where they begin.
+/// The header of deliveries from streams, and the argument of consumers that sets the starting position.
 pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// The offset in its stream of a message with these properties.
@@ -122,7 +122,7 @@ impl Delivery {
         self.tag = number(self.tag);
     }
 
-    /// A delivery whose parts all lie in `octets`: the method's payload first, the body last.
+    /// A delivery whose parts are all in `octets`: the method's payload first, the body last.
     #[inline]
     pub(crate) fn contiguous(
         octets: Bytes,
@@ -236,8 +236,8 @@ impl Delivery {
         size_of::<Self>() + self.octets.len() + apart
     }
 
-    /// Copies what the delivery holds out of the read buffer, which it otherwise keeps alive as a whole. Do so with a
-    /// small message that is kept for long.
+    /// Copies the delivery out of the read buffer, which it otherwise keeps alive as a whole. Call this for a small message that
+    /// is stored for long.
     pub fn detach(&mut self) {
         self.octets = Bytes::copy_from_slice(&self.octets);
         if let Some(body) = &mut self.apart {
@@ -277,7 +277,7 @@ fn offset(octets: usize) -> u32 {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Returned {
-    /// Why, as a number; RabbitMQ says 312, NO_ROUTE.
+    /// The reply code; RabbitMQ sends 312, NO_ROUTE.
     pub reply_code: ReplyCode,
     /// Why, in words.
     pub reply_text: ShortStr,
@@ -370,7 +370,7 @@ pub enum Unusable {
 
 crate::error::debug_shows_chain! { Unusable }
 
-/// What answers a request.
+/// The reply to a request.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Reply {
@@ -380,7 +380,7 @@ pub enum Reply {
     Message(GetReply),
 }
 
-/// What answers `basic.get`.
+/// The reply to `basic.get`.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum GetReply {
@@ -393,8 +393,8 @@ pub enum GetReply {
     },
     /// The queue is empty.
     Empty,
-    /// There was a message, but it could not be taken in. It was held, requeued or rejected, as
-    /// [`Limits::oversized`](crate::Limits::oversized) says; if it needed no acknowledgement, it is lost.
+    /// There was a message, but it was unusable. It was held, requeued or rejected, as configured by
+    /// [`Limits::oversized`](crate::Limits::oversized); if it needed no acknowledgement, it is lost.
     Unusable {
         /// The tag to settle it by, if it is held.
         delivery_tag: DeliveryTag,

@@ -10,7 +10,7 @@ use crate::wire::{DecodeError, DecodeErrorKind};
 /// What a client sends first: `AMQP`, 0, and the version 0-9-1.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
-/// Bytes of a frame that are not payload: type, channel, size before it and the end octet behind it.
+/// Bytes of a frame that are not payload: type, channel and size before the payload, and the end octet after it.
 pub const FRAME_OVERHEAD: usize = HEAD + 1;
 
 /// The smallest limit that peers can agree on (spec 1.2, `frame-min-size`).
@@ -97,7 +97,7 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// The length of the payload, but none of it: there may be credentials or a body.
+/// Shows the length of the payload, but none of its bytes: there may be credentials or a body.
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
@@ -112,7 +112,7 @@ impl Frame {
     /// Takes the next frame off `input`, or nothing while it is not complete.
     ///
     /// # Errors
-    /// [`DecodeError`] if what comes is no frame, or one larger than `frame_max` bytes.
+    /// [`DecodeError`] if the input is not a frame, or the frame is larger than `frame_max` bytes.
     pub fn decode(input: &mut BytesMut, frame_max: u32) -> Result<Option<Self>, DecodeError> {
         let Some(head) = FrameHead::peek(input, frame_max, frame_max)? else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What all channels of a connection share: what they queue for the peer and for the application, and the limits.
+//! The outbound side of a connection, which all its channels share: bytes for the peer, events for the application, and limits.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -19,17 +19,17 @@ pub(crate) enum Role {
     Server,
 }
 
-/// How many bytes may wait, beside large bodies, when the peer provokes one more reply. Far above what a transport that
-/// moves ever leaves behind, and little enough to lose.
+/// Queued bytes (excluding large bodies) above which a peer that triggers another reply is treated as hostile. Far above what a
+/// working transport leaves behind, and little to lose.
 const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 
-/// The bytes for the peer and the events for the application, which all channels of a connection append to, with what limits them.
+/// The bytes for the peer and the events for the application, to which all channels of a connection append, and their limits.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) role: Role,
     pub(crate) transmit: Transmit,
     pub(crate) events: VecDeque<Event>,
-    /// The agreed limit, or what is accepted until there is one.
+    /// The negotiated limit; before the negotiation, the limit that is accepted.
     pub(crate) frame_max: u32,
     pub(crate) limits: Limits,
     /// `connection.blocked` holds.
@@ -42,11 +42,11 @@ pub(crate) struct Outbound {
     pub(crate) unflushed: Vec<ChannelId>,
     /// Number of queued bytes up to which the peer may provoke one more reply.
     unread_replies_max: usize,
-    /// Bytes of messages that are not complete, on all channels: of their bodies, and what was copied out of the read buffer.
+    /// Bytes of incomplete messages, on all channels: of their bodies, and copies out of the read buffer.
     pub(crate) unfinished: usize,
     /// Channels with a message of which something lies in the read buffer, unless it is complete since.
     pub(crate) attached: Vec<ChannelId>,
-    /// The largest body that was published and may come back.
+    /// The largest body that was published and may be returned.
     pub(crate) returnable: u64,
     pub(crate) body_pool: BodyPool,
     /// Some channel holds deliveries that are requeued after a pause.
@@ -112,7 +112,7 @@ impl Outbound {
         frame::finish(out, start);
     }
 
-    /// Queues what the peer has provoked. A peer that provokes ever more and takes nothing is broken or hostile.
+    /// Queues a reply. A peer that triggers ever more replies and reads nothing is broken or hostile.
     pub(crate) fn reply(&mut self, channel: u16, method: &impl Arguments) -> Result<(), Violation> {
         self.check_replies()?;
         self.send_small(channel, method);

@@ -281,7 +281,7 @@ impl EncodeProperties for RawProperties {
 /// Returns the properties that distinguish messages with the same body: message id and correlation id, empty where missing.
 pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     let text = |bit| {
-        // What cannot be read is missing in the same way when the message comes back.
+        // A property that cannot be read is missing in the same way when the message is returned.
         let value = locate(encoded, bit).ok()??;
         short_octets(value).ok().map(|(_, octets)| octets)
     };

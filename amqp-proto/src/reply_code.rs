@@ -58,7 +58,7 @@ reply_codes! {
     NOT_FOUND = 404;
     /// Another connection uses it exclusively.
     RESOURCE_LOCKED = 405;
-    /// The request contradicts what is there.
+    /// The request contradicts what exists.
     PRECONDITION_FAILED = 406;
     /// A frame could not be read.
     FRAME_ERROR = 501, hard;

@@ -13,9 +13,9 @@ use crate::wire::{Secret, put_long_octets};
 
 /// A way to log in.
 ///
-/// A mechanism is shared by all connections of a configuration; each login begins an [`SaslExchange`] of its own. Closures
-/// are exchanges, so a mechanism of one's own is a few lines. Clients call both while they hold the lock of the connection, so
-/// neither may block or use handles of that connection.
+/// A mechanism is shared by all connections of a configuration; each login begins its own [`SaslExchange`]. Closures are
+/// exchanges, so a custom mechanism is a few lines. Clients call both while they hold the lock of the connection, so neither may
+/// block or use handles of that connection.
 ///
 ///
 /// ```
@@ -158,7 +158,7 @@ impl Mechanism for AmqPlain {
     }
 }
 
-/// `EXTERNAL`: who the client is follows from the transport, as from its TLS certificate.
+/// `EXTERNAL`: the client's identity follows from the transport, for example from its TLS certificate.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct External;

@@ -1,8 +1,8 @@
 //! Points in time.
 //!
-//! With the feature `std`, which is on by default, [`Instant`] is the standard library's. Without, there is no clock to take it
-//! from: it is the time since a moment that the embedder chooses, as the start of the machine, and has the few operations that
-//! the protocol needs.
+//! With the feature `std`, which is on by default, [`Instant`] is the standard library's type. Without it, [`Instant`] is the
+//! time since a point that the embedder chooses, such as the start of the machine, and has the few operations that the protocol
+//! needs.
 
 #[cfg(feature = "std")]
 pub use std::time::Instant;
@@ -15,7 +15,7 @@ mod own {
     use core::ops::{Add, AddAssign};
     use core::time::Duration;
 
-    /// A point in time: how long it is after a moment that the embedder has chosen.
+    /// A point in time: the duration since a point that the embedder has chosen.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Instant(Duration);
 

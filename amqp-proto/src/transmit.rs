@@ -14,8 +14,8 @@ const KEPT_CAPACITY: usize = 64 * 1024;
 /// Bytes that are still to be written, in order.
 ///
 /// It is a [`Buf`]: write its [`chunk`](Buf::chunk), or several [chunks at once](Buf::chunks_vectored), and
-/// [`advance`](Buf::advance) by what the transport took. Heads and small bodies stand in one contiguous buffer; large
-/// bodies are the caller's own [`Bytes`], never copied.
+/// [`advance`](Buf::advance) by the number of bytes that the transport took. Method frames, headers and small bodies are in one
+/// contiguous buffer. Large bodies are the caller's own [`Bytes`], never copied.
 #[derive(Default)]
 pub struct Transmit {
     /// Encoded heads and small bodies.
@@ -68,7 +68,7 @@ impl Transmit {
         self.bodies.push_back((self.buffer.len(), body));
     }
 
-    /// Gives up what is not written. Returns the large bodies of that.
+    /// Discards unwritten bytes. Returns the large bodies among them.
     pub(crate) fn discard(&mut self) -> impl Iterator<Item = Bytes> + use<> {
         let bodies = core::mem::take(&mut self.bodies);
         self.body_octets = 0;
@@ -83,7 +83,7 @@ impl Transmit {
         self.buffer.get(self.position..end).unwrap_or_default()
     }
 
-    /// Drops what is written, once it is worth the move of the rest.
+    /// Drops written bytes, once that is worth moving the rest.
     fn reclaim(&mut self) {
         if self.position == self.buffer.len() && self.bodies.is_empty() {
             self.peak = self.buffer.len().max(self.peak - self.peak / 8);
@@ -103,7 +103,7 @@ impl Transmit {
     }
 }
 
-/// How much waits, but none of it: there may be credentials and bodies.
+/// Shows how much is queued, but no contents: there may be credentials and bodies.
 impl fmt::Debug for Transmit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transmit")

@@ -4,18 +4,18 @@ use alloc::vec::Vec;
 use crate::method::BasicAck;
 use crate::{DeliveryTag, Misuse};
 
-/// The deliveries of a channel that the peer waits to have acknowledged, and what was acknowledged since the last flush.
+/// The unsettled deliveries of a channel, and those that were acknowledged since the last flush.
 ///
-/// Acknowledgements are merged: when all deliveries up to one are settled, a single `multiple` says so. It says nothing
-/// about any other delivery, so merging never acknowledges what the caller has not.
+/// Acknowledgements are merged: when all deliveries up to one are settled, a single `multiple` covers them. It covers no other
+/// delivery, so merging never acknowledges what the caller has not.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     /// Oldest first; tags strictly increase.
     entries: VecDeque<Entry>,
     /// How many entries are acknowledged since the last flush.
     acked: usize,
-    /// How many of these are the oldest entries of all, acknowledged in their order. That they are is said nowhere else, so
-    /// that what happens most costs least.
+    /// Number of entries at the front that were acknowledged in order. Their state stays `Waiting`; only this counter marks them
+    /// as acknowledged (fast path).
     in_order: usize,
     /// Tags that were acknowledged one by one since the last flush, out of order.
     since_flush: Vec<u64>,
@@ -29,7 +29,7 @@ pub(crate) struct Unsettled {
     recovered: u64,
     /// The last delivery.
     last: u64,
-    /// Recoveries under way. What arrives before their answer is delivered again, under another tag.
+    /// Recoveries without a reply. Deliveries that arrive before the reply are delivered again, under another tag.
     recovering: u32,
 }
 
@@ -127,7 +127,7 @@ impl Unsettled {
         Ok(last)
     }
 
-    /// Passes on what was acknowledged, in as few methods as are exact.
+    /// Sends what was acknowledged, in as few methods as are exact.
     #[inline(never)]
     pub(crate) fn flush(&mut self, mut send: impl FnMut(BasicAck)) {
         if self.acked == 0 {
@@ -177,7 +177,7 @@ impl Unsettled {
         send(BasicAck { delivery_tag: tag, multiple: false });
     }
 
-    /// `tx.select` was sent: what is settled from here on can be rolled back. Flush first.
+    /// `tx.select` was sent: from now on, settlements can be rolled back. Flush first.
     pub(crate) fn begin(&mut self) {
         debug_assert_eq!(
             self.acked, 0,
@@ -186,7 +186,7 @@ impl Unsettled {
         self.uncommitted.get_or_insert_default();
     }
 
-    /// `tx.commit` was sent: what was settled stays so. Flush first. If the commit fails the peer closes the channel.
+    /// `tx.commit` was sent: settlements are final. Flush first. If the commit fails, the peer closes the channel.
     pub(crate) fn commit(&mut self) {
         debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
         self.uncommitted.iter_mut().for_each(Vec::clear);
@@ -200,8 +200,7 @@ impl Unsettled {
     /// `tx.rollback` was sent: all that the transaction settled is unacknowledged again, and can be settled once more.
     /// Flush first.
     ///
-    /// The reply need not be awaited: the peer carries methods out in their order, so what is settled from here on is
-    /// settled after the rollback.
+    /// The reply need not be awaited: the peer carries out methods in order, so later settlements follow the rollback.
     pub(crate) fn roll_back(&mut self) {
         debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
         let Some(uncommitted) = &mut self.uncommitted else { return };
@@ -213,8 +212,8 @@ impl Unsettled {
         self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.tag);
     }
 
-    /// `basic.recover` was asked for: the peer takes back all that is unsettled. RabbitMQ: what a transaction has settled
-    /// stays settled until the transaction ends.
+    /// `basic.recover` was requested: the peer requeues all unsettled deliveries. RabbitMQ: deliveries that a transaction has
+    /// settled stay settled until the transaction ends.
     pub(crate) fn recover(&mut self, answered: bool) {
         self.entries.clear();
         self.since_flush.clear();

@@ -22,7 +22,7 @@ pub(super) struct Outstanding {
     pub(super) confirmed: bool,
     /// How far the next publish in the list of the [`Index`] is away; 0 if there is none.
     pub(super) next: u32,
-    /// What a returned message is recognized by; only for mandatory ones that did not come back.
+    /// The fingerprint by which a return of this message is recognized. Only for mandatory messages that were not returned yet.
     pub(super) fingerprint: Option<Fingerprint>,
 }
 
@@ -78,8 +78,8 @@ impl Confirms {
         }
     }
 
-    /// To be called before [`settle`](Self::settle): reports which of these publishes came back, where only this confirm says
-    /// so.
+    /// Reports which of these publishes were returned, if only this confirm reveals it. Call this before
+    /// [`settle`](Self::settle).
     #[inline]
     pub(crate) fn confirming(
         &mut self,
@@ -94,7 +94,7 @@ impl Confirms {
         }
     }
 
-    /// Nothing more will be confirmed: of those that may have come back, the oldest did.
+    /// No more confirms follow. Of equal messages that may have been returned, the oldest is reported.
     pub(crate) fn end(&mut self, report: impl FnMut(PublishSeq, Box<Returned>)) {
         if !self.equals.is_empty() {
             self.tell_returned(0..=u64::MAX, report);
@@ -109,7 +109,7 @@ impl Confirms {
     ) {
         let base = self.base();
         let first = (*seqs.start()).max(base);
-        // A confirm of what was confirmed before says nothing.
+        // A confirm of confirmed publishes has no effect.
         let Some(more) = seqs.end().checked_sub(first) else { return };
         let index = |distance: u64| usize::try_from(distance).unwrap_or(usize::MAX);
         let publishes = (base..).zip(&self.outstanding).skip(index(first - base));
@@ -117,8 +117,8 @@ impl Confirms {
         self.equals.settle(publishes, report);
     }
 
-    /// Settles one publish, or all up to it (tag 0: all there are), and reports each run of them that was not settled
-    /// before. Returns false for a number that was never given.
+    /// Settles one publish, or all up to it (tag 0: all outstanding), and reports each run of publishes that were not settled
+    /// before. Returns false for a number that was never assigned.
     pub(crate) fn settle(
         &mut self,
         tag: u64,

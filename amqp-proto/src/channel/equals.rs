@@ -1,9 +1,9 @@
 //! Returned messages of which several equal ones are outstanding.
 //!
-//! The broker returns a message before it confirms that one. So of equal messages the one that is confirmed next came back, and
-//! until then nobody knows which it is. To take the oldest would be wrong: it may have reached its queue and wait for the disk,
-//! when the queue is deleted and a younger one comes back. The broker confirms the younger one at once, which would be reported
-//! as safe.
+//! The broker returns a message before it confirms that message. So of equal messages, the one that is confirmed next was
+//! returned, and until then it is unknown which one it is. To assume the oldest would be wrong: it may have reached its queue and
+//! wait for the disk, while the queue is deleted and a younger one is returned. The broker confirms the younger one at once, and
+//! the client would report it as safe.
 //!
 //! A broker may collect confirms and send several together, so that another one goes first. As all of them have their confirms
 //! by then, and the messages are equal, it makes no difference.
@@ -23,7 +23,7 @@ pub(super) struct Equals {
 
 #[derive(Debug)]
 struct Group {
-    /// How many of these messages are not confirmed, and not known to have come back. A group without any is removed.
+    /// Number of these messages that are unconfirmed, and not known to be returned. A group without any is removed.
     outstanding: usize,
     /// Came back, and each belongs to one of them.
     returned: VecDeque<Box<Returned>>,

@@ -1,4 +1,4 @@
-//! Deliveries that cannot be taken in, and what becomes of them.
+//! Unusable deliveries, and how they are settled.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -94,7 +94,7 @@ impl ChannelState {
         Ok(())
     }
 
-    /// Requeues what is held for a consumer that has ended.
+    /// Requeues the held deliveries of a consumer that has ended.
     pub(super) fn release_held(
         &mut self,
         outbound: &mut Outbound,
@@ -110,7 +110,7 @@ impl ChannelState {
         Ok(())
     }
 
-    /// The pause is over: requeues what waits for it.
+    /// The hold time has passed: requeues the held deliveries.
     pub(crate) fn requeue_held(&mut self, outbound: &mut Outbound) -> Result<(), ConnectionError> {
         let due = self.held.deliveries.iter().filter(|held| held.requeue);
         let due: Vec<_> = due.map(|held| held.tag).collect();

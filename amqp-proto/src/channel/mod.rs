@@ -215,7 +215,7 @@ impl Channel<'_> {
             return;
         }
         match self.state.pending.starting(consumer_tag) {
-            // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
+            // RabbitMQ: a cancel that arrives before the queue has replied crashes the channel (seen with 3.10.8).
             Some(starting) => starting.abandoned = true,
             None => {
                 self.state.cancel_unwanted(self.outbound, consumer_tag.clone(), true);
@@ -232,7 +232,7 @@ impl Channel<'_> {
     ) -> Option<RequestId> {
         self.check_open().ok()?;
         let runs = self.wanted_consumer(consumer_tag) == Some(consumer)
-            // RabbitMQ: a cancel that arrives before the queue has answered crashes the channel (seen with 3.10.8).
+            // RabbitMQ: a cancel that arrives before the queue has replied crashes the channel (seen with 3.10.8).
             && !self.state.pending.is_starting(consumer_tag)
             && !self.state.pending.is_cancelling(consumer_tag, consumer);
         if !runs {

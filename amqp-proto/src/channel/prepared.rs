@@ -11,10 +11,10 @@ use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
 use crate::properties::identity;
 use crate::{ChannelId, PublishError, PublishSeq, RawProperties, ShortStr, TooLong};
 
-/// A message without its body, encoded once for all that are alike but for that.
+/// A message template: everything except the body, encoded once.
 ///
-/// Publishing one copies what is encoded, puts the size of the body in its places, and appends the body. It fits each
-/// channel, but is fast on the one that it was made for.
+/// Publishing it copies the encoded bytes, sets the size of the body, and appends the body. It can be used on each channel, and
+/// is fastest on the one for which it was made.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct Prepared {
     mandatory: bool,
     immediate: bool,
     properties: RawProperties,
-    /// What a message that comes back is recognized by, but for the body.
+    /// The fingerprint by which a return is recognized, without the body.
     recognized: Option<Head>,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Debug for Prepared {
 }
 
 impl Prepared {
-    /// Encodes what the messages have in common.
+    /// Encodes the common part of the messages.
     ///
     /// # Errors
     /// [`TooLong`], for the exchange's name or the routing key.
@@ -117,10 +117,10 @@ impl Prepared {
 }
 
 impl Channel<'_> {
-    /// Publishes a message that was prepared but for its body; see [`publish`](Self::publish).
+    /// Publishes a message by its template; see [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was queued then, and no number given.
+    /// [`PublishError`]. Then nothing was queued, and no number was assigned.
     #[inline]
     pub fn publish_prepared(
         &mut self,

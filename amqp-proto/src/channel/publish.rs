@@ -60,7 +60,7 @@ impl Channel<'_> {
     /// Publishes a message. With publisher confirms on (`confirm.select`), returns the number that its confirm will name.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was queued then, and no number given.
+    /// [`PublishError`]. Then nothing was queued, and no number was assigned.
     pub fn publish(
         &mut self,
         route: &Route<'_>,
@@ -162,7 +162,7 @@ const METHOD_IDS: [u8; 4] = {
     [c0, c1, m0, m1]
 };
 
-/// Three frames' overhead and the fixed parts of method and header: what a small publish takes beside its texts.
+/// Three frames' overhead and the fixed parts of method and header: the size of a small publish, without its texts and body.
 const HEADS_SIZE: usize = 3 * FRAME_OVERHEAD + 9 + 14;
 
 /// Appends the method and the content header of a publish. Returns where its properties are.

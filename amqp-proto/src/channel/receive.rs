@@ -38,8 +38,8 @@ const CLOSE: [u8; 4] = ids(ChannelClose::CLASS_ID, ChannelClose::METHOD_ID);
 const GET_OK: [u8; 4] = ids(BasicGetOk::CLASS_ID, BasicGetOk::METHOD_ID);
 
 impl ChannelState {
-    /// Takes the payload of a method frame. `chunk` is what was read, with the payload at `payload` and the next frame
-    /// at `next`; returns where the next frame to look at starts, which is behind a message that was there as a whole.
+    /// Processes the payload of a method frame. `chunk` is the read buffer, with the payload at `payload` and the next frame at
+    /// `next`. Returns where the next frame to process starts: after the message, if all of it was there.
     pub(crate) fn receive_method(
         &mut self,
         outbound: &mut Outbound,
@@ -50,7 +50,7 @@ impl ChannelState {
         let octets = chunk.get(payload.clone()).unwrap_or_default();
         debug_assert_eq!(self.awaits, self.awaits_peer(), "whatever changes it notes it");
         if let Some(incoming) = &self.incoming {
-            // A close says more about what is wrong than its coming amid content.
+            // Accept `channel.close` in the middle of content: it carries the real error.
             if octets.first_chunk() != Some(&CLOSE) {
                 return Err(unexpected(FrameKind::Method, incoming.expected()).into());
             }
@@ -92,7 +92,7 @@ impl ChannelState {
         }
     }
 
-    /// The hot path: a delivery, most often with all its frames at hand.
+    /// The hot path: a delivery, usually with all its frames in the buffer.
     fn receive_deliver(
         &mut self,
         outbound: &mut Outbound,
@@ -170,7 +170,7 @@ impl ChannelState {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
                 self.note_delivery(outbound, arguments.tag, no_ack)?;
-                // Looked up again: the consumer may have been given up while the body came in.
+                // Looked up again: the consumer may have been abandoned while the body arrived.
                 let unwanted = self.consumer_of(arguments.consumer_tag).is_none_or(|found| found.2);
                 if unwanted || !matches!(self.phase, Phase::Open) {
                     let of_stream = stream_offset(&properties).is_some();
@@ -254,7 +254,7 @@ impl ChannelState {
                 self.phase = Phase::Open;
                 outbound.emit(self.id, ChannelEvent::Opened);
             }
-            // The channel was given up before its opening was answered.
+            // The channel was abandoned before the reply to its opening.
             Method::ChannelOpenOk(_) if matches!(self.phase, Phase::Closing(_)) => {}
             Method::ChannelClose(close) => return self.closed_by_peer(outbound, close),
             Method::ChannelCloseOk(_) => return self.close_answered(outbound),
@@ -322,7 +322,7 @@ impl ChannelState {
         Ok(())
     }
 
-    /// Matches an answer to its request, and makes what it means come true.
+    /// Matches a reply to its request, and carries out its effect.
     fn answered(&mut self, outbound: &mut Outbound, answer: Method) -> Received {
         let facts = answer.facts();
         let Some(pending) = self.take_pending(&answer) else {
@@ -423,7 +423,7 @@ impl ChannelState {
         if no_ack {
             return Ok(());
         }
-        // An acknowledgement is a reply, too, though the application gives it.
+        // An acknowledgement counts as a reply, too, although the application issues it.
         outbound.check_replies()?;
         if self.unsettled.delivered(tag) {
             return Ok(());
@@ -431,7 +431,7 @@ impl ChannelState {
         Err(bad.into())
     }
 
-    /// Requeues what nobody waits for any more, which is no fault of the message.
+    /// Requeues messages that nobody waits for any more. That is no fault of the message.
     pub(super) fn requeue(
         &mut self,
         outbound: &mut Outbound,
@@ -440,7 +440,7 @@ impl ChannelState {
         of_stream: bool,
     ) -> Received {
         let settlement = match of_stream {
-            // RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
+            // RabbitMQ: a stream does not requeue, and responds by closing the connection (540).
             true => Settlement::Ack,
             false => Settlement::Nack { requeue: true },
         };

@@ -1,4 +1,4 @@
-//! The requests of a channel that are not answered yet.
+//! The pending requests of a channel.
 
 use alloc::collections::{BTreeMap, VecDeque};
 
@@ -109,7 +109,7 @@ impl Requests {
         if let Some(pending) = self.of_queues.get_mut(&id) {
             return Some(pending);
         }
-        // Numbers grow, except where a session sends what it was asked for before it restored the channel.
+        // Numbers grow, except when a session sends requests that were made before it restored the channel.
         let index = self.of_channel.binary_search_by_key(&id, |pending| pending.id).ok();
         let index =
             index.or_else(|| self.of_channel.iter().position(|pending| pending.id == id))?;

@@ -92,8 +92,8 @@ const FEW: usize = 32;
 
 /// Finds outstanding publishes by their fingerprints.
 ///
-/// The index is built with the first return while many publishes are outstanding, and kept up to date until none is. Publishers
-/// whose messages do not come back pay nothing for it.
+/// The index is built at the first return while many publishes are outstanding, and kept up to date until none is. Publishers
+/// whose messages are not returned pay nothing for it.
 ///
 /// Each bucket is a list of publishes in their order, linked through [`Outstanding::next`]. So the publish that leaves the ring,
 /// the oldest of all, is the first of its list, and is unlinked without a search.
@@ -133,7 +133,7 @@ fn at<'a>((ring, base): &'a mut Ring<'_>, seq: u64) -> Option<&'a mut Outstandin
 }
 
 impl Index {
-    /// Takes in the publish that was numbered `seq`, the last of the ring.
+    /// Adds the publish that was numbered `seq`, the last of the ring.
     #[inline]
     pub(super) fn published(&mut self, ring: Ring<'_>, seq: u64) {
         if self.used > 0 {
@@ -165,7 +165,7 @@ impl Index {
             self.count();
             let next = publish.following(seq);
             if publish.confirmed {
-                // What is confirmed does not come back, and is only in the way.
+                // A confirmed message is not returned any more, so its fingerprint is not needed.
                 publish.fingerprint = None;
                 self.unlink(&mut ring, place, before, next);
             } else {
@@ -235,7 +235,7 @@ impl Index {
         }
     }
 
-    /// Links all that may come back, in buckets for twice as many.
+    /// Links all publishes that may be returned, in buckets for twice as many.
     #[cold]
     fn build(&mut self, mut ring: Ring<'_>) {
         let (len, base) = (ring.0.len(), ring.1);
@@ -250,7 +250,7 @@ impl Index {
         }
     }
 
-    /// Puts a publish behind the others in its list, if it may come back.
+    /// Appends a publish to its list, if it may be returned.
     fn outbound(&mut self, ring: &mut Ring<'_>, seq: u64) {
         let Some(publish) = at(ring, seq) else { return };
         publish.next = 0;
@@ -267,7 +267,7 @@ impl Index {
         }
     }
 
-    /// Takes what stands between these out of its list.
+    /// Removes the entry between these two from its list.
     fn unlink(&mut self, ring: &mut Ring<'_>, place: usize, before: Option<u64>, next: u64) {
         let Some(bucket) = self.buckets.get_mut(place) else { return };
         match before {
@@ -297,7 +297,7 @@ impl Index {
 }
 
 impl Outstanding {
-    /// The number of the next publish in the list, given its own; 0 if there is none.
+    /// Returns the number of the next publish in the list, from the publish's own number; 0 if there is none.
     const fn following(&self, seq: u64) -> u64 {
         if self.next == 0 { 0 } else { seq + self.next as u64 }
     }
@@ -322,7 +322,7 @@ mod tests {
     use crate::channel::equals::Attribution;
     use crate::{RawProperties, Returned};
 
-    /// A message comes back: 0 if it is none of those that are outstanding, nothing if it is not known yet which.
+    /// Processes a return: 0 if no outstanding publish matches, `None` if it is not known yet which one it is.
     fn returned(confirms: &mut Confirms, fingerprint: Fingerprint) -> Option<u64> {
         let message = Returned::new(&<_>::default(), &RawProperties::EMPTY, Bytes::new());
         match confirms.returned(fingerprint, Box::new(message)) {
@@ -397,7 +397,7 @@ mod tests {
                         assert_eq!(seq - 1, at, "{name}, {kinds}");
                         find(seq);
                     }
-                    // Neither does what was never published cost more.
+                    // Nor does a return of something that was never published cost more.
                     assert_eq!(returned(&mut confirms, fingerprint(COUNT + at)), Some(0));
                 }
                 confirms.confirming(COUNT, true, |seq, _| find(seq.get()));
@@ -417,7 +417,7 @@ mod tests {
         };
         for kinds in [2, 30, 1000] {
             let mut confirms = Confirms::new();
-            // Number, kind, whether it may come back.
+            // Number, kind, whether it may be returned.
             let mut model: VecDeque<(u64, u64, bool)> = VecDeque::new();
             // How many messages of each kind came back that are not known.
             let mut open = vec![0_usize; kinds as usize];

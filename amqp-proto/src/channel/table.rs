@@ -101,7 +101,7 @@ impl Channels {
         self.slots.iter().flatten().filter(|channel| channel.awaits_peer()).count()
     }
 
-    /// Requeues what the channels hold until the end of the pause.
+    /// Requeues the deliveries that the channels hold until the hold time has passed.
     pub(crate) fn requeue_held(&mut self, outbound: &mut Outbound) -> Result<(), ConnectionError> {
         let channels = self.slots.iter_mut().flatten();
         channels.into_iter().try_for_each(|channel| channel.requeue_held(outbound))

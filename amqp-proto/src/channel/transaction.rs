@@ -1,4 +1,4 @@
-//! What happens on a transactional channel beside the transactions of the application.
+//! Settlements on a transactional channel that are not part of the application's transactions.
 
 use alloc::vec::Vec;
 
@@ -94,7 +94,7 @@ impl ChannelState {
         self.commit_own(outbound);
     }
 
-    /// Commits what was settled apart, if there is nothing else to commit. Flush first.
+    /// Commits what was settled separately, if there is nothing else to commit. Flush first.
     pub(super) fn commit_apart(&mut self, outbound: &mut Outbound) {
         let Mode::Tx(transaction) = &mut self.mode else { return };
         let Transaction { published, apart } = transaction;

@@ -23,7 +23,7 @@ use crate::{
 /// No mechanism needs more rounds; a server that goes on asking is broken or hostile.
 const MAX_CHALLENGES: u32 = 16;
 
-/// How far the handshake is: what has to come next.
+/// The state of the handshake: the next method that is expected.
 pub(super) enum Handshake {
     // The client's side.
     AwaitStart,
@@ -200,7 +200,7 @@ impl Connection {
         Ok(Handshake::AwaitTune { login, server_properties })
     }
 
-    /// Client: answers a challenge.
+    /// Client: replies to a challenge.
     fn secure_ok(
         &mut self,
         mut login: Login,
@@ -323,7 +323,7 @@ impl Connection {
         }
     }
 
-    /// Server: checks what the client made of the limits. It may lower them, not raise them.
+    /// Server: checks the limits that the client chose. It may lower them, not raise them.
     fn tuned(
         &mut self,
         now: Instant,

@@ -73,7 +73,7 @@ impl Connection {
         self.detach_contents()
     }
 
-    /// All of what was read is handled. Messages whose rest is still to come do not keep it.
+    /// All complete frames of a read were processed. Copies incomplete messages, so that they do not keep the read buffer alive.
     fn detach_contents(&mut self) -> Received {
         while let Some(id) = self.outbound.attached.pop() {
             if let Some(channel) = self.channels.get(id.0) {
@@ -126,7 +126,7 @@ impl Connection {
                 self.outbound.emit(ChannelId(number), ChannelEvent::Opened);
                 Ok(())
             }
-            // Both ends closed the channel at once, and this end was answered first.
+            // Both ends closed the channel at the same time, and the reply to this end's close came first.
             Method::ChannelClose(_) => Ok(self.outbound.reply(number, &ChannelCloseOk {})?),
             _ => Err(not_open.into()),
         }
@@ -223,7 +223,7 @@ impl Connection {
                 Ok(true)
             }
             (Role::Server, _) => {
-                // The answer to any other header is the right one (spec 2.2.4).
+                // The reply to any other header is the supported one (spec 2.2.4).
                 self.outbound.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
                 Err(wrong_protocol(first).into())
             }

@@ -35,7 +35,7 @@ use timers::Timers;
 /// It has four kinds of methods:
 /// - *Getters* return its state.
 /// - *Handlers*, `handle_*`, report what happened outside: bytes arrived, time passed, the transport ended.
-/// - *Commands* carry out what the application wants. They queue bytes and return at once.
+/// - *Commands* carry out requests of the application. They queue bytes and return at once.
 /// - *Polls*, `poll_*`, return its output: bytes to write, events, and when to call
 ///   [`handle_timeout`](Self::handle_timeout).
 ///
@@ -252,8 +252,8 @@ impl Connection {
     /// Reports progress in writing the bytes that [`take_transmit`](Self::take_transmit) has moved: the last write was at
     /// `now`, and `left` bytes are still to be written. Repeating a report is harmless.
     ///
-    /// The peer's [time to answer a close](ClientConfig::close_timeout) runs from when the close is written, which may be
-    /// long after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report.
+    /// The peer's [time to reply to a close](ClientConfig::close_timeout) runs from when the close is written, which may be long
+    /// after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report.
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
         self.timers.written(now, self.outbound.transmit.remaining().saturating_add(left));

@@ -32,8 +32,8 @@ const SEND_AFTER: u32 = 2;
 /// The peer is given up after this many intervals of silence (spec 4.2.7).
 const GIVE_UP_AFTER: u32 = 2;
 
-/// How long a peer that seems silent is given: who was held up (by a debugger, a stopped process, a paused machine) reads what came
-/// meanwhile. A loop that reports reads is asked to read again after as long.
+/// How long a peer that seems silent gets. In this time, a process that was suspended (by a debugger, or with its machine) reads
+/// what arrived meanwhile. A loop that reports reads is asked to read again after the same time.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How long a message that cannot be taken in is held before it is requeued: the broker may deliver it at once, to this
@@ -80,7 +80,7 @@ impl Timers {
         self.last_received.checked_add(self.patience)
     }
 
-    /// The time is up for the peer, as far as is known. Returns whether that is enough to give it up.
+    /// The peer's time has passed, as far as is known. Returns whether that is enough to give it up.
     pub(super) fn doubt(&mut self, now: Instant) -> bool {
         if self.is_in_doubt() && !self.deaf {
             return true;
@@ -117,12 +117,12 @@ impl Timers {
         self.closing = Some((timeout, usize::MAX));
     }
 
-    /// At `now`, `left` bytes were still to be written. While the close and what is ahead of it are written, however slowly, the
+    /// At `now`, `left` bytes were not written yet. While the close and the bytes ahead of it are written, however slowly, the
     /// peer's time does not run.
     #[inline]
     pub(super) fn written(&mut self, now: Instant, left: usize) {
         let Some((timeout, fewest)) = &mut self.closing else { return };
-        // Heartbeats may follow the close. That they are written says nothing of it.
+        // Heartbeats may follow the close. Writing them is no progress of the close.
         if left >= *fewest {
             return;
         }

@@ -18,7 +18,7 @@ use crate::method::{BasicConsume, ConfirmSelect, Method, QueueDeclare};
 use crate::uri::Uri;
 use crate::{ClientConfig, Properties, RawProperties, Route, ShortStr};
 
-/// Frames: what decodes, encodes to the same bytes.
+/// Frames: bytes that decode, encode to the same bytes.
 pub fn frames(data: &[u8]) {
     let mut input = BytesMut::from(data);
     while let Ok(Some(frame)) = Frame::decode(&mut input, 1 << 16) {
@@ -29,7 +29,7 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// Methods: what decodes, encodes to something that decodes to the same.
+/// Methods: bytes that decode, encode to bytes that decode to the same.
 pub fn methods(data: &[u8]) {
     let Ok(method) = Method::decode(&Bytes::copy_from_slice(data)) else { return };
     let _shown = format!("{method:?}");
@@ -64,7 +64,7 @@ pub fn properties(data: &[u8]) {
     }
 }
 
-/// URIs: what parses, prints, and parses again to the same but for the password.
+/// URIs: a URI that parses, prints, and parses again to the same, except for the password.
 pub fn uri(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(uri) = text.parse::<Uri>() else { return };

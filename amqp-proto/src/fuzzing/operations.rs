@@ -98,7 +98,7 @@ struct Broker {
 
 #[derive(Default)]
 struct BrokerChannel {
-    /// Requests that are not answered.
+    /// Requests without a reply so far.
     owed: VecDeque<Method>,
     consumers: Vec<(ShortStr, bool)>,
     delivered: u64,
@@ -106,7 +106,7 @@ struct BrokerChannel {
     confirming: bool,
     published: u64,
     unconfirmed: BTreeSet<u64>,
-    /// Mandatory messages that may come back.
+    /// Mandatory messages that may be returned.
     mandatory: VecDeque<(u64, ShortStr)>,
 }
 
@@ -481,7 +481,7 @@ impl BrokerChannel {
 }
 
 impl Pair {
-    /// Neither end may find fault with the other, unless the transport has changed what was said.
+    /// Neither end may report an error of the other, unless the transport has changed bytes.
     fn judge(&self, error: &ConnectionError) {
         let blames = matches!(error, ConnectionError::Decode(_) | ConnectionError::Violation(_));
         assert!(!blames || !self.is_whole(), "{error}");

@@ -101,7 +101,7 @@ impl Pair {
         self.server.handle_timeout(self.now);
     }
 
-    /// Bytes that neither end has sent, in pieces of given sizes.
+    /// Processes bytes that neither end has sent, in pieces of given sizes.
     pub(super) fn feed(&mut self, octets: &[u8], splits: &[u8], up: bool) {
         self.carry_all();
         let mut sizes = splits.iter().map(|size| usize::from(*size).max(1)).chain([usize::MAX]);

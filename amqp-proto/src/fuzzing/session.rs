@@ -16,8 +16,8 @@ use crate::{
     RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
 };
 
-/// A session and a server that answers everything, refuses some of it, and goes away when the data says so. Whatever happens,
-/// the session is back in the end.
+/// A session, and a server that replies to everything, refuses some requests, and disconnects when the data says so. In the end,
+/// the session has to be restored.
 pub fn session(data: &[u8]) {
     let mut scene = Scene::new(data);
     scene.exchange();
@@ -36,7 +36,7 @@ struct Scene<'a> {
     deliveries: VecDeque<(ChannelId, DeliveryTag)>,
     names: u32,
     tags: u64,
-    /// What the server says to the next requests: yes to all but these.
+    /// Which of the next requests the server refuses. It accepts all others.
     refusals: u8,
     over: bool,
     /// How many messages the server has on each channel with confirms; nothing when it has closed the channel.

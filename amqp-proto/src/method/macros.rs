@@ -6,9 +6,8 @@
 /// }
 /// ```
 ///
-/// `->` makes the method a `Request` of channels with a typed reply. `=>` only notes what answers it: the lifecycle of
-/// connections and channels is the state machines' own affair. `content` says that a content header and body follow.
-/// No method has two runs of bits.
+/// `->` makes the method a `Request` of channels with a typed reply. `=>` only records the reply: the state machines handle the
+/// lifecycle of connections and channels. `content` means that a content header and body follow. No method has two runs of bits.
 macro_rules! methods {
     ($(
         $(#[$doc:meta])*

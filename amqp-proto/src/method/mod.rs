@@ -24,7 +24,7 @@ pub trait Arguments: Sized + Into<Method> + sealed::Sealed + Send + 'static {
     const METHOD_ID: u16;
     /// The name in the specification, as `queue.declare`.
     const NAME: &'static str;
-    /// What the declaration says of the method.
+    /// The properties of the method, from its declaration.
     const FACTS: MethodFacts;
 
     /// Decodes the arguments; `arguments` starts behind the two ids and holds nothing else.
@@ -37,20 +37,20 @@ pub trait Arguments: Sized + Into<Method> + sealed::Sealed + Send + 'static {
     fn encode(&self, out: &mut Vec<u8>);
 }
 
-/// A method of a channel that its receiver answers.
+/// A method of a channel that has a reply.
 ///
-/// Requests on one channel are answered in order, so any number may be under way at once.
+/// Requests on one channel are replied to in order, so any number may be pending at once.
 pub trait Request: Arguments {
-    /// What the answer is decoded to.
+    /// The type of the reply.
     type Reply: FromReply;
 
     /// Returns whether the method's `no_wait` bit is set, so that no reply comes.
     fn is_no_wait(&self) -> bool;
 }
 
-/// What can be made of the answer to a [`Request`].
+/// Converts the reply to a [`Request`].
 pub trait FromReply: Sized {
-    /// Takes the answer; nothing if it answers something else.
+    /// Converts the reply. Returns `None` if it is the reply to another request.
     fn from_reply(reply: crate::Reply) -> Option<Self>;
 }
 
@@ -64,7 +64,7 @@ pub struct MethodFacts {
     pub id: (u16, u16),
     /// Name and specification type of each argument, in order.
     pub arguments: &'static [(&'static str, &'static str)],
-    /// Ids of the methods that answer it.
+    /// Ids of the methods that reply to it.
     pub replies: &'static [(u16, u16)],
     /// Whether a content header and a body follow.
     pub content: bool,
@@ -75,7 +75,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Decodes one argument and says where it went wrong, if so.
+/// Decodes one argument. The error names the argument.
 fn argument<'a, T: Wire>(
     input: &'a [u8],
     source: &Bytes,

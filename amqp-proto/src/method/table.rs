@@ -10,7 +10,7 @@ use crate::wire::{
 };
 
 methods! {
-    /// Starts the negotiation: what the server is and how clients may log in.
+    /// Starts the negotiation: the server's properties and the mechanisms to log in.
     ConnectionStart "connection.start" = (10, 10) => ConnectionStartOk {
         /// 0.
         version_major: u8,
@@ -96,7 +96,7 @@ methods! {
         /// Which resource is short.
         reason: ShortStr,
     }
-    /// RabbitMQ: publishing may go on.
+    /// RabbitMQ: publishing is allowed again.
     ConnectionUnblocked "connection.unblocked" = (10, 61) {}
     /// RabbitMQ: replaces the secret of a running connection, before a token expires.
     ConnectionUpdateSecret "connection.update-secret" = (10, 70) => ConnectionUpdateSecretOk {
@@ -148,7 +148,7 @@ methods! {
     /// Answers [`ChannelClose`]: the channel's number is free again.
     ChannelCloseOk "channel.close-ok" = (20, 41) {}
 
-    /// Legacy of AMQP 0-8: asks for an access ticket. RabbitMQ answers with ticket 1.
+    /// Legacy of AMQP 0-8: requests an access ticket. RabbitMQ replies with ticket 1.
     AccessRequest "access.request" = (30, 10) -> AccessRequestOk {
         /// The realm to access.
         realm: ShortStr;
@@ -188,7 +188,7 @@ methods! {
             auto_delete,
             /// Only other exchanges may publish to it.
             internal,
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// `alternate-exchange` and what plugins take.
@@ -205,7 +205,7 @@ methods! {
         [
             /// Only if nothing is bound to it.
             if_unused,
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ]
     }
@@ -222,7 +222,7 @@ methods! {
         /// What is matched, by the kind of the source.
         routing_key: ShortStr;
         [
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// What a headers exchange matches.
@@ -241,7 +241,7 @@ methods! {
         /// The routing key of the binding.
         routing_key: ShortStr;
         [
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// The arguments of the binding.
@@ -265,7 +265,7 @@ methods! {
             exclusive,
             /// It goes when its last consumer goes.
             auto_delete,
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// `x-queue-type`, `x-message-ttl`, `x-max-length`...
@@ -291,7 +291,7 @@ methods! {
         /// What is matched, by the kind of the exchange.
         routing_key: ShortStr;
         [
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// What a headers exchange matches.
@@ -306,7 +306,7 @@ methods! {
         /// The queue.
         queue: ShortStr;
         [
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ]
     }
@@ -326,7 +326,7 @@ methods! {
             if_unused,
             /// Only if it has no messages.
             if_empty,
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ]
     }
@@ -373,13 +373,13 @@ methods! {
         /// Names the consumer within the channel; empty lets the server choose.
         consumer_tag: ShortStr;
         [
-            /// Do not deliver what this connection publishes. RabbitMQ ignores it.
+            /// Do not deliver messages that this connection publishes. RabbitMQ ignores it.
             no_local,
             /// Deliveries need no acknowledgement.
             no_ack,
             /// No other consumer may use the queue.
             exclusive,
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ];
         /// `x-priority`, `x-stream-offset`...
@@ -395,7 +395,7 @@ methods! {
         /// The consumer's name.
         consumer_tag: ShortStr;
         [
-            /// The receiver sends no answer.
+            /// The receiver sends no reply.
             no_wait,
         ]
     }
@@ -494,7 +494,7 @@ methods! {
             requeue,
         ]
     }
-    /// Like [`BasicRecover`], without an answer. Deprecated.
+    /// Like [`BasicRecover`], without a reply. Deprecated.
     BasicRecoverAsync "basic.recover-async" = (60, 100) {;
         [
             /// Deliver to any consumer; RabbitMQ knows only true.
@@ -510,7 +510,7 @@ methods! {
     }
     /// Answers [`BasicRecover`].
     BasicRecoverOk "basic.recover-ok" = (60, 111) {}
-    /// RabbitMQ: gives deliveries back; from the server, says that it did not take publishes over.
+    /// RabbitMQ: requeues deliveries. From the server: it has not taken responsibility for publishes.
     BasicNack "basic.nack" = (60, 120) {
         /// The delivery, or the publish.
         delivery_tag: u64;
@@ -526,11 +526,11 @@ methods! {
     TxSelect "tx.select" = (90, 10) -> TxSelectOk {}
     /// Answers [`TxSelect`].
     TxSelectOk "tx.select-ok" = (90, 11) {}
-    /// Commits what was published and acknowledged since the last commit or rollback.
+    /// Commits publishes and acknowledgements since the last commit or rollback.
     TxCommit "tx.commit" = (90, 20) -> TxCommitOk {}
     /// Answers [`TxCommit`].
     TxCommitOk "tx.commit-ok" = (90, 21) {}
-    /// Abandons what was published and acknowledged since the last commit or rollback.
+    /// Abandons publishes and acknowledgements since the last commit or rollback.
     TxRollback "tx.rollback" = (90, 30) -> TxRollbackOk {}
     /// Answers [`TxRollback`].
     TxRollbackOk "tx.rollback-ok" = (90, 31) {}
@@ -538,7 +538,7 @@ methods! {
     /// RabbitMQ: makes the server confirm every publish of the channel.
     ConfirmSelect "confirm.select" = (85, 10) -> ConfirmSelectOk {;
         [
-            /// The server sends no answer.
+            /// The server sends no reply.
             no_wait,
         ]
     }

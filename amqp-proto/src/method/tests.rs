@@ -6,7 +6,7 @@ use super::*;
 use crate::wire::{FieldTable, LongStr, Secret, ShortStr};
 use crate::{DecodeErrorKind, frame};
 
-/// What the specification says of a method.
+/// The properties of a method in the specification.
 struct Fact<'a> {
     name: &'a str,
     id: (u16, u16),
@@ -67,7 +67,7 @@ fn the_table_says_what_the_specification_says() {
         assert_eq!(declared, arguments, "{}", row.name);
         let replies: Vec<_> = fact.replies.iter().map(|reply| ids[&**reply]).collect();
         if row.name == "basic.recover" {
-            // The specification forgot to say so, but every broker answers it with recover-ok.
+            // The specification omits this, but every broker replies with recover-ok.
             assert_eq!((&*replies, row.replies), (&[][..], &[(60, 111)][..]));
         } else {
             assert_eq!(row.replies, replies, "{}", row.name);
@@ -86,7 +86,7 @@ fn methods_are_synchronous_if_they_are_answered_or_answers() {
         let row = Method::ALL.iter().find(|row| row.name == fact.name).unwrap();
         let answers = Method::ALL.iter().any(|other| other.replies.contains(&row.id));
         let synchronous = !row.replies.is_empty() || answers;
-        // Two that the specification calls asynchronous although one answers the other, and one that has an answer.
+        // Exceptions: `channel.flow-ok`, which the specification calls asynchronous, and `basic.recover`, which has a reply.
         let exception = matches!(fact.name, "channel.flow-ok" | "basic.recover");
         assert_eq!(synchronous, fact.synchronous || exception, "{}", fact.name);
     }

@@ -1,7 +1,7 @@
 //! Which of the kept messages the broker closed a channel for.
 //!
-//! `channel.close` says that a `basic.publish` is to blame, but not which one. Sending everything again would close the next
-//! channel, too, and so on forever; giving everything up would lose messages that nothing is wrong with. So:
+//! `channel.close` reports that a `basic.publish` is to blame, but not which one. Sending everything again would close the next
+//! channel, too, and so on forever. Giving everything up would lose messages that are fine. So:
 //!
 //! 1. The text of a 404 names the exchange that does not exist: messages to it are given up.
 //! 2. A message that was the only unconfirmed one is to blame, and is given up.
@@ -101,7 +101,7 @@ impl Context {
             to_blame.extend(record.kept.suspect(is_publish, close));
         }
         if to_blame.is_empty() {
-            // What was sent last may have closed the channel, and what was sent before it the connection.
+            // The message that was sent last may have closed the channel, and an earlier one the connection.
             let in_turns = record.takes_turns();
             record.careful = Some(Careful { until, group: 1, in_turns });
             return false;
@@ -153,7 +153,7 @@ impl Context {
     fn blame_in_turns(&mut self, close: &Close, error: &ConnectionError, turn: Option<&Turn>) {
         let mut suspects = Vec::new();
         for (id, record) in self.channels.iter_mut() {
-            // The broker has judged what was sent in earlier turns.
+            // The broker has accepted the messages of earlier turns.
             if record.takes_turns() && turn.is_none_or(|turn| turn.channel != id) {
                 continue;
             }
@@ -250,8 +250,8 @@ fn closed_over_publish(error: &ConnectionError) -> Option<&Close> {
     (cause == (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID)).then_some(close)
 }
 
-/// Returns whether the close says that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in
-/// vhost '/'`.
+/// Returns whether the close reports that the message's exchange does not exist. RabbitMQ: `NOT_FOUND - no exchange 'x' in vhost
+/// '/'`.
 fn names(close: &Close, message: &KeptMessage) -> bool {
     if close.reply_code != ReplyCode::NOT_FOUND || message.exchange.is_empty() {
         return false;

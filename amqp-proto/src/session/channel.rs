@@ -26,7 +26,7 @@ pub struct SessionChannel<'a> {
     pub(super) budget: &'a mut Budget,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) reach: Reach<'a>,
-    /// The latest time that the session was given.
+    /// The latest time that was passed to the session.
     pub(super) now: Instant,
     /// Whether the effect of commands is restored after a loss.
     pub(super) recovers: bool,

@@ -76,7 +76,7 @@ impl Consumers {
         self.tagged(tag).find(|consumer| consumer.tag() == tag)
     }
 
-    /// The one to which the application gave this tag.
+    /// Returns the consumer to which the application assigned this tag.
     pub(super) fn named(&self, tag: &ShortStr) -> Option<&Consumer> {
         self.tagged(tag).find(|consumer| consumer.consume.consumer_tag == *tag)
     }

@@ -20,7 +20,7 @@ use crate::{
     Reply, ReplyCode, RequestId, Settlement, ShortStr,
 };
 
-/// The part of a session that does not depend on its phase: what it keeps across connections, and the present connection.
+/// The part of a session that does not depend on its phase: the state kept across connections, and the present connection.
 #[derive(Debug)]
 pub(super) struct Context {
     /// The present connection, or the one that was lost.
@@ -36,7 +36,7 @@ pub(super) struct Context {
     pub(super) turn: Option<Turn>,
     /// Events to emit before the connection's own.
     pub(super) events: VecDeque<Event>,
-    /// The latest time that the session was given.
+    /// The latest time that was passed to the session.
     pub(super) now: Instant,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Locks {
 }
 
 impl Recovering {
-    /// Plans to try again what other connections hold. Returns whether the policy allows that.
+    /// Plans to retry what other connections hold. Returns whether the policy allows that.
     pub(super) fn retry_later(&mut self, now: Instant) -> bool {
         let Locked::Retry(after) = self.policy.locked else { return false };
         self.locks.retry_at = now.checked_add(after.max(LEAST_DELAY));
@@ -238,7 +238,7 @@ impl Context {
         record.mode.interrupt();
         record.streams.interrupt();
         let mut events = fail_pending(record, error, unconfirmed);
-        // The deliveries of paused consumers are requeued, so the application would never take them, which is what resumes a
+        // The deliveries of paused consumers are requeued. So the application would never take them, and that is what resumes a
         // consumer.
         record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
         record.consumers.interrupt();

@@ -12,11 +12,11 @@ use crate::Connection;
 #[must_use = "dropping it may run code of those who made the bodies"]
 pub struct Discarded {
     bodies: Vec<Bytes>,
-    /// They have bodies that were not written, and what they were configured with.
+    /// Connections, with bodies that were not written and with their configuration.
     connections: Vec<Connection>,
 }
 
-/// How much it is; not what it says.
+/// Shows how much there is, without contents.
 impl fmt::Debug for Discarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Discarded").field("bodies", &self.bodies.len()).finish_non_exhaustive()

@@ -14,8 +14,8 @@ pub(super) struct Requests {
     sent: VecDeque<(RequestId, Option<InFlight>)>,
     /// Number of gaps in `sent`. Neither the first nor the last entry is one.
     gaps: usize,
-    /// Numbers do not grow: some that had waited for the channel were sent behind later ones. They are looked for one by one
-    /// until all are answered.
+    /// Numbers do not grow: some requests that had waited for the channel were sent after later ones. They are searched one by
+    /// one until all have their replies.
     unsorted: bool,
 }
 
@@ -40,7 +40,7 @@ impl Requests {
         self.sent.get_mut(place)?.1.as_mut()
     }
 
-    /// Removes a request: it was answered, or nobody wants the reply.
+    /// Removes a request: its reply has arrived, or nobody wants the reply.
     pub(super) fn take(&mut self, id: RequestId) -> Option<InFlight> {
         let place = self.place(id)?;
         let taken = self.sent.get_mut(place)?.1.take()?;

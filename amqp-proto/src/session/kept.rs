@@ -39,7 +39,7 @@ pub(super) struct KeptMessage {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Expires {
-    /// After this time, counted from the next time that the session is given.
+    /// After this time, counted from the next time that is passed to the session.
     After(Duration),
     At(Instant),
 }

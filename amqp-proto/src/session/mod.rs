@@ -294,7 +294,7 @@ impl Session {
         self.context.budget.discard.hold();
     }
 
-    /// Takes what was [collected](Self::hold_discarded), if there is anything. Call this after each `handle_*` call.
+    /// Takes the [collected](Self::hold_discarded) values, if there are any. Call this after each `handle_*` call.
     #[inline]
     pub fn take_discarded(&mut self) -> Option<Discarded> {
         self.context.budget.discard.take()
@@ -431,7 +431,7 @@ impl Session {
         self.context.channels.iter().count()
     }
 
-    /// Returns the present name of a queue, given a name that the broker had generated for it. Other names are returned unchanged.
+    /// Returns the present name of a queue, from a name that the broker had generated for it. Other names are returned unchanged.
     #[must_use]
     pub fn current_name<'a>(&'a self, queue: &'a ShortStr) -> &'a ShortStr {
         self.context.topology.current(queue)

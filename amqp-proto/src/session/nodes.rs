@@ -110,7 +110,7 @@ fn later(now: Instant, delay: Duration) -> Instant {
     at.unwrap_or(now)
 }
 
-/// Returns a seed for a session that was given none.
+/// Returns a seed for a session without a configured seed.
 #[cfg(feature = "std")]
 fn entropy(_: Instant) -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};

@@ -1,4 +1,4 @@
-//! What a session learns from a request: at once what was asked for, and the rest with the reply.
+//! What a session learns from requests: their arguments at once, and the rest with the reply.
 
 use alloc::boxed::Box;
 
@@ -9,7 +9,7 @@ use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
 use crate::{ConsumerId, Reply, RequestId};
 
-/// A request was sent: what can be noted of it now is, the rest when it is answered.
+/// A request was sent: records what is known now. The rest is recorded with the reply.
 pub(super) fn note(
     record: &mut ChannelRecord,
     topology: &mut Topology,
@@ -135,7 +135,7 @@ impl Noted {
                 topology.consumed(&started.consume.queue);
             }
             Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,
-            // What is removed is gone, whoever declared it.
+            // An entity that is removed no longer exists, whoever declared it.
             other if recovers || !brings(&other) => topology.learn(other, &record.last_queue),
             _ => {}
         }

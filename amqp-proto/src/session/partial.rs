@@ -1,4 +1,5 @@
-//! Restoring a part of the state while the rest goes on: consumers that the broker cancelled, and what other connections held.
+//! Restoring a part of the state while the rest continues: consumers that the broker cancelled, and queues that other connections
+//! held.
 //!
 //! Two other parts have files of their own: closed channels ([`reopen`](super::reopen)), and paused consumers
 //! ([`pause`](super::pause)).
@@ -36,7 +37,7 @@ impl Session {
         resubscribes
     }
 
-    /// Tries again what other connections held, if that is due.
+    /// Retries what other connections held, if that is due.
     pub(super) fn retry_locked(&mut self) {
         let cx = &mut self.context;
         let Some(recovering) = &mut cx.recovering else { return };
@@ -82,7 +83,7 @@ impl Context {
             self.topology.unconsumed(&queue);
             return None;
         }
-        // RabbitMQ remembers the tag until what the consumer got is settled: see `pause`.
+        // RabbitMQ remembers the tag until the consumer's deliveries are settled: see `pause`.
         let channel = self.connection.channel(id).ok();
         if !found.consume.no_ack && channel.is_some_and(|own| own.may_have_unsettled()) {
             record.rename(consumer);

@@ -1,10 +1,9 @@
 //! Pausing a consumer whose deliveries nobody takes.
 //!
-//! All consumers of a connection share its bytes. When one of them has no prefetch limit and takes nothing, what the broker has
-//! sent it stands in front of the deliveries of all others. AMQP has no method that stops one consumer: `channel.flow` stops a
-//! whole channel, and RabbitMQ refuses it. So the session cancels the consumer, requeues what still arrives for it, and starts
-//! it again when the application wants more. The application sees neither: the consumer keeps its number, and no event says
-//! that it ended.
+//! All consumers of a connection share its bytes. If a consumer has no prefetch limit and takes nothing, its deliveries block the
+//! deliveries of all others. AMQP has no method that stops one consumer: `channel.flow` stops a whole channel, and RabbitMQ
+//! refuses it. So the session cancels the consumer, requeues what still arrives for it, and starts it again when the application
+//! wants more. The application does not notice: the consumer keeps its number, and no event reports its end.
 //!
 //! The broker gets the consumer with another tag then. RabbitMQ: a quorum queue remembers a consumer that was cancelled until
 //! its deliveries are settled. When the same tag starts again on the same channel before that, the channel gets nothing, hangs
@@ -18,7 +17,7 @@
 //! | `Paused` | no | [`resume_consumer`](Session::resume_consumer) asks whether the queue is still there |
 //! | `Resuming` | not yet | `basic.consume-ok` |
 //!
-//! A loss ends each pause. The broker has requeued what the consumer held then, so recovery starts it as all others.
+//! A loss ends each pause. The broker has requeued the consumer's deliveries then, so recovery starts it like all others.
 
 use super::Session;
 use super::context::Context;
@@ -37,7 +36,7 @@ pub(super) enum Pause {
     /// The cancel is pending.
     Cancelling {
         cancel: RequestId,
-        /// It is started again as soon as the cancel is answered: only then is its tag free.
+        /// It is started again as soon as the cancel has its reply: only then is its tag free.
         resume: bool,
     },
     Paused,
@@ -63,7 +62,7 @@ impl Session {
         let connected = self.phase.is_connected();
         let record = cx.channels.get_mut(id).filter(|record| connected && record.attached);
         let Some(record) = record else { return false };
-        // In a transaction, what is requeued would wait for the commit. A consumer that is watched may be of a stream.
+        // In a transaction, a requeue would wait for the commit. A watched consumer may belong to a stream.
         if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {
             return false;
         }
@@ -154,7 +153,7 @@ impl Repair {
             let entity = Entity::Consumer { channel: id, consumer, consumer_tag };
             return self.report_failure(cx, entity, error);
         }
-        // The queue was deleted. The broker would have said so if it had had the consumer.
+        // The queue was deleted. If the broker had had the consumer, it would have cancelled it.
         match cx.resubscription(id, consumer) {
             Some(steps) => self.add(steps, [(id, consumer)]),
             None => cx.emit(id, ChannelEvent::Cancelled { consumer }),

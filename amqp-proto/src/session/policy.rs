@@ -63,8 +63,8 @@ pub enum OnCancel {
     /// The consumer is started again. Its queue is declared again if this session declared it. A consumer of a stream resumes at
     /// the first delivery that was not settled.
     ///
-    /// The session declares the queue on a channel of its own. If all channels of the connection are in use, the consumer ends with
-    /// an error that says so.
+    /// The session declares the queue on its own channel. If all channels of the connection are in use, the consumer ends with an
+    /// error that names the reason.
     Resubscribe,
 }
 

@@ -1,4 +1,4 @@
-//! Losing connections, and getting new ones: when, to which node, and when to give up.
+//! Losing and replacing connections: when to connect, to which node, and when to give up.
 
 use alloc::boxed::Box;
 use alloc::string::ToString as _;
@@ -131,8 +131,8 @@ impl Session {
         Reconnect::Connect { node }
     }
 
-    /// Reports that the transport to the requested node is connected. If a configuration is given, for example with a new token, it
-    /// is used from now on.
+    /// Reports that the transport to the requested node is connected. If a configuration is passed, for example with a new token,
+    /// it is used from now on.
     ///
     /// Returns whether the session uses the transport. If it does not, close the transport: the attempt has
     /// [timed out](Recovery::attempt_timeout), or the session has ended.

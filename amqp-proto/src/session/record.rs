@@ -204,14 +204,14 @@ impl ChannelRecord {
         if cause != Some((BasicQos::CLASS_ID, BasicQos::METHOD_ID)) {
             return;
         }
-        // The oldest, since those before it were answered.
+        // The oldest pending one: those before it have their replies.
         if let Some(before) = self.in_flight.iter_mut().find_map(|sent| sent.before.take()) {
             (self.qos, self.global_qos) = (before.qos, before.global_qos);
         }
     }
 
-    /// The consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or is being
-    /// declared again, or it is paused. The broker's reply says nothing about it then.
+    /// Returns the consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or
+    /// is being declared again, or it is paused. Then the broker's reply does not concern it.
     pub(super) fn cancels_absent(
         &self,
         channel: &mut crate::Channel<'_>,

@@ -16,7 +16,7 @@ pub(super) struct Reopened {
     failures: u32,
     /// How long it was left closed the last time.
     delay: Duration,
-    /// Since when it is back, if it is.
+    /// Since when the channel is open again, if it is.
     pub(super) since: Option<Instant>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Reopened {
 const SOON: Duration = Duration::from_secs(1);
 
 impl Reopened {
-    /// The channel is closed. Returns whether it was open for long enough to have nothing to do with what closed it before.
+    /// The channel is closed. Returns whether it was open long enough that the earlier close cannot be the reason.
     fn was_stable(&mut self, now: Instant, delay_min: Duration) -> bool {
         let enough = self.delay.saturating_mul(2).max(delay_min).max(SOON);
         self.since.take().is_some_and(|since| now.duration_since(since) >= enough)
@@ -33,15 +33,16 @@ impl Reopened {
 }
 
 impl Context {
-    /// Interrupts a channel that the broker has closed, and gives up the messages that it was closed for. Returns whether there were
-    /// any.
+    /// Interrupts a channel that the broker has closed, and gives up the messages for which it was closed. Returns whether there
+    /// were any.
     pub(super) fn interrupt_over(
         &mut self,
         id: ChannelId,
         error: &ChannelError,
         unconfirmed: &[RangeInclusive<PublishSeq>],
     ) -> bool {
-        // Before messages are given up: what is not kept is reported as unconfirmed, and each message is reported once.
+        // Before messages are given up: messages that are not kept are reported as unconfirmed, and each message is reported
+        // once.
         let continues = self.interrupt(id, error, unconfirmed);
         debug_assert!(continues, "channels that the application closes are not reopened");
         let blamed = match error {
@@ -56,7 +57,7 @@ impl Context {
     }
 
     /// Returns whether to reopen a channel that the broker has closed at once. Otherwise, [`Session::reopen_in_time`] reopens it.
-    /// `progress`: what closed the channel will not close it again.
+    /// `progress`: the cause of the close is removed.
     pub(super) fn reopens_at_once(&mut self, id: ChannelId, progress: bool) -> bool {
         let now = self.now;
         let (Some(recovering), Some(record)) = (&mut self.recovering, self.channels.get_mut(id))

@@ -15,9 +15,8 @@ pub(super) struct Unanswered(VecDeque<Arc<ClientConfig>>);
 
 impl Session {
     /// Replaces the secret, on the present connection and for the next ones; see [`Connection::update_secret`]. Later
-    /// connections, to all nodes, log in with it, by the mechanisms that
-    /// [have a secret](crate::Mechanism::with_secret). A configuration given to [`handle_transport`](Self::handle_transport)
-    /// takes precedence.
+    /// connections, to all nodes, log in with it, by the mechanisms that [have a secret](crate::Mechanism::with_secret). A
+    /// configuration passed to [`handle_transport`](Self::handle_transport) takes precedence.
     ///
     /// [`Event::SecretUpdated`](crate::Event::SecretUpdated) reports the broker's reply, one for each secret. None comes for secrets
     /// that were sent before [`Lost`](crate::SessionEvent::Lost) or [`AttemptFailed`](crate::SessionEvent::AttemptFailed).
@@ -43,12 +42,12 @@ impl Session {
         sent
     }
 
-    /// The broker has taken the oldest of the secrets that it has not answered.
+    /// The broker has accepted the oldest pending secret.
     pub(super) fn secret_updated(&mut self) {
         self.unanswered.0.pop_front();
     }
 
-    /// The connection is over. If a secret is what the broker has closed it for, that is not used again.
+    /// The connection has ended. If the broker closed it because of a secret, that secret is not used again.
     pub(super) fn forget_refused_secret(&mut self, error: &ConnectionError) {
         let mut unanswered = core::mem::take(&mut self.unanswered.0);
         let cause = (ConnectionUpdateSecret::CLASS_ID, ConnectionUpdateSecret::METHOD_ID);

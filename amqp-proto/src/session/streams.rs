@@ -1,18 +1,18 @@
 //! How far consumers of streams have read.
 //!
-//! RabbitMQ keeps no position for the consumer of a stream: each `basic.consume` says where to begin (`x-stream-offset`), and
-//! each delivery has its own offset in a header of that name. So a consumer that comes back has to begin where it was.
+//! RabbitMQ keeps no position for the consumer of a stream: each `basic.consume` sets where to begin (`x-stream-offset`), and
+//! each delivery has its own offset in a header of that name. So a consumer that is restored has to begin where it was.
 //!
-//! It begins with the first delivery that was not settled, or else behind the last. Settled is what was acknowledged or
-//! rejected, on a transactional channel once that is committed: what was delivered, and dropped unread with the connection,
-//! comes again, and nothing is skipped. What was settled behind a delivery that was not comes twice.
+//! It begins with the first delivery that was not settled, or after the last one if all were. Settled means acknowledged or
+//! rejected, on a transactional channel once that is committed. Deliveries that were dropped unread with the connection come
+//! again, and nothing is skipped. A delivery that was settled after an unsettled one comes twice.
 //!
 //! | deliveries | settled | the next begins with |
 //! |---|---|---|
 //! | 5 6 7 | none | 5 |
 //! | 5 6 7 | 5 7 | 6 |
 //! | 5 6 7 | 5 6 7 | 8 |
-//! | none | | what it was started with, see [`Streams::resume`] |
+//! | none | | its original offset, see [`Streams::resume`] |
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -37,7 +37,7 @@ pub(super) struct Streams {
 #[derive(Debug)]
 struct Watched {
     consumer: ConsumerId,
-    /// When its start was answered; without a reply, when it was sent.
+    /// When the reply to its start arrived; without a reply, when it was sent.
     since: Option<Instant>,
 }
 
@@ -131,7 +131,7 @@ impl Streams {
         }
     }
 
-    /// A consumer that is [watched](Self::watches) got a message. One without an offset says that it is of no stream.
+    /// A [watched](Self::watches) consumer got a message. A message without an offset shows that its queue is no stream.
     pub(super) fn delivered(&mut self, consumer: ConsumerId, delivery: &Delivery) {
         let known = self.readers.iter_mut().find(|reader| reader.consumer == consumer);
         let headers = delivery.properties().headers();
@@ -232,7 +232,7 @@ impl Streams {
         let from_next = configured.map_or(is_stream, |offset| offset.as_str() == Some("next"));
         let offset = match (reader, watched.since) {
             (Some(reader), _) => Value::from(reader.next),
-            // One second more than it was: it had begun before that was answered.
+            // One second more than elapsed: the consumer had begun before the reply.
             (None, Some(since)) if from_next => {
                 Value::from(format!("{}s", now.duration_since(since).as_secs() + 2))
             }

@@ -80,9 +80,9 @@ pub(super) struct Declaration {
 /// What a declaration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To bring back what was lost with the connection.
+    /// To restore what was lost with the connection.
     Restore,
-    /// To bring back what went with a channel. Some of it may have been counted before.
+    /// To restore what was lost with a channel. Some of it may have been counted before.
     Again,
     /// To see whether an exclusive consumer could be started.
     Probe(ChannelId, ConsumerId),
@@ -98,7 +98,7 @@ impl Declaration {
 }
 
 impl Topology {
-    /// The broker has carried that out; `last_queue` is what an empty name stands for on its channel.
+    /// The broker has carried out this request. `last_queue` is the queue that an empty name stands for on its channel.
     pub(super) fn learn(&mut self, done: Method, last_queue: &ShortStr) {
         let named = |queue: ShortStr| if queue.is_empty() { last_queue.clone() } else { queue };
         match done {
@@ -138,7 +138,7 @@ impl Topology {
         }
     }
 
-    /// A queue was declared, and that is what it is called.
+    /// A queue was declared under this name.
     pub(super) fn declared(&mut self, declare: QueueDeclare, name: &ShortStr) {
         if declare.passive {
             return;
@@ -202,8 +202,8 @@ impl Topology {
         kind.map_or_else(|| standard.iter().any(|name| exchange == name), |kind| !by_key(kind))
     }
 
-    /// Returns whether a binding has to wait for the name that the broker gives the queue: beside an empty queue name, the
-    /// broker would take an empty routing key for the name of the queue as well.
+    /// Returns whether a binding has to wait for the name that the broker assigns to the queue: together with an empty queue
+    /// name, the broker would take an empty routing key for the name of the queue as well.
     pub(super) fn needs_name(&self, step: &Declaration) -> bool {
         let Method::QueueBind(bind) = &step.method else { return false };
         bind.queue.is_empty() && step.entity.has_empty_key() && !self.ignores_keys(&bind.exchange)

@@ -1,9 +1,9 @@
 //! Careful channels take turns after the broker has closed the connection for a publish.
 //!
-//! If each of them sent a group at once, the next close would leave as many suspects. So one channel sends its group, and a
-//! request behind it: `confirm.select`, which changes nothing on a channel that confirms already. The broker looks at messages and
-//! requests of a channel in order, so its reply says that no message of the group closes the connection. Then the next channel
-//! has its turn. No turn waits for confirms: a queue that does not confirm holds up the messages of its own channel only.
+//! If each channel sent a group at once, the next close would leave as many suspects as channels. So one channel sends its group,
+//! and after it a request: `confirm.select`, which changes nothing on a channel in confirm mode. The broker processes messages
+//! and requests of a channel in order, so its reply shows that no message of the group closes the connection. Then the next
+//! channel has its turn. No turn waits for confirms: a queue that does not confirm delays the messages of its own channel only.
 //!
 //! A close during a turn leaves the messages of that turn, and those that were published for the first time meanwhile.
 

@@ -145,7 +145,7 @@ impl FromStr for Uri {
             _ if scheme.eq_ignore_ascii_case("amqps") => true,
             _ => return Err(UriError::Scheme),
         };
-        // With a stray @, what an error quotes may be part of a password.
+        // With a stray @, a quoted part of the URI may be a part of a password.
         parse(tls, rest).map_err(|error| if has_stray_at(rest) { UriError::StrayAt } else { error })
     }
 }
@@ -158,7 +158,7 @@ impl TryFrom<&str> for Uri {
     }
 }
 
-/// Takes apart what stands behind the scheme.
+/// Parses the part after the scheme.
 fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
     if rest.contains('#') {
         return Err(UriError::Fragment);
@@ -176,8 +176,8 @@ fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
     let endpoints = endpoints(hosts, tls)?;
     let virtual_host = match path {
         Some(path) if path.contains('/') => return Err(UriError::VirtualHost),
-        // The @ ends a user name or password with an unescaped slash: what seems to be the port and the virtual host is part
-        // of them, and must not be shown, nor sent as such.
+        // The @ ends a user name or password with an unescaped slash. So the apparent port and virtual host are parts of it, and
+        // must neither be shown nor sent.
         Some(path) if path.contains('@') => return Err(UriError::StrayAt),
         path => path.map(|path| decoded(path, "virtual host")).transpose()?,
     };

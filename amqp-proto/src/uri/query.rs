@@ -9,9 +9,9 @@ use super::{Password, REDACTED, UriError, decoded, encode};
 
 /// The parameters of an AMQP URI.
 ///
-/// The names are those of RabbitMQ's clients (<https://www.rabbitmq.com/docs/uri-query-parameters>),
-/// and where others of common clients mean the same, those too. All but `auth_mechanism` can be given
-/// once; one that is not known is an error. Values are percent-encoded; `+` is a plus sign.
+/// The names are those of RabbitMQ's clients (<https://www.rabbitmq.com/docs/uri-query-parameters>), and also those of other
+/// common clients for the same parameters. All but `auth_mechanism` may appear only once; an unknown parameter is an error.
+/// Values are percent-encoded; `+` is a plus sign.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct UriOptions {
     pub channel_max: Option<u16>,
     /// `frame_max`, in bytes.
     pub frame_max: Option<u32>,
-    /// `auth_mechanism`, in order; can be given more than once.
+    /// `auth_mechanism`, in order; may appear more than once.
     pub auth_mechanisms: Vec<String>,
     /// `connection_name` or `name`.
     pub connection_name: Option<String>,
@@ -48,8 +48,8 @@ pub struct UriOptions {
     pub certfile: Option<String>,
     /// `keyfile`: a PEM file.
     pub keyfile: Option<String>,
-    /// `password`: what the file of the key is encrypted with, not what one logs in with. The name is
-    /// that of RabbitMQ's Erlang client (`amqp_uri`).
+    /// `password`: the password of the key file, not the one to log in with. The name is that of RabbitMQ's Erlang client
+    /// (`amqp_uri`).
     pub key_password: Option<Password>,
     /// `verify`: `verify_peer` (true) or `verify_none` (false); `no_verify_ssl=1` is the latter.
     pub verify: Option<bool>,
@@ -59,7 +59,7 @@ pub struct UriOptions {
     pub locale: Option<String>,
 }
 
-/// All parameters, for those who mistyped one.
+/// All parameters, for the error about an unknown one.
 pub(super) const KNOWN: &str = "heartbeat, connection_timeout, channel_max, frame_max, \
     auth_mechanism, connection_name (name), cacertfile (cafile, ca_certs), certfile, keyfile, \
     password (of the key), verify (no_verify_ssl), server_name_indication, locale";
@@ -118,7 +118,7 @@ impl UriOptions {
     }
 }
 
-/// Sets what was not set; says whether that was so.
+/// Sets a value that was not set. Returns whether it was unset.
 fn put<T>(slot: &mut Option<T>, value: T) -> bool {
     slot.replace(value).is_none()
 }
@@ -193,7 +193,7 @@ impl<'f> Query<'_, 'f> {
         value.map_or(Ok(()), |value| encode(&value.to_string(), self.name(name)?))
     }
 
-    /// Prints what stands before the value; returns where that is to be printed.
+    /// Prints the part before the value. Returns the formatter for the value.
     fn name(&mut self, name: &str) -> Result<&mut fmt::Formatter<'f>, fmt::Error> {
         let separator = core::mem::replace(&mut self.separator, '&');
         write!(self.f, "{separator}{name}=")?;
@@ -201,7 +201,7 @@ impl<'f> Query<'_, 'f> {
     }
 }
 
-/// Rounded up, so that what is short is not off; no more than fits a heartbeat.
+/// Rounded up, so that a short time does not turn heartbeats off; at most the largest heartbeat.
 fn whole_seconds(time: Duration) -> u16 {
     u16::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u16::MAX)
 }

@@ -194,7 +194,7 @@ fn no_error_quotes_a_password_that_is_not_escaped() {
         "amqp://user:p@x?hunter2@host",
         "amqp://user:p#hunter2@host",
         "amqp://user:x:hunter2/y@host",
-        // These parse, but for the @: what seems to be a virtual host is most of the password.
+        // Without the @, these would parse: the apparent virtual host is most of the password.
         "amqp://user:12/hunter2@host",
         "amqp://user:12/hunter2@host/vhost",
         "amqp://us/er:hunter2@host",
@@ -225,7 +225,7 @@ fn redacted(mut uri: Uri) -> Uri {
     uri
 }
 
-/// Pieces that make up URIs, and what is wrong with them.
+/// Pieces of URIs, valid and invalid.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[a-z0-9:/@?#%&=,\\[\\].+é-]",

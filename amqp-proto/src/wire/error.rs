@@ -2,7 +2,7 @@ use nom::error::{ErrorKind, ParseError};
 
 use crate::error::debug_shows_chain;
 
-/// Bytes that are not AMQP 0-9-1: what is wrong with them and in which field.
+/// Bytes that are not AMQP 0-9-1: the field and the reason.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (in {place})")]
 pub struct DecodeError {
@@ -41,7 +41,7 @@ impl DecodeError {
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// A length points past the end of what surrounds it.
+    /// A length points past the end of its container.
     #[error("the data ends before the value does")]
     Truncated,
     /// Bytes are left over behind the last field.
@@ -70,7 +70,7 @@ pub enum DecodeErrorKind {
     /// The frame type is none of method (1), header (2), body (3), heartbeat (8).
     #[error("unknown frame type {0}")]
     UnknownFrameType(u8),
-    /// The octet behind the payload is not the frame-end octet 0xCE.
+    /// The octet after the payload is not the frame-end octet 0xCE.
     #[error("the frame ends with 0x{0:02x} instead of 0xce")]
     FrameEnd(u8),
     /// The frame is larger than both sides have agreed on.

@@ -26,7 +26,7 @@ pub(crate) use text::checked_short;
 
 use bytes::Bytes;
 
-/// Tables and arrays may nest this deep; what lies deeper is refused.
+/// Tables and arrays may be nested to this depth; deeper ones are refused.
 ///
 /// The specification sets no limit. RabbitMQ's deepest own table (`x-death`) has three levels; the limit bounds the stack
 /// that a hostile peer can make the decoder use.

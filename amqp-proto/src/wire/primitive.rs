@@ -8,7 +8,7 @@ pub(crate) trait Wire: Sized {
     /// The specification's name for the type.
     const TYPE: &'static str;
 
-    /// Parses one value; `source` is what `input` is a part of.
+    /// Parses one value. `input` is a part of `source`.
     fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self>;
 
     fn encode(&self, out: &mut Vec<u8>);
@@ -87,7 +87,7 @@ pub(crate) const fn bit_set(bits: u8, index: u32) -> bool {
     bits & (1 << index) != 0
 }
 
-/// The 32-bit length before `octets`. Lengths are checked where values are made; a frame holds less anyway.
+/// The 32-bit length before `octets`. Lengths are checked where values are created; a frame holds less anyway.
 pub(crate) fn put_long_octets(out: &mut Vec<u8>, octets: &[u8]) {
     out.put_u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(octets);

@@ -356,7 +356,7 @@ pub(crate) fn check_fields(
     Ok(())
 }
 
-/// Steps over one entry of a table and returns what follows, with the entry's name.
+/// Skips one entry of a table. Returns the rest, and the entry's name.
 fn skip_entry<'a>(
     input: &'a [u8],
     nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,

@@ -21,7 +21,7 @@ pub struct TooLong {
 
 crate::error::debug_shows_chain! { TooLong }
 
-/// The length octet of a short string, or which one is too long.
+/// Returns the length octet of a short string. The error names the value that is too long.
 pub(crate) fn checked_short(what: &'static str, octets: &[u8]) -> Result<u8, TooLong> {
     let length = octets.len();
     u8::try_from(length).map_err(|_| TooLong { what, length })
@@ -107,7 +107,7 @@ impl ShortStr {
         Self(Bytes::copy_from_slice(&self.0))
     }
 
-    /// Cuts a short string out of `source`; `part` was read as one, so it is short enough.
+    /// Slices a short string out of `source`. `part` was parsed as one, so it is short enough.
     pub(crate) fn shared(source: &Bytes, part: &[u8]) -> Self {
         Self(share(source, part))
     }
@@ -177,7 +177,7 @@ impl Drop for Secret {
 /// Overwrites bytes that nobody should find in memory later, as surely as safe code can.
 pub(crate) fn wipe(octets: &mut [u8]) {
     octets.fill(0);
-    // Else it might be left out, as nobody reads what was written.
+    // Otherwise the compiler might remove the write, because nothing reads it.
     core::hint::black_box(octets);
 }
 

@@ -64,7 +64,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Parses a type octet and the value behind it. Nested tables were checked with the whole.
+    /// Parses a type octet and the value after it. Nested tables were checked with the outer value.
     pub(super) fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
         let (rest, kind) = u8_be(input)?;
         Ok(match kind {
@@ -119,7 +119,7 @@ impl Value {
         }
     }
 
-    /// The octet that announces the type on the wire.
+    /// The octet that encodes the type.
     #[must_use]
     pub const fn type_octet(&self) -> u8 {
         match self {

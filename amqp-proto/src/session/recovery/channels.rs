@@ -20,7 +20,7 @@ pub(super) struct ChannelRepair {
     awaiting: VecDeque<(RequestId, ChannelStep)>,
     /// `steps` was filled. That is done when all declarations are done.
     planned: bool,
-    /// The broker refused something. To find out what, only one request is sent at a time.
+    /// The broker refused something. To find out which request, only one is sent at a time.
     pub(super) one_by_one: bool,
     /// Number of consumers that were started again.
     pub(super) consumers: usize,
@@ -125,7 +125,7 @@ impl Repair {
         }
     }
 
-    /// Plans everything that belongs to a channel, except what another connection holds: that is tried later.
+    /// Plans everything that belongs to a channel, except what another connection holds: that is retried later.
     fn plan_channel(&mut self, cx: &mut Context, id: ChannelId) {
         self.end_consumers_without_queue(cx, id, |_| true);
         let Some(record) = cx.channels.get(id) else { return };
@@ -260,7 +260,7 @@ impl Repair {
         self.report_failure(cx, step.entity.clone(), error);
     }
 
-    /// The broker has closed a channel that is being restored. Reopens it, without what the broker refused if that is known.
+    /// The broker has closed a channel that is being restored. Reopens it, without the refused request if that is known.
     pub(super) fn handle_restored_channel_closed(
         &mut self,
         cx: &mut Context,

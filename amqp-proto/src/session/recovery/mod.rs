@@ -10,10 +10,10 @@
 //! advance ────────────────┘              └─ channels.rs  modes, prefetch limits, consumers (in the order of plan.rs)
 //! ```
 //!
-//! The broker closes the channel on which it refuses a request. A closed channel is opened again, without what was refused. If it is
-//! not known what was refused, requests are repeated one at a time.
+//! The broker closes the channel on which it refuses a request. A closed channel is opened again, without the refused request. If
+//! it is not known which request was refused, requests are repeated one at a time.
 //!
-//! A repair works on the [`Context`] and never calls the session. `handle_*` methods take note of what happened, and
+//! A repair works on the [`Context`] and never calls the session. `handle_*` methods record what happened, and
 //! [`advance`](Repair::advance) sends what can be sent next.
 
 mod channels;

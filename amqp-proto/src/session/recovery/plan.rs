@@ -5,17 +5,17 @@ use crate::session::record::{ChannelRecord, Consumer};
 use crate::session::report::Entity;
 use crate::{ChannelId, RequestId};
 
-/// A request that brings something of a channel back, and what.
+/// A request that restores a part of a channel, and the part.
 #[derive(Debug, Clone)]
 pub(in crate::session) struct ChannelStep {
-    /// The number that it had, if that says something: consumers are known by it.
+    /// The number of the original request, if it matters: consumers are identified by it.
     pub(in crate::session) request: Option<RequestId>,
     pub(in crate::session) method: Method,
     pub(in crate::session) entity: Entity,
 }
 
 impl ChannelRecord {
-    /// Everything that a channel had, but for its mode.
+    /// Everything that a channel had, except its mode.
     pub(super) fn steps(
         &self,
         id: ChannelId,
