@@ -15,7 +15,7 @@ fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it(
     config.settings.delivery_budget = 0;
     let now = Instant::now();
     let (connection, mut driver) = Driver::new(config, now);
-    assert!(driver.turn(now, std::task::Waker::noop()).done);
+    assert!(driver.turn(now, std::task::Waker::noop()).is_done());
     let mut rig = Rig::new(Config::default());
     let error = rig.run(connection.closed());
     assert!(error.to_string().contains("settings.delivery_budget is 0; "), "{error}");

@@ -10,26 +10,23 @@ use std::time::{Duration, Instant};
 use amqp_proto::session::Recovery;
 use bytes::Buf as _;
 
-use super::{Driver, Reconnector, Timer, Transport, Turn};
+use super::{Driver, Phase, Reconnector, Timer, Transport, Turn};
 use crate::Connection;
 use crate::config::Config;
 
-/// How many pieces are handed to one vectored write. Kernels take up to 1024; more than a few large bodies at once gain
-/// nothing.
-const PIECES: usize = 64;
+/// Slices in one vectored write. Kernels take up to 1024, but more than a few large bodies at once gain nothing.
+const SLICES_MAX: usize = 64;
 
-/// How long the end of a transport may take.
-const CLOSING: Duration = Duration::from_secs(5);
+/// How long closing a transport may take. Nobody waits for it but a peer that may be gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many reads and writes happen in one poll before other tasks get their turn.
-const ROUNDS: usize = 16;
+/// Rounds in one poll, before other tasks run: enough to move megabytes, in less than a millisecond or two.
+const ROUNDS_PER_POLL: usize = 16;
 
-/// How often the timer has to fire, in as many polls, until a read that finds nothing means that nothing has come.
-///
-/// Number of timer firings until a read that finds nothing counts. A transport may only know what the runtime has reported of the
-/// socket, and that may be from before this process was suspended. Runtimes look at sockets when they look at timers; threads do
-/// so between any two polls but one.
-const LOOKS: u8 = 2;
+/// Number of timer firings, in as many polls, until a read that finds nothing counts. A transport may only know what the runtime has
+/// reported of the socket, and that may be from before this process was suspended. Runtimes look at sockets when they look at
+/// timers; threads do so between any two polls but one.
+const TICKS_IN_DOUBT: u8 = 2;
 
 /// Drives a connection over a transport until the connection ends. One task does both directions, so an acknowledgement of a
 /// delivery needs no other task to run.
@@ -46,11 +43,39 @@ pub struct Drive<S, T> {
     /// Another turn is due, though no handle wants one.
     due: bool,
     /// How often the timer fired while the peer seemed silent.
-    looks: u8,
-    /// The timer did not fire yet in this poll.
-    may_look: bool,
+    ticks: u8,
+    /// The timer has not fired yet in this poll.
+    may_tick: bool,
     /// The deadline for the transport to end in an orderly way.
     closes_by: Option<Instant>,
+}
+
+/// Why a round begins.
+enum Cause {
+    /// Something waits to be written or done. Somebody may wait for the reply, so this comes before reading.
+    Output,
+    /// Input was read. It is answered in the same round.
+    Input,
+    /// The timer has fired.
+    Timer,
+}
+
+/// What became of the output of a turn.
+enum Written {
+    /// There was none, or not all of it could be written.
+    NotAll,
+    /// All of it was written at once.
+    AtOnce,
+    /// All of it was written, and the transport had held some of it back before.
+    Resumed,
+}
+
+/// How a round ends.
+enum Round {
+    /// There may be more to do at once.
+    Again,
+    /// The connection is over for this transport.
+    Finished,
 }
 
 /// For log lines. Without the transport, which may hold bytes that were written to it.
@@ -81,8 +106,8 @@ impl<S: Transport, T: Timer> Drive<S, T> {
             unflushed: false,
             turn: Turn::FIRST,
             due: true,
-            looks: 0,
-            may_look: true,
+            ticks: 0,
+            may_tick: true,
             closes_by: None,
         }
     }
@@ -105,7 +130,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     /// Writes pending output. Ready if all of it is written, or if the connection is lost.
     fn poll_write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.driver.output().has_remaining() {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut pieces = [IoSlice::new(&[]); SLICES_MAX];
             let filled = self.driver.output().chunks_vectored(&mut pieces);
             let pieces = pieces.get(..filled).unwrap_or_default();
             let written = ready!(self.transport.poll_write(cx, pieces))?;
@@ -128,7 +153,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
                 None => self.driver.eof(now),
             },
             Poll::Ready(Ok(_)) => {
-                self.looks = 0;
+                self.ticks = 0;
                 self.driver.received(now);
             }
             Poll::Ready(Err(error)) => self.driver.transport_error(now, &error),
@@ -140,7 +165,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     /// Ends the transport. The connection is over either way, so a peer that does not let it end is not waited for long.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.timer.now();
-        let until = *self.closes_by.get_or_insert_with(|| now + CLOSING);
+        let until = *self.closes_by.get_or_insert_with(|| now + CLOSE_TIMEOUT);
         match self.transport.poll_close(cx) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => self.timer.poll_until(cx, until),
@@ -150,63 +175,96 @@ impl<S: Transport, T: Timer> Drive<S, T> {
     /// Returns whether it is time for another turn.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let fired = self.turn.wake_at.is_some_and(|at| self.timer.poll_until(cx, at).is_ready());
-        if fired && self.turn.in_doubt && std::mem::take(&mut self.may_look) {
-            self.looks = self.looks.saturating_add(1);
+        if fired && self.turn.checks_peer() && std::mem::take(&mut self.may_tick) {
+            self.ticks = self.ticks.saturating_add(1);
         }
         fired
     }
 
     /// Nothing was read. If the peer seems silent, and the runtime has looked at the socket since, it is.
-    fn listen(&mut self, now: Instant) {
-        if self.turn.in_doubt && self.looks >= LOOKS {
+    fn check_peer(&mut self, now: Instant) {
+        if self.turn.checks_peer() && self.ticks >= TICKS_IN_DOUBT {
             self.driver.no_input(now);
             self.due = true;
         }
     }
 
-    /// One round of everything. Ready with whether there may be more to do.
-    ///
-    /// Output of handles is written before anything is read, since a caller waits for the reply. Without such output, input is
-    /// read first, and its replies are written in the same round. If there is no input either, the round ends.
-    fn round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Does one round: a turn of the driver, with writing and reading around it.
+    fn round(&mut self, cx: &mut Context<'_>) -> Poll<Round> {
         let now = self.timer.now();
-        let writing = self.unflushed || self.write_error.is_some();
-        let wanted = writing || self.due || self.closes_by.is_some() || self.driver.is_wanted();
-        let heard = !wanted && self.turn.reads() && self.read(now, cx);
-        if !wanted && !heard && !self.poll_timer(cx) {
-            return Poll::Pending;
-        }
+        let cause = ready!(self.poll_cause(now, cx));
         self.turn = self.driver.turn(now, cx.waker());
-        let (mut wrote, resumed) = (false, self.unflushed);
-        // What was given up is not written behind the end: TLS would send it behind its own.
-        let writes = (self.turn.write || self.unflushed) && self.closes_by.is_none();
-        if writes && self.write_error.is_none() {
-            match self.poll_write(now, cx) {
-                Poll::Ready(Ok(())) => wrote = true,
-                Poll::Ready(Err(error)) => self.write_error = Some(error),
-                Poll::Pending => self.unflushed = true,
+        let written = self.write(now, cx);
+        match self.turn.phase {
+            Phase::Running { .. } | Phase::Flushing => {}
+            Phase::Lost => return Poll::Ready(Round::Finished),
+            Phase::Closed => return self.poll_close(cx).map(|()| Round::Finished),
+        }
+        self.due = match written {
+            Written::NotAll => false,
+            // While nothing is read, nothing else would wake this task for output that was queued meanwhile.
+            Written::AtOnce => !self.turn.reads() || self.turn.checks_peer(),
+            // A write that had been blocked may have left more output behind it.
+            Written::Resumed => true,
+        };
+        match cause {
+            // There may be more input: the next round begins with reading.
+            Cause::Input => Poll::Ready(Round::Again),
+            Cause::Output | Cause::Timer => self.read_or_wait(now, cx),
+        }
+    }
+
+    /// Ready with the reason for a round, if there is one.
+    fn poll_cause(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause> {
+        let unwritten = self.unflushed || self.write_error.is_some();
+        if unwritten || self.due || self.closes_by.is_some() || self.driver.is_wanted() {
+            Poll::Ready(Cause::Output)
+        } else if self.turn.reads() && self.read(now, cx) {
+            Poll::Ready(Cause::Input)
+        } else if self.poll_timer(cx) {
+            Poll::Ready(Cause::Timer)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Writes what the turn has queued, and what the transport held back before.
+    ///
+    /// Once the transport is being closed, what was given up is not written: TLS would send it behind its own end.
+    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Written {
+        let resumes = self.unflushed;
+        let has_output = self.turn.writes() || resumes;
+        if !has_output || self.write_error.is_some() || self.closes_by.is_some() {
+            return Written::NotAll;
+        }
+        match self.poll_write(now, cx) {
+            Poll::Ready(Ok(())) if resumes => Written::Resumed,
+            Poll::Ready(Ok(())) => Written::AtOnce,
+            Poll::Ready(Err(error)) => {
+                self.write_error = Some(error);
+                Written::NotAll
+            }
+            Poll::Pending => {
+                self.unflushed = true;
+                Written::NotAll
             }
         }
-        if self.turn.done {
-            let closed = if self.turn.lost { Poll::Ready(()) } else { self.poll_close(cx) };
-            return closed.map(|()| false);
+    }
+
+    /// Ends a round that has not read yet. Ready unless there is nothing to do before the transport, the timer or a handle wakes
+    /// this task.
+    fn read_or_wait(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Round> {
+        let received = self.turn.reads() && self.read(now, cx);
+        self.due = received || self.due || self.poll_timer(cx);
+        if !received {
+            self.check_peer(now);
         }
-        let answers = !heard && self.turn.reads() && self.read(now, cx);
-        // A write that had blocked may leave more output; and once reading has stopped, nothing else wakes this task.
-        let goes_on = wrote && (resumed || !self.turn.read);
-        self.due = answers || goes_on || !heard && self.poll_timer(cx);
-        if !heard && !answers {
-            self.listen(now);
-        }
-        if heard {
-            return Poll::Ready(true);
-        }
-        // Nothing came that would explain it better.
+        // Report a failed write only if no input explains it better.
         if let Some(error) = self.write_error.take_if(|_| !self.due) {
             self.driver.transport_error(now, &error);
             self.due = true;
         }
-        if self.due { Poll::Ready(true) } else { Poll::Pending }
+        if self.due { Poll::Ready(Round::Again) } else { Poll::Pending }
     }
 }
 
@@ -217,9 +275,9 @@ impl<S: Transport, T: Timer> Future for Drive<S, T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.may_look = true;
-        for _ in 0..ROUNDS {
-            if !ready!(self.round(cx)) {
+        self.may_tick = true;
+        for _ in 0..ROUNDS_PER_POLL {
+            if let Round::Finished = ready!(self.round(cx)) {
                 return Poll::Ready(());
             }
         }
@@ -315,7 +373,7 @@ pub(crate) mod tests {
         let mut context = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
         assert!(!connection.is_open(), "whoever waits has been told already");
-        now.set(now.get() + CLOSING - Duration::from_millis(1));
+        now.set(now.get() + CLOSE_TIMEOUT - Duration::from_millis(1));
         assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
         now.set(now.get() + Duration::from_millis(1));
         assert!(Pin::new(&mut drive).poll(&mut context).is_ready());

@@ -21,84 +21,164 @@ use std::time::{Duration, Instant};
 use amqp_proto::Transmit;
 use amqp_proto::session::{Recovery, Session};
 use bytes::{Buf as _, BytesMut};
-use pacing::Moments;
-use read_buffer::Input;
+use pacing::ReadPacing;
+use read_buffer::ReadBuffer;
 
 use crate::Connection;
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::state::{LagWatch, Shared, keep_clone};
 
-/// Flush grace before reconnecting: time for a peer that has ended the connection to take the remaining bytes.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time for a peer that was lost to take the remaining bytes, such as the reply to its close. A working transport takes them in
+/// milliseconds, and the reconnect waits for no longer than this.
+const FLUSH_GRACE: Duration = Duration::from_secs(1);
+
+/// Bytes of read buffers in use, beyond twice the bytes that consumers have not taken. Above it, small deliveries seem to keep
+/// large buffers alive. The value is the size of the pool of read buffers.
+const HELD_MAX: usize = 2 * 1024 * 1024;
 
 /// A connection seen from its transport. Adapters move bytes and time between it and a runtime; it knows the rest.
 ///
 /// The contract is a loop:
 /// 1. [`turn`](Self::turn) returns what to do: write, read, wait.
-/// 2. While [`Turn::write`], write [`output`](Self::output), and report with [`written`](Self::written) how much was written.
-/// 3. While [`Turn::read`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
-///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error).
-///    When [`Turn::in_doubt`], read even if not [`Turn::read`]; if nothing is there, call [`no_input`](Self::no_input).
+/// 2. While [`Turn::writes`], write [`output`](Self::output), and report with [`written`](Self::written) how much was written.
+/// 3. While [`Turn::reads`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
+///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error). If there is nothing to read and the
+///    turn says [`Reading::Check`], call [`no_input`](Self::no_input).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker passed to `turn`.
-/// 5. When [`Turn::done`], close the transport, and drop the driver or continue with its
+/// 5. When [`Turn::is_done`], close the transport, and drop the driver or continue with its
 ///    [`into_reconnector`](Self::into_reconnector).
 ///
 /// Dropping it ends the connection: everything that waits gets an error.
 pub struct Driver {
-    shared: Arc<Shared>,
-    input: Input,
+    guard: DriverGuard,
+    input: ReadBuffer,
     output: Transmit,
     /// When the transport last accepted bytes.
     written_at: Instant,
-    reading: bool,
-    moments: Moments,
+    /// Whether the delivery budget allowed reading at the last turn.
+    within_budget: bool,
+    pacing: ReadPacing,
     lag: LagWatch,
-    close_timeout: Duration,
     /// When the connection ended.
-    over_since: Option<Instant>,
-    /// A reconnector has taken over, so dropping the driver ends nothing.
-    handed_on: bool,
+    ended_at: Option<Instant>,
+}
+
+/// Holds the connection of a [`Driver`] or [`Reconnector`], which pass it on to each other. Dropping it ends the connection.
+#[derive(Debug)]
+struct DriverGuard {
+    shared: Arc<Shared>,
+    close_timeout: Duration,
     /// A clone of the waker, to be left under the lock, where it cannot be made.
     spare_waker: Option<Waker>,
 }
 
-/// What to do next.
+impl DriverGuard {
+    /// Makes the guard of a new connection, and its first handle.
+    fn begin(session: Session, settings: Settings) -> (Connection, Self) {
+        let close_timeout = session.config().close_timeout;
+        let shared = Arc::new(Shared::new(session, settings));
+        (Connection::new(shared.clone()), Self { shared, close_timeout, spare_waker: None })
+    }
+}
+
+impl Drop for DriverGuard {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.proto.handle_driver_gone();
+        state.dispatch();
+    }
+}
+
+/// What to do next with the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// There are bytes to write.
-    pub write: bool,
-    /// Reading makes sense now: the consumers keep up.
-    pub read: bool,
-    /// The peer seems to be silent: read, even if [`read`](Self::read) is false. If the system has nothing to read, report it
-    /// with [`Driver::no_input`]. Nothing else ends a connection for silence.
-    pub in_doubt: bool,
+    /// How far the connection is.
+    pub phase: Phase,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
-    /// The connection is over, and everything is written or will never be.
-    pub done: bool,
-    /// It was lost and is to be recovered: there is no need to end the transport in an orderly way.
-    pub lost: bool,
 }
 
-/// Bytes of read buffers in use, beyond twice the bytes that consumers have not taken. Above it, small deliveries seem to keep
-/// large buffers alive.
-const HELD_MAX: usize = 2 * 1024 * 1024;
+/// How far the connection of a [`Driver`] is.
+///
+/// ```text
+///  Running ──closed or failed──▶ Flushing ──all written, or close_timeout──▶ Closed
+///     └──────────lost──────────▶ Flushing ──all written, or one second─────▶ Lost
+/// ```
+/// Without bytes to write, `Flushing` is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The connection is being opened, is open, or is being closed.
+    Running {
+        /// There are bytes to write.
+        write: bool,
+        /// Whether to read.
+        read: Reading,
+    },
+    /// The connection has ended, and there are bytes to write. Do not read any more.
+    Flushing,
+    /// The connection has ended for good: close the transport.
+    Closed,
+    /// The connection was lost and recovers: drop the transport, and go on with [`Driver::into_reconnector`].
+    Lost,
+}
+
+/// Whether to read from the transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reading {
+    /// Do not read: the consumers do not keep up.
+    Paused,
+    /// Read.
+    Open,
+    /// The peer seems to be silent: read, and report a read that has asked the system and found nothing by
+    /// [`Driver::no_input`]. Nothing else ends a connection for silence.
+    Check,
+}
 
 impl Turn {
     /// Before there was any.
-    pub(crate) const FIRST: Self = Self {
-        write: false,
-        read: false,
-        in_doubt: false,
-        wake_at: None,
-        done: false,
-        lost: false,
-    };
+    const FIRST: Self =
+        Self { phase: Phase::Running { write: false, read: Reading::Paused }, wake_at: None };
 
-    /// Returns whether to read: for input, or only to check that the peer is alive.
-    pub(crate) const fn reads(&self) -> bool {
-        self.read || self.in_doubt
+    /// Returns whether there are bytes to write.
+    #[must_use]
+    pub const fn writes(&self) -> bool {
+        matches!(self.phase, Phase::Running { write: true, .. } | Phase::Flushing)
+    }
+
+    /// Returns whether to read.
+    #[must_use]
+    pub const fn reads(&self) -> bool {
+        matches!(self.phase, Phase::Running { read: Reading::Open | Reading::Check, .. })
+    }
+
+    /// Returns whether nothing is left to do with the transport but to close or drop it.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::Lost)
+    }
+
+    /// Returns whether to report a read that finds nothing by [`Driver::no_input`].
+    #[must_use]
+    pub const fn checks_peer(&self) -> bool {
+        matches!(self.phase, Phase::Running { read: Reading::Check, .. })
+    }
+}
+
+/// How a connection has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It recovers.
+    Lost,
+    ForGood,
+}
+
+impl End {
+    fn of(proto: &Session) -> Option<Self> {
+        let end = if proto.check().is_ok() { Self::Lost } else { Self::ForGood };
+        proto.is_disconnected().then_some(end)
     }
 }
 
@@ -108,20 +188,20 @@ impl Driver {
     #[must_use]
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
         let Config { protocol, settings } = config;
-        let close_timeout = protocol.close_timeout;
-        let session = Session::new(Arc::new(protocol), now);
-        let shared = Arc::new(Shared::new(session, settings));
-        (Connection::new(shared.clone()), Self::of(shared, close_timeout, now))
+        let (connection, guard) =
+            DriverGuard::begin(Session::new(Arc::new(protocol), now), settings);
+        (connection, Self::of(guard, now))
     }
 
-    /// From now on the connection goes on when it is lost, with the [reconnector](Self::into_reconnector) that this driver turns
+    /// From now on the connection recovers when it is lost, with the [reconnector](Self::into_reconnector) that this driver turns
     /// into. It has that many nodes, and this transport leads to that one.
     pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
-        self.shared.lock().proto.recover_with(recovery, nodes, node);
+        self.guard.shared.lock().proto.recover_with(recovery, nodes, node);
     }
 
-    /// A driver for the next transport of a connection.
-    pub(crate) fn of(shared: Arc<Shared>, close_timeout: Duration, now: Instant) -> Self {
+    /// Makes a driver for the next transport of a connection.
+    fn of(guard: DriverGuard, now: Instant) -> Self {
+        let shared = &guard.shared;
         if let Err(error) = shared.settings.check() {
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
             shared.lock().proto.handle_transport_error(now, &error);
@@ -129,41 +209,39 @@ impl Driver {
         // This end judges silence by its reads.
         shared.lock().proto.handle_reading(now, false);
         Self {
-            shared,
-            input: Input::default(),
+            guard,
+            input: ReadBuffer::default(),
             output: Transmit::new(),
             written_at: now,
-            reading: true,
-            moments: Moments::default(),
+            within_budget: true,
+            pacing: ReadPacing::default(),
             lag: LagWatch::default(),
-            close_timeout,
-            over_since: None,
-            handed_on: false,
-            spare_waker: None,
+            ended_at: None,
         }
     }
 
     /// Returns whether a handle has queued work for the driver since the last [`turn`](Self::turn).
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.shared.lock().wants_driver()
+        self.guard.shared.lock().wants_driver()
     }
 
     /// Does everything that is due at `now`, and returns what to do with the transport. `waker` is woken when a handle has
     /// queued work for the driver.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
-        keep_clone(&mut self.spare_waker, waker);
-        self.shared.count_turn();
-        let mut guard = self.shared.lock();
+        keep_clone(&mut self.guard.spare_waker, waker);
+        let shared = &*self.guard.shared;
+        shared.count_turn();
+        let mut guard = shared.lock();
         let state = &mut *guard;
-        let left = self.output.remaining();
-        state.report_written(self.written_at, left);
+        let unwritten = self.output.remaining();
+        state.report_written(self.written_at, unwritten);
         state.carry_out(now);
         state.proto.handle_timeout(now);
-        let lag_until = self.lag.turn(state, &self.shared.settings, now);
-        let reading = self.shared.settings.may_read(state.delivered_octets, &state.proto);
-        if reading != self.reading {
-            self.reading = reading;
+        let lag_until = self.lag.turn(state, &shared.settings, now);
+        let reading = shared.settings.may_read(state.delivered_octets, &state.proto);
+        if reading != self.within_budget {
+            self.within_budget = reading;
             if !reading {
                 state.report_lag();
             }
@@ -173,37 +251,43 @@ impl Driver {
         if self.input.held() > HELD_MAX && state.detach_if_sparse(self.input.held() - HELD_MAX) {
             self.input.take_held();
         }
-        let moment_until = self.moments.pause(state.delivered_octets, now);
-        let over = state.proto.is_disconnected();
-        let lost = over && state.proto.check().is_ok();
-        // After the end, a peer that accepts nothing gets no more time than a peer that does not reply to a close.
-        let patience = if lost { LAST_WORDS.min(self.close_timeout) } else { self.close_timeout };
-        let give_up_at =
-            over.then(|| self.over_since.get_or_insert(now).checked_add(patience)).flatten();
+        let pause_until = self.pacing.pause(state.delivered_octets, now);
+        let end = End::of(&state.proto);
+        let give_up_at = end.and_then(|end| {
+            // A peer that accepts nothing gets no more time than a peer that does not reply to a close.
+            let timeout = match end {
+                End::Lost => FLUSH_GRACE.min(self.guard.close_timeout),
+                End::ForGood => self.guard.close_timeout,
+            };
+            self.ended_at.get_or_insert(now).checked_add(timeout)
+        });
+        let read = if state.proto.is_in_doubt() && shared.settings.may_look(state.delivered_octets)
+        {
+            // These reads may exceed the budget, by little each time that the peer seems silent.
+            Reading::Check
+        } else if reading && pause_until.is_none() {
+            Reading::Open
+        } else {
+            Reading::Paused
+        };
         let given_up = give_up_at.is_some_and(|at| at <= now);
-        // What is read then exceeds the budget, by little each time that the peer seems silent.
-        let in_doubt = !over
-            && state.proto.is_in_doubt()
-            && self.shared.settings.may_look(state.delivered_octets);
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
-        state.deadlines.count_taken(self.output.remaining() - left);
+        state.deadlines.count_taken(self.output.remaining() - unwritten);
         state.call_publishers();
         state.wake_turns();
-        state.park_driver(&mut self.spare_waker);
-        // After a loss, the reconnector has the timers: the time of the next attempt may have passed, and would wake this task
-        // for nothing.
-        let protocol_timer = state.proto.poll_timeout().filter(|_| !lost).map(|(at, _)| at);
-        Turn {
-            write,
-            read: reading && !over && moment_until.is_none(),
-            wake_at: [protocol_timer, state.deadlines.next(), give_up_at, moment_until, lag_until]
-                .into_iter()
-                .flatten()
-                .min(),
-            in_doubt,
-            done: over && !write,
-            lost,
-        }
+        state.park_driver(&mut self.guard.spare_waker);
+        let phase = match end {
+            None => Phase::Running { write, read },
+            Some(_) if write => Phase::Flushing,
+            Some(End::Lost) => Phase::Lost,
+            Some(End::ForGood) => Phase::Closed,
+        };
+        // After a loss, the reconnector has the timers. The time of the next attempt may have passed, and would wake this task for
+        // nothing.
+        let timer = state.proto.poll_timeout().filter(|_| end != Some(End::Lost));
+        let times =
+            [timer.map(|(at, _)| at), state.deadlines.next(), give_up_at, pause_until, lag_until];
+        Turn { phase, wake_at: times.into_iter().flatten().min() }
     }
 
     /// Returns the bytes to write.
@@ -229,7 +313,7 @@ impl Driver {
 
     /// Processes the bytes that were read.
     pub fn received(&mut self, now: Instant) {
-        let mut state = self.shared.lock();
+        let mut state = self.guard.shared.lock();
         // The error becomes the connection's state, where everybody finds it.
         let _over = state.proto.handle_input(now, self.input.received());
         state.dispatch();
@@ -237,14 +321,14 @@ impl Driver {
 
     /// A read that began at `now`, and asked the system, found nothing.
     pub fn no_input(&mut self, now: Instant) {
-        let mut state = self.shared.lock();
+        let mut state = self.guard.shared.lock();
         state.proto.handle_no_input(now);
         state.dispatch();
     }
 
     /// The transport has ended.
     pub fn eof(&mut self, now: Instant) {
-        let mut state = self.shared.lock();
+        let mut state = self.guard.shared.lock();
         state.report_written(self.written_at, self.output.remaining());
         state.proto.handle_eof(now);
         state.dispatch();
@@ -255,7 +339,7 @@ impl Driver {
 
     /// The transport has failed.
     pub fn transport_error(&mut self, now: Instant, error: &io::Error) {
-        let mut state = self.shared.lock();
+        let mut state = self.guard.shared.lock();
         state.report_written(self.written_at, self.output.remaining());
         state.proto.handle_transport_error(now, error);
         state.dispatch();
@@ -265,24 +349,13 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
-    fn drop(&mut self) {
-        if self.handed_on {
-            return;
-        }
-        let mut state = self.shared.lock();
-        state.proto.handle_driver_gone();
-        state.dispatch();
-    }
-}
-
 /// For log lines: how much is pending, without contents.
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")
-            .field("reading", &self.reading)
+            .field("within_budget", &self.within_budget)
             .field("output", &self.output)
-            .field("over", &self.over_since.is_some())
+            .field("ended", &self.ended_at.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ const QUIET: u32 = 32;
 
 /// The buffers to read into, one after the other. They grow with the bytes that arrive, never with sizes that the peer announces.
 #[derive(Debug, Default)]
-pub(crate) struct Input {
+pub(crate) struct ReadBuffer {
     /// What is not understood yet, with room behind it.
     block: BytesMut,
     /// The bytes in it before the last read.
@@ -45,7 +45,7 @@ pub(crate) struct Input {
     held: usize,
 }
 
-impl Input {
+impl ReadBuffer {
     /// Returns the buffer to read into, with room for half a block at least.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
         self.size = self.size.max(LEAST);
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     /// Reads as much as there is room for, up to `octets`, and takes frames of that size; returns those.
-    fn read(input: &mut Input, octets: usize, frame: usize) -> Vec<Bytes> {
+    fn read(input: &mut ReadBuffer, octets: usize, frame: usize) -> Vec<Bytes> {
         let room = input.room();
         let came = octets.min(room.capacity() - room.len());
         room.resize(room.len() + came, 7);
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_let_go_of_is_used_again() {
-        let mut input = Input::default();
+        let mut input = ReadBuffer::default();
         let mut kept = VecDeque::new();
         let mut places = std::collections::HashSet::new();
         for _ in 0..1000 {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn large_frames_have_large_blocks_and_quiet_connections_small_ones() {
-        let mut input = Input::default();
+        let mut input = ReadBuffer::default();
         let mut frames = 0;
         for _ in 0..200 {
             frames += read(&mut input, usize::MAX, 131_100).len();
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn small_blocks_are_not_remembered_by_the_hundred() {
-        let mut input = Input::default();
+        let mut input = ReadBuffer::default();
         let mut kept = Vec::new();
         for _ in 0..5000 {
             kept.extend(read(&mut input, 1000, 1000));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_nobody_lets_go_of_is_not_remembered_for_ever() {
-        let mut input = Input::default();
+        let mut input = ReadBuffer::default();
         let mut kept = Vec::new();
         while kept.len() < 4 * REMEMBERED / 1000 {
             kept.extend(read(&mut input, usize::MAX, 1000));

@@ -51,7 +51,7 @@ fn the_transport_ends_at_any_moment() {
         scene.feed(&sends);
         scene.eof();
         application.assert_over(&ConnectionError::Eof);
-        assert!(scene.turn().done, "{name}");
+        assert!(scene.turn().is_done(), "{name}");
     }
 }
 
@@ -67,7 +67,7 @@ fn the_transport_breaks_at_any_moment() {
             let error = io::Error::from(kind);
             scene.transport_error(&error);
             application.assert_over(&ConnectionError::transport(&error));
-            assert!(scene.turn().done, "{name}");
+            assert!(scene.turn().is_done(), "{name}");
         }
     }
 }
@@ -82,7 +82,7 @@ fn the_transport_ends_while_octets_wait_for_it() {
     scene.turn();
     assert!(scene.unwritten() > 0);
     scene.eof();
-    assert!(scene.turn().done);
+    assert!(scene.turn().is_done());
     let over = ChannelError::Connection(ConnectionError::Eof);
     assert_eq!(now(publishing), Err(CallError::Ended(over)));
     application.assert_over(&ConnectionError::Eof);
@@ -120,7 +120,7 @@ fn the_server_closes_the_connection_at_any_moment() {
         assert_eq!((close.by, close.reply_code.0), (Initiator::Peer, 320), "{name}");
         application.assert_over(&error);
         assert!(matches!(scene.methods().pop(), Some(Method::ConnectionCloseOk(_))), "{name}");
-        assert!(scene.turn().done, "{name}");
+        assert!(scene.turn().is_done(), "{name}");
     }
 }
 
@@ -205,7 +205,7 @@ fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
         application.assert_over(&error);
         // What is left to write is waited for once more, then given up.
         let turn = scene.advance(after);
-        assert!(turn.done, "{turn:?}");
+        assert!(turn.is_done(), "{turn:?}");
     }
 }
 
@@ -217,10 +217,10 @@ fn a_violation_that_cannot_be_told_is_given_up_in_time() {
     scene.server_reads = false;
     scene.feed(&frame(7, 0, b""));
     let turn = scene.turn();
-    assert!(turn.write && !turn.done, "{turn:?}");
+    assert!(turn.writes() && !turn.is_done(), "{turn:?}");
     let turn = scene.advance(Duration::from_secs(10) - Duration::from_millis(1));
-    assert!(!turn.done && turn.wake_at.is_some(), "{turn:?}");
-    assert!(scene.advance(Duration::from_millis(1)).done);
+    assert!(!turn.is_done() && turn.wake_at.is_some(), "{turn:?}");
+    assert!(scene.advance(Duration::from_millis(1)).is_done());
     application.assert_over(&now(scene.connection.closed()));
 }
 
@@ -233,7 +233,7 @@ fn a_connection_closes_though_nobody_takes_its_deliveries() {
     let channel = scene.channel(1);
     let consumer = scene.consumer(&channel, TAG);
     scene.feed(&message(1, &[0; 1_000]));
-    assert!(!scene.turn().read);
+    assert!(!scene.turn().reads());
     let connection = scene.connection.clone();
     let mut closing = Box::pin(connection.close());
     assert!(poll_once(closing.as_mut()).is_none());

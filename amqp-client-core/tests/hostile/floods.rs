@@ -83,7 +83,7 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
         let (mut tag, mut sent) = (0, 0);
         let most = peak(|| {
             // The consumer is given moments to take what is there, before it is too much.
-            while scene.advance(std::time::Duration::from_millis(1)).read && sent < 64 * MIB {
+            while scene.advance(std::time::Duration::from_millis(1)).reads() && sent < 64 * MIB {
                 let part = uncounted(|| {
                     tag += 1;
                     message(tag, &vec![7; size])
@@ -104,7 +104,7 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
             taken += 1;
             delivery.ack().expect("it waits");
         }
-        assert!(taken > 0 && scene.turn().read, "{size}, {read}: {taken}");
+        assert!(taken > 0 && scene.turn().reads(), "{size}, {read}: {taken}");
     }
 }
 
@@ -126,7 +126,8 @@ fn small_deliveries_do_not_keep_what_came_with_them() {
             let mut kept = uncounted(Vec::new);
             let most = peak(|| {
                 // The consumer is given moments to take what is there, before it is too much.
-                while scene.advance(std::time::Duration::from_millis(1)).read && sent < most_sent {
+                while scene.advance(std::time::Duration::from_millis(1)).reads() && sent < most_sent
+                {
                     let part = uncounted(|| {
                         tag += 1;
                         [&message(tag, b"small")[..], &with].concat()

@@ -98,7 +98,7 @@ fn what_a_server_must_not_say_in_the_handshake() {
             scene.feed(&sends);
         }));
         assert_eq!(error_of(&scene), says, "{name}");
-        assert!(scene.turn().done, "{name}");
+        assert!(scene.turn().is_done(), "{name}");
     }
     assert!(most < BOUND, "{most}");
 }
@@ -220,7 +220,7 @@ fn silence_at_any_step_ends_in_time() {
         let turn = scene.advance(Duration::from_millis(1));
         let expected = ConnectionError::HandshakeTimeout { waiting_for, limit };
         assert_eq!(error_of(&scene), expected, "{name}");
-        assert!(turn.done, "{name}");
+        assert!(turn.is_done(), "{name}");
     }
 }
 
@@ -276,7 +276,7 @@ fn the_end_of_the_transport_at_any_step() {
                     }
                 };
                 assert_eq!(error_of(&scene), expected, "{name}, {kind:?}");
-                assert!(scene.turn().done, "{name}, {kind:?}");
+                assert!(scene.turn().is_done(), "{name}, {kind:?}");
             }
         }
     }
@@ -298,6 +298,6 @@ fn a_close_at_any_step_is_told_with_its_reason() {
             (close.reply_code.0, close.reply_text.as_bytes()),
             (530, &b"NOT_ALLOWED - no"[..])
         );
-        assert!(scene.turn().done, "{name}");
+        assert!(scene.turn().is_done(), "{name}");
     }
 }

@@ -64,7 +64,7 @@ impl Scene {
     pub(crate) fn turn(&mut self) -> Turn {
         loop {
             let turn = self.driver.turn(self.now, Waker::noop());
-            if turn.in_doubt {
+            if turn.checks_peer() {
                 // What the server says is read at once, but for what lies there while nobody reads.
                 if self.heartbeats {
                     self.driver.input().extend_from_slice(&frame(HEARTBEAT, 0, b""));
@@ -74,7 +74,7 @@ impl Scene {
                 }
                 continue;
             }
-            if !turn.write || !self.server_reads {
+            if !turn.writes() || !self.server_reads {
                 return turn;
             }
             while self.driver.output().has_remaining() {
@@ -96,7 +96,7 @@ impl Scene {
     pub(crate) fn feed_by(&mut self, size: usize, octets: &[u8]) -> usize {
         let mut taken = 0;
         for part in octets.chunks(size) {
-            if !self.turn().read {
+            if !self.turn().reads() {
                 break;
             }
             let mut part = part;
@@ -118,7 +118,7 @@ impl Scene {
         let until = self.now + time;
         loop {
             let turn = self.turn();
-            if turn.done {
+            if turn.is_done() {
                 return turn;
             }
             match turn.wake_at.filter(|at| *at <= until) {

@@ -63,7 +63,7 @@ fn with_heartbeats_a_silent_server_is_given_up_after_two_intervals() {
         application.assert_waits();
         scene.advance(Duration::from_millis(1));
         application.assert_over(&ConnectionError::PeerSilent(patience));
-        assert!(scene.turn().done);
+        assert!(scene.turn().is_done());
     }
 }
 

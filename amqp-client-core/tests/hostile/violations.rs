@@ -298,7 +298,7 @@ impl Row {
         assert_eq!(ReplyCode(close.reply_code), self.tells, "{name}");
         // Nothing more is taken, and nothing is left to do.
         assert_eq!(scene.feed(&frame(HEARTBEAT, 0, b"")), 0, "{name}");
-        assert!(scene.turn().done, "{name}");
+        assert!(scene.turn().is_done(), "{name}");
         peak
     }
 }

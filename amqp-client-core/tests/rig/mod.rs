@@ -213,7 +213,7 @@ impl Rig {
     /// Takes what the client writes; hands it to the server, or to nobody.
     pub(crate) fn write(&mut self, serve: bool) -> bool {
         let turn = self.driver.turn(self.now, &self.waker);
-        self.reading = turn.read;
+        self.reading = turn.reads();
         while self.driver.output().has_remaining() {
             let chunk = self.driver.output().chunk();
             let count = chunk.len().min(64 * 1024).min(self.room);
@@ -233,7 +233,7 @@ impl Rig {
                 assert!(understood.is_ok() || closed, "{understood:?}");
             }
         }
-        turn.write
+        turn.writes()
     }
 
     /// Hands what the server has written to the client.
@@ -248,7 +248,7 @@ impl Rig {
             input.extend_from_slice(&transmit.chunk()[..count]);
             transmit.advance(count);
             self.driver.received(self.now);
-            self.reading = self.driver.turn(self.now, &self.waker).read;
+            self.reading = self.driver.turn(self.now, &self.waker).reads();
             if !self.reading {
                 break;
             }

@@ -71,12 +71,12 @@ impl World {
             transmit.advance(transmit.chunk().len());
         }
         let come = self.down.len().min(self.piece);
-        if come > 0 && turn.read {
+        if come > 0 && turn.reads() {
             let piece = self.down.split_to(come);
             self.driver.input().extend_from_slice(&piece);
             self.driver.received(self.now);
         }
-        turn.write || come > 0
+        turn.writes() || come > 0
     }
 
     pub(crate) fn settle(&mut self) {

@@ -162,14 +162,13 @@ impl Link {
         let Some(driver) = &mut self.driver else { return Ok(0) };
         self.flag.lower();
         let turn = driver.turn(now, &Waker::from(self.flag.clone()));
-        (self.wake_at, self.reading, self.writing) =
-            (turn.wake_at, turn.read || turn.in_doubt, turn.write);
+        (self.wake_at, self.reading, self.writing) = (turn.wake_at, turn.reads(), turn.writes());
         let waiting = driver.output().remaining();
         self.late = if turn.wake_at.is_some_and(|at| at <= now) { self.late + 1 } else { 0 };
         if self.late > LATE {
             return Err("a driver asks again and again for a time that has come".to_owned());
         }
-        if turn.done {
+        if turn.is_done() {
             self.reconnector = self.driver.take().and_then(Driver::into_reconnector);
             self.flag.raise();
             self.wires.borrow_mut().end();
@@ -178,10 +177,10 @@ impl Link {
         let wires = &mut *self.wires.borrow_mut();
         let mut piece = driver.output().chunk();
         let before = piece.len();
-        let mut moved = turn.write && wires.up.write(now, &mut piece);
+        let mut moved = turn.writes() && wires.up.write(now, &mut piece);
         let written = before - piece.len();
         driver.written(now, written);
-        if turn.read || turn.in_doubt {
+        if turn.reads() {
             moved = true;
             match wires.down.read(usize::MAX) {
                 Read::Octets(octets) => {
@@ -194,11 +193,11 @@ impl Link {
                 Read::End(End::Reset) => {
                     driver.transport_error(now, &io::ErrorKind::ConnectionReset.into());
                 }
-                Read::Nothing if turn.in_doubt => driver.no_input(now),
+                Read::Nothing if turn.checks_peer() => driver.no_input(now),
                 Read::Nothing => moved = false,
             }
         }
-        if !moved && turn.write && wires.up.is_broken() {
+        if !moved && turn.writes() && wires.up.is_broken() {
             driver.transport_error(now, &io::ErrorKind::BrokenPipe.into());
             moved = true;
         }

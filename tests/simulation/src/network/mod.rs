@@ -322,7 +322,7 @@ impl Network {
     pub(crate) fn run_client(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
         let waiting = match (&link.driver, &link.secured) {
-            (None, None) => return self.run_dialer(index, now),
+            (None, None) => return self.run_reconnector(index, now),
             (Some(_), _) => link.run_driver(now)?,
             (None, Some(_)) => link.run_secured(now)?,
         };
@@ -334,7 +334,7 @@ impl Network {
     }
 
     /// One round of what an adapter does while there is no transport.
-    fn run_dialer(&mut self, index: usize, now: Instant) -> Result<(), String> {
+    fn run_reconnector(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
         let Some(mut reconnector) = link.reconnector.take() else { return Ok(()) };
         link.flag.lower();
