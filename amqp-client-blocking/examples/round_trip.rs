@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::thread;
 
-use amqp_client_blocking::{Connection, ConsumeOptions, PublisherOptions, QueueOptions, Wait as _};
+use amqp_client_blocking::{ConsumeOptions, PublisherOptions, QueueOptions, Wait as _, connect};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let count: u32 = std::env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
     let uri = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri)?;
+    let connection = connect(&uri)?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).wait()?;
     let name = queue.name().to_string();

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_client_core::wait::Wait as _;
+use amqp_client_core::adapter::Wait as _;
 use amqp_client_core::{Consumer, ConsumerEnd, Delivery};
 
 /// The item that [`Consumer::next`] returns.
@@ -68,12 +68,10 @@ fn poll_any<'a>(
 /// deliveries are buffered, and none is lost.
 ///
 /// ```
-/// use amqp_client_blocking::{
-///     Callbacks, Connection, ConsumeOptions, Message, QueueOptions, Wait as _,
-/// };
+/// use amqp_client_blocking::{///     Callbacks, ConsumeOptions, Message, QueueOptions, Wait as _, ///, connect};
 ///
 /// # let broker = amqp_test_broker::Broker::start()?;
-/// # let connection = Connection::open(&broker.uri())?;
+/// # let connection = connect(&broker.uri())?;
 /// let channel = connection.open_channel().wait()?;
 /// let queue = channel.queue_declare("work", QueueOptions::new()).wait()?;
 /// queue.publish(&Message::new("quit")).wait()?;

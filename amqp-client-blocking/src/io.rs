@@ -11,10 +11,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use amqp_client_core::Settings;
-use amqp_client_core::connect::Runtime;
-use amqp_client_core::connect::socket::set_options;
-use amqp_client_core::driver::{Transport, fill};
-use amqp_client_core::wait::{Alarm, Wait as _};
+use amqp_client_core::adapter::Runtime;
+use amqp_client_core::adapter::set_options;
+use amqp_client_core::adapter::{Alarm, Wait as _};
+use amqp_client_core::adapter::{Transport, fill};
 use bytes::BytesMut;
 use mio::event::{Event, Source};
 use mio::{Interest, Token};
@@ -218,7 +218,7 @@ fn attempt<T>(
 mod tests {
     use std::time::Duration;
 
-    use amqp_client_core::wait::Wait as _;
+    use amqp_client_core::adapter::Wait as _;
 
     use super::*;
 

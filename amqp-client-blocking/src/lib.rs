@@ -1,16 +1,13 @@
 //! An AMQP 0-9-1 client for threads, without an async runtime.
 //!
-//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
-//! `amqp-client-core`. [`Wait::wait`] waits for the result of a future:
+//! [`connect`] connects. Everything else is the same for every runtime. [`Wait::wait`] waits for the result of a future:
 //!
 //! ```
-//! use amqp_client_blocking::{
-//!     Connection, ConsumeOptions, Message, QueueOptions, Wait as _,
-//! };
+//! use amqp_client_blocking::{ConsumeOptions, Message, QueueOptions, Wait as _, connect};
 //!
 //! # let broker = amqp_test_broker::Broker::start()?;
 //! # let uri = broker.uri();
-//! let connection = Connection::open(&uri)?;
+//! let connection = connect(&uri)?;
 //! let channel = connection.open_channel().wait()?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).wait()?;
 //! queue.publish_confirmed(&Message::new("Hello, world!")).wait()?;
@@ -52,13 +49,13 @@
 //! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```
-//! use amqp_client_blocking::{Connection, Target};
+//! use amqp_client_blocking::{Target, connect_target};
 //!
 //! # let broker = amqp_test_broker::Broker::start()?;
 //! # let uri = broker.uri();
 //! let target: Target = uri.parse()?;
-//! let publishing = Connection::open_target(target.clone())?;
-//! let consuming = Connection::open_target(target)?;
+//! let publishing = connect_target(target.clone())?;
+//! let consuming = connect_target(target)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -69,14 +66,14 @@
 //!
 //! | | tokio | smol, async-std | threads |
 //! |---|---|---|---|
-//! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
+//! | connect | `connect(uri).await` | `connect(uri).await` | `connect(uri)` |
 //! | request | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
 //! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
-//! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
-//! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
+//! | any stream | `connect_over` | `connect_over` | `connect_over` |
+//! | TLS on any stream | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
 //! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
 //!
@@ -85,9 +82,9 @@
 //! A request is sent when its method is called, and only waiting for the reply blocks. So several requests cost one round trip:
 //!
 //! ```
-//! # use amqp_client_blocking::{Connection, QueueOptions, Wait as _};
+//! # use amqp_client_blocking::{QueueOptions, Wait as _, connect};
 //! # let broker = amqp_test_broker::Broker::start()?;
-//! # let connection = Connection::open(&broker.uri())?;
+//! # let connection = connect(&broker.uri())?;
 //! # let channel = connection.open_channel().wait()?;
 //! let declared = ["a", "b", "c"].map(|name| channel.queue_declare(name, QueueOptions::new()));
 //! for queue in declared {
@@ -96,12 +93,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod connect;
 mod consume;
 mod io;
-mod open;
 mod shared_loop;
 
-pub use amqp_client_core::wait::{Deliveries, NextError, Wait};
-pub use amqp_client_core::*;
+pub use amqp_client_core::adapter::{Deliveries, NextError, Wait};
+pub use amqp_client_core::{
+    Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId, ClientConfig,
+    Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations, ConnectError,
+    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions, Consumer,
+    ConsumerEnd, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag, Endpoint, Entity,
+    Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable, Gate, Got, Health,
+    Initiator, Leftovers, Limits, Locked, LoginError, Message, MessageProperties, Misuse,
+    Negotiated, OnCancel, OnLoss, OnPanic, OpenChannel, OpenChannelError, Overflow, Oversized,
+    Password, Prepared, PreparedPublisher, Properties, PublishAllError, PublishError, Publisher,
+    PublisherOptions, Queue, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport,
+    Reply, ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
+    StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
+    proto, recovery, tls,
+};
+#[cfg(feature = "tls")]
+pub use connect::connect_tls_over;
+pub use connect::{connect, connect_over, connect_target};
 pub use consume::{CallbackError, Callbacks, recv_any};
-pub use open::Connection;

@@ -13,7 +13,7 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use amqp_client_core::wait::{IoLoop, Waiter, alarmed, used};
+use amqp_client_core::adapter::{IoLoop, Waiter, alarmed, used};
 use mio::{Events, Token};
 
 use crate::io::{Readiness, Registration};
@@ -302,7 +302,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::task::Poll;
 
-    use amqp_client_core::wait::Wait as _;
+    use amqp_client_core::adapter::Wait as _;
 
     use super::*;
 

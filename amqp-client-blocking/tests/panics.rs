@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use amqp_client_blocking::{Config, Connection, QueueOptions, Wait as _};
+use amqp_client_blocking::{Config, Connection, QueueOptions, Wait as _, connect_over};
 use amqp_test_broker::Broker;
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -61,7 +61,7 @@ fn open(broker: &Broker) -> io::Result<(Connection, Arc<AtomicBool>)> {
     let panics = Arc::<AtomicBool>::default();
     let stream = TcpStream::from_std(stream);
     let stream = Treacherous { stream, panics: panics.clone() };
-    Ok((Connection::open_with(stream, Config::default())?, panics))
+    Ok((connect_over(stream, Config::default())?, panics))
 }
 
 /// Threads that wait for a broker which says nothing, one of which runs the loop, and one that does not wait, but is to be

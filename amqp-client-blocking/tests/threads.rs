@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use amqp_client_blocking::{
-    Callbacks, Connection, ConsumeOptions, Message, NextError, OnPanic, PublisherOptions,
-    QueueOptions, Wait as _, recv_any,
+    Callbacks, ConsumeOptions, Message, NextError, OnPanic, PublisherOptions, QueueOptions,
+    Wait as _, connect, recv_any,
 };
 use amqp_test_broker::Broker;
 
@@ -14,7 +14,7 @@ type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 #[test]
 fn many_threads_use_one_channel() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let work = |number: usize| -> Outcome {
         let name = format!("q{number}");
@@ -40,7 +40,7 @@ fn many_threads_use_one_channel() -> Outcome {
 #[test]
 fn a_consumer_is_waited_for_as_long_as_one_likes() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).wait()?;
@@ -57,7 +57,7 @@ fn a_consumer_is_waited_for_as_long_as_one_likes() -> Outcome {
 #[test]
 fn several_consumers_are_waited_for_at_once() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queues: Vec<_> = (0..3)
         .map(|number| channel.queue_declare(format!("q{number}"), QueueOptions::new()).wait())
@@ -84,7 +84,7 @@ fn several_consumers_are_waited_for_at_once() -> Outcome {
 #[test]
 fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let work = |number: u64| -> Outcome {
         let name = format!("q{number}");
@@ -117,7 +117,7 @@ fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
 fn heartbeats_go_on_while_the_caller_computes() -> Outcome {
     let options = amqp_test_broker::Options::new().heartbeat(Duration::from_secs(1));
     let broker = Broker::start_with(options)?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     // Silence for twice the interval would end it, seen from either end.
@@ -134,7 +134,7 @@ fn heartbeats_go_on_while_the_caller_computes() -> Outcome {
 #[test]
 fn callbacks_may_do_anything() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let mut answers = Vec::new();
     let (questions, replies) = (
@@ -172,7 +172,7 @@ fn callbacks_may_do_anything() -> Outcome {
 #[test]
 fn an_error_of_a_callback_comes_out_and_an_end_of_its_consumer_too() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     queue.publish(&Message::new("odd")).wait()?;
@@ -192,7 +192,7 @@ fn an_error_of_a_callback_comes_out_and_an_end_of_its_consumer_too() -> Outcome 
 #[test]
 fn closing_in_a_callback_ends_the_others() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     queue.publish(&Message::new("stop")).wait()?;
@@ -209,7 +209,7 @@ fn closing_in_a_callback_ends_the_others() -> Outcome {
 #[test]
 fn a_callback_that_panics_is_contained_if_that_is_wanted() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri())?;
+    let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
     let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
     for text in ["poison", "wholesome"] {

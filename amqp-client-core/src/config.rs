@@ -41,7 +41,7 @@ pub struct Config {
 ///
 /// Bytes that are queued later make no difference. Time without a connection counts in full. Bytes count as written once the
 /// operating system has taken them into its buffers. On Linux and Android, the client
-/// [limits](crate::connect::socket::set_options) what the system holds unsent to 256 KiB. Elsewhere, and over your own
+/// [limits](crate::adapter::set_options) what the system holds unsent to 256 KiB. Elsewhere, and over your own
 /// transport, the system may take megabytes at once, and a slow link has to send them within the timeout.
 ///
 /// To bound the whole time, wait with a timer of the runtime (`tokio::time::timeout`, for threads `.wait_timeout(..)`).

@@ -1,7 +1,7 @@
 //! The handles of the AMQP 0-9-1 clients, written once for every runtime.
 //!
-//! Most programs use an adapter such as `amqp-client-tokio`, which re-exports this crate and opens connections. Use this crate to
-//! write an adapter: [`driver::Driver`] is the side of a connection that faces the transport.
+//! Most programs use an adapter such as `amqp-client-tokio`, which re-exports the handles and opens connections. Use this crate to
+//! write an adapter: see [`adapter`].
 //!
 //! # How it works
 //!
@@ -16,19 +16,18 @@
 //! - Handles read no clock. A deadline starts as a duration; the driver, which knows the time, turns it into a point in
 //!   time at its next turn. So all of this can be tested in virtual time.
 //! - When a connection or channel ends, one function resolves everything that waits on it.
-//! - When a connection is lost, its driver turns into a [reconnector](driver::Reconnector), which turns into the driver of the
-//! next
-//! transport: see [recovery].
-//!   transport: [recovery].
+//! - When a connection is lost, its driver turns into a [reconnector](adapter::Reconnector), which turns into the driver of the
+//!   next transport: see [recovery].
 //! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 
+pub mod adapter;
 mod channel;
-pub mod config;
-pub mod connect;
+mod config;
+mod connect;
 mod connection;
 mod consumer;
 mod delivery;
-pub mod driver;
+mod driver;
 pub mod error;
 mod event;
 pub mod login;
@@ -42,11 +41,17 @@ mod reply;
 mod state;
 pub mod tls;
 #[cfg(feature = "blocking")]
-pub mod wait;
+mod wait;
 
 pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
-pub use amqp_proto::{ChannelError, ConnectionError, Gate, Misuse};
+pub use amqp_proto::uri::{Endpoint, Password, Uri};
+pub use amqp_proto::{
+    Body, ChannelError, ChannelId, ClientConfig, Close, ConnectionError, Decimal, DecodeError,
+    DeliveryTag, FieldArray, FieldError, FieldTable, Gate, Initiator, Limits, LoginError, Misuse,
+    Negotiated, OpenChannelError, Oversized, Prepared, Properties, RawProperties, ReplyCode,
+    Returned, Route, Secret, ShortStr, Timestamp, TooLong, Unusable, Value,
+};
 pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};

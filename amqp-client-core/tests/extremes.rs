@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Driver;
+use amqp_client_core::adapter::Driver;
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Config, PublisherOptions};
 use rig::Rig;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::driver::Driver;
-use amqp_client_core::driver::{Drive, Timer, Transport};
+use amqp_client_core::adapter::Driver;
+use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::login::Token;
 use amqp_client_core::proto::sasl::Plain;
 use amqp_client_core::{Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target};

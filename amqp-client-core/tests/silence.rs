@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::{Drive, Timer, Transport};
+use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::proto::method::{BasicConsumeOk, BasicDeliver, Method};
 use amqp_client_core::proto::{
     self, ChannelEvent, ConnectionError, Event, Properties, ServerConfig, ServerEvent,

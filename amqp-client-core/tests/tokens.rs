@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Timer;
+use amqp_client_core::adapter::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
 use amqp_client_core::{Config, ConnectionEvent, QueueOptions, Status};
 use rig::Rig;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use amqp_client_smol::async_std::Connection;
+use amqp_client_smol::async_std::connect;
 use amqp_client_smol::{ConsumeOptions, PublisherOptions, QueueOptions};
 use async_std::task;
 
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let count: u32 = std::env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
     let uri = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
     task::block_on(async {
-        let connection = Connection::open(&uri).await?;
+        let connection = connect(&uri).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
         let name = queue.name().to_string();

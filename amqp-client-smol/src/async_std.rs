@@ -1,10 +1,10 @@
 //! The client on async-std's sockets and tasks (feature `async-std`).
 //!
 //! ```no_run
-//! use amqp_client_smol::{Message, QueueOptions, async_std::Connection};
+//! use amqp_client_smol::{Message, QueueOptions, async_std::connect};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let connection = connect("amqp://guest:guest@localhost:5672/%2f").await?;
 //! let channel = connection.open_channel().await?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 //! queue.publish(&Message::new("Hello, world!")).await?;
@@ -17,13 +17,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use amqp_client_core::Settings;
-use amqp_client_core::connect::Runtime;
-use amqp_client_core::connect::socket::set_options;
+use amqp_client_core::adapter::Runtime;
+use amqp_client_core::adapter::set_options;
 use async_std::net::{TcpStream, ToSocketAddrs as _};
 
 use crate::stream::{Clock, Stream};
 
-crate::open::connection!(AsyncStd, "async-std");
+crate::connect::functions!(AsyncStd, "async-std");
 
 /// Async-std's sockets and tasks.
 struct AsyncStd;

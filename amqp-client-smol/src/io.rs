@@ -3,8 +3,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use amqp_client_core::Settings;
-use amqp_client_core::connect::Runtime;
-use amqp_client_core::connect::socket::set_options;
+use amqp_client_core::adapter::Runtime;
+use amqp_client_core::adapter::set_options;
 use smol::net::TcpStream;
 
 use crate::stream::{Clock, Stream};

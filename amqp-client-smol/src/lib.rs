@@ -1,13 +1,12 @@
 //! An AMQP 0-9-1 client for smol, and, with the feature `async-std`, for async-std: see [`async_std`].
 //!
-//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
-//! `amqp-client-core`.
+//! [`connect`] connects. Everything else is the same for every runtime.
 //!
 //! ```no_run
-//! use amqp_client_smol::{Connection, ConsumeOptions, Message, QueueOptions};
+//! use amqp_client_smol::{ConsumeOptions, Message, QueueOptions, connect};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let connection = connect("amqp://guest:guest@localhost:5672/%2f").await?;
 //! let channel = connection.open_channel().await?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 //! queue.publish_confirmed(&Message::new("Hello, world!")).await?;
@@ -22,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! One task per connection reads and writes its socket. [`Connection::open`] spawns this task on smol's global executor.
-//! [`Connection::open_with`] takes any stream, spawns nothing, and leaves it to the caller where the driver runs.
+//! One task per connection reads and writes its socket. [`connect`] spawns this task on smol's global executor.
+//! [`connect_over`] takes any stream, spawns nothing, and leaves it to the caller where the driver runs.
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
 //! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] adds no such defaults.
@@ -35,12 +34,12 @@
 //! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```no_run
-//! use amqp_client_smol::{Connection, Target};
+//! use amqp_client_smol::{Target, connect_target};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let target: Target = "amqp://guest:guest@localhost:5672/%2f".parse()?;
-//! let publishing = Connection::open_target(target.clone()).await?;
-//! let consuming = Connection::open_target(target).await?;
+//! let publishing = connect_target(target.clone()).await?;
+//! let consuming = connect_target(target).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -52,14 +51,14 @@
 //!
 //! | | tokio | smol, async-std | threads |
 //! |---|---|---|---|
-//! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
+//! | connect | `connect(uri).await` | `connect(uri).await` | `connect(uri)` |
 //! | request | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
 //! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
-//! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
-//! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
+//! | any stream | `connect_over` | `connect_over` | `connect_over` |
+//! | TLS on any stream | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
 //! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
 
@@ -67,10 +66,23 @@
 
 #[cfg(feature = "async-std")]
 pub mod async_std;
+mod connect;
 mod io;
-mod open;
 mod stream;
 
-pub use amqp_client_core::*;
+pub use amqp_client_core::{
+    Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId, ClientConfig,
+    Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations, ConnectError,
+    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions, Consumer,
+    ConsumerEnd, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag, Endpoint, Entity,
+    Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable, Gate, Got, Health,
+    Initiator, Leftovers, Limits, Locked, LoginError, Message, MessageProperties, Misuse,
+    Negotiated, OnCancel, OnLoss, OnPanic, OpenChannel, OpenChannelError, Overflow, Oversized,
+    Password, Prepared, PreparedPublisher, Properties, PublishAllError, PublishError, Publisher,
+    PublisherOptions, Queue, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport,
+    Reply, ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
+    StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
+    proto, recovery, tls,
+};
 
-open::connection!(io::Smol, "smol");
+connect::functions!(io::Smol, "smol");

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use amqp_client_core::driver::{Timer, Transport, fill};
+use amqp_client_core::adapter::{Timer, Transport, fill};
 use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
 

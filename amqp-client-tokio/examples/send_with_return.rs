@@ -7,12 +7,12 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{ChannelEvent, ConfirmError, Connection, PublisherOptions};
+use amqp_client_tokio::{ChannelEvent, ConfirmError, PublisherOptions, connect};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let mut events = channel.events();
 

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, Target};
+use amqp_client_tokio::{Target, connect_over, connect_tls_over};
 use tokio_socks::tcp::Socks5Stream;
 
 #[tokio::main]
@@ -21,13 +21,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stream = Socks5Stream::connect(proxy.as_str(), (node.host.as_str(), node.port)).await?;
     let connection = match &target.tls {
         None => {
-            let (connection, driver) = Connection::open_with(stream, target.config);
+            let (connection, driver) = connect_over(stream, target.config);
             tokio::spawn(driver);
             connection
         }
         Some(tls) => {
-            let (connection, driver) =
-                Connection::open_tls_with(stream, tls, &node.host, target.config)?;
+            let (connection, driver) = connect_tls_over(stream, tls, &node.host, target.config)?;
             tokio::spawn(driver);
             connection
         }

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use amqp_client_tokio::{
     Channel, ConfirmError, Connection, ConsumeOptions, Message, PublisherOptions, Queue,
-    QueueOptions, SendError,
+    QueueOptions, SendError, connect,
 };
 use amqp_test_broker::Broker;
 use indicatif::ProgressBar;
@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
         Ok(uri) => uri,
         Err(_) => in_memory.insert(Broker::start()?).uri(),
     };
-    let connection = step("connect", async { Ok(Connection::open(&uri).await?) }).await?;
+    let connection = step("connect", async { Ok(connect(&uri).await?) }).await?;
     if let Some(negotiated) = connection.negotiated() {
         let product = |name| negotiated.peer_properties.get(name).unwrap_or_else(|| "?".into());
         let (product, version) = (product("product"), product("version"));

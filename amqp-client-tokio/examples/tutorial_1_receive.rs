@@ -7,13 +7,13 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, ConsumeOptions, QueueOptions};
+use amqp_client_tokio::{ConsumeOptions, QueueOptions, connect};
 use tokio::signal::ctrl_c;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 

@@ -8,12 +8,12 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, Message, QueueOptions};
+use amqp_client_tokio::{Message, QueueOptions, connect};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 

@@ -7,7 +7,7 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, Message, QueueOptions};
+use amqp_client_tokio::{Message, QueueOptions, connect};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let task = if words.is_empty() { "Hello World!".to_owned() } else { words.join(" ") };
 
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("task_queue", QueueOptions::new()).await?;
 

@@ -7,7 +7,7 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, ConsumeOptions, ExchangeKind, ExchangeOptions, QueueOptions};
+use amqp_client_tokio::{ConsumeOptions, ExchangeKind, ExchangeOptions, QueueOptions, connect};
 use tokio::signal::ctrl_c;
 
 #[tokio::main]
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: tutorial_4_receive_logs_direct [info] [warning] [error]".into());
     }
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let options = ExchangeOptions::new();
     let logs = channel.exchange_declare("direct_logs", ExchangeKind::Direct, options).await?;

@@ -7,7 +7,7 @@
 use std::env;
 use std::error::Error;
 
-use amqp_client_tokio::{Connection, ExchangeKind, ExchangeOptions, Message};
+use amqp_client_tokio::{ExchangeKind, ExchangeOptions, Message, connect};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let text = if words.is_empty() { "Hello World!".to_owned() } else { words.join(" ") };
 
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let options = ExchangeOptions::new();
     let logs = channel.exchange_declare("topic_logs", ExchangeKind::Topic, options).await?;

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use amqp_client_tokio::{
-    Channel, Connection, ConsumeOptions, Consumer, Message, MessageProperties, Queue, QueueOptions,
+    Channel, ConsumeOptions, Consumer, Message, MessageProperties, Queue, QueueOptions, connect,
 };
 use tokio::time::timeout;
 
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: tutorial_6_rpc_client [NUMBER]".into());
     }
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let mut client = Client::new(connection.open_channel().await?).await?;
 
     println!(" [x] Requesting fib({number})");

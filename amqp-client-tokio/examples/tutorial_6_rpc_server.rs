@@ -8,15 +8,14 @@ use std::env;
 use std::error::Error;
 
 use amqp_client_tokio::{
-    Channel, Connection, ConsumeOptions, Consumer, Delivery, Message, MessageProperties,
-    QueueOptions,
+    Channel, ConsumeOptions, Consumer, Delivery, Message, MessageProperties, QueueOptions, connect,
 };
 use tokio::signal::ctrl_c;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let options = QueueOptions::new().auto_delete(true);
     let queue = channel.queue_declare("rpc_queue", options).await?;

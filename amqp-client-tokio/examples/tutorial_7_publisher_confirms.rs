@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 use std::time::Instant;
 
-use amqp_client_tokio::{Connection, Publisher, PublisherOptions, QueueOptions};
+use amqp_client_tokio::{Publisher, PublisherOptions, QueueOptions, connect};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -20,7 +20,7 @@ async fn main() -> Result<()> {
         Some(Err(_)) => return Err("usage: tutorial_7_publisher_confirms [COUNT]".into()),
     };
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
-    let connection = Connection::open(&uri).await?;
+    let connection = connect(&uri).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("", QueueOptions::temporary()).await?;
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;

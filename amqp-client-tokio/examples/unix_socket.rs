@@ -10,7 +10,7 @@ use std::error::Error;
 #[cfg(unix)]
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    use amqp_client_tokio::{Connection, Target};
+    use amqp_client_tokio::{Target, connect_over};
 
     let mut arguments = std::env::args().skip(1);
     let (Some(path), Some(uri)) = (arguments.next(), arguments.next()) else {
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let target: Target = uri.parse()?;
     let stream = tokio::net::UnixStream::connect(path).await?;
-    let (connection, driver) = Connection::open_with(stream, target.config);
+    let (connection, driver) = connect_over(stream, target.config);
     tokio::spawn(driver);
     connection.ready().await?;
     println!("connected: {connection:?}");

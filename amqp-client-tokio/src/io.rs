@@ -5,9 +5,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use amqp_client_core::Settings;
-use amqp_client_core::connect::Runtime;
-use amqp_client_core::connect::socket::set_options;
-use amqp_client_core::driver::{Timer, Transport};
+use amqp_client_core::adapter::Runtime;
+use amqp_client_core::adapter::set_options;
+use amqp_client_core::adapter::{Timer, Transport};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};

@@ -1,13 +1,12 @@
 //! An AMQP 0-9-1 client for tokio.
 //!
-//! [`Connection::open`] connects. Everything else is the same for every runtime: this crate re-exports all items of
-//! `amqp-client-core`.
+//! [`connect`] connects. Everything else is the same for every runtime.
 //!
 //! ```no_run
-//! use amqp_client_tokio::{Connection, ConsumeOptions, Message, QueueOptions};
+//! use amqp_client_tokio::{ConsumeOptions, Message, QueueOptions, connect};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
+//! let connection = connect("amqp://guest:guest@localhost:5672/%2f").await?;
 //! let channel = connection.open_channel().await?;
 //! let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
 //! queue.publish_confirmed(&Message::new("Hello, world!")).await?;
@@ -22,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! One task per connection reads and writes its socket. [`Connection::open`] spawns this task. [`Connection::open_with`] takes any
+//! One task per connection reads and writes its socket. [`connect`] spawns this task. [`connect_over`] takes any
 //! stream, spawns nothing, and leaves it to the caller where the driver runs. The client works on current-thread and multi-thread
 //! runtimes. In `block_on` of a multi-thread runtime, every reply has to cross threads; a spawned task is faster.
 //!
@@ -36,11 +35,11 @@
 //! | publish without confirms | [`Exchange::publish`], [`Queue::publish`], [`Channel::basic_publish`] |
 //! | consume | [`Queue::consume`], [`Consumer`], [`Delivery`] |
 //! | fetch one message | [`Queue::get`] |
-//! | be notified of returned messages, blocked connections, closed channels | [`Channel::events`], [`events`](amqp_client_core::Connection::events) |
+//! | be notified of returned messages, blocked connections, closed channels | [`Channel::events`], [`events`](Connection::events) |
 //! | choose what publishers do when the connection is lost | [`OnLoss`] |
-//! | be notified of losses and recoveries | [`events`](amqp_client_core::Connection::events), [`on_recover`](amqp_client_core::Connection::on_recover) |
-//! | shut down in an orderly way | [`shutdown`](amqp_client_core::Connection::shutdown) |
-//! | monitor a connection | [`health`](amqp_client_core::Connection::health) |
+//! | be notified of losses and recoveries | [`events`](Connection::events), [`on_recover`](Connection::on_recover) |
+//! | shut down in an orderly way | [`shutdown`](Connection::shutdown) |
+//! | monitor a connection | [`health`](Connection::health) |
 //! | send any request of the protocol | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
@@ -53,12 +52,12 @@
 //! consuming during the alarm, and so helps the alarm to end:
 //!
 //! ```no_run
-//! use amqp_client_tokio::{Connection, Target};
+//! use amqp_client_tokio::{Target, connect_target};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let target: Target = "amqp://guest:guest@localhost:5672/%2f".parse()?;
-//! let publishing = Connection::open_target(target.clone()).await?;
-//! let consuming = Connection::open_target(target).await?;
+//! let publishing = connect_target(target.clone()).await?;
+//! let consuming = connect_target(target).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -70,14 +69,14 @@
 //!
 //! | | tokio | smol, async-std | threads |
 //! |---|---|---|---|
-//! | connect | `Connection::open(uri).await` | `Connection::open(uri).await` | `Connection::open(uri)` |
+//! | connect | `connect(uri).await` | `connect(uri).await` | `connect(uri)` |
 //! | request | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
 //! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
-//! | any stream | `Connection::open_with` | `Connection::open_with` | `Connection::open_with` |
-//! | TLS on any stream | `Connection::open_tls_with` | `Connection::open_tls_with` | `Connection::open_tls_with` |
+//! | any stream | `connect_over` | `connect_over` | `connect_over` |
+//! | TLS on any stream | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
 //! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
 //!
@@ -89,8 +88,23 @@
 //!
 //! All futures can be dropped at any time; their documentation describes the effect under "Cancel safety".
 
+mod connect;
 mod io;
-mod open;
 
-pub use amqp_client_core::*;
-pub use open::Connection;
+pub use amqp_client_core::{
+    Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId, ClientConfig,
+    Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations, ConnectError,
+    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions, Consumer,
+    ConsumerEnd, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag, Endpoint, Entity,
+    Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable, Gate, Got, Health,
+    Initiator, Leftovers, Limits, Locked, LoginError, Message, MessageProperties, Misuse,
+    Negotiated, OnCancel, OnLoss, OnPanic, OpenChannel, OpenChannelError, Overflow, Oversized,
+    Password, Prepared, PreparedPublisher, Properties, PublishAllError, PublishError, Publisher,
+    PublisherOptions, Queue, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport,
+    Reply, ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
+    StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
+    proto, recovery, tls,
+};
+#[cfg(feature = "tls")]
+pub use connect::connect_tls_over;
+pub use connect::{connect, connect_over, connect_target};

@@ -2,7 +2,7 @@
 
 mod suite;
 
-use amqp_client_blocking::{Connection, Wait as _};
+use amqp_client_blocking::{Wait as _, connect_target};
 use suite::Adapter;
 
 fn main() {
@@ -10,7 +10,7 @@ fn main() {
     let adapter = Adapter {
         name: "blocking",
         broker: suite::rabbitmq,
-        open: |target| Box::pin(async { Ok((*Connection::open_target(target)?).clone()) }),
+        open: |target| Box::pin(async { Ok(connect_target(target)?) }),
         run: |behaviour| behaviour.wait(),
     };
     libtest_mimic::run(&arguments, suite::trials(adapter)).exit();

@@ -11,7 +11,7 @@ use amqp_client_core::{
     CallError, Channel, ConfirmError, ConnectionEvent, ConsumeOptions, Delivery, ExchangeOptions,
     Message, MessageProperties, PublisherOptions, Queue, QueueOptions, QueueType, SendError,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::connect;
 use amqp_test_broker::{Broker, Options};
 use once::open;
 
@@ -61,7 +61,7 @@ async fn a_restart_leaves_what_is_durable() -> Outcome {
 #[tokio::test]
 async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = connect(&broker.uri()).await?;
     let mut events = connection.events();
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("q", QueueOptions::new()).await?;
@@ -75,7 +75,7 @@ async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
     };
     assert_eq!(reason, "low on memory");
     // A connection that comes now is notified, too.
-    let second = Connection::open(&broker.uri()).await?;
+    let second = connect(&broker.uri()).await?;
     let mut events_of_second = second.events();
     if !second.is_blocked() {
         assert!(matches!(events_of_second.next().await, Some(ConnectionEvent::Blocked { .. })));
@@ -96,12 +96,12 @@ async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
 #[tokio::test]
 async fn users_are_those_of_the_options() -> Outcome {
     let broker = Broker::start_with(Options::new().user("trader", "s3cr:t/"))?;
-    Connection::open(&broker.uri()).await?.close().await?;
+    connect(&broker.uri()).await?.close().await?;
     let guest = format!("amqp://{}", broker.addr());
-    let error = Connection::open(&guest).await.expect_err("guest is gone");
+    let error = connect(&guest).await.expect_err("guest is gone");
     assert!(format!("{error:?}").contains("ACCESS_REFUSED"), "{error}");
     let wrong = format!("amqp://trader:wrong@{}", broker.addr());
-    assert!(Connection::open(&wrong).await.is_err());
+    assert!(connect(&wrong).await.is_err());
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use amqp_client_core::{
     CallError, Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, Gate, PublishError,
     PublisherOptions, QueueOptions, Target,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect_over, connect_target};
 use amqp_testkit::RabbitMq;
 use bytes::Bytes;
 use once::open;
@@ -182,7 +182,7 @@ async fn every_pending_call_ends_when_its_driver_is_dropped() -> Result<()> {
     let node = RabbitMq::start()?;
     let config = node.amqp_uri().parse::<Target>()?.config;
     let stream = TcpStream::connect(node.addr()).await?;
-    let (connection, driver) = Connection::open_with(stream, config);
+    let (connection, driver) = connect_over(stream, config);
     let driver = tokio::spawn(driver);
     connection.ready().await?;
     let scene = Scene::set(connection).await?;
@@ -201,7 +201,7 @@ async fn a_close_that_is_not_answered_ends_in_time() -> Result<()> {
     let node = RabbitMq::start()?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.protocol.close_timeout = Duration::from_millis(100);
-    let connection = Connection::open_target(target).await?;
+    let connection = connect_target(target).await?;
     node.pause()?;
     let error = timeout(LIMIT, connection.close()).await?.expect_err("nobody answers");
     assert_eq!(error, ConnectionError::CloseTimeout(Duration::from_millis(100)));
@@ -214,7 +214,7 @@ async fn a_publish_that_the_transport_does_not_take_ends_in_time() -> Result<()>
     let node = RabbitMq::start()?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.settings.publish_timeout = Some(Duration::from_millis(100));
-    let connection = Connection::open_target(target).await?;
+    let connection = connect_target(target).await?;
     let channel = connection.open_channel().await?;
     node.pause()?;
     let body = Bytes::from(vec![0; 1024 * 1024]);
@@ -241,7 +241,7 @@ async fn an_alarm_stops_a_connection_that_publishes_and_no_other() -> Result<()>
     let consuming = open(&node.amqp_uri()).await?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.settings.publish_timeout = Some(Duration::from_millis(50));
-    let connection = Connection::open_target(target).await?;
+    let connection = connect_target(target).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
     let message = amqp_client_core::Message::new("m");

@@ -12,7 +12,7 @@ use amqp_client_core::{
     Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, MessageProperties,
     PublisherOptions, QueueOptions, Target,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{connect, connect_over, connect_target};
 use amqp_test_broker::{Broker, Options};
 use once::open;
 
@@ -58,7 +58,7 @@ async fn a_broker_that_was_stopped_starts_again_with_what_it_had() -> Outcome {
         "{refused:?}"
     );
     // The same through no socket.
-    let (piped, driver) = Connection::open_with(broker.pipe(), Config::default());
+    let (piped, driver) = connect_over(broker.pipe(), Config::default());
     tokio::spawn(driver);
     assert_eq!(piped.ready().await, Err(ConnectionError::Eof));
     broker.stop();
@@ -76,7 +76,7 @@ async fn a_broker_that_was_stopped_starts_again_with_what_it_had() -> Outcome {
 #[tokio::test]
 async fn clients_recover_when_the_broker_starts_again() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = connect(&broker.uri()).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("q", QueueOptions::new()).await?;
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
@@ -177,7 +177,7 @@ async fn a_frozen_connection_can_be_cut_but_hears_of_no_close() -> Outcome {
         let connection = match through_pipe {
             false => open(&broker.uri()).await?,
             true => {
-                let (connection, driver) = Connection::open_with(broker.pipe(), Config::default());
+                let (connection, driver) = connect_over(broker.pipe(), Config::default());
                 tokio::spawn(driver);
                 connection.ready().await?;
                 connection
@@ -231,7 +231,7 @@ async fn a_frozen_connection_goes_on_where_it_stopped() -> Outcome {
         let connection = match through_pipe {
             false => open(&broker.uri()).await?,
             true => {
-                let (connection, driver) = Connection::open_with(broker.pipe(), Config::default());
+                let (connection, driver) = connect_over(broker.pipe(), Config::default());
                 tokio::spawn(driver);
                 connection.ready().await?;
                 connection
@@ -275,7 +275,7 @@ async fn the_client_of_a_frozen_connection_gives_it_up() -> Outcome {
 #[tokio::test]
 async fn logins_are_refused_while_they_are() -> Outcome {
     let broker = Broker::start()?;
-    let connection = Connection::open(&broker.uri()).await?;
+    let connection = connect(&broker.uri()).await?;
     broker.refuse_logins(true);
     let error = open(&broker.uri()).await.expect_err("nobody is let in");
     assert!(format!("{error:?}").contains("ACCESS_REFUSED"), "{error}");
@@ -289,7 +289,7 @@ async fn logins_are_refused_while_they_are() -> Outcome {
 async fn queues_can_be_looked_into() -> Outcome {
     let broker = Broker::start_with(Options::new().virtual_host("other"))?;
     let target: Target = broker.uri().replace("/%2f", "/other").parse()?;
-    let connection = Connection::open_target(target.without_recovery()).await?;
+    let connection = connect_target(target.without_recovery()).await?;
     let channel = connection.open_channel().await?;
     let options = QueueOptions::new().max_priority(3).dead_letter_exchange("");
     let queue = channel.queue_declare("q", options).await?;

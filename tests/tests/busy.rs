@@ -181,7 +181,7 @@ const ASYNC: &[Way] =
     &[Way::Next, Way::Stream, Way::ForEach(1), Way::ForEach(4), Way::ForEach(0), Way::Publish];
 
 fn open_tokio(target: Target) -> BoxFuture<Result<Connection, ConnectError>> {
-    Box::pin(async { Ok((*amqp_client_tokio::Connection::open_target(target).await?).clone()) })
+    Box::pin(async { Ok(amqp_client_tokio::connect_target(target).await?) })
 }
 
 fn spawned_on_tokio(mut builder: Builder) {
@@ -220,9 +220,8 @@ fn on_tokio_with_four_workers() {
 
 #[test]
 fn on_smol() {
-    let open: Open = |target| {
-        Box::pin(async { Ok((*amqp_client_smol::Connection::open_target(target).await?).clone()) })
-    };
+    let open: Open =
+        |target| Box::pin(async { Ok(amqp_client_smol::connect_target(target).await?) });
     // Its executor has one thread, which the driver shares.
     smol::block_on(smol::spawn(scene(open, Way::Next)));
     smol::block_on(smol::spawn(scene(open, Way::Publish)));
@@ -232,8 +231,8 @@ fn on_smol() {
 fn on_async_std() {
     let open: Open = |target| {
         Box::pin(async {
-            let connection = amqp_client_smol::async_std::Connection::open_target(target).await?;
-            Ok((*connection).clone())
+            let connection = amqp_client_smol::async_std::connect_target(target).await?;
+            Ok(connection)
         })
     };
     async_std::task::block_on(async_std::task::spawn(scene(open, Way::Next)));
@@ -243,8 +242,6 @@ fn on_async_std() {
 #[test]
 fn on_threads() {
     use amqp_client_blocking::Wait as _;
-    let open: Open = |target| {
-        Box::pin(async { Ok((*amqp_client_blocking::Connection::open_target(target)?).clone()) })
-    };
+    let open: Open = |target| Box::pin(async { Ok(amqp_client_blocking::connect_target(target)?) });
     all(&[Way::Next, Way::Iterate, Way::Publish], |way| scene(open, way).wait());
 }

@@ -19,7 +19,7 @@ use amqp_client_core::proto::{
 use amqp_client_core::{
     CallError, Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, PublisherOptions,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::connect_over;
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
 use once::open;
@@ -221,7 +221,7 @@ async fn everything_ends(uri: &str) -> Result<ConnectionError> {
 #[tokio::test(start_paused = true)]
 async fn a_violation_that_cannot_be_told_does_not_keep_the_driver() -> Result<()> {
     let (near, mut far) = tokio::io::duplex(4096);
-    let (connection, driver) = Connection::open_with(near, Config::default());
+    let (connection, driver) = connect_over(near, Config::default());
     let driver = tokio::spawn(driver);
     let tune = ConnectionTune { channel_max: 10, frame_max: 131_072, heartbeat: 0 };
     for (number, payload) in

@@ -6,7 +6,7 @@ use amqp_client_core::proto::{
     ConnectionError, LoginError, Mechanism, SaslError, SaslExchange, Secret,
 };
 use amqp_client_core::{ConnectError, Target};
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::connect_target;
 use amqp_testkit::RabbitMq;
 
 /// Names the user first and the password when it is asked for.
@@ -36,10 +36,10 @@ async fn a_challenge_of_a_real_broker_is_answered()
     let node = RabbitMq::builder().config_line("auth_mechanisms.1 = RABBIT-CR-DEMO").start()?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is guest" })];
-    Connection::open_target(target.clone()).await?.close().await?;
+    connect_target(target.clone()).await?.close().await?;
 
     target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is wrong" })];
-    let error = Connection::open_target(target).await.expect_err("a wrong password");
+    let error = connect_target(target).await.expect_err("a wrong password");
     let ConnectError::Refused { error: ConnectionError::Login(LoginError::Refused(_)), .. } = error
     else {
         panic!("{error:?}")

@@ -11,7 +11,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::{ReplyCode, ShortStr};
 use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{ConnectError, Target};
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect, connect_target};
 use amqp_test_broker::Broker;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
 use script::{greet, receive, send, settle};
@@ -61,7 +61,7 @@ fn unreachable() -> Result<String> {
 }
 
 async fn open(nodes: &[String]) -> std::result::Result<Connection, ConnectError> {
-    Connection::open(&format!("amqp://{}/%2f", nodes.join(","))).await
+    connect(&format!("amqp://{}/%2f", nodes.join(","))).await
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_limit_of_connections_is_waited_for() -> Result<()> {
         let uri = format!("amqp://{},{}/%2f", refusing(code, text)?, broker.addr());
         let mut target: Target = uri.parse()?;
         target.retry_open = true;
-        Connection::open_target(target).await?.close().await?;
+        connect_target(target).await?.close().await?;
     }
     Ok(())
 }
@@ -159,7 +159,7 @@ async fn an_open_that_is_given_up_leaves_no_socket() -> Result<()> {
                 peer.read_to_close().map(drop)
             });
             tokio::select! {
-                opened = Connection::open_target(target) => panic!("{name}: {opened:?}"),
+                opened = connect_target(target) => panic!("{name}: {opened:?}"),
                 reached = waits => reached?,
             }
             let closed = tokio::task::spawn_blocking(move || script.join());
@@ -181,7 +181,7 @@ fn an_open_of_a_thread_that_takes_too_long_leaves_no_socket() -> Result<()> {
             talk(&mut peer);
             peer.read_to_close().map(drop)
         });
-        let error = amqp_client_blocking::Connection::open_target(target);
+        let error = amqp_client_blocking::connect_target(target);
         let error = error.expect_err("the server does not go on");
         assert!(matches!(error, ConnectError::TimedOut { .. }), "{name}: {error}");
         let closed = script.join().map_err(|_| "the script failed")?;

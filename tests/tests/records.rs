@@ -13,15 +13,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::driver::{Drive, Timer, Transport};
+use amqp_client_core::adapter::Secured;
+use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::proto::ConnectionError;
-use amqp_client_core::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use amqp_client_core::tls::rustls::{ServerConfig, ServerConnection, crypto::ring};
-use amqp_client_core::tls::{Secured, TlsOptions};
+use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{Config, Connection, ConsumeOptions, PublisherOptions, QueueOptions};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, Bytes, BytesMut};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{ServerConfig, ServerConnection, crypto::ring};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -253,7 +254,7 @@ fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) ->
     }
     let now = Instant::now();
     let end = End { wires: wires.clone(), piece };
-    let secured = Secured::new(end, TlsOptions::new().verify(false).session("localhost")?);
+    let secured = Secured::new(end, &TlsOptions::new().verify(false), "localhost")?;
     let (connection, drive) = Drive::new(secured, Still(now), Config::default());
     let mut drive = pin!(drive);
     let mut driven = false;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::connect;
 use amqp_test_broker::Broker;
 use tokio::runtime::{Builder, Runtime};
 
@@ -12,7 +12,7 @@ fn callbacks_run(runtime: Runtime) {
     let broker = Broker::start().expect("a broker");
     let called = Arc::new(AtomicUsize::new(0));
     let handles = runtime.block_on(async {
-        let connection = Connection::open(&broker.uri()).await.expect("a connection");
+        let connection = connect(&broker.uri()).await.expect("a connection");
         let channel = connection.open_channel().await.expect("a channel");
         let counts = called.clone();
         channel.on_close(move |_| {

@@ -14,7 +14,7 @@ use amqp_client_core::proto::{
     WrongProtocol,
 };
 use amqp_client_core::{CallError, ConnectError, Target};
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{connect, connect_target};
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
 use once::open;
@@ -104,7 +104,7 @@ async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
         assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
         send(&mut peer, 0, ConnectionCloseOk {});
     });
-    let connection = Connection::open(&format!("{uri}?auth_mechanism=cram-md5")).await?;
+    let connection = connect(&format!("{uri}?auth_mechanism=cram-md5")).await?;
     connection.close().await?;
     tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
     Ok(())
@@ -116,12 +116,12 @@ async fn a_peer_that_says_nothing_is_given_up_in_time() -> Result<()> {
     let mut target: Target = peer.uri().parse()?;
     let after = Duration::from_millis(50);
     target.config.settings.connect_timeout = after;
-    let error = Connection::open_target(target.clone()).await.expect_err("nobody answers");
+    let error = connect_target(target.clone()).await.expect_err("nobody answers");
     assert!(matches!(&error, ConnectError::TimedOut { after: said, .. } if *said == after));
     // With more time for the whole than for the handshake, the error says what was waited for.
     target.config.settings.connect_timeout = Duration::from_secs(60);
     target.config.protocol.handshake_timeout = after;
-    let error = Connection::open_target(target).await.expect_err("nobody answers");
+    let error = connect_target(target).await.expect_err("nobody answers");
     let expected =
         ConnectionError::HandshakeTimeout { waiting_for: "connection.start", limit: after };
     assert_eq!(error.as_connection_error(), Some(&expected));

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::driver::{Drive, Timer, Transport};
+use amqp_client_core::adapter::Secured;
+use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::proto::method::{ConnectionClose, ConnectionOpenOk, ConnectionTune, Method};
 use amqp_client_core::proto::{ConnectionError, ReplyCode, ShortStr};
-use amqp_client_core::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use amqp_client_core::tls::rustls::{ServerConfig, ServerConnection, crypto::ring};
-use amqp_client_core::tls::{Secured, TlsOptions};
+use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{Config, Connection, OpenChannel};
 use amqp_testkit::peer::frame_octets;
 use bytes::{Buf as _, BytesMut};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{ServerConfig, ServerConnection, crypto::ring};
 use script::{METHOD, encoded, offer};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -103,8 +104,8 @@ impl Scene {
         let line = Line::default();
         let (timer, config) = (Still(Instant::now()), Config::default());
         let (connection, drive, session): (_, Pin<Box<dyn Future<Output = ()>>>, _) = if tls {
-            let client = TlsOptions::new().verify(false).session("localhost")?;
-            let secured = Secured::new(line.clone(), client);
+            let tls = TlsOptions::new().verify(false);
+            let secured = Secured::new(line.clone(), &tls, "localhost")?;
             let (connection, drive) = Drive::new(secured, timer, config);
             (connection, Box::pin(drive), Some(server_session()?))
         } else {

@@ -168,9 +168,9 @@ async fn on_both_links(open: Open) -> Outcome {
 async fn on_tokio() -> Outcome {
     on_both_links(|stream, config| {
         let stream = tokio::net::UnixStream::from_std(stream)?;
-        let (connection, driver) = amqp_client_tokio::Connection::open_with(stream, config);
+        let (connection, driver) = amqp_client_tokio::connect_over(stream, config);
         tokio::spawn(driver);
-        Ok((*connection).clone())
+        Ok(connection)
     })
     .await
 }
@@ -179,20 +179,20 @@ async fn on_tokio() -> Outcome {
 fn on_smol() -> Outcome {
     smol::block_on(on_both_links(|stream, config| {
         let stream = smol::Async::new(stream)?;
-        let (connection, driver) = amqp_client_smol::Connection::open_with(stream, config);
+        let (connection, driver) = amqp_client_smol::connect_over(stream, config);
         smol::spawn(driver).detach();
-        Ok((*connection).clone())
+        Ok(connection)
     }))
 }
 
 #[test]
 fn on_async_std() -> Outcome {
-    use amqp_client_smol::async_std::Connection;
+    use amqp_client_smol::async_std::connect_over;
     async_std::task::block_on(on_both_links(|stream, config| {
         let stream = async_std::os::unix::net::UnixStream::from(stream);
-        let (connection, driver) = Connection::open_with(stream, config);
+        let (connection, driver) = connect_over(stream, config);
         async_std::task::spawn(driver);
-        Ok((*connection).clone())
+        Ok(connection)
     }))
 }
 
@@ -200,8 +200,8 @@ fn on_async_std() -> Outcome {
 fn on_threads() -> Outcome {
     on_both_links(|stream, config| {
         let stream = mio::net::UnixStream::from_std(stream);
-        let connection = amqp_client_blocking::Connection::open_with(stream, config)?;
-        Ok((*connection).clone())
+        let connection = amqp_client_blocking::connect_over(stream, config)?;
+        Ok(connection)
     })
     .wait()
 }
@@ -209,32 +209,32 @@ fn on_threads() -> Outcome {
 #[tokio::test]
 async fn a_system_that_would_take_everything_on_tokio() -> Outcome {
     let (_broker, target) = tcp_scene()?;
-    let connection = amqp_client_tokio::Connection::open_target(target).await?;
-    waits_for_the_system((*connection).clone()).await
+    let connection = amqp_client_tokio::connect_target(target).await?;
+    waits_for_the_system(connection).await
 }
 
 #[test]
 fn a_system_that_would_take_everything_on_smol() -> Outcome {
     let (_broker, target) = tcp_scene()?;
     smol::block_on(async {
-        let connection = amqp_client_smol::Connection::open_target(target).await?;
-        waits_for_the_system((*connection).clone()).await
+        let connection = amqp_client_smol::connect_target(target).await?;
+        waits_for_the_system(connection).await
     })
 }
 
 #[test]
 fn a_system_that_would_take_everything_on_async_std() -> Outcome {
-    use amqp_client_smol::async_std::Connection;
+    use amqp_client_smol::async_std::connect_target;
     let (_broker, target) = tcp_scene()?;
     async_std::task::block_on(async {
-        let connection = Connection::open_target(target).await?;
-        waits_for_the_system((*connection).clone()).await
+        let connection = connect_target(target).await?;
+        waits_for_the_system(connection).await
     })
 }
 
 #[test]
 fn a_system_that_would_take_everything_on_threads() -> Outcome {
     let (_broker, target) = tcp_scene()?;
-    let connection = amqp_client_blocking::Connection::open_target(target)?;
-    waits_for_the_system((*connection).clone()).wait()
+    let connection = amqp_client_blocking::connect_target(target)?;
+    waits_for_the_system(connection).wait()
 }

@@ -2,7 +2,7 @@
 
 mod suite;
 
-use amqp_client_smol::{Connection, async_std};
+use amqp_client_smol::{async_std, connect_target};
 use suite::{Adapter, BoxFuture, Outcome};
 
 fn main() {
@@ -11,17 +11,13 @@ fn main() {
         Adapter {
             name: "smol",
             broker: suite::rabbitmq,
-            open: |target| {
-                Box::pin(async { Ok((*Connection::open_target(target).await?).clone()) })
-            },
+            open: |target| Box::pin(async { Ok(connect_target(target).await?) }),
             run: |behaviour: BoxFuture<Outcome>| smol::block_on(behaviour),
         },
         Adapter {
             name: "async_std",
             broker: suite::rabbitmq,
-            open: |target| {
-                Box::pin(async { Ok((*async_std::Connection::open_target(target).await?).clone()) })
-            },
+            open: |target| Box::pin(async { Ok(async_std::connect_target(target).await?) }),
             run: |behaviour: BoxFuture<Outcome>| ::async_std::task::block_on(behaviour),
         },
     ];

@@ -95,39 +95,27 @@ type Run = fn(BoxFuture<'static, Outcome>) -> Outcome;
 const ADAPTERS: [(&str, Open, Run); 4] = [
     (
         "tokio",
-        |target| {
-            Box::pin(async {
-                Ok((*amqp_client_tokio::Connection::open_target(target).await?).clone())
-            })
-        },
+        |target| Box::pin(async { Ok(amqp_client_tokio::connect_target(target).await?) }),
         |work| tokio::runtime::Runtime::new()?.block_on(work),
     ),
     (
         "smol",
-        |target| {
-            Box::pin(async {
-                Ok((*amqp_client_smol::Connection::open_target(target).await?).clone())
-            })
-        },
+        |target| Box::pin(async { Ok(amqp_client_smol::connect_target(target).await?) }),
         |work| smol::block_on(work),
     ),
     (
         "async-std",
         |target| {
             Box::pin(async {
-                let connection = amqp_client_smol::async_std::Connection::open_target(target);
-                Ok((*connection.await?).clone())
+                let connection = amqp_client_smol::async_std::connect_target(target);
+                Ok(connection.await?)
             })
         },
         |work| async_std::task::block_on(work),
     ),
     (
         "threads",
-        |target| {
-            Box::pin(async {
-                Ok((*amqp_client_blocking::Connection::open_target(target)?).clone())
-            })
-        },
+        |target| Box::pin(async { Ok(amqp_client_blocking::connect_target(target)?) }),
         |work| work.wait(),
     ),
 ];
@@ -196,12 +184,8 @@ fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
     let at = (Ipv4Addr::LOCALHOST, node().port);
     tokio::runtime::Runtime::new()?.block_on(async {
         let stream = tokio::net::TcpStream::connect(at).await?;
-        let (connection, driver) = amqp_client_tokio::Connection::open_tls_with(
-            stream,
-            &tls,
-            "localhost",
-            config.clone(),
-        )?;
+        let (connection, driver) =
+            amqp_client_tokio::connect_tls_over(stream, &tls, "localhost", config.clone())?;
         tokio::spawn(driver);
         connection.ready().await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
@@ -209,7 +193,7 @@ fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
     smol::block_on(async {
         let stream = smol::net::TcpStream::connect(at).await?;
         let (connection, driver) =
-            amqp_client_smol::Connection::open_tls_with(stream, &tls, "localhost", config.clone())?;
+            amqp_client_smol::connect_tls_over(stream, &tls, "localhost", config.clone())?;
         smol::spawn(driver).detach();
         connection.ready().await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
@@ -217,8 +201,7 @@ fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
     let stream = std::net::TcpStream::connect(at)?;
     stream.set_nonblocking(true)?;
     let stream = mio::net::TcpStream::from_std(stream);
-    let connection =
-        amqp_client_blocking::Connection::open_tls_with(stream, &tls, "localhost", config)?;
+    let connection = amqp_client_blocking::connect_tls_over(stream, &tls, "localhost", config)?;
     connection.ready().wait()?;
     Ok(connection.close().wait()?)
 }

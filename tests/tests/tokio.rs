@@ -5,7 +5,7 @@ mod suite;
 
 use std::sync::OnceLock;
 
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{connect_over, connect_target};
 use amqp_test_broker::{Broker, Options};
 use libtest_mimic::Failed;
 use suite::{Adapter, BoxFuture, Outcome};
@@ -32,7 +32,7 @@ fn main() {
 async fn open(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
-    Ok((*Connection::open_target(target).await?).clone())
+    Ok(connect_target(target).await?)
 }
 
 /// Goes to the broker that has whims through no socket, if that is where to go.
@@ -46,11 +46,11 @@ async fn open_pipe(
     if !is_broker || target.token_source.is_some() {
         return open(target).await;
     }
-    let (connection, driver) = Connection::open_with(broker.pipe(), target.config.clone());
+    let (connection, driver) = connect_over(broker.pipe(), target.config.clone());
     tokio::spawn(driver);
     let endpoint = endpoint.clone();
     match connection.ready().await {
-        Ok(()) => Ok((*connection).clone()),
+        Ok(()) => Ok(connection),
         Err(error) => {
             let config = &target.config.protocol;
             Err(amqp_client_core::ConnectError::refused(endpoint, error, config))

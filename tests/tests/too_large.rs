@@ -18,7 +18,7 @@ async fn open(
     if let Some(recovery) = &mut target.recovery {
         recovery.reopen_channels = reopens;
     }
-    Ok((*amqp_client_tokio::Connection::open_target(target).await?).clone())
+    Ok(amqp_client_tokio::connect_target(target).await?)
 }
 
 async fn says_so(uri: &str) -> Outcome {

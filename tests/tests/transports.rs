@@ -136,7 +136,7 @@ async fn works(connection: &Connection) -> Outcome {
 async fn tokio_goes_through_a_unix_socket() -> Outcome {
     let (_node, target) = broker()?;
     let stream = tokio::net::UnixStream::connect(unix_socket("tokio", &target)?).await?;
-    let (connection, driver) = amqp_client_tokio::Connection::open_with(stream, target.config);
+    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.config);
     tokio::spawn(driver);
     works(&connection).await
 }
@@ -147,7 +147,7 @@ fn smol_goes_through_a_unix_socket() -> Outcome {
     smol::block_on(async {
         let path = unix_socket("smol", &target)?;
         let stream = smol::net::unix::UnixStream::connect(path).await?;
-        let (connection, driver) = amqp_client_smol::Connection::open_with(stream, target.config);
+        let (connection, driver) = amqp_client_smol::connect_over(stream, target.config);
         smol::spawn(driver).detach();
         works(&connection).await
     })
@@ -155,12 +155,12 @@ fn smol_goes_through_a_unix_socket() -> Outcome {
 
 #[test]
 fn async_std_goes_through_a_unix_socket() -> Outcome {
-    use amqp_client_smol::async_std::Connection;
+    use amqp_client_smol::async_std::connect_over;
     let (_node, target) = broker()?;
     async_std::task::block_on(async {
         let path = unix_socket("async-std", &target)?;
         let stream = async_std::os::unix::net::UnixStream::connect(path).await?;
-        let (connection, driver) = Connection::open_with(stream, target.config);
+        let (connection, driver) = connect_over(stream, target.config);
         async_std::task::spawn(driver);
         works(&connection).await
     })
@@ -172,7 +172,7 @@ fn threads_go_through_a_unix_socket() -> Outcome {
     let stream = UnixStream::connect(unix_socket("threads", &target)?)?;
     stream.set_nonblocking(true)?;
     let stream = mio::net::UnixStream::from_std(stream);
-    let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
     works(&connection).wait()
 }
 
@@ -184,7 +184,7 @@ fn threads_go_through_a_socket_pair() -> Outcome {
     join(other, reach(&target)?)?;
     own.set_nonblocking(true)?;
     let stream = mio::net::UnixStream::from_std(own);
-    let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
     works(&connection).wait()
 }
 
@@ -229,7 +229,7 @@ fn threads_go_through_a_stream_whose_reads_are_short() -> Outcome {
     let stream = reach(&target)?;
     stream.set_nonblocking(true)?;
     let stream = Packets(mio::net::TcpStream::from_std(stream));
-    let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
     works(&connection).wait_timeout(LIMIT).ok_or("it stalls")?
 }
 
@@ -240,7 +240,7 @@ async fn tokio_goes_through_a_proxy() -> Outcome {
     let proxy = ("127.0.0.1", socks5_proxy()?);
     let to = (endpoint.host.as_str(), endpoint.port);
     let stream = tokio_socks::tcp::Socks5Stream::connect(proxy, to).await?;
-    let (connection, driver) = amqp_client_tokio::Connection::open_with(stream, target.config);
+    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.config);
     tokio::spawn(driver);
     works(&connection).await
 }
@@ -253,6 +253,6 @@ fn threads_go_through_a_proxy() -> Outcome {
     let stream = socks::Socks5Stream::connect(("127.0.0.1", socks5_proxy()?), to)?.into_inner();
     stream.set_nonblocking(true)?;
     let stream = mio::net::TcpStream::from_std(stream);
-    let connection = amqp_client_blocking::Connection::open_with(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
     works(&connection).wait()
 }

@@ -147,7 +147,7 @@ impl Channel {
     ///
     /// The callback runs in its own task, or on its own thread where there are no tasks, and may block. There are two exceptions, in
     /// which it must not block: if the runtime shuts down, the thread that shuts it down runs the callback; and if you use a
-    /// [`Driver`](crate::driver::Driver) directly, the driver runs it.
+    /// [`Driver`](crate::adapter::Driver) directly, the driver runs it.
     pub fn on_close(&self, callback: impl FnOnce(ChannelError) + Send + 'static) {
         let mut guard = self.lock();
         let state = &mut *guard;

@@ -50,7 +50,7 @@ pub(crate) async fn reach<R: Runtime>(
     let (transport, registration) = connecting.await.map_err(unreachable)?;
     #[cfg(feature = "tls")]
     let transport = match session {
-        Some(session) => MaybeTls::Secured(Box::new(Secured::new(transport, session))),
+        Some(session) => MaybeTls::Secured(Box::new(Secured::with(transport, session))),
         None => MaybeTls::Plain(transport),
     };
     #[cfg(not(feature = "tls"))]

@@ -6,7 +6,7 @@ mod happy_eyeballs;
 mod maybe_tls;
 mod reconnect;
 mod runtime;
-pub mod socket;
+pub(crate) mod socket;
 mod target;
 
 pub use error::ConnectError;
@@ -164,5 +164,5 @@ where
     R: Runtime,
     S: Transport,
 {
-    Ok(begin::<R, _>(Secured::new(transport, tls.session(host)?), config))
+    Ok(begin::<R, _>(Secured::new(transport, tls, host)?, config))
 }

@@ -21,7 +21,7 @@ pub trait Runtime: 'static {
     /// Resolves a host name to addresses.
     fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Connects a stream, with the [options](crate::connect::socket::set_options) of the settings.
+    /// Connects a stream, with the [options](crate::adapter::set_options) of the settings.
     fn connect(
         addr: SocketAddr,
         settings: Settings,

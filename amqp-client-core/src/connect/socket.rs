@@ -1,6 +1,10 @@
 //! What the sockets of connections are set to.
 
 use std::io;
+#[cfg(not(windows))]
+use std::os::fd::AsFd as AsSocket;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -21,9 +25,9 @@ const UNSENT_MAX: u32 = 256 * 1024;
 ///
 /// # Errors
 /// An error of the system, or a [setting](Settings::check) that cannot work.
-pub fn set_options<'s>(socket: impl Into<SockRef<'s>>, settings: &Settings) -> io::Result<()> {
+pub fn set_options(socket: &impl AsSocket, settings: &Settings) -> io::Result<()> {
     settings.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let socket = socket.into();
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     // Systems that only look like Linux may not know it, and connections work without.
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -140,7 +140,7 @@ impl Connection {
     ///
     /// The callback runs in its own task, or on its own thread where there are no tasks, and may block. There are two exceptions, in
     /// which it must not block: if the runtime shuts down, the thread that shuts it down runs the callback; and if you use a
-    /// [`Driver`](crate::driver::Driver) directly, the driver runs it.
+    /// [`Driver`](crate::adapter::Driver) directly, the driver runs it.
     pub fn on_close(&self, callback: impl FnOnce(ConnectionError) + Send + 'static) {
         let mut state = self.shared().lock();
         match state.proto.check() {

@@ -6,8 +6,6 @@ mod session;
 mod transport;
 
 #[cfg(feature = "tls")]
-pub use rustls;
-#[cfg(feature = "tls")]
 pub use transport::Secured;
 
 use std::fmt;

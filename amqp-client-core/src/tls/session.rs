@@ -14,10 +14,7 @@ use super::{Pem, TlsError, TlsOptions};
 
 impl TlsOptions {
     /// Begins a session with a host, as a state machine of rustls.
-    ///
-    /// # Errors
-    /// [`TlsError`], which names the file and the reason.
-    pub fn session(&self, host: &str) -> Result<ClientConnection, TlsError> {
+    pub(crate) fn session(&self, host: &str) -> Result<ClientConnection, TlsError> {
         let name = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| TlsError::BadName(name.to_owned()))?;

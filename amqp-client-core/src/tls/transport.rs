@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use rustls::ClientConnection;
 
+use super::{TlsError, TlsOptions};
 use crate::driver::Transport;
 
 /// How much is read from the transport at once, at least.
@@ -30,8 +31,15 @@ pub struct Secured<S> {
 }
 
 impl<S: Transport> Secured<S> {
-    /// Puts a session around a transport; its handshake begins with the first write or read.
-    pub fn new(inner: S, session: ClientConnection) -> Self {
+    /// Puts a session with that host around a transport. Its handshake begins with the first write or read.
+    ///
+    /// # Errors
+    /// [`TlsError`], if the TLS configuration is invalid.
+    pub fn new(inner: S, tls: &TlsOptions, host: &str) -> Result<Self, TlsError> {
+        Ok(Self::with(inner, tls.session(host)?))
+    }
+
+    pub(crate) fn with(inner: S, session: ClientConnection) -> Self {
         Self {
             inner,
             session,

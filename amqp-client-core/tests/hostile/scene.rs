@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::{Driver, Turn};
+use amqp_client_core::adapter::{Driver, Turn};
 use amqp_client_core::proto::frame::Frame;
 use amqp_client_core::proto::method::Method;
 use amqp_client_core::proto::{ChannelError, ConnectionError};

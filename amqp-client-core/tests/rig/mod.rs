@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Driver;
+use amqp_client_core::adapter::Driver;
 use amqp_client_core::proto::method::{
     BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
     ChannelFlow, ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,

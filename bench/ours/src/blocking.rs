@@ -7,17 +7,14 @@ use std::time::Instant;
 
 use amqp_bench_harness::job::{Job, Latencies, Mark, report};
 use amqp_client_blocking::proto::{RawProperties, Route};
-use amqp_client_blocking::{
-    Channel, Confirmation, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions,
-    Wait as _,
-};
+use amqp_client_blocking::{Channel, Confirmation, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions, Wait as _, connect};
 use bytes::Bytes;
 
 use crate::Outcome;
 use crate::driver::WINDOW;
 
 pub(crate) fn run(job: &Job) -> Outcome {
-    let connection = Connection::open(&job.url)?;
+    let connection = connect(&job.url)?;
     let channel = connection.open_channel().wait()?;
     let body = Bytes::from(vec![b'x'; job.size]);
     let mut latencies = Latencies::with_capacity(job.count);
@@ -92,7 +89,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "connections" => {
             let mut connections = Vec::new();
             for _ in 0..job.count {
-                let connection = Connection::open(&job.url)?;
+                let connection = connect(&job.url)?;
                 let channel = connection.open_channel().wait()?;
                 connections.push((connection, channel));
             }
@@ -102,7 +99,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "connect" => {
             for _ in 0..job.count {
                 let start = Instant::now();
-                let connection = Connection::open(&job.url)?;
+                let connection = connect(&job.url)?;
                 latencies.since(start);
                 connection.close().wait()?;
             }

@@ -154,13 +154,13 @@ impl Broker {
     /// Returns when the clients have disconnected, or after a second.
     ///
     /// ```
-    /// use amqp_client_blocking::Connection;
+    /// use amqp_client_blocking::connect;
     ///
     /// let broker = amqp_test_broker::Broker::start()?;
     /// broker.stop();
-    /// assert!(Connection::open(&broker.uri()).is_err(), "nobody listens");
+    /// assert!(connect(&broker.uri()).is_err(), "nobody listens");
     /// broker.start_again()?;
-    /// assert!(Connection::open(&broker.uri()).is_ok(), "at the same address");
+    /// assert!(connect(&broker.uri()).is_ok(), "at the same address");
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn stop(&self) {
@@ -196,10 +196,10 @@ impl Broker {
     /// queue.
     ///
     /// ```
-    /// use amqp_client_blocking::{Connection, PublisherOptions, QueueOptions, Wait as _};
+    /// use amqp_client_blocking::{PublisherOptions, QueueOptions, Wait as _, connect};
     ///
     /// let broker = amqp_test_broker::Broker::start()?;
-    /// let connection = Connection::open(&broker.uri())?;
+    /// let connection = connect(&broker.uri())?;
     /// let channel = connection.open_channel().wait()?;
     /// channel.queue_declare("orders", QueueOptions::new()).wait()?;
     /// let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
@@ -228,10 +228,10 @@ impl Broker {
     /// Returns what the broker knows of its connections, the oldest first.
     ///
     /// ```
-    /// use amqp_client_blocking::Connection;
+    /// use amqp_client_blocking::connect;
     ///
     /// let broker = amqp_test_broker::Broker::start()?;
-    /// let connection = Connection::open(&format!("{}?name=orders", broker.uri()))?;
+    /// let connection = connect(&format!("{}?name=orders", broker.uri()))?;
     /// let [view] = &broker.connections()[..] else { panic!("there is one") };
     /// assert_eq!(view.user, "guest");
     /// assert_eq!(view.client_properties.get("connection_name"), Some("orders".into()));
@@ -275,10 +275,10 @@ impl Broker {
     /// Returns a queue of the virtual host `/` with the messages that are ready for delivery, if there is one of that name.
     ///
     /// ```
-    /// use amqp_client_blocking::{Connection, Message, QueueOptions, Wait as _};
+    /// use amqp_client_blocking::{Message, QueueOptions, Wait as _, connect};
     ///
     /// let broker = amqp_test_broker::Broker::start()?;
-    /// let connection = Connection::open(&broker.uri())?;
+    /// let connection = connect(&broker.uri())?;
     /// let channel = connection.open_channel().wait()?;
     /// let orders = channel.queue_declare("orders", QueueOptions::new()).wait()?;
     /// orders.publish(&Message::new("one")).wait()?;

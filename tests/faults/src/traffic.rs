@@ -7,7 +7,7 @@ use amqp_client_core::{
     ExchangeKind, ExchangeOptions, Leftovers, Message, MessageProperties, OnLoss, PublishError,
     Publisher, PublisherOptions, QueueOptions,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect_target};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::task::JoinHandle;
 
@@ -43,8 +43,8 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) async fn start(site: &Site, ledger: &Arc<Ledger>, seed: u64) -> Result<Self, Error> {
-        let publishing = Connection::open_target(site.target("publishing", seed)?).await?;
-        let consuming = Connection::open_target(site.target("consuming", seed + 1)?).await?;
+        let publishing = connect_target(site.target("publishing", seed)?).await?;
+        let consuming = connect_target(site.target("consuming", seed + 1)?).await?;
         let (node, losses) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
         let stop = Arc::<AtomicBool>::default();
         let mut consumers = Vec::new();

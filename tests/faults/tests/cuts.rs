@@ -10,7 +10,7 @@ use amqp_client_core::{
     CallError, Channel, ConnectError, ConsumeOptions, Message, MessageProperties, OnLoss,
     PublisherOptions, QueueOptions, Target,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect_target};
 use amqp_faults::Error;
 use amqp_testkit::{Proxy, RabbitMq};
 
@@ -50,7 +50,7 @@ where
 
 async fn connect(target: &Target) -> Result<Connection, Error> {
     loop {
-        match Connection::open_target(target.clone()).await {
+        match connect_target(target.clone()).await {
             // The first connection has nothing to come back to.
             Err(ConnectError::Refused { .. } | ConnectError::Unreachable { .. }) => {}
             other => return Ok(other?),

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use amqp_client_core::CallError;
 use amqp_client_core::proto::method::{ExchangeDeclare, QueueDeclare, QueueDelete, Request};
 use amqp_client_core::proto::{FieldTable, ShortStr, Value};
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect};
 
 use crate::script::client::short;
 use crate::{brokers, version};
@@ -96,7 +96,7 @@ async fn both_brokers_refuse_the_same_queues() -> Outcome {
             continue;
         }
         same(&declare, async |uri| {
-            let connection = Connection::open(uri).await?;
+            let connection = connect(uri).await?;
             let answer = said(&connection, declare.clone()).await?;
             delete(&connection, &declare.queue).await?;
             connection.close().await?;
@@ -125,10 +125,10 @@ async fn both_brokers_refuse_the_same_second_declarations() -> Outcome {
         (declare("classic", None), shorter),
     ] {
         same((&before, &after), async |uri| {
-            let connection = Connection::open(uri).await?;
+            let connection = connect(uri).await?;
             assert_eq!(said(&connection, before.clone()).await?, "done");
             let own = said(&connection, after.clone()).await?;
-            let other = Connection::open(uri).await?;
+            let other = connect(uri).await?;
             let answers = (own, said(&other, after.clone()).await?);
             assert_eq!(delete(&connection, &before.queue).await?, "done");
             connection.close().await?;
@@ -149,7 +149,7 @@ async fn both_brokers_refuse_the_same_exchanges() -> Outcome {
                 let declare =
                     ExchangeDeclare { exchange, kind, passive, durable: true, ..<_>::default() };
                 same(&declare, async |uri| {
-                    let connection = Connection::open(uri).await?;
+                    let connection = connect(uri).await?;
                     Ok(said(&connection, declare.clone()).await?)
                 })
                 .await?;

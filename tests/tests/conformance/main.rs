@@ -18,7 +18,7 @@ use amqp_client_core::{
     CallError, Channel, ConsumeOptions, Delivery, ExchangeOptions, Message, MessageProperties,
     Overflow, PublisherOptions, QueueOptions,
 };
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect};
 use amqp_test_broker::{Broker, Options};
 use amqp_testkit::RabbitMq;
 use proptest::prelude::*;
@@ -135,7 +135,7 @@ impl Run {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("conformance.{}.{number}.", std::process::id());
-        let connection = Connection::open(uri).await.map_err(failed)?;
+        let connection = connect(uri).await.map_err(failed)?;
         let channel = connection.open_channel().await.map_err(failed)?;
         Ok(Self {
             connection,
@@ -184,7 +184,7 @@ impl Run {
             self.deliveries.clear();
             // They were this connection's own.
             self.declared.clear();
-            self.connection = Connection::open(&self.uri).await.map_err(failed)?;
+            self.connection = connect(&self.uri).await.map_err(failed)?;
             self.channel = self.connection.open_channel().await.map_err(failed)?;
         } else if !self.channel.is_open() {
             self.deliveries.clear();
@@ -469,7 +469,7 @@ fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
 
 /// The broker's major and minor number. Its callers may run inside a runtime.
 fn version(uri: &str) -> Option<(u32, u32)> {
-    let connection = amqp_client_blocking::Connection::open(uri).ok()?;
+    let connection = amqp_client_blocking::connect(uri).ok()?;
     let version = connection.negotiated()?.peer_properties.get("version")?.as_str()?.to_owned();
     let mut numbers = version.split('.').map_while(|number| number.parse().ok());
     Some((numbers.next()?, numbers.next()?))

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Driver;
+use amqp_client_core::adapter::Driver;
 use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, BytesMut};

@@ -1,8 +1,8 @@
 //! Connections that do not come back, for tests of how they end.
 
 use amqp_client_core::{ConnectError, Target};
-use amqp_client_tokio::Connection;
+use amqp_client_tokio::{Connection, connect_target};
 
 pub(crate) async fn open(uri: &str) -> Result<Connection, ConnectError> {
-    Connection::open_target(uri.parse::<Target>()?.without_recovery()).await
+    connect_target(uri.parse::<Target>()?.without_recovery()).await
 }

@@ -2,7 +2,9 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use amqp_client_blocking::{Connection, ConsumeOptions, Message, QueueOptions, Target, Wait as _};
+use amqp_client_blocking::{
+    Connection, ConsumeOptions, Message, QueueOptions, Target, Wait as _, connect_target,
+};
 
 use crate::Outcome;
 use crate::script::client::addr_of;
@@ -39,7 +41,7 @@ impl Program {
 
     pub(crate) fn connect(&self, name: &str) -> Result<Connection, Box<dyn std::error::Error>> {
         let target = format!("{}?name={name}", self.uri).parse::<Target>()?;
-        Ok(Connection::open_target(target.without_recovery())?)
+        Ok(connect_target(target.without_recovery())?)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -58,7 +60,7 @@ impl Program {
     pub(crate) fn assert_serves(&self, after: &str) {
         let served = || -> Outcome {
             let target = self.uri.parse::<Target>()?.without_recovery();
-            let connection = Connection::open_target(target)?;
+            let connection = connect_target(target)?;
             let channel = connection.open_channel().wait()?;
             let options = QueueOptions::new().exclusive(true);
             let queue = channel.queue_declare("", options).wait()?;

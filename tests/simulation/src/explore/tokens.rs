@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Timer;
+use amqp_client_core::adapter::Timer;
 use amqp_client_core::login::{Token, TokenError, TokenSource, keep_fresh};
 
 use super::World;

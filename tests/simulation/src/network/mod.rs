@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use amqp_client_core::driver::Driver;
-use amqp_client_core::driver::Reconnector;
+use amqp_client_core::adapter::{Driver, Reconnector};
 use amqp_client_core::proto::ServerConfig;
 use amqp_client_core::{Config, Connection, Recovery};
 use amqp_test_broker::{ConsumerView, Engine, Options, SessionId};

@@ -1,0 +1,80 @@
+use std::io::{self, Read, Write};
+
+use amqp_client_core::adapter::{self, Runtime as _, Wait as _};
+#[cfg(feature = "tls")]
+use amqp_client_core::tls::TlsOptions;
+use amqp_client_core::{Config, ConnectError, Connection, Target};
+use mio::event::Source;
+
+use crate::io::{Threads, registration};
+
+/// Connects to the broker of a URI such as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts, tries one
+/// after the other. Wait for what the connection's methods return with [`Wait`](crate::Wait).
+///
+/// If the connection is lost later, the client reconnects and restores everything that was declared and consumed: see
+/// [recovery](crate::recovery).
+///
+/// # Errors
+/// [`ConnectError`], as [`connect_target`].
+pub fn connect(uri: &str) -> Result<Connection, ConnectError> {
+    connect_target(uri.parse()?)
+}
+
+/// Connects to the first node of `target` that accepts the connection. The
+/// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node.
+///
+/// # Errors
+/// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
+/// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
+pub fn connect_target(target: Target) -> Result<Connection, ConnectError> {
+    adapter::open::<Threads>(target).wait()
+}
+
+/// Begins a connection over any non-blocking stream that mio can poll: a Unix socket, a proxy's tunnel, a socket pair, a socket
+/// with special options. Wait for [`ready`](Connection::ready) before using the connection.
+///
+/// ```
+/// use amqp_client_blocking::{Config, Wait as _, connect_over};
+///
+/// # let broker = amqp_test_broker::Broker::start()?;
+/// # let addr = broker.addr();
+/// let stream = std::net::TcpStream::connect(addr)?;
+/// stream.set_nonblocking(true)?;
+/// let stream = mio::net::TcpStream::from_std(stream);
+/// let connection = connect_over(stream, Config::default())?;
+/// connection.ready().wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// If the system cannot start a thread or cannot poll the stream.
+pub fn connect_over<S>(stream: S, config: Config) -> io::Result<Connection>
+where
+    S: Source + Read + Write + Send + 'static,
+{
+    let (stream, registration) = registration(stream)?;
+    let (connection, drive) = adapter::begin::<Threads, _>(stream, config);
+    Threads::drive(registration, drive)?;
+    Ok(connection)
+}
+
+/// Like [`connect_over`], inside a TLS session with `host`.
+///
+/// # Errors
+/// As [`connect_over`], and a [`TlsError`](crate::tls::TlsError) within the error if the TLS configuration is invalid.
+#[cfg(feature = "tls")]
+pub fn connect_tls_over<S>(
+    stream: S,
+    tls: &TlsOptions,
+    host: &str,
+    config: Config,
+) -> io::Result<Connection>
+where
+    S: Source + Read + Write + Send + 'static,
+{
+    let (stream, registration) = registration(stream)?;
+    let (connection, drive) =
+        adapter::begin_tls::<Threads, _>(stream, tls, host, config).map_err(io::Error::other)?;
+    Threads::drive(registration, drive)?;
+    Ok(connection)
+}

@@ -1,0 +1,15 @@
+//! What an adapter is made of: the side of a connection that faces the transport, and what connects it.
+//!
+//! An adapter for an async runtime implements [`Runtime`], [`Transport`] and [`Timer`], and has functions that call [`open`],
+//! [`begin`] and [`begin_tls`]. `amqp-client-tokio` is the model. Without futures, drive a [`Driver`] and, after a loss, a
+//! [`Reconnector`].
+
+#[cfg(feature = "tls")]
+pub use crate::connect::begin_tls;
+pub use crate::connect::socket::set_options;
+pub use crate::connect::{Begun, Runtime, begin, open};
+pub use crate::driver::{Drive, Driver, ReconnectTurn, Reconnector, Timer, Transport, Turn, fill};
+#[cfg(feature = "tls")]
+pub use crate::tls::Secured;
+#[cfg(feature = "blocking")]
+pub use crate::wait::{Alarm, Deliveries, IoLoop, NextError, Wait, Waiter, alarmed, used};

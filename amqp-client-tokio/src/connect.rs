@@ -1,0 +1,89 @@
+use std::future::Future;
+
+use amqp_client_core::adapter;
+#[cfg(feature = "tls")]
+use amqp_client_core::tls::{TlsError, TlsOptions};
+use amqp_client_core::{Config, ConnectError, Connection, Target};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::io::{Stream, Tokio};
+
+/// Connects to the broker of a URI such as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts, tries one
+/// after the other. A task of the runtime reads and writes the socket, and ends with the connection.
+///
+/// If the connection is lost later, the client reconnects and restores everything that was declared and consumed: see
+/// [recovery](crate::recovery).
+///
+/// ```no_run
+/// # async fn example() -> Result<(), amqp_client_tokio::ConnectError> {
+/// let connection = amqp_client_tokio::connect("amqp://guest:guest@localhost:5672/%2f").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`ConnectError`], as [`connect_target`].
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O and time enabled.
+///
+/// # Cancel safety
+/// Dropping the future aborts the attempt.
+pub async fn connect(uri: &str) -> Result<Connection, ConnectError> {
+    connect_target(uri.parse()?).await
+}
+
+/// Connects to the first node of `target` that accepts the connection. The
+/// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node.
+///
+/// # Errors
+/// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
+/// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O and time enabled.
+///
+/// # Cancel safety
+/// Dropping the future aborts the attempt.
+pub async fn connect_target(target: Target) -> Result<Connection, ConnectError> {
+    adapter::open::<Tokio>(target).await
+}
+
+/// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns the connection and the future
+/// that drives it until it is closed. Spawn or poll this future: without it, nothing happens.
+///
+/// ```
+/// # use amqp_client_tokio::{Config, connect_over};
+/// # async fn example(stream: tokio::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+/// let (connection, driver) = connect_over(stream, Config::default());
+/// tokio::spawn(driver);
+/// connection.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn connect_over<S>(
+    stream: S,
+    config: Config,
+) -> (Connection, impl Future<Output = ()> + Send + use<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    adapter::begin::<Tokio, _>(Stream(stream), config)
+}
+
+/// Like [`connect_over`], inside a TLS session with `host`.
+///
+/// # Errors
+/// [`TlsError`](crate::tls::TlsError), if the TLS configuration is invalid.
+#[cfg(feature = "tls")]
+pub fn connect_tls_over<S>(
+    stream: S,
+    tls: &TlsOptions,
+    host: &str,
+    config: Config,
+) -> Result<(Connection, impl Future<Output = ()> + Send + use<S>), TlsError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    adapter::begin_tls::<Tokio, _>(Stream(stream), tls, host, config)
+}
