@@ -68,7 +68,9 @@ fn poll_any<'a>(
 /// deliveries are buffered, and none is lost.
 ///
 /// ```
-/// use amqp_client_blocking::{///     Callbacks, ConsumeOptions, Message, QueueOptions, Wait as _, ///, connect};
+/// use amqp_client_blocking::{
+///     Callbacks, ConsumeOptions, Message, QueueOptions, Wait as _, connect,
+/// };
 ///
 /// # let broker = amqp_test_broker::Broker::start()?;
 /// # let connection = connect(&broker.uri())?;
