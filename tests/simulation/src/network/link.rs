@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use amqp_client_core::driver::{Driver, Reconnector};
+use amqp_client_core::adapter::{Driver, Reconnector};
 use amqp_test_broker::SessionId;
 use bytes::{Buf as _, BytesMut};
 

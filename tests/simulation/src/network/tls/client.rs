@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use amqp_client_core::driver::{Drive, Driver, Reconnector, Timer, Transport};
-use amqp_client_core::tls::Secured as Session;
+use amqp_client_core::adapter::Secured as Session;
+use amqp_client_core::adapter::{Drive, Driver, Reconnector, Timer, Transport};
 use bytes::{Buf as _, BytesMut};
 use fastrand::Rng;
 
@@ -61,9 +61,10 @@ struct Seat {
 impl Secured {
     pub(in crate::network) fn new(driver: Driver, wires: Rc<RefCell<Wires>>, seed: u64) -> Self {
         let seat = Rc::new(Seat::default());
-        let session = setup().client.session(HOST).expect("the certificate can be trusted");
         let line = Line { wires: wires.clone(), seat: seat.clone(), ended: false };
-        let transport = Measured { inner: Session::new(line, session), seat: seat.clone() };
+        let inner =
+            Session::new(line, &setup().client, HOST).expect("the certificate can be trusted");
+        let transport = Measured { inner, seat: seat.clone() };
         let drive = Drive::with(driver, transport, Clock(seat.clone()));
         Self { drive, seat, wires, rng: Rng::with_seed(seed) }
     }

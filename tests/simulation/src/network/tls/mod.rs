@@ -9,11 +9,11 @@ mod server;
 
 use std::sync::{Arc, OnceLock};
 
-use amqp_client_core::tls::rustls::crypto::ring;
-use amqp_client_core::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use amqp_client_core::tls::rustls::{Error, ServerConfig, version};
 use amqp_client_core::tls::{Pem, TlsOptions};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{Error, ServerConfig, version};
 
 pub(super) use client::Secured;
 pub(super) use server::{Farewell, ServerEnd};

@@ -3,9 +3,9 @@
 use std::io::{self, Read as _, Write as _};
 use std::time::Instant;
 
-use amqp_client_core::tls::rustls::{AlertDescription, Error, ServerConnection};
 use bytes::{Buf, BufMut as _, BytesMut};
 use fastrand::Rng;
+use rustls::{AlertDescription, Error, ServerConnection};
 
 use super::setup;
 use crate::wire::Wire;
