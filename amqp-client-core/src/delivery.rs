@@ -17,6 +17,21 @@ use crate::message::MessageProperties;
 /// channel open until then. Dropping a delivery is not part of a [transaction](Channel::transaction): the delivery is requeued
 /// when the transaction ends, whether it is committed or rolled back.
 ///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Delivery;
+/// # async fn example(delivery: Delivery) -> Result<(), Box<dyn std::error::Error>> {
+/// println!("{}: {} bytes", delivery.routing_key(), delivery.body().len());
+/// if delivery.redelivered() && delivery.text().is_err() {
+///     // To the dead-letter exchange, if the queue has one.
+///     delivery.reject(false)?;
+/// } else {
+///     delivery.ack()?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # To blame or not to blame
 /// From RabbitMQ 4.3, a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
 /// (`x-delivery-limit`, default 20):
@@ -42,6 +57,19 @@ pub struct Delivery {
 }
 
 /// Policy for a delivery whose handler panics.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Queue;
+/// use amqp_client_tokio::{ConsumeOptions, OnPanic};
+///
+/// # async fn example(queue: Queue) -> Result<(), Box<dyn std::error::Error>> {
+/// let consumer = queue.consume(ConsumeOptions::new()).await?.on_panic(OnPanic::Reject);
+/// consumer.for_each_concurrent(8, async |delivery| handle(delivery)).await?;
+/// # fn handle(_: amqp_client_tokio::Delivery) {}
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnPanic {
@@ -194,6 +222,18 @@ impl Drop for Delivery {
 }
 
 /// A message fetched with `basic.get`.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Queue;
+/// # async fn example(queue: Queue) -> Result<(), Box<dyn std::error::Error>> {
+/// while let Some(got) = queue.get().await? {
+///     println!("{} more", got.message_count);
+///     got.delivery.ack()?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Got {

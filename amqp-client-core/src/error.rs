@@ -18,6 +18,22 @@ use amqp_proto::{
 use thiserror::Error;
 
 /// A request to the broker failed.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{CallError, proto::ReplyCode};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// match channel.queue_declare_passive("jobs").await {
+///     Ok(queue) => println!("{} messages", queue.message_count()),
+///     Err(error) if error.reply_code() == Some(ReplyCode::NOT_FOUND) => println!("no such queue"),
+///     Err(CallError::TimedOut { after, .. }) => println!("no reply within {after:?}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -95,6 +111,21 @@ impl From<OpenChannelError> for CallError {
 }
 
 /// `try_publish` did not publish: it would have had to wait ([`PublishError::Gated`]), or it failed. Returns the body to the caller.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Publisher;
+/// use amqp_client_tokio::TryPublishError;
+///
+/// # async fn example(publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+/// match publisher.try_publish("jobs", "work") {
+///     Ok(confirmation) => confirmation.await?,
+///     Err(TryPublishError { body: Some(body), error }) => println!("{error}; try {body} later"),
+///     Err(failed) => return Err(failed.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the body is moved out of it")]
 pub struct TryPublishError<B> {
@@ -126,6 +157,22 @@ impl<B> fmt::Debug for TryPublishError<B> {
 }
 
 /// A message was sent, but the broker did not accept it, or did not confirm that it did.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Publisher;
+/// use amqp_client_tokio::{ConfirmError, SendError};
+///
+/// # async fn example(publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+/// match publisher.send("jobs", "work").await {
+///     Err(SendError::NotConfirmed(ConfirmError::Unconfirmed(_))) => {
+///         println!("the connection was lost: a queue may have the message, or not");
+///     }
+///     outcome => outcome?,
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfirmError {
@@ -208,6 +255,22 @@ impl ConfirmError {
 }
 
 /// A message was not sent, or was sent and not confirmed.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Publisher;
+/// use amqp_client_tokio::SendError;
+///
+/// # async fn example(publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+/// match publisher.send("jobs", "work").await {
+///     Ok(()) => {}
+///     Err(SendError::NotSent(error)) => println!("not sent: {error}"),
+///     Err(SendError::NotConfirmed(error)) => println!("sent, but not confirmed: {error}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
@@ -222,6 +285,23 @@ pub enum SendError {
 common_methods! { SendError { Self::NotSent(error) => error, Self::NotConfirmed(error) => error } }
 
 /// The reason why a consumer ended, other than a cancel through its handle.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Consumer;
+/// use amqp_client_tokio::ConsumerEnd;
+///
+/// # async fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
+/// while let Some(delivery) = consumer.next().await {
+///     match delivery {
+///         Ok(delivery) => delivery.ack()?,
+///         Err(ConsumerEnd::Cancelled) => println!("the queue is gone"),
+///         Err(error) => return Err(error.into()),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConsumerEnd {

@@ -13,6 +13,15 @@ use bytes::Bytes;
 ///
 /// A [`Message`] without a delivery mode is published as [`Persistent`](Self::Persistent), unless the options of its
 /// [`Publisher`](crate::Publisher) say otherwise.
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{DeliveryMode, Message, MessageProperties};
+///
+/// let transient = MessageProperties::new().with_delivery_mode(DeliveryMode::Transient);
+/// let message = Message::new("soon out of date").with(&transient)?;
+/// # Ok::<(), amqp_client_core::proto::TooLong>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the specification knows these two")]
 pub enum DeliveryMode {

@@ -16,6 +16,22 @@ use crate::state::{ChannelState, DeadlineId, Guard, Task, Waiter};
 /// The request is queued as soon as the method that returns this future is called. So requests can be pipelined: call several
 /// methods, then await their replies, and all of them cost one round trip.
 ///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use std::time::Duration;
+///
+/// use amqp_client_tokio::QueueOptions;
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// // Two requests, one round trip.
+/// let first = channel.queue_declare("first", QueueOptions::new());
+/// let second = channel.queue_declare("second", QueueOptions::new()).within(Duration::from_secs(5));
+/// let (first, second) = (first.await?, second.await?);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`CallError`]. A request that the broker refuses closes the channel, and the error carries the reason.
 ///

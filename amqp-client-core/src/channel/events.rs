@@ -18,6 +18,24 @@ impl Channel {
 /// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
 /// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::ChannelEvent;
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = channel.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         ChannelEvent::Returned(returned) => println!("{}: no queue", returned.routing_key),
+///         ChannelEvent::Closed(reason) => println!("closed: {reason}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ChannelEvents {
     channel: Channel,

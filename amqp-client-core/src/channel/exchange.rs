@@ -128,6 +128,21 @@ fn ends(
 }
 
 /// An exchange, seen from a channel.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{ExchangeKind, ExchangeOptions, Message};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let logs = channel
+///     .exchange_declare("logs", ExchangeKind::Topic, ExchangeOptions::new())
+///     .await?;
+/// // Fails with `ConfirmError::Returned` if no queue is bound for this routing key.
+/// logs.publish_confirmed("app.error", &Message::new("disk full")).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Exchange {
     channel: Channel,

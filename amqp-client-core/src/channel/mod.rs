@@ -36,6 +36,19 @@ use crate::state::{ChannelState, Deadline, Guard, On, State, Task, Waiting};
 /// Clones are handles of the same channel. The channel closes when [`close`](Self::close) is called, when a request fails, or when
 /// its last handle is dropped. Handles are: channels, the values that their methods return, consumers, publishers, and
 /// unacknowledged deliveries.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{ConsumeOptions, QueueOptions};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// channel.basic_qos(100).await?;
+/// let queue = channel.queue_declare("jobs", QueueOptions::new()).await?;
+/// let consumer = queue.consume(ConsumeOptions::new()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,

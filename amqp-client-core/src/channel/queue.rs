@@ -115,6 +115,19 @@ fn binding(
 }
 
 /// A queue, seen from a channel.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{Message, QueueOptions};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = channel.queue_declare("jobs", QueueOptions::new()).await?;
+/// queue.bind("amq.topic", "jobs.#").await?;
+/// queue.publish_confirmed(&Message::new("work")).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Queue {
     channel: Channel,

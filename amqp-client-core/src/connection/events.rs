@@ -20,6 +20,25 @@ impl Connection {
 ///
 /// Each listener gets every event. A slow listener holds up nothing: it loses the oldest events, and `Missed` reports how many.
 /// A listener does not keep the connection open.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// use amqp_client_tokio::ConnectionEvent;
+///
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = connection.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         ConnectionEvent::Lost { reason } => println!("lost: {reason}"),
+///         ConnectionEvent::Recovered(report) => println!("recovered: {report:?}"),
+///         ConnectionEvent::Blocked { reason } => println!("blocked: {reason}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ConnectionEvents {
     shared: Arc<Shared>,

@@ -22,6 +22,20 @@ use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting}
 ///
 /// Clones are handles of the same connection. The connection closes when [`close`](Self::close) is called or when its last handle
 /// is dropped. Channels, and everything created from them, are handles too.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// use amqp_client_tokio::QueueOptions;
+///
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let channel = connection.open_channel().await?;
+/// let queue = channel.queue_declare("hello", QueueOptions::new()).await?;
+/// println!("{} messages wait in {}", queue.message_count(), queue.name());
+/// connection.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,

@@ -71,6 +71,17 @@ fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
 }
 
 /// A channel that is being opened; see [`Connection::open_channel`].
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// // Two channels, one round trip.
+/// let (first, second) = (connection.open_channel(), connection.open_channel());
+/// let (first, second) = (first.await?, second.await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "the channel closes when the future is dropped"]
 pub struct OpenChannel {

@@ -9,6 +9,18 @@ use crate::state::Deadline;
 use crate::state::{Counts, On, State, Waiting};
 
 /// The work that was unfinished when a connection was shut down.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// use std::time::Duration;
+///
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let leftovers = connection.shutdown(Duration::from_secs(10)).await?;
+/// println!("{leftovers:?}");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Leftovers {

@@ -5,6 +5,21 @@ use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
 /// Options of a consumer. By default, deliveries need an acknowledgement.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{ConsumeOptions, StreamOffset};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let stream = channel.queue("events")?;
+/// // A stream needs a prefetch limit.
+/// channel.basic_qos(100).await?;
+/// let options = ConsumeOptions::new().stream_offset(StreamOffset::First);
+/// let consumer = stream.consume(options).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 #[must_use]
 pub struct ConsumeOptions {
@@ -18,6 +33,13 @@ pub struct ConsumeOptions {
 }
 
 /// The position at which a consumer of a stream begins (`x-stream-offset`).
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{ConsumeOptions, StreamOffset};
+///
+/// let options = ConsumeOptions::new().stream_offset(StreamOffset::Offset(1_000_000));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamOffset {

@@ -6,6 +6,18 @@ use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
 /// The type of an exchange: how it routes messages.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Channel;
+/// use amqp_client_tokio::{ExchangeKind, ExchangeOptions};
+///
+/// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let kind = ExchangeKind::Other("x-consistent-hash".into());
+/// let exchange = channel.exchange_declare("shards", kind, ExchangeOptions::new()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExchangeKind {
@@ -54,6 +66,13 @@ impl fmt::Display for ExchangeKind {
 }
 
 /// Options of an exchange. Exchanges are durable by default.
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::ExchangeOptions;
+///
+/// let options = ExchangeOptions::new().durable(false).auto_delete(true).alternate_exchange("unrouted");
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct ExchangeOptions {

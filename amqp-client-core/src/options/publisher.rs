@@ -32,6 +32,13 @@ pub struct PublisherOptions {
 }
 
 /// Policy of a publisher when the connection is lost.
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{OnLoss, PublisherOptions};
+///
+/// let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnLoss {

@@ -30,6 +30,13 @@ pub struct QueueOptions {
 }
 
 /// The type of a queue in RabbitMQ (`x-queue-type`).
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{QueueOptions, QueueType};
+///
+/// let options = QueueOptions::new().queue_type(QueueType::Quorum);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueType {
@@ -42,6 +49,14 @@ pub enum QueueType {
 }
 
 /// What a queue does when it is full (`x-overflow`).
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{Overflow, QueueOptions};
+///
+/// // The confirm of a message that does not fit fails with `ConfirmError::Nacked`.
+/// let options = QueueOptions::new().max_length(10_000).overflow(Overflow::RejectPublish);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {

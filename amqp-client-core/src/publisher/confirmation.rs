@@ -14,6 +14,22 @@ use crate::state::Deadline;
 
 /// A future that resolves to the outcome of a publish: `Ok` once the broker has confirmed the message.
 ///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Publisher;
+/// use amqp_client_tokio::ConfirmError;
+///
+/// # async fn example(publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+/// let confirmation = publisher.publish("jobs", "work").await?;
+/// match confirmation.await {
+///     Ok(()) => println!("a queue has it"),
+///     Err(ConfirmError::Returned(_)) => println!("no queue is bound for it"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`ConfirmError`]: refused, returned, or unknown.
 ///
@@ -98,6 +114,17 @@ impl Drop for Confirmation {
 /// A future that resolves to the outcome of several publishes: `Ok` once the broker has confirmed all of the messages.
 ///
 /// To get the outcome of each message, iterate: this is an iterator of [`Confirmation`]s.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::PreparedPublisher;
+/// # async fn example(publisher: PreparedPublisher) -> Result<(), Box<dyn std::error::Error>> {
+/// let confirmations = publisher.publish_all(["one", "two", "three"]).await?;
+/// // Waits for all of them, and returns the first error.
+/// confirmations.await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`ConfirmError`] of the first message, in publishing order, that failed. The future does not wait for the messages after it.
@@ -196,6 +223,20 @@ impl Drop for Confirmations {
 }
 
 /// Only the first of several messages were published.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::PreparedPublisher;
+/// use amqp_client_tokio::PublishAllError;
+///
+/// # async fn example(publisher: PreparedPublisher) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Err(PublishAllError { sent, error, .. }) = publisher.publish_all(["one", "two"]).await {
+///     println!("only {} messages were sent: {error}", sent.len());
+///     sent.await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Error)]
 #[error("{} messages were sent, and the next was not", sent.len())]
 #[non_exhaustive]

@@ -1,6 +1,19 @@
 use amqp_proto::{ChannelError, ChannelId, ConnectionError};
 
 /// A snapshot of a connection's state; see [`Connection::health`](crate::Connection::health).
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let health = connection.health();
+/// if !health.is_open() {
+///     println!("not ready: {:?}", health.status);
+/// }
+/// println!("{} unconfirmed, {} losses so far", health.unconfirmed, health.losses);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
@@ -35,6 +48,17 @@ pub struct Health {
 }
 
 /// A channel that the broker has closed, or that was not restored after a loss, while the connection goes on.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// for closed in connection.health().closed_channels {
+///     println!("channel {} was closed: {}", closed.id, closed.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedChannel {
@@ -45,6 +69,21 @@ pub struct ClosedChannel {
 }
 
 /// The status of a connection.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// use amqp_client_tokio::Status;
+///
+/// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// match connection.health().status {
+///     Status::Open => println!("ready"),
+///     Status::Closed(reason) => println!("closed: {reason}"),
+///     other => println!("wait: {other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
