@@ -3,7 +3,7 @@
 //! Both ends are state machines in memory: the client with its loop, and rustls with the broker behind it. The certificate is an
 //! Ed25519 one, so that records have the same lengths in each run.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Secured;
 use amqp_client_core::adapter::{Drive, Timer, Transport};
@@ -45,6 +45,8 @@ struct Way {
     left: usize,
     /// After how many bytes the transport ends.
     cut: Option<usize>,
+    /// How many bytes can be read before time passes, on a slow link.
+    allowed: Option<usize>,
 }
 
 impl Way {
@@ -97,7 +99,9 @@ impl Transport for End {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         let mut wires = self.wires.borrow_mut();
         let room = input.capacity() - input.len();
-        let count = wires.down.bytes.len().min(room).min(self.piece);
+        let allowed = wires.down.allowed.unwrap_or(usize::MAX);
+        let count = wires.down.bytes.len().min(room).min(self.piece).min(allowed);
+        wires.down.allowed = wires.down.allowed.map(|allowed| allowed - count);
         input.extend_from_slice(&wires.down.bytes.split_to(count));
         match count {
             0 if wires.is_cut() => Poll::Ready(Ok(0)),
@@ -132,16 +136,16 @@ impl Transport for End {
     }
 }
 
-/// Time does not pass: no deadline hides that somebody waits for ever.
-struct Still(Instant);
+/// Mostly time does not pass: no deadline hides that somebody waits for ever.
+struct Clock(Rc<Cell<Instant>>);
 
-impl Timer for Still {
+impl Timer for Clock {
     fn now(&self) -> Instant {
-        self.0
+        self.0.get()
     }
 
     fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
-        if at <= self.0 { Poll::Ready(()) } else { Poll::Pending }
+        if at <= self.0.get() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -255,7 +259,8 @@ fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) ->
     let now = Instant::now();
     let end = End { wires: wires.clone(), piece };
     let secured = Secured::new(end, &TlsOptions::new().verify(false), "localhost")?;
-    let (connection, drive) = Drive::new(secured, Still(now), Config::default());
+    let (connection, drive) =
+        Drive::new(secured, Clock(Rc::new(Cell::new(now))), Config::default());
     let mut drive = pin!(drive);
     let mut driven = false;
     let mut server = Server::new(config, now)?;
@@ -334,4 +339,34 @@ fn a_transport_may_end_at_any_record() -> Outcome {
     }
     assert!(cuts > 40, "only {cuts} cuts");
     Ok(())
+}
+
+/// What a slow link brings in a tenth of a second: it needs eight times the heartbeat's interval for a large record.
+const SLOW: usize = 200;
+
+/// Records are understood as a whole. While a part of one comes, the peer is not silent.
+#[test]
+fn a_record_may_take_longer_than_the_peer_may_be_silent() -> Outcome {
+    let wires = Rc::new(RefCell::new(Wires::default()));
+    let clock = Rc::new(Cell::new(Instant::now()));
+    let end = End { wires: wires.clone(), piece: usize::MAX };
+    let secured = Secured::new(end, &TlsOptions::new().verify(false), "localhost")?;
+    let mut own = Config::default();
+    own.protocol.heartbeat = Duration::from_secs(1);
+    let (connection, mut drive) = Drive::new(secured, Clock(clock.clone()), own);
+    let mut server = Server::new(&config()?, clock.get())?;
+    let mut working = pin!(work(connection));
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..1_000 {
+        clock.set(clock.get() + Duration::from_millis(100));
+        server.now = clock.get();
+        wires.borrow_mut().down.allowed = Some(SLOW);
+        let _over = Pin::new(&mut drive).poll(&mut cx);
+        if let Poll::Ready(worked) = working.as_mut().poll(&mut cx) {
+            return worked;
+        }
+        server.engine.handle_timeout(clock.get());
+        server.turn(&mut wires.borrow_mut(), usize::MAX)?;
+    }
+    Err("it waits for ever".into())
 }

@@ -45,4 +45,8 @@ impl<S: Transport> Transport for MaybeTls<S> {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, transport => transport.poll_close(cx))
     }
+
+    fn take_progress(&mut self) -> bool {
+        either!(self, transport => transport.take_progress())
+    }
 }

@@ -157,7 +157,13 @@ impl<S: Transport, T: Timer> Drive<S, T> {
                 self.driver.received(now);
             }
             Poll::Ready(Err(error)) => self.driver.transport_error(now, &error),
-            Poll::Pending => return false,
+            Poll::Pending => {
+                if self.transport.take_progress() {
+                    self.ticks = 0;
+                    self.driver.progress(now);
+                }
+                return false;
+            }
         }
         true
     }

@@ -44,6 +44,7 @@ const HELD_MAX: usize = 2 * 1024 * 1024;
 /// 3. While [`Turn::reads`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
 ///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error). If there is nothing to read and the
 ///    turn says [`Reading::Check`], call [`no_input`](Self::no_input).
+///    If only a part has come of what the transport returns as a whole, call [`progress`](Self::progress).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker passed to `turn`.
 /// 5. When [`Turn::is_done`], close the transport, and drop the driver or continue with its
 ///    [`into_reconnector`](Self::into_reconnector).
@@ -324,6 +325,15 @@ impl Driver {
         let mut state = self.guard.shared.lock();
         state.proto.handle_no_input(now);
         state.dispatch();
+    }
+
+    /// The transport has received a part, at `now`, of what it can only return as a whole, such as a TLS record. The peer is not
+    /// silent.
+    pub fn progress(&mut self, now: Instant) {
+        let mut state = self.guard.shared.lock();
+        // The peer has its full time from when reading goes on.
+        state.proto.handle_reading(now, true);
+        state.proto.handle_reading(now, false);
     }
 
     /// The transport has ended.

@@ -35,6 +35,12 @@ pub trait Transport {
     /// # Errors
     /// That it could not be ended in an orderly way.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Returns whether bytes have come since the last call that [`poll_read`](Self::poll_read) does not return yet. TLS holds a
+    /// record back until it is complete, and the peer that sends it is not silent.
+    fn take_progress(&mut self) -> bool {
+        false
+    }
 }
 
 /// Reads into the room that `input` has, with a function that needs initialized memory: clearing it costs less than copying.

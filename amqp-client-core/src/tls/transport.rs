@@ -19,6 +19,8 @@ pub struct Secured<S> {
     session: ClientConnection,
     /// What came and is no whole record yet.
     incoming: BytesMut,
+    /// A part of a record came since that was last asked.
+    progress: bool,
     /// Records that are being sent.
     outgoing: BytesMut,
     /// Nothing more is received: the transport or the session has ended, or failed.
@@ -44,6 +46,7 @@ impl<S: Transport> Secured<S> {
             inner,
             session,
             incoming: BytesMut::new(),
+            progress: false,
             outgoing: BytesMut::new(),
             ended: false,
             unsendable: false,
@@ -83,8 +86,9 @@ impl<S: Transport> Secured<S> {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.incoming.is_empty() {
             self.incoming.reserve(READ);
-            if ready!(self.inner.poll_read(cx, &mut self.incoming))? == 0 {
-                self.ended = true;
+            match ready!(self.inner.poll_read(cx, &mut self.incoming))? {
+                0 => self.ended = true,
+                _ => self.progress = true,
             }
         }
         // Nothing to read is the end, to the session, too.
@@ -124,6 +128,7 @@ impl<S: Transport> Transport for Secured<S> {
                     let count = plain.len().min(room.max(1));
                     input.extend_from_slice(plain.get(..count).unwrap_or_default());
                     reader.consume(count);
+                    self.progress = false;
                     return Poll::Ready(Ok(count));
                 }
                 // There is nothing yet.
@@ -184,5 +189,9 @@ impl<S: Transport> Transport for Secured<S> {
         self.session.send_close_notify();
         ready!(self.poll_send(cx))?;
         self.inner.poll_close(cx)
+    }
+
+    fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 }

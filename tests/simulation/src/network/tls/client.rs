@@ -295,4 +295,8 @@ impl Transport for Measured {
         let polled = self.inner.poll_close(cx);
         self.judged(polled)
     }
+
+    fn take_progress(&mut self) -> bool {
+        self.inner.take_progress()
+    }
 }
