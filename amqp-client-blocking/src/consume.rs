@@ -10,9 +10,9 @@ use amqp_client_core::{Consumer, ConsumerEnd, Delivery};
 /// The item that [`Consumer::next`] returns.
 type Next = Option<Result<Delivery, ConsumerEnd>>;
 
-/// Waits for a delivery of any of several consumers, for at most `timeout` if it is given. The consumers may belong to different
-/// channels and connections. Returns the index of a consumer and the result of its [`Consumer::next`], or `None` after the timeout.
-/// If several consumers have deliveries, each is equally likely to be chosen.
+/// Waits for a delivery of any of several consumers, for at most `timeout` if there is one. The consumers may belong to different
+/// channels and connections. Returns the index of a consumer and the result of its [`Consumer::next`], or `None` after the
+/// timeout. If several consumers have deliveries, each is equally likely to be chosen.
 ///
 /// A consumer that was cancelled is returned at once, each time, until it is removed:
 ///

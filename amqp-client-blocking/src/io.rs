@@ -56,7 +56,7 @@ impl Runtime for Threads {
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-        // Without a thread, the task is dropped, and who waits for it learns of that.
+        // If no thread can be started, the task is dropped, and its waiters get an error.
         let _none = thread::Builder::new().name("amqp-task".to_owned()).spawn(|| task.wait());
     }
 

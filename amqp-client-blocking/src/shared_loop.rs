@@ -1,6 +1,6 @@
-//! The loop that moves the bytes of a connection. One thread at a time runs it: a caller that waits for something, so that
-//! no other thread has to wake for its answer, or else a helper, so that heartbeats and deliveries go on while every caller
-//! computes.
+//! The loop that moves the bytes of a connection. One thread at a time runs it. A caller that waits runs it, so that no other
+//! thread has to wake for the reply. Otherwise a helper thread runs it, so that heartbeats and deliveries continue while all
+//! callers compute.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,7 +18,7 @@ use mio::{Events, Token};
 
 use crate::io::{Readiness, Registration};
 
-/// The token of the bell.
+/// The token of the waker.
 const BELL: Token = Token(1);
 
 /// How long the helper leaves the loop to callers that come and go.
@@ -63,7 +63,7 @@ impl SharedLoop {
 
 /// The loop of a connection, which threads share.
 struct SharedLoop {
-    /// Ends the wait of whoever leads.
+    /// Ends the wait of the leader.
     bell: mio::Waker,
     /// There is something to do since the drive was polled last.
     rung: AtomicBool,
@@ -116,8 +116,8 @@ impl Wake for SharedLoop {
         self.wake_by_ref();
     }
 
-    /// There is something to do. If nobody leads, the next who does begins with it: the caller, who most often waits for the
-    /// result, or the helper after its nap.
+    /// There is work to do. If nobody leads, the next leader begins with it: the caller, who usually waits for the result, or the
+    /// helper after its pause.
     fn wake_by_ref(self: &Arc<Self>) {
         used(self);
         self.rung.store(true, Ordering::SeqCst);
@@ -253,7 +253,7 @@ impl Work {
         self.drive.is_none()
     }
 
-    /// Does what there is to do, then waits for the system until that time, unless `skip` says not to.
+    /// Does the pending work, then waits for the system until `until`, unless `skip` returns true.
     fn turn(&mut self, shared: &SharedLoop, until: Option<Instant>, skip: impl Fn() -> bool) {
         let Some(drive) = &mut self.drive else { return };
         shared.rung.store(false, Ordering::SeqCst);
@@ -265,7 +265,7 @@ impl Work {
             return;
         }
         let skip = skip();
-        // However much there is to do, the system is asked now and then what the stream is ready for.
+        // Even with much work, the readiness of the stream is checked now and then.
         if skip && !self.skipped {
             self.skipped = true;
             return;
@@ -284,7 +284,7 @@ impl Work {
         }
     }
 
-    /// Drops the drive, which ends the connection: whoever waits for something gets an error.
+    /// Drops the drive, which ends the connection: all waiting calls get an error.
     fn end(&mut self) {
         let drive = self.drive.take();
         contained(|| drop(drive));

@@ -15,7 +15,7 @@ use mio::{Interest, Registry, Token};
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Long enough for any machine; what waits as long has been forgotten.
+/// Long enough for any machine: a thread that waits longer was forgotten.
 const LONG: Duration = Duration::from_secs(30);
 
 /// A stream that panics when it is written to, from some time on.
@@ -64,8 +64,7 @@ fn open(broker: &Broker) -> io::Result<(Connection, Arc<AtomicBool>)> {
     Ok((connect_over(stream, Config::default())?, panics))
 }
 
-/// Threads that wait for a broker which says nothing, one of which runs the loop, and one that does not wait, but is to be
-/// called.
+/// Threads that wait for a broker that does not reply: one of them runs the loop, and one is woken without waiting.
 #[test]
 fn everybody_learns_that_the_loop_has_panicked() -> Outcome {
     let broker = Broker::start()?;
@@ -97,7 +96,7 @@ fn everybody_learns_that_the_loop_has_panicked() -> Outcome {
     Ok(())
 }
 
-/// Only the helper runs the loop: heartbeats, and what is sent without waiting.
+/// Only the helper runs the loop: for heartbeats, and for output that nobody waits for.
 #[test]
 fn everybody_learns_that_the_helper_has_panicked() -> Outcome {
     let broker = Broker::start()?;

@@ -92,7 +92,7 @@ fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
         let mut consumer = queue.consume(ConsumeOptions::new()).wait()?;
         for round in 0..300 {
             queue.publish(&Message::new("here")).wait()?;
-            // Some give up early, at whatever moment that is.
+            // Some threads give up early, at varying times.
             let impatience = Duration::from_micros(number * round % 50);
             match consumer.next_timeout(impatience) {
                 Ok(delivery) => delivery.ack()?,
@@ -147,7 +147,7 @@ fn callbacks_may_do_anything() -> Outcome {
     let mut callbacks = Callbacks::new();
     let consumer = questions.consume(ConsumeOptions::new()).wait()?;
     callbacks.add(consumer, |delivery| {
-        // A request in a callback is answered, though further deliveries come before its answer.
+        // A request in a callback gets its reply, although more deliveries arrive before.
         channel.queue_declare_passive("replies").wait()?;
         if delivery.body() == b"quit" {
             channel.basic_cancel(delivery.consumer_tag()).wait()?;

@@ -1,4 +1,4 @@
-//! Publishes and consumes on async-std: as many messages as the first argument says, or 1000, to the broker of `AMQP_URL`.
+//! Publishes and consumes on async-std. The first argument is the number of messages (default 1000); `AMQP_URL` names the broker.
 
 use std::error::Error;
 
@@ -15,14 +15,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
         let name = queue.name().to_string();
 
-        // Publishing has a channel and a task of its own, and waits only where the window says so.
+        // The publisher has its own channel and task, and waits only when its window is full.
         let channel = connection.open_channel().await?;
         let publishing = task::spawn(async move {
             let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
             for number in 0..count {
                 drop(publisher.publish(&name, number.to_string()).await?);
             }
-            // Each has been confirmed, or this says which was not and why.
+            // Fails if a message was not confirmed, with the reason.
             publisher.wait_for_confirms().await?;
             Ok::<_, Box<dyn Error + Send + Sync>>(())
         });

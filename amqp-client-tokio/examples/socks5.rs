@@ -1,4 +1,4 @@
-//! Connects through a SOCKS5 proxy, with TLS if the URI says `amqps://`.
+//! Connects through a SOCKS5 proxy, with TLS for `amqps://` URIs.
 //!
 //! ```sh
 //! cargo run --example socks5 -- localhost:1080 amqp://guest:guest@rabbit-1:5672/%2f

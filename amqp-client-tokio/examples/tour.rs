@@ -1,12 +1,11 @@
-//! A tour of what the client does, against the broker of `AMQP_URL` or, without one, a broker in memory that it starts
-//! itself:
+//! A tour of the client, against the broker that `AMQP_URL` names, or else an in-memory broker that it starts itself:
 //!
 //! ```text
 //! cargo run --release --example tour
 //! ```
 //!
-//! It declares a queue, publishes 10,000 messages with confirms, consumes and acknowledges them, has a message returned,
-//! runs a transaction, and closes. Each step says how long it took.
+//! It declares a queue, publishes 10,000 messages with confirms, consumes and acknowledges them, has a message returned, runs a
+//! transaction, and closes. Each step prints its duration.
 
 use std::env;
 use std::error::Error;
@@ -82,7 +81,7 @@ async fn consume(queue: &Queue) -> Result<()> {
     Ok(consumer.cancel().await?)
 }
 
-/// A message that reaches no queue comes back, and its confirmation says so.
+/// A message that reaches no queue is returned, and its confirmation fails with `Returned`.
 async fn be_returned(channel: &Channel) -> Result<()> {
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     match publisher.send("no.such.queue", "boomerang").await {
@@ -105,7 +104,7 @@ async fn commit(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Does one step of the tour and says how long it took.
+/// Runs one step of the tour and prints its duration.
 async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     println!("{name} ...");
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Tutorial 2, "Work queues": gives workers a task, in which each dot is a second of work.
+//! Tutorial 2, "Work queues": sends a task to the workers. Each dot in it is a second of work.
 //!
 //! ```text
 //! cargo run --example tutorial_2_new_task -- A hard task...
@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("task_queue", QueueOptions::new()).await?;
 
-    // Messages are persistent unless told otherwise: in a durable queue they survive a restart of the broker.
+    // Messages are persistent by default: in a durable queue they survive a restart of the broker.
     queue.publish_confirmed(&Message::new(&task)).await?;
     println!(" [x] Sent '{task}'");
 

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!(" [*] Waiting for tasks. To exit press CTRL+C");
     tokio::select! {
         result = work_all(&mut consumer) => result?,
-        // What is being worked on is dropped, and so goes back to its queue.
+        // The delivery in progress is dropped, and so requeued.
         _ = ctrl_c() => {}
     }
     connection.close().await?;

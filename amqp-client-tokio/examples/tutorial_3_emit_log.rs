@@ -1,4 +1,4 @@
-//! Tutorial 3, "Publish/Subscribe": tells everybody who listens.
+//! Tutorial 3, "Publish/Subscribe": sends a message to all subscribers.
 //!
 //! ```text
 //! cargo run --example tutorial_3_emit_log -- info: All is well

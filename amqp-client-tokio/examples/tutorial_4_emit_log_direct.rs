@@ -1,4 +1,4 @@
-//! Tutorial 4, "Routing": tells those who listen to a severity.
+//! Tutorial 4, "Routing": sends a message to the subscribers of a severity.
 //!
 //! ```text
 //! cargo run --example tutorial_4_emit_log_direct -- error "Run. Run. Or it will explode."

@@ -1,4 +1,4 @@
-//! Tutorial 5, "Topics": tells those whose patterns match the routing key.
+//! Tutorial 5, "Topics": sends a message to the subscribers whose patterns match the routing key.
 //!
 //! ```text
 //! cargo run --example tutorial_5_emit_log_topic -- kern.critical "A critical kernel error"

@@ -13,7 +13,7 @@ use amqp_client_tokio::{
 };
 use tokio::time::timeout;
 
-/// Calls the server, and tells its answers apart.
+/// Calls the server, and matches replies to calls.
 struct Client {
     channel: Channel,
     replies: Consumer,
@@ -31,12 +31,12 @@ impl Client {
     async fn call(&mut self, argument: &str) -> Result<String, Box<dyn Error>> {
         self.calls += 1;
         let correlation_id = self.calls.to_string();
-        // After a loss of the connection the broker gives the queue another name.
+        // After the connection was lost, the broker assigns another name to the queue.
         let properties = MessageProperties::new()
             .with_correlation_id(&correlation_id)
             .with_reply_to(self.reply_to.current_name().to_string());
         let request = Message::new(argument).with(&properties)?;
-        // If nobody serves the queue, this says so instead of waiting for an answer.
+        // If nobody serves the queue, this fails instead of waiting for a reply.
         self.channel.default_exchange().publish_confirmed("rpc_queue", &request).await?;
         loop {
             let reply = self.replies.next().await.ok_or("the consumer was cancelled")??;

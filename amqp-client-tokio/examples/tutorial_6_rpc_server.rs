@@ -1,4 +1,4 @@
-//! Tutorial 6, "Remote procedure call": computes Fibonacci numbers for whoever asks, until Ctrl-C.
+//! Tutorial 6, "Remote procedure call": computes Fibonacci numbers on request, until Ctrl-C.
 //!
 //! ```text
 //! cargo run --release --example tutorial_6_rpc_server

@@ -64,7 +64,7 @@ async fn in_batches(publisher: &Publisher, routing_key: &str, count: u32) -> Res
     Ok(publisher.wait_for_confirms().await?)
 }
 
-/// Publishes as fast as the publisher's window lets it, and learns what became of each message.
+/// Publishes as fast as the publisher's window allows, and handles the outcome of each message.
 async fn asynchronously(publisher: &Publisher, routing_key: &str, count: u32) -> Result<()> {
     let mut confirmations = Vec::new();
     for number in 0..count {

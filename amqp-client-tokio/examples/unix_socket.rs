@@ -1,4 +1,4 @@
-//! Connects through a Unix socket, as a sidecar proxy offers. The URI says who one is; its host is not used.
+//! Connects through a Unix socket, such as that of a sidecar proxy. The URI has the credentials; its host is not used.
 //!
 //! ```sh
 //! socat UNIX-LISTEN:/tmp/amqp.sock,fork TCP:localhost:5672 &

@@ -54,12 +54,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A connection, its socket, and what it is for.
+/// A connection, its socket, and its role.
 struct End {
     connection: Connection,
     stream: TcpStream,
     input: BytesMut,
-    /// The poll tells of a change once; what the socket is ready for has to be remembered until it says that it is not.
+    /// The poll reports a change once. So the readiness of the socket is remembered until an operation would block.
     readable: bool,
     writable: bool,
     role: Role,
@@ -103,7 +103,7 @@ impl End {
                 self.handle(event)?;
             }
             self.publish()?;
-            // Also when writing fails: the peer may have said why it hung up.
+            // Read even if writing failed: the peer may have sent the reason before it disconnected.
             let written = self.write();
             match (self.read(), written) {
                 (Ok(true), _) => {}
@@ -133,8 +133,7 @@ impl End {
         Ok(())
     }
 
-    /// Reads once; says whether anything came. What it means is looked at before more is read, so that input does not pile
-    /// up.
+    /// Reads once; returns whether anything was read. Events are processed before more is read, so that input does not pile up.
     fn read(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 64 * 1024];
         while self.readable {
@@ -162,7 +161,7 @@ impl End {
         self.connection.poll_timeout().map(|(at, _)| at)
     }
 
-    /// Over, and the answer to the peer's close is written, if it can be.
+    /// Returns whether the connection is closed, and the reply to the peer's close is written, if it can be.
     fn is_over(&self) -> bool {
         self.connection.check().is_err() && (self.connection.queued() == 0 || !self.writable)
     }
@@ -193,7 +192,7 @@ impl End {
         let id = self.connection.open_channel()?;
         let mut channel = self.connection.channel(id)?;
         let (Role::Consumer { queue } | Role::Publisher { queue, .. }) = &self.role;
-        // Both declare it, so it does not matter who comes first.
+        // Both connections declare it, so the order does not matter.
         channel.request(QueueDeclare {
             queue: queue.clone(),
             durable: true,

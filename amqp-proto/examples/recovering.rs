@@ -1,7 +1,7 @@
 //! A client that recovers by itself, in an event loop of its own: one thread, one non-blocking socket, no adapter.
 //!
-//! It publishes messages that are kept until they are confirmed, consumes and acknowledges them. In the middle it breaks its
-//! own connection, and goes on with another: the channel, the consumer and what was not confirmed come back.
+//! It publishes messages that are kept until they are confirmed, and consumes and acknowledges them. In the middle it breaks its
+//! own connection, and continues on another one: the channel, the consumer and the unconfirmed messages are restored.
 //!
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run -p amqp-proto --example recovering -- 1000
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => {}
         }
         for event in &events {
-            // An event of an earlier socket harms nothing: reading from this one would block, which says so.
+            // An event of an earlier socket does no harm: reading from the present one would block.
             let Some(socket) = &mut client.socket else { continue };
             socket.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             socket.writable |= event.is_writable() || event.is_error();
@@ -71,7 +71,7 @@ struct Socket {
     connecting: bool,
     /// What came and is no whole frame yet. The next transport begins with an empty buffer.
     input: BytesMut,
-    /// The poll reports a change once; what the socket is ready for has to be remembered until it says that it is not.
+    /// The poll reports a change once. So the readiness of the socket is remembered until an operation would block.
     readable: bool,
     writable: bool,
 }
@@ -82,13 +82,13 @@ impl Client {
         loop {
             let now = Instant::now();
             self.session.handle_timeout(now);
-            // Before events are polled: what comes of an attempt is an event.
+            // Before events are polled: the result of an attempt is an event.
             self.reconnect(poll, now);
             while let Some(event) = self.session.poll_event() {
                 self.app.handle(&mut self.session, event)?;
             }
             self.app.publish(&mut self.session)?;
-            // Also when writing fails: the peer may have said why it hung up.
+            // Read even if writing failed: the peer may have sent the reason before it disconnected.
             let written = self.write();
             let read = self.read();
             if let Err(error) = read.as_ref().map(|_| ()).and(written.as_ref()) {
@@ -107,19 +107,19 @@ impl Client {
                 stream.map_or(Ok(()), |stream| stream.shutdown(Shutdown::Both))?;
             }
             let goes_on = matches!(read, Ok(true)) || written.is_err() || read.is_err();
-            // Reading and failing leave events behind, and commands that answer them.
+            // Reading and failing produce events, and commands in response to them.
             if !goes_on {
                 return Ok(true);
             }
         }
     }
 
-    /// Begins an attempt when the session asks for one, and says what came of it.
+    /// Begins an attempt when the session requests one, and reports its result.
     fn reconnect(&mut self, poll: &Poll, now: Instant) {
         let failed = match self.session.poll_reconnect(now) {
             // The attempt before it, if there was one, has taken too long, and is dropped.
             Reconnect::Connect { node } => self.connect(poll, node).err(),
-            // `poll_timeout` says when to ask again.
+            // `poll_timeout` returns when to call again.
             _ => self.finish_connecting(now).err(),
         };
         if let Some(error) = failed {
@@ -283,7 +283,7 @@ impl App {
         Ok(())
     }
 
-    /// Publishes what may be under way at once, connected or not.
+    /// Publishes as many messages as may be unconfirmed at once, connected or not.
     fn publish(&mut self, session: &mut Session) -> Result<(), Box<dyn Error>> {
         // Kept messages go out before requests that wait for a connection. They would reach no queue.
         while self.declared

@@ -1,8 +1,8 @@
 //! How much a piece of code allocates.
 //!
-//! Whoever links the kit with the feature `alloc` gets a counting global allocator. It counts per
-//! thread: what other threads allocate meanwhile doesn't show, so tests can run side by side, and
-//! code that works on several threads has to be measured on each.
+//! The feature `alloc` installs a counting global allocator. It counts per thread: allocations of
+//! other threads are not included, so tests can run in parallel. Code that works on several threads
+//! has to be measured on each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -14,7 +14,7 @@ pub struct Allocations {
     pub count: u64,
     /// Bytes allocated, all blocks together.
     pub bytes: u64,
-    /// The most bytes held at one time, above what was held at the start.
+    /// The most bytes held at one time, beyond those held at the start.
     pub peak_bytes: u64,
     /// Blocks allocated and not freed, less those that existed before and were freed.
     pub kept_count: i64,

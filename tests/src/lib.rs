@@ -5,11 +5,11 @@
 //! - [`peer`]: a scripted server that speaks raw bytes, to play a broken or hostile broker.
 //! - [`proxy`]: a TCP proxy that cuts, resets, stalls, slices and refuses.
 //! - [`alloc`]: how much a piece of code allocates (feature `alloc`, on by default).
-//! - [`wait`]: waiting for a condition with a deadline, in the place of sleeps.
-//! - [`net`]: local ports that are safe to give to a server.
+//! - [`wait`]: waiting for a condition with a deadline, instead of sleeping.
+//! - [`net`]: local ports that are safe to use for a server.
 //!
-//! The program `with-rabbitmq` runs a command with a node at hand; the script of the same name
-//! beside this crate installs RabbitMQ first when it can.
+//! The program `with-rabbitmq` runs a command with a temporary node. The script of the same name, in the directory of this crate,
+//! first installs RabbitMQ if it can.
 
 #[cfg(feature = "alloc")]
 pub mod alloc;
@@ -24,7 +24,7 @@ pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use wait::wait_until;
 
-/// The examples of the guides and READMEs are compiled here, because all the crates that they mention are at hand.
+/// The examples of the guides and READMEs are compiled here, because this crate depends on all crates that they mention.
 #[cfg(doctest)]
 mod guides {
     #[doc = include_str!("../../README.md")]

@@ -1,4 +1,4 @@
-//! Local ports that are safe to give to a server.
+//! Local ports that are safe to use for a server.
 //!
 //! The kit's servers live below the range from which the system picks the ports of outgoing
 //! connections (32768 and up on Linux). A server that is down for a while thus finds its port free
@@ -58,7 +58,7 @@ pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
 
 /// Returns whether nobody listens on this address now.
 ///
-/// It tries to connect. Listening for a moment would show that, too, but others could connect to that.
+/// It tries to connect. Listening for a moment would show the same, but others could connect to that.
 #[must_use]
 pub fn is_free(addr: SocketAddr) -> bool {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;

@@ -19,9 +19,9 @@
 //! });
 //! let mut client = TcpStream::connect(addr)?;
 //! client.write_all(b"AMQP\x00\x00\x09\x01")?;
-//! let mut answer = Vec::new();
-//! client.read_to_end(&mut answer)?;
-//! assert_eq!(answer, b"AMQP\x00\x01\x00\x00");
+//! let mut reply = Vec::new();
+//! client.read_to_end(&mut reply)?;
+//! assert_eq!(reply, b"AMQP\x00\x01\x00\x00");
 //! script.join().expect("the script panicked")?;
 //! # Ok(())
 //! # }
@@ -41,7 +41,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The byte that ends a frame.
 const FRAME_END: u8 = 0xCE;
 
-/// A listening server whose every answer the test writes itself.
+/// A listening server whose every reply the test writes itself.
 #[derive(Debug)]
 pub struct ScriptedPeer {
     listener: TcpListener,
@@ -97,7 +97,7 @@ impl ScriptedPeer {
         PeerConnection::new(stream, self.deadline)
     }
 
-    /// Runs a script on a thread of its own; the handle gives what the script returns.
+    /// Runs a script on its own thread; the handle returns the script's result.
     pub fn spawn<T: Send + 'static>(
         self,
         script: impl FnOnce(&Self) -> T + Send + 'static,
@@ -220,12 +220,12 @@ impl PeerConnection {
         Ok(RawFrame { kind: head[0], channel, payload })
     }
 
-    /// Reads until the client closes, and returns what came before.
+    /// Reads until the client closes, and returns the bytes.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`] when the client doesn't close in time, and what the socket says
-    /// (a client that resets gives [`io::ErrorKind::ConnectionReset`]).
+    /// [`io::ErrorKind::TimedOut`] when the client does not close in time, and errors of the socket
+    /// ([`io::ErrorKind::ConnectionReset`] if the client resets).
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let end = Instant::now() + self.deadline;
         let mut octets = Vec::new();
@@ -242,16 +242,16 @@ impl PeerConnection {
     ///
     /// # Errors
     ///
-    /// What the socket says.
+    /// An error of the socket.
     pub fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         self.stream.write_all(octets)
     }
 
-    /// Writes one well-formed frame; nothing checks what is in it.
+    /// Writes one well-formed frame, without checks of the payload.
     ///
     /// # Errors
     ///
-    /// What the socket says.
+    /// An error of the socket.
     pub fn write_frame(&mut self, kind: u8, channel: u16, payload: &[u8]) -> io::Result<()> {
         self.write(&frame_octets(kind, channel, payload))
     }
@@ -265,14 +265,14 @@ impl PeerConnection {
         self.stream.shutdown(Shutdown::Write)
     }
 
-    /// Closes in good order: the client reads what was written, then the end of the stream.
+    /// Closes in an orderly way: the client reads what was written, then the end of the stream.
     ///
     /// # Errors
     ///
     /// When the connection is gone already.
     pub fn close(mut self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
-        // Bytes left unread would turn the close into a reset, which may overtake what we wrote.
+        // Unread bytes would turn the close into a reset, which may overtake what was written.
         self.stream.set_nonblocking(true)?;
         while matches!(self.stream.read(&mut [0; 4096]), Ok(1..)) {}
         Ok(())
@@ -282,7 +282,7 @@ impl PeerConnection {
     ///
     /// # Errors
     ///
-    /// What the socket says.
+    /// An error of the socket.
     pub fn reset(self) -> io::Result<()> {
         net::reset_on_close(&self.stream)
     }

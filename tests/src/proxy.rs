@@ -1,4 +1,4 @@
-//! A TCP proxy that does to connections what networks do.
+//! A TCP proxy that injects the faults of networks.
 //!
 //! Put it between a client and a server, or between a client and a
 //! [`ScriptedPeer`](crate::ScriptedPeer). Calls that break connections return when it has happened.
@@ -40,7 +40,7 @@ use crate::net;
 pub struct Proxy {
     addr: SocketAddr,
     control: Arc<Control>,
-    /// An byte in here makes the acceptor look at what is wanted of it.
+    /// A byte in here wakes the acceptor for a command.
     wake: UnixStream,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -109,8 +109,8 @@ impl Proxy {
         self.control.wait_refusal()
     }
 
-    /// Stops forwarding both ways while all sockets stay open, or goes on. Nothing is lost: what
-    /// was held back is delivered then.
+    /// Stops or resumes forwarding in both directions while all sockets stay open. Nothing is lost:
+    /// held bytes are delivered at the end.
     pub fn stall(&self, stall: bool) {
         self.control.stall(stall);
     }
@@ -141,7 +141,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Accepts connections and gives each a thread.
+/// Accepts connections, and runs each on its own thread.
 struct Acceptor {
     addr: SocketAddr,
     upstream: SocketAddr,

@@ -57,7 +57,7 @@ const CTL: Duration = Duration::from_secs(180);
 /// The port of a node that is gone is free after this time, unless someone else took it.
 const RELEASE: Duration = Duration::from_secs(10);
 
-/// After a SIGSTOP; the kernel needs a moment to stop all threads.
+/// After a SIGSTOP, the kernel needs some time to stop all threads.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// A private RabbitMQ node. Dropped, it is killed and everything of it removed.
@@ -78,7 +78,7 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Checks that nodes can be started here. The error says what to do if not.
+    /// Checks whether nodes can be started here. The error says what to install if not.
     ///
     /// # Errors
     ///
@@ -142,8 +142,8 @@ impl RabbitMq {
         fs::read_to_string(self.data_dir().join("pid")).ok()?.trim().parse().ok()
     }
 
-    /// Runs `rabbitmqctl --quiet ARGS` on the node and returns what it prints. It takes about a
-    /// second of processor time: the HTTP API is the better way for what is called often.
+    /// Runs `rabbitmqctl --quiet ARGS` on the node and returns its output. It takes about a second of processor time: use the
+    /// HTTP API for frequent calls.
     ///
     /// # Errors
     ///
@@ -186,8 +186,7 @@ impl RabbitMq {
         self.wait_released()
     }
 
-    /// Starts the node again with the same data on the same ports, and waits until it answers. A
-    /// node that runs is stopped first.
+    /// Starts the node again with the same data on the same ports, and waits until it replies. A running node is stopped first.
     ///
     /// # Errors
     ///
@@ -197,8 +196,7 @@ impl RabbitMq {
         self.launch().map(drop)
     }
 
-    /// Stops all the node's processes in their tracks (SIGSTOP): connections stay open, nothing
-    /// answers.
+    /// Suspends all processes of the node (SIGSTOP): connections stay open, and nothing replies.
     ///
     /// # Errors
     ///
@@ -207,7 +205,7 @@ impl RabbitMq {
         self.signal(Signal::STOP)?;
         let Some(pid) = self.pid() else { return Ok(()) };
         wait_for(PAUSE, "the node to pause", || {
-            // Without /proc there's no way to tell, and no need: the signal was sent.
+            // Without /proc, this cannot be checked and need not be: the signal was sent.
             let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 return Ok(Some(()));
             };
@@ -225,7 +223,7 @@ impl RabbitMq {
         self.signal(Signal::CONT)
     }
 
-    /// The last lines of the node's log and of what its start printed.
+    /// Returns the last lines of the node's log and of the output of its start.
     #[must_use]
     pub fn log_tail(&self) -> String {
         let printed = self.server().as_ref().map(Group::output).unwrap_or_default();
@@ -243,7 +241,7 @@ impl RabbitMq {
         }
     }
 
-    /// The sockets of a killed process close a moment after it is gone.
+    /// The sockets of a killed process close shortly after it has ended.
     fn wait_released(&self) -> io::Result<()> {
         wait_for(RELEASE, "the node's port to be free", || {
             Ok(net::is_free(self.addr()).then_some(()))
@@ -259,7 +257,7 @@ impl RabbitMq {
         env::set(command, &self.name, home, self.home.epmd_port(), self.ports);
     }
 
-    /// Starts the processes, waits until the node answers, and returns its greeting.
+    /// Starts the processes, waits until the node replies, and returns its greeting.
     fn launch(&self) -> io::Result<Vec<u8>> {
         let mark = self.home.mark(&self.name);
         let mut command = Group::command(&mark, &self.tools.server);

@@ -1,7 +1,6 @@
 //! Waiting for a condition with a deadline.
 //!
-//! This is the only place in the kit that sleeps. Tests wait for what they need to be true; they
-//! never wait for a time and hope.
+//! This is the only place in the kit that sleeps. Tests wait for conditions, never for time to pass.
 
 use std::io;
 use std::thread;
@@ -14,7 +13,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Panics
 ///
-/// When `limit` passes first; the message names `what`.
+/// If `limit` passes first; the message names `what`.
 #[track_caller]
 pub fn wait_until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     if let Err(error) = wait_for(limit, what, || Ok(condition().then_some(()))) {

@@ -29,7 +29,7 @@ impl Drop for Broker {
     }
 }
 
-/// Starts what `target` needs. There is nothing for RabbitMQ without an `AMQP_URL`.
+/// Starts the broker that `target` needs. Returns `None` for RabbitMQ without an `AMQP_URL`.
 pub(crate) fn start(target: Target) -> Outcome<Option<Broker>> {
     if target == Target::Rabbitmq {
         let broker = |url| Broker { process: None, url, core: None };

@@ -1,4 +1,4 @@
-//! What is measured on, and with what.
+//! The machine of the measurements, and the versions of the clients.
 
 use std::fs;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! Runs all clients side by side, and makes tables and plots of it.
 //!
-//! The runs of different clients are interleaved, so that whatever else the machine does hurts all of them alike, and
-//! medians are taken. How often a driver does what is measured is found out by a first, short run.
+//! The runs of different clients are interleaved, so that disturbances of the machine affect all of them alike, and the results
+//! are medians. A first, short run determines the number of messages of each run.
 
 mod broker;
 mod machine;
@@ -27,7 +27,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// AMQP clients side by side.
 #[derive(Parser)]
 struct Options {
-    /// A few minutes: what matters most, once or twice.
+    /// A few minutes: the main scenarios, once or twice.
     #[arg(long)]
     quick: bool,
     /// Only these targets: one-core, two-cores, rabbitmq, tls.

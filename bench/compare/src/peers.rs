@@ -9,7 +9,7 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     program: &'static str,
     pub(crate) runtime: &'static str,
-    /// It is what the others are measured by.
+    /// Whether it is this project's client, against which the others are compared.
     pub(crate) is_ours: bool,
 }
 
@@ -42,7 +42,7 @@ impl Peer {
         PathBuf::from("target").join(self.program)
     }
 
-    /// Whether it takes part in that. What says the same as another one twice, or takes more memory than there is, does not.
+    /// Returns whether it takes part. Clients that only repeat another's figures, or need more memory than there is, do not.
     pub(crate) fn takes_part(&self, target: Target, scenario: &Scenario) -> bool {
         let many_connections = scenario.name == "connections" && scenario.count > Some(500);
         match target {

@@ -15,7 +15,7 @@ pub(crate) struct Effort {
     pub(crate) seconds: f64,
 }
 
-/// Where clients run, and against what.
+/// Where clients run, and the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Target {
     /// Client and null broker on the same core, where nothing is lost by waking another: the steadiest.
@@ -42,14 +42,14 @@ impl fmt::Display for Target {
     }
 }
 
-/// What is told of a scenario.
+/// The figures that a scenario reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
-    /// Messages: how many, and what each costs.
+    /// Messages: their rate, and the cost of each.
     Flow,
     /// Operations one after the other: how long each takes.
     Latency,
-    /// Things that are kept: what each takes.
+    /// Resources that are kept: the cost of each.
     Resource,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// Where its messages go to or come from. Null brokers know what to do by the name.
+    /// The queue that its messages go to or come from. Null brokers recognize the scenario by the name.
     pub(crate) fn queue(&self, target: Target, count: u64) -> String {
         match self.name.split('/').next().unwrap_or_default() {
             "consume" | "consume-ack" | "consume-ack-100" | "get" if target == Target::Rabbitmq => {
@@ -108,7 +108,7 @@ fn resource(name: &str, count: u64) -> Scenario {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Scenarios of a target, in the order in which they are told.
+/// Returns the scenarios of a target, in the order of the report.
 pub(crate) fn scenarios(target: Target, quick: bool) -> Vec<Scenario> {
     match target {
         Target::OneCore => one_core(quick),

@@ -73,7 +73,7 @@ fn system_calls(broker: &Broker, scenario: &Scenario, peer: &Peer, count: u64) -
     line.split(',').next()?.parse().ok()
 }
 
-/// What a tool says of a driver; nothing if either fails.
+/// Returns a tool's figures of a driver; `None` if either fails.
 fn run(
     tool: &[&str],
     broker: &Broker,

@@ -32,7 +32,7 @@ pub(crate) struct Row {
     pub(crate) runs: Vec<Run>,
 }
 
-/// What a driver tells of a run.
+/// A driver's report of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) count: u64,

@@ -9,7 +9,7 @@ use crate::peers::Peer;
 use crate::plan::{Effort, Kind, Scenario, Target};
 use crate::results::{Results, Row, Run};
 
-/// What a driver may take before it is given up.
+/// The time limit of a driver.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How often at first, to find out how often.
@@ -18,7 +18,7 @@ const FIRST: u64 = 300;
 /// The status of a driver that does not offer a scenario.
 const NOT_OFFERED: i32 = 3;
 
-/// Why there is nothing to tell.
+/// Why there are no figures.
 pub(crate) enum Nothing {
     NotOffered,
     Failed(String),
@@ -90,7 +90,7 @@ fn prepare<'a>(
         let seconds =
             if target == Target::Rabbitmq { 3.0 * effort.seconds } else { effort.seconds };
         let scaled = (count as f64 * seconds / run.wall.max(1e-6)) as u64;
-        // A short run says little of what a long one takes.
+        // A short run does not predict the duration of a long one.
         if run.wall * 5.0 >= seconds || scaled <= count * 2 {
             return Some((peer, scaled.clamp(100, 20_000_000).next_multiple_of(100), row));
         }
@@ -125,7 +125,7 @@ fn raw(broker: &Broker, what: &str, count: u64, size: usize, queue: &str) -> Res
     outcome(&mut command)
 }
 
-/// The program of a client, but for what it is to do.
+/// Returns the command of a client, without the arguments of the job.
 pub(crate) fn driver(broker: &Broker, peer: &Peer) -> Command {
     let mut command = pinned(broker.core, peer.program());
     command.env("RUNTIME", peer.runtime);

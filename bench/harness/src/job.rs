@@ -1,4 +1,4 @@
-//! What a driver is asked for, what it counts, and the line of JSON that it prints.
+//! The arguments of a driver, its counters, and the line of JSON that it prints.
 //!
 //! `driver SCENARIO COUNT SIZE URL QUEUE`; a scenario may have parameters: `publish/tasks=4`. A driver that does not offer a
 //! scenario ends with status 3.
@@ -22,7 +22,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads the command line, or says how it is meant and ends the program.
+    /// Reads the command line, or prints its usage and ends the program.
     #[must_use]
     pub fn from_args() -> Self {
         let args: Vec<String> = std::env::args().skip(1).collect();
@@ -67,7 +67,7 @@ impl Job {
     }
 }
 
-/// A point in time, and what was used until then.
+/// A point in time, and the resources used until then.
 #[derive(Clone, Copy)]
 pub struct Mark {
     at: Instant,
@@ -106,12 +106,12 @@ impl Latencies {
     }
 }
 
-/// Prints what it took from `start` until now.
+/// Prints the resources used from `start` until now.
 pub fn report(job: &Job, start: Mark, latencies: Latencies) {
     report_at(job, start, Mark::now(), latencies);
 }
 
-/// Prints what it took from `start` to `end`.
+/// Prints the resources used from `start` to `end`.
 pub fn report_at(job: &Job, start: Mark, end: Mark, mut latencies: Latencies) {
     latencies.0.sort_by(f32::total_cmp);
     let seconds =
@@ -137,7 +137,7 @@ pub fn report_at(job: &Job, start: Mark, end: Mark, mut latencies: Latencies) {
     );
 }
 
-/// A number in what the kernel says of this process.
+/// Returns a number from `/proc/self/status`.
 fn status(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key));

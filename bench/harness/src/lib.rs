@@ -1,4 +1,4 @@
-//! What measures, and what is measured against: drivers' arguments and report, the null broker, the raw limit.
+//! The parts that drivers share: arguments and report, the null broker, the raw limit.
 
 pub mod broker;
 pub mod job;

@@ -1,6 +1,6 @@
-//! The few octets of AMQP 0-9-1 that the null broker and the raw limit need, written for speed and not for use.
+//! The few bytes of AMQP 0-9-1 that the null broker and the raw limit need. Written for speed, not for other uses.
 
-/// The last octet of each frame.
+/// The last byte of each frame.
 pub const FRAME_END: u8 = 0xCE;
 /// What both sides agree on.
 pub const FRAME_MAX: u32 = 131_072;
@@ -108,7 +108,7 @@ pub fn method(out: &mut Vec<u8>, channel: u16, (class, id): (u16, u16), argument
     out.push(FRAME_END);
 }
 
-/// Appends a content header without properties, and a body of that many octets.
+/// Appends a content header without properties, and a body of that many bytes.
 pub fn content(out: &mut Vec<u8>, channel: u16, size: usize) {
     let mut header = Vec::with_capacity(14);
     header.short(60).short(0).longlong(size as u64).short(0);

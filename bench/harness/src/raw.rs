@@ -1,4 +1,4 @@
-//! The limit: octets that are encoded beforehand, plain `send` and `recv`, one thread. Reading splits frames and no more.
+//! The limit: bytes that are encoded beforehand, plain `send` and `recv`, one thread. Reading only splits frames.
 
 use std::io;
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ const ENCODED: usize = 32 * 1024;
 
 const WINDOW: u64 = 1000;
 
-/// Runs a job, or says that it is not offered.
+/// Runs a job, or returns an error if it is not offered.
 pub fn run(job: &Job) -> io::Result<()> {
     let mut peer = Peer::connect(&job.url)?;
     let mut message = Vec::new();

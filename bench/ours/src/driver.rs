@@ -95,7 +95,7 @@ fn check(found: usize, expected: usize) -> Outcome {
     Err(format!("{found} octets came, not {expected}").into())
 }
 
-/// A publisher as the other clients have it: transient messages, which do not come back.
+/// A publisher as other clients have it: transient messages that are not mandatory.
 pub(crate) fn publisher(channel: &Channel) -> Outcome<Publisher> {
     let options =
         PublisherOptions::new().persistent(false).mandatory(false).window(WINDOW, usize::MAX);
@@ -146,7 +146,7 @@ async fn confirm_batch(publisher: &Publisher, job: &Job, body: &Bytes) -> Outcom
     Ok(())
 }
 
-/// When that is answered, all before it has arrived.
+/// Once this has its reply, everything before it has arrived.
 async fn barrier(channel: &Channel) -> Outcome {
     channel.queue_declare("barrier", QueueOptions::new()).await?;
     Ok(())

@@ -18,7 +18,7 @@ async fn next(consumer: &mut Consumer) -> Outcome<amqp_client_core::Delivery> {
     Ok(consumer.next().await.ok_or("the consumer ended")??)
 }
 
-/// Publishes to an own queue, and waits for the message to come back.
+/// Publishes to its own queue, and waits for the message.
 pub(crate) async fn rpc(
     job: &Job,
     channel: &Channel,
@@ -53,7 +53,7 @@ pub(crate) async fn paced<R: Runtime>(
     let publishing = R::spawn(async move {
         for number in 0..count {
             let due = began + gap * number;
-            // Timers go by the millisecond; what was slept through follows at once.
+            // Timers have a resolution of milliseconds; messages that were due in between follow at once.
             if let Some(early) = due.checked_duration_since(Instant::now()) {
                 R::sleep(early).await;
             }
@@ -74,7 +74,7 @@ pub(crate) async fn paced<R: Runtime>(
     Ok(start)
 }
 
-/// Round trips on one channel, while another one of the connection consumes large messages, if `beside` is 1.
+/// Measures round trips on one channel; if `beside` is 1, while another channel of the connection consumes large messages.
 pub(crate) async fn fairness<R: Runtime>(
     job: &Job,
     connection: &Connection,

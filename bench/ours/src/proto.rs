@@ -1,4 +1,4 @@
-//! The bare protocol over a std socket: what the handles and the runtimes cost is the difference to this.
+//! The bare protocol over a std socket. The difference to the adapters is the cost of handles and runtimes.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -157,7 +157,7 @@ impl Client {
         Ok(())
     }
 
-    /// Writes, reads, and shows all events, until one of them was what is waited for.
+    /// Writes, reads, and passes on all events, until `found` returns true.
     fn until(&mut self, mut found: impl FnMut(ChannelEvent) -> bool) -> Outcome {
         self.ends.write()?;
         loop {

@@ -1,4 +1,4 @@
-//! Scenarios that are about memory, and about what many of a thing cost.
+//! Scenarios about memory, and about the cost of many channels or connections.
 
 use std::process;
 use std::sync::Arc;

@@ -21,7 +21,7 @@ pub(crate) struct Limits {
     pub(crate) max_priority: Option<u8>,
     pub(crate) single_active: bool,
     pub(crate) delivery_limit: Option<u32>,
-    /// Messages stay, and each consumer reads for itself.
+    /// Messages stay, and each consumer has its own position.
     pub(crate) is_stream: bool,
     /// A quorum queue: deliveries say how often a message came back.
     pub(crate) counts_deliveries: bool,
@@ -89,7 +89,7 @@ impl Limits {
         Ok(limits)
     }
 
-    /// Takes one of the arguments, or says why that is not possible, as RabbitMQ does.
+    /// Applies one of the arguments, or returns the same error as RabbitMQ.
     fn set(
         &mut self,
         argument: &ShortStr,

@@ -65,7 +65,7 @@ pub(crate) struct Transaction {
     pub(crate) settlements: Vec<(u64, Unacked, Settlement)>,
 }
 
-/// What a client says of a delivery.
+/// A client's decision about a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,
@@ -140,7 +140,7 @@ impl ChannelState {
         self.unacked.iter().map(|(tag, unacked)| (*tag, unacked)).chain(settled)
     }
 
-    /// Undoes what a transaction has settled.
+    /// Undoes the settlements of a transaction.
     pub(crate) fn roll_back(&mut self, transaction: Transaction) {
         let settlements = transaction.settlements.into_iter();
         self.unacked.extend(settlements.map(|(tag, unacked, _)| (tag, unacked)));

@@ -1,4 +1,5 @@
-//! Publisher confirms: what is decided at once is said at once, in as few answers as possible.
+//! Publisher confirms: what is decided together is confirmed together, in as few methods as
+//! possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -16,13 +17,13 @@ pub(crate) struct Confirms {
     /// No other channel has this number, not even one that is opened later in the place of this.
     id: u64,
     published: u64,
-    /// Whether the broker has taken them, and has not said so yet.
+    /// Publishes that were decided but not confirmed yet, and whether the broker has taken them.
     decided: BTreeMap<u64, bool>,
-    /// All up to this one are answered.
+    /// All publishes up to this one are confirmed.
     answered: u64,
     /// Beyond that, these are.
     early: BTreeSet<u64>,
-    /// Nothing is said before.
+    /// Nothing is confirmed before this time.
     not_before: Option<Instant>,
 }
 
@@ -67,7 +68,7 @@ impl Confirms {
         let mut last = first;
         let next_in_line = first == self.answered + 1;
         self.answer(first);
-        // More of the same can be said with it, if nothing before is open.
+        // Further publishes with the same outcome can be included, if nothing before them is open.
         while next_in_line && self.decided.get(&(self.answered + 1)) == Some(&taken) {
             last = self.answered + 1;
             self.decided.remove(&last);
@@ -92,7 +93,7 @@ fn answer(delivery_tag: u64, multiple: bool, taken: bool) -> Method {
 }
 
 impl Engine {
-    /// Tells publishers what has been decided, those whose turn it is.
+    /// Sends the confirms that were decided and are due.
     pub(crate) fn confirm(&mut self) {
         if self.holds_confirms {
             return;

@@ -1,4 +1,4 @@
-//! Direct reply-to: answers go from the channel that publishes them to the one that asked, through no queue.
+//! Direct reply-to: replies go from the channel that publishes them to the channel that made the request, through no queue.
 
 use amqp_proto::method::{BasicConsume, BasicConsumeOk, BasicDeliver, BasicPublish};
 use amqp_proto::{RawProperties, ShortStr};
@@ -16,11 +16,11 @@ const NAME: &str = "amq.rabbitmq.reply-to";
 /// the broker could hold them up.
 const REPLIES_MAX: usize = 64 * 1024 * 1024;
 
-/// The consumer of a channel for the answers to what it publishes.
+/// The consumer of a channel for the replies to its requests.
 #[derive(Debug)]
 pub(crate) struct ReplyConsumer {
     pub(crate) tag: ShortStr,
-    /// Where to send answers to.
+    /// The address of its replies.
     address: ShortStr,
 }
 
@@ -57,7 +57,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A message that wants its answer directly says where its channel is.
+    /// Adds the address of its channel to a message that wants a direct reply.
     pub(crate) fn with_address(
         &mut self,
         at: At,
@@ -76,7 +76,7 @@ impl Engine {
         Ok(RawProperties::from(&addressed))
     }
 
-    /// The channel that waits for answers at an address.
+    /// Returns the channel that waits for replies at an address.
     pub(crate) fn reply_consumer(&mut self, address: &ShortStr) -> Option<At> {
         let rest = address.to_str().ok()?.strip_prefix(NAME)?.strip_prefix('.')?;
         let session = SessionId(rest.split('.').next()?.parse().ok()?);
@@ -86,7 +86,7 @@ impl Engine {
         Some(At { session, channel: *channel })
     }
 
-    /// Passes an answer on to the channel that waits for it.
+    /// Delivers a reply to the channel that waits for it.
     pub(crate) fn reply(
         &mut self,
         to: At,

@@ -22,8 +22,9 @@ use crate::{Options, SessionId, login};
 
 /// The broker as a state machine: no I/O, no threads, and time as an argument.
 ///
-/// Each client has a session. Feed it with what the client sends, write what it has for the client, and call
-/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so. Input of one session can give
+/// Each client has a session. Pass to it the bytes from the client, write its output to the client, and call
+/// [`handle_timeout`](Self::handle_timeout) at the time that [`poll_timeout`](Self::poll_timeout) returns. Input of one session
+/// can produce output for others.
 /// others something to write.
 #[derive(Debug)]
 pub struct Engine {
@@ -78,8 +79,8 @@ pub(crate) struct Session {
     pub(crate) frozen: bool,
 }
 
-/// How many bytes may wait for a client before nothing more is read from it: whatever it asks for, the replies take no more
-/// memory than this and what one read provokes.
+/// Bytes queued for a client above which nothing more is read from it. So replies take no more memory than this and the replies
+/// to one read.
 const UNREAD_MAX: usize = 4 * 1024 * 1024;
 
 impl Session {
@@ -172,7 +173,7 @@ impl Engine {
         id
     }
 
-    /// Takes what a client has sent, and leaves an incomplete frame in `input`.
+    /// Processes bytes from a client, and leaves an incomplete frame in `input`.
     pub fn handle_input(&mut self, id: SessionId, now: Instant, input: &mut BytesMut) {
         self.now = now;
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -233,7 +234,7 @@ impl Engine {
         self.sessions.get(&id).is_none_or(|own| own.proto.is_drained() && !own.frozen)
     }
 
-    /// Returns how a node is set up by default, to be changed and given to [`connect_to`](Self::connect_to).
+    /// Returns the default configuration of a node, to be changed and passed to [`connect_to`](Self::connect_to).
     #[must_use]
     pub fn config(&self) -> ServerConfig {
         (*self.config).clone()
@@ -280,7 +281,7 @@ impl Engine {
         any
     }
 
-    /// Handles all events, and delivers what can be, until nothing changes.
+    /// Handles all events and delivers messages, until nothing changes.
     pub(crate) fn settle(&mut self) {
         loop {
             let ids: Vec<_> = self.sessions.keys().copied().collect();
@@ -375,7 +376,7 @@ impl Engine {
                 self.note_abandoned(at, &reason);
                 return self.end_channel(at);
             }
-            // The channel was refused something before this: what follows is ignored, as the client expects.
+            // The broker has refused a request on the channel before: it ignores what follows, as the client expects.
             _ if self.channel(at).is_none() => return,
             ChannelEvent::Published(published) => {
                 let Published { method, properties, body, .. } = *published;
@@ -398,13 +399,13 @@ impl Engine {
         }
     }
 
-    /// Lets a request wait, on a whim: RabbitMQ's queues answer `basic.consume`, its channels the rest, so this one can be
-    /// overtaken. Returns it if it does not wait.
+    /// Delays a request, at random: RabbitMQ's queues reply to `basic.consume`, its channels to all other requests, so this one
+    /// can be overtaken. Returns the request if it is not delayed.
     fn put_off(&mut self, at: At, method: Method) -> Option<Method> {
         let Method::BasicConsume(mut consume) = method else { return Some(method) };
         let delay = self.whims.delay();
         if consume.queue.is_empty() {
-            // The channel knows which queue is meant. If there is none, no queue has to answer.
+            // The channel knows which queue is meant. If there is none, no queue has to reply.
             consume.queue = self.channel(at).map(|own| own.last_queue.clone()).unwrap_or_default();
         }
         let Some(delay) = delay.filter(|_| !consume.queue.is_empty()) else {
@@ -422,7 +423,7 @@ impl Engine {
         })
     }
 
-    /// Does what was put off until now.
+    /// Processes the delayed requests.
     fn catch_up(&mut self) {
         let now = self.now;
         while let Some(index) = self.later.iter().position(|(until, ..)| *until <= now) {
@@ -443,7 +444,7 @@ impl Engine {
         match fault.scope {
             Scope::Connection => {
                 session.proto.close_over(now, fault.code, &fault.text, cause);
-                // Not only when the client has answered: it may connect again before that, and want its queues.
+                // Do not wait for the client's reply: before that, the client may connect again and want its queues.
                 self.end_session(at.session);
             }
             Scope::Channel => {
@@ -472,7 +473,7 @@ impl Engine {
         self.sessions.get_mut(&at.session)?.channels.get_mut(&at.channel)
     }
 
-    /// A channel is over: its consumers are gone, and what it had is ready again.
+    /// A channel has ended: its consumers are removed, and its deliveries are ready again.
     fn end_channel(&mut self, at: At) {
         let state = self
             .sessions

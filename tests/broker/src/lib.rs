@@ -10,19 +10,19 @@
 //! As a program, for clients of other languages: `cargo run -p amqp-test-broker -- --help`. With `--commands`,
 //! it makes the trouble below when a line on its standard input asks for it.
 //!
-//! It routes by direct, fanout, topic, headers and the default exchange, binds exchanges to exchanges, knows alternate
-//! exchanges, dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers,
-//! prefetch, returns, publisher confirms, transactions and direct reply-to, and refuses what RabbitMQ refuses, with its reply
-//! codes and texts. It has no replication and no permissions, and its streams live in memory, too.
+//! It supports direct, fanout, topic, headers and default exchanges, bindings between exchanges, alternate exchanges,
+//! dead-lettering, message and queue TTL, length limits, priorities, consumer priorities, single active consumers, prefetch,
+//! returns, publisher confirms, transactions and direct reply-to. It refuses what RabbitMQ refuses, with the same reply codes and
+//! texts. It has no replication and no permissions, and its streams are in memory, too.
 //!
-//! A test can make trouble: [restart](Broker::restart) or [stop](Broker::stop) the broker, which durable queues and persistent
+//! A test can inject faults: [restart](Broker::restart) or [stop](Broker::stop) the broker, which durable queues and persistent
 //! messages survive; [cut](Broker::cut), [freeze](Broker::freeze) or [close](Broker::close_connection) a connection;
 //! [refuse](Broker::nack_next) publishes, [hold](Broker::hold_confirms) confirms, [block](Broker::set_alarm) publishers,
 //! [refuse](Broker::refuse_logins) logins. It can [look into a queue](Broker::queue). With [whims](Options::whims), the broker
-//! uses every freedom that the protocol gives it.
+//! uses every freedom that the protocol allows, at random.
 //!
-//! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one
-//! behind a TCP port. That it answers as RabbitMQ does is tested by random scripts run on both.
+//! [`Engine`] is the broker without I/O and without a clock, for simulations and for other transports; [`Broker`] runs one behind
+//! a TCP port. Random scripts that run on both compare the broker with RabbitMQ.
 
 mod arguments;
 mod channel;

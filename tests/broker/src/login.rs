@@ -1,4 +1,4 @@
-//! Who a client says it is, and what the broker says it is.
+//! The credentials of a client, and the properties of the broker.
 
 use amqp_proto::{FieldTable, RawProperties};
 use bytes::Bytes;

@@ -11,7 +11,7 @@ use crate::engine::At;
 /// A message in the broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
-    /// Its place in the order of all messages, which a requeued one goes back to.
+    /// Its place in the order of all messages, to which a requeue returns it.
     pub(crate) order: u64,
     pub(crate) exchange: ShortStr,
     pub(crate) routing_key: ShortStr,

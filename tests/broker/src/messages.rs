@@ -20,7 +20,7 @@ use crate::requests::delivered_properties;
 /// How many bytes may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
 
-/// RabbitMQ: how often a quorum queue of 4.0 and later delivers a message in vain, unless it is declared otherwise.
+/// RabbitMQ: failed deliveries of a message by a quorum queue (4.0 and later), unless the queue is declared otherwise.
 const DELIVERY_LIMIT: u32 = 20;
 
 impl Engine {
@@ -289,7 +289,7 @@ impl Engine {
         }
     }
 
-    /// Drops what has expired, and queues that nobody used for too long.
+    /// Drops expired messages, and queues that were unused for too long.
     pub(crate) fn expire(&mut self) {
         let now = self.now;
         let due = self.queues.iter().filter(|(_, queue)| queue.due().is_some_and(|at| at <= now));
@@ -318,7 +318,7 @@ impl Engine {
         }
     }
 
-    /// Delivers what a queue has to consumers that have room.
+    /// Delivers messages of a queue to consumers that have room.
     pub(crate) fn deliver(&mut self, name: &Name) {
         if self.queues.get(name).is_some_and(|queue| queue.limits.is_stream) {
             return self.deliver_stream(name);
@@ -420,7 +420,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Carries out what a client says of a delivery.
+    /// Carries out a client's decision about a delivery.
     pub(crate) fn settle_one(&mut self, at: At, unacked: Unacked, settlement: Settlement) {
         let Some(channel) = self.channel(at) else { return };
         let Unacked { queue, message, consumer } = unacked;

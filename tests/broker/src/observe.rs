@@ -1,4 +1,4 @@
-//! Notes for tests on what the broker did, to compare them with what clients received.
+//! A record of what the broker did, for tests to compare with what clients received.
 
 use bytes::Bytes;
 
@@ -115,12 +115,12 @@ pub struct ConsumerView {
 }
 
 impl Engine {
-    /// From now on the broker notes what it does, for [`take_notes`](Self::take_notes).
+    /// From now on, the broker records what it does, for [`take_notes`](Self::take_notes).
     pub fn observe(&mut self) {
         self.notes.get_or_insert_default();
     }
 
-    /// Returns what the broker did since this was last called.
+    /// Returns what the broker did since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.notes.as_mut().map(std::mem::take).unwrap_or_default()
     }
@@ -131,7 +131,7 @@ impl Engine {
         }
     }
 
-    /// Notes what a client has not settled of a channel that it closes.
+    /// Records the unsettled deliveries of a channel that its client closes.
     pub(crate) fn note_abandoned(&mut self, at: At, reason: &ChannelError) {
         let Some(notes) = &mut self.notes else { return };
         let Some(close) = reason.as_close() else { return };

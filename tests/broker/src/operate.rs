@@ -1,4 +1,4 @@
-//! What an operator does to a broker, and what happens to one.
+//! Actions of an operator, and faults.
 
 use std::time::Instant;
 
@@ -15,9 +15,9 @@ use crate::name::Name;
 use crate::observe::{ConsumerView, Note};
 
 impl Engine {
-    /// Stops at once and starts anew, as when the power fails. All sessions are gone; so is what is not durable. Durable
-    /// queues and exchanges remain with the bindings between them, and in the queues what is persistent; what was
-    /// delivered and not acknowledged will be delivered again.
+    /// Stops at once and starts again, as after a power failure. All sessions end, and everything that is not durable is lost.
+    /// Durable queues and exchanges, the bindings between them and persistent messages remain. Unacknowledged deliveries are
+    /// delivered again.
     pub fn restart(&mut self, now: Instant) {
         self.now = now;
         let lose = self.whims.one_in(2);
@@ -60,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// Ends all sessions; what their channels had unacknowledged is ready again.
+    /// Ends all sessions; the unacknowledged deliveries of their channels are ready again.
     fn give_back(&mut self) {
         let sessions = std::mem::take(&mut self.sessions);
         let channels = sessions.into_values().flat_map(|session| session.channels.into_values());
@@ -118,7 +118,7 @@ impl Engine {
         self.nacks = count;
     }
 
-    /// Tells no publisher what became of its messages, which are routed as ever; or goes on, with what was held first.
+    /// Holds all confirms; messages are routed as usual. Or sends confirms again, beginning with those that were held.
     pub fn hold_confirms(&mut self, now: Instant, hold: bool) {
         self.now = now;
         self.holds_confirms = hold;
@@ -205,7 +205,7 @@ impl Engine {
         found
     }
 
-    /// Ends all sessions and loses everything, as when a node comes back with an empty disk.
+    /// Ends all sessions and loses everything, as a node that starts with an empty disk.
     pub fn wipe(&mut self, now: Instant) {
         self.restart(now);
         self.queues.clear();

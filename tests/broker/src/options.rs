@@ -67,9 +67,9 @@ impl Options {
         self
     }
 
-    /// Lets the broker use the freedom that the protocol gives it, at random, where it would else do the obvious: it
-    /// confirms late, out of order, several messages at once; it answers `basic.consume` after what was asked later; and a
-    /// restart may lose what it had not confirmed. The same seed does the same to the same input.
+    /// Lets the broker use the freedom that the protocol allows, at random. It confirms late, out of order, or several messages
+    /// at once. It replies to `basic.consume` after later requests. A restart may lose messages that it had not confirmed. The
+    /// same seed does the same to the same input.
     ///
     /// Clients that hold up against RabbitMQ on a good day, but rely on its habits, do not against this.
     #[must_use]
@@ -82,8 +82,9 @@ impl Options {
     /// with unknown types of exchanges, which cost the channel only.
     ///
     /// A delivery has failed if it was rejected and requeued (`basic.reject`), or was unacknowledged when its channel or
-    /// connection ended. One that was returned by `basic.nack` or `basic.recover` has not. A message that fails more often than
-    /// `x-delivery-limit` says, by default 20, is dropped or dead-lettered. `x-delivery-count` is how often it failed.
+    /// connection ended. A delivery that was requeued by `basic.nack` or `basic.recover` has not failed. A message that fails
+    /// more often than `x-delivery-limit`, by default 20, is dropped or dead-lettered. `x-delivery-count` is the number of
+    /// failures.
     ///
     /// In 3.10 everything that is requeued counts, and there is no limit by default.
     #[must_use]

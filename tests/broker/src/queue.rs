@@ -23,7 +23,7 @@ pub(crate) struct Queue {
     pub(crate) last_used: Instant,
 }
 
-/// Somebody who takes messages.
+/// A consumer of a queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Consumer {
     pub(crate) session: SessionId,

@@ -29,7 +29,7 @@ pub struct Broker {
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How long a client may take nothing of what there is for it, as in RabbitMQ (`send_timeout`).
+/// How long a client may leave its output unread, as in RabbitMQ (`send_timeout`).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time for a client to read why its connection ended, and to disconnect.
@@ -139,8 +139,8 @@ impl Broker {
         Pipe::new(self.shared.clone())
     }
 
-    /// Drops all connections and starts anew, as when the power fails for a moment. Durable queues and exchanges, their
-    /// bindings and their persistent messages are still there.
+    /// Drops all connections and starts again, as after a short power failure. Durable queues and exchanges, their bindings and
+    /// their persistent messages remain.
     pub fn restart(&self) {
         self.operate(|state, now| {
             state.hang_up_all();
@@ -212,7 +212,7 @@ impl Broker {
         self.operate(|state, _| state.engine.nack_next(count));
     }
 
-    /// Tells no publisher what became of its messages, which are routed as ever, until this is called with `false`.
+    /// Holds all confirms, until this is called with `false`. Messages are routed as usual.
     ///
     /// With [whims](Options::whims), a [restart](Self::restart) loses some of the messages whose confirms are held.
     pub fn hold_confirms(&self, hold: bool) {
@@ -225,7 +225,7 @@ impl Broker {
         self.operate(|state, _| state.engine.refuse_logins(refuse));
     }
 
-    /// Returns what the broker knows of its connections, the oldest first.
+    /// Returns the connections, the oldest first.
     ///
     /// ```
     /// use amqp_client_blocking::connect;
@@ -299,7 +299,7 @@ impl Broker {
         self.shared.lock().engine.queues().collect()
     }
 
-    /// Does something to the broker, and lets everybody see what came of it.
+    /// Runs `act` on the broker, and wakes all threads that wait for a change.
     fn operate<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.shared.lock();
         let done = act(&mut state, Instant::now());
@@ -352,7 +352,7 @@ struct Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if thread::panicking() {
-            // The session stays: what has panicked is not run again to end it.
+            // The session stays: after a panic, no code of it runs to end it.
             self.shared.lock().hang_up(self.id);
         }
     }
@@ -371,7 +371,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something has changed: whoever waits looks again.
+    /// Something has changed: wakes all waiting threads.
     pub(crate) fn notify(&self, mut state: MutexGuard<'_, State>) {
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
@@ -404,7 +404,7 @@ impl Shared {
             match served {
                 Ok(()) => fails = false,
                 Err(error) => {
-                    // The client waits, or the system has no socket for it. No event says when it has one again.
+                    // The client waits, or the system has no free socket. No event reports when it has one again.
                     if !fails {
                         eprintln!("amqp-test-broker: {error}");
                     }
@@ -491,7 +491,7 @@ impl Shared {
         let _gone = stream.shutdown(Shutdown::Both);
     }
 
-    /// Writes until nothing more is to be said.
+    /// Writes until the session has ended.
     fn write(&self, id: SessionId, stream: &mut TcpStream) -> io::Result<()> {
         while let Some(octets) = self.next_to_write(id) {
             stream.write_all(&octets)?;
@@ -499,7 +499,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for what is to be said next; nothing once that was all.
+    /// Waits for the next output; `None` once the session has ended.
     fn next_to_write(&self, id: SessionId) -> Option<Bytes> {
         let mut state = self.lock();
         while !state.over {

@@ -1,4 +1,4 @@
-//! Streams: logs that every consumer reads for itself, from where it likes.
+//! Streams: logs in which each consumer has its own position.
 
 use std::time::{Duration, SystemTime};
 
@@ -75,7 +75,7 @@ impl Engine {
         })
     }
 
-    /// Delivers to each consumer of a stream what it has not had, as far as it has room.
+    /// Delivers to each consumer of a stream its next messages, as far as it has room.
     pub(crate) fn deliver_stream(&mut self, name: &Name) {
         let consumers =
             |engine: &Self| engine.queues.get(name).map_or(0, |own| own.consumers.len());

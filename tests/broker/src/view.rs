@@ -1,4 +1,4 @@
-//! What a test sees of a broker: its connections, and its queues with what they hold.
+//! The view that tests have of a broker: its connections and queues, with their contents.
 
 use amqp_proto::{FieldTable, RawProperties, ShortStr};
 use bytes::Bytes;
@@ -18,8 +18,8 @@ pub struct ConnectionView {
     pub user: ShortStr,
     /// The virtual host; empty before it is opened.
     pub virtual_host: ShortStr,
-    /// What the client says of itself; empty before the connection is open. The name of the connection is
-    /// `connection_name` here.
+    /// The properties that the client sent; empty before the connection is open. `connection_name` here is the name of the
+    /// connection.
     pub client_properties: FieldTable,
     /// How many channels it has open.
     pub channels: usize,
@@ -27,7 +27,7 @@ pub struct ConnectionView {
     pub unacknowledged: usize,
 }
 
-/// A queue and what it holds.
+/// A queue and its contents.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct QueueView {
@@ -68,7 +68,7 @@ pub struct MessageView {
 }
 
 impl Engine {
-    /// Returns what the broker knows of its clients, the first that connected first.
+    /// Returns the connections, in the order in which they were opened.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionView> + '_ {
         self.sessions.iter().map(|(id, session)| self.connection_view(*id, session))
     }

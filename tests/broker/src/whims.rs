@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// Where the engine makes use of its freedom, or does not. See [`Options::whims`](crate::Options::whims).
+/// The random choices of the engine. See [`Options::whims`](crate::Options::whims).
 #[derive(Debug)]
 pub(crate) struct Whims {
     /// The state of the random source, xorshift; nothing for an engine that does the obvious.
@@ -27,7 +27,7 @@ impl Whims {
         self.next().is_some_and(|random| random % times == 0)
     }
 
-    /// A place among `len`; the first, if there are no whims.
+    /// Returns a random place among `len`; the first, if there are no whims.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         let random = self.next().and_then(|random| usize::try_from(random).ok()).unwrap_or(0);
         random.checked_rem(len).unwrap_or(0)

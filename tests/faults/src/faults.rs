@@ -13,7 +13,7 @@ pub enum Fault {
     Cut,
     /// All connections are reset.
     Reset,
-    /// All connections end after some more bytes, amid a frame as likely as not.
+    /// All connections end after some more bytes, usually within a frame.
     CutAmid,
     /// Bytes come in crumbs for a while, then the connections end.
     Crumbs,
@@ -46,8 +46,8 @@ impl Fault {
         Self::Freeze,
     ];
 
-    /// Makes it happen, to that node where it is about one, and ends it. Blocks meanwhile. In a cluster, a node that is down
-    /// stays down until `others_serve` says that the clients have found another.
+    /// Injects the fault, into that node if it concerns one, and ends it. Blocks meanwhile. In a cluster, a node that is down
+    /// stays down until `others_serve` returns that the clients have found another.
     pub(crate) fn happen(
         self,
         site: &Site,
@@ -66,7 +66,7 @@ impl Fault {
             Self::Crumbs => {
                 let size = chance.usize(1..50);
                 site.each_proxy(|proxy| proxy.slice(size));
-                // For a while, as it says: what passes in crumbs is the traffic of this time.
+                // For a while: the traffic of this time passes in small pieces.
                 sleep(Duration::from_millis(300));
                 site.each_proxy(|proxy| {
                     proxy.cut();

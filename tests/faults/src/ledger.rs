@@ -23,8 +23,7 @@ struct Message {
     sent: u16,
     confirmed: bool,
     received: u16,
-    /// One of those that were received said that it might come more than once. It need not be the last: what was sent first may
-    /// arrive last.
+    /// A delivery was marked as possibly repeated. It need not be the last one: messages may arrive in another order.
     again: bool,
 }
 
@@ -56,7 +55,7 @@ impl Ledger {
         self.with(publisher, number, |message| message.confirmed = true);
     }
 
-    /// `again`: the delivery says that it may have come before.
+    /// `again`: the delivery is marked as possibly repeated.
     pub(crate) fn received(&self, publisher: usize, number: usize, again: bool) {
         self.with(publisher, number, |message| {
             message.received += 1;

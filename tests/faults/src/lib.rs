@@ -1,6 +1,5 @@
 //! Faults under load: publishers with confirms and consumers with acknowledgements run throughout, while nodes are killed and
-//! frozen and connections cut. A ledger knows of each message what was said of it; at the end nothing that was confirmed is
-//! missing.
+//! frozen and connections are cut. A ledger records the outcome of each message; at the end, no confirmed message may be missing.
 
 mod faults;
 mod ledger;
@@ -13,5 +12,5 @@ pub use faults::Fault;
 pub use run::{Plan, run};
 pub use table::Table;
 
-/// What can go wrong with the suite itself, or with what it watches.
+/// Errors of the suite itself, or of the clients.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -55,7 +55,7 @@ fn parse() -> Result<Option<Plan>, Error> {
     Ok(Some(plan))
 }
 
-/// Runs the plan; what is wrong, if something is.
+/// Runs the plan. Returns the first problem, if there is one.
 fn execute(plan: Plan) -> Result<Option<String>, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let table = runtime.block_on(run(plan, |line| println!("{line}")))?;

@@ -14,11 +14,11 @@ use crate::{Error, table};
 pub struct Plan {
     /// How many nodes there are.
     pub nodes: usize,
-    /// What goes wrong, by turns in an order of chance.
+    /// The faults, injected in random order.
     pub faults: Vec<Fault>,
     /// For how long; each fault happens once at least.
     pub time: Duration,
-    /// What chance is drawn from.
+    /// The random seed.
     pub seed: u64,
 }
 
@@ -30,10 +30,10 @@ impl Plan {
     }
 }
 
-/// How long it may take until everything is back.
+/// The time limit for a recovery.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Lets clients work while things go wrong. `tell` is called with a line for each fault.
+/// Runs clients while faults are injected. `tell` is called with a line for each fault.
 ///
 /// # Errors
 /// What hung, or could not be set up. What was lost is in the table.
@@ -92,7 +92,7 @@ pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error>
     Ok(table)
 }
 
-/// Makes a fault happen, and says how long it lasted.
+/// Injects a fault, and reports how long it lasted.
 async fn happen(
     fault: Fault,
     site: &Arc<Site>,
@@ -109,14 +109,14 @@ async fn happen(
         };
         fault.happen(&site, node, &mut own, others_serve)
     });
-    // In a cluster, a node that is down comes back only when the clients have found another.
+    // In a cluster, a node that is down starts again only after the clients have found another.
     loop {
         tokio::select! {
             done = &mut happening => {
                 done??;
                 return Ok(began.elapsed());
             }
-            // Asks again; `happening` waits for the answer with a deadline.
+            // Check again; `happening` waits with a deadline.
             () = tokio::time::sleep(Duration::from_millis(50)) => {
                 if traffic.node() != node {
                     let _heard = tell.send(());

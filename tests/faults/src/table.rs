@@ -46,7 +46,7 @@ impl Resources {
     }
 }
 
-/// Waits until all tasks have ended, for a second at most: the table says which are left.
+/// Waits until all tasks have ended, for at most a second: the table lists the remaining ones.
 pub(crate) async fn settle() {
     let ended = async {
         while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {

@@ -14,7 +14,7 @@ use amqp_client_tokio::{Connection, connect_target};
 use amqp_faults::Error;
 use amqp_testkit::{Proxy, RabbitMq};
 
-/// Every so many bytes, unless `CUT_STEP` says otherwise.
+/// The step between two cuts in bytes, unless `CUT_STEP` is set.
 const STEP: usize = 11;
 
 /// Longer than it takes on a busy machine.
@@ -51,7 +51,7 @@ where
 async fn connect(target: &Target) -> Result<Connection, Error> {
     loop {
         match connect_target(target.clone()).await {
-            // The first connection has nothing to come back to.
+            // The first connection has no session to restore.
             Err(ConnectError::Refused { .. } | ConnectError::Unreachable { .. }) => {}
             other => return Ok(other?),
         }

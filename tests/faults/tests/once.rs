@@ -3,7 +3,7 @@
 use amqp_faults::{Error, Fault, Plan, run};
 use tokio::sync::Mutex;
 
-/// Nodes take what there is of a machine: one site at a time.
+/// Nodes use all of a machine: one site at a time.
 static SITE: Mutex<()> = Mutex::const_new(());
 
 async fn nothing_is_lost(plan: Plan) -> Result<(), Error> {

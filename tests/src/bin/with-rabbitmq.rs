@@ -1,4 +1,4 @@
-//! Runs a command with a RabbitMQ node at hand.
+//! Runs a command with a temporary RabbitMQ node.
 //!
 //! `with-rabbitmq COMMAND [ARGUMENT...]` starts a private node, runs the command with `AMQP_URL`
 //! pointing to it, stops the node, and exits as the command did: with its code, or with 128 and the

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::link::Link;
 
-/// The acceptor answers at once; a wait this long is a bug.
+/// The acceptor replies at once; a wait this long is a bug.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The way a connection ends.
@@ -129,8 +129,8 @@ impl Control {
         self.change(|state| state.live -= 1);
     }
 
-    /// Waits until bytes of the link may pass, and returns how many of the `len` at hand may; None
-    /// when the link has ended.
+    /// Waits until bytes of the link may pass, and returns how many of the `len` available bytes may; `None` when the link has
+    /// ended.
     pub(super) fn permit(&self, link: &Link, from: Side, len: usize) -> Option<usize> {
         // With an allowance used up, the rest is in transit and the cut follows, or some of it comes
         // back.

@@ -113,8 +113,8 @@ fn forward_all(link: &Link, from: Side, control: &Control) -> io::Result<()> {
     let mut chunk = [0; CHUNK];
     while !link.ended() {
         match source.read(&mut chunk) {
-            // One half of the connection has ended; the other may go on. The end is held back as
-            // bytes are.
+            // One direction of the connection has ended; the other may continue. The end is held
+            // back like bytes.
             Ok(0) => {
                 if control.permit(link, from, 0).is_some() {
                     sink.shutdown(Shutdown::Write)?;

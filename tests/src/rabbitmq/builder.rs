@@ -48,7 +48,7 @@ impl RabbitMqBuilder {
         self
     }
 
-    /// Sets how long the node may take until it answers. The default is a minute.
+    /// Sets how long the node may take until it replies. The default is a minute.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -60,13 +60,13 @@ impl RabbitMqBuilder {
         self
     }
 
-    /// Starts the node and waits until it answers a protocol header.
+    /// Starts the node and waits until it replies to a protocol header.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotFound`] when RabbitMQ isn't installed, with what to do about it;
-    /// [`io::ErrorKind::TimedOut`] after the deadline; or what went wrong. The message ends with
-    /// the node's last output.
+    /// [`io::ErrorKind::NotFound`] if RabbitMQ is not installed, with instructions;
+    /// [`io::ErrorKind::TimedOut`] after the deadline; or another error. The message ends with the
+    /// node's last output.
     pub fn start(self) -> io::Result<RabbitMq> {
         let tools =
             Tools::find().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;

@@ -1,10 +1,10 @@
-//! Whether a server answers as an AMQP broker does.
+//! Whether a server replies as an AMQP broker does.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// An answer that takes longer is asked for again.
+/// If a reply takes longer, it is requested again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// No greeting is longer.
@@ -12,7 +12,7 @@ const LONGEST: u32 = 64 * 1024;
 
 /// The payload of the first frame (`connection.start`) a broker sends after the protocol header.
 ///
-/// An open port isn't enough: a starting broker listens before it answers.
+/// An open port is not enough: a starting broker listens before it replies.
 pub(super) fn greeting(addr: SocketAddr) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;

@@ -100,7 +100,7 @@ impl Group {
         })
     }
 
-    /// The end of what the processes wrote.
+    /// Returns the last output of the processes.
     pub(super) fn output(&self) -> String {
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&output).into_owned()
@@ -127,7 +127,7 @@ fn follow(source: Option<impl Read + Send + 'static>, into: Arc<Mutex<Vec<u8>>>)
     })
 }
 
-/// Runs a program to its end and returns what it wrote; kills it, and fails, after `limit`.
+/// Runs a program to its end and returns its output; kills it, and fails, after `limit`.
 pub(super) fn run(mut command: Command, limit: Duration) -> io::Result<String> {
     let mut child = command
         .process_group(0)

@@ -32,7 +32,7 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    /// Finds them, or says what to do.
+    /// Finds the tools. The error says what to install.
     pub(super) fn find() -> Result<Self, String> {
         Self::find_in(&server_folders(), &epmd_folders())
     }

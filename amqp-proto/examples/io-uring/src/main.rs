@@ -1,5 +1,5 @@
-//! An AMQP client on Linux io_uring: it declares a queue, publishes messages with confirms, consumes and acknowledges them,
-//! and closes. Where the kernel does not let it, it says so.
+//! An AMQP client on Linux io_uring: it declares a queue, publishes messages with confirms, consumes and acknowledges them, and
+//! closes. If the kernel does not support io_uring, it prints that and ends.
 //!
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run -p amqp-example-io-uring -- 1000

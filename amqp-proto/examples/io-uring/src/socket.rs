@@ -13,11 +13,11 @@ use io_uring::{IoUring, cqueue, opcode};
 /// How much is received, and sent, at once.
 const SIZE: usize = 64 * 1024;
 
-/// What tells the operations apart when they complete.
+/// The ids of the operations, by which completions are recognized.
 const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 
-/// A ring that can wait until a time, which kernels have since Linux 5.11.
+/// A ring that can wait with a timeout (since Linux 5.11).
 pub(crate) fn ring() -> io::Result<IoUring> {
     let ring = IoUring::new(4)?;
     match ring.params().is_feature_ext_arg() {
@@ -63,7 +63,7 @@ impl Socket {
         self.sending.is_lent
     }
 
-    /// Begins to send what there is, unless the last is not sent yet: commands go on being queued meanwhile.
+    /// Begins to send the queued bytes, unless a send is in progress. Commands continue to queue bytes meanwhile.
     pub(crate) fn send(&mut self, connection: &mut Connection) -> io::Result<()> {
         if self.sending.is_lent {
             return Ok(());
@@ -148,10 +148,10 @@ impl Socket {
             opcode::Recv::new(fd, lent.octets.as_mut_ptr(), SIZE as u32).build()
         }
         .user_data(operation);
-        // SAFETY: The entry points into `lent.octets`, a box, which stays where it is when this socket is moved. While
-        // `is_lent` is set, which only the operation's completion ends, no other operation is started on it and nothing
-        // reads or writes it; and it is not freed: dropping the socket waits for the completion, or leaks it. The
-        // descriptor belongs to `stream`, which is dropped behind that.
+        // SAFETY: The entry points into `lent.octets`, a box, which stays in place when this socket is moved. While `is_lent` is
+        // set, which only the operation's completion ends, no other operation is started on it and nothing reads or writes it. It
+        // is not freed either: dropping the socket waits for the completion, or leaks it. The descriptor belongs to `stream`,
+        // which is dropped after it.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.map_err(|_| io::Error::other("more operations than expected"))?;
         lent.is_lent = true;
@@ -159,17 +159,17 @@ impl Socket {
     }
 }
 
-/// `ETIME`: what a wait ends with when its time has come.
+/// `ETIME`: the result of a wait that has timed out.
 const TIMER_EXPIRED: i32 = 62;
 
 impl Drop for Socket {
-    /// Takes back what the kernel has.
+    /// Waits until the kernel no longer uses the memory.
     fn drop(&mut self) {
         // Both operations end with the stream.
         let _gone = self.stream.shutdown(Shutdown::Both);
         while self.receiving.is_lent || self.sending.is_lent {
             if self.ring.submit_and_wait(1).is_err() {
-                // It cannot be told when the kernel is done, so it keeps the memory.
+                // It is unknown when the kernel is done, so the memory is leaked.
                 std::mem::forget(std::mem::take(&mut self.receiving.octets));
                 std::mem::forget(std::mem::take(&mut self.sending.octets));
                 return;

@@ -1,4 +1,4 @@
-//! `null-broker PORT [TLS_PORT CA_FILE]`: a broker that is never what is waited for.
+//! `null-broker PORT [TLS_PORT CA_FILE]`: a broker that is so fast that clients never wait for it.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! `raw SCENARIO COUNT SIZE URL QUEUE`: the limit, which is what a client without a client would take.
+//! `raw SCENARIO COUNT SIZE URL QUEUE`: the raw limit, that is, the cost without any client code.
 
 use amqp_bench_harness::job::Job;
 use amqp_bench_harness::raw;

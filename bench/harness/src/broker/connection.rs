@@ -19,9 +19,9 @@ pub(super) struct Connection {
     channels: HashMap<u16, Channel>,
     /// Channels with publishes to confirm.
     unconfirmed: Vec<u16>,
-    /// The channel and tag of the consumer that gets what comes back.
+    /// The channel and tag of the consumer that gets echoes.
     echoes_to: Option<(u16, Vec<u8>)>,
-    /// The channel whose content is collected to come back.
+    /// The channel whose content is collected for an echo.
     collecting: Option<u16>,
     /// Octets of content that are still to be forgotten.
     skip: usize,
@@ -36,7 +36,7 @@ struct Channel {
     delivered: u64,
     prefetch: u64,
     flood: Option<Flood>,
-    /// The header and body frames of a message that comes back, and how much of its body is missing.
+    /// The header and body frames of an echo, and how many bytes of its body are missing.
     echo: Vec<u8>,
     missing: u64,
 }
@@ -86,7 +86,7 @@ impl Connection {
         pipe.send_all(&self.out)
     }
 
-    /// Handles what is there; returns how far that is.
+    /// Handles all complete frames; returns where the rest begins.
     fn take_frames(&mut self, input: &[u8], mut head: usize) -> usize {
         while !self.over {
             let skipped = self.skip.min(input.len() - head);
@@ -182,7 +182,7 @@ impl Connection {
         self.over |= routing_key == b"cut";
     }
 
-    /// A frame of content that comes back.
+    /// Adds a frame of content to the echo.
     fn collect(&mut self, number: u16, frame: &[u8]) {
         let Some(channel) = self.channels.get_mut(&number) else { return };
         channel.echo.extend_from_slice(frame);

@@ -6,7 +6,7 @@ use crate::octets::{Put as _, content, method};
 /// About how much is written at once.
 const BLOCK: usize = 256 * 1024;
 
-/// Many deliveries, alike but for their tags. A block of them is encoded once.
+/// Many deliveries that differ only in their tags. A block of them is encoded once.
 pub(super) struct Flood {
     count: u64,
     sent: u64,
@@ -55,7 +55,7 @@ impl Flood {
         self.sent == self.count && !self.is_writing()
     }
 
-    /// How many deliveries may go out next.
+    /// Returns how many deliveries may be sent next.
     pub(super) fn room(&self, prefetch: u64) -> u64 {
         let most = (self.count - self.sent).min((self.block.len() / self.unit) as u64);
         if self.no_ack || prefetch == 0 {

@@ -1,10 +1,10 @@
-//! A broker that does as little as it can: what is measured against it is the client.
+//! A broker that does as little as possible, so that measurements show the client.
 //!
-//! - `basic.publish` is looked at no further than its routing key, and forgotten; the kernel drops large bodies. In confirm
-//!   mode each read is answered with one ack that covers all there was.
-//! - `basic.consume` from `flood.COUNT.SIZE` brings that many deliveries, within the prefetch.
+//! - `basic.publish` is read up to its routing key, and discarded; the kernel drops large bodies. In confirm mode, each read gets
+//!   one ack for all its publishes.
+//! - `basic.consume` from `flood.COUNT.SIZE` delivers that many messages, within the prefetch limit.
 //! - `basic.get` from `flood.COUNT.SIZE` always finds a message.
-//! - A publish with a routing key that begins with `echo.` comes back to the connection's consumer.
+//! - A publish with a routing key that begins with `echo.` is delivered to the connection's consumer.
 //! - A publish with the routing key `cut` ends the connection.
 //!
 //! One thread a connection, which sleeps in `recv`.

@@ -13,7 +13,7 @@ pub(super) trait Pipe: Send + 'static {
 
     fn send(&mut self, octets: &[u8], wait: bool) -> io::Result<usize>;
 
-    /// Reads and forgets up to that many octets, with `scratch` to put them.
+    /// Reads and discards up to `count` bytes, through `scratch`.
     fn discard(&mut self, count: usize, scratch: &mut [u8]) -> io::Result<usize> {
         let count = count.min(scratch.len());
         self.recv(&mut scratch[..count], true)

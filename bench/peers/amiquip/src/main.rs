@@ -109,7 +109,7 @@ fn main() -> Outcome {
             let mut connections = Vec::new();
             for _ in 0..job.count {
                 let mut connection = connect(&job)?;
-                // The channel is never given back.
+                // The channel is never closed.
                 std::mem::forget(connection.open_channel(None)?);
                 connections.push(connection);
             }

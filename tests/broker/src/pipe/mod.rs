@@ -12,8 +12,7 @@ use bytes::{Buf as _, BytesMut};
 use crate::SessionId;
 use crate::server::{Shared, State};
 
-/// A connection to a [`Broker`](crate::Broker) through memory: what is written here, the broker has read before `write`
-/// returns.
+/// A connection to a [`Broker`](crate::Broker) through memory. When `write` returns, the broker has processed the bytes.
 ///
 /// For threads it is [`Read`] and [`Write`]; for tasks, with the feature `tokio`, it is tokio's `AsyncRead` and `AsyncWrite`.
 /// Dropping it ends the connection.
@@ -51,7 +50,7 @@ impl Pipe {
         Self { shared, id, begun: BytesMut::new() }
     }
 
-    /// Reads what there is; nothing if that is nothing yet. Says whether the broker takes more again.
+    /// Reads what is available; `None` if nothing is. Also returns whether the broker accepts bytes again.
     fn try_read(&self, state: &mut State, buffer: &mut [u8]) -> Option<(usize, bool)> {
         let was_heard = state.engine.wants_input(self.id);
         if let Some(transmit) = state.engine.poll_transmit(self.id, Instant::now()) {
@@ -62,7 +61,7 @@ impl Pipe {
         (state.over || state.engine.is_over(self.id)).then_some((0, false))
     }
 
-    /// Takes what the client writes, or a part of it; nothing while the broker takes nothing.
+    /// Processes bytes from the client, or a part of them; `None` while the broker accepts nothing.
     fn try_write(&mut self, state: &mut State, octets: &[u8]) -> Option<io::Result<usize>> {
         if state.over || state.engine.is_over(self.id) {
             return Some(Err(io::ErrorKind::BrokenPipe.into()));

@@ -1,4 +1,4 @@
-//! Commands on standard input, one per line: they make trouble for clients, and show what the broker holds.
+//! Commands on standard input, one per line: they inject faults, and show what the broker holds.
 
 use std::io::{self, BufRead, Write};
 
