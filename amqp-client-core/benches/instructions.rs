@@ -1,4 +1,4 @@
-//! `instructions SCENARIO COUNT`: does something so often, for `tests/instructions` to count what the processor is told.
+//! `instructions SCENARIO COUNT`: repeats a scenario, for `tests/instructions` to count the processor's instructions.
 //!
 //! The transport is memory. What the other end does was done before, or is left out.
 

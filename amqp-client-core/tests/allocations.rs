@@ -30,8 +30,8 @@ fn publishing_allocates_nothing() {
     assert_eq!(allocations(|| (0..100).for_each(|_| round())), 0);
 }
 
-/// The server's end allocates for each message that it takes in, so the two are counted apart: the client's share is what
-/// happens between the server's turns.
+/// The server's end allocates for each message that it receives, so the two are counted separately: the client's share is what is
+/// allocated between the server's turns.
 #[test]
 fn a_confirmed_publish_allocates_nothing() {
     let mut rig = Rig::new(Config::default());

@@ -1,4 +1,4 @@
-//! Deadlines, in virtual time: the rig's server answers what it knows, and nothing else.
+//! Deadlines, in virtual time: the rig's server replies to what it knows, and to nothing else.
 
 mod rig;
 
@@ -43,7 +43,7 @@ fn a_request_that_is_not_answered_ends_in_time_and_leaves_the_channel_usable() {
     let expected = CallError::TimedOut { method: "queue.purge", after };
     assert_eq!(poll(&mut purge), Poll::Ready(Err(expected)));
     assert!(channel.is_open());
-    // Its late answer, had it one, would not be that of the next request.
+    // A late reply to it would not count for the next request.
     let (mut rig, channel) = self::rig();
     let declare = channel.queue_declare("q", QueueOptions::new());
     assert!(rig.run(declare).is_ok());
@@ -386,7 +386,7 @@ fn an_outage_counts() {
     assert!(poll(&mut confirmation).is_pending());
     rig.turn();
     rig.lose();
-    // The request waits until the channel is back. Every connection moves a little, and is lost again.
+    // The request waits until the channel is restored. Every connection moves a few bytes, and is lost again.
     let mut asked = channel.queue_purge("q").within(5 * SECOND);
     let begun = rig.now();
     let (mut answered, mut confirmed) = (false, false);
@@ -418,7 +418,7 @@ fn requests_on_many_channels_are_all_answered() {
     let mut replies: Vec<_> = channels.iter().map(asked).collect();
     for _ in 0..29 {
         pass(&mut rig, SECOND, MIB);
-        // Every other one is given up at some time, and one more is made.
+        // Every other one is abandoned at some point, and a new one is made.
         let _given_up = replies.pop();
         let channel = &channels[replies.len() % 7];
         replies.insert(0, channel.queue_declare("q", QueueOptions::new()).within(SECOND));
@@ -459,7 +459,7 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
         rig.room = 0;
         for second in 0..8 {
             assert!(poll(&mut confirmation).is_pending() && poll(&mut asked).is_pending());
-            // What was asked on another channel is not answered, and has nothing to do with it.
+            // A request on another channel has no reply yet, and is not affected.
             assert_eq!(poll(&mut elsewhere).is_ready(), second == 7);
             if !moves {
                 break;

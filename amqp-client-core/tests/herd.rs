@@ -121,7 +121,7 @@ fn a_confirm_wakes_nobody_on_another_channel() {
     let opening = rig.connection.open_channel();
     let other = rig.run(opening).expect("a channel");
     let (busy, full) = (publisher(&channel, 1), publisher(&other, 1));
-    // The server confirms what comes on one channel only.
+    // The server confirms messages of one channel only.
     let _unconfirmed = rig.run(full.publish("q", "m")).expect("it is sent");
     rig.write(false);
     let mut tasks = Tasks::new();
@@ -323,7 +323,7 @@ fn many_consumers_are_started_and_dropped() {
         rig.turn();
         let cancels = rig.methods.iter().filter(|method| matches!(method, Method::BasicCancel(_)));
         assert_eq!(cancels.count(), CONSUMERS - 1);
-        // The one that is left, and a new one, get what is theirs.
+        // The remaining one and a new one get their deliveries.
         let last = consumers[order(CONSUMERS - 1)].take().expect("it was not dropped");
         for mut consumer in [last, start(&mut rig)] {
             rig.deliver(channel.id(), consumer.tag(), 1, b"m");

@@ -1,4 +1,4 @@
-//! A request beside a stream of large messages waits for what is queued already, not for the stream.
+//! A request beside a stream of large messages waits for what is already queued, not for the stream.
 
 mod rig;
 
@@ -13,7 +13,7 @@ use rig::Rig;
 const MESSAGE: usize = 1024 * 1024;
 const MESSAGES: usize = 1024;
 
-/// What may be ahead of a request: what waits for the transport, the message that was taken last, and some frames.
+/// Bytes that may be ahead of a request: those queued for the transport, the message that was taken last, and some frames.
 const AHEAD: u64 = 256 * 1024 + MESSAGE as u64 + 4 * 1024;
 
 #[test]

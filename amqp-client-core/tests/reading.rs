@@ -101,7 +101,7 @@ fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Con
     (rig, channel, consumers)
 }
 
-/// Returns what the client has sent since: cancels, returned deliveries, and started consumers, by their tags.
+/// Returns what the client has sent since: cancels, requeued deliveries, and started consumers, by their tags.
 fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
     let (mut cancelled, mut requeued, mut started) = (Vec::new(), Vec::new(), Vec::new());
     for method in rig.methods.drain(..) {
@@ -171,7 +171,7 @@ fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
     }
     assert_eq!(said(&mut rig), Default::default());
 
-    // It takes what it has, and is started again. The broker has it under another tag then.
+    // It takes its deliveries, and is started again, under another tag.
     let kept: Vec<_> = std::iter::from_fn(|| lags.try_next()).collect();
     assert!(kept.iter().map(|delivery| delivery.delivery_tag().get()).eq([1]));
     kept.into_iter().for_each(|delivery| drop(delivery.into_message()));
@@ -211,7 +211,7 @@ fn a_consumer_that_is_slow_is_not_paused() {
 
 #[test]
 fn consumers_are_paused_until_the_others_go_on() {
-    // Three hold as much, and a fourth takes what it gets.
+    // Three hold the same amount, and a fourth takes its deliveries.
     let (mut rig, channel, [a, b, c, mut works]) = consumers(ConsumeOptions::new());
     for consumer in [&a, &b, &c] {
         rig.deliver(channel.id(), consumer.tag(), 4, &[0; BUDGET / 10]);
@@ -341,7 +341,7 @@ fn a_consumer_that_has_ended_stops_nobody_else() {
         assert!(rig.reads(), "{name}");
         let work = works.try_next().expect(name).into_message();
         assert_eq!(work.body(), b"work", "{name}");
-        // The broker requeues by itself what was delivered on a channel that it closes.
+        // The broker requeues by itself the deliveries of a channel that it closes.
         let (cancelled, requeued, started) = said(&mut rig);
         assert!(cancelled.is_empty() && started.is_empty(), "{name}");
         let expected: Vec<_> = if channel.is_open() { (2..=12).rev().collect() } else { vec![] };
@@ -432,7 +432,7 @@ fn what_a_loss_takes_back_makes_room_and_what_needs_no_acknowledgement_stays() {
     rig.turn();
     assert!(rig.reads());
     assert!(acking.try_next().is_none(), "the broker delivers it again");
-    // One that fits is counted from nothing, beside what stays.
+    // A delivery that fits is counted from zero, in addition to what stays.
     rig.deliver(channel.id(), acking.tag(), 1, &[0; BUDGET / 2]);
     rig.turn();
     assert!(rig.reads());

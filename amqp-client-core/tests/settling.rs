@@ -1,4 +1,4 @@
-//! What settling deliveries says on the wire. RabbitMQ 4.3 counts `basic.reject` as a failed delivery, `basic.nack` not.
+//! The methods that settle deliveries. RabbitMQ 4.3 counts `basic.reject` as a failed delivery, `basic.nack` not.
 
 mod rig;
 
@@ -191,7 +191,7 @@ fn a_handler_that_panics_is_to_blame() {
     }
 }
 
-/// A panic that propagates drops the handlers beside it. They have not failed.
+/// A panic that propagates drops the other handlers. They have not failed.
 #[test]
 fn a_handler_beside_one_that_panics_is_not_to_blame() {
     for at_once in [false, true] {

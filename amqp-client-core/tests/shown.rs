@@ -1,4 +1,4 @@
-//! What `Debug` shows of the handles and of what drives them: enough for a log line, no credentials, no bodies, no internals.
+//! The `Debug` output of handles and drivers: enough for a log line, no credentials, no bodies, no internals.
 
 mod rig;
 
@@ -82,7 +82,7 @@ fn credentials_are_not_shown_wherever_they_are() {
     assert_fit_for_logs("Config", &with_password());
     assert_fit_for_logs("Token", &Token::new(PASSWORD, std::time::Duration::from_secs(1)));
 
-    // The response to the server's challenge is what waits to be written.
+    // The pending output is the response to the server's challenge.
     let now = Instant::now();
     let (connection, mut driver) = Driver::new(with_password(), now);
     let mut server = amqp_client_core::proto::Connection::server(Arc::default(), now);

@@ -107,7 +107,7 @@ impl Scene {
         let _over = Pin::new(&mut self.drive).poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// The server says what it has to, and a heartbeat if it lives.
+    /// The server sends its output, and a heartbeat if it is alive.
     fn serve(&mut self, lives: bool) {
         let (mut server, now) = (self.world.server.borrow_mut(), self.world.now.get());
         let _over = server.handle_input(now, &mut self.world.up.borrow_mut());

@@ -4,7 +4,7 @@
 //! RUSTFLAGS='--cfg shuttle' cargo test -p amqp-client-core --test threads
 //! ```
 //!
-//! with `SHUTTLE_ITERATIONS` as many as one likes. A wake-up that is lost is a deadlock here, and found.
+//! with any number of `SHUTTLE_ITERATIONS`. A lost wake-up is a deadlock here, and found.
 
 #![cfg(shuttle)]
 

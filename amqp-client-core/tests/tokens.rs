@@ -31,7 +31,7 @@ impl Timer for Clock {
     }
 }
 
-/// A connection without heartbeats, and the clock of what renews its tokens.
+/// A connection without heartbeats, and the clock of its token renewal.
 fn scene() -> (Rig, Rc<Cell<Instant>>) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
@@ -191,7 +191,7 @@ fn a_secret_is_accepted_after_an_earlier_one_was_lost() {
     assert!(rig.run(lost).is_err());
 }
 
-/// The connection is open for the broker while the client restores what it had, and is lost before it has.
+/// For the broker, the connection is open while the client restores its state, and is lost before that is complete.
 #[test]
 fn a_secret_ends_with_an_attempt_to_reconnect() {
     let mut rig = Rig::new(Config::default());

@@ -1,5 +1,5 @@
-//! Code of the user's that runs when a waker is dropped or woken, a body is dropped, a callback is called: it may use any handle,
-//! so none of it runs under the connection's lock; and if it panics, nobody else suffers.
+//! User code that runs when a waker is dropped or woken, a body is dropped, or a callback is called. It may use any handle, so
+//! none of it runs under the connection's lock. If it panics, nothing else is affected.
 
 mod rig;
 
@@ -278,7 +278,7 @@ fn wakers_that_are_replaced_dropped_or_woken() {
         rig.silence();
         let mut futures = pending(&rig, &channel, &connection, &publisher);
         for (index, future) in futures.iter_mut().enumerate() {
-            // Each waker is kept by what it waits for only; the second replaces the first.
+            // Each waker is kept only by what it waits for; the second replaces the first.
             for _ in 0..2 {
                 let polled = future.as_mut().poll(&mut Context::from_waker(&task()));
                 assert!(polled.is_pending(), "{index}");
@@ -439,7 +439,7 @@ fn bodies_that_publish_and_acknowledge_when_they_are_dropped() {
     });
 }
 
-/// Names are copied, so what they were made of is dropped by whoever made it.
+/// Names are copied, so their sources are dropped by the caller.
 #[test]
 fn names_of_requests() {
     in_time(|| {

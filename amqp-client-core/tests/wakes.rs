@@ -1,4 +1,4 @@
-//! The driver is woken for what there is to do, and for nothing else: a turn costs more than a message.
+//! The driver is woken only when there is work: a turn costs more than a message.
 
 mod rig;
 
@@ -65,7 +65,7 @@ fn an_answer_that_was_taken_leaves_nothing_to_do() {
     assert!(rig.is_wanted(), "there is a request to write");
     rig.run(declaring).expect("it is declared");
     assert!(!rig.is_wanted());
-    // One that nobody waits for any more is another matter: what it brings may have to be undone.
+    // An abandoned request is different: its reply may have an effect that has to be undone.
     let declaring = channel.queue_declare("queue", QueueOptions::new());
     rig.write(true);
     assert!(!rig.is_wanted());

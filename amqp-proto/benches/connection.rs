@@ -1,6 +1,7 @@
 //! What one message costs in the state machine: publishing, confirms, deliveries, acknowledgements.
 //!
-//! Both ends run in memory. Only one of them is timed; what the other says is prepared beforehand.
+//! Both ends run in memory. Only one of them is timed; the output of the other is prepared
+//! beforehand.
 #![expect(clippy::disallowed_methods, reason = "a bench has a clock")]
 #![expect(missing_docs, reason = "criterion's macros write no documentation")]
 
@@ -159,7 +160,7 @@ impl Pair {
         pair
     }
 
-    /// Has a request answered.
+    /// Sends a request and its reply.
     fn request<R: Request>(&mut self, request: R, answer: impl Into<Method>) {
         self.client.channel(self.id).unwrap().request(request).unwrap();
         carry(&mut self.client, &mut self.server, self.now);
@@ -228,7 +229,7 @@ impl Reads {
     }
 }
 
-/// Takes for written what there is to write.
+/// Treats all pending output as written.
 fn discard(connection: &mut Connection, now: Instant) {
     while let Some(transmit) = connection.poll_transmit(now) {
         transmit.advance(black_box(transmit.chunk()).len());

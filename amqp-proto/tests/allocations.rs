@@ -64,7 +64,7 @@ impl Ends {
         carry(&mut self.server, &mut self.client, &mut self.to_client, self.now);
     }
 
-    /// Writes what the client has to say to nowhere.
+    /// Discards the client's output.
     fn discard(&mut self) {
         while let Some(transmit) = self.client.poll_transmit(self.now) {
             transmit.advance(transmit.remaining());

@@ -97,8 +97,8 @@ fn written(
     Some(octets.into())
 }
 
-/// The flags and numbers of a method in the order of its fields, as its debugging text tells them: both texts name the
-/// fields, and neither quotes other than in strings.
+/// The flags and numbers of a method in the order of its fields, from its `Debug` output: both outputs name the fields, and
+/// neither has quotes outside of strings.
 fn scalars(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut outside = String::new();

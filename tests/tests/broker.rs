@@ -1,4 +1,4 @@
-//! What only the broker in memory lets one do: restarts and alarms at will, whims.
+//! Features of the in-memory broker only: restarts and alarms on request, whims.
 
 mod once;
 
@@ -195,7 +195,7 @@ async fn publishing_and_consuming_survive_whims() -> Outcome {
             "{result:?}"
         );
         let consumer = queue.consume(ConsumeOptions::new());
-        // Dropped before it is answered, or waited for.
+        // Dropped before its reply, or awaited.
         if round % 2 == 0 {
             let mut consumer = consumer.await?;
             for text in ["a", "b", "c"] {
@@ -235,7 +235,7 @@ async fn an_empty_name_stands_for_what_was_declared_before_on_any_whim() -> Outc
     Ok(())
 }
 
-/// A quorum queue with one message, and another for what it drops.
+/// A quorum queue with one message, and another queue for dropped messages.
 async fn quorum(channel: &Channel) -> Result<(Queue, Queue), Box<dyn std::error::Error>> {
     let dead = channel.queue_declare("dead", durable()).await?;
     let options = durable()

@@ -1,4 +1,4 @@
-//! What nobody does to a broker on purpose, and what the in-memory one must bear nevertheless.
+//! Extreme values that nobody sends on purpose, and that the in-memory broker must withstand.
 
 mod once;
 
@@ -53,7 +53,7 @@ async fn a_consumer_has_65_536_deliveries_unacknowledged() -> Outcome {
     Ok(())
 }
 
-/// A queue that holds nothing, and sends on what comes to the next.
+/// A queue that holds nothing, and passes messages on to the next.
 async fn chain(channel: &Channel, length: usize) -> Result<Queue, Box<dyn std::error::Error>> {
     let declared: Vec<_> = (0..length)
         .map(|number| {
@@ -90,14 +90,14 @@ async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
     };
     let queue = channel.queue_declare("a", to("b")).await?;
     channel.queue_declare("b", to("a")).await?;
-    // The headers are said to be longer than they are.
+    // The headers' length field is larger than the headers.
     let unreadable = RawProperties::unchecked(b"\x20\0\xff\xff\xff\xff".as_slice().into());
     queue.publish(&Message::new("x").with_encoded(unreadable)).await?;
     assert!(queue.get_no_ack().await?.is_none(), "it is dropped where it has been before");
     Ok(())
 }
 
-/// Nothing but the name says that it has been there.
+/// Only the name shows that it existed.
 #[tokio::test]
 async fn a_queue_whose_name_is_not_utf_8_dead_letters_to_itself() -> Outcome {
     let (broker, channel) = channel().await?;

@@ -48,7 +48,7 @@ impl Pending {
         }
     }
 
-    /// Every call ends, and says one of these.
+    /// Every call ends with one of these errors.
     async fn assert_ended(self, expected: &[&str]) {
         for (name, call) in self.calls {
             let outcome = timeout(LIMIT, call).await.unwrap_or_else(|_| panic!("{name} hangs"));
@@ -59,7 +59,7 @@ impl Pending {
     }
 }
 
-/// Everything on one connection that can be waited for, begun while the broker does not answer.
+/// Every kind of wait on one connection, begun while the broker does not reply.
 struct Scene {
     connection: Connection,
     plain: Channel,
@@ -170,7 +170,7 @@ async fn every_pending_call_ends_when_the_broker_falls_silent() -> Result<()> {
     node.pause()?;
     scene.begin(&mut pending).await?;
     pending.assert_ended(&["the peer sent nothing for 2s"]).await;
-    // An answer to a close is not waited for any longer.
+    // The reply to a close is not awaited any longer.
     let error = timeout(LIMIT, closing.close()).await?.expect_err("nobody answers");
     assert_eq!(error, ConnectionError::PeerSilent(Duration::from_secs(2)));
     node.resume()?;

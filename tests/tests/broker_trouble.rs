@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let asking = async {
         while !holds() {
-            // A view of the broker is a copy: it is taken again until it shows what is waited for.
+            // A view of the broker is a copy: it is taken again until it shows the expected state.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -72,7 +72,7 @@ async fn a_broker_that_was_stopped_starts_again_with_what_it_had() -> Outcome {
     Ok(())
 }
 
-/// Clients wait for it to come back.
+/// Clients wait for the broker to start again.
 #[tokio::test]
 async fn clients_recover_when_the_broker_starts_again() -> Outcome {
     let broker = Broker::start()?;
@@ -129,7 +129,7 @@ async fn confirms_are_held_until_they_are_not() -> Outcome {
         broker.queue("q").is_some_and(|queue| queue.messages.len() == 1)
     })
     .await;
-    // What is asked later is answered, and the confirm is not.
+    // A later request gets its reply, and the publish gets no confirm.
     channel.basic_qos(1).await?;
     assert!(held.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     broker.hold_confirms(false);
@@ -137,7 +137,7 @@ async fn confirms_are_held_until_they_are_not() -> Outcome {
     Ok(())
 }
 
-/// What was held for a channel that is gone is not said to the one that has its number.
+/// A confirm that was held for a closed channel does not reach the next channel with its number.
 #[tokio::test]
 async fn held_confirms_reach_no_other_channel() -> Outcome {
     let broker = Broker::start()?;

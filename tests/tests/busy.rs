@@ -1,4 +1,4 @@
-//! Applications that keep their thread busy between two messages: the connection lives, and what they said leaves in time.
+//! Applications that keep their thread busy between two messages: the connection stays alive, and their output leaves in time.
 //!
 //! `BUSY_MESSAGES=100000 BUSY_MILLISECONDS=10` makes a long run of it, half an hour for all tests at once.
 
@@ -32,13 +32,13 @@ enum Way {
     Iterate,
 }
 
-/// How many milliseconds the application works on each message, unless `BUSY_MILLISECONDS` says otherwise.
+/// How many milliseconds the application works on each message, unless `BUSY_MILLISECONDS` is set.
 const WORK: u32 = 20;
 /// Two intervals without a sign of life end a connection.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How many messages there are, unless `BUSY_MESSAGES` says otherwise. They take longer than two heartbeats.
+/// The number of messages, unless `BUSY_MESSAGES` is set. They take longer than two heartbeats.
 const MESSAGES: u32 = 130;
-/// How long nothing of what the application says may stay with the client.
+/// The longest time that output of the application may stay with the client.
 const LIMIT: Duration = Duration::from_secs(1);
 
 fn number(name: &str, default: u32) -> u32 {
@@ -61,7 +61,7 @@ struct Writes {
     longest_gap: Duration,
 }
 
-/// Passes on what is said on one connection, and notes when the client wrote.
+/// Forwards one connection, and records when the client wrote.
 fn forward(to: SocketAddr) -> io::Result<(SocketAddr, Arc<Mutex<Writes>>)> {
     let listener = listen()?;
     let (addr, writes) = (listener.local_addr()?, Arc::<Mutex<Writes>>::default());

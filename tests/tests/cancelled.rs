@@ -1,5 +1,5 @@
-//! Every future that the handles have, dropped at every poll: nothing breaks, nothing is left over, and the next call gets its
-//! own answer. The list is compared with the source, so that none is forgotten.
+//! Every future of the handles, dropped at every poll: nothing breaks, nothing is left over, and the next call gets its own
+//! reply. The list is compared with the source, so that none is forgotten.
 
 mod joined;
 
@@ -90,7 +90,7 @@ macro_rules! cases {
     };
 }
 
-/// Every future there is, by the name of what makes it.
+/// All futures, by the name of the method that creates them.
 const CASES: &[(&str, Leaves, Make)] = cases! {
     ready Everything |s| s.connection.ready();
     open_channel Everything |s| s.connection.open_channel();
@@ -198,7 +198,7 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
     for (name, leaves, make) in CASES {
         for polls in 0..POLLS {
             let (mut world, connection) = World::new();
-            // Futures are polled often while what they wait for comes nearer.
+            // Futures are polled often while the event that they wait for comes nearer.
             world.piece = 16;
             let mut scene = Scene::set(&mut world, connection);
             let task = Arc::new(Task);
@@ -209,7 +209,7 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
             if *name != "next" {
                 assert_eq!(Arc::strong_count(&task), 1, "{name}, dropped after {polls} polls");
             }
-            // Half of the time what it has left behind comes first.
+            // Half of the time, the events that it left behind come first.
             if polls % 2 == 0 {
                 world.settle();
             }

@@ -1,4 +1,5 @@
-//! Servers that disconnect, over real sockets: in order or by a reset, at every step. Everything that waits ends, and says why.
+//! Servers that disconnect, over real sockets: in order or by a reset, at every step. Everything that waits ends, with the
+//! reason.
 //!
 //! What else servers may do wrong is in `amqp-client-core/tests/hostile`, where no socket is needed for it.
 
@@ -138,12 +139,12 @@ async fn hanging_up_on_an_idle_connection() -> Result<()> {
     Ok(())
 }
 
-/// A reset may overtake what the client has not read, so the script waits until it has.
+/// A reset may overtake bytes that the client has not read, so the script waits until it has.
 fn await_client(go: &Receiver<()>) {
     go.recv_timeout(LIMIT).expect("the client goes on");
 }
 
-/// With a request, a confirm, an opening and a consumer pending; and what the server says before.
+/// With a request, a confirm, an opening and a consumer pending; and with the server's earlier output.
 #[tokio::test]
 async fn hanging_up_with_everything_pending() -> Result<()> {
     let deliver = || {

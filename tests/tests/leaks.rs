@@ -21,7 +21,7 @@ fn cycles() -> usize {
     std::env::var("LEAK_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(CYCLES)
 }
 
-/// Runs a cycle a thousand times, and then so often that what it leaves behind would show.
+/// Runs a cycle a thousand times, and then so often that a leak would show.
 fn leaves_nothing(count: usize, mut cycle: impl FnMut()) {
     (0..1000).for_each(|_| cycle());
     let ((), counted) = allocations(|| (0..count).for_each(|_| cycle()));

@@ -18,7 +18,7 @@ use script::{greet, receive, send, settle};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How nodes of RabbitMQ refuse a connection for reasons of their own, or of the moment.
+/// Refusals of RabbitMQ nodes that concern one node, or are temporary.
 const FOR_NOW: [(u16, &str); 6] = [
     (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"),
     (506, "RESOURCE_ERROR - cannot allocate memory"),
@@ -34,7 +34,7 @@ const FOR_NOW: [(u16, &str); 6] = [
     ),
 ];
 
-/// How they refuse what every node refuses.
+/// Refusals that are the same on every node.
 const FOR_GOOD: [(u16, &str); 2] = [
     (530, "NOT_ALLOWED - vhost nowhere not found"),
     (403, "ACCESS_REFUSED - access to vhost '/' refused for user 'guest'"),
@@ -122,7 +122,7 @@ async fn a_limit_of_connections_is_waited_for() -> Result<()> {
 
 type Talk = fn(&mut PeerConnection);
 
-/// How far a server comes with the handshake before the client gives up; first within that of TLS.
+/// How far a server goes with the handshake before the client gives up; the TLS handshake is first.
 const STEPS: [(&str, Talk); 5] = [
     (TLS, |_| {}),
     ("accept", |_| {}),

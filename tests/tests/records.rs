@@ -29,7 +29,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// More than one record holds.
 const BODY: usize = 40_000;
 
-/// How often nothing may move before somebody waits for what never comes.
+/// How often nothing may move before the test counts as hanging.
 const IDLE: usize = 8;
 
 /// One direction of a transport.
@@ -40,7 +40,7 @@ struct Way {
     /// How many bytes were sent, and where records ended among them.
     sent: usize,
     ends: Vec<usize>,
-    /// The bytes of a record's header so far, and what is left of its payload.
+    /// The bytes of a record's header so far, and the rest of its payload.
     header: Vec<u8>,
     left: usize,
     /// After how many bytes the transport ends.
@@ -167,7 +167,7 @@ impl Server {
         Ok(Self { session, engine, id, input: BytesMut::new(), now, over: false })
     }
 
-    /// Reads what came and writes what there is, that many bytes at a time.
+    /// Reads the bytes that arrived and writes pending output, `piece` bytes at a time.
     fn turn(&mut self, wires: &mut Wires, piece: usize) -> Outcome {
         if self.over {
             return Ok(());
@@ -248,7 +248,7 @@ struct Ran {
     ends: [Vec<usize>; 2],
 }
 
-/// Runs both ends until the connection is over. `cut` says in which direction, after how many bytes.
+/// Runs both ends until the connection is closed. `cut` is the direction and the number of bytes.
 fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) -> Outcome<Ran> {
     let wires = Rc::new(RefCell::new(Wires::default()));
     match cut {
@@ -313,8 +313,8 @@ fn records_may_come_and_go_in_pieces_of_any_size() -> Outcome {
     Ok(())
 }
 
-/// A transport that ends between two records, or within one, ends everything that waits, with an error of the transport: what the
-/// session was in the middle of is no violation of the protocol.
+/// A transport that ends between two records, or within one, ends everything that waits, with an error of the transport: the
+/// unfinished record is no violation of the protocol.
 #[test]
 fn a_transport_may_end_at_any_record() -> Outcome {
     let config = config()?;

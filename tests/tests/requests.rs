@@ -115,13 +115,13 @@ fn request<R: Request + Clone>(what: &str, request: &R) {
         if state.is_over() {
             assert!(result.is_err(), "{context}: {result:?}");
         }
-        // A request goes out without a reply only if it says so.
+        // A request is sent without a reply only if it has `no_wait`.
         let (mut world, connection) = World::new();
         let channel = reach(&mut world, &connection, state);
         let refused = channel.call_no_wait(request.clone());
         assert!(refused.is_err(), "{context}, without waiting");
         world.settle();
-        // Whatever became of the channel, the connection is what it was.
+        // Whatever happened to the channel, the connection is unaffected.
         if connection.is_open() && !matches!(state, State::ConnectionClosing) {
             let other = world.run(connection.open_channel());
             assert!(other.is_ok(), "{context}: {other:?}");

@@ -1,4 +1,4 @@
-//! Brokers that are none, or not well: a scripted peer says things that no real broker would.
+//! Peers that are no broker, or a broken one: a scripted peer sends what no real broker would.
 
 mod once;
 mod script;
@@ -78,7 +78,7 @@ async fn hanging_up_at_once_is_the_end_of_the_transport() -> Result<()> {
     Ok(())
 }
 
-/// No broker at hand offers it.
+/// No installed broker offers it.
 #[tokio::test]
 async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
     let peer = ScriptedPeer::bind()?;
@@ -118,7 +118,7 @@ async fn a_peer_that_says_nothing_is_given_up_in_time() -> Result<()> {
     target.config.settings.connect_timeout = after;
     let error = connect_target(target.clone()).await.expect_err("nobody answers");
     assert!(matches!(&error, ConnectError::TimedOut { after: said, .. } if *said == after));
-    // With more time for the whole than for the handshake, the error says what was waited for.
+    // If the limit for everything is longer than that for the handshake, the error names the step.
     target.config.settings.connect_timeout = Duration::from_secs(60);
     target.config.protocol.handshake_timeout = after;
     let error = connect_target(target).await.expect_err("nobody answers");

@@ -1,4 +1,5 @@
-//! TLS over transports in memory: a peer that ends says as much through TLS as without it.
+//! TLS over transports in memory: through TLS, the end of a peer is reported as precisely as
+//! without it.
 
 mod script;
 
@@ -143,7 +144,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Queues what the server says, which the client has not read yet.
+    /// Queues output of the server that the client has not read yet.
     fn queues(&mut self, method: impl Into<Method>) -> io::Result<()> {
         let octets = frame_octets(METHOD, 0, &encoded(method));
         let mut wire = self.line.0.borrow_mut();
@@ -212,7 +213,7 @@ fn server_session() -> Result<ServerConnection, Box<dyn std::error::Error>> {
     Ok(ServerConnection::new(Arc::new(config))?)
 }
 
-/// How the transport of a client ends: what its writes fail with, and its reads.
+/// How the transport of a client ends: the errors of its writes, and of its reads.
 const ENDS: [(ErrorKind, Option<Result<(), ErrorKind>>); 4] = [
     (ErrorKind::BrokenPipe, None),
     (ErrorKind::BrokenPipe, Some(Ok(()))),

@@ -1,4 +1,4 @@
-//! Links that take little at a time, or stop, on every adapter: deadlines do not count while what is ahead is written.
+//! Links that take little at a time, or stop, on every adapter: deadlines do not count while the bytes ahead are written.
 
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};

@@ -206,7 +206,7 @@ fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
     Ok(connection.close().wait()?)
 }
 
-/// The certificate says who one is; no password is sent.
+/// The certificate identifies the client; no password is sent.
 #[test]
 fn a_certificate_logs_in() -> Outcome {
     for (name, open, run) in ADAPTERS {
@@ -279,7 +279,7 @@ fn verification_can_be_turned_off() {
 #[test]
 fn a_client_without_a_certificate_is_told_so() {
     for (name, error) in failures(&node().uri("cacertfile=@/ca.pem")) {
-        // It is said in an alert, which may come too late to be read.
+        // The reason comes in an alert, which may come too late to be read.
         let told = ["TLS: received fatal alert", "transport", "reset"];
         assert!(told.iter().any(|text| error.contains(text)), "{name}: {error}");
     }

@@ -1,5 +1,5 @@
-//! The behaviour suite on tokio: with one thread and with several against RabbitMQ; against the broker in memory;
-//! and against one that has whims, through no socket.
+//! The behaviour suite on tokio: with one thread and with several against RabbitMQ; against the in-memory broker; and against one
+//! with whims, without a socket.
 
 mod suite;
 
@@ -35,13 +35,13 @@ async fn open(
     Ok(connect_target(target).await?)
 }
 
-/// Goes to the broker that has whims through no socket, if that is where to go.
+/// Connects to the broker with whims without a socket, if that is the target.
 async fn open_pipe(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
     let broker = whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
     let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
-    // A token is asked for by what connects, and there is nothing to connect to.
+    // The connecting code requests the token, and here nothing connects.
     let is_broker = endpoint.to_string() == broker.addr().to_string();
     if !is_broker || target.token_source.is_some() {
         return open(target).await;

@@ -1,4 +1,4 @@
-//! A message that is larger than the broker takes: what it costs, and what the error says, on RabbitMQ and in memory.
+//! A message that is larger than the broker accepts: its cost and its error, on RabbitMQ and in memory.
 
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::{Connection, OnLoss, PublisherOptions, QueueOptions, SendError, Target};
@@ -7,7 +7,7 @@ use amqp_testkit::RabbitMq;
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// What the broker is told to take, in bytes.
+/// The configured limit of the broker, in bytes.
 const MAX: usize = 1000;
 
 async fn open(

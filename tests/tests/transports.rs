@@ -1,4 +1,4 @@
-//! Connections over streams of one's own, on every adapter: a Unix socket, a SOCKS5 proxy, a socket pair.
+//! Connections over custom streams, on every adapter: a Unix socket, a SOCKS5 proxy, a socket pair.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 /// Far longer than it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Returns where the broker is: RabbitMQ, if there is one at hand.
+/// Returns the address of the broker: RabbitMQ, if there is one.
 fn broker() -> Result<(Option<RabbitMq>, Target), Box<dyn Error + Send + Sync>> {
     match std::env::var("AMQP_URL") {
         Ok(uri) => Ok((None, uri.parse()?)),
@@ -118,7 +118,7 @@ fn socks5_proxy() -> io::Result<u16> {
     Ok(port)
 }
 
-/// A message goes out and comes back, and the connection ends in an orderly way.
+/// A message makes a round trip, and the connection ends in an orderly way.
 async fn works(connection: &Connection) -> Outcome {
     connection.ready().await?;
     let channel = connection.open_channel().await?;

@@ -1,4 +1,4 @@
-//! Closes and broken transports at the worst moments: everything that waits ends, and for the right reason.
+//! Closes and broken transports at the worst times: everything that waits ends, with the right reason.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use amqp_client_core::{CallError, Config, ConsumerEnd};
 use crate::scene::{End, Scene, now, poll_once};
 use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
 
-/// Returns what the server has sent when it ends.
+/// Returns the bytes that the server has sent when it ends.
 fn moments() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("with requests and confirms pending", Vec::new()),
@@ -128,7 +128,7 @@ const ON_CHANNEL: [&str; 5] = ["queue.purge", "confirm", "publish", "consumer", 
 
 #[test]
 fn the_server_closes_a_channel_and_nothing_else_ends() {
-    // Amid content it must not come, but it says more about what is wrong than that.
+    // A close in the middle of content is illegal, but it carries the real error.
     for sends in [Vec::new(), deliver(1), [deliver(1), header(9), body(b"short")].concat()] {
         let mut scene = Scene::open(Config::default());
         let mut application = scene.application();
@@ -160,7 +160,7 @@ fn a_channel_that_the_server_closed_takes_nothing_more() {
     }
 }
 
-/// Until it is answered, what comes for a channel that this end closes may have been sent before.
+/// Until the close of a channel has its reply, frames for that channel may have been sent before.
 #[test]
 fn a_channel_that_is_being_closed_takes_what_is_on_its_way_and_drops_it() {
     let mut scene = Scene::open(Config::default());
@@ -203,7 +203,7 @@ fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
         let error = ConnectionError::CloseTimeout(after);
         assert_eq!(now(closing), Err(error.clone()));
         application.assert_over(&error);
-        // What is left to write is waited for once more, then given up.
+        // The client waits for pending output once more, then gives it up.
         let turn = scene.advance(after);
         assert!(turn.is_done(), "{turn:?}");
     }
@@ -224,7 +224,7 @@ fn a_violation_that_cannot_be_told_is_given_up_in_time() {
     application.assert_over(&now(scene.connection.closed()));
 }
 
-/// Deliveries that nobody takes stop the reading, and the answer to the close stands behind them.
+/// Deliveries that nobody takes stop reading, and the reply to the close is behind them.
 #[test]
 fn a_connection_closes_though_nobody_takes_its_deliveries() {
     let mut config = Config::default();

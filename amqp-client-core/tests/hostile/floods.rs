@@ -1,4 +1,4 @@
-//! Servers that send without end. Memory stays far below what they send, and what nobody reads stops the reading.
+//! Servers that send without end. Memory stays far below what they send, and untaken data stops reading.
 
 use amqp_client_core::proto::method::{
     BasicCancel, BasicReturn, ChannelClose, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
@@ -36,7 +36,7 @@ fn floods_of_what_needs_no_memory_take_none() {
         for at_once in [500, 1] {
             let mut scene = Scene::open(Config::default());
             let mut application = scene.application();
-            // Somebody who does not listen.
+            // Listeners that are never read.
             let _events = (scene.connection.events(), application.channel.events());
             let part = sends.repeat(at_once);
             let most = peak(|| {
@@ -51,7 +51,7 @@ fn floods_of_what_needs_no_memory_take_none() {
     }
 }
 
-/// 100 MB come back, and a listener does not listen.
+/// 100 MB are returned, and a listener is never read.
 #[test]
 fn a_flood_of_large_returns_is_kept_up_to_a_limit() {
     let mut scene = Scene::open(Config::default());
@@ -82,7 +82,7 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
         let mut consumer = scene.consumer(&channel, TAG);
         let (mut tag, mut sent) = (0, 0);
         let most = peak(|| {
-            // The consumer is given moments to take what is there, before it is too much.
+            // Read pauses let the consumer take its deliveries, before there are too many.
             while scene.advance(std::time::Duration::from_millis(1)).reads() && sent < 64 * MIB {
                 let part = uncounted(|| {
                     tag += 1;
@@ -117,7 +117,7 @@ fn small_deliveries_do_not_keep_what_came_with_them() {
     for (name, with, most_sent) in
         [("returns", returned, 160 * MIB), ("heartbeats", heartbeats, 48 * MIB)]
     {
-        // Whether somebody takes what is there now and then, and then waits.
+        // Whether a task takes deliveries now and then, and then stops.
         for taken in [false, true] {
             let mut scene = Scene::open(Config::default());
             let channel = scene.channel(1);
@@ -125,7 +125,7 @@ fn small_deliveries_do_not_keep_what_came_with_them() {
             let (mut tag, mut sent) = (0, 0);
             let mut kept = uncounted(Vec::new);
             let most = peak(|| {
-                // The consumer is given moments to take what is there, before it is too much.
+                // Read pauses let the consumer take its deliveries, before there are too many.
                 while scene.advance(std::time::Duration::from_millis(1)).reads() && sent < most_sent
                 {
                     let part = uncounted(|| {
@@ -148,8 +148,8 @@ fn small_deliveries_do_not_keep_what_came_with_them() {
     }
 }
 
-/// Each read brings a small message that comes back, which a listener or a confirmation keeps, and much else that is over at
-/// once. The message is a slice of the block that was read to, and would keep all of it.
+/// Each read brings a small returned message, which a listener or a confirmation keeps, and much other data that is dropped at
+/// once. The message is a slice of the read buffer, and would keep all of it alive.
 #[test]
 fn small_returns_do_not_keep_what_came_with_them() {
     let returned = [method(1, BasicReturn::default()), header(5), body(b"small")].concat();
@@ -328,7 +328,7 @@ fn bodies_that_are_never_finished_end_the_connection_at_a_limit() {
     assert!(most < 12 * MIB, "{most}");
 }
 
-/// It has everything answered, and reads no answer.
+/// The server triggers replies, and reads none.
 #[test]
 fn answers_that_the_server_does_not_read_end_the_connection() {
     let mut scene = Scene::open(Config::default());

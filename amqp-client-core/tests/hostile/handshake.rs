@@ -23,7 +23,7 @@ use crate::wire::{
 /// One buffer to read into, and change.
 const BOUND: u64 = 80 * 1024;
 
-/// Returns how far the server goes before it stops, and what it is then waited for.
+/// Returns how far the server goes before it stops, and what the client then waits for.
 fn steps() -> [(&'static str, Vec<u8>, &'static str); 3] {
     let start = start_offering("PLAIN");
     let tuned = [start.clone(), tune(2047, 131_072, 60)].concat();

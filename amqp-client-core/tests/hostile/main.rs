@@ -1,8 +1,8 @@
-//! Hostile and broken servers, in virtual time: what they send, what the client says to that, and what it costs in memory.
+//! Hostile and broken servers, in virtual time: what they send, how the client reacts, and how much memory that takes.
 //!
-//! Each module is a table. The client is a `Driver` that is fed by hand: no socket, no runtime, no waiting. Checked is what
-//! an application holds: everything that waits must be woken and end, for the right reason. Memory is counted: its peak
-//! follows what has come, not what was announced.
+//! Each module is a table. The client is a `Driver` that is fed by hand: no socket, no runtime, no waiting. Tests check what an
+//! application sees: everything that waits must be woken and end, with the right reason. They measure memory: its peak follows
+//! the bytes that arrived, not the announced sizes.
 
 mod endings;
 mod floods;

@@ -74,7 +74,7 @@ fn a_decimal_of_any_scale_can_be_looked_at() {
     assert_eq!(decimal.to_string(), format!("-0.{}1", "0".repeat(254)));
 }
 
-/// What only is announced takes no memory, and what comes of it is not kept.
+/// An announced size takes no memory, and the bytes that arrive are not kept.
 #[test]
 fn a_body_beyond_all_limits_is_waited_for_without_being_kept() {
     for announced in [1 << 28, 1 << 63, u64::MAX] {

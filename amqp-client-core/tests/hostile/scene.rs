@@ -26,7 +26,7 @@ const READ: usize = 64 * 1024;
 pub(crate) struct Scene {
     pub(crate) connection: Connection,
     pub(crate) now: Instant,
-    /// The server takes what the client writes.
+    /// Whether the server reads what the client writes.
     pub(crate) server_reads: bool,
     /// Whether its heartbeats lie in the socket while the client does not read.
     pub(crate) heartbeats: bool,
@@ -65,7 +65,7 @@ impl Scene {
         loop {
             let turn = self.driver.turn(self.now, Waker::noop());
             if turn.checks_peer() {
-                // What the server says is read at once, but for what lies there while nobody reads.
+                // The client reads the server's output at once, except while reading is stopped.
                 if self.heartbeats {
                     self.driver.input().extend_from_slice(&frame(HEARTBEAT, 0, b""));
                     self.driver.received(self.now);
@@ -236,7 +236,7 @@ impl Application {
         }
     }
 
-    /// Everything was woken, and says that the connection is over, and why.
+    /// Everything was woken, and returns that the connection is closed, and why.
     pub(crate) fn assert_over(mut self, expected: &ConnectionError) {
         self.assert_rest_is_over(expected);
         let published = now(self.publisher.publish("k", "m")).map_or_else(End::from, End::other);

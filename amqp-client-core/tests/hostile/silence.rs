@@ -1,4 +1,4 @@
-//! Servers that say nothing, or nothing of use, once the connection is open. The clock ends what waits.
+//! Servers that send nothing, or nothing useful, once the connection is open. Timeouts end everything that waits.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use crate::wire::{
     method, start, tune,
 };
 
-/// What the client may need for any of these, beside the buffer to read into that it has anyway.
+/// Memory that the client may need for any of these, in addition to its read buffer.
 const BOUND: u64 = 8 * 1024;
 
 /// What a violation costs, whatever it announces.
@@ -25,7 +25,7 @@ struct Row {
     tells: ReplyCode,
 }
 
-/// An error by who is to blame.
+/// An error by cause.
 #[derive(Debug, PartialEq)]
 enum Says {
     Decode(DecodeErrorKind),

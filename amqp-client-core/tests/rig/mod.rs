@@ -21,7 +21,7 @@ use amqp_client_core::proto::{
 use amqp_client_core::{Config, Connection, Recovery};
 use bytes::{Buf as _, BytesMut};
 
-/// A server that says what RabbitMQ says of itself, as far as it matters.
+/// A server with RabbitMQ's properties, as far as they matter.
 fn capable() -> Arc<ServerConfig> {
     let mut config = ServerConfig::default();
     let capabilities = FieldTable::new().with("basic.nack", true).expect("it fits");
@@ -53,7 +53,7 @@ pub(crate) struct Rig {
     pub(crate) logins: Vec<proto::Secret>,
     /// The next delivery tag.
     next_delivery: u64,
-    /// What the client has said on channels, but for publishes, if that is [recorded](Self::record).
+    /// The methods that the client has sent on channels, except publishes, if they are [recorded](Self::record).
     pub(crate) methods: Vec<Method>,
     recording: bool,
     /// The tags of consumers that came back under another, by those that they have at the client.
@@ -94,12 +94,12 @@ impl Rig {
         rig
     }
 
-    /// From now on the connection comes back when it is lost.
+    /// From now on, the connection recovers when it is lost.
     pub(crate) fn recover(&mut self) {
         self.recover_with(Recovery::default());
     }
 
-    /// From now on the connection comes back when it is lost, with that configuration.
+    /// From now on, the connection recovers when it is lost, with that configuration.
     pub(crate) fn recover_with(&mut self, recovery: Recovery) {
         self.driver.recover_with(recovery, 1, 0);
     }
@@ -123,7 +123,7 @@ impl Rig {
         self.silent = false;
     }
 
-    /// The server closes a channel over a method. It has taken what came before, and answers none of it.
+    /// The server closes a channel because of a method. It has processed earlier methods, and replies to none of them.
     pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, cause: (u16, u16)) {
         while self.server.poll_event().is_some() {}
         self.server.channel(id).expect("open").close_over(code, "refused", cause);
@@ -146,7 +146,7 @@ impl Rig {
         self.silent = true;
     }
 
-    /// From now on what the client says is kept in `methods`. Benchmarks do without: it would be counted.
+    /// From now on, the client's methods are kept in `methods`. Benchmarks do without: it would be counted.
     pub(crate) const fn record(&mut self) {
         self.recording = true;
     }
@@ -193,7 +193,7 @@ impl Rig {
         }
     }
 
-    /// Lets the client write and the server answer, until neither has anything to say.
+    /// Lets the client write and the server reply, until neither has more output.
     pub(crate) fn turn(&mut self) {
         loop {
             let moved = self.write(!self.silent);
@@ -204,13 +204,13 @@ impl Rig {
         }
     }
 
-    /// Lets the server answer, and the client read that.
+    /// Lets the server reply, and the client read that.
     pub(crate) fn answer_all(&mut self) {
         self.serve();
         while self.read() {}
     }
 
-    /// Takes what the client writes; hands it to the server, or to nobody.
+    /// Takes the client's output; passes it to the server, or drops it.
     pub(crate) fn write(&mut self, serve: bool) -> bool {
         let turn = self.driver.turn(self.now, &self.waker);
         self.reading = turn.reads();
@@ -236,7 +236,7 @@ impl Rig {
         turn.writes()
     }
 
-    /// Hands what the server has written to the client.
+    /// Passes the server's output to the client.
     pub(crate) fn read(&mut self) -> bool {
         if !self.reading {
             return false;
@@ -256,7 +256,7 @@ impl Rig {
         true
     }
 
-    /// Takes what the server would say.
+    /// Takes the server's output.
     pub(crate) fn said(&mut self) -> Vec<u8> {
         let mut octets = Vec::new();
         while let Some(transmit) = self.server.poll_transmit(self.now) {
@@ -272,7 +272,7 @@ impl Rig {
         self.driver.received(self.now);
     }
 
-    /// Answers what came, as a broker would whose queues are always there.
+    /// Replies as a broker whose queues always exist.
     fn serve(&mut self) {
         let mut channel = None;
         while let Some(event) = self.server.poll_event() {
@@ -318,7 +318,7 @@ impl Rig {
             }
             Method::ConfirmSelect(ConfirmSelect { no_wait: false }) => ConfirmSelectOk {}.into(),
             Method::BasicConsume(consume) => {
-                // A consumer that was paused comes back under its tag with a number in front.
+                // A consumer that was paused is started again under its tag with a number in front.
                 if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
                     self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
                 }

@@ -1,4 +1,4 @@
-//! Whether the peer owes something: a client that reads no deliveries goes on reading for that.
+//! Whether the peer has to reply: a client that reads no deliveries continues to read for that.
 
 use amqp_proto::method::{
     BasicAck, BasicConsume, BasicConsumeOk, BasicDeliver, BasicGet, BasicGetOk, ChannelFlow,
@@ -19,7 +19,7 @@ fn consume(tag: &str) -> BasicConsume {
     BasicConsume { consumer_tag: short(tag), ..BasicConsume::default() }
 }
 
-/// Sends something for which the peer owes a reply, and checks that it is waited for until the reply has come.
+/// Sends something that needs a reply, and checks that it is pending until the reply has come.
 fn owed(pair: &mut Pair, what: &str, ask: impl FnOnce(&mut Pair), reply: impl FnOnce(&mut Pair)) {
     assert!(!pair.client.awaits_peer(), "{what}: before it is sent");
     ask(pair);
@@ -39,7 +39,7 @@ fn send(method: impl Into<amqp_proto::method::Method>, id: ChannelId) -> impl Fn
 #[test]
 fn whatever_the_peer_owes_is_waited_for_until_it_comes() {
     let mut pair = Pair::open();
-    // A channel beside it, on which nothing happens.
+    // Another channel, on which nothing happens.
     let (_idle, id) = (pair.open_channel(), pair.open_channel());
     let asks = |pair: &mut Pair| drop(pair.on_client(id).request(declare()));
     owed(&mut pair, "a declaration", asks, send(QueueDeclareOk::default(), id));

@@ -77,7 +77,7 @@ fn without_a_common_mechanism_nothing_is_tried() {
     assert_eq!((&*offered, &*configured), ("EXTERNAL SCRAM", "PLAIN"));
 }
 
-/// Counts challenges and answers each.
+/// Counts challenges and responds to each.
 #[derive(Debug)]
 struct Counting;
 

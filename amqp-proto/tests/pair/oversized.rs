@@ -255,8 +255,8 @@ fn a_message_of_a_stream_that_is_too_large_is_acknowledged() {
     }
 }
 
-/// The consumer of what is held ends in a transaction that is rolled back: nobody has those messages, so no `multiple` means
-/// them, and they are requeued all the same.
+/// The consumer of held messages ends in a transaction that is rolled back. The application never had those messages, so no
+/// `multiple` covers them, and they are requeued all the same.
 #[test]
 fn a_rollback_does_not_make_the_application_own_what_is_held() {
     for option in [Oversized::Hold, Oversized::Requeue] {

@@ -48,8 +48,8 @@ fn verdicts(pair: &mut Pair, id: ChannelId) -> Vec<(&'static str, u64)> {
     verdicts
 }
 
-/// The broker returns a message before it confirms that one, and may confirm others before and after. If the older of two
-/// equal messages waits for the disk while the younger comes back, the younger one is not safe.
+/// The broker returns a message before it confirms that message, and may confirm others before and after. If the older of two
+/// equal messages waits for the disk while the younger is returned, the younger one is not safe.
 #[test]
 fn of_equal_messages_the_one_that_is_confirmed_next_came_back() {
     let (mut pair, id) = equal(3, 1);
@@ -58,7 +58,7 @@ fn of_equal_messages_the_one_that_is_confirmed_next_came_back() {
     assert_eq!(verdicts(&mut pair, id), [("returned", 2), ("confirmed", 2)]);
     pair.answer(id, BasicAck { delivery_tag: 3, multiple: true });
     assert_eq!(verdicts(&mut pair, id), [("confirmed", 1), ("confirmed", 3)]);
-    // Once it is the only one left, it is known at once; what comes back more often than it went out belongs to none.
+    // Once only one is left, it is known at once. A message that is returned more often than it was published matches none.
     let (mut pair, id) = equal(2, 1);
     pair.answer(id, BasicAck { delivery_tag: 1, multiple: false });
     assert_eq!(verdicts(&mut pair, id), [("returned", 1), ("confirmed", 1)]);

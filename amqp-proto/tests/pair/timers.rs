@@ -43,7 +43,7 @@ fn heartbeats_keep_a_quiet_connection_alive() {
 fn a_silent_peer_is_given_up_after_two_intervals() {
     let mut pair = pair(10);
     let begin = pair.now;
-    // The server says nothing any more.
+    // The server sends nothing any more.
     for second in 1..20 {
         pair.client.handle_timeout(begin + seconds(second));
         assert!(pair.client.is_open(), "after {second} s");
@@ -58,7 +58,7 @@ fn a_silent_peer_is_given_up_after_two_intervals() {
     assert!(pair.client.poll_timeout().is_none() && !pair.client.is_in_doubt());
 }
 
-/// How long a peer that seems silent is given.
+/// The time that a peer that seems silent gets.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 #[test]
@@ -166,7 +166,7 @@ fn closing() -> Pair {
     pair
 }
 
-/// Whether what is written is lent, or taken.
+/// Whether written bytes are lent, or taken.
 #[derive(Debug)]
 enum Way {
     Lent,

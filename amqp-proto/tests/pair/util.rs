@@ -213,7 +213,7 @@ impl Pair {
         self.server.channel(id).expect("the channel is there")
     }
 
-    /// The client asks, the server answers.
+    /// The client sends a request, the server replies.
     pub(crate) fn call<R: Request>(
         &mut self,
         id: ChannelId,

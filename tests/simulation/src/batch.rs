@@ -10,7 +10,7 @@ use std::{panic, thread};
 
 use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
 
-/// After how many seeds a sign of life is given.
+/// Number of seeds between two progress reports.
 const PROGRESS: u64 = 50_000;
 
 /// Longer than any run takes, on a busy machine too: one that takes longer waits for a lock that it holds.
@@ -71,7 +71,7 @@ impl Kind {
 
     /// Shrinks the script of a seed. Returns the rest, its size before and after, and how it fails.
     fn shrunk(self, (seed, tls): (u64, bool), text: &str) -> String {
-        // Not any failure: what remains is to show this one.
+        // The same failure, not any one: otherwise the shrunken script shows another.
         let same =
             |again: Result<Sums, String>| again.is_err_and(|again| kind(&again) == kind(text));
         match self {
@@ -242,7 +242,7 @@ fn kind(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
-/// Failures by what they say, numbers apart, with how many seeds say so and the first of them.
+/// Failures by their texts without numbers, with the count of seeds and the first seed.
 fn survey(failed: &[(u64, String)]) -> String {
     let mut kinds = BTreeMap::<String, (usize, u64, &str)>::new();
     for (seed, text) in failed {

@@ -17,7 +17,7 @@ use crate::network::{HIGH_WATER, KEEP_MAX};
 use crate::pace::Pace;
 use crate::world::World;
 
-/// The number of the client that looks at what is left in the end. Nothing happens to it.
+/// The number of the client that checks the final state. No faults affect it.
 pub(crate) const AUDITOR: usize = usize::MAX;
 
 /// A task's view of the world.
@@ -160,7 +160,7 @@ impl Env {
         config.settings.call_timeout = script.patience;
         config.settings.publish_timeout = script.patience;
         config.settings.confirm_timeout = script.patience;
-        // Far more than anybody leaves lying, but for what is forgotten.
+        // Far more than any client leaves untaken, except if it forgets deliveries.
         config.settings.delivery_budget =
             if script.body_max() > 3_000 { 256 * 1024 } else { 8 * 1024 };
         config
@@ -177,7 +177,7 @@ impl Env {
             | ConnectionError::HandshakeTimeout { .. }
             | ConnectionError::CloseTimeout(_)
             | ConnectionError::DriverGone => !calm,
-            // A broker that goes away amid the login looks like one that refuses it.
+            // A broker that disconnects during the login looks like one that refuses it.
             ConnectionError::Login(LoginError::HungUp) => !calm,
             _ => false,
         };
@@ -210,7 +210,7 @@ impl Env {
             CallError::TimedOut { .. } => self.judge_timeout(&error),
             CallError::NoChannel(error) => match self.world.script.is_calm() {
                 true => self.fail(format!("no channel: {error}")),
-                // The connection is over, and says why.
+                // The connection is closed, and returns the reason.
                 false => Again,
             },
             error => self.fail(format!("no channel: {error}")),

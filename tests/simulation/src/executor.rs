@@ -47,7 +47,7 @@ impl Task {
         Self::described(move || name.clone(), future)
     }
 
-    /// The same with a name that says how far it has come.
+    /// The same with a name that shows its progress.
     pub(crate) fn described(
         name: impl Fn() -> String + 'static,
         future: impl Future<Output = ()> + 'static,
@@ -93,7 +93,7 @@ impl Clock {
         self.start
     }
 
-    /// Moves the time on, and wakes who has slept until then.
+    /// Advances the time, and wakes tasks that have slept until then.
     pub(crate) fn advance(&self, to: Instant) {
         self.now.set(to.max(self.now.get()));
         let now = self.now.get();
@@ -116,7 +116,7 @@ impl Clock {
         poll_fn(|cx| self.poll_until(at, cx)).await;
     }
 
-    /// What a future gives, if it gives it in time.
+    /// Returns the result of a future, if it is ready in time.
     pub(crate) async fn within<T>(
         &self,
         time: Duration,

@@ -1,4 +1,4 @@
-//! What was said of each message, to be compared with what became of it.
+//! The reported outcomes of each message, to compare with the real ones.
 
 use std::collections::BTreeMap;
 
@@ -121,7 +121,7 @@ impl Ledger {
         &mut self.entries[id.0 as usize]
     }
 
-    /// Compares with what is left in the queues in the end.
+    /// Compares with the messages that are left in the queues at the end.
     pub(crate) fn audit(&self, left: &BTreeMap<Id, u32>, calm: bool) -> Result<Totals, String> {
         let mut totals = Totals::default();
         for (number, entry) in self.entries.iter().enumerate() {

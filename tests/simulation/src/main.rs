@@ -1,4 +1,4 @@
-//! Runs simulations, as many as one likes.
+//! Runs any number of simulations.
 
 mod batch;
 mod resume;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // A panic is a failure of its seed, which says so itself.
+    // A panic is a failure of its seed, which reports it.
     panic::set_hook(Box::new(|_| {}));
     let ran = match &arguments.resume {
         Some(log) => {

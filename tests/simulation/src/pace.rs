@@ -16,7 +16,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// What the documentation says of a recovery that is left as it is.
+    /// The documented defaults of recovery.
     pub(crate) const DEFAULT: (Duration, Duration) =
         (Duration::from_millis(100), Duration::from_secs(5));
 

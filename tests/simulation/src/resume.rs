@@ -1,4 +1,4 @@
-//! Long runs in parts: each goes on where the last stopped, and a log says what ran.
+//! Long runs in parts: each continues where the last one stopped, and a log records the runs.
 //!
 //! A line of the log is the kind of script, the first and the last seed, the commit and how long it took:
 //!

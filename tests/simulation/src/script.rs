@@ -1,4 +1,4 @@
-//! What happens in a run: who does what, and what goes wrong. Made of a seed; printed, it says everything.
+//! A run: its clients, their work, and the faults. Generated from a seed; its `Debug` output is complete.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) const QUEUES: usize = 3;
 pub struct Script {
     pub(crate) seed: u64,
     pub(crate) heartbeat: Duration,
-    /// How long clients wait for answers; forever, if nothing is said.
+    /// How long clients wait for replies; `None` is forever.
     pub(crate) patience: Option<Duration>,
     pub(crate) conditions: Conditions,
     /// Whether transports are inside of TLS sessions.
@@ -53,13 +53,13 @@ pub(crate) enum Work {
     Serve,
     /// Declares, binds, publishes to, purges and deletes queues and exchanges of its own.
     Churn,
-    /// Asks for what has to be refused.
+    /// Sends requests that have to be refused.
     Provoke,
     /// Opens and closes channels.
     Channels,
     /// Publishes and acknowledges in transactions.
     Transact,
-    /// Publishes to queues that refuse what does not fit.
+    /// Publishes to queues that refuse messages when they are full.
     Overflow,
     /// Publishes over losses: everything is confirmed in the end.
     Keep { queue: usize, window: usize },
@@ -115,7 +115,7 @@ pub(crate) struct Cut {
     pub(crate) up: bool,
     pub(crate) after: usize,
     pub(crate) reset: bool,
-    /// Not amid a frame, but behind the one in which the bytes end.
+    /// Not within a frame, but after the one in which the bytes end.
     pub(crate) at_frame: bool,
 }
 

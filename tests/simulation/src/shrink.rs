@@ -2,7 +2,8 @@
 
 use crate::script::Script;
 
-/// Leaves out of a script what `fails` does not need, in ever smaller parts. What remains fails.
+/// Removes from a script everything that `fails` does not need, in ever smaller parts. The rest
+/// still fails.
 pub fn shrink(script: &Script, fails: impl Fn(&Script) -> bool) -> Script {
     let mut script = script.clone();
     loop {
@@ -24,7 +25,7 @@ fn size(script: &Script) -> u64 {
         + jobs.map(|job| u64::from(job.count) * 2 + u64::from(job.cancel.is_some())).sum::<u64>()
 }
 
-/// Leaves out of a list in a script what is not needed, in ever smaller parts.
+/// Removes from a list in a script what is not needed, in ever smaller parts.
 pub(crate) fn without<S: Clone, T>(
     script: &S,
     fails: &impl Fn(&S) -> bool,

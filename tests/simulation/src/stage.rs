@@ -1,4 +1,4 @@
-//! Where a run takes place: whoever can do something does it, one at a time, in an order that the seed decides.
+//! The schedule of a run: one actor that can do something acts at a time, in an order that the seed decides.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Stage {
     }
 }
 
-/// Faults in the order in which they happen, the last first; what begins also ends.
+/// Faults in the order in which they happen, the last first; each fault also ends.
 pub(crate) fn timed_faults(faults_of: &[Fault], start: Instant) -> Vec<(Instant, Step)> {
     let mut faults = Vec::new();
     for Fault { at, what } in faults_of {
@@ -88,7 +88,7 @@ pub(crate) struct Run<'a> {
     pub(crate) steps: u64,
     /// More steps than any run takes that gets anywhere.
     pub(crate) steps_max: u64,
-    /// Looks at what happened after each step.
+    /// Checks what happened after each step.
     pub(crate) look: &'a dyn Fn(),
 }
 
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
         Self { stage, tasks: Vec::new(), faults: Vec::new(), steps: 0, steps_max: 3_000_000, look }
     }
 
-    /// Until all tasks are done, and what they left behind is gone.
+    /// Runs until all tasks are done, and their leftovers are gone.
     pub(crate) fn until_done(&mut self) -> Result<(), String> {
         loop {
             self.steps += 1;
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
         format!("{} ({sessions} sessions)", names.join(", "))
     }
 
-    /// Somebody who can do something, if anybody can.
+    /// Returns an actor that can do something, if there is one.
     fn choose(&self) -> Option<Actor> {
         let now = self.stage.clock.now();
         let network = self.stage.network.borrow();

@@ -15,12 +15,12 @@ pub(crate) enum End {
     Reset,
 }
 
-/// What a wire does to what is sent over it.
+/// How a wire treats the bytes that are sent over it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conditions {
     /// How long a piece takes, at most.
     pub(crate) latency: Duration,
-    /// The most that one write takes or one read gives.
+    /// The most bytes that one write accepts or one read returns.
     pub(crate) piece: usize,
     /// Number of bytes in transit before the writer has to wait.
     pub(crate) capacity: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Wire {
     flying: VecDeque<(Instant, Bytes)>,
     flying_octets: usize,
     arrived: BytesMut,
-    /// Nothing arrives earlier than what was sent before.
+    /// Nothing arrives earlier than bytes that were sent before.
     last_arrival: Instant,
     /// Nothing arrives before.
     stalled_until: Instant,
@@ -109,7 +109,7 @@ impl Frames {
     }
 }
 
-/// What reading gives.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Octets(Bytes),
@@ -148,7 +148,7 @@ impl Wire {
         self.end.is_some()
     }
 
-    /// Takes a piece of what there is to write, of any size that there is room for. Says whether that was anything.
+    /// Takes a piece of the pending output, of any size that there is room for. Returns whether there was any.
     pub(crate) fn write(&mut self, now: Instant, source: &mut impl Buf) -> bool {
         let most = source.chunk().len().min(self.room()).min(self.conditions.piece);
         if most == 0 {
@@ -214,7 +214,7 @@ impl Wire {
         self.stalled_until = self.stalled_until.max(until);
     }
 
-    /// Lets arrive what has come until now.
+    /// Delivers the bytes that have arrived until now.
     pub(crate) fn arrive(&mut self, now: Instant) {
         if now < self.stalled_until {
             return;
@@ -231,7 +231,7 @@ impl Wire {
         self.flying.front().map(|(at, _)| (*at).max(self.stalled_until))
     }
 
-    /// Returns whether reading gives anything.
+    /// Returns whether a read would return anything.
     pub(crate) fn is_readable(&self) -> bool {
         !self.arrived.is_empty() || !self.told && self.end.is_some() && self.flying.is_empty()
     }

@@ -41,7 +41,7 @@ pub(crate) struct World {
     stage: Stage,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) script: Script,
-    /// Publishers and others whom consumers wait for.
+    /// Publishers and other tasks that consumers wait for.
     pub(crate) working: Cell<usize>,
 }
 
@@ -78,7 +78,7 @@ pub fn run(script: &Script) -> Result<Report, String> {
     run.tasks = workload::tasks(&world);
     run.faults = timed_faults(&script.faults, world.clock.start());
     run.until_done()?;
-    // Everybody has gone. Nothing happens any more, so that an auditor can look at what is left.
+    // All clients have ended. No more faults, so that an auditor can check what is left.
     run.faults.clear();
     let left = Rc::new(RefCell::new(BTreeMap::new()));
     let env = Env::new(world.clone(), AUDITOR, script.seed);

@@ -88,7 +88,7 @@ fn check(renew: bool) -> Result<bool> {
     Ok(as_listed)
 }
 
-/// What Cargo says about the workspace.
+/// Cargo's metadata of the workspace.
 struct Workspace {
     root: PathBuf,
     target: PathBuf,

@@ -59,7 +59,7 @@ fn declare(kind: &str, argument: Option<(&str, Value)>) -> QueueDeclare {
     QueueDeclare { queue, durable: true, arguments, ..QueueDeclare::default() }
 }
 
-/// Asks RabbitMQ and the broker in memory, and expects the same answer.
+/// Sends the same request to RabbitMQ and to the in-memory broker, and expects the same reply.
 async fn same<T: PartialEq + Debug>(
     of: impl Debug,
     ask: impl AsyncFn(&str) -> Result<T, Box<dyn std::error::Error>>,
@@ -70,12 +70,12 @@ async fn same<T: PartialEq + Debug>(
     Ok(())
 }
 
-/// Deletes a queue, and returns what the broker says to that.
+/// Deletes a queue, and returns the broker's reply.
 async fn delete(connection: &Connection, queue: &ShortStr) -> Result<String, CallError> {
     said(connection, QueueDelete { queue: queue.clone(), ..QueueDelete::default() }).await
 }
 
-/// Makes a request on a new channel. Returns what the broker says to it.
+/// Makes a request on a new channel. Returns the broker's reply.
 async fn said<R: Request>(connection: &Connection, request: R) -> Result<String, CallError> {
     let channel = connection.open_channel().await.expect("there is room for one more");
     Ok(match channel.call(request).await {

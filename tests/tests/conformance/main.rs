@@ -1,5 +1,5 @@
-//! The broker in memory answers as RabbitMQ does: the same operations on both have the same observable results, down to the
-//! texts of errors.
+//! The in-memory broker behaves as RabbitMQ does: the same operations on both have the same observable results, down to the texts
+//! of errors.
 
 mod channels;
 mod declarations;
@@ -162,7 +162,7 @@ impl Run {
         format!("{}x{number}", self.prefix)
     }
 
-    /// Does one operation and notes what came of it.
+    /// Performs one operation and records its result.
     async fn step(&mut self, operation: &Operation) -> Result<(), TestCaseError> {
         let result = match self.perform(operation).await {
             Ok(text) => text,
@@ -193,8 +193,8 @@ impl Run {
         Ok(())
     }
 
-    /// Notes how many messages the queues hold. Asking each twice lets dead messages arrive where they go: a queue that has
-    /// answered has sent on before what it had to.
+    /// Records how many messages the queues hold. Each is asked twice, so that dead messages arrive at their queue: a queue that
+    /// has replied has passed on its dead messages before.
     async fn count(&mut self) -> Result<(), TestCaseError> {
         for round in 0..2 {
             let asked: Vec<_> = self
@@ -293,7 +293,7 @@ impl Run {
                     return Ok("no channel".to_owned());
                 };
                 own.tx_select().await?;
-                // What one queue sends on and what is published to the other would race.
+                // Messages that one queue passes on would race with those published to the other.
                 let races = [queues.0, queues.1].iter().any(|number| self.is_burying(*number));
                 for queue in [queues.0, if races { queues.0 } else { queues.1 }] {
                     self.published += 1;
@@ -435,7 +435,7 @@ fn failed(error: impl std::fmt::Debug) -> TestCaseError {
 /// After this time an operation will never end.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// Returns what a client of that broker sees of a script.
+/// Returns the results that a client of that broker observes for a script.
 async fn observed(uri: &str, script: &[Operation]) -> Result<String, TestCaseError> {
     let mut run = Run::new(uri).await?;
     for operation in script {

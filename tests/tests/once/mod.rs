@@ -1,4 +1,4 @@
-//! Connections that do not come back, for tests of how they end.
+//! Connections that are not recovered, for tests of how they end.
 
 use amqp_client_core::{ConnectError, Target};
 use amqp_client_tokio::{Connection, connect_target};

@@ -23,7 +23,7 @@ pub(crate) fn addr_of(uri: &str) -> SocketAddr {
     found.next().expect("an address")
 }
 
-/// Connects, and reads what the server begins with.
+/// Connects, and reads the server's first output.
 pub(crate) fn greeted(addr: SocketAddr) -> PeerConnection {
     let mut peer = PeerConnection::connect(addr).expect("somebody listens");
     peer.write(HEADER).expect("the server reads");

@@ -1,4 +1,4 @@
-//! Channels that the application closes while they are brought back: the rest comes back all the same.
+//! Channels that the application closes while they are restored: everything else is restored all the same.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_els
     let declare = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
     let commit = (TxCommit::CLASS_ID, TxCommit::METHOD_ID);
     let select = (TxSelect::CLASS_ID, TxSelect::METHOD_ID);
-    // What the broker closes the channel for each time that it is asked for it; which queue that costs, and which channels.
+    // The request for which the broker closes the channel each time; the queue that this costs, and the channels.
     let cases = [(commit, None, 1), (declare, Some("a"), 1), (select, None, 0), ((0, 0), None, 1)];
     for (cause, lost, channels) in cases {
         let mut config = ServerConfig::default();
@@ -199,7 +199,7 @@ fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_els
     }
 }
 
-/// The application commits while its channel is brought back step by step.
+/// The application commits while its channel is being restored step by step.
 #[test]
 fn what_is_brought_back_is_not_blamed_for_a_commit_beside_it() {
     for waits in [false, true] {

@@ -9,7 +9,7 @@ struct Scene {
     named: ShortStr,
 }
 
-/// A bit of everything that comes back.
+/// One of everything that is restored.
 fn furnish(world: &mut World) -> Scene {
     let id = world.open();
     world.exchange(id, "exchange", "topic");

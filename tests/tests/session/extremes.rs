@@ -1,4 +1,4 @@
-//! Options of recovery at their extremes: it recovers or gives up, and goes round nowhere without a pause.
+//! Options of recovery at their extremes: it recovers or gives up, and never loops without a pause.
 
 use std::time::Duration;
 

@@ -87,7 +87,7 @@ fn a_consumer_without_its_queue_says_what_is_missing() {
     let failed = report.failed.iter().find(|(entity, _)| matches!(entity, Entity::Consumer { .. }));
     let (_, error) = failed.expect("its queue is another now");
     assert_eq!(code(error), Some(ReplyCode::NOT_FOUND));
-    // It says why, and not that its own channel was closed.
+    // The error has the cause, not the close of the internal channel.
     let expected = "not restored after the connection was lost: its queue \"q\" could not be declared again: channel";
     let cause = "closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'q' in vhost '/'";
     let shown = error.to_string();
@@ -238,7 +238,7 @@ fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
             OnCancel::Resubscribe => assert_eq!((cancelled, texts), (false, vec!["again".into()])),
             _ => assert_eq!((cancelled, texts), (true, vec![])),
         }
-        // What has ended does not come back.
+        // A consumer that has ended is not restored.
         world.cut();
         let consumers = usize::from(on_cancel == OnCancel::Resubscribe);
         assert_eq!(world.recover().consumers, consumers);
@@ -450,7 +450,7 @@ fn ends(world: &World, consumer: ConsumerId) -> usize {
 #[test]
 fn a_cancel_on_its_way_at_the_loss_ends_its_consumer() {
     let cancel = || BasicCancel { consumer_tag: short("tag"), no_wait: false };
-    // Awaited, given up, not to be answered; and the same while there is no connection, where it may wait for one.
+    // Awaited, abandoned, without a reply; and the same while there is no connection, where it may wait for one.
     for (way, lost) in [(0, true), (1, true), (2, true), (0, false), (1, false), (2, false)] {
         let mut world = World::new(Recovery::default());
         let id = world.open();

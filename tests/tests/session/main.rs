@@ -1,4 +1,4 @@
-//! Sessions and the broker in memory, in virtual time: what a client has comes back after a loss, wherever that hits.
+//! Sessions and the in-memory broker, in virtual time: a client's state is restored after a loss, at whatever step it occurs.
 
 mod closing;
 mod cuts;

@@ -23,7 +23,7 @@ fn requests_on_their_way_fail_and_later_ones_wait() {
     world.run();
     assert!(world.answer(waiting).is_some());
     assert!(world.answer(unwanted).is_none() && world.failure(unwanted).is_none());
-    // Nobody can know whether the first was carried out, so nothing of it is brought back.
+    // It is unknown whether the first was carried out, so nothing of it is restored.
     world.cut();
     assert_eq!(world.recover().queues, 1);
 }
@@ -328,7 +328,7 @@ fn a_transaction_whose_acknowledgement_is_stale_is_not_committed() {
     let channel = &mut world.session.channel(id).expect("it is open");
     assert_eq!(channel.ack(tag), Err(Misuse::StaleDelivery(tag.get()).into()));
     assert_eq!(channel.request(TxCommit {}), Err(Misuse::TransactionLost.into()));
-    // To requeue it is what the loss has done.
+    // The loss has requeued it already.
     assert_eq!(channel.reject(tag, true), Err(Misuse::StaleDelivery(tag.get()).into()));
     channel.request(TxCommit {}).expect("nothing is lost");
     world.run();

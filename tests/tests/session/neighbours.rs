@@ -180,7 +180,7 @@ fn an_exclusive_consumer_waits_until_the_broker_notices_the_loss() {
     world.publish(id, "", "q", "there");
     world.run();
     assert_eq!(world.texts(exclusive), ["there"]);
-    // It has no other timer any more, and comes back with the next loss as well.
+    // It has no other timer any more, and is restored after the next loss as well.
     world.cut();
     assert_eq!(world.recover().consumers, 2);
     assert_eq!(world.broker.take_violation(), None);
@@ -240,8 +240,8 @@ fn start(pair: &mut Pair, id: ChannelId, tag: &str, exclusive: bool) -> Consumer
     pair.channel(id).request(consume).expect("it is sent").into()
 }
 
-/// A session with an exclusive consumer and another one on the same channel. The broker has said that the queue of the first is
-/// in use, and is about to be asked again.
+/// A session with an exclusive consumer and another one on the same channel. The broker has replied that the queue of the first
+/// is in use, and the session is about to ask again.
 fn waiting() -> (Pair, ChannelId, ConsumerId) {
     let mut pair = Pair::new(Recovery::default());
     pair.run(accept);
@@ -269,7 +269,7 @@ fn is_exclusive(method: &Method) -> bool {
     matches!(method, Method::BasicConsume(consume) if consume.exclusive)
 }
 
-/// Answers that the queue has no consumers, and refuses an exclusive one nevertheless.
+/// Replies that the queue has no consumers, but refuses an exclusive one.
 fn refuse(server: &mut Connection, id: ChannelId, method: &Method) {
     let text = "ACCESS_REFUSED - queue 'exclusive' in vhost '/' in exclusive use";
     match (server.channel(id), is_exclusive(method)) {
@@ -336,7 +336,7 @@ fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
     pair.asked.clear();
     let cause = (QueueDelete::CLASS_ID, QueueDelete::METHOD_ID);
     pair.server.channel(id).expect("it is open").close_over(ReplyCode::NOT_FOUND, "no", cause);
-    // One of the two is back.
+    // One of the two is restored.
     pair.run(|server, id, method| {
         if !starts(method, "second") {
             accept(server, id, method);
@@ -409,7 +409,7 @@ fn an_empty_name_still_means_the_queue_that_was_declared_last() {
         }
         world.run();
         assert_eq!(world.texts(consumer), ["key", name.as_str()]);
-        // All of that comes back once more.
+        // All of that is restored once more.
         world.cut();
         let report = world.recover();
         assert_eq!((report.bindings, report.consumers, report.failed.len()), (2, 1, 0));

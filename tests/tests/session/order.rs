@@ -247,7 +247,7 @@ fn what_removes_a_queue_or_an_exchange_does_not_overtake_messages_that_are_sent_
     }
 }
 
-/// It removes nothing: what waits for it need not wait for confirms.
+/// It removes nothing: messages behind it need not wait for confirms.
 #[test]
 fn other_requests_do_not_wait_for_messages_that_are_sent_one_by_one() {
     let (mut pair, id) = careful();

@@ -85,7 +85,7 @@ fn it_gives_up_in_time() {
     world.cut();
     assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Wait(_)));
     world.now = world.session.poll_timeout().expect("there is a next attempt").0;
-    // Nobody says what becomes of it.
+    // Nobody reports the result.
     assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Connect { .. }));
     let give_up = (lost + patience, TimerReason::Recovery);
     assert_eq!(world.session.poll_timeout(), Some(give_up));

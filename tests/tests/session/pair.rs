@@ -18,7 +18,7 @@ use bytes::{Buf as _, BytesMut};
 
 use crate::world::confirmed;
 
-/// A session and a server that answers by hand.
+/// A session and a server whose replies the test writes.
 pub(crate) struct Pair {
     pub(crate) session: Session,
     pub(crate) server: Connection,
@@ -36,7 +36,7 @@ pub(crate) struct Pair {
     pub(crate) given: Option<Arc<ClientConfig>>,
     /// The server closes the next connection as soon as it is open.
     pub(crate) close_when_open: bool,
-    /// What the server says to messages; without, it says nothing.
+    /// The server's decision about messages; without one, it does not confirm.
     pub(crate) judge: Option<Judge>,
     /// It closes the connection over a message, not only the channel.
     pub(crate) strict: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Pair {
     pub(crate) closes: usize,
 }
 
-/// Nothing, and the message is confirmed; or with what the channel is closed: the code, the text, and the method to blame.
+/// `None`, and the message is confirmed; or the close of the channel: the code, the text, and the method to blame.
 pub(crate) type Judge = Box<dyn FnMut(&Published) -> Option<(ReplyCode, String, (u16, u16))>>;
 
 impl Pair {

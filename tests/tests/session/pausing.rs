@@ -1,4 +1,4 @@
-//! Consumers that are paused because the application does not take what they got.
+//! Consumers that are paused because the application does not take their deliveries.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn what_comes_behind_the_pause_is_requeued_and_comes_again_with_the_rest() {
     settle(&mut world, id, &[], &tags[4..]);
     assert_eq!(counts(&mut world), (10, 0));
     assert!(world.deliveries().is_empty());
-    // Its neighbour goes on, and what it holds can be settled.
+    // Its neighbour continues, and the deliveries that it holds can be settled.
     world.elsewhere(|other, id| other.publish(id, "", "other", "for the neighbour"));
     world.run();
     assert_eq!(world.texts(neighbour), ["for the neighbour"]);
@@ -252,11 +252,11 @@ fn a_consumer_whose_start_is_not_answered_is_not_paused() {
     assert!(!pause(&mut world, id, consumer));
 }
 
-/// At which moments of a pause something happens: the rounds that pass before, and whether it is being resumed.
+/// The points of a pause at which something happens: the rounds that pass before, and whether it is being resumed.
 const MOMENTS: [(usize, bool); 7] =
     [(0, false), (1, false), (3, false), (0, true), (1, true), (2, true), (3, true)];
 
-/// A consumer that is paused, or being resumed, at that moment.
+/// A consumer that is paused, or being resumed, at that point.
 fn paused(moment: (usize, bool)) -> (World, ChannelId, ConsumerId, Vec<DeliveryTag>) {
     let (mut world, id, consumer) = holding();
     let (_, tags) = delivered(&mut world);
@@ -279,7 +279,7 @@ fn a_cancel_ends_it_whenever_it_comes() {
         world.run();
         assert!(world.answer(cancel).is_some(), "{moment:?}");
         assert_eq!(ends(&world), [&ChannelEvent::ConsumerEnded { consumer }], "{moment:?}");
-        // It does not come back, and its tag is free.
+        // It is not restored, and its tag is free.
         world.session.resume_consumer(id, consumer);
         let (_, resent) = delivered(&mut world);
         settle(&mut world, id, &tags[..5], &resent);

@@ -1,4 +1,5 @@
-//! Channels that the broker closes over a message: it is given up, the others arrive, and nothing is repeated forever.
+//! Channels that the broker closes because of a message: the message is given up, the others arrive, and nothing is repeated
+//! forever.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -226,7 +227,7 @@ fn what_would_be_refused_for_the_same_reason_is_given_up_as_well_and_nothing_els
         // It is not, or not in a way that is known.
         (ReplyCode::NOT_FOUND, "NOT_FOUND", bad, 2),
         (ReplyCode::NOT_FOUND, "there is no exchange like 'x'", bad, 2),
-        // Others to the exchange are not to blame for what is wrong with one.
+        // Other messages to the exchange are not to blame for the bad one.
         (
             ReplyCode::PRECONDITION_FAILED,
             "no",
@@ -283,7 +284,7 @@ fn a_message_is_not_blamed_for_what_something_else_has_done() {
     assert_eq!(pair.confirmed(), [kept]);
 }
 
-/// It is sent only when all else is back.
+/// It is sent only when everything else is restored.
 #[test]
 fn a_message_is_not_blamed_for_closes_before_it_is_sent() {
     let mut pair = Pair::new(reopening());

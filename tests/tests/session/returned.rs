@@ -1,4 +1,4 @@
-//! Kept messages that come back.
+//! Kept messages that are returned.
 
 use amqp_client_core::proto::method::BasicReturn;
 use amqp_client_core::proto::method::ConfirmSelect;
@@ -27,7 +27,7 @@ fn verdicts<'a>(events: impl Iterator<Item = &'a ChannelEvent>) -> Vec<(&'static
     verdicts
 }
 
-/// Its verdict is known, so it is not sent again: a queue that exists by then would get a message that was reported as returned.
+/// Its outcome is known, so it is not sent again: a queue that exists by then would get a message that was reported as returned.
 #[test]
 fn what_came_back_before_the_loss_is_not_sent_again() {
     let mut pair = Pair::new(Recovery::default());
@@ -53,7 +53,7 @@ fn what_came_back_before_the_loss_is_not_sent_again() {
     assert_eq!(pair.published, ["second"]);
 }
 
-/// The queue is not declared again, as it was not declared by this session, and is gone when the connection is back.
+/// The queue is not declared again, because this session did not declare it, and does not exist when the connection is restored.
 #[test]
 fn what_reaches_no_queue_after_the_recovery_comes_back() {
     let mut world = World::new(Recovery::default());

@@ -1,4 +1,4 @@
-//! Brokers that change their mind: what they accepted once, they do not accept again.
+//! Brokers that change: they refuse later what they accepted once.
 
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ fn a_limit_that_the_broker_refuses_is_left_out_and_its_consumers_go_on() {
     assert_eq!(pair.failed_consumers(), []);
 }
 
-/// Nobody waits for its reply, so it is taken for declared until the broker ends the next connection for it as well.
+/// Nobody waits for its reply, so it counts as declared until the broker ends the next connection for it as well.
 #[test]
 fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_and_then_forgotten()
 {

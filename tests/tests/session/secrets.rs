@@ -56,7 +56,7 @@ fn a_secret_that_comes_amid_an_outage_is_for_the_next_attempt() {
     let sent = pair.session.update_secret(Secret::from("early".to_owned()), "renewed");
     assert!(matches!(sent, Err(CommandError::Ended(_))), "{sent:?}");
     pair.reconnect(<_>::default());
-    // This handshake has begun with what there was; the one after it does not.
+    // This handshake began with the old secret; the next one does not.
     let sent = pair.session.update_secret(Secret::from("late".to_owned()), "renewed");
     assert_eq!(sent, Err(Misuse::NotOpenYet.into()));
     pair.run(accept);

@@ -1,4 +1,4 @@
-//! Nodes that allow less than the one before: what does not fit any more is reported, and costs nothing else.
+//! Nodes with smaller limits than the one before: what does not fit any more is reported, and nothing else is lost.
 
 use amqp_client_core::proto::method::{
     BasicAck, BasicConsume, BasicNack, ConfirmSelect, QueueDeclare,
@@ -73,7 +73,7 @@ fn a_kept_message_that_does_not_fit_is_given_up_and_confirms_stay_right() {
             "{error}"
         );
     }
-    // The broker confirms what it got, by its own numbers.
+    // The broker confirms the messages that it got, by its own numbers.
     let next = pair.channel(id).publish(&route, &small, "d").expect("it is sent");
     let next = next.expect("it is numbered").get();
     pair.run(accept);

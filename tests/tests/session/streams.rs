@@ -72,7 +72,7 @@ fn what_streams_cannot_do_costs_nothing() {
         let got = world.session.channel(id).expect("it is open").request(get);
         assert_eq!(got.err(), Some(CommandError::Misuse(Misuse::StreamHasNoGet)));
     }
-    // A limit that waits for the connection counts, and one that does not come back counts until it is gone.
+    // A limit that waits for the connection counts, and one that is not restored counts until it is removed.
     let unlimited = BasicQos { prefetch_count: 0, ..<_>::default() };
     let limit = || BasicQos { prefetch_count: 5, ..<_>::default() };
     world.send(id, limit());
@@ -260,7 +260,7 @@ fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
     }
 }
 
-/// No reply says when it has started, either.
+/// There is no reply to show when it has started, either.
 #[test]
 fn a_reader_that_waits_for_no_reply_misses_nothing_that_came_while_it_was_away() {
     for held in [false, true] {
@@ -379,7 +379,7 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
     assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
 }
 
-/// RabbitMQ: a stream takes nothing back, and answers by closing the connection (540).
+/// RabbitMQ: a stream does not requeue, and responds by closing the connection (540).
 #[test]
 fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
     for oversized in [Oversized::Hold, Oversized::Requeue, Oversized::Reject] {
@@ -411,7 +411,7 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
             let peer = world.peer.expect("it is connected");
             let unacknowledged = world.broker.unacknowledged_count(peer);
             match (oversized, way) {
-                // `multiple` passes over what is held.
+                // `multiple` skips held deliveries.
                 (Oversized::Hold, 2 | 3) => assert_eq!(unacknowledged, 2),
                 (_, 2 | 3) => assert_eq!(unacknowledged, 0),
                 // The one that was delivered has its handle.
@@ -496,7 +496,7 @@ fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
     assert_eq!(numbers(&mut world).first(), Some(&1));
 }
 
-/// RabbitMQ: a stream answers a reject by closing the connection.
+/// RabbitMQ: a stream responds to a reject by closing the connection.
 #[test]
 fn what_a_reader_held_that_has_ended_is_not_rejected() {
     let (mut world, id) = with_stream(Recovery::default(), 0..1);

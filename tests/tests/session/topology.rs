@@ -40,7 +40,7 @@ fn all_that_was_declared_comes_back_on_a_broker_that_knows_nothing() {
     assert_eq!((report.channels, report.consumers, report.attempts), (1, 1, 1));
     assert!(report.failed.is_empty() && report.renamed.is_empty() && report.locked.is_empty());
 
-    // The prefetch limit is back, and confirms are.
+    // The prefetch limit is restored, and so is confirm mode.
     assert_eq!(world.publish(id, "first", "key", "one").expect("it is numbered").get(), 1);
     world.publish(id, "first", "key", "two");
     world.run();
@@ -256,7 +256,7 @@ fn arguments_are_part_of_a_binding() {
     assert_eq!(world.recover().bindings, 2);
 }
 
-/// RabbitMQ: an empty key beside an empty queue stands for the name of the queue. An empty key beside a name is empty.
+/// RabbitMQ: an empty key with an empty queue stands for the name of the queue. An empty key with a name is empty.
 #[test]
 fn bindings_to_the_queue_declared_last_keep_their_keys() {
     for (by_broker, explicit) in [(false, false), (false, true), (true, false), (true, true)] {

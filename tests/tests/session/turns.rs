@@ -118,7 +118,7 @@ fn of_several_channels_those_to_blame_are_found_and_all_other_messages_arrive() 
         assert_eq!(blamed, guilty, "{channels} {messages} {bad:?}");
         assert_eq!(confirmed(&pair), good, "each is confirmed once, in order");
         assert_eq!(pair.session.kept(), 0);
-        // Each takes as many as it takes to distinguish it from the others of its channel, and two more to be certain.
+        // Each takes as many as are needed to distinguish it from the others of its channel, and two more to be certain.
         let each = u32::ilog2(messages) as usize + 4;
         assert!(connections <= 1 + each * bad.len(), "{connections} for {bad:?}");
         for id in ids {
@@ -127,8 +127,8 @@ fn of_several_channels_those_to_blame_are_found_and_all_other_messages_arrive() 
     }
 }
 
-/// Two channels with a good message each, then a connection that was closed over one of two bad ones: the next has sent the
-/// first message of the first channel, and was answered nothing yet.
+/// Two channels with a good message each, then a connection that was closed because of one of two bad ones. The next connection
+/// has sent the first message of the first channel, and has no reply yet.
 fn amid_the_first_turn() -> (Pair, Vec<ChannelId>, Vec<PublishSeq>) {
     let (mut pair, ids) = strict(2);
     let kept = [(0, "good"), (1, "good"), (0, "bad"), (1, "bad")];
@@ -252,7 +252,7 @@ fn a_loss_in_the_middle_of_a_turn_blames_nobody() {
     assert_eq!(refused(&pair), both(kept[2].get(), kept[3].get()));
 }
 
-/// It has nothing to send, so no confirm says that others may publish.
+/// It has nothing to send, so no confirm lets others publish.
 #[test]
 fn a_channel_whose_messages_are_withdrawn_before_its_turn_lets_others_publish() {
     let (mut pair, ids, kept) = amid_the_first_turn();

@@ -1,4 +1,4 @@
-//! Messages that are kept, and given up before they are confirmed.
+//! Kept messages that are given up before they are confirmed.
 
 use std::time::Duration;
 

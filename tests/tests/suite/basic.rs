@@ -90,7 +90,7 @@ behaviours! {
         let (channel, dead) = world.queue().await?;
         let options = temporary().dead_letter_exchange("").dead_letter_routing_key(&dead.name().to_string());
         let queue = channel.queue_declare(name("q"), options).await?;
-        // A little more fits into a frame of 131,072 bytes, but not what the broker adds (`x-death`).
+        // A little more fits into a frame of 131,072 bytes, but not with the header that the broker adds (`x-death`).
         let headers = FieldTable::new().with("large", "x".repeat(130_950))?;
         let message = Message::new("m").with(&MessageProperties::new().with_headers(headers))?;
         queue.publish_confirmed(&message).await?;
@@ -162,7 +162,7 @@ behaviours! {
         let middle = got.remove(2);
         middle.ack_up_to()?;
         last.nack_up_to(true)?;
-        // 0 to 2 are gone, 3 to 5 are back; what the handles say now is too late.
+        // 0 to 2 are settled, 3 to 5 are requeued; settling through the handles is too late.
         for delivery in got {
             assert!(delivery.ack().is_err());
         }

@@ -12,7 +12,7 @@ behaviours! {
             let (first, second) = (name("first"), name("second"));
             drop(channel.queue_declare(&first, temporary()));
             let mut polled = channel.queue_declare(name("polled"), temporary());
-            // A fast broker may have answered already; either way nobody takes the answer.
+            // A fast broker may have replied already; either way nobody takes the reply.
             let _polled_once = (&mut polled).now_or_never();
             drop(polled);
             let queue = channel.queue_declare(&second, temporary()).await?;
@@ -27,7 +27,7 @@ behaviours! {
         }
         drop(queue.consume(ConsumeOptions::new()));
         let answered = queue.consume(ConsumeOptions::new());
-        // Answered before it is dropped: the next answer comes behind it.
+        // It has its reply before it is dropped: the next reply comes after it.
         channel.basic_qos(0).await?;
         drop(answered);
         let mut counted = channel.queue_declare_passive(queue.name()).await?;

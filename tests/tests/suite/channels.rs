@@ -46,7 +46,7 @@ behaviours! {
         first?;
         second?;
         closed.close().await?;
-        // What the broker has closed says why, each time.
+        // A channel that the broker has closed returns the reason, each time.
         assert_refused(refused.queue_declare_passive(name("none")).await, 404, "queue.declare");
         for _ in 0..2 {
             let error = refused.close().await.expect_err("the broker has closed it");
@@ -108,7 +108,7 @@ behaviours! {
         let other = world.connection().await?;
         let (sender, reasons) = smol::channel::unbounded();
         connection.on_close(move |reason| {
-            // A connection that is over answers at once.
+            // A closed connection returns an error at once.
             assert!(!reason.to_string().is_empty());
             sender.try_send(reason).expect("somebody listens");
         });
@@ -160,7 +160,7 @@ behaviours! {
         let ChannelEvent::Closed(ChannelError::Closed(close)) = event else { panic!("{event:?}") };
         assert_eq!(close.by, Initiator::Peer);
         assert_eq!(close.reply_code, ReplyCode::NOT_FOUND);
-        // Everything on the closed channel says the same.
+        // Every call on the closed channel returns the same error.
         assert_refused(bad.basic_qos(1).await, 404, "queue.declare");
         assert_refused(bad.call_no_wait(no_wait_bind()), 404, "queue.declare");
         let publishing = bad.default_exchange();

@@ -36,7 +36,7 @@ behaviours! {
         }
         for _ in 0..20 {
             other.queue_declare_passive(queue.name()).await?;
-            // What the broker owes comes behind deliveries, so that reading goes on for it, and no further than that.
+            // The broker's reply comes after deliveries, so reading continues for it, and no further than that.
             let held = connection.health().delivered_octets;
             assert!(held < 9 * BUDGET, "{held}");
         }
@@ -229,7 +229,7 @@ behaviours! {
         let held = next(&mut of_one).await?;
         two.publish(&Message::new("two")).await?;
         if Version::of(channel.connection()) >= Some(Version::V4_3) {
-            // The broker says that it applies the limit, and does not.
+            // The broker confirms the limit, and does not apply it.
             assert_eq!(next(&mut of_two).await?.body(), b"two");
             return Ok(());
         }
@@ -335,7 +335,7 @@ behaviours! {
         // Answered, but nobody has looked.
         channel.basic_qos(0).await?;
         let mut second = loop {
-            // RabbitMQ's queue answers the cancel in its own time.
+            // RabbitMQ's queue replies to the cancel asynchronously.
             match queue.consume(ConsumeOptions::new().consumer_tag("same")).await {
                 Err(CallError::Misuse(Misuse::ConsumerTagInUse)) => channel.basic_qos(0).await?,
                 consumer => break consumer?,

@@ -37,7 +37,7 @@ behaviours! {
         while asked.load(Ordering::SeqCst) < 3 {
             connection.open_channel().await?.close().await?;
         }
-        // What is sent behind the new secret is answered behind it.
+        // A request after the new secret has its reply after it.
         connection.open_channel().await?;
         connection.close().await?;
     }

@@ -1,6 +1,6 @@
 //! How a client behaves, whatever runtime it runs on: written once, run on every adapter.
 //!
-//! An adapter says how it opens a connection and how it runs a future; [`trials`] does the rest.
+//! An adapter provides how it opens a connection and how it runs a future; [`trials`] does the rest.
 
 mod basic;
 mod cancellation;
@@ -67,7 +67,7 @@ macro_rules! behaviours {
 }
 pub(crate) use behaviours;
 
-/// Longer than anything here takes on a busy machine: what takes longer, hangs.
+/// Longer than anything here takes on a busy machine: a test that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// All behaviours, as tests of that adapter.

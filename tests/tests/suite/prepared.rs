@@ -47,7 +47,7 @@ behaviours! {
         assert_eq!(second.seq().map(|seq| seq.get()), Some(2));
         second.await?;
         prepared.try_publish("three")?.await?;
-        // Many more than the window, and than what goes out under one lock.
+        // Many more than the window, and than are sent under one lock.
         let bodies: Vec<_> = (4..3000u32).map(|number| number.to_string()).collect();
         let confirmations = prepared.publish_all(&bodies).await?;
         assert_eq!(confirmations.len(), bodies.len());

@@ -47,7 +47,7 @@ behaviours! {
         let to = queue.name().to_string();
         let exchange = channel.default_exchange();
         let (persistent, transient) = (DeliveryMode::Persistent, DeliveryMode::Transient);
-        // What stands before the delivery mode on the wire, and what stands behind it.
+        // Properties before the delivery mode on the wire, and after it.
         let others = MessageProperties::new().with_content_type("text/csv").with_message_id("4711");
         let explicit = others.clone().with_delivery_mode(transient);
         let (others, explicit) =
@@ -145,7 +145,7 @@ behaviours! {
         for _ in 0..40_000 {
             channel.basic_publish(&route, &RawProperties::EMPTY, &body).await?;
         }
-        // What is behind them is answered.
+        // Requests after them get their replies.
         channel.queue_declare("", temporary()).await?;
     }
 

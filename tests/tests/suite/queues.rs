@@ -128,7 +128,7 @@ behaviours! {
         let queue = channel.queue_declare("", temporary()).await?;
         queue.bind_with("amq.headers", "", arguments.clone()).await?;
         queue.unbind("amq.headers", "", arguments.clone()).await?;
-        // Headers come back with the types they were sent with.
+        // Headers have the same types when they are delivered.
         let properties = MessageProperties::new().with_headers(arguments.clone());
         queue.publish(&Message::new("m").with(&properties)?).await?;
         let got = queue.get_no_ack().await?.ok_or("no message")?;
@@ -212,7 +212,7 @@ behaviours! {
                 let delivery = next(&mut consumer).await?;
                 let headers = delivery.properties().headers()?.ok_or("no headers")?;
                 let offset = headers.get("x-stream-offset").and_then(|value| value.as_i64());
-                // A chunk may start before what was asked for.
+                // A chunk may start before the requested offset.
                 if offset >= Some(first.into()) {
                     assert_eq!(delivery.body(), [expected]);
                     expected += 1;
@@ -276,7 +276,7 @@ behaviours! {
         let (first, counted) = count().await?;
         assert_eq!(counted, 0);
         first.nack(true)?;
-        // Until 4.3, what is requeued without blame counts, too.
+        // Until 4.3, requeues without blame count, too.
         let (again, counted) = count().await?;
         let blames = Version::of(channel.connection()) < Some(Version::V4_3);
         assert_eq!(counted, i64::from(blames));

@@ -56,7 +56,7 @@ impl Scene {
         Err("the connection is over".into())
     }
 
-    /// Waits until everything is back.
+    /// Waits until everything is restored.
     async fn recovered(&mut self) -> Result<RecoveryReport> {
         while let Some(event) = self.events.next().await {
             if let ConnectionEvent::Recovered(report) = event {
@@ -543,7 +543,8 @@ behaviours! {
         let connection = world.open(target.clone()).await?;
         let proxy = opening.join().map_err(|_| "it panicked")??;
         let channel = connection.open_channel().await?;
-        // An exclusive one would be locked until the broker has noticed the loss, and swallow what is published until then.
+        // An exclusive one would be locked until the broker has noticed the loss, and swallow messages that are published until
+        // then.
         let queue = channel.queue_declare(name("q"), QueueOptions::new()).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         // It is recovered like any other.
@@ -597,7 +598,7 @@ behaviours! {
         let reading = other.open_channel().await?.queue(durable.name())?;
         let mut consumer = reading.consume(ConsumeOptions::new()).await?;
         let first = next(&mut consumer).await?;
-        // The handler settles what it has while the shutdown waits for it.
+        // The handler settles its deliveries while the shutdown waits for it.
         let mut shutting = Box::pin(other.shutdown(Duration::from_secs(30)));
         let polled = std::future::poll_fn(|cx| {
             std::task::Poll::Ready(shutting.as_mut().poll(cx).is_pending())

@@ -35,7 +35,7 @@ behaviours! {
             let address = properties.reply_to.ok_or("a request without an address")?;
 
             assert!(address.starts_with(REPLY_TO) && address.len() > REPLY_TO.len());
-            // Whoever answers can ask whether anybody still listens.
+            // The server can check whether a client still waits for the reply.
             server.queue_declare_passive(&address).await?;
             let id = properties.correlation_id.ok_or("a request without an id")?;
             assert_eq!(id, text);

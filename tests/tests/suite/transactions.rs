@@ -31,7 +31,7 @@ behaviours! {
         channel.tx_select().await?;
         queue.get().await?.ok_or("no message")?.delivery.ack()?;
         channel.tx_rollback().await?;
-        // The acknowledgement is void, the delivery is not: it comes back with the channel's end.
+        // The acknowledgement is void, the delivery is not: it is requeued when the channel ends.
         channel.close().await?;
         let again = observer.basic_get_no_ack(queue.name()).await?.ok_or("no message")?;
         assert!(again.delivery.redelivered());
@@ -54,7 +54,7 @@ behaviours! {
             tags.push(delivery.delivery_tag());
             delivery.ack()?;
         }
-        // Not awaited: what comes behind it is behind the rollback all the same.
+        // Not awaited: later methods still follow the rollback.
         let rolled_back = channel.tx_rollback();
         deliveries.try_for_each(Delivery::ack)?;
         rolled_back.await?;

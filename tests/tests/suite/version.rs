@@ -1,4 +1,4 @@
-//! Which RabbitMQ this is: where versions behave differently, a behaviour says what each does.
+//! The version of RabbitMQ: where versions differ, each behaviour has a branch for each.
 
 use amqp_client_core::Connection;
 

@@ -31,7 +31,7 @@ fn publishes_are_refused_and_confirms_held_on_command() -> Outcome {
     assert_eq!(refused.wait(), Err(ConfirmError::Nacked));
     assert_eq!(program.ask("hold-confirms on")?, "ok");
     let mut held = pin!(publisher.publish("q \"1\"", "held\n").wait()?);
-    // What is asked later is answered, and the confirm is not.
+    // A later request gets its reply, and the publish gets no confirm.
     channel.basic_qos(1).wait()?;
     assert_eq!(held.as_mut().wait_timeout(Duration::ZERO), None);
     assert_eq!(
@@ -88,7 +88,7 @@ fn clients_are_kept_out_and_blocked_on_command() -> Outcome {
     assert_eq!(program.ask("refuse-logins off")?, "ok");
     program.connect("two")?;
     assert_eq!(program.ask("alarm on")?, "ok");
-    // The broker has said so before it answers this.
+    // The broker has sent that before it replies to this.
     connection.open_channel().wait()?;
     assert!(connection.is_blocked());
     assert_eq!(program.ask("alarm off")?, "ok");

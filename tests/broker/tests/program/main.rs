@@ -1,5 +1,5 @@
-//! The broker as a program on a network port, and clients that mean ill: what they send, what it says to that, and what it
-//! costs. Whatever happens, the program serves others, and has nothing to complain of.
+//! The broker as a program on a network port, and hostile clients: what they send, how it reacts, and what that costs. Whatever
+//! happens, the program serves others, and reports no error of its own.
 
 #![cfg(target_os = "linux")]
 
@@ -105,7 +105,7 @@ fn closing(mut peer: PeerConnection, name: &str) -> u16 {
     }
 }
 
-/// Violations of the protocol, and the reply codes that they are answered with.
+/// Violations of the protocol, and the reply codes to them.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let payload = |octets: &[u8]| frame_octets(METHOD, 1, octets);
     let wrong_end = [&body(b"x")[..8], b"\0"].concat();
@@ -419,7 +419,7 @@ fn messages_are_passed_on_whatever_their_properties_are() -> Outcome {
 
 const MIB: u64 = 1024 * 1024;
 
-/// Everything is answered, and no answer is read.
+/// Everything gets a reply, and no reply is read.
 #[test]
 fn who_asks_and_never_reads_costs_a_bounded_amount_of_memory() -> Outcome {
     let program = Program::start()?;

@@ -30,7 +30,7 @@ impl Program {
         Ok(Self { child, uri: uri.trim().to_owned(), answers })
     }
 
-    /// Gives it a command; its answer.
+    /// Sends it a command; returns its reply.
     pub(crate) fn ask(&mut self, command: &str) -> io::Result<String> {
         let mut input = self.child.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         input.write_all(format!("{command}\n").as_bytes())?;

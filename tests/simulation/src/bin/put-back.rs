@@ -1,8 +1,8 @@
 //! Puts known defects back, one at a time, and shows after how many seeds the simulation finds each.
 //!
-//! `defects` has a patch for each. Its first line says, behind `#`, what a user would suffer. A line
-//! `# found by: cargo test ...` names another command that finds it, for what the simulation cannot see. That command runs
-//! only if the simulation finds nothing, so that the table shows seeds wherever there are any.
+//! `defects` has a patch for each. Its first line, after `#`, is the effect on a user. A line `# found by: cargo test ...` names
+//! another command that finds it, for defects that the simulation cannot see. That command runs only if the simulation finds
+//! nothing, so that the table shows seeds wherever there are any.
 //!
 //! The patches are applied to worktrees of the present commit, in `target`: each job has a worktree and a target directory
 //! there.
@@ -34,7 +34,7 @@ Options:
 struct Defect {
     name: String,
     patch: PathBuf,
-    /// The command that finds it, if the simulation is not what does.
+    /// The command that finds it, if the simulation does not.
     found_by: Option<String>,
     harm: String,
 }
@@ -46,7 +46,7 @@ enum Outcome {
         how: String,
     },
     Undetected,
-    /// The patch does not apply, or what it makes does not compile.
+    /// The patch does not apply, or the result does not compile.
     Broken(String),
 }
 
@@ -122,7 +122,7 @@ fn put_back() -> Result<bool, Box<dyn std::error::Error>> {
     Ok(undetected.is_empty())
 }
 
-/// Prints what came of each defect, in their order, as soon as it is known. Returns the names of those that were not found.
+/// Prints the result of each defect, in their order, as soon as it is known. Returns the names of those that were not found.
 fn print(
     defects: &[Defect],
     results: &Receiver<(usize, io::Result<Outcome>, u64)>,
@@ -224,8 +224,7 @@ impl Workshop {
         succeeded(&self.run("git", &["reset", "--hard"])?)
     }
 
-    /// Looks for what is wrong by another command than the simulation: a test that fails finds it, but not what does not
-    /// compile.
+    /// Looks for the defect by another command than the simulation: a failing test finds it, a compile error does not.
     fn found_by(&self, command: &str) -> io::Result<Outcome> {
         let built = self.run("bash", &["-c", &format!("{command} --no-run")])?;
         if command.contains("cargo test") && !built.status.success() {
@@ -273,7 +272,7 @@ fn succeeded(output: &Output) -> io::Result<()> {
     }
 }
 
-/// The last line that says something, or the first error of a compiler.
+/// The last line that is not empty, or the first error of a compiler.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let error = text.lines().find(|line| line.starts_with("error"));

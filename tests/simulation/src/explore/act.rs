@@ -21,7 +21,7 @@ const LOCKED: Duration = Duration::from_secs(100);
 const ATTEMPTS: usize = 20;
 
 impl Task {
-    /// Carries out a command. It never fails: what goes wrong and must not is noted.
+    /// Carries out a command. It never fails: unexpected failures are recorded.
     pub(crate) async fn act(&self, command: &Command) {
         match *command {
             Command::Pause(time) => self.sleep(time).await,
@@ -226,7 +226,7 @@ impl Task {
             let declared = self.perhaps("queue_declare", declared);
             let result = self.world.clock.within(LOCKED, declared).await.flatten();
             let (now, under_way) = desk.declarations.get();
-            // One that is given up is under way still, as far as anybody knows.
+            // An abandoned request may still be carried out.
             let Some(result) = result else { return };
             desk.declarations.set((now, under_way - 1));
             if let (Err(error), 0) = (&result, others + now - begun - 1) {
@@ -286,7 +286,7 @@ impl Task {
         deleted.and_then(|result| self.judge_call(result));
     }
 
-    /// Begins to wait for what does not come, many times, and gives up each time.
+    /// Begins to wait for something that does not happen, many times, and gives up each time.
     async fn watch(&self) {
         let Some(Connected { connection, .. }) = self.connected() else { return };
         let desk = self.desk(0);

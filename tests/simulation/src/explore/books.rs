@@ -1,7 +1,7 @@
-//! What a channel's transaction comes to: what was published and settled since the last commit or rollback.
+//! The transaction of a channel: what was published and settled since the last commit or rollback.
 //!
-//! What is settled in a transaction is granted at its commit, and never if it is rolled back. That is only known if the
-//! channel certainly is transactional: if nobody saw the reply to `tx.select`, what is settled counts as granted at once.
+//! Settlements in a transaction take effect at its commit, and never if it is rolled back. That is only known if the channel
+//! certainly is transactional: if nobody saw the reply to `tx.select`, settlements count as effective at once.
 
 use std::cell::{Cell, RefCell};
 
@@ -46,7 +46,7 @@ struct Settled {
     id: Id,
     tag: DeliveryTag,
     verdict: Verdict,
-    /// By number, after a rollback. It may have been stale, which costs the transaction again, so it is not tried once more.
+    /// By number, after a rollback. It may have been stale, which costs the transaction again, so it is not repeated.
     again: bool,
 }
 
@@ -56,12 +56,12 @@ impl Books {
         self.asked.set(true);
     }
 
-    /// The reply to `tx.select` is awaited: until it comes, what is settled counts as part of a transaction.
+    /// The reply to `tx.select` is pending: until it comes, settlements count as part of a transaction.
     pub(crate) fn expect(&self) {
         self.awaited.set(self.awaited.get() + 1);
     }
 
-    /// The reply is there. Returns what was settled meanwhile and is not part of a transaction.
+    /// The reply has come. Returns the settlements that are not part of a transaction.
     pub(crate) fn expected(&self, selected: bool) -> Work {
         self.awaited.set(self.awaited.get() - 1);
         match selected || self.selected.get() {
@@ -86,7 +86,7 @@ impl Books {
         self.selected.get() && !self.lost_track.get()
     }
 
-    /// Whether somebody else may have settled what a task holds.
+    /// Whether another task may have settled what a task holds.
     pub(crate) fn have_lost_track(&self) -> bool {
         self.lost_track.get()
     }
@@ -133,12 +133,12 @@ impl Books {
         self.work.borrow_mut().stale |= self.selected.get() && lost;
     }
 
-    /// The commit or the rollback is asked for: what is done from now on belongs to the next transaction.
+    /// The commit or the rollback is requested: later work belongs to the next transaction.
     pub(crate) fn end(&self) -> Work {
         self.work.take()
     }
 
-    /// A transaction was rolled back: what it has settled can be settled again.
+    /// A transaction was rolled back: its settlements can be repeated.
     pub(crate) fn rolled_back(&self, work: &Work) {
         let settled = work.settled.iter().filter(|settled| !settled.again);
         self.again.borrow_mut().extend(settled.map(|settled| (settled.id, settled.tag)));
@@ -178,7 +178,7 @@ impl Work {
         }
     }
 
-    /// The application was told that it is committed.
+    /// The commit was reported to the application.
     pub(crate) fn committed(&self, ledger: &Ledger) -> Result<(), String> {
         if self.stale {
             return Err("a transaction was committed that had settled a stale delivery".to_owned());
@@ -188,7 +188,7 @@ impl Work {
         settled.clone().try_for_each(|settled| ledger.is_settled(settled.id, settled.verdict))
     }
 
-    /// The application was told that it is rolled back, or it was abandoned.
+    /// The rollback was reported to the application, or the transaction was abandoned.
     pub(crate) fn undone(&self, ledger: &mut Ledger) -> Result<(), String> {
         for id in &self.published {
             ledger.roll_back(*id);

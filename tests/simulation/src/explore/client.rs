@@ -1,4 +1,4 @@
-//! A client: a connection, and what its tasks share of it.
+//! A client: a connection, and the state that its tasks share.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -63,13 +63,13 @@ pub(crate) struct Connected {
     pub(crate) shut: Rc<Shut>,
 }
 
-/// A channel, and what is known of it.
+/// A channel, and what is known about it.
 pub(crate) struct Desk {
     pub(crate) channel: Channel,
     /// The queue that the broker has named for it.
     pub(crate) named: RefCell<Option<Queue>>,
     pub(crate) books: Rc<Books>,
-    /// Whether what is done on it is not to come back after a loss.
+    /// Whether its effects are not restored after a loss.
     pub(crate) unrecovered: bool,
     /// When it was opened.
     pub(crate) since: Mark,
@@ -321,7 +321,7 @@ impl Client {
         Some((recovery, Pace::new(delays, self.world.script.nodes.len())))
     }
 
-    /// An error is fine, unless it says that somebody broke the protocol.
+    /// Errors are expected, except those that report a violation of the protocol.
     pub(crate) fn judge(&self, error: &ChannelError) {
         if let ChannelError::Connection(error) = error {
             self.judge_connection(error);
@@ -356,8 +356,8 @@ impl Task {
         self.world.clock.sleep(time).await;
     }
 
-    /// What a future gives, unless it is dropped before: unpolled, or after some polls. What was dropped must not keep the
-    /// waker of its task.
+    /// Returns the result of a future, unless it is dropped before: unpolled, or after some polls. A dropped future must not keep
+    /// the waker of its task.
     pub(crate) async fn perhaps<T>(
         &self,
         what: &'static str,

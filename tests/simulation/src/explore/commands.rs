@@ -1,7 +1,7 @@
-//! The vocabulary: what tasks do, as data, so that a script can be printed and can lose any part of it.
+//! The commands of tasks, as data, so that a script can be printed and can lose any part of it.
 //!
-//! Commands name channels, consumers and queues by small numbers, modulo what there is: a command always means something,
-//! whatever was dropped before it.
+//! Commands name channels, consumers and queues by small numbers, modulo their count: so a command is valid whatever was dropped
+//! before it.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::wire::Conditions;
 /// The largest body that some clients take.
 pub(crate) const BODY_MAX: usize = 4_000;
 
-/// A run: nodes, clients, what their tasks do, and what goes wrong.
+/// A run: nodes, clients, the commands of their tasks, and the faults.
 #[derive(Debug, Clone)]
 pub struct Exploration {
     pub(crate) seed: u64,
@@ -75,7 +75,7 @@ pub(crate) struct Policy {
     pub(crate) frame_max: u32,
     /// What it does with a body of more than [`BODY_MAX`] bytes, if it does not take it like any other.
     pub(crate) oversized: Option<Oversized>,
-    /// How long its tokens are valid, and what its source of tokens does, if it has one.
+    /// How long its tokens are valid, and how its source of tokens behaves, if it has one.
     pub(crate) tokens: Option<Tokens>,
     /// Whether and how its connections are recovered.
     pub(crate) recovery: Option<Recovering>,
@@ -103,7 +103,7 @@ pub(crate) enum Minting {
 pub(crate) struct Recovering {
     pub(crate) reopen_channels: bool,
     pub(crate) resubscribe: bool,
-    /// After how long a locked queue is tried again; it has failed, if nothing is said.
+    /// The time until a locked queue is retried; `None` is failure.
     pub(crate) locked: Option<Duration>,
     pub(crate) keep_max: usize,
     /// The delay after the first failure and the longest one, if they are not left as they are.
@@ -215,7 +215,7 @@ pub(crate) enum Command {
         wait: Duration,
         how: Settling,
     },
-    /// Handles what a consumer delivers, several at the same time. One handler in so many panics.
+    /// Handles a consumer's deliveries, several at the same time. One handler in so many panics.
     HandleAll {
         consumer: usize,
         limit: usize,
@@ -255,7 +255,7 @@ pub(crate) enum Command {
         step: Step,
         how: Ending,
     },
-    /// Begins to wait for what does not come, and gives up.
+    /// Begins to wait for something that does not happen, and gives up.
     Watch,
     Listen {
         channel: usize,
@@ -297,7 +297,7 @@ pub(crate) enum Command {
     CloseConnection,
 }
 
-/// A queue, by what is special about it.
+/// A kind of queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name {
     /// Durable, and everybody's.
@@ -325,7 +325,7 @@ pub(crate) enum By {
     Method,
     /// As a raw method.
     Call,
-    /// As a raw method that is not answered.
+    /// As a raw method without a reply.
     CallNoWait,
 }
 
@@ -376,7 +376,7 @@ pub(crate) struct Shape {
     pub(crate) count: usize,
     pub(crate) mandatory: bool,
     pub(crate) persistent: bool,
-    /// The size of the body, at least what identifies it.
+    /// The size of the body, at least the size of its identity.
     pub(crate) size: usize,
     /// The size of a header; properties have to fit into a frame.
     pub(crate) header: usize,
@@ -395,7 +395,7 @@ pub(crate) struct Kind {
     pub(crate) prefetch: Option<u16>,
     /// Where it begins, if it consumes from a stream.
     pub(crate) from: Option<StreamOffset>,
-    /// The name that it is given, by its number.
+    /// The consumer tag, by its number.
     pub(crate) tag: Option<usize>,
     /// The size of its arguments; they have to fit into a frame.
     pub(crate) filler: usize,
@@ -434,7 +434,7 @@ pub(crate) enum End {
     Commit,
     /// The work fails, or is rolled back by hand.
     Fail,
-    /// Its future is dropped amid the work.
+    /// Its future is dropped in the middle of its work.
     Drop,
 }
 
@@ -443,7 +443,7 @@ pub(crate) enum Step {
     Select,
     Commit,
     Rollback,
-    /// Settles what was rolled back, by number.
+    /// Settles again, by number, what was rolled back.
     SettleAgain,
 }
 

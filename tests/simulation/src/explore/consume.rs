@@ -86,7 +86,7 @@ impl Task {
         (len > 0).then(|| consumers.swap_remove(number % len))
     }
 
-    /// Takes what a consumer has, up to `count`, and waits up to `wait` for each.
+    /// Takes up to `count` deliveries of a consumer, and waits up to `wait` for each.
     pub(crate) async fn take(&self, number: usize, count: usize, wait: Duration) {
         let Some(mut taker) = self.borrow_consumer(number) else { return };
         for _ in 0..count {
@@ -102,7 +102,7 @@ impl Task {
         self.consumers.borrow_mut().push(taker);
     }
 
-    /// Takes what a consumer has, up to `count`, waits up to `wait` for each, and settles each at once.
+    /// Takes up to `count` deliveries of a consumer, waits up to `wait` for each, and settles each at once.
     pub(crate) async fn handle(&self, number: usize, count: usize, wait: Duration, how: Settling) {
         let Some(mut taker) = self.borrow_consumer(number) else { return };
         for _ in 0..count {
@@ -119,8 +119,7 @@ impl Task {
         self.consumers.borrow_mut().push(taker);
     }
 
-    /// Keeps a delivery of a consumer. What a stream delivers leaves nothing out: not before a loss, and not after it, but for
-    /// what was settled.
+    /// Keeps a delivery of a consumer. A stream skips nothing, neither before nor after a loss, except what was settled.
     pub(crate) fn hold_of(&self, taker: &Taker, delivery: Delivery) {
         let offset = delivery
             .message_properties()
@@ -199,7 +198,7 @@ impl Task {
         }
     }
 
-    /// A consumer was cancelled. If nobody waits for the reply, it ends behind what it holds.
+    /// A consumer was cancelled. If nobody waits for the reply, it ends after the deliveries that it holds.
     async fn end_cancelled(&self, number: usize, how: Cancelling, done: Option<bool>) {
         let alone = match how {
             Cancelling::Drop => true,
@@ -258,7 +257,7 @@ impl Task {
     pub(crate) fn settle(&self, held: Held, how: Settling) {
         let Held { id, delivery, place, desk } = held;
         let books = &desk.books;
-        // A stream takes nothing back, and what it has delivered is there still.
+        // A stream does not requeue, and still has the messages that it delivered.
         let how = match how {
             Settling::Ack | Settling::AckUpTo | Settling::Drop | Settling::IntoMessage => how,
             Settling::Tag { by: TagBy::Ack, .. } => how,

@@ -1,4 +1,4 @@
-//! Why consumers and channels end: each end has to be explained by what the broker or the application did.
+//! Why consumers and channels end: each end has to be explained by an action of the broker or the application.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -163,8 +163,8 @@ impl Task {
         !deleted && self.declared.borrow().contains(queue)
     }
 
-    /// A consumer was cancelled without anybody waiting for the reply: it ends behind what it holds, at once. Returns whether
-    /// it has.
+    /// A consumer was cancelled, and nobody waits for the reply: it ends at once, after the deliveries that it holds. Returns
+    /// whether it has.
     pub(crate) async fn ends_at_once(&self, taker: &mut Taker) -> bool {
         loop {
             match self.world.clock.within(TURN, taker.consumer.next()).await {
@@ -185,7 +185,7 @@ impl Task {
         false
     }
 
-    /// Channels that are over: why, and whether the connection says so.
+    /// Checks closed channels: the reason, and whether the connection reports it, too.
     pub(crate) fn judge_channels(&self) {
         let desks: Vec<_> = self.channels.borrow().iter().flatten().cloned().collect();
         for desk in desks.iter().filter(|desk| !desk.judged.get()) {
@@ -253,13 +253,13 @@ fn is_over(connection: &Connection) -> bool {
     matches!(connection.health().status, Status::Closed(_))
 }
 
-/// Whether the application has asked for something, as all who may ask see it.
+/// Whether the application has requested something. All tasks that may request it share the flag.
 pub(crate) type Asked = Rc<Cell<bool>>;
 
 /// How the application has ended a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Shut {
-    /// It was closed, or is to be when what is left is done.
+    /// It was closed, or will be closed when the remaining work is done.
     pub(crate) closed: Cell<bool>,
     /// Its consumers were stopped before.
     pub(crate) stopped: Cell<bool>,

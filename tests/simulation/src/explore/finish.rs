@@ -60,7 +60,7 @@ impl Task {
         value
     }
 
-    /// Takes what has come: a client reads no more when too much of it is not taken.
+    /// Takes all deliveries: a client stops reading when too many are not taken.
     async fn take_all(&self) -> bool {
         let mut any = false;
         let mut takers = std::mem::take(&mut *self.consumers.borrow_mut());
@@ -139,7 +139,7 @@ impl Task {
         }
     }
 
-    /// Takes what a consumer has at once. Returns whether the consumer goes on.
+    /// Takes all deliveries that a consumer has. Returns whether the consumer continues.
     async fn drained(&self, taker: &mut Taker, any: &mut bool) -> bool {
         loop {
             match self.world.clock.within(Duration::from_millis(1), taker.consumer.next()).await {

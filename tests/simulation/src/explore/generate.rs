@@ -88,8 +88,8 @@ impl Exploration {
         self.seed % 3 == 1
     }
 
-    /// A stream takes the place of one of the queues. What it cannot do costs the connection, and is left out: so is what is
-    /// too large for a frame, which would be missing in it.
+    /// Replaces one of the queues by a stream. Commands that a stream does not support would cost the connection, and are left
+    /// out. So are messages that are too large for a frame, which the stream would miss.
     fn with_streams(&mut self) {
         for task in &mut self.tasks {
             for command in &mut task.commands {

@@ -38,7 +38,7 @@ enum Deed {
 }
 
 impl Task {
-    /// Handles what a consumer delivers for a while, then drops it.
+    /// Handles a consumer's deliveries for a while, then drops it.
     pub(crate) async fn handle_all(
         &self,
         number: usize,
@@ -149,7 +149,7 @@ impl Task {
         }
     }
 
-    /// Whether the broker has rejected what it has to.
+    /// Whether the broker has rejected what it should.
     fn has_rejected(&self, done: &Done, verdict: Verdict) -> bool {
         let ledger = self.world.ledger.borrow();
         done.rejected.borrow().iter().all(|(id, count)| ledger.done(*id, verdict) >= *count)

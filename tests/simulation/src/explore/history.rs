@@ -59,7 +59,7 @@ impl History {
         Mark { refusals: self.refusals.len(), cancels: self.cancels.len() }
     }
 
-    /// The broker did something; `owner` says whose a session is.
+    /// The broker did something; `owner` returns the owner of a session.
     pub(crate) fn note(
         &mut self,
         note: &Note,
@@ -140,7 +140,7 @@ impl History {
         })
     }
 
-    /// Whether a client has looked for a queue in vain, as it does before a consumer that was paused goes on.
+    /// Whether a client has looked for a queue that does not exist, as it does before a paused consumer continues.
     pub(crate) fn misses(&self, since: Mark, client: usize, queue: &str) -> bool {
         self.refusals[since.refusals..].iter().any(|own| {
             (own.client, own.cause, own.code) == (client, DECLARE, ReplyCode::NOT_FOUND)
@@ -174,8 +174,8 @@ impl History {
         self.consumed.entry(queue.to_owned()).or_default().insert((client, channel));
     }
 
-    /// Whether the broker says of a channel that reads a stream that deliveries were unsettled when it was closed: only those that
-    /// had arrived are requeued then.
+    /// Whether the broker's note about a channel that reads a stream shows that deliveries were unsettled when it was closed:
+    /// only those that had arrived are requeued then.
     pub(crate) fn excuses(&self, note: &Note, owner: impl Fn(SessionId) -> Option<usize>) -> bool {
         let Note::Abandoned { session, channel, .. } = note else { return false };
         let reads = |client| {

@@ -1,4 +1,4 @@
-//! What may have become of each message, to be compared with what the broker did and what the application was told.
+//! The possible outcomes of each message, to compare with what the broker did and what was reported to the application.
 //!
 //! The broker's view comes as [`Note`]s, before the client learns of it. An upper bound is kept of everything that has to be
 //! asked for: the broker may act on an acknowledgement at most as often as the application has acknowledged that message.
@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use super::commands::{BODY_MAX, Exploration};
 
-/// More often than any message is delivered: faults are few, and what is settled in the end is acknowledged.
+/// More often than any message is delivered: faults are few, and at the end everything is acknowledged.
 const DELIVERIES: u32 = 2_000;
 
 /// A message, by the order of all messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(u64);
 
-/// The shortest body: it says which message it is, how long, and how it goes on.
+/// The shortest body: the identity of the message, its size, and its pattern.
 const HEAD: usize = 12;
 
 #[derive(Debug, Default)]
@@ -28,7 +28,8 @@ struct Entry {
     confirmed: bool,
     /// Its queue is a stream: whatever is acknowledged, it is there still.
     streamed: bool,
-    /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent,
+    /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent, or
+    /// it was returned.
     /// or it came back.
     never: bool,
     /// It was taken while its connection was down, when there had been so many transports.
@@ -49,7 +50,7 @@ pub struct Counts {
     pub published: u64,
     /// Messages that the broker accepted, each time.
     pub accepted: u64,
-    /// Confirms that the application was told of.
+    /// Confirms that were reported to the application.
     pub confirmed: u64,
     /// Deliveries by the broker.
     pub delivered: u64,
@@ -142,7 +143,7 @@ impl Ledger {
         self.entry(id).never = true;
     }
 
-    /// The application was told that a transaction that had published it was committed.
+    /// The commit of the transaction that published it was reported to the application.
     pub(crate) fn is_accepted(&self, id: Id) -> Result<(), String> {
         match self.entry_of(id).accepted {
             0 => Err(format!("message {} was committed, and the broker never had it", id.0)),
@@ -150,7 +151,7 @@ impl Ledger {
         }
     }
 
-    /// The application was told that a transaction that had settled it was committed.
+    /// The commit of the transaction that settled it was reported to the application.
     pub(crate) fn is_settled(&self, id: Id, verdict: Verdict) -> Result<(), String> {
         match self.entry_of(id).done.get(&verdict) {
             None => Err(format!(
@@ -161,7 +162,7 @@ impl Ledger {
         }
     }
 
-    /// The application was told that a transaction that had published it was rolled back.
+    /// The rollback of the transaction that published it was reported to the application.
     pub(crate) fn is_invisible(&self, id: Id) -> Result<(), String> {
         match self.entry_of(id).accepted {
             0 => Ok(()),
@@ -174,7 +175,7 @@ impl Ledger {
         self.entry(id).never = true;
     }
 
-    /// The application was told that it came back: it is not sent again.
+    /// Its return was reported to the application: it is not sent again.
     pub(crate) fn returned(&mut self, id: Id) -> Result<(), String> {
         let entry = self.entry(id);
         entry.never = true;
@@ -195,8 +196,8 @@ impl Ledger {
         self.entry(id).outage = Some(transports);
     }
 
-    /// The application was told that the time of a kept message has passed. It cannot have been sent if nobody has connected
-    /// since it was taken.
+    /// The expiry of a kept message was reported to the application. It cannot have been sent if there was no connection since it
+    /// was taken.
     pub(crate) fn expire(&mut self, id: Id) -> Result<(), String> {
         let transports = self.counts.transports;
         let entry = self.entry(id);
@@ -212,7 +213,7 @@ impl Ledger {
         *self.removals.entry(key(queue)).or_default() += 1;
     }
 
-    /// The application was told that the broker has taken the message over.
+    /// Its confirm was reported to the application.
     pub(crate) fn confirm(&mut self, id: Id) -> Result<(), String> {
         self.counts.confirmed += 1;
         let entry = self.entry(id);
@@ -229,7 +230,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The application was told that the message was not sent.
+    /// It was reported to the application that the message was not sent.
     pub(crate) fn not_sent(&mut self, id: Id) -> Result<(), String> {
         match self.entry(id).accepted {
             0 => Ok(()),

@@ -1,19 +1,19 @@
 //! Exploration: random commands from the whole public API, on handles that tasks share, while anything goes wrong.
 //!
-//! The stories of [`workload`](crate::workload) know what they do, and check every answer. These scripts do not: each task
-//! carries out commands in any order, whatever they lead to, and what is checked is what has to hold for all of them.
+//! The tasks of [`workload`](crate::workload) know what they do, and check every reply. These scripts do not: each task carries
+//! out commands in any order, whatever the result, and the checks are invariants of all of them.
 //!
-//! - **During the run**, the broker's own view is compared with what the application asked for and was told ([`ledger`]): a
-//!   message that is confirmed was accepted; a message that the broker removes because of an acknowledgement was
-//!   acknowledged; what was rolled back is never seen; nothing is published twice that was not to be kept; a future that is
-//!   dropped leaves no waker behind.
-//! - **After the last fault**, everything comes right in bounded time ([`finish`]): each connection is open again or over;
+//! - **During the run**, the broker's own view is compared with the requests of the application and the results that were
+//!   reported to it ([`ledger`]): a message that is confirmed was accepted; a message that the broker removes because of an
+//!   acknowledgement was acknowledged; what was rolled back is never seen; nothing is published twice unless it is kept; a
+//!   dropped future leaves no waker behind.
+//! - **After the last fault**, everything is restored in bounded time ([`finish`]): each connection is open again or closed;
 //!   each confirmation has an outcome; each consumer ends or gets the messages of its queue; the broker knows the consumers
 //!   and channels that the client has, and no others; nothing is left over when the handles are dropped.
-//! - **Where users' code fails** ([`handlers`], [`tokens`]), only what it had is rejected, all other handlers and callbacks run,
-//!   the connection goes on, and a source of tokens is asked again.
-//! - **All the time**, nobody is busy without getting anywhere: steps, transports, channels, deliveries and the polls of a
-//!   crowd of publishers ([`crowd`]) are bounded.
+//! - **Where user code fails** ([`handlers`], [`tokens`]), only its own delivery is rejected, all other handlers and callbacks
+//!   run, the connection continues, and a source of tokens is called again.
+//! - **All the time**, nothing is busy without progress: steps, transports, channels, deliveries and the polls of a crowd of
+//!   publishers ([`crowd`]) are bounded.
 //!
 //! A script is data ([`commands`]): a seed [generates](generate) it, and [`shrink`](crate::shrink) drops clients' tasks,
 //! commands and faults from it until each that is left is needed for the failure.
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// Compares what the broker did with what it was asked to do.
+    /// Compares what the broker did with what was requested.
     fn look(&self) {
         let notes = self.network.borrow_mut().engine.take_notes();
         let mut ledger = self.ledger.borrow_mut();
@@ -220,7 +220,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     Ok(Explored { counts, steps, lasted: world.since_start(), trace: world.trace() })
 }
 
-/// What a broker says of itself that does not know `basic.nack`.
+/// Returns the properties of a broker that does not know `basic.nack`.
 fn without_nack(properties: &FieldTable) -> FieldTable {
     let told = properties.get("capabilities");
     let told = told.as_ref().and_then(Value::as_table).cloned().unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Defects that are known and not mended yet: scripts avoid what leads to them, so that others are found behind them.
+//! Known defects that are not fixed yet: scripts avoid what triggers them, so that others can be found.
 //!
 //! Each rule goes with its defect. At present there are none.
 
 use super::commands::Exploration;
 
 impl Exploration {
-    /// The script without what leads to a known defect.
+    /// The script without the triggers of known defects.
     pub(super) fn without_known_defects(self) -> Self {
         self
     }

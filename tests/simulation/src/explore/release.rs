@@ -1,4 +1,4 @@
-//! The end of transactions: what is left of them is committed, or rolled back, and nothing stays unacknowledged.
+//! The end of transactions: the rest is committed or rolled back, and nothing stays unacknowledged.
 
 use std::rc::Rc;
 
@@ -45,7 +45,7 @@ impl Task {
         kept
     }
 
-    /// Drops what was taken from transactional channels: it is requeued at once if nothing else is to be committed, and
+    /// Drops the deliveries of transactional channels: they are requeued at once if nothing else is to be committed, and
     /// otherwise with the rollback.
     pub(crate) async fn let_go(&self, link: usize) {
         for desk in self.transactional_desks() {

@@ -3,7 +3,7 @@
 use super::commands::Exploration;
 use crate::shrink::without;
 
-/// Leaves out of a script what `fails` does not need: faults, tasks, commands, dropped futures. What remains fails.
+/// Removes from a script everything that `fails` does not need: faults, tasks, commands, dropped futures. The rest still fails.
 pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exploration {
     let mut script = script.clone();
     loop {

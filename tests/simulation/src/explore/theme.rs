@@ -15,7 +15,7 @@ use super::generate::{millis, pick};
 
 /// Commands that belong together.
 struct Group {
-    /// How often one of them is drawn, in proportion to others, if the theme says nothing of it.
+    /// How often one of them is drawn, in proportion to others, unless the theme sets it.
     usual: u32,
     any: fn(&mut Rng, &Theme) -> Command,
 }

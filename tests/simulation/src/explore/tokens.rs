@@ -1,4 +1,4 @@
-//! Sources of tokens that fail, are slow, never answer or panic: the connection goes on, and they are asked again.
+//! Sources of tokens that fail, are slow, never return or panic: the connection continues, and they are called again.
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -16,7 +16,7 @@ use super::World;
 use super::client::{Client, Connected, Task};
 use super::commands::{Minting, Tokens};
 
-/// More than a source that is late or fails delays the next request, beside the time that the last token is valid.
+/// More than a late or failing source delays the next request, in addition to the time that the last token is valid.
 const DELAY: Duration = Duration::from_secs(5 * 60);
 
 /// A source of tokens, in virtual time.

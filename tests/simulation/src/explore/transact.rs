@@ -1,4 +1,4 @@
-//! Transactions: what is rolled back or abandoned is never visible, and what is committed is all of it.
+//! Transactions: rolled back or abandoned work is never visible, and committed work is complete.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -110,7 +110,7 @@ impl Task {
             let identified = self.world.ledger.borrow().identify(delivery.body());
             let Some(id) = self.check(identified) else { return Err(Failed::OnPurpose) };
             if self.random(|rng| rng.u8(..4)) == 0 {
-                // It goes back, or stays with the channel for the next transaction.
+                // It is requeued, or stays with the channel for the next transaction.
                 self.hold(desk, delivery, None);
                 continue;
             }
@@ -143,7 +143,7 @@ impl Task {
         match step {
             Step::Select => {
                 desk.books.ask();
-                // Somebody who is late or gives up learns nothing in time if it fails.
+                // A task that is late or gives up is not notified in time if it fails.
                 let expects = how == Ending::Await && self.cancel.is_none();
                 if expects {
                     desk.books.expect();
@@ -187,7 +187,7 @@ impl Task {
         Some(self.judge_call(result).is_some())
     }
 
-    /// The commit is asked for: what it settles may take effect from now on.
+    /// The commit is requested: its settlements may take effect from now on.
     fn commits(&self, desk: &Desk) -> Work {
         let work = desk.books.end();
         work.grant(&mut self.world.ledger.borrow_mut());
@@ -208,7 +208,7 @@ impl Task {
     /// Acknowledges by number what a rollback has made unsettled again.
     pub(crate) fn settle_again(&self, desk: &Desk) {
         for (id, tag) in desk.books.take_again() {
-            // It may be stale, or settled with others: this changes nothing then, and at the most an error says so.
+            // It may be stale, or settled with others: then this changes nothing, or at most returns an error.
             if desk.channel.basic_ack(tag).is_ok() {
                 desk.books.settled_again(id, tag);
             }

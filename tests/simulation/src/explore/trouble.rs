@@ -1,5 +1,5 @@
-//! What is added to a script: consumers that share names, moments of recovery, policies and nodes that differ more, and
-//! refusals that cost the connection.
+//! Additions to a script: consumers that share names, faults during recovery, policies and nodes that differ more, and refusals
+//! that cost the connection.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ impl Exploration {
         }
     }
 
-    /// Consumers are given names, few enough to be used again; some requests are too large for some nodes.
+    /// Names consumers, with few names that are used again; some requests are too large for some nodes.
     fn rename_consumers(&mut self, rng: &mut Rng) {
         let piece = self.conditions.piece;
         for command in self.tasks.iter_mut().flat_map(|task| &mut task.commands) {

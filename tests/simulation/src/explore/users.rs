@@ -72,7 +72,7 @@ impl Task {
         }
     }
 
-    /// Cancels a consumer while the broker does so, and gives its name to another before the reply can be there.
+    /// Cancels a consumer while the broker does so, and reuses its name before the reply can have arrived.
     pub(crate) async fn usurp(&self, number: usize, slot: usize) {
         let Some(mut taker) = self.borrow_consumer(number) else { return };
         let (channel, tag) = (taker.consumer.channel().clone(), taker.consumer.tag().to_string());
@@ -114,8 +114,7 @@ impl Task {
         }
     }
 
-    /// One consumer takes nothing, although there is more for it than the client takes in; another one gets its messages
-    /// nevertheless.
+    /// One consumer takes nothing, although there is more for it than the client buffers; another one still gets its messages.
     pub(crate) async fn starve(&self, idle: usize, busy: usize) {
         let (Some(idle), Some(busy)) = (self.desk(idle), self.desk(busy)) else { return };
         if idle.books.may_be_kept() || busy.books.may_be_kept() {
@@ -213,7 +212,7 @@ impl Task {
         known && alone && self.consumers.borrow().iter().all(pausable)
     }
 
-    /// Settles what was taken last.
+    /// Settles the delivery that was taken last.
     pub(crate) fn settle_newest(&self) {
         let newest = self.deliveries.borrow_mut().pop();
         if let Some(held) = newest {
@@ -221,7 +220,7 @@ impl Task {
         }
     }
 
-    /// Takes many messages without ever waiting: the driver has its turns nevertheless.
+    /// Takes many messages without ever waiting: the driver still has its turns.
     pub(crate) async fn feast(&self, desk: &Rc<Desk>) {
         if desk.books.may_be_kept() || self.world.script.conditions.piece < 100 {
             // What is taken and published there has to be committed.

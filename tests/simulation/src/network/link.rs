@@ -53,7 +53,7 @@ pub(super) struct Wires {
     pub(super) down: Wire,
     /// The client has ended the transport in an orderly way, and not just dropped it.
     pub(super) closed: bool,
-    /// The broker's end has ended its TLS session: what is under way is the last.
+    /// The broker's end has ended its TLS session: no more bytes follow those in flight.
     pub(super) said_all: bool,
 }
 
@@ -184,7 +184,7 @@ impl Link {
             moved = true;
             match wires.down.read(usize::MAX) {
                 Read::Octets(octets) => {
-                    // There is room for what the broker has to say.
+                    // There is room for the broker's output.
                     self.check = true;
                     driver.input().extend_from_slice(&octets);
                     driver.received(now);
@@ -229,7 +229,7 @@ impl Link {
         Ok(waiting)
     }
 
-    /// Nothing is under way. What one end of TLS was given must have come out of the other.
+    /// Nothing is in flight. The input of one end of TLS must have come out of the other.
     pub(super) fn rest(&self, now: Instant) -> Result<(), String> {
         let (Some(secured), Some(server)) = (&self.secured, &self.server) else { return Ok(()) };
         if now < self.starved_until || self.session.is_none() || server.is_handshaking() {

@@ -23,8 +23,8 @@ use crate::wire::{Conditions, End};
 use link::{Link, Wires};
 use tls::ServerEnd;
 
-/// More than a client may have waiting for its transport: what it takes before publishing waits, the largest message, what is
-/// kept and sent again all at once, and room for what is never held back.
+/// More than a client may have queued for its transport: what it accepts before publishing waits, the largest message, what is
+/// kept and sent again all at once, and room for output that is never held back.
 pub(crate) const OUTPUT_MAX: usize = HIGH_WATER + crate::ledger::BODY_MAX + KEEP_MAX + 64 * 1024;
 
 /// What clients keep until it is confirmed.
@@ -137,7 +137,7 @@ impl Network {
         link.check = true;
         link.flag.raise();
         if self.tls {
-            // Other numbers of chance than a plain transport takes: those stay as they are.
+            // Other random numbers than a plain transport uses: those stay as they are.
             let seed = up.rotate_left(17) ^ down;
             link.server = Some(ServerEnd::new(seed));
             link.secure(!seed);
@@ -222,7 +222,7 @@ impl Network {
         self.links.iter_mut().filter(move |link| link.client == client && link.is_alive())
     }
 
-    /// The broker stops, and is back after a while.
+    /// The broker stops, and starts again after a while.
     pub(crate) fn restart(&mut self, now: Instant, down: Duration) {
         self.engine.restart(now);
         self.engine_due.set(None);
@@ -332,7 +332,7 @@ impl Network {
         }
     }
 
-    /// One round of what an adapter does while there is no transport.
+    /// One round of an adapter without a transport.
     fn run_reconnector(&mut self, index: usize, now: Instant) -> Result<(), String> {
         let link = &mut self.links[index];
         let Some(mut reconnector) = link.reconnector.take() else { return Ok(()) };
@@ -359,7 +359,7 @@ impl Network {
         paced
     }
 
-    /// Nobody can do anything before time passes: what TLS was given must have arrived then.
+    /// Nothing can happen before time passes: the input of TLS must have arrived then.
     pub(crate) fn rest(&self, now: Instant) -> Result<(), String> {
         self.links.iter().try_for_each(|link| link.rest(now))
     }

@@ -38,7 +38,7 @@ pub(super) async fn run(env: &Env, job: &Job, direct: bool, left: &mut u32) -> T
         match answered {
             Some(answered) => answered?,
             None if env.world.script.is_calm() => return Err(env.fail("a call was not answered")),
-            // The request or the answer is lost.
+            // The request or the reply is lost.
             None => return Err(Again),
         }
         env.pause(job.pause).await;
@@ -47,7 +47,7 @@ pub(super) async fn run(env: &Env, job: &Job, direct: bool, left: &mut u32) -> T
     leave(env, connection).await
 }
 
-/// Waits for the answer to a call. An earlier one may be answered again, if its server was cut off behind the first answer.
+/// Waits for the reply to a call. An earlier call may get a second reply, if its server was cut off after the first.
 async fn answer(env: &Env, replies: &mut Consumer, id: &str) -> Try<()> {
     loop {
         let reply = env.consumed(replies.next().await)?;

@@ -18,7 +18,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
                 channels.push(env.open(opened)?);
             }
         }
-        // Each has its own answers.
+        // Each has its own replies.
         let prefetches: Vec<_> = channels.iter().map(|channel| channel.basic_qos(7)).collect();
         for prefetch in prefetches {
             if let Some(set) = env.perhaps(prefetch).await {

@@ -32,7 +32,7 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
         names.iter().map(|name| channel.queue_declare(name, options())).collect();
     let bound: Vec<_> =
         names.iter().map(|queue| channel.queue_bind(queue, &name, "", FieldTable::new())).collect();
-    // A request of which nobody awaits the answer, perhaps.
+    // A request whose reply may not be awaited.
     let _ = env.perhaps(channel.queue_declare_passive(&names[0])).await;
     let exchange = env.call(exchange.await)?;
     for (name, declared) in names.iter().zip(declared) {

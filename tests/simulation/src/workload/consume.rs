@@ -22,7 +22,7 @@ struct Desk<'a> {
     held: Vec<(Id, Delivery)>,
     /// The last message of each publisher that came for the first time.
     last: BTreeMap<Publisher, Id>,
-    /// The connection may be lost, and comes back.
+    /// The connection may be lost, and recovers.
     endures: bool,
 }
 
@@ -168,7 +168,7 @@ impl<'a> Desk<'a> {
     /// Settles one that is held, and with it others, perhaps.
     fn settle(&mut self, index: usize) -> Try<()> {
         let (id, delivery) = self.held.remove(index);
-        // They come again, and what is said of others does not concern them.
+        // They are delivered again, and settling others does not concern them.
         self.held.retain(|(_, other)| !other.is_stale());
         let tag = delivery.delivery_tag();
         let stale = delivery.is_stale();
@@ -189,7 +189,7 @@ impl<'a> Desk<'a> {
                 self.held.retain(|(_, other)| other.delivery_tag() > tag);
                 self.done(&[], stale, delivery.nack_up_to(true))
             }
-            // It is dropped, and so goes back.
+            // It is dropped, and so requeued.
             _ => Ok(()),
         }
     }

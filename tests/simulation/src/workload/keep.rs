@@ -1,4 +1,4 @@
-//! Publishing over losses: what is kept until it is confirmed is confirmed.
+//! Publishing over losses: messages that are kept until they are confirmed are confirmed.
 
 use std::collections::VecDeque;
 
@@ -71,7 +71,7 @@ async fn conclude(
     }
 }
 
-/// Only when nobody drives a connection any more does it give up.
+/// It gives up only when nothing drives a connection any more.
 async fn over(env: &Env, connection: &Connection) -> Try<()> {
     if connection.health().is_open() {
         return Err(env.fail("a message that is kept is unconfirmed"));

@@ -1,4 +1,4 @@
-//! What clients do, and what they check while they do it.
+//! The work of clients, and their checks.
 
 mod calls;
 mod channels;

@@ -1,4 +1,4 @@
-//! Publishing to a queue that refuses what does not fit.
+//! Publishing to a queue that refuses messages when it is full.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
     leave(env, connection).await
 }
 
-/// Publishes more than fits, all at once: what the broker took is what is in the queue.
+/// Publishes more than fits, all at once: the queue contains exactly what the broker confirmed.
 async fn round(env: &Env, channel: &Channel) -> Try<()> {
     let (name, room, count) =
         env.random(|rng| (format!("narrow-{:016x}", rng.u64(..)), rng.u32(1..5), rng.u8(1..20)));

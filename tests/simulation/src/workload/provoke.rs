@@ -1,4 +1,4 @@
-//! Asking for what has to be refused: the refusal has to reach who asked, and nobody else.
+//! Requests that have to be refused: the refusal has to reach its caller, and nobody else.
 
 use amqp_client_core::{
     CallError, Channel, Connection, ExchangeKind, ExchangeOptions, Message, QueueOptions,

@@ -33,7 +33,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
             let (id, _) = delivered.map_err(|text| env.fail(text))?;
             env.call(got.delivery.ack())?;
             if commits {
-                // Whether or not the answer to the commit arrives.
+                // Whether or not the reply to the commit arrives.
                 env.world.ledger.borrow_mut().settle(id, link);
             }
         }

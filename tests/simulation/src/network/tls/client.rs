@@ -31,7 +31,7 @@ pub(in crate::network) struct Secured {
 /// What came of a poll.
 pub(in crate::network) struct Polled {
     pub(in crate::network) is_done: bool,
-    /// Whether the transport gave something, so that the broker has room for more.
+    /// Whether the transport returned bytes, so that the broker has room for more.
     pub(in crate::network) has_read: bool,
     /// Whether the loop waits for a time that has come.
     pub(in crate::network) is_late: bool,
@@ -244,7 +244,7 @@ impl Transport for Line {
     }
 }
 
-/// What is around TLS: it counts what goes in and comes out.
+/// The layer around TLS: it counts the bytes that go in and come out.
 struct Measured {
     inner: Session<Line>,
     seat: Rc<Seat>,

@@ -1,5 +1,5 @@
-//! TLS at both ends of a link. The client's end is what users run: the loop of the adapters, and the session around the
-//! transport. The broker's end is a session of rustls before the broker.
+//! TLS at both ends of a link. The client's end is the one that users run: the loop of the adapters, and the session around the
+//! transport. The broker's end is a session of rustls in front of the broker.
 //!
 //! Keys and nonces are rustls's own, and so differ from run to run. What they lead to does not: the certificate is an Ed25519
 //! one, nothing is resumed, and so each record has the same length whenever a seed runs.
@@ -37,7 +37,7 @@ impl Setup {
     fn new() -> Result<Self, Box<dyn std::error::Error>> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let mut certificate = CertificateParams::new(vec![HOST.to_owned()])?;
-        // One of chance may be shorter by a byte.
+        // A random one may be shorter by a byte.
         certificate.serial_number = Some(1.into());
         let certificate = certificate.self_signed(&key)?.pem();
         let key = key.serialize_pem();

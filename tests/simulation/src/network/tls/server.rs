@@ -19,7 +19,7 @@ pub(in crate::network) struct ServerEnd {
     rng: Rng,
     /// Records that wait for the wire.
     outgoing: BytesMut,
-    /// What came out of the session, and what it was given, in bytes.
+    /// Bytes that came out of the session, and bytes that went into it.
     received: u64,
     sent: u64,
     /// Whether the client has ended its session.
@@ -55,7 +55,7 @@ impl ServerEnd {
         }
     }
 
-    /// Takes what came, and appends to `input` what it says.
+    /// Processes the bytes that arrived, and appends the plain text to `input`.
     pub(in crate::network) fn receive(
         &mut self,
         mut octets: &[u8],
@@ -105,7 +105,7 @@ impl ServerEnd {
         written.map(drop).map_err(|error| failed(&error))
     }
 
-    /// Makes a record of some of what the broker has to say, mostly of as much as fits.
+    /// Encrypts a part of the broker's output as a record, usually as much as fits.
     pub(in crate::network) fn take(&mut self, source: &mut impl Buf) -> Result<(), String> {
         let most = source.chunk().len().min(FRAGMENT);
         let count = if self.rng.u8(..4) == 0 { self.rng.usize(..=most) } else { most };
