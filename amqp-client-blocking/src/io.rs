@@ -96,13 +96,13 @@ async fn elsewhere<T: Send + 'static>(
     .await
 }
 
-/// What waits for a stream.
+/// The registration of a stream with the poll.
 pub(crate) struct Registration {
     pub(crate) poll: mio::Poll,
     pub(crate) readiness: Arc<Readiness>,
 }
 
-/// Makes a stream that does not block ready to be waited for.
+/// Makes a stream non-blocking, and registers it.
 pub(crate) fn registration<S>(mut stream: S) -> io::Result<(Stream<S>, Registration)>
 where
     S: Source + Read + Write + 'static,
@@ -124,7 +124,7 @@ fn is_socket<S: 'static>() -> bool {
     sockets.contains(&TypeId::of::<S>())
 }
 
-/// What a stream is ready for, as far as is known: asking the system costs more than remembering.
+/// The known readiness of a stream: remembering it costs less than asking the system.
 ///
 /// Only the thread that runs the loop uses it; the loop's handover orders its memory.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Takes an event of the stream.
+    /// Applies an event of the stream.
     pub(crate) fn take(&self, event: &Event) {
         if event.token() != STREAM {
             return;

@@ -65,19 +65,19 @@ impl SharedLoop {
 struct SharedLoop {
     /// Ends the wait of the leader.
     bell: mio::Waker,
-    /// There is something to do since the drive was polled last.
+    /// Whether there is work since the drive was polled last.
     rung: AtomicBool,
     /// The thread that leads.
     leader: AtomicUsize,
     post: Mutex<Post>,
-    /// Where the helper sleeps.
+    /// The helper sleeps on this.
     helper: Condvar,
 }
 
-/// Where the loop is left and taken.
+/// The place where a thread leaves the loop and another takes it.
 #[derive(Default)]
 struct Post {
-    /// Nothing while a thread runs it, and when it is over.
+    /// `None` while a thread runs it, and after its end.
     work: Option<Box<Work>>,
     over: bool,
     helper_leads: bool,
@@ -89,9 +89,9 @@ struct Post {
     callers_lead: bool,
 }
 
-/// What the leader has.
+/// The state of the leader.
 struct Work {
-    /// Nothing once it is over.
+    /// `None` after the end.
     drive: Option<Drive>,
     /// Wakes the drive.
     waker: Waker,
@@ -102,7 +102,7 @@ struct Work {
     skipped: bool,
 }
 
-/// No thread has this number.
+/// The number of no thread.
 const NOBODY: usize = 0;
 
 /// A number for this thread.
@@ -166,7 +166,7 @@ impl SharedLoop {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the loop, or waits for it to be left.
+    /// Takes the loop, or waits until another thread leaves it.
     fn take_or_follow(&self, waiter: &Arc<Waiter>) -> Option<Box<Work>> {
         let mut post = self.post();
         post.callers_lead = true;
@@ -201,7 +201,7 @@ impl SharedLoop {
         self.pass_on(&mut post);
     }
 
-    /// If the loop is there, lets somebody know.
+    /// If the loop is free, wakes a thread to run it.
     fn pass_on(&self, post: &mut Post) {
         if post.work.is_none() {
             return;

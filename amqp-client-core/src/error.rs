@@ -48,7 +48,7 @@ pub enum CallError {
     Argument {
         /// The argument's name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         error: FieldError,
     },

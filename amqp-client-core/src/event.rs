@@ -9,7 +9,7 @@ use amqp_proto::{
     Unusable,
 };
 
-/// Something happened to a connection.
+/// An event of a connection.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
@@ -86,7 +86,7 @@ pub enum ConnectionEvent {
     Missed(u64),
 }
 
-/// Something happened to a channel.
+/// An event of a channel.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ChannelEvent {

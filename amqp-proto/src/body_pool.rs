@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 /// more (page faults) than the copy itself.
 #[derive(Debug, Default)]
 pub(crate) struct BodyPool {
-    /// Each with the size of its allocation, the oldest first.
+    /// Bodies with the size of their allocations, the oldest first.
     bodies: VecDeque<(BytesMut, usize)>,
     bytes: usize,
 }

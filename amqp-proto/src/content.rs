@@ -50,11 +50,11 @@ enum Detached {
 struct Header {
     body_size: u64,
     properties: RawProperties,
-    /// Why the body is counted and not kept.
+    /// Why the body is counted and not stored.
     unusable: Option<Unusable>,
 }
 
-/// All of a message.
+/// A complete message.
 #[derive(Debug)]
 pub(crate) struct Complete {
     pub(crate) method: ContentMethod,

@@ -33,7 +33,7 @@ pub struct Delivery {
 /// The lengths of the texts in the method's arguments, from which their positions follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Names {
-    /// Nothing in `basic.get-ok`, which has none.
+    /// `None` in `basic.get-ok`, which has none.
     consumer_tag: Option<u8>,
     exchange: u8,
     routing_key: u8,
@@ -99,7 +99,7 @@ impl Names {
     }
 }
 
-/// What class and method take in front of the arguments.
+/// The size of class and method id, before the arguments.
 const IDS: usize = 4;
 
 /// The length of a short string.
@@ -116,7 +116,7 @@ pub(crate) fn stream_offset(properties: &RawProperties) -> Option<i64> {
 }
 
 impl Delivery {
-    /// Gives it another tag.
+    /// Replaces the delivery tag.
     #[inline]
     pub(crate) fn renumber(&mut self, number: impl FnOnce(DeliveryTag) -> DeliveryTag) {
         self.tag = number(self.tag);
@@ -279,7 +279,7 @@ fn offset(octets: usize) -> u32 {
 pub struct Returned {
     /// The reply code; RabbitMQ sends 312, NO_ROUTE.
     pub reply_code: ReplyCode,
-    /// Why, in words.
+    /// The reason, as text.
     pub reply_text: ShortStr,
     /// The exchange it was published to.
     pub exchange: ShortStr,
@@ -336,7 +336,7 @@ impl fmt::Debug for Returned {
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Published {
-    /// Where it goes.
+    /// The exchange and routing key.
     pub method: BasicPublish,
     /// Its properties.
     pub properties: RawProperties,
@@ -398,7 +398,7 @@ pub enum GetReply {
     Unusable {
         /// The tag to settle it by, if it is held.
         delivery_tag: DeliveryTag,
-        /// Why.
+        /// The reason.
         why: Unusable,
     },
 }

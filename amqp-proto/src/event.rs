@@ -13,7 +13,7 @@ use crate::{
     PublishError, PublishSeq, Published, Reply, RequestId, Returned, Unusable,
 };
 
-/// Something happened on a connection.
+/// An event of a connection.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -28,7 +28,7 @@ pub enum Event {
     Unblocked,
     /// The server accepted the new secret.
     SecretUpdated,
-    /// Something happened on a channel.
+    /// An event of a channel.
     Channel(ChannelId, ChannelEvent),
     /// The connection is closed. Emitted once, as the last event.
     Closed(ConnectionError),
@@ -62,7 +62,7 @@ impl Negotiated {
     }
 }
 
-/// Something happened on a channel.
+/// An event of a channel.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ChannelEvent {
@@ -212,12 +212,12 @@ pub enum SessionEvent {
     },
     /// The session has reconnected and restored its state. The events of the channels precede this event.
     Recovered(Box<RecoveryReport>),
-    /// Something was restored later than the rest.
+    /// An entity was restored later than the rest.
     Restored {
         /// The restored entity.
         entity: Entity,
     },
-    /// Something that was retried later than the rest could not be restored.
+    /// An entity that was retried later than the rest could not be restored.
     NotRestored {
         /// The entity that is missing.
         entity: Entity,

@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::wire::{DecodeError, DecodeErrorKind};
 
-/// What a client sends first: `AMQP`, 0, and the version 0-9-1.
+/// The first bytes of a client: `AMQP`, 0, and the version 0-9-1.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
 /// Bytes of a frame that are not payload: type, channel and size before the payload, and the end octet after it.
@@ -29,7 +29,7 @@ pub const FRAME_END: u8 = 0xCE;
 /// Type, channel and size.
 const HEAD: usize = 7;
 
-/// What a frame carries.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the specification knows these four")]
 pub enum FrameKind {
@@ -39,7 +39,7 @@ pub enum FrameKind {
     Header,
     /// A part of a body.
     Body,
-    /// Nothing: the sender is alive.
+    /// A heartbeat, without payload.
     Heartbeat,
 }
 
@@ -75,7 +75,7 @@ impl FrameKind {
     }
 }
 
-/// One frame, for reading and writing frames by hand.
+/// A frame, for reading and writing frames by hand.
 ///
 /// ```
 /// use amqp_proto::frame::{Frame, FrameKind};
@@ -89,11 +89,11 @@ impl FrameKind {
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a frame is these three things")]
 pub struct Frame {
-    /// What the payload is.
+    /// The kind of the payload.
     pub kind: FrameKind,
     /// The channel; 0 is the connection itself.
     pub channel: u16,
-    /// What it carries.
+    /// The payload.
     pub payload: Bytes,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Debug for Frame {
 }
 
 impl Frame {
-    /// Takes the next frame off `input`, or nothing while it is not complete.
+    /// Removes the next frame from `input`, or returns `None` while it is incomplete.
     ///
     /// # Errors
     /// [`DecodeError`] if the input is not a frame, or the frame is larger than `frame_max` bytes.

@@ -29,9 +29,9 @@ ids! {
     ///
     /// Numbers are used again, but only after the closing event of the earlier channel was polled.
     ChannelId(u16);
-    /// One request on one channel, among all that the connection ever made.
+    /// The number of a request, unique on its connection.
     RequestId(u64);
-    /// One consumer, by the number of the request that started it.
+    /// The number of a consumer: that of the request that started it.
     ConsumerId(u64);
     /// Counts the publishes of a channel since confirms were selected, from 1.
     PublishSeq(u64);

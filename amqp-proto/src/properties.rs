@@ -248,7 +248,7 @@ impl fmt::Debug for RawProperties {
     }
 }
 
-/// What a message can be published with: [`Properties`], or [`RawProperties`] that were encoded before.
+/// The properties of a message to publish: [`Properties`], or [`RawProperties`] that were encoded before.
 ///
 /// This trait is sealed, as [`Body`](crate::Body) is: it is called in the middle of a frame.
 pub trait EncodeProperties: sealed::Sealed {

@@ -1,6 +1,6 @@
 use core::fmt;
 
-/// Why a connection or channel was closed, or a message returned, as a number (spec 1.2).
+/// The reason why a connection or channel was closed, or a message returned, as a number (spec 1.2).
 ///
 /// Any number can come from a peer; the known ones are constants.
 ///

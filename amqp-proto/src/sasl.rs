@@ -54,7 +54,7 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
     }
 }
 
-/// One login under way.
+/// A login in progress.
 pub trait SaslExchange: Send {
     /// The response to a challenge, or, without one, the first response.
     ///

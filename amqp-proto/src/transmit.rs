@@ -1,4 +1,4 @@
-//! What waits to be written.
+//! The bytes to write.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -29,12 +29,12 @@ pub struct Transmit {
     /// How much the buffer held at a time lately. It keeps that much memory, so that bursts do not get it anew each time,
     /// and lets it go an eighth at a time when they become smaller.
     peak: usize,
-    /// There are credentials in `buffer`, to be overwritten once they are written.
+    /// Whether `buffer` contains credentials, which are overwritten once they are written.
     secret: bool,
 }
 
 impl Transmit {
-    /// Nothing to write yet.
+    /// Creates an empty queue.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

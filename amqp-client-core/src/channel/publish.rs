@@ -68,9 +68,9 @@ pub(crate) struct Outgoing<'a, H> {
 
 /// Why a message could not be published right now.
 pub(crate) enum NotNow<B> {
-    /// It has to wait.
+    /// The message has to wait.
     Wait(Gate, B),
-    /// It cannot be published. The body is there unless something is wrong with the message itself.
+    /// It cannot be published. The body is returned unless the message itself is at fault.
     Failed(PublishError, Option<B>),
 }
 
@@ -97,7 +97,7 @@ impl<B: Body> Body for Lent<'_, B> {
     }
 }
 
-/// Why several are not published any further.
+/// Why publishing several messages stopped.
 enum Stop {
     Held(Gate),
     Failed(PublishError),
@@ -354,7 +354,7 @@ impl Channel {
 }
 
 impl Waiter<'_, '_, '_> {
-    /// It has published, and waits no more.
+    /// Leaves the queues after publishing.
     #[cold]
     fn leave(&mut self, state: &mut State) {
         self.task.bury(self.turn.leave(state).into_iter().flatten());

@@ -6,12 +6,12 @@ use super::Channel;
 use crate::options::Window;
 use crate::state::{State, Task, Ticket, WaiterId};
 
-/// Where a future waits until it may publish. It leaves all of these places when this is dropped, and calls the next.
+/// The queues in which a future waits until it may publish. Dropping this leaves all of them, and calls the next.
 pub(crate) struct Turn<'a> {
     channel: &'a Channel,
-    /// Where it waits for content to flow.
+    /// Its place among those that wait for a gate.
     gate: Option<Place>,
-    /// Where it waits for room in its window. What was granted there stays granted while a gate is shut.
+    /// Its place among those that wait for room in the window. Room that was granted stays granted while a gate is shut.
     window: Option<(Window, Ticket)>,
 }
 

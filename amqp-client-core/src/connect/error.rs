@@ -89,7 +89,7 @@ impl ConnectError {
         Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
     }
 
-    /// Makes the error of a failed handshake that used this configuration.
+    /// Creates the error of a failed handshake with this configuration.
     #[must_use]
     pub fn refused(endpoint: Endpoint, error: ConnectionError, config: &ClientConfig) -> Self {
         let opening = error

@@ -87,7 +87,7 @@ mod tests {
 
     const MILLISECOND: Duration = Duration::from_millis(1);
 
-    /// What becomes of an attempt: after so many milliseconds, it connects or fails.
+    /// The result of an attempt: after so many milliseconds, it connects or fails.
     type Fate = (&'static str, u64, bool);
 
     /// Returns which address was connected to, after how many milliseconds, and when each was tried.

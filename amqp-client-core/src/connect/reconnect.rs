@@ -29,7 +29,7 @@ pub(crate) fn run<R: Runtime>(
     })
 }
 
-/// Makes transports until one is reached, and drives that.
+/// Opens transports until one is reached, and drives it.
 async fn reconnect<R: Runtime>(reconnector: Reconnector, target: Arc<Target>) {
     let _reached = reconnect_unless::<R>(reconnector, target, |_| false).await;
 }

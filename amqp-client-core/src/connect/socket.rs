@@ -1,4 +1,4 @@
-//! What the sockets of connections are set to.
+//! Options of the sockets of connections.
 
 use std::io;
 #[cfg(not(windows))]

@@ -52,7 +52,7 @@ pub struct Drive<S, T> {
 
 /// Why a round begins.
 enum Cause {
-    /// Something waits to be written or done. Somebody may wait for the reply, so this comes before reading.
+    /// There is output or other work. A caller may wait for the reply, so this comes before reading.
     Output,
     /// Input was read. It is answered in the same round.
     Input,
@@ -60,7 +60,7 @@ enum Cause {
     Timer,
 }
 
-/// What became of the output of a turn.
+/// The result of writing the output of a turn.
 enum Written {
     /// There was none, or not all of it could be written.
     NotAll,
@@ -187,7 +187,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         fired
     }
 
-    /// Nothing was read. If the peer seems silent, and the runtime has looked at the socket since, it is.
+    /// Nothing was read. If the peer seems silent, and the runtime has checked the socket since, it is.
     fn check_peer(&mut self, now: Instant) {
         if self.turn.checks_peer() && self.ticks >= TICKS_IN_DOUBT {
             self.driver.no_input(now);
@@ -305,7 +305,7 @@ pub(crate) mod tests {
     /// Ends when it is read from, and never closes.
     struct Stuck;
 
-    /// Takes nothing until it is closed, which it never is.
+    /// A transport that accepts nothing until it is closed, which never happens.
     #[derive(Clone, Default)]
     struct Full {
         closing: Rc<Cell<bool>>,

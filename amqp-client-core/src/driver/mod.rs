@@ -1,4 +1,4 @@
-//! What an adapter drives: the end of a connection that faces the transport.
+//! The driver: the end of a connection that faces the transport. Adapters run it.
 
 mod io_task;
 mod pacing;
@@ -74,7 +74,7 @@ struct DriverGuard {
 }
 
 impl DriverGuard {
-    /// Makes the guard of a new connection, and its first handle.
+    /// Creates the guard of a new connection, and its first handle.
     fn begin(session: Session, settings: Settings) -> (Connection, Self) {
         let close_timeout = session.config().close_timeout;
         let shared = Arc::new(Shared::new(session, settings));
@@ -171,7 +171,7 @@ impl Turn {
 /// How a connection has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It recovers.
+    /// The connection is lost, and recovers.
     Lost,
     ForGood,
 }
@@ -200,7 +200,7 @@ impl Driver {
         self.guard.shared.lock().proto.recover_with(recovery, nodes, node);
     }
 
-    /// Makes a driver for the next transport of a connection.
+    /// Creates a driver for the next transport of a connection.
     fn of(guard: DriverGuard, now: Instant) -> Self {
         let shared = &guard.shared;
         if let Err(error) = shared.settings.check() {

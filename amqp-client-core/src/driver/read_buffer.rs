@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-/// What a connection without traffic reads to.
+/// The read buffer of a connection without traffic.
 const LEAST: usize = 8 * 1024;
 
 /// The read buffer of a connection with much traffic, as long as its buffers come back soon.
 const MOST: usize = 256 * 1024;
 
-/// What it reads to if they do not. Deliveries are slices of a block, and each that is kept keeps all of it.
+/// The read buffer if they do not. Deliveries are slices of a buffer, and each that is kept keeps all of it.
 const KEPT: usize = 64 * 1024;
 
 /// How many blocks consumers that keep up have at once, at most.
@@ -28,7 +28,7 @@ const QUIET: u32 = 32;
 /// The buffers to read into, one after the other. They grow with the bytes that arrive, never with sizes that the peer announces.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer {
-    /// What is not understood yet, with room behind it.
+    /// Bytes that are not processed yet, followed by free room.
     block: BytesMut,
     /// The bytes in it before the last read.
     before: usize,

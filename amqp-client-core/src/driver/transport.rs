@@ -1,4 +1,4 @@
-//! What an adapter has to bring: a stream and a timer.
+//! The parts that an adapter provides: a stream and a timer.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};

@@ -27,7 +27,7 @@ pub struct ConsumeOptions {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
-    /// Not part of the request.
+    /// Whether the consumer may be paused. Not part of the request.
     pub(crate) pausable: Option<bool>,
     arguments: Arguments,
 }
@@ -118,7 +118,7 @@ impl ConsumeOptions {
         self.argument("x-stream-offset", value)
     }
 
-    /// Makes the request; `generated` is the consumer tag if the options have none.
+    /// Creates the request; `generated` is the consumer tag if the options have none.
     pub(crate) fn into_method(
         self,
         queue: &[u8],

@@ -48,7 +48,7 @@ pub enum QueueType {
     Stream,
 }
 
-/// What a queue does when it is full (`x-overflow`).
+/// The behaviour of a queue when it is full (`x-overflow`).
 ///
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;

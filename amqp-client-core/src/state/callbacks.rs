@@ -4,7 +4,7 @@ use amqp_proto::session::RecoveryReport;
 
 use crate::panics::contained;
 
-/// Something to run once the lock is released.
+/// A function to run once the lock is released.
 pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
 /// Runs a call where it may take its time.
@@ -28,7 +28,7 @@ impl Drop for Due {
     }
 }
 
-/// What to call after each recovery.
+/// A callback to run after each recovery.
 pub(crate) struct OnRecover(pub(crate) Box<dyn Fn(&RecoveryReport) + Send + Sync>);
 
 impl fmt::Debug for OnRecover {
@@ -37,7 +37,7 @@ impl fmt::Debug for OnRecover {
     }
 }
 
-/// Who wants to be called when something is over.
+/// A callback to run when a channel or connection is closed.
 pub(crate) struct OnClose<E> {
     callbacks: Vec<Box<dyn FnOnce(E) + Send>>,
 }

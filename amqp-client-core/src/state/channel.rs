@@ -24,17 +24,17 @@ use crate::options::Window;
 pub(crate) struct ChannelState {
     pub(crate) id: ChannelId,
     pub(crate) opened: bool,
-    /// Why the channel is over.
+    /// The reason, if the channel is closed.
     pub(crate) ended: Option<ChannelError>,
     /// Its handles are gone.
     pub(crate) abandoned: bool,
-    /// Whom to wake when the channel is open, or over.
+    /// Tasks to wake when the channel is open or closed.
     pub(crate) watchers: Waiters,
-    /// Who waits until content may flow on the channel: `channel.flow`, or the end of an outage.
+    /// Tasks that wait until content may flow on the channel: `channel.flow`, or the end of an outage.
     pub(crate) gate: Waiters,
-    /// Who waits for room in a window. Most channels have one size of window.
+    /// Tasks that wait for room in a window. Most channels have one size of window.
     pub(crate) windows: Vec<(Window, Line)>,
-    /// Who waits until everything is confirmed.
+    /// Tasks that wait until everything is confirmed.
     pub(crate) confirmed: Waiters,
     pub(crate) requests: Requests,
     pub(crate) queues: Queues,
@@ -48,7 +48,7 @@ pub(crate) struct ChannelState {
     pub(crate) consumers: u32,
 }
 
-/// What an event means to others than those that waited on the channel.
+/// The effect of an event on others than the tasks that waited on the channel.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// The channel is over.
@@ -279,7 +279,7 @@ impl ChannelState {
         }
     }
 
-    /// Whatever holds publishers of the channel up has changed: all of them look for themselves.
+    /// A gate of the channel's publishers has changed: all of them check it.
     pub(super) fn open_gates(&mut self, mut wake: impl FnMut(Waker)) {
         self.gate.wake_all(&mut wake);
         for (_, line) in &mut self.windows {

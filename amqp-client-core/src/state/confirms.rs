@@ -31,13 +31,13 @@ struct Publish {
 
 #[derive(Debug)]
 enum State {
-    /// Not confirmed, and somebody holds the future.
+    /// Unconfirmed, and its future exists.
     Waiting(Option<Waker>),
-    /// Not confirmed, and nobody wants to know.
+    /// Unconfirmed, and its future was dropped.
     Unwatched,
     /// The outcome, for a future that still exists.
     Done(Outcome),
-    /// Nothing is left to say.
+    /// The outcome was returned or is not needed.
     Gone,
 }
 
@@ -48,7 +48,7 @@ type Outcome = Result<(), Box<ConfirmError>>;
 const PATIENT_RING: usize = 16 * 1024;
 
 impl Confirms {
-    /// Takes in a publish of `size` bytes that was numbered `seq`; if it is `watched`, somebody holds the future.
+    /// Records a publish of `size` bytes that was numbered `seq`; if it is `watched`, its future exists.
     #[inline]
     pub(crate) fn published(&mut self, seq: PublishSeq, size: usize, watched: bool) {
         if self.ring.is_empty() {
@@ -99,7 +99,7 @@ impl Confirms {
         self.shrink();
     }
 
-    /// Nothing will be confirmed any more.
+    /// No more confirms follow: ends all unconfirmed publishes.
     pub(crate) fn terminate(&mut self, reason: &ChannelError, wake: impl FnMut(Waker)) {
         self.lose(self.first..self.first + self.ring.len() as u64, reason, wake);
     }

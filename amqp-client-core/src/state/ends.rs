@@ -47,7 +47,7 @@ impl Ends {
         seqs
     }
 
-    /// Makes that many requests.
+    /// Makes `count` requests.
     pub(super) fn request(&mut self, count: usize) -> Vec<RequestId> {
         let mut channel = self.client.channel(self.id).expect("open");
         let one = |_| channel.request(QueueDeclare::default()).expect("it is sent");

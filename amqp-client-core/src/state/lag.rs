@@ -80,7 +80,7 @@ impl State {
         self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
-    /// From now on it is noted which consumers take something.
+    /// From now on, records which consumers take something.
     fn mark_idle(&mut self) {
         let channels = self.channels.iter_mut().flatten();
         channels

@@ -72,7 +72,7 @@ impl<E: ListenerEvent> Listeners<E> {
         }
     }
 
-    /// No event comes after this.
+    /// Ends the stream of events.
     pub(crate) fn close(&mut self, mut wake: impl FnMut(Waker)) {
         self.closed = true;
         for (_, listener) in &mut self.listeners {

@@ -1,4 +1,4 @@
-//! What all handles of a connection share, behind one lock.
+//! The state that all handles of a connection share, behind one lock.
 //!
 //! The lock is held for as long as it takes to encode a command or to take a result, never across an await, a system call or user
 //! code. Wakers, callbacks and unused user values (wakers, bodies of messages) are collected under the lock. [`Guard`] wakes,
@@ -58,28 +58,28 @@ use crate::event::ConnectionEvent;
 /// A new secret that was sent, and its outcome once that is known.
 pub(crate) type SecretUpdate = Arc<OnceLock<Result<(), ConnectionError>>>;
 
-/// What is known of a connection.
+/// The state of a connection.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) proto: Session,
     pub(crate) deadlines: Deadlines,
-    /// Of all that publish.
+    /// The pace of all publishing tasks.
     pace: Pace,
     pub(crate) listeners: Listeners<ConnectionEvent>,
     pub(crate) on_close: OnClose<ConnectionError>,
     /// Runs callbacks. If there is none, the thread that finds that they are due runs them.
     pub(crate) run_call: Option<RunCall>,
-    /// Who waits for the broker to unblock publishing.
+    /// Tasks that wait for the broker to unblock publishing.
     pub(crate) gate: Waiters,
-    /// Who waits for room in the outgoing buffer.
+    /// Tasks that wait for room in the outgoing buffer.
     pub(crate) full: Line,
-    /// Who waits for room among the messages that are kept.
+    /// Tasks that wait for room among the kept messages.
     pub(crate) kept: Line,
-    /// Whom to wake when the connection is open, or over, or its secret was updated.
+    /// Tasks to wake when the connection is open or closed, or its secret was updated.
     pub(crate) watchers: Waiters,
-    /// Whom to wake with each turn of the driver.
+    /// Tasks to wake with each turn of the driver.
     pub(crate) turns: Waiters,
-    /// Who wants to be called after each recovery.
+    /// Callbacks to run after each recovery.
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// New secrets that were sent and have no reply, the oldest first.
     pub(crate) secrets: VecDeque<SecretUpdate>,
@@ -153,7 +153,7 @@ impl State {
         self.wakes.bury(Box::new(buried));
     }
 
-    /// There is something for the driver to do. Only the first of a burst of commands finds it waiting.
+    /// Wakes the driver, because there is work. Only the first of a burst of commands finds it waiting.
     #[inline]
     pub(crate) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {

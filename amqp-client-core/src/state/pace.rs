@@ -28,7 +28,7 @@ pub(crate) struct Pace {
     turns: u64,
 }
 
-/// What a look has found.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// The driver runs, or has not waited for long.

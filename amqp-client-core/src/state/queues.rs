@@ -14,7 +14,7 @@ pub(crate) struct Queues {
     gaps: usize,
 }
 
-/// What one consumer has not taken yet.
+/// The deliveries that a consumer has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pub(crate) tag: ShortStr,
@@ -27,7 +27,7 @@ pub(crate) struct Queue {
     pub(crate) end: Option<End>,
     /// The lag was reported, and the consumer has not taken its deliveries since.
     pub(crate) lags: bool,
-    /// It held something when the budget was exceeded, and has taken nothing since.
+    /// It held deliveries when the budget was exceeded, and has taken none since.
     pub(crate) idle: bool,
     /// Whether it may be paused; nothing, if that is for the session to know.
     pub(crate) pausable: Option<bool>,
@@ -93,7 +93,7 @@ impl Queues {
 }
 
 impl Queue {
-    /// Takes all deliveries in exchange for an empty queue. Returns how many bytes that are.
+    /// Takes all deliveries in exchange for an empty queue. Returns their bytes.
     pub(crate) fn take(&mut self, empty: &mut VecDeque<Delivery>) -> usize {
         std::mem::swap(empty, &mut self.deliveries);
         self.detached = (0, 0);
@@ -101,7 +101,7 @@ impl Queue {
         std::mem::take(&mut self.octets)
     }
 
-    /// Takes the delivery that came last.
+    /// Takes the newest delivery.
     pub(crate) fn take_newest(&mut self) -> Option<Delivery> {
         let newest = self.deliveries.pop_back()?;
         let size = newest.size();

@@ -47,7 +47,7 @@ impl Shared {
         self.starved.store(false, Ordering::Relaxed);
     }
 
-    /// From now on tasks yield like that, also by time.
+    /// From now on, tasks also yield by time, with this function.
     pub(crate) fn yield_by(&self, yield_now: YieldNow) {
         let _kept = self.yield_now.set(yield_now);
     }
@@ -172,7 +172,7 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Nothing of the state: it holds everything that is under way, and its lock may be held.
+/// Shows nothing of the state: it contains everything in progress, and its lock may be held.
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()

@@ -15,7 +15,7 @@ pub(crate) struct Task<'a> {
     clones: [Option<Waker>; 2],
     /// How many clones were missing under the lock.
     missing: usize,
-    /// What slots held before.
+    /// Wakers that were replaced in slots.
     replaced: Vec<Waker>,
 }
 
@@ -32,7 +32,7 @@ impl<'a> Task<'a> {
         Self { clones, ..Self::new(waker) }
     }
 
-    /// Has the slot wake this task. Without a clone in store, it only notes that one is missing.
+    /// Registers this task's waker in the slot. Without a clone in store, only records that one is missing.
     #[inline]
     pub(crate) fn register(&mut self, slot: &mut Option<Waker>) {
         if slot.as_ref().is_some_and(|current| current.will_wake(self.waker)) {
@@ -66,7 +66,7 @@ pub(crate) fn keep_clone(clone: &mut Option<Waker>, waker: &Waker) {
     }
 }
 
-/// What is waited for.
+/// A condition that tasks wait for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum On {
     /// The connection opens, is lost or ends, or its secret was updated.
@@ -94,12 +94,12 @@ pub(crate) struct WaiterId(u32);
 #[derive(Debug)]
 enum Entry {
     Free,
-    /// Nothing once it was woken.
+    /// `None` once it was woken.
     Waiting(Option<Waker>),
 }
 
 impl Waiters {
-    /// Has the task of that entry woken. Without an entry, makes one.
+    /// Registers this task's waker in the entry. Without an entry, creates one.
     pub(crate) fn register(&mut self, id: &mut Option<WaiterId>, task: &mut Task<'_>) {
         let id = *id.get_or_insert_with(|| self.insert());
         let entry = self.entries.get_mut(id.0 as usize);

@@ -16,7 +16,7 @@ impl<'a> Waiting<'a> {
         Self { shared, on, id: None }
     }
 
-    /// Has the task woken when that happens.
+    /// Registers the task to be woken when that happens.
     pub(crate) fn wait<T>(&mut self, state: &mut State, task: &mut Task<'_>) -> Poll<T> {
         if let Some(waiters) = state.waiters(self.on) {
             waiters.register(&mut self.id, task);

@@ -17,7 +17,7 @@ impl State {
         }
     }
 
-    /// Whatever holds publishers up has changed: all of them look for themselves.
+    /// A gate of publishers has changed: all of them check it.
     pub(super) fn open_gates(&mut self) {
         let Self { gate, full, kept, channels, wakes, .. } = self;
         gate.wake_all(|waker| wakes.push(waker));
@@ -51,7 +51,7 @@ impl State {
         }
     }
 
-    /// Somebody waits no more for room in that window; see [`ChannelState::leave_window`].
+    /// A task no longer waits for room in that window; see [`ChannelState::leave_window`].
     pub(crate) fn leave_window(
         &mut self,
         place: u32,
@@ -69,7 +69,7 @@ impl State {
         turns.wake_all(|waker| wakes.push(waker));
     }
 
-    /// Something that [`watchers`](Self::watchers) wait for has changed.
+    /// A condition that [`watchers`](Self::watchers) wait for has changed.
     pub(crate) fn wake_watchers(&mut self) {
         let Self { watchers, wakes, .. } = self;
         watchers.wake_all(|waker| wakes.push(waker));

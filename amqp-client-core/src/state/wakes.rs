@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::callbacks::Call;
 use crate::panics::contained;
 
-/// Who is to be woken once the lock is released. Most often it is nobody, or one, which has to cost little.
+/// The tasks to wake once the lock is released. Usually there is none or one, and that has to be cheap.
 #[derive(Default)]
 pub(super) struct Wakes {
     first: Option<Waker>,
@@ -16,7 +16,7 @@ pub(super) struct Wakes {
 struct Rest {
     wakers: Vec<Waker>,
     calls: Vec<Call>,
-    /// What is only to be dropped.
+    /// Values that only have to be dropped.
     buried: Vec<Box<dyn Any + Send>>,
 }
 

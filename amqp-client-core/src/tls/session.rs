@@ -110,7 +110,8 @@ impl Pem {
 /// How PEM of an encrypted key begins.
 const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 
-/// Takes any certificate, as was asked for; that the server has its key is still checked.
+/// Accepts any certificate, as configured; it still checks that the server has the key of the
+/// certificate.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -17,7 +17,7 @@ const READ: usize = 16 * 1024 + 512;
 pub struct Secured<S> {
     inner: S,
     session: ClientConnection,
-    /// What came and is no whole record yet.
+    /// Bytes of an incomplete record.
     incoming: BytesMut,
     /// A part of a record came since that was last asked.
     progress: bool,

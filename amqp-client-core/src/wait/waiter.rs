@@ -12,7 +12,7 @@ pub trait IoLoop: Send + Sync {
     /// thread runs it, or it is over; the waiter is unparked when it should try again.
     fn lead(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> bool;
 
-    /// Makes [`lead`](Self::lead), in whichever thread it runs, look at its waiter.
+    /// Makes [`lead`](Self::lead), in whichever thread it runs, check its waiter.
     fn interrupt(&self);
 
     /// The waiter does not try again.
@@ -46,7 +46,7 @@ impl Waiter {
         self.woken.load(Ordering::Acquire)
     }
 
-    /// Lets it go on, if it has parked, without being woken.
+    /// Lets the thread continue, if it has parked, without being woken.
     pub fn unpark(&self) {
         self.thread.unpark();
     }

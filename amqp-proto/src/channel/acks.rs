@@ -50,7 +50,7 @@ enum State {
 }
 
 impl Unsettled {
-    /// Takes a delivery in. Returns false if its tag does not follow the earlier ones.
+    /// Records a delivery. Returns false if its tag does not follow the earlier ones.
     pub(crate) fn delivered(&mut self, tag: u64) -> bool {
         if self.last >= tag {
             return false;

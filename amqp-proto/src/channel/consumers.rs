@@ -37,7 +37,7 @@ impl Consumers {
         self.by_tag.remove(tag)
     }
 
-    /// From now on, deliveries of that consumer go back.
+    /// From now on, deliveries of that consumer are requeued.
     pub(crate) fn abandon(&mut self, tag: &[u8]) {
         self.last = None;
         if let Some(consumer) = self.by_tag.get_mut(tag) {

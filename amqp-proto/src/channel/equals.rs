@@ -35,7 +35,7 @@ impl Equals {
         self.groups.is_empty()
     }
 
-    /// One of so many equal messages came back: nobody knows yet which.
+    /// One of `count` equal messages was returned, and it is not known yet which.
     pub(super) fn insert(
         &mut self,
         fingerprint: Fingerprint,
@@ -103,11 +103,11 @@ impl Equals {
     }
 }
 
-/// What is known of a message that came back.
+/// The known facts about a returned message.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Attribution {
-    /// It is this one; or none of the outstanding ones, as one that a plugin has published.
+    /// It is this publish; or none of the outstanding ones, such as a message that a plugin has published.
     Known(Option<PublishSeq>, Box<Returned>),
-    /// It is one of several equal ones, and [`Confirms::confirming`](super::confirms::Confirms::confirming) will say which.
+    /// It is one of several equal ones, and [`Confirms::confirming`](super::confirms::Confirms::confirming) will reveal which.
     Open,
 }

@@ -23,11 +23,11 @@ struct HeldDelivery {
     consumer: Option<ConsumerId>,
     /// A stream takes nothing back: the delivery can only be acknowledged.
     of_stream: bool,
-    /// It is requeued when the pause is over.
+    /// It is requeued when the hold time has passed.
     requeue: bool,
 }
 
-/// With fewer than this, settled ones are not worth looking for.
+/// With fewer settled deliveries than this, removing them is not worth it.
 const CROWDED_MIN: usize = 32;
 
 impl Held {
@@ -124,7 +124,7 @@ impl ChannelState {
         Ok(())
     }
 
-    /// If a `multiple` up to `tag` would settle deliveries that are held: the tags of all the others, to be settled one by
+    /// If a `multiple` up to `tag` would settle held deliveries: the tags of all others, to be settled one by
     /// one. The application never got those that are held, so it does not mean them.
     pub(super) fn around_held(&self, tag: DeliveryTag) -> Result<Option<Vec<DeliveryTag>>, Misuse> {
         let last = if tag.get() == 0 { u64::MAX } else { tag.get() };

@@ -634,7 +634,7 @@ impl ChannelState {
         }
     }
 
-    /// Notes that there is something to send at the end of the turn.
+    /// Records that there is something to send at the end of the turn.
     #[inline]
     fn list_for_flush(&mut self, outbound: &mut Outbound) {
         if !self.listed {

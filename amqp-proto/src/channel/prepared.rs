@@ -34,10 +34,10 @@ pub struct Prepared {
     channel: ChannelId,
     /// The method, the content header, and the head of a body frame.
     heads: Box<[u8]>,
-    /// Where the size of the body is, and then that of the body frame.
+    /// The positions of the size of the body, and of the size of the body frame.
     size_at: usize,
     frame_size_at: usize,
-    /// What the content header takes.
+    /// The size of the content header.
     header_size: usize,
     exchange: ShortStr,
     routing_key: ShortStr,
@@ -110,7 +110,7 @@ impl Prepared {
         &self.properties
     }
 
-    /// They go to a queue by its name.
+    /// Returns whether the messages go to a queue by its name.
     pub(crate) fn is_to_queue(&self) -> bool {
         self.exchange.is_empty()
     }

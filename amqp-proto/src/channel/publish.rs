@@ -18,7 +18,7 @@ use crate::{CommandError, Misuse, PublishError, PublishSeq, TooLong, Transmit};
 /// vectored write.
 pub(super) const UNCOPIED_FROM: usize = 2048;
 
-/// Where a message goes. Borrows its names, so that publishing allocates nothing.
+/// The destination of a message. Borrows its names, so that publishing allocates nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Route<'a> {
     pub(crate) exchange: &'a [u8],
@@ -30,7 +30,7 @@ pub struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// To an exchange, which looks at the routing key. Names longer than 255 bytes fail when publishing.
+    /// Routes to an exchange, by the routing key. Names longer than 255 bytes fail when publishing.
     pub fn new(
         exchange: &'a (impl AsRef<[u8]> + ?Sized),
         routing_key: &'a (impl AsRef<[u8]> + ?Sized),
@@ -43,7 +43,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// To a queue, by way of the default exchange.
+    /// Routes to a queue, through the default exchange.
     pub fn queue(name: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self::new("", name)
     }

@@ -133,14 +133,14 @@ impl ChannelState {
         outbound.note_attached(self.id);
     }
 
-    /// Whatever of a message is missing comes with another read.
+    /// The rest of an incomplete message comes with another read.
     pub(crate) fn detach_content(&mut self, outbound: &mut Outbound) -> Received {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         outbound.unfinished += incoming.detach();
         check_unfinished(outbound, incoming)
     }
 
-    /// Takes the payload of a content header frame.
+    /// Processes the payload of a content header frame.
     pub(crate) fn receive_header(&mut self, outbound: &mut Outbound, payload: &Bytes) -> Received {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Header, "a method frame").into());
@@ -150,7 +150,7 @@ impl ChannelState {
         self.complete_content(outbound)
     }
 
-    /// Takes the payload of a body frame.
+    /// Processes the payload of a body frame.
     pub(crate) fn receive_body(&mut self, outbound: &mut Outbound, payload: Bytes) -> Received {
         let Some(incoming) = &mut self.incoming else {
             return Err(unexpected(FrameKind::Body, "a method frame").into());

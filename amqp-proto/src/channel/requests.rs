@@ -11,9 +11,9 @@ use crate::{ConsumerId, RequestId, ShortStr};
 /// queue, so they can overtake the channel's and each other. Those name their consumer.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    /// What the channel replies to, the oldest first.
+    /// Requests that the channel replies to, the oldest first.
     of_channel: VecDeque<Pending>,
-    /// What queues reply to.
+    /// Requests that queues reply to.
     of_queues: BTreeMap<RequestId, Pending>,
     by_tag: BTreeMap<(Kind, ShortStr), VecDeque<RequestId>>,
 }
@@ -138,7 +138,7 @@ mod tests {
         Pending { id, method, effect: Effect::None, abandoned: false }
     }
 
-    /// So many that it takes minutes if each costs a look at all of them.
+    /// So many that the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     #[test]

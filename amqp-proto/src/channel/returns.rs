@@ -36,7 +36,7 @@ impl Head {
         Fingerprint(mix(mix(a, b), mix(c, d)))
     }
 
-    /// Takes in the bytes of one part.
+    /// Adds the bytes of one part.
     #[inline]
     fn with(self, bytes: &[u8]) -> Self {
         let Self([mut a, mut b, mut c, mut d]) = self;
@@ -66,7 +66,7 @@ impl Head {
 const SEED: u64 = 0x243f_6a88_85a3_08d3;
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Takes 16 bytes more into a hash, and spreads them over all of its bits.
+/// Mixes 16 more bytes into a hash.
 #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
 const fn mix(hash: u64, word: u64) -> u64 {
     let product = (hash ^ SEED) as u128 * (word ^ MULTIPLIER) as u128;
@@ -210,7 +210,7 @@ impl Index {
         }
     }
 
-    /// Nothing is outstanding.
+    /// Clears the index, because nothing is outstanding.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.used = 0;

@@ -7,18 +7,18 @@ use crate::method::{Arguments as _, BasicReject, TxCommit, TxRollback};
 use crate::outbound::Outbound;
 use crate::{DeliveryTag, Misuse};
 
-/// What becomes of a delivery.
+/// How to settle a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settlement {
-    /// It was processed (`basic.ack`).
+    /// The delivery was processed (`basic.ack`).
     Ack,
-    /// It is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
+    /// The delivery is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
     Nack {
         /// Whether the broker requeues it.
         requeue: bool,
     },
-    /// It is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
+    /// The delivery is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
     Reject {
         /// Whether the broker requeues it.
         requeue: bool,

@@ -20,7 +20,7 @@ use crate::{
     CommandError, ConnectionError, FRAME_MIN_SIZE, LoginError, Misuse, SaslError, Violation,
 };
 
-/// No mechanism needs more rounds; a server that goes on asking is broken or hostile.
+/// No mechanism needs more rounds; a server that continues to ask is broken or hostile.
 const MAX_CHALLENGES: u32 = 16;
 
 /// The state of the handshake: the next method that is expected.
@@ -57,7 +57,7 @@ pub(super) struct Login {
     challenges: u32,
 }
 
-/// What holds once tuning is over.
+/// The result of tuning.
 pub(super) struct Agreed {
     peer_properties: FieldTable,
     channel_max: u16,

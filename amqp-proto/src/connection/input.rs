@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Takes whole frames off `input`.
+    /// Takes complete frames from `input`.
     pub(super) fn receive(&mut self, now: Instant, input: &mut BytesMut) -> Received {
         if self.state.is_err() {
             input.clear();

@@ -25,7 +25,7 @@ pub struct Close {
 }
 
 impl Close {
-    /// Makes a close of a channel, or of the connection, by this side.
+    /// Creates the close of a channel, or of the connection, by this side.
     pub(crate) const fn local(
         channel: Option<ChannelId>,
         reply_code: ReplyCode,

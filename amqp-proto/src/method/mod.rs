@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::wire::{DecodeError, DecodeErrorKind, Parsed, Wire, unwrapped};
 
-/// One method: ids, name, and how its arguments travel.
+/// A method: its ids, its name, and the encoding of its arguments.
 ///
 /// Implemented by the structs of this module, and by nothing else.
 pub trait Arguments: Sized + Into<Method> + sealed::Sealed + Send + 'static {
@@ -54,7 +54,7 @@ pub trait FromReply: Sized {
     fn from_reply(reply: crate::Reply) -> Option<Self>;
 }
 
-/// What the table declares about a method.
+/// The declared properties of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MethodFacts {

@@ -34,9 +34,9 @@ methods! {
         /// The locale chosen.
         locale: ShortStr,
     }
-    /// Asks for one more round of the SASL exchange.
+    /// Starts one more round of the SASL exchange.
     ConnectionSecure "connection.secure" = (10, 20) => ConnectionSecureOk {
-        /// What the client's mechanism is to respond to.
+        /// The challenge, to which the client's mechanism responds.
         challenge: LongStr,
     }
     /// Answers [`ConnectionSecure`].
@@ -80,9 +80,9 @@ methods! {
     }
     /// Ends the connection.
     ConnectionClose "connection.close" = (10, 50) => ConnectionCloseOk {
-        /// Why, as a number.
+        /// The reason, as a number.
         reply_code: u16,
-        /// Why, in words.
+        /// The reason, as text.
         reply_text: ShortStr,
         /// The class of the method that caused it, or 0.
         class_id: u16,
@@ -102,7 +102,7 @@ methods! {
     ConnectionUpdateSecret "connection.update-secret" = (10, 70) => ConnectionUpdateSecretOk {
         /// The new password or token.
         new_secret: Secret,
-        /// Why it changes; for logs.
+        /// The reason of the change; for logs.
         reason: ShortStr,
     }
     /// Answers [`ConnectionUpdateSecret`].
@@ -118,7 +118,7 @@ methods! {
         /// Reserved; empty.
         reserved_1: LongStr,
     }
-    /// Asks the peer to pause or go on sending content.
+    /// Requests the peer to pause or resume sending content.
     ///
     /// RabbitMQ: clients cannot stop the server's content with it; use prefetch.
     ChannelFlow "channel.flow" = (20, 20) -> ChannelFlowOk {;
@@ -136,9 +136,9 @@ methods! {
     }
     /// Ends a channel.
     ChannelClose "channel.close" = (20, 40) => ChannelCloseOk {
-        /// Why, as a number.
+        /// The reason, as a number.
         reply_code: u16,
-        /// Why, in words.
+        /// The reason, as text.
         reply_text: ShortStr,
         /// The class of the method that caused it, or 0.
         class_id: u16,
@@ -182,9 +182,9 @@ methods! {
         [
             /// Only check that it exists.
             passive,
-            /// It survives a restart of the broker.
+            /// The exchange survives a restart of the broker.
             durable,
-            /// It goes when its last binding goes.
+            /// The exchange is deleted when its last binding is removed.
             auto_delete,
             /// Only other exchanges may publish to it.
             internal,
@@ -219,13 +219,13 @@ methods! {
         destination: ShortStr,
         /// The exchange they come from.
         source: ShortStr,
-        /// What is matched, by the kind of the source.
+        /// The key to match, as the kind of the source defines it.
         routing_key: ShortStr;
         [
             /// The server sends no reply.
             no_wait,
         ];
-        /// What a headers exchange matches.
+        /// The headers to match, for a headers exchange.
         arguments: FieldTable,
     }
     /// Answers [`ExchangeBind`].
@@ -259,11 +259,11 @@ methods! {
         [
             /// Only check that it exists.
             passive,
-            /// It survives a restart of the broker.
+            /// The queue survives a restart of the broker.
             durable,
             /// Only this connection may use it, and it goes with the connection.
             exclusive,
-            /// It goes when its last consumer goes.
+            /// The queue is deleted when its last consumer is cancelled.
             auto_delete,
             /// The server sends no reply.
             no_wait,
@@ -288,13 +288,13 @@ methods! {
         queue: ShortStr,
         /// The exchange that messages come from.
         exchange: ShortStr,
-        /// What is matched, by the kind of the exchange.
+        /// The key to match, as the kind of the exchange defines it.
         routing_key: ShortStr;
         [
             /// The server sends no reply.
             no_wait,
         ];
-        /// What a headers exchange matches.
+        /// The headers to match, for a headers exchange.
         arguments: FieldTable,
     }
     /// Answers [`QueueBind`].
@@ -410,7 +410,7 @@ methods! {
         ticket: u16,
         /// The exchange; empty is the default one, which routes by queue name.
         exchange: ShortStr,
-        /// What the exchange routes by.
+        /// The key by which the exchange routes.
         routing_key: ShortStr;
         [
             /// Return the message if it reaches no queue.
@@ -421,9 +421,9 @@ methods! {
     }
     /// Hands back a mandatory message that reached no queue.
     BasicReturn "basic.return" = (60, 50) content {
-        /// Why, as a number.
+        /// The reason, as a number.
         reply_code: u16,
-        /// Why, in words.
+        /// The reason, as text.
         reply_text: ShortStr,
         /// The exchange it was published to.
         exchange: ShortStr,
@@ -445,7 +445,7 @@ methods! {
         /// The routing key it was published with.
         routing_key: ShortStr,
     }
-    /// Asks for one message.
+    /// Fetches one message.
     BasicGet "basic.get" = (60, 70) -> BasicGetOk | BasicGetEmpty as GetReply {
         /// Reserved; 0.
         ticket: u16,
@@ -485,7 +485,7 @@ methods! {
             multiple,
         ]
     }
-    /// Gives one delivery back.
+    /// Rejects one delivery: requeued, or else dropped or dead-lettered.
     BasicReject "basic.reject" = (60, 90) {
         /// The delivery.
         delivery_tag: u64;
@@ -501,7 +501,7 @@ methods! {
             requeue,
         ]
     }
-    /// Asks for all unacknowledged deliveries of the channel again.
+    /// Requests all unacknowledged deliveries of the channel again.
     BasicRecover "basic.recover" = (60, 110) -> BasicRecoverOk {;
         [
             /// Deliver to any consumer; RabbitMQ knows only true.

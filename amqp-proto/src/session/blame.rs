@@ -171,7 +171,7 @@ impl Context {
         self.give_up_kept(id, &seqs, &error.clone().into());
     }
 
-    /// Gives up kept messages whose time to live is over.
+    /// Gives up kept messages whose time to live has passed.
     pub(super) fn expire_kept(&mut self) {
         let now = self.now;
         let budget = &mut self.budget;

@@ -6,7 +6,7 @@ use super::pause::Pause;
 use super::record::Consumer;
 use crate::{ConsumerId, ShortStr};
 
-/// In the order in which the application started them.
+/// The consumers of a channel, in the order in which the application started them.
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     all: BTreeMap<ConsumerId, Consumer>,
@@ -51,7 +51,7 @@ impl Consumers {
         self.all.get(&id)
     }
 
-    /// To change anything but its tags.
+    /// Returns a consumer, to change anything except its tags.
     pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
         self.all.get_mut(&id)
     }
@@ -60,7 +60,7 @@ impl Consumers {
         self.all.values()
     }
 
-    /// To change anything but their tags.
+    /// Returns all consumers, to change anything except their tags.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
         self.all.values_mut()
     }
@@ -92,7 +92,7 @@ impl Consumers {
         }
     }
 
-    /// It has another tag at the broker.
+    /// Records another tag of the consumer at the broker.
     pub(super) fn rename(&mut self, id: ConsumerId, renamed: ShortStr) {
         if let Some(mut consumer) = self.remove(id) {
             consumer.renamed = Some(renamed);
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::method::BasicConsume;
 
-    /// So many that it takes minutes if each costs a look at all of them.
+    /// So many that the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     fn tag(number: u64) -> ShortStr {

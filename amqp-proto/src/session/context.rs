@@ -52,7 +52,7 @@ pub(super) struct Recovering {
     pub(super) locks: Locks,
 }
 
-/// What other connections hold, and when to try it again.
+/// What other connections hold, and when to retry it.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     /// Queues that another connection holds exclusively.

@@ -23,7 +23,7 @@ impl fmt::Debug for Discarded {
     }
 }
 
-/// Where a session drops such bodies, or holds them.
+/// Drops such bodies, or collects them.
 #[derive(Debug, Default)]
 pub(super) struct Discard {
     held: Option<Discarded>,

@@ -62,12 +62,12 @@ impl Requests {
         Some(taken)
     }
 
-    /// All of them, the oldest first.
+    /// Returns all requests, the oldest first.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut InFlight> {
         self.sent.iter_mut().filter_map(|(_, request)| request.as_mut())
     }
 
-    /// Takes all of them, the oldest first.
+    /// Takes all requests, the oldest first.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = InFlight> + use<> {
         core::mem::take(self).sent.into_iter().filter_map(|(_, request)| request)
     }
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// So many that it takes minutes if each costs a look at all of them.
+    /// So many that the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     fn request(number: u64) -> InFlight {

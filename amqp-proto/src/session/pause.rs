@@ -175,7 +175,7 @@ impl Context {
 }
 
 impl ChannelRecord {
-    /// Gives a consumer a tag at the broker that no consumer of the channel has had.
+    /// Assigns a tag at the broker that no consumer of the channel has had.
     pub(super) fn rename(&mut self, consumer: ConsumerId) {
         let Some(own) = self.consumers.get(consumer) else { return };
         let own = own.consume.consumer_tag.clone();

@@ -56,7 +56,7 @@ enum Attempt {
     Waiting { announced: bool },
     /// Waiting for a transport, since that time.
     Connecting { since: Instant },
-    /// There is a transport.
+    /// The transport is connected.
     Connected,
 }
 
@@ -246,7 +246,7 @@ impl Session {
         Some(Event::Session(SessionEvent::Lost { reason: error }))
     }
 
-    /// There is a connection again: restores everything.
+    /// The connection is open again: restores everything.
     pub(super) fn restore(&mut self) {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Connected) {
             Phase::Lost(outage) => {
@@ -258,7 +258,7 @@ impl Session {
         self.advance();
     }
 
-    /// Goes on with the repair, if there is one.
+    /// Continues the repair, if there is one.
     pub(super) fn advance(&mut self) {
         let cx = &mut self.context;
         if self.phase.repair().is_none_or(|repair| !repair.advance(cx)) {

@@ -124,7 +124,7 @@ impl Consumer {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) id: RequestId,
-    /// What to note when the reply arrives.
+    /// What to record when the reply arrives.
     pub(super) note: Option<Box<Noted>>,
     /// For a new prefetch limit: the earlier limits.
     pub(super) before: Option<Box<Limits>>,

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::{ChannelError, ChannelId, ConsumerId, ShortStr};
 
-/// Something that recovery restores.
+/// An entity that recovery restores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entity {

@@ -119,7 +119,7 @@ impl Context {
         again
     }
 
-    /// Makes the oldest of those requests that wait. Returns whether there was one, and the channel takes more.
+    /// Makes the oldest of the waiting requests. Returns whether there was one, and the channel accepts more.
     pub(super) fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
         let Some(record) = self.channels.get_mut(id) else { return false };
         let Ok(mut channel) = self.connection.channel(id) else { return false };

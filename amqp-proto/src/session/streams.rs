@@ -44,7 +44,7 @@ struct Watched {
 #[derive(Debug)]
 struct Reader {
     consumer: ConsumerId,
-    /// From the first delivery on that is not settled.
+    /// Deliveries, from the first unsettled one on.
     open: VecDeque<Open>,
     /// Behind the last delivery; after a loss, the offset to go on with.
     next: i64,
@@ -200,7 +200,7 @@ impl Streams {
         }
     }
 
-    /// All of them start again.
+    /// All readers start again.
     pub(super) fn interrupt(&mut self) {
         self.readers.iter_mut().for_each(Reader::interrupt);
     }

@@ -17,7 +17,7 @@ pub(super) struct Topology {
     queues: BTreeMap<ShortStr, Queue>,
     /// Bindings of queues, by queue; it may have been declared elsewhere.
     queue_bindings: BTreeMap<ShortStr, BTreeSet<Binding>>,
-    /// What queues were called before they were declared again without a name, and are called now.
+    /// Former names of queues that were declared again without a name, and their present names.
     aliases: BTreeMap<ShortStr, ShortStr>,
 }
 
@@ -26,7 +26,7 @@ struct Queue {
     declare: QueueDeclare,
     /// How many consumers of this session it has.
     consumers: usize,
-    /// What it was called before, oldest first.
+    /// Former names, the oldest first.
     names: Vec<ShortStr>,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Declaration {
     pub(super) purpose: Purpose,
 }
 
-/// What a declaration is for.
+/// The purpose of a declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To restore what was lost with the connection.
@@ -231,7 +231,7 @@ impl Topology {
         *route
     }
 
-    /// Makes a method name the queue as it is called now.
+    /// Replaces the names of queues in a method by their present names.
     pub(super) fn translate(&self, method: &mut Method) {
         if self.aliases.is_empty() {
             return;

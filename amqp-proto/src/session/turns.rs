@@ -54,7 +54,7 @@ impl Context {
         }
     }
 
-    /// Lets the next channel send that has something to send, the last one again when all others have had their turn.
+    /// Starts the turn of the next channel that has something to send; the last one again when all others have had their turn.
     fn next_turn(&mut self, last: ChannelId) {
         let waiting = self.channels.iter().filter(|(_, own)| own.attached && own.takes_turns());
         let (mut order, first): (Vec<_>, Vec<_>) =

@@ -4,7 +4,7 @@ use thiserror::Error;
 use super::query::KNOWN;
 use crate::error::debug_shows_chain;
 
-/// What is wrong with an AMQP URI.
+/// The error of an invalid AMQP URI.
 ///
 /// Neither `Display` nor `Debug` shows the password that one logs in with, even where a character
 /// that is not percent-encoded makes it look like another part: hosts and ports are named by their
@@ -24,7 +24,7 @@ use crate::error::debug_shows_chain;
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// It starts with neither `amqp://` nor `amqps://`.
+    /// The URI starts with neither `amqp://` nor `amqps://`.
     #[error("an AMQP URI starts with amqp:// or amqps://")]
     Scheme,
     /// A space, a line break or another control character, anywhere.
@@ -103,9 +103,9 @@ pub enum UriError {
     BadValue {
         /// Its name.
         name: &'static str,
-        /// What it should be.
+        /// The expected form.
         expected: &'static str,
-        /// What stands there.
+        /// The value.
         value: String,
     },
 }

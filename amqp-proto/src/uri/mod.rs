@@ -280,7 +280,7 @@ fn encode(text: &str, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// What is printed for a password.
+/// The text that is printed for a password.
 const REDACTED: &str = "***";
 
 /// The URI, with `***` for each password, for logs.

@@ -184,7 +184,7 @@ impl fmt::Display for UriOptions {
 /// A query as it is being printed.
 struct Query<'a, 'f> {
     f: &'a mut fmt::Formatter<'f>,
-    /// What stands before the next parameter.
+    /// The separator before the next parameter.
     separator: char,
 }
 

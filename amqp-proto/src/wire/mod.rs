@@ -32,7 +32,7 @@ use bytes::Bytes;
 /// that a hostile peer can make the decoder use.
 pub const MAX_TABLE_DEPTH: usize = 32;
 
-/// What every parser of this crate returns.
+/// The result of the crate's parsers.
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, DecodeError>;
 
 /// Cuts `part`, which must lie within `source`, as a `Bytes` of its own without copying.

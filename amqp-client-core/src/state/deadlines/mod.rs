@@ -50,9 +50,9 @@ pub(crate) struct DeadlineId {
 /// The part of a wait that a deadline counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counts {
-    /// All time that passes.
+    /// All time counts.
     Always,
-    /// Not the time in which that many queued bytes are being written.
+    /// The time in which that many queued bytes are being written does not count.
     Behind {
         queued: usize,
         /// The place of the channel that the deadline concerns.
@@ -147,7 +147,7 @@ impl Deadlines {
         self.taken += count as u64;
     }
 
-    /// All bytes that went to the driver are written but `left`, the last of them at `at`.
+    /// Of the bytes that went to the driver, all but `left` are written, the last of them at `at`.
     #[inline]
     pub(crate) fn report_written(&mut self, at: Instant, left: usize) {
         self.written = self.taken.saturating_sub(left as u64);
@@ -213,7 +213,7 @@ impl Deadlines {
         }
     }
 
-    /// Gives new deadlines their point in time, and expires those that have passed.
+    /// Assigns points in time to new deadlines, and expires those that have passed.
     pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
         while let Some((channel, queued)) = self.recovered.pop() {
             self.fall_behind(now, channel, queued);

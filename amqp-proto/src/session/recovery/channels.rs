@@ -91,7 +91,7 @@ impl Repair {
         }
     }
 
-    /// All declarations are done: goes on with channels.
+    /// All declarations are done: continues with channels.
     pub(super) fn begin_channels(&mut self, cx: &mut Context) {
         let wanted = core::mem::take(&mut self.consumers);
         let unplanned = self.channels.iter().filter(|(_, own)| !own.planned).map(|(id, _)| *id);
@@ -211,7 +211,7 @@ impl Repair {
         }
     }
 
-    /// Goes on with channels that had to wait for another one.
+    /// Continues with channels that had to wait for another one.
     pub(super) fn send_next_channels(&mut self, cx: &mut Context) {
         if self.one_by_one && self.declarations.done {
             let ids: Vec<_> = self.channels.keys().copied().collect();

@@ -135,7 +135,7 @@ impl Repair {
         self.declarations.channel
     }
 
-    /// There is no channel for declarations. If that stays so, they fail. Returns whether they failed.
+    /// There is no channel for declarations. If this persists, they fail. Returns whether they failed.
     fn fail_without_channel(&mut self, cx: &mut Context) -> bool {
         // If the connection is lost, one of the next events reports it. A channel that is closing frees its number.
         let ending = cx.channels.iter().any(|(_, record)| record.closing);
@@ -149,7 +149,7 @@ impl Repair {
         true
     }
 
-    /// All queues are declared: goes on with bindings that needed the names of queues.
+    /// All queues are declared: continues with bindings that needed the names of queues.
     fn name_queues(&mut self, cx: &mut Context) {
         for mut step in core::mem::take(&mut self.declarations.later) {
             if let (Method::QueueBind(bind), Some(queue)) = (&mut step.method, &step.queue) {

@@ -31,7 +31,7 @@ impl ChannelRecord {
         steps
     }
 
-    /// Some consumers of a channel that has this prefetch limit for new ones, and is to have its own again afterwards.
+    /// Consumers of a channel that has this prefetch limit for new ones. The channel's own limit is set again afterwards.
     pub(super) fn consumer_steps<'a>(
         &'a self,
         id: ChannelId,
