@@ -8,7 +8,9 @@
 pub use crate::connect::begin_tls;
 pub use crate::connect::socket::set_options;
 pub use crate::connect::{Begun, Runtime, begin, open};
-pub use crate::driver::{Drive, Driver, ReconnectTurn, Reconnector, Timer, Transport, Turn, fill};
+pub use crate::driver::{
+    Drive, Driver, Phase, Reading, ReconnectTurn, Reconnector, Timer, Transport, Turn, fill,
+};
 #[cfg(feature = "tls")]
 pub use crate::tls::Secured;
 #[cfg(feature = "blocking")]

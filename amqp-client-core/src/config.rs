@@ -110,9 +110,9 @@ const USER_TIMEOUT: (Duration, Duration) =
 /// processor's cache, and a flood takes no more memory than this.
 pub(crate) const READ_PAUSE_EVERY: usize = 512 * 1024;
 
-/// The client reads up to this many times its budget while it waits for a reply or a confirm, or checks whether the broker is
-/// alive.
-const FOR_WHAT_IS_OWED: usize = 8;
+/// While the client waits for a reply or a confirm, or checks whether the broker is alive, it reads up to this many times its
+/// budget. The reply is behind the deliveries that were sent before it; eight budgets let it through, and are still a limit.
+const AWAITING_FACTOR: usize = 8;
 
 impl Settings {
     /// Checks that the settings can work. Opening a connection does this first. A connection over the caller's own transport
@@ -147,7 +147,7 @@ impl Settings {
 
     /// Returns whether to read once to check that the peer is alive, while consumers have not taken `delivered` bytes.
     pub(crate) const fn may_look(&self, delivered: usize) -> bool {
-        delivered < self.delivery_budget.saturating_mul(FOR_WHAT_IS_OWED)
+        delivered < self.delivery_budget.saturating_mul(AWAITING_FACTOR)
     }
 
     /// Returns whether to continue reading, while consumers have not taken `delivered` bytes.
@@ -156,7 +156,7 @@ impl Settings {
         // A handshake brings no deliveries, but consumers may still hold many from before a loss, which need no acknowledgement.
         proto.negotiated().is_none()
             || delivered < budget
-            || delivered < budget.saturating_mul(FOR_WHAT_IS_OWED) && proto.awaits_peer()
+            || delivered < budget.saturating_mul(AWAITING_FACTOR) && proto.awaits_peer()
     }
 }
 

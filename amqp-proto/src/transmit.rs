@@ -8,8 +8,8 @@ use bytes::{Buf, Bytes};
 
 use crate::wire::wipe;
 
-/// An empty buffer keeps at least this much memory.
-const KEPT_CAPACITY: usize = 64 * 1024;
+/// An empty buffer keeps at least this much memory: some dozens of messages, so that steady publishing does not allocate.
+const IDLE_CAPACITY: usize = 64 * 1024;
 
 /// Bytes that are still to be written, in order.
 ///
@@ -91,9 +91,9 @@ impl Transmit {
                 wipe(&mut self.buffer);
             }
             self.buffer.clear();
-            self.buffer.shrink_to(self.peak.max(KEPT_CAPACITY));
+            self.buffer.shrink_to(self.peak.max(IDLE_CAPACITY));
             self.position = 0;
-        } else if self.position >= KEPT_CAPACITY && self.position > self.buffer.len() / 2 {
+        } else if self.position >= IDLE_CAPACITY && self.position > self.buffer.len() / 2 {
             self.buffer.drain(..self.position);
             for (at, _) in &mut self.bodies {
                 *at -= self.position;

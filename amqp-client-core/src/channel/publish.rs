@@ -103,8 +103,9 @@ enum Stop {
     Failed(PublishError),
 }
 
-/// How many messages are published under one lock.
-const AT_ONCE: usize = 256;
+/// Messages published under one lock: enough that taking the lock costs little for each, and few enough that other users of the
+/// connection wait for a fraction of a millisecond.
+const BATCH_MAX: usize = 256;
 
 impl Channel {
     /// Publishes as soon as the gates and the window let it.
@@ -157,7 +158,7 @@ impl Channel {
             loop {
                 if waiting.is_empty() {
                     // That is code of the user, and runs without the lock.
-                    waiting.extend(bodies.by_ref().take(AT_ONCE).map(Some));
+                    waiting.extend(bodies.by_ref().take(BATCH_MAX).map(Some));
                 }
                 if waiting.is_empty() {
                     return Poll::Ready(Ok(()));

@@ -4,26 +4,28 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-/// The read buffer of a connection without traffic.
-const LEAST: usize = 8 * 1024;
+/// The read buffer of a connection without traffic: room for some small frames, and little memory for each of many connections.
+const IDLE_SIZE: usize = 8 * 1024;
 
-/// The read buffer of a connection with much traffic, as long as its buffers come back soon.
-const MOST: usize = 256 * 1024;
+/// The read buffer of a connection with much traffic, as long as its buffers come back soon. Fewer reads take a quarter off the
+/// cost of small deliveries; larger buffers leave the processor's cache.
+const BUSY_SIZE: usize = 256 * 1024;
 
-/// The read buffer if they do not. Deliveries are slices of a buffer, and each that is kept keeps all of it.
-const KEPT: usize = 64 * 1024;
+/// The read buffer if they do not come back. Deliveries are slices of a buffer, and each one that is held keeps all of it alive.
+const HELD_SIZE: usize = 64 * 1024;
 
-/// How many blocks consumers that keep up have at once, at most.
-const IN_USE: usize = 6;
+/// Buffers that consumers hold at most while they keep up: 1.5 MiB in large ones, which is three read pauses.
+const HELD_BY_FAST_CONSUMERS: usize = 6;
 
-/// How much memory of blocks that are full is remembered, to be used again when the last delivery from it is gone.
-const REMEMBERED: usize = 2 * 1024 * 1024;
+/// Bytes of full buffers that are kept for reuse once the last delivery from them is gone: the large buffers of consumers that
+/// keep up, and two more.
+const POOL_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// How many of them, so that looking for a free one takes no time.
-const BLOCKS: usize = REMEMBERED / KEPT;
+/// Full buffers that are kept for reuse: few, so that looking for a free one takes no time.
+const POOL_BUFFERS_MAX: usize = POOL_BYTES_MAX / HELD_SIZE;
 
-/// After how many reads in a row that brought little a connection counts as one without traffic.
-const QUIET: u32 = 32;
+/// Small reads in a row after which a connection counts as one without traffic. Pauses between bursts bring fewer.
+const IDLE_READS: u32 = 32;
 
 /// The buffers to read into, one after the other. They grow with the bytes that arrive, never with sizes that the peer announces.
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ pub(crate) struct ReadBuffer {
 impl ReadBuffer {
     /// Returns the buffer to read into, with room for half a block at least.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
-        self.size = self.size.max(LEAST);
+        self.size = self.size.max(IDLE_SIZE);
         if self.block.capacity() - self.block.len() < self.size / 2 {
             self.make_room();
         }
@@ -61,20 +63,20 @@ impl ReadBuffer {
         let came = self.block.len().saturating_sub(self.before);
         if self.block.len() == self.block.capacity() {
             // There was no more room.
-            self.size = (self.size * 4).min(MOST);
+            self.size = (self.size * 4).min(BUSY_SIZE);
         }
-        self.quiet = if came < LEAST / 2 { self.quiet.saturating_add(1) } else { 0 };
-        if self.quiet == QUIET {
-            self.size = LEAST;
+        self.quiet = if came < IDLE_SIZE / 2 { self.quiet.saturating_add(1) } else { 0 };
+        if self.quiet == IDLE_READS {
+            self.size = IDLE_SIZE;
             while let Some((block, capacity)) = self.full.pop_front() {
                 self.forget(block, capacity);
             }
             self.remembered = 0;
-            if self.capacity > LEAST && self.block.len() < LEAST {
-                let mut block = BytesMut::with_capacity(LEAST);
+            if self.capacity > IDLE_SIZE && self.block.len() < IDLE_SIZE {
+                let mut block = BytesMut::with_capacity(IDLE_SIZE);
                 block.extend_from_slice(&self.block);
                 let before = std::mem::replace(&mut self.block, block);
-                let capacity = std::mem::replace(&mut self.capacity, LEAST);
+                let capacity = std::mem::replace(&mut self.capacity, IDLE_SIZE);
                 self.forget(before, capacity);
             }
         }
@@ -95,7 +97,7 @@ impl ReadBuffer {
     fn make_room(&mut self) {
         let unfinished = self.block.len();
         if unfinished > self.size / 2 {
-            self.size = (self.size * 2).min(MOST);
+            self.size = (self.size * 2).min(BUSY_SIZE);
         }
         let needed = unfinished + self.size / 2;
         // If nobody holds a part of this one, it can be used from its beginning.
@@ -118,21 +120,21 @@ impl ReadBuffer {
                 self.remembered -= capacity;
                 (block, capacity)
             }
-            None if self.full.len() >= IN_USE && unfinished < KEPT / 2 => {
-                self.size = self.size.min(KEPT);
-                (BytesMut::with_capacity(KEPT), KEPT)
+            None if self.full.len() >= HELD_BY_FAST_CONSUMERS && unfinished < HELD_SIZE / 2 => {
+                self.size = self.size.min(HELD_SIZE);
+                (BytesMut::with_capacity(HELD_SIZE), HELD_SIZE)
             }
             None => (BytesMut::with_capacity(needed), needed),
         }
     }
 
     fn remember(&mut self, block: BytesMut, capacity: usize) {
-        if capacity < self.size.min(KEPT) {
+        if capacity < self.size.min(HELD_SIZE) {
             return self.forget(block, capacity);
         }
         self.remembered += capacity;
         self.full.push_back((block, capacity));
-        while self.remembered > REMEMBERED || self.full.len() > BLOCKS {
+        while self.remembered > POOL_BYTES_MAX || self.full.len() > POOL_BUFFERS_MAX {
             let Some((block, capacity)) = self.full.pop_front() else { return };
             self.remembered -= capacity;
             self.forget(block, capacity);
@@ -174,7 +176,7 @@ mod tests {
         let mut places = std::collections::HashSet::new();
         for _ in 0..1000 {
             for frame in read(&mut input, usize::MAX, 300) {
-                places.insert(frame.as_ptr() as usize / KEPT);
+                places.insert(frame.as_ptr() as usize / HELD_SIZE);
                 kept.push_back(frame);
             }
             while kept.len() > 1000 {
@@ -182,7 +184,7 @@ mod tests {
             }
         }
         assert!(places.len() < 40, "{} places", places.len());
-        assert_eq!(input.size, MOST);
+        assert_eq!(input.size, BUSY_SIZE);
     }
 
     #[test]
@@ -193,12 +195,12 @@ mod tests {
             frames += read(&mut input, usize::MAX, 131_100).len();
         }
         assert!(frames > 100, "{frames}");
-        assert_eq!(input.size, MOST);
-        assert!(input.remembered <= REMEMBERED);
-        for _ in 0..2 * QUIET {
+        assert_eq!(input.size, BUSY_SIZE);
+        assert!(input.remembered <= POOL_BYTES_MAX);
+        for _ in 0..2 * IDLE_READS {
             read(&mut input, 8, 8);
         }
-        assert_eq!((input.size, input.capacity, input.full.len()), (LEAST, LEAST, 0));
+        assert_eq!((input.size, input.capacity, input.full.len()), (IDLE_SIZE, IDLE_SIZE, 0));
         assert_eq!(read(&mut input, 8, 8).len(), 1);
     }
 
@@ -208,7 +210,7 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..5000 {
             kept.extend(read(&mut input, 1000, 1000));
-            assert!(input.full.len() <= BLOCKS);
+            assert!(input.full.len() <= POOL_BUFFERS_MAX);
         }
     }
 
@@ -216,12 +218,12 @@ mod tests {
     fn what_nobody_lets_go_of_is_not_remembered_for_ever() {
         let mut input = ReadBuffer::default();
         let mut kept = Vec::new();
-        while kept.len() < 4 * REMEMBERED / 1000 {
+        while kept.len() < 4 * POOL_BYTES_MAX / 1000 {
             kept.extend(read(&mut input, usize::MAX, 1000));
         }
-        assert!(input.remembered <= REMEMBERED && input.full.len() <= BLOCKS);
+        assert!(input.remembered <= POOL_BYTES_MAX && input.full.len() <= POOL_BUFFERS_MAX);
         // Whoever keeps one keeps less of others with it.
-        assert_eq!(input.capacity, KEPT);
+        assert_eq!(input.capacity, HELD_SIZE);
         assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
     }
 }

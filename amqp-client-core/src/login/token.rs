@@ -112,14 +112,14 @@ impl fmt::Debug for dyn TokenSource {
     }
 }
 
-/// A new token is requested when one `MARGIN`th of the present token's lifetime is left. The request may take that long.
-const MARGIN: u32 = 5;
+/// A new token is requested when one `RENEW_PART`th of the present token's lifetime is left. The request may take that long.
+const RENEW_PART: u32 = 5;
 
-/// After a failure, the pause before the next request is one `RETRIES`th of the token's lifetime.
-const RETRIES: u32 = 20;
+/// After a failure, the pause before the next request is one `RETRY_PART`th of the token's lifetime.
+const RETRY_PART: u32 = 20;
 
 /// The minimum time between two requests.
-const LEAST: Duration = Duration::from_millis(100);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// Sends the broker a new token whenever four fifths of the last token's lifetime have passed, until the connection is closed. The
 /// adapters' `open` spawns this future; after `open_with`, spawn it yourself if you need it. It does not keep the connection open.
@@ -138,13 +138,13 @@ pub fn keep_fresh<T: Timer>(
     async move {
         let mut failed = false;
         while let Some(period) = valid_for {
-            let pause = if failed { period / RETRIES } else { period - period / MARGIN };
-            let at = timer.now().checked_add(pause.max(LEAST));
+            let pause = if failed { period / RETRY_PART } else { period - period / RENEW_PART };
+            let at = timer.now().checked_add(pause.max(PAUSE_MIN));
             let Some(at) = at else { return };
             if connection.over_before(&mut timer, at).await {
                 return;
             }
-            let renewal = connection.renew(ask(source.clone()), &mut timer, period / MARGIN);
+            let renewal = connection.renew(ask(source.clone()), &mut timer, period / RENEW_PART);
             failed = match renewal.await {
                 Ok(next) => {
                     valid_for = next;
@@ -181,7 +181,7 @@ impl WeakConnection {
         limit: Duration,
     ) -> Result<Option<Duration>, Option<String>> {
         let mut token = pin!(token);
-        let late_at = timer.now() + limit.max(LEAST);
+        let late_at = timer.now() + limit.max(PAUSE_MIN);
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         let token = poll_fn(|cx| {
             if let Poll::Ready(token) = token.as_mut().poll(cx) {

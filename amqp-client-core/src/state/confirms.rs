@@ -44,8 +44,9 @@ enum State {
 /// Errors are rare and large, and there is a place for each message.
 type Outcome = Result<(), Box<ConfirmError>>;
 
-/// Rings up to this length may wait for their oldest future to be asked.
-const PATIENT_RING: usize = 16 * 1024;
+/// Above this length, outcomes that nobody has asked for are moved to a map, so that the ring can shrink. A publisher's window
+/// holds far fewer.
+const SPILL_ABOVE: usize = 16 * 1024;
 
 impl Confirms {
     /// Records a publish of `size` bytes that was numbered `seq`; if it is `watched`, its future exists.
@@ -230,7 +231,7 @@ impl Confirms {
     /// Removes settled entries from the front.
     fn shrink(&mut self) {
         loop {
-            let impatient = self.ring.len() > PATIENT_RING;
+            let impatient = self.ring.len() > SPILL_ABOVE;
             match self.ring.front() {
                 Some(Publish { state: State::Gone, .. }) => {}
                 Some(Publish { state: State::Done(_), .. }) if impatient => {}
@@ -329,11 +330,11 @@ mod tests {
 
     #[test]
     fn one_future_that_is_kept_does_not_keep_all_that_came_after_it() {
-        let (mut confirms, seqs) = published(2 * PATIENT_RING);
+        let (mut confirms, seqs) = published(2 * SPILL_ABOVE);
         confirms.confirmed(&(seqs[0]..=seqs[seqs.len() - 1]), true, Waker::wake);
         // All but the first were awaited, or were not wanted.
         seqs.iter().skip(1).for_each(|seq| drop(confirms.forget(seq.get())));
-        assert!(confirms.ring.len() <= PATIENT_RING, "{}", confirms.ring.len());
+        assert!(confirms.ring.len() <= SPILL_ABOVE, "{}", confirms.ring.len());
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
         assert!(confirms.ring.is_empty() && confirms.left_over.is_empty());
     }

@@ -23,7 +23,7 @@ use crate::event::{ChannelEvent, ConnectionEvent};
 
 /// How long the budget is exceeded before a consumer that took nothing in that time is paused. A pause costs the broker work and
 /// the messages their order, so it is not for consumers that are merely slow.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
 /// Sees to it that no consumer stops the others for long.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl LagWatch {
         }
         state.mark_idle();
         let exceeded = state.delivered_octets >= settings.delivery_budget;
-        self.at = now.checked_add(PATIENCE).filter(|_| exceeded);
+        self.at = now.checked_add(PAUSE_AFTER).filter(|_| exceeded);
     }
 }
 

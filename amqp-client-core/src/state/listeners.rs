@@ -21,10 +21,10 @@ struct Listener<E> {
     waker: Option<Waker>,
 }
 
-/// How many events a listener may be behind.
-const BACKLOG: usize = 1024;
+/// Events that a listener may be behind: more than one outage emits, and a listener that runs at all takes them in time.
+const BACKLOG_EVENTS: usize = 1024;
 
-/// How many bytes of messages those may hold. The newest is kept whatever it holds.
+/// Bytes of returned messages in these events: as many as the default delivery budget. The newest event is kept in any case.
 const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
 
 /// An event for a listener, or a note that some were dropped.
@@ -102,7 +102,7 @@ impl<E: ListenerEvent> Listeners<E> {
 impl<E: ListenerEvent> Listener<E> {
     /// Drops the oldest events, to make room for an event of that many bytes.
     fn make_room(&mut self, bytes: usize) {
-        while self.queue.len() >= BACKLOG || self.bytes + bytes > BACKLOG_BYTES {
+        while self.queue.len() >= BACKLOG_EVENTS || self.bytes + bytes > BACKLOG_BYTES {
             if self.pop().is_none() {
                 break;
             }
@@ -191,11 +191,11 @@ mod tests {
     fn a_listener_that_does_not_listen_loses_the_oldest_and_hears_how_many() {
         let mut listeners = Listeners::default();
         let id = listeners.subscribe();
-        for event in 0..BACKLOG as u64 + 3 {
+        for event in 0..BACKLOG_EVENTS as u64 + 3 {
             listeners.emit(&event, Waker::wake);
         }
         let heard = heard(&mut listeners, id);
-        assert_eq!(heard.len(), BACKLOG + 1);
+        assert_eq!(heard.len(), BACKLOG_EVENTS + 1);
         assert_eq!(heard[..2], [None, Some(3)]);
     }
 }

@@ -1,15 +1,15 @@
 use std::time::{Duration, Instant};
 
-/// After how many steps without a turn of the driver a task yields.
-const STEPS: u32 = 64;
+/// Steps without a turn of the driver after which a task yields: yielding then costs little for each step.
+const YIELD_AFTER_STEPS: u32 = 64;
 
 /// The time after which a task yields. Less than a millisecond is not noticeable, and yielding costs little compared with that
 /// much work.
-const LONG: Duration = Duration::from_millis(1);
+const YIELD_AFTER: Duration = Duration::from_millis(1);
 
 /// How many steps there are between two looks at the clock, at most. A task that was fast and then takes 100 ms for each step
 /// is noticed after 1.6 s, once; from then on it looks at each step.
-const STRIDE: u32 = 16;
+const CLOCK_STRIDE: u32 = 16;
 
 /// Finds out whether a task that never waits keeps the driver from running, as when both share a thread: nobody would write
 /// its acknowledgements and heartbeats then. Such a task yields, by count and by time.
@@ -57,16 +57,16 @@ impl Pace {
     #[cold]
     pub(crate) fn look(&mut self, turns: u64, now: Option<Instant>) -> Look {
         let passed = now.zip(self.since).map(|(now, since)| now.saturating_duration_since(since));
-        let long = passed.is_some_and(|passed| passed >= LONG);
+        let long = passed.is_some_and(|passed| passed >= YIELD_AFTER);
         self.steps += self.stride;
-        self.stride = if long { 1 } else { (self.stride * 2).min(STRIDE) };
+        self.stride = if long { 1 } else { (self.stride * 2).min(CLOCK_STRIDE) };
         self.left = self.stride;
         let driver_ran = std::mem::replace(&mut self.turns, turns) != turns;
         let found = if driver_ran {
             Look::Fine
         } else if long {
             Look::Long
-        } else if self.steps >= STEPS {
+        } else if self.steps >= YIELD_AFTER_STEPS {
             Look::Often
         } else {
             // Time and steps go on adding up.
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_task_that_takes_its_time_yields_at_each_step() {
-        for each in [LONG, Duration::from_millis(10), Duration::from_secs(5)] {
+        for each in [YIELD_AFTER, Duration::from_millis(10), Duration::from_secs(5)] {
             let found = yields(&mut Pace::default(), 100, each, false);
             assert!(found.len() >= 97, "{found:?}");
             assert!(found.iter().all(|(_, found)| *found == Look::Long));
@@ -118,7 +118,7 @@ mod tests {
         let mut pace = Pace::default();
         yields(&mut pace, 1000, Duration::from_nanos(200), false);
         let found = yields(&mut pace, 100, Duration::from_millis(10), false);
-        assert!(found[0].0 < STRIDE, "{found:?}");
+        assert!(found[0].0 < CLOCK_STRIDE, "{found:?}");
         assert!(found.len() > 80, "{found:?}");
     }
 

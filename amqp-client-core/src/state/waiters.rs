@@ -130,8 +130,8 @@ impl Waiters {
             // A crowd may have gone: neither its memory is kept, nor looked through with each wake.
             self.entries.clear();
             self.free.clear();
-            self.entries.shrink_to(KEPT);
-            self.free.shrink_to(KEPT);
+            self.entries.shrink_to(IDLE_ENTRIES);
+            self.free.shrink_to(IDLE_ENTRIES);
         }
         match entry {
             Entry::Waiting(waker) => waker,
@@ -149,8 +149,8 @@ impl Waiters {
     }
 }
 
-/// Memory for that many entries is kept.
-const KEPT: usize = 16;
+/// Entries whose memory is kept when a crowd has gone: enough for the few tasks that usually wait for the same thing.
+const IDLE_ENTRIES: usize = 16;
 
 /// Polls something without a lock, as [`Shared::poll`](super::Shared::poll) does under it.
 #[cfg(test)]
@@ -210,7 +210,7 @@ pub(super) mod tests {
         for id in ids.iter().flatten().skip(1).step_by(2) {
             assert!(waiters.remove(*id).is_none(), "it was woken");
         }
-        assert!(waiters.entries.is_empty() && waiters.entries.capacity() <= KEPT);
+        assert!(waiters.entries.is_empty() && waiters.entries.capacity() <= IDLE_ENTRIES);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use rustls::ClientConnection;
 use super::{TlsError, TlsOptions};
 use crate::driver::Transport;
 
-/// How much is read from the transport at once, at least.
-const READ: usize = 16 * 1024 + 512;
+/// The room for each read from the transport: one TLS record of the maximum size, which is 16 KiB and its overhead.
+const READ_MIN: usize = 16 * 1024 + 512;
 
 /// A transport inside of a TLS session.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl<S: Transport> Secured<S> {
     /// Passes input to the TLS session. The session keeps little decrypted data, so that has to be taken out in between.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.incoming.is_empty() {
-            self.incoming.reserve(READ);
+            self.incoming.reserve(READ_MIN);
             match ready!(self.inner.poll_read(cx, &mut self.incoming))? {
                 0 => self.ended = true,
                 _ => self.progress = true,

@@ -300,15 +300,16 @@ impl Unsettled {
             self.entries.pop_front();
             self.settled -= 1;
         }
-        if self.settled > MANY_SETTLED && self.settled > self.entries.len() / 2 {
+        if self.settled > COMPACT_FROM && self.settled > self.entries.len() / 2 {
             self.entries.retain(|entry| entry.state != State::Settled);
             self.settled = 0;
         }
     }
 }
 
-/// Fewer settled entries than this are not worth moving the others for.
-const MANY_SETTLED: usize = 64;
+/// Settled entries from which on the others are moved together. Fewer take at most 1 KiB, and moving costs more than skipping
+/// them.
+const COMPACT_FROM: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -353,7 +354,7 @@ mod tests {
             let mut sent = Vec::new();
             unsettled.flush(|ack| sent.push(ack));
             assert_eq!(sent, [BasicAck { delivery_tag: tag, multiple: false }]);
-            assert!(unsettled.entries.len() <= 2 * MANY_SETTLED);
+            assert!(unsettled.entries.len() <= 2 * COMPACT_FROM);
         }
         unsettled.ack(DeliveryTag(1)).expect("it waits");
         unsettled.flush(|_| {});
@@ -367,7 +368,7 @@ mod tests {
         assert!((1..=1000).all(|tag| unsettled.delivered(tag)));
         (2..=1000).for_each(|tag| unsettled.ack(DeliveryTag(tag)).expect("it waits"));
         assert_eq!(flushed(&mut unsettled).len(), 999);
-        assert!(unsettled.entries.len() <= 2 * MANY_SETTLED);
+        assert!(unsettled.entries.len() <= 2 * COMPACT_FROM);
         // Those that are rejected are counted until they go.
         assert!((1001..=1003).all(|tag| unsettled.delivered(tag)));
         for tag in [1002, 1001, 1] {

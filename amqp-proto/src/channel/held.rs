@@ -27,8 +27,8 @@ struct HeldDelivery {
     requeue: bool,
 }
 
-/// With fewer settled deliveries than this, removing them is not worth it.
-const CROWDED_MIN: usize = 32;
+/// Entries from which on settled ones are removed. Fewer take little memory, and are not worth the search.
+const COMPACT_FROM: usize = 32;
 
 impl Held {
     /// Returns the number of held deliveries that are still unsettled.
@@ -56,7 +56,7 @@ impl Held {
         if !unsettled.is_waiting(delivery.tag) {
             return;
         }
-        if self.deliveries.len() >= self.crowded.max(CROWDED_MIN) {
+        if self.deliveries.len() >= self.crowded.max(COMPACT_FROM) {
             self.forget_settled(unsettled);
             self.crowded = 2 * self.deliveries.len();
         }

@@ -87,8 +87,8 @@ fn word(bytes: &[u8]) -> u64 {
     }
 }
 
-/// Up to so many outstanding publishes are searched one by one.
-const FEW: usize = 32;
+/// Up to this many outstanding publishes are searched one by one, which costs less than building an index.
+const SCAN_MAX: usize = 32;
 
 /// Finds outstanding publishes by their fingerprints.
 ///
@@ -153,7 +153,7 @@ impl Index {
     /// Looks for outstanding publishes with that fingerprint. One that is the only one is not found again.
     pub(super) fn take(&mut self, mut ring: Ring<'_>, wanted: Fingerprint) -> Found {
         if self.used == 0 {
-            if ring.0.len() <= FEW {
+            if ring.0.len() <= SCAN_MAX {
                 return self.search(ring, wanted);
             }
             self.build((&mut *ring.0, ring.1));

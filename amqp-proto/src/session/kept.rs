@@ -8,7 +8,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::discard::Discard;
-use super::nodes::FAR;
+use super::nodes::NEVER;
 use crate::time::Instant;
 use crate::{PublishSeq, RawProperties, ShortStr};
 
@@ -152,7 +152,7 @@ impl Kept {
                 Some(Expires::At(_)) => break,
                 Some(Expires::After(time)) => {
                     // One that never expires gets a time as well, or all the older ones would be looked at each time.
-                    let at = now.checked_add(time.min(FAR));
+                    let at = now.checked_add(time.min(NEVER));
                     message.expires = at.map(Expires::At);
                     at.into_iter().for_each(&mut arm);
                 }

@@ -30,8 +30,8 @@ impl Nodes {
         Self {
             nodes: alloc::vec![node; count],
             chance: Chance(recovery.seed.unwrap_or_else(|| entropy(now))),
-            delay_min: recovery.delay_min.min(recovery.delay_max).clamp(LEAST_DELAY, FAR),
-            delay_max: recovery.delay_max.clamp(LEAST_DELAY, FAR),
+            delay_min: recovery.delay_min.min(recovery.delay_max).clamp(LEAST_DELAY, NEVER),
+            delay_max: recovery.delay_max.clamp(LEAST_DELAY, NEVER),
         }
     }
 
@@ -102,11 +102,11 @@ impl Nodes {
 }
 
 /// Stands for "never": 30 years, which can be added to any time of any platform's clock.
-pub(super) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+pub(super) const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 fn later(now: Instant, delay: Duration) -> Instant {
     let at = now.checked_add(delay);
-    debug_assert!(at.is_some(), "{delay:?} is at most {FAR:?}");
+    debug_assert!(at.is_some(), "{delay:?} is at most {NEVER:?}");
     at.unwrap_or(now)
 }
 

@@ -22,12 +22,12 @@ pub(super) struct Reopened {
 
 /// A channel that is closed within that time of its return is closed for the same reason again, whatever the delays are: the
 /// broker cannot close it sooner than a round trip after it is open.
-const SOON: Duration = Duration::from_secs(1);
+const SAME_CAUSE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Reopened {
     /// The channel is closed. Returns whether it was open long enough that the earlier close cannot be the reason.
     fn was_stable(&mut self, now: Instant, delay_min: Duration) -> bool {
-        let enough = self.delay.saturating_mul(2).max(delay_min).max(SOON);
+        let enough = self.delay.saturating_mul(2).max(delay_min).max(SAME_CAUSE_WITHIN);
         self.since.take().is_some_and(|since| now.duration_since(since) >= enough)
     }
 }

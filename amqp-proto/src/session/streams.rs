@@ -67,8 +67,8 @@ enum State {
     Settled,
 }
 
-/// Up to this many consumers that have ended stay in the list.
-const ENDED_MAX: usize = 16;
+/// Consumers that have ended and stay in the list, beyond twice those that run. They are removed together, so each costs little.
+const ENDED_READERS_MAX: usize = 16;
 
 impl Streams {
     /// Returns whether deliveries of the consumer are to be [looked at](Self::delivered).
@@ -109,7 +109,7 @@ impl Streams {
         consumer: ConsumerId,
         consumers: impl ExactSizeIterator<Item = ConsumerId>,
     ) {
-        if self.watched.len() > consumers.len() * 2 + ENDED_MAX {
+        if self.watched.len() > consumers.len() * 2 + ENDED_READERS_MAX {
             let mut present: Vec<_> = consumers.collect();
             present.sort_unstable();
             let is_there = |consumer| present.binary_search(&consumer).is_ok();

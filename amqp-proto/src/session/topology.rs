@@ -30,8 +30,9 @@ struct Queue {
     names: Vec<ShortStr>,
 }
 
-/// How many earlier names of a queue lead to it: the first, which handles have, and the latest.
-const NAMES: usize = 10;
+/// Earlier names of a queue that still lead to it: the first, which handles have, and the latest. Enough for as many losses as a
+/// handle of such a name can last in practice.
+const NAMES_MAX: usize = 10;
 
 /// A binding, seen from its destination.
 #[derive(Debug, Clone, Eq)]
@@ -175,7 +176,7 @@ impl Topology {
     pub(super) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
         let Some(mut queue) = self.queues.remove(old) else { return };
         queue.names.push(old.clone());
-        if queue.names.len() > NAMES {
+        if queue.names.len() > NAMES_MAX {
             self.aliases.remove(&queue.names.remove(1));
         }
         self.queues.insert(new.clone(), queue);

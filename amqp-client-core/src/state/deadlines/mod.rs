@@ -80,8 +80,8 @@ enum State {
     Expired,
 }
 
-/// Below this many entries a heap is not worth cleaning.
-const KEPT_HEAP: usize = 1024;
+/// Up to this many entries, a heap is not searched for deadlines that are gone: they take a few KiB.
+const CLEAN_ABOVE: usize = 1024;
 
 impl Deadlines {
     /// Starts a deadline, if there is one. The driver must be woken for it, or be about to run.
@@ -279,7 +279,7 @@ impl Deadlines {
 /// Removes entries of finished deadlines, once they are the majority.
 #[inline]
 fn clean<T: Ord>(heap: &mut BinaryHeap<Reverse<(T, DeadlineId)>>, entries: &[Entry], live: usize) {
-    if heap.len() > KEPT_HEAP && heap.len() > live * 2 {
+    if heap.len() > CLEAN_ABOVE && heap.len() > live * 2 {
         heap.retain(|Reverse((_, id))| is_current(entries, *id));
     }
 }

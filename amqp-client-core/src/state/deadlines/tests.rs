@@ -64,13 +64,13 @@ fn a_deadline_that_was_stopped_does_not_speak_for_the_next_in_its_place() {
 #[test]
 fn deadlines_that_are_gone_do_not_pile_up() {
     let (mut deadlines, now) = (Deadlines::default(), Instant::now());
-    for _ in 0..10 * KEPT_HEAP {
+    for _ in 0..10 * CLEAN_ABOVE {
         let id = deadlines.start(Some(1000 * SECOND), Counts::Always);
         deadlines.turn(now, Waker::wake);
         drop(deadlines.stop(id));
     }
     assert_eq!(deadlines.entries.len(), 1);
-    assert!(deadlines.heap.len() <= KEPT_HEAP + 1, "{}", deadlines.heap.len());
+    assert!(deadlines.heap.len() <= CLEAN_ABOVE + 1, "{}", deadlines.heap.len());
     assert_eq!(deadlines.next(), None);
 }
 
@@ -191,12 +191,12 @@ fn extreme_times_and_numbers_of_bytes_do_no_harm() {
 #[test]
 fn deadlines_that_are_gone_do_not_pile_up_behind_what_is_not_written() {
     let mut deadlines = Deadlines::default();
-    for _ in 0..10 * KEPT_HEAP {
+    for _ in 0..10 * CLEAN_ABOVE {
         let id = deadlines.start(Some(1000 * SECOND), queued(1));
         deadlines.turn(Instant::now(), Waker::wake);
         drop(deadlines.stop(id));
     }
-    assert!(deadlines.behind.len() <= KEPT_HEAP + 1, "{}", deadlines.behind.len());
+    assert!(deadlines.behind.len() <= CLEAN_ABOVE + 1, "{}", deadlines.behind.len());
 }
 
 #[test]
