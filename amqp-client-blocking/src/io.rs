@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_a_thread_is_an_error_to_who_waits_for_its_result() {
+    fn a_panic_of_a_thread_is_an_error_for_its_waiter() {
         let result = elsewhere("amqp-test", || -> io::Result<()> { panic!("nothing comes of it") });
         let result = result.wait_timeout(Duration::from_secs(30)).expect("there is a result");
         result.expect_err("it panicked");

@@ -82,7 +82,7 @@ fn several_consumers_are_waited_for_at_once() -> Outcome {
 
 /// Every thread may be the one that moves the bytes, and leaves at any time: to the next, or to the helper.
 #[test]
-fn threads_that_come_and_go_leave_nobody_waiting() -> Outcome {
+fn threads_that_come_and_go_leave_no_thread_waiting() -> Outcome {
     let broker = Broker::start()?;
     let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
@@ -170,7 +170,7 @@ fn callbacks_may_do_anything() -> Outcome {
 }
 
 #[test]
-fn an_error_of_a_callback_comes_out_and_an_end_of_its_consumer_too() -> Outcome {
+fn callbacks_return_the_error_of_a_handler_and_the_end_of_the_consumer() -> Outcome {
     let broker = Broker::start()?;
     let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;
@@ -207,7 +207,7 @@ fn closing_in_a_callback_ends_the_others() -> Outcome {
 }
 
 #[test]
-fn a_callback_that_panics_is_contained_if_that_is_wanted() -> Outcome {
+fn a_panic_of_a_callback_can_be_caught() -> Outcome {
     let broker = Broker::start()?;
     let connection = connect(&broker.uri())?;
     let channel = connection.open_channel().wait()?;

@@ -32,7 +32,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 #[test]
-fn a_request_that_is_not_answered_ends_in_time_and_leaves_the_channel_usable() {
+fn a_request_without_reply_times_out_and_leaves_the_channel_usable() {
     let (mut rig, channel) = rig();
     let mut purge = channel.queue_purge("q");
     rig.turn();
@@ -50,7 +50,7 @@ fn a_request_that_is_not_answered_ends_in_time_and_leaves_the_channel_usable() {
 }
 
 #[test]
-fn a_deadline_of_ones_own_counts_from_when_it_is_given() {
+fn an_explicit_deadline_counts_from_when_it_is_set() {
     let (mut rig, channel) = rig();
     let mut purge = channel.queue_purge("q");
     rig.advance(Duration::from_secs(5));
@@ -77,7 +77,7 @@ fn opening_a_channel_and_closing_have_deadlines_too() {
 }
 
 #[test]
-fn a_publish_that_waits_too_long_for_the_window_says_so() {
+fn a_publish_that_waits_too_long_for_the_window_names_the_window() {
     let (mut rig, channel) = rig();
     let after = Duration::from_secs(3);
     let options = PublisherOptions::new().window(1, usize::MAX).timeout(Some(after));
@@ -130,7 +130,7 @@ fn is_timed_out<T>(polled: &Poll<Result<T, CallError>>) -> bool {
 }
 
 #[test]
-fn a_request_behind_a_large_body_is_answered_however_long_that_takes() {
+fn a_request_behind_a_large_body_gets_its_reply_however_long_that_takes() {
     for rate in [2 * MIB, 100_000] {
         let (mut rig, _publisher, other) = behind_a_body();
         let mut asked = other.queue_declare("q", QueueOptions::new()).within(5 * SECOND);
@@ -197,7 +197,7 @@ fn a_request_ends_when_the_link_stops() {
 }
 
 #[test]
-fn what_is_published_behind_a_request_does_not_prolong_it() {
+fn publishes_behind_a_request_do_not_extend_its_deadline() {
     let (mut rig, publisher, other) = behind_a_body();
     let mut asked = other.queue_purge("q").within(5 * SECOND);
     for _ in 0..30 {
@@ -214,7 +214,7 @@ fn what_is_published_behind_a_request_does_not_prolong_it() {
 }
 
 #[test]
-fn confirms_of_what_is_being_written_are_waited_for() {
+fn confirms_of_messages_being_written_are_awaited() {
     for moves in [true, false] {
         let (mut rig, publisher, _other) = behind_a_body();
         rig.room = usize::MAX;
@@ -403,7 +403,7 @@ fn an_outage_counts() {
 }
 
 #[test]
-fn requests_on_many_channels_are_all_answered() {
+fn requests_on_many_channels_all_get_replies() {
     let (mut rig, publisher, _other) = behind_a_body();
     rig.room = usize::MAX;
     let channels: Vec<_> = (0..200)

@@ -107,7 +107,7 @@ fn a_cause_is_a_source_unless_the_error_shows_it() {
 
 /// A program whose `main` returns an error prints its `Debug`.
 #[test]
-fn what_main_prints_says_what_happened() {
+fn an_error_returned_from_main_prints_its_causes() {
     let endpoint = Endpoint::new("rabbit-1", 5672);
     let error = ConnectError::Unreachable { endpoint, error: reset() };
     assert_eq!(format!("{error:?}"), format!("cannot reach rabbit-1:5672: {}", reset()));
@@ -116,7 +116,7 @@ fn what_main_prints_says_what_happened() {
 }
 
 #[test]
-fn all_errors_answer_the_same_questions() {
+fn all_errors_have_the_same_methods() {
     let endpoint = Endpoint::new("rabbit-1", 5672);
     let refused = ConnectError::TimedOut { endpoint, after: TIME };
     assert!(refused.is_transient() && refused.reply_code().is_none());

@@ -116,7 +116,7 @@ fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
 
 /// Those that wait on another channel have nothing of it.
 #[test]
-fn a_confirm_wakes_nobody_on_another_channel() {
+fn a_confirm_wakes_no_task_of_another_channel() {
     let (mut rig, channel) = rig();
     let opening = rig.connection.open_channel();
     let other = rig.run(opening).expect("a channel");
@@ -141,7 +141,7 @@ fn a_confirm_wakes_nobody_on_another_channel() {
 
 /// Windows of different sizes, and messages of different sizes, on one channel: all come through.
 #[test]
-fn publishers_with_windows_of_their_own_do_not_hold_each_other_up_for_ever() {
+fn publishers_with_different_windows_do_not_block_each_other_forever() {
     let (mut rig, channel) = rig();
     let options = |messages, bytes| PublisherOptions::new().window(messages, bytes);
     let publishers = [options(1, usize::MAX), options(3, 100), options(1000, 10), options(0, 0)]
@@ -236,7 +236,7 @@ fn a_kept_message_that_expires_lets_the_next_one_in() {
 /// The broker has closed the channel over one of several kept messages, which are sent again one by one. Other messages wait
 /// until the broker has confirmed the last of them.
 #[test]
-fn a_publisher_behind_messages_that_are_sent_one_by_one_goes_on_when_all_are_confirmed() {
+fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
     let mut rig = Rig::new(Config::default());
     let mut recovery = Recovery::default();
     recovery.reopen_channels = true;

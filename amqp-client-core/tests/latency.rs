@@ -17,7 +17,7 @@ const MESSAGES: usize = 1024;
 const AHEAD: u64 = 256 * 1024 + MESSAGE as u64 + 4 * 1024;
 
 #[test]
-fn a_request_beside_a_gigabyte_is_answered_in_time() {
+fn a_request_beside_a_gigabyte_gets_its_reply_in_time() {
     for on_loss in [OnLoss::Wait, OnLoss::Keep] {
         let mut rig = Rig::new(Config::default());
         let connection = rig.connection.clone();

@@ -8,7 +8,7 @@ use amqp_client_core::{Config, Gate, OnLoss, PublishError, PublisherOptions};
 use rig::Rig;
 
 #[test]
-fn what_does_not_fit_the_window_waits_and_says_how_much_was_sent() {
+fn messages_above_the_window_wait_and_the_error_counts_the_sent_ones() {
     let mut rig = Rig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -37,7 +37,7 @@ fn what_does_not_fit_the_window_waits_and_says_how_much_was_sent() {
 }
 
 #[test]
-fn what_is_prepared_is_kept_over_a_loss() {
+fn prepared_messages_are_kept_over_a_loss() {
     let mut config = Config::default();
     config.settings.publish_timeout = None;
     let mut rig = Rig::new(config);

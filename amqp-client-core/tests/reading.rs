@@ -185,7 +185,7 @@ fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
 }
 
 #[test]
-fn nobody_is_paused_for_nobody() {
+fn no_consumer_is_paused_while_no_other_waits() {
     let (mut rig, channel, [lags]) = consumers(ConsumeOptions::new());
     deliver(&mut rig, &channel, &lags);
     (0..5).for_each(|_| rig.advance(PATIENCE));
@@ -227,7 +227,7 @@ fn consumers_are_paused_until_the_others_go_on() {
 }
 
 #[test]
-fn what_cannot_be_paused_stays_and_its_neighbours_with_it() {
+fn a_consumer_that_cannot_be_paused_blocks_its_neighbours() {
     let cases = [
         ConsumeOptions::new().no_ack(true),
         ConsumeOptions::new().exclusive(true),
@@ -261,7 +261,7 @@ fn of_a_queue_that_was_declared_elsewhere_the_application_has_to_know() {
 }
 
 #[test]
-fn a_body_beyond_the_share_is_kept_for_who_looks_now_and_then() {
+fn a_body_above_the_share_is_kept_for_a_slow_consumer() {
     let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new());
     // The application looks once in a while, and not in the second after a delivery has come.
     for round in 0..3 {
@@ -314,7 +314,7 @@ fn a_consumer_that_is_paused_ends_as_any_other() {
 
 /// A consumer that has ended cannot be paused, so its deliveries have to be requeued instead.
 #[test]
-fn a_consumer_that_has_ended_stops_nobody_else() {
+fn a_consumer_that_has_ended_blocks_no_other() {
     type End = fn(&mut Rig, &Channel, &Consumer);
     let ends: [(&str, End); 3] = [
         ("cancelled", |rig, _, own| rig.run(own.cancel()).expect("it is cancelled")),
@@ -361,7 +361,7 @@ fn a_consumer_that_has_ended_stops_nobody_else() {
 
 /// Nobody delivers it again.
 #[test]
-fn what_needs_no_acknowledgement_stays_with_a_consumer_that_has_ended() {
+fn deliveries_without_acks_stay_with_a_consumer_that_has_ended() {
     let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new().no_ack(true));
     rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
     rig.run(lags.cancel()).expect("it is cancelled");
@@ -388,7 +388,7 @@ fn a_consumer_without_a_handle_is_refused() {
 }
 
 #[test]
-fn an_answer_is_read_behind_deliveries_that_nobody_takes() {
+fn a_reply_is_read_behind_untaken_deliveries() {
     let (mut rig, channel, consumer) = over_budget(false);
     let declared = channel.queue_declare("another", QueueOptions::new());
     deliver(&mut rig, &channel, &consumer);
@@ -398,7 +398,7 @@ fn an_answer_is_read_behind_deliveries_that_nobody_takes() {
 }
 
 #[test]
-fn a_confirm_is_read_behind_deliveries_that_nobody_takes() {
+fn a_confirm_is_read_behind_untaken_deliveries() {
     let (mut rig, channel, consumer) = over_budget(false);
     let publisher = channel.default_exchange().publisher(PublisherOptions::new());
     let publisher = publisher.expect("the channel is open");
@@ -407,7 +407,7 @@ fn a_confirm_is_read_behind_deliveries_that_nobody_takes() {
 }
 
 #[test]
-fn a_flood_is_not_read_for_ever_for_what_is_owed() {
+fn a_flood_is_read_only_up_to_a_limit_for_an_outstanding_reply() {
     let (mut rig, channel, consumer) = over_budget(false);
     rig.silence();
     let _never_answered = channel.queue_declare("another", QueueOptions::new());
@@ -418,7 +418,7 @@ fn a_flood_is_not_read_for_ever_for_what_is_owed() {
 }
 
 #[test]
-fn what_a_loss_takes_back_makes_room_and_what_needs_no_acknowledgement_stays() {
+fn a_loss_frees_requeued_deliveries_and_keeps_those_without_acks() {
     let (mut rig, channel, mut acking) = over_budget(false);
     let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(true));
     let mut taking = rig.run(consuming).expect("a consumer");
@@ -443,7 +443,7 @@ fn what_a_loss_takes_back_makes_room_and_what_needs_no_acknowledgement_stays() {
 }
 
 #[test]
-fn another_connection_is_made_whatever_the_last_one_left_lying() {
+fn reconnecting_does_not_depend_on_untaken_deliveries() {
     let (mut rig, channel, mut consumer) = over_budget(true);
     rig.recover();
     rig.silence();

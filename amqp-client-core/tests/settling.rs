@@ -62,7 +62,7 @@ fn nack_is_a_nack_and_reject_a_reject() {
 }
 
 #[test]
-fn what_nobody_failed_at_is_returned_without_blame() {
+fn untouched_deliveries_are_requeued_without_blame() {
     // Of three deliveries the first is taken and dropped, the second is taken from the channel but not handed out.
     let (mut rig, channel, mut consumer) = consuming(2);
     drop(consumer.try_next().expect("it was delivered"));
@@ -79,7 +79,7 @@ fn what_nobody_failed_at_is_returned_without_blame() {
 }
 
 #[test]
-fn what_a_shutdown_returns_is_returned_without_blame() {
+fn a_shutdown_requeues_without_blame() {
     let (mut rig, channel, consumer) = consuming(2);
     let connection = rig.connection.clone();
     let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
@@ -138,7 +138,7 @@ fn a_shutdown_returns_nothing_of_a_channel_that_is_closed() {
 }
 
 #[test]
-fn what_is_on_its_way_to_a_channel_that_goes_is_returned_without_blame() {
+fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
     let all = || -> Method { BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into() };
     let ends = |rig: &mut Rig| {
         rig.turn();
@@ -193,7 +193,7 @@ fn a_handler_that_panics_is_to_blame() {
 
 /// A panic that propagates drops the other handlers. They have not failed.
 #[test]
-fn a_handler_beside_one_that_panics_is_not_to_blame() {
+fn handlers_beside_one_that_panics_are_not_blamed() {
     for at_once in [false, true] {
         let (mut rig, _channel, consumer) = consuming(2);
         let mut handling = Box::pin(consumer.for_each_concurrent(0, |delivery| {
@@ -215,7 +215,7 @@ fn a_handler_beside_one_that_panics_is_not_to_blame() {
 }
 
 #[test]
-fn an_answer_that_nobody_awaits_is_returned_without_blame() {
+fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
     let (mut rig, channel, consumer) = consuming(0);
     std::mem::forget(consumer);
     for answered in [false, true] {

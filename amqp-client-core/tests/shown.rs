@@ -119,7 +119,7 @@ fn credentials_are_not_shown_wherever_they_are() {
 }
 
 #[test]
-fn handles_are_shown_without_what_is_under_way() {
+fn debug_of_handles_omits_pending_work() {
     let mut rig = Rig::new(with_password());
     let connection = rig.connection.clone();
     let channel = rig.run(connection.open_channel()).expect("it opens");

@@ -228,7 +228,7 @@ fn a_peer_that_is_silent_is_noticed_soon() {
 }
 
 #[test]
-fn a_peer_that_falls_silent_behind_what_nobody_takes_is_noticed() {
+fn a_silent_peer_is_detected_behind_untaken_deliveries() {
     let mut scene = Scene::set();
     let _consumer = scene.suspend();
     scene.pass(10 * HEARTBEAT, true);

@@ -79,7 +79,7 @@ fn declare(channel: &Channel, name: &'static str) -> Box<dyn FnOnce() + Send> {
 }
 
 #[test]
-fn everybody_gets_his_own_answer() {
+fn each_caller_gets_its_own_reply() {
     check(|| {
         let (rig, channel) = rig();
         run(rig, vec![declare(&channel, "a"), declare(&channel, "b"), declare(&channel, "c")]);
@@ -87,7 +87,7 @@ fn everybody_gets_his_own_answer() {
 }
 
 #[test]
-fn an_answer_that_nobody_wants_disturbs_nobody() {
+fn an_abandoned_reply_disturbs_no_other_caller() {
     check(|| {
         let (rig, channel) = rig();
         let dropping = channel.clone();
@@ -118,7 +118,7 @@ fn publishers_wait_for_the_window_and_each_other() {
 
 /// It may have been called just before.
 #[test]
-fn a_publisher_that_gives_up_passes_its_turn_on() {
+fn a_publisher_that_gives_up_passes_on_its_turn() {
     check(|| {
         let (rig, channel) = rig();
         let options = PublisherOptions::new().window(1, usize::MAX);
@@ -142,7 +142,7 @@ fn a_publisher_that_gives_up_passes_its_turn_on() {
 
 /// A future that wakes up and waits again, with another waker each time.
 #[test]
-fn whoever_waits_for_confirms_hears_of_the_last() {
+fn waiting_for_confirms_ends_with_the_last_one() {
     check(|| {
         let (rig, channel) = rig();
         let publisher = channel.default_exchange().publisher(PublisherOptions::new());
@@ -160,7 +160,7 @@ fn whoever_waits_for_confirms_hears_of_the_last() {
 
 /// Futures that come and go while another waits for the same thing.
 #[test]
-fn whoever_waits_for_the_end_learns_of_it_whatever_others_do() {
+fn waiting_for_the_close_ends_whatever_others_do() {
     check(|| {
         let (rig, channel) = rig();
         let connection = rig.connection.clone();
@@ -201,7 +201,7 @@ fn a_consumer_hears_of_every_delivery() {
 }
 
 #[test]
-fn whoever_waits_learns_of_the_end() {
+fn every_waiting_task_is_notified_of_the_close() {
     check(|| {
         let (mut rig, channel) = rig();
         rig.silence();

@@ -78,7 +78,7 @@ fn the_next_token_is_sent_when_a_fifth_of_the_time_is_left() {
 }
 
 #[test]
-fn without_one_it_is_tried_again_and_told() {
+fn without_a_token_it_is_retried_and_reported() {
     let (mut rig, now) = scene();
     let attempts = Arc::new(AtomicU32::new(0));
     let count = attempts.clone();

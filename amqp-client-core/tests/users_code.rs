@@ -141,7 +141,7 @@ fn bodies_that_cannot_be_sent() {
 }
 
 #[test]
-fn bodies_that_wait_and_are_given_up() {
+fn bodies_that_wait_and_are_abandoned() {
     in_time(|| {
         let (mut rig, channel) = rig();
         let mut bodies = Bodies::new(&mut rig);
@@ -191,7 +191,7 @@ fn bodies_that_are_lost_with_the_connection() {
 }
 
 #[test]
-fn bodies_that_nobody_will_ever_send() {
+fn bodies_that_are_never_sent() {
     in_time(|| {
         for on_loss in [OnLoss::Wait, OnLoss::Keep] {
             for written in [false, true] {

@@ -57,7 +57,7 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
 }
 
 #[test]
-fn an_answer_that_was_taken_leaves_nothing_to_do() {
+fn a_reply_that_was_taken_leaves_no_work() {
     let mut rig = Rig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");

@@ -306,7 +306,7 @@ fn selected(flags: u16) -> Properties {
 }
 
 #[test]
-fn every_combination_of_properties_comes_back() {
+fn every_combination_of_properties_survives_a_round_trip() {
     for flags in 0..1u16 << 14 {
         let properties = selected(flags);
         let raw = RawProperties::from(&properties);
@@ -320,7 +320,7 @@ fn every_combination_of_properties_comes_back() {
 }
 
 #[test]
-fn more_words_of_flags_may_come_if_they_say_nothing() {
+fn further_words_of_flags_are_accepted_if_they_are_empty() {
     let decode = |encoded: &'static [u8]| Properties::decode(&Bytes::from_static(encoded));
     let mode = Properties { delivery_mode: Some(2), ..Properties::default() };
     assert_eq!(decode(b"\x10\x01\0\0\x02"), Ok(mode.clone()));
@@ -401,7 +401,7 @@ proptest! {
     }
 
     #[test]
-    fn any_table_comes_back(entries in proptest::collection::vec((".{0,30}", any_value()), 0..12)) {
+    fn any_table_survives_a_round_trip(entries in proptest::collection::vec((".{0,30}", any_value()), 0..12)) {
         let table = table_of(entries.clone());
         prop_assert_eq!(&through_the_wire(&table), &table);
         for (name, _) in &entries {
@@ -415,7 +415,7 @@ proptest! {
     }
 
     #[test]
-    fn any_octets_make_a_short_string_up_to_255(
+    fn any_bytes_make_a_short_string_up_to_255(
         octets in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         match ShortStr::try_from(&octets[..]) {

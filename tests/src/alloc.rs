@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_and_octets_are_counted_and_what_is_kept_shows() {
+    fn allocations_and_bytes_are_counted_and_kept_memory_shows() {
         let (kept, counted) = allocations(|| {
             drop(black_box(Vec::<u8>::with_capacity(1_000)));
             black_box(Vec::<u8>::with_capacity(500))
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn freeing_what_was_there_before_counts_as_less_than_nothing() {
+    fn freeing_earlier_memory_counts_as_negative() {
         let before = black_box(vec![0_u8; 300]);
         let ((), counted) = allocations(|| drop(before));
         assert_eq!((counted.count, counted.kept_count, counted.kept_bytes), (0, -1, -300));

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_free_only_when_nobody_listens() {
+    fn a_port_is_free_only_without_a_listener() {
         let listener = listen().unwrap();
         let addr = listener.local_addr().unwrap();
         assert!(!is_free(addr));

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_have_a_deadline_for_the_whole_and_say_when_the_client_is_gone() {
+    fn reads_have_one_deadline_and_report_a_disconnect() {
         let (mut client, mut peer) = pair();
         client.write_all(b"AMQ").unwrap();
         peer.set_deadline(Duration::from_millis(5));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn close_delivers_what_was_written_even_with_octets_unread() {
+    fn close_delivers_written_bytes_even_with_unread_input() {
         let (mut client, mut peer) = pair();
         client.write_all(b"nobody reads this").unwrap();
         assert_eq!(peer.read_exact(1).unwrap(), b"n");

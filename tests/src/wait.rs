@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn returns_what_the_probe_finds() {
+    fn returns_the_result_of_the_probe() {
         let mut calls = 0;
         let found = wait_for(Duration::from_secs(10), "three calls", || {
             calls += 1;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_at_the_deadline_and_says_what_was_missing() {
+    fn gives_up_at_the_deadline_and_names_the_condition() {
         let mut calls = 0;
         let error = wait_for(Duration::ZERO, "a miracle", || -> io::Result<Option<()>> {
             calls += 1;

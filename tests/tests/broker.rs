@@ -22,7 +22,7 @@ fn durable() -> QueueOptions {
 }
 
 #[tokio::test]
-async fn a_restart_leaves_what_is_durable() -> Outcome {
+async fn a_restart_keeps_durable_entities() -> Outcome {
     let broker = Broker::start()?;
     let connection = open(&broker.uri()).await?;
     let channel = connection.open_channel().await?;
@@ -106,7 +106,7 @@ async fn users_are_those_of_the_options() -> Outcome {
 }
 
 #[tokio::test]
-async fn virtual_hosts_have_queues_and_exchanges_of_their_own() -> Outcome {
+async fn virtual_hosts_have_their_own_queues_and_exchanges() -> Outcome {
     let broker = Broker::start_with(Options::new().virtual_host("a/b"))?;
     let other = broker.uri().replace("/%2f", "/a%2fb");
     let (first, second) = (open(&broker.uri()).await?, open(&other).await?);
@@ -212,7 +212,7 @@ async fn publishing_and_consuming_survive_whims() -> Outcome {
 
 /// A channel knows which queue an empty name stands for before it asks the queue, which may take its time.
 #[tokio::test]
-async fn an_empty_name_stands_for_what_was_declared_before_on_any_whim() -> Outcome {
+async fn an_empty_name_means_the_queue_declared_before_on_any_whim() -> Outcome {
     for seed in 0..10 {
         let broker = Broker::start_with(Options::new().whims(seed))?;
         let connection = open(&broker.uri()).await?;

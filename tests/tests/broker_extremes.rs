@@ -82,7 +82,7 @@ async fn a_message_dies_in_3_000_queues_one_after_the_other() -> Outcome {
 
 /// Its headers cannot say where it has been.
 #[tokio::test]
-async fn a_message_that_the_broker_cannot_read_goes_round() -> Outcome {
+async fn an_unreadable_message_passes_through_the_broker() -> Outcome {
     let (_broker, channel) = channel().await?;
     let to = |queue| {
         let options = QueueOptions::new().max_length(0).dead_letter_exchange("");
@@ -159,7 +159,7 @@ async fn a_body_that_is_too_large_closes_the_channel_and_is_not_confirmed() -> O
 
 /// Another channel has the number of the one that the message was confirmed on.
 #[tokio::test]
-async fn what_was_confirmed_on_a_channel_that_is_closed_survives_a_restart_on_a_whim() -> Outcome {
+async fn messages_confirmed_on_a_closed_channel_survive_a_restart_on_a_whim() -> Outcome {
     let mut lost = Vec::new();
     for seed in 0..20 {
         let broker = Broker::start_with(Options::new().whims(seed))?;

@@ -160,7 +160,7 @@ async fn every_pending_call_ends_when_the_broker_is_killed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_pending_call_ends_when_the_broker_falls_silent() -> Result<()> {
+async fn every_pending_call_ends_when_the_broker_stops_replying() -> Result<()> {
     let node = RabbitMq::start()?;
     let uri = format!("{}?heartbeat=1", node.amqp_uri());
     let scene = Scene::set(open(&uri).await?).await?;
@@ -197,7 +197,7 @@ async fn every_pending_call_ends_when_its_driver_is_dropped() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_close_that_is_not_answered_ends_in_time() -> Result<()> {
+async fn a_close_without_reply_ends_in_time() -> Result<()> {
     let node = RabbitMq::start()?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.protocol.close_timeout = Duration::from_millis(100);
@@ -210,7 +210,7 @@ async fn a_close_that_is_not_answered_ends_in_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_publish_that_the_transport_does_not_take_ends_in_time() -> Result<()> {
+async fn a_publish_that_the_transport_does_not_accept_ends_in_time() -> Result<()> {
     let node = RabbitMq::start()?;
     let mut target: Target = node.amqp_uri().parse()?;
     target.config.settings.publish_timeout = Some(Duration::from_millis(100));
@@ -277,7 +277,7 @@ async fn an_alarm_stops_a_connection_that_publishes_and_no_other() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_confirm_that_does_not_come_is_waited_for_as_long_as_one_likes() -> Result<()> {
+async fn waiting_for_a_missing_confirm_ends_at_its_timeout() -> Result<()> {
     let node = RabbitMq::start()?;
     let connection = open(&node.amqp_uri()).await?;
     let channel = connection.open_channel().await?;

@@ -171,7 +171,7 @@ async fn held_confirms_reach_no_other_channel() -> Outcome {
 
 /// Also one that is frozen, and one through no socket. A frozen one hears nothing of a close.
 #[tokio::test]
-async fn a_frozen_connection_can_be_cut_but_hears_of_no_close() -> Outcome {
+async fn a_frozen_connection_can_be_cut_but_gets_no_close() -> Outcome {
     let broker = Broker::start()?;
     for through_pipe in [false, true] {
         let connection = match through_pipe {
@@ -225,7 +225,7 @@ async fn a_connection_is_cut_or_closed_and_others_are_not() -> Outcome {
 
 /// Nothing comes, and nothing is lost.
 #[tokio::test]
-async fn a_frozen_connection_goes_on_where_it_stopped() -> Outcome {
+async fn a_frozen_connection_continues_where_it_stopped() -> Outcome {
     let broker = Broker::start()?;
     for through_pipe in [false, true] {
         let connection = match through_pipe {

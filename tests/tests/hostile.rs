@@ -220,7 +220,7 @@ async fn everything_ends(uri: &str) -> Result<ConnectionError> {
 
 /// The task and the transport of a connection that is over do not wait for a server that takes nothing.
 #[tokio::test(start_paused = true)]
-async fn a_violation_that_cannot_be_told_does_not_keep_the_driver() -> Result<()> {
+async fn a_violation_that_cannot_be_reported_does_not_keep_the_driver() -> Result<()> {
     let (near, mut far) = tokio::io::duplex(4096);
     let (connection, driver) = connect_over(near, Config::default());
     let driver = tokio::spawn(driver);

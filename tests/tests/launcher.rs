@@ -129,7 +129,7 @@ fn nodes_form_a_cluster() {
 }
 
 #[test]
-fn a_start_that_fails_says_why() {
+fn a_failed_start_names_the_reason() {
     let builder = RabbitMq::builder().config_line("no_such_setting = 1");
     let error = builder.start().unwrap_err();
     assert!(error.to_string().contains("no_such_setting"), "{error}");
@@ -217,7 +217,7 @@ fn a_killed_parent_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_signal_reaches_the_command_and_its_code_comes_back() {
+fn a_signal_reaches_the_command_and_its_exit_code_is_returned() {
     let script = "trap 'echo got it; exit 7' TERM; echo $AMQP_URL; while read -r line; do :; done";
     let mut run = Run::start("signalled", script);
     let addr = addr_of(&run.line());
@@ -266,7 +266,7 @@ fn with_a_url_the_command_is_just_run() {
 }
 
 #[test]
-fn the_script_says_what_is_missing() {
+fn the_script_names_what_is_missing() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/with-rabbitmq");
     let mut command = Command::new("/bin/bash");
     let output = command.args([script, "true"]).env_remove("AMQP_URL").env("PATH", "/nowhere");

@@ -31,7 +31,7 @@ impl Mechanism for Demo {
 }
 
 #[tokio::test]
-async fn a_challenge_of_a_real_broker_is_answered()
+async fn a_challenge_of_a_real_broker_gets_a_response()
 -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let node = RabbitMq::builder().config_line("auth_mechanisms.1 = RABBIT-CR-DEMO").start()?;
     let mut target: Target = node.amqp_uri().parse()?;

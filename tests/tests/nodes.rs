@@ -95,7 +95,7 @@ async fn the_first_refusal_is_the_error_if_no_node_accepts() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_every_node_refuses_is_asked_once() -> Result<()> {
+async fn refusals_of_every_node_are_not_retried() -> Result<()> {
     let broker = Broker::start()?;
     for (code, text) in FOR_GOOD {
         let first = refusing(320, "shutdown")?;
@@ -145,7 +145,7 @@ fn patient(peer: &ScriptedPeer, step: &str) -> Result<Target> {
 }
 
 #[tokio::test]
-async fn an_open_that_is_given_up_leaves_no_socket() -> Result<()> {
+async fn an_abandoned_open_leaves_no_socket() -> Result<()> {
     for (name, talk) in STEPS {
         for retry in [false, true] {
             let peer = ScriptedPeer::bind()?;

@@ -303,7 +303,7 @@ fn moved(wires: &Wires) -> [usize; 4] {
 }
 
 #[test]
-fn records_may_come_and_go_in_pieces_of_any_size() -> Outcome {
+fn records_may_arrive_and_leave_in_pieces_of_any_size() -> Outcome {
     let config = config()?;
     for piece in [1, 2, 5, 6, 100, 16_384, 16_389, usize::MAX] {
         let ran = run(&config, piece, None)?;

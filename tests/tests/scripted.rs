@@ -111,7 +111,7 @@ async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_is_given_up_in_time() -> Result<()> {
+async fn a_peer_that_sends_nothing_is_given_up_in_time() -> Result<()> {
     let peer = ScriptedPeer::bind()?;
     let mut target: Target = peer.uri().parse()?;
     let after = Duration::from_millis(50);
@@ -129,7 +129,7 @@ async fn a_peer_that_says_nothing_is_given_up_in_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_broker_that_dribbles_octets_is_understood() -> Result<()> {
+async fn a_broker_that_sends_byte_by_byte_is_understood() -> Result<()> {
     let peer = ScriptedPeer::bind()?;
     let uri = peer.uri();
     let script = peer.spawn(|peer| {
@@ -154,7 +154,7 @@ async fn a_broker_that_dribbles_octets_is_understood() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_violation_is_told_to_the_peer_and_to_every_handle() -> Result<()> {
+async fn a_violation_is_reported_to_the_peer_and_to_every_handle() -> Result<()> {
     let peer = ScriptedPeer::bind()?;
     let uri = peer.uri();
     let script = peer.spawn(|peer| {

@@ -225,7 +225,7 @@ const ENDS: [(ErrorKind, Option<Result<(), ErrorKind>>); 4] = [
 const SESSIONS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
 
 #[test]
-fn what_the_peer_said_last_is_read_behind_a_write_that_fails() -> Outcome {
+fn the_last_bytes_of_the_peer_are_read_after_a_failed_write() -> Outcome {
     for (tls, orderly) in SESSIONS {
         for (write, read) in ENDS {
             let mut scene = Scene::open(tls)?;
@@ -251,7 +251,7 @@ fn what_the_peer_said_last_is_read_behind_a_write_that_fails() -> Outcome {
 }
 
 #[test]
-fn a_write_that_fails_is_the_reason_if_the_peer_said_nothing() -> Outcome {
+fn a_failed_write_is_the_reason_if_the_peer_sent_nothing() -> Outcome {
     for (tls, orderly) in SESSIONS {
         for (write, read) in ENDS {
             let mut scene = Scene::open(tls)?;
@@ -271,7 +271,7 @@ fn a_write_that_fails_is_the_reason_if_the_peer_said_nothing() -> Outcome {
 
 /// A session that breaks behind the close of the connection does not hide it.
 #[test]
-fn what_the_peer_said_last_is_read_before_records_that_are_broken() -> Outcome {
+fn the_last_bytes_of_the_peer_are_read_before_broken_records() -> Outcome {
     let mut scene = Scene::open(true)?;
     scene.queues(ConnectionClose { reply_code: 320, ..ConnectionClose::default() })?;
     scene.line.0.borrow_mut().to_client.extend_from_slice(&[23, 3, 3, 0, 20]);

@@ -178,7 +178,7 @@ fn messages_of_all_sizes_pass() -> Outcome {
 
 /// As one needs behind a proxy.
 #[test]
-fn a_session_can_be_within_a_stream_of_ones_own() -> Outcome {
+fn a_session_can_run_over_a_custom_stream() -> Outcome {
     let target: Target = node().uri(GOOD).parse()?;
     let (tls, config) = (target.tls.ok_or("amqps means TLS")?, target.config);
     let at = (Ipv4Addr::LOCALHOST, node().port);
@@ -226,7 +226,7 @@ fn a_certificate_logs_in() -> Outcome {
 }
 
 #[test]
-fn a_connection_that_is_cut_comes_back_secured() -> Outcome {
+fn a_cut_connection_recovers_with_tls() -> Outcome {
     for (name, open, run) in ADAPTERS {
         let uri = node().uri(GOOD);
         run(Box::pin(async move {
@@ -249,12 +249,12 @@ fn a_connection_that_is_cut_comes_back_secured() -> Outcome {
 }
 
 #[test]
-fn a_server_that_nobody_vouches_for_is_refused() {
+fn a_server_without_a_trusted_certificate_is_refused() {
     fails(&node().uri("certfile=@/client.pem&keyfile=@/client.key"), "UnknownIssuer");
 }
 
 #[test]
-fn a_server_of_another_name_is_refused_and_a_name_can_be_given() {
+fn a_server_of_another_name_is_refused_unless_that_name_is_set() {
     let other = format!("{GOOD}&server_name_indication=rabbitmq.example");
     fails(&node().uri(&other), "rabbitmq.example");
     // By address, the certificate does not fit; by its name, it does.
@@ -277,7 +277,7 @@ fn verification_can_be_turned_off() {
 }
 
 #[test]
-fn a_client_without_a_certificate_is_told_so() {
+fn a_client_without_a_certificate_gets_the_reason() {
     for (name, error) in failures(&node().uri("cacertfile=@/ca.pem")) {
         // The reason comes in an alert, which may come too late to be read.
         let told = ["TLS: received fatal alert", "transport", "reset"];

@@ -53,7 +53,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn a_socket_is_set_to_what_the_settings_say() -> io::Result<()> {
+    fn a_socket_gets_the_configured_options() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
         let socket = SockRef::from(&stream);

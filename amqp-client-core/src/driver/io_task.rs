@@ -385,7 +385,7 @@ pub(crate) mod tests {
         assert!(Pin::new(&mut drive).poll(&mut context).is_ready());
     }
     #[test]
-    fn what_the_transport_does_not_take_is_not_written_behind_its_end() {
+    fn untaken_output_is_not_written_after_the_end() {
         let now = Rc::new(Cell::new(Instant::now()));
         let full = Full::default();
         let (_connection, mut drive) =

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_let_go_of_is_used_again() {
+    fn released_buffers_are_reused() {
         let mut input = ReadBuffer::default();
         let mut kept = VecDeque::new();
         let mut places = std::collections::HashSet::new();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_lets_go_of_is_not_remembered_for_ever() {
+    fn buffers_in_use_are_not_remembered_forever() {
         let mut input = ReadBuffer::default();
         let mut kept = Vec::new();
         while kept.len() < 4 * POOL_BYTES_MAX / 1000 {

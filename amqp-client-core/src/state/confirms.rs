@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_reach_their_own_publish_in_any_order() {
+    fn outcomes_reach_their_publish_in_any_order() {
         let (mut confirms, seqs) = published(4);
         assert_eq!((confirms.outstanding(), confirms.octets()), (4, 40));
         confirms.confirmed(&(seqs[2]..=seqs[3]), false, Waker::wake);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_all_hears_of_no_message_that_was_withdrawn() {
+    fn waiting_for_all_ignores_withdrawn_messages() {
         use amqp_proto::PublishError::{Expired, Withdrawn};
         let (mut confirms, seqs) = published(4);
         confirms.given_up(seqs[0], &Withdrawn, Waker::wake);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_channel_settles_what_is_left() {
+    fn the_end_of_the_channel_settles_all_remaining_publishes() {
         let (mut confirms, seqs) = published(3);
         confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
         drop(confirms.forget(seqs[1].get()));
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_did_so_however_it_is_settled() {
+    fn a_return_stays_a_return_however_it_is_settled() {
         let (mut confirms, seqs) = published(6);
         let returned = came_back();
         seqs[..5].iter().for_each(|seq| confirms.returned(*seq, returned.clone()));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_fate_is_unknown_is_over_and_the_others_go_on() {
+    fn a_message_with_unknown_outcome_ends_and_the_others_continue() {
         let (mut confirms, seqs) = published(4);
         let reason = ChannelError::Connection(ConnectionError::Eof);
         confirms.unconfirmed(&(seqs[1]..=seqs[2]), &reason, Waker::wake);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_sent_again_says_why() {
+    fn a_message_that_is_not_sent_again_has_the_reason() {
         let (mut confirms, seqs) = published(2);
         let event = Ends::heard(|channel| {
             let close = ChannelClose { reply_code: 404, ..ChannelClose::default() };
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_woken_once_and_nobody_else() {
+    fn only_the_waiting_task_is_woken_and_once() {
         let (mut confirms, seqs) = published(4);
         confirms.published(Ends::new().publish(5)[4], 10, false);
         for seq in &seqs {

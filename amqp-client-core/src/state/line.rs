@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_called_in_vain_keeps_its_place() {
+    fn a_task_woken_without_room_keeps_its_place() {
         let (mut line, mut tickets) = line([1; 3]);
         assert_eq!(call(&mut line, 2), 2);
         wait(&mut line, &mut tickets[1], 1);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_returned_of_a_grant_is_that_and_no_more() {
+    fn a_grant_is_returned_exactly_once() {
         let (mut line, tickets) = line([10, 20, 40]);
         assert_eq!(call(&mut line, 2), 2);
         assert!(line.leave(tickets[0].unwrap()).is_none(), "it was woken");

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_nobody_hears_of_are_kept_up_to_a_limit_and_the_newest_always() {
+    fn untaken_messages_are_kept_up_to_a_limit_and_the_newest_always() {
         let mut listeners = Listeners::default();
         let id = listeners.subscribe();
         for size in [BACKLOG_BYTES / 2, BACKLOG_BYTES / 2, 1, 2 * BACKLOG_BYTES] {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_hears_everything_from_its_beginning_on() {
+    fn each_listener_gets_every_event_from_its_creation_on() {
         let mut listeners = Listeners::default();
         let first = listeners.subscribe();
         listeners.emit(&1, Waker::wake);

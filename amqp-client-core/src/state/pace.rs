@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_driver_that_runs_nobody_yields() {
+    fn no_task_yields_while_the_driver_runs() {
         for each in [Duration::from_nanos(200), Duration::from_millis(10)] {
             assert_eq!(yields(&mut Pace::default(), 1000, each, true), []);
         }

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_for_a_consumer_that_ends_is_woken_and_hears_the_first_reason() {
+    fn the_waiter_of_a_consumer_that_ends_gets_the_first_reason() {
         let mut queue = Queue { waker: Some(Waker::noop().clone()), ..Queue::default() };
         assert!(queue.end(End::Cancelled).is_some());
         assert!(queue.end(End::Unasked(ConsumerEnd::Cancelled)).is_none(), "it was woken");

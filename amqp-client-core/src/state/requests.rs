@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn each_request_gets_its_own_answer_in_any_order() {
+    fn each_request_gets_its_own_reply_in_any_order() {
         let (mut requests, ids) = awaited(4);
         assert!(requests.failed(ids[2], closed().into()).is_some(), "its task is woken");
         assert!(requests.answered(ids[0], done()).is_some(), "its task is woken");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_channel_fails_what_is_not_answered() {
+    fn the_end_of_the_channel_fails_pending_requests() {
         let (mut requests, ids) = awaited(3);
         assert!(requests.answered(ids[1], done()).is_some(), "its task is woken");
         let mut woken = 0;

@@ -191,7 +191,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn whoever_is_removed_is_not_woken_and_leaves_nothing() {
+    fn a_removed_waiter_is_not_woken_and_leaves_nothing() {
         let mut waiters = Waiters::default();
         let counts: Vec<_> = (0..1000).map(|_| Arc::new(Count::default())).collect();
         let mut ids: Vec<_> = counts.iter().map(|_| None).collect();

@@ -7,13 +7,13 @@ use std::thread;
 use super::*;
 
 #[test]
-fn what_is_there_is_not_waited_for() {
+fn a_ready_result_is_returned_at_once() {
     assert_eq!(ready(7).wait(), 7);
     assert_eq!(ready(7).wait_timeout(Duration::ZERO), Some(7));
 }
 
 #[test]
-fn what_does_not_come_in_time_is_given_up() {
+fn a_missing_result_times_out() {
     assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
 }
 
@@ -62,7 +62,7 @@ fn waiting_within_waiting_loses_no_wake() {
 }
 
 #[test]
-fn a_time_that_something_wants_to_be_polled_at_is_kept() {
+fn a_requested_poll_time_is_kept() {
     use crate::driver::Timer as _;
     let at = Instant::now() + Duration::from_millis(2);
     poll_fn(|cx| Alarm.poll_until(cx, at)).wait();

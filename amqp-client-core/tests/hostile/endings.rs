@@ -74,7 +74,7 @@ fn the_transport_breaks_at_any_moment() {
 
 /// Bytes that cannot be written any more do not keep a driver from being done.
 #[test]
-fn the_transport_ends_while_octets_wait_for_it() {
+fn the_transport_ends_while_bytes_are_queued() {
     let mut scene = Scene::open(Config::default());
     let application = scene.application();
     scene.server_reads = false;
@@ -89,7 +89,7 @@ fn the_transport_ends_while_octets_wait_for_it() {
 }
 
 #[test]
-fn what_was_delivered_before_the_end_can_still_be_taken() {
+fn deliveries_before_the_end_can_still_be_taken() {
     let mut scene = Scene::open(Config::default());
     let channel = scene.channel(1);
     let mut consumer = scene.consumer(&channel, TAG);
@@ -162,7 +162,7 @@ fn a_channel_that_the_server_closed_takes_nothing_more() {
 
 /// Until the close of a channel has its reply, frames for that channel may have been sent before.
 #[test]
-fn a_channel_that_is_being_closed_takes_what_is_on_its_way_and_drops_it() {
+fn a_closing_channel_discards_frames_in_flight() {
     let mut scene = Scene::open(Config::default());
     let channel = scene.channel(1);
     let mut consumer = scene.consumer(&channel, TAG);
@@ -190,7 +190,7 @@ fn a_cancel_ends_its_consumer_only() {
 }
 
 #[test]
-fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
+fn a_close_without_reply_ends_in_time_even_if_nothing_can_be_written() {
     for server_reads in [true, false] {
         let mut scene = Scene::open(Config::default());
         let application = scene.application();
@@ -211,7 +211,7 @@ fn a_close_that_is_not_answered_ends_in_time_even_if_nothing_can_be_written() {
 
 /// The reason is for a server that reads. One that does not must not keep the driver, and its socket, forever.
 #[test]
-fn a_violation_that_cannot_be_told_is_given_up_in_time() {
+fn a_violation_that_cannot_be_reported_to_the_peer_ends_in_time() {
     let mut scene = Scene::open(Config::default());
     let application = scene.application();
     scene.server_reads = false;
@@ -226,7 +226,7 @@ fn a_violation_that_cannot_be_told_is_given_up_in_time() {
 
 /// Deliveries that nobody takes stop reading, and the reply to the close is behind them.
 #[test]
-fn a_connection_closes_though_nobody_takes_its_deliveries() {
+fn a_connection_closes_even_if_its_deliveries_are_not_taken() {
     let mut config = Config::default();
     config.settings.delivery_budget = 1_000;
     let mut scene = Scene::open(config);

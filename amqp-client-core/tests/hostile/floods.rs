@@ -18,7 +18,7 @@ const MIB: u64 = 1024 * KIB;
 
 /// What comes for nobody or is over at once, 20,000 times: the client keeps nothing of it.
 #[test]
-fn floods_of_what_needs_no_memory_take_none() {
+fn floods_of_frames_that_need_no_memory_take_none() {
     let cancel = |no_wait| BasicCancel { consumer_tag: short("stranger"), no_wait };
     let blocked = ConnectionBlocked { reason: short(&"memory ".repeat(30)) };
     let reply_text = short(&"x".repeat(200));
@@ -70,7 +70,7 @@ fn a_flood_of_large_returns_is_kept_up_to_a_limit() {
 
 /// Whole messages that nobody takes, until the client reads no more.
 #[test]
-fn deliveries_that_nobody_takes_stop_the_reading() {
+fn untaken_deliveries_stop_reading() {
     // Sizes of body; and of reads, where 0 is one for each message.
     for (size, read) in
         [(0, 65_536), (0, 0), (100, 65_536), (100, 0), (50_000, 65_536), (50_000, 0)]
@@ -111,7 +111,7 @@ fn deliveries_that_nobody_takes_stop_the_reading() {
 /// Each read brings a small delivery that nobody takes, and much else that is over at once. The delivery is a slice of the
 /// block that was read to, and would keep all of it.
 #[test]
-fn small_deliveries_do_not_keep_what_came_with_them() {
+fn small_deliveries_do_not_keep_their_read_buffer() {
     let returned = [method(1, BasicReturn::default()), header(60_000), body(&[7; 60_000])].concat();
     let heartbeats = frame(8, 0, b"").repeat(1_000);
     for (name, with, most_sent) in
@@ -151,7 +151,7 @@ fn small_deliveries_do_not_keep_what_came_with_them() {
 /// Each read brings a small returned message, which a listener or a confirmation keeps, and much other data that is dropped at
 /// once. The message is a slice of the read buffer, and would keep all of it alive.
 #[test]
-fn small_returns_do_not_keep_what_came_with_them() {
+fn small_returns_do_not_keep_their_read_buffer() {
     let returned = [method(1, BasicReturn::default()), header(5), body(b"small")].concat();
     let part = [returned, frame(8, 0, b"").repeat(30_000)].concat();
     let mut scene = Scene::open(Config::default());
@@ -172,7 +172,7 @@ fn small_returns_do_not_keep_what_came_with_them() {
 
 /// Channels that are closed as soon as they are open, and those that hold one keep it.
 #[test]
-fn channels_that_the_server_closes_keep_nothing_of_it_but_the_reason() {
+fn channels_that_the_server_closes_keep_only_the_reason() {
     let mut scene = Scene::open(Config::default());
     let reply_text = short(&"no ".repeat(80));
     let close = ChannelClose { reply_code: 541, reply_text, ..ChannelClose::default() };
@@ -210,7 +210,7 @@ fn crowd(config: Config) -> (Scene, Vec<amqp_client_core::Consumer>) {
 /// On each of 2047 channels, a message begins and does not go on, and much else comes in the same read. What is there of the
 /// message would keep all of the block that was read to.
 #[test]
-fn messages_that_only_begin_do_not_keep_what_came_with_them() {
+fn incomplete_messages_do_not_keep_their_read_buffer() {
     let heartbeats = frame(8, 0, b"").repeat(8_000);
     let begins = |number| {
         let deliver = deliver_to(number, TAG, 1);
@@ -244,7 +244,7 @@ fn messages_that_only_begin_do_not_keep_what_came_with_them() {
 
 /// The same with returns, which have texts of their own.
 #[test]
-fn returns_that_only_begin_do_not_keep_what_came_with_them() {
+fn incomplete_returns_do_not_keep_their_read_buffer() {
     let heartbeats = frame(8, 0, b"").repeat(8_000);
     let (mut scene, _consumers) = crowd(Config::default());
     let most = peak(|| {
@@ -381,7 +381,7 @@ fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
 
 /// Replies to requests that were never made, again and again.
 #[test]
-fn an_answer_too_many_ends_it_at_once() {
+fn one_reply_too_many_ends_it_at_once() {
     let mut scene = Scene::open(Config::default());
     let application = scene.application();
     let sends = [channel_open_ok(2), consume_ok(2, TAG)].concat();

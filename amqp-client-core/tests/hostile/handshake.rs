@@ -43,7 +43,7 @@ fn error_of(scene: &Scene) -> ConnectionError {
 }
 
 #[test]
-fn what_a_server_must_not_say_in_the_handshake() {
+fn illegal_methods_of_a_server_in_the_handshake() {
     let misplaced = |method| ConnectionError::from(Violation::UnexpectedMethod { method });
     let version = |octets: [u8; 4]| {
         let [id, major, minor, revision] = octets;
@@ -139,7 +139,7 @@ fn a_start_whose_tables_do_not_hold_up() {
 }
 
 #[test]
-fn absurd_limits_are_lowered_to_what_the_client_wants() {
+fn absurd_limits_are_lowered_to_those_of_the_client() {
     for (channel_max, frame_max, heartbeat, agreed) in [
         (0, 0, 0, (2047, 131_072, 60)),
         (u16::MAX, u32::MAX, u16::MAX, (2047, 131_072, 60)),
@@ -158,7 +158,7 @@ fn absurd_limits_are_lowered_to_what_the_client_wants() {
 }
 
 #[test]
-fn one_channel_is_all_there_is_when_the_server_says_so() {
+fn the_server_can_limit_a_connection_to_one_channel() {
     let mut scene = Scene::connecting(Config::default());
     scene.feed(&[start(), tune(1, 4096, 1), open_ok()].concat());
     let _channel = scene.channel(1);
@@ -191,7 +191,7 @@ fn challenged() -> Scene {
 }
 
 #[test]
-fn challenges_come_to_an_end_by_their_number_or_by_the_clock() {
+fn challenges_are_limited_by_number_and_by_time() {
     let challenge = method(0, ConnectionSecure { challenge: LongStr::from(vec![b'?'; 100_000]) });
     let mut scene = challenged();
     for _ in 0..100 {
@@ -283,7 +283,7 @@ fn the_end_of_the_transport_at_any_step() {
 }
 
 #[test]
-fn a_close_at_any_step_is_told_with_its_reason() {
+fn a_close_at_any_step_is_reported_with_its_reason() {
     let close = ConnectionClose {
         reply_code: 530,
         reply_text: short("NOT_ALLOWED - no"),

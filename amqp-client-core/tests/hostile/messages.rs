@@ -11,7 +11,7 @@ use crate::wire::{
 };
 
 #[test]
-fn a_message_arrives_whatever_its_properties_are() {
+fn a_message_arrives_with_any_properties() {
     let propertied = |octets: &[u8]| [deliver(1), header_on(1, 0, octets)].concat();
     let tabled = |entries: &[u8]| message_with_headers(1, entries);
     let truncated = DecodeErrorKind::Truncated;
@@ -95,7 +95,7 @@ fn a_body_beyond_all_limits_is_waited_for_without_being_kept() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_told_once_it_is_over() {
+fn an_oversized_body_is_reported_once_it_is_complete() {
     let mut config = Config::default();
     config.protocol.limits.body_max = 1_000;
     let mut scene = Scene::open(config);
@@ -140,7 +140,7 @@ fn confirms_count_once_and_in_any_order() {
 }
 
 #[test]
-fn a_cancel_for_a_stranger_is_answered_and_harms_nobody() {
+fn a_cancel_of_an_unknown_consumer_gets_a_reply_and_has_no_effect() {
     let mut scene = Scene::open(Config::default());
     let mut application = scene.application();
     let cancel = BasicCancel { consumer_tag: short("stranger"), no_wait: false };

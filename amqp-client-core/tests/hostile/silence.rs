@@ -45,7 +45,7 @@ fn assert_timed_out(application: &mut Application, publish_waits_for: Gate) {
 }
 
 #[test]
-fn without_heartbeats_a_silent_server_costs_each_request_its_own_time() {
+fn without_heartbeats_each_request_to_a_silent_server_times_out() {
     let (mut scene, mut application) = scene(0);
     scene.advance(CALL - Duration::from_millis(1));
     application.assert_waits();

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_in_order_and_out_of_it_is_told_exactly_once() {
+    fn each_acknowledgement_is_sent_exactly_once_in_any_order() {
         let mut unsettled = Unsettled::default();
         assert!((1..=9).all(|tag| unsettled.delivered(tag)));
         for tag in [1, 2, 5, 3] {

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_confirmed_is_named_in_runs() {
+    fn unconfirmed_publishes_are_reported_in_runs() {
         let mut confirms = Confirms::new();
         let runs = |confirms: &Confirms| -> Vec<_> {
             confirms.unconfirmed().map(|run| (run.start().get(), run.end().get())).collect()

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_of_ones_own_is_not_taken_for_one_that_the_server_chose() {
+    fn a_chosen_tag_is_not_confused_with_a_generated_one() {
         let mut requests = Requests::default();
         requests.push(consume(1, ShortStr::EMPTY));
         requests.push(consume(2, tag(2)));

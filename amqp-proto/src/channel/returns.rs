@@ -371,7 +371,7 @@ mod tests {
 
     /// However returns come, and whatever is confirmed meanwhile, each costs a few steps.
     #[test]
-    fn what_returns_cost_does_not_grow_with_what_is_outstanding() {
+    fn the_cost_of_returns_does_not_grow_with_outstanding_publishes() {
         const COUNT: u64 = 64_000;
         type Order = fn(u64) -> u64;
         let orders: [(&str, Order); 3] = [
@@ -409,7 +409,7 @@ mod tests {
 
     /// Compares the index with a search through all publishes.
     #[test]
-    fn of_those_that_look_like_it_the_one_that_is_confirmed_next_came_back() {
+    fn of_similar_messages_the_one_confirmed_next_was_returned() {
         let mut random = 1_u64;
         let mut below = |limit: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -123,7 +123,7 @@ fn a_cause_is_a_source_unless_the_error_shows_it() {
 }
 
 #[test]
-fn all_errors_answer_the_same_questions() {
+fn all_errors_have_the_same_methods() {
     let closed = close(Some(ChannelId(3)), ReplyCode::RESOURCE_LOCKED, "held by another");
     let channel = ChannelError::Closed(closed.clone());
     for error in [

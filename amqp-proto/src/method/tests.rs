@@ -51,7 +51,7 @@ fn spelling(method: &str, argument: &str, kind: &str) -> String {
 }
 
 #[test]
-fn the_table_says_what_the_specification_says() {
+fn the_table_matches_the_specification() {
     let facts = facts();
     assert_eq!((facts.len(), Method::ALL.len()), (66, 66));
     let ids: HashMap<_, _> = facts.iter().map(|fact| (fact.name, fact.id)).collect();
@@ -81,7 +81,7 @@ fn sorted<'a>(facts: &'a [Fact<'static>]) -> impl Iterator<Item = &'a Fact<'stat
 }
 
 #[test]
-fn methods_are_synchronous_if_they_are_answered_or_answers() {
+fn methods_are_synchronous_if_they_have_a_reply_or_are_one() {
     for fact in facts() {
         let row = Method::ALL.iter().find(|row| row.name == fact.name).unwrap();
         let answers = Method::ALL.iter().any(|other| other.replies.contains(&row.id));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_of_the_application_and_at_the_broker_are_told_apart() {
+    fn tags_of_the_application_and_of_the_broker_are_distinguished() {
         let mut consumers = Consumers::default();
         (1..=3).for_each(|number| consumers.insert(consumer(number, tag(number % 3))));
         let (one, three) = (ConsumerId(1), ConsumerId(3));

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_never_answered_does_not_keep_the_memory_of_others() {
+    fn a_request_without_reply_does_not_keep_the_memory_of_others() {
         let mut requests = Requests::default();
         requests.push(request(0));
         for number in 1..COUNT {

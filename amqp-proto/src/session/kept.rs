@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_kept_is_named_in_runs_between_what_is() {
+    fn messages_that_are_not_kept_are_reported_in_runs() {
         let others = |kept: &[u64], first, last| {
             let message = |seq: &u64| KeptMessage {
                 seq: *seq,

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_pause_whatever_the_delays_are() {
+    fn there_is_a_pause_with_any_delays() {
         let (zero, most) = (Duration::ZERO, Duration::MAX);
         for (delay_min, delay_max) in [(zero, zero), (zero, most), (most, zero), (most, most)] {
             let recovery = Recovery { delay_min, delay_max, ..Recovery::default() };
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_the_other_nodes_come_first_in_an_order_of_chance() {
+    fn after_a_loss_the_other_nodes_come_first_in_random_order() {
         let mut firsts = [0; 4];
         for seed in 0..200 {
             let (mut nodes, now) = nodes(4, seed);

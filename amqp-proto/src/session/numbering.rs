@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_publishes_go_on_over_a_restart() {
+    fn publish_numbers_continue_over_a_restart() {
         let mut seqs = Seqs::default();
         for seq in 1..=10 {
             assert_eq!(seqs.published(PublishSeq(seq)).get(), seq);

@@ -14,7 +14,7 @@ fn refused(text: &str) -> UriError {
 
 /// Appendix A of RabbitMQ's URI specification: user, password, host, port and virtual host of each example.
 #[test]
-fn the_examples_of_the_specification_come_apart_as_it_says() {
+fn the_examples_of_the_specification_parse_as_specified() {
     #[rustfmt::skip]
     let examples = [
         ("amqp://user:pass@host:10000/vhost", Some("user"), Some("pass"), "host", 10000, Some("vhost")),
@@ -66,7 +66,7 @@ fn parameters_are_typed() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_invalid_part() {
     assert_eq!(refused("http://host"), UriError::Scheme);
     assert_eq!(refused("amqp:host"), UriError::Scheme);
     assert_eq!(refused("amqp://host/a/b"), UriError::VirtualHost);
@@ -149,7 +149,7 @@ fn every_parameter_is_listed_and_printed() {
 }
 
 #[test]
-fn what_a_uri_cannot_say_is_printed_as_the_nearest() {
+fn inexpressible_values_are_printed_as_the_nearest() {
     let mut uri = parsed("amqp://h");
     uri.options.heartbeat = Some(Duration::from_millis(1));
     uri.options.connection_timeout = Some(Duration::from_nanos(1));
@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_parsed_is_printed_such_that_it_parses_to_the_same(text in pieces()) {
+    fn parsed_uris_print_and_parse_to_the_same(text in pieces()) {
         if let Ok(uri) = text.parse::<Uri>() {
             let printed = uri.to_string();
             prop_assert_eq!(printed.parse::<Uri>(), Ok(redacted(uri)), "{}", printed);
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_parses_to_the_same(
+    fn printed_uris_parse_to_the_same(
         tls: bool,
         username in proptest::option::of("\\PC{0,8}"),
         password in proptest::option::of("\\PC{0,8}"),

@@ -37,7 +37,7 @@ fn send(method: impl Into<amqp_proto::method::Method>, id: ChannelId) -> impl Fn
 }
 
 #[test]
-fn whatever_the_peer_owes_is_waited_for_until_it_comes() {
+fn outstanding_replies_count_until_they_arrive() {
     let mut pair = Pair::open();
     // Another channel, on which nothing happens.
     let (_idle, id) = (pair.open_channel(), pair.open_channel());
@@ -81,7 +81,7 @@ fn whatever_the_peer_owes_is_waited_for_until_it_comes() {
 }
 
 #[test]
-fn replies_that_a_channel_awaits_on_its_own_account_count() {
+fn replies_to_internal_requests_count_as_outstanding() {
     let (mut pair, id) = Pair::with_channel();
     pair.call(id, TxSelect {}, TxSelectOk {});
     pair.call(id, consume("tag"), BasicConsumeOk { consumer_tag: short("tag") });
@@ -121,7 +121,7 @@ fn nothing_is_awaited_from_channels_that_have_ended() {
 
 /// So many channels, and so many looks, that it takes minutes if each look is at all of them.
 #[test]
-fn to_know_that_nothing_is_owed_costs_the_same_with_many_channels() {
+fn checking_for_outstanding_replies_costs_the_same_with_many_channels() {
     const CHANNELS: u16 = u16::MAX;
     const LOOKS: u32 = 300_000;
     let (mut config, mut server) = (ClientConfig::default(), ServerConfig::default());

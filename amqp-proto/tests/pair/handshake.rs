@@ -110,7 +110,7 @@ fn counting() -> Pair {
 }
 
 #[test]
-fn challenges_are_answered_until_the_server_is_content() {
+fn challenges_get_responses_until_the_login_is_accepted() {
     let mut pair = counting();
     for round in 2..=5 {
         pair.server.challenge("more".into()).expect("it is waiting");
@@ -127,7 +127,7 @@ fn challenges_are_answered_until_the_server_is_content() {
 }
 
 #[test]
-fn endless_challenges_are_not_answered_for_ever() {
+fn the_number_of_challenges_is_limited() {
     let mut pair = counting();
     let mut rounds = 0;
     while pair.server.challenge("more".into()).is_ok() {
@@ -140,7 +140,7 @@ fn endless_challenges_are_not_answered_for_ever() {
 }
 
 #[test]
-fn a_mechanism_that_gives_up_ends_the_connection() {
+fn a_mechanism_that_fails_ends_the_connection() {
     let mut pair = counting();
     pair.server.challenge("give up".into()).expect("it is waiting");
     pair.drive();
@@ -151,7 +151,7 @@ fn a_mechanism_that_gives_up_ends_the_connection() {
 }
 
 #[test]
-fn refused_credentials_are_told_apart_from_other_closes() {
+fn refused_credentials_are_distinguished_from_other_closes() {
     let mut pair = Pair::new(client(), server());
     pair.welcoming = false;
     pair.drive();
@@ -255,7 +255,7 @@ fn a_peer_that_speaks_something_else_is_recognized() {
 }
 
 #[test]
-fn a_server_answers_a_wrong_header_with_the_right_one() {
+fn a_server_replies_to_a_wrong_header_with_its_own() {
     let mut pair = Pair::new(client(), server());
     let mut octets = BytesMut::from(&b"AMQP\x00\x01\x00\x00"[..]);
     assert!(pair.server.handle_input(pair.now, &mut octets).is_err());
@@ -264,7 +264,7 @@ fn a_server_answers_a_wrong_header_with_the_right_one() {
 }
 
 #[test]
-fn a_handshake_that_stalls_says_what_it_waited_for() {
+fn a_stalled_handshake_names_the_step_it_waited_for() {
     let mut pair = Pair::new(client(), server());
     pair.welcoming = false;
     pair.drive();
@@ -291,7 +291,7 @@ fn closing_during_the_handshake_ends_it() {
 }
 
 #[test]
-fn closing_is_answered_whoever_asks() {
+fn either_side_can_close_and_gets_a_reply() {
     let mut pair = Pair::open();
     pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
     assert!(pair.client.open_channel().is_err());
@@ -316,7 +316,7 @@ fn closing_from_both_ends_at_once_ends_both() {
 }
 
 #[test]
-fn a_close_that_is_not_answered_ends_all_the_same() {
+fn a_close_without_reply_ends_at_its_timeout() {
     let mut pair = Pair::open();
     pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
     let (due, _) = pair.client.poll_timeout().expect("a deadline");
@@ -326,7 +326,7 @@ fn a_close_that_is_not_answered_ends_all_the_same() {
 }
 
 #[test]
-fn blocking_and_secrets_are_told() {
+fn blocking_and_secrets_are_reported() {
     let mut pair = Pair::open();
     pair.client.update_secret("new".into(), "rotation").expect("it is open");
     pair.drive();

@@ -97,7 +97,7 @@ fn messages_that_are_too_large_are_held_and_no_multiple_means_them() {
 }
 
 #[test]
-fn a_multiple_goes_as_one_again_when_nothing_is_held() {
+fn a_multiple_is_sent_as_one_again_when_nothing_is_held() {
     let (mut pair, id, _) = oversized(Oversized::default(), 6);
     pair.on_client(id).ack(DeliveryTag::new(1)).expect("it is held");
     pair.on_client(id).reject(DeliveryTag::new(2), false).expect("it is held");
@@ -110,7 +110,7 @@ fn a_multiple_goes_as_one_again_when_nothing_is_held() {
 }
 
 #[test]
-fn what_is_held_goes_back_when_its_consumer_ends() {
+fn held_deliveries_are_requeued_when_their_consumer_ends() {
     for (by_server, no_wait) in [(false, false), (false, true), (true, true)] {
         let (mut pair, id, _) = oversized(Oversized::Hold, 3);
         pair.on_client(id).ack(DeliveryTag::new(1)).expect("it is held");
@@ -187,7 +187,7 @@ fn requeued(pair: &mut Pair, id: ChannelId) -> Vec<u64> {
 }
 
 #[test]
-fn a_broker_that_delivers_again_at_once_is_answered_once_a_second() {
+fn a_message_that_is_redelivered_at_once_is_requeued_once_a_second() {
     let (mut pair, id, _) = oversized(Oversized::Requeue, 2);
     let due = pair.client.poll_timeout();
     assert_eq!(due, Some((pair.now + SECOND, TimerReason::Requeue)));
@@ -210,7 +210,7 @@ fn a_broker_that_delivers_again_at_once_is_answered_once_a_second() {
 }
 
 #[test]
-fn what_the_application_settles_before_the_requeue_is_not_requeued() {
+fn held_deliveries_that_the_application_settles_are_not_requeued() {
     let (mut pair, id, _) = oversized(Oversized::Requeue, 3);
     pair.on_client(id).ack(DeliveryTag::new(1)).expect("it is held");
     pair.on_client(id).ack_up_to(DeliveryTag::new(3)).expect("one is not held");
@@ -220,7 +220,7 @@ fn what_the_application_settles_before_the_requeue_is_not_requeued() {
 }
 
 #[test]
-fn nothing_is_requeued_on_what_is_being_closed() {
+fn nothing_is_requeued_on_a_closing_channel() {
     for whole in [false, true] {
         let (mut pair, id, _) = oversized(Oversized::Requeue, 2);
         if whole {
@@ -258,7 +258,7 @@ fn a_message_of_a_stream_that_is_too_large_is_acknowledged() {
 /// The consumer of held messages ends in a transaction that is rolled back. The application never had those messages, so no
 /// `multiple` covers them, and they are requeued all the same.
 #[test]
-fn a_rollback_does_not_make_the_application_own_what_is_held() {
+fn a_rollback_does_not_hand_held_deliveries_to_the_application() {
     for option in [Oversized::Hold, Oversized::Requeue] {
         let (mut pair, id, _) = oversized(option, 4);
         pair.call(id, TxSelect {}, TxSelectOk {});
@@ -283,7 +283,7 @@ fn a_rollback_does_not_make_the_application_own_what_is_held() {
 
 /// The pause ends in a transaction of the application's.
 #[test]
-fn what_is_requeued_in_a_transaction_is_requeued_whatever_becomes_of_it() {
+fn a_requeue_in_a_transaction_does_not_depend_on_its_outcome() {
     for rolled_back in [false, true] {
         let (mut pair, id, _) = oversized(Oversized::Requeue, 3);
         pair.call(id, TxSelect {}, TxSelectOk {});
@@ -306,7 +306,7 @@ fn what_is_requeued_in_a_transaction_is_requeued_whatever_becomes_of_it() {
 }
 
 #[test]
-fn what_the_application_has_settled_and_rolled_back_is_held_as_before() {
+fn held_deliveries_stay_held_after_a_rollback() {
     let (mut pair, id, _) = oversized(Oversized::Hold, 3);
     pair.call(id, TxSelect {}, TxSelectOk {});
     pair.on_client(id).reject(DeliveryTag::new(1), false).expect("it is held");
@@ -327,7 +327,7 @@ fn what_the_application_has_settled_and_rolled_back_is_held_as_before() {
 }
 
 #[test]
-fn what_was_held_before_a_recover_is_the_brokers_again() {
+fn a_recover_requeues_held_deliveries() {
     for option in [Oversized::Hold, Oversized::Requeue] {
         let (mut pair, id, _) = oversized(option, 3);
         pair.on_client(id).request(BasicRecover { requeue: true }).expect("it is sent");

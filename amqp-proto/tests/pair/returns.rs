@@ -51,7 +51,7 @@ fn verdicts(pair: &mut Pair, id: ChannelId) -> Vec<(&'static str, u64)> {
 /// The broker returns a message before it confirms that message, and may confirm others before and after. If the older of two
 /// equal messages waits for the disk while the younger is returned, the younger one is not safe.
 #[test]
-fn of_equal_messages_the_one_that_is_confirmed_next_came_back() {
+fn of_equal_messages_the_one_confirmed_next_was_returned() {
     let (mut pair, id) = equal(3, 1);
     assert_eq!(verdicts(&mut pair, id), [], "it may be any of the three");
     pair.answer(id, BasicAck { delivery_tag: 2, multiple: false });
@@ -91,7 +91,7 @@ fn returns_of_equal_messages_are_as_many_as_there_are() {
 }
 
 #[test]
-fn when_the_channel_ends_the_oldest_of_equal_messages_came_back() {
+fn at_the_close_the_oldest_of_equal_messages_counts_as_returned() {
     let (mut pair, id) = equal(3, 2);
     pair.answer(id, ChannelClose { reply_code: 404, ..ChannelClose::default() });
     assert_eq!(verdicts(&mut pair, id), [("returned", 1), ("returned", 2), ("closed", 0)]);

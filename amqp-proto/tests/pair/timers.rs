@@ -62,7 +62,7 @@ fn a_silent_peer_is_given_up_after_two_intervals() {
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 #[test]
-fn whoever_was_held_up_finds_what_came_meanwhile() {
+fn a_suspended_loop_reads_heartbeats_before_giving_up_the_peer() {
     let mut pair = pair(10);
     for held_up in [21, 25, 1000, 1_000_000] {
         // It lies in the transport.
@@ -81,7 +81,7 @@ fn whoever_was_held_up_finds_what_came_meanwhile() {
 }
 
 #[test]
-fn anything_that_comes_is_a_sign_of_life() {
+fn any_input_counts_as_a_sign_of_life() {
     let mut pair = pair(10);
     let begin = pair.now;
     let mut input = bytes::BytesMut::new();
@@ -115,7 +115,7 @@ fn while_reading_is_suspended_a_read_that_finds_nothing_means_silence() {
 }
 
 #[test]
-fn without_heartbeats_nobody_is_silent() {
+fn without_heartbeats_no_peer_counts_as_silent() {
     let mut pair = pair(0);
     pair.client.handle_no_input(pair.now + seconds(1_000_000));
     assert!(pair.client.is_open() && !pair.client.is_in_doubt());

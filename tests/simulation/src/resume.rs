@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_goes_on_behind_what_ran() {
+    fn a_run_resumes_after_the_seeds_that_ran() {
         let log = "stories 0-9999 a 1s\nexplorations 0-9999 a 1s\nexplorations 10000-19999 b 1s\n";
         assert_eq!(next_seed(log, Kind::Stories), 10_000);
         assert_eq!(next_seed(log, Kind::Explorations), 20_000);

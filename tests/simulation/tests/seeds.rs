@@ -3,7 +3,7 @@
 use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
 
 #[test]
-fn what_always_has_to_hold_holds() {
+fn invariants_hold() {
     let mut confirmed = 0;
     for seed in 0..150 {
         let report = run(&Script::new(seed)).unwrap_or_else(|failure| {
@@ -15,7 +15,7 @@ fn what_always_has_to_hold_holds() {
 }
 
 #[test]
-fn whatever_the_api_is_used_for_what_always_has_to_hold_holds() {
+fn invariants_hold_under_random_use_of_the_api() {
     let mut refused = 0;
     for seed in 0..100 {
         let explored = explore(&Exploration::new(seed)).unwrap_or_else(|failure| {
@@ -39,7 +39,7 @@ fn a_seed_always_leads_to_the_same_run() {
 }
 
 #[test]
-fn over_tls_what_always_has_to_hold_holds() {
+fn invariants_hold_over_tls() {
     let mut confirmed = 0;
     for seed in 0..60 {
         let explored = explore(&Exploration::new(seed).over_tls()).unwrap_or_else(|failure| {
@@ -64,7 +64,7 @@ fn over_tls_a_seed_always_leads_to_the_same_run() {
 }
 
 #[test]
-fn a_script_shrinks_to_what_still_fails() {
+fn a_script_shrinks_to_a_failing_core() {
     let script = Script::new(1);
     assert!(script.len() > 2);
     let less = shrink(&script, |script| script.len() >= 2);

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_what_a_shell_would_say() {
+    fn the_exit_code_is_that_of_a_shell() {
         assert_eq!(code(ExitStatus::from_raw(0)), 0);
         assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
         assert_eq!(code(ExitStatus::from_raw(SIGTERM)), 143);

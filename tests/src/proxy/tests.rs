@@ -114,7 +114,7 @@ fn refuse_turns_new_connections_away_and_keeps_the_old_ones() {
 }
 
 #[test]
-fn stall_holds_everything_back_and_loses_nothing() {
+fn a_stall_holds_everything_back_and_loses_nothing() {
     let (_peer, proxy, mut client, mut server) = chain();
     proxy.stall(true);
     server.write(b"held").unwrap();
@@ -135,7 +135,7 @@ fn a_stalled_connection_can_be_cut() {
 }
 
 #[test]
-fn cut_after_delivers_exactly_so_many_octets() {
+fn cut_after_delivers_exactly_that_many_bytes() {
     for slice in [0, 7] {
         let (peer, proxy, mut client, mut server) = chain();
         proxy.slice(slice);
@@ -191,7 +191,7 @@ fn a_reader_that_does_not_read_does_not_keep_the_proxy() {
 }
 
 #[test]
-fn a_dropped_proxy_is_gone() {
+fn a_dropped_proxy_closes_its_sockets() {
     let (_peer, proxy, mut client, mut server) = chain();
     let addr = proxy.addr();
     drop(proxy);

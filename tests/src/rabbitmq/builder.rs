@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_told_from_other_failures() {
+    fn a_taken_port_is_distinguished_from_other_failures() {
         let ended = io::Error::other("the RabbitMQ node ended with 1");
         let story = "{could_not_start_listener,\"127.0.0.1\",5672,eaddrinuse}";
         assert_eq!(start_error(&ended, story).kind(), io::ErrorKind::AddrInUse);

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_is_told_everything_about_itself() {
+    fn the_environment_configures_the_node_completely() {
         let mut command = Command::new("true");
         set(&mut command, "kit", Path::new("/h"), 4444, PORTS);
         let value = |wanted: &str| {

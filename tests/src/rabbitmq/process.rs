@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_starts_once_the_folder_is_gone() {
+    fn nothing_starts_without_the_folder() {
         let mark = env::temp_dir().join("testkit-no-such-folder").join("x.group");
         let mut group = shell(&mark, "echo up");
         let status = wait_for(LIMIT, "the shell to end", || group.exited()).unwrap();

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_with_the_way_out() {
+    fn a_missing_tool_is_named_with_instructions() {
         let error = Tools::find_in(&[], &[]).unwrap_err();
         assert!(error.contains("rabbitmq-server not found"), "{error}");
         assert!(error.contains(OVERRIDE), "{error}");

@@ -22,7 +22,7 @@ fn refusal(peer: &mut PeerConnection) -> String {
 
 /// The limit is how many there are, and not the highest number.
 #[test]
-fn both_brokers_count_channels_whatever_their_numbers() {
+fn both_brokers_count_open_channels() {
     let (_, rabbitmq, memory) = brokers();
     let said = [rabbitmq, &memory.uri()].map(|uri| {
         let mut peer = opened(addr_of(uri), 3);

@@ -484,7 +484,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: scripts(), failure_persistence: None, max_shrink_time: 240_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_brokers_answer_alike(script in proptest::collection::vec(operation(), 1..40)) {
+    fn both_brokers_behave_alike(script in proptest::collection::vec(operation(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (_, rabbitmq, memory) = brokers();
         let (real, own) = runtime.block_on(async {

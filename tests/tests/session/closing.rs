@@ -142,7 +142,7 @@ fn a_declaration_is_not_blamed_for_the_close_of_the_channel_that_it_is_made_on()
 
 /// All numbers are taken, so queues are declared on a channel of the application, whose transaction is on it as well.
 #[test]
-fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_else() {
+fn a_declaration_is_blamed_only_for_its_own_refusal() {
     let declare = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
     let commit = (TxCommit::CLASS_ID, TxCommit::METHOD_ID);
     let select = (TxSelect::CLASS_ID, TxSelect::METHOD_ID);
@@ -201,7 +201,7 @@ fn a_declaration_is_blamed_for_what_the_broker_refuses_of_it_and_for_nothing_els
 
 /// The application commits while its channel is being restored step by step.
 #[test]
-fn what_is_brought_back_is_not_blamed_for_a_commit_beside_it() {
+fn restored_entities_are_not_blamed_for_a_refused_commit() {
     for waits in [false, true] {
         let mut pair = Pair::new(Recovery::default());
         pair.run(accept);

@@ -19,7 +19,7 @@ fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
 
 /// Between the bytes of `connection.open-ok` and its event, the channels of before the loss are not open yet.
 #[test]
-fn a_channel_opened_at_any_moment_of_a_handshake_has_a_number_of_its_own() {
+fn a_channel_opened_at_any_step_of_a_handshake_has_its_own_number() {
     for moment in 0..8 {
         let mut world = World::new(Recovery::default());
         let first = world.open();
@@ -44,7 +44,7 @@ fn a_channel_opened_at_any_moment_of_a_handshake_has_a_number_of_its_own() {
 
 /// Its end is still to be polled: until then its number is its own.
 #[test]
-fn the_number_of_a_channel_that_was_closed_amid_an_outage_is_free_with_its_event() {
+fn the_number_of_a_channel_closed_during_an_outage_is_free_after_its_event() {
     for dialed in [false, true] {
         let mut world = World::new(Recovery::default());
         let first = world.open();
@@ -129,7 +129,7 @@ fn the_timer_includes_the_wait_before_the_next_attempt() {
 }
 
 #[test]
-fn an_attempt_that_nobody_reports_on_ends() {
+fn an_unreported_attempt_times_out() {
     let limit = Duration::from_secs(9);
     let mut world = World::new(recovery(|recovery| recovery.attempt_timeout = Some(limit)));
     world.cut();

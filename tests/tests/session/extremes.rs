@@ -56,7 +56,7 @@ fn a_session_recovers_whatever_its_delays_and_limits_are() {
 }
 
 #[test]
-fn a_session_that_may_try_once_or_not_at_all_says_why_it_is_over() {
+fn a_session_with_few_attempts_ends_with_the_reason() {
     for policy in [
         recovery(|own| own.give_up_after = Some(Duration::ZERO)),
         recovery(|own| own.attempts_max = Some(0)),

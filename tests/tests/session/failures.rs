@@ -25,7 +25,7 @@ fn spoil(world: &mut World, name: &str) {
 }
 
 #[test]
-fn what_the_broker_refuses_is_reported_and_costs_nothing_else() {
+fn a_refusal_is_reported_and_affects_nothing_else() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     for name in ["a", "b", "c", "d"] {
@@ -73,7 +73,7 @@ fn what_the_broker_refuses_is_reported_and_costs_nothing_else() {
 }
 
 #[test]
-fn a_consumer_without_its_queue_says_what_is_missing() {
+fn a_consumer_without_its_queue_names_the_queue() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let queue = world.queue(id, durable("q"));
@@ -95,7 +95,7 @@ fn a_consumer_without_its_queue_says_what_is_missing() {
 }
 
 #[test]
-fn a_consumer_that_is_refused_ends_and_the_others_of_its_channel_go_on() {
+fn a_refused_consumer_ends_and_the_others_of_its_channel_continue() {
     let mut world = World::new(Recovery::default());
     let (declarer, id) = (world.open(), world.open());
     let mut consumers = Vec::new();
@@ -178,7 +178,7 @@ fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
 }
 
 #[test]
-fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
+fn a_locked_queue_can_fail_at_once() {
     let mut world = World::with(|recovery| recovery.locked = Locked::Fail);
     let id = world.open();
     world.lose_queue(id, "mine", "tag");
@@ -188,7 +188,7 @@ fn a_queue_that_is_locked_has_failed_if_that_is_wanted() {
 }
 
 #[test]
-fn a_channel_that_ends_by_an_error_opens_again_if_that_is_wanted() {
+fn a_channel_closed_by_an_error_can_be_reopened() {
     let mut world = World::with(|recovery| recovery.reopen_channels = true);
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
@@ -328,7 +328,7 @@ fn a_queue_that_could_not_be_declared_may_be_declared_a_moment_later() {
 }
 
 #[test]
-fn a_consumer_whose_queue_is_gone_cannot_start_again() {
+fn a_consumer_of_a_deleted_queue_cannot_start_again() {
     let mut world = World::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
     let id = world.open();
     let channel = world.session.channel(id).expect("it is open");
@@ -388,7 +388,7 @@ fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
 
 /// The report has promised that it will be.
 #[test]
-fn what_is_locked_is_tried_again_once_a_channel_is_free_to_ask_on() {
+fn locked_entities_are_retried_once_a_channel_is_free() {
     let mut world = World::new(Recovery::default());
     let max = world.session.negotiated().expect("it is open").channel_max;
     let id = world.open();
@@ -423,7 +423,7 @@ fn what_is_locked_is_tried_again_once_a_channel_is_free_to_ask_on() {
 }
 
 #[test]
-fn what_is_locked_is_not_asked_for_while_there_is_no_connection() {
+fn locked_entities_are_not_retried_without_a_connection() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let mine = exclusive("mine");
@@ -511,7 +511,7 @@ fn a_consumer_that_waits_for_its_locked_queue_ends_when_it_is_cancelled() {
 }
 
 #[test]
-fn a_tag_is_free_again_after_a_cancel_without_an_answer() {
+fn a_tag_is_free_again_after_a_cancel_without_reply() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let queue = world.queue(id, durable("queue"));

@@ -29,7 +29,7 @@ fn requests_on_their_way_fail_and_later_ones_wait() {
 }
 
 #[test]
-fn an_unwanted_answer_is_learned_from_all_the_same() {
+fn an_abandoned_reply_is_still_recorded() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let declare = world.send(id, durable("unwanted"));
@@ -41,7 +41,7 @@ fn an_unwanted_answer_is_learned_from_all_the_same() {
 }
 
 #[test]
-fn deliveries_from_before_the_loss_are_stale_and_come_again() {
+fn deliveries_from_before_the_loss_are_stale_and_delivered_again() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
@@ -101,7 +101,7 @@ fn tags_of_messages_that_were_got_count_as_well() {
 }
 
 #[test]
-fn unconfirmed_publishes_are_told_and_confirmed_ones_are_not() {
+fn only_unconfirmed_publishes_are_reported() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     world.queue(id, durable("queue"));
@@ -134,7 +134,7 @@ fn unconfirmed_publishes_are_told_and_confirmed_ones_are_not() {
 }
 
 #[test]
-fn kept_messages_are_sent_again_in_their_order_and_say_so() {
+fn kept_messages_are_sent_again_in_order_and_marked() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
@@ -217,7 +217,7 @@ fn no_more_is_kept_than_may_be() {
 }
 
 #[test]
-fn what_was_lost_of_a_transaction_is_never_half_committed() {
+fn a_partly_lost_transaction_is_never_committed() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let queue = world.queue(id, durable("queue"));
@@ -286,7 +286,7 @@ fn transaction_amid_a_recovery(dirty: bool) -> (World, ChannelId, DeliveryTag) {
 }
 
 #[test]
-fn a_lost_transaction_is_rolled_back_even_before_all_is_back() {
+fn a_lost_transaction_can_be_rolled_back_during_recovery() {
     let (mut world, id, tag) = transaction_amid_a_recovery(true);
     let channel = &mut world.session.channel(id).expect("it is open");
     channel.ack(tag).expect("it waits");
@@ -300,7 +300,7 @@ fn a_lost_transaction_is_rolled_back_even_before_all_is_back() {
 }
 
 #[test]
-fn a_rollback_before_all_is_back_keeps_its_place_among_acknowledgements() {
+fn a_rollback_during_recovery_keeps_its_place_among_acknowledgements() {
     let (mut world, id, tag) = transaction_amid_a_recovery(false);
     let rolled_back = world.send(id, TxRollback {});
     world.session.channel(id).expect("it is open").ack(tag).expect("it waits");
@@ -336,7 +336,7 @@ fn a_transaction_whose_acknowledgement_is_stale_is_not_committed() {
 }
 
 #[test]
-fn deliveries_that_come_before_all_is_back_can_be_acknowledged() {
+fn deliveries_during_recovery_can_be_acknowledged() {
     let mut world = World::new(Recovery::default());
     let mut consumers = Vec::new();
     for name in ["a", "b"] {
@@ -363,7 +363,7 @@ fn deliveries_that_come_before_all_is_back_can_be_acknowledged() {
 }
 
 #[test]
-fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
+fn a_consumer_discarded_during_recovery_takes_nothing() {
     for rounds in 0..10 {
         let mut world = World::new(Recovery::default());
         let id = world.open();
@@ -394,7 +394,7 @@ fn a_consumer_that_is_discarded_before_all_is_back_takes_nothing() {
 
 /// Its reply has come, but the application has not polled it yet.
 #[test]
-fn a_reply_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+fn an_abandoned_reply_leaves_nothing_behind() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     world.queue(id, durable("q"));

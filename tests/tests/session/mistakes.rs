@@ -118,7 +118,7 @@ fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
 
 /// As when a program was started again, and the broker does not know yet that its connection of before has ended.
 #[test]
-fn the_first_declaration_of_a_locked_queue_is_tried_again_if_that_is_wanted() {
+fn the_first_declaration_of_a_locked_queue_can_be_retried() {
     for abandons in [false, true] {
         let mut world = World::with(|recovery| recovery.retry_locked = true);
         let mine = || exclusive("mine");

@@ -59,7 +59,7 @@ fn fleeting(world: &mut World, id: ChannelId, name: &str) -> ShortStr {
 }
 
 #[test]
-fn a_queue_that_goes_with_a_reopened_channel_comes_back_with_it() {
+fn a_queue_deleted_with_a_reopened_channel_is_declared_again() {
     for name in ["", "auto"] {
         let mut world = World::new(reopening());
         let (id, other) = (world.open(), world.open());
@@ -94,7 +94,7 @@ fn a_queue_that_another_channel_consumes_as_well_stays_and_keeps_its_name() {
 }
 
 #[test]
-fn a_consumer_whose_neighbour_is_refused_goes_on_though_its_queue_went_meanwhile() {
+fn a_consumer_with_a_refused_neighbour_continues_although_its_queue_was_deleted() {
     for name in ["", "auto"] {
         let mut world = World::new(Recovery::default());
         let id = world.open();
@@ -301,7 +301,7 @@ fn a_race_for_a_queue_that_is_lost_costs_the_channel_once() {
 }
 
 #[test]
-fn a_consumer_that_is_brought_back_is_not_blamed_for_one_of_the_application() {
+fn a_restored_consumer_is_not_blamed_for_one_of_the_application() {
     let (mut pair, id, exclusive) = waiting();
     pair.run(|server, id, method| match is_exclusive(method) {
         true => {}
@@ -353,7 +353,7 @@ fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
 }
 
 #[test]
-fn an_exclusive_consumer_has_failed_if_that_is_wanted() {
+fn an_exclusive_consumer_can_fail_at_once() {
     let mut recovery = Recovery::default();
     recovery.locked = Locked::Fail;
     let (world, _, [exclusive, _], _) = unnoticed(recovery);

@@ -220,7 +220,7 @@ fn is_answered(pair: &Pair, wanted: RequestId) -> bool {
 
 /// Messages that come behind the removal of their queue or exchange would be lost, or refused in their turn.
 #[test]
-fn what_removes_a_queue_or_an_exchange_does_not_overtake_messages_that_are_sent_one_by_one() {
+fn removals_do_not_overtake_careful_messages() {
     for removal in removals() {
         for lost in [false, true] {
             let (mut pair, id) = careful();

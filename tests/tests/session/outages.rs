@@ -17,7 +17,7 @@ fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
 }
 
 #[test]
-fn attempts_are_told_and_come_ever_later() {
+fn attempts_are_reported_and_back_off() {
     let mut world = World::new(Recovery::default());
     world.reachable = false;
     world.cut();
@@ -51,7 +51,7 @@ fn attempts_are_told_and_come_ever_later() {
 }
 
 #[test]
-fn after_the_last_attempt_everything_ends_and_says_why() {
+fn after_the_last_attempt_everything_ends_with_the_reason() {
     let mut world = World::new(recovery(|recovery| recovery.attempts_max = Some(3)));
     let id = world.open();
     world.reachable = false;
@@ -214,7 +214,7 @@ fn losses_leave_nothing_behind() {
 }
 
 #[test]
-fn what_nobody_drives_does_not_come_back_whatever_the_policy() {
+fn an_undriven_session_is_not_recovered_whatever_the_policy() {
     let mut world = World::new(recovery(|recovery| recovery.recovers = |_| true));
     let id = world.open();
     world.session.handle_driver_gone();

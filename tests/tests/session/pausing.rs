@@ -75,7 +75,7 @@ fn counts(world: &mut World) -> (u32, u32) {
 }
 
 #[test]
-fn what_comes_behind_the_pause_is_requeued_and_comes_again_with_the_rest() {
+fn deliveries_after_the_pause_are_requeued_and_delivered_again() {
     let (mut world, id, consumer) = holding();
     let neighbour = world.queue(id, durable("other"));
     let neighbour = world.consume(id, &neighbour, "neighbour");
@@ -119,7 +119,7 @@ fn what_comes_behind_the_pause_is_requeued_and_comes_again_with_the_rest() {
 }
 
 #[test]
-fn it_is_resumed_before_the_pause_is_answered() {
+fn it_is_resumed_before_the_reply_to_the_pause() {
     let (mut world, id, consumer) = holding();
     let (_, tags) = delivered(&mut world);
     assert!(pause(&mut world, id, consumer));
@@ -132,7 +132,7 @@ fn it_is_resumed_before_the_pause_is_answered() {
 }
 
 #[test]
-fn what_it_held_unsettled_does_not_silence_it_in_a_quorum_queue() {
+fn unsettled_deliveries_do_not_silence_it_in_a_quorum_queue() {
     let (mut world, id, consumer) = of_a_quorum_queue();
     for round in 1..=2 {
         let (_, tags) = delivered(&mut world);
@@ -157,7 +157,7 @@ fn what_it_held_unsettled_does_not_silence_it_in_a_quorum_queue() {
 }
 
 #[test]
-fn tags_that_are_made_up_are_nobody_elses() {
+fn generated_tags_are_unique() {
     let (mut world, id, consumer) = holding();
     let other = world.queue(id, durable("other"));
     let neighbour = world.consume(id, &other, "1.lags");
@@ -242,7 +242,7 @@ fn only_consumers_that_lose_nothing_are_paused() {
 }
 
 #[test]
-fn a_consumer_whose_start_is_not_answered_is_not_paused() {
+fn a_consumer_that_is_starting_is_not_paused() {
     let (mut world, id, consumer) = holding();
     let consume = BasicConsume { queue: short("q"), ..<_>::default() };
     let starting = world.send(id, consume);
@@ -292,7 +292,7 @@ fn a_cancel_ends_it_whenever_it_comes() {
 }
 
 #[test]
-fn one_that_is_dropped_does_not_come_back() {
+fn a_dropped_consumer_is_not_resumed() {
     for moment in MOMENTS {
         let (mut world, id, consumer, tags) = paused(moment);
         world.session.channel(id).expect("it is open").discard_consumer(&short("lags"));
@@ -359,7 +359,7 @@ fn closing_the_channel_requeues_what_it_holds() {
 }
 
 #[test]
-fn its_tag_stays_its_own() {
+fn its_tag_is_not_reused_while_it_is_paused() {
     for moment in MOMENTS {
         let (mut world, id, ..) = paused(moment);
         let consumer_tag = short("lags");
@@ -379,7 +379,7 @@ fn delete(world: &mut World) {
 }
 
 #[test]
-fn a_queue_that_is_deleted_meanwhile_ends_it_and_nobody_else() {
+fn a_queue_deleted_during_the_pause_ends_only_its_consumer() {
     let (mut world, id, consumer, _) = paused((9, false));
     let neighbour = world.queue(id, durable("other"));
     let neighbour = world.consume(id, &neighbour, "neighbour");
@@ -397,7 +397,7 @@ fn a_queue_that_is_deleted_meanwhile_ends_it_and_nobody_else() {
 }
 
 #[test]
-fn a_queue_that_is_deleted_meanwhile_comes_back_by_option() {
+fn a_queue_deleted_during_the_pause_is_declared_again_by_option() {
     let (mut world, id, consumer, _) = paused((9, false));
     let mut recovery = Recovery::default();
     recovery.on_cancel = OnCancel::Resubscribe;

@@ -53,7 +53,7 @@ fn given_up(pair: &Pair) -> Vec<u64> {
 }
 
 #[test]
-fn a_message_that_the_broker_refuses_is_given_up_and_not_sent_again() {
+fn a_refused_message_is_given_up_and_not_sent_again() {
     let mut world = World::new(reopening());
     let id = world.open();
     world.queue(id, durable("q"));
@@ -99,7 +99,7 @@ fn a_message_that_the_broker_refuses_is_given_up_and_not_sent_again() {
 }
 
 #[test]
-fn the_only_message_is_to_blame_whatever_the_text_says() {
+fn the_only_message_is_blamed_whatever_the_text() {
     let mut pair = Pair::new(reopening());
     let id = confirming(&mut pair);
     picky(&mut pair, PUBLISH);
@@ -217,7 +217,7 @@ fn the_only_message_is_to_blame_for_the_third_close_without_a_cause() {
 
 /// Messages to exchanges x and y and to a queue, of which the server refuses the bad ones.
 #[test]
-fn what_would_be_refused_for_the_same_reason_is_given_up_as_well_and_nothing_else() {
+fn only_messages_refused_for_the_same_reason_are_given_up() {
     const X: &str = "NOT_FOUND - no exchange 'x' in vhost '/'";
     let bad = [("x", "bad"), ("", "good"), ("x", "bad"), ("y", "good")];
     // The code and the text, which messages are refused, and how many closes that takes.
@@ -268,7 +268,7 @@ fn what_would_be_refused_for_the_same_reason_is_given_up_as_well_and_nothing_els
 }
 
 #[test]
-fn a_message_is_not_blamed_for_what_something_else_has_done() {
+fn a_message_is_not_blamed_for_another_operation() {
     let mut pair = Pair::new(reopening());
     let id = confirming(&mut pair);
     let kept = keep(&mut pair, id, "", "kept");
@@ -354,7 +354,7 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
 
 /// Whatever closes the channel can only do so a round trip after it is open, and that may be longer than the first pauses.
 #[test]
-fn a_channel_is_opened_less_and_less_often_however_distant_the_broker_is() {
+fn reopening_a_channel_backs_off_however_distant_the_broker_is() {
     const ROUND_TRIP: Duration = Duration::from_millis(250);
     let mut recovery = Recovery::default();
     (recovery.retry_locked, recovery.seed) = (true, Some(7));
@@ -385,7 +385,7 @@ fn a_channel_is_opened_less_and_less_often_however_distant_the_broker_is() {
 
 /// What it has was never all back, so it has not been open in between.
 #[test]
-fn a_channel_that_never_comes_back_is_opened_less_and_less_often() {
+fn a_channel_that_cannot_be_restored_is_reopened_with_backoff() {
     let mut pair = Pair::new(reopening());
     pair.run(accept);
     let (id, other) = (pair.open(), pair.open());
@@ -410,7 +410,7 @@ fn a_channel_that_never_comes_back_is_opened_less_and_less_often() {
 
 /// A timer that has passed would be asked for again and again.
 #[test]
-fn a_channel_that_waits_to_be_opened_wakes_nobody_while_the_connection_closes() {
+fn a_channel_waiting_to_be_reopened_does_not_wake_a_closing_connection() {
     let mut pair = Pair::new(reopening());
     pair.run(accept);
     let id = pair.open();

@@ -29,7 +29,7 @@ fn verdicts<'a>(events: impl Iterator<Item = &'a ChannelEvent>) -> Vec<(&'static
 
 /// Its outcome is known, so it is not sent again: a queue that exists by then would get a message that was reported as returned.
 #[test]
-fn what_came_back_before_the_loss_is_not_sent_again() {
+fn messages_returned_before_the_loss_are_not_sent_again() {
     let mut pair = Pair::new(Recovery::default());
     pair.run(accept);
     let id = pair.open();
@@ -55,7 +55,7 @@ fn what_came_back_before_the_loss_is_not_sent_again() {
 
 /// The queue is not declared again, because this session did not declare it, and does not exist when the connection is restored.
 #[test]
-fn what_reaches_no_queue_after_the_recovery_comes_back() {
+fn messages_unroutable_after_the_recovery_are_returned() {
     let mut world = World::new(Recovery::default());
     let (id, other) = (world.open(), world.open());
     world.queue(id, durable("stays"));

@@ -68,7 +68,7 @@ fn a_limit_and_a_pause_last_over_a_loss() {
 }
 
 #[test]
-fn what_ends_the_whole_connection_is_not_asked_for_again_and_again() {
+fn a_request_that_ends_the_connection_is_not_repeated_forever() {
     let mut pair = Pair::new(Recovery::default());
     pair.run(accept);
     let id = pair.session.open_channel().expect("there is room");

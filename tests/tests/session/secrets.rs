@@ -41,7 +41,7 @@ fn the_next_connections_log_in_with_it() {
 }
 
 #[test]
-fn so_they_do_when_the_connection_is_lost_before_the_answer() {
+fn updates_also_end_when_the_connection_is_lost_before_the_reply() {
     let mut pair = scene();
     update(&mut pair, "second");
     update(&mut pair, "third");
@@ -50,7 +50,7 @@ fn so_they_do_when_the_connection_is_lost_before_the_answer() {
 }
 
 #[test]
-fn a_secret_that_comes_amid_an_outage_is_for_the_next_attempt() {
+fn a_secret_set_during_an_outage_is_for_the_next_attempt() {
     let mut pair = scene();
     pair.cut();
     let sent = pair.session.update_secret(Secret::from("early".to_owned()), "renewed");
@@ -90,7 +90,7 @@ fn a_secret_that_was_not_sent_because_it_is_too_large_changes_nothing() {
 }
 
 #[test]
-fn it_is_for_all_nodes_and_a_configuration_that_is_given_later_goes_first() {
+fn it_is_for_all_nodes_and_a_later_configuration_takes_precedence() {
     let mut pair = scene();
     let mut recovery = Recovery::default();
     recovery.recovers = |_| true;

@@ -32,7 +32,7 @@ fn confirming(pair: &mut Pair) -> ChannelId {
 }
 
 #[test]
-fn a_kept_message_that_does_not_fit_is_given_up_and_confirms_stay_right() {
+fn a_kept_message_that_does_not_fit_is_given_up_and_confirms_stay_correct() {
     let mut pair = Pair::new(Recovery::default());
     let id = confirming(&mut pair);
     let route = Route::queue("q");

@@ -47,7 +47,7 @@ fn read_as(world: &mut World, id: ChannelId, tag: ShortStr, offset: Option<Value
 
 /// What the broker would close the channel or the connection for is refused at the call, with the reason.
 #[test]
-fn what_streams_cannot_do_costs_nothing() {
+fn unsupported_operations_on_streams_have_no_effect() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     world.queue(id, stream());
@@ -132,7 +132,7 @@ fn reading(prefetch: u16, recovery: Recovery) -> (World, ChannelId, Vec<Delivery
 }
 
 #[test]
-fn a_reader_goes_on_with_the_first_message_that_was_not_settled() {
+fn a_reader_resumes_at_the_first_unsettled_message() {
     // What is settled of 0 to 4, and where it goes on.
     let cases: &[(&[usize], u32)] = &[
         (&[], 0),
@@ -238,7 +238,7 @@ fn a_stream_is_known_by_its_deliveries() {
 
 /// The broker does not say where a reader begins before the first delivery.
 #[test]
-fn a_reader_of_what_comes_next_misses_nothing_that_came_while_it_was_away() {
+fn a_reader_from_next_misses_nothing_during_an_outage() {
     for offset in [None, Some("next")] {
         let (mut world, id) = with_stream(Recovery::default(), 0..10);
         world.pass(Duration::from_secs(5));
@@ -318,7 +318,7 @@ fn a_reader_without_deliveries_begins_as_it_did() {
 }
 
 #[test]
-fn readers_of_one_channel_have_places_of_their_own() {
+fn readers_of_one_channel_have_their_own_positions() {
     let (mut world, id) = with_stream(Recovery::default(), 0..6);
     world.limit(id, 3);
     let consumers = [0i64, 2].map(|offset| read(&mut world, id, Some(offset.into())));
@@ -340,7 +340,7 @@ fn readers_of_one_channel_have_places_of_their_own() {
 }
 
 #[test]
-fn a_reader_that_is_cancelled_by_the_broker_goes_on() {
+fn a_reader_that_the_broker_cancels_resumes() {
     let mut recovery = Recovery::default();
     recovery.on_cancel = OnCancel::Resubscribe;
     let (mut world, id, tags) = reading(5, recovery);
@@ -465,7 +465,7 @@ fn settling_a_message_of_a_queue_settles_none_of_a_stream() {
 }
 
 #[test]
-fn what_was_settled_between_others_is_not_settled_twice() {
+fn messages_settled_between_others_are_not_settled_twice() {
     let (mut world, id, tags) = reading(3, Recovery::default());
     ack(&mut world, id, tags[1]);
     let channel = &mut world.session.channel(id).expect("it is open");
@@ -478,7 +478,7 @@ fn what_was_settled_between_others_is_not_settled_twice() {
 
 /// The next transaction has begun with it.
 #[test]
-fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
+fn settlements_after_a_commit_do_not_affect_it() {
     let (mut world, id) = with_stream(Recovery::default(), 0..10);
     world.ask(id, TxSelect {}).expect("it is selected");
     world.limit(id, 5);
@@ -498,7 +498,7 @@ fn what_is_settled_behind_a_commit_leaves_the_commit_alone() {
 
 /// RabbitMQ: a stream responds to a reject by closing the connection.
 #[test]
-fn what_a_reader_held_that_has_ended_is_not_rejected() {
+fn deliveries_held_by_an_ended_reader_are_not_rejected() {
     let (mut world, id) = with_stream(Recovery::default(), 0..1);
     world.limit(id, 5);
     read_as(&mut world, id, short("reader"), Some("first".into()));

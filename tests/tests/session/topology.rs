@@ -8,7 +8,7 @@ use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, SessionEvent, Sho
 use crate::world::{World, durable, exclusive, nameless, short, text};
 
 #[test]
-fn all_that_was_declared_comes_back_on_a_broker_that_knows_nothing() {
+fn everything_is_declared_again_on_an_empty_broker() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     world.exchange(id, "first", "direct");
@@ -75,7 +75,7 @@ fn a_thousand_entities_take_as_many_round_trips_as_one() {
 }
 
 #[test]
-fn a_queue_that_the_broker_names_gets_another_name_and_its_bindings_and_consumers_follow() {
+fn a_queue_named_by_the_broker_is_renamed_with_its_bindings_and_consumers() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let old = world.queue(id, nameless());
@@ -104,7 +104,7 @@ fn a_queue_that_the_broker_names_gets_another_name_and_its_bindings_and_consumer
 }
 
 #[test]
-fn what_was_deleted_unbound_or_cancelled_stays_away() {
+fn deleted_unbound_and_cancelled_entities_are_not_restored() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     world.exchange(id, "gone", "fanout");
@@ -132,7 +132,7 @@ fn what_was_deleted_unbound_or_cancelled_stays_away() {
 }
 
 #[test]
-fn what_goes_by_itself_stays_away() {
+fn entities_that_the_broker_deletes_are_not_restored() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let declare = amqp_client_core::proto::method::ExchangeDeclare {
@@ -154,7 +154,7 @@ fn what_goes_by_itself_stays_away() {
 }
 
 #[test]
-fn what_was_not_to_come_back_does_not() {
+fn unrecovered_entities_are_not_restored() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let lasting = world.queue(id, durable("lasting"));
@@ -181,7 +181,7 @@ fn what_was_not_to_come_back_does_not() {
 }
 
 #[test]
-fn each_consumer_keeps_the_limit_that_it_was_started_under() {
+fn each_consumer_keeps_the_prefetch_limit_of_its_start() {
     let mut world = World::new(Recovery::default());
     let id = world.open();
     let mut consumers = Vec::new();

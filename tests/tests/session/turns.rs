@@ -235,7 +235,7 @@ fn a_message_that_is_withdrawn_in_its_turn_leaves_no_other_to_blame() {
 }
 
 #[test]
-fn a_loss_in_the_middle_of_a_turn_blames_nobody() {
+fn a_loss_in_the_middle_of_a_turn_blames_no_message() {
     let (mut pair, ids, kept) = amid_the_first_turn();
     let judge = pair.judge.take();
     for _ in 0..10 {

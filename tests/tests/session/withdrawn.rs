@@ -39,7 +39,7 @@ fn world() -> (World, ChannelId) {
 }
 
 #[test]
-fn what_was_withdrawn_before_it_was_sent_is_not_sent() {
+fn messages_withdrawn_before_they_were_sent_are_not_sent() {
     let (mut world, id) = world();
     world.cut();
     let publishes = ["a", "b", "c"].map(|body| world.keep(id, "q", body));
@@ -52,7 +52,7 @@ fn what_was_withdrawn_before_it_was_sent_is_not_sent() {
 }
 
 #[test]
-fn what_was_withdrawn_while_it_is_under_way_is_confirmed_or_unconfirmed() {
+fn messages_withdrawn_in_flight_are_confirmed_or_unconfirmed() {
     for lost in [false, true] {
         let (mut world, id) = world();
         let publish = world.keep(id, "q", "a");
@@ -75,7 +75,7 @@ fn what_was_withdrawn_while_it_is_under_way_is_confirmed_or_unconfirmed() {
 }
 
 #[test]
-fn what_was_sent_before_the_loss_is_not_sent_again() {
+fn withdrawn_messages_are_not_sent_again_after_a_loss() {
     let (mut world, id) = world();
     let publish = world.keep(id, "q", "a");
     world.cut();

@@ -173,7 +173,7 @@ behaviours! {
         assert!(queue.get_no_ack().await?.is_none());
     }
 
-    async fn to_settle_what_was_asked_for_again_does_nothing(world) {
+    async fn settling_a_recovered_delivery_does_nothing(world) {
         let (channel, queue) = world.queue().await?;
         for number in 0..6u8 {
             queue.publish(&Message::new(vec![number])).await?;
@@ -220,7 +220,7 @@ behaviours! {
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
     }
 
-    async fn rejected_messages_are_gone_or_back(world) {
+    async fn rejected_messages_are_dropped_or_requeued(world) {
         let (_, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
         queue.get().await?.ok_or("no message")?.delivery.reject(true)?;
@@ -242,7 +242,7 @@ behaviours! {
         assert_eq!(later, Err(reason.into()));
     }
 
-    async fn bodies_come_from_whatever_holds_octets(world) {
+    async fn bodies_can_be_any_type_that_holds_bytes(world) {
         let (channel, queue) = world.queue().await?;
         let to = queue.name().clone();
         let route = Route::queue(&to);

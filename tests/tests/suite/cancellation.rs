@@ -20,7 +20,7 @@ behaviours! {
         }
     }
 
-    async fn a_consumer_nobody_waited_for_is_cancelled(world) {
+    async fn a_consumer_whose_future_is_dropped_is_cancelled(world) {
         let (channel, queue) = world.queue().await?;
         for number in 0..10u8 {
             queue.publish(&Message::new(vec![number])).await?;
@@ -36,7 +36,7 @@ behaviours! {
         }
     }
 
-    async fn a_message_nobody_waited_for_goes_back(world) {
+    async fn a_message_whose_future_is_dropped_is_requeued(world) {
         let (channel, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
         drop(queue.get());
@@ -52,7 +52,7 @@ behaviours! {
         got.delivery.ack()?;
     }
 
-    async fn a_channel_nobody_waited_for_is_closed(world) {
+    async fn a_channel_whose_future_is_dropped_is_closed(world) {
         let uri = format!("{}?channel_max=1", world.uri);
         let connection = world.open(uri.parse()?).await?;
         drop(connection.open_channel());
@@ -82,7 +82,7 @@ behaviours! {
         }
     }
 
-    async fn a_request_that_is_out_of_time_leaves_the_channel_usable(world) {
+    async fn a_request_that_timed_out_leaves_the_channel_usable(world) {
         let channel = world.channel().await?;
         let declare = channel.queue_declare(name("late"), temporary()).within(Duration::ZERO);
         match declare.await {

@@ -20,7 +20,7 @@ behaviours! {
         third.basic_qos(1).await?;
     }
 
-    async fn a_channel_says_what_mode_it_is_in(world) {
+    async fn a_channel_reports_its_mode(world) {
         let connection = world.connection().await?;
         let plain = connection.open_channel().await?;
         assert!(plain.is_flowing() && !plain.is_confirming() && !plain.is_transactional());
@@ -69,7 +69,7 @@ behaviours! {
         assert!(connection.open_channel_numbered(0).await.is_err());
     }
 
-    async fn callbacks_tell_why_a_channel_is_over(world) {
+    async fn callbacks_get_the_reason_of_a_closed_channel(world) {
         let connection = world.connection().await?;
         // The broker ends it, this end does, its handles are gone, or it is over already.
         let (sender, reasons) = smol::channel::unbounded();
@@ -103,7 +103,7 @@ behaviours! {
         assert!(matches!(reasons.recv().await?, ChannelError::Connection(_)));
     }
 
-    async fn callbacks_tell_why_a_connection_is_over_and_may_wait(world) {
+    async fn callbacks_get_the_reason_of_a_closed_connection_and_may_block(world) {
         let connection = world.open(world.target()).await?;
         let other = world.connection().await?;
         let (sender, reasons) = smol::channel::unbounded();
@@ -132,7 +132,7 @@ behaviours! {
         connection.open_channel().await?;
     }
 
-    async fn a_channel_whose_handles_are_gone_closes(world) {
+    async fn a_channel_without_handles_closes(world) {
         let uri = format!("{}?channel_max=1", world.uri);
         let connection = world.open(uri.parse()?).await?;
         for _ in 0..20 {
@@ -176,7 +176,7 @@ behaviours! {
         assert_eq!((close.by, &*close.reply_text.to_string()), (Initiator::Local, "enough"));
     }
 
-    async fn requests_are_pipelined_and_answered_in_order(world) {
+    async fn requests_are_pipelined_and_replied_to_in_order(world) {
         let channel = world.channel().await?;
         let names: Vec<_> = (0..200).map(|_| name("pipelined")).collect();
         let declares: Vec<_> =
@@ -186,7 +186,7 @@ behaviours! {
         }
     }
 
-    async fn a_failure_in_a_pipeline_fails_what_is_behind_it(world) {
+    async fn a_failure_in_a_pipeline_fails_later_requests(world) {
         let channel = world.channel().await?;
         let good = channel.queue_declare(name("before"), super::temporary());
         let bad = channel.queue_declare_passive(name("missing"));
@@ -209,7 +209,7 @@ behaviours! {
         channel.basic_qos(1).await?;
     }
 
-    async fn flow_and_access_request_are_answered(world) {
+    async fn flow_and_access_request_get_replies(world) {
         let channel = world.channel().await?;
         assert!(channel.call(ChannelFlow { active: true }).await?.active);
         assert_refused(channel.call(ChannelFlow { active: false }).await, 540, "channel.flow");

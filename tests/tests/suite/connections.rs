@@ -52,7 +52,7 @@ behaviours! {
         }
     }
 
-    async fn a_connection_opens_and_tells_what_was_agreed_on(world) {
+    async fn a_connection_opens_and_reports_what_was_negotiated(world) {
         let connection = world.connection().await?;
         assert!(connection.is_open());
         let negotiated = connection.negotiated().ok_or("nothing was negotiated")?;
@@ -81,7 +81,7 @@ behaviours! {
         connection.close().await?;
     }
 
-    async fn closing_with_a_code_of_ones_own_tells_it_back(world) {
+    async fn closing_with_a_custom_code_reports_that_code(world) {
         let connection = world.connection().await?;
         connection.close_with(ReplyCode::CONNECTION_FORCED, "for maintenance").await?;
         let reason = connection.closed().await;
@@ -90,7 +90,7 @@ behaviours! {
         assert_eq!(close.reply_text, "for maintenance");
     }
 
-    async fn a_connection_whose_handles_are_gone_closes(world) {
+    async fn a_connection_without_handles_closes(world) {
         let connection = world.open(world.target()).await?;
         let channel = connection.open_channel().await?;
         let mut events = connection.events();
@@ -136,7 +136,7 @@ behaviours! {
         assert!(target.config.protocol.virtual_host.is_empty());
     }
 
-    async fn a_mechanism_that_the_broker_lacks_is_told_before_anything_is_sent(world) {
+    async fn a_missing_mechanism_is_reported_before_credentials_are_sent(world) {
         let uri = format!("{}?auth_mechanism=EXTERNAL", world.uri);
         let error = world.open(uri.parse()?).await.expect_err("must be refused");
         let Some(ConnectionError::Login(LoginError::NoCommonMechanism { offered, configured })) =
@@ -153,7 +153,7 @@ behaviours! {
         world.open(uri.parse()?).await?.close().await?;
     }
 
-    async fn nobody_listening_is_unreachable(world) {
+    async fn a_port_without_listener_is_unreachable(world) {
         let port = amqp_testkit::net::free_ports::<1>()?[0];
         let mut target = world.target();
         target.endpoints = vec![Endpoint::new("127.0.0.1", port)];
@@ -182,7 +182,7 @@ behaviours! {
         assert!(error.to_string().contains("no-such-host.invalid:"), "{error}");
     }
 
-    async fn a_broker_that_says_nothing_is_given_up_in_time(world) {
+    async fn a_silent_broker_is_given_up_in_time(world) {
         // The system takes the connection; nobody looks at it.
         let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = silent.local_addr()?.port();
@@ -194,7 +194,7 @@ behaviours! {
         }
     }
 
-    async fn a_uri_says_limits_and_name(world) {
+    async fn a_uri_sets_limits_and_name(world) {
         let uri = format!("{}?heartbeat=7&channel_max=5&frame_max=8192&name=suite", world.uri);
         let connection = world.open(uri.parse()?).await?;
         let negotiated = connection.negotiated().ok_or("nothing was negotiated")?;

@@ -20,7 +20,7 @@ fn drops_unknown_flags(connection: &Connection) -> bool {
 }
 
 behaviours! {
-    async fn a_consumer_that_takes_nothing_stops_nobody_else(world) {
+    async fn a_consumer_that_takes_nothing_blocks_no_other(world) {
         const BUDGET: usize = 256 * 1024;
         let mut target = world.target();
         target.config.settings.delivery_budget = BUDGET;
@@ -166,7 +166,7 @@ behaviours! {
         assert_eq!(reason.as_close().map(|close| close.reply_code.0), Some(404));
     }
 
-    async fn deliveries_come_in_order_with_all_they_have(world) {
+    async fn deliveries_arrive_in_order_and_complete(world) {
         let (channel, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new().consumer_tag("me")).await?;
         assert_eq!(*consumer.tag(), "me");
@@ -203,7 +203,7 @@ behaviours! {
         assert_eq!(bodies.concat(), (0..10).collect::<Vec<u8>>());
     }
 
-    async fn prefetch_limits_what_is_unacknowledged(world) {
+    async fn prefetch_limits_unacknowledged_deliveries(world) {
         let (channel, queue) = world.queue().await?;
         for number in 0..5u8 {
             queue.publish(&Message::new(vec![number])).await?;
@@ -242,7 +242,7 @@ behaviours! {
         assert!(ready <= 1);
     }
 
-    async fn several_consumers_of_a_channel_get_their_own(world) {
+    async fn several_consumers_of_a_channel_get_their_own_deliveries(world) {
         let (channel, one) = world.queue().await?;
         let two = channel.queue_declare("", super::temporary()).await?;
         let mut of_one = one.consume(ConsumeOptions::new().no_ack(true)).await?;
@@ -280,7 +280,7 @@ behaviours! {
         assert_refused(consume, 404, "basic.consume");
     }
 
-    async fn a_deleted_queue_cancels_its_consumers_and_they_say_so(world) {
+    async fn a_deleted_queue_cancels_its_consumers_and_they_report_it(world) {
         let (channel, queue) = world.queue().await?;
         let mut events = channel.events();
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
@@ -294,7 +294,7 @@ behaviours! {
         channel.basic_qos(1).await?;
     }
 
-    async fn the_end_of_the_channel_ends_its_consumers_and_they_say_why(world) {
+    async fn the_close_of_the_channel_ends_its_consumers_with_the_reason(world) {
         let (channel, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let missing = channel.queue_declare_passive(name("missing")).await;
@@ -361,7 +361,7 @@ behaviours! {
         assert_eq!(next(&mut second).await?.body(), b"n");
     }
 
-    async fn what_was_delivered_before_a_cancel_can_still_be_taken(world) {
+    async fn deliveries_before_a_cancel_can_still_be_taken(world) {
         let (_, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         for _ in 0..5 {
@@ -378,7 +378,7 @@ behaviours! {
         assert_eq!(taken + left.message_count(), 5);
     }
 
-    async fn a_dropped_delivery_goes_back(world) {
+    async fn a_dropped_delivery_is_requeued(world) {
         let (_, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
@@ -388,7 +388,7 @@ behaviours! {
         again.ack()?;
     }
 
-    async fn a_dropped_consumer_gives_back_what_it_did_not_take(world) {
+    async fn a_dropped_consumer_requeues_untaken_deliveries(world) {
         let (channel, queue) = world.queue().await?;
         for _ in 0..10 {
             queue.publish(&Message::new("m")).await?;
@@ -455,7 +455,7 @@ behaviours! {
         assert_eq!(channel.queue_declare_passive(queue.name()).await?.message_count(), 0);
     }
 
-    async fn a_message_that_comes_back_with_headers_that_cannot_be_read_is_recognized(world) {
+    async fn a_returned_message_with_unreadable_headers_is_recognized(world) {
         let channel = world.channel().await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new().mandatory(true))?;
         let message = Message::new("m").with_encoded(RawProperties::unchecked(b"\0\x02"[..].into()));

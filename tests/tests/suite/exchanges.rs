@@ -99,7 +99,7 @@ behaviours! {
         target.unbind(source.name(), "", FieldTable::new()).await?;
     }
 
-    async fn what_cannot_be_routed_goes_to_the_alternate_exchange(world) {
+    async fn unroutable_messages_go_to_the_alternate_exchange(world) {
         let (channel, queue) = world.queue().await?;
         let alternate = channel.exchange_declare(name("a"), "fanout", short_lived()).await?;
         queue.bind(alternate.name(), "").await?;

@@ -51,7 +51,7 @@ behaviours! {
         assert_eq!(format!("{error:?}"), expected);
     }
 
-    async fn a_token_that_does_not_come_is_given_up_in_time(world) {
+    async fn a_token_source_that_never_returns_is_given_up_in_time(world) {
         let mut target = world.target();
         target.config.settings.connect_timeout = Duration::from_millis(20);
         target.token_source = Some(Arc::new(std::future::pending));
@@ -59,7 +59,7 @@ behaviours! {
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
     }
 
-    async fn a_source_of_tokens_that_is_down_is_asked_again_if_that_is_wanted(world) {
+    async fn a_token_source_that_fails_can_be_retried(world) {
         let mut target = world.target();
         target.retry_open = true;
         target.recovery.as_mut().ok_or("it recovers")?.attempts_max = Some(4);

@@ -14,7 +14,7 @@ fn bodies() -> Vec<Bytes> {
 }
 
 behaviours! {
-    async fn what_is_prepared_arrives_as_if_it_was_not(world) {
+    async fn prepared_messages_arrive_like_others(world) {
         let (channel, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
         let properties = MessageProperties::new().with_message_id("same").persistent();
@@ -37,7 +37,7 @@ behaviours! {
         assert_eq!(next(&mut consumer).await?.body(), b"from another channel");
     }
 
-    async fn what_is_prepared_is_confirmed(world) {
+    async fn prepared_messages_are_confirmed(world) {
         let (channel, queue) = world.queue().await?;
         let options = PublisherOptions::new().window(100, usize::MAX);
         let publisher = channel.default_exchange().publisher(options)?;
@@ -59,7 +59,7 @@ behaviours! {
         assert_eq!(first.delivery.body(), b"one");
     }
 
-    async fn each_of_several_has_its_own_verdict(world) {
+    async fn each_of_several_messages_has_its_own_outcome(world) {
         let channel = world.channel().await?;
         let options = temporary().max_length(2).overflow(Overflow::RejectPublish);
         let queue = channel.queue_declare(name("full"), options).await?;
@@ -74,7 +74,7 @@ behaviours! {
         assert_eq!(prepared.publish_all(["e", "f"]).await?.await, nacked);
     }
 
-    async fn what_is_prepared_and_mandatory_comes_back(world) {
+    async fn prepared_mandatory_messages_are_returned(world) {
         let channel = world.channel().await?;
         let mut events = channel.events();
         let options = PublisherOptions::new();
@@ -86,7 +86,7 @@ behaviours! {
         assert_eq!(events.next().await, Some(ChannelEvent::Returned(returned)));
     }
 
-    async fn what_is_prepared_fails_with_its_channel(world) {
+    async fn prepared_messages_fail_with_their_channel(world) {
         let (channel, queue) = world.queue().await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
         let prepared = publisher.prepare(&queue.name().to_string())?;

@@ -7,7 +7,7 @@ use amqp_client_core::{
 use super::{behaviours, name, next, temporary};
 
 behaviours! {
-    async fn texts_say_that_they_are(world) {
+    async fn texts_have_a_text_content_type(world) {
         let (_channel, queue) = world.queue().await?;
         queue.publish(&Message::text("Grüße")).await?;
         let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
@@ -42,7 +42,7 @@ behaviours! {
         assert_eq!(counted.message_count(), 2500);
     }
 
-    async fn messages_are_persistent_unless_told_otherwise(world) {
+    async fn messages_are_persistent_by_default(world) {
         let (channel, queue) = world.queue().await?;
         let to = queue.name().to_string();
         let exchange = channel.default_exchange();
@@ -86,7 +86,7 @@ behaviours! {
         assert!(queue.get_no_ack().await?.is_none());
     }
 
-    async fn a_message_to_nowhere_is_an_error_that_says_so(world) {
+    async fn an_unroutable_message_is_an_error_with_the_reason(world) {
         let channel = world.channel().await?;
         let nowhere = name("nowhere");
         let exchange = channel.default_exchange();
@@ -163,7 +163,7 @@ behaviours! {
         assert_eq!(counted.message_count(), 500);
     }
 
-    async fn a_mandatory_message_without_a_queue_comes_back(world) {
+    async fn a_mandatory_message_without_a_queue_is_returned(world) {
         let channel = world.channel().await?;
         let mut events = channel.events();
         let options = PublisherOptions::new();
@@ -182,7 +182,7 @@ behaviours! {
         publisher.wait_for_confirms().await?;
     }
 
-    async fn each_return_belongs_to_its_own_publish(world) {
+    async fn each_return_belongs_to_its_publish(world) {
         let (channel, queue) = world.queue().await?;
         let options = PublisherOptions::new();
         let publisher = channel.default_exchange().publisher(options)?;
@@ -215,7 +215,7 @@ behaviours! {
         assert_eq!(returned.body, "boomerang");
     }
 
-    async fn a_refused_message_is_told_apart_from_a_taken_one(world) {
+    async fn refused_and_accepted_messages_are_distinguished(world) {
         let channel = world.channel().await?;
         let options = temporary().max_length(1).overflow(Overflow::RejectPublish);
         let queue = channel.queue_declare("", options).await?;

@@ -11,7 +11,7 @@ use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
-    async fn asking_whether_something_is_there_harms_nothing(world) {
+    async fn checking_whether_a_queue_exists_has_no_side_effect(world) {
         let (channel, queue) = world.queue().await?;
         let connection = channel.connection();
         assert!(connection.queue_exists(queue.name()).await?);
@@ -24,7 +24,7 @@ behaviours! {
         queue.purge().await?;
     }
 
-    async fn a_queue_tells_its_name_and_what_is_in_it(world) {
+    async fn a_queue_reports_its_name_and_message_count(world) {
         let (channel, queue) = world.queue().await?;
         assert_eq!((queue.message_count(), queue.consumer_count()), (0, 0));
         for _ in 0..3 {
@@ -85,7 +85,7 @@ behaviours! {
         assert_refused(delete, 406, "queue.delete");
     }
 
-    async fn deleting_or_purging_what_is_not_there(world) {
+    async fn deleting_or_purging_a_missing_queue(world) {
         let channel = world.channel().await?;
         // RabbitMQ: deleting a queue that does not exist succeeds.
         assert_eq!(channel.queue_delete(name("missing")).await?, 0);
@@ -145,7 +145,7 @@ behaviours! {
         assert_refused(channel.queue_declare("", options).await, 406, "queue.declare");
     }
 
-    async fn expired_messages_are_dead_lettered_and_say_so(world) {
+    async fn expired_messages_are_dead_lettered_with_the_reason(world) {
         let (channel, graveyard) = world.queue().await?;
         let options = ExchangeOptions::new().durable(false).auto_delete(true);
         let dead = channel.exchange_declare(name("dlx"), "fanout", options).await?;
@@ -168,7 +168,7 @@ behaviours! {
         delivery.ack()?;
     }
 
-    async fn a_full_queue_refuses_when_told_to(world) {
+    async fn a_full_queue_refuses_with_reject_publish(world) {
         let channel = world.channel().await?;
         let options = temporary().max_length(1).overflow(Overflow::RejectPublish);
         let queue = channel.queue_declare("", options).await?;
@@ -223,7 +223,7 @@ behaviours! {
         queue.delete().await?;
     }
 
-    async fn a_stream_takes_nothing_back_and_that_harms_nobody(world) {
+    async fn a_stream_does_not_requeue_and_nothing_breaks(world) {
         let channel = world.channel().await?;
         let options = QueueOptions::new().queue_type(QueueType::Stream);
         let stream = channel.queue_declare(name("stream"), options).await?;

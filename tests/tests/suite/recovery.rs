@@ -73,7 +73,7 @@ impl Scene {
 }
 
 behaviours! {
-    async fn everything_comes_back(world) {
+    async fn everything_is_restored(world) {
         let mut scene = Scene::set(&world).await?;
         let channel = scene.connection.open_channel().await?;
         let exchange = channel.exchange_declare(name("x"), "topic", Default::default()).await?;
@@ -338,7 +338,7 @@ behaviours! {
         assert!(passing.purge().await.is_err());
     }
 
-    async fn a_queue_that_is_another_connections_own_is_waited_for(world) {
+    async fn a_queue_held_by_another_connection_is_retried(world) {
         let mut scene = Scene::set_with(&world, |target| {
             if let Some(recovery) = &mut target.recovery {
                 recovery.locked = Locked::Retry(Duration::from_millis(50));
@@ -377,7 +377,7 @@ behaviours! {
         assert_eq!(next(&mut consumer).await?.text(), Ok("back"));
     }
 
-    async fn a_channel_opens_again_if_that_is_wanted(world) {
+    async fn a_channel_can_be_reopened(world) {
         let scene = Scene::set_with(&world, |target| {
             if let Some(recovery) = &mut target.recovery {
                 recovery.reopen_channels = true;
@@ -394,7 +394,7 @@ behaviours! {
         assert!(channel.is_open());
     }
 
-    async fn a_consumer_that_is_cancelled_starts_again_if_that_is_wanted(world) {
+    async fn a_cancelled_consumer_can_be_restarted(world) {
         let scene = Scene::set_with(&world, |target| {
             if let Some(recovery) = &mut target.recovery {
                 recovery.on_cancel = OnCancel::Resubscribe;
@@ -510,7 +510,7 @@ behaviours! {
         assert_eq!(format!("{error:?}"), expected);
     }
 
-    async fn a_first_connection_is_retried_if_that_is_wanted(world) {
+    async fn a_first_connection_can_be_retried(world) {
         let mut target = world.target();
         let broker = target.endpoints.first().ok_or("no host")?;
         let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
@@ -587,7 +587,7 @@ behaviours! {
         assert!(heard.0? >= 1 && heard.1? >= 1);
     }
 
-    async fn a_shutdown_leaves_nothing_behind(world) {
+    async fn a_shutdown_loses_no_message(world) {
         let channel = world.channel().await?;
         let other = world.open(world.target()).await?;
         let durable = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;

@@ -20,7 +20,7 @@ fn request(text: &'static str) -> Result<Message, amqp_client_core::proto::TooLo
 }
 
 behaviours! {
-    async fn a_request_is_answered_on_the_channel_that_asked(world) {
+    async fn a_direct_reply_arrives_on_the_requesting_channel(world) {
         let (server, queue) = world.queue().await?;
         let client = world.channel().await?;
         let mut replies = replies(&client).await?;
@@ -51,7 +51,7 @@ behaviours! {
         }
     }
 
-    async fn a_reply_to_nobody_comes_back(world) {
+    async fn a_direct_reply_to_a_closed_channel_is_returned(world) {
         let (channel, queue) = world.queue().await?;
         let client = world.channel().await?;
         let replies = replies(&client).await?;

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use super::{assert_refused, behaviours};
 
 behaviours! {
-    async fn what_is_committed_happens_and_what_is_rolled_back_does_not(world) {
+    async fn committed_work_takes_effect_and_rolled_back_work_does_not(world) {
         let (channel, queue) = world.queue().await?;
         let observer = world.channel().await?;
         channel.tx_select().await?;
@@ -37,7 +37,7 @@ behaviours! {
         assert!(again.delivery.redelivered());
     }
 
-    async fn later_acknowledgements_do_not_settle_what_was_rolled_back(world) {
+    async fn later_acknowledgements_do_not_settle_rolled_back_deliveries(world) {
         let (channel, queue) = world.queue().await?;
         let observer = world.connection().await?.open_channel().await?;
         for number in 0..6u8 {
@@ -135,7 +135,7 @@ behaviours! {
         assert_eq!(observer.queue_declare_passive(queue.name()).await?.message_count(), 2);
     }
 
-    async fn a_delivery_that_is_dropped_is_requeued_whatever_becomes_of_the_transaction(world) {
+    async fn a_dropped_delivery_is_requeued_whatever_the_outcome_of_the_transaction(world) {
         let observer = world.connection().await?.open_channel().await?;
         let failed = || CallError::Misuse(Misuse::UnknownConsumer);
         for commits in [true, false] {
@@ -157,7 +157,7 @@ behaviours! {
         }
     }
 
-    async fn a_delivery_that_is_held_when_a_transaction_panics_comes_again(world) {
+    async fn a_delivery_held_in_a_transaction_that_panics_is_redelivered(world) {
         let (channel, queue) = world.queue().await?;
         queue.publish(&Message::new("m")).await?;
         let transaction = channel.transaction(async |_| {
@@ -173,7 +173,7 @@ behaviours! {
         assert_eq!((got.delivery.body(), got.message_count), (&b"m"[..], 0));
     }
 
-    async fn a_delivery_that_is_dropped_outside_of_a_transaction_comes_again_at_once(world) {
+    async fn a_delivery_dropped_outside_of_a_transaction_is_redelivered_at_once(world) {
         let (channel, queue) = world.queue().await?;
         channel.transaction(async |_| Ok::<_, CallError>(())).await?;
         channel.basic_qos(1).await?;

@@ -20,7 +20,7 @@ fn queued(queued: usize) -> Counts {
 }
 
 #[test]
-fn a_deadline_starts_with_the_drivers_next_turn_and_wakes_who_waits() {
+fn a_deadline_starts_with_the_drivers_next_turn_and_wakes_its_waiter() {
     let (mut deadlines, now) = (Deadlines::default(), Instant::now());
     let woken = Arc::new(Count::default());
     let waker = Waker::from(woken.clone());
@@ -62,7 +62,7 @@ fn a_deadline_that_was_stopped_does_not_speak_for_the_next_in_its_place() {
 }
 
 #[test]
-fn deadlines_that_are_gone_do_not_pile_up() {
+fn finished_deadlines_do_not_pile_up() {
     let (mut deadlines, now) = (Deadlines::default(), Instant::now());
     for _ in 0..10 * CLEAN_ABOVE {
         let id = deadlines.start(Some(1000 * SECOND), Counts::Always);
@@ -121,7 +121,7 @@ fn a_deadline_expires_when_nothing_is_written_for_as_long() {
 }
 
 #[test]
-fn after_a_loss_nothing_is_ahead_until_the_connection_is_back() {
+fn after_a_loss_nothing_is_ahead_until_the_recovery() {
     let (mut deadlines, _, behind, now) = behind();
     deadlines.report_written(now + 3 * SECOND, 50);
     deadlines.lose();
@@ -154,7 +154,7 @@ fn after_a_loss_nothing_is_ahead_until_the_connection_is_back() {
 }
 
 #[test]
-fn a_connection_that_is_lost_over_and_over_holds_nobody_for_ever() {
+fn repeated_losses_do_not_extend_deadlines_forever() {
     let (mut deadlines, _, behind, mut now) = behind();
     for losses in 0.. {
         if expired(&mut deadlines, behind, Waker::noop()) {
@@ -173,7 +173,7 @@ fn a_connection_that_is_lost_over_and_over_holds_nobody_for_ever() {
 }
 
 #[test]
-fn extreme_times_and_numbers_of_bytes_do_no_harm() {
+fn extreme_times_and_byte_counts_are_handled() {
     for (timeout, ends) in [(Duration::MAX, false), (Duration::ZERO, true)] {
         let (mut deadlines, _, _, now) = behind();
         let id = deadlines.start(Some(timeout), queued(usize::MAX));
@@ -189,7 +189,7 @@ fn extreme_times_and_numbers_of_bytes_do_no_harm() {
 }
 
 #[test]
-fn deadlines_that_are_gone_do_not_pile_up_behind_what_is_not_written() {
+fn finished_deadlines_behind_unwritten_bytes_do_not_pile_up() {
     let mut deadlines = Deadlines::default();
     for _ in 0..10 * CLEAN_ABOVE {
         let id = deadlines.start(Some(1000 * SECOND), queued(1));

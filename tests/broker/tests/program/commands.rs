@@ -106,7 +106,7 @@ fn clients_are_kept_out_and_blocked_on_command() -> Outcome {
 }
 
 #[test]
-fn what_is_no_command_is_answered_and_does_nothing() -> Outcome {
+fn an_unknown_command_is_reported_and_does_nothing() -> Outcome {
     let mut program = obedient()?;
     for (line, says) in [
         ("", "unknown command \"\""),

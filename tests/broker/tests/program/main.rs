@@ -186,7 +186,7 @@ fn last_words(mut peer: PeerConnection, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn who_speaks_another_protocol_is_told_which_one_it_is() -> Outcome {
+fn clients_of_another_protocol_get_the_header() -> Outcome {
     let program = Program::start()?;
     for (name, sends) in [
         ("AMQP 1.0", &b"AMQP\0\x01\0\0"[..]),
@@ -228,7 +228,7 @@ fn start_ok_with(size: u32, table: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_clients_must_not_say_in_the_handshake() -> Outcome {
+fn illegal_methods_of_a_client_in_the_handshake() -> Outcome {
     let program = Program::start()?;
     let table = |octets: &[u8]| start_ok_with(u32::try_from(octets.len()).expect("short"), octets);
     let tune_ok = |channel_max, frame_max| {
@@ -347,7 +347,7 @@ fn clients_hang_up_at_any_step_in_order_or_not() -> Outcome {
 
 /// The time that a handshake may take, at any of its steps.
 #[test]
-fn who_does_not_go_on_with_the_handshake_is_hung_up_on() -> Outcome {
+fn clients_that_stall_in_the_handshake_are_disconnected() -> Outcome {
     let program = Program::start()?;
     let waiting: Vec<_> = steps().into_iter().take(5).collect();
     let mut peers: Vec<_> =
@@ -360,7 +360,7 @@ fn who_does_not_go_on_with_the_handshake_is_hung_up_on() -> Outcome {
 }
 
 #[test]
-fn messages_are_passed_on_whatever_their_properties_are() -> Outcome {
+fn messages_are_passed_on_with_any_properties() -> Outcome {
     let program = Program::start()?;
     let headers = |entries: &[u8]| {
         let size = u32::try_from(entries.len()).expect("it fits").to_be_bytes();
@@ -421,7 +421,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// Everything gets a reply, and no reply is read.
 #[test]
-fn who_asks_and_never_reads_costs_a_bounded_amount_of_memory() -> Outcome {
+fn clients_that_never_read_replies_cost_bounded_memory() -> Outcome {
     let program = Program::start()?;
     let qos = method(1, BasicQos::default());
     let declare = method(1, QueueDeclare { queue: short("q"), exclusive: true, ..<_>::default() });
