@@ -19,10 +19,10 @@ use mio::{Events, Token};
 use crate::io::{Readiness, Registration};
 
 /// The token of the waker.
-const BELL: Token = Token(1);
+const WAKER: Token = Token(1);
 
 /// How long the helper leaves the loop to callers that come and go.
-const NAP: Duration = Duration::from_millis(1);
+const HELPER_PAUSE: Duration = Duration::from_millis(1);
 
 type Drive = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -33,11 +33,11 @@ pub(crate) fn start(registration: Registration, drive: Drive) -> io::Result<()> 
 
 impl SharedLoop {
     fn start(registration: Registration, drive: Drive) -> io::Result<Arc<Self>> {
-        let bell = mio::Waker::new(registration.poll.registry(), BELL)?;
+        let waker = mio::Waker::new(registration.poll.registry(), WAKER)?;
         let shared = Arc::new(Self {
-            bell,
-            rung: AtomicBool::new(false),
-            leader: AtomicUsize::new(NOBODY),
+            waker,
+            has_work: AtomicBool::new(false),
+            leader: AtomicUsize::new(NO_THREAD),
             post: Mutex::new(Post::default()),
             helper: Condvar::new(),
         });
@@ -64,9 +64,9 @@ impl SharedLoop {
 /// The loop of a connection, which threads share.
 struct SharedLoop {
     /// Ends the wait of the leader.
-    bell: mio::Waker,
+    waker: mio::Waker,
     /// Whether there is work since the drive was polled last.
-    rung: AtomicBool,
+    has_work: AtomicBool,
     /// The thread that leads.
     leader: AtomicUsize,
     post: Mutex<Post>,
@@ -103,7 +103,7 @@ struct Work {
 }
 
 /// The number of no thread.
-const NOBODY: usize = 0;
+const NO_THREAD: usize = 0;
 
 /// A number for this thread.
 fn this_thread() -> usize {
@@ -120,9 +120,9 @@ impl Wake for SharedLoop {
     /// helper after its pause.
     fn wake_by_ref(self: &Arc<Self>) {
         used(self);
-        self.rung.store(true, Ordering::SeqCst);
+        self.has_work.store(true, Ordering::SeqCst);
         let leader = self.leader.load(Ordering::SeqCst);
-        if leader != NOBODY && leader != this_thread() {
+        if leader != NO_THREAD && leader != this_thread() {
             self.interrupt();
         }
     }
@@ -147,7 +147,7 @@ impl IoLoop for SharedLoop {
 
     fn interrupt(&self) {
         // It fails only when nobody can wait any more.
-        let _gone = self.bell.wake();
+        let _gone = self.waker.wake();
     }
 
     fn leave(&self, waiter: &Waiter) {
@@ -185,7 +185,7 @@ impl SharedLoop {
 
     /// Leaves the loop to the next.
     fn give(&self, work: Box<Work>) {
-        self.leader.store(NOBODY, Ordering::SeqCst);
+        self.leader.store(NO_THREAD, Ordering::SeqCst);
         let mut post = self.post();
         post.callers_lead |= !std::mem::take(&mut post.helper_leads);
         if work.is_over() {
@@ -225,7 +225,7 @@ impl SharedLoop {
             if std::mem::take(&mut post.callers_lead) {
                 drop(post);
                 // A caller that led will soon lead again: only time without one shows that no caller is left.
-                thread::sleep(NAP);
+                thread::sleep(HELPER_PAUSE);
                 post = self.post();
             } else if let Some(mut work) = post.work.take() {
                 post.helper_leads = true;
@@ -256,7 +256,7 @@ impl Work {
     /// Does the pending work, then waits for the system until `until`, unless `skip` returns true.
     fn turn(&mut self, shared: &SharedLoop, until: Option<Instant>, skip: impl Fn() -> bool) {
         let Some(drive) = &mut self.drive else { return };
-        shared.rung.store(false, Ordering::SeqCst);
+        shared.has_work.store(false, Ordering::SeqCst);
         let mut context = Context::from_waker(&self.waker);
         let (polled, alarm) = alarmed(|| contained(|| drive.as_mut().poll(&mut context)));
         // A panic, of the stream say, ends the connection, and not the thread that happens to move its bytes.
@@ -272,7 +272,7 @@ impl Work {
         }
         self.skipped = false;
         let wake_at = alarm.into_iter().chain(until).min();
-        let timeout = match skip || shared.rung.load(Ordering::SeqCst) {
+        let timeout = match skip || shared.has_work.load(Ordering::SeqCst) {
             true => Some(Duration::ZERO),
             false => wake_at.map(|at| at.saturating_duration_since(Instant::now())),
         };

@@ -64,8 +64,8 @@ pub enum ConnectError {
     },
     /// The node refused a virtual host with an empty name. A URI that ends in `/` names that virtual host.
     #[error(
-        "{endpoint} refused the virtual host with the empty name, which a URI that ends in `/` means; for the virtual host `/`, \
-         end the URI in `/%2f`, or leave the `/` out"
+        "{endpoint} refused the virtual host with the empty name, which a URI that ends in `/` selects; to use the virtual host \
+         `/`, end the URI in `/%2f` or leave out the `/`"
     )]
     EmptyVirtualHost {
         /// The node.

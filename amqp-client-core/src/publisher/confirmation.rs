@@ -238,7 +238,7 @@ impl Drop for Confirmations {
 /// # }
 /// ```
 #[derive(Error)]
-#[error("{} messages were sent, and the next was not", sent.len())]
+#[error("{} messages were sent, the next one failed", sent.len())]
 #[non_exhaustive]
 pub struct PublishAllError {
     /// The confirmations of the messages that were sent.

@@ -182,7 +182,7 @@ pub enum TlsError {
         from: Pem,
     },
     /// An option is set without the other option that it needs.
-    #[error("{there} is set without {missing}; set both, or none")]
+    #[error("{there} is set without {missing}; set both or neither")]
     Missing {
         /// The option that is set.
         there: &'static str,

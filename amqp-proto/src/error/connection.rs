@@ -51,7 +51,7 @@ pub enum ConnectionError {
     #[error("the peer sent nothing for {0:?} (two heartbeat intervals)")]
     PeerSilent(Duration),
     /// The peer did not answer the close in time.
-    #[error("the peer did not answer connection.close within {0:?}")]
+    #[error("the peer did not reply to connection.close within {0:?}")]
     CloseTimeout(Duration),
     /// The transport ended without a close.
     #[error("the peer ended the transport without closing the connection")]

@@ -36,7 +36,7 @@ pub enum UriError {
     /// There is an `@` in the virtual host; or in the query, where none stands before the host; or behind the first `/`, `?`
     /// or `#` of something that does not parse. Most likely one of these is part of the user name or the password.
     #[error(
-        "there is an @ behind the first /, ? or #; in the user name and the password, write %2F \
+        "there is an @ after the first /, ? or #; in the user name and the password, write %2F \
          for /, %3F for ?, %23 for # and %40 for @; elsewhere, write %40 for @"
     )]
     StrayAt,

@@ -42,7 +42,7 @@ impl DecodeError {
 #[non_exhaustive]
 pub enum DecodeErrorKind {
     /// A length points past the end of its container.
-    #[error("the data ends before the value does")]
+    #[error("the data ends in the middle of a value")]
     Truncated,
     /// Bytes are left over behind the last field.
     #[error("{0} bytes follow the last field")]
