@@ -10,6 +10,21 @@ use amqp_proto::{
 };
 
 /// An event of a connection.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::ConnectionEvent;
+///
+/// # fn example(event: ConnectionEvent) -> Result<(), Box<dyn std::error::Error>> {
+/// match event {
+///     ConnectionEvent::Lost { reason } => println!("lost: {reason}"),
+///     ConnectionEvent::Waiting { time, .. } => println!("the next attempt is in {time:?}"),
+///     ConnectionEvent::Recovered(report) => println!("recovered after {} attempts", report.attempts),
+///     _ => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
@@ -87,6 +102,21 @@ pub enum ConnectionEvent {
 }
 
 /// An event of a channel.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::ChannelEvent;
+///
+/// # fn example(event: ChannelEvent) -> Result<(), Box<dyn std::error::Error>> {
+/// match event {
+///     ChannelEvent::Returned(returned) => println!("no queue for {:?}", returned.routing_key),
+///     ChannelEvent::ConsumerLags { consumer_tag, bytes } => println!("{consumer_tag:?}: {bytes} bytes"),
+///     ChannelEvent::Closed(reason) => println!("closed: {reason}"),
+///     _ => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ChannelEvent {

@@ -274,6 +274,16 @@ fn offset(octets: usize) -> u32 {
 }
 
 /// A mandatory message that reached no queue and came back.
+///
+/// ```
+/// # use amqp_proto::Returned;
+/// # fn example(returned: &Returned) {
+/// println!(
+///     "{} bytes to {:?} with key {:?}: {}",
+///     returned.body.len(), returned.exchange, returned.routing_key, returned.reply_text,
+/// );
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Returned {

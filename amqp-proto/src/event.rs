@@ -39,6 +39,16 @@ pub enum Event {
 }
 
 /// The result of the negotiation in the handshake.
+///
+/// ```
+/// # use amqp_proto::Negotiated;
+/// # fn example(negotiated: &Negotiated) {
+/// println!("a heartbeat every {:?}", negotiated.heartbeat);
+/// if let Some(version) = negotiated.peer_properties.get("version") {
+///     println!("version {:?}", version.as_str());
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Negotiated {

@@ -5,8 +5,7 @@ use core::fmt;
 /// Any number can come from a peer; the known ones are constants.
 ///
 /// ```
-/// use amqp_proto::ReplyCode;
-///
+/// # use amqp_proto::ReplyCode;
 /// assert_eq!(ReplyCode::NOT_FOUND.to_string(), "404 NOT_FOUND");
 /// assert!(!ReplyCode::NOT_FOUND.is_hard());
 /// ```

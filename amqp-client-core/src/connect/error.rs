@@ -15,6 +15,21 @@ use crate::login::TokenError;
 use crate::tls::TlsError;
 
 /// Connecting failed.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::ConnectError;
+///
+/// # fn example(error: ConnectError) -> Result<(), Box<dyn std::error::Error>> {
+/// match error {
+///     ConnectError::Unreachable { endpoint, .. } => println!("no broker at {endpoint}"),
+///     ConnectError::Refused { error, .. } => println!("the broker refuses the connection: {error}"),
+///     error if error.is_transient() => println!("try again later: {error}"),
+///     error => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum ConnectError {

@@ -19,6 +19,12 @@ use crate::{CommandError, Misuse, PublishError, PublishSeq, TooLong, Transmit};
 pub(super) const UNCOPIED_FROM: usize = 2048;
 
 /// The destination of a message. Borrows its names, so that publishing allocates nothing.
+///
+/// ```
+/// # use amqp_proto::Route;
+/// let to_queue = Route::queue("jobs");
+/// let by_topic = Route::new("logs", "app.error").mandatory();
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Route<'a> {
     pub(crate) exchange: &'a [u8],

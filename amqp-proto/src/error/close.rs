@@ -7,6 +7,13 @@ use crate::wire::write_escaped;
 use crate::{ChannelId, ReplyCode, ShortStr};
 
 /// How a connection or channel was closed: by whom, and why.
+///
+/// ```
+/// # use amqp_proto::Close;
+/// # fn example(close: &Close) {
+/// println!("{} {}, caused by {:?}", close.reply_code, close.reply_text, close.method());
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Close {

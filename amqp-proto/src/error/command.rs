@@ -9,6 +9,16 @@ use super::{Close, ConnectionError, chain, common_methods, debug_shows_chain};
 use crate::{ChannelId, ReplyCode, ShortStr, TooLong};
 
 /// The reason why a channel is closed. Once it is closed, every call returns the same error.
+///
+/// ```
+/// # use amqp_proto::ChannelError;
+/// # fn example(error: &ChannelError) {
+/// match error.channel_id() {
+///     Some(channel) => println!("channel {channel} was closed: {error}"),
+///     None => println!("the connection has ended: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -212,6 +222,17 @@ pub enum Misuse {
 }
 
 /// A message was not published. No part of it was sent.
+///
+/// ```
+/// # use amqp_proto::PublishError;
+/// # fn example(error: &PublishError) {
+/// match error {
+///     PublishError::Gated(gate) => println!("it would have to wait: {gate}"),
+///     error if error.is_transient() => println!("try again: {error}"),
+///     error => println!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {

@@ -9,6 +9,15 @@ use super::{Close, Initiator, Violation, debug_shows_chain};
 use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr};
 
 /// The reason why a connection is closed. Once it is closed, every call returns the same error.
+///
+/// ```
+/// # use amqp_proto::{ConnectionError, ReplyCode};
+/// # fn example(error: &ConnectionError) {
+/// if error.reply_code() == Some(ReplyCode::CONNECTION_FORCED) {
+///     println!("an operator closed the connection: {error}");
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {

@@ -64,6 +64,16 @@ impl fmt::Display for Entity {
 }
 
 /// The result of a recovery.
+///
+/// ```
+/// # use amqp_proto::session::RecoveryReport;
+/// # fn example(report: &RecoveryReport) {
+/// println!("{} consumers restored in {:?}", report.consumers, report.restoring);
+/// for (entity, error) in &report.failed {
+///     println!("{entity:?} is missing: {error}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {

@@ -11,8 +11,7 @@ use crate::error::debug_shows_chain;
 /// place, and nothing of the query is quoted while an `@` stands in it or before it where none should.
 ///
 /// ```
-/// use amqp_proto::uri::{Uri, UriError};
-///
+/// # use amqp_proto::uri::{Uri, UriError};
 /// let error = "amqp://host/a/b".parse::<Uri>().unwrap_err();
 /// assert_eq!(error, UriError::VirtualHost);
 /// assert!(error.to_string().contains("write %2F"));

@@ -26,8 +26,7 @@ use crate::wire::{Secret, wipe};
 /// `Display` prints a URI for logs: it parses to the same, but with `***` for each password.
 ///
 /// ```
-/// use amqp_proto::uri::Uri;
-///
+/// # use amqp_proto::uri::Uri;
 /// let uri: Uri = "amqp://app:secret@rabbit-1,rabbit-2:5673/%2Forders?heartbeat=10".parse()?;
 /// assert_eq!(uri.endpoints[1].to_string(), "rabbit-2:5673");
 /// assert_eq!(uri.virtual_host.as_deref(), Some("/orders"));
@@ -54,8 +53,7 @@ pub struct Uri {
 /// A host and a port.
 ///
 /// ```
-/// use amqp_proto::uri::Endpoint;
-///
+/// # use amqp_proto::uri::Endpoint;
 /// assert_eq!(Endpoint::new("rabbit-1", 5672).to_string(), "rabbit-1:5672");
 /// assert_eq!(Endpoint::new("::1", 5672).to_string(), "[::1]:5672");
 /// ```
@@ -88,8 +86,7 @@ impl fmt::Display for Endpoint {
 /// A password: `Debug` does not show it, it has no `Display`, and its memory is overwritten when it is dropped.
 ///
 /// ```
-/// use amqp_proto::uri::Password;
-///
+/// # use amqp_proto::uri::Password;
 /// let password = Password::from("secret".to_owned());
 /// assert_eq!(password.expose(), "secret");
 /// assert_eq!(format!("{password:?}"), "<redacted>");

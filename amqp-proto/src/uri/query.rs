@@ -16,8 +16,7 @@ use super::{Password, REDACTED, UriError, decoded, encode};
 /// ```
 /// use std::time::Duration;
 ///
-/// use amqp_proto::uri::Uri;
-///
+/// # use amqp_proto::uri::Uri;
 /// let uri: Uri = "amqps://host?heartbeat=10&verify=verify_peer&cacertfile=/etc/ca.pem".parse()?;
 /// assert_eq!(uri.options.heartbeat, Some(Duration::from_secs(10)));
 /// assert_eq!(uri.options.verify, Some(true));

@@ -17,8 +17,7 @@ use super::{
 /// alike.
 ///
 /// ```
-/// use amqp_proto::FieldTable;
-///
+/// # use amqp_proto::FieldTable;
 /// let arguments = FieldTable::new()
 ///     .with("x-queue-type", "quorum")?
 ///     .with("x-delivery-limit", 5)?;
@@ -89,8 +88,7 @@ impl FieldTable {
     /// its place.
     ///
     /// ```
-    /// use amqp_proto::FieldTable;
-    ///
+    /// # use amqp_proto::FieldTable;
     /// let squares = (0..1000).map(|number: i32| (number.to_string(), number * number));
     /// let table = FieldTable::from_entries(squares)?;
     /// assert_eq!(table.get("31").and_then(|square| square.as_i64()), Some(961));
@@ -202,6 +200,16 @@ impl FieldTable {
 }
 
 /// An array of values of any types (`A` in a field table). Kept and read like [`FieldTable`].
+///
+/// ```
+/// # use amqp_proto::{FieldArray, FieldTable, Value};
+/// let hosts = FieldArray::from_values(["a", "b"])?;
+/// let headers = FieldTable::new().with("hosts", hosts)?;
+/// if let Some(Value::Array(hosts)) = headers.get("hosts") {
+///     assert_eq!(hosts.len(), 2);
+/// }
+/// # Ok::<(), amqp_proto::FieldError>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct FieldArray(Bytes);
 

@@ -32,8 +32,7 @@ pub(crate) fn checked_short(what: &'static str, octets: &[u8]) -> Result<u8, Too
 /// Names of exchanges, queues, consumers, virtual hosts, and routing keys are short strings. Cloning shares the bytes.
 ///
 /// ```
-/// use amqp_proto::ShortStr;
-///
+/// # use amqp_proto::ShortStr;
 /// let queue = ShortStr::try_from("orders")?;
 /// assert_eq!(queue, "orders");
 /// assert!(ShortStr::try_from("x".repeat(256)).is_err());
@@ -155,6 +154,13 @@ impl LongStr {
 
 /// A long string that carries credentials: `Debug` does not show it, and its memory is overwritten when nothing refers to it
 /// any more.
+///
+/// ```
+/// # use amqp_proto::Secret;
+/// let secret = Secret::from("password");
+/// assert!(!format!("{secret:?}").contains("password"));
+/// assert_eq!(secret.expose(), b"password");
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Bytes);
 

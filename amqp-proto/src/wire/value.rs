@@ -19,6 +19,14 @@ use super::{DecodeErrorKind, FieldArray, FieldTable, LongStr, Parsed, octets, sh
 /// bytes (<https://www.rabbitmq.com/amqp-0-9-1-errata>, section 3). `L`, which py-amqp (Celery) writes, decodes as
 /// [`I64`](Self::I64), as in RabbitMQ. RabbitMQ knows no other types.
 ///
+/// ```
+/// # use amqp_proto::{FieldTable, Value};
+/// let headers = FieldTable::new().with("attempt", 3)?.with("source", "billing")?;
+/// assert_eq!(headers.get("attempt"), Some(Value::from(3)));
+/// assert_eq!(headers.get("source").as_ref().and_then(Value::as_str), Some("billing"));
+/// # Ok::<(), amqp_proto::FieldError>(())
+/// ```
+///
 /// # Interoperability
 /// Every value is written as RabbitMQ reads and writes it. Not every client agrees: py-amqp takes `s` for a short string,
 /// `l` for unsigned, and swaps `b` and `B`. All clients read [`I32`](Self::I32), [`LongStr`](Self::LongStr),
@@ -254,6 +262,16 @@ impl fmt::Display for Decimal {
 }
 
 /// Seconds since 1970-01-01 00:00:00 UTC (spec 4.2.5.4).
+///
+/// ```
+/// # use amqp_proto::Timestamp;
+/// # #[cfg(feature = "std")] {
+/// use std::time::SystemTime;
+///
+/// let now = Timestamp::from(SystemTime::now());
+/// println!("{:?}", now.to_system_time());
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
