@@ -11,12 +11,12 @@ use thiserror::Error;
 ///
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;
-/// use amqp_client_tokio::Config;
+/// use amqp_client_tokio::{ClientConfig, Config, Settings};
 /// use std::time::Duration;
 ///
-/// let mut config = Config::default();
-/// config.protocol.heartbeat = Duration::from_secs(10);
-/// config.settings.call_timeout = Some(Duration::from_secs(5));
+/// let config = Config::default()
+///     .protocol(ClientConfig::default().heartbeat(Duration::from_secs(10)))
+///     .settings(Settings::default().call_timeout(Some(Duration::from_secs(5))));
 /// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -82,6 +82,20 @@ pub struct Settings {
     /// detect a dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of memory or
     /// disk, and Linux would count that as not acknowledged.
     pub user_timeout: Option<Duration>,
+}
+
+amqp_proto::__setters! { Config { protocol: ClientConfig, settings: Settings, } }
+
+amqp_proto::__setters! {
+    Settings {
+        connect_timeout: Duration,
+        call_timeout: Option<Duration>,
+        publish_timeout: Option<Duration>,
+        confirm_timeout: Option<Duration>,
+        delivery_budget: usize,
+        keepalive: Option<Duration>,
+        user_timeout: Option<Duration>,
+    }
 }
 
 /// A setting has a value that cannot work.

@@ -108,7 +108,7 @@ impl<T> Reply<T> {
 
     /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
     /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
-    pub fn within(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         if let Step::Sent(Some(sent)) = &mut self.step {
             let request = &mut sent.request;
             let mut guard = request.channel.lock();

@@ -54,7 +54,7 @@ fn an_explicit_deadline_counts_from_when_it_is_set() {
     let (mut rig, channel) = rig();
     let mut purge = channel.queue_purge("q");
     rig.advance(Duration::from_secs(5));
-    purge = purge.within(Duration::from_secs(8));
+    purge = purge.timeout(Duration::from_secs(8));
     rig.turn();
     rig.advance(Duration::from_secs(7));
     assert!(poll(&mut purge).is_pending());
@@ -133,7 +133,7 @@ fn is_timed_out<T>(polled: &Poll<Result<T, CallError>>) -> bool {
 fn a_request_behind_a_large_body_gets_its_reply_however_long_that_takes() {
     for rate in [2 * MIB, 100_000] {
         let (mut rig, _publisher, other) = behind_a_body();
-        let mut asked = other.queue_declare("q", QueueOptions::new()).within(5 * SECOND);
+        let mut asked = other.queue_declare("q", QueueOptions::new()).timeout(5 * SECOND);
         let mut seconds = 0;
         let answer = loop {
             if let Poll::Ready(answer) = poll(&mut asked) {
@@ -180,7 +180,7 @@ fn every_wait_for_the_broker_counts_from_when_it_can_know() {
 fn a_request_ends_when_the_link_stops() {
     for stops_after in 0..3 {
         let (mut rig, _publisher, other) = behind_a_body();
-        let mut asked = other.queue_purge("q").within(5 * SECOND);
+        let mut asked = other.queue_purge("q").timeout(5 * SECOND);
         rig.turn();
         for _ in 0..stops_after {
             pass(&mut rig, 4 * SECOND, MIB);
@@ -199,7 +199,7 @@ fn a_request_ends_when_the_link_stops() {
 #[test]
 fn publishes_behind_a_request_do_not_extend_its_deadline() {
     let (mut rig, publisher, other) = behind_a_body();
-    let mut asked = other.queue_purge("q").within(5 * SECOND);
+    let mut asked = other.queue_purge("q").timeout(5 * SECOND);
     for _ in 0..30 {
         pass(&mut rig, SECOND, MIB);
         assert!(poll(&mut asked).is_pending());
@@ -313,7 +313,7 @@ fn dropping_requests_behind_a_body_leaves_nothing() {
         assert!(poll(&mut asked).is_pending());
         rig.turn();
     }
-    let mut last = other.queue_declare("q", QueueOptions::new()).within(SECOND);
+    let mut last = other.queue_declare("q", QueueOptions::new()).timeout(SECOND);
     for _ in 0..40 {
         pass(&mut rig, SECOND, MIB);
     }
@@ -323,8 +323,8 @@ fn dropping_requests_behind_a_body_leaves_nothing() {
 #[test]
 fn without_time_a_request_ends_at_once_and_with_all_time_never() {
     let (mut rig, _publisher, other) = behind_a_body();
-    let mut at_once = other.queue_purge("q").within(Duration::ZERO);
-    let mut never = other.queue_purge("q").within(Duration::MAX);
+    let mut at_once = other.queue_purge("q").timeout(Duration::ZERO);
+    let mut never = other.queue_purge("q").timeout(Duration::MAX);
     pass(&mut rig, SECOND, MIB);
     assert!(is_timed_out(&poll(&mut at_once)));
     rig.advance(Duration::from_secs(1_000_000_000));
@@ -387,7 +387,7 @@ fn an_outage_counts() {
     rig.turn();
     rig.lose();
     // The request waits until the channel is restored. Every connection moves a few bytes, and is lost again.
-    let mut asked = channel.queue_purge("q").within(5 * SECOND);
+    let mut asked = channel.queue_purge("q").timeout(5 * SECOND);
     let begun = rig.now();
     let (mut answered, mut confirmed) = (false, false);
     while !answered || !confirmed {
@@ -421,7 +421,7 @@ fn requests_on_many_channels_all_get_replies() {
         // Every other one is abandoned at some point, and a new one is made.
         let _given_up = replies.pop();
         let channel = &channels[replies.len() % 7];
-        replies.insert(0, channel.queue_declare("q", QueueOptions::new()).within(SECOND));
+        replies.insert(0, channel.queue_declare("q", QueueOptions::new()).timeout(SECOND));
         assert!(replies.iter_mut().all(|reply| poll(reply).is_pending()));
     }
     pass(&mut rig, 2 * SECOND, MIB);
@@ -447,11 +447,11 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
         let cause = (QueuePurge::CLASS_ID, QueuePurge::METHOD_ID);
         rig.refuse(channel.id(), ReplyCode::NOT_FOUND, cause);
         // The session sends all of it again. A request waits behind it.
-        let mut elsewhere = other.queue_purge("q").within(7 * SECOND);
+        let mut elsewhere = other.queue_purge("q").timeout(7 * SECOND);
         let mut asked = None;
         for _ in 0..10 {
             rig.answer_all();
-            asked.get_or_insert_with(|| channel.basic_qos(10).within(5 * SECOND));
+            asked.get_or_insert_with(|| channel.basic_qos(10).timeout(5 * SECOND));
             rig.room = MIB / 10;
             rig.write(true);
         }

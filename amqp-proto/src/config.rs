@@ -16,6 +16,23 @@ use crate::wire::{FieldError, FieldTable, Secret, ShortStr, TooLong};
 /// The largest frame that is ever accepted, whatever the peers negotiate: "no limit" (0) means this.
 pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
 
+/// Adds a chained method for each field of a configuration.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __setters {
+    ($config:ident { $($field:ident: $type:ty,)* }) => {
+        impl $config {$(
+            #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
+            #[must_use]
+            pub fn $field(mut self, $field: $type) -> Self {
+                self.$field = $field;
+                self
+            }
+        )*}
+    };
+}
+pub(crate) use __setters as setters;
+
 /// Limits of a connection. Each limit is checked before memory is reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,6 +57,17 @@ pub struct Limits {
     /// Number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until all others
     /// are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
     pub transmit_high_water: usize,
+}
+
+setters! {
+    Limits {
+        channel_max: u16,
+        frame_max: u32,
+        body_max: u64,
+        oversized: Oversized,
+        unfinished_max: u64,
+        transmit_high_water: usize,
+    }
 }
 
 /// Policy for a message whose body is larger than [`Limits::body_max`]. If the message needs no acknowledgement, the broker
@@ -153,7 +181,7 @@ impl ClientConfig {
         config.limits.channel_max = options.channel_max.unwrap_or(config.limits.channel_max);
         config.limits.frame_max = options.frame_max.unwrap_or(config.limits.frame_max);
         match &options.connection_name {
-            Some(name) => Ok(config.with_connection_name(name)?),
+            Some(name) => Ok(config.connection_name(name)?),
             None => Ok(config),
         }
     }
@@ -170,7 +198,7 @@ impl ClientConfig {
     ///
     /// # Errors
     /// [`FieldError`] if the name does not fit the client properties.
-    pub fn with_connection_name(mut self, name: &str) -> Result<Self, FieldError> {
+    pub fn connection_name(mut self, name: &str) -> Result<Self, FieldError> {
         self.client_properties.insert("connection_name", name)?;
         Ok(self)
     }
@@ -198,6 +226,19 @@ impl ClientConfig {
         }
         properties.insert("capabilities", capabilities)?;
         Ok(properties)
+    }
+}
+
+setters! {
+    ClientConfig {
+        mechanisms: Vec<Arc<dyn Mechanism>>,
+        virtual_host: ShortStr,
+        client_properties: FieldTable,
+        locale: ShortStr,
+        heartbeat: Duration,
+        handshake_timeout: Duration,
+        close_timeout: Duration,
+        limits: Limits,
     }
 }
 

@@ -261,7 +261,7 @@ async fn an_alarm_stops_a_connection_that_publishes_and_no_other() -> Result<()>
     let event = events.next().await.ok_or("no event")?;
     assert!(format!("{event:?}").contains("low on memory"), "{event:?}");
     // RabbitMQ reads nothing of that connection any more, whatever the channel.
-    let opened = connection.open_channel().within(Duration::from_secs(1)).await;
+    let opened = connection.open_channel().timeout(Duration::from_secs(1)).await;
     assert!(matches!(opened, Err(CallError::TimedOut { .. })), "{opened:?}");
     // A connection that has published nothing goes on.
     let other = consuming.open_channel().await?;
@@ -286,7 +286,7 @@ async fn waiting_for_a_missing_confirm_ends_at_its_timeout() -> Result<()> {
     publisher.send("nowhere", "confirmed").await?;
     node.pause()?;
     let confirmation = publisher.publish("nowhere", "silence").await?;
-    let late = timeout(LIMIT, confirmation.within(Duration::from_millis(50))).await?;
+    let late = timeout(LIMIT, confirmation.timeout(Duration::from_millis(50))).await?;
     let after = Duration::from_millis(50);
     assert_eq!(late, Err(amqp_client_core::ConfirmError::TimedOut { after }));
     node.resume()?;

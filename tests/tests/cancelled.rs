@@ -124,7 +124,7 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     queue_declare_passive Everything |s| s.channel.queue_declare_passive("queue");
     queue_bind Everything |s| s.channel.queue_bind("queue", "exchange", "more", FieldTable::new());
     queue_unbind Everything |s| s.channel.queue_unbind("queue", "exchange", "bound", FieldTable::new());
-    queue_purge Everything |s| s.channel.queue_purge("queue").within(Duration::from_secs(5));
+    queue_purge Everything |s| s.channel.queue_purge("queue").timeout(Duration::from_secs(5));
     queue_delete Everything |s| s.channel.queue_delete("none");
     queue_delete_if_unused Everything |s| s.channel.queue_delete_if_unused("none");
     queue_delete_if_empty Everything |s| s.channel.queue_delete_if_empty("none");

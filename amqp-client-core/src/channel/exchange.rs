@@ -164,8 +164,12 @@ impl Exchange {
     ///
     /// # Errors
     /// [`PublishError`].
-    pub async fn publish(&self, routing_key: &str, message: &Message) -> Result<(), PublishError> {
-        let route = amqp_proto::Route::new(&self.name, routing_key);
+    pub async fn publish(
+        &self,
+        routing_key: impl AsRef<[u8]>,
+        message: &Message,
+    ) -> Result<(), PublishError> {
+        let route = amqp_proto::Route::new(&self.name, &routing_key);
         self.channel.basic_publish(&route, &message.safe_properties(), message.body()).await
     }
 
@@ -176,7 +180,7 @@ impl Exchange {
     /// [`SendError`]: not sent, or sent and not confirmed.
     pub async fn publish_confirmed(
         &self,
-        routing_key: &str,
+        routing_key: impl AsRef<[u8]>,
         message: &Message,
     ) -> Result<(), SendError> {
         let publisher = self.publisher(PublisherOptions::new())?;

@@ -79,7 +79,7 @@ async fn open_patiently<R: Runtime>(
     target: &Arc<Target>,
     recovery: &Recovery,
 ) -> Result<(Connection, Option<Token>), ConnectError> {
-    let endpoint = target.endpoint(0)?.clone();
+    let endpoint = target.node(0)?.clone();
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
     let (connection, reconnector) =
         Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
@@ -98,7 +98,7 @@ async fn open_node<R: Runtime>(
     target: &Arc<Target>,
     node: usize,
 ) -> Result<Connection, ConnectError> {
-    let endpoint = target.endpoint(node)?.clone();
+    let endpoint = target.node(node)?.clone();
     let after = target.config.settings.connect_timeout;
     let opening = async {
         let (transport, registration) = reach::<R>(target, &endpoint).await?;

@@ -115,7 +115,7 @@ async fn attempt<R: Runtime>(
     target: &Target,
     node: usize,
 ) -> Result<(Reached<R>, Option<(Token, ClientConfig)>), ConnectError> {
-    let endpoint = target.endpoint(node)?;
+    let endpoint = target.node(node)?;
     let after = target.config.settings.connect_timeout;
     let connecting = async {
         let mut target = target.clone();

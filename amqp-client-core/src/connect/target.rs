@@ -1,12 +1,15 @@
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use amqp_proto::config::ClientConfig;
+use amqp_proto::sasl::Plain;
 use amqp_proto::session::Recovery;
 use amqp_proto::uri::{Endpoint, Uri};
+use amqp_proto::{FieldError, Limits, ShortStr, TooLong};
 
 use super::ConnectError;
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::login::{self, TokenSource};
 use crate::tls::TlsOptions;
 
@@ -33,6 +36,22 @@ pub struct Target {
 
 impl Target {
     /// Creates a target with one node and the defaults of [`Config`].
+    ///
+    /// ```
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::{Recovery, Settings, Target};
+    /// use std::time::Duration;
+    ///
+    /// let target = Target::new("rabbit-1", 5672)
+    ///     .endpoint("rabbit-2", 5672)
+    ///     .login("billing", "secret")
+    ///     .virtual_host("orders")?
+    ///     .connection_name("billing worker 7")?
+    ///     .heartbeat(Duration::from_secs(10))
+    ///     .settings(Settings::default().call_timeout(Some(Duration::from_secs(5))))
+    ///     .recovery(Recovery::default().delay_max(Duration::from_secs(30)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let endpoints = vec![Endpoint::new(host, port)];
         Self {
@@ -45,10 +64,91 @@ impl Target {
         }
     }
 
+    /// Adds a node to try after the others.
+    #[must_use]
+    pub fn endpoint(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.endpoints.push(Endpoint::new(host, port));
+        self
+    }
+
+    /// Sets the user's name and password, for the mechanism `PLAIN`. Default `guest` and `guest`.
+    #[must_use]
+    pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.config.protocol.mechanisms = vec![Arc::new(Plain::new(username, password))];
+        self
+    }
+
+    /// Sets the virtual host. Default `/`.
+    ///
+    /// # Errors
+    /// [`TooLong`], if no virtual host can have that name.
+    pub fn virtual_host(mut self, name: impl AsRef<[u8]>) -> Result<Self, TooLong> {
+        self.config.protocol.virtual_host = ShortStr::named("virtual host", name)?;
+        Ok(self)
+    }
+
+    /// Sets the name of the connection, for the broker's lists and logs.
+    ///
+    /// # Errors
+    /// [`FieldError`], if the name does not fit the client properties.
+    pub fn connection_name(mut self, name: &str) -> Result<Self, FieldError> {
+        self.config.protocol = self.config.protocol.connection_name(name)?;
+        Ok(self)
+    }
+
+    /// Sets the heartbeat interval to propose; see [`ClientConfig::heartbeat`].
+    #[must_use]
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.config.protocol.heartbeat = interval;
+        self
+    }
+
+    /// Sets the limits of frames, bodies and channels.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.protocol.limits = limits;
+        self
+    }
+
+    /// Sets the timeouts and buffers.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.config.settings = settings;
+        self
+    }
+
+    /// Connects with TLS.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets how a lost connection is recovered.
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = Some(recovery);
+        self
+    }
+
     /// Turns recovery off: a lost connection is closed for good.
     #[must_use]
     pub fn without_recovery(mut self) -> Self {
         self.recovery = None;
+        self
+    }
+
+    /// Sets whether to retry the [first connection](#structfield.retry_open).
+    #[must_use]
+    pub fn retry_open(mut self, retry: bool) -> Self {
+        self.retry_open = retry;
+        self
+    }
+
+    /// Logs in with tokens from this source, instead of the configured mechanisms.
+    #[must_use]
+    pub fn token_source(mut self, source: impl TokenSource + 'static) -> Self {
+        self.token_source = Some(Arc::new(source));
         self
     }
 
@@ -83,7 +183,7 @@ impl FromStr for Target {
 }
 
 impl Target {
-    pub(crate) fn endpoint(&self, node: usize) -> Result<&Endpoint, ConnectError> {
+    pub(crate) fn node(&self, node: usize) -> Result<&Endpoint, ConnectError> {
         self.endpoints.get(node).ok_or(ConnectError::NoEndpoint)
     }
 }

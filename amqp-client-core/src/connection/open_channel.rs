@@ -102,7 +102,7 @@ enum Step {
 impl OpenChannel {
     /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
     /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
-    pub fn within(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         if let Step::Opening { channel: Some(channel), deadline, after, .. } = &mut self.step {
             // Dropped behind the lock.
             let _waker;

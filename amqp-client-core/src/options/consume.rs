@@ -23,7 +23,7 @@ use crate::error::CallError;
 #[derive(Debug, Clone, PartialEq, Default)]
 #[must_use]
 pub struct ConsumeOptions {
-    consumer_tag: String,
+    consumer_tag: Vec<u8>,
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
@@ -65,8 +65,8 @@ impl ConsumeOptions {
     ///
     /// Do not reuse a name on the same channel before the deliveries of the earlier consumer are settled. RabbitMQ 3.10
     /// mistakes the new consumer of a quorum queue for the old one: it gets nothing, and its channel breaks after 30 seconds.
-    pub fn consumer_tag(mut self, tag: impl Into<String>) -> Self {
-        self.consumer_tag = tag.into();
+    pub fn consumer_tag(mut self, tag: impl AsRef<[u8]>) -> Self {
+        self.consumer_tag = tag.as_ref().to_vec();
         self
     }
 
@@ -124,7 +124,8 @@ impl ConsumeOptions {
         queue: &[u8],
         generated: &str,
     ) -> Result<BasicConsume, CallError> {
-        let tag = if self.consumer_tag.is_empty() { generated } else { &self.consumer_tag };
+        let tag =
+            if self.consumer_tag.is_empty() { generated.as_bytes() } else { &self.consumer_tag };
         Ok(BasicConsume {
             queue: name("queue", queue)?,
             consumer_tag: name("consumer tag", tag)?,

@@ -108,8 +108,9 @@ impl ExchangeOptions {
     }
 
     /// Sets the exchange that gets the messages that this exchange cannot route.
-    pub fn alternate_exchange(self, exchange: &str) -> Self {
-        self.argument("alternate-exchange", exchange)
+    pub fn alternate_exchange(mut self, exchange: impl AsRef<[u8]>) -> Self {
+        self.arguments.set_name("alternate-exchange", exchange.as_ref());
+        self
     }
 
     pub(crate) fn into_method(

@@ -13,7 +13,7 @@ pub use queue::{Overflow, QueueOptions, QueueType};
 
 use std::time::Duration;
 
-use amqp_proto::{FieldTable, ShortStr, TooLong, Value};
+use amqp_proto::{FieldTable, LongStr, ShortStr, TooLong, Value};
 
 use crate::error::CallError;
 
@@ -50,6 +50,11 @@ impl Arguments {
         if let Err(error) = self.table.insert(name, value) {
             self.error.get_or_insert_with(|| CallError::Argument { name: name.to_owned(), error });
         }
+    }
+
+    /// Sets a name, in the form in which the broker gave it.
+    fn set_name(&mut self, name: &str, value: &[u8]) {
+        self.set(name, Value::LongStr(LongStr::from(value.to_vec())));
     }
 
     /// Sets a time. Times are encoded as whole milliseconds, rounded up so that a short time does not become 0.

@@ -146,13 +146,15 @@ impl QueueOptions {
     }
 
     /// Sets the exchange for messages that expire, are rejected, or do not fit into the queue.
-    pub fn dead_letter_exchange(self, exchange: &str) -> Self {
-        self.argument("x-dead-letter-exchange", exchange)
+    pub fn dead_letter_exchange(mut self, exchange: impl AsRef<[u8]>) -> Self {
+        self.arguments.set_name("x-dead-letter-exchange", exchange.as_ref());
+        self
     }
 
     /// Sets the routing key of dead-lettered messages, instead of their own.
-    pub fn dead_letter_routing_key(self, routing_key: &str) -> Self {
-        self.argument("x-dead-letter-routing-key", routing_key)
+    pub fn dead_letter_routing_key(mut self, routing_key: impl AsRef<[u8]>) -> Self {
+        self.arguments.set_name("x-dead-letter-routing-key", routing_key.as_ref());
+        self
     }
 
     /// Sets the highest message priority; RabbitMQ recommends a single digit.

@@ -51,7 +51,7 @@ impl Confirmation {
 
     /// Sets the timeout for this confirm, instead of the [`confirm_timeout`](crate::Settings::confirm_timeout). It counts from
     /// now on, or from when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
-    pub fn within(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         let (shared, place) = (self.channel.connection().shared(), Some(self.channel.place()));
         self.deadline = Some(Deadline::start(shared, shared.lock(), place, |_| Some(timeout)));
         self
@@ -62,7 +62,7 @@ impl Confirmation {
     /// [`wait_for_confirms`](crate::Publisher::wait_for_confirms) does not count a withdrawn message as a failure, unless its
     /// confirm still arrives and reports one.
     ///
-    /// Dropping the confirmation, or a [`within`](Self::within) that has passed, does not withdraw the message: it is sent once
+    /// Dropping the confirmation, or a [`timeout`](Self::timeout) that has passed, does not withdraw the message: it is sent once
     /// the connection is restored. See also [`keep_for`](crate::PublisherOptions::keep_for).
     #[must_use = "if it was sent, the broker may have it"]
     pub fn withdraw(self) -> bool {

@@ -116,10 +116,10 @@ impl Publisher {
     /// The message is queued as a whole or not at all.
     pub async fn publish(
         &self,
-        routing_key: &str,
+        routing_key: impl AsRef<[u8]>,
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
-        let heads = (self.route(routing_key.as_bytes()), &self.properties);
+        let heads = (self.route(routing_key.as_ref()), &self.properties);
         self.publish_as(heads, self.kept(&self.properties), body).await
     }
 
@@ -133,10 +133,10 @@ impl Publisher {
     /// The message is queued as a whole or not at all.
     pub async fn publish_message(
         &self,
-        routing_key: &str,
+        routing_key: impl AsRef<[u8]>,
         message: &Message,
     ) -> Result<Confirmation, PublishError> {
-        self.publish_message_to(routing_key.as_bytes(), message).await
+        self.publish_message_to(routing_key.as_ref(), message).await
     }
 
     pub(crate) async fn publish_message_to(
@@ -159,7 +159,7 @@ impl Publisher {
     /// If the future is dropped, the message may be sent or not.
     pub async fn send_message(
         &self,
-        routing_key: &str,
+        routing_key: impl AsRef<[u8]>,
         message: &Message,
     ) -> Result<(), SendError> {
         Ok(self.publish_message(routing_key, message).await?.await?)
@@ -172,7 +172,11 @@ impl Publisher {
     ///
     /// # Cancel safety
     /// If the future is dropped, the message may be sent or not.
-    pub async fn send(&self, routing_key: &str, body: impl Body) -> Result<(), SendError> {
+    pub async fn send(
+        &self,
+        routing_key: impl AsRef<[u8]>,
+        body: impl Body,
+    ) -> Result<(), SendError> {
         Ok(self.publish(routing_key, body).await?.await?)
     }
 
@@ -182,10 +186,10 @@ impl Publisher {
     /// [`TryPublishError`], with the body, if publishing would have had to wait, or failed.
     pub fn try_publish<B: Body>(
         &self,
-        routing_key: &str,
+        routing_key: impl AsRef<[u8]>,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        let heads = (self.route(routing_key.as_bytes()), &self.properties);
+        let heads = (self.route(routing_key.as_ref()), &self.properties);
         self.try_publish_as(heads, self.kept(&self.properties), body)
     }
 

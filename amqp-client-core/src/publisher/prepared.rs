@@ -11,8 +11,8 @@ impl Publisher {
     ///
     /// # Errors
     /// [`TooLong`], for the routing key.
-    pub fn prepare(&self, routing_key: &str) -> Result<PreparedPublisher, TooLong> {
-        let route = self.route(routing_key.as_bytes());
+    pub fn prepare(&self, routing_key: impl AsRef<[u8]>) -> Result<PreparedPublisher, TooLong> {
+        let route = self.route(routing_key.as_ref());
         let prepared = self.channel.prepare(&route, &self.properties)?;
         Ok(PreparedPublisher::new(self.clone(), prepared))
     }

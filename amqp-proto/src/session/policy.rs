@@ -1,14 +1,15 @@
+use alloc::sync::Arc;
+use core::fmt;
 use core::time::Duration;
 
 use crate::ConnectionError;
+use crate::config::setters;
 
 /// How a [`Session`](super::Session) reconnects and restores its state when its transport is lost.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Decides whether a connection that failed with this error is recovered. Default [`ConnectionError::is_recoverable`].
-    /// Clients call it while they hold the lock of the connection, so it must not use handles of that connection.
-    pub recovers: fn(&ConnectionError) -> bool,
+    pub(crate) recovers: Recovers,
     /// The backoff of a node after its first failure. It doubles with each further failure. Half of it is random (jitter), so that
     /// the clients of a restarted broker do not all reconnect at once. Default 100 ms.
     ///
@@ -53,6 +54,22 @@ pub struct Recovery {
     pub seed: Option<u64>,
 }
 
+setters! {
+    Recovery {
+        delay_min: Duration,
+        delay_max: Duration,
+        attempts_max: Option<u32>,
+        give_up_after: Option<Duration>,
+        on_cancel: OnCancel,
+        reopen_channels: bool,
+        locked: Locked,
+        retry_locked: bool,
+        keep_max: usize,
+        attempt_timeout: Option<Duration>,
+        seed: Option<u64>,
+    }
+}
+
 /// Policy for a consumer that the broker cancels, for example because its queue is deleted or moves to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -87,10 +104,42 @@ pub enum Locked {
     Fail,
 }
 
+/// Decides whether a session recovers from an error; `None` asks the error.
+#[derive(Clone)]
+pub(crate) struct Recovers(Option<Arc<dyn Fn(&ConnectionError) -> bool + Send + Sync>>);
+
+impl Recovers {
+    pub(super) fn from(&self, error: &ConnectionError) -> bool {
+        match &self.0 {
+            Some(decide) => decide(error),
+            None => error.is_recoverable(),
+        }
+    }
+}
+
+impl fmt::Debug for Recovers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Fn" } else { "is_recoverable" })
+    }
+}
+
+impl Recovery {
+    /// Decides whether a connection that failed with an error is recovered. Default [`ConnectionError::is_recoverable`]. Clients
+    /// call the closure while they hold the lock of the connection, so it must not use handles of that connection.
+    #[must_use]
+    pub fn recovers(
+        mut self,
+        decide: impl Fn(&ConnectionError) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.recovers = Recovers(Some(Arc::new(decide)));
+        self
+    }
+}
+
 impl Default for Recovery {
     fn default() -> Self {
         Self {
-            recovers: ConnectionError::is_recoverable,
+            recovers: Recovers(None),
             delay_min: Duration::from_millis(100),
             delay_max: Duration::from_secs(5),
             attempts_max: None,

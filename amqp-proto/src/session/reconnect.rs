@@ -208,7 +208,7 @@ impl Session {
         }
         // Whatever the policy says: a close by the application is final, and without a driver nothing can reconnect.
         let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
-        let recovers = |own: &Recovering| !is_final && (own.policy.recovers)(error);
+        let recovers = |own: &Recovering| !is_final && own.policy.recovers.from(error);
         self.context.recovering.as_ref().is_some_and(recovers)
     }
 

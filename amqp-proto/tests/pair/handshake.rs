@@ -30,7 +30,7 @@ fn login(events: &[Event]) -> (String, Vec<u8>) {
 
 #[test]
 fn both_ends_open_and_agree() {
-    let mut pair = Pair::new(client().with_connection_name("pair").expect("fits"), server());
+    let mut pair = Pair::new(client().connection_name("pair").expect("fits"), server());
     pair.drive();
     assert!(pair.client.is_open() && pair.server.is_open());
     let (ours, theirs) = (pair.client.negotiated(), pair.server.negotiated());

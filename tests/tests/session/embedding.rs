@@ -87,7 +87,7 @@ fn a_channel_opened_before_the_event_of_the_loss_waits_for_the_next_connection()
 #[test]
 fn a_session_that_has_ended_takes_no_requests() {
     let mut world = World::new(recovery(|recovery| {
-        recovery.recovers = |error| matches!(error, ConnectionError::Eof);
+        *recovery = recovery.clone().recovers(|error| matches!(error, ConnectionError::Eof));
     }));
     let ids = [world.open(), world.open()];
     world.cut();

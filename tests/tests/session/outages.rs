@@ -173,7 +173,8 @@ fn a_channel_can_be_closed_at_any_time() {
 
 #[test]
 fn without_a_policy_a_session_is_a_connection() {
-    let mut world = World::new(recovery(|recovery| recovery.recovers = |_| false));
+    let mut world =
+        World::new(recovery(|recovery| *recovery = recovery.clone().recovers(|_| false)));
     let id = world.open();
     world.cut();
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::Eof));
@@ -215,7 +216,8 @@ fn losses_leave_nothing_behind() {
 
 #[test]
 fn an_undriven_session_is_not_recovered_whatever_the_policy() {
-    let mut world = World::new(recovery(|recovery| recovery.recovers = |_| true));
+    let mut world =
+        World::new(recovery(|recovery| *recovery = recovery.clone().recovers(|_| true)));
     let id = world.open();
     world.session.handle_driver_gone();
     world.run();

@@ -10,8 +10,7 @@ use amqp_client_core::proto::{ClientConfig, CommandError, Event, Misuse, ReplyCo
 use crate::pair::{Pair, accept};
 
 fn scene() -> Pair {
-    let mut recovery = Recovery::default();
-    recovery.recovers = |_| true;
+    let recovery = Recovery::default().recovers(|_| true);
     let mut pair = Pair::new(recovery);
     pair.run(accept);
     assert!(pair.session.is_open());
@@ -92,8 +91,7 @@ fn a_secret_that_was_not_sent_because_it_is_too_large_changes_nothing() {
 #[test]
 fn it_is_for_all_nodes_and_a_later_configuration_takes_precedence() {
     let mut pair = scene();
-    let mut recovery = Recovery::default();
-    recovery.recovers = |_| true;
+    let recovery = Recovery::default().recovers(|_| true);
     pair.session.recover_with(recovery, 3, 0);
     update(&mut pair, "by hand");
     pair.run(accept);

@@ -84,7 +84,7 @@ behaviours! {
 
     async fn a_request_that_timed_out_leaves_the_channel_usable(world) {
         let channel = world.channel().await?;
-        let declare = channel.queue_declare(name("late"), temporary()).within(Duration::ZERO);
+        let declare = channel.queue_declare(name("late"), temporary()).timeout(Duration::ZERO);
         match declare.await {
             Err(CallError::TimedOut { method: "queue.declare", after: Duration::ZERO }) => {}
             // The broker was faster than no time at all.

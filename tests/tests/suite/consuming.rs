@@ -316,7 +316,7 @@ behaviours! {
             match way {
                 0 => consumer.cancel().await?,
                 1 => drop(consumer.cancel()),
-                2 => drop(consumer.cancel().within(Duration::ZERO).await),
+                2 => drop(consumer.cancel().timeout(Duration::ZERO).await),
                 3 => drop(channel.call(BasicCancel { consumer_tag, no_wait: false }).await?),
                 _ => channel.call_no_wait(BasicCancel { consumer_tag, no_wait: true })?,
             }

@@ -246,7 +246,7 @@ behaviours! {
         assert!(!scene.connection.is_open() && channel.is_open());
         let declared = channel.queue_declare(name("q"), temporary());
         let opening = scene.connection.open_channel();
-        let late = channel.queue_declare(name("q"), temporary()).within(Duration::ZERO);
+        let late = channel.queue_declare(name("q"), temporary()).timeout(Duration::ZERO);
         assert!(matches!(late.await, Err(CallError::TimedOut { .. })));
         scene.proxy.refuse(false)?;
         let queue = declared.await?;
