@@ -26,7 +26,7 @@ use crate::state::{ChannelState, DeadlineId, Guard, Task, Waiter};
 /// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
 /// // Two requests, one round trip.
 /// let first = channel.queue_declare("first", QueueOptions::new());
-/// let second = channel.queue_declare("second", QueueOptions::new()).within(Duration::from_secs(5));
+/// let second = channel.queue_declare("second", QueueOptions::new()).timeout(Duration::from_secs(5));
 /// let (first, second) = (first.await?, second.await?);
 /// # Ok(())
 /// # }
