@@ -19,7 +19,7 @@ use crate::event::ChannelEvent;
 use crate::panics;
 use crate::reply::Reply;
 use crate::state::End;
-use crate::state::{Look, Pace};
+use crate::state::{Starvation, StarvationWatch};
 
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
@@ -81,13 +81,13 @@ pub struct Consumer {
     /// Deliveries taken from the channel all at once, to be returned one by one without its lock.
     taken: VecDeque<amqp_proto::Delivery>,
     on_panic: OnPanic,
-    pace: Pace,
+    starvation: StarvationWatch,
 }
 
 impl Consumer {
     pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
         let (taken, on_panic) = (VecDeque::new(), OnPanic::Propagate);
-        Self { channel, id, tag, taken, on_panic, pace: Pace::default() }
+        Self { channel, id, tag, taken, on_panic, starvation: StarvationWatch::default() }
     }
 
     /// Sets what happens to a delivery whose handler panics. Default [`OnPanic::Propagate`].
@@ -203,7 +203,7 @@ impl Consumer {
             loop {
                 while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
                     self.contained(done, || running.clear());
-                    if self.pace.step() && self.yields(cx) {
+                    if self.starvation.count_step() && self.yields(cx) {
                         return Poll::Pending;
                     }
                 }
@@ -234,7 +234,7 @@ impl Consumer {
     }
 
     fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Delivery, ConsumerEnd>>> {
-        if self.pace.step() && self.yields(cx) {
+        if self.starvation.count_step() && self.yields(cx) {
             return Poll::Pending;
         }
         if let Some(delivery) = self.hand_out() {
@@ -276,11 +276,11 @@ impl Consumer {
     #[cold]
     fn yields(&mut self, cx: &Context<'_>) -> bool {
         let shared = self.channel.connection().shared();
-        let found = self.pace.look(shared.turns(), shared.time());
-        if found == Look::Fine {
+        let found = self.starvation.check(shared.turns(), shared.time());
+        if found == Starvation::None {
             return false;
         }
-        if found == Look::Long {
+        if found == Starvation::ByTime {
             // The driver may have only a heartbeat to write, and its timer may not have fired yet: a runtime checks timers when it
             // is idle, or once in dozens of polls.
             self.channel.lock().wake_driver();

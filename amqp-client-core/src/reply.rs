@@ -9,7 +9,7 @@ use amqp_proto::{GetReply, Misuse, RequestId};
 
 use crate::channel::Channel;
 use crate::error::CallError;
-use crate::state::{ChannelState, DeadlineId, Guard, Task, Waiter};
+use crate::state::{ChannelState, DeadlineId, Guard, PendingReply, Task};
 
 /// A future that resolves to the reply to a request.
 ///
@@ -40,10 +40,10 @@ use crate::state::{ChannelState, DeadlineId, Guard, Task, Waiter};
 /// cancelled, a message is requeued. The channel stays usable.
 #[must_use = "the request is sent; await the reply to learn whether it failed"]
 pub struct Reply<T> {
-    step: Step<T>,
+    step: ReplyState<T>,
 }
 
-enum Step<T> {
+enum ReplyState<T> {
     /// No request was sent, for example because that failed.
     Ready(Option<Result<T, CallError>>),
     Sent(Option<Sent<T>>),
@@ -74,7 +74,7 @@ impl<T> Reply<T> {
     }
 
     pub(crate) const fn ready(result: Result<T, CallError>) -> Self {
-        Self { step: Step::Ready(Some(result)) }
+        Self { step: ReplyState::Ready(Some(result)) }
     }
 
     /// Queues a request. `convert` converts its reply to the result. `prepare` runs under the same lock as the sending.
@@ -100,7 +100,7 @@ impl<T> Reply<T> {
         }
         match Sending::start(channel, guard, request, prepare) {
             Ok(request) => {
-                Self { step: Step::Sent(Some(Sent { request, convert: Box::new(convert) })) }
+                Self { step: ReplyState::Sent(Some(Sent { request, convert: Box::new(convert) })) }
             }
             Err(error) => Self::failed(error),
         }
@@ -109,7 +109,7 @@ impl<T> Reply<T> {
     /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
     /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        if let Step::Sent(Some(sent)) = &mut self.step {
+        if let ReplyState::Sent(Some(sent)) = &mut self.step {
             let request = &mut sent.request;
             let mut guard = request.channel.lock();
             let state = &mut *guard;
@@ -180,13 +180,13 @@ impl Drop for Sending {
         match &mut forgotten {
             // The reply has arrived and was taken: there is nothing to undo.
             None => return,
-            Some(Waiter::Waiting(_)) => {
+            Some(PendingReply::Waiting(_)) => {
                 if let Ok(mut protocol) = self.channel.protocol(state) {
                     protocol.abandon(self.id);
                 }
                 state.drop_queue(self.channel.place(), self.id.into());
             }
-            Some(Waiter::Done(answer)) => {
+            Some(PendingReply::Done(answer)) => {
                 state.drop_queue(self.channel.place(), self.id.into());
                 if let Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) =
                     &**answer
@@ -207,8 +207,8 @@ impl<T> Future for Reply<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.step {
-            Step::Ready(result) => result.take().map_or(Poll::Pending, Poll::Ready),
-            Step::Sent(slot) => {
+            ReplyState::Ready(result) => result.take().map_or(Poll::Pending, Poll::Ready),
+            ReplyState::Sent(slot) => {
                 let Some(sent) = slot else {
                     return Poll::Pending;
                 };
@@ -239,7 +239,7 @@ pub(crate) fn typed<R: Request>(
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match &self.step {
-            Step::Sent(Some(sent)) => sent.request.method,
+            ReplyState::Sent(Some(sent)) => sent.request.method,
             _ => "nothing",
         };
         f.debug_struct("Reply").field("to", &method).finish_non_exhaustive()

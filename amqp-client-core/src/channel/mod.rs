@@ -6,8 +6,8 @@ mod exchange;
 mod publish;
 mod queue;
 mod request;
-mod turn;
 mod tx;
+mod waiting_place;
 
 pub use events::ChannelEvents;
 pub use exchange::Exchange;

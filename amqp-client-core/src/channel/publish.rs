@@ -10,7 +10,7 @@ use amqp_proto::{
 use bytes::Bytes;
 
 use super::Channel;
-use super::turn::Turn;
+use super::waiting_place::WaitingPlace;
 use crate::options::{OnLoss, PublisherOptions};
 use crate::state::Deadline;
 use crate::state::{Counts, State, Task};
@@ -75,8 +75,8 @@ pub(crate) enum NotNow<B> {
 }
 
 /// A future that can wait until it may publish, and its task.
-pub(crate) struct Waiter<'a, 's, 'w> {
-    turn: &'a mut Turn<'s>,
+pub(crate) struct WaitingPublish<'a, 's, 'w> {
+    place: &'a mut WaitingPlace<'s>,
     task: &'a mut Task<'w>,
 }
 
@@ -117,14 +117,14 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, PublishError> {
         let mut body = Some(body);
         let mut deadline: Option<Deadline> = None;
-        let mut turn = Turn::new(self);
+        let mut place = WaitingPlace::new(self);
         poll_fn(move |cx| {
             let mut task = Task::new(cx.waker());
             let by = loop {
                 let Some(given) = body.take() else {
                     return Poll::Pending;
                 };
-                let mut waiter = Waiter { turn: &mut turn, task: &mut task };
+                let mut waiter = WaitingPublish { place: &mut place, task: &mut task };
                 match self.try_publish(outgoing, given, Some(&mut waiter)) {
                     Ok(seq) => return Poll::Ready(Ok(seq)),
                     Err(NotNow::Failed(error, _)) => return Poll::Ready(Err(error)),
@@ -136,7 +136,7 @@ impl Channel {
                     }
                 }
             };
-            self.poll_held(&mut deadline, timeout, by, &turn, cx).map(Err)
+            self.poll_held(&mut deadline, timeout, by, &place, cx).map(Err)
         })
         .await
     }
@@ -152,7 +152,7 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let mut waiting = VecDeque::new();
         let mut deadline: Option<Deadline> = None;
-        let mut turn = Turn::new(self);
+        let mut place = WaitingPlace::new(self);
         poll_fn(move |cx| {
             let mut task = Task::new(cx.waker());
             loop {
@@ -164,7 +164,7 @@ impl Channel {
                     return Poll::Ready(Ok(()));
                 }
                 let before = waiting.len();
-                let mut waiter = Waiter { turn: &mut turn, task: &mut task };
+                let mut waiter = WaitingPublish { place: &mut place, task: &mut task };
                 let stop = self.publish_many(outgoing, &mut waiting, &mut waiter, &mut published);
                 if waiting.len() < before {
                     deadline = None;
@@ -177,7 +177,7 @@ impl Channel {
                     Ok(()) => {}
                     Err(Stop::Held(_)) if task.restock() => {}
                     Err(Stop::Held(by)) => {
-                        return self.poll_held(&mut deadline, timeout, by, &turn, cx).map(Err);
+                        return self.poll_held(&mut deadline, timeout, by, &place, cx).map(Err);
                     }
                     Err(Stop::Failed(error)) => return Poll::Ready(Err(error)),
                 }
@@ -191,7 +191,7 @@ impl Channel {
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         waiting: &mut VecDeque<Option<B>>,
-        waiter: &mut Waiter<'_, '_, '_>,
+        waiter: &mut WaitingPublish<'_, '_, '_>,
         mut published: impl FnMut(Option<PublishSeq>),
     ) -> Result<(), Stop> {
         let mut state = self.lock();
@@ -222,13 +222,13 @@ impl Channel {
         deadline: &mut Option<Deadline>,
         timeout: Option<Duration>,
         by: Gate,
-        turn: &Turn<'_>,
+        place: &WaitingPlace<'_>,
         cx: &Context<'_>,
     ) -> Poll<PublishError> {
         let deadline = deadline.get_or_insert_with(|| {
             let mut state = self.lock();
             // What waits in front of it is queued first, and written first.
-            let ahead = turn.octets_ahead(&mut state).saturating_add(state.proto.queued());
+            let ahead = place.octets_ahead(&mut state).saturating_add(state.proto.queued());
             let counts = Counts::Behind { queued: ahead, channel: Some(self.place()) };
             Deadline::start_as(self.connection().shared(), state, timeout, counts)
         });
@@ -245,7 +245,7 @@ impl Channel {
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
-        waiter: Option<&mut Waiter<'_, '_, '_>>,
+        waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, NotNow<B>> {
         let mut body = Some(body);
         let published = self.publish_locked(&mut self.lock(), outgoing, &mut body, waiter);
@@ -265,7 +265,7 @@ impl Channel {
         state: &mut State,
         outgoing: &Outgoing<'_, impl Heads>,
         body: &mut Option<B>,
-        mut waiter: Option<&mut Waiter<'_, '_, '_>>,
+        mut waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, Stop> {
         let Outgoing { heads, publisher, kept } = outgoing;
         if let Some(kept) = kept {
@@ -279,7 +279,7 @@ impl Channel {
             Err(error) => return Err(Stop::Failed(error.into())),
         };
         let crowded = publisher.is_some_and(|publisher| {
-            let ticket = waiter.as_ref().and_then(|waiter| waiter.turn.window());
+            let ticket = waiter.as_ref().and_then(|waiter| waiter.place.window());
             !channel.has_room(publisher.limits(), size, ticket)
         });
         if overtakes || crowded {
@@ -296,7 +296,7 @@ impl Channel {
                 }
                 state.wake_driver();
                 state.count_publish(self.connection().shared());
-                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
+                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.place.is_nowhere()) {
                     waiter.leave(state);
                 }
                 Ok(seq)
@@ -313,14 +313,14 @@ impl Channel {
         properties: &RawProperties,
         publisher: Option<&PublisherOptions>,
         body: &mut Option<B>,
-        mut waiter: Option<&mut Waiter<'_, '_, '_>>,
+        mut waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, Stop> {
         let body = Lent(body);
         let size = body.as_octets().len();
         let full = overtakes(state, waiter.as_deref());
-        let turn = waiter.as_ref().map(|waiter| &*waiter.turn);
-        let kept = state.kept.turn(turn.and_then(Turn::kept)).is_none();
-        let ticket = turn.and_then(Turn::window);
+        let place = waiter.as_ref().map(|waiter| &*waiter.place);
+        let kept = state.kept.turn(place.and_then(WaitingPlace::kept)).is_none();
+        let ticket = place.and_then(WaitingPlace::window);
         let (channel, protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(Stop::Failed(error.into())),
@@ -344,7 +344,7 @@ impl Channel {
                 channel.confirms.published(seq, size, publisher.is_some());
                 state.wake_driver();
                 state.count_publish(self.connection().shared());
-                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.turn.is_nowhere()) {
+                if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.place.is_nowhere()) {
                     waiter.leave(state);
                 }
                 Ok(Some(seq))
@@ -354,18 +354,18 @@ impl Channel {
     }
 }
 
-impl Waiter<'_, '_, '_> {
+impl WaitingPublish<'_, '_, '_> {
     /// Leaves the queues after publishing.
     #[cold]
     fn leave(&mut self, state: &mut State) {
-        self.task.bury(self.turn.leave(state).into_iter().flatten());
+        self.task.bury(self.place.leave(state).into_iter().flatten());
     }
 }
 
 /// Returns whether others wait in front of this message for room in the outgoing buffer.
 #[cold]
-fn overtakes(state: &State, waiter: Option<&Waiter<'_, '_, '_>>) -> bool {
-    state.full.turn(waiter.and_then(|waiter| waiter.turn.full())).is_none()
+fn overtakes(state: &State, waiter: Option<&WaitingPublish<'_, '_, '_>>) -> bool {
+    state.full.turn(waiter.and_then(|waiter| waiter.place.full())).is_none()
 }
 
 /// The session did not take the message.
@@ -375,7 +375,7 @@ fn refused(
     error: PublishError,
     publisher: Option<&PublisherOptions>,
     size: usize,
-    waiter: Option<&mut Waiter<'_, '_, '_>>,
+    waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
 ) -> Stop {
     match error {
         PublishError::Gated(gate) => held(state, gate, publisher, size, waiter),
@@ -393,14 +393,14 @@ fn held(
     by: Gate,
     publisher: Option<&PublisherOptions>,
     size: usize,
-    waiter: Option<&mut Waiter<'_, '_, '_>>,
+    waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
 ) -> Stop {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
     if fails && by == Gate::Recovering {
         return Stop::Failed(PublishError::Gated(by));
     }
-    if let Some(Waiter { turn, task }) = waiter {
-        turn.wait(state, by, publisher.map(PublisherOptions::limits), size, task);
+    if let Some(WaitingPublish { place, task }) = waiter {
+        place.wait(state, by, publisher.map(PublisherOptions::limits), size, task);
     }
     Stop::Held(by)
 }

@@ -85,11 +85,11 @@ fn found<T>(asked: Result<T, CallError>) -> Result<bool, CallError> {
 #[derive(Debug)]
 #[must_use = "the channel closes when the future is dropped"]
 pub struct OpenChannel {
-    step: Step,
+    state: OpenState,
 }
 
 #[derive(Debug)]
-enum Step {
+enum OpenState {
     Failed(Option<CallError>),
     Opening {
         channel: Option<Channel>,
@@ -103,7 +103,8 @@ impl OpenChannel {
     /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
     /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        if let Step::Opening { channel: Some(channel), deadline, after, .. } = &mut self.step {
+        if let OpenState::Opening { channel: Some(channel), deadline, after, .. } = &mut self.state
+        {
             // Dropped behind the lock.
             let _waker;
             let mut state = channel.lock();
@@ -124,8 +125,8 @@ impl OpenChannel {
             Some(number) => state.proto.open_channel_numbered(number),
             None => state.proto.open_channel(),
         };
-        let step = match opened {
-            Err(error) => Step::Failed(Some(error.into())),
+        let opening = match opened {
+            Err(error) => OpenState::Failed(Some(error.into())),
             Ok(id) => {
                 let place = state.add_channel(id);
                 let stale = state.channel(place).map(|channel| channel.stale.clone());
@@ -137,10 +138,10 @@ impl OpenChannel {
                 drop(guard);
                 let channel =
                     Some(Channel::new(connection.clone(), id, place, stale.unwrap_or_default()));
-                Step::Opening { channel, deadline, after, waiter: None }
+                OpenState::Opening { channel, deadline, after, waiter: None }
             }
         };
-        Self { step }
+        Self { state: opening }
     }
 }
 
@@ -148,11 +149,11 @@ impl Future for OpenChannel {
     type Output = Result<Channel, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (slot, deadline, after, waiter) = match &mut self.step {
-            Step::Failed(error) => {
+        let (slot, deadline, after, waiter) = match &mut self.state {
+            OpenState::Failed(error) => {
                 return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
             }
-            Step::Opening { channel, deadline, after, waiter } => {
+            OpenState::Opening { channel, deadline, after, waiter } => {
                 (channel, *deadline, *after, waiter)
             }
         };
@@ -181,11 +182,11 @@ impl Future for OpenChannel {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => {
                 self.leave();
-                match &mut self.step {
-                    Step::Opening { channel, .. } => {
+                match &mut self.state {
+                    OpenState::Opening { channel, .. } => {
                         channel.take().map_or(Poll::Pending, |channel| Poll::Ready(Ok(channel)))
                     }
-                    Step::Failed(_) => Poll::Pending,
+                    OpenState::Failed(_) => Poll::Pending,
                 }
             }
         }
@@ -195,7 +196,8 @@ impl Future for OpenChannel {
 impl OpenChannel {
     /// Stops waiting. Needs the channel: once its handles are dropped, its place can belong to another channel.
     fn leave(&mut self) {
-        let Step::Opening { channel: Some(channel), deadline, waiter, .. } = &mut self.step else {
+        let OpenState::Opening { channel: Some(channel), deadline, waiter, .. } = &mut self.state
+        else {
             return;
         };
         // Dropped behind the lock.

@@ -25,12 +25,12 @@ pub(crate) struct Confirms {
 #[derive(Debug)]
 struct Publish {
     size: usize,
-    state: State,
+    state: PublishState,
     returned: Option<Box<Returned>>,
 }
 
 #[derive(Debug)]
-enum State {
+enum PublishState {
     /// Unconfirmed, and its future exists.
     Waiting(Option<Waker>),
     /// Unconfirmed, and its future was dropped.
@@ -57,7 +57,7 @@ impl Confirms {
         }
         self.outstanding += 1;
         self.octets += size;
-        let state = if watched { State::Waiting(None) } else { State::Unwatched };
+        let state = if watched { PublishState::Waiting(None) } else { PublishState::Unwatched };
         self.ring.push_back(Publish { size, state, returned: None });
     }
 
@@ -166,17 +166,17 @@ impl Confirms {
             return left_over.map_or(Poll::Pending, |outcome| Poll::Ready(unboxed(outcome)));
         };
         match &mut publish.state {
-            State::Waiting(current) => {
+            PublishState::Waiting(current) => {
                 task.register(current);
                 Poll::Pending
             }
-            State::Done(outcome) => {
+            PublishState::Done(outcome) => {
                 let outcome = std::mem::replace(outcome, Ok(()));
-                publish.state = State::Gone;
+                publish.state = PublishState::Gone;
                 self.shrink();
                 Poll::Ready(unboxed(outcome))
             }
-            State::Unwatched | State::Gone => Poll::Pending,
+            PublishState::Unwatched | PublishState::Gone => Poll::Pending,
         }
     }
 
@@ -187,9 +187,9 @@ impl Confirms {
             return None;
         };
         let (state, waker) = match &mut publish.state {
-            State::Waiting(waker) => (State::Unwatched, waker.take()),
-            State::Unwatched => (State::Unwatched, None),
-            State::Done(_) | State::Gone => (State::Gone, None),
+            PublishState::Waiting(waker) => (PublishState::Unwatched, waker.take()),
+            PublishState::Unwatched => (PublishState::Unwatched, None),
+            PublishState::Done(_) | PublishState::Gone => (PublishState::Gone, None),
         };
         publish.state = state;
         self.shrink();
@@ -203,18 +203,18 @@ impl Confirms {
         outcome: impl FnOnce(Option<Box<Returned>>) -> Result<(), ConfirmError>,
     ) {
         let Some(publish) = self.get(seq) else { return };
-        if !matches!(publish.state, State::Waiting(_) | State::Unwatched) {
+        if !matches!(publish.state, PublishState::Waiting(_) | PublishState::Unwatched) {
             return;
         }
         let size = publish.size;
         let outcome = outcome(publish.returned.take()).map_err(Box::new);
         let failure = outcome.as_ref().err().map(|error| (**error).clone());
-        if let State::Waiting(waker) = &mut publish.state {
+        if let PublishState::Waiting(waker) = &mut publish.state {
             let waker = waker.take();
-            publish.state = State::Done(outcome);
+            publish.state = PublishState::Done(outcome);
             waker.into_iter().for_each(wake);
         } else {
-            publish.state = State::Gone;
+            publish.state = PublishState::Gone;
         }
         self.outstanding -= 1;
         self.octets -= size;
@@ -233,11 +233,12 @@ impl Confirms {
         loop {
             let impatient = self.ring.len() > SPILL_ABOVE;
             match self.ring.front() {
-                Some(Publish { state: State::Gone, .. }) => {}
-                Some(Publish { state: State::Done(_), .. }) if impatient => {}
+                Some(Publish { state: PublishState::Gone, .. }) => {}
+                Some(Publish { state: PublishState::Done(_), .. }) if impatient => {}
                 _ => return,
             }
-            if let Some(Publish { state: State::Done(outcome), .. }) = self.ring.pop_front() {
+            if let Some(Publish { state: PublishState::Done(outcome), .. }) = self.ring.pop_front()
+            {
                 self.left_over.insert(self.first, outcome);
             }
             self.first += 1;

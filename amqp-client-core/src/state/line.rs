@@ -12,7 +12,7 @@ use super::waiters::Task;
 /// no wake-up is lost, and a confirm does not wake a thousand tasks for one place in the window.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    waiting: BTreeMap<u64, Waiter>,
+    waiting: BTreeMap<u64, InLine>,
     /// The number of the latest ticket.
     last: u64,
     granted: Room,
@@ -36,7 +36,7 @@ pub(crate) struct Room {
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct InLine {
     size: usize,
     waker: Option<Waker>,
 }
@@ -95,7 +95,7 @@ impl Line {
             }
         };
         *ticket = Some(Ticket { number, size });
-        let waiter = self.waiting.entry(number).or_insert(Waiter { size: 0, waker: None });
+        let waiter = self.waiting.entry(number).or_insert(InLine { size: 0, waker: None });
         self.octets = self.octets.saturating_sub(waiter.size).saturating_add(size);
         waiter.size = size;
         task.register(&mut waiter.waker);

@@ -15,10 +15,10 @@ mod health;
 mod lag;
 mod line;
 mod listeners;
-mod pace;
 mod queues;
 mod requests;
 mod shared;
+mod starvation;
 mod waiters;
 mod waiting;
 mod wake;
@@ -33,10 +33,10 @@ pub use health::{ClosedChannel, Health, Status};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
 pub(crate) use listeners::Listeners;
-pub(crate) use pace::{Look, Pace};
 pub(crate) use queues::End;
-pub(crate) use requests::Waiter;
+pub(crate) use requests::PendingReply;
 pub(crate) use shared::{Guard, Shared};
+pub(crate) use starvation::{Starvation, StarvationWatch};
 pub(crate) use waiters::{On, Task, WaiterId, Waiters, keep_clone};
 pub(crate) use waiting::Waiting;
 use wakes::Wakes;
@@ -64,7 +64,7 @@ pub(crate) struct State {
     pub(crate) proto: Session,
     pub(crate) deadlines: Deadlines,
     /// The pace of all publishing tasks.
-    pace: Pace,
+    starvation: StarvationWatch,
     pub(crate) listeners: Listeners<ConnectionEvent>,
     pub(crate) on_close: OnClose<ConnectionError>,
     /// Runs callbacks. If there is none, the thread that finds that they are due runs them.
@@ -111,7 +111,7 @@ impl State {
         Self {
             proto,
             deadlines: Deadlines::default(),
-            pace: Pace::default(),
+            starvation: StarvationWatch::default(),
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             run_call: None,

@@ -9,18 +9,18 @@ use crate::error::CallError;
 /// The requests of a channel that somebody waits for, in the order in which they were made.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    waiting: VecDeque<(RequestId, Waiter)>,
+    waiting: VecDeque<(RequestId, PendingReply)>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Waiter {
+pub(crate) enum PendingReply {
     Waiting(Option<Waker>),
     Done(Box<Result<Reply, CallError>>),
 }
 
 impl Requests {
     pub(crate) fn started(&mut self, id: RequestId) {
-        self.waiting.push_back((id, Waiter::Waiting(None)));
+        self.waiting.push_back((id, PendingReply::Waiting(None)));
     }
 
     /// Stores the reply. Returns the waker of its task.
@@ -34,19 +34,19 @@ impl Requests {
     }
 
     fn done(&mut self, id: RequestId, result: Result<Reply, CallError>) -> Option<Waker> {
-        let (_, waiter) = self.find(id).and_then(|index| self.waiting.get_mut(index))?;
-        match std::mem::replace(waiter, Waiter::Done(Box::new(result))) {
-            Waiter::Waiting(waker) => waker,
-            Waiter::Done(_) => None,
+        let (_, pending) = self.find(id).and_then(|index| self.waiting.get_mut(index))?;
+        match std::mem::replace(pending, PendingReply::Done(Box::new(result))) {
+            PendingReply::Waiting(waker) => waker,
+            PendingReply::Done(_) => None,
         }
     }
 
     /// Ends all requests: no more replies will come.
     pub(crate) fn terminate(&mut self, reason: &ChannelError, mut wake: impl FnMut(Waker)) {
-        for (_, waiter) in &mut self.waiting {
-            if let Waiter::Waiting(waker) = waiter {
+        for (_, pending) in &mut self.waiting {
+            if let PendingReply::Waiting(waker) = pending {
                 waker.take().into_iter().for_each(&mut wake);
-                *waiter = Waiter::Done(Box::new(Err(reason.clone().into())));
+                *pending = PendingReply::Done(Box::new(Err(reason.clone().into())));
             }
         }
     }
@@ -60,20 +60,20 @@ impl Requests {
         let Some(index) = self.find(id) else {
             return Poll::Pending;
         };
-        if let Some((_, Waiter::Waiting(current))) = self.waiting.get_mut(index) {
+        if let Some((_, PendingReply::Waiting(current))) = self.waiting.get_mut(index) {
             task.register(current);
             return Poll::Pending;
         }
         match self.waiting.remove(index) {
-            Some((_, Waiter::Done(result))) => Poll::Ready(*result),
+            Some((_, PendingReply::Done(result))) => Poll::Ready(*result),
             _ => Poll::Pending,
         }
     }
 
     /// Nobody waits any more. Returns how far the request was.
-    pub(crate) fn forget(&mut self, id: RequestId) -> Option<Waiter> {
+    pub(crate) fn forget(&mut self, id: RequestId) -> Option<PendingReply> {
         let index = self.find(id)?;
-        self.waiting.remove(index).map(|(_, waiter)| waiter)
+        self.waiting.remove(index).map(|(_, pending)| pending)
     }
 
     /// Numbers only grow.
@@ -123,7 +123,7 @@ mod tests {
         assert!(requests.failed(ids[2], closed().into()).is_some(), "its task is woken");
         assert!(requests.answered(ids[0], done()).is_some(), "its task is woken");
         assert!(requests.answered(ids[0], done()).is_none(), "it was woken");
-        assert!(matches!(requests.forget(ids[3]), Some(Waiter::Waiting(Some(_)))));
+        assert!(matches!(requests.forget(ids[3]), Some(PendingReply::Waiting(Some(_)))));
         let failed = Poll::Ready(Err(closed().into()));
         let polled = [0, 1, 2, 3].map(|index: usize| poll(&mut requests, ids[index]));
         assert_eq!(polled, [Poll::Ready(Ok(())), Poll::Pending, failed, Poll::Pending]);

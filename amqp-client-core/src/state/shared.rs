@@ -14,7 +14,7 @@ use amqp_proto::session::Session;
 use shuttle::sync::{Mutex, MutexGuard};
 
 use super::State;
-use super::pace::Look;
+use super::starvation::Starvation;
 use super::waiters::Task;
 use super::wakes::Wakes;
 use crate::config::Settings;
@@ -183,7 +183,9 @@ impl State {
     /// A message was published, for which the driver was woken.
     #[inline]
     pub(crate) fn count_publish(&mut self, shared: &Shared) {
-        if self.pace.step() && self.pace.look(shared.turns(), shared.time()) == Look::Long {
+        if self.starvation.count_step()
+            && self.starvation.check(shared.turns(), shared.time()) == Starvation::ByTime
+        {
             shared.starved.store(true, Ordering::Relaxed);
         }
     }

@@ -36,11 +36,11 @@ pub(crate) struct Unsettled {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     tag: u64,
-    state: State,
+    state: AckState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum AckState {
     /// The application has it.
     Waiting,
     /// The application acknowledged it; the peer does not know yet.
@@ -57,7 +57,7 @@ impl Unsettled {
         }
         self.last = tag;
         if self.recovering == 0 {
-            self.entries.push_back(Entry { tag, state: State::Waiting });
+            self.entries.push_back(Entry { tag, state: AckState::Waiting });
         } else {
             self.recovered = tag;
         }
@@ -67,13 +67,13 @@ impl Unsettled {
     /// The oldest delivery that waits.
     pub(crate) fn oldest(&self) -> Option<DeliveryTag> {
         let mut rest = self.entries.iter().skip(self.in_order);
-        rest.find(|entry| entry.state == State::Waiting).map(|entry| DeliveryTag(entry.tag))
+        rest.find(|entry| entry.state == AckState::Waiting).map(|entry| DeliveryTag(entry.tag))
     }
 
     /// Returns the number of deliveries that the application has not settled.
     pub(crate) fn len(&self) -> usize {
         let not_in_order = self.entries.iter().skip(self.in_order);
-        not_in_order.filter(|entry| entry.state == State::Waiting).count()
+        not_in_order.filter(|entry| entry.state == AckState::Waiting).count()
     }
 
     /// Returns whether [`flush`](Self::flush) would send something.
@@ -85,7 +85,7 @@ impl Unsettled {
     #[inline]
     pub(crate) fn ack(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
         match self.entries.get(self.in_order) {
-            Some(next) if next.tag == tag.0 && next.state == State::Waiting => {
+            Some(next) if next.tag == tag.0 && next.state == AckState::Waiting => {
                 self.in_order += 1;
                 self.acked += 1;
                 Ok(())
@@ -96,7 +96,7 @@ impl Unsettled {
 
     fn ack_out_of_order(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
         let entry = self.waiting(tag)?;
-        entry.state = State::Acked;
+        entry.state = AckState::Acked;
         self.acked += 1;
         self.since_flush.push(tag.0);
         Ok(())
@@ -104,7 +104,7 @@ impl Unsettled {
 
     /// Acknowledges all deliveries up to `tag`; 0 means all.
     pub(crate) fn ack_up_to(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
-        let acked = self.mark_up_to(tag, State::Acked)?.1;
+        let acked = self.mark_up_to(tag, AckState::Acked)?.1;
         self.acked += acked;
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Unsettled {
     /// Settles one delivery otherwise than by acknowledging it. Flush first: a later acknowledgement of several must not speak
     /// for it.
     pub(crate) fn settle(&mut self, tag: DeliveryTag) -> Result<(), Misuse> {
-        self.waiting(tag)?.state = State::Settled;
+        self.waiting(tag)?.state = AckState::Settled;
         self.settled += 1;
         self.uncommitted.iter_mut().for_each(|tags| tags.push(tag.0));
         self.drop_settled();
@@ -121,7 +121,7 @@ impl Unsettled {
 
     /// Settles all unsettled deliveries up to `tag`; 0 means all. Returns the last of them. Flush first.
     pub(crate) fn settle_up_to(&mut self, tag: DeliveryTag) -> Result<u64, Misuse> {
-        let (last, settled) = self.mark_up_to(tag, State::Settled)?;
+        let (last, settled) = self.mark_up_to(tag, AckState::Settled)?;
         self.settled += settled;
         self.drop_settled();
         Ok(last)
@@ -140,13 +140,13 @@ impl Unsettled {
         let mut last = self.entries.drain(..run).next_back().map_or(0, |entry| entry.tag);
         while let Some(entry) = self.entries.front() {
             match entry.state {
-                State::Waiting => break,
-                State::Acked => {
+                AckState::Waiting => break,
+                AckState::Acked => {
                     run += 1;
                     last = entry.tag;
                     self.uncommitted.iter_mut().for_each(|tags| tags.push(last));
                 }
-                State::Settled => self.settled -= 1,
+                AckState::Settled => self.settled -= 1,
             }
             self.entries.pop_front();
         }
@@ -169,8 +169,8 @@ impl Unsettled {
 
     fn flush_one(&mut self, tag: u64, send: &mut impl FnMut(BasicAck)) {
         let entry = self.index_of(tag).and_then(|index| self.entries.get_mut(index));
-        let Some(entry) = entry.filter(|entry| entry.state == State::Acked) else { return };
-        entry.state = State::Settled;
+        let Some(entry) = entry.filter(|entry| entry.state == AckState::Acked) else { return };
+        entry.state = AckState::Settled;
         self.acked -= 1;
         self.settled += 1;
         self.uncommitted.iter_mut().for_each(|tags| tags.push(tag));
@@ -205,9 +205,9 @@ impl Unsettled {
         debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
         let Some(uncommitted) = &mut self.uncommitted else { return };
         // Some of those tags still stand here as `Settled`, others are gone. With all `Settled` out none is twice here.
-        self.entries.retain(|entry| entry.state != State::Settled);
+        self.entries.retain(|entry| entry.state != AckState::Settled);
         self.settled = 0;
-        let restored = uncommitted.drain(..).map(|tag| Entry { tag, state: State::Waiting });
+        let restored = uncommitted.drain(..).map(|tag| Entry { tag, state: AckState::Waiting });
         self.entries.extend(restored);
         self.entries.make_contiguous().sort_unstable_by_key(|entry| entry.tag);
     }
@@ -233,7 +233,7 @@ impl Unsettled {
     pub(crate) fn is_waiting(&self, tag: u64) -> bool {
         let index = self.index_of(tag).filter(|index| *index >= self.in_order);
         let entry = index.and_then(|index| self.entries.get(index));
-        entry.is_some_and(|entry| entry.state == State::Waiting)
+        entry.is_some_and(|entry| entry.state == AckState::Waiting)
     }
 
     /// Returns whether the application has not settled that delivery, or a rollback could undo the settlement.
@@ -246,7 +246,7 @@ impl Unsettled {
     pub(crate) fn waiting_up_to(&self, last: u64) -> impl Iterator<Item = u64> {
         let entries = self.entries.iter().skip(self.in_order);
         let waiting = entries.take_while(move |entry| entry.tag <= last);
-        waiting.filter(|entry| entry.state == State::Waiting).map(|entry| entry.tag)
+        waiting.filter(|entry| entry.state == AckState::Waiting).map(|entry| entry.tag)
     }
 
     fn waiting(&mut self, tag: DeliveryTag) -> Result<&mut Entry, Misuse> {
@@ -254,7 +254,7 @@ impl Unsettled {
         let index = self.index_of(tag.0).filter(|index| *index >= self.in_order);
         index
             .and_then(|index| self.entries.get_mut(index))
-            .filter(|entry| entry.state == State::Waiting)
+            .filter(|entry| entry.state == AckState::Waiting)
             .ok_or(not_waiting)
     }
 
@@ -277,17 +277,17 @@ impl Unsettled {
     }
 
     /// Marks the waiting ones up to `tag`; returns the last of them and how many there were.
-    fn mark_up_to(&mut self, tag: DeliveryTag, state: State) -> Result<(u64, usize), Misuse> {
+    fn mark_up_to(&mut self, tag: DeliveryTag, state: AckState) -> Result<(u64, usize), Misuse> {
         let limit = if tag.0 == 0 { u64::MAX } else { tag.0 };
         let mut last = None;
         let mut count = 0;
         let entries = self.entries.iter_mut().skip(self.in_order);
         for entry in entries.take_while(|entry| entry.tag <= limit) {
-            if entry.state == State::Waiting {
+            if entry.state == AckState::Waiting {
                 entry.state = state;
                 last = Some(entry.tag);
                 count += 1;
-                if state == State::Settled {
+                if state == AckState::Settled {
                     self.uncommitted.iter_mut().for_each(|tags| tags.push(entry.tag));
                 }
             }
@@ -296,12 +296,12 @@ impl Unsettled {
     }
 
     fn drop_settled(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.state == State::Settled) {
+        while self.entries.front().is_some_and(|entry| entry.state == AckState::Settled) {
             self.entries.pop_front();
             self.settled -= 1;
         }
         if self.settled > COMPACT_FROM && self.settled > self.entries.len() / 2 {
-            self.entries.retain(|entry| entry.state != State::Settled);
+            self.entries.retain(|entry| entry.state != AckState::Settled);
             self.settled = 0;
         }
     }

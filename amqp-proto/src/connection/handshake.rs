@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use crate::time::Instant;
 
-use super::{Connection, Side, State};
+use super::{Connection, ConnectionPhase, Side};
 use crate::event::{Event, Negotiated, ServerEvent};
 use crate::method::{
     ConnectionOpen, ConnectionOpenOk, ConnectionSecure, ConnectionSecureOk, ConnectionStart,
@@ -95,7 +95,10 @@ impl Handshake {
 impl Connection {
     /// Returns whether nothing is known of the peer yet: it may speak another protocol.
     pub(super) const fn awaits_first_octets(&self) -> bool {
-        matches!(&self.state, Ok(State::Handshake(Handshake::AwaitStart | Handshake::AwaitHeader)))
+        matches!(
+            &self.state,
+            Ok(ConnectionPhase::Handshake(Handshake::AwaitStart | Handshake::AwaitHeader))
+        )
     }
 
     pub(super) fn receive_in_handshake(
@@ -104,7 +107,8 @@ impl Connection {
         method: Method,
     ) -> Result<(), ConnectionError> {
         let misplaced = Violation::UnexpectedMethod { method: method.facts().name };
-        let Ok(State::Handshake(step)) = core::mem::replace(&mut self.state, Ok(State::Open))
+        let Ok(ConnectionPhase::Handshake(step)) =
+            core::mem::replace(&mut self.state, Ok(ConnectionPhase::Open))
         else {
             return Err(misplaced.into());
         };
@@ -148,11 +152,11 @@ impl Connection {
                 Handshake::Opening(agreed)
             }
             (step, _) => {
-                self.state = Ok(State::Handshake(step));
+                self.state = Ok(ConnectionPhase::Handshake(step));
                 return Err(misplaced.into());
             }
         };
-        self.state = Ok(State::Handshake(next));
+        self.state = Ok(ConnectionPhase::Handshake(next));
         Ok(())
     }
 
@@ -262,7 +266,7 @@ impl Connection {
             locales: LongStr::from("en_US"),
         };
         self.send_in_handshake(start.into())?;
-        self.state = Ok(State::Handshake(Handshake::AwaitStartOk));
+        self.state = Ok(ConnectionPhase::Handshake(Handshake::AwaitStartOk));
         Ok(())
     }
 
@@ -273,7 +277,7 @@ impl Connection {
     pub fn challenge(&mut self, challenge: LongStr) -> Result<(), CommandError> {
         let client_properties = self.decide_login()?;
         self.outbound.send(0, &ConnectionSecure { challenge }.into())?;
-        self.state = Ok(State::Handshake(Handshake::AwaitSecureOk { client_properties }));
+        self.state = Ok(ConnectionPhase::Handshake(Handshake::AwaitSecureOk { client_properties }));
         Ok(())
     }
 
@@ -292,7 +296,7 @@ impl Connection {
             heartbeat: whole_seconds(config.heartbeat),
         };
         self.outbound.send_small(0, &tune);
-        self.state = Ok(State::Handshake(Handshake::AwaitTuneOk { client_properties }));
+        self.state = Ok(ConnectionPhase::Handshake(Handshake::AwaitTuneOk { client_properties }));
         Ok(())
     }
 
@@ -301,8 +305,8 @@ impl Connection {
     /// # Errors
     /// [`CommandError`], unless the client waits for it.
     pub fn accept_open(&mut self) -> Result<(), CommandError> {
-        match core::mem::replace(&mut self.state, Ok(State::Open)) {
-            Ok(State::Handshake(Handshake::Opening(agreed))) => {
+        match core::mem::replace(&mut self.state, Ok(ConnectionPhase::Open)) {
+            Ok(ConnectionPhase::Handshake(Handshake::Opening(agreed))) => {
                 self.outbound.send_small(0, &ConnectionOpenOk::default());
                 self.opened(agreed);
                 Ok(())
@@ -316,7 +320,7 @@ impl Connection {
 
     fn decide_login(&self) -> Result<FieldTable, Misuse> {
         match &self.state {
-            Ok(State::Handshake(Handshake::Deciding { client_properties })) => {
+            Ok(ConnectionPhase::Handshake(Handshake::Deciding { client_properties })) => {
                 Ok(client_properties.clone())
             }
             _ => Err(Misuse::NotAwaited),
@@ -364,7 +368,7 @@ impl Connection {
 
     /// The handshake is over.
     fn opened(&mut self, agreed: Agreed) {
-        self.state = Ok(State::Open);
+        self.state = Ok(ConnectionPhase::Open);
         self.timers.clear_deadline();
         let negotiated = Negotiated {
             peer_properties: agreed.peer_properties,

@@ -2,7 +2,7 @@ use crate::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Connection, State};
+use super::{Connection, ConnectionPhase};
 use crate::event::{Event, ServerEvent};
 use crate::frame::{FrameHead, FrameKind, PROTOCOL_HEADER};
 use crate::method::{
@@ -93,10 +93,10 @@ impl Connection {
         next: usize,
     ) -> Result<usize, ConnectionError> {
         match &self.state {
-            Ok(State::Open) => {}
+            Ok(ConnectionPhase::Open) => {}
             // Between close and close-ok everything else is dropped (spec 1.4.2.9).
-            Ok(State::Closing(_)) | Err(_) => return Ok(next),
-            Ok(State::Handshake(_)) => {
+            Ok(ConnectionPhase::Closing(_)) | Err(_) => return Ok(next),
+            Ok(ConnectionPhase::Handshake(_)) => {
                 return Err(Violation::ChannelNotOpen { channel: number }.into());
             }
         }
@@ -136,7 +136,7 @@ impl Connection {
     fn receive_own(&mut self, now: Instant, method: Method) -> Received {
         match method {
             // This end asked for a close, too, and the reply to it is still outstanding.
-            Method::ConnectionClose(_) if matches!(self.state, Ok(State::Closing(_))) => {
+            Method::ConnectionClose(_) if matches!(self.state, Ok(ConnectionPhase::Closing(_))) => {
                 Ok(self.outbound.reply(0, &ConnectionCloseOk {})?)
             }
             Method::ConnectionClose(close) => {
@@ -144,11 +144,11 @@ impl Connection {
                 Ok(())
             }
             Method::ConnectionCloseOk(_) => match &self.state {
-                Ok(State::Closing(close)) => Err(ConnectionError::Closed(close.clone())),
+                Ok(ConnectionPhase::Closing(close)) => Err(ConnectionError::Closed(close.clone())),
                 _ => Err(Violation::UnexpectedMethod { method: ConnectionCloseOk::NAME }.into()),
             },
-            _ if matches!(self.state, Ok(State::Closing(_))) => Ok(()),
-            method if matches!(self.state, Ok(State::Handshake(_))) => {
+            _ if matches!(self.state, Ok(ConnectionPhase::Closing(_))) => Ok(()),
+            method if matches!(self.state, Ok(ConnectionPhase::Handshake(_))) => {
                 self.receive_in_handshake(now, method)
             }
             method => self.receive_while_open(method),
@@ -199,7 +199,7 @@ impl Connection {
             method_id: close.method_id,
         };
         let refused = close.reply_code == ReplyCode::ACCESS_REFUSED
-            && matches!(&self.state, Ok(State::Handshake(step)) if step.credentials_sent());
+            && matches!(&self.state, Ok(ConnectionPhase::Handshake(step)) if step.credentials_sent());
         self.fail(if refused {
             LoginError::Refused(close).into()
         } else {

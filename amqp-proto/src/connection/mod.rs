@@ -47,7 +47,7 @@ use timers::Timers;
 /// Once the connection is closed, every handler and command returns the reason. Write what
 /// [`poll_transmit`](Self::poll_transmit) still returns, and then close the transport.
 pub struct Connection {
-    state: Result<State, ConnectionError>,
+    state: Result<ConnectionPhase, ConnectionError>,
     side: Side,
     outbound: Outbound,
     channels: Channels,
@@ -63,7 +63,7 @@ pub struct Connection {
 ///                  ▼
 ///       Err: closed, failed or lost
 /// ```
-enum State {
+enum ConnectionPhase {
     Handshake(Handshake),
     Open,
     /// This side has sent the close.
@@ -98,7 +98,7 @@ impl Connection {
         let mut channels = Channels::default();
         channels.set_max(outbound.limits.channel_max);
         Self {
-            state: Ok(State::Handshake(handshake)),
+            state: Ok(ConnectionPhase::Handshake(handshake)),
             side,
             outbound,
             channels,
@@ -138,11 +138,11 @@ impl Connection {
     pub fn handle_eof(&mut self, _now: Instant) {
         let error = match &self.state {
             Err(_) => return drop(self.discard_transmit()),
-            Ok(State::Handshake(handshake)) if handshake.credentials_sent() => {
+            Ok(ConnectionPhase::Handshake(handshake)) if handshake.credentials_sent() => {
                 LoginError::HungUp.into()
             }
-            Ok(State::Closing(close)) => ConnectionError::Closed(close.clone()),
-            Ok(State::Handshake(_) | State::Open) => ConnectionError::Eof,
+            Ok(ConnectionPhase::Closing(close)) => ConnectionError::Closed(close.clone()),
+            Ok(ConnectionPhase::Handshake(_) | ConnectionPhase::Open) => ConnectionError::Eof,
         };
         self.fail(error);
         drop(self.discard_transmit());
@@ -154,7 +154,7 @@ impl Connection {
         match error.kind() {
             // A connection that was closed in an orderly way or refused ends like this if the peer does not wait for the last bytes.
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-                if !matches!(self.state, Ok(State::Open)) =>
+                if !matches!(self.state, Ok(ConnectionPhase::Open)) =>
             {
                 self.handle_eof(now);
             }
@@ -280,9 +280,11 @@ impl Connection {
     /// Checks that channels can be opened.
     fn check_open(&self) -> Result<(), OpenChannelError> {
         match &self.state {
-            Ok(State::Open) if self.outbound.role == Role::Client => Ok(()),
-            Ok(State::Open | State::Handshake(_)) => Err(OpenChannelError::NotOpenYet),
-            Ok(State::Closing(close)) => {
+            Ok(ConnectionPhase::Open) if self.outbound.role == Role::Client => Ok(()),
+            Ok(ConnectionPhase::Open | ConnectionPhase::Handshake(_)) => {
+                Err(OpenChannelError::NotOpenYet)
+            }
+            Ok(ConnectionPhase::Closing(close)) => {
                 Err(OpenChannelError::Connection(ConnectionError::Closed(close.clone())))
             }
             Err(error) => Err(OpenChannelError::Connection(error.clone())),
@@ -307,8 +309,8 @@ impl Connection {
             return Err(Misuse::WrongSide("client").into());
         }
         match &self.state {
-            Ok(State::Open) => {}
-            Ok(State::Closing(close)) => {
+            Ok(ConnectionPhase::Open) => {}
+            Ok(ConnectionPhase::Closing(close)) => {
                 let error = ConnectionError::Closed(close.clone());
                 return Err(crate::ChannelError::from(error).into());
             }
@@ -363,26 +365,26 @@ impl Connection {
         let reply_text = ShortStr::truncated(reply_text);
         let close = Close { class_id, method_id, ..Close::local(None, reply_code, reply_text) };
         match &self.state {
-            Ok(State::Handshake(handshake)) if !handshake.may_close() => {
+            Ok(ConnectionPhase::Handshake(handshake)) if !handshake.may_close() => {
                 self.fail(ConnectionError::Closed(close));
             }
-            Ok(State::Handshake(_)) if matches!(self.side, Side::Client(_)) => {
+            Ok(ConnectionPhase::Handshake(_)) if matches!(self.side, Side::Client(_)) => {
                 // The peer may never reply: that may be the reason why this side closes.
                 self.outbound.send_small(0, &close_method(&close));
                 self.fail(ConnectionError::Closed(close));
             }
-            Ok(State::Open | State::Handshake(_)) => {
+            Ok(ConnectionPhase::Open | ConnectionPhase::Handshake(_)) => {
                 self.flush_acks();
                 self.outbound.send_small(0, &close_method(&close));
                 self.outbound.closing = Some(close.clone());
-                self.state = Ok(State::Closing(close));
+                self.state = Ok(ConnectionPhase::Closing(close));
                 let timeout = match &self.side {
                     Side::Client(config) => config.close_timeout,
                     Side::Server(config) => config.close_timeout,
                 };
                 self.timers.close_by(now, timeout);
             }
-            Ok(State::Closing(_)) | Err(_) => {}
+            Ok(ConnectionPhase::Closing(_)) | Err(_) => {}
         }
     }
 
@@ -478,7 +480,7 @@ impl Connection {
     /// Returns whether the handshake has completed and neither side has begun to close.
     #[must_use]
     pub const fn is_open(&self) -> bool {
-        matches!(self.state, Ok(State::Open))
+        matches!(self.state, Ok(ConnectionPhase::Open))
     }
 
     /// Returns whether the connection is closed and everything is written: the transport can be closed.
@@ -505,10 +507,10 @@ impl Connection {
     #[must_use]
     pub fn awaits_peer(&self) -> bool {
         match &self.state {
-            Ok(State::Open) => {
+            Ok(ConnectionPhase::Open) => {
                 self.outbound.blocked || self.updating_secret > 0 || self.outbound.awaiting > 0
             }
-            Ok(State::Handshake(_) | State::Closing(_)) => true,
+            Ok(ConnectionPhase::Handshake(_) | ConnectionPhase::Closing(_)) => true,
             Err(_) => false,
         }
     }
@@ -548,7 +550,7 @@ impl Connection {
         if self.state.is_err() {
             return;
         }
-        let handshaken = !matches!(self.state, Ok(State::Handshake(_)));
+        let handshaken = !matches!(self.state, Ok(ConnectionPhase::Handshake(_)));
         if let Some((code, text)) = error.to_close().filter(|_| handshaken) {
             let close = Close::local(None, code, ShortStr::truncated(&text));
             self.outbound.send_small(0, &close_method(&close));
@@ -564,7 +566,7 @@ impl Connection {
             Side::Server(config) => (config.handshake_timeout, config.close_timeout),
         };
         match &self.state {
-            Ok(State::Handshake(step)) => ConnectionError::HandshakeTimeout {
+            Ok(ConnectionPhase::Handshake(step)) => ConnectionError::HandshakeTimeout {
                 waiting_for: step.waiting_for(),
                 limit: handshake,
             },
@@ -593,9 +595,9 @@ fn close_method(close: &Close) -> ConnectionClose {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            Ok(State::Handshake(step)) => step.waiting_for(),
-            Ok(State::Open) => "open",
-            Ok(State::Closing(_)) => "closing",
+            Ok(ConnectionPhase::Handshake(step)) => step.waiting_for(),
+            Ok(ConnectionPhase::Open) => "open",
+            Ok(ConnectionPhase::Closing(_)) => "closing",
             Err(_) => "over",
         };
         f.debug_struct("Connection")

@@ -54,11 +54,11 @@ struct Reader {
 struct Open {
     tag: DeliveryTag,
     offset: i64,
-    state: State,
+    state: SettleState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SettleState {
     Unsettled,
     /// By a transaction that is not committed.
     InTransaction,
@@ -159,13 +159,13 @@ impl Streams {
             }
         };
         let tag = delivery.delivery_tag();
-        reader.open.push_back(Open { tag, offset, state: State::Unsettled });
+        reader.open.push_back(Open { tag, offset, state: SettleState::Unsettled });
         reader.next = offset.saturating_add(1);
     }
 
     /// A delivery was settled, or all up to it; tag 0 means all there are.
     pub(super) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
-        let state = if in_transaction { State::InTransaction } else { State::Settled };
+        let state = if in_transaction { SettleState::InTransaction } else { SettleState::Settled };
         for reader in &mut self.readers {
             let end = match tag.get() {
                 0 => reader.open.len(),
@@ -173,7 +173,7 @@ impl Streams {
             };
             let start = if up_to { 0 } else { end.saturating_sub(1) };
             for open in reader.open.range_mut(start..end) {
-                if (up_to || open.tag == tag) && open.state == State::Unsettled {
+                if (up_to || open.tag == tag) && open.state == SettleState::Unsettled {
                     open.state = state;
                 }
             }
@@ -183,16 +183,16 @@ impl Streams {
 
     /// The transaction is being committed, or else rolled back.
     pub(super) fn end_transaction(&mut self, commits: bool) {
-        let state = if commits { State::Committing } else { State::Unsettled };
-        self.change(State::InTransaction, state);
+        let state = if commits { SettleState::Committing } else { SettleState::Unsettled };
+        self.change(SettleState::InTransaction, state);
     }
 
     /// The commit has succeeded: its settlements are final.
     pub(super) fn committed(&mut self) {
-        self.change(State::Committing, State::Settled);
+        self.change(SettleState::Committing, SettleState::Settled);
     }
 
-    fn change(&mut self, from: State, to: State) {
+    fn change(&mut self, from: SettleState, to: SettleState) {
         for reader in &mut self.readers {
             let open = reader.open.iter_mut().filter(|open| open.state == from);
             open.for_each(|open| open.state = to);
@@ -249,13 +249,13 @@ impl Streams {
 
 impl Open {
     fn is_unsettled(&self) -> bool {
-        self.state == State::Unsettled
+        self.state == SettleState::Unsettled
     }
 }
 
 impl Reader {
     fn shrink(&mut self) {
-        while self.open.front().is_some_and(|open| open.state == State::Settled) {
+        while self.open.front().is_some_and(|open| open.state == SettleState::Settled) {
             self.open.pop_front();
         }
     }

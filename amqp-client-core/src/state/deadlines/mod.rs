@@ -70,11 +70,11 @@ struct Entry {
     behind: Option<u64>,
     /// The place of the channel that the deadline concerns.
     channel: Option<u32>,
-    state: State,
+    state: DeadlineState,
 }
 
 #[derive(Debug)]
-enum State {
+enum DeadlineState {
     Free,
     Running(Option<Waker>),
     Expired,
@@ -94,7 +94,7 @@ impl Deadlines {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                let (since, behind, channel, state) = (None, None, None, State::Free);
+                let (since, behind, channel, state) = (None, None, None, DeadlineState::Free);
                 let entry = Entry { generation: 0, timeout, since, behind, channel, state };
                 self.entries.push(entry);
                 u32::try_from(self.entries.len() - 1).ok()?
@@ -109,7 +109,7 @@ impl Deadlines {
         let entry = self.entries.get_mut(index as usize)?;
         (entry.timeout, entry.since) = (timeout, None);
         (entry.behind, entry.channel) = (behind, channel);
-        entry.state = State::Running(None);
+        entry.state = DeadlineState::Running(None);
         let id = DeadlineId { index, generation: entry.generation };
         self.unarmed.push(id);
         Some(id)
@@ -118,12 +118,12 @@ impl Deadlines {
     /// Returns whether the deadline has passed. If not, the task is woken when it does.
     pub(crate) fn expired(&mut self, id: Option<DeadlineId>, task: &mut Task<'_>) -> bool {
         match id.and_then(|id| self.entry(id)) {
-            Some(Entry { state: State::Running(current), .. }) => {
+            Some(Entry { state: DeadlineState::Running(current), .. }) => {
                 task.register(current);
                 false
             }
-            Some(Entry { state: State::Expired, .. }) => true,
-            Some(Entry { state: State::Free, .. }) | None => false,
+            Some(Entry { state: DeadlineState::Expired, .. }) => true,
+            Some(Entry { state: DeadlineState::Free, .. }) | None => false,
         }
     }
 
@@ -132,12 +132,12 @@ impl Deadlines {
     pub(crate) fn stop(&mut self, id: Option<DeadlineId>) -> Option<Waker> {
         let id = id?;
         let entry = self.entry(id)?;
-        let before = std::mem::replace(&mut entry.state, State::Free);
+        let before = std::mem::replace(&mut entry.state, DeadlineState::Free);
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(id.index);
         match before {
-            State::Running(waker) => waker,
-            State::Free | State::Expired => None,
+            DeadlineState::Running(waker) => waker,
+            DeadlineState::Free | DeadlineState::Expired => None,
         }
     }
 
@@ -199,7 +199,8 @@ impl Deadlines {
             if channel.is_some() && entry.channel != channel {
                 continue;
             }
-            let (State::Running(_), Some(behind)) = (&entry.state, &mut entry.behind) else {
+            let (DeadlineState::Running(_), Some(behind)) = (&entry.state, &mut entry.behind)
+            else {
                 continue;
             };
             *behind = queued;
@@ -237,8 +238,8 @@ impl Deadlines {
                 continue;
             }
             if let Some(entry) = self.entry(id) {
-                if let State::Running(Some(waker)) =
-                    std::mem::replace(&mut entry.state, State::Expired)
+                if let DeadlineState::Running(Some(waker)) =
+                    std::mem::replace(&mut entry.state, DeadlineState::Expired)
                 {
                     wake(waker);
                 }

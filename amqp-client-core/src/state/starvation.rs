@@ -16,8 +16,8 @@ const CLOCK_STRIDE: u32 = 16;
 ///
 /// It looks at the clock at each step of a task that takes its time, and at every 16th of one that does not.
 #[derive(Debug)]
-pub(crate) struct Pace {
-    /// Steps until the next look.
+pub(crate) struct StarvationWatch {
+    /// Steps until the next check.
     left: u32,
     stride: u32,
     /// Steps since `since`.
@@ -30,32 +30,32 @@ pub(crate) struct Pace {
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum Starvation {
     /// The driver runs, or has not waited for long.
-    Fine,
+    None,
     /// The driver has had no turn for many steps.
-    Often,
+    BySteps,
     /// The driver has had no turn for a long time.
-    Long,
+    ByTime,
 }
 
-impl Default for Pace {
+impl Default for StarvationWatch {
     fn default() -> Self {
         Self { left: 1, stride: 1, steps: 0, since: None, turns: 0 }
     }
 }
 
-impl Pace {
-    /// Counts a step. Returns whether it is time for a [`look`](Self::look).
+impl StarvationWatch {
+    /// Counts a step. Returns whether it is time for a [`check`](Self::check).
     #[inline]
-    pub(crate) const fn step(&mut self) -> bool {
+    pub(crate) const fn count_step(&mut self) -> bool {
         self.left = self.left.saturating_sub(1);
         self.left == 0
     }
 
-    /// Compares the driver's turns and the time, if there is a clock, with those of the last look.
+    /// Compares the driver's turns and the time, if there is a clock, with those of the last check.
     #[cold]
-    pub(crate) fn look(&mut self, turns: u64, now: Option<Instant>) -> Look {
+    pub(crate) fn check(&mut self, turns: u64, now: Option<Instant>) -> Starvation {
         let passed = now.zip(self.since).map(|(now, since)| now.saturating_duration_since(since));
         let long = passed.is_some_and(|passed| passed >= YIELD_AFTER);
         self.steps += self.stride;
@@ -63,15 +63,15 @@ impl Pace {
         self.left = self.stride;
         let driver_ran = std::mem::replace(&mut self.turns, turns) != turns;
         let found = if driver_ran {
-            Look::Fine
+            Starvation::None
         } else if long {
-            Look::Long
+            Starvation::ByTime
         } else if self.steps >= YIELD_AFTER_STEPS {
-            Look::Often
+            Starvation::BySteps
         } else {
             // Time and steps go on adding up.
             self.since = self.since.or(now);
-            return Look::Fine;
+            return Starvation::None;
         };
         (self.since, self.steps) = (now, 0);
         found
@@ -83,13 +83,19 @@ mod tests {
     use super::*;
 
     /// Steps of a task that takes so long for each, with a driver that runs or does not. Returns at which ones it yields.
-    fn yields(pace: &mut Pace, count: u32, each: Duration, driver_runs: bool) -> Vec<(u32, Look)> {
-        let (mut now, mut turns) = (pace.since.unwrap_or_else(Instant::now), pace.turns);
+    fn yields(
+        watch: &mut StarvationWatch,
+        count: u32,
+        each: Duration,
+        driver_runs: bool,
+    ) -> Vec<(u32, Starvation)> {
+        let (mut now, mut turns) = (watch.since.unwrap_or_else(Instant::now), watch.turns);
         let steps = (0..count).filter_map(|step| {
             now += each;
             turns += u64::from(driver_runs);
-            let found = if pace.step() { pace.look(turns, Some(now)) } else { Look::Fine };
-            (found != Look::Fine).then_some((step, found))
+            let found =
+                if watch.count_step() { watch.check(turns, Some(now)) } else { Starvation::None };
+            (found != Starvation::None).then_some((step, found))
         });
         steps.collect()
     }
@@ -97,27 +103,28 @@ mod tests {
     #[test]
     fn a_task_that_takes_its_time_yields_at_each_step() {
         for each in [YIELD_AFTER, Duration::from_millis(10), Duration::from_secs(5)] {
-            let found = yields(&mut Pace::default(), 100, each, false);
+            let found = yields(&mut StarvationWatch::default(), 100, each, false);
             assert!(found.len() >= 97, "{found:?}");
-            assert!(found.iter().all(|(_, found)| *found == Look::Long));
+            assert!(found.iter().all(|(_, found)| *found == Starvation::ByTime));
         }
     }
 
     #[test]
     fn a_fast_task_yields_by_count_and_one_in_between_by_time() {
-        let found = yields(&mut Pace::default(), 1000, Duration::from_nanos(200), false);
+        let found = yields(&mut StarvationWatch::default(), 1000, Duration::from_nanos(200), false);
         assert!((10..=16).contains(&found.len()), "{found:?}");
-        assert!(found.iter().all(|(_, found)| *found == Look::Often));
-        let found = yields(&mut Pace::default(), 1000, Duration::from_micros(100), false);
+        assert!(found.iter().all(|(_, found)| *found == Starvation::BySteps));
+        let found =
+            yields(&mut StarvationWatch::default(), 1000, Duration::from_micros(100), false);
         assert!(found.len() > 50, "{found:?}");
-        assert!(found.iter().all(|(_, found)| *found == Look::Long));
+        assert!(found.iter().all(|(_, found)| *found == Starvation::ByTime));
     }
 
     #[test]
     fn a_task_that_becomes_slow_is_noticed_soon() {
-        let mut pace = Pace::default();
-        yields(&mut pace, 1000, Duration::from_nanos(200), false);
-        let found = yields(&mut pace, 100, Duration::from_millis(10), false);
+        let mut watch = StarvationWatch::default();
+        yields(&mut watch, 1000, Duration::from_nanos(200), false);
+        let found = yields(&mut watch, 100, Duration::from_millis(10), false);
         assert!(found[0].0 < CLOCK_STRIDE, "{found:?}");
         assert!(found.len() > 80, "{found:?}");
     }
@@ -125,14 +132,15 @@ mod tests {
     #[test]
     fn no_task_yields_while_the_driver_runs() {
         for each in [Duration::from_nanos(200), Duration::from_millis(10)] {
-            assert_eq!(yields(&mut Pace::default(), 1000, each, true), []);
+            assert_eq!(yields(&mut StarvationWatch::default(), 1000, each, true), []);
         }
     }
 
     #[test]
     fn without_a_clock_steps_count() {
-        let mut pace = Pace::default();
-        let looks = (0..1000).filter(|_| pace.step() && pace.look(7, None) != Look::Fine);
+        let mut watch = StarvationWatch::default();
+        let looks =
+            (0..1000).filter(|_| watch.count_step() && watch.check(7, None) != Starvation::None);
         assert!((10..=16).contains(&looks.count()));
     }
 }

@@ -7,22 +7,22 @@ use crate::options::Window;
 use crate::state::{State, Task, Ticket, WaiterId};
 
 /// The queues in which a future waits until it may publish. Dropping this leaves all of them, and calls the next.
-pub(crate) struct Turn<'a> {
+pub(crate) struct WaitingPlace<'a> {
     channel: &'a Channel,
     /// Its place among those that wait for a gate.
-    gate: Option<Place>,
+    gate: Option<GatePlace>,
     /// Its place among those that wait for room in the window. Room that was granted stays granted while a gate is shut.
     window: Option<(Window, Ticket)>,
 }
 
-enum Place {
+enum GatePlace {
     Connection(WaiterId),
     Channel(WaiterId),
     Full(Ticket),
     Kept(Ticket),
 }
 
-impl<'a> Turn<'a> {
+impl<'a> WaitingPlace<'a> {
     pub(crate) const fn new(channel: &'a Channel) -> Self {
         Self { channel, gate: None, window: None }
     }
@@ -30,7 +30,7 @@ impl<'a> Turn<'a> {
     /// Its place in the line for the outgoing buffer.
     pub(super) const fn full(&self) -> Option<Ticket> {
         match self.gate {
-            Some(Place::Full(ticket)) => Some(ticket),
+            Some(GatePlace::Full(ticket)) => Some(ticket),
             _ => None,
         }
     }
@@ -38,7 +38,7 @@ impl<'a> Turn<'a> {
     /// Its place in the line for kept messages.
     pub(super) const fn kept(&self) -> Option<Ticket> {
         match self.gate {
-            Some(Place::Kept(ticket)) => Some(ticket),
+            Some(GatePlace::Kept(ticket)) => Some(ticket),
             _ => None,
         }
     }
@@ -51,9 +51,9 @@ impl<'a> Turn<'a> {
     /// Bytes of messages that wait ahead of this one.
     pub(super) fn octets_ahead(&self, state: &mut State) -> usize {
         let gate = match self.gate {
-            Some(Place::Full(ticket)) => state.full.octets_ahead(ticket),
-            Some(Place::Kept(ticket)) => state.kept.octets_ahead(ticket),
-            Some(Place::Connection(_) | Place::Channel(_)) | None => 0,
+            Some(GatePlace::Full(ticket)) => state.full.octets_ahead(ticket),
+            Some(GatePlace::Kept(ticket)) => state.kept.octets_ahead(ticket),
+            Some(GatePlace::Connection(_) | GatePlace::Channel(_)) | None => 0,
         };
         let window = self.window.and_then(|(window, ticket)| {
             let channel = state.channel(self.channel.place())?;
@@ -89,7 +89,7 @@ impl<'a> Turn<'a> {
                     task.bury(self.leave_gate(state));
                 }
                 state.full.wait(&mut ticket, size, task);
-                self.gate = ticket.map(Place::Full);
+                self.gate = ticket.map(GatePlace::Full);
             }
             Gate::Kept => {
                 let mut ticket = self.kept();
@@ -97,22 +97,22 @@ impl<'a> Turn<'a> {
                     task.bury(self.leave_gate(state));
                 }
                 state.kept.wait(&mut ticket, size, task);
-                self.gate = ticket.map(Place::Kept);
+                self.gate = ticket.map(GatePlace::Kept);
             }
             Gate::Blocked => {
                 let mut id = match self.gate {
-                    Some(Place::Connection(id)) => Some(id),
+                    Some(GatePlace::Connection(id)) => Some(id),
                     _ => None,
                 };
                 if id.is_none() {
                     task.bury(self.leave_gate(state));
                 }
                 state.gate.register(&mut id, task);
-                self.gate = id.map(Place::Connection);
+                self.gate = id.map(GatePlace::Connection);
             }
             _ => {
                 let mut id = match self.gate {
-                    Some(Place::Channel(id)) => Some(id),
+                    Some(GatePlace::Channel(id)) => Some(id),
                     _ => None,
                 };
                 if id.is_none() {
@@ -121,7 +121,7 @@ impl<'a> Turn<'a> {
                 if let Some(channel) = state.channel(place) {
                     channel.gate.register(&mut id, task);
                 }
-                self.gate = id.map(Place::Channel);
+                self.gate = id.map(GatePlace::Channel);
             }
         }
     }
@@ -138,16 +138,16 @@ impl<'a> Turn<'a> {
 
     fn leave_gate(&mut self, state: &mut State) -> Option<Waker> {
         match self.gate.take()? {
-            Place::Connection(id) => state.gate.remove(id),
-            Place::Channel(id) => {
+            GatePlace::Connection(id) => state.gate.remove(id),
+            GatePlace::Channel(id) => {
                 state.channel(self.channel.place()).and_then(|channel| channel.gate.remove(id))
             }
-            Place::Full(ticket) => {
+            GatePlace::Full(ticket) => {
                 let waker = state.full.leave(ticket);
                 state.call_publishers();
                 waker
             }
-            Place::Kept(ticket) => {
+            GatePlace::Kept(ticket) => {
                 let waker = state.kept.leave(ticket);
                 state.call_publishers();
                 waker
@@ -160,7 +160,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         if !self.is_nowhere() {
             // Declared before the lock is taken, and so dropped behind it.
