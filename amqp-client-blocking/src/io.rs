@@ -192,7 +192,7 @@ impl<S: Read + Write> Transport for Stream<S> {
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // It closes when it is dropped.
+        // The socket closes when it is dropped.
         Poll::Ready(Ok(()))
     }
 }

@@ -133,7 +133,8 @@ impl IoLoop for SharedLoop {
         let Some(mut work) = self.take_or_follow(waiter) else {
             return false;
         };
-        // Whoever takes the loop turns it, however little time is left: the helper leaves it to callers that come all the time.
+        // A thread that takes the loop turns it at least once, even without time left: if callers keep coming, the helper never
+        // turns it.
         loop {
             work.turn(self, until, || waiter.is_woken());
             let in_time = until.is_none_or(|at| Instant::now() < at);
@@ -146,7 +147,7 @@ impl IoLoop for SharedLoop {
     }
 
     fn interrupt(&self) {
-        // It fails only when nobody can wait any more.
+        // It fails only when no thread can wait any more.
         let _gone = self.waker.wake();
     }
 
@@ -155,7 +156,7 @@ impl IoLoop for SharedLoop {
         let place = post.followers.iter().position(|other| std::ptr::eq(&**other, waiter));
         match place.and_then(|place| post.followers.remove(place)) {
             Some(_) => {}
-            // The loop may have been left to this one.
+            // Another thread may have left the loop to this one.
             None => self.pass_on(&mut post),
         }
     }
@@ -192,7 +193,7 @@ impl SharedLoop {
             post.over = true;
             post.followers.drain(..).for_each(|follower| follower.unpark());
             self.call_helper(&mut post);
-            // What is dropped with it may use the handles.
+            // Values that are dropped with it may use the handles.
             drop(post);
             drop(work);
             return;
@@ -231,7 +232,7 @@ impl SharedLoop {
                 post.helper_leads = true;
                 self.leader.store(this_thread(), Ordering::SeqCst);
                 drop(post);
-                // As above, one turn at least, which must not wait where a follower has come before this leads.
+                // As above, at least one turn. It must not wait if a follower has taken the loop before this thread leads.
                 loop {
                     work.turn(self, None, || !self.post().followers.is_empty());
                     if work.is_over() || !self.post().followers.is_empty() {
@@ -259,7 +260,7 @@ impl Work {
         shared.has_work.store(false, Ordering::SeqCst);
         let mut context = Context::from_waker(&self.waker);
         let (polled, alarm) = alarmed(|| contained(|| drive.as_mut().poll(&mut context)));
-        // A panic, of the stream say, ends the connection, and not the thread that happens to move its bytes.
+        // A panic, for example of the stream, ends the connection, and not the thread that happens to move its bytes.
         if polled.is_none_or(|polled| polled.is_ready()) {
             self.end();
             return;
@@ -279,7 +280,7 @@ impl Work {
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => self.events.iter().for_each(|event| self.readiness.take(event)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Nothing can be waited for any more.
+            // The system cannot wait any more.
             Err(_) => self.end(),
         }
     }
@@ -368,7 +369,7 @@ mod tests {
                 self.polled = true;
                 panic!("polled");
             }
-            // The other one has its turn, too.
+            // The other task has its turn, too.
             cx.waker().wake_by_ref();
             Poll::Pending
         }
@@ -394,7 +395,7 @@ mod tests {
             drop(shared);
             let given_up_at = Instant::now() + Duration::from_secs(30);
             while held_by_the_helper.strong_count() > 0 {
-                // A caller that waits all the time leads all the time.
+                // A caller that waits all the time also leads all the time.
                 match helper {
                     true => thread::park_timeout(Duration::from_millis(1)),
                     false => {

@@ -1,4 +1,4 @@
-//! What an adapter is made of: the side of a connection that faces the transport, and what connects it.
+//! The parts of an adapter: the side of a connection that faces the transport, and the code that connects it.
 //!
 //! An adapter for an async runtime implements [`Runtime`], [`Transport`] and [`Timer`], and has functions that call [`open`],
 //! [`begin`] and [`begin_tls`]. `amqp-client-tokio` is the model. Without futures, drive a [`Driver`] and, after a loss, a

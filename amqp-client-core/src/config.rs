@@ -143,7 +143,7 @@ impl Settings {
             return outside("connect_timeout", &self.connect_timeout, "more than zero");
         }
         if self.delivery_budget == 0 {
-            // Nothing would ever be read.
+            // With 0, nothing would ever be read.
             return outside("delivery_budget", &self.delivery_budget, "at least 1");
         }
         let times = [
@@ -151,7 +151,7 @@ impl Settings {
             ("user_timeout", self.user_timeout, USER_TIMEOUT),
         ];
         for (setting, value, (least, most)) in times {
-            // The system would say `Invalid argument`, which names no setting.
+            // The system's error would be `Invalid argument`, which names no setting.
             if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
                 return outside(setting, &value, &format!("from {least:?} to {most:?}"));
             }

@@ -48,7 +48,7 @@ use crate::message::MessageProperties;
 ///
 /// So set a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange) for a quorum queue. It then gets the messages
 /// beyond the limit.
-#[must_use = "a delivery that is dropped goes back to its queue"]
+#[must_use = "a delivery that is dropped is requeued"]
 pub struct Delivery {
     message: amqp_proto::Delivery,
     channel: Channel,

@@ -392,7 +392,7 @@ fn a_reply_is_read_behind_untaken_deliveries() {
     let (mut rig, channel, consumer) = over_budget(false);
     let declared = channel.queue_declare("another", QueueOptions::new());
     deliver(&mut rig, &channel, &consumer);
-    rig.run(declared).expect("the answer");
+    rig.run(declared).expect("the reply");
     rig.turn();
     assert!(!rig.reads(), "nothing is owed any more");
 }
@@ -461,5 +461,5 @@ fn reconnecting_does_not_depend_on_untaken_deliveries() {
         taken += 1;
     }
     assert!(taken >= 8, "{taken}");
-    rig.run(channel.queue_declare("another", QueueOptions::new())).expect("the answer");
+    rig.run(channel.queue_declare("another", QueueOptions::new())).expect("the reply");
 }

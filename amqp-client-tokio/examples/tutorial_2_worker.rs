@@ -35,7 +35,7 @@ async fn work_all(consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
     while let Some(delivery) = consumer.next().await {
         work(delivery?).await?;
     }
-    Err("the queue is gone".into())
+    Err("the queue was deleted".into())
 }
 
 async fn work(delivery: Delivery) -> Result<(), Box<dyn Error>> {

@@ -58,8 +58,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut client = Client::new(connection.open_channel().await?).await?;
 
     println!(" [x] Requesting fib({number})");
-    let answer = timeout(Duration::from_secs(10), client.call(&number)).await??;
-    println!(" [.] Got {answer}");
+    let reply = timeout(Duration::from_secs(10), client.call(&number)).await??;
+    println!(" [.] Got {reply}");
 
     connection.close().await?;
     Ok(())

@@ -24,30 +24,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     println!(" [x] Awaiting RPC requests. To exit press CTRL+C");
     tokio::select! {
-        result = answer_all(&channel, &mut consumer) => result?,
+        result = reply_to_all(&channel, &mut consumer) => result?,
         _ = ctrl_c() => {}
     }
     connection.close().await?;
     Ok(())
 }
 
-async fn answer_all(channel: &Channel, consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
+async fn reply_to_all(channel: &Channel, consumer: &mut Consumer) -> Result<(), Box<dyn Error>> {
     while let Some(request) = consumer.next().await {
-        answer(channel, request?).await?;
+        reply(channel, request?).await?;
     }
-    Err("the queue is gone".into())
+    Err("the queue was deleted".into())
 }
 
-async fn answer(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error>> {
+async fn reply(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error>> {
     let properties = request.message_properties()?;
     let (Some(reply_to), Some(correlation_id)) = (properties.reply_to, properties.correlation_id)
     else {
-        println!(" [!] a request that says not where to reply");
+        println!(" [!] a request without reply_to or correlation_id");
         return Ok(request.reject(false)?);
     };
     let Some(number) = std::str::from_utf8(request.body()).ok().and_then(|text| text.parse().ok())
     else {
-        println!(" [!] a request that is no number");
+        println!(" [!] a request that is not a number");
         return Ok(request.reject(false)?);
     };
     println!(" [.] fib({number})");

@@ -24,7 +24,7 @@ impl BodyPool {
             return BytesMut::new();
         }
         let fitting = size..=size.saturating_mul(EXCESS_MAX);
-        // All of the allocation is reclaimed or nothing: the room behind a body that is still held would keep that one alive.
+        // The whole allocation is reclaimed or nothing: the room after a body in use would keep that body alive.
         let free = self.bodies.iter_mut().position(|(body, allocation)| {
             fitting.contains(allocation) && body.try_reclaim(*allocation)
         });
@@ -37,7 +37,7 @@ impl BodyPool {
 
     /// Splits the body off, and keeps its memory for reuse.
     pub(crate) fn finish(&mut self, mut body: BytesMut) -> Bytes {
-        // From the beginning of the allocation on, as nothing was split off before.
+        // The capacity counts from the beginning of the allocation, because nothing was split off before.
         let allocation = body.capacity();
         let whole = body.split().freeze();
         if allocation > 0 && allocation <= POOL_MAX {

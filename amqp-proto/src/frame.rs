@@ -155,7 +155,7 @@ impl FrameHead {
         let Some(kind) = FrameKind::from_octet(kind) else {
             return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(kind), "frame head"));
         };
-        // The size is checked before anybody waits, or reserves memory, for that many bytes.
+        // The size is checked before anything waits, or reserves memory, for that many bytes.
         let max = if kind == FrameKind::Header { header_max } else { frame_max };
         if size > max.saturating_sub(8) {
             let size = u64::from(size) + 8;

@@ -101,7 +101,7 @@
 //!         Ok(0) => connection.handle_eof(Instant::now()),
 //!         Ok(count) => {
 //!             input.extend_from_slice(&chunk[..count]);
-//!             // What is wrong, if something is, comes as an event as well.
+//!             // An error is reported by an event as well.
 //!             let _ = connection.handle_input(Instant::now(), input);
 //!         }
 //!         Err(error) => return unless_timeout(error),
@@ -237,8 +237,8 @@
 //! while let Some(event) = server.poll_event() {
 //!     if let Event::Channel(id, ChannelEvent::Method(Method::QueueDeclare(declare))) = event {
 //!         let queue = declare.queue;
-//!         let answer = QueueDeclareOk { queue, message_count: 7, consumer_count: 0 };
-//!         server.channel(id)?.send(answer)?;
+//!         let reply = QueueDeclareOk { queue, message_count: 7, consumer_count: 0 };
+//!         server.channel(id)?.send(reply)?;
 //!     }
 //! }
 //! carry(&mut server, &mut client, now)?;

@@ -58,7 +58,7 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(role: Role, mut limits: Limits) -> Self {
-        // With 0, the transport would be full before anything waits for it.
+        // With 0, the transport would always count as full.
         limits.transmit_high_water = limits.transmit_high_water.max(1);
         Self {
             role,
@@ -70,7 +70,7 @@ impl Outbound {
             nacks: false,
             closing: None,
             unflushed: Vec::new(),
-            // Up to the high water it is this end that publishes much.
+            // Up to the high water mark, the bytes may be publishes of this end.
             unread_replies_max: MAX_UNREAD_REPLIES.saturating_add(limits.transmit_high_water),
             unfinished: 0,
             attached: Vec::new(),
@@ -94,7 +94,7 @@ impl Outbound {
     /// A method or header of a message that is not complete lies in the read buffer.
     #[inline]
     pub(crate) fn note_attached(&mut self, channel: ChannelId) {
-        // Mostly it is the same channel over and over, until the message is complete.
+        // Usually it is the same channel, until the message is complete.
         if self.attached.last() != Some(&channel) {
             self.attached.push(channel);
         }
@@ -150,7 +150,7 @@ impl Outbound {
     pub(crate) const fn header_max(&self) -> u32 {
         match self.role {
             Role::Client => self.frame_max.saturating_add(HEADER_EXCESS),
-            // RabbitMQ: it closes the connection (501).
+            // RabbitMQ closes the connection (501).
             Role::Server => self.frame_max,
         }
     }

@@ -140,7 +140,7 @@ impl Mechanism for AmqPlain {
 
     fn begin(&self) -> Box<dyn SaslExchange> {
         let fields = [("LOGIN", self.username.as_str()), ("PASSWORD", self.password.expose())];
-        // It does not grow: that would leave copies behind.
+        // The buffer does not grow: that would leave copies of the secret in memory.
         let size = fields.iter().map(|(name, value)| 1 + name.len() + 5 + value.len()).sum();
         let mut encoded = Vec::with_capacity(size);
         for (name, value) in fields {

@@ -182,7 +182,7 @@ impl PeerConnection {
         while have < n {
             match self.read_some(&mut octets[have..], end)? {
                 0 => {
-                    let message = format!("the client closed after {have} of {n} octets");
+                    let message = format!("the client closed after {have} of {n} bytes");
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
                 }
                 more => have += more,
@@ -198,7 +198,7 @@ impl PeerConnection {
     /// As [`read_exact`](Self::read_exact). The bytes aren't judged.
     pub fn read_protocol_header(&mut self) -> io::Result<[u8; 8]> {
         let octets = self.read_exact(8)?;
-        Ok(octets.try_into().expect("eight octets were read"))
+        Ok(octets.try_into().expect("eight bytes were read"))
     }
 
     /// Reads one frame.
@@ -214,7 +214,7 @@ impl PeerConnection {
         let mut payload = self.read_exact(len as usize + 1)?;
         let end = payload.pop();
         if end != Some(FRAME_END) {
-            let message = format!("a frame of {len} octets ends with {end:02x?}");
+            let message = format!("a frame of {len} bytes ends with {end:02x?}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         Ok(RawFrame { kind: head[0], channel, payload })

@@ -269,7 +269,7 @@ impl RabbitMq {
     }
 
     fn wait_ready(&self, group: &mut Group) -> io::Result<Vec<u8>> {
-        let ready = wait_for(self.deadline, "the RabbitMQ node to answer", || {
+        let ready = wait_for(self.deadline, "the RabbitMQ node to reply", || {
             if let Some(status) = group.exited()? {
                 return Err(io::Error::other(format!("the RabbitMQ node ended with {status}")));
             }

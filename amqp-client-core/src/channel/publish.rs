@@ -157,7 +157,7 @@ impl Channel {
             let mut task = Task::new(cx.waker());
             loop {
                 if waiting.is_empty() {
-                    // That is code of the user, and runs without the lock.
+                    // Iterating runs user code, so it happens without the lock.
                     waiting.extend(bodies.by_ref().take(BATCH_MAX).map(Some));
                 }
                 if waiting.is_empty() {
@@ -211,7 +211,7 @@ impl Channel {
             sent += 1;
         }
         drop(state);
-        // What is left of the bodies is dropped behind the lock.
+        // The remaining bodies are dropped after the lock is released.
         waiting.drain(..sent);
         stop
     }
@@ -227,7 +227,7 @@ impl Channel {
     ) -> Poll<PublishError> {
         let deadline = deadline.get_or_insert_with(|| {
             let mut state = self.lock();
-            // What waits in front of it is queued first, and written first.
+            // Messages that wait in front of this one are queued and written first.
             let ahead = place.octets_ahead(&mut state).saturating_add(state.proto.queued());
             let counts = Counts::Behind { queued: ahead, channel: Some(self.place()) };
             Deadline::start_as(self.connection().shared(), state, timeout, counts)
@@ -284,11 +284,11 @@ impl Channel {
         });
         if overtakes || crowded {
             let line = if overtakes { Gate::Full } else { Gate::Window };
-            // A gate that is shut for all comes first.
+            // A gate that is shut for all publishers comes first.
             let by = protocol.check_gate().map_or_else(|gate| gate, |()| line);
             return Err(held(state, by, *publisher, size, waiter));
         }
-        // This looks at the gates itself.
+        // `publish` checks the gates itself.
         match heads.publish(&mut protocol, body) {
             Ok(seq) => {
                 if let Some(seq) = seq {
@@ -328,7 +328,7 @@ impl Channel {
         // The session takes the body before it looks at the gates. So this looks before, when the body can still wait.
         let held_by = match protocol.check_kept_gate(route, properties, size) {
             Err(gate) => Some(gate),
-            // Those that wait for room go first.
+            // Publishers that wait for room go first.
             Ok(()) if full => Some(Gate::Full),
             Ok(()) if kept => Some(Gate::Kept),
             Ok(()) => publisher

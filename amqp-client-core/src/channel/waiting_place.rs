@@ -163,7 +163,7 @@ impl<'a> WaitingPlace<'a> {
 impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         if !self.is_nowhere() {
-            // Declared before the lock is taken, and so dropped behind it.
+            // Declared before the lock is taken, and so dropped after its release.
             let _wakers;
             let mut state = self.channel.lock();
             _wakers = self.leave(&mut state);

@@ -105,7 +105,7 @@ impl OpenChannel {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         if let OpenState::Opening { channel: Some(channel), deadline, after, .. } = &mut self.state
         {
-            // Dropped behind the lock.
+            // Dropped after the lock is released.
             let _waker;
             let mut state = channel.lock();
             _waker = state.deadlines.stop(*deadline);
@@ -200,7 +200,7 @@ impl OpenChannel {
         else {
             return;
         };
-        // Dropped behind the lock.
+        // Dropped after the lock is released.
         let (_timer, _watcher);
         let mut guard = channel.lock();
         let state = &mut *guard;

@@ -69,13 +69,13 @@ impl Connection {
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, ConnectionError> {
         let mut given_back = self.shared().lock().stop_consumers();
         self.wait_until(grace, |state| {
-            // Some may have been started meanwhile.
+            // More consumers may have been started meanwhile.
             given_back += state.stop_consumers();
             state.in_flight() == (0, 0)
         })
         .await;
-        // A consumer can be cancelled only after the reply to its start. Until then, the broker would deliver to it again what is
-        // requeued below, and the close would count that as failed.
+        // A consumer can be cancelled only after the reply to its start. Until then, the broker would deliver the messages that
+        // are requeued below to it again, and the close would count these deliveries as failed.
         let close_timeout = self.shared().lock().proto.config().close_timeout;
         self.wait_until(close_timeout, |state| {
             given_back += state.stop_consumers();

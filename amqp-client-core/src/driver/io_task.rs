@@ -54,7 +54,7 @@ pub struct Drive<S, T> {
 enum Cause {
     /// There is output or other work. A caller may wait for the reply, so this comes before reading.
     Output,
-    /// Input was read. It is answered in the same round.
+    /// Input was read. Replies to it are written in the same round.
     Input,
     /// The timer has fired.
     Timer,
@@ -234,9 +234,9 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
     }
 
-    /// Writes what the turn has queued, and what the transport held back before.
+    /// Writes the output of the turn, and what the transport held back before.
     ///
-    /// Once the transport is being closed, what was given up is not written: TLS would send it behind its own end.
+    /// While the transport is being closed, discarded output is not written: TLS would send it after the end of its session.
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Written {
         let resumes = self.unflushed;
         let has_output = self.turn.writes() || resumes;

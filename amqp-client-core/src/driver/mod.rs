@@ -207,7 +207,7 @@ impl Driver {
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
             shared.lock().proto.handle_transport_error(now, &error);
         }
-        // This end judges silence by its reads.
+        // The connection judges silence by the reads of this driver.
         shared.lock().proto.handle_reading(now, false);
         Self {
             guard,
@@ -264,7 +264,7 @@ impl Driver {
         });
         let read = if state.proto.is_in_doubt() && shared.settings.may_look(state.delivered_octets)
         {
-            // These reads may exceed the budget, by little each time that the peer seems silent.
+            // These reads may exceed the budget, by a little each time that the peer seems silent.
             Reading::Check
         } else if reading && pause_until.is_none() {
             Reading::Open
@@ -315,7 +315,7 @@ impl Driver {
     /// Processes the bytes that were read.
     pub fn received(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
-        // The error becomes the connection's state, where everybody finds it.
+        // The connection keeps the error, and every handle finds it there.
         let _over = state.proto.handle_input(now, self.input.received());
         state.dispatch();
     }
@@ -331,7 +331,7 @@ impl Driver {
     /// silent.
     pub fn progress(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
-        // The peer has its full time from when reading goes on.
+        // The peer has its full time from when reading continues.
         state.proto.handle_reading(now, true);
         state.proto.handle_reading(now, false);
     }

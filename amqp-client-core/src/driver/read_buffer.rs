@@ -62,7 +62,7 @@ impl ReadBuffer {
     pub(crate) fn received(&mut self) -> &mut BytesMut {
         let came = self.block.len().saturating_sub(self.before);
         if self.block.len() == self.block.capacity() {
-            // There was no more room.
+            // The read filled the buffer.
             self.size = (self.size * 4).min(BUSY_SIZE);
         }
         self.quiet = if came < IDLE_SIZE / 2 { self.quiet.saturating_add(1) } else { 0 };
@@ -100,7 +100,7 @@ impl ReadBuffer {
             self.size = (self.size * 2).min(BUSY_SIZE);
         }
         let needed = unfinished + self.size / 2;
-        // If nobody holds a part of this one, it can be used from its beginning.
+        // If no delivery holds a part of this buffer, it can be reused from its beginning.
         if self.capacity >= self.size && self.block.try_reclaim(needed - unfinished) {
             return;
         }
@@ -143,7 +143,7 @@ impl ReadBuffer {
 
     fn forget(&mut self, mut block: BytesMut, capacity: usize) {
         block.clear();
-        // It can be reclaimed as a whole unless somebody holds a part of it.
+        // It can be reclaimed as a whole unless a delivery holds a part of it.
         if !block.try_reclaim(capacity) {
             self.held = self.held.saturating_add(capacity);
         }
@@ -222,7 +222,7 @@ mod tests {
             kept.extend(read(&mut input, usize::MAX, 1000));
         }
         assert!(input.remembered <= POOL_BYTES_MAX && input.full.len() <= POOL_BUFFERS_MAX);
-        // Whoever keeps one keeps less of others with it.
+        // A delivery that is kept keeps fewer others with it.
         assert_eq!(input.capacity, HELD_SIZE);
         assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
     }

@@ -97,7 +97,7 @@ impl Driver {
     #[must_use]
     pub fn into_reconnector(self) -> Option<Reconnector> {
         let end = End::of(&self.guard.shared.lock().proto);
-        // Without one, dropping the guard ends the connection.
+        // Without a transport, dropping the guard ends the connection.
         (end == Some(End::Lost)).then(|| Reconnector { guard: self.guard })
     }
 }

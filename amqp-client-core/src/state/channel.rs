@@ -175,7 +175,7 @@ impl ChannelState {
                 self.terminate(reason, wake);
                 outcome = Outcome { over: true };
             }
-            // Only servers meet the others.
+            // Only servers get the other events.
             _ => {}
         }
         outcome
@@ -200,7 +200,7 @@ impl ChannelState {
                     wake(waker);
                 }
             }
-            // The consumer's handle was dropped, and its cancel is sent and unanswered.
+            // The consumer's handle was dropped, and the cancel that it sent has no reply yet.
             None if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
                     let requeue = Settlement::Nack { requeue: true };

@@ -306,7 +306,7 @@ mod tests {
             poll(&mut confirms, seqs[0]),
             Poll::Ready(Err(ConfirmError::NotResent(_)))
         ));
-        // It hides no failure of others, before and behind it.
+        // It hides no failure of other messages, earlier or later.
         confirms.confirmed(&(seqs[1]..=seqs[1]), false, Waker::wake);
         confirms.given_up(seqs[2], &Withdrawn, Waker::wake);
         assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
@@ -333,7 +333,7 @@ mod tests {
     fn one_future_that_is_kept_does_not_keep_all_that_came_after_it() {
         let (mut confirms, seqs) = published(2 * SPILL_ABOVE);
         confirms.confirmed(&(seqs[0]..=seqs[seqs.len() - 1]), true, Waker::wake);
-        // All but the first were awaited, or were not wanted.
+        // All but the first were awaited, or their futures dropped.
         seqs.iter().skip(1).for_each(|seq| drop(confirms.forget(seq.get())));
         assert!(confirms.ring.len() <= SPILL_ABOVE, "{}", confirms.ring.len());
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
@@ -408,7 +408,7 @@ mod tests {
         confirms.unconfirmed(&(seqs[1]..=seqs[1]), &reason, |_| woken += 1);
         confirms.given_up(seqs[2], &proto::PublishError::Expired, |_| woken += 1);
         assert_eq!(woken, 3);
-        // Of the two that are left nobody holds the future.
+        // The futures of the remaining two were dropped.
         confirms.terminate(&reason, |_| woken += 1);
         assert_eq!((woken, confirms.outstanding(), confirms.octets()), (3, 0, 0));
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));

@@ -90,7 +90,7 @@ impl State {
 
     /// Pauses consumers that took nothing, those that hold most first, until the others can go on.
     fn pause_laggards(&mut self, settings: &Settings) {
-        // What was decoded and not delivered counts as well.
+        // Deliveries that were decoded and not dispatched yet count as well.
         self.dispatch();
         let (mut running, mut busy, mut left) = (0, 0, 0);
         for queue in self.channels.iter_mut().flatten().flat_map(|own| own.queues.iter_mut()) {

@@ -58,7 +58,7 @@ impl Line {
     /// Returns whether nobody has a ticket.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // In one comparison, as each message asks.
+        // One comparison, because each message needs it.
         self.waiting.len() | self.granted.messages == 0
     }
 
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(ahead(&line, tickets[2]), 30, "they are called and have not published");
         assert!(line.leave(tickets[0].unwrap()).is_none());
         assert_eq!(ahead(&line, tickets[2]), 20);
-        // One waits again, now with another size.
+        // One task waits again, with another size.
         wait(&mut line, &mut tickets[1], 25);
         assert_eq!(ahead(&line, tickets[2]), 25);
         drop(line.leave(tickets[1].unwrap()));

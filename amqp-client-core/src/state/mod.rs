@@ -179,9 +179,9 @@ impl State {
         if self.closing.is_none() {
             return;
         }
-        // Only now: a delivery that came between this and the close would be settled twice.
+        // Only now: a delivery that arrived between this and the close would be settled twice.
         if std::mem::take(&mut self.requeues) {
-            // What the broker delivers to a consumer behind the requeueing would stay unsettled.
+            // A delivery that arrived after the requeueing would stay unsettled.
             self.stop_consumers();
             self.requeue_all();
         }
@@ -249,7 +249,7 @@ impl State {
     /// The channels that the broker has closed and that still have handles.
     pub(crate) fn closed_channels(&self) -> Vec<ClosedChannel> {
         let closed = self.channels.iter().flatten().filter_map(|channel| match &channel.ended {
-            // What the application has closed is no news, and the end of the connection has a place of its own.
+            // A close by the application is not reported, and the end of the connection is reported elsewhere.
             Some(ChannelError::Closed(close)) if close.by == Initiator::Local => None,
             Some(ChannelError::Connection(_)) | None => None,
             Some(reason) => Some(ClosedChannel { id: channel.id, reason: reason.clone() }),
@@ -445,14 +445,14 @@ impl State {
                 }
                 Event::SecretUpdated => {
                     if let Some(update) = self.secrets.pop_front() {
-                        // It is set once: it was in the queue.
+                        // The outcome is set only once: the update was in the queue.
                         let _set = update.set(Ok(()));
                     }
                     self.wake_watchers();
                 }
                 Event::Session(event) => self.dispatch_of_session(event),
                 Event::Closed(reason) => self.terminate(reason),
-                // A client's connection has no others.
+                // A client's connection has no other events.
                 _ => {}
             }
         }
@@ -492,7 +492,7 @@ impl State {
         let Some(event) = ConnectionEvent::of_session(event) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
             self.deadlines.recover(self.proto.queued());
-            // One that began without a transport is open for the first time.
+            // A connection that began without a transport is open for the first time.
             self.wake_watchers();
             for callback in self.on_recover.clone() {
                 let report = report.clone();
@@ -515,7 +515,7 @@ impl State {
         };
         let outcome = channel.handle(event, proto, delivered_octets, |waker| wakes.push(waker));
         if outcome.over {
-            // Some of those that wait there may be its own.
+            // Some of the tasks that wait there may belong to the channel.
             full.call_all(|waker| wakes.push(waker));
             kept.call_all(|waker| wakes.push(waker));
         } else if !kept.is_empty() {
@@ -541,7 +541,7 @@ impl State {
     fn terminate(&mut self, reason: ConnectionError) {
         self.open_gates();
         self.wake_watchers();
-        // If the driver is gone, it has no turn any more.
+        // If the driver was dropped, it has no turn any more.
         self.wake_turns();
         self.on_close.calls(&reason).for_each(|call| self.call(call));
         self.emit(&ConnectionEvent::Closed(reason));

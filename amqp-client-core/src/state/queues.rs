@@ -60,7 +60,7 @@ impl Queues {
         let index = self.consumers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         let queue = self.consumers.get_mut(index)?.1.take()?;
         self.gaps += 1;
-        // Half of them at least: so closing up costs each consumer that leaves only a step or two.
+        // At least half of them are gaps: so closing the gaps costs each consumer that is removed only a step or two.
         if self.gaps > self.consumers.len() / 2 {
             self.consumers.retain(|(_, queue)| queue.is_some());
             self.gaps = 0;
@@ -138,9 +138,9 @@ impl Queue {
             *octets = octets.saturating_sub(if stays { 0 } else { delivery.size() });
             stays
         });
-        // The broker starts it again with all others.
+        // Recovery starts it again, like all others.
         self.paused = false;
-        // Those that are left may be copied once more, which is rare.
+        // The remaining deliveries may be copied once more, which is rare.
         self.detached = (0, 0);
         before - self.octets
     }

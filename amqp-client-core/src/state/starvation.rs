@@ -69,7 +69,7 @@ impl StarvationWatch {
         } else if self.steps >= YIELD_AFTER_STEPS {
             Starvation::BySteps
         } else {
-            // Time and steps go on adding up.
+            // Time and steps continue to add up.
             self.since = self.since.or(now);
             return Starvation::None;
         };

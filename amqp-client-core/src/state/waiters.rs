@@ -127,7 +127,7 @@ impl Waiters {
         debug_assert!(matches!(entry, Entry::Waiting(_)), "an entry is removed once");
         self.free.push(id);
         if self.free.len() == self.entries.len() {
-            // A crowd may have gone: neither its memory is kept, nor looked through with each wake.
+            // After a crowd has left, its memory is not kept, and not searched at each wake.
             self.entries.clear();
             self.free.clear();
             self.entries.shrink_to(IDLE_ENTRIES);
@@ -225,7 +225,7 @@ pub(super) mod tests {
         waiters.wake_all(Waker::wake);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);
         assert_eq!(last.0.load(Ordering::SeqCst), 1);
-        // And it can go on waiting.
+        // And it can continue to wait.
         wait(&mut waiters, &mut id, &Waker::from(last.clone()));
         waiters.wake_all(Waker::wake);
         assert_eq!(last.0.load(Ordering::SeqCst), 2);

@@ -91,7 +91,7 @@ impl<S: Transport> Secured<S> {
                 _ => self.progress = true,
             }
         }
-        // Nothing to read is the end, to the session, too.
+        // For the session, an empty read is the end.
         let mut rest: &[u8] = &self.incoming;
         let taken = self.session.read_tls(&mut rest)?;
         self.incoming.advance(taken);
@@ -123,7 +123,7 @@ impl<S: Transport> Transport for Secured<S> {
                 // The peer has ended the session.
                 Ok([]) => self.ended = true,
                 Ok(plain) => {
-                    // There is room for something, at least.
+                    // There is room for at least one byte.
                     let room = input.capacity() - input.len();
                     let count = plain.len().min(room.max(1));
                     input.extend_from_slice(plain.get(..count).unwrap_or_default());
@@ -131,9 +131,10 @@ impl<S: Transport> Transport for Secured<S> {
                     self.progress = false;
                     return Poll::Ready(Ok(count));
                 }
-                // There is nothing yet.
+                // There is no plain text yet.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The transport has ended without a word; AMQP has words of its own for that.
+                // The transport has ended without the end of the session. AMQP has its own close, which shows whether bytes are
+                // missing.
                 Err(_) if self.ended => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -153,7 +154,7 @@ impl<S: Transport> Transport for Secured<S> {
                     self.ended = true;
                     self.failure = Some(error);
                 }
-                // Nothing came that would explain it better.
+                // No input explains the failure better.
                 Poll::Pending => {
                     return self
                         .failure
@@ -169,12 +170,12 @@ impl<S: Transport> Transport for Secured<S> {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // What is taken waits here, so no more is while there is something.
+        // Bytes that were accepted wait here, so no more are accepted meanwhile.
         ready!(self.poll_send(cx))?;
         let count = self.session.writer().write_vectored(pieces)?;
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            // The session takes nothing before its handshake is over, which reading brings about.
+            // The session accepts nothing before its handshake is complete, and reading completes it.
             _ if count == 0 => Poll::Pending,
             _ => Poll::Ready(Ok(count)),
         }

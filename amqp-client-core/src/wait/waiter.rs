@@ -52,7 +52,7 @@ impl Waiter {
     }
 
     pub(super) fn forget(&self) {
-        // What was done before the wake has to be seen when the future is polled now.
+        // Effects from before the wake must be visible to the next poll of the future.
         self.woken.swap(false, Ordering::Acquire);
     }
 
@@ -72,11 +72,11 @@ impl Wake for Waiter {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        // A thread that wakes itself looks before it sleeps.
+        // A thread that wakes itself checks the flag before it sleeps.
         if self.is_this_thread() {
             return;
         }
-        // Whoever begins to lead behind this lock sees the flag.
+        // A thread that begins to lead after this lock sees the flag.
         let leads = self.leads.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match leads {
             Some(io_loop) => io_loop.interrupt(),
@@ -143,7 +143,7 @@ impl Watch {
     }
 
     fn park(&self, until: Option<Instant>) {
-        // A wake from here on leaves the thread's token; one from before has set the flag.
+        // A later wake leaves the thread's token; an earlier one has set the flag.
         if self.waiter.is_woken() {
             return;
         }

@@ -154,7 +154,7 @@ impl Unsettled {
             send(BasicAck { delivery_tag: last, multiple: run > 1 });
             self.acked -= run;
         }
-        // What is left stands behind a delivery that still waits.
+        // The remaining acknowledgements are behind a delivery that is still unsettled.
         let mut since_flush = core::mem::take(&mut self.since_flush);
         if self.acked > 0 {
             since_flush.sort_unstable();
@@ -204,7 +204,8 @@ impl Unsettled {
     pub(crate) fn roll_back(&mut self) {
         debug_assert_eq!(self.acked, 0, "acknowledgements from before are part of the transaction");
         let Some(uncommitted) = &mut self.uncommitted else { return };
-        // Some of those tags still stand here as `Settled`, others are gone. With all `Settled` out none is twice here.
+        // Some of these tags are still in `entries` as `Settled`, others were removed. After removing all `Settled` entries, none
+        // is in there twice.
         self.entries.retain(|entry| entry.state != AckState::Settled);
         self.settled = 0;
         let restored = uncommitted.drain(..).map(|tag| Entry { tag, state: AckState::Waiting });
@@ -369,7 +370,7 @@ mod tests {
         (2..=1000).for_each(|tag| unsettled.ack(DeliveryTag(tag)).expect("it waits"));
         assert_eq!(flushed(&mut unsettled).len(), 999);
         assert!(unsettled.entries.len() <= 2 * COMPACT_FROM);
-        // Those that are rejected are counted until they go.
+        // Rejected deliveries are counted until they are removed.
         assert!((1001..=1003).all(|tag| unsettled.delivered(tag)));
         for tag in [1002, 1001, 1] {
             unsettled.settle(DeliveryTag(tag)).expect("it waits");

@@ -52,7 +52,7 @@ impl Held {
     }
 
     fn add(&mut self, delivery: HeldDelivery, unsettled: &Unsettled) {
-        // What arrives during a `basic.recover` is requeued by the peer itself.
+        // The peer itself requeues deliveries that arrive during a `basic.recover`.
         if !unsettled.is_waiting(delivery.tag) {
             return;
         }
@@ -60,7 +60,7 @@ impl Held {
             self.forget_settled(unsettled);
             self.crowded = 2 * self.deliveries.len();
         }
-        // Only a peer that counts backwards after a `basic.recover` gets here; the older ones are settled then.
+        // Only a peer that counts backwards after a `basic.recover` gets here; then the older deliveries are settled.
         while self.deliveries.back().is_some_and(|last| last.tag >= delivery.tag) {
             self.deliveries.pop_back();
         }
@@ -103,7 +103,7 @@ impl ChannelState {
         let of_it = self.held.deliveries.iter().filter(|held| held.consumer == Some(consumer));
         let released: Vec<_> = of_it.copied().collect();
         for HeldDelivery { tag, of_stream, .. } in released {
-            // Does nothing for those that were settled by their tags.
+            // Has no effect on deliveries that were settled by their tags.
             self.requeue(outbound, tag, false, of_stream)?;
         }
         self.held.forget_settled(&self.unsettled);
@@ -115,11 +115,11 @@ impl ChannelState {
         let due = self.held.deliveries.iter().filter(|held| held.requeue);
         let due: Vec<_> = due.map(|held| held.tag).collect();
         for tag in due {
-            // Does nothing for those that were settled by their tags.
+            // Has no effect on deliveries that were settled by their tags.
             self.reject(outbound, tag, false, true)?;
         }
         self.held.forget_settled(&self.unsettled);
-        // What the application has settled in a transaction is looked at again: it may be rolled back.
+        // Deliveries that the application has settled in a transaction are checked again: it may be rolled back.
         outbound.requeues |= self.held.deliveries.iter().any(|held| held.requeue);
         Ok(())
     }

@@ -168,7 +168,7 @@ impl Channel<'_> {
         self.check_mode(&request)?;
         self.check_consumer(&request)?;
         if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.outbound.role) {
-            // Only after the reply no more deliveries arrive: then the tag is free, and held messages can be requeued.
+            // Deliveries may arrive until the reply. Only then is the tag free, and held messages can be requeued.
             cancel.no_wait = false;
         }
         self.flush_acks();

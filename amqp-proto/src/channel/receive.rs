@@ -67,7 +67,7 @@ impl ChannelState {
                 );
                 Ok(next)
             }
-            // The other method that comes by the thousand.
+            // Second hot path: publisher confirms.
             Some(&ACK) if outbound.role == Role::Client => {
                 let ack = BasicAck::decode(&chunk.slice(payload.start + ACK.len()..payload.end))?;
                 self.confirmed(outbound, ack.delivery_tag, ack.multiple, true)?;
@@ -342,7 +342,7 @@ impl ChannelState {
             }
             Effect::Cancel { tag, consumer } => {
                 let found = self.consumers.find(tag.as_bytes());
-                // The server may have cancelled it as well, and the tag be another's by now.
+                // The server may have cancelled it as well, and another consumer may have its tag by now.
                 if let Some(found) = found.filter(|found| Some(found.id) == consumer) {
                     self.consumers.remove(tag.as_bytes());
                     if !found.unwanted {
@@ -477,7 +477,7 @@ impl ChannelState {
 
     fn closed_by_peer(&mut self, outbound: &mut Outbound, close: ChannelClose) -> Received {
         outbound.reply(self.id.0, &ChannelCloseOk {})?;
-        // If this end asked for a close too, the reply to it is still outstanding.
+        // If this end also requested a close, the reply to that is still outstanding.
         if matches!(self.phase, Phase::Closing(_)) {
             return Ok(());
         }

@@ -23,7 +23,7 @@ impl Head {
         (message_id, correlation_id): (&[u8], &[u8]),
     ) -> Self {
         let parts = [exchange, routing_key, message_id, correlation_id];
-        // At most 255 bytes each. As the lengths are hashed, the bytes of one part are not taken for those of another.
+        // At most 255 bytes each. The lengths are hashed, so that the bytes of one part are not confused with those of another.
         let lengths = parts.iter().fold(0, |lengths, part| lengths << 8 | part.len() as u64);
         let head = Self([SEED ^ lengths, SEED, SEED, SEED]);
         parts.into_iter().filter(|part| !part.is_empty()).fold(head, Self::with)
@@ -42,7 +42,7 @@ impl Head {
         let Self([mut a, mut b, mut c, mut d]) = self;
         let mut blocks = bytes.chunks_exact(64);
         for block in &mut blocks {
-            // Four multiplications that do not wait for each other.
+            // Four multiplications that do not depend on each other.
             let word = |at: usize| block.get(at..).map_or(0, word);
             a = mix(a ^ word(0), word(8));
             b = mix(b ^ word(16), word(24));
@@ -303,7 +303,7 @@ impl Outstanding {
     }
 
     fn follow(&mut self, seq: u64, next: u64) {
-        // A distance that does not fit ends the list. There are not so many publishes outstanding.
+        // A distance that does not fit ends the list. There are never that many outstanding publishes.
         self.next = u32::try_from(next.saturating_sub(seq)).unwrap_or(0);
     }
 }
@@ -353,7 +353,7 @@ mod tests {
                 }
             }
         }
-        // Zeros differ by how many there are.
+        // Sequences of zeros differ by their lengths.
         all.extend((0..200).map(|len| of([b"", b"", b"", b""], &vec![0; len])));
         for moved in 0..3 {
             let (mut from, mut to) = (parts[moved].to_vec(), parts[moved + 1].to_vec());
@@ -419,7 +419,7 @@ mod tests {
             let mut confirms = Confirms::new();
             // Number, kind, whether it may be returned.
             let mut model: VecDeque<(u64, u64, bool)> = VecDeque::new();
-            // How many messages of each kind came back that are not known.
+            // How many messages of each kind were returned and are not attributed yet.
             let mut open = vec![0_usize; kinds as usize];
             let mut next = 1;
             for _ in 0..40_000 {
@@ -453,7 +453,7 @@ mod tests {
                         assert_eq!(returned(&mut confirms, fingerprint(kind)), expected);
                     }
                     choice => {
-                        // One of them; or some from the first on, now and then all.
+                        // One of them; or several from the first on, sometimes all.
                         let many = if below(50) == 0 { u64::MAX } else { 3 };
                         let wanted = match choice {
                             6 => model.get(below(model.len() as u64 + 1) as usize),
@@ -474,7 +474,7 @@ mod tests {
                         assert_eq!(told, expected);
                         assert!(confirms.settle(last, multiple, |_| {}));
                         model.retain(|(seq, ..)| !confirmed(*seq));
-                        // What is confirmed twice is news once.
+                        // A message that is confirmed twice is reported once.
                         confirms.confirming(last, false, |seq, _| panic!("{seq}"));
                     }
                 }

@@ -55,7 +55,7 @@ impl Channels {
         }
         match self.free.iter().position(|free| *free == number) {
             Some(place) => drop(self.free.swap_remove(place)),
-            // The numbers between are free from now on.
+            // The numbers in between are free from now on.
             None => {
                 let first = u16::try_from(self.slots.len() + 1).unwrap_or(number);
                 self.free.extend((first..number).rev());
@@ -77,11 +77,11 @@ impl Channels {
 
     /// Servers: the client opens that channel.
     pub(crate) fn accept(&mut self, number: u16) -> Result<(), Violation> {
-        // One whose end was not reported yet is free: the client opens the number again right behind its close-ok.
+        // A channel whose end was not reported yet is free: the client may reuse the number directly after its close-ok.
         if self.receiving(number).is_some() || number == 0 {
             return Err(Violation::BadChannel { channel: number });
         }
-        // RabbitMQ: the limit is how many there are, whatever their numbers. They are counted only where they may be too many.
+        // RabbitMQ limits the number of channels, whatever their numbers are. They are counted only if there may be too many.
         let channel_max = self.channel_max;
         let open =
             || self.slots.iter().flatten().filter(|own| !matches!(own.phase, Phase::Closed(_)));
@@ -141,7 +141,7 @@ impl Channels {
     /// Frees the number of a channel whose end was reported.
     pub(crate) fn release(&mut self, id: ChannelId, role: Role) {
         let Some(slot) = self.slot(id.0) else { return };
-        // By now a client may have opened the number again.
+        // A client may have reused the number by now.
         let over = slot.take_if(|channel| matches!(channel.phase, Phase::Closed(_)));
         if over.is_some() && role == Role::Client {
             self.free.push(id.0);

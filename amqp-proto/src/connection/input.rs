@@ -61,7 +61,7 @@ impl Connection {
                     self.receive_own(now, method)?;
                     next
                 }
-                // On any channel: brokers were seen to do so, and it harms nobody.
+                // On any channel: some brokers send them so, and it does no harm.
                 (_, FrameKind::Heartbeat) => next,
                 (0, kind) => {
                     let expected = "a method frame on channel 0";
@@ -135,7 +135,7 @@ impl Connection {
     /// A method on channel 0.
     fn receive_own(&mut self, now: Instant, method: Method) -> Received {
         match method {
-            // This end asked for a close, too, and the reply to it is still outstanding.
+            // This end also requested a close, and the reply to that is still outstanding.
             Method::ConnectionClose(_) if matches!(self.state, Ok(ConnectionPhase::Closing(_))) => {
                 Ok(self.outbound.reply(0, &ConnectionCloseOk {})?)
             }
@@ -210,7 +210,7 @@ impl Connection {
     /// Checks that the peer speaks AMQP 0-9-1. Returns false while too little has come to decide that.
     fn check_first_octets(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
         let Some(first) = input.first_chunk::<8>().copied() else {
-            // TLS alerts are 7 bytes long, and the peer disconnects behind them.
+            // TLS alerts are 7 bytes long, and the peer disconnects after them.
             return match input.first_chunk::<2>() {
                 Some([0x15 | 0x16, 0x03]) => Err(WrongProtocol::Tls.into()),
                 _ => Ok(false),
@@ -227,7 +227,7 @@ impl Connection {
                 self.outbound.transmit.buffer().extend_from_slice(&PROTOCOL_HEADER);
                 Err(wrong_protocol(first).into())
             }
-            // The head of a method frame on channel 0.
+            // The start of a method frame on channel 0.
             (Role::Client, [1, 0, 0, ..]) => Ok(true),
             (Role::Client, _) => Err(wrong_protocol(first).into()),
         }

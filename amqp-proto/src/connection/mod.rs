@@ -182,8 +182,8 @@ impl Connection {
     /// Handles due timers. Calling this early or late is harmless.
     ///
     /// If the peer seems silent, the connection fails a quarter of a second later, if this is called again and nothing arrived in
-    /// between. So a loop that was held up still finds what the peer has sent in the meantime, if it reads between two calls. A loop
-    /// whose reads may not find it (because it uses a reactor, or has suspended reading) reports that to
+    /// between. So if a loop was suspended, it finds what the peer has sent meanwhile, provided that it reads between the two
+    /// calls. A loop whose reads may not find it (because it uses a reactor, or has suspended reading) reports that to
     /// [`handle_reading`](Self::handle_reading).
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(reason) = self.timers.expired(now) {

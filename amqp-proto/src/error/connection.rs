@@ -59,7 +59,7 @@ pub enum ConnectionError {
     /// The peer sent nothing for two heartbeat intervals.
     #[error("the peer sent nothing for {0:?} (two heartbeat intervals)")]
     PeerSilent(Duration),
-    /// The peer did not answer the close in time.
+    /// The peer did not reply to the close in time.
     #[error("the peer did not reply to connection.close within {0:?}")]
     CloseTimeout(Duration),
     /// The transport ended without a close.
@@ -216,7 +216,7 @@ impl fmt::Display for TransportFailure {
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WrongProtocol {
-    /// The peer answered with the protocol header of another version.
+    /// The peer replied with the protocol header of another version.
     #[error("{}", match (id, major, minor, revision) {
         // A server that rejects our header sends this header. So does an echo server or another client.
         (0, 0, 9, 1) => "the peer sent the protocol header of AMQP 0-9-1 instead of connection.start: it rejects this \

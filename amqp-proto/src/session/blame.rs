@@ -52,7 +52,7 @@ impl ChannelRecord {
     pub(super) fn send_anew(&mut self) {
         self.kept.restart();
         if let Some(careful) = &mut self.careful {
-            // The last group was not confirmed. Those that come back may be smaller, but not larger.
+            // The last group was not confirmed. Groups after the recovery may be smaller, but not larger.
             careful.group = 1;
         }
     }
@@ -84,7 +84,7 @@ impl Context {
     ) -> bool {
         let cause = (close.class_id, close.method_id);
         let is_publish = cause == (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
-        // Some brokers do not say what the cause was.
+        // Some brokers do not report the cause.
         if !is_publish && cause != (0, 0) {
             return false;
         }
@@ -166,7 +166,7 @@ impl Context {
         }
         let &[(id, 1)] = suspects.as_slice() else { return };
         let Some(record) = self.channels.get_mut(id) else { return };
-        // It may have been a message that was not kept, but not every time.
+        // A message that was not kept may have been the cause, but not every time.
         let seqs = record.kept.suspect(false, close);
         self.give_up_kept(id, &seqs, &error.clone().into());
     }

@@ -107,7 +107,7 @@ impl Consumers {
             if let Some(renamed) = consumer.renamed.take() {
                 self.tags.remove(&(renamed, consumer.id));
             }
-            // Where both were equal, its own is still one of them.
+            // If both tags were equal, its own tag is still in use.
             self.tags.insert((consumer.consume.consumer_tag.clone(), consumer.id));
         }
     }

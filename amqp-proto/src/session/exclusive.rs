@@ -28,7 +28,7 @@ impl Repair {
         else {
             return false;
         };
-        // RabbitMQ: the same code as for a permission that is missing. Only the text differs.
+        // RabbitMQ: the same code as for a missing permission. Only the text differs.
         let in_use = error.as_close().is_some_and(|close| {
             close.reply_code == ReplyCode::ACCESS_REFUSED
                 && close.reply_text.as_bytes().ends_with(b"in exclusive use")

@@ -26,7 +26,7 @@ impl Requests {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        // The first is never a gap.
+        // The first entry is never a gap.
         self.sent.is_empty()
     }
 
@@ -53,7 +53,7 @@ impl Requests {
             self.sent.pop_back();
             self.gaps -= 1;
         }
-        // Half of them at least: so closing up costs each request that leaves only a step or two.
+        // At least half of them are gaps: so closing the gaps costs each request that is removed only a step or two.
         if self.gaps > self.sent.len() / 2 {
             self.sent.retain(|(_, request)| request.is_some());
             self.gaps = 0;

@@ -151,7 +151,7 @@ impl Kept {
             match message.expires {
                 Some(Expires::At(_)) => break,
                 Some(Expires::After(time)) => {
-                    // One that never expires gets a time as well, or all the older ones would be looked at each time.
+                    // A message that never expires gets a time as well; otherwise each check would look at all older messages.
                     let at = now.checked_add(time.min(NEVER));
                     message.expires = at.map(Expires::At);
                     at.into_iter().for_each(&mut arm);

@@ -137,7 +137,7 @@ impl Chance {
     }
 
     fn up_to(&mut self, limit: Duration) -> Duration {
-        // A 1024th is fine enough, and cannot overflow.
+        // A resolution of 1/1024 is fine enough, and cannot overflow.
         let part = u32::try_from(self.next() % 1025).unwrap_or_default();
         limit / 1024 * part
     }

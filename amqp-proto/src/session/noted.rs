@@ -63,7 +63,7 @@ pub(super) fn note(
         let (abandoned, ahead_of) = (false, record.seqs.next());
         record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
     } else if let Some(noted) = Noted::of(method) {
-        // For all that is known, a consumer starts now.
+        // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);
         noted.learn(record, topology, id.into(), recovers, None);
     }

@@ -42,7 +42,7 @@ impl Tags {
     /// Returns the session's tag for one of the broker's.
     #[inline]
     pub(super) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
-        // The connection refuses tags that no server gets to, so the sum does not come near the end.
+        // The connection refuses tags that no server reaches, so the sum does not overflow.
         debug_assert!(self.before.checked_add(tag.get()).is_some(), "{tag} behind {}", self.before);
         let tag = self.before.saturating_add(tag.get());
         // Tags of deliveries without acknowledgement need not grow. The next channel must not use any of this one's tags again.

@@ -139,7 +139,7 @@ impl Repair {
         consumer: ConsumerId,
         error: ChannelError,
     ) {
-        // There was no channel to ask on. That is no reason to end the consumer.
+        // There was no free channel for the check. That is no reason to end the consumer.
         let Some(close) = error.as_close() else { return self.start_resumed(cx, id, consumer) };
         let not_found = close.reply_code == ReplyCode::NOT_FOUND;
         let Some(found) = cx.consumer(id, consumer) else { return };
@@ -181,7 +181,7 @@ impl ChannelRecord {
         let own = own.consume.consumer_tag.clone();
         let tag = loop {
             self.renames += 1;
-            // What is too long is cut at its end, so that the number stays.
+            // A tag that is too long is cut at its end, so that the number remains.
             let tag = ShortStr::truncated(&alloc::format!("{}.{own}", self.renames));
             if self.consumers.tagged(&tag).next().is_none() {
                 break tag;

@@ -206,7 +206,7 @@ impl Session {
         if self.phase.outage().is_some_and(is_first) && !error.is_transient() {
             return false;
         }
-        // Whatever the policy says: a close by the application is final, and without a driver nothing can reconnect.
+        // Regardless of the policy: a close by the application is final, and without a driver nothing can reconnect.
         let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
         let recovers = |own: &Recovering| !is_final && own.policy.recovers.from(error);
         self.context.recovering.as_ref().is_some_and(recovers)
@@ -280,7 +280,7 @@ impl Session {
         recovering.nodes.worked(recovering.node);
         recovering.since = cx.now;
         report.node = recovering.node;
-        // A request that is wrong stays wrong: it is not made again, or each later outage would cost one more connection.
+        // An invalid request stays invalid: it is not repeated, or each later outage would cost one more connection.
         let mistakes = outage.condemned.iter().filter(|(_, error)| is_mistake(error));
         mistakes.for_each(|(entity, _)| cx.topology.forget(entity));
         cx.events.push_back(Event::Session(SessionEvent::Recovered(Box::new(report))));

@@ -90,7 +90,7 @@ impl Context {
             return false;
         }
         let Some(record) = self.channels.get_mut(id) else { return false };
-        // The oldest, since those before it have a reply.
+        // The oldest pending request: those before it have a reply.
         let refused = record.in_flight.iter_mut().find_map(|sent| sent.as_queue_declaration());
         let Some(held) = refused else { return false };
         record.in_flight.take(held.id);
@@ -137,7 +137,7 @@ impl Session {
 
     /// Returns when to reopen the next channel.
     pub(super) fn next_reopening(&self) -> Option<Instant> {
-        // While the session is not open, a time that has come must not be returned again and again: nothing is reopened then.
+        // While the session is not open, a time that has passed must not be returned again and again: nothing is reopened then.
         let due = self.context.reopening.iter().filter(|_| self.is_open());
         due.map(|(at, _)| *at).min()
     }

@@ -67,13 +67,13 @@ impl Context {
         }
         let Some(record) = self.channels.get_mut(id) else { return again };
         let Ok(mut channel) = self.connection.channel(id) else { return again };
-        // A group that is not sent must not count: the next one is larger.
+        // A group that is not sent must not count: otherwise the next one would be larger.
         if record.kept.next_unsent().is_some_and(|message| message.seq >= end) {
             return again;
         }
         let mut sent_any = false;
         let mut room = record.may_resend();
-        // When the channel has ended, its event is yet to come: until then they stay where they are.
+        // If the channel has ended, its event follows. Until then, the messages stay where they are.
         while room > 0 && channel.takes_commands() {
             let Some(message) = record.kept.next_unsent().filter(|own| own.seq < end) else {
                 break;
@@ -85,7 +85,7 @@ impl Context {
             let properties = marked.as_ref().unwrap_or(&message.properties);
             let mut sent = channel.publish_unchecked(&route, properties, &message.body);
             if sent.is_err() && marked.is_some() {
-                // The mark does not fit. The message may, as it did before.
+                // The header `x-republished` does not fit. The message may fit without it, as before.
                 sent = channel.publish_unchecked(&route, &message.properties, &message.body);
             }
             match sent {
@@ -95,7 +95,7 @@ impl Context {
                     again += usize::from(message.sent);
                     (message.sent, message.here) = (true, true);
                     record.seqs.resent(message.seq);
-                    // Both ends count alike, or confirms would be taken for those of others.
+                    // Both ends count in the same way, or confirms would be attributed to the wrong messages.
                     debug_assert_eq!(
                         number.map(|number| record.seqs.one(number.get())),
                         Some(message.seq)
@@ -144,7 +144,7 @@ impl Context {
                     held.recovers,
                     self.now,
                 );
-                // If it has to be made again, then again ahead of the same messages.
+                // If it has to be repeated, it is again sent ahead of the same messages.
                 if let Some(sent) = record.in_flight.last().filter(|sent| sent.id == request) {
                     sent.ahead_of = held.ahead_of;
                 }
@@ -153,7 +153,7 @@ impl Context {
                     self.events.push_back(Event::Channel(id, ended));
                 }
             }
-            // The channel's end is yet to be reported. Nothing of this was sent.
+            // The channel's end is not reported yet. Nothing of this was sent.
             Err(CommandError::Ended(_)) => {
                 record.held.insert(next, held);
                 return false;
@@ -174,7 +174,7 @@ impl Context {
 
 /// The properties of a message that is sent again, which say so.
 fn marked(message: &KeptMessage) -> Option<RawProperties> {
-    // What cannot be read goes out again as it is.
+    // Properties that cannot be read are sent again as they are.
     let mut properties: Properties = message.properties.decode().ok()?;
     let mut headers = properties.headers.take().unwrap_or_default();
     headers.insert("x-republished", true).ok()?;

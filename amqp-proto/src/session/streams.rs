@@ -114,7 +114,7 @@ impl Streams {
             present.sort_unstable();
             let is_there = |consumer| present.binary_search(&consumer).is_ok();
             self.watched.retain(|watched| is_there(watched.consumer));
-            // What it still holds must not be rejected.
+            // The deliveries that it still holds must not be rejected.
             self.readers.retain(|reader| is_there(reader.consumer) || !reader.open.is_empty());
         }
         if let Err(index) = self.find(consumer) {
@@ -139,7 +139,7 @@ impl Streams {
             headers.map(|headers| headers.and_then(|headers| headers.get(OFFSET)?.as_i64()));
         let (reader, offset) = match (known, offset) {
             (Some(reader), Ok(Some(offset))) => (reader, offset),
-            // Its headers cannot be read. It is the next, or one behind that.
+            // Its headers cannot be read. It counts as the next one; it may be a later one.
             (Some(reader), Err(_)) => {
                 let offset = reader.next;
                 (reader, offset)
@@ -241,7 +241,7 @@ impl Streams {
         let before = consume.arguments.clone();
         consume.arguments.remove(OFFSET);
         if consume.arguments.insert(OFFSET, offset).is_err() {
-            // There is no room for it: the table is as large as tables can be.
+            // The argument does not fit: the table has its maximum size.
             consume.arguments = before;
         }
     }

@@ -301,7 +301,8 @@ impl Topology {
         let mut exchanges: Vec<&ShortStr> = Vec::new();
         let mut bindings: Vec<&Binding> =
             self.queue_bindings.get(queue).into_iter().flatten().collect();
-        // From the queue towards the sources: an exchange goes when its last binding goes, and so do the bindings to it.
+        // From the queue towards the sources: an auto-delete exchange is deleted with its last binding, and so are the bindings
+        // to it.
         while let Some(binding) = bindings.pop() {
             let source = &binding.source;
             let goes = self.exchanges.get(source).is_some_and(|exchange| exchange.auto_delete);
@@ -343,7 +344,7 @@ impl Topology {
                 }
                 self.forget_unused(source);
             }
-            // These belong to channels.
+            // These entities belong to channels.
             _ => {}
         }
     }

@@ -32,7 +32,7 @@ impl Context {
     pub(super) fn take_turn(&mut self, id: ChannelId) {
         debug_assert!(self.turn.is_none(), "one channel at a time");
         let Ok(mut channel) = self.connection.channel(id) else { return };
-        // It fails if the channel has ended, of which an event is yet to come.
+        // This fails if the channel has ended, and an event reports that.
         let probe = channel.request(ConfirmSelect { no_wait: false }).ok();
         self.turn = probe.map(|probe| Turn { channel: id, probe });
     }

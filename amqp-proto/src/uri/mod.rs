@@ -178,7 +178,7 @@ fn parse(tls: bool, rest: &str) -> Result<Uri, UriError> {
         Some(path) if path.contains('@') => return Err(UriError::StrayAt),
         path => path.map(|path| decoded(path, "virtual host")).transpose()?,
     };
-    // The same with an unescaped question mark, which an @ in the authority speaks against: then the @ is part of a value.
+    // The same with an unescaped question mark. But if there is an @ in the authority, this @ is part of a value.
     if user.is_none() && query.contains('@') {
         return Err(UriError::StrayAt);
     }

@@ -52,7 +52,7 @@ impl ShortStr {
     pub fn named(what: &'static str, octets: impl AsRef<[u8]>) -> Result<Self, TooLong> {
         let octets = octets.as_ref();
         super::checked_short(what, octets)?;
-        // `Bytes` that the caller made may run code of theirs when they are dropped, and clients drop strings under a lock.
+        // `Bytes` of the caller may run user code when they are dropped, and clients drop strings under a lock.
         Ok(Self(Bytes::copy_from_slice(octets)))
     }
 

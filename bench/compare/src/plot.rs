@@ -19,7 +19,7 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
         let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario == name;
         let cpu = Plot {
             title: &format!("{title}: CPU of the client by body size (null broker, two cores)"),
-            x: "octets in a body",
+            x: "bytes in a body",
             y: "microseconds of CPU for each message",
             legend: SeriesLabelPosition::LowerRight,
         };
@@ -38,7 +38,7 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
         let plot = Plot {
             title,
             x: "messages a second",
-            y: "microseconds from when a message was due until it came back",
+            y: "microseconds from when a message was due until it arrived",
             legend: SeriesLabelPosition::UpperLeft,
         };
         let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario.starts_with("paced");

@@ -92,7 +92,7 @@ fn check(found: usize, expected: usize) -> Outcome {
     if found == expected {
         return Ok(());
     }
-    Err(format!("{found} octets came, not {expected}").into())
+    Err(format!("{found} bytes came, not {expected}").into())
 }
 
 /// A publisher as other clients have it: transient messages that are not mandatory.

@@ -126,7 +126,7 @@ impl Ends {
         let count = self.stream.read(&mut self.input[start..])?;
         self.input.truncate(start + count);
         if count == 0 {
-            return Err("the broker hung up".into());
+            return Err("the broker disconnected".into());
         }
         Ok(self.connection.handle_input(Instant::now(), &mut self.input)?)
     }

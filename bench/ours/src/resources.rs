@@ -94,7 +94,7 @@ async fn recover<R: Runtime>(
     channel.basic_publish(&Route::queue("cut"), &RawProperties::EMPTY, "").await?;
     while !back.load(Ordering::Acquire) {
         if began.elapsed() > Duration::from_secs(60) {
-            return Err("it does not come back".into());
+            return Err("it does not recover".into());
         }
         R::sleep(Duration::from_millis(1)).await;
     }

@@ -282,7 +282,7 @@ impl Broker {
     /// let channel = connection.open_channel().wait()?;
     /// let orders = channel.queue_declare("orders", QueueOptions::new()).wait()?;
     /// orders.publish(&Message::new("one")).wait()?;
-    /// channel.basic_qos(1).wait()?; // What was published before this is answered is in the queue.
+    /// channel.basic_qos(1).wait()?; // The reply shows that earlier publishes are in the queue.
     /// let view = broker.queue("orders").ok_or("it is there")?;
     /// assert_eq!(view.messages[0].body, "one");
     /// assert_eq!((view.consumers, view.unacknowledged), (0, 0));

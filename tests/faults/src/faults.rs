@@ -117,8 +117,8 @@ impl fmt::Display for Fault {
         f.pad(match self {
             Self::Cut => "connections cut",
             Self::Reset => "connections reset",
-            Self::CutAmid => "cut amid a frame",
-            Self::Crumbs => "octets in crumbs",
+            Self::CutAmid => "cut within a frame",
+            Self::Crumbs => "bytes in small pieces",
             Self::Stall => "nothing passes",
             Self::ForcedClose => "closed by operator",
             Self::Alarm => "memory alarm",

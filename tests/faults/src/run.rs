@@ -63,13 +63,13 @@ pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error>
             let ended = Instant::now();
             probe += 1;
             tokio::time::timeout(RECOVERY, traffic.probe(probe)).await.map_err(|_| {
-                format!("not everything comes back after: {fault}\n{}", traffic.status(probe))
+                format!("not everything recovers after: {fault}\n{}", traffic.status(probe))
             })??;
             let recovery = ended.elapsed();
             let losses = traffic.losses() - losses;
             table.happened(fault, losses, recovery);
             tell(&format!(
-                "{fault:<20} lasted {:>5.1} s, {losses} connections lost, back after {:>5.2} s",
+                "{fault:<20} lasted {:>5.1} s, {losses} connections lost, recovered after {:>5.2} s",
                 happening.as_secs_f64(),
                 recovery.as_secs_f64()
             ));

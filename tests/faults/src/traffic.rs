@@ -126,7 +126,7 @@ impl Traffic {
             let message = Message::new("probe").with(&properties)?;
             let sent = tokio::time::timeout(PATIENCE, self.prober.send_message("probe", &message));
             // It may be lost with the connection, or not be sent at all: another one follows.
-            let _unknown = sent.await.map_err(|_| "a probe is not answered")?;
+            let _unknown = sent.await.map_err(|_| "a probe got no outcome")?;
             // Probes are few, for they are traffic themselves; the loop ends when the last consumer has seen one.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -127,9 +127,7 @@ impl Ledger {
         for (number, entry) in self.entries.iter().enumerate() {
             let copies = left.get(&Id(number as u64)).copied().unwrap_or(0);
             if entry.confirmed && entry.settled.is_none() && copies == 0 {
-                return Err(format!(
-                    "message {number} was confirmed, nobody settled it, and it is gone"
-                ));
+                return Err(format!("message {number} was confirmed and not settled, but is lost"));
             }
             if copies > 1 && !entry.again {
                 return Err(format!("message {number} is in its queue {copies} times"));

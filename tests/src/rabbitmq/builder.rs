@@ -85,7 +85,7 @@ impl RabbitMqBuilder {
         let node = self.prepare(tools)?;
         let greeting = node.launch()?;
         if !probe::is_from(&greeting, &node.name) {
-            let message = format!("another server answers at {}", node.addr());
+            let message = format!("another server replies at {}", node.addr());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
         if let Some((_, member)) = &self.cluster {

@@ -171,7 +171,7 @@ impl Deadlines {
     pub(crate) fn lose(&mut self) {
         self.written = u64::MAX;
         self.written_at.into_iter().for_each(|at| self.release(at));
-        // What was not taken was discarded and is not counted: later bytes must not pass for it.
+        // Bytes that were not written are discarded, and not counted: later bytes must not count for them.
         for behind in self.entries.iter_mut().filter_map(|entry| entry.behind.as_mut()) {
             *behind = 0;
         }
@@ -179,7 +179,7 @@ impl Deadlines {
 
     /// The connection is restored, and has queued that many bytes: requests that had to wait, and messages that are sent again.
     pub(crate) fn recover(&mut self, queued: usize) {
-        // That is all that its channels have queued, too.
+        // Its channels have queued nothing else.
         self.recovered.clear();
         self.recovered.push((None, self.taken.saturating_add(queued as u64)));
     }
@@ -204,7 +204,7 @@ impl Deadlines {
                 continue;
             };
             *behind = queued;
-            // Those that the driver has not seen yet have not waited.
+            // Deadlines that the driver has not seen yet have not begun.
             if let Some(since) = &mut entry.since {
                 entry.timeout = entry.timeout.saturating_sub(now.saturating_duration_since(*since));
                 *since = now;

@@ -28,7 +28,7 @@ pub(crate) fn ring() -> io::Result<IoUring> {
 
 /// Memory that the kernel may have.
 struct Lent {
-    octets: Box<[u8]>,
+    bytes: Box<[u8]>,
     /// Where an operation on it goes on.
     position: usize,
     /// Up to where it is filled.
@@ -39,7 +39,7 @@ struct Lent {
 
 impl Lent {
     fn new() -> Self {
-        Self { octets: vec![0; SIZE].into(), position: 0, end: 0, is_lent: false }
+        Self { bytes: vec![0; SIZE].into(), position: 0, end: 0, is_lent: false }
     }
 }
 
@@ -70,7 +70,7 @@ impl Socket {
         }
         let Some(transmit) = connection.poll_transmit(Instant::now()) else { return Ok(()) };
         let count = transmit.remaining().min(SIZE);
-        transmit.copy_to_slice(&mut self.sending.octets[..count]);
+        transmit.copy_to_slice(&mut self.sending.bytes[..count]);
         (self.sending.position, self.sending.end) = (0, count);
         self.start(SEND)
     }
@@ -128,7 +128,7 @@ impl Socket {
             }
             _ if count == 0 => connection.handle_eof(Instant::now()),
             _ => {
-                self.input.extend_from_slice(&self.receiving.octets[..count]);
+                self.input.extend_from_slice(&self.receiving.bytes[..count]);
                 // Its error is the connection's state, which the loop looks at.
                 let _over = connection.handle_input(Instant::now(), &mut self.input);
             }
@@ -142,13 +142,13 @@ impl Socket {
         let fd = Fd(self.stream.as_raw_fd());
         let lent = if operation == SEND { &mut self.sending } else { &mut self.receiving };
         let entry = if operation == SEND {
-            let rest = &lent.octets[lent.position..lent.end];
+            let rest = &lent.bytes[lent.position..lent.end];
             opcode::Send::new(fd, rest.as_ptr(), rest.len() as u32).build()
         } else {
-            opcode::Recv::new(fd, lent.octets.as_mut_ptr(), SIZE as u32).build()
+            opcode::Recv::new(fd, lent.bytes.as_mut_ptr(), SIZE as u32).build()
         }
         .user_data(operation);
-        // SAFETY: The entry points into `lent.octets`, a box, which stays in place when this socket is moved. While `is_lent` is
+        // SAFETY: The entry points into `lent.bytes`, a box, which stays in place when this socket is moved. While `is_lent` is
         // set, which only the operation's completion ends, no other operation is started on it and nothing reads or writes it. It
         // is not freed either: dropping the socket waits for the completion, or leaks it. The descriptor belongs to `stream`,
         // which is dropped after it.
@@ -170,8 +170,8 @@ impl Drop for Socket {
         while self.receiving.is_lent || self.sending.is_lent {
             if self.ring.submit_and_wait(1).is_err() {
                 // It is unknown when the kernel is done, so the memory is leaked.
-                std::mem::forget(std::mem::take(&mut self.receiving.octets));
-                std::mem::forget(std::mem::take(&mut self.sending.octets));
+                std::mem::forget(std::mem::take(&mut self.receiving.bytes));
+                std::mem::forget(std::mem::take(&mut self.sending.bytes));
                 return;
             }
             while let Some(completion) = self.next_completion() {

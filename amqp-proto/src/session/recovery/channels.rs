@@ -54,11 +54,11 @@ impl Repair {
                 own.awaiting.extend(select_mode(cx, id));
                 self.channels.insert(id, own);
                 if transactional {
-                    // Ahead of acknowledgements, which do not wait until everything is restored.
+                    // Sent ahead of acknowledgements, which do not wait until everything is restored.
                     while cx.send_next_held(id, ends_transaction) {}
                 }
             }
-            // The new connection is lost already, which the next event reports. The channel waits for another one.
+            // The new connection is already lost, and the next event reports that. The channel waits for another one.
             Err(_) if !cx.connection.is_open() => {}
             // This node allows fewer channels.
             Err(error) => {
@@ -104,7 +104,7 @@ impl Repair {
             self.send_channel(cx, id);
         }
         for (id, consumer) in wanted {
-            // Others of its queue may still run at the broker, if it has cancelled this one only.
+            // Other consumers of its queue may still run at the broker, if it has cancelled only this one.
             self.end_consumers_without_queue(cx, id, |own| own.id == consumer);
             let Some(record) = cx.channels.get(id) else { continue };
             // A channel that is yet to be planned, or was planned just now, starts all its consumers. One that was planned before
@@ -201,7 +201,7 @@ impl Repair {
                 Ok(id) => own.awaiting.push_back((id, step)),
                 // The channel has ended. Its event is yet to come, and then all of this is planned again.
                 Err(CommandError::Ended(_)) => break,
-                // The consumer runs: an earlier step started it.
+                // The consumer is running: an earlier step started it.
                 Err(_) if is_running(&mut channel, &step.entity) => {}
                 Err(error) => failed.push((step, not_sent(&error))),
             }
@@ -282,7 +282,7 @@ impl Repair {
         };
         if is_known {
             let Some((_, step)) = awaiting.pop_front() else {
-                // Nothing that was sent can be the cause.
+                // No request that was sent can be the cause.
                 return self.reopen_or_end(cx, id, error);
             };
             if !self.waits_for_exclusive(cx, id, &step, error) {

@@ -102,7 +102,7 @@ impl Repair {
             let facts = step.method.facts();
             match channel.request_as(None, step.method.clone(), facts, true) {
                 Ok(id) => own.awaiting.push_back((id, step)),
-                // The channel has ended, which one of the next events reports. Then this is sent on another channel.
+                // The channel has ended, and one of the next events reports that. Then this is sent on another channel.
                 Err(CommandError::Ended(_)) => {
                     own.steps.push_front(step);
                     break;
@@ -252,7 +252,7 @@ impl Repair {
         self.declarations.repeat();
         if let Some((_, step)) = refused {
             self.fail_declaration(cx, &step, error.clone());
-            // What else was sent on the channel is over as well.
+            // Everything else that was sent on the channel has ended as well.
             cx.interrupt_over(id, error, unconfirmed);
             self.reopen_channel(cx, id, one_by_one);
         } else {

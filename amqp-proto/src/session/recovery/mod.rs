@@ -1,8 +1,8 @@
 //! Restoring state on a connection.
 //!
-//! A [`Repair`] restores everything after a loss, or a part of it while the rest goes on: a channel that the broker closed, consumers
-//! that it cancelled, queues that were locked, consumers that were paused. First it declares exchanges, queues and bindings, all at
-//! once, on a channel of their own. Then it restores what belongs to channels, on those channels.
+//! A [`Repair`] restores everything after a loss, or a part of it while the rest continues: a channel that the broker closed,
+//! consumers that it cancelled, queues that were locked, consumers that were paused. First it declares exchanges, queues and
+//! bindings, all at once, on a separate channel. Then it restores the state of each channel, on that channel.
 //!
 //! ```text
 //! handle_reply ───────────┐              ┌─ declare.rs   exchanges, queues, bindings
@@ -161,7 +161,7 @@ impl Repair {
             return false;
         };
         let Some(own) = self.channels.get(&id) else { return false };
-        // A channel that is open may have been closed for something else.
+        // A channel that is open may have been closed for another reason.
         let concerned =
             !record.attached || error.as_close().is_some_and(|close| own.is_suspect(close));
         if concerned {
@@ -214,7 +214,7 @@ impl Repair {
         let ConnectionError::Closed(close) = error else { return };
         let cause = (close.class_id, close.method_id);
         let is_cause = |method: &Method| method.facts().id == cause;
-        // The broker handles the requests of a channel in their order: the oldest without a reply is the one it looked at.
+        // The broker handles the requests of a channel in order: the oldest without a reply is the one that it was processing.
         let declaring = self.declarations.oldest().filter(|step| is_cause(&step.method));
         let declaring = declaring.map(|step| step.entity.clone());
         let suspects: Vec<_> = self

@@ -36,7 +36,7 @@ impl Task {
         let id = channel.id().get();
         let error = match end {
             None if asked || desk.shut.stopped.get() => return Ok(()),
-            None => return Err("quietly, and nobody cancelled it".to_owned()),
+            None => return Err("without an error, although it was not cancelled".to_owned()),
             Some(ConsumerEnd::Cancelled) => {
                 let tag = taker.tag.to_string();
                 // One that was paused while its queue was deleted hears of that when it goes on.
@@ -49,24 +49,24 @@ impl Task {
                 };
             }
             Some(ConsumerEnd::Ended(error)) => error,
-            Some(other) => return Err(format!("for a reason that nobody knows: {other}")),
+            Some(other) => return Err(format!("for an unknown reason: {other}")),
         };
         self.judge(error);
         match error {
             ChannelError::Closed(close) if close.by == Initiator::Local => {
                 match desk.closed.get() || desk.shut.closed.get() {
                     true => Ok(()),
-                    false => Err(format!("although nobody closed its channel: {error}")),
+                    false => Err(format!("although its channel was not closed: {error}")),
                 }
             }
             ChannelError::Closed(close) => {
                 if !history.has_said(desk.since, self.number, id, close) {
-                    return Err(format!("for what the broker has not said: {error}"));
+                    return Err(format!("with a close that the broker did not send: {error}"));
                 }
                 // A mode that the broker refuses ends the channel.
                 let whole = desk.unrecovered || matches!(close.class_id, 85 | 90);
                 match self.reopens() && !whole && !is_own(taker, close) {
-                    true => Err(format!("for what another request was refused: {error}")),
+                    true => Err(format!("with the close of another request: {error}")),
                     false => self.allow(taker, close, &history),
                 }
             }
@@ -79,7 +79,7 @@ impl Task {
                 }
             }
             ChannelError::NotRestored { .. } => self.allow_left_out(taker, error, &history),
-            _ => Err(format!("for a reason that nobody knows: {error}")),
+            _ => Err(format!("for an unknown reason: {error}")),
         }
     }
 
@@ -205,12 +205,12 @@ impl Task {
             ChannelError::Closed(close) if close.by == Initiator::Local => {
                 return match desk.closed.get() || desk.shut.closed.get() {
                     true => Ok(()),
-                    false => Err(format!("although nobody closed it: {error}")),
+                    false => Err(format!("although it was not closed: {error}")),
                 };
             }
             ChannelError::Closed(close) => {
                 if !history.has_said(desk.since, self.number, id.get(), close) {
-                    return Err(format!("for what the broker has not said: {error}"));
+                    return Err(format!("with a close that the broker did not send: {error}"));
                 }
                 // A mode that the broker refuses ends the channel: without it, it would be another one.
                 let mode = matches!(close.class_id, 85 | 90);

@@ -225,7 +225,7 @@ impl Task {
             }
         }
         if !known.is_empty() {
-            return Err(format!("the broker has consumers that nobody holds: {known:?}"));
+            return Err(format!("the broker has consumers without handles: {known:?}"));
         }
         Ok(())
     }

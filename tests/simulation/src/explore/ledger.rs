@@ -30,7 +30,6 @@ struct Entry {
     streamed: bool,
     /// It must not become visible any more: its transaction was rolled back or abandoned, it was given up before it was sent, or
     /// it was returned.
-    /// or it came back.
     never: bool,
     /// It was taken while its connection was down, when there had been so many transports.
     outage: Option<u64>,
@@ -181,7 +180,10 @@ impl Ledger {
         entry.never = true;
         match entry.mandatory && entry.accepted > entry.routed {
             true => Ok(()),
-            false => Err(format!("message {} came back, and the broker did not return it", id.0)),
+            false => Err(format!(
+                "message {} was reported as returned, and the broker did not return it",
+                id.0
+            )),
         }
     }
 
@@ -262,7 +264,7 @@ impl Ledger {
                 match self.removals.get_mut(&queue).filter(|asked| **asked > 0) {
                     Some(asked) => *asked -= 1,
                     None => {
-                        return Err(format!("queue {queue} was emptied, and nobody asked for it"));
+                        return Err(format!("queue {queue} was emptied without a request"));
                     }
                 }
             }
@@ -300,7 +302,7 @@ impl Ledger {
         match u64::from(blamed) + channels > u64::from(limit) {
             true => Ok(()),
             false => Err(format!(
-                "message {} is gone after {limit} failures; it was rejected {blamed} times, on {channels} channels",
+                "message {} was dropped after {limit} failures; it was rejected {blamed} times, on {channels} channels",
                 id.0
             )),
         }

@@ -213,13 +213,15 @@ impl Task {
                 return self.judge(error);
             }
             // The broker refuses no message without closing the channel.
-            Err(ConfirmError::Nacked) => Err(format!("{id:?} was refused, and nobody did")),
+            Err(ConfirmError::Nacked) => {
+                Err(format!("{id:?} was refused, and the broker did not refuse it"))
+            }
             Err(ConfirmError::Refused(close)) => {
                 match self.world.history.borrow().has_refused_like(self.number, close) {
                     true => Ok(()),
-                    false => {
-                        Err(format!("{id:?} failed for what the broker has not said: {close}"))
-                    }
+                    false => Err(format!(
+                        "{id:?} failed with a close that the broker did not send: {close}"
+                    )),
                 }
             }
             Err(ConfirmError::TimedOut { .. }) if self.policy().patience.is_none() => {

@@ -242,7 +242,9 @@ impl Task {
             }
             row += 1;
             if row > GREED {
-                self.fail(format!("a consumer yields {row} deliveries, and lets nobody else run"));
+                self.fail(format!(
+                    "a consumer yields {row} deliveries without letting other tasks run"
+                ));
                 break;
             }
         }

@@ -327,7 +327,7 @@ impl Network {
         };
         self.peak_output = self.peak_output.max(waiting);
         match waiting > OUTPUT_MAX {
-            true => Err(format!("{waiting} octets wait for the transport of a client")),
+            true => Err(format!("{waiting} bytes are queued for the transport of a client")),
             false => Ok(()),
         }
     }

@@ -37,7 +37,7 @@ pub(super) async fn run(env: &Env, job: &Job, direct: bool, left: &mut u32) -> T
         let answered = env.within(PATIENCE, answer(env, &mut replies, &id)).await;
         match answered {
             Some(answered) => answered?,
-            None if env.world.script.is_calm() => return Err(env.fail("a call was not answered")),
+            None if env.world.script.is_calm() => return Err(env.fail("a call got no reply")),
             // The request or the reply is lost.
             None => return Err(Again),
         }
@@ -56,7 +56,7 @@ async fn answer(env: &Env, replies: &mut Consumer, id: &str) -> Try<()> {
         }
         if env.world.script.is_calm() {
             let body = String::from_utf8_lossy(reply.body()).into_owned();
-            return Err(env.fail(format!("the answer to call {id} is {body:?}")));
+            return Err(env.fail(format!("the reply to call {id} is {body:?}")));
         }
     }
 }

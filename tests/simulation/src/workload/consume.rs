@@ -200,7 +200,7 @@ impl<'a> Desk<'a> {
         if stale {
             return match self.endures {
                 true => Ok(()),
-                false => Err(self.env.fail("a delivery is stale though nothing comes back")),
+                false => Err(self.env.fail("a delivery is stale, although nothing is restored")),
             };
         }
         let transport = self.transport();

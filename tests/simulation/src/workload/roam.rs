@@ -64,7 +64,7 @@ pub(super) async fn run(env: &Env, job: &Job, left: &mut u32) -> Try<()> {
         };
         match env.within(OUTAGE, attempts).await {
             Some(found) => found?,
-            None => return Err(env.fail("not everything came back")),
+            None => return Err(env.fail("not everything was restored")),
         }
         *left -= 1;
         env.pause(job.pause).await;
