@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use amqp_bench_harness::job::{Job, Latencies, Mark, report};
 use amqp_client_blocking::proto::{RawProperties, Route};
-use amqp_client_blocking::{Channel, Confirmation, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions, Wait as _, connect};
+use amqp_client_blocking::{
+    Channel, Confirmation, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions,
+    Wait as _, connect,
+};
 use bytes::Bytes;
 
 use crate::Outcome;
