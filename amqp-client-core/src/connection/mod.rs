@@ -287,7 +287,8 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("open", &state.proto.is_open())
             .field("losses", &state.losses)
-            .field("session", &state.proto)
+            .field("channels", &state.proto.channel_count())
+            .field("queued_bytes", &state.proto.queued())
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! TLS over any transport. Rustls does no I/O either, so this is written once for all async runtimes.
 
+use std::fmt;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 
@@ -13,7 +14,6 @@ use crate::driver::Transport;
 const READ_MIN: usize = 16 * 1024 + 512;
 
 /// A transport inside of a TLS session.
-#[derive(Debug)]
 pub struct Secured<S> {
     inner: S,
     session: ClientConnection,
@@ -30,6 +30,17 @@ pub struct Secured<S> {
     /// Why nothing can be sent or received any more, until it is reported. What the peer sent before is read first: it may
     /// contain the reason.
     failure: Option<io::Error>,
+}
+
+/// For log lines: the state of the session, without keys and without bytes.
+impl<S> fmt::Debug for Secured<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secured")
+            .field("protocol", &self.session.protocol_version())
+            .field("handshaking", &self.session.is_handshaking())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S: Transport> Secured<S> {
