@@ -192,14 +192,14 @@ pub enum Misuse {
     /// The connection is not open yet, or is not restored yet after a loss.
     #[error("the connection is not open yet")]
     NotOpenYet,
-    /// Servers: the client does not wait for this step of the handshake.
-    #[error("the client does not wait for this step of the handshake")]
+    /// Servers: the call does not fit the present step of the handshake.
+    #[error("this call does not fit the present step of the handshake")]
     NotAwaited,
     /// The request has its `no_wait` bit set, so no reply would end the call.
-    #[error("{0} with no_wait has no reply; use call_no_wait, or clear the bit")]
+    #[error("{0} with no_wait has no reply; use call_no_wait, or clear no_wait")]
     HasNoReply(&'static str),
     /// The request does not have its `no_wait` bit set, so the broker would reply.
-    #[error("{0} without no_wait has a reply; use call, or set the bit")]
+    #[error("{0} without no_wait has a reply; use call, or set no_wait")]
     HasReply(&'static str),
     /// A kept message is published on a channel without publisher confirms.
     #[error("kept messages need publisher confirms; select them first (confirm.select)")]
