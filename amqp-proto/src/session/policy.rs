@@ -106,7 +106,9 @@ pub enum Locked {
 
 /// Decides whether a session recovers from an error; `None` asks the error.
 #[derive(Clone)]
-pub(crate) struct Recovers(Option<Arc<dyn Fn(&ConnectionError) -> bool + Send + Sync>>);
+pub(crate) struct Recovers(Option<Arc<Decide>>);
+
+type Decide = dyn Fn(&ConnectionError) -> bool + Send + Sync;
 
 impl Recovers {
     pub(super) fn from(&self, error: &ConnectionError) -> bool {
