@@ -37,7 +37,7 @@ impl Consumer {
     /// Waits for the next delivery, for at most `timeout`. If nothing arrives in time, the consumer continues, and nothing is lost.
     ///
     /// ```no_run
-    /// # use amqp_client_core::{Consumer, wait as amqp_client_blocking};
+    /// # use amqp_client_core::{Consumer, adapter as amqp_client_blocking};
     /// use std::time::Duration;
     ///
     /// use amqp_client_blocking::NextError;
