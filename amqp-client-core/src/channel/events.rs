@@ -17,7 +17,8 @@ impl Channel {
 
 /// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
-/// Like [`ConnectionEvents`], but this listener is a handle of the channel and keeps it open, like any other handle.
+/// Like [`ConnectionEvents`](crate::ConnectionEvents), but this listener is a handle of the channel and keeps it open, like any other
+/// handle.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;

@@ -30,8 +30,8 @@ use crate::state::{ChannelState, Deadline, Guard, On, State, Task, Waiting};
 
 /// A channel of a [`Connection`].
 ///
-/// All operations of the protocol happen on channels. Requests return a [`Reply`] to await. Any number of requests can be pending
-/// at once. Handles can be used from many tasks and threads at once.
+/// All operations of the protocol happen on channels. Requests return a [`Reply`](crate::Reply) to await. Any number of requests
+/// can be pending at once. Handles can be used from many tasks and threads at once.
 ///
 /// Clones are handles of the same channel. The channel closes when [`close`](Self::close) is called, when a request fails, or when
 /// its last handle is dropped. Handles are: channels, the values that their methods return, consumers, publishers, and

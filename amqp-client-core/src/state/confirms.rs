@@ -388,7 +388,7 @@ mod tests {
         confirms.given_up(seqs[1], &proto::PublishError::Expired, Waker::wake);
         assert_eq!(confirms.outstanding(), 0);
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Err(ConfirmError::Refused(close))));
-        let expired = ConfirmError::NotResent(proto::PublishError::Expired.into());
+        let expired = ConfirmError::NotResent(proto::PublishError::Expired);
         assert_eq!(poll(&mut confirms, seqs[1]), Poll::Ready(Err(expired)));
         assert!(confirms.ring.is_empty());
     }

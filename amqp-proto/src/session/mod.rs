@@ -15,7 +15,7 @@
 //!
 //! - Pending requests fail ([`ChannelEvent::Failed`]): their outcome is unknown. Requests that are made while there is no connection
 //!   wait for the next one.
-//! - Unconfirmed publishes fail with [`ChannelEvent::Unconfirmed`], except [kept](Channel::publish_kept) messages, which are sent
+//! - Unconfirmed publishes fail with [`ChannelEvent::Unconfirmed`], except [kept](SessionChannel::publish_kept) messages, which are sent
 //!   again.
 //! - Unacknowledged deliveries are requeued and delivered again. Acknowledging the earlier deliveries fails with
 //!   [`Misuse::StaleDelivery`].
