@@ -15,6 +15,7 @@ use amqp_client_core::{
 };
 use amqp_testkit::Proxy;
 
+use super::version::Version;
 use super::{World, assert_refused, behaviours, name, next, temporary};
 
 /// A connection through a proxy, and its events.
@@ -417,6 +418,36 @@ behaviours! {
         queue.publish(&Message::new("again")).await?;
         next(&mut consumer).await?.ack()?;
         queue.delete().await?;
+    }
+
+    async fn a_consumer_that_took_too_long_starts_again(world) {
+        let scene = Scene::set_with(&world, |target| {
+            if let Some(recovery) = &mut target.recovery {
+                recovery.on_cancel = OnCancel::Resubscribe;
+            }
+        }).await?;
+        // Before RabbitMQ 4.3, this closes the channel, and no queue can ask for less than a minute.
+        if Version::of(&scene.connection) < Some(Version::V4_3) {
+            return Ok(());
+        }
+        let channel = scene.connection.open_channel().await?;
+        let options = QueueOptions::new().queue_type(QueueType::Quorum);
+        let options = options.argument("x-consumer-timeout", 1000);
+        let queue = channel.queue_declare(name("slow"), options).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        queue.publish(&Message::new("slow")).await?;
+        let slow = next(&mut consumer).await?;
+        let again = next(&mut consumer).await?;
+        assert!(again.redelivered());
+        // The first delivery is the broker's again, and nothing happens if it is acknowledged late.
+        slow.ack()?;
+        again.ack()?;
+        queue.publish(&Message::new("after")).await?;
+        let after = next(&mut consumer).await?;
+        assert_eq!(after.body(), b"after");
+        after.ack()?;
+        consumer.cancel().await?;
+        queue.delete(false, false).await?;
     }
 
     async fn attempts_are_told_and_may_come_to_an_end(world) {
