@@ -367,14 +367,13 @@ impl State {
             return 0;
         }
         let waiter = queue.end(End::Cancelled);
-        let tag = queue.tag.clone();
         let mut deliveries = VecDeque::new();
         let octets = queue.take(&mut deliveries);
         self.delivered_octets = self.delivered_octets.saturating_sub(octets);
         self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
         if let Ok(mut protocol) = self.proto.channel(id) {
-            protocol.discard_consumer(&tag);
+            protocol.discard_consumer(consumer);
             for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for deliveries that are already settled.
                 let requeue = Settlement::Nack { requeue: true };
@@ -404,7 +403,7 @@ impl State {
         }
         if let Ok(mut protocol) = self.proto.channel(id) {
             if queue.end.is_none() {
-                protocol.discard_consumer(&queue.tag);
+                protocol.discard_consumer(consumer);
             }
             for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
                 // It fails only for deliveries that are already settled.

@@ -12,8 +12,8 @@ use crate::method::{
 };
 use crate::session::{OnCancel, Reconnect, Recovery, Session};
 use crate::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, DeliveryTag, Event, Properties, PublishSeq,
-    RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
+    ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, DeliveryTag, Event, Properties,
+    PublishSeq, RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
 };
 
 /// A session, and a server that replies to everything, refuses some requests, and disconnects when the data says so. In the end,
@@ -34,6 +34,7 @@ struct Scene<'a> {
     now: Instant,
     channels: Vec<ChannelId>,
     deliveries: VecDeque<(ChannelId, DeliveryTag)>,
+    consumers: VecDeque<(ChannelId, ConsumerId)>,
     names: u32,
     tags: u64,
     /// Which of the next requests the server refuses. It accepts all others.
@@ -65,6 +66,7 @@ impl<'a> Scene<'a> {
             now,
             channels: Vec::new(),
             deliveries: VecDeque::new(),
+            consumers: VecDeque::new(),
             names: 0,
             tags: 0,
             refusals: 0,
@@ -111,7 +113,10 @@ impl<'a> Scene<'a> {
                 .map(drop),
             3 => {
                 let consumer_tag = ShortStr::truncated(["s", "t", ""][usize::from(op / 16) % 3]);
-                channel.request(BasicConsume { queue, consumer_tag, ..<_>::default() }).map(drop)
+                let consume = BasicConsume { queue, consumer_tag, ..<_>::default() };
+                channel
+                    .request(consume)
+                    .map(|request| self.consumers.push_back((id, request.into())))
             }
             4 => channel.request(BasicQos { prefetch_count: 1, ..<_>::default() }).map(drop),
             5 if op < 128 => channel.request(ConfirmSelect { no_wait: op < 64 }).map(drop),
@@ -131,7 +136,10 @@ impl<'a> Scene<'a> {
                 _ => Ok(()),
             },
             _ if op < 200 => {
-                channel.discard_consumer(&ShortStr::truncated("s"));
+                match self.consumers.pop_front() {
+                    Some((at, consumer)) if at == id => channel.discard_consumer(consumer),
+                    _ => {}
+                }
                 Ok(())
             }
             _ => {

@@ -10,8 +10,8 @@ use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConnectionError,
-    DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
-    RawProperties, ReplyCode, RequestId, Route, Settlement, ShortStr,
+    ConsumerId, DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError,
+    PublishSeq, RawProperties, ReplyCode, RequestId, Route, Settlement, ShortStr,
 };
 
 /// A short-lived view of a channel of a [`Session`](super::Session), for issuing commands.
@@ -165,7 +165,9 @@ impl SessionChannel<'_> {
         }
         let id = match &mut self.reach {
             Reach::Channel(channel)
-                if channel.takes_commands() && self.record.waits_for_messages(&method) =>
+                if channel.takes_commands()
+                    && (self.record.waits_for_messages(&method)
+                        || self.record.cancels_too_early(channel, &method)) =>
             {
                 check_consumer_tag(self.record, &method)?;
                 check_held(self.record, &method)?;
@@ -231,30 +233,49 @@ impl SessionChannel<'_> {
     fn abandon_held(&mut self, method: &Method) {
         let Method::BasicCancel(cancel) = method else { return };
         let tag = &cancel.consumer_tag;
-        let Some(consumer) = self.record.consumers.named(tag) else { return };
-        let ended = ChannelEvent::ConsumerEnded { consumer: consumer.id };
-        self.discard_consumer(tag);
+        let Some(consumer) = self.record.consumers.named(tag).map(|own| own.id) else { return };
+        let ended = ChannelEvent::ConsumerEnded { consumer };
+        self.discard_consumer(consumer);
         self.events.push_back(Event::Channel(self.id, ended));
     }
 
     /// Cancels a consumer whose deliveries are no longer wanted; see
-    /// [`Channel::discard_consumer`](crate::Channel::discard_consumer).
-    pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {
-        let at_broker = self.record.tag_at_broker(consumer_tag);
-        if let Some(consumer) = self.record.remove_consumer(&at_broker) {
-            self.topology.unconsumed(&consumer.consume.queue);
-        }
-        self.record.held.retain(|held| !starts(&held.method, consumer_tag));
-        match &mut self.reach {
-            Reach::Channel(channel) => channel.discard_consumer(&at_broker),
+    /// [`Channel::discard_consumer`](crate::Channel::discard_consumer). Another consumer may have its tag by now: that is not
+    /// affected.
+    pub fn discard_consumer(&mut self, consumer: ConsumerId) {
+        self.record.held.retain(|held| ConsumerId::from(held.id) != consumer);
+        let at_broker = match self.record.consumers.remove(consumer) {
+            Some(own) => {
+                self.topology.unconsumed(&own.consume.queue);
+                // A cancel that waits means this one, and not the next consumer with its tag.
+                for held in &mut self.record.held {
+                    match &mut held.method {
+                        Method::BasicCancel(cancel)
+                            if cancel.consumer_tag == own.consume.consumer_tag =>
+                        {
+                            cancel.consumer_tag = own.tag().clone();
+                        }
+                        _ => {}
+                    }
+                }
+                own.tag().clone()
+            }
+            None => match self.record.cancelling.get(&consumer) {
+                Some(at_broker) => at_broker.clone(),
+                None => return,
+            },
+        };
+        let channel = match &mut self.reach {
+            Reach::Channel(channel) => Some(channel.reborrow()),
             // The consumer may have been restored already. If it is still starting, it is discarded once it has started.
             Reach::Nowhere(connection) => {
-                let channel = connection.channel(self.id).ok();
-                if let Some(mut channel) = channel.filter(|own| !own.is_starting(consumer_tag)) {
-                    channel.discard_consumer(consumer_tag);
-                }
+                connection.channel(self.id).ok().filter(|own| !own.is_starting(&at_broker))
             }
-            Reach::Ended(_) => {}
+            Reach::Ended(_) => None,
+        };
+        let Some(mut channel) = channel else { return };
+        if channel.consumer(&at_broker) == Some(consumer) {
+            channel.discard_consumer(&at_broker);
         }
     }
 

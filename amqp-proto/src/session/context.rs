@@ -141,6 +141,10 @@ impl Context {
     /// Cancels a consumer that has started although its handle is gone. Its deliveries are requeued.
     pub(super) fn orphan_consumer(&mut self, id: ChannelId, consumer: ConsumerId, tag: &ShortStr) {
         if let Some(record) = self.channels.get_mut(id) {
+            // The application has cancelled it, and takes what comes until the broker replies.
+            if record.cancelling.contains_key(&consumer) {
+                return;
+            }
             record.orphans.push(consumer);
         }
         if let Ok(mut channel) = self.connection.channel(id) {
@@ -276,7 +280,7 @@ fn fail_pending(
     }
     // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
     let cancelled = core::mem::take(&mut record.cancelling);
-    events.extend(cancelled.into_iter().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
+    events.extend(cancelled.into_keys().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
     let mut gone = Vec::new();
     for sent in unconfirmed {
         record.seqs.of(sent, |publishes| record.kept.others(&publishes, |seqs| gone.push(seqs)));

@@ -637,6 +637,7 @@ impl Session {
         let repair = self.phase.repair();
         let known = repair.is_some_and(|repair| repair.handle_reply(cx, id, request, reply));
         if known {
+            cx.send_late_cancels(id);
             self.advance();
         }
         known

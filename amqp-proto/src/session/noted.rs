@@ -53,7 +53,7 @@ pub(super) fn note(
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(&cancel.consumer_tag) {
                 topology.unconsumed(&consumer.consume.queue);
-                record.cancelling.insert(consumer.id);
+                record.cancelling.insert(consumer.id, cancel.consumer_tag.clone());
             }
         }
         _ => {}

@@ -1,5 +1,5 @@
 use alloc::boxed::Box;
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::blame::Careful;
@@ -36,8 +36,8 @@ pub(super) struct ChannelRecord {
     pub(super) consumers: Consumers,
     /// Number of tags that were generated for them.
     pub(super) renames: u64,
-    /// Consumers whose cancel is pending. They are not restored.
-    pub(super) cancelling: BTreeSet<ConsumerId>,
+    /// Consumers whose cancel is pending, with their tags at the broker. They are not restored.
+    pub(super) cancelling: BTreeMap<ConsumerId, ShortStr>,
     /// Consumers whose handle was dropped while they were being restored. Their deliveries are requeued.
     pub(super) orphans: Vec<ConsumerId>,
     pub(super) streams: Streams,
@@ -220,6 +220,14 @@ impl ChannelRecord {
         let Method::BasicCancel(cancel) = method else { return None };
         let own = self.consumers.at_broker(&cancel.consumer_tag)?;
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
+    }
+
+    /// Returns whether a method cancels a consumer that is being started again. RabbitMQ: a cancel that arrives before the queue has
+    /// replied crashes the channel (seen with 3.10.8).
+    pub(super) fn cancels_too_early(&self, channel: &crate::Channel<'_>, method: &Method) -> bool {
+        let Method::BasicCancel(cancel) = method else { return false };
+        let own = self.consumers.named(&cancel.consumer_tag);
+        own.is_some_and(|own| channel.is_starting(own.tag()))
     }
 
     /// Returns the prefetch limit of the next consumer.

@@ -1,9 +1,11 @@
 //! Sending kept messages and held requests on a channel that was reopened.
 
+use alloc::vec::Vec;
+
 use super::context::Context;
 use super::kept::KeptMessage;
 use super::noted::note;
-use super::record::{Mode, removes};
+use super::record::{ChannelRecord, Mode, removes};
 use super::recovery::not_sent;
 use crate::method::{ConfirmSelect, Method};
 use crate::{
@@ -117,6 +119,27 @@ impl Context {
             self.take_turn(id);
         }
         again
+    }
+
+    /// Sends the cancels that waited until their consumers had started.
+    pub(super) fn send_late_cancels(&mut self, id: ChannelId) {
+        // A careful channel sends everything in order.
+        let is_due = |record: &ChannelRecord| record.attached && record.careful.is_none();
+        let Some(record) = self.channels.get_mut(id).filter(|record| is_due(record)) else {
+            return;
+        };
+        let Ok(channel) = self.connection.channel(id) else { return };
+        let held = record.held.iter().map(|held| &held.method);
+        let due = held.filter_map(|method| match method {
+            Method::BasicCancel(cancel) if !record.cancels_too_early(&channel, method) => {
+                Some(cancel.consumer_tag.clone())
+            }
+            _ => None,
+        });
+        let due: Vec<_> = due.collect();
+        while self.send_next_held(id, |method| {
+            matches!(method, Method::BasicCancel(cancel) if due.contains(&cancel.consumer_tag))
+        }) {}
     }
 
     /// Makes the oldest of the waiting requests. Returns whether there was one, and the channel accepts more.

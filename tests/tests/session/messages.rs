@@ -4,7 +4,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, CommandError, DeliveryTag, Gate, Misuse, PublishError, RawProperties,
-    Reply, ReplyCode, Route, ShortStr,
+    Reply, ReplyCode, Route,
 };
 
 use crate::world::{World, durable, short, text};
@@ -369,7 +369,7 @@ fn a_consumer_discarded_during_recovery_takes_nothing() {
         let id = world.open();
         let queue = world.queue(id, durable("queue"));
         world.publish(id, "", "queue", "body");
-        world.consume(id, &queue, "tag");
+        let consumer = world.consume(id, &queue, "tag");
         world.run();
         world.deliveries();
         world.cut();
@@ -378,7 +378,7 @@ fn a_consumer_discarded_during_recovery_takes_nothing() {
             world.round();
         }
         let channel = &mut world.session.channel(id).expect("it is open");
-        channel.discard_consumer(&ShortStr::truncated("tag"));
+        channel.discard_consumer(consumer);
         // Discarding a consumer requeues the messages that it has.
         for (_, delivery) in world.deliveries() {
             let channel = &mut world.session.channel(id).expect("it is open");

@@ -194,7 +194,7 @@ fn an_exclusive_consumer_that_waits_can_be_cancelled_or_lose_its_queue_or_its_ch
         match act {
             0 => {
                 let channel = &mut world.session.channel(id).expect("it is open");
-                channel.discard_consumer(&short("exclusive"));
+                channel.discard_consumer(exclusive);
             }
             1 => {
                 world.elsewhere(|other, id| {

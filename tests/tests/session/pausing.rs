@@ -10,6 +10,8 @@ use amqp_client_core::proto::{
     ChannelEvent, ChannelId, CommandError, ConsumerId, DeliveryTag, FieldTable, Misuse, ShortStr,
 };
 
+use bytes::Buf as _;
+
 use crate::world::{World, durable, short, text};
 
 /// A session with a queue of ten messages, and a consumer that holds all of them.
@@ -253,8 +255,18 @@ fn a_consumer_that_is_starting_is_not_paused() {
 }
 
 /// The points of a pause at which something happens: the rounds that pass before, and whether it is being resumed.
-const MOMENTS: [(usize, bool); 7] =
-    [(0, false), (1, false), (3, false), (0, true), (1, true), (2, true), (3, true)];
+const MOMENTS: [(usize, bool); 10] = [
+    (0, false),
+    (1, false),
+    (3, false),
+    (0, true),
+    (1, true),
+    (2, true),
+    (3, true),
+    (4, true),
+    (5, true),
+    (6, true),
+];
 
 /// A consumer that is paused, or being resumed, at that point.
 fn paused(moment: (usize, bool)) -> (World, ChannelId, ConsumerId, Vec<DeliveryTag>) {
@@ -291,11 +303,66 @@ fn a_cancel_ends_it_whenever_it_comes() {
     }
 }
 
+/// A consumer that is being started again: the broker has not replied yet.
+fn starting() -> (World, ChannelId, ConsumerId, Vec<DeliveryTag>) {
+    let (mut world, id, consumer, tags) = paused((0, true));
+    while !world.session.channel(id).expect("it is open").starts_consumer() {
+        world.round();
+    }
+    (world, id, consumer, tags)
+}
+
+/// RabbitMQ 3.10 crashes the channel when the cancel arrives before the queue has replied.
+#[test]
+fn a_cancel_waits_until_it_has_started() {
+    let (mut world, id, consumer, _) = starting();
+    let cancel = BasicCancel { consumer_tag: short("lags"), no_wait: false };
+    world.session.channel(id).expect("it is open").request(cancel).expect("it waits");
+    while world.session.channel(id).expect("it is open").starts_consumer() {
+        let sent = world.session.poll_transmit(world.now);
+        let methods = sent.map_or(Vec::new(), |sent| sent.chunk().to_vec());
+        assert!(!methods.windows(4).any(|method| method == [0, 60, 0, 30]));
+        world.round();
+    }
+    world.run();
+    assert_eq!(ends(&world), [&ChannelEvent::ConsumerEnded { consumer }]);
+    assert_eq!(counts(&mut world).1, 0);
+}
+
+#[test]
+fn one_that_is_discarded_leaves_the_next_one_with_its_tag_alone() {
+    for (cancels, runs) in [(false, false), (true, false), (true, true)] {
+        let (mut world, id, consumer, tags) = starting();
+        if runs {
+            world.run();
+            let (_, again) = delivered(&mut world);
+            settle(&mut world, id, &[], &again);
+        }
+        let cancel = BasicCancel { consumer_tag: short("lags"), no_wait: false };
+        let mut channel = world.session.channel(id).expect("it is open");
+        if cancels {
+            channel.request(cancel).expect("it is sent or waits");
+        }
+        if !runs {
+            channel.discard_consumer(consumer);
+        }
+        let consumer_tag = short("lags");
+        let consume = BasicConsume { queue: short("q"), consumer_tag, ..<_>::default() };
+        let next = ConsumerId::from(channel.request(consume).expect("the tag is free"));
+        // The handle of the first one is dropped, whatever has become of it.
+        channel.discard_consumer(consumer);
+        world.run();
+        settle(&mut world, id, &tags[..5], &[]);
+        assert_eq!(counts(&mut world), (0, 1), "{cancels} {runs}");
+        assert!(world.deliveries().iter().any(|(of, _)| *of == next), "{cancels} {runs}");
+    }
+}
+
 #[test]
 fn a_dropped_consumer_is_not_resumed() {
     for moment in MOMENTS {
         let (mut world, id, consumer, tags) = paused(moment);
-        world.session.channel(id).expect("it is open").discard_consumer(&short("lags"));
+        world.session.channel(id).expect("it is open").discard_consumer(consumer);
         world.session.resume_consumer(id, consumer);
         world.run();
         let (_, resent) = delivered(&mut world);

@@ -403,7 +403,7 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
                 1 => tags.iter().for_each(|tag| drop(channel.nack(*tag, false))),
                 2 => drop(channel.nack_up_to(DeliveryTag::new(0), true)),
                 3 => channel.requeue_all(),
-                4 => channel.discard_consumer(&short("reader")),
+                4 => channel.discard_consumer(consumer),
                 _ => drop(channel.request(cancel("reader"))),
             }
             world.run();
