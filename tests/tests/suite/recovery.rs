@@ -447,7 +447,7 @@ behaviours! {
         assert_eq!(after.body(), b"after");
         after.ack()?;
         consumer.cancel().await?;
-        queue.delete(false, false).await?;
+        queue.delete().await?;
     }
 
     async fn attempts_are_told_and_may_come_to_an_end(world) {
