@@ -10,7 +10,7 @@ fn main() {
     let adapter = Adapter {
         name: "blocking",
         broker: suite::rabbitmq,
-        open: |target| Box::pin(async { Ok(connect_target(target)?) }),
+        open: |target| Box::pin(async { connect_target(target) }),
         run: |behaviour| behaviour.wait(),
     };
     libtest_mimic::run(&arguments, suite::trials(adapter)).exit();

@@ -60,7 +60,7 @@ async fn chain(channel: &Channel, length: usize) -> Result<Queue, Box<dyn std::e
             let options = QueueOptions::new()
                 .max_length(0)
                 .dead_letter_exchange("")
-                .dead_letter_routing_key(&format!("q{}", number + 1));
+                .dead_letter_routing_key(format!("q{}", number + 1));
             channel.queue_declare(format!("q{number}"), options)
         })
         .collect();

@@ -11,13 +11,13 @@ fn main() {
         Adapter {
             name: "smol",
             broker: suite::rabbitmq,
-            open: |target| Box::pin(async { Ok(connect_target(target).await?) }),
+            open: |target| Box::pin(async { connect_target(target).await }),
             run: |behaviour: BoxFuture<Outcome>| smol::block_on(behaviour),
         },
         Adapter {
             name: "async_std",
             broker: suite::rabbitmq,
-            open: |target| Box::pin(async { Ok(async_std::connect_target(target).await?) }),
+            open: |target| Box::pin(async { async_std::connect_target(target).await }),
             run: |behaviour: BoxFuture<Outcome>| ::async_std::task::block_on(behaviour),
         },
     ];

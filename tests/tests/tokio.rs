@@ -32,7 +32,7 @@ fn main() {
 async fn open(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
-    Ok(connect_target(target).await?)
+    connect_target(target).await
 }
 
 /// Connects to the broker with whims without a socket, if that is the target.

@@ -248,7 +248,7 @@ impl Run {
             Operation::DeclareExchange { exchange, kind, alternate } => {
                 let mut options = ExchangeOptions::new().durable(false);
                 if alternate {
-                    options = options.alternate_exchange(&self.exchange(0));
+                    options = options.alternate_exchange(self.exchange(0));
                 }
                 let name = self.exchange(exchange);
                 channel.exchange_declare(name, KINDS[usize::from(kind)], options).await?;

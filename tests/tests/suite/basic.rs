@@ -88,7 +88,7 @@ behaviours! {
 
     async fn headers_that_grow_beyond_a_frame_by_dead_lettering_arrive(world) {
         let (channel, dead) = world.queue().await?;
-        let options = temporary().dead_letter_exchange("").dead_letter_routing_key(&dead.name().to_string());
+        let options = temporary().dead_letter_exchange("").dead_letter_routing_key(dead.name().to_string());
         let queue = channel.queue_declare(name("q"), options).await?;
         // A little more fits into a frame of 131,072 bytes, but not with the header that the broker adds (`x-death`).
         let headers = FieldTable::new().with("large", "x".repeat(130_950))?;

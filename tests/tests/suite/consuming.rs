@@ -107,7 +107,7 @@ behaviours! {
         let dead = channel.queue_declare(name("dead"), temporary()).await?;
         let options = temporary()
             .dead_letter_exchange("")
-            .dead_letter_routing_key(&dead.name().to_string());
+            .dead_letter_routing_key(dead.name().to_string());
         let queue = channel.queue_declare(name("q"), options).await?;
         for number in 0..6u8 {
             queue.publish(&Message::new(vec![number])).await?;
@@ -508,7 +508,7 @@ behaviours! {
         let graveyard = channel.queue_declare("", super::temporary()).await?;
         let options = super::temporary()
             .dead_letter_exchange("")
-            .dead_letter_routing_key(&graveyard.name().to_string());
+            .dead_letter_routing_key(graveyard.name().to_string());
         let queue = channel.queue_declare("", options).await?;
         let mut events = channel.events();
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;

@@ -105,7 +105,7 @@ behaviours! {
         queue.bind(alternate.name(), "").await?;
         let options = ExchangeOptions::new()
             .durable(false)
-            .alternate_exchange(&alternate.name().to_string());
+            .alternate_exchange(alternate.name().to_string());
         let main = channel.exchange_declare(name("m"), "direct", options).await?;
         main.publish_confirmed("nowhere", &Message::new("stray")).await?;
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;

@@ -41,7 +41,7 @@ behaviours! {
         let (channel, queue) = world.queue().await?;
         let options = PublisherOptions::new().window(100, usize::MAX);
         let publisher = channel.default_exchange().publisher(options)?;
-        let prepared = publisher.prepare(&queue.name().to_string())?;
+        let prepared = publisher.prepare(queue.name().to_string())?;
         prepared.send("one").await?;
         let second = prepared.publish("two").await?;
         assert_eq!(second.seq().map(|seq| seq.get()), Some(2));
@@ -64,7 +64,7 @@ behaviours! {
         let options = temporary().max_length(2).overflow(Overflow::RejectPublish);
         let queue = channel.queue_declare(name("full"), options).await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
-        let prepared = publisher.prepare(&queue.name().to_string())?;
+        let prepared = publisher.prepare(queue.name().to_string())?;
         let mut verdicts = Vec::new();
         for confirmation in prepared.publish_all(["a", "b", "c", "d"]).await? {
             verdicts.push(confirmation.await);
@@ -89,7 +89,7 @@ behaviours! {
     async fn prepared_messages_fail_with_their_channel(world) {
         let (channel, queue) = world.queue().await?;
         let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
-        let prepared = publisher.prepare(&queue.name().to_string())?;
+        let prepared = publisher.prepare(queue.name().to_string())?;
         channel.close().await?;
         let error = prepared.publish_all(["6"]).await.expect_err("the channel is closed");
         assert!(matches!(error.error, PublishError::Ended(_)) && error.sent.is_empty());

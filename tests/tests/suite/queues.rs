@@ -152,7 +152,7 @@ behaviours! {
         graveyard.bind(dead.name(), "").await?;
         let options = temporary()
             .message_ttl(Duration::from_millis(20))
-            .dead_letter_exchange(&dead.name().to_string())
+            .dead_letter_exchange(dead.name().to_string())
             .dead_letter_routing_key("rip");
         let queue = channel.queue_declare("", options).await?;
         queue.publish(&Message::new("short life")).await?;
