@@ -244,6 +244,7 @@ impl SessionChannel<'_> {
     /// affected.
     pub fn discard_consumer(&mut self, consumer: ConsumerId) {
         self.record.held.retain(|held| ConsumerId::from(held.id) != consumer);
+        let mut cancel_waits = false;
         let at_broker = match self.record.consumers.remove(consumer) {
             Some(own) => {
                 self.topology.unconsumed(&own.consume.queue);
@@ -254,6 +255,7 @@ impl SessionChannel<'_> {
                             if cancel.consumer_tag == own.consume.consumer_tag =>
                         {
                             cancel.consumer_tag = own.tag().clone();
+                            cancel_waits = true;
                         }
                         _ => {}
                     }
@@ -274,7 +276,9 @@ impl SessionChannel<'_> {
             Reach::Ended(_) => None,
         };
         let Some(mut channel) = channel else { return };
-        if channel.consumer(&at_broker) == Some(consumer) {
+        // When it has started, that is noticed: then it is discarded, and the cancel is sent.
+        let waits = cancel_waits && channel.is_starting(&at_broker);
+        if !waits && channel.consumer(&at_broker) == Some(consumer) {
             channel.discard_consumer(&at_broker);
         }
     }

@@ -59,9 +59,8 @@ impl Session {
     /// can see.
     pub fn pause_consumer(&mut self, id: ChannelId, consumer: ConsumerId, lasting: bool) -> bool {
         let cx = &mut self.context;
-        let connected = self.phase.is_connected();
-        let record = cx.channels.get_mut(id).filter(|record| connected && record.attached);
-        let Some(record) = record else { return false };
+        // Also while the channel is being restored: if nothing were read because of this consumer, that would never end.
+        let Some(record) = cx.channels.get_mut(id) else { return false };
         // In a transaction, a requeue would wait for the commit. A watched consumer may belong to a stream.
         if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {
             return false;

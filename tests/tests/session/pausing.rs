@@ -10,6 +10,7 @@ use amqp_client_core::proto::{
     ChannelEvent, ChannelId, CommandError, ConsumerId, DeliveryTag, FieldTable, Misuse, ShortStr,
 };
 
+use amqp_test_broker::Scope;
 use bytes::Buf as _;
 
 use crate::world::{World, durable, short, text};
@@ -371,6 +372,32 @@ fn a_dropped_consumer_is_not_resumed() {
         assert_eq!(counts(&mut world), (5, 0), "{moment:?}");
         assert!(ends(&world).is_empty(), "{moment:?}");
     }
+}
+
+/// While a channel is restored, deliveries that nobody takes may be all that can be read.
+#[test]
+fn it_can_be_paused_while_its_channel_is_restored() {
+    let (mut world, id, consumer) = holding();
+    let other = world.queue(id, durable("other"));
+    world.consume(id, &other, "second");
+    world.deliveries();
+    world.cut();
+    // To find out which consumer the broker refuses, the session starts one after the other.
+    world.broker.refuse_next((60, 20), 1, Scope::Channel);
+    assert!(world.reconnect());
+    while !pause(&mut world, id, consumer) {
+        assert!(!world.session.is_open(), "the other consumer was to start behind it");
+        world.round();
+    }
+    assert!(!world.session.is_open());
+    world.run();
+    assert!(world.session.is_open());
+    let (_, tags) = delivered(&mut world);
+    settle(&mut world, id, &[], &tags);
+    assert_eq!(counts(&mut world), (10, 0));
+    world.session.resume_consumer(id, consumer);
+    world.run();
+    assert_eq!(delivered(&mut world).0.len(), 10);
 }
 
 #[test]
