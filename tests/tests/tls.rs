@@ -297,7 +297,7 @@ fn mistaken_ports_are_named() {
 fn files_that_are_no_good_are_named() {
     fails(&node().uri("cacertfile=@/missing.pem"), "missing.pem");
     fails(&node().uri("cacertfile=@/server.key"), "holds no certificate");
-    fails(&node().uri("certfile=@/client.pem"), "keyfile is missing");
+    fails(&node().uri("certfile=@/client.pem"), "certfile is set without keyfile");
     let swapped = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/client.pem";
     fails(&node().uri(swapped), "holds no private key");
     let foreign = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/server.key";

@@ -47,7 +47,8 @@ behaviours! {
                 [("delivery_budget", budget), ("keepalive", keepalive), ("connect_timeout", connect)]
             {
                 let error = world.open(target).await.expect_err("it cannot work");
-                assert!(error.to_string().contains(&format!("settings.{name} is 0")), "{error}");
+                let text = amqp_client_core::proto::error::chain(&error).to_string();
+                assert!(text.contains(&format!("settings.{name} is 0")), "{text}");
             }
         }
     }
