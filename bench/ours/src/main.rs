@@ -34,7 +34,7 @@ struct Tokio;
 
 impl Runtime for Tokio {
     async fn open(url: String) -> Outcome<Connection> {
-        Ok((*amqp_client_tokio::connect(&url).await?).clone())
+        Ok(amqp_client_tokio::connect(&url).await?)
     }
 
     fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
@@ -51,7 +51,7 @@ struct Smol;
 
 impl Runtime for Smol {
     async fn open(url: String) -> Outcome<Connection> {
-        Ok((*amqp_client_smol::connect(&url).await?).clone())
+        Ok(amqp_client_smol::connect(&url).await?)
     }
 
     fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
