@@ -397,7 +397,7 @@ pub(crate) mod tests {
                 break;
             }
         }
-        assert!(full.closing.get(), "the handshake is given up, and its first bytes");
+        assert!(full.closing.get(), "the handshake and its first bytes are discarded");
         assert!(!full.written_late.get());
     }
 }

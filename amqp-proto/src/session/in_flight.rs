@@ -35,6 +35,11 @@ impl Requests {
         self.sent.back_mut()?.1.as_mut()
     }
 
+    pub(super) fn contains(&self, id: RequestId) -> bool {
+        let request = self.place(id).and_then(|place| self.sent.get(place));
+        request.is_some_and(|(_, request)| request.is_some())
+    }
+
     pub(super) fn find(&mut self, id: RequestId) -> Option<&mut InFlight> {
         let place = self.place(id)?;
         self.sent.get_mut(place)?.1.as_mut()

@@ -222,12 +222,16 @@ impl ChannelRecord {
         (channel.wanted_consumer(&cancel.consumer_tag) != Some(own.id)).then_some(own.id)
     }
 
-    /// Returns whether a method cancels a consumer that is being started again. RabbitMQ: a cancel that arrives before the queue has
-    /// replied crashes the channel (seen with 3.10.8).
+    /// Returns whether a method cancels a consumer that the session is starting again. RabbitMQ: a cancel that arrives before the
+    /// queue has replied crashes the channel (seen with 3.10.8). An application that pipelines its own start and cancel gets what it
+    /// asks for.
     pub(super) fn cancels_too_early(&self, channel: &crate::Channel<'_>, method: &Method) -> bool {
         let Method::BasicCancel(cancel) = method else { return false };
         let own = self.consumers.named(&cancel.consumer_tag);
-        own.is_some_and(|own| channel.is_starting(own.tag()))
+        own.is_some_and(|own| {
+            let starts_first = self.in_flight.contains(RequestId(own.id.get()));
+            !starts_first && channel.is_starting(own.tag())
+        })
     }
 
     /// Returns the prefetch limit of the next consumer.

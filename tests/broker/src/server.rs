@@ -409,6 +409,7 @@ impl Shared {
                         eprintln!("amqp-test-broker: {error}");
                     }
                     fails = true;
+                    // Nothing reports that the system has descriptors again.
                     thread::sleep(REST);
                 }
             }

@@ -330,6 +330,20 @@ fn a_cancel_waits_until_it_has_started() {
     assert_eq!(counts(&mut world).1, 0);
 }
 
+/// Nobody but the application starts it, so nothing waits for its start.
+#[test]
+fn a_cancel_right_behind_the_first_start_gets_its_reply() {
+    let (mut world, id, _) = holding();
+    let mut channel = world.session.channel(id).expect("it is open");
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("t"), ..<_>::default() };
+    let started = channel.request(consume).expect("it is sent");
+    let cancel = BasicCancel { consumer_tag: short("t"), no_wait: false };
+    let cancelled = channel.request(cancel).expect("it is sent");
+    world.run();
+    assert!(world.answer(started).is_some());
+    assert!(world.answer(cancelled).is_some());
+}
+
 #[test]
 fn one_that_is_discarded_leaves_the_next_one_with_its_tag_alone() {
     for (cancels, runs) in [(false, false), (true, false), (true, true)] {
