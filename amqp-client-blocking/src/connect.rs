@@ -14,6 +14,13 @@ use crate::io::{Threads, registration};
 /// If the connection is lost later, the client reconnects and restores everything that was declared and consumed: see
 /// [recovery](crate::recovery).
 ///
+/// ```no_run
+/// # fn example() -> Result<(), amqp_client_blocking::ConnectError> {
+/// let connection = amqp_client_blocking::connect("amqp://guest:guest@localhost:5672/%2f")?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`ConnectError`], as [`connect_target`].
 pub fn connect(uri: &str) -> Result<Connection, ConnectError> {
@@ -22,6 +29,20 @@ pub fn connect(uri: &str) -> Result<Connection, ConnectError> {
 
 /// Connects to the first node of `target` that accepts the connection. The
 /// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node.
+///
+/// ```no_run
+/// use amqp_client_blocking::{Target, connect_target};
+/// use std::time::Duration;
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let target = Target::new("rabbit-1", 5672)
+///     .endpoint("rabbit-2", 5672)
+///     .login("billing", "secret")
+///     .heartbeat(Duration::from_secs(10));
+/// let connection = connect_target(target)?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.

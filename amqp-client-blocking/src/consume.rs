@@ -102,6 +102,19 @@ struct Entry<'a> {
 }
 
 /// The reason why a callback failed, or a [`ConsumerEnd`] if a consumer ended.
+///
+/// ```no_run
+/// use amqp_client_blocking::{Callbacks, ConsumerEnd};
+///
+/// # fn example(mut callbacks: Callbacks<'_>) {
+/// if let Err(error) = callbacks.run() {
+///     match error.downcast_ref::<ConsumerEnd>() {
+///         Some(end) => println!("a consumer ended: {end}"),
+///         None => println!("a callback failed: {error}"),
+///     }
+/// }
+/// # }
+/// ```
 pub type CallbackError = Box<dyn std::error::Error + Send + Sync>;
 
 type Callback<'a> = dyn FnMut(Delivery) -> Result<(), CallbackError> + Send + 'a;

@@ -45,6 +45,18 @@ pub struct Config {
 /// transport, the system may take megabytes at once, and a slow link has to send them within the timeout.
 ///
 /// To bound the whole time, wait with a timer of the runtime (`tokio::time::timeout`, for threads `.wait_timeout(..)`).
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{Settings, Target};
+/// use std::time::Duration;
+///
+/// let settings = Settings::default()
+///     .connect_timeout(Duration::from_secs(5))
+///     .call_timeout(Some(Duration::from_secs(10)))
+///     .delivery_budget(64 * 1024 * 1024);
+/// let target = Target::new("localhost", 5672).settings(settings);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -99,6 +111,14 @@ amqp_proto::__setters! {
 }
 
 /// A setting has a value that cannot work.
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::Settings;
+///
+/// let error = Settings::default().delivery_budget(0).check().unwrap_err();
+/// assert_eq!(error.to_string(), "settings.delivery_budget is 0; it has to be at least 1");
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[error("settings.{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]

@@ -36,6 +36,20 @@ pub async fn connect(uri: &str) -> Result<Connection, ConnectError> {
 /// Connects to the first node of `target` that accepts the connection. The
 /// [`connect_timeout`](crate::Settings::connect_timeout) applies to each node.
 ///
+/// ```no_run
+/// use amqp_client_tokio::{Target, connect_target};
+/// use std::time::Duration;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let target = Target::new("rabbit-1", 5672)
+///     .endpoint("rabbit-2", 5672)
+///     .login("billing", "secret")
+///     .heartbeat(Duration::from_secs(10));
+/// let connection = connect_target(target).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
 /// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
@@ -72,6 +86,18 @@ where
 }
 
 /// Like [`connect_over`], inside a TLS session with `host`.
+///
+/// ```
+/// use amqp_client_tokio::{Config, connect_tls_over, tls::TlsOptions};
+///
+/// # async fn example(stream: tokio::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+/// let tls = TlsOptions::new();
+/// let (connection, driver) = connect_tls_over(stream, &tls, "rabbit.example", Config::default())?;
+/// tokio::spawn(driver);
+/// connection.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`TlsError`](crate::tls::TlsError), if the TLS configuration is invalid.

@@ -12,6 +12,13 @@ use bytes::{Bytes, BytesMut};
 /// This trait is sealed: clients call it under the lock of the connection, in the middle of a frame, where code of others could
 /// wait for that lock, or panic and leave half a frame. For a body type of your own use [`Bytes::from_owner`], whose owner is
 /// dropped outside of the lock.
+///
+/// ```
+/// # use amqp_proto::Body;
+/// assert_eq!("work".as_octets(), b"work");
+/// assert_eq!(vec![1, 2, 3].as_octets(), [1, 2, 3]);
+/// assert_eq!((&b"work"[..]).into_bytes(), "work");
+/// ```
 pub trait Body: sealed::Sealed {
     /// The bytes.
     fn as_octets(&self) -> &[u8];

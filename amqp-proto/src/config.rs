@@ -34,6 +34,14 @@ macro_rules! __setters {
 pub(crate) use __setters as setters;
 
 /// Limits of a connection. Each limit is checked before memory is reserved.
+///
+/// ```
+/// # use amqp_proto::{Limits, Oversized};
+/// let limits = Limits::default()
+///     .channel_max(64)
+///     .body_max(16 * 1024 * 1024)
+///     .oversized(Oversized::Reject);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -75,6 +83,12 @@ setters! {
 ///
 /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged where a
 /// delivery of a queue is requeued or rejected. The message stays in the stream.
+///
+/// ```
+/// # use amqp_proto::{Limits, Oversized};
+/// // A body of more than 1 MiB goes to the dead-letter exchange of its queue.
+/// let limits = Limits::default().body_max(1024 * 1024).oversized(Oversized::Reject);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Oversized {
@@ -110,6 +124,18 @@ impl Default for Limits {
 }
 
 /// The configuration of a client's connection.
+///
+/// ```
+/// # use amqp_proto::{ClientConfig, FieldTable};
+/// use std::time::Duration;
+///
+/// let config = ClientConfig::default()
+///     .client_properties(FieldTable::new().with("product", "billing")?)
+///     .heartbeat(Duration::from_secs(10))
+///     .handshake_timeout(Duration::from_secs(5))
+///     .connection_name("billing worker 7")?;
+/// # Ok::<(), amqp_proto::FieldError>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {

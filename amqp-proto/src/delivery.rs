@@ -365,6 +365,16 @@ impl fmt::Debug for Published {
 }
 
 /// Why a message was unusable; the connection is unaffected.
+///
+/// ```
+/// # use amqp_proto::Unusable;
+/// # fn example(why: &Unusable) {
+/// match why {
+///     Unusable::BodyTooLarge { size, limit } => println!("{size} bytes, allowed are {limit}"),
+///     other => println!("{other}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {

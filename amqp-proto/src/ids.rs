@@ -28,6 +28,15 @@ ids! {
     /// The number of a channel on its connection.
     ///
     /// Numbers are used again, but only after the closing event of the earlier channel was polled.
+    ///
+    /// ```
+    /// # use amqp_proto::{ChannelError, ChannelId};
+    /// # fn example(error: &ChannelError) {
+    /// if let Some(channel) = error.channel_id() {
+    ///     println!("channel {channel} was closed");
+    /// }
+    /// # }
+    /// ```
     ChannelId(u16);
     /// The number of a request, unique on its connection.
     RequestId(u64);
@@ -36,6 +45,12 @@ ids! {
     /// Counts the publishes of a channel since confirms were selected, from 1.
     PublishSeq(u64);
     /// The server's number of a delivery on its channel.
+    ///
+    /// ```
+    /// # use amqp_proto::DeliveryTag;
+    /// let tag = DeliveryTag::new(7);
+    /// assert_eq!(tag.get(), 7);
+    /// ```
     DeliveryTag(u64);
 }
 

@@ -19,6 +19,16 @@ const UNUSED: u16 = 2;
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $bit:literal, $kind:ident;)*) => {
         /// The properties of a message, each there or not (spec 1.8, class `basic`).
+        ///
+        /// ```
+        /// # use amqp_proto::{Properties, ShortStr};
+        /// let properties = Properties {
+        ///     content_type: Some(ShortStr::try_from("application/json")?),
+        ///     delivery_mode: Some(2),
+        ///     ..Properties::default()
+        /// };
+        /// # Ok::<(), amqp_proto::TooLong>(())
+        /// ```
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         pub struct Properties {
             $($(#[$doc])* pub $name: Option<$type>,)*
@@ -133,6 +143,15 @@ enum Kind {
 /// that RabbitMQ does not define, or tables nested deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH). The
 /// message is delivered all the same. Reading the property in question returns the error, the others can still be read, and the
 /// bytes can be [looked at](Self::as_encoded) and published again.
+///
+/// ```
+/// # use amqp_proto::{Properties, RawProperties};
+/// let properties = Properties { priority: Some(3), ..Properties::default() };
+/// let encoded = RawProperties::from(&properties);
+/// assert_eq!(encoded.priority()?, Some(3));
+/// assert_eq!(encoded.reply_to()?, None);
+/// # Ok::<(), amqp_proto::DecodeError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawProperties(Bytes);
 

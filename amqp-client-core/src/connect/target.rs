@@ -14,6 +14,28 @@ use crate::login::{self, TokenSource};
 use crate::tls::TlsOptions;
 
 /// The nodes to connect to, and how: the contents of an AMQP URI.
+///
+/// ```
+/// # use amqp_client_core as amqp_client_tokio;
+/// use amqp_client_tokio::{Recovery, Target};
+/// use std::time::Duration;
+///
+/// // From a URI, with options that a URI does not have.
+/// let target: Target = "amqp://billing:secret@rabbit-1,rabbit-2/orders?heartbeat=10".parse()?;
+/// let target = target
+///     .retry_open(true)
+///     .recovery(Recovery::default().give_up_after(Some(Duration::from_secs(600))));
+///
+/// // The same without a URI.
+/// let target = Target::new("rabbit-1", 5672)
+///     .endpoint("rabbit-2", 5672)
+///     .login("billing", "secret")
+///     .virtual_host("orders")?
+///     .heartbeat(Duration::from_secs(10))
+///     .retry_open(true)
+///     .recovery(Recovery::default().give_up_after(Some(Duration::from_secs(600))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Target {

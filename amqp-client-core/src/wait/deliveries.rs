@@ -6,8 +6,20 @@ use thiserror::Error;
 use super::Wait as _;
 use crate::{Consumer, ConsumerEnd, Delivery};
 
-/// The deliveries of a [`Consumer`], one after the other, waited for by blocking the thread. Ends when the consumer is
-/// cancelled; an error comes once and last.
+/// An iterator over the deliveries of a [`Consumer`]. It blocks the thread until the next delivery arrives.
+///
+/// The iterator ends when the application cancels the consumer. If the consumer ends for another reason, the last item is the
+/// error.
+///
+/// ```no_run
+/// # use amqp_client_core::Consumer;
+/// # fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
+/// for delivery in &mut consumer {
+///     delivery?.ack()?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Deliveries<'a>(&'a mut Consumer);
 
@@ -67,6 +79,21 @@ impl Consumer {
 }
 
 /// [`Consumer::next_timeout`] returned no delivery.
+///
+/// ```no_run
+/// # use amqp_client_core::{Consumer, adapter as amqp_client_blocking};
+/// use std::time::Duration;
+///
+/// use amqp_client_blocking::NextError;
+///
+/// # fn example(mut consumer: Consumer) -> Result<(), Box<dyn std::error::Error>> {
+/// match consumer.next_timeout(Duration::from_secs(1)) {
+///     Err(NextError::TimedOut { after }) => println!("no delivery within {after:?}"),
+///     next => next?.ack()?,
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NextError {

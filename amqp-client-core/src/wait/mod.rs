@@ -20,6 +20,22 @@ use alarm::{earlier, is_past};
 use waiter::Watch;
 
 /// Waiting for futures by blocking the thread.
+///
+/// ```no_run
+/// # use amqp_client_core::{Channel, QueueOptions, adapter as amqp_client_blocking};
+/// use std::time::Duration;
+///
+/// use amqp_client_blocking::Wait as _;
+///
+/// # fn example(channel: &Channel) -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = channel.queue_declare("jobs", QueueOptions::new()).wait()?;
+/// match queue.purge().wait_timeout(Duration::from_secs(5)) {
+///     Some(purged) => println!("{} messages purged", purged?),
+///     None => println!("no reply within 5 seconds"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub trait Wait: Future + Sized {
     /// Blocks until there is a result.
     fn wait(self) -> Self::Output {

@@ -95,6 +95,16 @@ impl ChannelError {
 }
 
 /// A channel cannot be opened.
+///
+/// ```
+/// # use amqp_proto::OpenChannelError;
+/// # fn example(error: &OpenChannelError) {
+/// match error {
+///     OpenChannelError::Exhausted { channel_max } => println!("limit of {channel_max} channels"),
+///     other => println!("{other}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenChannelError {
@@ -148,6 +158,17 @@ pub enum CommandError {
 common_methods! { CommandError { Self::Ended(error) => error } }
 
 /// A command that is not valid. The connection is not affected.
+///
+/// ```
+/// # use amqp_proto::{CommandError, Misuse};
+/// # fn example(error: &CommandError) {
+/// match error {
+///     CommandError::Misuse(Misuse::TransactionLost) => println!("repeat the transaction"),
+///     CommandError::Misuse(misuse) => println!("a bug of this program: {misuse}"),
+///     other => println!("{other}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Misuse {
@@ -295,6 +316,15 @@ impl From<CommandError> for PublishError {
 }
 
 /// The reason why publishing has to wait. Everything else is still sent.
+///
+/// ```
+/// # use amqp_proto::{Gate, PublishError};
+/// # fn example(error: &PublishError) {
+/// if let PublishError::TimedOut { gate: Gate::Blocked, .. } = error {
+///     println!("the broker is short of memory or disk");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gate {

@@ -247,6 +247,17 @@ pub enum WrongProtocol {
 }
 
 /// The reason why a login failed.
+///
+/// ```
+/// # use amqp_proto::{ConnectionError, LoginError};
+/// # fn example(error: &ConnectionError) {
+/// match error {
+///     ConnectionError::Login(LoginError::Refused(close)) => println!("{}", close.reply_text),
+///     ConnectionError::Login(LoginError::HungUp) => println!("check the password"),
+///     other => println!("{other}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LoginError {

@@ -20,6 +20,16 @@ use core::error::Error;
 use core::fmt;
 
 /// The side of a connection that did something.
+///
+/// ```
+/// # use amqp_proto::{Close, Initiator};
+/// # fn example(close: &Close) {
+/// match close.by {
+///     Initiator::Peer => println!("the broker closed: {}", close.reply_text),
+///     Initiator::Local => println!("this program closed"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a connection has two ends")]
 pub enum Initiator {

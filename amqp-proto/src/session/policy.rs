@@ -6,6 +6,18 @@ use crate::ConnectionError;
 use crate::config::setters;
 
 /// How a [`Session`](super::Session) reconnects and restores its state when its transport is lost.
+///
+/// ```
+/// # use amqp_proto::session::{OnCancel, Recovery};
+/// use std::time::Duration;
+///
+/// let recovery = Recovery::default()
+///     .delay_max(Duration::from_secs(30))
+///     .give_up_after(Some(Duration::from_secs(600)))
+///     .on_cancel(OnCancel::Resubscribe)
+///     .reopen_channels(true)
+///     .recovers(|error| error.is_recoverable() && error.is_transient());
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Recovery {
@@ -71,6 +83,11 @@ setters! {
 }
 
 /// Policy for a consumer that the broker cancels, for example because its queue is deleted or moves to another node.
+///
+/// ```
+/// # use amqp_proto::session::{OnCancel, Recovery};
+/// let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnCancel {
@@ -89,6 +106,13 @@ pub enum OnCancel {
 pub(super) const LEAST_DELAY: Duration = Duration::from_millis(1);
 
 /// Policy for a queue that another connection holds exclusively.
+///
+/// ```
+/// # use amqp_proto::session::{Locked, Recovery};
+/// use std::time::Duration;
+///
+/// let recovery = Recovery::default().locked(Locked::Retry(Duration::from_secs(5)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Locked {

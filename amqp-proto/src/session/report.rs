@@ -5,6 +5,18 @@ use core::time::Duration;
 use crate::{ChannelError, ChannelId, ConsumerId, ShortStr};
 
 /// An entity that recovery restores.
+///
+/// ```
+/// # use amqp_proto::session::{Entity, RecoveryReport};
+/// # fn example(report: &RecoveryReport) {
+/// for (entity, error) in &report.failed {
+///     match entity {
+///         Entity::Queue(name) => println!("queue {name} is missing: {error}"),
+///         other => println!("{other} was not restored: {error}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entity {

@@ -3,6 +3,14 @@ use nom::error::{ErrorKind, ParseError};
 use crate::error::debug_shows_chain;
 
 /// Bytes that are not AMQP 0-9-1: the field and the reason.
+///
+/// ```
+/// # use amqp_proto::RawProperties;
+/// // Flags for a `priority`, but no value.
+/// let error = RawProperties::checked(vec![0x08, 0x00].into()).unwrap_err();
+/// assert_eq!(error.place(), "property priority");
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (in {place})")]
 pub struct DecodeError {

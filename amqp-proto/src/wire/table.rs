@@ -28,6 +28,12 @@ use super::{
 pub struct FieldTable(Bytes);
 
 /// Why an entry cannot be put into a field table or array.
+///
+/// ```
+/// # use amqp_proto::{FieldError, FieldTable};
+/// let error = FieldTable::new().with("x-weight", f64::NAN).unwrap_err();
+/// assert_eq!(error, FieldError::NotFinite);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FieldError {

@@ -10,6 +10,12 @@ use super::primitive::{long_octets, put_long_octets};
 use super::{Parsed, Wire, share, short_octets};
 
 /// A name (exchange, queue, routing key, consumer tag...) is longer than the 255 bytes a short string holds.
+///
+/// ```
+/// # use amqp_proto::ShortStr;
+/// let error = ShortStr::named("queue", "q".repeat(300)).unwrap_err();
+/// assert_eq!(error.to_string(), "queue is 300 bytes long; AMQP allows at most 255");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} is {length} bytes long; AMQP allows at most 255")]
 pub struct TooLong {

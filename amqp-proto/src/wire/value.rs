@@ -242,6 +242,12 @@ pub(super) fn skip<'a>(
 }
 
 /// A decimal number: `value` with `scale` digits behind the point.
+///
+/// ```
+/// # use amqp_proto::Decimal;
+/// let price = Decimal { scale: 2, value: 1999 };
+/// assert_eq!(price.to_string(), "19.99");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Decimal {
     /// How many of the digits stand behind the point.
