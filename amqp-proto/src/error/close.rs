@@ -1,7 +1,6 @@
 use alloc::string::ToString as _;
 use core::fmt;
 
-use super::Initiator;
 use crate::method::Method;
 use crate::wire::write_escaped;
 use crate::{ChannelId, ReplyCode, ShortStr};
@@ -29,6 +28,26 @@ pub struct Close {
     pub class_id: u16,
     /// The method that caused the close, or 0.
     pub method_id: u16,
+}
+
+/// The side of a connection that did something.
+///
+/// ```
+/// # use amqp_proto::{Close, Initiator};
+/// # fn example(close: &Close) {
+/// match close.by {
+///     Initiator::Peer => println!("the broker closed: {}", close.reply_text),
+///     Initiator::Local => println!("this program closed"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a connection has two ends")]
+pub enum Initiator {
+    /// This side of the connection.
+    Local,
+    /// The other side.
+    Peer,
 }
 
 impl Close {

@@ -5,7 +5,10 @@ use core::time::Duration;
 
 use thiserror::Error;
 
-use super::{Close, ConnectionError, chain, common_methods, debug_shows_chain};
+use super::chain::{chain, debug_shows_chain};
+use super::close::Close;
+use super::connection::ConnectionError;
+use super::methods::common_methods;
 use crate::{ChannelId, ReplyCode, ShortStr, TooLong};
 
 /// The reason why a channel is closed. Once it is closed, every call returns the same error.

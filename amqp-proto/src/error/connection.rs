@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use thiserror::Error;
 
-use super::{Close, Initiator, Violation, debug_shows_chain};
+use super::chain::debug_shows_chain;
+use super::close::{Close, Initiator};
+use super::violation::Violation;
 use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr};
 
 /// The reason why a connection is closed. Once it is closed, every call returns the same error.

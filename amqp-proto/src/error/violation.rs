@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-use super::debug_shows_chain;
+use super::chain::debug_shows_chain;
 use crate::{ChannelId, ReplyCode};
 
 /// A rule of the protocol that the peer broke.
