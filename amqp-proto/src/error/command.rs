@@ -8,8 +8,8 @@ use thiserror::Error;
 use super::chain::{chain, debug_shows_chain};
 use super::close::Close;
 use super::connection::ConnectionError;
-use super::methods::common_methods;
-use crate::{ChannelId, ReplyCode, ShortStr, TooLong};
+use super::methods::{close_methods, common_methods};
+use crate::{ReplyCode, TooLong};
 
 /// The reason why a channel is closed. Once it is closed, every call returns the same error.
 ///
@@ -74,18 +74,6 @@ impl ChannelError {
         }
     }
 
-    /// Returns the text of the close of the channel or connection, if one side closed it.
-    #[must_use]
-    pub fn reply_text(&self) -> Option<&ShortStr> {
-        self.as_close().map(|close| &close.reply_text)
-    }
-
-    /// Returns the number of the channel that was closed, if the error is the close of a channel.
-    #[must_use]
-    pub fn channel_id(&self) -> Option<ChannelId> {
-        self.as_close()?.channel
-    }
-
     /// Returns whether the same operation may succeed later, on another channel.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -96,6 +84,8 @@ impl ChannelError {
         }
     }
 }
+
+close_methods! { ChannelError }
 
 /// A channel cannot be opened.
 ///

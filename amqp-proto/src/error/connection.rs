@@ -7,8 +7,9 @@ use thiserror::Error;
 
 use super::chain::debug_shows_chain;
 use super::close::{Close, Initiator};
+use super::methods::close_methods;
 use super::violation::Violation;
-use crate::{ChannelId, DecodeError, DecodeErrorKind, ReplyCode, SaslError, ShortStr};
+use crate::{DecodeError, DecodeErrorKind, ReplyCode, SaslError};
 
 /// The reason why a connection is closed. Once it is closed, every call returns the same error.
 ///
@@ -126,18 +127,6 @@ impl ConnectionError {
         self.as_close().map(|close| close.reply_code)
     }
 
-    /// Returns the text of the close, if one side closed the connection.
-    #[must_use]
-    pub fn reply_text(&self) -> Option<&ShortStr> {
-        self.as_close().map(|close| &close.reply_text)
-    }
-
-    /// Returns `None`: the error is not about one channel.
-    #[must_use]
-    pub fn channel_id(&self) -> Option<ChannelId> {
-        self.as_close()?.channel
-    }
-
     /// Returns whether this side closed the connection on purpose.
     #[must_use]
     pub fn is_local_close(&self) -> bool {
@@ -175,6 +164,8 @@ impl ConnectionError {
         }
     }
 }
+
+close_methods! { ConnectionError }
 
 /// The error of a failed transport.
 #[derive(Debug, Clone, PartialEq, Eq)]

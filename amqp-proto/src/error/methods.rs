@@ -9,6 +9,8 @@ macro_rules! __common_methods {
         $error:ident $(<$param:ident>)? { $($contained:pat => $inner:expr),* $(,)? }
         $(transient $transient:pat)?
     ) => {
+        $crate::__close_methods! { $error $(<$param>)? }
+
         #[allow(unreachable_patterns, reason = "some contain an error in each variant")]
         impl $(<$param>)? $error $(<$param>)? {
             /// Returns the reply code that explains the error: of the close of the channel or connection, for example.
@@ -18,21 +20,6 @@ macro_rules! __common_methods {
                     $($contained => $inner.reply_code(),)*
                     _ => None,
                 }
-            }
-
-            /// Returns the text that the broker, or this client, sent with the reply code.
-            #[must_use]
-            pub fn reply_text(&self) -> Option<&$crate::ShortStr> {
-                match self {
-                    $($contained => $inner.reply_text(),)*
-                    _ => None,
-                }
-            }
-
-            /// Returns the number of the channel that was closed, if the error is the close of a channel.
-            #[must_use]
-            pub fn channel_id(&self) -> Option<$crate::ChannelId> {
-                self.as_close()?.channel
             }
 
             /// Returns the orderly close of the channel or connection, if that is the reason.
@@ -56,3 +43,25 @@ macro_rules! __common_methods {
     };
 }
 pub(crate) use __common_methods as common_methods;
+
+/// Adds the methods that return parts of the orderly close, to an error that has `as_close`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __close_methods {
+    ($error:ident $(<$param:ident>)?) => {
+        impl $(<$param>)? $error $(<$param>)? {
+            /// Returns the text that the broker, or this client, sent with the reply code.
+            #[must_use]
+            pub fn reply_text(&self) -> Option<&$crate::ShortStr> {
+                self.as_close().map(|close| &close.reply_text)
+            }
+
+            /// Returns the number of the channel that was closed, if the error is the close of a channel.
+            #[must_use]
+            pub fn channel_id(&self) -> Option<$crate::ChannelId> {
+                self.as_close()?.channel
+            }
+        }
+    };
+}
+pub(crate) use __close_methods as close_methods;
