@@ -10,6 +10,11 @@ pub use std::time::Instant;
 #[cfg(not(feature = "std"))]
 pub use own::Instant;
 
+use core::time::Duration;
+
+/// Stands for "never": 30 years, which can be added to any time of any platform's clock.
+pub(crate) const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 #[cfg(not(feature = "std"))]
 mod own {
     use core::ops::{Add, AddAssign};

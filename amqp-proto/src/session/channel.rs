@@ -1,8 +1,7 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use super::discard::Discard;
-use super::kept::{Expires, KeptMessage};
+use super::kept::{Budget, Expires, KeptMessage};
 use super::noted::note;
 use super::record::{ChannelRecord, Mode};
 use super::topology::Topology;
@@ -68,27 +67,6 @@ fn ended(id: ChannelId, over: Option<&ConnectionError>) -> ChannelError {
     let closed =
         || ChannelError::Closed(Close::local(Some(id), ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
     over.map_or_else(closed, |error| error.clone().into())
-}
-
-/// The number of bytes of kept messages, and its limit.
-#[derive(Debug)]
-pub(super) struct Budget {
-    pub(super) kept: usize,
-    pub(super) max: usize,
-    /// Collects the bodies of messages that are no longer kept.
-    pub(super) discard: Discard,
-    /// Whether there are messages whose time to live has not started yet.
-    pub(super) unarmed: bool,
-    /// No message expires before this time.
-    pub(super) expires_at: Option<Instant>,
-}
-
-impl Budget {
-    /// Drops messages; `discard` returns the number of bytes that they counted for.
-    pub(super) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
-        let freed = discard(&mut self.discard);
-        self.kept = self.kept.saturating_sub(freed);
-    }
 }
 
 impl Reach<'_> {
@@ -371,7 +349,7 @@ impl SessionChannel<'_> {
                 Ok(seq)
             }
             Err(error) => {
-                self.budget.discard.message(message);
+                message.discard(&mut self.budget.discard);
                 Err(error)
             }
         }

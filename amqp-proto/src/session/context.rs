@@ -2,12 +2,11 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::LEAST_DELAY;
-use super::channel::Budget;
 use super::channels::Channels;
 use super::exclusive::Waiting;
+use super::kept::Budget;
 use super::nodes::Nodes;
-use super::policy::{Locked, Recovery};
+use super::policy::{LEAST_DELAY, Locked, Recovery};
 use super::record::ChannelRecord;
 use super::recovery::ChannelStep;
 use super::report::Entity;

@@ -3,7 +3,6 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use super::kept::KeptMessage;
 use crate::Connection;
 
 /// Bodies of messages, their encoded properties, and connections that were lost, which a session has no more use for. Dropping it drops them; see
@@ -32,10 +31,6 @@ pub(super) struct Discard {
 impl Discard {
     pub(super) fn hold(&mut self) {
         self.held.get_or_insert_default();
-    }
-
-    pub(super) fn message(&mut self, message: KeptMessage) {
-        self.bodies([message.body, message.properties.into_encoded()]);
     }
 
     pub(super) fn bodies(&mut self, bodies: impl IntoIterator<Item = Bytes>) {

@@ -8,8 +8,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::discard::Discard;
-use super::nodes::NEVER;
-use crate::time::Instant;
+use crate::time::{Instant, NEVER};
 use crate::{PublishSeq, RawProperties, ShortStr};
 
 /// Messages that are kept until they are confirmed, oldest first.
@@ -44,6 +43,27 @@ pub(super) enum Expires {
     At(Instant),
 }
 
+/// The number of bytes of kept messages, and its limit.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) kept: usize,
+    pub(super) max: usize,
+    /// Collects the bodies of messages that are no longer kept.
+    pub(super) discard: Discard,
+    /// Whether there are messages whose time to live has not started yet.
+    pub(super) unarmed: bool,
+    /// No message expires before this time.
+    pub(super) expires_at: Option<Instant>,
+}
+
+impl Budget {
+    /// Drops messages; `discard` returns the number of bytes that they counted for.
+    pub(super) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
+        let freed = discard(&mut self.discard);
+        self.kept = self.kept.saturating_sub(freed);
+    }
+}
+
 impl KeptMessage {
     /// Returns the number of bytes that the message counts for against the limit.
     pub(super) fn octets(&self) -> usize {
@@ -53,6 +73,11 @@ impl KeptMessage {
 
     pub(super) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
         size_of::<Self>() + names + properties.as_encoded().len() + body
+    }
+
+    /// Drops the message's body and properties, or collects them.
+    pub(super) fn discard(self, discard: &mut Discard) {
+        discard.bodies([self.body, self.properties.into_encoded()]);
     }
 }
 
@@ -72,7 +97,7 @@ impl Kept {
         let mut freed = 0;
         for message in self.messages.drain(from..to) {
             freed += message.octets();
-            discard.message(message);
+            message.discard(discard);
         }
         freed
     }
@@ -103,7 +128,7 @@ impl Kept {
         let mut freed = 0;
         for message in self.messages.drain(..) {
             freed += message.octets();
-            discard.message(message);
+            message.discard(discard);
         }
         freed
     }

@@ -66,14 +66,14 @@ use core::ops::RangeInclusive;
 
 use bytes::BytesMut;
 
+use channel::Reach;
 pub use channel::SessionChannel;
-use channel::{Budget, Reach};
 use channels::Channels;
 use context::Context;
 use discard::Discard;
 pub use discard::Discarded;
+use kept::Budget;
 use phase::Phase;
-use policy::LEAST_DELAY;
 pub use policy::{Locked, OnCancel, Recovery};
 pub use reconnect::Reconnect;
 use record::ChannelRecord;

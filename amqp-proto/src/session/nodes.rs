@@ -1,8 +1,8 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{LEAST_DELAY, Recovery};
-use crate::time::Instant;
+use super::policy::{LEAST_DELAY, Recovery};
+use crate::time::{Instant, NEVER};
 
 /// The nodes of a broker, and when each may be tried next.
 #[derive(Debug)]
@@ -100,9 +100,6 @@ impl Nodes {
         }
     }
 }
-
-/// Stands for "never": 30 years, which can be added to any time of any platform's clock.
-pub(super) const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 fn later(now: Instant, delay: Duration) -> Instant {
     let at = now.checked_add(delay);
