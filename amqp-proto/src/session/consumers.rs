@@ -2,9 +2,8 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use super::pause::Pause;
-use super::record::Consumer;
-use crate::{ConsumerId, ShortStr};
+use crate::method::{BasicConsume, BasicQos};
+use crate::{ConsumerId, RequestId, ShortStr};
 
 /// The consumers of a channel, in the order in which the application started them.
 #[derive(Debug, Default)]
@@ -13,6 +12,42 @@ pub(super) struct Consumers {
     /// The tags of the application and those at the broker, with their consumers. Two consumers of one tag are the
     /// application's mistake, over which the broker closes the connection; until then there are two.
     tags: BTreeSet<(ShortStr, ConsumerId)>,
+}
+
+/// A consumer of a session's channel.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) id: ConsumerId,
+    pub(super) consume: BasicConsume,
+    /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](super::pause).
+    pub(super) renamed: Option<ShortStr>,
+    /// The prefetch limit in effect when the consumer was started.
+    pub(super) qos: Option<BasicQos>,
+    /// Whether the consumer is restored after a loss.
+    pub(super) recovers: bool,
+    pub(super) pause: Pause,
+}
+
+impl Consumer {
+    /// Returns the consumer's tag at the broker.
+    pub(super) fn tag(&self) -> &ShortStr {
+        self.renamed.as_ref().unwrap_or(&self.consume.consumer_tag)
+    }
+}
+
+/// How far a consumer is paused.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    #[default]
+    Running,
+    /// The cancel is pending.
+    Cancelling {
+        cancel: RequestId,
+        /// It is started again as soon as the cancel has its reply: only then is its tag free.
+        resume: bool,
+    },
+    Paused,
+    Resuming,
 }
 
 impl Consumers {
@@ -126,7 +161,6 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
-    use crate::method::BasicConsume;
 
     /// So many that the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use super::pause::Pause;
-use super::record::{ChannelRecord, Consumer, Held, InFlight, Limits, Mode};
+use super::consumers::{Consumer, Pause};
+use super::record::{ChannelRecord, Held, InFlight, Limits, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;

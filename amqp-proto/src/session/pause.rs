@@ -20,28 +20,14 @@
 //! A loss ends each pause. The broker has requeued the consumer's deliveries then, so recovery starts it like all others.
 
 use super::Session;
+use super::consumers::{Consumer, Pause};
 use super::context::Context;
-use super::record::{ChannelRecord, Consumer, Mode};
+use super::record::Mode;
 use super::recovery::Repair;
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};
 use crate::method::QueueDeclare;
-use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId, ShortStr};
-
-/// How far a consumer is paused.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pause {
-    #[default]
-    Running,
-    /// The cancel is pending.
-    Cancelling {
-        cancel: RequestId,
-        /// It is started again as soon as the cancel has its reply: only then is its tag free.
-        resume: bool,
-    },
-    Paused,
-    Resuming,
-}
+use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId};
 
 impl Session {
     /// Pauses a consumer that has got more than the application takes. Returns whether it did.
@@ -170,22 +156,5 @@ impl Context {
 
     fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
         self.channels.get_mut(id)?.consumers.get_mut(consumer)
-    }
-}
-
-impl ChannelRecord {
-    /// Assigns a tag at the broker that no consumer of the channel has had.
-    pub(super) fn rename(&mut self, consumer: ConsumerId) {
-        let Some(own) = self.consumers.get(consumer) else { return };
-        let own = own.consume.consumer_tag.clone();
-        let tag = loop {
-            self.renames += 1;
-            // A tag that is too long is cut at its end, so that the number remains.
-            let tag = ShortStr::truncated(&alloc::format!("{}.{own}", self.renames));
-            if self.consumers.tagged(&tag).next().is_none() {
-                break tag;
-            }
-        };
-        self.consumers.rename(consumer, tag);
     }
 }

@@ -3,16 +3,15 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::blame::Careful;
-use super::consumers::Consumers;
+use super::consumers::{Consumer, Consumers};
 use super::in_flight::Requests;
 use super::kept::Kept;
 use super::noted::Noted;
 use super::numbering::{Seqs, Tags};
-use super::pause::Pause;
 use super::reopen::Reopened;
 use super::streams::Streams;
 use super::topology::queue_of;
-use crate::method::{Arguments as _, BasicConsume, BasicQos, Method, MethodFacts};
+use crate::method::{Arguments as _, BasicQos, Method, MethodFacts};
 use crate::{ChannelError, ConsumerId, RequestId, ShortStr};
 
 /// The state of a channel that outlives a connection.
@@ -98,26 +97,6 @@ impl Mode {
             *lost |= *dirty;
             *dirty = false;
         }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Consumer {
-    pub(super) id: ConsumerId,
-    pub(super) consume: BasicConsume,
-    /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](super::pause).
-    pub(super) renamed: Option<ShortStr>,
-    /// The prefetch limit in effect when the consumer was started.
-    pub(super) qos: Option<BasicQos>,
-    /// Whether the consumer is restored after a loss.
-    pub(super) recovers: bool,
-    pub(super) pause: Pause,
-}
-
-impl Consumer {
-    /// Returns the consumer's tag at the broker.
-    pub(super) fn tag(&self) -> &ShortStr {
-        self.renamed.as_ref().unwrap_or(&self.consume.consumer_tag)
     }
 }
 
@@ -252,6 +231,21 @@ impl ChannelRecord {
     /// Returns the tag at the broker for one of the application's tags.
     pub(super) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
         self.consumers.named(tag).map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
+    }
+
+    /// Assigns a tag at the broker that no consumer of the channel has had.
+    pub(super) fn rename(&mut self, consumer: ConsumerId) {
+        let Some(own) = self.consumers.get(consumer) else { return };
+        let own = own.consume.consumer_tag.clone();
+        let tag = loop {
+            self.renames += 1;
+            // A tag that is too long is cut at its end, so that the number remains.
+            let tag = ShortStr::truncated(&alloc::format!("{}.{own}", self.renames));
+            if self.consumers.tagged(&tag).next().is_none() {
+                break tag;
+            }
+        };
+        self.consumers.rename(consumer, tag);
     }
 
     /// Replaces the application's tag in a `basic.cancel` by the tag at the broker.
