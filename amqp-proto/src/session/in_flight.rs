@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use super::record::InFlight;
+use super::request::InFlight;
 use crate::RequestId;
 
 /// Sent and unanswered requests, in the order in which they were sent.

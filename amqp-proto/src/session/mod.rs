@@ -52,6 +52,7 @@ mod record;
 mod recovery;
 mod reopen;
 mod report;
+mod request;
 mod resend;
 mod secret;
 mod streams;

@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 
 use super::consumers::{Consumer, Pause};
-use super::record::{ChannelRecord, Held, InFlight, Limits, Mode};
+use super::record::{ChannelRecord, Mode};
+use super::request::{InFlight, Limits, Noted};
 use super::topology::{Topology, name_of};
 use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
@@ -69,43 +70,8 @@ pub(super) fn note(
     }
 }
 
-impl InFlight {
-    /// The declaration of a queue that somebody waits for, to be made again.
-    pub(super) fn as_queue_declaration(&self) -> Option<Held> {
-        let Self { id, note, recovers, ahead_of, .. } = self;
-        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
-        let facts = method.facts();
-        let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
-        let held = Held { id, method, facts, answered: true, recovers, ahead_of };
-        matches!(held.method, Method::QueueDeclare(_)).then_some(held)
-    }
-}
-
-/// A method to take note of once the broker has carried it out.
-#[derive(Debug)]
-pub(super) struct Noted(Method);
-
 impl Noted {
-    pub(super) const fn is_topology(&self) -> bool {
-        !matches!(self.0, Method::BasicConsume(_))
-    }
-
-    fn of(method: Method) -> Option<Self> {
-        match method {
-            Method::ExchangeDeclare(_)
-            | Method::ExchangeDelete(_)
-            | Method::ExchangeBind(_)
-            | Method::ExchangeUnbind(_)
-            | Method::QueueDeclare(_)
-            | Method::QueueDelete(_)
-            | Method::QueueBind(_)
-            | Method::QueueUnbind(_)
-            | Method::BasicConsume(_)
-            | Method::ChannelFlow(_) => Some(Self(method)),
-            _ => None,
-        }
-    }
-
+    /// Records what the broker has carried out, with its reply if there is one.
     pub(super) fn learn(
         self,
         record: &mut ChannelRecord,

@@ -1,4 +1,3 @@
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
@@ -6,9 +5,9 @@ use super::blame::Careful;
 use super::consumers::{Consumer, Consumers};
 use super::in_flight::Requests;
 use super::kept::Kept;
-use super::noted::Noted;
 use super::numbering::{Seqs, Tags};
 use super::reopen::Reopened;
+use super::request::Held;
 use super::streams::Streams;
 use super::topology::queue_of;
 use crate::method::{Arguments as _, BasicQos, Method, MethodFacts};
@@ -98,40 +97,6 @@ impl Mode {
             *dirty = false;
         }
     }
-}
-
-#[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) id: RequestId,
-    /// What to record when the reply arrives.
-    pub(super) note: Option<Box<Noted>>,
-    /// For a new prefetch limit: the earlier limits.
-    pub(super) before: Option<Box<Limits>>,
-    /// Whether the effect of the request is restored after a loss.
-    pub(super) recovers: bool,
-    /// Whether the reply is not wanted.
-    pub(super) abandoned: bool,
-    /// See [`Held::ahead_of`].
-    pub(super) ahead_of: u64,
-}
-
-/// The prefetch limits of a channel: for new consumers, and for all of it.
-#[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) qos: Option<BasicQos>,
-    pub(super) global_qos: Option<BasicQos>,
-}
-
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) id: RequestId,
-    pub(super) method: Method,
-    pub(super) facts: &'static MethodFacts,
-    pub(super) answered: bool,
-    pub(super) recovers: bool,
-    /// The first publish after the request: kept messages with this number or a larger one are sent after the request, all others
-    /// before it. So a message to a queue does not overtake the declaration of the queue.
-    pub(super) ahead_of: u64,
 }
 
 impl ChannelRecord {
