@@ -17,9 +17,9 @@
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
+use super::careful::Careful;
 use super::context::Context;
 use super::kept::{Kept, KeptMessage};
-use super::record::ChannelRecord;
 use super::turns::Turn;
 use crate::method::{Arguments as _, BasicPublish};
 use crate::time::Instant;
@@ -28,50 +28,8 @@ use crate::{
     ReplyCode,
 };
 
-/// Kept messages are sent in groups, each when the one before is confirmed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Careful {
-    /// The last message that may have closed the channel.
-    until: u64,
-    /// How large the next group is.
-    group: usize,
-    /// The message may have closed the whole connection, so the channel takes [turns](super::turns) with others.
-    pub(super) in_turns: bool,
-}
-
 /// A close that does not name its cause is taken for the work of a message that was the only one, if that happens so often.
 const COINCIDENCES: u8 = 3;
-
-impl ChannelRecord {
-    /// Returns whether the channel waits for its turn to send kept messages, since one of them closes the whole connection.
-    pub(super) fn takes_turns(&self) -> bool {
-        self.careful.is_some_and(|careful| careful.in_turns)
-    }
-
-    /// The channel is closed: on the next one, nothing is sent yet.
-    pub(super) fn send_anew(&mut self) {
-        self.kept.restart();
-        if let Some(careful) = &mut self.careful {
-            // The last group was not confirmed. Groups after the recovery may be smaller, but not larger.
-            careful.group = 1;
-        }
-    }
-
-    /// Returns the number of kept messages that may be sent now.
-    pub(super) fn may_resend(&mut self) -> usize {
-        let Some(careful) = &mut self.careful else { return usize::MAX };
-        if self.kept.sent_here() > 0 {
-            return 0;
-        }
-        if self.kept.first().is_none_or(|message| message.seq > careful.until) {
-            self.careful = None;
-            return usize::MAX;
-        }
-        let group = careful.group;
-        careful.group = group.saturating_mul(2);
-        group
-    }
-}
 
 impl Context {
     /// The broker has closed a channel, with these publishes unconfirmed. Gives up the kept messages that were the cause.
@@ -103,7 +61,7 @@ impl Context {
         if to_blame.is_empty() {
             // The message that was sent last may have closed the channel, and an earlier one the connection.
             let in_turns = record.takes_turns();
-            record.careful = Some(Careful { until, group: 1, in_turns });
+            record.careful = Some(Careful::new(until, in_turns));
             return false;
         }
         self.give_up_kept(id, &to_blame, &ChannelError::Closed(close.clone()));
@@ -161,7 +119,7 @@ impl Context {
             let Some(last) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
                 continue;
             };
-            record.careful = Some(Careful { until: last.seq, group: 1, in_turns: true });
+            record.careful = Some(Careful::new(last.seq, true));
             suspects.push((id, sent));
         }
         let &[(id, 1)] = suspects.as_slice() else { return };
@@ -211,17 +169,6 @@ impl Context {
             let failed = ChannelEvent::PublishFailed { publish: PublishSeq(*seq), error };
             self.events.push_back(Event::Channel(id, failed));
         }
-    }
-}
-
-impl ChannelRecord {
-    /// Returns whether any of these publishes is not a kept message.
-    fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
-        let mut any = false;
-        for sent in unconfirmed {
-            self.seqs.of(sent, |publishes| self.kept.others(&publishes, |_| any = true));
-        }
-        any
     }
 }
 

@@ -32,6 +32,7 @@
 //! consumer only: its messages stay in the broker until [`Session::resume_consumer`].
 
 mod blame;
+mod careful;
 mod channel;
 mod channels;
 mod consumers;
@@ -51,6 +52,7 @@ mod reconnect;
 mod record;
 mod recovery;
 mod reopen;
+mod reopened;
 mod report;
 mod request;
 mod resend;

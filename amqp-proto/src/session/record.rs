@@ -1,17 +1,18 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
-use super::blame::Careful;
+use super::careful::Careful;
 use super::consumers::{Consumer, Consumers};
 use super::in_flight::Requests;
 use super::kept::Kept;
 use super::numbering::{Seqs, Tags};
-use super::reopen::Reopened;
+use super::reopened::Reopened;
 use super::request::Held;
 use super::streams::Streams;
 use super::topology::queue_of;
 use crate::method::{Arguments as _, BasicQos, Method, MethodFacts};
-use crate::{ChannelError, ConsumerId, RequestId, ShortStr};
+use crate::{ChannelError, ConsumerId, PublishSeq, RequestId, ShortStr};
 
 /// The state of a channel that outlives a connection.
 #[derive(Debug, Default)]
@@ -108,6 +109,42 @@ impl ChannelRecord {
             return false;
         }
         !self.held.is_empty() || removes(method) && self.kept.next_unsent().is_some()
+    }
+
+    /// Returns whether the channel waits for its turn to send kept messages, since one of them closes the whole connection.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.careful.is_some_and(|careful| careful.in_turns)
+    }
+
+    /// The channel is closed: on the next one, nothing is sent yet.
+    pub(super) fn send_anew(&mut self) {
+        self.kept.restart();
+        if let Some(careful) = &mut self.careful {
+            // The last group was not confirmed. Groups after the recovery may be smaller, but not larger.
+            careful.begin_again();
+        }
+    }
+
+    /// Returns the number of kept messages that may be sent now.
+    pub(super) fn may_resend(&mut self) -> usize {
+        let Some(careful) = &mut self.careful else { return usize::MAX };
+        if self.kept.sent_here() > 0 {
+            return 0;
+        }
+        if self.kept.first().is_none_or(|message| message.seq > careful.until) {
+            self.careful = None;
+            return usize::MAX;
+        }
+        careful.next_group()
+    }
+
+    /// Returns whether any of these publishes is not a kept message.
+    pub(super) fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
+        let mut any = false;
+        for sent in unconfirmed {
+            self.seqs.of(sent, |publishes| self.kept.others(&publishes, |_| any = true));
+        }
+        any
     }
 
     /// Adds a request to those that wait.

@@ -9,29 +9,6 @@ use crate::method::{Arguments as _, QueueDeclare};
 use crate::time::Instant;
 use crate::{ChannelError, ChannelId, Close, PublishSeq, ReplyCode};
 
-/// How often a channel was opened again lately.
-#[derive(Debug, Default)]
-pub(super) struct Reopened {
-    /// How often in a row it was closed soon after.
-    failures: u32,
-    /// How long it was left closed the last time.
-    delay: Duration,
-    /// Since when the channel is open again, if it is.
-    pub(super) since: Option<Instant>,
-}
-
-/// A channel that is closed within that time of its return is closed for the same reason again, whatever the delays are: the
-/// broker cannot close it sooner than a round trip after it is open.
-const SAME_CAUSE_WITHIN: Duration = Duration::from_secs(1);
-
-impl Reopened {
-    /// The channel is closed. Returns whether it was open long enough that the earlier close cannot be the reason.
-    fn was_stable(&mut self, now: Instant, delay_min: Duration) -> bool {
-        let enough = self.delay.saturating_mul(2).max(delay_min).max(SAME_CAUSE_WITHIN);
-        self.since.take().is_some_and(|since| now.duration_since(since) >= enough)
-    }
-}
-
 impl Context {
     /// Interrupts a channel that the broker has closed, and gives up the messages for which it was closed. Returns whether there
     /// were any.
