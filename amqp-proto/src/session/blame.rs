@@ -18,9 +18,8 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::careful::Careful;
-use super::context::Context;
+use super::context::{Context, Turn};
 use super::kept::{Kept, KeptMessage};
-use super::turns::Turn;
 use crate::method::{Arguments as _, BasicPublish};
 use crate::time::Instant;
 use crate::{

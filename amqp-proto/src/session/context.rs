@@ -3,15 +3,11 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::channels::Channels;
-use super::exclusive::Waiting;
 use super::kept::Budget;
 use super::nodes::Nodes;
 use super::policy::{LEAST_DELAY, Locked, Recovery};
 use super::record::ChannelRecord;
-use super::recovery::ChannelStep;
-use super::report::Entity;
 use super::topology::{Declaration, Topology};
-use super::turns::Turn;
 use crate::method::Method;
 use crate::time::Instant;
 use crate::{
@@ -51,6 +47,9 @@ pub(super) struct Recovering {
     pub(super) locks: Locks,
 }
 
+/// A consumer of a channel.
+pub(super) type Waiting = (ChannelId, ConsumerId);
+
 /// What other connections hold, and when to retry it.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
@@ -59,6 +58,14 @@ pub(super) struct Locks {
     /// Consumers whose queues another connection consumes exclusively.
     pub(super) consumers: Vec<Waiting>,
     pub(super) retry_at: Option<Instant>,
+}
+
+/// The turn of a careful channel, as [`turns`](super::turns) explains: the broker has not looked at its group yet.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) channel: ChannelId,
+    /// The request behind the group.
+    pub(super) probe: RequestId,
 }
 
 impl Recovering {
@@ -148,21 +155,6 @@ impl Context {
         }
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.discard_consumer(tag);
-        }
-    }
-
-    /// Leaves out a part of a channel that cannot be restored, and reports that to the channel or consumer.
-    pub(super) fn leave_out(&mut self, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
-        let Some(record) = self.channels.get_mut(id) else { return };
-        match (&step.entity, &step.method) {
-            (Entity::Consumer { consumer, .. }, _) => self.end_consumer(id, *consumer, error),
-            (Entity::Channel(_), _) => self.end_channel(id, error.clone()),
-            (Entity::Flow(_), _) => record.paused = false,
-            (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
-            _ => {
-                record.qos = None;
-                record.consumers.iter_mut().for_each(|consumer| consumer.qos = None);
-            }
         }
     }
 

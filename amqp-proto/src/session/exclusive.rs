@@ -4,15 +4,12 @@
 //! session does not simply try again. It asks how many consumers the queue has, on a channel of its own, and starts its consumer
 //! when there is none.
 
-use super::context::Context;
+use super::context::{Context, Waiting};
 use super::recovery::{ChannelStep, Repair};
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};
 use crate::method::{Method, QueueDeclare};
-use crate::{ChannelError, ChannelId, ConsumerId, Reply, ReplyCode};
-
-/// A consumer of a channel.
-pub(super) type Waiting = (ChannelId, ConsumerId);
+use crate::{ChannelError, ChannelId, Reply, ReplyCode};
 
 impl Repair {
     /// Returns whether the broker has refused an exclusive consumer because of another one, and it will be tried again.

@@ -44,6 +44,7 @@ mod kept;
 mod nodes;
 mod noted;
 mod numbering;
+mod outage;
 mod partial;
 mod pause;
 mod phase;

@@ -1,6 +1,6 @@
 use alloc::boxed::Box;
 
-use super::reconnect::Outage;
+use super::outage::Outage;
 use super::recovery::Repair;
 use crate::ConnectionError;
 

@@ -3,14 +3,14 @@
 use alloc::boxed::Box;
 use alloc::string::ToString as _;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::context::{Locks, Recovering};
 use super::nodes::Nodes;
+use super::outage::{Attempt, Outage};
 use super::phase::Phase;
 use super::recovery::Repair;
-use super::report::{Entity, RecoveryReport};
+use super::report::RecoveryReport;
 use super::{Recovery, Session};
 use crate::error::chain;
 use crate::time::Instant;
@@ -33,45 +33,6 @@ pub enum Reconnect {
         /// The node.
         node: usize,
     },
-}
-
-/// The time from the loss of a connection until everything is restored.
-#[derive(Debug)]
-pub(super) struct Outage {
-    reason: ConnectionError,
-    pub(super) since: Instant,
-    pub(super) attempts: u32,
-    attempt: Attempt,
-    /// The reason why the last attempt failed.
-    last: Option<Arc<str>>,
-    /// Entities whose restoring made the broker close the connection. They are left out from then on.
-    pub(super) condemned: Vec<(Entity, ConnectionError)>,
-    /// Restore entities one by one, because it is not known which of several requests made the broker close the connection.
-    pub(super) one_by_one: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
-    /// The next one is yet to begin. `announced`: whether `SessionEvent::Waiting` was emitted.
-    Waiting { announced: bool },
-    /// Waiting for a transport, since that time.
-    Connecting { since: Instant },
-    /// The transport is connected.
-    Connected,
-}
-
-impl Outage {
-    fn new(reason: ConnectionError, since: Instant) -> Self {
-        Self {
-            reason,
-            since,
-            attempts: 0,
-            attempt: Attempt::Waiting { announced: false },
-            last: None,
-            condemned: Vec::new(),
-            one_by_one: false,
-        }
-    }
 }
 
 impl Session {

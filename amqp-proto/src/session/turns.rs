@@ -9,17 +9,9 @@
 
 use alloc::vec::Vec;
 
-use super::context::Context;
+use super::context::{Context, Turn};
 use crate::method::ConfirmSelect;
 use crate::{ChannelId, RequestId};
-
-/// The turn of a channel: the broker has not looked at its group yet.
-#[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) channel: ChannelId,
-    /// The request behind the group.
-    probe: RequestId,
-}
 
 impl Context {
     /// Returns whether the channel may not send kept messages now, because it is the turn of a channel whose message may

@@ -257,7 +257,7 @@ impl Repair {
         step: &ChannelStep,
         error: ChannelError,
     ) {
-        cx.leave_out(id, step, &error);
+        leave_out(cx, id, step, &error);
         self.report_failure(cx, step.entity.clone(), error);
     }
 
@@ -303,6 +303,21 @@ impl Repair {
         self.forget(id);
         if cx.reopens_at_once(id, false) {
             self.reopen_channel(cx, id, false);
+        }
+    }
+}
+
+/// Leaves out a part of a channel that cannot be restored, and reports that to the channel or consumer.
+pub(super) fn leave_out(cx: &mut Context, id: ChannelId, step: &ChannelStep, error: &ChannelError) {
+    let Some(record) = cx.channels.get_mut(id) else { return };
+    match (&step.entity, &step.method) {
+        (Entity::Consumer { consumer, .. }, _) => cx.end_consumer(id, *consumer, error),
+        (Entity::Channel(_), _) => cx.end_channel(id, error.clone()),
+        (Entity::Flow(_), _) => record.paused = false,
+        (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
+        _ => {
+            record.qos = None;
+            record.consumers.iter_mut().for_each(|consumer| consumer.qos = None);
         }
     }
 }

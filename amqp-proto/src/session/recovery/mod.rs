@@ -26,13 +26,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use channels::ChannelRepair;
 pub(super) use channels::not_sent;
+use channels::{ChannelRepair, leave_out};
 use declare::Declarations;
 pub(super) use plan::ChannelStep;
 
 use super::context::Context;
-use super::reconnect::Outage;
+use super::outage::Outage;
 use super::report::{Entity, RecoveryReport};
 use super::topology::Declaration;
 use crate::error::chain;
@@ -235,7 +235,7 @@ impl Repair {
         }
         for (id, step) in suspects {
             outage.condemned.push((step.entity.clone(), error.clone()));
-            cx.leave_out(id, &step, &ChannelError::Connection(error.clone()));
+            leave_out(cx, id, &step, &ChannelError::Connection(error.clone()));
         }
     }
 
