@@ -2,19 +2,19 @@
 
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 
-#[path = "../tests/rig/mod.rs"]
-mod rig;
+#[path = "../tests/harness/mod.rs"]
+mod harness;
 
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Config, ConsumeOptions, PublisherOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rig::Rig;
+use harness::ClientRig;
 
 const BATCH: u64 = 100;
 const BODY: [u8; 256] = [7; 256];
 
 fn publish(criterion: &mut Criterion) {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let route = Route::new("exchange", "routing.key");
@@ -33,7 +33,7 @@ fn publish(criterion: &mut Criterion) {
 }
 
 fn confirmed(criterion: &mut Criterion) {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let options = PublisherOptions::new().window(10_000, usize::MAX);
@@ -57,7 +57,7 @@ fn confirmed(criterion: &mut Criterion) {
 }
 
 fn consume(criterion: &mut Criterion) {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut consumer =

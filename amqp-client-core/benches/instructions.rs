@@ -2,12 +2,12 @@
 //!
 //! The transport is memory. What the other end does was done before, or is left out.
 
-#[path = "../tests/rig/mod.rs"]
-mod rig;
+#[path = "../tests/harness/mod.rs"]
+mod harness;
 
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 /// How many go before the other end has its turn.
 const BATCH: usize = 100;
@@ -20,7 +20,7 @@ fn main() {
         return println!("usage: instructions SCENARIO COUNT");
     };
     let Ok(count) = count.parse::<usize>() else { return };
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     match scenario.as_str() {
@@ -37,7 +37,7 @@ fn main() {
     }
 }
 
-fn publish(rig: &mut Rig, channel: &Channel, how: &str, batches: usize) {
+fn publish(rig: &mut ClientRig, channel: &Channel, how: &str, batches: usize) {
     let (route, none) = (Route::new("exchange", "routing.key"), RawProperties::EMPTY);
     let prepared = channel.prepare(&route, &none).expect("short");
     for _ in 0..batches {
@@ -54,7 +54,7 @@ fn publish(rig: &mut Rig, channel: &Channel, how: &str, batches: usize) {
     }
 }
 
-fn confirm(rig: &mut Rig, channel: &Channel, batches: usize) {
+fn confirm(rig: &mut ClientRig, channel: &Channel, batches: usize) {
     let publisher = channel.exchange("exchange").expect("short");
     let publisher = publisher.publisher(PublisherOptions::new()).expect("it is open");
     let mut confirmations = Vec::with_capacity(BATCH);
@@ -69,7 +69,7 @@ fn confirm(rig: &mut Rig, channel: &Channel, batches: usize) {
     }
 }
 
-fn consume(rig: &mut Rig, channel: &Channel, no_ack: bool, batches: usize) {
+fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize) {
     let consuming = channel.basic_consume("queue", ConsumeOptions::new().no_ack(no_ack));
     let mut consumer = rig.run(consuming).expect("a consumer");
     let tag = consumer.tag().clone();

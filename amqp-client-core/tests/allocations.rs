@@ -1,10 +1,10 @@
 //! What the handles allocate once they are warm.
 
-mod rig;
+mod harness;
 
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Config, ConsumeOptions, PublisherOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 const BODY: [u8; 256] = [7; 256];
 
@@ -14,7 +14,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 
 #[test]
 fn publishing_allocates_nothing() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let route = Route::new("exchange", "routing.key");
@@ -34,7 +34,7 @@ fn publishing_allocates_nothing() {
 /// allocated between the server's turns.
 #[test]
 fn a_confirmed_publish_allocates_nothing() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let options = PublisherOptions::new().window(10_000, usize::MAX);
@@ -63,7 +63,7 @@ fn a_confirmed_publish_allocates_nothing() {
 
 #[test]
 fn taking_and_acknowledging_deliveries_allocates_next_to_nothing() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut consumer =

@@ -1,6 +1,6 @@
 //! Deadlines, in virtual time: the rig's server replies to what it knows, and to nothing else.
 
-mod rig;
+mod harness;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use amqp_client_core::{
     PublisherOptions, QueueOptions, Recovery,
 };
 use bytes::Bytes;
-use rig::Rig;
+use harness::ClientRig;
 
-fn rig() -> (Rig, Channel) {
+fn rig() -> (ClientRig, Channel) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.call_timeout = Some(Duration::from_secs(10));
     config.settings.confirm_timeout = Some(Duration::from_secs(5));
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     (rig, channel)
@@ -99,7 +99,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MIB: usize = 1024 * 1024;
 
 /// A link that takes this much a second, in pieces, and before each piece nothing.
-fn pass(rig: &mut Rig, time: Duration, rate: usize) {
+fn pass(rig: &mut ClientRig, time: Duration, rate: usize) {
     const PIECES: usize = 10;
     for _ in 0..PIECES {
         rig.room = rate * time.as_secs() as usize / PIECES;
@@ -109,7 +109,7 @@ fn pass(rig: &mut Rig, time: Duration, rate: usize) {
 }
 
 /// A publisher whose body of 30 MiB is on a link that takes nothing yet, and another channel.
-fn behind_a_body() -> (Rig, Publisher, Channel) {
+fn behind_a_body() -> (ClientRig, Publisher, Channel) {
     let (mut rig, channel) = rig();
     let opening = rig.connection.open_channel();
     let other = rig.run(opening).expect("a channel");

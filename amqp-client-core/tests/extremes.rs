@@ -1,13 +1,13 @@
 //! Options at their extremes, on a connection whose other end is driven by hand.
 
-mod rig;
+mod harness;
 
 use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Driver;
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Config, PublisherOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 #[test]
 fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it() {
@@ -16,7 +16,7 @@ fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it(
     let now = Instant::now();
     let (connection, mut driver) = Driver::new(config, now);
     assert!(driver.turn(now, std::task::Waker::noop()).is_done());
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let error = rig.run(connection.closed());
     assert!(error.to_string().contains("settings.delivery_budget is 0; "), "{error}");
 }
@@ -26,7 +26,7 @@ fn messages_are_sent_one_by_one_where_none_may_wait_for_the_transport() {
     let mut config = Config::default();
     config.protocol.limits.transmit_high_water = 0;
     config.settings.publish_timeout = Some(Duration::from_secs(1));
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     // The other end confirms whatever comes.

@@ -1,6 +1,6 @@
 //! Many tasks publish by one channel: as many are woken as there is room for, first come, first served.
 
-mod rig;
+mod harness;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -16,7 +16,7 @@ use amqp_client_core::{
     PublisherOptions, Recovery,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use rig::Rig;
+use harness::ClientRig;
 
 const TASKS: usize = 1000;
 const WINDOW: usize = 10;
@@ -65,8 +65,8 @@ impl Tasks {
     }
 }
 
-fn rig() -> (Rig, Channel) {
-    let mut rig = Rig::new(Config::default());
+fn rig() -> (ClientRig, Channel) {
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     (rig, channel)
@@ -184,8 +184,8 @@ fn a_turn_that_is_not_used_is_passed_on() {
 }
 
 /// A publisher that keeps messages on a connection that keeps 1000 bytes of them.
-fn keeping_little(options: PublisherOptions) -> (Rig, Publisher) {
-    let mut rig = Rig::new(Config::default());
+fn keeping_little(options: PublisherOptions) -> (ClientRig, Publisher) {
+    let mut rig = ClientRig::new(Config::default());
     let mut recovery = Recovery::default();
     recovery.keep_max = 1000;
     rig.recover_with(recovery);
@@ -237,7 +237,7 @@ fn a_kept_message_that_expires_lets_the_next_one_in() {
 /// until the broker has confirmed the last of them.
 #[test]
 fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let mut recovery = Recovery::default();
     recovery.reopen_channels = true;
     rig.recover_with(recovery);
@@ -278,7 +278,7 @@ fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
 /// The next channel has the number of one that is closed, and counts its messages from 1, too.
 #[test]
 fn withdrawing_on_a_closed_channel_withdraws_nothing_of_the_next() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     rig.recover_with(Recovery::default());
     let publisher = |channel: &Channel| {
         let options = PublisherOptions::new().on_loss(OnLoss::Keep);
@@ -308,10 +308,10 @@ fn many_consumers_are_started_and_dropped() {
     for order in orders {
         let mut config = Config::default();
         config.protocol.heartbeat = Duration::ZERO;
-        let mut rig = Rig::new(config);
+        let mut rig = ClientRig::new(config);
         let opening = rig.connection.open_channel();
         let channel = rig.run(opening).expect("a channel");
-        let start = |rig: &mut Rig| {
+        let start = |rig: &mut ClientRig| {
             let consuming = channel.basic_consume("q", ConsumeOptions::new());
             rig.run(consuming).expect("a consumer")
         };

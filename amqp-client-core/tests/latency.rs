@@ -1,6 +1,6 @@
 //! A request beside a stream of large messages waits for what is already queued, not for the stream.
 
-mod rig;
+mod harness;
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 
 use amqp_client_core::{Config, OnLoss, PublisherOptions, QueueOptions};
 use bytes::Bytes;
-use rig::Rig;
+use harness::ClientRig;
 
 const MESSAGE: usize = 1024 * 1024;
 const MESSAGES: usize = 1024;
@@ -19,7 +19,7 @@ const AHEAD: u64 = 256 * 1024 + MESSAGE as u64 + 4 * 1024;
 #[test]
 fn a_request_beside_a_gigabyte_gets_its_reply_in_time() {
     for on_loss in [OnLoss::Wait, OnLoss::Keep] {
-        let mut rig = Rig::new(Config::default());
+        let mut rig = ClientRig::new(Config::default());
         let connection = rig.connection.clone();
         let (streaming, asking) = (connection.open_channel(), connection.open_channel());
         let streaming = rig.run(streaming).expect("a channel");

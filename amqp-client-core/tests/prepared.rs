@@ -1,15 +1,15 @@
 //! Several messages at once, where the window and time end them.
 
-mod rig;
+mod harness;
 
 use std::time::Duration;
 
 use amqp_client_core::{Config, Gate, OnLoss, PublishError, PublisherOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 #[test]
 fn messages_above_the_window_wait_and_the_error_counts_the_sent_ones() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let second = Duration::from_secs(1);
@@ -40,7 +40,7 @@ fn messages_above_the_window_wait_and_the_error_counts_the_sent_ones() {
 fn prepared_messages_are_kept_over_a_loss() {
     let mut config = Config::default();
     config.settings.publish_timeout = None;
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     rig.recover();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");

@@ -1,6 +1,6 @@
 //! When reading from the transport is suspended, and when not.
 
-mod rig;
+mod harness;
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use amqp_client_core::{
     Channel, ChannelEvent, Config, ConnectionEvent, ConsumeOptions, Consumer, PublisherOptions,
     QueueOptions,
 };
-use rig::Rig;
+use harness::ClientRig;
 
 const BUDGET: usize = 1000;
 
 /// A channel with a consumer, of which more was delivered than it may leave lying.
-fn over_budget(no_ack: bool) -> (Rig, Channel, Consumer) {
+fn over_budget(no_ack: bool) -> (ClientRig, Channel, Consumer) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.delivery_budget = BUDGET;
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(no_ack));
@@ -28,7 +28,7 @@ fn over_budget(no_ack: bool) -> (Rig, Channel, Consumer) {
     (rig, channel, consumer)
 }
 
-fn deliver(rig: &mut Rig, channel: &Channel, consumer: &Consumer) {
+fn deliver(rig: &mut ClientRig, channel: &Channel, consumer: &Consumer) {
     rig.deliver(channel.id(), consumer.tag(), 2, &[0; BUDGET]);
     rig.turn();
 }
@@ -50,7 +50,7 @@ fn an_event_names_the_consumer_that_all_others_wait_for() {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.delivery_budget = BUDGET;
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut events = (rig.connection.events(), channel.events());
@@ -86,11 +86,13 @@ fn an_event_names_the_consumer_that_all_others_wait_for() {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Some consumers of a queue that was declared here.
-fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Consumer; COUNT]) {
+fn consumers<const COUNT: usize>(
+    options: ConsumeOptions,
+) -> (ClientRig, Channel, [Consumer; COUNT]) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.delivery_budget = BUDGET;
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     rig.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -102,7 +104,7 @@ fn consumers<const COUNT: usize>(options: ConsumeOptions) -> (Rig, Channel, [Con
 }
 
 /// Returns what the client has sent since: cancels, requeued deliveries, and started consumers, by their tags.
-fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
+fn said(rig: &mut ClientRig) -> (Vec<String>, Vec<u64>, Vec<String>) {
     let (mut cancelled, mut requeued, mut started) = (Vec::new(), Vec::new(), Vec::new());
     for method in rig.methods.drain(..) {
         match method {
@@ -120,7 +122,10 @@ fn said(rig: &mut Rig) -> (Vec<String>, Vec<u64>, Vec<String>) {
 }
 
 /// Returns the channel events of paused and resumed consumers.
-fn pauses(rig: &mut Rig, events: &mut amqp_client_core::ChannelEvents) -> Vec<(bool, String)> {
+fn pauses(
+    rig: &mut ClientRig,
+    events: &mut amqp_client_core::ChannelEvents,
+) -> Vec<(bool, String)> {
     let mut pauses = Vec::new();
     while let Some(event) = rig.poll(std::pin::pin!(events.next())) {
         match event.expect("the channel is open") {
@@ -315,7 +320,7 @@ fn a_consumer_that_is_paused_ends_as_any_other() {
 /// A consumer that has ended cannot be paused, so its deliveries have to be requeued instead.
 #[test]
 fn a_consumer_that_has_ended_blocks_no_other() {
-    type End = fn(&mut Rig, &Channel, &Consumer);
+    type End = fn(&mut ClientRig, &Channel, &Consumer);
     let ends: [(&str, End); 3] = [
         ("cancelled", |rig, _, own| rig.run(own.cancel()).expect("it is cancelled")),
         ("cancelled without waiting", |_, _, own| drop(own.cancel())),
@@ -375,7 +380,7 @@ fn deliveries_without_acks_stay_with_a_consumer_that_has_ended() {
 fn a_consumer_without_a_handle_is_refused() {
     use amqp_client_core::CallError;
     use amqp_client_core::proto::method::BasicConsume;
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let written = rig.written;

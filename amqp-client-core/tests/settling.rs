@@ -1,6 +1,6 @@
 //! The methods that settle deliveries. RabbitMQ 4.3 counts `basic.reject` as a failed delivery, `basic.nack` not.
 
-mod rig;
+mod harness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use amqp_client_core::proto::method::{BasicCancel, BasicNack, BasicReject, Method};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, OnPanic, QueueOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 /// A consumer with these deliveries, of which it has seen none.
-fn consuming(count: u64) -> (Rig, Channel, Consumer) {
-    let mut rig = Rig::new(Config::default());
+fn consuming(count: u64) -> (ClientRig, Channel, Consumer) {
+    let mut rig = ClientRig::new(Config::default());
     rig.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -25,7 +25,7 @@ fn consuming(count: u64) -> (Rig, Channel, Consumer) {
 }
 
 /// Returns the methods of the client that settle deliveries.
-fn settlements(rig: &mut Rig) -> Vec<Method> {
+fn settlements(rig: &mut ClientRig) -> Vec<Method> {
     rig.turn();
     let mut methods = std::mem::take(&mut rig.methods);
     methods.retain(|method| {
@@ -140,7 +140,7 @@ fn a_shutdown_returns_nothing_of_a_channel_that_is_closed() {
 #[test]
 fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
     let all = || -> Method { BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into() };
-    let ends = |rig: &mut Rig| {
+    let ends = |rig: &mut ClientRig| {
         rig.turn();
         let ends = |method: &Method| {
             *method == all() || matches!(method, Method::BasicCancel(_)) || *method == nack(1, true)
@@ -163,7 +163,7 @@ fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
     drop(consumer);
 
     // Where nothing was delivered there is nothing to say.
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     drop(rig.run(opening).expect("a channel"));
     assert_eq!(ends(&mut rig), []);
@@ -240,7 +240,7 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
 /// that would count the delivery as failed.
 #[test]
 fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     rig.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -260,7 +260,7 @@ fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting
 #[test]
 fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
     for grace in [Duration::ZERO, Duration::from_secs(1)] {
-        let mut rig = Rig::new(Config::default());
+        let mut rig = ClientRig::new(Config::default());
         rig.record();
         let opening = rig.connection.open_channel();
         let channel = rig.run(opening).expect("a channel");

@@ -1,6 +1,6 @@
 //! The `Debug` output of handles and drivers: enough for a log line, no credentials, no bodies, no internals.
 
-mod rig;
+mod harness;
 
 use std::fmt::Debug;
 use std::io::IoSlice;
@@ -14,7 +14,7 @@ use amqp_client_core::login::Token;
 use amqp_client_core::proto::sasl::Plain;
 use amqp_client_core::{Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target};
 use bytes::{Buf as _, BytesMut};
-use rig::Rig;
+use harness::ClientRig;
 
 const PASSWORD: &str = "Pa55-w0rd";
 
@@ -120,7 +120,7 @@ fn credentials_are_not_shown_wherever_they_are() {
 
 #[test]
 fn debug_of_handles_omits_pending_work() {
-    let mut rig = Rig::new(with_password());
+    let mut rig = ClientRig::new(with_password());
     let connection = rig.connection.clone();
     let channel = rig.run(connection.open_channel()).expect("it opens");
     let opening = connection.open_channel();

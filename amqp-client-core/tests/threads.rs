@@ -8,7 +8,7 @@
 
 #![cfg(shuttle)]
 
-mod rig;
+mod harness;
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use amqp_client_core::{
     CallError, Channel, Config, ConsumeOptions, PublisherOptions, QueueOptions,
 };
-use rig::Rig;
+use harness::ClientRig;
 use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::thread;
@@ -38,17 +38,17 @@ fn check(scenario: impl Fn() + Send + Sync + 'static) {
     shuttle::check_random(scenario, iterations.unwrap_or(2_000));
 }
 
-fn rig() -> (Rig, Channel) {
+fn rig() -> (ClientRig, Channel) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
-    let mut rig = Rig::new(config);
+    let mut rig = ClientRig::new(config);
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     (rig, channel)
 }
 
 /// Runs `clients` in threads of their own, and the driver in this one, until they are done.
-fn run(mut rig: Rig, clients: Vec<Box<dyn FnOnce() + Send>>) {
+fn run(mut rig: ClientRig, clients: Vec<Box<dyn FnOnce() + Send>>) {
     let driver = thread::current();
     rig.waker = Waker::from(Arc::new(Unpark(driver.clone())));
     let left = Arc::new(AtomicUsize::new(clients.len()));

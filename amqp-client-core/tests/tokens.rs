@@ -1,6 +1,6 @@
 //! Tokens are renewed in time, in virtual time.
 
-mod rig;
+mod harness;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use amqp_client_core::adapter::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
 use amqp_client_core::{Config, ConnectionEvent, QueueOptions, Status};
-use rig::Rig;
+use harness::ClientRig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,10 +32,10 @@ impl Timer for Clock {
 }
 
 /// A connection without heartbeats, and the clock of its token renewal.
-fn scene() -> (Rig, Rc<Cell<Instant>>) {
+fn scene() -> (ClientRig, Rc<Cell<Instant>>) {
     let mut config = Config::default();
     config.protocol.heartbeat = Duration::ZERO;
-    let rig = Rig::new(config);
+    let rig = ClientRig::new(config);
     let now = Rc::new(Cell::new(rig.now()));
     (rig, now)
 }
@@ -47,7 +47,7 @@ fn begin(renewing: &mut Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
 
 /// Lets a second pass. Says whether the renewing has ended.
 fn tick(
-    rig: &mut Rig,
+    rig: &mut ClientRig,
     now: &Cell<Instant>,
     renewing: &mut Pin<&mut impl Future<Output = ()>>,
 ) -> bool {
@@ -163,7 +163,7 @@ fn it_ends_with_the_connection_and_does_not_keep_it_open() {
 
 #[test]
 fn the_next_connection_logs_in_with_the_last_secret() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     rig.recover();
     let connection = rig.connection.clone();
     rig.run(connection.update_secret("renewed", "by hand")).expect("it is taken");
@@ -178,7 +178,7 @@ fn the_next_connection_logs_in_with_the_last_secret() {
 /// The reply to the first secret is lost with the connection. That must not be taken for a reply that is still to come.
 #[test]
 fn a_secret_is_accepted_after_an_earlier_one_was_lost() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     rig.recover();
     let connection = rig.connection.clone();
     rig.silence();
@@ -194,7 +194,7 @@ fn a_secret_is_accepted_after_an_earlier_one_was_lost() {
 /// For the broker, the connection is open while the client restores its state, and is lost before that is complete.
 #[test]
 fn a_secret_ends_with_an_attempt_to_reconnect() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     rig.recover();
     let connection = rig.connection.clone();
     let channel = rig.run(connection.open_channel()).expect("it opens");

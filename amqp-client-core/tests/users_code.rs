@@ -1,7 +1,7 @@
 //! User code that runs when a waker is dropped or woken, a body is dropped, or a callback is called. It may use any handle, so
 //! none of it runs under the connection's lock. If it panics, nothing else is affected.
 
-mod rig;
+mod harness;
 
 use std::future::Future;
 use std::panic::catch_unwind;
@@ -15,7 +15,7 @@ use amqp_client_core::{
     Channel, Config, Connection, OnLoss, Publisher, PublisherOptions, QueueOptions,
 };
 use bytes::Bytes;
-use rig::Rig;
+use harness::ClientRig;
 
 /// Runs a scenario that would wait for its own lock forever, if it was held.
 fn in_time(scenario: impl FnOnce() + Send + 'static) {
@@ -33,8 +33,8 @@ fn in_time(scenario: impl FnOnce() + Send + 'static) {
     thread.join().expect("the scenario succeeds");
 }
 
-fn rig() -> (Rig, Channel) {
-    let mut rig = Rig::new(Config::default());
+fn rig() -> (ClientRig, Channel) {
+    let mut rig = ClientRig::new(Config::default());
     rig.recover();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
@@ -76,7 +76,7 @@ struct Bodies {
 }
 
 impl Bodies {
-    fn new(rig: &mut Rig) -> Self {
+    fn new(rig: &mut ClientRig) -> Self {
         let opening = rig.connection.open_channel();
         Self { other: rig.run(opening).expect("a channel"), made: 0, drops: Arc::default() }
     }
@@ -239,7 +239,7 @@ type Pending<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// Futures that wait for something that does not come.
 fn pending<'a>(
-    rig: &Rig,
+    rig: &ClientRig,
     channel: &'a Channel,
     connection: &'a Connection,
     publisher: &'a Publisher,

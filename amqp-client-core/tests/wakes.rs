@@ -1,6 +1,6 @@
 //! The driver is woken only when there is work: a turn costs more than a message.
 
-mod rig;
+mod harness;
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::{Config, ConsumeOptions, QueueOptions};
-use rig::Rig;
+use harness::ClientRig;
 
 #[derive(Default)]
 struct Count(AtomicUsize);
@@ -26,7 +26,7 @@ impl Wake for Count {
 fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
     // With the driver on the same thread, and on another.
     for shared in [true, false] {
-        let mut rig = Rig::new(Config::default());
+        let mut rig = ClientRig::new(Config::default());
         let opening = rig.connection.open_channel();
         let channel = rig.run(opening).expect("a channel");
         let consuming = channel.basic_consume("q", ConsumeOptions::new());
@@ -58,7 +58,7 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
 
 #[test]
 fn a_reply_that_was_taken_leaves_no_work() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let declaring = channel.queue_declare("queue", QueueOptions::new());
@@ -76,7 +76,7 @@ fn a_reply_that_was_taken_leaves_no_work() {
 /// Nobody else ends the wait: the grace is timed by the driver.
 #[test]
 fn a_shutdown_is_woken_when_the_driver_is_dropped() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = ClientRig::new(Config::default());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut consumer =

@@ -1,7 +1,5 @@
 //! A client and the server's end of the protocol, joined in memory and driven by hand: no runtime, no socket.
 
-#![allow(dead_code, reason = "each user needs a part of it")]
-
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -31,7 +29,7 @@ fn capable() -> Arc<ServerConfig> {
 }
 
 /// The two ends.
-pub(crate) struct Rig {
+pub(crate) struct ClientRig {
     pub(crate) connection: Connection,
     driver: Driver,
     /// Whom the driver wakes.
@@ -63,7 +61,7 @@ pub(crate) struct Rig {
     published: u64,
 }
 
-impl Rig {
+impl ClientRig {
     /// An open connection.
     pub(crate) fn new(config: Config) -> Self {
         let now = Instant::now();
