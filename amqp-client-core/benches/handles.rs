@@ -67,7 +67,7 @@ fn consume(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("take and acknowledge 256 B, server's encoding included", |bencher| {
         bencher.iter(|| {
-            rig.deliver(channel.id(), &tag, BATCH, &BODY);
+            rig.peer.deliver(channel.id(), &tag, BATCH, &BODY);
             rig.read();
             while let Some(delivery) = consumer.try_next() {
                 delivery.ack().expect("it waits");

@@ -73,7 +73,7 @@ fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize)
     let consuming = channel.basic_consume("queue", ConsumeOptions::new().no_ack(no_ack));
     let mut consumer = rig.run(consuming).expect("a consumer");
     let tag = consumer.tag().clone();
-    rig.deliver(channel.id(), &tag, BATCH as u64, &BODY);
+    rig.peer.deliver(channel.id(), &tag, BATCH as u64, &BODY);
     let mut octets = rig.said();
     // Head, class and method, and the consumer's tag stand before the delivery's.
     let (one, tag_at) = (octets.len() / BATCH, 7 + 4 + 1 + tag.len());

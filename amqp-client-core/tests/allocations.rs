@@ -71,7 +71,7 @@ fn taking_and_acknowledging_deliveries_allocates_next_to_nothing() {
     let tag = consumer.tag().clone();
     let mut counted = 0;
     for round in 0..200 {
-        rig.deliver(channel.id(), &tag, 100, &BODY);
+        rig.peer.deliver(channel.id(), &tag, 100, &BODY);
         let count = allocations(|| {
             rig.read();
             while let Some(delivery) = consumer.try_next() {

@@ -445,7 +445,7 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
         assert!(poll(&mut confirmation).is_pending());
         rig.write(true);
         let cause = (QueuePurge::CLASS_ID, QueuePurge::METHOD_ID);
-        rig.refuse(channel.id(), ReplyCode::NOT_FOUND, cause);
+        rig.peer.refuse(channel.id(), ReplyCode::NOT_FOUND, cause);
         // The session sends all of it again. A request waits behind it.
         let mut elsewhere = other.queue_purge("q").timeout(7 * SECOND);
         let mut asked = None;

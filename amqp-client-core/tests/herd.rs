@@ -252,7 +252,7 @@ fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
     rig.write(true);
     let publish = (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
     let mut events = channel.events();
-    rig.refuse(channel.id(), ReplyCode::PRECONDITION_FAILED, publish);
+    rig.peer.refuse(channel.id(), ReplyCode::PRECONDITION_FAILED, publish);
     // The channel is opened again, and the first message is sent again.
     let restored = (0..10).any(|_| {
         rig.answer_all();
@@ -316,17 +316,18 @@ fn many_consumers_are_started_and_dropped() {
             rig.run(consuming).expect("a consumer")
         };
         let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| Some(start(&mut rig))).collect();
-        rig.record();
+        rig.peer.record();
         for number in 0..CONSUMERS - 1 {
             consumers[order(number)] = None;
         }
         rig.turn();
-        let cancels = rig.methods.iter().filter(|method| matches!(method, Method::BasicCancel(_)));
+        let cancels =
+            rig.peer.methods.iter().filter(|method| matches!(method, Method::BasicCancel(_)));
         assert_eq!(cancels.count(), CONSUMERS - 1);
         // The remaining one and a new one get their deliveries.
         let last = consumers[order(CONSUMERS - 1)].take().expect("it was not dropped");
         for mut consumer in [last, start(&mut rig)] {
-            rig.deliver(channel.id(), consumer.tag(), 1, b"m");
+            rig.peer.deliver(channel.id(), consumer.tag(), 1, b"m");
             rig.turn();
             assert!(consumer.try_next().is_some());
         }

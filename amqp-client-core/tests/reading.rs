@@ -29,7 +29,7 @@ fn over_budget(no_ack: bool) -> (ClientRig, Channel, Consumer) {
 }
 
 fn deliver(rig: &mut ClientRig, channel: &Channel, consumer: &Consumer) {
-    rig.deliver(channel.id(), consumer.tag(), 2, &[0; BUDGET]);
+    rig.peer.deliver(channel.id(), consumer.tag(), 2, &[0; BUDGET]);
     rig.turn();
 }
 
@@ -60,8 +60,8 @@ fn an_event_names_the_consumer_that_all_others_wait_for() {
         consumers.push(rig.run(consuming).expect("a consumer"));
     }
     for _ in 0..2 {
-        rig.deliver(channel.id(), consumers[0].tag(), 1, &[0; 10]);
-        rig.deliver(channel.id(), consumers[1].tag(), 4, &[0; BUDGET]);
+        rig.peer.deliver(channel.id(), consumers[0].tag(), 1, &[0; 10]);
+        rig.peer.deliver(channel.id(), consumers[1].tag(), 4, &[0; BUDGET]);
         rig.turn();
         assert!(!rig.reads());
         let consumer_tag = consumers[1].tag().clone();
@@ -93,20 +93,20 @@ fn consumers<const COUNT: usize>(
     config.protocol.heartbeat = Duration::ZERO;
     config.settings.delivery_budget = BUDGET;
     let mut rig = ClientRig::new(config);
-    rig.record();
+    rig.peer.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     rig.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
     let start = |_| rig.run(channel.basic_consume("q", options.clone())).expect("a consumer");
     let consumers = std::array::from_fn(start);
-    rig.methods.clear();
+    rig.peer.methods.clear();
     (rig, channel, consumers)
 }
 
 /// Returns what the client has sent since: cancels, requeued deliveries, and started consumers, by their tags.
 fn said(rig: &mut ClientRig) -> (Vec<String>, Vec<u64>, Vec<String>) {
     let (mut cancelled, mut requeued, mut started) = (Vec::new(), Vec::new(), Vec::new());
-    for method in rig.methods.drain(..) {
+    for method in rig.peer.methods.drain(..) {
         match method {
             Method::BasicCancel(cancel) => cancelled.push(cancel.consumer_tag.to_string()),
             Method::BasicNack(nack) => {
@@ -146,10 +146,10 @@ fn pauses(
 fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
     let (mut rig, channel, [mut lags, mut works]) = consumers(ConsumeOptions::new());
     let mut events = channel.events();
-    rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+    rig.peer.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
     rig.turn();
-    rig.deliver(channel.id(), lags.tag(), 3, &[0; BUDGET / 10]);
-    rig.deliver(channel.id(), works.tag(), 1, b"work");
+    rig.peer.deliver(channel.id(), lags.tag(), 3, &[0; BUDGET / 10]);
+    rig.peer.deliver(channel.id(), works.tag(), 1, b"work");
     rig.advance(PATIENCE - Duration::from_millis(1));
     assert!(!rig.reads() && works.try_next().is_none());
     assert_eq!(said(&mut rig), Default::default(), "it may only be slow");
@@ -167,7 +167,7 @@ fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
 
     // Whatever comes for others, and however long it takes, that was all.
     for _ in 0..10 {
-        rig.deliver(channel.id(), works.tag(), 5, &[0; BUDGET / 10]);
+        rig.peer.deliver(channel.id(), works.tag(), 5, &[0; BUDGET / 10]);
         rig.turn();
         while let Some(delivery) = works.try_next() {
             let _message = delivery.into_message();
@@ -183,7 +183,7 @@ fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
     rig.turn();
     assert_eq!(said(&mut rig), (vec![], vec![], vec![format!("1.{tag}")]));
     assert_eq!(pauses(&mut rig, &mut events), [(false, tag)]);
-    rig.deliver(channel.id(), lags.tag(), 1, b"again");
+    rig.peer.deliver(channel.id(), lags.tag(), 1, b"again");
     let delivery = rig.run(lags.next()).expect("it goes on").expect("it is delivered");
     assert_eq!(delivery.body(), b"again");
     let _message = delivery.into_message();
@@ -219,10 +219,10 @@ fn consumers_are_paused_until_the_others_go_on() {
     // Three hold the same amount, and a fourth takes its deliveries.
     let (mut rig, channel, [a, b, c, mut works]) = consumers(ConsumeOptions::new());
     for consumer in [&a, &b, &c] {
-        rig.deliver(channel.id(), consumer.tag(), 4, &[0; BUDGET / 10]);
+        rig.peer.deliver(channel.id(), consumer.tag(), 4, &[0; BUDGET / 10]);
     }
     rig.turn();
-    rig.deliver(channel.id(), works.tag(), 1, b"work");
+    rig.peer.deliver(channel.id(), works.tag(), 1, b"work");
     (0..3).for_each(|_| rig.advance(PATIENCE));
     assert!(works.try_next().is_some());
     let (cancelled, requeued, _) = said(&mut rig);
@@ -240,7 +240,7 @@ fn a_consumer_that_cannot_be_paused_blocks_its_neighbours() {
     ];
     for options in cases {
         let (mut rig, channel, [lags, small, _works]) = consumers(options);
-        rig.deliver(channel.id(), small.tag(), 1, b"small");
+        rig.peer.deliver(channel.id(), small.tag(), 1, b"small");
         deliver(&mut rig, &channel, &lags);
         (0..5).for_each(|_| rig.advance(PATIENCE));
         assert_eq!(said(&mut rig), Default::default());
@@ -257,7 +257,7 @@ fn of_a_queue_that_was_declared_elsewhere_the_application_has_to_know() {
             options = options.pausable(true);
         }
         let lags = rig.run(channel.basic_consume("theirs", options)).expect("a consumer");
-        rig.methods.clear();
+        rig.peer.methods.clear();
         deliver(&mut rig, &channel, &lags);
         (0..3).for_each(|_| rig.advance(PATIENCE));
         assert_eq!(rig.reads(), pausable);
@@ -293,7 +293,7 @@ fn a_body_above_the_share_is_kept_for_a_slow_consumer() {
 fn a_consumer_that_is_paused_ends_as_any_other() {
     for way in 0..3 {
         let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new());
-        rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+        rig.peer.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
         rig.turn();
         rig.advance(PATIENCE);
         assert_eq!(said(&mut rig).0.len(), 1);
@@ -325,7 +325,7 @@ fn a_consumer_that_has_ended_blocks_no_other() {
         ("cancelled", |rig, _, own| rig.run(own.cancel()).expect("it is cancelled")),
         ("cancelled without waiting", |_, _, own| drop(own.cancel())),
         ("its channel is closed", |rig, channel, _| {
-            rig.refuse(channel.id(), ReplyCode::NOT_FOUND, (60, 40));
+            rig.peer.refuse(channel.id(), ReplyCode::NOT_FOUND, (60, 40));
         }),
     ];
     for (name, end) in ends {
@@ -334,12 +334,12 @@ fn a_consumer_that_has_ended_blocks_no_other() {
         let channel = rig.run(opening).expect("a channel");
         let mut lags = rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("one");
         let mut events = rig.connection.events();
-        rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+        rig.peer.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
         rig.turn();
         end(&mut rig, &channel, &lags);
         rig.turn();
-        rig.deliver(works.channel().id(), works.tag(), 1, b"work");
-        rig.methods.clear();
+        rig.peer.deliver(works.channel().id(), works.tag(), 1, b"work");
+        rig.peer.methods.clear();
         rig.advance(PATIENCE - Duration::from_millis(1));
         assert!(!rig.reads() && works.try_next().is_none(), "{name}");
         rig.advance(Duration::from_millis(1));
@@ -368,9 +368,9 @@ fn a_consumer_that_has_ended_blocks_no_other() {
 #[test]
 fn deliveries_without_acks_stay_with_a_consumer_that_has_ended() {
     let (mut rig, channel, [mut lags, _works]) = consumers(ConsumeOptions::new().no_ack(true));
-    rig.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
+    rig.peer.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
     rig.run(lags.cancel()).expect("it is cancelled");
-    rig.methods.clear();
+    rig.peer.methods.clear();
     (0..5).for_each(|_| rig.advance(PATIENCE));
     assert!(!rig.reads() && said(&mut rig) == Default::default());
     assert_eq!(std::iter::from_fn(|| lags.try_next()).count(), 12);
@@ -427,7 +427,7 @@ fn a_loss_frees_requeued_deliveries_and_keeps_those_without_acks() {
     let (mut rig, channel, mut acking) = over_budget(false);
     let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(true));
     let mut taking = rig.run(consuming).expect("a consumer");
-    rig.deliver(channel.id(), taking.tag(), 1, &[0; 10]);
+    rig.peer.deliver(channel.id(), taking.tag(), 1, &[0; 10]);
     assert!(acking.try_next().is_some());
     rig.turn();
     deliver(&mut rig, &channel, &acking);
@@ -438,7 +438,7 @@ fn a_loss_frees_requeued_deliveries_and_keeps_those_without_acks() {
     assert!(rig.reads());
     assert!(acking.try_next().is_none(), "the broker delivers it again");
     // A delivery that fits is counted from zero, in addition to what stays.
-    rig.deliver(channel.id(), acking.tag(), 1, &[0; BUDGET / 2]);
+    rig.peer.deliver(channel.id(), acking.tag(), 1, &[0; BUDGET / 2]);
     rig.turn();
     assert!(rig.reads());
     assert!(acking.try_next().is_some());

@@ -13,21 +13,21 @@ use harness::ClientRig;
 /// A consumer with these deliveries, of which it has seen none.
 fn consuming(count: u64) -> (ClientRig, Channel, Consumer) {
     let mut rig = ClientRig::new(Config::default());
-    rig.record();
+    rig.peer.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let queue = rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");
     let consumer = rig.run(queue.consume(ConsumeOptions::new())).expect("consumes");
-    rig.deliver(channel.id(), consumer.tag(), count, b"body");
+    rig.peer.deliver(channel.id(), consumer.tag(), count, b"body");
     rig.answer_all();
-    rig.methods.clear();
+    rig.peer.methods.clear();
     (rig, channel, consumer)
 }
 
 /// Returns the methods of the client that settle deliveries.
 fn settlements(rig: &mut ClientRig) -> Vec<Method> {
     rig.turn();
-    let mut methods = std::mem::take(&mut rig.methods);
+    let mut methods = std::mem::take(&mut rig.peer.methods);
     methods.retain(|method| {
         matches!(method, Method::BasicAck(_) | Method::BasicNack(_) | Method::BasicReject(_))
     });
@@ -66,12 +66,12 @@ fn untouched_deliveries_are_requeued_without_blame() {
     // Of three deliveries the first is taken and dropped, the second is taken from the channel but not handed out.
     let (mut rig, channel, mut consumer) = consuming(2);
     drop(consumer.try_next().expect("it was delivered"));
-    rig.deliver(channel.id(), &consumer.tag().clone(), 1, b"body");
+    rig.peer.deliver(channel.id(), &consumer.tag().clone(), 1, b"body");
     rig.answer_all();
     let tag = consumer.tag().clone();
     drop(consumer);
     // The broker had sent one more before.
-    rig.deliver(channel.id(), &tag, 1, b"body");
+    rig.peer.deliver(channel.id(), &tag, 1, b"body");
     rig.answer_all();
     let mut settled = settlements(&mut rig);
     settled.sort_by_key(|method| format!("{method:?}"));
@@ -84,7 +84,7 @@ fn a_shutdown_requeues_without_blame() {
     let connection = rig.connection.clone();
     let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
     assert!(rig.poll(shutdown.as_mut()).is_none());
-    rig.deliver(channel.id(), consumer.tag(), 1, b"body");
+    rig.peer.deliver(channel.id(), consumer.tag(), 1, b"body");
     rig.answer_all();
     let mut settled = settlements(&mut rig);
     // At last, for whatever else the broker had sent.
@@ -105,9 +105,9 @@ fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well(
         assert!(rig.poll(shutdown.as_mut()).is_none());
         let consuming = channel.basic_consume("queue", ConsumeOptions::new());
         let mut late = rig.run(consuming).expect("consumes");
-        rig.deliver(channel.id(), late.tag(), 2, b"body");
+        rig.peer.deliver(channel.id(), late.tag(), 2, b"body");
         rig.turn();
-        rig.methods.clear();
+        rig.peer.methods.clear();
         if in_time {
             assert!(rig.poll(shutdown.as_mut()).is_none(), "a delivery is not settled");
             assert!(matches!(rig.poll(pin!(late.next())), Some(None)), "it ends as all others");
@@ -119,9 +119,9 @@ fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well(
         assert_eq!((left.unsettled > 0, left.is_nothing()), (!in_time, in_time));
         let is_cancel = |method: &Method| matches!(method, Method::BasicCancel(_));
         let all: Method = BasicNack { delivery_tag: 0, multiple: true, requeue: true }.into();
-        let cancelled = rig.methods.iter().position(is_cancel).expect("it is cancelled");
-        let requeued = rig.methods.iter().position(|method| *method == all);
-        assert!(requeued.is_none_or(|at| at > cancelled), "{:?}", rig.methods);
+        let cancelled = rig.peer.methods.iter().position(is_cancel).expect("it is cancelled");
+        let requeued = rig.peer.methods.iter().position(|method| *method == all);
+        assert!(requeued.is_none_or(|at| at > cancelled), "{:?}", rig.peer.methods);
     }
 }
 
@@ -130,7 +130,7 @@ fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well(
 fn a_shutdown_returns_nothing_of_a_channel_that_is_closed() {
     let (mut rig, channel, _consumer) = consuming(2);
     rig.run(channel.close()).expect("it is closed");
-    rig.methods.clear();
+    rig.peer.methods.clear();
     let connection = rig.connection.clone();
     let left = rig.run(connection.shutdown(Duration::ZERO)).expect("it is closed");
     assert_eq!(left.given_back, 0, "the broker has requeued them");
@@ -145,18 +145,18 @@ fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
         let ends = |method: &Method| {
             *method == all() || matches!(method, Method::BasicCancel(_)) || *method == nack(1, true)
         };
-        std::mem::take(&mut rig.methods).into_iter().filter(ends).collect::<Vec<_>>()
+        std::mem::take(&mut rig.peer.methods).into_iter().filter(ends).collect::<Vec<_>>()
     };
     // The broker has sent a second delivery, but it is not here yet: tag 0 speaks for it as well.
     let (mut rig, channel, consumer) = consuming(1);
     let tag = consumer.tag().clone();
-    rig.deliver(channel.id(), &tag, 1, b"body");
+    rig.peer.deliver(channel.id(), &tag, 1, b"body");
     drop((channel, consumer));
     let cancel: Method = BasicCancel { consumer_tag: tag.clone(), no_wait: false }.into();
     assert_eq!(ends(&mut rig), [cancel.clone(), nack(1, true), all()]);
 
     let (mut rig, channel, consumer) = consuming(1);
-    rig.deliver(channel.id(), &tag, 1, b"body");
+    rig.peer.deliver(channel.id(), &tag, 1, b"body");
     let connection = rig.connection.clone();
     rig.run(connection.shutdown(Duration::ZERO)).expect("it closes");
     assert_eq!(ends(&mut rig), [cancel, nack(1, true), all()]);
@@ -220,15 +220,15 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
     std::mem::forget(consumer);
     for answered in [false, true] {
         let get = channel.basic_get("queue");
-        rig.methods.clear();
+        rig.peer.methods.clear();
         rig.turn();
         if answered {
-            rig.give(channel.id(), b"body");
+            rig.peer.give(channel.id(), b"body");
             rig.answer_all();
             drop(get);
         } else {
             drop(get);
-            rig.give(channel.id(), b"body");
+            rig.peer.give(channel.id(), b"body");
             rig.answer_all();
         }
         let tag = if answered { 2 } else { 1 };
@@ -241,16 +241,16 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
 #[test]
 fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
     let mut rig = ClientRig::new(Config::default());
-    rig.record();
+    rig.peer.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
     assert!(rig.poll(consuming.as_mut()).is_none());
-    rig.methods.clear();
+    rig.peer.methods.clear();
     drop(consuming);
     drop(channel);
     rig.turn();
-    let names: Vec<_> = rig.methods.iter().map(|method| method.facts().name).collect();
+    let names: Vec<_> = rig.peer.methods.iter().map(|method| method.facts().name).collect();
     // The server reports no method behind a close.
     assert_eq!(names, ["basic.consume", "basic.cancel", "basic.nack"]);
     assert_eq!(rig.connection.health().channels, 0);
@@ -261,17 +261,17 @@ fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting
 fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
     for grace in [Duration::ZERO, Duration::from_secs(1)] {
         let mut rig = ClientRig::new(Config::default());
-        rig.record();
+        rig.peer.record();
         let opening = rig.connection.open_channel();
         let channel = rig.run(opening).expect("a channel");
         let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
         assert!(rig.poll(consuming.as_mut()).is_none());
         drop(consuming);
         let connection = rig.connection.clone();
-        rig.methods.clear();
+        rig.peer.methods.clear();
         let left = rig.run(connection.shutdown(grace)).expect("it closes");
         assert!(left.is_nothing());
-        let names: Vec<_> = rig.methods.iter().map(|method| method.facts().name).collect();
+        let names: Vec<_> = rig.peer.methods.iter().map(|method| method.facts().name).collect();
         assert_eq!(names[..2], ["basic.consume", "basic.cancel"]);
     }
 }

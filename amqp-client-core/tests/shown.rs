@@ -130,7 +130,7 @@ fn debug_of_handles_omits_pending_work() {
     assert_fit_for_logs("Reply", &consumed);
     let mut consumer = rig.run(consumed).expect("it consumes");
     let body = PASSWORD.repeat(1000);
-    rig.deliver(channel.id(), consumer.tag(), 100, body.as_bytes());
+    rig.peer.deliver(channel.id(), consumer.tag(), 100, body.as_bytes());
     rig.turn();
     assert_fit_for_logs("Connection", &connection);
     let delivery = consumer.try_next().expect("it was delivered");

@@ -189,7 +189,7 @@ fn a_consumer_hears_of_every_delivery() {
         let (mut rig, channel) = rig();
         let consuming = channel.basic_consume("q", ConsumeOptions::new());
         let mut consumer = rig.run(consuming).expect("a consumer");
-        rig.deliver(channel.id(), consumer.tag(), 3, b"message");
+        rig.peer.deliver(channel.id(), consumer.tag(), 3, b"message");
         let consume = move || {
             for _ in 0..3 {
                 let delivery = block_on(consumer.next()).expect("not cancelled").expect("open");

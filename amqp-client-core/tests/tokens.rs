@@ -72,9 +72,9 @@ fn the_next_token_is_sent_when_a_fifth_of_the_time_is_left() {
         assert!(!tick(&mut rig, &now, &mut renewing));
         let expected =
             (second >= 8) as usize + (second >= 8 + 16) as usize + (second >= 40) as usize;
-        assert_eq!(rig.secrets.len(), expected, "after {second} s");
+        assert_eq!(rig.peer.secrets.len(), expected, "after {second} s");
     }
-    assert!(rig.secrets.iter().all(|secret| secret.expose() == b"second"));
+    assert!(rig.peer.secrets.iter().all(|secret| secret.expose() == b"second"));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn without_a_token_it_is_retried_and_reported() {
         let expected = (second >= 80) as u32 + (second >= 85) as u32 + (second >= 110) as u32;
         assert_eq!(attempts.load(Ordering::Relaxed), expected, "after {second} s");
     }
-    assert_eq!(rig.secrets.len(), 1);
+    assert_eq!(rig.peer.secrets.len(), 1);
     for expected in ["down", "no token within 20s"] {
         let event = rig.run(events.next());
         assert_eq!(event, Some(ConnectionEvent::TokenNotRenewed { why: expected.to_owned() }));
@@ -130,7 +130,7 @@ fn a_source_that_panics_is_asked_again() {
     for _ in 1..=90 {
         assert!(!tick(&mut rig, &now, &mut renewing));
     }
-    assert_eq!(rig.secrets.len(), 1);
+    assert_eq!(rig.peer.secrets.len(), 1);
     for expected in ["at once", "later, attempt 1"] {
         let why = format!("the token source panicked: {expected}");
         assert_eq!(rig.run(events.next()), Some(ConnectionEvent::TokenNotRenewed { why }));
@@ -145,7 +145,7 @@ fn a_token_that_is_good_for_ever_is_not_renewed() {
     forever.valid_for = None;
     let mut renewing = pin!(keep_fresh(&rig.connection, source, &forever, Clock(now.clone())));
     assert!(begin(&mut renewing).is_ready());
-    assert!(rig.secrets.is_empty());
+    assert!(rig.peer.secrets.is_empty());
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn the_next_connection_logs_in_with_the_last_secret() {
         rig.lose();
         rig.run(connection.ready()).expect("it comes back");
     }
-    let logins: Vec<_> = rig.logins.iter().map(|login| login.expose()).collect();
+    let logins: Vec<_> = rig.peer.logins.iter().map(|login| login.expose()).collect();
     assert_eq!(logins, [&b"\0guest\0guest"[..], b"\0guest\0renewed", b"\0guest\0renewed"]);
 }
 

@@ -308,7 +308,7 @@ fn wakers_of_publishes_that_are_held_by_one_gate_and_then_by_another() {
         let wakes = Arc::new(AtomicUsize::new(0));
         let mut publish = pin!(publisher.publish("q", "m"));
         for held in [Some(channel.id()), None] {
-            rig.hold(held);
+            rig.peer.hold(held);
             rig.turn();
             let task = BusyTask { channel: other.clone(), wakes: wakes.clone() };
             // Its last clone is the one in the line.
@@ -413,7 +413,7 @@ fn bodies_that_publish_and_acknowledge_when_they_are_dropped() {
                 let queue = channel.queue("q").expect("it is short");
                 let mut consumer = rig.run(queue.consume(<_>::default())).expect("it starts");
                 let tag = consumer.tag().clone();
-                rig.deliver(channel.id(), &tag, 3, b"m");
+                rig.peer.deliver(channel.id(), &tag, 3, b"m");
                 let publisher = publisher(&channel, on_loss);
                 let drops = Arc::new(AtomicUsize::new(0));
                 let mut sent = Vec::new();

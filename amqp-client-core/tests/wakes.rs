@@ -31,7 +31,7 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
         let channel = rig.run(opening).expect("a channel");
         let consuming = channel.basic_consume("q", ConsumeOptions::new());
         let mut consumer = rig.run(consuming).expect("a consumer");
-        rig.deliver(channel.id(), consumer.tag(), 1000, b"work");
+        rig.peer.deliver(channel.id(), consumer.tag(), 1000, b"work");
         rig.turn();
         let count = Arc::new(Count::default());
         let waker = Waker::from(count.clone());
@@ -81,7 +81,7 @@ fn a_shutdown_is_woken_when_the_driver_is_dropped() {
     let channel = rig.run(opening).expect("a channel");
     let mut consumer =
         rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
-    rig.deliver(channel.id(), consumer.tag(), 1, b"work");
+    rig.peer.deliver(channel.id(), consumer.tag(), 1, b"work");
     rig.turn();
     let unsettled = consumer.try_next().expect("it was delivered");
     let connection = rig.connection.clone();

@@ -1,7 +1,7 @@
 //! Every future of the handles, dropped at every poll: nothing breaks, nothing is left over, and the next call gets its own
 //! reply. The list is compared with the source, so that none is forgotten.
 
-mod joined;
+mod harness;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,7 +17,7 @@ use amqp_client_core::{
     Channel, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message, Publisher,
     PublisherOptions, Queue, QueueOptions,
 };
-use joined::World;
+use harness::{Broker, ClientRig};
 
 /// What futures are made of.
 struct Scene {
@@ -32,7 +32,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(world: &mut World, connection: Connection) -> Self {
+    fn set(rig: &mut ClientRig<Broker>, connection: Connection) -> Self {
         let asked = async {
             connection.ready().await.expect("a connection");
             let channel = connection.open_channel().await.expect("a channel");
@@ -65,8 +65,8 @@ impl Scene {
                 consumer,
             }
         };
-        let scene = world.run(asked);
-        world.settle();
+        let scene = rig.run_by_steps(asked);
+        rig.settle();
         scene
     }
 }
@@ -174,7 +174,7 @@ impl Wake for Task {
 
 /// Polls a future that often, then drops it. Returns whether it was ready before.
 fn run_and_drop(
-    world: &mut World,
+    rig: &mut ClientRig<Broker>,
     mut future: Pin<Box<dyn Future<Output = ()> + '_>>,
     waker: &Waker,
     polls: usize,
@@ -184,7 +184,7 @@ fn run_and_drop(
         if future.as_mut().poll(&mut context).is_ready() {
             return true;
         }
-        world.step();
+        rig.step();
     }
     false
 }
@@ -197,13 +197,13 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
     let mut drops = 0;
     for (name, leaves, make) in CASES {
         for polls in 0..POLLS {
-            let (mut world, connection) = World::new();
+            let (mut rig, connection) = ClientRig::joined();
             // Futures are polled often while the event that they wait for comes nearer.
-            world.piece = 16;
-            let mut scene = Scene::set(&mut world, connection);
+            rig.piece = 16;
+            let mut scene = Scene::set(&mut rig, connection);
             let task = Arc::new(Task);
             let waker = Waker::from(task.clone());
-            let ready = run_and_drop(&mut world, make(&mut scene), &waker, polls);
+            let ready = run_and_drop(&mut rig, make(&mut scene), &waker, polls);
             drop(waker);
             // A stream keeps the waker of its last poll, as it goes on when the future of its next item is dropped.
             if *name != "next" {
@@ -211,9 +211,9 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
             }
             // Half of the time, the events that it left behind come first.
             if polls % 2 == 0 {
-                world.settle();
+                rig.settle();
             }
-            check(&mut world, &scene, *leaves, &format!("{name}, dropped after {polls} polls"));
+            check(&mut rig, &scene, *leaves, &format!("{name}, dropped after {polls} polls"));
             if ready {
                 break;
             }
@@ -223,25 +223,25 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
     assert!(drops > 5 * CASES.len(), "{drops} drops of {} futures", CASES.len());
 }
 
-fn check(world: &mut World, scene: &Scene, leaves: Leaves, what: &str) {
+fn check(rig: &mut ClientRig<Broker>, scene: &Scene, leaves: Leaves, what: &str) {
     if leaves == Everything {
         let declared = scene.channel.queue_declare(what, QueueOptions::new().durable(false));
-        let queue = world.run(declared).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let queue = rig.run_by_steps(declared).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(*queue.name(), *what, "somebody else's answer");
     }
     if leaves != Nothing {
-        let opened = world.run(scene.connection.open_channel());
+        let opened = rig.run_by_steps(scene.connection.open_channel());
         let channel = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
-        world.run(channel.close()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        rig.run_by_steps(channel.close()).unwrap_or_else(|error| panic!("{what}: {error}"));
     }
-    world.settle();
-    assert_eq!(world.broker.take_violation(), None, "{what}");
+    rig.settle();
+    assert_eq!(rig.peer.engine.take_violation(), None, "{what}");
     let health = scene.connection.health();
     if health.is_open() {
         assert_eq!(health.unconfirmed, 0, "{what}");
         // One delivery lies with the consumer of the scene, if that has not been cancelled.
         assert!(health.unsettled <= 1, "{what}: {health:?}");
-        let unacknowledged = world.broker.unacknowledged_count(world.session);
+        let unacknowledged = rig.peer.unacknowledged_count();
         assert!(unacknowledged <= 1, "{what}: {unacknowledged} unacknowledged");
     }
 }

@@ -1,6 +1,6 @@
 //! What is opened and closed leaves nothing behind, however often.
 
-mod joined;
+mod harness;
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Wake, Waker};
 
 use amqp_client_core::{Connection, ConsumeOptions, Message, PublisherOptions, QueueOptions};
 use amqp_testkit::alloc::allocations;
-use joined::World;
+use harness::{Broker, ClientRig};
 
 /// How often, if `LEAK_CYCLES` does not say otherwise.
 const CYCLES: usize = 100_000;
@@ -30,35 +30,37 @@ fn leaves_nothing(count: usize, mut cycle: impl FnMut()) {
 
 #[test]
 fn channels() {
-    let (mut world, connection) = World::new();
-    world.run(connection.ready()).expect("a connection");
+    let (mut rig, connection) = ClientRig::joined();
+    rig.run_by_steps(connection.ready()).expect("a connection");
     leaves_nothing(cycles(), || {
-        let channel = world.run(connection.open_channel()).expect("a channel");
+        let channel = rig.run_by_steps(connection.open_channel()).expect("a channel");
         match channel.id().get() % 2 {
             0 => drop(channel),
-            _ => world.run(channel.close()).expect("it closes"),
+            _ => rig.run_by_steps(channel.close()).expect("it closes"),
         }
     });
-    world.settle();
+    rig.settle();
     assert_eq!(connection.health().channels, 0);
 }
 
 #[test]
 fn consumers() {
-    let (mut world, connection) = World::new();
-    world.run(connection.ready()).expect("a connection");
-    let channel = world.run(connection.open_channel()).expect("a channel");
-    let queue = world.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
+    let (mut rig, connection) = ClientRig::joined();
+    rig.run_by_steps(connection.ready()).expect("a connection");
+    let channel = rig.run_by_steps(connection.open_channel()).expect("a channel");
+    let queue = rig.run_by_steps(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
     let message = Message::new("m");
     let mut count = 0;
     leaves_nothing(cycles(), || {
-        world.run(queue.publish(&message)).expect("it is sent");
-        let mut consumer = world.run(queue.consume(ConsumeOptions::new())).expect("a consumer");
-        let delivery = world.run(consumer.next()).expect("not cancelled").expect("a delivery");
+        rig.run_by_steps(queue.publish(&message)).expect("it is sent");
+        let mut consumer =
+            rig.run_by_steps(queue.consume(ConsumeOptions::new())).expect("a consumer");
+        let delivery =
+            rig.run_by_steps(consumer.next()).expect("not cancelled").expect("a delivery");
         delivery.ack().expect("it waits for it");
         count += 1;
         if count % 2 == 0 {
-            world.run(consumer.cancel()).expect("it is cancelled");
+            rig.run_by_steps(consumer.cancel()).expect("it is cancelled");
         }
     });
 }
@@ -66,12 +68,12 @@ fn consumers() {
 #[test]
 fn connections() {
     leaves_nothing(cycles() / 100, || {
-        let (mut world, connection) = World::new();
-        world.run(connection.ready()).expect("a connection");
-        let channel = world.run(connection.open_channel()).expect("a channel");
-        world.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
+        let (mut rig, connection) = ClientRig::joined();
+        rig.run_by_steps(connection.ready()).expect("a connection");
+        let channel = rig.run_by_steps(connection.open_channel()).expect("a channel");
+        rig.run_by_steps(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
         drop(channel);
-        close(&mut world, &connection);
+        close(&mut rig, &connection);
     });
 }
 
@@ -94,23 +96,23 @@ fn poll_and_drop<T>(future: impl Future<Output = T>) {
 /// As `select!` does in a loop, with something else that is ready.
 #[test]
 fn futures_that_are_dropped_while_they_wait() {
-    let (mut world, connection) = World::new();
-    world.run(connection.ready()).expect("a connection");
-    let channel = world.run(connection.open_channel()).expect("a channel");
-    let queue = world.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
+    let (mut rig, connection) = ClientRig::joined();
+    rig.run_by_steps(connection.ready()).expect("a connection");
+    let channel = rig.run_by_steps(connection.open_channel()).expect("a channel");
+    let queue = rig.run_by_steps(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
     let default = channel.exchange("").expect("it is short");
     let publisher = default.publisher(PublisherOptions::new()).expect("it is open");
     let window = PublisherOptions::new().window(1, usize::MAX);
     let narrow = default.publisher(window).expect("it is open");
     let message = Message::new("m");
     let mut events = (connection.events(), channel.events());
-    world.settle();
+    rig.settle();
     // This one stays all the time.
     let mut closed = pin!(connection.closed());
     assert!(closed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    let first = world.run(narrow.publish("q", "first")).expect("it is sent");
+    let first = rig.run_by_steps(narrow.publish("q", "first")).expect("it is sent");
     // From here on nothing passes, though the driver has its turns.
-    let piece = std::mem::replace(&mut world.piece, 0);
+    let piece = std::mem::replace(&mut rig.piece, 0);
     leaves_nothing(cycles() / 10, || {
         poll_and_drop(connection.closed());
         poll_and_drop(channel.closed());
@@ -118,21 +120,21 @@ fn futures_that_are_dropped_while_they_wait() {
         poll_and_drop(publisher.wait_for_confirms());
         poll_and_drop(events.0.next());
         poll_and_drop(events.1.next());
-        world.step();
+        rig.step();
     });
-    world.piece = piece;
-    world.run(first).expect("it is confirmed");
-    world.broker.set_alarm(std::time::Instant::now(), Some("memory"));
-    world.settle();
+    rig.piece = piece;
+    rig.run_by_steps(first).expect("it is confirmed");
+    rig.peer.engine.set_alarm(std::time::Instant::now(), Some("memory"));
+    rig.settle();
     assert!(connection.is_blocked());
     leaves_nothing(cycles() / 10, || {
         poll_and_drop(publisher.publish("q", "m"));
         poll_and_drop(queue.publish(&message));
-        world.settle();
+        rig.settle();
     });
     assert!(closed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
-fn close(world: &mut World, connection: &Connection) {
-    world.run(connection.close()).expect("it closes");
+fn close(rig: &mut ClientRig<Broker>, connection: &Connection) {
+    rig.run_by_steps(connection.close()).expect("it closes");
 }

@@ -1,6 +1,6 @@
 //! Every request of the protocol, in every state of its channel: there is a reply or an error, and nothing waits forever.
 
-mod joined;
+mod harness;
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use amqp_client_core::proto::method::{
     QueueDeclare, QueueDelete, QueuePurge, QueueUnbind, Request, TxCommit, TxRollback, TxSelect,
 };
 use amqp_client_core::{CallError, Channel, Connection};
-use joined::World;
+use harness::{Broker, ClientRig};
 
 /// What is so when a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,34 +66,40 @@ fn begin(future: impl Future) {
     let _begun = pin!(future).poll(&mut Context::from_waker(Waker::noop()));
 }
 
+/// The transport is lost, and there is another. What was there is not restored yet.
+fn lose(rig: &mut ClientRig<Broker>) {
+    rig.recover();
+    rig.lose();
+}
+
 /// A channel in that state.
-fn reach(world: &mut World, connection: &Connection, state: State) -> Channel {
-    world.run(connection.ready()).expect("it opens");
-    let channel = world.run(connection.open_channel()).expect("it opens");
+fn reach(rig: &mut ClientRig<Broker>, connection: &Connection, state: State) -> Channel {
+    rig.run_by_steps(connection.ready()).expect("it opens");
+    let channel = rig.run_by_steps(connection.open_channel()).expect("it opens");
     let declare = QueueDeclare { queue: "queue".try_into().expect("short"), ..<_>::default() };
-    world.run(channel.call(declare.clone())).expect("it is declared");
+    rig.run_by_steps(channel.call(declare.clone())).expect("it is declared");
     match state {
         State::Open | State::LostBehind | State::RecoveringBehind => {}
-        State::Confirming => drop(world.run(channel.call(ConfirmSelect::default()))),
-        State::Transactional => drop(world.run(channel.call(TxSelect {}))),
+        State::Confirming => drop(rig.run_by_steps(channel.call(ConfirmSelect::default()))),
+        State::Transactional => drop(rig.run_by_steps(channel.call(TxSelect {}))),
         State::Busy => begin(channel.call(declare)),
         State::Closing => begin(channel.close()),
-        State::Closed => world.run(channel.close()).expect("it closes"),
+        State::Closed => rig.run_by_steps(channel.close()).expect("it closes"),
         State::ClosedByBroker => {
             let missing = QueueDeclare {
                 queue: "missing".try_into().expect("short"),
                 passive: true,
                 ..<_>::default()
             };
-            world.run(channel.call(missing)).expect_err("there is none");
+            rig.run_by_steps(channel.call(missing)).expect_err("there is none");
         }
         State::ConnectionClosing => begin(connection.close()),
-        State::ConnectionClosed => world.run(connection.close()).expect("it closes"),
+        State::ConnectionClosed => rig.run_by_steps(connection.close()).expect("it closes"),
         State::Lost => {
-            world.cut();
-            world.settle();
+            rig.cut();
+            rig.settle();
         }
-        State::Recovering => world.lose(),
+        State::Recovering => lose(rig),
     }
     channel
 }
@@ -101,29 +107,29 @@ fn reach(world: &mut World, connection: &Connection, state: State) -> Channel {
 fn request<R: Request + Clone>(what: &str, request: &R) {
     for state in STATES {
         let context = format!("{what} when {state:?}");
-        let (mut world, connection) = World::new();
-        let channel = reach(&mut world, &connection, state);
+        let (mut rig, connection) = ClientRig::joined();
+        let channel = reach(&mut rig, &connection, state);
         let reply = channel.call(request.clone());
         match state {
-            State::LostBehind => world.cut(),
-            State::RecoveringBehind => world.lose(),
+            State::LostBehind => rig.cut(),
+            State::RecoveringBehind => lose(&mut rig),
             _ => {}
         }
-        let result = world.run(reply).map(drop);
+        let result = rig.run_by_steps(reply).map(drop);
         let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
         assert!(!timed_out, "{context}: no reply, and no error");
         if state.is_over() {
             assert!(result.is_err(), "{context}: {result:?}");
         }
         // A request is sent without a reply only if it has `no_wait`.
-        let (mut world, connection) = World::new();
-        let channel = reach(&mut world, &connection, state);
+        let (mut rig, connection) = ClientRig::joined();
+        let channel = reach(&mut rig, &connection, state);
         let refused = channel.call_no_wait(request.clone());
         assert!(refused.is_err(), "{context}, without waiting");
-        world.settle();
+        rig.settle();
         // Whatever happened to the channel, the connection is unaffected.
         if connection.is_open() && !matches!(state, State::ConnectionClosing) {
-            let other = world.run(connection.open_channel());
+            let other = rig.run_by_steps(connection.open_channel());
             assert!(other.is_ok(), "{context}: {other:?}");
         }
     }
@@ -133,26 +139,26 @@ fn request<R: Request + Clone>(what: &str, request: &R) {
 fn no_wait<R: Request + Clone>(what: &str, request: &R) {
     for state in STATES {
         let context = format!("{what} when {state:?}");
-        let (mut world, connection) = World::new();
-        let channel = reach(&mut world, &connection, state);
+        let (mut rig, connection) = ClientRig::joined();
+        let channel = reach(&mut rig, &connection, state);
         let sent = channel.call_no_wait(request.clone());
         // The close of a connection is sent with the next turn of its driver: this goes out before it.
         if state.is_over() && state != State::ConnectionClosing {
             assert!(sent.is_err(), "{context}");
         }
         match state {
-            State::LostBehind => world.cut(),
-            State::RecoveringBehind => world.lose(),
+            State::LostBehind => rig.cut(),
+            State::RecoveringBehind => lose(&mut rig),
             _ => {}
         }
         // What follows is not held up.
-        let result = world.run(channel.call(BasicQos::default())).map(drop);
+        let result = rig.run_by_steps(channel.call(BasicQos::default())).map(drop);
         let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
         assert!(!timed_out, "{context}: what follows has no reply, and no error");
         // To wait for a reply that never comes is a mistake, not a hang.
-        let (mut world, connection) = World::new();
-        let channel = reach(&mut world, &connection, state);
-        let result = world.run(channel.call(request.clone())).map(drop);
+        let (mut rig, connection) = ClientRig::joined();
+        let channel = reach(&mut rig, &connection, state);
+        let result = rig.run_by_steps(channel.call(request.clone())).map(drop);
         let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
         assert!(!timed_out && result.is_err(), "{context}, waited for: {result:?}");
     }

@@ -1,0 +1,200 @@
+//! The server's end of the protocol, which accepts everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use amqp_client_core::proto::method::{
+    BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
+    ChannelFlow, ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
+};
+use amqp_client_core::proto::{
+    ChannelEvent, ChannelId, CommandError, Connection, ConnectionError, Event, FieldTable,
+    Properties, ReplyCode, Secret, ServerConfig, ServerEvent, ShortStr, Transmit,
+};
+use bytes::BytesMut;
+
+use super::Peer;
+
+/// A server with RabbitMQ's properties, as far as they matter.
+fn capable() -> Arc<ServerConfig> {
+    let mut config = ServerConfig::default();
+    let capabilities = FieldTable::new().with("basic.nack", true).expect("it fits");
+    config.server_properties =
+        FieldTable::new().with("capabilities", capabilities).expect("it fits");
+    Arc::new(config)
+}
+
+/// A server that replies as a broker whose queues always exist, confirms what is published, and delivers what the test says.
+pub(crate) struct Server {
+    connection: Connection,
+    /// Secrets that the client has sent.
+    pub(crate) secrets: Vec<Secret>,
+    /// What it has logged in with, on each connection.
+    pub(crate) logins: Vec<Secret>,
+    /// The next delivery tag.
+    next_delivery: u64,
+    /// The methods that the client has sent on channels, except publishes, if they are [recorded](Self::record).
+    pub(crate) methods: Vec<Method>,
+    recording: bool,
+    /// The tags of consumers that came back under another, by those that they have at the client.
+    tags: BTreeMap<String, ShortStr>,
+    /// Publishes that came since the last confirm, and how many came on the channel that publishes.
+    unconfirmed: u64,
+    published: u64,
+}
+
+impl Peer for Server {
+    fn connect(&mut self, now: Instant) {
+        self.connection = Connection::server(capable(), now);
+        self.tags.clear();
+        self.published = 0;
+    }
+
+    fn handle_input(&mut self, now: Instant, input: &mut BytesMut) {
+        let understood = self.connection.handle_input(now, input);
+        let closed = matches!(understood, Err(ConnectionError::Closed(_)));
+        assert!(understood.is_ok() || closed, "{understood:?}");
+    }
+
+    fn reply(&mut self, _: Instant) {
+        let mut channel = None;
+        while let Some(event) = self.connection.poll_event() {
+            match event {
+                Event::Server(ServerEvent::Login { response, .. }) => {
+                    self.logins.push(response);
+                    self.connection.accept_login()
+                }
+                Event::Server(ServerEvent::Open { .. }) => self.connection.accept_open(),
+                Event::Server(ServerEvent::UpdateSecret { new_secret, .. }) => {
+                    self.secrets.push(new_secret);
+                    Ok(())
+                }
+                Event::Channel(id, ChannelEvent::Published(_)) => {
+                    channel = Some(id);
+                    self.unconfirmed += 1;
+                    self.published += 1;
+                    Ok(())
+                }
+                Event::Channel(id, ChannelEvent::Method(method)) => self.answer(id, method),
+                _ => Ok(()),
+            }
+            .expect("it is waiting");
+        }
+        if self.unconfirmed > 0 {
+            self.unconfirmed = 0;
+            let ack = BasicAck { delivery_tag: self.published, multiple: true };
+            let id = channel.expect("something was published there");
+            // What came behind it may have closed the channel.
+            if let Ok(mut channel) = self.connection.channel(id) {
+                channel.send(ack).expect("it is sent");
+            }
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
+        self.connection.poll_transmit(now)
+    }
+
+    /// It learns of the end by the next transport.
+    fn handle_eof(&mut self, _: Instant) {}
+}
+
+impl Server {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            connection: Connection::server(capable(), now),
+            secrets: Vec::new(),
+            logins: Vec::new(),
+            next_delivery: 0,
+            methods: Vec::new(),
+            recording: false,
+            tags: BTreeMap::new(),
+            unconfirmed: 0,
+            published: 0,
+        }
+    }
+
+    /// The server closes a channel because of a method. It has processed earlier methods, and replies to none of them.
+    pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, cause: (u16, u16)) {
+        while self.connection.poll_event().is_some() {}
+        self.connection.channel(id).expect("open").close_over(code, "refused", cause);
+        self.published = 0;
+    }
+
+    /// The server asks the client to publish nothing: on one channel, or on the whole connection.
+    pub(crate) fn hold(&mut self, channel: Option<ChannelId>) {
+        match channel {
+            Some(id) => {
+                let flow = ChannelFlow { active: false };
+                self.connection.channel(id).expect("open").request(flow).expect("it is sent");
+            }
+            None => self.connection.set_blocked(Some("memory")),
+        }
+    }
+
+    /// From now on, the client's methods are kept in `methods`. Benchmarks do without: it would be counted.
+    pub(crate) const fn record(&mut self) {
+        self.recording = true;
+    }
+
+    /// Queues deliveries to a consumer.
+    pub(crate) fn deliver(
+        &mut self,
+        id: ChannelId,
+        consumer_tag: &ShortStr,
+        count: u64,
+        body: &[u8],
+    ) {
+        // Benchmarks do without: looking would be counted.
+        let renamed = (!self.tags.is_empty()).then(|| self.tags.get(&consumer_tag.to_string()));
+        let renamed = renamed.flatten();
+        let consumer_tag = renamed.unwrap_or(consumer_tag);
+        for _ in 0..count {
+            self.next_delivery += 1;
+            let deliver = BasicDeliver {
+                consumer_tag: consumer_tag.clone(),
+                delivery_tag: self.next_delivery,
+                ..BasicDeliver::default()
+            };
+            let mut channel = self.connection.channel(id).expect("open");
+            channel.send_content(deliver, &Properties::default(), body).expect("it is sent");
+        }
+    }
+
+    /// Answers a `basic.get` with a message.
+    pub(crate) fn give(&mut self, id: ChannelId, body: &[u8]) {
+        self.next_delivery += 1;
+        let got = BasicGetOk { delivery_tag: self.next_delivery, ..BasicGetOk::default() };
+        let mut channel = self.connection.channel(id).expect("open");
+        channel.send_content(got, &Properties::default(), body).expect("it is sent");
+    }
+
+    fn answer(&mut self, id: ChannelId, method: Method) -> Result<(), CommandError> {
+        if self.recording {
+            self.methods.push(method.clone());
+        }
+        let answer: Method = match method {
+            Method::QueueDeclare(declare) => {
+                QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()
+            }
+            Method::ConfirmSelect(ConfirmSelect { no_wait: false }) => ConfirmSelectOk {}.into(),
+            Method::BasicConsume(consume) => {
+                // A consumer that was paused is started again under its tag with a number in front.
+                if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
+                    self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
+                }
+                BasicConsumeOk { consumer_tag: consume.consumer_tag }.into()
+            }
+            Method::BasicQos(_) => BasicQosOk {}.into(),
+            Method::BasicCancel(BasicCancel { consumer_tag, no_wait: false }) => {
+                let mut channel = self.connection.channel(id).expect("open");
+                // What comes behind it may have closed the channel or the connection.
+                let _closing = channel.send(BasicCancelOk { consumer_tag });
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        self.connection.channel(id).expect("open").send(answer)
+    }
+}
