@@ -186,17 +186,21 @@ pub enum ConfirmError {
     )]
     Returned(Box<Returned>),
     /// The channel was closed before the broker sent a confirm. The broker may have the message or not.
-    #[error("the message was sent, but its channel ended before the confirm")]
+    #[error(
+        "the message was sent, but its channel closed before the confirm; the broker may have the message or not"
+    )]
     Unconfirmed(#[source] ChannelError),
     /// The broker closed the channel because of this message, which was [kept](crate::OnLoss::Keep) and will not be sent again.
     #[error("the broker refused the message: {0}")]
     Refused(Close),
     /// The message was [kept](crate::OnLoss::Keep), but will not be sent again: for example, it has expired, or the node of the
     /// new connection allows smaller frames. The broker may have accepted it on an earlier connection.
-    #[error("the message was kept, but is not sent again")]
+    #[error("the message was kept for recovery, but is not sent again")]
     NotResent(#[source] PublishError),
     /// The broker sent no confirm in time. The broker may have the message or not.
-    #[error("the message was sent, but not confirmed within {after:?}")]
+    #[error(
+        "the message was sent, but not confirmed within {after:?}; the broker may have the message or not"
+    )]
     TimedOut {
         /// The timeout.
         after: Duration,

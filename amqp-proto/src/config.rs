@@ -304,8 +304,8 @@ pub enum ConfigError {
     Field(#[from] FieldError),
     /// The SASL mechanism is not known.
     #[error(
-        "unknown auth_mechanism {name}; known are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS, and, to clients that are built with \
-         the feature cram-md5, CRAM-MD5"
+        "unknown auth_mechanism {name}; supported are PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS, and CRAM-MD5 if the client is \
+         built with the feature cram-md5"
     )]
     UnknownMechanism {
         /// The mechanism's name.

@@ -153,7 +153,7 @@ async fn every_pending_call_ends_when_the_broker_is_killed() -> Result<()> {
     node.pause()?;
     scene.begin(&mut pending).await?;
     node.kill()?;
-    pending.assert_ended(&["the transport failed", "the peer ended the transport"]).await;
+    pending.assert_ended(&["the transport failed", "the peer disconnected"]).await;
     let error = scene.connection.open_channel().await.expect_err("it is over");
     assert!(matches!(error, CallError::Ended(_)), "{error:?}");
     Ok(())

@@ -296,10 +296,10 @@ fn mistaken_ports_are_named() {
 #[test]
 fn files_that_are_no_good_are_named() {
     fails(&node().uri("cacertfile=@/missing.pem"), "missing.pem");
-    fails(&node().uri("cacertfile=@/server.key"), "holds no certificate");
+    fails(&node().uri("cacertfile=@/server.key"), "contains no certificate");
     fails(&node().uri("certfile=@/client.pem"), "certfile is set without keyfile");
     let swapped = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/client.pem";
-    fails(&node().uri(swapped), "holds no private key");
+    fails(&node().uri(swapped), "contains no private key");
     let foreign = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/server.key";
     fails(&node().uri(foreign), "client.pem");
     fails(&node().uri(&format!("{GOOD}&password=secret")), "encrypted private keys");

@@ -69,7 +69,7 @@ pub enum ConnectError {
         after: Duration,
     },
     /// The node was reached, but the handshake failed.
-    #[error("no connection to {endpoint}")]
+    #[error("cannot connect to {endpoint}")]
     Refused {
         /// The node.
         endpoint: Endpoint,
@@ -80,7 +80,7 @@ pub enum ConnectError {
     /// The node refused a virtual host with an empty name. A URI that ends in `/` names that virtual host.
     #[error(
         "{endpoint} refused the virtual host with the empty name, which a URI that ends in `/` selects; to use the virtual host \
-         `/`, end the URI in `/%2f` or leave out the `/`"
+         `/`, end the URI in `/%2f` or remove its final `/`"
     )]
     EmptyVirtualHost {
         /// The node.

@@ -39,7 +39,7 @@ where
                 }
                 Poll::Ready(None) if left.is_empty() => {
                     let none =
-                        || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                        || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
                     return Poll::Ready(Err(last_error.take().unwrap_or_else(none)));
                 }
                 Poll::Ready(None) | Poll::Pending => {}

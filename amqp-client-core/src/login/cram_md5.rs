@@ -20,10 +20,10 @@ impl CramMd5 {
         Self { username: username.into(), password: Password::from(password.into()) }
     }
 
-    /// The name, and the proof that this end knows the password.
+    /// Returns the user's name, and the digest that proves knowledge of the password.
     fn respond(&self, challenge: &[u8]) -> Result<Secret, SaslError> {
         let mut proof = Hmac::<Md5>::new_from_slice(self.password.expose().as_bytes())
-            .map_err(|_| SaslError::BadChallenge("no proof can be made of it"))?;
+            .map_err(|_| SaslError::BadChallenge("its digest cannot be computed"))?;
         proof.update(challenge);
         let digest = proof.finalize().into_bytes();
         let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();

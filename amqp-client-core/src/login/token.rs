@@ -190,7 +190,7 @@ impl WeakConnection {
             if self.poll_over(cx, &mut waiting).is_ready() {
                 return Poll::Ready(Err(None));
             }
-            let late = || Err(Some(format!("no token within {limit:?}")));
+            let late = || Err(Some(format!("the token source returned no token within {limit:?}")));
             timer.poll_until(cx, late_at).map(|()| late())
         })
         .await?;

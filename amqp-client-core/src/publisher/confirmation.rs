@@ -238,7 +238,7 @@ impl Drop for Confirmations {
 /// # }
 /// ```
 #[derive(Error)]
-#[error("{} messages were sent, the next one failed", sent.len())]
+#[error("publishing failed after {} messages were sent", sent.len())]
 #[non_exhaustive]
 pub struct PublishAllError {
     /// The confirmations of the messages that were sent.

@@ -150,7 +150,7 @@ impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Octets(_) => f.write_str("the given PEM"),
+            Self::Octets(_) => f.write_str("the PEM data in memory"),
         }
     }
 }
@@ -173,8 +173,8 @@ pub enum TlsError {
         #[source]
         error: Arc<io::Error>,
     },
-    /// A file does not hold the expected content.
-    #[error("{from} holds no {what}")]
+    /// A file does not contain the expected content.
+    #[error("{from} contains no {what}")]
     Empty {
         /// The expected content.
         what: &'static str,
@@ -195,7 +195,9 @@ pub enum TlsError {
     )]
     EncryptedKey,
     /// The system has no certificates to trust.
-    #[error("the system has no certificates to trust ({0}); name some with cacertfile")]
+    #[error(
+        "the system has no certificates to trust ({0}); set cacertfile in the URI, or TlsOptions::trust"
+    )]
     NoSystemRoots(String),
     /// A certificate or key cannot be used.
     #[error("{from} cannot be used: {error}")]

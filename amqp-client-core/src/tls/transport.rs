@@ -119,7 +119,8 @@ impl<S: Transport> Secured<S> {
 fn explained(error: &rustls::Error, handshaking: bool) -> io::Error {
     let text = match error {
         rustls::Error::InvalidMessage(_) if handshaking => {
-            "the peer does not speak TLS: this may be a plain port, use amqp:// for it".to_owned()
+            "the peer does not speak TLS: this may be a port without TLS, use amqp:// for it"
+                .to_owned()
         }
         error => format!("TLS: {error}"),
     };

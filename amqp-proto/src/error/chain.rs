@@ -3,7 +3,7 @@
 use core::error::Error;
 use core::fmt;
 
-/// Displays an error and its causes in one line: `login failed: mechanism PLAIN failed: ...`.
+/// Displays an error and its causes in one line: `login failed: the SASL mechanism PLAIN failed: ...`.
 ///
 /// ```
 /// use amqp_proto::error::chain;

@@ -92,7 +92,7 @@ impl fmt::Display for Close {
             None => f.write_str("connection")?,
         }
         let by = match self.by {
-            Initiator::Local => "this end",
+            Initiator::Local => "this side",
             Initiator::Peer => "the peer",
         };
         write!(f, " closed by {by}: {}", self.reason())

@@ -181,7 +181,9 @@ pub enum Misuse {
     #[error("delivery {0} is stale: the broker has requeued the message and delivers it again")]
     StaleDelivery(u64),
     /// A part of the transaction was lost with the connection. The rest was rolled back.
-    #[error("the connection was lost during the transaction, which was rolled back; repeat it")]
+    #[error(
+        "the transaction was rolled back because the connection was lost; repeat the transaction"
+    )]
     TransactionLost,
     /// The consumer tag is in use on this channel.
     #[error("the consumer tag is in use on this channel; choose another, or let the client choose")]
@@ -191,14 +193,14 @@ pub enum Misuse {
     StreamNeedsAcks,
     /// Sessions: a stream is consumed without a prefetch limit. RabbitMQ would close the channel.
     #[error(
-        "a consumer of a stream needs a prefetch limit; set one before (basic.qos, not global)"
+        "a consumer of a stream needs a prefetch limit; set one first with basic.qos (not global)"
     )]
     StreamNeedsPrefetch,
     /// Sessions: `basic.get` on a stream. RabbitMQ would close the connection.
-    #[error("a stream does not support basic.get; consume it instead")]
+    #[error("a stream does not support basic.get; use basic.consume")]
     StreamHasNoGet,
     /// The consumer has ended, or never existed.
-    #[error("the consumer is not active")]
+    #[error("the consumer has ended or does not exist")]
     UnknownConsumer,
     /// The command is for the other side of a connection.
     #[error("only the {0} side can do this")]
@@ -207,7 +209,7 @@ pub enum Misuse {
     #[error("the connection is not open yet")]
     NotOpenYet,
     /// Servers: the call does not fit the present step of the handshake.
-    #[error("this call does not fit the present step of the handshake")]
+    #[error("this call is not valid at this step of the handshake")]
     NotAwaited,
     /// The request has its `no_wait` bit set, so no reply would end the call.
     #[error("{0} with no_wait has no reply; use call_no_wait, or clear no_wait")]
@@ -223,7 +225,7 @@ pub enum Misuse {
     NoContent(&'static str),
     /// The method does not fit into a frame.
     #[error(
-        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}; shorten its arguments"
+        "{method} needs a frame of {size} bytes, but frame_max is {frame_max}; shorten its arguments"
     )]
     TooLarge {
         /// The method's name.
@@ -258,7 +260,7 @@ pub enum PublishError {
     Name(#[from] TooLong),
     /// The properties do not fit into one frame, as the protocol requires.
     #[error(
-        "the properties take a frame of {size} bytes, but frame_max is {frame_max}; shorten the headers"
+        "the properties need a frame of {size} bytes, but frame_max is {frame_max}; shorten the headers"
     )]
     PropertiesTooLarge {
         /// The size of the frame that they would need.
@@ -278,10 +280,10 @@ pub enum PublishError {
         after: Duration,
     },
     /// Sessions: a kept message was not confirmed within its time to live and will not be sent again.
-    #[error("the message was not confirmed within its time to live")]
+    #[error("the message was not confirmed within its time to live, and is no longer sent")]
     Expired,
     /// Sessions: a kept message was withdrawn and will not be sent again.
-    #[error("the message was withdrawn")]
+    #[error("the message was withdrawn by the application")]
     Withdrawn,
     /// Publishing is not valid here: only clients publish, for example.
     #[error(transparent)]
@@ -343,7 +345,7 @@ impl fmt::Display for Gate {
             Self::Full => "the outgoing buffer is full",
             Self::Recovering => "the connection was lost and is not recovered yet",
             Self::Kept => "the republish buffer is full; wait for confirms or raise keep_max",
-            Self::Window => "the publisher's window is full; wait for confirms, or raise it",
+            Self::Window => "the publisher's window is full; wait for confirms or raise the window",
         })
     }
 }

@@ -49,7 +49,7 @@ pub enum ConnectionError {
     },
     /// A method of the handshake does not fit into a frame, because of configured values.
     #[error(
-        "{method} takes a frame of {size} bytes, but frame_max is {frame_max}; shorten the client properties or the secret"
+        "{method} needs a frame of {size} bytes, but frame_max is {frame_max}; shorten the client properties or the secret"
     )]
     HandshakeTooLarge {
         /// The method's name.
@@ -66,13 +66,13 @@ pub enum ConnectionError {
     #[error("the peer did not reply to connection.close within {0:?}")]
     CloseTimeout(Duration),
     /// The transport ended without a close.
-    #[error("the peer ended the transport without closing the connection")]
+    #[error("the peer disconnected without closing the connection")]
     Eof,
     /// The transport failed.
     #[error("the transport failed: {0}")]
     Transport(TransportFailure),
     /// The connection's driver was dropped: its task was aborted, or the runtime shut down.
-    #[error("the connection's driver was dropped")]
+    #[error("the connection's driver was dropped: its task was aborted, or the runtime shut down")]
     DriverGone,
     /// A session that began without a connection has not connected yet.
     #[error("not connected yet")]
@@ -255,7 +255,9 @@ pub enum WrongProtocol {
 #[non_exhaustive]
 pub enum LoginError {
     /// The server offers none of the mechanisms that the client has credentials for.
-    #[error("the server offers {offered:?}, but the client is configured for {configured:?}")]
+    #[error(
+        "the server offers the SASL mechanisms {offered:?}, but the client is configured for {configured:?}"
+    )]
     NoCommonMechanism {
         /// The server's mechanisms.
         offered: String,
@@ -263,7 +265,7 @@ pub enum LoginError {
         configured: String,
     },
     /// The mechanism could not make a response.
-    #[error("mechanism {mechanism} cannot respond")]
+    #[error("the SASL mechanism {mechanism} failed")]
     Mechanism {
         /// The mechanism's name.
         mechanism: String,

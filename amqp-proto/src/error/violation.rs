@@ -27,8 +27,8 @@ pub enum Violation {
         /// The channel's number.
         channel: u16,
     },
-    /// The peer opens a channel that is already open.
-    #[error("channel {channel} cannot be opened")]
+    /// The peer opens channel 0, or a channel that is already open.
+    #[error("channel {channel} cannot be opened: it is channel 0, or already open")]
     BadChannel {
         /// The channel's number.
         channel: u16,

@@ -24,11 +24,11 @@ use crate::error::debug_shows_chain;
 #[non_exhaustive]
 pub enum UriError {
     /// The URI starts with neither `amqp://` nor `amqps://`.
-    #[error("an AMQP URI starts with amqp:// or amqps://")]
+    #[error("the URI does not start with amqp:// or amqps://")]
     Scheme,
     /// A space, a line break or another control character, anywhere.
     #[error(
-        "an AMQP URI has no spaces, line breaks or control characters; remove it, or write %20 \
+        "the URI contains a space, a line break or a control character; remove it, or write %20 \
          for a space"
     )]
     Whitespace,
@@ -51,7 +51,7 @@ pub enum UriError {
     /// A port that is no number from 0 to 65535.
     #[error(
         "the port of host {position} is not a number from 0 to 65535; \
-         if it should be a password, the host is missing: write user:password@host"
+         if it is meant to be a password, the host is missing: write user:password@host"
     )]
     Port {
         /// Which of the hosts, counted from 1.
@@ -77,7 +77,7 @@ pub enum UriError {
     #[error("the virtual host has an unescaped slash; write %2F for a slash in its name")]
     VirtualHost,
     /// A fragment.
-    #[error("an AMQP URI has no fragment; write %23 for a #")]
+    #[error("the URI contains a #; write %23 instead")]
     Fragment,
     /// A parameter without a value.
     #[error("the parameter {name} has no value; write {name}=..., or remove it")]
@@ -92,7 +92,7 @@ pub enum UriError {
         name: String,
     },
     /// A parameter that does not exist.
-    #[error("unknown parameter {name}; known are: {KNOWN}")]
+    #[error("unknown parameter {name}; supported are {KNOWN}")]
     UnknownParameter {
         /// Its name.
         name: String,

@@ -23,7 +23,7 @@ use super::{Password, REDACTED, UriError, decoded, encode};
 /// assert_eq!(uri.options.cacertfile.as_deref(), Some("/etc/ca.pem"));
 ///
 /// let error = "amqp://host?hartbeat=10".parse::<Uri>().unwrap_err();
-/// assert!(error.to_string().starts_with("unknown parameter hartbeat; known are: heartbeat,"));
+/// assert!(error.to_string().starts_with("unknown parameter hartbeat; supported are heartbeat,"));
 /// # Ok::<(), amqp_proto::uri::UriError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -70,7 +70,7 @@ pub enum DecodeErrorKind {
         method_id: u16,
     },
     /// A content header for a class that carries no content; only `basic` (60) does.
-    #[error("class {0} has no content")]
+    #[error("methods of class {0} carry no content")]
     UnknownContentClass(u16),
     /// Property flags are set that no property stands behind.
     #[error("property flags 0x{0:04x} name unknown properties")]

@@ -65,8 +65,8 @@ fn after_the_last_attempt_everything_ends_with_the_reason() {
     let error = world.session.check().expect_err("it has given up");
     assert_eq!(
         format!("{error:?}"),
-        "connection lost, and not recovered after 3 attempts; the last one failed (no route to host): the peer ended the \
-         transport without closing the connection"
+        "connection lost, and not recovered after 3 attempts; the last one failed (no route to host): the peer \
+         disconnected without closing the connection"
     );
     let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
     assert!(world.channel_events().any(|event| *event == closed));

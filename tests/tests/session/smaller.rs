@@ -145,7 +145,7 @@ fn a_consumer_and_a_queue_that_do_not_fit_are_reported() {
     let (_, error) = &report.failed[0];
     assert_eq!(report.failed[0].0, Entity::Queue(short("big")));
     assert_eq!(error.reply_code(), Some(ReplyCode::NOT_ALLOWED));
-    assert!(error.to_string().contains("queue.declare takes a frame of"), "{error}");
+    assert!(error.to_string().contains("queue.declare needs a frame of"), "{error}");
     // Nothing of that is left over: the next node may allow more.
     pair.cut();
     pair.events.clear();

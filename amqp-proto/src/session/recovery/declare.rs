@@ -156,7 +156,7 @@ impl Repair {
                 bind.queue = cx.topology.current(queue).clone();
             }
             if cx.topology.needs_name(&step) {
-                let why = "the name of its queue is not known";
+                let why = "its queue could not be declared again";
                 let error = ChannelError::not_restored(ReplyCode::NOT_FOUND, why);
                 self.fail_declaration(cx, &step, error);
             } else {
