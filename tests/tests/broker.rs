@@ -1,4 +1,4 @@
-//! Features of the in-memory broker only: restarts and alarms on request, whims.
+//! Features of the in-memory broker only: restarts and alarms on request, nondeterminism.
 
 mod once;
 
@@ -142,7 +142,7 @@ async fn virtual_hosts_have_their_own_queues_and_exchanges() -> Outcome {
 #[tokio::test]
 async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
     for seed in 0..20 {
-        let broker = Broker::start_with(Options::new().whims(seed))?;
+        let broker = Broker::start_with(Options::new().nondeterminism(seed))?;
         let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
         channel.queue_declare("durable", durable()).await?;
@@ -178,8 +178,8 @@ async fn a_restart_on_a_whim_loses_nothing_that_was_confirmed() -> Outcome {
 }
 
 #[tokio::test]
-async fn publishing_and_consuming_survive_whims() -> Outcome {
-    let broker = Broker::start_with(Options::new().whims(7))?;
+async fn publishing_and_consuming_survive_nondeterminism() -> Outcome {
+    let broker = Broker::start_with(Options::new().nondeterminism(7))?;
     let connection = open(&broker.uri()).await?;
     for round in 0..20 {
         let channel = connection.open_channel().await?;
@@ -214,7 +214,7 @@ async fn publishing_and_consuming_survive_whims() -> Outcome {
 #[tokio::test]
 async fn an_empty_name_means_the_queue_declared_before_on_any_whim() -> Outcome {
     for seed in 0..10 {
-        let broker = Broker::start_with(Options::new().whims(seed))?;
+        let broker = Broker::start_with(Options::new().nondeterminism(seed))?;
         let connection = open(&broker.uri()).await?;
         let channel = connection.open_channel().await?;
         channel.queue_declare("first", QueueOptions::new()).await?;

@@ -162,7 +162,7 @@ async fn a_body_that_is_too_large_closes_the_channel_and_is_not_confirmed() -> O
 async fn messages_confirmed_on_a_closed_channel_survive_a_restart_on_a_whim() -> Outcome {
     let mut lost = Vec::new();
     for seed in 0..20 {
-        let broker = Broker::start_with(Options::new().whims(seed))?;
+        let broker = Broker::start_with(Options::new().nondeterminism(seed))?;
         let connection = open(&broker.uri()).await?;
         let persistent = MessageProperties::new().persistent();
         let options = PublisherOptions::new().properties(persistent);

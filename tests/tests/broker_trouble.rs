@@ -118,7 +118,7 @@ async fn the_next_publishes_are_refused_and_reach_no_queue() -> Outcome {
 
 #[tokio::test]
 async fn confirms_are_held_until_they_are_not() -> Outcome {
-    let broker = Broker::start_with(Options::new().whims(3))?;
+    let broker = Broker::start_with(Options::new().nondeterminism(3))?;
     let channel = open(&broker.uri()).await?.open_channel().await?;
     channel.queue_declare("q", QueueOptions::new()).await?;
     let publisher = channel.default_exchange().publisher(persistent())?;

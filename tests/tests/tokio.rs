@@ -1,5 +1,5 @@
 //! The behaviour suite on tokio: with one thread and with several against RabbitMQ; against the in-memory broker; and against one
-//! with whims, without a socket.
+//! that is nondeterministic, without a socket.
 
 mod suite;
 
@@ -17,7 +17,7 @@ fn main() {
         |name, broker, run| Adapter { name, broker, open: |target| Box::pin(open(target)), run };
     let pipe = Adapter {
         open: |target| Box::pin(open_pipe(target)),
-        ..adapter("tokio_pipe", || whimsical().map(Broker::uri), current)
+        ..adapter("tokio_pipe", || nondeterministic().map(Broker::uri), current)
     };
     let adapters = [
         adapter("tokio_multi_thread", suite::rabbitmq, multi),
@@ -35,11 +35,11 @@ async fn open(
     connect_target(target).await
 }
 
-/// Connects to the broker with whims without a socket, if that is the target.
+/// Connects to the nondeterministic broker without a socket, if that is the target.
 async fn open_pipe(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
-    let broker = whimsical().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
+    let broker = nondeterministic().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
     let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
     // The connecting code requests the token, and here nothing connects.
     let is_broker = endpoint.to_string() == broker.addr().to_string();
@@ -66,16 +66,17 @@ fn current(behaviour: BoxFuture<Outcome>) -> Outcome {
     Builder::new_current_thread().enable_all().build()?.block_on(behaviour)
 }
 
-/// Returns where the broker in memory is, the same for all tests.
+/// Returns the URI of the in-memory broker, the same for all tests.
 fn in_memory() -> Result<String, Failed> {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
     let broker = BROKER.get_or_init(|| Broker::start().map_err(|error| error.to_string()));
     broker.as_ref().map(Broker::uri).map_err(Failed::from)
 }
 
-/// A broker in memory that makes use of all its freedom.
-fn whimsical() -> Result<&'static Broker, Failed> {
+/// Returns the nondeterministic in-memory broker, the same for all tests.
+fn nondeterministic() -> Result<&'static Broker, Failed> {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
-    let start = || Broker::start_with(Options::new().whims(1)).map_err(|error| error.to_string());
+    let start =
+        || Broker::start_with(Options::new().nondeterminism(1)).map_err(|error| error.to_string());
     BROKER.get_or_init(start).as_ref().map_err(Failed::from)
 }

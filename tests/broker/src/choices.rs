@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-/// The random choices of the engine. See [`Options::whims`](crate::Options::whims).
+/// The random choices of the engine. See [`Options::nondeterminism`](crate::Options::nondeterminism).
 #[derive(Debug)]
-pub(crate) struct Whims {
-    /// The state of the random source, xorshift; nothing for an engine that does the obvious.
+pub(crate) struct Choices {
+    /// The state of the random source (xorshift); `None` if the engine is deterministic.
     state: Option<u64>,
 }
 
-impl Whims {
+impl Choices {
     pub(crate) fn new(seed: Option<u64>) -> Self {
         // The state must not be zero.
         Self { state: seed.map(|seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1) }
@@ -18,22 +18,22 @@ impl Whims {
         *state ^= *state << 13;
         *state ^= *state >> 7;
         *state ^= *state << 17;
-        // The low bits are the poor ones.
+        // The low bits are less random.
         Some(*state >> 11)
     }
 
-    /// True one time in `times`.
+    /// Returns `true` once in `times` calls, on average.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.next().is_some_and(|random| random % times == 0)
     }
 
-    /// Returns a random place among `len`; the first, if there are no whims.
+    /// Returns a random index below `len`, or 0 if the engine is deterministic.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         let random = self.next().and_then(|random| usize::try_from(random).ok()).unwrap_or(0);
         random.checked_rem(len).unwrap_or(0)
     }
 
-    /// Returns how long to put something off: not at all, mostly.
+    /// Returns how long to delay something; mostly `None`.
     pub(crate) fn delay(&mut self) -> Option<Duration> {
         self.one_in(3).then(|| Duration::from_millis(self.index(50) as u64 + 1))
     }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use amqp_proto::method::{BasicAck, BasicNack, Method};
 
 use crate::channel::Mode;
+use crate::choices::Choices;
 use crate::engine::{At, Engine};
 use crate::message::Publish;
-use crate::whims::Whims;
 
 /// The messages that were published on a channel in confirm mode, by their numbers.
 #[derive(Debug)]
@@ -56,9 +56,9 @@ impl Confirms {
     }
 
     /// Returns the next method to send.
-    fn next(&mut self, whims: &mut Whims) -> Option<Method> {
-        if whims.one_in(2) {
-            let index = whims.index(self.decided.len());
+    fn next(&mut self, choices: &mut Choices) -> Option<Method> {
+        if choices.one_in(2) {
+            let index = choices.index(self.decided.len());
             let number = *self.decided.keys().nth(index)?;
             let taken = self.decided.remove(&number)?;
             self.answer(number);
@@ -100,23 +100,23 @@ impl Engine {
         }
         let now = self.now;
         for at in std::mem::take(&mut self.confirming) {
-            while let Some((confirms, whims)) = self.confirms(at) {
+            while let Some((confirms, choices)) = self.confirms(at) {
                 if confirms.not_before.is_some_and(|at| at > now) {
                     self.confirming.insert(at);
                     break;
                 }
-                let Some(answer) = confirms.next(whims) else { break };
-                confirms.not_before = whims.delay().map(|delay| now + delay);
+                let Some(answer) = confirms.next(choices) else { break };
+                confirms.not_before = choices.delay().map(|delay| now + delay);
                 self.send(at, answer);
             }
         }
     }
 
     /// Returns the publishes of a channel in confirm mode.
-    fn confirms(&mut self, at: At) -> Option<(&mut Confirms, &mut Whims)> {
+    fn confirms(&mut self, at: At) -> Option<(&mut Confirms, &mut Choices)> {
         let session = self.sessions.get_mut(&at.session)?;
         match &mut session.channels.get_mut(&at.channel)?.mode {
-            Mode::Confirm(confirms) => Some((confirms, &mut self.whims)),
+            Mode::Confirm(confirms) => Some((confirms, &mut self.choices)),
             Mode::Plain | Mode::Tx(_) => None,
         }
     }

@@ -10,6 +10,7 @@ use amqp_proto::{
 use bytes::BytesMut;
 
 use crate::channel::ChannelState;
+use crate::choices::Choices;
 use crate::deaths::Death;
 use crate::exchange::{Exchange, Kind};
 use crate::fault::{Fault, Scope};
@@ -17,7 +18,6 @@ use crate::message::Message;
 use crate::name::Name;
 use crate::observe::Note;
 use crate::queue::Queue;
-use crate::whims::Whims;
 use crate::{Options, SessionId, login};
 
 /// The broker as a state machine: no I/O, no threads, and time as an argument.
@@ -51,7 +51,7 @@ pub struct Engine {
     pub(crate) later: Vec<(Instant, At, Method)>,
     /// Why clients have to stop publishing.
     pub(crate) alarm: Option<String>,
-    pub(crate) whims: Whims,
+    pub(crate) choices: Choices,
     /// How a client broke the protocol, the first since somebody asked.
     violation: Option<ConnectionError>,
     /// What was done, if somebody wants to know.
@@ -110,7 +110,7 @@ impl Engine {
         config.limits.body_max = options.max_message_size;
         let mut engine = Self {
             now,
-            whims: Whims::new(options.whims),
+            choices: Choices::new(options.nondeterminism),
             options,
             config: Arc::new(config),
             sessions: BTreeMap::new(),
@@ -403,7 +403,7 @@ impl Engine {
     /// can be overtaken. Returns the request if it is not delayed.
     fn put_off(&mut self, at: At, method: Method) -> Option<Method> {
         let Method::BasicConsume(mut consume) = method else { return Some(method) };
-        let delay = self.whims.delay();
+        let delay = self.choices.delay();
         if consume.queue.is_empty() {
             // The channel knows which queue is meant. If there is none, no queue has to reply.
             consume.queue = self.channel(at).map(|own| own.last_queue.clone()).unwrap_or_default();

@@ -20,7 +20,7 @@ impl Engine {
     /// delivered again.
     pub fn restart(&mut self, now: Instant) {
         self.now = now;
-        let lose = self.whims.one_in(2);
+        let lose = self.choices.one_in(2);
         self.nacks = 0;
         let untold =
             |message: &Message| message.published_by.is_some_and(|publish| self.is_untold(publish));

@@ -17,7 +17,7 @@ pub struct Options {
     pub(crate) virtual_hosts: Vec<ShortStr>,
     pub(crate) heartbeat: Duration,
     pub(crate) max_message_size: u64,
-    pub(crate) whims: Option<u64>,
+    pub(crate) nondeterminism: Option<u64>,
     pub(crate) rabbitmq_4_3: bool,
 }
 
@@ -30,19 +30,19 @@ impl Options {
             virtual_hosts: vec![ShortStr::truncated("/")],
             heartbeat: Duration::from_secs(60),
             max_message_size: 128 * 1024 * 1024,
-            whims: None,
+            nondeterminism: None,
             rabbitmq_4_3: false,
         }
     }
 
-    /// Adds a user. With the first, guest is gone.
+    /// Adds a user. The first one replaces guest.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push((name.into(), password.into()));
         self
     }
 
-    /// Adds a virtual host, with queues and exchanges of its own. There always is `/`. Every user may use every one.
+    /// Adds a virtual host, with queues and exchanges of its own. `/` always exists. Every user may use every virtual host.
     #[must_use]
     pub fn virtual_host(mut self, name: &str) -> Self {
         let name = ShortStr::truncated(name);
@@ -67,14 +67,14 @@ impl Options {
         self
     }
 
-    /// Lets the broker use the freedom that the protocol allows, at random. It confirms late, out of order, or several messages
-    /// at once. It replies to `basic.consume` after later requests. A restart may lose messages that it had not confirmed. The
-    /// same seed does the same to the same input.
+    /// Makes the broker choose at random where the protocol allows several behaviours. It confirms late, out of order, or several
+    /// messages at once. It replies to `basic.consume` after later requests. A restart may lose messages that it had not
+    /// confirmed. The same seed and the same input lead to the same choices.
     ///
-    /// Clients that hold up against RabbitMQ on a good day, but rely on its habits, do not against this.
+    /// This finds clients that rely on what RabbitMQ usually does.
     #[must_use]
-    pub const fn whims(mut self, seed: u64) -> Self {
-        self.whims = Some(seed);
+    pub const fn nondeterminism(mut self, seed: u64) -> Self {
+        self.nondeterminism = Some(seed);
         self
     }
 

@@ -214,7 +214,8 @@ impl Broker {
 
     /// Holds all confirms, until this is called with `false`. Messages are routed as usual.
     ///
-    /// With [whims](Options::whims), a [restart](Self::restart) loses some of the messages whose confirms are held.
+    /// With [nondeterminism](Options::nondeterminism), a [restart](Self::restart) loses some of the messages whose confirms are
+    /// held.
     pub fn hold_confirms(&self, hold: bool) {
         self.operate(|state, now| state.engine.hold_confirms(now, hold));
     }

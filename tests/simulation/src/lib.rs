@@ -1,8 +1,8 @@
 //! Deterministic simulation of clients, a broker, and a network that fails, in one thread and in virtual time.
 //!
-//! The clients are the real handles and the real protocol. The broker is the in-memory broker, with whims. Only the transport and
-//! the clock are simulated. A seed generates a [`Script`]: what clients do, and which faults occur when. [`run`] runs it and
-//! checks the invariants:
+//! The clients are the real handles and the real protocol. The broker is the in-memory broker with nondeterminism. Only
+//! the transport and the clock are simulated. A seed generates a [`Script`]: what clients do, and which faults occur when.
+//! [`run`] runs it and checks the invariants:
 //!
 //! - no confirmed message is lost; nothing is delivered that was not published, or damaged, or out of order;
 //! - only the intended delivery is acknowledged, and only once;

@@ -117,7 +117,7 @@ fn an_unknown_command_is_reported_and_does_nothing() -> Outcome {
         ("nack -1", "expected a number of messages"),
         ("nack 4294967296", "expected a number of messages"),
         ("hold-confirms maybe", "expected on or off, not \"maybe\""),
-        ("messages nothing", "there is no such queue"),
+        ("messages nothing", "no such queue"),
         ("thaw nobody", "there is no such connection"),
         ("\0", "unknown command"),
         (&"x".repeat(1_000_000), "unknown command"),

@@ -63,7 +63,7 @@ impl Network {
         nodes: usize,
         now: Instant,
     ) -> Self {
-        let engine = Engine::new(options.whims(seed), now);
+        let engine = Engine::new(options.nondeterminism(seed), now);
         let node = Arc::new(engine.config());
         Self {
             engine,

@@ -33,7 +33,9 @@ fn run(broker: &Broker, line: &str) -> Result<String, String> {
         "freeze" => each(broker, argument, Broker::freeze)?,
         "thaw" => each(broker, argument, Broker::thaw)?,
         "messages" => {
-            let queue = broker.queue(argument).ok_or("there is no such queue; see queues")?;
+            let queue = broker
+                .queue(argument)
+                .ok_or("no such queue; the command queues lists all queues")?;
             return Ok(list(queue.messages.iter().map(message)));
         }
         "stop" | "start" | "restart" | "connections" | "queues" if !argument.is_empty() => {
@@ -44,7 +46,11 @@ fn run(broker: &Broker, line: &str) -> Result<String, String> {
         "restart" => broker.restart(),
         "connections" => return Ok(list(broker.connections().iter().map(connection))),
         "queues" => return Ok(list(broker.queues().iter().map(queue))),
-        _ => return Err(format!("unknown command {command:?}; amqp-test-broker --help lists all")),
+        _ => {
+            return Err(format!(
+                "unknown command {command:?}; amqp-test-broker --help lists all commands"
+            ));
+        }
     }
     Ok("ok".to_owned())
 }

@@ -1,4 +1,4 @@
-//! The broker in memory as a program. It runs until it is killed.
+//! The in-memory broker as a program. It runs until it is killed.
 
 mod commands;
 
@@ -12,48 +12,49 @@ use amqp_test_broker::{Broker, Options};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-An AMQP 0-9-1 broker in memory, for tests and first steps. In production, use RabbitMQ.
+An in-memory AMQP 0-9-1 broker for tests and first steps. In production, use RabbitMQ.
 
 Usage: amqp-test-broker [OPTIONS] [ADDRESS:PORT]
 
-Listens on 127.0.0.1:5672, if nothing else is said. Port 0 is any that is free. Prints the URI to connect to.
+Listens on ADDRESS:PORT [default: 127.0.0.1:5672]. With port 0, the system chooses a free port. Prints the URI to
+connect to.
 
 Options:
-  --user NAME:PASSWORD  Adds a user; without any, there is guest:guest
-  --virtual-host NAME   Adds a virtual host to /
-  --heartbeat SECONDS   The interval to propose; 0 asks for none [default: 60]
+  --user NAME:PASSWORD  Adds a user; without this option, the only user is guest:guest
+  --virtual-host NAME   Adds a virtual host; / always exists
+  --heartbeat SECONDS   The interval to propose; 0 turns heartbeats off [default: 60]
   --max-message-size BYTES
-                        The largest body to take [default: 134217728]
-  --whims SEED          Uses the freedom that the protocol gives brokers, at random: confirms late, out of order,
-                        several at once; answers basic.consume late
+                        The largest body to accept [default: 134217728]
+  --nondeterminism SEED Chooses at random where the protocol allows several behaviours: confirms late, out of order, or
+                        several messages at once; replies to basic.consume late
   --rabbitmq-4-3        Counts failed deliveries of quorum queues as RabbitMQ 4.3 does
   --commands            Reads commands from standard input
-  --help                Shows this
+  --help                Shows this text
 
-Each command is a line, and is answered by a line on standard output: ok, what was asked for in JSON, or \"error: \" and
-what is wrong. NAME is what a client calls its connection (connection_name); without it, a command is for all
-connections. The program goes on when the input ends.
+Each command is one line. The reply is one line on standard output: ok, or the requested data as JSON, or \"error: \" and
+the reason. NAME is the connection_name of a client; without NAME, a command applies to all connections. The program
+continues when its input ends.
 
 Commands:
-  stop                  Closes all connections (320) and listens no more; durable queues and persistent messages stay
+  stop                  Closes all connections (320) and stops listening; durable queues and persistent messages remain
   start                 Listens again at the same address, after stop
-  restart               Drops all connections and starts anew, as when the power fails for a moment
+  restart               Drops all connections and restarts, as after a power failure
   nack N                Refuses the next N publishes in confirm mode (basic.nack)
-  hold-confirms on|off  Sends no confirms until they are off, then all that were held
-  refuse-logins on|off  Refuses every login (403), as if user or password were wrong
-  alarm on|off          Blocks publishers (connection.blocked), as when memory runs short
-  cut [NAME]            Ends the transport without a word, as when the network breaks
+  hold-confirms on|off  Holds all confirms; off sends those that were held
+  refuse-logins on|off  Refuses every login (403), as if the user name or password were wrong
+  alarm on|off          Blocks publishers (connection.blocked), as if memory were low
+  cut [NAME]            Ends the transport without a close, as if the network failed
   close [NAME]          Closes the connection (320), as an operator does
-  freeze [NAME]         Neither reads nor writes, as if the network lost every packet
-  thaw [NAME]           Goes on where it was frozen
+  freeze [NAME]         Stops reading and writing, as if the network lost every packet
+  thaw [NAME]           Ends a freeze
   connections           Lists connections
-  queues                Lists queues of all virtual hosts
-  messages QUEUE        Lists the messages that are ready in a queue of the virtual host /";
+  queues                Lists the queues of all virtual hosts
+  messages QUEUE        Lists the ready messages of a queue in the virtual host /";
 
 struct Arguments {
     addr: SocketAddr,
     options: Options,
-    /// A shell stops a background job that reads from its terminal: nothing is read unasked.
+    /// Off by default: a shell stops a background job that reads from its terminal.
     takes_commands: bool,
 }
 
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nothing if help is wanted.
+/// Returns `None` if the arguments request help.
 fn parse() -> Result<Option<Arguments>, lexopt::Error> {
     let mut addr = SocketAddr::from(([127, 0, 0, 1], 5672));
     let (mut options, mut takes_commands) = (Options::new(), false);
@@ -107,7 +108,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
                 options = options.max_message_size(parser.value()?.parse()?);
             }
             Long("rabbitmq-4-3") => options = options.rabbitmq_4_3(),
-            Long("whims") => options = options.whims(parser.value()?.parse()?),
+            Long("nondeterminism") => options = options.nondeterminism(parser.value()?.parse()?),
             Long("commands") => takes_commands = true,
             Long("help") | Short('h') => return Ok(None),
             Value(value) => addr = value.parse()?,
