@@ -43,7 +43,7 @@
 //! | send any request of the protocol | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
-//! is an error. [`PublisherOptions`] turn that off; [`Channel::basic_publish`] adds no such defaults.
+//! is an error. [`PublisherOptions`] can turn this off; [`Channel::basic_publish`] adds no such defaults.
 //!
 //! # One connection to publish, another to consume
 //!
@@ -73,10 +73,10 @@
 //! | request | `channel.queue_declare(..).await` | the same | `channel.queue_declare(..).wait()` |
 //! | publish | `publisher.publish(..).await` | the same | `publisher.publish(..).wait()` |
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
-//! | with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
+//! | consume with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
-//! | any stream | `connect_over` | `connect_over` | `connect_over` |
-//! | TLS on any stream | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
+//! | connect over your own stream | `connect_over` | `connect_over` | `connect_over` |
+//! | the same, with TLS | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
 //! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
 //!
