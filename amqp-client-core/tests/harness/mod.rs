@@ -1,7 +1,8 @@
 //! The harness of tests in memory: a client, its peer, the bytes between them, and virtual time. No runtime, no socket.
 //!
 //! [`ClientRig`] has the handles and the driver of a client. At the other end of its transport is a [`Peer`]: a [`Server`] accepts
-//! everything and does what the test tells it to do. `tests/tests/harness` adds the broker in memory.
+//! everything and does what the test tells it to do. `tests/tests/harness` adds the broker in memory,
+//! and `tests/tests/session/rig` is for sessions with either of the two, over several transports.
 //!
 //! Other packages include this folder by its path. As a crate, it would depend on the client, whose own tests could not use it
 //! without a cycle.

@@ -1,5 +1,8 @@
 //! Sessions and the in-memory broker, in virtual time: a client's state is restored after a loss, at whatever step it occurs.
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod closing;
 mod cuts;
 mod embedding;
@@ -10,10 +13,10 @@ mod mistakes;
 mod neighbours;
 mod order;
 mod outages;
-mod pair;
 mod pausing;
 mod refused;
 mod returned;
+mod rig;
 mod scripted;
 mod secrets;
 mod smaller;
@@ -22,4 +25,3 @@ mod topology;
 mod transactions;
 mod turns;
 mod withdrawn;
-mod world;

@@ -9,18 +9,19 @@ use amqp_client_core::proto::{
     SessionEvent,
 };
 
-use crate::world::{World, durable, exclusive, short};
+use crate::harness::Broker;
+use crate::rig::{SessionRig, durable, exclusive, short};
 
-fn keep_immediate(world: &mut World, id: ChannelId, body: &str) -> PublishSeq {
+fn keep_immediate(rig: &mut SessionRig<Broker>, id: ChannelId, body: &str) -> PublishSeq {
     let mut route = Route::new("", "q");
     route.immediate = true;
-    let channel = &mut world.session.channel(id).expect("it is open");
+    let channel = &mut rig.channel(id);
     channel.publish_kept(&route, &RawProperties::EMPTY, body).expect("it is taken")
 }
 
 /// The publishes that were refused, and by which codes.
-fn refused(world: &World) -> Vec<(PublishSeq, Option<ReplyCode>)> {
-    let refused = world.channel_events().filter_map(|event| match event {
+fn refused(rig: &SessionRig<Broker>) -> Vec<(PublishSeq, Option<ReplyCode>)> {
+    let refused = rig.channel_events().filter_map(|event| match event {
         ChannelEvent::PublishFailed { publish, error: PublishError::Ended(error) } => {
             Some((*publish, error.as_close().map(|close| close.reply_code)))
         }
@@ -29,86 +30,86 @@ fn refused(world: &World) -> Vec<(PublishSeq, Option<ReplyCode>)> {
     refused.collect()
 }
 
-fn losses(world: &World) -> usize {
-    world.session_events().filter(|event| matches!(event, SessionEvent::Lost { .. })).count()
+fn losses(rig: &SessionRig<Broker>) -> usize {
+    rig.session_events().filter(|event| matches!(event, SessionEvent::Lost { .. })).count()
 }
 
 /// RabbitMQ does not have `immediate`, and closes the connection (540).
 #[test]
 fn a_kept_message_that_costs_the_connection_does_so_once() {
     for before_loss in [false, true] {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.queue(id, durable("q"));
-        world.confirm(id);
-        let other = world.open();
-        world.confirm(other);
-        world.events.clear();
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, durable("q"));
+        rig.confirm(id);
+        let other = rig.open();
+        rig.confirm(other);
+        rig.events.clear();
         if before_loss {
-            world.cut();
+            rig.cut();
         }
-        world.keep(id, "q", "first");
-        let guilty = keep_immediate(&mut world, id, "guilty");
-        world.keep(id, "q", "last");
-        world.keep(other, "q", "innocent");
-        world.run();
+        rig.keep(id, "q", "first");
+        let guilty = keep_immediate(&mut rig, id, "guilty");
+        rig.keep(id, "q", "last");
+        rig.keep(other, "q", "innocent");
+        rig.run();
         for _ in 0..10 {
-            world.recover();
-            world.pass(Duration::from_secs(1));
+            rig.recover();
+            rig.pass(Duration::from_secs(1));
         }
-        assert_eq!(refused(&world), [(guilty, Some(ReplyCode::NOT_IMPLEMENTED))]);
-        let mut confirmed = world.confirmed();
+        assert_eq!(refused(&rig), [(guilty, Some(ReplyCode::NOT_IMPLEMENTED))]);
+        let mut confirmed = rig.confirmed();
         confirmed.sort_unstable();
         assert_eq!(confirmed, [1, 1, 3]);
-        assert_eq!(losses(&world), 1 + usize::from(before_loss), "it costs one connection");
-        assert_eq!(world.session.kept(), 0);
+        assert_eq!(losses(&rig), 1 + usize::from(before_loss), "it costs one connection");
+        assert_eq!(rig.session.kept(), 0);
         // Those behind it may have come twice, marked as such.
-        assert!(world.queue_count(id, "q").0 >= 3);
+        assert!(rig.queue_count(id, "q").0 >= 3);
     }
 }
 
 #[test]
 fn a_limit_that_costs_the_connection_is_not_set_again() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, durable("q"));
-    world.limit(id, 2);
-    let consumer = world.consume(id, &short("q"), "c");
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.queue(id, durable("q"));
+    rig.limit(id, 2);
+    let consumer = rig.consume(id, &short("q"), "c");
     // RabbitMQ does not have this (540).
-    let guilty = world.send(id, BasicQos { prefetch_size: 1, ..<_>::default() });
-    world.run();
-    assert!(world.failure(guilty).is_some());
-    let report = world.recover();
+    let guilty = rig.send(id, BasicQos { prefetch_size: 1, ..<_>::default() });
+    rig.run();
+    assert!(rig.failure(guilty).is_some());
+    let report = rig.recover();
     assert_eq!((report.attempts, report.failed.len()), (1, 0), "{:?}", report.failed);
-    assert_eq!(losses(&world), 1);
+    assert_eq!(losses(&rig), 1);
     // The limit of before holds, also for consumers that are started now.
-    let second = world.consume(id, &short("q"), "d");
+    let second = rig.consume(id, &short("q"), "d");
     for _ in 0..10 {
-        world.publish(id, "", "q", "m");
+        rig.publish(id, "", "q", "m");
     }
-    world.run();
-    let deliveries = world.deliveries();
+    rig.run();
+    let deliveries = rig.deliveries();
     let count = |wanted| deliveries.iter().filter(|(own, _)| *own == wanted).count();
     assert_eq!((count(consumer), count(second)), (2, 2));
 }
 
 #[test]
 fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
-    let mut world = World::new(Recovery::default());
-    world.open();
+    let mut rig = SessionRig::new(Recovery::default());
+    rig.open();
     let mut waits = Vec::new();
-    let mut lose = |world: &mut World| {
-        world.cut();
-        let lost = world.now;
-        world.recover();
-        waits.push(world.now - lost);
+    let mut lose = |rig: &mut SessionRig<Broker>| {
+        rig.cut();
+        let lost = rig.now;
+        rig.recover();
+        waits.push(rig.now - lost);
     };
     for _ in 0..12 {
-        lose(&mut world);
+        lose(&mut rig);
     }
     // One that lasts makes up for it.
-    world.pass(Duration::from_secs(6));
-    lose(&mut world);
+    rig.pass(Duration::from_secs(6));
+    lose(&mut rig);
     let (last, rest) = waits.split_last().expect("there are some");
     assert!(rest[0] <= Duration::from_millis(100), "{waits:?}");
     assert!(rest[11] >= Duration::from_millis(2500), "{waits:?}");
@@ -120,50 +121,50 @@ fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
 #[test]
 fn the_first_declaration_of_a_locked_queue_can_be_retried() {
     for abandons in [false, true] {
-        let mut world = World::with(|recovery| recovery.retry_locked = true);
+        let mut rig = SessionRig::with(|recovery| recovery.retry_locked = true);
         let mine = || exclusive("mine");
-        let before = world.declare_elsewhere(mine());
-        let id = world.open();
-        world.queue(id, durable("q"));
-        let consumer = world.consume(id, &short("q"), "c");
-        let declare = world.send(id, mine());
-        let beside = world.send(id, durable("beside"));
-        world.run();
-        assert!(world.failure(beside).is_some(), "what was behind it fails");
+        let before = rig.declare_elsewhere(mine());
+        let id = rig.open();
+        rig.queue(id, durable("q"));
+        let consumer = rig.consume(id, &short("q"), "c");
+        let declare = rig.send(id, mine());
+        let beside = rig.send(id, durable("beside"));
+        rig.run();
+        assert!(rig.failure(beside).is_some(), "what was behind it fails");
         for _ in 0..10 {
-            world.pass(Duration::from_secs(1));
-            assert!(world.failure(declare).is_none());
+            rig.pass(Duration::from_secs(1));
+            assert!(rig.failure(declare).is_none());
         }
         if abandons {
-            world.session.channel(id).expect("it is open").abandon(declare);
-            world.pass(Duration::from_secs(10));
-            assert!(world.session.channel(id).is_ok());
+            rig.channel(id).abandon(declare);
+            rig.pass(Duration::from_secs(10));
+            assert!(rig.session.channel(id).is_ok());
         }
-        world.broker.handle_eof(before, world.now);
+        rig.peer.engine.handle_eof(before, rig.now);
         for _ in 0..10 {
-            world.pass(Duration::from_secs(1));
+            rig.pass(Duration::from_secs(1));
         }
-        assert_eq!(world.answer(declare).is_some(), !abandons);
-        assert!(world.failure(declare).is_none());
+        assert_eq!(rig.answer(declare).is_some(), !abandons);
+        assert!(rig.failure(declare).is_none());
         // Everything else came back with the channel.
-        world.publish(id, "", "q", "m");
-        world.run();
-        assert_eq!(world.texts(consumer), ["m"]);
-        world.cut();
-        let report = world.recover();
+        rig.publish(id, "", "q", "m");
+        rig.run();
+        assert_eq!(rig.texts(consumer), ["m"]);
+        rig.cut();
+        let report = rig.recover();
         assert_eq!(report.queues, if abandons { 1 } else { 2 });
-        assert_eq!(losses(&world), 1);
+        assert_eq!(losses(&rig), 1);
     }
 }
 
 #[test]
 fn the_first_declaration_of_a_locked_queue_fails_without_that() {
-    let mut world = World::new(Recovery::default());
+    let mut rig = SessionRig::new(Recovery::default());
     let mine = || exclusive("mine");
-    world.declare_elsewhere(mine());
-    let id = world.open();
-    world.send(id, mine());
-    world.run();
-    assert!(world.session.channel(id).is_err());
-    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
+    rig.declare_elsewhere(mine());
+    let id = rig.open();
+    rig.send(id, mine());
+    rig.run();
+    assert!(rig.session.channel(id).is_err());
+    assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
 }

@@ -12,8 +12,8 @@ use amqp_client_core::proto::{
     ShortStr,
 };
 
-use crate::pair::{Pair, accept};
-use crate::world::{World, durable, nameless, short};
+use crate::harness::Broker;
+use crate::rig::{Script, SessionRig, accept, durable, nameless, short};
 
 fn reopening() -> Recovery {
     let mut recovery = Recovery::default();
@@ -21,22 +21,14 @@ fn reopening() -> Recovery {
     recovery
 }
 
-fn failed(world: &World) -> Vec<ConsumerId> {
-    let failed = world.channel_events().filter_map(|event| match event {
-        ChannelEvent::ConsumerFailed { consumer, .. } => Some(*consumer),
-        _ => None,
-    });
-    failed.collect()
-}
-
 /// Makes a request that the broker refuses.
-fn err(world: &mut World, id: ChannelId) {
-    world.send(id, QueueDeclare { passive: true, ..durable("missing") });
-    world.run();
+fn err(rig: &mut SessionRig<Broker>, id: ChannelId) {
+    rig.send(id, QueueDeclare { passive: true, ..durable("missing") });
+    rig.run();
 }
 
 /// A queue that goes with its last consumer, bound to an exchange that goes with it, which is bound to another such one.
-fn fleeting(world: &mut World, id: ChannelId, name: &str) -> ShortStr {
+fn fleeting(rig: &mut SessionRig<Broker>, id: ChannelId, name: &str) -> ShortStr {
     for exchange in ["near", "far"] {
         let declare = ExchangeDeclare {
             exchange: short(exchange),
@@ -44,225 +36,227 @@ fn fleeting(world: &mut World, id: ChannelId, name: &str) -> ShortStr {
             auto_delete: true,
             ..<_>::default()
         };
-        world.ask(id, declare).expect("it is declared");
+        rig.ask(id, declare).expect("it is declared");
     }
     let queue = QueueDeclare { queue: short(name), auto_delete: true, ..<_>::default() };
-    let queue = world.queue(id, queue);
-    world.bind(id, &queue, "near", "");
+    let queue = rig.queue(id, queue);
+    rig.bind(id, &queue, "near", "");
     let bind = amqp_client_core::proto::method::ExchangeBind {
         destination: short("near"),
         source: short("far"),
         ..<_>::default()
     };
-    world.ask(id, bind).expect("it is bound");
+    rig.ask(id, bind).expect("it is bound");
     queue
 }
 
 #[test]
 fn a_queue_deleted_with_a_reopened_channel_is_declared_again() {
     for name in ["", "auto"] {
-        let mut world = World::new(reopening());
-        let (id, other) = (world.open(), world.open());
-        let queue = fleeting(&mut world, id, name);
-        let consumer = world.consume(id, &queue, "c");
+        let mut rig = SessionRig::new(reopening());
+        let (id, other) = (rig.open(), rig.open());
+        let queue = fleeting(&mut rig, id, name);
+        let consumer = rig.consume(id, &queue, "c");
         for _ in 0..3 {
-            err(&mut world, id);
-            world.pass(Duration::from_secs(60));
-            assert_eq!(failed(&world), []);
-            world.publish(other, "far", "", "there");
-            world.run();
-            assert_eq!(world.texts(consumer), ["there"], "'{name}'");
+            err(&mut rig, id);
+            rig.pass(Duration::from_secs(60));
+            assert_eq!(rig.failed_consumers(), []);
+            rig.publish(other, "far", "", "there");
+            rig.run();
+            assert_eq!(rig.texts(consumer), ["there"], "'{name}'");
         }
-        assert_eq!(world.broker.take_violation(), None);
+        assert_eq!(rig.peer.engine.take_violation(), None);
     }
 }
 
 #[test]
 fn a_queue_that_another_channel_consumes_as_well_stays_and_keeps_its_name() {
-    let mut world = World::new(reopening());
-    let (id, other) = (world.open(), world.open());
-    let queue = world.queue(id, QueueDeclare { auto_delete: true, ..<_>::default() });
-    let consumers = [world.consume(id, &queue, "a"), world.consume(other, &queue, "b")];
-    err(&mut world, id);
-    assert_eq!(*world.session.current_name(&queue), queue);
+    let mut rig = SessionRig::new(reopening());
+    let (id, other) = (rig.open(), rig.open());
+    let queue = rig.queue(id, QueueDeclare { auto_delete: true, ..<_>::default() });
+    let consumers = [rig.consume(id, &queue, "a"), rig.consume(other, &queue, "b")];
+    err(&mut rig, id);
+    assert_eq!(*rig.session.current_name(&queue), queue);
     for body in ["one", "two"] {
-        world.publish(other, "", &queue.to_string(), body);
+        rig.publish(other, "", &queue.to_string(), body);
     }
-    world.run();
-    let delivered: Vec<_> = world.deliveries().into_iter().map(|(consumer, _)| consumer).collect();
+    rig.run();
+    let delivered: Vec<_> = rig.deliveries().into_iter().map(|(consumer, _)| consumer).collect();
     assert!(consumers.iter().all(|consumer| delivered.contains(consumer)), "{delivered:?}");
 }
 
 #[test]
 fn a_consumer_with_a_refused_neighbour_continues_although_its_queue_was_deleted() {
     for name in ["", "auto"] {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        let queue = fleeting(&mut world, id, name);
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        let queue = fleeting(&mut rig, id, name);
         // Declared and deleted by somebody else.
-        world.elsewhere(|other, id| other.queue(id, durable("theirs")));
-        let guilty = world.consume(id, &short("theirs"), "guilty");
-        let innocent = world.consume(id, &queue, "innocent");
-        world.events.clear();
-        world.cut();
-        world.elsewhere(|other, id| {
+        rig.elsewhere(|other, id| other.queue(id, durable("theirs")));
+        let guilty = rig.consume(id, &short("theirs"), "guilty");
+        let innocent = rig.consume(id, &queue, "innocent");
+        rig.events.clear();
+        rig.cut();
+        rig.elsewhere(|other, id| {
             other.ask(id, QueueDelete { queue: short("theirs"), ..<_>::default() });
         });
-        let report = world.recover();
-        assert_eq!(failed(&world), [guilty], "'{name}'");
+        let report = rig.recover();
+        assert_eq!(rig.failed_consumers(), [guilty], "'{name}'");
         assert_eq!((report.exchanges, report.queues, report.consumers), (2, 1, 1), "{report:?}");
-        let publishing = world.open();
-        world.publish(publishing, "far", "", "there");
-        world.run();
-        assert_eq!(world.texts(innocent), ["there"], "'{name}'");
+        let publishing = rig.open();
+        rig.publish(publishing, "far", "", "there");
+        rig.run();
+        assert_eq!(rig.texts(innocent), ["there"], "'{name}'");
     }
 }
 
 /// A session with an exclusive consumer and another one on the same channel, on a new connection of which the broker does not
 /// know yet that it has replaced the old one.
-fn unnoticed(recovery: Recovery) -> (World, ChannelId, [ConsumerId; 2], impl FnOnce(&mut World)) {
-    let mut world = World::new(recovery);
-    let id = world.open();
-    let queue = world.queue(id, durable("q"));
+fn unnoticed(
+    recovery: Recovery,
+) -> (SessionRig<Broker>, ChannelId, [ConsumerId; 2], impl FnOnce(&mut SessionRig<Broker>)) {
+    let mut rig = SessionRig::new(recovery);
+    let id = rig.open();
+    let queue = rig.queue(id, durable("q"));
     let exclusive =
         BasicConsume { queue, consumer_tag: short("exclusive"), exclusive: true, ..<_>::default() };
-    let exclusive = world.send(id, exclusive);
-    let other = world.queue(id, durable("other"));
-    let other = world.consume(id, &other, "other");
-    world.events.clear();
-    let lost = world.peer.take().expect("it is connected");
-    world.session.handle_eof(world.now);
-    world.run();
-    world.recover();
-    let notice = move |world: &mut World| world.broker.handle_eof(lost, world.now);
-    (world, id, [exclusive.into(), other], notice)
+    let exclusive = rig.send(id, exclusive);
+    let other = rig.queue(id, durable("other"));
+    let other = rig.consume(id, &other, "other");
+    rig.events.clear();
+    let lost = rig.peer.client.take().expect("it is connected");
+    rig.session.handle_eof(rig.now);
+    rig.run();
+    rig.recover();
+    let notice = move |rig: &mut SessionRig<Broker>| rig.peer.engine.handle_eof(lost, rig.now);
+    (rig, id, [exclusive.into(), other], notice)
 }
 
 #[test]
 fn an_exclusive_consumer_waits_for_a_channel_to_ask_on() {
-    let (mut world, id, [exclusive, _], notice) = unnoticed(Recovery::default());
-    let spare = world.open();
-    while world.session.open_channel().is_ok() {}
-    world.run();
-    notice(&mut world);
+    let (mut rig, id, [exclusive, _], notice) = unnoticed(Recovery::default());
+    let spare = rig.open();
+    while rig.session.open_channel().is_ok() {}
+    rig.run();
+    notice(&mut rig);
     for _ in 0..5 {
-        world.pass(Duration::from_secs(1));
+        rig.pass(Duration::from_secs(1));
     }
-    assert_eq!(failed(&world), []);
-    let mut channel = world.session.channel(spare).expect("it is open");
+    assert_eq!(rig.failed_consumers(), []);
+    let mut channel = rig.channel(spare);
     channel.close(ReplyCode::REPLY_SUCCESS, "");
-    world.run();
-    world.pass(Duration::from_secs(1));
-    world.publish(id, "", "q", "there");
-    world.run();
-    assert_eq!(world.texts(exclusive), ["there"]);
+    rig.run();
+    rig.pass(Duration::from_secs(1));
+    rig.publish(id, "", "q", "there");
+    rig.run();
+    assert_eq!(rig.texts(exclusive), ["there"]);
 }
 
 #[test]
 fn an_exclusive_consumer_waits_until_the_broker_notices_the_loss() {
-    let (mut world, id, [exclusive, other], notice) = unnoticed(Recovery::default());
-    let report = world.report();
+    let (mut rig, id, [exclusive, other], notice) = unnoticed(Recovery::default());
+    let report = rig.report();
     assert!(
         matches!(&report.locked[..], [Entity::Consumer { consumer, .. }] if *consumer == exclusive),
         "{report:?}"
     );
     assert_eq!((report.consumers, report.failed.len()), (1, 0));
-    world.events.clear();
+    rig.events.clear();
     for _ in 0..10 {
-        world.pass(Duration::from_secs(1));
+        rig.pass(Duration::from_secs(1));
     }
     // Waiting costs the other consumer nothing.
     let disturbed = |event: &ChannelEvent| matches!(event, ChannelEvent::Interrupted { .. });
-    assert!(!world.channel_events().any(disturbed) && failed(&world).is_empty());
-    notice(&mut world);
-    world.pass(Duration::from_secs(1));
-    assert!(!world.channel_events().any(disturbed), "{other:?} goes on");
-    world.publish(id, "", "q", "there");
-    world.run();
-    assert_eq!(world.texts(exclusive), ["there"]);
+    assert!(!rig.channel_events().any(disturbed) && rig.failed_consumers().is_empty());
+    notice(&mut rig);
+    rig.pass(Duration::from_secs(1));
+    assert!(!rig.channel_events().any(disturbed), "{other:?} goes on");
+    rig.publish(id, "", "q", "there");
+    rig.run();
+    assert_eq!(rig.texts(exclusive), ["there"]);
     // It has no other timer any more, and is restored after the next loss as well.
-    world.cut();
-    assert_eq!(world.recover().consumers, 2);
-    assert_eq!(world.broker.take_violation(), None);
+    rig.cut();
+    assert_eq!(rig.recover().consumers, 2);
+    assert_eq!(rig.peer.engine.take_violation(), None);
 }
 
 #[test]
 fn an_exclusive_consumer_that_waits_can_be_cancelled_or_lose_its_queue_or_its_channel() {
     for act in 0..4 {
-        let (mut world, id, [exclusive, other], notice) = unnoticed(reopening());
-        world.events.clear();
+        let (mut rig, id, [exclusive, other], notice) = unnoticed(reopening());
+        rig.events.clear();
         match act {
             0 => {
-                let channel = &mut world.session.channel(id).expect("it is open");
+                let channel = &mut rig.channel(id);
                 channel.discard_consumer(exclusive);
             }
             1 => {
-                world.elsewhere(|other, id| {
+                rig.elsewhere(|other, id| {
                     other.ask(id, QueueDelete { queue: short("q"), ..<_>::default() });
                 });
             }
-            2 => err(&mut world, id),
+            2 => err(&mut rig, id),
             _ => {
-                let channel = &mut world.session.channel(id).expect("it is open");
+                let channel = &mut rig.channel(id);
                 channel.close(ReplyCode::REPLY_SUCCESS, "");
             }
         }
-        world.pass(Duration::from_secs(5));
-        notice(&mut world);
-        world.pass(Duration::from_secs(5));
+        rig.pass(Duration::from_secs(5));
+        notice(&mut rig);
+        rig.pass(Duration::from_secs(5));
         let ended = if act == 1 { vec![exclusive] } else { Vec::new() };
-        assert_eq!(failed(&world), ended, "{act}: {other:?}");
-        let probe = world.open();
+        assert_eq!(rig.failed_consumers(), ended, "{act}: {other:?}");
+        let probe = rig.open();
         if act != 1 {
-            assert_eq!(world.queue_count(probe, "q").1, u32::from(act == 2), "{act}");
+            assert_eq!(rig.queue_count(probe, "q").1, u32::from(act == 2), "{act}");
         }
-        assert_eq!(world.queue_count(probe, "other").1, u32::from(act != 3), "{act}");
-        assert_eq!(world.broker.take_violation(), None);
+        assert_eq!(rig.queue_count(probe, "other").1, u32::from(act != 3), "{act}");
+        assert_eq!(rig.peer.engine.take_violation(), None);
     }
 }
 
 /// The broker does not have a consumer that waits. If another one could take its tag, a cancel of the first would end the second.
 #[test]
 fn the_tag_of_an_exclusive_consumer_that_waits_is_taken() {
-    let (mut world, id, _, notice) = unnoticed(Recovery::default());
+    let (mut rig, id, _, notice) = unnoticed(Recovery::default());
     let consume =
         BasicConsume { queue: short("other"), consumer_tag: short("exclusive"), ..<_>::default() };
-    let mut again = || world.session.channel(id).expect("it is open").request(consume.clone());
+    let mut again = || rig.channel(id).request(consume.clone());
     assert_eq!(again(), Err(CommandError::Misuse(Misuse::ConsumerTagInUse)));
-    notice(&mut world);
-    world.pass(Duration::from_secs(1));
-    assert_eq!(world.broker.take_violation(), None);
+    notice(&mut rig);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.peer.engine.take_violation(), None);
 }
 
-fn start(pair: &mut Pair, id: ChannelId, tag: &str, exclusive: bool) -> ConsumerId {
+fn start(rig: &mut SessionRig<Script>, id: ChannelId, tag: &str, exclusive: bool) -> ConsumerId {
     let (queue, consumer_tag) = (short(tag), short(tag));
     let consume = BasicConsume { queue, consumer_tag, exclusive, ..<_>::default() };
-    pair.channel(id).request(consume).expect("it is sent").into()
+    rig.channel(id).request(consume).expect("it is sent").into()
 }
 
 /// A session with an exclusive consumer and another one on the same channel. The broker has replied that the queue of the first
 /// is in use, and the session is about to ask again.
-fn waiting() -> (Pair, ChannelId, ConsumerId) {
-    let mut pair = Pair::new(Recovery::default());
-    pair.run(accept);
-    let id = pair.open();
-    let exclusive = start(&mut pair, id, "exclusive", true);
-    start(&mut pair, id, "other", false);
-    pair.run(accept);
-    pair.cut();
-    pair.reconnect(ServerConfig::default());
-    pair.run(refuse);
-    assert!(pair.session.is_open());
-    due(&mut pair);
-    (pair, id, exclusive)
+fn waiting() -> (SessionRig<Script>, ChannelId, ConsumerId) {
+    let mut rig = SessionRig::scripted(Recovery::default());
+    rig.run();
+    let id = rig.open();
+    let exclusive = start(&mut rig, id, "exclusive", true);
+    start(&mut rig, id, "other", false);
+    rig.run();
+    rig.cut();
+    rig.reconnect_to(ServerConfig::default());
+    rig.run_with(refuse);
+    assert!(rig.session.is_open());
+    due(&mut rig);
+    (rig, id, exclusive)
 }
 
-fn due(pair: &mut Pair) {
-    pair.asked.clear();
-    pair.events.clear();
-    pair.now += Duration::from_secs(1);
-    pair.server.send_heartbeat();
-    pair.session.handle_timeout(pair.now);
+fn due(rig: &mut SessionRig<Script>) {
+    rig.peer.asked.clear();
+    rig.events.clear();
+    rig.now += Duration::from_secs(1);
+    rig.peer.server.send_heartbeat();
+    rig.session.handle_timeout(rig.now);
 }
 
 fn is_exclusive(method: &Method) -> bool {
@@ -285,40 +279,40 @@ fn refuse(server: &mut Connection, id: ChannelId, method: &Method) {
 /// The queue was free when the broker was asked, and another connection was faster.
 #[test]
 fn a_race_for_a_queue_that_is_lost_costs_the_channel_once() {
-    let (mut pair, _, exclusive) = waiting();
+    let (mut rig, _, exclusive) = waiting();
     for _ in 0..3 {
-        pair.run(refuse);
-        assert_eq!(pair.asked.iter().filter(|method| is_exclusive(method)).count(), 1);
+        rig.run_with(refuse);
+        assert_eq!(rig.peer.asked.iter().filter(|method| is_exclusive(method)).count(), 1);
         let interrupted = |event: &&ChannelEvent| matches!(event, ChannelEvent::Interrupted { .. });
-        assert_eq!(pair.channel_events().filter(interrupted).count(), 1);
-        assert!(pair.failed_consumers().is_empty(), "{exclusive:?} waits");
-        due(&mut pair);
+        assert_eq!(rig.channel_events().filter(interrupted).count(), 1);
+        assert!(rig.failed_consumers().is_empty(), "{exclusive:?} waits");
+        due(&mut rig);
     }
-    pair.run(accept);
-    assert!(pair.asked.iter().any(is_exclusive));
+    rig.run();
+    assert!(rig.peer.asked.iter().any(is_exclusive));
     let disturbed = |event: &ChannelEvent| matches!(event, ChannelEvent::Interrupted { .. });
-    assert!(!pair.channel_events().any(disturbed));
+    assert!(!rig.channel_events().any(disturbed));
 }
 
 #[test]
 fn a_restored_consumer_is_not_blamed_for_one_of_the_application() {
-    let (mut pair, id, exclusive) = waiting();
-    pair.run(|server, id, method| match is_exclusive(method) {
+    let (mut rig, id, exclusive) = waiting();
+    rig.run_with(|server, id, method| match is_exclusive(method) {
         true => {}
         false => accept(server, id, method),
     });
-    assert!(pair.asked.iter().any(is_exclusive));
-    let forbidden = start(&mut pair, id, "forbidden", false);
-    pair.run(|_, _, _| {});
+    assert!(rig.peer.asked.iter().any(is_exclusive));
+    let forbidden = start(&mut rig, id, "forbidden", false);
+    rig.run_with(|_, _, _| {});
     let cause = (BasicConsume::CLASS_ID, BasicConsume::METHOD_ID);
-    pair.refuse(id, ReplyCode::ACCESS_REFUSED, "ACCESS_REFUSED - no", cause);
-    let failed = pair.channel_events().filter_map(|event| match event {
+    rig.refuse(id, ReplyCode::ACCESS_REFUSED, "ACCESS_REFUSED - no", cause);
+    let failed = rig.channel_events().filter_map(|event| match event {
         ChannelEvent::Failed { request, .. } => Some(ConsumerId::from(*request)),
         _ => None,
     });
     assert_eq!(failed.collect::<Vec<_>>(), [forbidden]);
-    assert_eq!(pair.failed_consumers(), [], "{exclusive:?} was not looked at");
-    assert_eq!(pair.asked.iter().filter(|method| is_exclusive(method)).count(), 2);
+    assert_eq!(rig.failed_consumers(), [], "{exclusive:?} was not looked at");
+    assert_eq!(rig.peer.asked.iter().filter(|method| is_exclusive(method)).count(), 2);
 }
 
 /// The broker cancels a consumer while the rest of its channel is still being restored.
@@ -326,54 +320,54 @@ fn a_restored_consumer_is_not_blamed_for_one_of_the_application() {
 fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
     let mut recovery = reopening();
     recovery.on_cancel = OnCancel::Resubscribe;
-    let mut pair = Pair::new(recovery);
-    pair.run(accept);
-    let id = pair.open();
-    let cancelled = start(&mut pair, id, "first", false);
-    start(&mut pair, id, "second", false);
-    pair.run(accept);
+    let mut rig = SessionRig::scripted(recovery);
+    rig.run();
+    let id = rig.open();
+    let cancelled = start(&mut rig, id, "first", false);
+    start(&mut rig, id, "second", false);
+    rig.run();
     let starts = |method: &Method, tag: &str| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short(tag));
-    pair.asked.clear();
+    rig.peer.asked.clear();
     let cause = (QueueDelete::CLASS_ID, QueueDelete::METHOD_ID);
-    pair.server.channel(id).expect("it is open").close_over(ReplyCode::NOT_FOUND, "no", cause);
+    rig.peer.server.channel(id).expect("it is open").close_over(ReplyCode::NOT_FOUND, "no", cause);
     // One of the two is restored.
-    pair.run(|server, id, method| {
+    rig.run_with(|server, id, method| {
         if !starts(method, "second") {
             accept(server, id, method);
         }
     });
     let cancel = BasicCancel { consumer_tag: short("first"), no_wait: true };
-    pair.server.channel(id).expect("it is open").send(cancel).expect("it is sent");
-    pair.run(accept);
+    rig.peer.server.channel(id).expect("it is open").send(cancel).expect("it is sent");
+    rig.run();
     let second = BasicConsumeOk { consumer_tag: short("second") };
-    pair.say(id, second);
-    let count = pair.asked.iter().filter(|method| starts(method, "first")).count();
+    rig.say(id, second);
+    let count = rig.peer.asked.iter().filter(|method| starts(method, "first")).count();
     assert_eq!(count, 2, "{cancelled:?} is started again");
-    assert!(pair.session.is_open());
+    assert!(rig.session.is_open());
 }
 
 #[test]
 fn an_exclusive_consumer_can_fail_at_once() {
     let mut recovery = Recovery::default();
     recovery.locked = Locked::Fail;
-    let (world, _, [exclusive, _], _) = unnoticed(recovery);
-    assert_eq!(failed(&world), [exclusive]);
+    let (rig, _, [exclusive, _], _) = unnoticed(recovery);
+    assert_eq!(rig.failed_consumers(), [exclusive]);
 }
 
 #[test]
 fn a_consumer_of_a_locked_queue_outlives_the_reopening_of_its_channel() {
-    let mut world = World::new(reopening());
-    let id = world.open();
-    let (consumer, other) = world.lose_queue(id, "mine", "c");
-    assert_eq!(world.recover().locked.len(), 1);
-    err(&mut world, id);
-    world.pass(Duration::from_secs(5));
-    assert_eq!(failed(&world), []);
-    world.broker.handle_eof(other, world.now);
-    world.pass(Duration::from_secs(5));
-    world.publish(id, "", "mine", "back");
-    world.run();
-    assert_eq!(world.texts(consumer), ["back"]);
+    let mut rig = SessionRig::new(reopening());
+    let id = rig.open();
+    let (consumer, other) = rig.lose_queue(id, "mine", "c");
+    assert_eq!(rig.recover().locked.len(), 1);
+    err(&mut rig, id);
+    rig.pass(Duration::from_secs(5));
+    assert_eq!(rig.failed_consumers(), []);
+    rig.peer.engine.handle_eof(other, rig.now);
+    rig.pass(Duration::from_secs(5));
+    rig.publish(id, "", "mine", "back");
+    rig.run();
+    assert_eq!(rig.texts(consumer), ["back"]);
 }
 
 #[test]
@@ -381,46 +375,46 @@ fn an_empty_name_still_means_the_queue_that_was_declared_last() {
     for (declare, waits) in
         [(nameless(), false), (nameless(), true), (durable("q"), false), (durable("q"), true)]
     {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.exchange(id, "x", "direct");
-        let old = world.queue(id, declare);
-        world.queue(id, durable("another"));
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.exchange(id, "x", "direct");
+        let old = rig.queue(id, declare);
+        rig.queue(id, durable("another"));
         let _last =
-            world.queue(id, QueueDeclare { passive: true, queue: old.clone(), ..<_>::default() });
-        world.cut();
+            rig.queue(id, QueueDeclare { passive: true, queue: old.clone(), ..<_>::default() });
+        rig.cut();
         let bind = |routing_key: &str| QueueBind {
             exchange: short("x"),
             routing_key: short(routing_key),
             ..<_>::default()
         };
-        let asked = waits.then(|| world.send(id, bind("key")));
-        world.recover();
-        let asked = asked.unwrap_or_else(|| world.send(id, bind("key")));
-        world.run();
-        assert!(world.answer(asked).is_some(), "{:?}", world.events);
-        world.ask(id, bind("")).expect("it is bound by its own name");
+        let asked = waits.then(|| rig.send(id, bind("key")));
+        rig.recover();
+        let asked = asked.unwrap_or_else(|| rig.send(id, bind("key")));
+        rig.run();
+        assert!(rig.answer(asked).is_some(), "{:?}", rig.events);
+        rig.ask(id, bind("")).expect("it is bound by its own name");
         let consume = BasicConsume { consumer_tag: short("c"), ..<_>::default() };
-        let consumer: ConsumerId = world.send(id, consume).into();
-        world.run();
-        let name = world.session.current_name(&old).to_string();
+        let consumer: ConsumerId = rig.send(id, consume).into();
+        rig.run();
+        let name = rig.session.current_name(&old).to_string();
         for key in ["key", name.as_str()] {
-            world.publish(id, "x", key, key);
+            rig.publish(id, "x", key, key);
         }
-        world.run();
-        assert_eq!(world.texts(consumer), ["key", name.as_str()]);
+        rig.run();
+        assert_eq!(rig.texts(consumer), ["key", name.as_str()]);
         // All of that is restored once more.
-        world.cut();
-        let report = world.recover();
+        rig.cut();
+        let report = rig.recover();
         assert_eq!((report.bindings, report.consumers, report.failed.len()), (2, 1, 0));
-        world.publish(id, "x", "key", "again");
-        world.run();
-        assert_eq!(world.texts(consumer).last().map(String::as_str), Some("again"));
+        rig.publish(id, "x", "key", "again");
+        rig.run();
+        assert_eq!(rig.texts(consumer).last().map(String::as_str), Some("again"));
         // From the next declaration on it means that queue.
-        world.queue(id, durable("new"));
-        world.publish(id, "", "new", "purged");
-        world.run();
-        let purged = world.ask(id, QueuePurge::default()).expect("there is one");
+        rig.queue(id, durable("new"));
+        rig.publish(id, "", "new", "purged");
+        rig.run();
+        let purged = rig.ask(id, QueuePurge::default()).expect("there is one");
         assert_eq!(purged.message_count, 1);
     }
 }

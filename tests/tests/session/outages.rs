@@ -8,31 +8,26 @@ use amqp_client_core::proto::{
 
 use amqp_testkit::alloc::allocations;
 
-use crate::world::{World, durable, nameless};
-
-fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
-    let mut recovery = Recovery::default();
-    change(&mut recovery);
-    recovery
-}
+use crate::harness::Broker;
+use crate::rig::{SessionRig, durable, nameless};
 
 #[test]
 fn attempts_are_reported_and_back_off() {
-    let mut world = World::new(Recovery::default());
-    world.reachable = false;
-    world.cut();
-    let lost = world.now;
+    let mut rig = SessionRig::new(Recovery::default());
+    rig.reachable = false;
+    rig.cut();
+    let lost = rig.now;
     let mut waits = Vec::new();
     for _ in 0..12 {
-        let before = world.now;
-        assert!(!world.reconnect());
-        waits.push(world.now - before);
+        let before = rig.now;
+        assert!(!rig.reconnect());
+        waits.push(rig.now - before);
     }
     assert!(waits[11] >= Duration::from_millis(2500), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)), "{waits:?}");
-    world.run();
+    rig.run();
     let mut attempts = 0;
-    for event in world.session_events() {
+    for event in rig.session_events() {
         match event {
             SessionEvent::Lost { reason } => assert_eq!(*reason, ConnectionError::Eof),
             SessionEvent::Connecting { attempt, .. } => {
@@ -44,184 +39,180 @@ fn attempts_are_reported_and_back_off() {
         }
     }
     assert_eq!(attempts, 12);
-    world.reachable = true;
-    let report = world.recover();
+    rig.reachable = true;
+    let report = rig.recover();
     assert_eq!(report.attempts, 13);
-    assert_eq!(report.connecting, world.now - lost);
+    assert_eq!(report.connecting, rig.now - lost);
 }
 
 #[test]
 fn after_the_last_attempt_everything_ends_with_the_reason() {
-    let mut world = World::new(recovery(|recovery| recovery.attempts_max = Some(3)));
-    let id = world.open();
-    world.reachable = false;
-    world.cut();
-    let waiting = world.send(id, durable("waiting"));
+    let mut rig = SessionRig::with(|recovery| recovery.attempts_max = Some(3));
+    let id = rig.open();
+    rig.reachable = false;
+    rig.cut();
+    let waiting = rig.send(id, durable("waiting"));
     for _ in 0..3 {
-        assert!(world.session.check().is_ok());
-        assert!(!world.reconnect());
+        assert!(rig.session.check().is_ok());
+        assert!(!rig.reconnect());
     }
-    world.run();
-    let error = world.session.check().expect_err("it has given up");
+    rig.run();
+    let error = rig.session.check().expect_err("it has given up");
     assert_eq!(
         format!("{error:?}"),
         "connection lost, and not recovered after 3 attempts; the last one failed (no route to host): the peer \
          disconnected without closing the connection"
     );
     let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
-    assert!(world.channel_events().any(|event| *event == closed));
-    assert_eq!(world.events.last(), Some(&Event::Closed(error.clone())));
-    assert!(world.answer(waiting).is_none());
-    assert_eq!(world.session.open_channel(), Err(OpenChannelError::Connection(error)));
-    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
-    assert_eq!(world.session.poll_timeout(), None);
+    assert!(rig.channel_events().any(|event| *event == closed));
+    assert_eq!(rig.events.last(), Some(&Event::Closed(error.clone())));
+    assert!(rig.answer(waiting).is_none());
+    assert_eq!(rig.session.open_channel(), Err(OpenChannelError::Connection(error)));
+    assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
+    assert_eq!(rig.session.poll_timeout(), None);
 }
 
 #[test]
 fn it_gives_up_in_time() {
     let patience = Duration::from_secs(7);
-    let mut world = World::new(recovery(|recovery| recovery.give_up_after = Some(patience)));
-    let lost = world.now;
-    world.cut();
-    assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Wait(_)));
-    world.now = world.session.poll_timeout().expect("there is a next attempt").0;
+    let mut rig = SessionRig::with(|recovery| recovery.give_up_after = Some(patience));
+    let lost = rig.now;
+    rig.cut();
+    assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Wait(_)));
+    rig.now = rig.session.poll_timeout().expect("there is a next attempt").0;
     // Nobody reports the result.
-    assert!(matches!(world.session.poll_reconnect(world.now), Reconnect::Connect { .. }));
+    assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { .. }));
     let give_up = (lost + patience, TimerReason::Recovery);
-    assert_eq!(world.session.poll_timeout(), Some(give_up));
-    world.pass(lost + patience - Duration::from_millis(1) - world.now);
-    assert!(world.session.check().is_ok());
-    world.pass(Duration::from_millis(1));
-    let error = world.session.check().expect_err("it has given up");
+    assert_eq!(rig.session.poll_timeout(), Some(give_up));
+    rig.pass(lost + patience - Duration::from_millis(1) - rig.now);
+    assert!(rig.session.check().is_ok());
+    rig.pass(Duration::from_millis(1));
+    let error = rig.session.check().expect_err("it has given up");
     assert!(matches!(error, ConnectionError::NotRecovered { attempts: 1, .. }), "{error:?}");
 }
 
 #[test]
 fn a_handshake_that_fails_is_an_attempt() {
-    let mut world = World::new(Recovery::default());
-    world.cut();
-    assert!(world.reconnect());
-    world.cut_after = Some(world.rounds + 1);
-    world.run();
-    assert!(!world.session.is_open() && world.session.check().is_ok());
-    assert!(
-        world.session_events().any(|event| matches!(event, SessionEvent::AttemptFailed { .. }))
-    );
-    assert_eq!(world.recover().attempts, 2);
-    let lost = world.session_events().filter(|event| matches!(event, SessionEvent::Lost { .. }));
+    let mut rig = SessionRig::new(Recovery::default());
+    rig.cut();
+    assert!(rig.reconnect());
+    rig.cut_after = Some(rig.rounds + 1);
+    rig.run();
+    assert!(!rig.session.is_open() && rig.session.check().is_ok());
+    assert!(rig.session_events().any(|event| matches!(event, SessionEvent::AttemptFailed { .. })));
+    assert_eq!(rig.recover().attempts, 2);
+    let lost = rig.session_events().filter(|event| matches!(event, SessionEvent::Lost { .. }));
     assert_eq!(lost.count(), 1, "once is enough");
 }
 
 #[test]
 fn closing_ends_a_session_with_and_without_a_connection() {
-    let mut world = World::new(Recovery::default());
-    world.open();
-    world.session.close(world.now, ReplyCode::REPLY_SUCCESS, "done");
-    world.run();
-    assert!(world.session.check().expect_err("it is over").is_local_close());
-    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
+    let mut rig = SessionRig::new(Recovery::default());
+    rig.open();
+    rig.session.close(rig.now, ReplyCode::REPLY_SUCCESS, "done");
+    rig.run();
+    assert!(rig.session.check().expect_err("it is over").is_local_close());
+    assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
 
     for reconnects in [false, true] {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.cut();
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.cut();
         if reconnects {
-            assert!(world.reconnect());
+            assert!(rig.reconnect());
         }
-        world.session.close(world.now, ReplyCode::REPLY_SUCCESS, "done");
-        world.run();
-        let error = world.session.check().expect_err("it is over");
+        rig.session.close(rig.now, ReplyCode::REPLY_SUCCESS, "done");
+        rig.run();
+        let error = rig.session.check().expect_err("it is over");
         assert!(error.is_local_close(), "{error:?}");
         let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
-        assert!(world.events.contains(&Event::Channel(id, closed)));
-        assert_eq!(world.events.last(), Some(&Event::Closed(error)));
-        assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
+        assert!(rig.events.contains(&Event::Channel(id, closed)));
+        assert_eq!(rig.events.last(), Some(&Event::Closed(error)));
+        assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
     }
 }
 
 #[test]
 fn a_channel_can_be_closed_at_any_time() {
     for moment in 0..3 {
-        let mut world = World::new(Recovery::default());
-        let (id, other) = (world.open(), world.open());
-        let close = |world: &mut World| {
-            let channel = &mut world.session.channel(id).expect("it is open");
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        let close = |rig: &mut SessionRig<Broker>| {
+            let channel = &mut rig.channel(id);
             channel.close(ReplyCode::REPLY_SUCCESS, "done");
         };
         if moment == 0 {
-            close(&mut world);
+            close(&mut rig);
         }
-        world.cut();
+        rig.cut();
         if moment == 1 {
-            close(&mut world);
+            close(&mut rig);
         }
         if moment == 2 {
-            assert!(world.reconnect());
-            close(&mut world);
+            assert!(rig.reconnect());
+            close(&mut rig);
         }
-        let report = world.recover();
-        world.run();
-        let closed = world.events.iter().filter(
+        let report = rig.recover();
+        rig.run();
+        let closed = rig.events.iter().filter(
             |event| matches!(event, Event::Channel(found, ChannelEvent::Closed(_)) if *found == id),
         );
         assert_eq!((closed.count(), report.channels), (1, 1), "{moment}");
-        assert!(world.session.channel(id).is_err());
-        assert_eq!(world.broker.channel_count(world.peer.expect("it is connected")), 1);
-        world.queue(other, durable("usable"));
+        assert!(rig.session.channel(id).is_err());
+        assert_eq!(rig.peer.engine.channel_count(rig.peer.client.expect("it is connected")), 1);
+        rig.queue(other, durable("usable"));
     }
 }
 
 #[test]
 fn without_a_policy_a_session_is_a_connection() {
-    let mut world =
-        World::new(recovery(|recovery| *recovery = recovery.clone().recovers(|_| false)));
-    let id = world.open();
-    world.cut();
+    let mut rig = SessionRig::with(|recovery| *recovery = recovery.clone().recovers(|_| false));
+    let id = rig.open();
+    rig.cut();
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::Eof));
-    assert!(world.events.contains(&Event::Channel(id, closed)));
-    assert_eq!(world.session.check(), Err(ConnectionError::Eof));
-    assert_eq!(world.session.poll_reconnect(world.now), Reconnect::Nothing);
+    assert!(rig.events.contains(&Event::Channel(id, closed)));
+    assert_eq!(rig.session.check(), Err(ConnectionError::Eof));
+    assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
 }
 
 #[test]
 fn losses_leave_nothing_behind() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    let own = world.queue(id, nameless());
-    world.bind(id, &own, "amq.direct", "key");
-    let consumer = world.consume(id, &own, "tag");
-    world.confirm(id);
-    let cycle = |world: &mut World| {
-        world.cut();
-        world.keep(id, "nowhere", "kept");
-        world.send(id, durable("again"));
-        world.recover();
-        world.publish(id, "amq.direct", "key", "delivered");
-        world.run();
-        let delivered = world.deliveries();
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    let own = rig.queue(id, nameless());
+    rig.bind(id, &own, "amq.direct", "key");
+    let consumer = rig.consume(id, &own, "tag");
+    rig.confirm(id);
+    let cycle = |rig: &mut SessionRig<Broker>| {
+        rig.cut();
+        rig.keep(id, "nowhere", "kept");
+        rig.send(id, durable("again"));
+        rig.recover();
+        rig.publish(id, "amq.direct", "key", "delivered");
+        rig.run();
+        let delivered = rig.deliveries();
         assert_eq!(delivered.len(), 1);
         for (found, delivery) in delivered {
             assert_eq!(found, consumer);
-            let channel = &mut world.session.channel(id).expect("it is open");
+            let channel = &mut rig.channel(id);
             channel.ack(delivery.delivery_tag()).expect("it waits for it");
         }
-        world.events.clear();
+        rig.events.clear();
     };
-    (0..100).for_each(|_| cycle(&mut world));
-    let ((), counted) = allocations(|| (0..1000).for_each(|_| cycle(&mut world)));
+    (0..100).for_each(|_| cycle(&mut rig));
+    let ((), counted) = allocations(|| (0..1000).for_each(|_| cycle(&mut rig)));
     assert!(counted.kept_bytes < 16 * 1024, "{} octets are kept", counted.kept_bytes);
     // The first name of the queue leads to it after all of that.
-    world.bind(id, &own, "amq.direct", "more");
+    rig.bind(id, &own, "amq.direct", "more");
 }
 
 #[test]
 fn an_undriven_session_is_not_recovered_whatever_the_policy() {
-    let mut world =
-        World::new(recovery(|recovery| *recovery = recovery.clone().recovers(|_| true)));
-    let id = world.open();
-    world.session.handle_driver_gone();
-    world.run();
+    let mut rig = SessionRig::with(|recovery| *recovery = recovery.clone().recovers(|_| true));
+    let id = rig.open();
+    rig.session.handle_driver_gone();
+    rig.run();
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::DriverGone));
-    assert!(world.events.contains(&Event::Channel(id, closed)));
-    assert_eq!(world.session.check(), Err(ConnectionError::DriverGone));
+    assert!(rig.events.contains(&Event::Channel(id, closed)));
+    assert_eq!(rig.session.check(), Err(ConnectionError::DriverGone));
 }

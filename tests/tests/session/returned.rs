@@ -5,8 +5,7 @@ use amqp_client_core::proto::method::ConfirmSelect;
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ChannelEvent, PublishSeq, RawProperties, Route, ServerConfig};
 
-use crate::pair::{Pair, accept};
-use crate::world::{World, durable, short};
+use crate::rig::{Script, SessionRig, durable, short};
 
 /// Returns the outcomes of mandatory messages: numbers of returned ones, and of confirmed ones.
 fn verdicts<'a>(events: impl Iterator<Item = &'a ChannelEvent>) -> Vec<(&'static str, u64)> {
@@ -30,48 +29,48 @@ fn verdicts<'a>(events: impl Iterator<Item = &'a ChannelEvent>) -> Vec<(&'static
 /// Its outcome is known, so it is not sent again: a queue that exists by then would get a message that was reported as returned.
 #[test]
 fn messages_returned_before_the_loss_are_not_sent_again() {
-    let mut pair = Pair::new(Recovery::default());
-    pair.run(accept);
-    let id = pair.open();
-    pair.channel(id).request(ConfirmSelect { no_wait: true }).expect("it is sent");
+    let mut rig = SessionRig::scripted(Recovery::default());
+    rig.run();
+    let id = rig.open();
+    rig.channel(id).request(ConfirmSelect { no_wait: true }).expect("it is sent");
     let route = Route::queue("k").mandatory();
-    let keep = |pair: &mut Pair, body: &'static str| -> PublishSeq {
-        pair.channel(id).publish_kept(&route, &RawProperties::EMPTY, body).expect("it is kept")
+    let keep = |rig: &mut SessionRig<Script>, body: &'static str| -> PublishSeq {
+        rig.channel(id).publish_kept(&route, &RawProperties::EMPTY, body).expect("it is kept")
     };
-    let first = keep(&mut pair, "first");
-    keep(&mut pair, "second");
-    pair.run(accept);
+    let first = keep(&mut rig, "first");
+    keep(&mut rig, "second");
+    rig.run();
     let returned = BasicReturn { routing_key: short("k"), ..BasicReturn::default() };
-    let mut server = pair.server.channel(id).expect("it is open");
+    let mut server = rig.peer.server.channel(id).expect("it is open");
     server.send_content(returned, &RawProperties::EMPTY, "first").expect("it is sent");
-    pair.run(accept);
-    pair.cut();
-    assert_eq!(verdicts(pair.channel_events()), [("returned", 1), ("unconfirmed", 1)]);
-    assert!(!pair.channel(id).withdraw(first));
-    pair.reconnect(ServerConfig::default());
-    pair.run(accept);
-    assert_eq!(pair.published, ["second"]);
+    rig.run();
+    rig.cut();
+    assert_eq!(verdicts(rig.channel_events()), [("returned", 1), ("unconfirmed", 1)]);
+    assert!(!rig.channel(id).withdraw(first));
+    rig.reconnect_to(ServerConfig::default());
+    rig.run();
+    assert_eq!(rig.peer.published, ["second"]);
 }
 
 /// The queue is not declared again, because this session did not declare it, and does not exist when the connection is restored.
 #[test]
 fn messages_unroutable_after_the_recovery_are_returned() {
-    let mut world = World::new(Recovery::default());
-    let (id, other) = (world.open(), world.open());
-    world.queue(id, durable("stays"));
-    world.confirm(id);
-    world.send(other, ConfirmSelect { no_wait: true });
-    world.run();
-    world.cut();
+    let mut rig = SessionRig::new(Recovery::default());
+    let (id, other) = (rig.open(), rig.open());
+    rig.queue(id, durable("stays"));
+    rig.confirm(id);
+    rig.send(other, ConfirmSelect { no_wait: true });
+    rig.run();
+    rig.cut();
     let mut keep = |queue| {
         let route = Route::queue(queue).mandatory();
-        let channel = &mut world.session.channel(id).expect("it is open");
+        let channel = &mut rig.channel(id);
         channel.publish_kept(&route, &RawProperties::EMPTY, "equal").expect("it is kept").get()
     };
     let kept = [keep("stays"), keep("gone"), keep("gone"), keep("stays")];
-    world.events.clear();
-    world.recover();
-    let verdicts = verdicts(world.channel_events());
+    rig.events.clear();
+    rig.recover();
+    let verdicts = verdicts(rig.channel_events());
     let of = |name| {
         let mut seqs: Vec<_> =
             verdicts.iter().filter(|(own, _)| *own == name).map(|(_, seq)| *seq).collect();
@@ -79,5 +78,5 @@ fn messages_unroutable_after_the_recovery_are_returned() {
         seqs
     };
     assert_eq!((of("returned"), of("confirmed")), (vec![kept[1], kept[2]], kept.to_vec()));
-    assert_eq!(world.session.kept(), 0);
+    assert_eq!(rig.session.kept(), 0);
 }

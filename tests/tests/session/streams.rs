@@ -1,5 +1,6 @@
 //! Where consumers of streams go on after a loss.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use amqp_client_core::proto::method::{
@@ -11,7 +12,8 @@ use amqp_client_core::proto::{
     FieldTable, GetReply, Misuse, Oversized, Reply, ShortStr, Timestamp, Value,
 };
 
-use crate::world::{World, durable, short, text};
+use crate::harness::Broker;
+use crate::rig::{SessionRig, durable, short, text};
 
 fn stream() -> QueueDeclare {
     let arguments = FieldTable::new().with("x-queue-type", "stream").expect("it fits");
@@ -19,41 +21,46 @@ fn stream() -> QueueDeclare {
 }
 
 /// Another client publishes these numbers.
-fn publish(world: &mut World, numbers: std::ops::Range<u32>) {
-    world.elsewhere(|other, id| {
+fn publish(rig: &mut SessionRig<Broker>, numbers: std::ops::Range<u32>) {
+    rig.elsewhere(|other, id| {
         for number in numbers {
             other.publish(id, "", "log", &number.to_string());
         }
     });
-    world.run();
+    rig.run();
 }
 
-fn read(world: &mut World, id: ChannelId, offset: Option<Value>) -> ConsumerId {
-    read_as(world, id, ShortStr::EMPTY, offset)
+fn read(rig: &mut SessionRig<Broker>, id: ChannelId, offset: Option<Value>) -> ConsumerId {
+    read_as(rig, id, ShortStr::EMPTY, offset)
 }
 
-fn read_as(world: &mut World, id: ChannelId, tag: ShortStr, offset: Option<Value>) -> ConsumerId {
+fn read_as(
+    rig: &mut SessionRig<Broker>,
+    id: ChannelId,
+    tag: ShortStr,
+    offset: Option<Value>,
+) -> ConsumerId {
     let mut arguments = FieldTable::new();
     if let Some(offset) = offset {
         arguments.insert("x-stream-offset", offset).expect("it fits");
     }
     let consume =
         BasicConsume { queue: short("log"), consumer_tag: tag, arguments, ..<_>::default() };
-    let request = world.send(id, consume);
-    world.run();
-    world.answer(request).expect("it has started");
+    let request = rig.send(id, consume);
+    rig.run();
+    rig.answer(request).expect("it has started");
     request.into()
 }
 
 /// What the broker would close the channel or the connection for is refused at the call, with the reason.
 #[test]
 fn unsupported_operations_on_streams_have_no_effect() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, stream());
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.queue(id, stream());
     let consume = || BasicConsume { queue: short("log"), ..<_>::default() };
-    let refused = |world: &mut World, method: BasicConsume| {
-        let refused = world.session.channel(id).expect("it is open").request(method);
+    let refused = |rig: &mut SessionRig<Broker>, method: BasicConsume| {
+        let refused = rig.channel(id).request(method);
         refused.err().map(|error| error.to_string()).unwrap_or_default()
     };
     let no_ack = BasicConsume { no_ack: true, ..consume() };
@@ -62,50 +69,50 @@ fn unsupported_operations_on_streams_have_no_effect() {
     let elsewhere = BasicConsume { queue: short("elsewhere"), arguments: offset, ..consume() };
     for cut in [false, true] {
         if cut {
-            world.cut();
+            rig.cut();
         }
-        assert!(refused(&mut world, consume()).contains("prefetch limit"));
-        assert!(refused(&mut world, last.clone()).contains("prefetch limit"));
-        assert!(refused(&mut world, elsewhere.clone()).contains("prefetch limit"));
-        assert!(refused(&mut world, no_ack.clone()).contains("acknowledged"));
+        assert!(refused(&mut rig, consume()).contains("prefetch limit"));
+        assert!(refused(&mut rig, last.clone()).contains("prefetch limit"));
+        assert!(refused(&mut rig, elsewhere.clone()).contains("prefetch limit"));
+        assert!(refused(&mut rig, no_ack.clone()).contains("acknowledged"));
         let get = BasicGet { queue: short("log"), no_ack: false, ..<_>::default() };
-        let got = world.session.channel(id).expect("it is open").request(get);
+        let got = rig.channel(id).request(get);
         assert_eq!(got.err(), Some(CommandError::Misuse(Misuse::StreamHasNoGet)));
     }
     // A limit that waits for the connection counts, and one that is not restored counts until it is removed.
     let unlimited = BasicQos { prefetch_count: 0, ..<_>::default() };
     let limit = || BasicQos { prefetch_count: 5, ..<_>::default() };
-    world.send(id, limit());
-    assert_eq!(refused(&mut world, consume()), "");
-    world.recover();
-    assert_eq!(refused(&mut world, consume()), "");
-    world.send(id, unlimited);
-    assert!(refused(&mut world, consume()).contains("prefetch limit"));
-    let channel = world.session.channel(id).expect("it is open");
+    rig.send(id, limit());
+    assert_eq!(refused(&mut rig, consume()), "");
+    rig.recover();
+    assert_eq!(refused(&mut rig, consume()), "");
+    rig.send(id, unlimited);
+    assert!(refused(&mut rig, consume()).contains("prefetch limit"));
+    let channel = rig.channel(id);
     channel.unrecovered().request(limit()).expect("it is sent");
-    assert_eq!(refused(&mut world, consume()), "");
-    world.run();
-    world.cut();
-    assert!(refused(&mut world, consume()).contains("prefetch limit"));
-    world.recover();
-    assert!(world.session.is_open());
+    assert_eq!(refused(&mut rig, consume()), "");
+    rig.run();
+    rig.cut();
+    assert!(refused(&mut rig, consume()).contains("prefetch limit"));
+    rig.recover();
+    assert!(rig.session.is_open());
 }
 
 /// Takes the deliveries. Returns their numbers and their tags.
-fn delivered(world: &mut World) -> (Vec<u32>, Vec<DeliveryTag>) {
-    let deliveries = world.deliveries().into_iter();
+fn delivered(rig: &mut SessionRig<Broker>) -> (Vec<u32>, Vec<DeliveryTag>) {
+    let deliveries = rig.deliveries().into_iter();
     let one = |delivery: Delivery| {
         (text(&delivery).parse::<u32>().expect("a number"), delivery.delivery_tag())
     };
     deliveries.map(|(_, delivery)| one(delivery)).unzip()
 }
 
-fn numbers(world: &mut World) -> Vec<u32> {
-    delivered(world).0
+fn numbers(rig: &mut SessionRig<Broker>) -> Vec<u32> {
+    delivered(rig).0
 }
 
-fn ack(world: &mut World, id: ChannelId, tag: DeliveryTag) {
-    world.session.channel(id).expect("it is open").ack(tag).expect("it was delivered");
+fn ack(rig: &mut SessionRig<Broker>, id: ChannelId, tag: DeliveryTag) {
+    rig.channel(id).ack(tag).expect("it was delivered");
 }
 
 fn cancel(tag: &str) -> BasicCancel {
@@ -113,22 +120,25 @@ fn cancel(tag: &str) -> BasicCancel {
 }
 
 /// A session with a channel, and a stream with these numbers.
-fn with_stream(recovery: Recovery, numbers: std::ops::Range<u32>) -> (World, ChannelId) {
-    let mut world = World::new(recovery);
-    let id = world.open();
-    world.queue(id, stream());
-    publish(&mut world, numbers);
-    (world, id)
+fn with_stream(
+    recovery: Recovery,
+    numbers: std::ops::Range<u32>,
+) -> (SessionRig<Broker>, ChannelId) {
+    let mut rig = SessionRig::new(recovery);
+    let id = rig.open();
+    rig.queue(id, stream());
+    publish(&mut rig, numbers);
+    (rig, id)
 }
 
 /// A session with a channel with this prefetch limit, a stream with the numbers from 0 to 9, and a reader.
-fn reading(prefetch: u16, recovery: Recovery) -> (World, ChannelId, Vec<DeliveryTag>) {
-    let (mut world, id) = with_stream(recovery, 0..10);
-    world.limit(id, prefetch);
-    read(&mut world, id, Some("first".into()));
-    let (numbers, tags) = delivered(&mut world);
+fn reading(prefetch: u16, recovery: Recovery) -> (SessionRig<Broker>, ChannelId, Vec<DeliveryTag>) {
+    let (mut rig, id) = with_stream(recovery, 0..10);
+    rig.limit(id, prefetch);
+    read(&mut rig, id, Some("first".into()));
+    let (numbers, tags) = delivered(&mut rig);
     assert!(numbers.into_iter().eq(0..u32::from(prefetch)));
-    (world, id, tags)
+    (rig, id, tags)
 }
 
 #[test]
@@ -144,15 +154,15 @@ fn a_reader_resumes_at_the_first_unsettled_message() {
         (&[0, 1, 2, 3, 4], 5),
     ];
     for (settled, first) in cases {
-        let (mut world, id, tags) = reading(5, Recovery::default());
-        settled.iter().for_each(|index| ack(&mut world, id, tags[*index]));
-        world.run();
-        let _later = numbers(&mut world);
+        let (mut rig, id, tags) = reading(5, Recovery::default());
+        settled.iter().for_each(|index| ack(&mut rig, id, tags[*index]));
+        rig.run();
+        let _later = numbers(&mut rig);
         // As often as it is lost.
         for _ in 0..3 {
-            world.cut();
-            assert!(world.recover().failed.is_empty());
-            assert!(numbers(&mut world).into_iter().eq(*first..first + 5), "{settled:?}");
+            rig.cut();
+            assert!(rig.recover().failed.is_empty());
+            assert!(numbers(&mut rig).into_iter().eq(*first..first + 5), "{settled:?}");
         }
     }
 }
@@ -160,8 +170,8 @@ fn a_reader_resumes_at_the_first_unsettled_message() {
 #[test]
 fn all_ways_to_settle_count() {
     for way in 0..5 {
-        let (mut world, id, tags) = reading(5, Recovery::default());
-        let channel = &mut world.session.channel(id).expect("it is open");
+        let (mut rig, id, tags) = reading(5, Recovery::default());
+        let channel = &mut rig.channel(id);
         let done = match way {
             0 => channel.ack_up_to(tags[2]),
             1 => channel.nack_up_to(tags[2], true),
@@ -171,92 +181,92 @@ fn all_ways_to_settle_count() {
             _ => channel.ack_up_to(tags[2]).map(|()| assert!(channel.ack(tags[1]).is_err())),
         };
         done.expect("they were delivered");
-        world.run();
-        let _later = numbers(&mut world);
-        world.cut();
-        world.recover();
+        rig.run();
+        let _later = numbers(&mut rig);
+        rig.cut();
+        rig.recover();
         let first = if way == 2 { 5 } else { 3 };
-        assert_eq!(numbers(&mut world).first(), Some(&first), "{way}");
+        assert_eq!(numbers(&mut rig).first(), Some(&first), "{way}");
     }
 }
 
 #[test]
 fn a_transaction_settles_when_it_is_committed() {
     for end in 0..4 {
-        let (mut world, id) = with_stream(Recovery::default(), 0..10);
-        world.ask(id, TxSelect {}).expect("it is selected");
-        world.limit(id, 5);
-        read(&mut world, id, Some("first".into()));
-        let (_, tags) = delivered(&mut world);
-        tags[..2].iter().for_each(|tag| ack(&mut world, id, *tag));
+        let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+        rig.ask(id, TxSelect {}).expect("it is selected");
+        rig.limit(id, 5);
+        read(&mut rig, id, Some("first".into()));
+        let (_, tags) = delivered(&mut rig);
+        tags[..2].iter().for_each(|tag| ack(&mut rig, id, *tag));
         match end {
-            0 => drop(world.ask(id, TxCommit {}).expect("it is committed")),
-            1 => drop(world.ask(id, TxRollback {}).expect("it is rolled back")),
+            0 => drop(rig.ask(id, TxCommit {}).expect("it is committed")),
+            1 => drop(rig.ask(id, TxRollback {}).expect("it is rolled back")),
             // It is lost in transit.
-            2 => drop(world.send(id, TxCommit {})),
+            2 => drop(rig.send(id, TxCommit {})),
             _ => {}
         }
         if end == 0 {
             // That is the next transaction's.
-            ack(&mut world, id, tags[2]);
+            ack(&mut rig, id, tags[2]);
         }
-        world.events.clear();
-        world.cut();
-        world.recover();
+        rig.events.clear();
+        rig.cut();
+        rig.recover();
         let first = if end == 0 { 2 } else { 0 };
-        assert_eq!(numbers(&mut world).first(), Some(&first), "{end}");
+        assert_eq!(numbers(&mut rig).first(), Some(&first), "{end}");
     }
 }
 
 #[test]
 fn a_stream_is_known_by_its_deliveries() {
-    let mut world = World::new(Recovery::default());
+    let mut rig = SessionRig::new(Recovery::default());
     // Somebody else has declared it.
-    world.elsewhere(|other, id| other.queue(id, stream()));
-    let id = world.open();
-    world.limit(id, 5);
-    world.queue(id, durable("q"));
-    let beside = world.consume(id, &short("q"), "beside");
-    read(&mut world, id, None);
-    publish(&mut world, 0..2);
-    let (numbers_, tags) = delivered(&mut world);
+    rig.elsewhere(|other, id| other.queue(id, stream()));
+    let id = rig.open();
+    rig.limit(id, 5);
+    rig.queue(id, durable("q"));
+    let beside = rig.consume(id, &short("q"), "beside");
+    read(&mut rig, id, None);
+    publish(&mut rig, 0..2);
+    let (numbers_, tags) = delivered(&mut rig);
     assert_eq!(numbers_, [0, 1]);
-    tags.iter().for_each(|tag| ack(&mut world, id, *tag));
-    world.run();
-    world.cut();
-    publish(&mut world, 2..4);
-    world.recover();
-    assert_eq!(numbers(&mut world), [2, 3]);
+    tags.iter().for_each(|tag| ack(&mut rig, id, *tag));
+    rig.run();
+    rig.cut();
+    publish(&mut rig, 2..4);
+    rig.recover();
+    assert_eq!(numbers(&mut rig), [2, 3]);
     // A queue goes on as queues do.
-    world.publish(id, "", "q", "queued");
-    world.run();
-    assert_eq!(world.texts(beside), ["queued"]);
-    world.cut();
-    world.recover();
-    assert_eq!(world.texts(beside), ["queued"]);
+    rig.publish(id, "", "q", "queued");
+    rig.run();
+    assert_eq!(rig.texts(beside), ["queued"]);
+    rig.cut();
+    rig.recover();
+    assert_eq!(rig.texts(beside), ["queued"]);
 }
 
 /// The broker does not say where a reader begins before the first delivery.
 #[test]
 fn a_reader_from_next_misses_nothing_during_an_outage() {
     for offset in [None, Some("next")] {
-        let (mut world, id) = with_stream(Recovery::default(), 0..10);
-        world.pass(Duration::from_secs(5));
-        world.limit(id, 5);
-        read(&mut world, id, offset.map(Value::from));
-        assert_eq!(numbers(&mut world), []);
-        world.pass(Duration::from_secs(30));
+        let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+        rig.pass(Duration::from_secs(5));
+        rig.limit(id, 5);
+        read(&mut rig, id, offset.map(Value::from));
+        assert_eq!(numbers(&mut rig), []);
+        rig.pass(Duration::from_secs(30));
         for _ in 0..2 {
-            world.cut();
-            world.pass(Duration::from_secs(100));
-            world.recover();
-            assert_eq!(numbers(&mut world), []);
+            rig.cut();
+            rig.pass(Duration::from_secs(100));
+            rig.recover();
+            assert_eq!(numbers(&mut rig), []);
         }
-        world.cut();
-        publish(&mut world, 10..12);
-        world.pass(Duration::from_secs(1000));
-        world.recover();
-        assert_eq!(numbers(&mut world), [10, 11], "{offset:?}");
+        rig.cut();
+        publish(&mut rig, 10..12);
+        rig.pass(Duration::from_secs(1000));
+        rig.recover();
+        assert_eq!(numbers(&mut rig), [10, 11], "{offset:?}");
     }
 }
 
@@ -264,28 +274,28 @@ fn a_reader_from_next_misses_nothing_during_an_outage() {
 #[test]
 fn a_reader_that_waits_for_no_reply_misses_nothing_that_came_while_it_was_away() {
     for held in [false, true] {
-        let (mut world, id) = with_stream(Recovery::default(), 0..10);
-        world.pass(Duration::from_secs(5));
-        world.limit(id, 5);
+        let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+        rig.pass(Duration::from_secs(5));
+        rig.limit(id, 5);
         if held {
-            world.cut();
+            rig.cut();
         }
         let (queue, consumer_tag) = (short("log"), short("reader"));
         let consume = BasicConsume { queue, consumer_tag, no_wait: true, ..<_>::default() };
-        world.send(id, consume);
+        rig.send(id, consume);
         if held {
             // It has waited for that long.
-            world.pass(Duration::from_secs(1000));
-            world.recover();
+            rig.pass(Duration::from_secs(1000));
+            rig.recover();
         }
-        world.run();
-        assert_eq!(numbers(&mut world), []);
-        world.pass(Duration::from_secs(30));
-        world.cut();
-        publish(&mut world, 10..12);
-        world.pass(Duration::from_secs(1000));
-        world.recover();
-        assert_eq!(numbers(&mut world), [10, 11], "{held}");
+        rig.run();
+        assert_eq!(numbers(&mut rig), []);
+        rig.pass(Duration::from_secs(30));
+        rig.cut();
+        publish(&mut rig, 10..12);
+        rig.pass(Duration::from_secs(1000));
+        rig.recover();
+        assert_eq!(numbers(&mut rig), [10, 11], "{held}");
     }
 }
 
@@ -301,15 +311,15 @@ fn a_reader_without_deliveries_begins_as_it_did() {
         (Timestamp::from(future).into(), &[]),
     ];
     for (offset, expected) in cases {
-        let mut world = World::new(Recovery::default());
-        let id = world.open();
-        world.queue(id, stream());
-        world.limit(id, 5);
-        let consumer = read(&mut world, id, Some(offset.clone()));
-        world.cut();
-        publish(&mut world, 0..3);
-        world.recover();
-        let found = world.deliveries();
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, stream());
+        rig.limit(id, 5);
+        let consumer = read(&mut rig, id, Some(offset.clone()));
+        rig.cut();
+        publish(&mut rig, 0..3);
+        rig.recover();
+        let found = rig.deliveries();
         assert!(found.iter().all(|(own, _)| *own == consumer));
         let found: Vec<u32> =
             found.iter().map(|(_, delivery)| text(delivery).parse().expect("a number")).collect();
@@ -319,19 +329,19 @@ fn a_reader_without_deliveries_begins_as_it_did() {
 
 #[test]
 fn readers_of_one_channel_have_their_own_positions() {
-    let (mut world, id) = with_stream(Recovery::default(), 0..6);
-    world.limit(id, 3);
-    let consumers = [0i64, 2].map(|offset| read(&mut world, id, Some(offset.into())));
-    let tags: Vec<_> = world.deliveries().into_iter().map(|(_, one)| one.delivery_tag()).collect();
+    let (mut rig, id) = with_stream(Recovery::default(), 0..6);
+    rig.limit(id, 3);
+    let consumers = [0i64, 2].map(|offset| read(&mut rig, id, Some(offset.into())));
+    let tags: Vec<_> = rig.deliveries().into_iter().map(|(_, one)| one.delivery_tag()).collect();
     // 0 1 2, then 2 3 4: the second of each.
     for index in [1, 3, 4] {
-        ack(&mut world, id, tags[index]);
+        ack(&mut rig, id, tags[index]);
     }
-    world.run();
-    world.events.clear();
-    world.cut();
-    world.recover();
-    let found = world.deliveries();
+    rig.run();
+    rig.events.clear();
+    rig.cut();
+    rig.recover();
+    let found = rig.deliveries();
     let first = |consumer| {
         let own = found.iter().find(|(own, _)| *own == consumer);
         own.map(|(_, delivery)| text(delivery))
@@ -343,38 +353,38 @@ fn readers_of_one_channel_have_their_own_positions() {
 fn a_reader_that_the_broker_cancels_resumes() {
     let mut recovery = Recovery::default();
     recovery.on_cancel = OnCancel::Resubscribe;
-    let (mut world, id, tags) = reading(5, recovery);
-    tags[..3].iter().for_each(|tag| ack(&mut world, id, *tag));
-    world.run();
-    world.events.clear();
-    world.broker.cancel_consumers("log");
-    world.run();
-    let (found, again) = delivered(&mut world);
+    let (mut rig, id, tags) = reading(5, recovery);
+    tags[..3].iter().for_each(|tag| ack(&mut rig, id, *tag));
+    rig.run();
+    rig.events.clear();
+    rig.peer.engine.cancel_consumers("log");
+    rig.run();
+    let (found, again) = delivered(&mut rig);
     assert_eq!(found.first(), Some(&3));
     // Late, and harmless.
-    ack(&mut world, id, tags[3]);
-    ack(&mut world, id, again[0]);
-    world.run();
-    world.cut();
-    world.recover();
-    let _later = numbers(&mut world);
-    assert!(world.session.is_open());
+    ack(&mut rig, id, tags[3]);
+    ack(&mut rig, id, again[0]);
+    rig.run();
+    rig.cut();
+    rig.recover();
+    let _later = numbers(&mut rig);
+    assert!(rig.session.is_open());
 }
 
 /// Watching is for readers, and for those that may be.
 #[test]
 fn consumers_that_come_and_go_leave_nothing_behind() {
-    let mut world = World::new(Recovery::default());
-    let id = world.open();
-    world.queue(id, durable("q"));
-    let cycle = |world: &mut World| {
-        world.consume(id, &short("q"), "tag");
-        world.ask(id, cancel("tag")).expect("it is cancelled");
-        world.events.clear();
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.queue(id, durable("q"));
+    let cycle = |rig: &mut SessionRig<Broker>| {
+        rig.consume(id, &short("q"), "tag");
+        rig.ask(id, cancel("tag")).expect("it is cancelled");
+        rig.events.clear();
     };
-    (0..100).for_each(|_| cycle(&mut world));
+    (0..100).for_each(|_| cycle(&mut rig));
     let ((), counted) = amqp_testkit::alloc::allocations(|| {
-        (0..5000).for_each(|_| cycle(&mut world));
+        (0..5000).for_each(|_| cycle(&mut rig));
     });
     assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
 }
@@ -384,20 +394,21 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
 fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
     for oversized in [Oversized::Hold, Oversized::Requeue, Oversized::Reject] {
         for way in 0..6 {
-            let (mut world, id) = with_stream(Recovery::default(), 9..12);
-            world.limit(id, 20);
-            world.cut();
+            let (mut rig, id) = with_stream(Recovery::default(), 9..12);
+            rig.limit(id, 20);
+            rig.cut();
             let mut config = ClientConfig::default();
             config.limits.body_max = 1;
             config.limits.oversized = oversized;
-            world.dial_with(config);
-            world.run();
-            assert!(world.session.is_open());
-            let consumer = read_as(&mut world, id, short("reader"), Some("first".into()));
-            assert_eq!(numbers(&mut world), [9]);
-            let tags: Vec<_> = world.channel_events().filter_map(unusable).collect();
+            rig.next_config = Some(Arc::new(config));
+            assert!(rig.reconnect());
+            rig.run();
+            assert!(rig.session.is_open());
+            let consumer = read_as(&mut rig, id, short("reader"), Some("first".into()));
+            assert_eq!(numbers(&mut rig), [9]);
+            let tags: Vec<_> = rig.channel_events().filter_map(unusable).collect();
             assert_eq!(tags.len(), 2);
-            let mut channel = world.session.channel(id).expect("it is open");
+            let mut channel = rig.channel(id);
             match way {
                 0 => tags.iter().for_each(|tag| drop(channel.reject(*tag, true))),
                 1 => tags.iter().for_each(|tag| drop(channel.nack(*tag, false))),
@@ -406,10 +417,10 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
                 4 => channel.discard_consumer(consumer),
                 _ => drop(channel.request(cancel("reader"))),
             }
-            world.run();
-            assert!(world.session.is_open(), "{oversized:?} {way}: {:?}", world.events);
-            let peer = world.peer.expect("it is connected");
-            let unacknowledged = world.broker.unacknowledged_count(peer);
+            rig.run();
+            assert!(rig.session.is_open(), "{oversized:?} {way}: {:?}", rig.events);
+            let peer = rig.peer.client.expect("it is connected");
+            let unacknowledged = rig.peer.engine.unacknowledged_count(peer);
             match (oversized, way) {
                 // `multiple` skips held deliveries.
                 (Oversized::Hold, 2 | 3) => assert_eq!(unacknowledged, 2),
@@ -417,7 +428,7 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
                 // The one that was delivered has its handle.
                 _ => assert_eq!(unacknowledged, 1, "{oversized:?} {way} {consumer}"),
             }
-            assert_eq!(world.broker.take_violation(), None);
+            assert_eq!(rig.peer.engine.take_violation(), None);
         }
     }
 }
@@ -432,85 +443,85 @@ fn unusable(event: &ChannelEvent) -> Option<DeliveryTag> {
 /// A `multiple` for deliveries in transit would reach the first delivery of a stream.
 #[test]
 fn requeueing_everything_before_the_first_delivery_costs_no_connection() {
-    let (mut world, id) = with_stream(Recovery::default(), 0..10);
-    world.limit(id, 20);
+    let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+    rig.limit(id, 20);
     let first = FieldTable::new().with("x-stream-offset", "first").expect("it fits");
     let consume = BasicConsume { queue: short("log"), arguments: first, ..<_>::default() };
-    world.send(id, consume);
+    rig.send(id, consume);
     // The broker has the request, and its deliveries are in transit.
-    world.carry();
-    world.session.channel(id).expect("it is open").requeue_all();
-    world.run();
-    assert!(world.session.is_open(), "{:?}", world.events);
-    assert_eq!(numbers(&mut world).len(), 10);
+    rig.carry();
+    rig.channel(id).requeue_all();
+    rig.run();
+    assert!(rig.session.is_open(), "{:?}", rig.events);
+    assert_eq!(numbers(&mut rig).len(), 10);
 }
 
 #[test]
 fn settling_a_message_of_a_queue_settles_none_of_a_stream() {
-    let (mut world, id, _) = reading(1, Recovery::default());
-    world.queue(id, durable("q"));
-    world.publish(id, "", "q", "m");
-    world.run();
+    let (mut rig, id, _) = reading(1, Recovery::default());
+    rig.queue(id, durable("q"));
+    rig.publish(id, "", "q", "m");
+    rig.run();
     let get = BasicGet { queue: short("q"), ..<_>::default() };
-    let get = world.send(id, get);
-    world.run();
-    let Some(Reply::Message(GetReply::Message { delivery, .. })) = world.answer(get) else {
-        panic!("{:?}", world.events)
+    let get = rig.send(id, get);
+    rig.run();
+    let Some(Reply::Message(GetReply::Message { delivery, .. })) = rig.answer(get) else {
+        panic!("{:?}", rig.events)
     };
-    ack(&mut world, id, delivery.delivery_tag());
-    world.run();
-    world.cut();
-    world.recover();
-    assert_eq!(numbers(&mut world), [0]);
+    ack(&mut rig, id, delivery.delivery_tag());
+    rig.run();
+    rig.cut();
+    rig.recover();
+    assert_eq!(numbers(&mut rig), [0]);
 }
 
 #[test]
 fn messages_settled_between_others_are_not_settled_twice() {
-    let (mut world, id, tags) = reading(3, Recovery::default());
-    ack(&mut world, id, tags[1]);
-    let channel = &mut world.session.channel(id).expect("it is open");
+    let (mut rig, id, tags) = reading(3, Recovery::default());
+    ack(&mut rig, id, tags[1]);
+    let channel = &mut rig.channel(id);
     channel.nack_up_to(tags[2], true).expect("two are left");
-    world.run();
-    world.cut();
-    world.recover();
-    assert_eq!(numbers(&mut world).first(), Some(&3));
+    rig.run();
+    rig.cut();
+    rig.recover();
+    assert_eq!(numbers(&mut rig).first(), Some(&3));
 }
 
 /// The next transaction has begun with it.
 #[test]
 fn settlements_after_a_commit_do_not_affect_it() {
-    let (mut world, id) = with_stream(Recovery::default(), 0..10);
-    world.ask(id, TxSelect {}).expect("it is selected");
-    world.limit(id, 5);
-    read(&mut world, id, Some("first".into()));
-    let (_, tags) = delivered(&mut world);
-    ack(&mut world, id, tags[0]);
-    let commit = world.send(id, TxCommit {});
-    let channel = &mut world.session.channel(id).expect("it is open");
+    let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+    rig.ask(id, TxSelect {}).expect("it is selected");
+    rig.limit(id, 5);
+    read(&mut rig, id, Some("first".into()));
+    let (_, tags) = delivered(&mut rig);
+    ack(&mut rig, id, tags[0]);
+    let commit = rig.send(id, TxCommit {});
+    let channel = &mut rig.channel(id);
     channel.ack_up_to(tags[2]).expect("two are left");
-    world.run();
-    assert!(world.answer(commit).is_some());
-    let _later = numbers(&mut world);
-    world.cut();
-    world.recover();
-    assert_eq!(numbers(&mut world).first(), Some(&1));
+    rig.run();
+    assert!(rig.answer(commit).is_some());
+    let _later = numbers(&mut rig);
+    rig.cut();
+    rig.recover();
+    assert_eq!(numbers(&mut rig).first(), Some(&1));
 }
 
 /// RabbitMQ: a stream responds to a reject by closing the connection.
 #[test]
 fn deliveries_held_by_an_ended_reader_are_not_rejected() {
-    let (mut world, id) = with_stream(Recovery::default(), 0..1);
-    world.limit(id, 5);
-    read_as(&mut world, id, short("reader"), Some("first".into()));
-    let (_, tags) = delivered(&mut world);
-    world.ask(id, cancel("reader")).expect("it is cancelled");
-    world.queue(id, durable("q"));
+    let (mut rig, id) = with_stream(Recovery::default(), 0..1);
+    rig.limit(id, 5);
+    read_as(&mut rig, id, short("reader"), Some("first".into()));
+    let (_, tags) = delivered(&mut rig);
+    rig.ask(id, cancel("reader")).expect("it is cancelled");
+    rig.queue(id, durable("q"));
     for _ in 0..100 {
-        world.consume(id, &short("q"), "other");
-        world.ask(id, cancel("other")).expect("it is cancelled");
+        rig.consume(id, &short("q"), "other");
+        rig.ask(id, cancel("other")).expect("it is cancelled");
     }
-    let channel = &mut world.session.channel(id).expect("it is open");
+    let channel = &mut rig.channel(id);
     channel.reject(tags[0], true).expect("it was delivered");
-    world.run();
-    assert!(world.session.is_open(), "{:?}", world.events);
+    rig.run();
+    assert!(rig.session.is_open(), "{:?}", rig.events);
 }

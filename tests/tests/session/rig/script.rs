@@ -1,0 +1,237 @@
+//! Sessions with a server whose replies the test writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amqp_client_core::proto::method::{
+    BasicAck, BasicConsumeOk, BasicQosOk, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk,
+    ExchangeDeleteOk, ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk,
+    QueuePurgeOk, QueueUnbindOk, TxSelectOk,
+};
+use amqp_client_core::proto::session::Recovery;
+use amqp_client_core::proto::{
+    ChannelEvent, ChannelId, Connection, Event, PublishError, Published, ReplyCode, ServerConfig,
+    ServerEvent, Transmit,
+};
+use bytes::BytesMut;
+
+use super::SessionRig;
+use crate::harness::Peer;
+
+/// A server that does what the test says, and writes down what it is asked for.
+pub(crate) struct Script {
+    pub(crate) server: Connection,
+    /// How the next connection is set up.
+    config: Arc<ServerConfig>,
+    /// What the server was asked for on this connection.
+    pub(crate) asked: Vec<Method>,
+    /// The bodies of the messages that it got on this connection.
+    pub(crate) published: Vec<String>,
+    /// Both, in the order in which they came: names of methods, and bodies of messages.
+    pub(crate) log: Vec<String>,
+    /// What the session has logged in with, on each connection.
+    pub(crate) logins: Vec<String>,
+    /// The server closes the next connection as soon as it is open.
+    pub(crate) close_when_open: bool,
+    /// The server's decision about messages; without one, it does not confirm.
+    pub(crate) judge: Option<Judge>,
+    /// It closes the connection over a message, not only the channel.
+    pub(crate) strict: bool,
+    /// How many messages came on each channel that is open.
+    counts: BTreeMap<ChannelId, u64>,
+    /// How often the server has closed a channel, or the connection over a message.
+    pub(crate) closes: usize,
+}
+
+/// `None`, and the message is confirmed; or the close of the channel: the code, the text, and the method to blame.
+pub(crate) type Judge = Box<dyn FnMut(&Published) -> Option<(ReplyCode, String, (u16, u16))>>;
+
+impl Script {
+    fn new(now: Instant) -> Self {
+        let config = Arc::<ServerConfig>::default();
+        Self {
+            server: Connection::server(config.clone(), now),
+            config,
+            asked: Vec::new(),
+            published: Vec::new(),
+            log: Vec::new(),
+            logins: Vec::new(),
+            close_when_open: false,
+            judge: None,
+            strict: false,
+            counts: BTreeMap::new(),
+            closes: 0,
+        }
+    }
+
+    /// Handles what came, with these replies to methods.
+    fn serve(&mut self, now: Instant, mut answer: impl FnMut(&mut Connection, ChannelId, &Method)) {
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                Event::Server(ServerEvent::Login { response, .. }) => {
+                    self.logins.push(String::from_utf8_lossy(response.expose()).into_owned());
+                    self.server.accept_login().expect("it logs in");
+                }
+                Event::Server(ServerEvent::Open { .. }) => {
+                    self.server.accept_open().expect("it opens");
+                    if std::mem::take(&mut self.close_when_open) {
+                        self.server.close(now, ReplyCode::CONNECTION_FORCED, "going down");
+                    }
+                }
+                Event::Channel(id, ChannelEvent::Method(method)) => {
+                    if matches!(method, Method::ConfirmSelect(_)) {
+                        self.counts.entry(id).or_default();
+                    }
+                    answer(&mut self.server, id, &method);
+                    self.log.push(method.facts().name.to_owned());
+                    self.asked.push(method);
+                }
+                Event::Channel(id, ChannelEvent::Published(published)) => {
+                    if self.judged(now, id, &published) {
+                        let body = String::from_utf8_lossy(&published.body).into_owned();
+                        self.log.push(body.clone());
+                        self.published.push(body);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Confirms a message or closes its channel. Returns whether the server looked at it at all.
+    fn judged(&mut self, now: Instant, id: ChannelId, published: &Published) -> bool {
+        let Some(judge) = &mut self.judge else { return true };
+        // What comes behind the one that closed the channel is ignored.
+        let Some(count) = self.counts.get_mut(&id) else { return false };
+        *count += 1;
+        let ack = BasicAck { delivery_tag: *count, multiple: false };
+        let mut channel = self.server.channel(id).expect("it is open");
+        match judge(published) {
+            None => channel.send(ack).expect("it is sent"),
+            Some((code, text, cause)) if self.strict => {
+                self.server.close_over(now, code, &text, cause);
+                self.counts.clear();
+                self.closes += 1;
+            }
+            Some((code, text, cause)) => {
+                channel.close_over(code, &text, cause);
+                self.counts.remove(&id);
+                self.closes += 1;
+            }
+        }
+        true
+    }
+}
+
+impl Peer for Script {
+    fn connect(&mut self, now: Instant) {
+        self.server = Connection::server(self.config.clone(), now);
+        self.asked.clear();
+        self.counts.clear();
+        self.published.clear();
+        self.log.clear();
+    }
+
+    fn handle_input(&mut self, now: Instant, input: &mut BytesMut) {
+        let _over = self.server.handle_input(now, input);
+    }
+
+    /// Accepts everything.
+    fn reply(&mut self, now: Instant) {
+        self.serve(now, accept);
+    }
+
+    fn poll_transmit(&mut self, now: Instant) -> Option<&mut Transmit> {
+        self.server.poll_transmit(now)
+    }
+
+    /// It learns of the end by the next transport.
+    fn handle_eof(&mut self, _: Instant) {}
+}
+
+impl SessionRig<Script> {
+    /// A session that is yet to be opened, and recovers like that.
+    pub(crate) fn scripted(recovery: Recovery) -> Self {
+        let now = Instant::now();
+        let mut rig = Self::connecting(Script::new(now), now);
+        rig.recover_with(recovery);
+        rig
+    }
+
+    /// Lets bytes flow until nothing moves. The server replies to methods like that.
+    pub(crate) fn run_with(&mut self, mut answer: impl FnMut(&mut Connection, ChannelId, &Method)) {
+        self.run_by(|server, now| server.serve(now, &mut answer));
+    }
+
+    /// Time passes, as the session's timers ask for it.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.session.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now);
+            // The server has no timers, but sends signs of life.
+            self.peer.server.send_heartbeat();
+            self.run();
+        }
+        self.now = end;
+        self.session.handle_timeout(self.now);
+        self.run();
+    }
+
+    /// Has the server close the channel over that method.
+    pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, text: &str, cause: (u16, u16)) {
+        self.peer.server.channel(id).expect("it is open").close_over(code, text, cause);
+        self.peer.counts.remove(&id);
+        self.peer.closes += 1;
+        self.run();
+    }
+
+    /// Has the server say that.
+    pub(crate) fn say(&mut self, id: ChannelId, method: impl Into<Method>) {
+        self.peer.server.channel(id).expect("it is open").send(method).expect("it is sent");
+        self.run();
+    }
+
+    /// Reconnects to a server that is set up like that, as soon as the session wants to.
+    pub(crate) fn reconnect_to(&mut self, config: ServerConfig) {
+        self.peer.config = Arc::new(config);
+        assert!(self.reconnect(), "it wants another transport");
+    }
+
+    /// The publishes that were given up, and why.
+    pub(crate) fn given_up(&self) -> Vec<(u64, &PublishError)> {
+        let given_up = self.channel_events().filter_map(|event| match event {
+            ChannelEvent::PublishFailed { publish, error } => Some((publish.get(), error)),
+            _ => None,
+        });
+        given_up.collect()
+    }
+}
+
+/// Answers that everything is well.
+pub(crate) fn accept(server: &mut Connection, id: ChannelId, method: &Method) {
+    let answer: Method = match method {
+        Method::BasicQos(_) => BasicQosOk {}.into(),
+        Method::ChannelFlow(flow) => ChannelFlowOk { active: flow.active }.into(),
+        Method::ConfirmSelect(select) if select.no_wait => return,
+        Method::ConfirmSelect(_) => ConfirmSelectOk {}.into(),
+        Method::BasicConsume(consume) => {
+            BasicConsumeOk { consumer_tag: consume.consumer_tag.clone() }.into()
+        }
+        Method::ExchangeDeclare(_) => ExchangeDeclareOk {}.into(),
+        Method::QueueDeclare(declare) => {
+            QueueDeclareOk { queue: declare.queue.clone(), ..<_>::default() }.into()
+        }
+        Method::QueueBind(_) => QueueBindOk {}.into(),
+        Method::QueuePurge(_) => QueuePurgeOk::default().into(),
+        Method::QueueDelete(_) => QueueDeleteOk::default().into(),
+        Method::QueueUnbind(_) => QueueUnbindOk {}.into(),
+        Method::ExchangeDelete(_) => ExchangeDeleteOk {}.into(),
+        Method::ExchangeUnbind(_) => ExchangeUnbindOk {}.into(),
+        Method::TxSelect(_) => TxSelectOk {}.into(),
+        other => panic!("{other:?}"),
+    };
+    // What comes behind the close of a channel is ignored.
+    let _closing = server.channel(id).expect("it is open").send(answer);
+}
