@@ -17,9 +17,9 @@
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::careful::Careful;
 use super::context::{Context, Turn};
-use super::kept::{Kept, KeptMessage};
+use super::record::careful::Careful;
+use super::record::kept::{Kept, KeptMessage};
 use crate::method::{Arguments as _, BasicPublish};
 use crate::time::Instant;
 use crate::{

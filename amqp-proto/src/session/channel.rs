@@ -1,8 +1,8 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use super::kept::{Budget, Expires, KeptMessage};
 use super::noted::note;
+use super::record::kept::{Budget, Expires, KeptMessage};
 use super::record::{ChannelRecord, Mode};
 use super::topology::Topology;
 use crate::method::{Method, Request, TxRollback};

@@ -3,10 +3,10 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::channels::Channels;
-use super::kept::Budget;
 use super::nodes::Nodes;
 use super::policy::{LEAST_DELAY, Locked, Recovery};
 use super::record::ChannelRecord;
+use super::record::kept::Budget;
 use super::topology::{Declaration, Topology};
 use crate::method::Method;
 use crate::time::Instant;

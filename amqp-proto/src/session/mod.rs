@@ -32,18 +32,13 @@
 //! consumer only: its messages stay in the broker until [`Session::resume_consumer`].
 
 mod blame;
-mod careful;
 mod channel;
 mod channels;
-mod consumers;
 mod context;
 mod discard;
 mod exclusive;
-mod in_flight;
-mod kept;
 mod nodes;
 mod noted;
-mod numbering;
 mod outage;
 mod partial;
 mod pause;
@@ -53,12 +48,9 @@ mod reconnect;
 mod record;
 mod recovery;
 mod reopen;
-mod reopened;
 mod report;
-mod request;
 mod resend;
 mod secret;
-mod streams;
 mod topology;
 mod turns;
 
@@ -76,11 +68,11 @@ use channels::Channels;
 use context::Context;
 use discard::Discard;
 pub use discard::Discarded;
-use kept::Budget;
 use phase::Phase;
 pub use policy::{Locked, OnCancel, Recovery};
 pub use reconnect::Reconnect;
 use record::ChannelRecord;
+use record::kept::Budget;
 pub use report::{Entity, RecoveryReport};
 use secret::Unanswered;
 use topology::Topology;

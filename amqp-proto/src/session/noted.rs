@@ -2,9 +2,9 @@
 
 use alloc::boxed::Box;
 
-use super::consumers::{Consumer, Pause};
+use super::record::consumers::{Consumer, Pause};
+use super::record::request::{InFlight, Limits, Noted};
 use super::record::{ChannelRecord, Mode};
-use super::request::{InFlight, Limits, Noted};
 use super::topology::{Topology, name_of};
 use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;

@@ -20,9 +20,9 @@
 //! A loss ends each pause. The broker has requeued the consumer's deliveries then, so recovery starts it like all others.
 
 use super::Session;
-use super::consumers::{Consumer, Pause};
 use super::context::Context;
 use super::record::Mode;
+use super::record::consumers::{Consumer, Pause};
 use super::recovery::Repair;
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};

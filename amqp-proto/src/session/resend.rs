@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use super::context::Context;
-use super::kept::KeptMessage;
 use super::noted::note;
+use super::record::kept::KeptMessage;
 use super::record::{ChannelRecord, Mode, removes};
 use super::recovery::not_sent;
 use crate::method::{ConfirmSelect, Method};

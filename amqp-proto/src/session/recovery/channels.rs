@@ -8,9 +8,9 @@ use super::plan::ChannelStep;
 use super::{Repair, Scope};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::session::channel::ends_transaction;
-use crate::session::consumers::Consumer;
 use crate::session::context::Context;
 use crate::session::record::Mode;
+use crate::session::record::consumers::Consumer;
 use crate::session::report::Entity;
 use crate::{ChannelError, ChannelId, Close, CommandError, PublishSeq, ReplyCode, RequestId};
 

@@ -1,8 +1,8 @@
 use alloc::vec::Vec;
 
 use crate::method::{BasicConsume, BasicQos, ChannelFlow, Method};
-use crate::session::consumers::Consumer;
 use crate::session::record::ChannelRecord;
+use crate::session::record::consumers::Consumer;
 use crate::session::report::Entity;
 use crate::{ChannelId, RequestId};
 

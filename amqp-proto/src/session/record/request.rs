@@ -7,36 +7,36 @@ use crate::method::{BasicQos, Method, MethodFacts};
 
 /// A request that waits until the channel is restored, or until messages that are sent in groups are confirmed.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) id: RequestId,
-    pub(super) method: Method,
-    pub(super) facts: &'static MethodFacts,
-    pub(super) answered: bool,
-    pub(super) recovers: bool,
+pub(crate) struct Held {
+    pub(crate) id: RequestId,
+    pub(crate) method: Method,
+    pub(crate) facts: &'static MethodFacts,
+    pub(crate) answered: bool,
+    pub(crate) recovers: bool,
     /// The first publish after the request: kept messages with this number or a larger one are sent after the request, all others
     /// before it. So a message to a queue does not overtake the declaration of the queue.
-    pub(super) ahead_of: u64,
+    pub(crate) ahead_of: u64,
 }
 
 /// A request that was sent and has no reply yet.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) id: RequestId,
+pub(crate) struct InFlight {
+    pub(crate) id: RequestId,
     /// What to record when the reply arrives.
-    pub(super) note: Option<Box<Noted>>,
+    pub(crate) note: Option<Box<Noted>>,
     /// For a new prefetch limit: the earlier limits.
-    pub(super) before: Option<Box<Limits>>,
+    pub(crate) before: Option<Box<Limits>>,
     /// Whether the effect of the request is restored after a loss.
-    pub(super) recovers: bool,
+    pub(crate) recovers: bool,
     /// Whether the reply is not wanted.
-    pub(super) abandoned: bool,
+    pub(crate) abandoned: bool,
     /// See [`Held::ahead_of`].
-    pub(super) ahead_of: u64,
+    pub(crate) ahead_of: u64,
 }
 
 impl InFlight {
     /// The declaration of a queue that somebody waits for, to be made again.
-    pub(super) fn as_queue_declaration(&self) -> Option<Held> {
+    pub(crate) fn as_queue_declaration(&self) -> Option<Held> {
         let Self { id, note, recovers, ahead_of, .. } = self;
         let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
         let facts = method.facts();
@@ -48,15 +48,15 @@ impl InFlight {
 
 /// A method to take note of once the broker has carried it out.
 #[derive(Debug)]
-pub(super) struct Noted(pub(super) Method);
+pub(crate) struct Noted(pub(crate) Method);
 
 impl Noted {
-    pub(super) const fn is_topology(&self) -> bool {
+    pub(crate) const fn is_topology(&self) -> bool {
         !matches!(self.0, Method::BasicConsume(_))
     }
 
     /// Returns the method, if it is one to take note of.
-    pub(super) fn of(method: Method) -> Option<Self> {
+    pub(crate) fn of(method: Method) -> Option<Self> {
         match method {
             Method::ExchangeDeclare(_)
             | Method::ExchangeDelete(_)
@@ -75,7 +75,7 @@ impl Noted {
 
 /// The prefetch limits of a channel: for new consumers, and for all of it.
 #[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) qos: Option<BasicQos>,
-    pub(super) global_qos: Option<BasicQos>,
+pub(crate) struct Limits {
+    pub(crate) qos: Option<BasicQos>,
+    pub(crate) global_qos: Option<BasicQos>,
 }

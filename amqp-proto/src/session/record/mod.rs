@@ -1,62 +1,74 @@
+//! The record of a channel: what outlives a connection.
+
+pub(crate) mod careful;
+pub(crate) mod consumers;
+pub(crate) mod in_flight;
+pub(crate) mod kept;
+pub(crate) mod numbering;
+pub(crate) mod reopened;
+pub(crate) mod request;
+pub(crate) mod streams;
+
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::careful::Careful;
-use super::consumers::{Consumer, Consumers};
-use super::in_flight::Requests;
-use super::kept::Kept;
-use super::numbering::{Seqs, Tags};
-use super::reopened::Reopened;
-use super::request::Held;
-use super::streams::Streams;
+use careful::Careful;
+use consumers::{Consumer, Consumers};
+use in_flight::Requests;
+use kept::Kept;
+use numbering::{Seqs, Tags};
+use reopened::Reopened;
+use request::Held;
+use streams::Streams;
+
 use super::topology::queue_of;
 use crate::method::{Arguments as _, BasicQos, Method, MethodFacts};
 use crate::{ChannelError, ConsumerId, PublishSeq, RequestId, ShortStr};
 
 /// The state of a channel that outlives a connection.
 #[derive(Debug, Default)]
-pub(super) struct ChannelRecord {
+pub(crate) struct ChannelRecord {
     /// Whether commands go to the connection's channel with this number. Otherwise they wait.
-    pub(super) attached: bool,
+    pub(crate) attached: bool,
     /// Whether `Opened` was emitted.
-    pub(super) opened: bool,
+    pub(crate) opened: bool,
     /// Whether the application has closed the channel.
-    pub(super) closing: bool,
-    pub(super) mode: Mode,
+    pub(crate) closing: bool,
+    pub(crate) mode: Mode,
     /// The restored prefetch limit of consumers that start from now on.
-    pub(super) qos: Option<BasicQos>,
+    pub(crate) qos: Option<BasicQos>,
     /// The prefetch limit in effect on the present channel, whether it will be restored or not.
-    pub(super) prefetch_now: u16,
+    pub(crate) prefetch_now: u16,
     /// Whether the application has paused deliveries (`channel.flow`).
-    pub(super) paused: bool,
+    pub(crate) paused: bool,
     /// The prefetch limit of the channel as a whole.
-    pub(super) global_qos: Option<BasicQos>,
-    pub(super) consumers: Consumers,
+    pub(crate) global_qos: Option<BasicQos>,
+    pub(crate) consumers: Consumers,
     /// Number of tags that were generated for them.
-    pub(super) renames: u64,
+    pub(crate) renames: u64,
     /// Consumers whose cancel is pending, with their tags at the broker. They are not restored.
-    pub(super) cancelling: BTreeMap<ConsumerId, ShortStr>,
+    pub(crate) cancelling: BTreeMap<ConsumerId, ShortStr>,
     /// Consumers whose handle was dropped while they were being restored. Their deliveries are requeued.
-    pub(super) orphans: Vec<ConsumerId>,
-    pub(super) streams: Streams,
+    pub(crate) orphans: Vec<ConsumerId>,
+    pub(crate) streams: Streams,
     /// The queue for which an empty queue name stands.
-    pub(super) last_queue: ShortStr,
+    pub(crate) last_queue: ShortStr,
     /// Whether the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
-    pub(super) last_queue_unknown: bool,
-    pub(super) in_flight: Requests,
+    pub(crate) last_queue_unknown: bool,
+    pub(crate) in_flight: Requests,
     /// Requests that wait until the channel is restored, or until messages that are sent in groups are confirmed.
-    pub(super) held: VecDeque<Held>,
-    pub(super) kept: Kept,
+    pub(crate) held: VecDeque<Held>,
+    pub(crate) kept: Kept,
     /// Set while one of the kept messages is suspected of having closed the channel.
-    pub(super) careful: Option<Careful>,
-    pub(super) reopened: Reopened,
-    pub(super) seqs: Seqs,
-    pub(super) tags: Tags,
+    pub(crate) careful: Option<Careful>,
+    pub(crate) reopened: Reopened,
+    pub(crate) seqs: Seqs,
+    pub(crate) tags: Tags,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     #[default]
     Plain,
     Confirm,
@@ -70,7 +82,7 @@ pub(super) enum Mode {
 
 impl Mode {
     /// Makes the channel transactional. Selecting again does not begin a new transaction.
-    pub(super) const fn select(&mut self) {
+    pub(crate) const fn select(&mut self) {
         if !matches!(self, Self::Tx { .. }) {
             *self = Self::Tx { dirty: false, lost: false };
         }
@@ -78,21 +90,21 @@ impl Mode {
 
     /// Notes a publish or an acknowledgement.
     #[inline]
-    pub(super) const fn work(&mut self) {
+    pub(crate) const fn work(&mut self) {
         if let Self::Tx { dirty, .. } = self {
             *dirty = true;
         }
     }
 
     /// Notes that a part of the transaction is lost.
-    pub(super) const fn lose(&mut self) {
+    pub(crate) const fn lose(&mut self) {
         if let Self::Tx { lost, .. } = self {
             *lost = true;
         }
     }
 
     /// Notes the loss of the channel, and so of everything uncommitted.
-    pub(super) const fn interrupt(&mut self) {
+    pub(crate) const fn interrupt(&mut self) {
         if let Self::Tx { dirty, lost } = self {
             *lost |= *dirty;
             *dirty = false;
@@ -104,7 +116,7 @@ impl ChannelRecord {
     /// Returns whether a request has to wait although the channel is open. A request that removes a queue, an exchange or a
     /// binding must not overtake messages that are sent in groups: they would be lost, or refused in their turn. The
     /// requests behind it wait as well.
-    pub(super) fn waits_for_messages(&mut self, method: &Method) -> bool {
+    pub(crate) fn waits_for_messages(&mut self, method: &Method) -> bool {
         if self.careful.is_none() {
             return false;
         }
@@ -112,12 +124,12 @@ impl ChannelRecord {
     }
 
     /// Returns whether the channel waits for its turn to send kept messages, since one of them closes the whole connection.
-    pub(super) fn takes_turns(&self) -> bool {
+    pub(crate) fn takes_turns(&self) -> bool {
         self.careful.is_some_and(|careful| careful.in_turns)
     }
 
     /// The channel is closed: on the next one, nothing is sent yet.
-    pub(super) fn send_anew(&mut self) {
+    pub(crate) fn send_anew(&mut self) {
         self.kept.restart();
         if let Some(careful) = &mut self.careful {
             // The last group was not confirmed. Groups after the recovery may be smaller, but not larger.
@@ -126,7 +138,7 @@ impl ChannelRecord {
     }
 
     /// Returns the number of kept messages that may be sent now.
-    pub(super) fn may_resend(&mut self) -> usize {
+    pub(crate) fn may_resend(&mut self) -> usize {
         let Some(careful) = &mut self.careful else { return usize::MAX };
         if self.kept.sent_here() > 0 {
             return 0;
@@ -139,7 +151,7 @@ impl ChannelRecord {
     }
 
     /// Returns whether any of these publishes is not a kept message.
-    pub(super) fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
+    pub(crate) fn any_other(&self, unconfirmed: &[RangeInclusive<PublishSeq>]) -> bool {
         let mut any = false;
         for sent in unconfirmed {
             self.seqs.of(sent, |publishes| self.kept.others(&publishes, |_| any = true));
@@ -148,7 +160,7 @@ impl ChannelRecord {
     }
 
     /// Adds a request to those that wait.
-    pub(super) fn hold(
+    pub(crate) fn hold(
         &mut self,
         id: RequestId,
         method: Method,
@@ -161,7 +173,7 @@ impl ChannelRecord {
     }
 
     /// Puts the name of the queue that was declared last where an empty one stands for it, if the broker does not know.
-    pub(super) fn name_last_queue(&self, method: &mut Method) {
+    pub(crate) fn name_last_queue(&self, method: &mut Method) {
         if !self.last_queue_unknown {
             return;
         }
@@ -180,7 +192,7 @@ impl ChannelRecord {
     }
 
     /// Undoes a prefetch limit for which the broker closed the channel, so that it is not set again.
-    pub(super) fn undo_guilty(&mut self, error: &ChannelError) {
+    pub(crate) fn undo_guilty(&mut self, error: &ChannelError) {
         let cause = error.as_close().map(|close| (close.class_id, close.method_id));
         if cause != Some((BasicQos::CLASS_ID, BasicQos::METHOD_ID)) {
             return;
@@ -193,7 +205,7 @@ impl ChannelRecord {
 
     /// Returns the consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or
     /// is being declared again, or it is paused. Then the broker's reply does not concern it.
-    pub(super) fn cancels_absent(
+    pub(crate) fn cancels_absent(
         &self,
         channel: &mut crate::Channel<'_>,
         method: &Method,
@@ -206,7 +218,7 @@ impl ChannelRecord {
     /// Returns whether a method cancels a consumer that the session is starting again. RabbitMQ: a cancel that arrives before the
     /// queue has replied crashes the channel (seen with 3.10.8). An application that pipelines its own start and cancel gets what it
     /// asks for.
-    pub(super) fn cancels_too_early(&self, channel: &crate::Channel<'_>, method: &Method) -> bool {
+    pub(crate) fn cancels_too_early(&self, channel: &crate::Channel<'_>, method: &Method) -> bool {
         let Method::BasicCancel(cancel) = method else { return false };
         let own = self.consumers.named(&cancel.consumer_tag);
         own.is_some_and(|own| {
@@ -216,7 +228,7 @@ impl ChannelRecord {
     }
 
     /// Returns the prefetch limit of the next consumer.
-    pub(super) fn prefetch(&self) -> u16 {
+    pub(crate) fn prefetch(&self) -> u16 {
         let held = self.held.iter().rev().find_map(|held| match &held.method {
             Method::BasicQos(qos) if !qos.global => Some(qos.prefetch_count),
             _ => None,
@@ -225,18 +237,18 @@ impl ChannelRecord {
     }
 
     /// Removes the consumer with this tag at the broker.
-    pub(super) fn remove_consumer(&mut self, tag: &ShortStr) -> Option<Consumer> {
+    pub(crate) fn remove_consumer(&mut self, tag: &ShortStr) -> Option<Consumer> {
         let id = self.consumers.at_broker(tag)?.id;
         self.consumers.remove(id)
     }
 
     /// Returns the tag at the broker for one of the application's tags.
-    pub(super) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
+    pub(crate) fn tag_at_broker(&self, tag: &ShortStr) -> ShortStr {
         self.consumers.named(tag).map_or_else(|| tag.clone(), |consumer| consumer.tag().clone())
     }
 
     /// Assigns a tag at the broker that no consumer of the channel has had.
-    pub(super) fn rename(&mut self, consumer: ConsumerId) {
+    pub(crate) fn rename(&mut self, consumer: ConsumerId) {
         let Some(own) = self.consumers.get(consumer) else { return };
         let own = own.consume.consumer_tag.clone();
         let tag = loop {
@@ -251,7 +263,7 @@ impl ChannelRecord {
     }
 
     /// Replaces the application's tag in a `basic.cancel` by the tag at the broker.
-    pub(super) fn rename_consumer(&self, method: &mut Method) {
+    pub(crate) fn rename_consumer(&self, method: &mut Method) {
         if let Method::BasicCancel(cancel) = method {
             cancel.consumer_tag = self.tag_at_broker(&cancel.consumer_tag);
         }
@@ -259,7 +271,7 @@ impl ChannelRecord {
 }
 
 /// Returns whether the method removes messages, or a queue, exchange or binding that routes them.
-pub(super) const fn removes(method: &Method) -> bool {
+pub(crate) const fn removes(method: &Method) -> bool {
     matches!(
         method,
         Method::QueuePurge(_)

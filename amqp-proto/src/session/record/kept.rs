@@ -7,37 +7,37 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-use super::discard::Discard;
+use crate::session::discard::Discard;
 use crate::time::{Instant, NEVER};
 use crate::{PublishSeq, RawProperties, ShortStr};
 
 /// Messages that are kept until they are confirmed, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     messages: VecDeque<KeptMessage>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct KeptMessage {
-    pub(super) seq: u64,
-    pub(super) exchange: ShortStr,
-    pub(super) routing_key: ShortStr,
-    pub(super) mandatory: bool,
-    pub(super) immediate: bool,
-    pub(super) properties: RawProperties,
-    pub(super) body: Bytes,
+pub(crate) struct KeptMessage {
+    pub(crate) seq: u64,
+    pub(crate) exchange: ShortStr,
+    pub(crate) routing_key: ShortStr,
+    pub(crate) mandatory: bool,
+    pub(crate) immediate: bool,
+    pub(crate) properties: RawProperties,
+    pub(crate) body: Bytes,
     /// When the message expires.
-    pub(super) expires: Option<Expires>,
+    pub(crate) expires: Option<Expires>,
     /// Whether it was sent before. If so, it is sent again with the header `x-republished`.
-    pub(super) sent: bool,
+    pub(crate) sent: bool,
     /// Whether it was sent on the present channel. Sent messages are in front of those that were not sent.
-    pub(super) here: bool,
+    pub(crate) here: bool,
     /// How often the channel was closed for no known reason when this was the only unconfirmed message.
-    pub(super) coincidences: u8,
+    pub(crate) coincidences: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Expires {
+pub(crate) enum Expires {
     /// After this time, counted from the next time that is passed to the session.
     After(Duration),
     At(Instant),
@@ -45,20 +45,20 @@ pub(super) enum Expires {
 
 /// The number of bytes of kept messages, and its limit.
 #[derive(Debug)]
-pub(super) struct Budget {
-    pub(super) kept: usize,
-    pub(super) max: usize,
+pub(crate) struct Budget {
+    pub(crate) kept: usize,
+    pub(crate) max: usize,
     /// Collects the bodies of messages that are no longer kept.
-    pub(super) discard: Discard,
+    pub(crate) discard: Discard,
     /// Whether there are messages whose time to live has not started yet.
-    pub(super) unarmed: bool,
+    pub(crate) unarmed: bool,
     /// No message expires before this time.
-    pub(super) expires_at: Option<Instant>,
+    pub(crate) expires_at: Option<Instant>,
 }
 
 impl Budget {
     /// Drops messages; `discard` returns the number of bytes that they counted for.
-    pub(super) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
+    pub(crate) fn freed(&mut self, discard: impl FnOnce(&mut Discard) -> usize) {
         let freed = discard(&mut self.discard);
         self.kept = self.kept.saturating_sub(freed);
     }
@@ -66,28 +66,28 @@ impl Budget {
 
 impl KeptMessage {
     /// Returns the number of bytes that the message counts for against the limit.
-    pub(super) fn octets(&self) -> usize {
+    pub(crate) fn octets(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len();
         Self::octets_of(names, &self.properties, self.body.len())
     }
 
-    pub(super) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
+    pub(crate) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
         size_of::<Self>() + names + properties.as_encoded().len() + body
     }
 
     /// Drops the message's body and properties, or collects them.
-    pub(super) fn discard(self, discard: &mut Discard) {
+    pub(crate) fn discard(self, discard: &mut Discard) {
         discard.bodies([self.body, self.properties.into_encoded()]);
     }
 }
 
 impl Kept {
-    pub(super) fn push(&mut self, message: KeptMessage) {
+    pub(crate) fn push(&mut self, message: KeptMessage) {
         self.messages.push_back(message);
     }
 
     /// Removes messages that were confirmed or refused. Returns the number of bytes that are free again.
-    pub(super) fn settled(
+    pub(crate) fn settled(
         &mut self,
         seqs: &RangeInclusive<PublishSeq>,
         discard: &mut Discard,
@@ -103,7 +103,7 @@ impl Kept {
     }
 
     /// Calls back with those of these numbers that are not kept, in runs.
-    pub(super) fn others(
+    pub(crate) fn others(
         &self,
         seqs: &RangeInclusive<PublishSeq>,
         mut run: impl FnMut(RangeInclusive<PublishSeq>),
@@ -124,7 +124,7 @@ impl Kept {
     }
 
     /// Drops all messages. Returns the number of bytes that are free again.
-    pub(super) fn clear(&mut self, discard: &mut Discard) -> usize {
+    pub(crate) fn clear(&mut self, discard: &mut Discard) -> usize {
         let mut freed = 0;
         for message in self.messages.drain(..) {
             freed += message.octets();
@@ -134,44 +134,44 @@ impl Kept {
     }
 
     /// Marks all messages as not sent on the present channel, for a new channel.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.messages.iter_mut().for_each(|message| message.here = false);
     }
 
     /// Returns the oldest message that was not sent on the present channel.
-    pub(super) fn next_unsent(&mut self) -> Option<&mut KeptMessage> {
+    pub(crate) fn next_unsent(&mut self) -> Option<&mut KeptMessage> {
         let sent = self.sent_here();
         self.messages.get_mut(sent)
     }
 
     /// Returns the number of messages that were sent on the present channel.
-    pub(super) fn sent_here(&self) -> usize {
+    pub(crate) fn sent_here(&self) -> usize {
         self.messages.partition_point(|message| message.here)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &KeptMessage> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeptMessage> {
         self.messages.iter()
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&KeptMessage> {
+    pub(crate) fn get(&self, index: usize) -> Option<&KeptMessage> {
         self.messages.get(index)
     }
 
-    pub(super) fn first(&self) -> Option<&KeptMessage> {
+    pub(crate) fn first(&self) -> Option<&KeptMessage> {
         self.messages.front()
     }
 
-    pub(super) fn first_mut(&mut self) -> Option<&mut KeptMessage> {
+    pub(crate) fn first_mut(&mut self) -> Option<&mut KeptMessage> {
         self.messages.front_mut()
     }
 
-    pub(super) fn find(&self, seq: u64) -> Option<&KeptMessage> {
+    pub(crate) fn find(&self, seq: u64) -> Option<&KeptMessage> {
         let index = self.messages.binary_search_by_key(&seq, |message| message.seq).ok()?;
         self.messages.get(index)
     }
 
     /// Starts the time to live of new messages.
-    pub(super) fn arm(&mut self, now: Instant, mut arm: impl FnMut(Instant)) {
+    pub(crate) fn arm(&mut self, now: Instant, mut arm: impl FnMut(Instant)) {
         for message in self.messages.iter_mut().rev() {
             match message.expires {
                 Some(Expires::At(_)) => break,
@@ -187,7 +187,7 @@ impl Kept {
     }
 
     /// Returns the messages that have expired; `later` gets the expiry times of the others.
-    pub(super) fn expired(&self, now: Instant, mut later: impl FnMut(Instant)) -> Vec<u64> {
+    pub(crate) fn expired(&self, now: Instant, mut later: impl FnMut(Instant)) -> Vec<u64> {
         let expired = self.messages.iter().filter(|message| match message.expires {
             Some(Expires::At(at)) if at <= now => true,
             Some(Expires::At(at)) => {
@@ -200,7 +200,7 @@ impl Kept {
     }
 
     /// Drops one message. Returns the number of bytes that are free again.
-    pub(super) fn give_up(&mut self, seq: u64, discard: &mut Discard) -> usize {
+    pub(crate) fn give_up(&mut self, seq: u64, discard: &mut Discard) -> usize {
         self.settled(&(PublishSeq(seq)..=PublishSeq(seq)), discard)
     }
 }

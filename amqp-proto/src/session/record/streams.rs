@@ -26,7 +26,7 @@ use crate::{ConsumerId, Delivery, DeliveryTag, Value};
 
 /// The consumers of a channel that read streams, or may.
 #[derive(Debug, Default)]
-pub(super) struct Streams {
+pub(crate) struct Streams {
     /// Consumers whose deliveries are looked at, by number: of streams, and those that have had no delivery yet, whose
     /// queue may be one. Those that have ended are left out sooner or later.
     watched: Vec<Watched>,
@@ -73,19 +73,19 @@ const ENDED_READERS_MAX: usize = 16;
 impl Streams {
     /// Returns whether deliveries of the consumer are to be [looked at](Self::delivered).
     #[inline]
-    pub(super) fn watches(&self, consumer: ConsumerId) -> bool {
+    pub(crate) fn watches(&self, consumer: ConsumerId) -> bool {
         !self.watched.is_empty() && self.find(consumer).is_ok()
     }
 
     /// Returns whether settling deliveries is to be [noted](Self::settled).
     #[inline]
-    pub(super) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         !self.readers.is_empty()
     }
 
     /// Returns whether the delivery comes from a stream and is unsettled.
     #[inline]
-    pub(super) fn holds(&self, tag: DeliveryTag) -> bool {
+    pub(crate) fn holds(&self, tag: DeliveryTag) -> bool {
         self.readers.iter().any(|reader| {
             let found = reader.open.binary_search_by_key(&tag, |open| open.tag).ok();
             found.and_then(|index| reader.open.get(index)).is_some_and(Open::is_unsettled)
@@ -93,7 +93,7 @@ impl Streams {
     }
 
     /// The deliveries of streams up to that one that are not settled; tag 0 means all there are.
-    pub(super) fn held_up_to(&self, tag: DeliveryTag) -> Vec<DeliveryTag> {
+    pub(crate) fn held_up_to(&self, tag: DeliveryTag) -> Vec<DeliveryTag> {
         let open = self.readers.iter().flat_map(|reader| &reader.open);
         let open = open.filter(|open| open.is_unsettled() && (tag.get() == 0 || open.tag <= tag));
         open.map(|open| open.tag).collect()
@@ -104,7 +104,7 @@ impl Streams {
     }
 
     /// A consumer that acknowledges is started; streams have no others. `consumers` are those that there are.
-    pub(super) fn watch(
+    pub(crate) fn watch(
         &mut self,
         consumer: ConsumerId,
         consumers: impl ExactSizeIterator<Item = ConsumerId>,
@@ -123,7 +123,7 @@ impl Streams {
     }
 
     /// The broker has started a consumer, or may have.
-    pub(super) fn started(&mut self, consumer: ConsumerId, now: Instant) {
+    pub(crate) fn started(&mut self, consumer: ConsumerId, now: Instant) {
         if let Some(watched) =
             self.find(consumer).ok().and_then(|index| self.watched.get_mut(index))
         {
@@ -132,7 +132,7 @@ impl Streams {
     }
 
     /// A [watched](Self::watches) consumer got a message. A message without an offset shows that its queue is no stream.
-    pub(super) fn delivered(&mut self, consumer: ConsumerId, delivery: &Delivery) {
+    pub(crate) fn delivered(&mut self, consumer: ConsumerId, delivery: &Delivery) {
         let known = self.readers.iter_mut().find(|reader| reader.consumer == consumer);
         let headers = delivery.properties().headers();
         let offset =
@@ -164,7 +164,7 @@ impl Streams {
     }
 
     /// A delivery was settled, or all up to it; tag 0 means all there are.
-    pub(super) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
+    pub(crate) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
         let state = if in_transaction { SettleState::InTransaction } else { SettleState::Settled };
         for reader in &mut self.readers {
             let end = match tag.get() {
@@ -182,13 +182,13 @@ impl Streams {
     }
 
     /// The transaction is being committed, or else rolled back.
-    pub(super) fn end_transaction(&mut self, commits: bool) {
+    pub(crate) fn end_transaction(&mut self, commits: bool) {
         let state = if commits { SettleState::Committing } else { SettleState::Unsettled };
         self.change(SettleState::InTransaction, state);
     }
 
     /// The commit has succeeded: its settlements are final.
-    pub(super) fn committed(&mut self) {
+    pub(crate) fn committed(&mut self) {
         self.change(SettleState::Committing, SettleState::Settled);
     }
 
@@ -201,12 +201,12 @@ impl Streams {
     }
 
     /// All readers start again.
-    pub(super) fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.readers.iter_mut().for_each(Reader::interrupt);
     }
 
     /// The consumer starts again.
-    pub(super) fn interrupt_one(&mut self, consumer: ConsumerId) {
+    pub(crate) fn interrupt_one(&mut self, consumer: ConsumerId) {
         let mut readers = self.readers.iter_mut();
         if let Some(reader) = readers.find(|reader| reader.consumer == consumer) {
             reader.interrupt();
@@ -216,7 +216,7 @@ impl Streams {
     /// Lets a consumer that starts again begin where it was. If it has had no delivery, it begins as it did the first time;
     /// but where that was the end of the stream (`next`, the default), messages that came since would be skipped, so it
     /// begins at that time instead. RabbitMQ takes a time as one that is so and so long ago, by its own clock.
-    pub(super) fn resume(
+    pub(crate) fn resume(
         &self,
         consumer: ConsumerId,
         consume: &mut BasicConsume,

@@ -32,7 +32,7 @@ use crate::{DeliveryTag, PublishSeq};
 
 /// Translates delivery tags between the session and the broker.
 #[derive(Debug, Default)]
-pub(super) struct Tags {
+pub(crate) struct Tags {
     /// The offset between the session's tags and the broker's.
     before: u64,
     last: u64,
@@ -41,7 +41,7 @@ pub(super) struct Tags {
 impl Tags {
     /// Returns the session's tag for one of the broker's.
     #[inline]
-    pub(super) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
+    pub(crate) fn received(&mut self, tag: DeliveryTag) -> DeliveryTag {
         // The connection refuses tags that no server reaches, so the sum does not overflow.
         debug_assert!(self.before.checked_add(tag.get()).is_some(), "{tag} behind {}", self.before);
         let tag = self.before.saturating_add(tag.get());
@@ -51,13 +51,13 @@ impl Tags {
     }
 
     /// Returns the last tag that was received since the channel was opened.
-    pub(super) fn last(&self) -> Option<DeliveryTag> {
+    pub(crate) fn last(&self) -> Option<DeliveryTag> {
         (self.last > self.before).then(|| DeliveryTag::new(self.last))
     }
 
     /// Returns the broker's tag for one of the session's, or `None` if the broker has requeued that delivery.
     #[inline]
-    pub(super) fn sent(&self, tag: DeliveryTag) -> Option<DeliveryTag> {
+    pub(crate) fn sent(&self, tag: DeliveryTag) -> Option<DeliveryTag> {
         match tag.get() {
             // Tag 0 means all deliveries.
             0 => Some(tag),
@@ -66,7 +66,7 @@ impl Tags {
     }
 
     /// Begins again for a reopened channel. Returns the last tag that is stale.
-    pub(super) fn restart(&mut self) -> DeliveryTag {
+    pub(crate) fn restart(&mut self) -> DeliveryTag {
         self.before = self.last;
         DeliveryTag::new(self.last)
     }
@@ -74,7 +74,7 @@ impl Tags {
 
 /// Translates publish numbers between the session and the broker.
 #[derive(Debug)]
-pub(super) struct Seqs {
+pub(crate) struct Seqs {
     /// The number of the next publish.
     next: u64,
     /// The numbers of messages that were sent again; they are the first on their channel.
@@ -92,13 +92,13 @@ impl Default for Seqs {
 impl Seqs {
     /// Notes a message that was sent for the first time, with the broker's number. Returns the session's number.
     #[inline]
-    pub(super) fn published(&mut self, sent: PublishSeq) -> PublishSeq {
+    pub(crate) fn published(&mut self, sent: PublishSeq) -> PublishSeq {
         self.next = sent.get() + self.ahead + 1;
         PublishSeq(sent.get() + self.ahead)
     }
 
     /// Reserves the number of a message that is sent later.
-    pub(super) const fn reserve(&mut self) -> PublishSeq {
+    pub(crate) const fn reserve(&mut self) -> PublishSeq {
         let seq = self.next;
         self.next += 1;
         self.ahead += 1;
@@ -106,19 +106,19 @@ impl Seqs {
     }
 
     /// Returns the number of the next publish.
-    pub(super) const fn next(&self) -> u64 {
+    pub(crate) const fn next(&self) -> u64 {
         self.next
     }
 
     /// Begins again for a reopened channel.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.ahead = self.next - 1;
         self.resent.clear();
     }
 
     /// Notes a message that was sent on the new channel and has this number already. A message that could not be sent is not
     /// noted: the broker counts only the messages that it receives.
-    pub(super) fn resent(&mut self, seq: u64) {
+    pub(crate) fn resent(&mut self, seq: u64) {
         debug_assert_eq!(
             self.ahead + self.resent.len() as u64,
             self.next - 1,
@@ -129,7 +129,7 @@ impl Seqs {
     }
 
     /// Returns the session's numbers for a range of the broker's, in runs.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         sent: &RangeInclusive<PublishSeq>,
         mut run: impl FnMut(RangeInclusive<PublishSeq>),
@@ -158,7 +158,7 @@ impl Seqs {
     }
 
     /// Returns the session's number for one of the broker's.
-    pub(super) fn one(&self, sent: u64) -> u64 {
+    pub(crate) fn one(&self, sent: u64) -> u64 {
         let resent = sent.checked_sub(1).and_then(|index| usize::try_from(index).ok());
         resent.and_then(|index| self.resent.get(index).copied()).unwrap_or(sent + self.ahead)
     }

@@ -7,7 +7,7 @@ use crate::{ConsumerId, RequestId, ShortStr};
 
 /// The consumers of a channel, in the order in which the application started them.
 #[derive(Debug, Default)]
-pub(super) struct Consumers {
+pub(crate) struct Consumers {
     all: BTreeMap<ConsumerId, Consumer>,
     /// The tags of the application and those at the broker, with their consumers. Two consumers of one tag are the
     /// application's mistake, over which the broker closes the connection; until then there are two.
@@ -16,28 +16,28 @@ pub(super) struct Consumers {
 
 /// A consumer of a session's channel.
 #[derive(Debug)]
-pub(super) struct Consumer {
-    pub(super) id: ConsumerId,
-    pub(super) consume: BasicConsume,
-    /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](super::pause).
-    pub(super) renamed: Option<ShortStr>,
+pub(crate) struct Consumer {
+    pub(crate) id: ConsumerId,
+    pub(crate) consume: BasicConsume,
+    /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](crate::session::pause).
+    pub(crate) renamed: Option<ShortStr>,
     /// The prefetch limit in effect when the consumer was started.
-    pub(super) qos: Option<BasicQos>,
+    pub(crate) qos: Option<BasicQos>,
     /// Whether the consumer is restored after a loss.
-    pub(super) recovers: bool,
-    pub(super) pause: Pause,
+    pub(crate) recovers: bool,
+    pub(crate) pause: Pause,
 }
 
 impl Consumer {
     /// Returns the consumer's tag at the broker.
-    pub(super) fn tag(&self) -> &ShortStr {
+    pub(crate) fn tag(&self) -> &ShortStr {
         self.renamed.as_ref().unwrap_or(&self.consume.consumer_tag)
     }
 }
 
 /// How far a consumer is paused.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pause {
+pub(crate) enum Pause {
     #[default]
     Running,
     /// The cancel is pending.
@@ -51,13 +51,13 @@ pub(super) enum Pause {
 }
 
 impl Consumers {
-    pub(super) fn insert(&mut self, consumer: Consumer) {
+    pub(crate) fn insert(&mut self, consumer: Consumer) {
         self.remove(consumer.id);
         self.tags.extend(tags_of(&consumer));
         self.all.insert(consumer.id, consumer);
     }
 
-    pub(super) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
+    pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
         let consumer = self.all.remove(&id)?;
         for tag in tags_of(&consumer) {
             self.tags.remove(&tag);
@@ -65,7 +65,7 @@ impl Consumers {
         Some(consumer)
     }
 
-    pub(super) fn retain(&mut self, mut stays: impl FnMut(&Consumer) -> bool) {
+    pub(crate) fn retain(&mut self, mut stays: impl FnMut(&Consumer) -> bool) {
         let Self { all, tags } = self;
         all.retain(|_, consumer| {
             let stays = stays(consumer);
@@ -78,46 +78,46 @@ impl Consumers {
         });
     }
 
-    pub(super) fn contains(&self, id: ConsumerId) -> bool {
+    pub(crate) fn contains(&self, id: ConsumerId) -> bool {
         self.all.contains_key(&id)
     }
 
-    pub(super) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
+    pub(crate) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
         self.all.get(&id)
     }
 
     /// Returns a consumer, to change anything except its tags.
-    pub(super) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+    pub(crate) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
         self.all.get_mut(&id)
     }
 
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Consumer> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Consumer> {
         self.all.values()
     }
 
     /// Returns all consumers, to change anything except their tags.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
         self.all.values_mut()
     }
 
     /// Those that have this tag, of the application or at the broker.
-    pub(super) fn tagged(&self, tag: &ShortStr) -> impl Iterator<Item = &Consumer> {
+    pub(crate) fn tagged(&self, tag: &ShortStr) -> impl Iterator<Item = &Consumer> {
         let range = (tag.clone(), ConsumerId(0))..=(tag.clone(), ConsumerId(u64::MAX));
         self.tags.range(range).filter_map(|(_, id)| self.all.get(id))
     }
 
     /// The one that has this tag at the broker.
-    pub(super) fn at_broker(&self, tag: &ShortStr) -> Option<&Consumer> {
+    pub(crate) fn at_broker(&self, tag: &ShortStr) -> Option<&Consumer> {
         self.tagged(tag).find(|consumer| consumer.tag() == tag)
     }
 
     /// Returns the consumer to which the application assigned this tag.
-    pub(super) fn named(&self, tag: &ShortStr) -> Option<&Consumer> {
+    pub(crate) fn named(&self, tag: &ShortStr) -> Option<&Consumer> {
         self.tagged(tag).find(|consumer| consumer.consume.consumer_tag == *tag)
     }
 
     /// The broker has named it.
-    pub(super) fn set_tag(&mut self, id: ConsumerId, tag: ShortStr) {
+    pub(crate) fn set_tag(&mut self, id: ConsumerId, tag: ShortStr) {
         if self.get(id).is_none_or(|consumer| consumer.consume.consumer_tag == tag) {
             return;
         }
@@ -128,7 +128,7 @@ impl Consumers {
     }
 
     /// Records another tag of the consumer at the broker.
-    pub(super) fn rename(&mut self, id: ConsumerId, renamed: ShortStr) {
+    pub(crate) fn rename(&mut self, id: ConsumerId, renamed: ShortStr) {
         if let Some(mut consumer) = self.remove(id) {
             consumer.renamed = Some(renamed);
             self.insert(consumer);
@@ -136,7 +136,7 @@ impl Consumers {
     }
 
     /// The broker has none of them any more: when they are started again, it is with their own tags.
-    pub(super) fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         for consumer in self.all.values_mut() {
             consumer.pause = Pause::Running;
             if let Some(renamed) = consumer.renamed.take() {

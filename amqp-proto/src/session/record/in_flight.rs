@@ -10,7 +10,7 @@ use crate::RequestId;
 /// Most replies come in that order. Replies to consumes and cancels come from queues, and so in any order, and requests can
 /// be abandoned in any order. These leave a gap, which costs less than closing up each time.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     sent: VecDeque<(RequestId, Option<InFlight>)>,
     /// Number of gaps in `sent`. Neither the first nor the last entry is one.
     gaps: usize,
@@ -20,33 +20,33 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn push(&mut self, request: InFlight) {
+    pub(crate) fn push(&mut self, request: InFlight) {
         self.unsorted |= self.sent.back().is_some_and(|(last, _)| *last >= request.id);
         self.sent.push_back((request.id, Some(request)));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         // The first entry is never a gap.
         self.sent.is_empty()
     }
 
     /// The request that was sent last.
-    pub(super) fn last(&mut self) -> Option<&mut InFlight> {
+    pub(crate) fn last(&mut self) -> Option<&mut InFlight> {
         self.sent.back_mut()?.1.as_mut()
     }
 
-    pub(super) fn contains(&self, id: RequestId) -> bool {
+    pub(crate) fn contains(&self, id: RequestId) -> bool {
         let request = self.place(id).and_then(|place| self.sent.get(place));
         request.is_some_and(|(_, request)| request.is_some())
     }
 
-    pub(super) fn find(&mut self, id: RequestId) -> Option<&mut InFlight> {
+    pub(crate) fn find(&mut self, id: RequestId) -> Option<&mut InFlight> {
         let place = self.place(id)?;
         self.sent.get_mut(place)?.1.as_mut()
     }
 
     /// Removes a request: its reply has arrived, or nobody wants the reply.
-    pub(super) fn take(&mut self, id: RequestId) -> Option<InFlight> {
+    pub(crate) fn take(&mut self, id: RequestId) -> Option<InFlight> {
         let place = self.place(id)?;
         let taken = self.sent.get_mut(place)?.1.take()?;
         self.gaps += 1;
@@ -68,12 +68,12 @@ impl Requests {
     }
 
     /// Returns all requests, the oldest first.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut InFlight> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut InFlight> {
         self.sent.iter_mut().filter_map(|(_, request)| request.as_mut())
     }
 
     /// Takes all requests, the oldest first.
-    pub(super) fn take_all(&mut self) -> impl Iterator<Item = InFlight> + use<> {
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = InFlight> + use<> {
         core::mem::take(self).sent.into_iter().filter_map(|(_, request)| request)
     }
 

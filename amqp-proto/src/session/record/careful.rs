@@ -1,29 +1,29 @@
-//! Sending kept messages in groups, to find those that the broker refuses: see [`blame`](super::blame).
+//! Sending kept messages in groups, to find those that the broker refuses: see [`blame`](crate::session::blame).
 
 /// Kept messages are sent in groups, each when the one before is confirmed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Careful {
+pub(crate) struct Careful {
     /// The last message that may have closed the channel.
-    pub(super) until: u64,
+    pub(crate) until: u64,
     /// How large the next group is.
     group: usize,
-    /// The message may have closed the whole connection, so the channel takes [turns](super::turns) with others.
-    pub(super) in_turns: bool,
+    /// The message may have closed the whole connection, so the channel takes [turns](crate::session::turns) with others.
+    pub(crate) in_turns: bool,
 }
 
 impl Careful {
     /// The messages up to `until` are under suspicion. The first group is one message.
-    pub(super) const fn new(until: u64, in_turns: bool) -> Self {
+    pub(crate) const fn new(until: u64, in_turns: bool) -> Self {
         Self { until, group: 1, in_turns }
     }
 
     /// Begins with a small group again, on another channel.
-    pub(super) const fn begin_again(&mut self) {
+    pub(crate) const fn begin_again(&mut self) {
         self.group = 1;
     }
 
     /// Returns the size of the next group. The one after it is twice as large.
-    pub(super) const fn next_group(&mut self) -> usize {
+    pub(crate) const fn next_group(&mut self) -> usize {
         let group = self.group;
         self.group = group.saturating_mul(2);
         group
