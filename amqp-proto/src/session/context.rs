@@ -60,7 +60,7 @@ pub(super) struct Locks {
     pub(super) retry_at: Option<Instant>,
 }
 
-/// The turn of a careful channel, as [`turns`](super::turns) explains: the broker has not looked at its group yet.
+/// The turn of a careful channel, as [`turns`](super::resend) explains: the broker has not looked at its group yet.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) channel: ChannelId,

@@ -31,7 +31,6 @@
 //! A loop that stops reading because one consumer takes nothing stops all consumers. [`Session::pause_consumer`] stops that
 //! consumer only: its messages stay in the broker until [`Session::resume_consumer`].
 
-mod blame;
 mod channel;
 mod channels;
 mod context;
@@ -52,7 +51,6 @@ mod report;
 mod resend;
 mod secret;
 mod topology;
-mod turns;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

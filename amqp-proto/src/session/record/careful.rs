@@ -1,4 +1,4 @@
-//! Sending kept messages in groups, to find those that the broker refuses: see [`blame`](crate::session::blame).
+//! Sending kept messages in groups, to find those that the broker refuses: see [`resend`](crate::session::resend).
 
 /// Kept messages are sent in groups, each when the one before is confirmed.
 #[derive(Debug, Clone, Copy)]
@@ -7,7 +7,7 @@ pub(crate) struct Careful {
     pub(crate) until: u64,
     /// How large the next group is.
     group: usize,
-    /// The message may have closed the whole connection, so the channel takes [turns](crate::session::turns) with others.
+    /// The message may have closed the whole connection, so the channel takes turns with others.
     pub(crate) in_turns: bool,
 }
 

@@ -17,10 +17,10 @@
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::context::{Context, Turn};
-use super::record::careful::Careful;
-use super::record::kept::{Kept, KeptMessage};
 use crate::method::{Arguments as _, BasicPublish};
+use crate::session::context::{Context, Turn};
+use crate::session::record::careful::Careful;
+use crate::session::record::kept::{Kept, KeptMessage};
 use crate::time::Instant;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, Close, ConnectionError, Event, PublishError, PublishSeq,
@@ -33,7 +33,7 @@ const COINCIDENCES: u8 = 3;
 impl Context {
     /// The broker has closed a channel, with these publishes unconfirmed. Gives up the kept messages that were the cause.
     /// Returns whether there were any.
-    pub(super) fn blame(
+    pub(crate) fn blame(
         &mut self,
         id: ChannelId,
         close: &Close,
@@ -73,7 +73,7 @@ impl Context {
     ///
     /// They are certain for `immediate` only, which RabbitMQ does not have (540). For any other code, the close names neither
     /// the message nor the channel.
-    pub(super) fn blame_over_connection(&mut self, error: &ConnectionError) {
+    pub(crate) fn blame_over_connection(&mut self, error: &ConnectionError) {
         let turn = self.turn.take();
         if let Some(close) = closed_over_publish(error) {
             if !self.blame_immediate(close, error) {
@@ -129,7 +129,7 @@ impl Context {
     }
 
     /// Gives up kept messages whose time to live has passed.
-    pub(super) fn expire_kept(&mut self) {
+    pub(crate) fn expire_kept(&mut self) {
         let now = self.now;
         let budget = &mut self.budget;
         let earliest = |next: &mut Option<Instant>, at: Instant| {

@@ -9,19 +9,19 @@
 
 use alloc::vec::Vec;
 
-use super::context::{Context, Turn};
 use crate::method::ConfirmSelect;
+use crate::session::context::{Context, Turn};
 use crate::{ChannelId, RequestId};
 
 impl Context {
     /// Returns whether the channel may not send kept messages now, because it is the turn of a channel whose message may
     /// close the connection.
-    pub(super) fn waits_for_turn(&mut self, id: ChannelId) -> bool {
+    pub(crate) fn waits_for_turn(&mut self, id: ChannelId) -> bool {
         self.turn.is_some() && self.channels.get_mut(id).is_some_and(|own| own.takes_turns())
     }
 
     /// The channel has sent a group: nothing else is sent with care before the broker has looked at it.
-    pub(super) fn take_turn(&mut self, id: ChannelId) {
+    pub(crate) fn take_turn(&mut self, id: ChannelId) {
         debug_assert!(self.turn.is_none(), "one channel at a time");
         let Ok(mut channel) = self.connection.channel(id) else { return };
         // This fails if the channel has ended, and an event reports that.
@@ -30,7 +30,7 @@ impl Context {
     }
 
     /// Returns whether the reply ends a turn.
-    pub(super) fn judged(&mut self, request: RequestId) -> bool {
+    pub(crate) fn judged(&mut self, request: RequestId) -> bool {
         let turn = self.turn.take_if(|turn| turn.probe == request);
         let judged = turn.is_some();
         if let Some(turn) = turn {
@@ -40,7 +40,7 @@ impl Context {
     }
 
     /// The channel is closed, and with it its turn.
-    pub(super) fn end_turn(&mut self, id: ChannelId) {
+    pub(crate) fn end_turn(&mut self, id: ChannelId) {
         if self.turn.take_if(|turn| turn.channel == id).is_some() {
             self.next_turn(id);
         }

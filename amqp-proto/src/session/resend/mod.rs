@@ -1,4 +1,10 @@
 //! Sending kept messages and held requests on a channel that was reopened.
+//!
+//! The broker may have closed the channel, or the connection, for one of the messages. [`blame`] finds that message, and
+//! [`turns`] orders the channels that send such messages.
+
+mod blame;
+mod turns;
 
 use alloc::vec::Vec;
 
@@ -15,7 +21,7 @@ use crate::{
 impl Context {
     /// Commands go to the channel from now on, the first of them being those that waited. Returns how many messages were
     /// published again.
-    pub(super) fn attach(&mut self, id: ChannelId) -> usize {
+    pub(crate) fn attach(&mut self, id: ChannelId) -> usize {
         let Some(record) = self.channels.get_mut(id) else { return 0 };
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
@@ -35,8 +41,8 @@ impl Context {
     }
 
     /// Sends requests and kept messages that wait, in the order in which they were made: all of them, or some if the channel is
-    /// [careful](super::blame::Careful). Returns how many of the messages were published before.
-    pub(super) fn resend(&mut self, id: ChannelId) -> usize {
+    /// [careful](blame::Careful). Returns how many of the messages were published before.
+    pub(crate) fn resend(&mut self, id: ChannelId) -> usize {
         let was_careful = self.channels.get_mut(id).is_some_and(|record| record.careful.is_some());
         let mut again = 0;
         loop {
@@ -122,7 +128,7 @@ impl Context {
     }
 
     /// Sends the cancels that waited until their consumers had started.
-    pub(super) fn send_late_cancels(&mut self, id: ChannelId) {
+    pub(crate) fn send_late_cancels(&mut self, id: ChannelId) {
         // A careful channel sends everything in order.
         let is_due = |record: &ChannelRecord| record.attached && record.careful.is_none();
         let Some(record) = self.channels.get_mut(id).filter(|record| is_due(record)) else {
@@ -143,7 +149,7 @@ impl Context {
     }
 
     /// Makes the oldest of the waiting requests. Returns whether there was one, and the channel accepts more.
-    pub(super) fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
+    pub(crate) fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
         let Some(record) = self.channels.get_mut(id) else { return false };
         let Ok(mut channel) = self.connection.channel(id) else { return false };
         let Some(next) = record.held.iter().position(|held| due(&held.method)) else {
