@@ -47,6 +47,11 @@ impl ChannelError {
         Self::NotRestored { reply_code, why: why.to_string().into() }
     }
 
+    /// Makes the error of something whose request could not be sent.
+    pub(crate) fn not_sent(error: &CommandError) -> Self {
+        Self::not_restored(ReplyCode::NOT_ALLOWED, error)
+    }
+
     /// What an error says that results from this one.
     pub(crate) fn reason(&self) -> Arc<str> {
         match self {

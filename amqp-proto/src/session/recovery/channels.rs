@@ -204,7 +204,7 @@ impl Repair {
                 Err(CommandError::Ended(_)) => break,
                 // The consumer is running: an earlier step started it.
                 Err(_) if is_running(&mut channel, &step.entity) => {}
-                Err(error) => failed.push((step, not_sent(&error))),
+                Err(error) => failed.push((step, ChannelError::not_sent(&error))),
             }
         }
         for (step, error) in failed {
@@ -345,9 +345,4 @@ fn is_running(channel: &mut crate::Channel<'_>, entity: &Entity) -> bool {
         }
         _ => false,
     }
-}
-
-/// The error of an entity whose request could not be sent.
-pub(in crate::session) fn not_sent(error: &CommandError) -> ChannelError {
-    ChannelError::not_restored(ReplyCode::NOT_ALLOWED, error)
 }

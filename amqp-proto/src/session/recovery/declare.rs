@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::Repair;
-use super::channels::not_sent;
 use crate::method::Method;
 use crate::session::context::Context;
 use crate::session::report::Entity;
@@ -107,7 +106,7 @@ impl Repair {
                     own.steps.push_front(step);
                     break;
                 }
-                Err(error) => failed.push((step, not_sent(&error))),
+                Err(error) => failed.push((step, ChannelError::not_sent(&error))),
             }
         }
         // If nothing was sent, no reply will continue this.

@@ -26,7 +26,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-pub(super) use channels::not_sent;
 use channels::{ChannelRepair, leave_out};
 use declare::Declarations;
 pub(super) use plan::ChannelStep;

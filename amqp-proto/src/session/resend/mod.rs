@@ -12,10 +12,10 @@ use super::context::Context;
 use super::noted::note;
 use super::record::kept::KeptMessage;
 use super::record::{ChannelRecord, Mode, removes};
-use super::recovery::not_sent;
 use crate::method::{ConfirmSelect, Method};
 use crate::{
-    ChannelEvent, ChannelId, CommandError, Event, Properties, PublishSeq, RawProperties, Route,
+    ChannelError, ChannelEvent, ChannelId, CommandError, Event, Properties, PublishSeq,
+    RawProperties, Route,
 };
 
 impl Context {
@@ -189,7 +189,7 @@ impl Context {
             }
             Err(error) => {
                 if matches!(method, Method::BasicConsume(_)) && !answered {
-                    let (consumer, error) = (request.into(), not_sent(&error));
+                    let (consumer, error) = (request.into(), ChannelError::not_sent(&error));
                     let failed = ChannelEvent::ConsumerFailed { consumer, error };
                     self.events.push_back(Event::Channel(id, failed));
                 }
