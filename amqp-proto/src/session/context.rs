@@ -1,18 +1,18 @@
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
 
 use super::channels::Channels;
 use super::nodes::Nodes;
-use super::policy::{LEAST_DELAY, Locked, Recovery};
-use super::record::ChannelRecord;
+use super::policy::{LEAST_DELAY, Locked, OnCancel, Recovery};
+use super::record::consumers::{Consumer, Pause};
 use super::record::kept::Budget;
+use super::report::Entity;
 use super::topology::{Declaration, Topology};
-use crate::method::Method;
+use crate::method::{Method, QueueDeclare};
 use crate::time::Instant;
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Connection, ConsumerId, Event, GetReply, PublishSeq,
-    Reply, ReplyCode, RequestId, Settlement, ShortStr,
+    ChannelError, ChannelEvent, ChannelId, Connection, ConsumerId, Event, GetReply, Reply,
+    RequestId, Settlement, ShortStr,
 };
 
 /// The part of a session that does not depend on its phase: the state kept across connections, and the present connection.
@@ -99,33 +99,6 @@ impl Context {
         detached.map(|(id, _)| id).collect()
     }
 
-    /// Forgets a channel that has ended. Returns whether there was one.
-    pub(super) fn forget_channel(&mut self, id: ChannelId) -> bool {
-        let Some(mut record) = self.channels.remove(id) else { return false };
-        self.budget.freed(|discard| record.kept.clear(discard));
-        for consumer in record.consumers.iter() {
-            self.topology.unconsumed(&consumer.consume.queue);
-        }
-        self.reopening.retain(|(_, waiting)| *waiting != id);
-        if let Some(recovering) = &mut self.recovering {
-            recovering.locks.consumers.retain(|(channel, _)| *channel != id);
-        }
-        self.end_turn(id);
-        // The channel may have been closed while it was being reopened.
-        if let Ok(mut channel) = self.connection.channel(id) {
-            channel.close(ReplyCode::REPLY_SUCCESS, "not wanted any more");
-        }
-        true
-    }
-
-    /// Ends a channel that cannot be restored. It accepts no more commands, and is forgotten when its end is polled.
-    pub(super) fn end_channel(&mut self, id: ChannelId, error: ChannelError) {
-        if let Some(record) = self.channels.get_mut(id) {
-            (record.attached, record.closing) = (false, true);
-        }
-        self.emit(id, ChannelEvent::Closed(error));
-    }
-
     pub(super) fn has_consumer(&self, id: ChannelId, consumer: ConsumerId) -> bool {
         self.channels.get(id).is_some_and(|record| record.consumers.contains(consumer))
     }
@@ -156,6 +129,52 @@ impl Context {
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.discard_consumer(tag);
         }
+    }
+
+    /// Returns what to declare before a consumer that the broker has cancelled is started again. If the consumer is not to be
+    /// started again, removes it and returns `None`.
+    pub(super) fn resubscription(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+    ) -> Option<Vec<Declaration>> {
+        let policy = self.recovering.as_ref().map(|recovering| recovering.policy.on_cancel);
+        let record = self.channels.get_mut(id)?;
+        let found = record.consumers.get(consumer)?;
+        let queue = found.consume.queue.clone();
+        if policy != Some(OnCancel::Resubscribe) || !found.recovers {
+            record.consumers.remove(consumer);
+            self.topology.unconsumed(&queue);
+            return None;
+        }
+        // RabbitMQ remembers the tag until the consumer's deliveries are settled: see `pause`.
+        let channel = self.connection.channel(id).ok();
+        if !found.consume.no_ack && channel.is_some_and(|own| own.may_have_unsettled()) {
+            record.rename(consumer);
+        }
+        record.streams.interrupt_one(consumer);
+        let mut steps = self.topology.queue_steps(&queue);
+        if steps.is_empty() {
+            let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
+            let entity = Entity::Queue(queue.clone());
+            steps.push(Declaration::new(declare.into(), entity, Some(&queue)));
+        }
+        Some(steps)
+    }
+
+    /// Ends the pause of a consumer that was started. Returns whether it was paused: then the application is not notified.
+    pub(super) fn end_pause(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+        let found = self.consumer(id, consumer);
+        let resuming = found.filter(|found| found.pause == Pause::Resuming);
+        resuming.map(|found| found.pause = Pause::Running).is_some()
+    }
+
+    pub(super) fn consumer(
+        &mut self,
+        id: ChannelId,
+        consumer: ConsumerId,
+    ) -> Option<&mut Consumer> {
+        self.channels.get_mut(id)?.consumers.get_mut(consumer)
     }
 
     /// A queue has a new name from the broker.
@@ -214,71 +233,4 @@ impl Context {
             _ => {}
         }
     }
-
-    /// Interrupts a channel whose connection was lost, or that the broker has closed: fails its pending requests and publishes, and
-    /// makes its deliveries stale. Returns `false` if the application was closing the channel: then it has ended.
-    pub(super) fn interrupt(
-        &mut self,
-        id: ChannelId,
-        error: &ChannelError,
-        unconfirmed: &[RangeInclusive<PublishSeq>],
-    ) -> bool {
-        let Some(record) = self.channels.get_mut(id) else { return true };
-        record.undo_guilty(error);
-        if record.closing {
-            return false;
-        }
-        record.attached = false;
-        record.orphans.clear();
-        record.mode.interrupt();
-        record.streams.interrupt();
-        let mut events = fail_pending(record, error, unconfirmed);
-        // The deliveries of paused consumers are requeued. So the application would never take them, and that is what resumes a
-        // consumer.
-        record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
-        record.consumers.interrupt();
-        let delivered = record.tags.restart();
-        events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
-        let mut ended = Vec::new();
-        record.consumers.retain(|consumer| {
-            if !consumer.recovers {
-                ended.push((consumer.id, consumer.consume.queue.clone()));
-            }
-            consumer.recovers
-        });
-        for (consumer, queue) in ended {
-            self.topology.unconsumed(&queue);
-            events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
-        }
-        self.events.extend(events.into_iter().map(|event| Event::Channel(id, event)));
-        true
-    }
-}
-
-/// Fails the pending requests and publishes of a channel. Kept messages stay.
-fn fail_pending(
-    record: &mut ChannelRecord,
-    error: &ChannelError,
-    unconfirmed: &[RangeInclusive<PublishSeq>],
-) -> Vec<ChannelEvent> {
-    let mut events = Vec::new();
-    for sent in record.in_flight.take_all() {
-        record.consumers.remove(sent.id.into());
-        if !sent.abandoned {
-            let error = error.clone().into();
-            events.push(ChannelEvent::Failed { request: sent.id, error });
-        }
-    }
-    // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
-    let cancelled = core::mem::take(&mut record.cancelling);
-    events.extend(cancelled.into_keys().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));
-    let mut gone = Vec::new();
-    for sent in unconfirmed {
-        record.seqs.of(sent, |publishes| record.kept.others(&publishes, |seqs| gone.push(seqs)));
-    }
-    events.extend(gone.into_iter().map(|publishes| {
-        let error = error.clone();
-        ChannelEvent::Unconfirmed { publishes, error }
-    }));
-    events
 }

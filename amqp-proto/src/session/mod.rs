@@ -35,6 +35,7 @@ mod channel;
 mod channels;
 mod context;
 mod discard;
+mod endings;
 mod exclusive;
 mod nodes;
 mod noted;

@@ -6,12 +6,9 @@
 
 use alloc::vec::Vec;
 
-use super::context::Context;
+use super::Session;
 use super::phase::Phase;
-use super::report::Entity;
 use super::topology::Declaration;
-use super::{OnCancel, Session};
-use crate::method::QueueDeclare;
 use crate::{ChannelId, ConsumerId};
 
 impl Session {
@@ -63,38 +60,5 @@ impl Session {
             consumers.extend(waiting.map(|own| (id, own.id)));
         }
         self.restore_part(declarations, consumers);
-    }
-}
-
-impl Context {
-    /// Returns what to declare before a consumer that the broker has cancelled is started again. If the consumer is not to be
-    /// started again, removes it and returns `None`.
-    pub(super) fn resubscription(
-        &mut self,
-        id: ChannelId,
-        consumer: ConsumerId,
-    ) -> Option<Vec<Declaration>> {
-        let policy = self.recovering.as_ref().map(|recovering| recovering.policy.on_cancel);
-        let record = self.channels.get_mut(id)?;
-        let found = record.consumers.get(consumer)?;
-        let queue = found.consume.queue.clone();
-        if policy != Some(OnCancel::Resubscribe) || !found.recovers {
-            record.consumers.remove(consumer);
-            self.topology.unconsumed(&queue);
-            return None;
-        }
-        // RabbitMQ remembers the tag until the consumer's deliveries are settled: see `pause`.
-        let channel = self.connection.channel(id).ok();
-        if !found.consume.no_ack && channel.is_some_and(|own| own.may_have_unsettled()) {
-            record.rename(consumer);
-        }
-        record.streams.interrupt_one(consumer);
-        let mut steps = self.topology.queue_steps(&queue);
-        if steps.is_empty() {
-            let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
-            let entity = Entity::Queue(queue.clone());
-            steps.push(Declaration::new(declare.into(), entity, Some(&queue)));
-        }
-        Some(steps)
     }
 }

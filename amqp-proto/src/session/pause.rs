@@ -22,7 +22,7 @@
 use super::Session;
 use super::context::Context;
 use super::record::Mode;
-use super::record::consumers::{Consumer, Pause};
+use super::record::consumers::Pause;
 use super::recovery::Repair;
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};
@@ -143,18 +143,5 @@ impl Repair {
             Some(steps) => self.add(steps, [(id, consumer)]),
             None => cx.emit(id, ChannelEvent::Cancelled { consumer }),
         }
-    }
-}
-
-impl Context {
-    /// Ends the pause of a consumer that was started. Returns whether it was paused: then the application is not notified.
-    pub(super) fn end_pause(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
-        let found = self.consumer(id, consumer);
-        let resuming = found.filter(|found| found.pause == Pause::Resuming);
-        resuming.map(|found| found.pause = Pause::Running).is_some()
-    }
-
-    fn consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> Option<&mut Consumer> {
-        self.channels.get_mut(id)?.consumers.get_mut(consumer)
     }
 }
