@@ -36,7 +36,6 @@ mod channels;
 mod context;
 mod discard;
 mod endings;
-mod exclusive;
 mod nodes;
 mod noted;
 mod outage;

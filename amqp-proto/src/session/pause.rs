@@ -20,14 +20,12 @@
 //! A loss ends each pause. The broker has requeued the consumer's deliveries then, so recovery starts it like all others.
 
 use super::Session;
-use super::context::Context;
 use super::record::Mode;
 use super::record::consumers::Pause;
-use super::recovery::Repair;
 use super::report::Entity;
 use super::topology::{Declaration, Purpose};
 use crate::method::QueueDeclare;
-use crate::{ChannelError, ChannelEvent, ChannelId, ConsumerId, ReplyCode, RequestId};
+use crate::{ChannelId, ConsumerId, RequestId};
 
 impl Session {
     /// Pauses a consumer that has got more than the application takes. Returns whether it did.
@@ -70,8 +68,9 @@ impl Session {
     /// ([`Delivery::consumer_tag`](crate::Delivery::consumer_tag)) and the broker's own tools show the new tag. The session accepts
     /// both tags.
     ///
-    /// If the queue was deleted in between, the consumer ends as if the broker had cancelled it ([`ChannelEvent::Cancelled`]). If the
-    /// broker refuses the consumer for another reason, [`ChannelEvent::ConsumerFailed`] reports it.
+    /// If the queue was deleted in between, the consumer ends as if the broker had cancelled it
+    /// ([`ChannelEvent::Cancelled`](crate::ChannelEvent::Cancelled)). If the broker refuses the consumer for another reason,
+    /// [`ChannelEvent::ConsumerFailed`](crate::ChannelEvent::ConsumerFailed) reports it.
     pub fn resume_consumer(&mut self, id: ChannelId, consumer: ConsumerId) {
         let Some(record) = self.context.channels.get_mut(id) else { return };
         let Some(found) = record.consumers.get_mut(consumer) else { return };
@@ -105,43 +104,5 @@ impl Session {
             self.resume_consumer(id, consumer);
         }
         true
-    }
-}
-
-impl Repair {
-    /// The queue of a paused consumer exists: starts the consumer next, unless it was cancelled or restored in between.
-    pub(super) fn start_resumed(&mut self, cx: &mut Context, id: ChannelId, consumer: ConsumerId) {
-        if cx.consumer(id, consumer).is_some_and(|found| found.pause == Pause::Resuming) {
-            self.start((id, consumer));
-        }
-    }
-
-    /// The broker has refused to look at the queue of a paused consumer.
-    pub(super) fn fail_resumed(
-        &mut self,
-        cx: &mut Context,
-        id: ChannelId,
-        consumer: ConsumerId,
-        error: ChannelError,
-    ) {
-        // There was no free channel for the check. That is no reason to end the consumer.
-        let Some(close) = error.as_close() else { return self.start_resumed(cx, id, consumer) };
-        let not_found = close.reply_code == ReplyCode::NOT_FOUND;
-        let Some(found) = cx.consumer(id, consumer) else { return };
-        if found.pause != Pause::Resuming {
-            return;
-        }
-        found.pause = Pause::Running;
-        let consumer_tag = found.consume.consumer_tag.clone();
-        if !not_found {
-            cx.end_consumer(id, consumer, &error);
-            let entity = Entity::Consumer { channel: id, consumer, consumer_tag };
-            return self.report_failure(cx, entity, error);
-        }
-        // The queue was deleted. If the broker had had the consumer, it would have cancelled it.
-        match cx.resubscription(id, consumer) {
-            Some(steps) => self.add(steps, [(id, consumer)]),
-            None => cx.emit(id, ChannelEvent::Cancelled { consumer }),
-        }
     }
 }

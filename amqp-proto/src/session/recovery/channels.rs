@@ -71,12 +71,7 @@ impl Repair {
     }
 
     /// Reopens a channel that the broker has closed. `one_by_one`: one of the repair's own requests has closed it.
-    pub(in crate::session) fn reopen_channel(
-        &mut self,
-        cx: &mut Context,
-        id: ChannelId,
-        one_by_one: bool,
-    ) {
+    pub(crate) fn reopen_channel(&mut self, cx: &mut Context, id: ChannelId, one_by_one: bool) {
         self.open_channel(cx, id);
         if let Some(own) = self.channels.get_mut(&id) {
             own.one_by_one = one_by_one;

@@ -18,7 +18,9 @@
 
 mod channels;
 mod declare;
+mod exclusive;
 mod plan;
+mod resume;
 
 use alloc::collections::BTreeMap;
 use alloc::string::ToString as _;
@@ -28,7 +30,6 @@ use core::ops::RangeInclusive;
 
 use channels::{ChannelRepair, leave_out};
 use declare::Declarations;
-pub(super) use plan::ChannelStep;
 
 use super::context::Context;
 use super::outage::Outage;

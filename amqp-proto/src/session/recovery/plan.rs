@@ -8,11 +8,11 @@ use crate::{ChannelId, RequestId};
 
 /// A request that restores a part of a channel, and the part.
 #[derive(Debug, Clone)]
-pub(in crate::session) struct ChannelStep {
+pub(crate) struct ChannelStep {
     /// The number of the original request, if it matters: consumers are identified by it.
-    pub(in crate::session) request: Option<RequestId>,
-    pub(in crate::session) method: Method,
-    pub(in crate::session) entity: Entity,
+    pub(crate) request: Option<RequestId>,
+    pub(crate) method: Method,
+    pub(crate) entity: Entity,
 }
 
 impl ChannelRecord {

@@ -4,11 +4,12 @@
 //! session does not simply try again. It asks how many consumers the queue has, on a channel of its own, and starts its consumer
 //! when there is none.
 
-use super::context::{Context, Waiting};
-use super::recovery::{ChannelStep, Repair};
-use super::report::Entity;
-use super::topology::{Declaration, Purpose};
+use super::Repair;
+use super::plan::ChannelStep;
 use crate::method::{Method, QueueDeclare};
+use crate::session::context::{Context, Waiting};
+use crate::session::report::Entity;
+use crate::session::topology::{Declaration, Purpose};
 use crate::{ChannelError, ChannelId, Reply, ReplyCode};
 
 impl Repair {
@@ -74,7 +75,7 @@ impl Context {
     }
 
     /// Returns the request for the number of consumers of a queue: a passive declaration.
-    pub(super) fn probe(&self, (id, consumer): Waiting) -> Option<Declaration> {
+    pub(crate) fn probe(&self, (id, consumer): Waiting) -> Option<Declaration> {
         let found = self.channels.get(id)?.consumers.get(consumer)?;
         let queue = found.consume.queue.clone();
         let declare = QueueDeclare { queue: queue.clone(), passive: true, ..<_>::default() };
