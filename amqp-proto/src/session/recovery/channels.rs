@@ -1,48 +1,17 @@
 //! Restoring channels: their modes, prefetch limits and consumers.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::plan::ChannelStep;
-use super::{Repair, Scope};
+use super::plan::{ChannelRepair, ChannelStep};
+use super::repair::{Repair, Scope};
 use crate::method::{ConfirmSelect, Method, TxSelect};
 use crate::session::channel::ends_transaction;
 use crate::session::context::Context;
 use crate::session::record::Mode;
 use crate::session::record::consumers::Consumer;
 use crate::session::report::Entity;
-use crate::{ChannelError, ChannelId, Close, CommandError, PublishSeq, ReplyCode, RequestId};
-
-/// The restoring of one channel.
-#[derive(Debug, Default)]
-pub(super) struct ChannelRepair {
-    steps: VecDeque<ChannelStep>,
-    awaiting: VecDeque<(RequestId, ChannelStep)>,
-    /// `steps` was filled. That is done when all declarations are done.
-    planned: bool,
-    /// The broker refused something. To find out which request, only one is sent at a time.
-    pub(super) one_by_one: bool,
-    /// Number of consumers that were started again.
-    pub(super) consumers: usize,
-}
-
-impl ChannelRepair {
-    /// Returns whether a request of this repair may have closed the channel.
-    pub(super) fn is_suspect(&self, close: &Close) -> bool {
-        let cause = (close.class_id, close.method_id);
-        cause == (0, 0) || self.awaiting.iter().any(|(_, step)| step.method.facts().id == cause)
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.steps.is_empty() && self.awaiting.is_empty()
-    }
-
-    /// Returns the oldest request without a reply.
-    pub(super) fn oldest(&self) -> Option<&ChannelStep> {
-        self.awaiting.front().map(|(_, step)| step)
-    }
-}
+use crate::{ChannelError, ChannelId, CommandError, PublishSeq, ReplyCode, RequestId};
 
 impl Repair {
     /// Opens a channel that the present connection does not have yet, and selects its mode.

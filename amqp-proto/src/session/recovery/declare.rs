@@ -1,10 +1,9 @@
 //! Declaring exchanges, queues and bindings, on a channel of their own.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use super::Repair;
+use super::repair::Repair;
 use crate::method::Method;
 use crate::session::context::Context;
 use crate::session::report::Entity;
@@ -12,46 +11,6 @@ use crate::session::topology::{Declaration, Purpose};
 use crate::{
     ChannelError, ChannelId, CommandError, PublishSeq, Reply, ReplyCode, RequestId, ShortStr,
 };
-
-/// The declarations of a repair: they go from `steps` to `awaiting`, or first to `later`.
-#[derive(Debug, Default)]
-pub(super) struct Declarations {
-    /// The channel on which they are sent.
-    pub(super) channel: Option<ChannelId>,
-    steps: VecDeque<Declaration>,
-    awaiting: VecDeque<(RequestId, Declaration)>,
-    /// Bindings that need the name that the broker generates for their queue.
-    later: Vec<Declaration>,
-    /// All of them have a reply or have failed, and consumers were started after that.
-    pub(super) done: bool,
-}
-
-impl Declarations {
-    pub(super) fn add(&mut self, steps: Vec<Declaration>) {
-        self.steps.extend(steps);
-        self.done = false;
-    }
-
-    /// Sends again what has no reply.
-    pub(super) fn repeat(&mut self) {
-        for (_, step) in self.awaiting.drain(..).rev() {
-            self.steps.push_front(step);
-        }
-    }
-
-    /// Returns the oldest declaration without a reply.
-    pub(super) fn oldest(&self) -> Option<&Declaration> {
-        self.awaiting.front().map(|(_, step)| step)
-    }
-
-    pub(super) fn are_done(&self) -> bool {
-        self.done && self.is_idle()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.steps.is_empty() && self.awaiting.is_empty()
-    }
-}
 
 impl Repair {
     /// Sends declarations. When all have a reply, goes on with channels.

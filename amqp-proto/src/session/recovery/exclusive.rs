@@ -4,8 +4,8 @@
 //! session does not simply try again. It asks how many consumers the queue has, on a channel of its own, and starts its consumer
 //! when there is none.
 
-use super::Repair;
 use super::plan::ChannelStep;
+use super::repair::Repair;
 use crate::method::{Method, QueueDeclare};
 use crate::session::context::{Context, Waiting};
 use crate::session::report::Entity;

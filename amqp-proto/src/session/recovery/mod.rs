@@ -4,10 +4,20 @@
 //! consumers that it cancelled, queues that were locked, consumers that were paused. First it declares exchanges, queues and
 //! bindings, all at once, on a separate channel. Then it restores the state of each channel, on that channel.
 //!
+//! Each line of this picture calls only lines below it:
+//!
 //! ```text
-//! handle_reply ───────────┐              ┌─ declare.rs   exchanges, queues, bindings
-//! handle_channel_closed ──┼─── Repair ───┤
-//! advance ────────────────┘              └─ channels.rs  modes, prefetch limits, consumers (in the order of plan.rs)
+//! Session               begins a repair, passes replies and closes to it, and lets it advance
+//!    │
+//! mod.rs                Repair: handle_reply, handle_channel_closed, advance, finish
+//!    ├─ declare.rs      exchanges, queues and bindings
+//!    ├─ channels.rs     modes, prefetch limits and consumers
+//!    │   ├─ exclusive.rs   a consumer whose queue another consumer has for itself
+//!    │   └─ resume.rs      a consumer that was paused
+//!    ├─ repair.rs       the state of a repair, and its report
+//!    ├─ plan.rs         requests to send, and requests without a reply
+//!    │
+//! Context               the connection, the records of channels, the declarations, the events
 //! ```
 //!
 //! The broker closes the channel on which it refuses a request. A closed channel is opened again, without the refused request. If
@@ -20,69 +30,26 @@ mod channels;
 mod declare;
 mod exclusive;
 mod plan;
+mod repair;
 mod resume;
 
-use alloc::collections::BTreeMap;
 use alloc::string::ToString as _;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use channels::{ChannelRepair, leave_out};
-use declare::Declarations;
+use channels::leave_out;
+use plan::ChannelRepair;
+pub(super) use repair::Repair;
+use repair::Scope;
 
 use super::context::Context;
 use super::outage::Outage;
 use super::report::{Entity, RecoveryReport};
-use super::topology::Declaration;
 use crate::error::chain;
 use crate::method::Method;
-use crate::time::Instant;
-use crate::{
-    ChannelError, ChannelEvent, ChannelId, ConnectionError, ConsumerId, Event, PublishSeq, Reply,
-    RequestId, SessionEvent, ShortStr,
-};
-
-/// The restoring of state on the present connection. See the [module](self).
-#[derive(Debug)]
-pub(super) struct Repair {
-    scope: Scope,
-    report: RecoveryReport,
-    declarations: Declarations,
-    /// Queues that could not be declared, with the reasons. What belongs to them is left out.
-    missing: BTreeMap<ShortStr, Arc<str>>,
-    channels: BTreeMap<ChannelId, ChannelRepair>,
-    /// Consumers to start once their queues are declared, on channels that are open.
-    consumers: Vec<(ChannelId, ConsumerId)>,
-    /// Restore channels one after the other, with one request at a time.
-    one_by_one: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// Everything, after a loss.
-    Full {
-        /// When the connection was open.
-        began: Instant,
-    },
-    /// A part of it, while the rest goes on.
-    Partial,
-}
+use crate::{ChannelError, ChannelEvent, ChannelId, ConnectionError, PublishSeq, Reply, RequestId};
 
 impl Repair {
-    /// Begins to restore a part of the state.
-    pub(super) fn partial() -> Self {
-        Self {
-            scope: Scope::Partial,
-            report: RecoveryReport::default(),
-            declarations: Declarations::default(),
-            missing: BTreeMap::new(),
-            channels: BTreeMap::new(),
-            consumers: Vec::new(),
-            one_by_one: false,
-        }
-    }
-
     /// Begins to restore everything after an outage.
     pub(super) fn full(outage: &Outage, cx: &mut Context) -> Self {
         if let Some(recovering) = &mut cx.recovering {
@@ -123,16 +90,6 @@ impl Repair {
             .collect();
     }
 
-    /// Adds declarations, and consumers to start after them.
-    pub(super) fn add(
-        &mut self,
-        declarations: Vec<Declaration>,
-        consumers: impl IntoIterator<Item = (ChannelId, ConsumerId)>,
-    ) {
-        self.declarations.add(declarations);
-        self.consumers.extend(consumers);
-    }
-
     /// Handles the reply to a request that the application has not made. Returns whether this repair has made it.
     pub(super) fn handle_reply(
         &mut self,
@@ -168,16 +125,6 @@ impl Repair {
             self.handle_restored_channel_closed(cx, id, error, unconfirmed);
         }
         concerned
-    }
-
-    /// Forgets a channel that has ended. What was declared on it without a reply is declared on another.
-    pub(super) fn forget(&mut self, id: ChannelId) {
-        self.channels.remove(&id);
-        self.consumers.retain(|(channel, _)| *channel != id);
-        if self.declarations.channel == Some(id) {
-            self.declarations.channel = None;
-            self.declarations.repeat();
-        }
     }
 
     /// Sends what can be sent. Returns whether everything is restored or has failed.
@@ -236,45 +183,6 @@ impl Repair {
         for (id, step) in suspects {
             outage.condemned.push((step.entity.clone(), error.clone()));
             leave_out(cx, id, &step, &ChannelError::Connection(error.clone()));
-        }
-    }
-
-    /// Starts a consumer when the declarations are done.
-    pub(super) fn start(&mut self, consumer: (ChannelId, ConsumerId)) {
-        self.consumers.push(consumer);
-    }
-
-    const fn is_full(&self) -> bool {
-        matches!(self.scope, Scope::Full { .. })
-    }
-
-    fn report_success(&mut self, cx: &mut Context, entity: &Entity) {
-        match entity {
-            // If its channel is closed before the repair is finished, the consumer is started once more, and counted then.
-            Entity::Consumer { channel, .. } => {
-                if let Some(own) = self.channels.get_mut(channel) {
-                    own.consumers += 1;
-                }
-            }
-            entity => self.report.restored(entity),
-        }
-        if self.scope == Scope::Partial {
-            let event = SessionEvent::Restored { entity: entity.clone() };
-            cx.events.push_back(Event::Session(event));
-        }
-    }
-
-    pub(super) fn report_locked(&mut self, entity: Entity) {
-        self.report.locked.push(entity);
-    }
-
-    pub(super) fn report_failure(&mut self, cx: &mut Context, entity: Entity, error: ChannelError) {
-        match self.scope {
-            Scope::Full { .. } => self.report.failed.push((entity, error)),
-            Scope::Partial => {
-                let event = SessionEvent::NotRestored { entity, error };
-                cx.events.push_back(Event::Session(event));
-            }
         }
     }
 }

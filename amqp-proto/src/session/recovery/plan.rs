@@ -1,18 +1,92 @@
+//! What a repair has to send, and what it has sent without a reply yet.
+
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::method::{BasicConsume, BasicQos, ChannelFlow, Method};
 use crate::session::record::ChannelRecord;
 use crate::session::record::consumers::Consumer;
 use crate::session::report::Entity;
-use crate::{ChannelId, RequestId};
+use crate::session::topology::Declaration;
+use crate::{ChannelId, Close, RequestId};
+
+/// The declarations of a repair: they go from `steps` to `awaiting`, or first to `later`.
+#[derive(Debug, Default)]
+pub(super) struct Declarations {
+    /// The channel on which they are sent.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) steps: VecDeque<Declaration>,
+    pub(super) awaiting: VecDeque<(RequestId, Declaration)>,
+    /// Bindings that need the name that the broker generates for their queue.
+    pub(super) later: Vec<Declaration>,
+    /// All of them have a reply or have failed, and consumers were started after that.
+    pub(super) done: bool,
+}
+
+impl Declarations {
+    pub(super) fn add(&mut self, steps: Vec<Declaration>) {
+        self.steps.extend(steps);
+        self.done = false;
+    }
+
+    /// Sends again what has no reply.
+    pub(super) fn repeat(&mut self) {
+        for (_, step) in self.awaiting.drain(..).rev() {
+            self.steps.push_front(step);
+        }
+    }
+
+    /// Returns the oldest declaration without a reply.
+    pub(super) fn oldest(&self) -> Option<&Declaration> {
+        self.awaiting.front().map(|(_, step)| step)
+    }
+
+    pub(super) fn are_done(&self) -> bool {
+        self.done && self.is_idle()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.steps.is_empty() && self.awaiting.is_empty()
+    }
+}
+
+/// The restoring of one channel.
+#[derive(Debug, Default)]
+pub(super) struct ChannelRepair {
+    pub(super) steps: VecDeque<ChannelStep>,
+    pub(super) awaiting: VecDeque<(RequestId, ChannelStep)>,
+    /// `steps` was filled. That is done when all declarations are done.
+    pub(super) planned: bool,
+    /// The broker refused something. To find out which request, only one is sent at a time.
+    pub(super) one_by_one: bool,
+    /// Number of consumers that were started again.
+    pub(super) consumers: usize,
+}
+
+impl ChannelRepair {
+    /// Returns whether a request of this repair may have closed the channel.
+    pub(super) fn is_suspect(&self, close: &Close) -> bool {
+        let cause = (close.class_id, close.method_id);
+        cause == (0, 0) || self.awaiting.iter().any(|(_, step)| step.method.facts().id == cause)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.steps.is_empty() && self.awaiting.is_empty()
+    }
+
+    /// Returns the oldest request without a reply.
+    pub(super) fn oldest(&self) -> Option<&ChannelStep> {
+        self.awaiting.front().map(|(_, step)| step)
+    }
+}
 
 /// A request that restores a part of a channel, and the part.
 #[derive(Debug, Clone)]
-pub(crate) struct ChannelStep {
+pub(super) struct ChannelStep {
     /// The number of the original request, if it matters: consumers are identified by it.
-    pub(crate) request: Option<RequestId>,
-    pub(crate) method: Method,
-    pub(crate) entity: Entity,
+    pub(super) request: Option<RequestId>,
+    pub(super) method: Method,
+    pub(super) entity: Entity,
 }
 
 impl ChannelRecord {

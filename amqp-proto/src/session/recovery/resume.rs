@@ -1,6 +1,6 @@
 //! Starting a paused consumer again, if its queue still exists.
 
-use super::Repair;
+use super::repair::Repair;
 use crate::session::context::Context;
 use crate::session::record::consumers::Pause;
 use crate::session::report::Entity;
