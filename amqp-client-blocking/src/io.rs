@@ -46,7 +46,7 @@ impl Runtime for Threads {
         settings: Settings,
     ) -> io::Result<(Self::Transport, Self::Registration)> {
         let connect = move || {
-            let stream = TcpStream::connect_timeout(&addr, settings.connect_timeout)?;
+            let stream = TcpStream::connect_timeout(&addr, settings.get_connect_timeout())?;
             set_options(&stream, &settings)?;
             stream.set_nonblocking(true)?;
             Ok(stream)

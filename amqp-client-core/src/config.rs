@@ -19,15 +19,35 @@ use thiserror::Error;
 ///     .settings(Settings::default().call_timeout(Some(Duration::from_secs(5))));
 /// ```
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
 pub struct Config {
-    /// Login, virtual host, heartbeats and limits.
-    pub protocol: ClientConfig,
-    /// Deadlines and buffers of the handles.
-    pub settings: Settings,
+    pub(crate) protocol: ClientConfig,
+    pub(crate) settings: Settings,
 }
 
-/// Deadlines and buffers of the handles. `Duration::MAX` and `usize::MAX` mean no limit, unless a field says otherwise.
+amqp_proto::__setters! {
+    Config {
+        /// Sets login, virtual host, heartbeats and limits.
+        protocol: ClientConfig,
+        /// Sets the deadlines and buffers of the handles.
+        settings: Settings,
+    }
+}
+
+impl Config {
+    /// Returns login, virtual host, heartbeats and limits.
+    #[must_use]
+    pub const fn get_protocol(&self) -> &ClientConfig {
+        &self.protocol
+    }
+
+    /// Returns the deadlines and buffers of the handles.
+    #[must_use]
+    pub const fn get_settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// Deadlines and buffers of the handles. `Duration::MAX` and `usize::MAX` mean no limit, unless a method says otherwise.
 ///
 /// # Timeouts on slow links
 ///
@@ -58,54 +78,53 @@ pub struct Config {
 /// let target = Target::new("localhost", 5672).settings(settings);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Settings {
-    /// How long it may take to connect to a node for the first time: resolving the name, TCP, TLS and the handshake. More than zero;
-    /// default 30 s. After a loss, the handshake is not included. It has its own
-    /// [timeout](amqp_proto::ClientConfig::handshake_timeout).
-    pub connect_timeout: Duration,
-    /// How long the broker may take to reply to a request, [from when it is written](#timeouts-on-slow-links); `None` waits
-    /// forever. Default 30 s.
-    pub call_timeout: Option<Duration>,
-    /// How long publishing may have to wait for the broker, or for a transport that [takes nothing](#timeouts-on-slow-links);
-    /// `None` waits forever. Default 30 s. Messages that wait in front of this one are ahead of it as well.
-    pub publish_timeout: Option<Duration>,
-    /// How long the broker may take to confirm a message, from when somebody waits for that and everything published by then
-    /// [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
-    pub confirm_timeout: Option<Duration>,
-    /// Number of bytes delivered to consumers and not taken by them at which the client stops reading from the transport. At
-    /// least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default 16 MiB.
-    ///
-    /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives behind those
-    /// deliveries, and the task that should take them may be waiting for it.
-    ///
-    /// A consumer that then takes nothing for a second is paused where that is possible, so that the others can continue; see
-    /// [`Consumer`](crate::Consumer#consumers-that-lag).
-    ///
-    /// For each half MiB of untaken deliveries, the client pauses reading for a millisecond, so that consumers can keep up and a
-    /// flood takes no more memory than necessary.
-    pub delivery_budget: usize,
-    /// Idle time, from 1 to 32767 s, after which the system probes the peer (`SO_KEEPALIVE`). If the peer does not respond for
-    /// the same time again, the system drops the connection. `None` turns probes off. Default 60 s. Unlike heartbeats, probes are
-    /// sent even where heartbeats are off, and keep routers on the path from forgetting the connection.
-    pub keepalive: Option<Duration>,
-    /// Time that sent bytes may stay unacknowledged by the peer's system, from 1 ms to 24 days, where the platform has such a
-    /// limit (`TCP_USER_TIMEOUT`: Linux, Android). `None` keeps the system's default, on Linux about 15 minutes; heartbeats
-    /// detect a dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of memory or
-    /// disk, and Linux would count that as not acknowledged.
-    pub user_timeout: Option<Duration>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) call_timeout: Option<Duration>,
+    pub(crate) publish_timeout: Option<Duration>,
+    pub(crate) confirm_timeout: Option<Duration>,
+    pub(crate) delivery_budget: usize,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) user_timeout: Option<Duration>,
 }
-
-amqp_proto::__setters! { Config { protocol: ClientConfig, settings: Settings, } }
 
 amqp_proto::__setters! {
     Settings {
+        /// Sets how long it may take to connect to a node for the first time: resolving the name, TCP, TLS and the handshake. More
+        /// than zero; default 30 s. After a loss, the handshake is not included. It has its own
+        /// [timeout](amqp_proto::ClientConfig::handshake_timeout).
         connect_timeout: Duration,
+        /// Sets how long the broker may take to reply to a request, [from when it is written](#timeouts-on-slow-links); `None` waits
+        /// forever. Default 30 s.
         call_timeout: Option<Duration>,
+        /// Sets how long publishing may have to wait for the broker, or for a transport that
+        /// [takes nothing](#timeouts-on-slow-links); `None` waits forever. Default 30 s. Messages that wait in front of this one are
+        /// ahead of it as well.
         publish_timeout: Option<Duration>,
+        /// Sets how long the broker may take to confirm a message, from when somebody waits for that and everything published by then
+        /// [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
         confirm_timeout: Option<Duration>,
+        /// Sets the number of bytes delivered to consumers and not taken by them at which the client stops reading from the
+        /// transport. At least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default
+        /// 16 MiB.
+        ///
+        /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives behind those
+        /// deliveries, and the task that should take them may be waiting for it.
+        ///
+        /// A consumer that then takes nothing for a second is paused where that is possible, so that the others can continue; see
+        /// [`Consumer`](crate::Consumer#consumers-that-lag).
+        ///
+        /// For each half MiB of untaken deliveries, the client pauses reading for a millisecond, so that consumers can keep up and a
+        /// flood takes no more memory than necessary.
         delivery_budget: usize,
+        /// Sets the idle time, from 1 to 32767 s, after which the system probes the peer (`SO_KEEPALIVE`). If the peer does not
+        /// respond for the same time again, the system drops the connection. `None` turns probes off. Default 60 s. Unlike
+        /// heartbeats, probes are sent even where heartbeats are off, and keep routers on the path from forgetting the connection.
         keepalive: Option<Duration>,
+        /// Sets the time that sent bytes may stay unacknowledged by the peer's system, from 1 ms to 24 days, where the platform has
+        /// such a limit (`TCP_USER_TIMEOUT`: Linux, Android). `None` keeps the system's default, on Linux about 15 minutes;
+        /// heartbeats detect a dead peer much earlier. Default `None`: RabbitMQ stops reading from publishers while it is short of
+        /// memory or disk, and Linux would count that as not acknowledged.
         user_timeout: Option<Duration>,
     }
 }
@@ -123,7 +142,7 @@ amqp_proto::__setters! {
 #[error("settings.{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]
 pub struct SettingError {
-    /// The field of [`Settings`].
+    /// The method of [`Settings`].
     pub setting: &'static str,
     /// The rejected value.
     pub value: String,
@@ -149,6 +168,12 @@ pub(crate) const READ_PAUSE_EVERY: usize = 512 * 1024;
 const AWAITING_FACTOR: usize = 8;
 
 impl Settings {
+    /// Returns how long it may take to connect to a node, for code that connects.
+    #[must_use]
+    pub const fn get_connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
     /// Checks that the settings can work. Opening a connection does this first. A connection over the caller's own transport
     /// fails with the error.
     ///

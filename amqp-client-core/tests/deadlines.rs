@@ -10,18 +10,17 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, QueuePurge};
 use amqp_client_core::{
-    CallError, Channel, Config, ConfirmError, Confirmation, Gate, OnLoss, PublishError, Publisher,
-    PublisherOptions, QueueOptions, Recovery,
+    CallError, Channel, ClientConfig, Config, ConfirmError, Confirmation, Gate, OnLoss,
+    PublishError, Publisher, PublisherOptions, QueueOptions, Recovery, Settings,
 };
 use bytes::Bytes;
 use harness::ClientRig;
 
 fn rig() -> (ClientRig, Channel) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    config.settings.call_timeout = Some(Duration::from_secs(10));
-    config.settings.confirm_timeout = Some(Duration::from_secs(5));
-    let mut rig = ClientRig::new(config);
+    let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+    let settings =
+        Settings::default().call_timeout(Some(10 * SECOND)).confirm_timeout(Some(5 * SECOND));
+    let mut rig = ClientRig::new(Config::default().protocol(protocol).settings(settings));
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     (rig, channel)
@@ -372,9 +371,7 @@ fn a_message_that_is_sent_again_is_waited_for_while_it_is_written() {
 #[test]
 fn an_outage_counts() {
     let (mut rig, channel) = rig();
-    let mut recovery = Recovery::default();
-    recovery.delay_max = SECOND / 10;
-    rig.recover_with(recovery);
+    rig.recover_with(Recovery::default().delay_max(SECOND / 10));
     let options = PublisherOptions::new().on_loss(OnLoss::Keep);
     let publisher = channel.default_exchange().publisher(options).expect("open");
     rig.turn();
@@ -433,9 +430,7 @@ fn requests_on_many_channels_all_get_replies() {
 fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written() {
     for moves in [true, false] {
         let (mut rig, channel) = rig();
-        let mut recovery = Recovery::default();
-        recovery.reopen_channels = true;
-        rig.recover_with(recovery);
+        rig.recover_with(Recovery::default().reopen_channels(true));
         let options = PublisherOptions::new().on_loss(OnLoss::Keep);
         let publisher = channel.default_exchange().publisher(options).expect("open");
         let opening = rig.connection.open_channel();

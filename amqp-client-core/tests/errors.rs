@@ -13,7 +13,7 @@ use amqp_client_core::proto::{
 use amqp_client_core::tls::{Pem, TlsError};
 use amqp_client_core::{
     CallError, ChannelError, ConfirmError, ConnectError, ConsumerEnd, Gate, Misuse, PublishError,
-    SendError, Target, TryPublishError,
+    SendError, Settings, TryPublishError,
 };
 
 const TIME: Duration = Duration::from_secs(7);
@@ -30,11 +30,7 @@ fn errors() -> Vec<Box<dyn Error>> {
     let ended = ChannelError::from(violation());
     let published = PublishError::from(ended.clone());
     let endpoint = || Endpoint::new("rabbit-1", 5672);
-    let setting = {
-        let mut target = Target::new("localhost", 5672);
-        target.config.settings.delivery_budget = 0;
-        target.config.settings.check().expect_err("it cannot work")
-    };
+    let setting = Settings::default().delivery_budget(0).check().expect_err("it cannot work");
     vec![
         Box::new(CallError::from(ended.clone())),
         Box::new(CallError::Argument { name: "x".to_owned(), error: FieldError::TooDeep }),

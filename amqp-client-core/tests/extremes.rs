@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Driver;
 use amqp_client_core::proto::{RawProperties, Route};
-use amqp_client_core::{Config, PublisherOptions};
+use amqp_client_core::{ClientConfig, Config, Limits, PublisherOptions, Settings};
 use harness::ClientRig;
 
 #[test]
 fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it() {
-    let mut config = Config::default();
-    config.settings.delivery_budget = 0;
+    let config = Config::default().settings(Settings::default().delivery_budget(0));
     let now = Instant::now();
     let (connection, mut driver) = Driver::new(config, now);
     assert!(driver.turn(now, std::task::Waker::noop()).is_done());
@@ -23,10 +22,10 @@ fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it(
 
 #[test]
 fn messages_are_sent_one_by_one_where_none_may_wait_for_the_transport() {
-    let mut config = Config::default();
-    config.protocol.limits.transmit_high_water = 0;
-    config.settings.publish_timeout = Some(Duration::from_secs(1));
-    let mut rig = ClientRig::new(config);
+    let limits = Limits::default().transmit_high_water(0);
+    let settings = Settings::default().publish_timeout(Some(Duration::from_secs(1)));
+    let config = Config::default().protocol(ClientConfig::default().limits(limits));
+    let mut rig = ClientRig::new(config.settings(settings));
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     // The other end confirms whatever comes.

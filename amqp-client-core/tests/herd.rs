@@ -12,8 +12,8 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, BasicPublish, Method};
 use amqp_client_core::{
-    Channel, ChannelEvent, Config, ConsumeOptions, Gate, OnLoss, PublishError, Publisher,
-    PublisherOptions, Recovery,
+    Channel, ChannelEvent, ClientConfig, Config, ConsumeOptions, Gate, OnLoss, PublishError,
+    Publisher, PublisherOptions, Recovery,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use harness::ClientRig;
@@ -186,9 +186,7 @@ fn a_turn_that_is_not_used_is_passed_on() {
 /// A publisher that keeps messages on a connection that keeps 1000 bytes of them.
 fn keeping_little(options: PublisherOptions) -> (ClientRig, Publisher) {
     let mut rig = ClientRig::new(Config::default());
-    let mut recovery = Recovery::default();
-    recovery.keep_max = 1000;
-    rig.recover_with(recovery);
+    rig.recover_with(Recovery::default().keep_max(1000));
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let options = options.on_loss(OnLoss::Keep);
@@ -238,9 +236,7 @@ fn a_kept_message_that_expires_lets_the_next_one_in() {
 #[test]
 fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
     let mut rig = ClientRig::new(Config::default());
-    let mut recovery = Recovery::default();
-    recovery.reopen_channels = true;
-    rig.recover_with(recovery);
+    rig.recover_with(Recovery::default().reopen_channels(true));
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let publisher = |on_loss| {
@@ -306,9 +302,8 @@ fn many_consumers_are_started_and_dropped() {
     let orders: [fn(usize) -> usize; 3] =
         [|at| at, |at| CONSUMERS - 1 - at, |at| at * 7919 % CONSUMERS];
     for order in orders {
-        let mut config = Config::default();
-        config.protocol.heartbeat = Duration::ZERO;
-        let mut rig = ClientRig::new(config);
+        let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+        let mut rig = ClientRig::new(Config::default().protocol(protocol));
         let opening = rig.connection.open_channel();
         let channel = rig.run(opening).expect("a channel");
         let start = |rig: &mut ClientRig| {

@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::Duration;
 
-use amqp_client_core::{Config, Gate, OnLoss, PublishError, PublisherOptions};
+use amqp_client_core::{Config, Gate, OnLoss, PublishError, PublisherOptions, Settings};
 use harness::ClientRig;
 
 #[test]
@@ -38,9 +38,8 @@ fn messages_above_the_window_wait_and_the_error_counts_the_sent_ones() {
 
 #[test]
 fn prepared_messages_are_kept_over_a_loss() {
-    let mut config = Config::default();
-    config.settings.publish_timeout = None;
-    let mut rig = ClientRig::new(config);
+    let settings = Settings::default().publish_timeout(None);
+    let mut rig = ClientRig::new(Config::default().settings(settings));
     rig.recover();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");

@@ -7,19 +7,22 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::Method;
 use amqp_client_core::{
-    Channel, ChannelEvent, Config, ConnectionEvent, ConsumeOptions, Consumer, PublisherOptions,
-    QueueOptions,
+    Channel, ChannelEvent, ClientConfig, Config, ConnectionEvent, ConsumeOptions, Consumer,
+    PublisherOptions, QueueOptions, Settings,
 };
 use harness::ClientRig;
 
 const BUDGET: usize = 1000;
 
+/// A small delivery budget, and no heartbeats.
+fn small_budget() -> Config {
+    let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+    Config::default().protocol(protocol).settings(Settings::default().delivery_budget(BUDGET))
+}
+
 /// A channel with a consumer, of which more was delivered than it may leave lying.
 fn over_budget(no_ack: bool) -> (ClientRig, Channel, Consumer) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    config.settings.delivery_budget = BUDGET;
-    let mut rig = ClientRig::new(config);
+    let mut rig = ClientRig::new(small_budget());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(no_ack));
@@ -47,10 +50,7 @@ fn it_is_suspended_while_consumers_leave_too_much_lying() {
 
 #[test]
 fn an_event_names_the_consumer_that_all_others_wait_for() {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    config.settings.delivery_budget = BUDGET;
-    let mut rig = ClientRig::new(config);
+    let mut rig = ClientRig::new(small_budget());
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     let mut events = (rig.connection.events(), channel.events());
@@ -89,10 +89,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn consumers<const COUNT: usize>(
     options: ConsumeOptions,
 ) -> (ClientRig, Channel, [Consumer; COUNT]) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    config.settings.delivery_budget = BUDGET;
-    let mut rig = ClientRig::new(config);
+    let mut rig = ClientRig::new(small_budget());
     rig.peer.record();
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");

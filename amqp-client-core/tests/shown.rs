@@ -11,8 +11,9 @@ use std::time::Instant;
 use amqp_client_core::adapter::Driver;
 use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::login::Token;
-use amqp_client_core::proto::sasl::Plain;
-use amqp_client_core::{Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target};
+use amqp_client_core::{
+    ClientConfig, Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target,
+};
 use bytes::{Buf as _, BytesMut};
 use harness::ClientRig;
 
@@ -31,9 +32,7 @@ fn assert_fit_for_logs(what: &str, shown: &dyn Debug) {
 }
 
 fn with_password() -> Config {
-    let mut config = Config::default();
-    config.protocol.mechanisms = vec![Arc::new(Plain::new("user", PASSWORD))];
-    config
+    Config::default().protocol(ClientConfig::default().login("user", PASSWORD))
 }
 
 /// A transport that takes everything, and shows it.

@@ -14,7 +14,7 @@ use amqp_client_core::proto::method::{BasicConsumeOk, BasicDeliver, Method};
 use amqp_client_core::proto::{
     self, ChannelEvent, ConnectionError, Event, Properties, ServerConfig, ServerEvent,
 };
-use amqp_client_core::{Config, Connection, ConsumeOptions, Status};
+use amqp_client_core::{ClientConfig, Config, Connection, ConsumeOptions, Settings, Status};
 use bytes::{Buf as _, BytesMut};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -93,9 +93,9 @@ impl Scene {
             down: RefCell::default(),
             readable: Cell::new(true),
         });
-        let mut config = Config::default();
-        config.protocol.heartbeat = HEARTBEAT;
-        config.settings.delivery_budget = BUDGET;
+        let config = Config::default()
+            .protocol(ClientConfig::default().heartbeat(HEARTBEAT))
+            .settings(Settings::default().delivery_budget(BUDGET));
         let (connection, drive) = Drive::new(Wire(world.clone()), Clock(world.clone()), config);
         let mut scene = Self { world, connection, drive, channel: None };
         scene.talk();

@@ -17,7 +17,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::{
-    CallError, Channel, Config, ConsumeOptions, PublisherOptions, QueueOptions,
+    CallError, Channel, ClientConfig, Config, ConsumeOptions, PublisherOptions, QueueOptions,
 };
 use harness::ClientRig;
 use shuttle::future::block_on;
@@ -39,9 +39,8 @@ fn check(scenario: impl Fn() + Send + Sync + 'static) {
 }
 
 fn rig() -> (ClientRig, Channel) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    let mut rig = ClientRig::new(config);
+    let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+    let mut rig = ClientRig::new(Config::default().protocol(protocol));
     let opening = rig.connection.open_channel();
     let channel = rig.run(opening).expect("a channel");
     (rig, channel)

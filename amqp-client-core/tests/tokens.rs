@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
-use amqp_client_core::{Config, ConnectionEvent, QueueOptions, Status};
+use amqp_client_core::{ClientConfig, Config, ConnectionEvent, QueueOptions, Status};
 use harness::ClientRig;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,9 +33,8 @@ impl Timer for Clock {
 
 /// A connection without heartbeats, and the clock of its token renewal.
 fn scene() -> (ClientRig, Rc<Cell<Instant>>) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::ZERO;
-    let rig = ClientRig::new(config);
+    let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+    let rig = ClientRig::new(Config::default().protocol(protocol));
     let now = Rc::new(Cell::new(rig.now()));
     (rig, now)
 }
@@ -141,8 +140,7 @@ fn a_source_that_panics_is_asked_again() {
 fn a_token_that_is_good_for_ever_is_not_renewed() {
     let (rig, now) = scene();
     let source = Arc::new(|| async { Ok(Token::new("never", SECOND)) });
-    let mut forever = Token::new("first", SECOND);
-    forever.valid_for = None;
+    let forever = Token::new("first", Duration::MAX);
     let mut renewing = pin!(keep_fresh(&rig.connection, source, &forever, Clock(now.clone())));
     assert!(begin(&mut renewing).is_ready());
     assert!(rig.peer.secrets.is_empty());

@@ -16,17 +16,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: socks5 PROXY:PORT URI".into());
     };
     let target: Target = uri.parse()?;
-    let node = target.endpoints.first().ok_or("the URI names no host")?;
+    let node = target.get_endpoints().first().ok_or("the URI names no host")?;
     // The proxy resolves the name.
     let stream = Socks5Stream::connect(proxy.as_str(), (node.host.as_str(), node.port)).await?;
-    let connection = match &target.tls {
+    let connection = match target.get_tls() {
         None => {
-            let (connection, driver) = connect_over(stream, target.config);
+            let (connection, driver) = connect_over(stream, target.get_config().clone());
             tokio::spawn(driver);
             connection
         }
         Some(tls) => {
-            let (connection, driver) = connect_tls_over(stream, tls, &node.host, target.config)?;
+            let (connection, driver) =
+                connect_tls_over(stream, tls, &node.host, target.get_config().clone())?;
             tokio::spawn(driver);
             connection
         }

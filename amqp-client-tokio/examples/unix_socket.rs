@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let target: Target = uri.parse()?;
     let stream = tokio::net::UnixStream::connect(path).await?;
-    let (connection, driver) = connect_over(stream, target.config);
+    let (connection, driver) = connect_over(stream, target.get_config().clone());
     tokio::spawn(driver);
     connection.ready().await?;
     println!("connected: {connection:?}");

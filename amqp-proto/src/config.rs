@@ -11,18 +11,18 @@ use thiserror::Error;
 
 use crate::sasl::{AmqPlain, Anonymous, External, Mechanism, Plain};
 use crate::uri::{Password, Uri};
-use crate::wire::{FieldError, FieldTable, Secret, ShortStr, TooLong};
+use crate::wire::{FieldError, FieldTable, LongStr, Secret, ShortStr, TooLong};
 
 /// The largest frame that is ever accepted, whatever the peers negotiate: "no limit" (0) means this.
 pub const FRAME_MAX_CAP: u32 = 16 * 1024 * 1024;
 
-/// Adds a chained method for each field of a configuration.
+/// Adds a chained method for each field of a configuration, with its documentation.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __setters {
-    ($config:ident { $($field:ident: $type:ty,)* }) => {
+    ($config:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
         impl $config {$(
-            #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
+            $(#[$doc])*
             #[must_use]
             pub fn $field(mut self, $field: $type) -> Self {
                 self.$field = $field;
@@ -43,37 +43,36 @@ pub(crate) use __setters as setters;
 ///     .oversized(Oversized::Reject);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Limits {
-    /// The highest channel number to propose; 0 proposes no limit. Default 2047, as RabbitMQ.
-    pub channel_max: u16,
-    /// The largest frame to propose, in bytes; 0 proposes no limit. Values below
-    /// [`FRAME_MIN_SIZE`](crate::frame::FRAME_MIN_SIZE) are raised to that, and values above [`FRAME_MAX_CAP`], including no limit,
-    /// are lowered to that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
-    ///
-    /// Content headers that come from a server may be larger by [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): RabbitMQ ignores
-    /// the limit for them.
-    pub frame_max: u32,
-    /// The largest message body to accept, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
-    pub body_max: u64,
-    /// Policy for a message whose body is larger. An event reports it in any case. Default [`Oversized::Hold`].
-    pub oversized: Oversized,
-    /// The maximum number of bytes of incomplete messages, on all channels together. One message with a body of
-    /// [`body_max`](Self::body_max) is always allowed. A peer that exceeds this limit loses its connection: brokers send their
-    /// messages one after the other, so that very few are incomplete at a time. Default 256 MiB.
-    pub unfinished_max: u64,
-    /// Number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until all others
-    /// are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
-    pub transmit_high_water: usize,
+    pub(crate) channel_max: u16,
+    pub(crate) frame_max: u32,
+    pub(crate) body_max: u64,
+    pub(crate) oversized: Oversized,
+    pub(crate) unfinished_max: u64,
+    pub(crate) transmit_high_water: usize,
 }
 
 setters! {
     Limits {
+        /// Sets the highest channel number to propose; 0 proposes no limit. Default 2047, as RabbitMQ.
         channel_max: u16,
+        /// Sets the largest frame to propose, in bytes; 0 proposes no limit. Values below
+        /// [`FRAME_MIN_SIZE`](crate::frame::FRAME_MIN_SIZE) are raised to that, and values above [`FRAME_MAX_CAP`], including no
+        /// limit, are lowered to that. Default 131072, as RabbitMQ. RabbitMQ 4.1 and later refuse less than 8192.
+        ///
+        /// Content headers that come from a server may be larger by [`HEADER_EXCESS`](crate::frame::HEADER_EXCESS): RabbitMQ ignores
+        /// the limit for them.
         frame_max: u32,
+        /// Sets the largest message body to accept, in bytes. Default 128 MiB, as RabbitMQ's `max_message_size` up to 3.13.
         body_max: u64,
+        /// Sets the policy for a message whose body is larger. An event reports it in any case. Default [`Oversized::Hold`].
         oversized: Oversized,
+        /// Sets the maximum number of bytes of incomplete messages, on all channels together. One message with a body of
+        /// [`body_max`](Self::body_max) is always allowed. A peer that exceeds this limit loses its connection: brokers send their
+        /// messages one after the other, so that very few are incomplete at a time. Default 256 MiB.
         unfinished_max: u64,
+        /// Sets the number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until
+        /// all others are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
         transmit_high_water: usize,
     }
 }
@@ -137,28 +136,36 @@ impl Default for Limits {
 /// # Ok::<(), amqp_proto::FieldError>(())
 /// ```
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct ClientConfig {
-    /// SASL mechanisms in order of preference: the first one that the server offers is used. Default `PLAIN` as guest.
-    pub mechanisms: Vec<Arc<dyn Mechanism>>,
-    /// The virtual host. Default `/`.
-    pub virtual_host: ShortStr,
-    /// The client's properties, as it describes itself. `product`, `version`, `platform` and `capabilities` are filled in where
-    /// missing.
-    pub client_properties: FieldTable,
-    /// The locale of reply texts. Default `en_US`.
-    pub locale: ShortStr,
-    /// The heartbeat interval to propose, rounded up to seconds, at most 65535 s; zero turns heartbeats off. A heartbeat is sent
-    /// after half the interval without other traffic. A peer that is silent for twice the interval counts as dead. Default 60 s, as
-    /// RabbitMQ.
-    pub heartbeat: Duration,
-    /// How long the handshake may take. Default 20 s.
-    pub handshake_timeout: Duration,
-    /// How long the peer may take to reply to `connection.close`, from when the close is written. Before it is written, for
-    /// example behind a large body on a slow link, the time runs from when the transport last accepted anything. Default 10 s.
-    pub close_timeout: Duration,
-    /// The limits of the connection.
-    pub limits: Limits,
+    pub(crate) mechanisms: Vec<Arc<dyn Mechanism>>,
+    pub(crate) virtual_host: ShortStr,
+    pub(crate) client_properties: FieldTable,
+    pub(crate) locale: ShortStr,
+    pub(crate) heartbeat: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) limits: Limits,
+}
+
+setters! {
+    ClientConfig {
+        /// Sets the SASL mechanisms in order of preference: the first one that the server offers is used. Default `PLAIN` as guest.
+        mechanisms: Vec<Arc<dyn Mechanism>>,
+        /// Sets the client's properties, as it describes itself. `product`, `version`, `platform` and `capabilities` are filled in
+        /// where missing.
+        client_properties: FieldTable,
+        /// Sets the heartbeat interval to propose, rounded up to seconds, at most 65535 s; zero turns heartbeats off. A heartbeat is
+        /// sent after half the interval without other traffic. A peer that is silent for twice the interval counts as dead. Default
+        /// 60 s, as RabbitMQ.
+        heartbeat: Duration,
+        /// Sets how long the handshake may take. Default 20 s.
+        handshake_timeout: Duration,
+        /// Sets how long the peer may take to reply to `connection.close`, from when the close is written. Before it is written, for
+        /// example behind a large body on a slow link, the time runs from when the transport last accepted anything. Default 10 s.
+        close_timeout: Duration,
+        /// Sets the limits of the connection.
+        limits: Limits,
+    }
 }
 
 impl Default for ClientConfig {
@@ -198,10 +205,10 @@ impl ClientConfig {
         let options = &uri.options;
         let mut config = Self { mechanisms: mechanisms(uri, mechanism)?, ..Self::default() };
         if let Some(virtual_host) = &uri.virtual_host {
-            config.virtual_host = ShortStr::named("virtual host", virtual_host.clone())?;
+            config = config.virtual_host(virtual_host)?;
         }
         if let Some(locale) = &options.locale {
-            config.locale = ShortStr::named("locale", locale.clone())?;
+            config = config.locale(locale)?;
         }
         config.heartbeat = options.heartbeat.unwrap_or(config.heartbeat);
         config.limits.channel_max = options.channel_max.unwrap_or(config.limits.channel_max);
@@ -220,13 +227,64 @@ impl ClientConfig {
         Self { mechanisms: self.mechanisms.iter().map(renewed).collect(), ..self.clone() }
     }
 
-    /// Names the connection, for the broker's lists and logs.
+    /// Sets the user's name and password, for the mechanism `PLAIN`. Default `guest` and `guest`.
+    #[must_use]
+    pub fn login(self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.mechanisms(vec![Arc::new(Plain::new(username, password))])
+    }
+
+    /// Sets the virtual host. Default `/`.
     ///
     /// # Errors
-    /// [`FieldError`] if the name does not fit the client properties.
-    pub fn connection_name(mut self, name: &str) -> Result<Self, FieldError> {
-        self.client_properties.insert("connection_name", name)?;
+    /// [`TooLong`], if no virtual host can have that name.
+    pub fn virtual_host(mut self, name: impl AsRef<[u8]>) -> Result<Self, TooLong> {
+        self.virtual_host = ShortStr::named("virtual host", name)?;
         Ok(self)
+    }
+
+    /// Sets the locale of reply texts. Default `en_US`.
+    ///
+    /// # Errors
+    /// [`TooLong`], if no locale can have that name.
+    pub fn locale(mut self, name: impl AsRef<[u8]>) -> Result<Self, TooLong> {
+        self.locale = ShortStr::named("locale", name)?;
+        Ok(self)
+    }
+
+    /// Sets the name of the connection, for the broker's lists and logs.
+    ///
+    /// # Errors
+    /// [`FieldError`], if the name does not fit the client properties.
+    pub fn connection_name(mut self, name: impl AsRef<[u8]>) -> Result<Self, FieldError> {
+        self.client_properties.insert("connection_name", LongStr::from(name.as_ref().to_vec()))?;
+        Ok(self)
+    }
+
+    /// Returns the name of the virtual host.
+    #[must_use]
+    pub const fn get_virtual_host(&self) -> &ShortStr {
+        &self.virtual_host
+    }
+
+    /// Returns how long the peer may take to reply to `connection.close`.
+    #[must_use]
+    pub const fn get_close_timeout(&self) -> Duration {
+        self.close_timeout
+    }
+
+    /// Returns the limits of the connection, for example those of a URI, to change one of them.
+    ///
+    /// ```
+    /// use amqp_proto::ClientConfig;
+    ///
+    /// let config = ClientConfig::from_uri(&"amqp://rabbit-1?frame_max=8192".parse()?)?;
+    /// let limits = config.get_limits().body_max(1024 * 1024);
+    /// let config = config.limits(limits);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn get_limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Returns the client properties to send: the configured ones, and those that must not be missing.
@@ -252,19 +310,6 @@ impl ClientConfig {
         }
         properties.insert("capabilities", capabilities)?;
         Ok(properties)
-    }
-}
-
-setters! {
-    ClientConfig {
-        mechanisms: Vec<Arc<dyn Mechanism>>,
-        virtual_host: ShortStr,
-        client_properties: FieldTable,
-        locale: ShortStr,
-        heartbeat: Duration,
-        handshake_timeout: Duration,
-        close_timeout: Duration,
-        limits: Limits,
     }
 }
 
@@ -326,23 +371,52 @@ const CLIENT_CAPABILITIES: [&str; 7] = [
     "publisher_confirms",
 ];
 
-/// The configuration of the server side of a connection.
+/// The configuration of the server side of a connection, for brokers, proxies, mocks and tests.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct ServerConfig {
-    /// The server's properties, as it describes itself, including `capabilities`.
-    pub server_properties: FieldTable,
-    /// SASL mechanisms, separated by spaces. Default `PLAIN`.
-    pub mechanisms: String,
-    /// The heartbeat interval to propose; zero proposes none.
-    pub heartbeat: Duration,
-    /// How long the handshake may take.
-    pub handshake_timeout: Duration,
-    /// How long the peer may take to reply to `connection.close`, from when the close is written; see
-    /// [`ClientConfig::close_timeout`].
-    pub close_timeout: Duration,
-    /// The limits of the connection.
-    pub limits: Limits,
+    pub(crate) server_properties: FieldTable,
+    pub(crate) mechanisms: String,
+    pub(crate) heartbeat: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) limits: Limits,
+}
+
+setters! {
+    ServerConfig {
+        /// Sets the server's properties, as it describes itself, including `capabilities`. Default none.
+        server_properties: FieldTable,
+        /// Sets the heartbeat interval to propose; zero proposes none. Default 60 s.
+        heartbeat: Duration,
+        /// Sets how long the handshake may take. Default 10 s.
+        handshake_timeout: Duration,
+        /// Sets how long the peer may take to reply to `connection.close`, from when the close is written; see
+        /// [`ClientConfig::close_timeout`]. Default 10 s.
+        close_timeout: Duration,
+        /// Sets the limits of the connection.
+        limits: Limits,
+    }
+}
+
+impl ServerConfig {
+    /// Sets the SASL mechanisms to offer, separated by spaces. Default `PLAIN`.
+    #[must_use]
+    pub fn mechanisms(mut self, names: impl Into<String>) -> Self {
+        self.mechanisms = names.into();
+        self
+    }
+
+    /// Returns the server's properties, to change some of them.
+    #[must_use]
+    pub const fn get_server_properties(&self) -> &FieldTable {
+        &self.server_properties
+    }
+
+    /// Returns the limits of the connection, to change some of them.
+    #[must_use]
+    pub const fn get_limits(&self) -> &Limits {
+        &self.limits
+    }
 }
 
 impl Default for ServerConfig {

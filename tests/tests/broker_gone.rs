@@ -11,7 +11,7 @@ use amqp_client_core::proto::method::ChannelFlow;
 use amqp_client_core::proto::{ConnectionError, FieldTable};
 use amqp_client_core::{
     CallError, Channel, ConsumeOptions, ConsumerEnd, ExchangeOptions, Gate, PublishError,
-    PublisherOptions, QueueOptions, Target,
+    PublisherOptions, QueueOptions, Settings, Target,
 };
 use amqp_client_tokio::{Connection, connect_over, connect_target};
 use amqp_testkit::RabbitMq;
@@ -180,9 +180,9 @@ async fn every_pending_call_ends_when_the_broker_stops_replying() -> Result<()> 
 #[tokio::test]
 async fn every_pending_call_ends_when_its_driver_is_dropped() -> Result<()> {
     let node = RabbitMq::start()?;
-    let config = node.amqp_uri().parse::<Target>()?.config;
+    let target: Target = node.amqp_uri().parse()?;
     let stream = TcpStream::connect(node.addr()).await?;
-    let (connection, driver) = connect_over(stream, config);
+    let (connection, driver) = connect_over(stream, target.get_config().clone());
     let driver = tokio::spawn(driver);
     connection.ready().await?;
     let scene = Scene::set(connection).await?;
@@ -199,9 +199,10 @@ async fn every_pending_call_ends_when_its_driver_is_dropped() -> Result<()> {
 #[tokio::test]
 async fn a_close_without_reply_ends_in_time() -> Result<()> {
     let node = RabbitMq::start()?;
-    let mut target: Target = node.amqp_uri().parse()?;
-    target.config.protocol.close_timeout = Duration::from_millis(100);
-    let connection = connect_target(target).await?;
+    let target: Target = node.amqp_uri().parse()?;
+    let protocol = target.get_config().get_protocol().clone();
+    let protocol = protocol.close_timeout(Duration::from_millis(100));
+    let connection = connect_target(target.protocol(protocol)).await?;
     node.pause()?;
     let error = timeout(LIMIT, connection.close()).await?.expect_err("nobody answers");
     assert_eq!(error, ConnectionError::CloseTimeout(Duration::from_millis(100)));
@@ -212,9 +213,9 @@ async fn a_close_without_reply_ends_in_time() -> Result<()> {
 #[tokio::test]
 async fn a_publish_that_the_transport_does_not_accept_ends_in_time() -> Result<()> {
     let node = RabbitMq::start()?;
-    let mut target: Target = node.amqp_uri().parse()?;
-    target.config.settings.publish_timeout = Some(Duration::from_millis(100));
-    let connection = connect_target(target).await?;
+    let target: Target = node.amqp_uri().parse()?;
+    let settings = Settings::default().publish_timeout(Some(Duration::from_millis(100)));
+    let connection = connect_target(target.settings(settings)).await?;
     let channel = connection.open_channel().await?;
     node.pause()?;
     let body = Bytes::from(vec![0; 1024 * 1024]);
@@ -239,9 +240,9 @@ async fn a_publish_that_the_transport_does_not_accept_ends_in_time() -> Result<(
 async fn an_alarm_stops_a_connection_that_publishes_and_no_other() -> Result<()> {
     let node = RabbitMq::start()?;
     let consuming = open(&node.amqp_uri()).await?;
-    let mut target: Target = node.amqp_uri().parse()?;
-    target.config.settings.publish_timeout = Some(Duration::from_millis(50));
-    let connection = connect_target(target).await?;
+    let target: Target = node.amqp_uri().parse()?;
+    let settings = Settings::default().publish_timeout(Some(Duration::from_millis(50)));
+    let connection = connect_target(target.settings(settings)).await?;
     let channel = connection.open_channel().await?;
     let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
     let message = amqp_client_core::Message::new("m");

@@ -98,9 +98,8 @@ async fn scene(open: Open, way: Way) {
     let messages = messages();
     let broker = Broker::start().expect("a broker");
     let (addr, writes) = forward(broker.addr()).expect("a listener");
-    let mut target: Target = format!("amqp://{addr}").parse().expect("a URI");
-    target.config.protocol.heartbeat = HEARTBEAT;
-    let connection = open(target).await.expect("a connection");
+    let target: Target = format!("amqp://{addr}").parse().expect("a URI");
+    let connection = open(target.heartbeat(HEARTBEAT)).await.expect("a connection");
     let channel = connection.open_channel().await.expect("a channel");
     let queue = channel.queue_declare("busy", QueueOptions::new()).await.expect("a queue");
     if !matches!(way, Way::Publish) {

@@ -34,12 +34,15 @@ impl Mechanism for Demo {
 async fn a_challenge_of_a_real_broker_gets_a_response()
 -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let node = RabbitMq::builder().config_line("auth_mechanisms.1 = RABBIT-CR-DEMO").start()?;
-    let mut target: Target = node.amqp_uri().parse()?;
-    target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is guest" })];
-    connect_target(target.clone()).await?.close().await?;
+    let target = |answer| -> Result<Target, ConnectError> {
+        let target: Target = node.amqp_uri().parse()?;
+        let protocol = target.get_config().get_protocol().clone();
+        Ok(target.protocol(protocol.mechanisms(vec![Arc::new(Demo { answer })])))
+    };
+    connect_target(target("My password is guest")?).await?.close().await?;
 
-    target.config.protocol.mechanisms = vec![Arc::new(Demo { answer: "My password is wrong" })];
-    let error = connect_target(target).await.expect_err("a wrong password");
+    let error =
+        connect_target(target("My password is wrong")?).await.expect_err("a wrong password");
     let ConnectError::Refused { error: ConnectionError::Login(LoginError::Refused(_)), .. } = error
     else {
         panic!("{error:?}")

@@ -10,7 +10,7 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::{ReplyCode, ShortStr};
 use amqp_client_core::tls::TlsOptions;
-use amqp_client_core::{ConnectError, Target};
+use amqp_client_core::{ConnectError, Settings, Target};
 use amqp_client_tokio::{Connection, connect, connect_target};
 use amqp_test_broker::Broker;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
@@ -113,8 +113,7 @@ async fn a_limit_of_connections_is_waited_for() -> Result<()> {
     let broker = Broker::start()?;
     for (code, text) in FOR_NOW {
         let uri = format!("amqp://{},{}/%2f", refusing(code, text)?, broker.addr());
-        let mut target: Target = uri.parse()?;
-        target.retry_open = true;
+        let target = uri.parse::<Target>()?.retry_open(true);
         connect_target(target).await?.close().await?;
     }
     Ok(())
@@ -138,10 +137,10 @@ const TLS: &str = "TLS";
 
 /// However long an orderly close may take, nobody is there to wait for it.
 fn patient(peer: &ScriptedPeer, step: &str) -> Result<Target> {
-    let mut target: Target = peer.uri().parse()?;
-    target.tls = (step == TLS).then(|| TlsOptions::new().verify(false));
-    target.config.protocol.close_timeout = Duration::from_secs(3600);
-    Ok(target)
+    let target: Target = peer.uri().parse()?;
+    let protocol = target.get_config().get_protocol().clone();
+    let target = target.protocol(protocol.close_timeout(Duration::from_secs(3600)));
+    Ok(if step == TLS { target.tls(TlsOptions::new().verify(false)) } else { target })
 }
 
 #[tokio::test]
@@ -149,8 +148,7 @@ async fn an_abandoned_open_leaves_no_socket() -> Result<()> {
     for (name, talk) in STEPS {
         for retry in [false, true] {
             let peer = ScriptedPeer::bind()?;
-            let mut target = patient(&peer, name)?;
-            target.retry_open = retry;
+            let target = patient(&peer, name)?.retry_open(retry);
             let (reached, waits) = tokio::sync::oneshot::channel();
             let script = peer.spawn(move |peer| {
                 let mut peer = peer.accept().expect("the client connects");
@@ -174,8 +172,8 @@ async fn an_abandoned_open_leaves_no_socket() -> Result<()> {
 fn an_open_of_a_thread_that_takes_too_long_leaves_no_socket() -> Result<()> {
     for (name, talk) in STEPS {
         let peer = ScriptedPeer::bind()?;
-        let mut target = patient(&peer, name)?;
-        target.config.settings.connect_timeout = Duration::from_millis(200);
+        let settings = Settings::default().connect_timeout(Duration::from_millis(200));
+        let target = patient(&peer, name)?.settings(settings);
         let script = peer.spawn(move |peer| {
             let mut peer = peer.accept().expect("the client connects");
             talk(&mut peer);

@@ -17,7 +17,9 @@ use amqp_client_core::adapter::Secured;
 use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::tls::TlsOptions;
-use amqp_client_core::{Config, Connection, ConsumeOptions, PublisherOptions, QueueOptions};
+use amqp_client_core::{
+    ClientConfig, Config, Connection, ConsumeOptions, PublisherOptions, QueueOptions,
+};
 use amqp_test_broker::{Engine, Options, SessionId};
 use bytes::{Buf as _, Bytes, BytesMut};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
@@ -351,8 +353,8 @@ fn a_record_may_take_longer_than_the_peer_may_be_silent() -> Outcome {
     let clock = Rc::new(Cell::new(Instant::now()));
     let end = End { wires: wires.clone(), piece: usize::MAX };
     let secured = Secured::new(end, &TlsOptions::new().verify(false), "localhost")?;
-    let mut own = Config::default();
-    own.protocol.heartbeat = Duration::from_secs(1);
+    let protocol = ClientConfig::default().heartbeat(Duration::from_secs(1));
+    let own = Config::default().protocol(protocol);
     let (connection, mut drive) = Drive::new(secured, Clock(clock.clone()), own);
     let mut server = Server::new(&config()?, clock.get())?;
     let mut working = pin!(work(connection));

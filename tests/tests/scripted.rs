@@ -13,7 +13,7 @@ use amqp_client_core::proto::{
     ChannelError, ConnectionError, LoginError, LongStr, ReplyCode, ShortStr, Violation,
     WrongProtocol,
 };
-use amqp_client_core::{CallError, ConnectError, Target};
+use amqp_client_core::{CallError, ConnectError, Settings, Target};
 use amqp_client_tokio::{connect, connect_target};
 use amqp_testkit::peer::frame_octets;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
@@ -113,15 +113,17 @@ async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
 #[tokio::test]
 async fn a_peer_that_sends_nothing_is_given_up_in_time() -> Result<()> {
     let peer = ScriptedPeer::bind()?;
-    let mut target: Target = peer.uri().parse()?;
     let after = Duration::from_millis(50);
-    target.config.settings.connect_timeout = after;
+    let target: Target = peer.uri().parse()?;
+    let target = target.settings(Settings::default().connect_timeout(after));
     let error = connect_target(target.clone()).await.expect_err("nobody answers");
     assert!(matches!(&error, ConnectError::TimedOut { after: said, .. } if *said == after));
     // If the limit for everything is longer than that for the handshake, the error names the step.
-    target.config.settings.connect_timeout = Duration::from_secs(60);
-    target.config.protocol.handshake_timeout = after;
-    let error = connect_target(target).await.expect_err("nobody answers");
+    let settings = Settings::default().connect_timeout(Duration::from_secs(60));
+    let protocol = target.get_config().get_protocol().clone().handshake_timeout(after);
+    let error = connect_target(target.settings(settings).protocol(protocol))
+        .await
+        .expect_err("nobody answers");
     let expected =
         ConnectionError::HandshakeTimeout { waiting_for: "connection.start", limit: after };
     assert_eq!(error.as_connection_error(), Some(&expected));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{
-    CallError, Config, ConfirmError, Connection, PublisherOptions, QueueOptions, Target,
+    CallError, Config, ConfirmError, Connection, PublisherOptions, QueueOptions, Settings, Target,
 };
 use amqp_test_broker::Broker;
 use futures_util::future::try_join;
@@ -72,10 +72,11 @@ fn scene(stops: bool) -> io::Result<Scene> {
         Ok(())
     });
     let target: Target = broker.uri().parse().map_err(io::Error::other)?;
-    let mut config = target.config;
-    config.settings.call_timeout = Some(CALL);
-    config.settings.publish_timeout = Some(CALL);
-    config.settings.confirm_timeout = Some(CALL);
+    let settings = Settings::default()
+        .call_timeout(Some(CALL))
+        .publish_timeout(Some(CALL))
+        .confirm_timeout(Some(CALL));
+    let config = target.settings(settings).get_config().clone();
     own.set_nonblocking(true)?;
     Ok(Scene { _broker: broker, stream: own, config })
 }
@@ -107,10 +108,9 @@ fn tcp_scene() -> io::Result<(Broker, Target)> {
             }
         }
     });
-    let mut target: Target = uri.parse().map_err(io::Error::other)?;
-    target.config.settings.call_timeout = Some(CALL);
-    target.config.settings.confirm_timeout = Some(CALL);
-    Ok((broker, target.without_recovery()))
+    let target: Target = uri.parse().map_err(io::Error::other)?;
+    let settings = Settings::default().call_timeout(Some(CALL)).confirm_timeout(Some(CALL));
+    Ok((broker, target.settings(settings).without_recovery()))
 }
 
 /// A request waits behind a body that the system could take at once, and needs more than the timeout to pass on.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{
-    ConnectError, Connection, ConnectionEvent, ConsumeOptions, Message, PublisherOptions,
+    ConnectError, Connection, ConnectionEvent, ConsumeOptions, Endpoint, Message, PublisherOptions,
     QueueOptions, Target,
 };
 use amqp_testkit::net::free_ports;
@@ -180,12 +180,12 @@ fn messages_of_all_sizes_pass() -> Outcome {
 #[test]
 fn a_session_can_run_over_a_custom_stream() -> Outcome {
     let target: Target = node().uri(GOOD).parse()?;
-    let (tls, config) = (target.tls.ok_or("amqps means TLS")?, target.config);
+    let (tls, config) = (target.get_tls().ok_or("amqps means TLS")?, target.get_config());
     let at = (Ipv4Addr::LOCALHOST, node().port);
     tokio::runtime::Runtime::new()?.block_on(async {
         let stream = tokio::net::TcpStream::connect(at).await?;
         let (connection, driver) =
-            amqp_client_tokio::connect_tls_over(stream, &tls, "localhost", config.clone())?;
+            amqp_client_tokio::connect_tls_over(stream, tls, "localhost", config.clone())?;
         tokio::spawn(driver);
         connection.ready().await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
@@ -193,7 +193,7 @@ fn a_session_can_run_over_a_custom_stream() -> Outcome {
     smol::block_on(async {
         let stream = smol::net::TcpStream::connect(at).await?;
         let (connection, driver) =
-            amqp_client_smol::connect_tls_over(stream, &tls, "localhost", config.clone())?;
+            amqp_client_smol::connect_tls_over(stream, tls, "localhost", config.clone())?;
         smol::spawn(driver).detach();
         connection.ready().await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(connection.close().await?)
@@ -201,7 +201,8 @@ fn a_session_can_run_over_a_custom_stream() -> Outcome {
     let stream = std::net::TcpStream::connect(at)?;
     stream.set_nonblocking(true)?;
     let stream = mio::net::TcpStream::from_std(stream);
-    let connection = amqp_client_blocking::connect_tls_over(stream, &tls, "localhost", config)?;
+    let connection =
+        amqp_client_blocking::connect_tls_over(stream, tls, "localhost", config.clone())?;
     connection.ready().wait()?;
     Ok(connection.close().wait()?)
 }
@@ -231,10 +232,10 @@ fn a_cut_connection_recovers_with_tls() -> Outcome {
         let uri = node().uri(GOOD);
         run(Box::pin(async move {
             let proxy = Proxy::start((Ipv4Addr::LOCALHOST, node().port).into())?;
-            let mut target: Target = uri.parse()?;
-            let endpoint = target.endpoints.first_mut().ok_or("no host")?;
-            endpoint.port = proxy.addr().port();
-            let connection = open(target).await?;
+            let target: Target = uri.parse()?;
+            let endpoint = target.get_endpoints().first().ok_or("no host")?;
+            let endpoint = Endpoint::new(&endpoint.host, proxy.addr().port());
+            let connection = open(target.endpoints([endpoint])).await?;
             let channel = connection.open_channel().await?;
             let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
             let mut events = connection.events();

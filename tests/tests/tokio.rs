@@ -40,19 +40,19 @@ async fn open_pipe(
     target: amqp_client_core::Target,
 ) -> Result<amqp_client_core::Connection, amqp_client_core::ConnectError> {
     let broker = nondeterministic().map_err(|_| amqp_client_core::ConnectError::NoEndpoint)?;
-    let [endpoint] = target.endpoints.as_slice() else { return open(target).await };
+    let [endpoint] = target.get_endpoints() else { return open(target).await };
     // The connecting code requests the token, and here nothing connects.
     let is_broker = endpoint.to_string() == broker.addr().to_string();
-    if !is_broker || target.token_source.is_some() {
+    if !is_broker || target.get_token_source().is_some() {
         return open(target).await;
     }
-    let (connection, driver) = connect_over(broker.pipe(), target.config.clone());
+    let (connection, driver) = connect_over(broker.pipe(), target.get_config().clone());
     tokio::spawn(driver);
     let endpoint = endpoint.clone();
     match connection.ready().await {
         Ok(()) => Ok(connection),
         Err(error) => {
-            let config = &target.config.protocol;
+            let config = target.get_config().get_protocol();
             Err(amqp_client_core::ConnectError::refused(endpoint, error, config))
         }
     }

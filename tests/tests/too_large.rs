@@ -1,7 +1,9 @@
 //! A message that is larger than the broker accepts: its cost and its error, on RabbitMQ and in memory.
 
 use amqp_client_core::proto::ReplyCode;
-use amqp_client_core::{Connection, OnLoss, PublisherOptions, QueueOptions, SendError, Target};
+use amqp_client_core::{
+    Connection, OnLoss, PublisherOptions, QueueOptions, Recovery, SendError, Target,
+};
 use amqp_test_broker::{Broker, Options};
 use amqp_testkit::RabbitMq;
 
@@ -14,10 +16,8 @@ async fn open(
     uri: &str,
     reopens: bool,
 ) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
-    let mut target: Target = uri.parse()?;
-    if let Some(recovery) = &mut target.recovery {
-        recovery.reopen_channels = reopens;
-    }
+    let target: Target = uri.parse()?;
+    let target = target.recovery(Recovery::default().reopen_channels(reopens));
     Ok(amqp_client_tokio::connect_target(target).await?)
 }
 

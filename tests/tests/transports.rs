@@ -33,7 +33,7 @@ fn broker() -> Result<(Option<RabbitMq>, Target), Box<dyn Error + Send + Sync>> 
 }
 
 fn reach(target: &Target) -> io::Result<TcpStream> {
-    let endpoint = target.endpoints.first().ok_or(io::ErrorKind::NotFound)?;
+    let endpoint = target.get_endpoints().first().ok_or(io::ErrorKind::NotFound)?;
     TcpStream::connect((endpoint.host.as_str(), endpoint.port))
 }
 
@@ -136,7 +136,7 @@ async fn works(connection: &Connection) -> Outcome {
 async fn tokio_goes_through_a_unix_socket() -> Outcome {
     let (_node, target) = broker()?;
     let stream = tokio::net::UnixStream::connect(unix_socket("tokio", &target)?).await?;
-    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.config);
+    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.get_config().clone());
     tokio::spawn(driver);
     works(&connection).await
 }
@@ -147,7 +147,8 @@ fn smol_goes_through_a_unix_socket() -> Outcome {
     smol::block_on(async {
         let path = unix_socket("smol", &target)?;
         let stream = smol::net::unix::UnixStream::connect(path).await?;
-        let (connection, driver) = amqp_client_smol::connect_over(stream, target.config);
+        let (connection, driver) =
+            amqp_client_smol::connect_over(stream, target.get_config().clone());
         smol::spawn(driver).detach();
         works(&connection).await
     })
@@ -160,7 +161,7 @@ fn async_std_goes_through_a_unix_socket() -> Outcome {
     async_std::task::block_on(async {
         let path = unix_socket("async-std", &target)?;
         let stream = async_std::os::unix::net::UnixStream::connect(path).await?;
-        let (connection, driver) = connect_over(stream, target.config);
+        let (connection, driver) = connect_over(stream, target.get_config().clone());
         async_std::task::spawn(driver);
         works(&connection).await
     })
@@ -172,7 +173,7 @@ fn threads_go_through_a_unix_socket() -> Outcome {
     let stream = UnixStream::connect(unix_socket("threads", &target)?)?;
     stream.set_nonblocking(true)?;
     let stream = mio::net::UnixStream::from_std(stream);
-    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.get_config().clone())?;
     works(&connection).wait()
 }
 
@@ -184,7 +185,7 @@ fn threads_go_through_a_socket_pair() -> Outcome {
     join(other, reach(&target)?)?;
     own.set_nonblocking(true)?;
     let stream = mio::net::UnixStream::from_std(own);
-    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.get_config().clone())?;
     works(&connection).wait()
 }
 
@@ -229,18 +230,18 @@ fn threads_go_through_a_stream_whose_reads_are_short() -> Outcome {
     let stream = reach(&target)?;
     stream.set_nonblocking(true)?;
     let stream = Packets(mio::net::TcpStream::from_std(stream));
-    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.get_config().clone())?;
     works(&connection).wait_timeout(LIMIT).ok_or("it stalls")?
 }
 
 #[tokio::test]
 async fn tokio_goes_through_a_proxy() -> Outcome {
     let (_node, target) = broker()?;
-    let endpoint = target.endpoints.first().ok_or("no host")?;
+    let endpoint = target.get_endpoints().first().ok_or("no host")?;
     let proxy = ("127.0.0.1", socks5_proxy()?);
     let to = (endpoint.host.as_str(), endpoint.port);
     let stream = tokio_socks::tcp::Socks5Stream::connect(proxy, to).await?;
-    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.config);
+    let (connection, driver) = amqp_client_tokio::connect_over(stream, target.get_config().clone());
     tokio::spawn(driver);
     works(&connection).await
 }
@@ -248,11 +249,11 @@ async fn tokio_goes_through_a_proxy() -> Outcome {
 #[test]
 fn threads_go_through_a_proxy() -> Outcome {
     let (_node, target) = broker()?;
-    let endpoint = target.endpoints.first().ok_or("no host")?;
+    let endpoint = target.get_endpoints().first().ok_or("no host")?;
     let to = (endpoint.host.as_str(), endpoint.port);
     let stream = socks::Socks5Stream::connect(("127.0.0.1", socks5_proxy()?), to)?.into_inner();
     stream.set_nonblocking(true)?;
     let stream = mio::net::TcpStream::from_std(stream);
-    let connection = amqp_client_blocking::connect_over(stream, target.config)?;
+    let connection = amqp_client_blocking::connect_over(stream, target.get_config().clone())?;
     works(&connection).wait()
 }

@@ -110,7 +110,7 @@ impl ConnectError {
         let opening = error
             .as_close()
             .is_some_and(|close| close.method() == Some(ConnectionOpen::FACTS.name));
-        if opening && config.virtual_host.is_empty() && !error.is_transient() {
+        if opening && config.get_virtual_host().is_empty() && !error.is_transient() {
             return Self::EmptyVirtualHost { endpoint, error };
         }
         Self::Refused { endpoint, error }

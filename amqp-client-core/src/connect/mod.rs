@@ -124,9 +124,7 @@ async fn open_node<R: Runtime>(
 /// Turns the session's attempt timeout off: the adapters apply [`connect_timeout`](crate::Settings::connect_timeout) to each
 /// attempt, whose error has more detail.
 fn without_attempt_timeout(recovery: &Recovery) -> Recovery {
-    let mut recovery = recovery.clone();
-    recovery.attempt_timeout = None;
-    recovery
+    recovery.clone().attempt_timeout(None)
 }
 
 /// A connection and its driver, which has to run for anything to happen.

@@ -3,10 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_proto::config::ClientConfig;
-use amqp_proto::sasl::Plain;
 use amqp_proto::session::Recovery;
 use amqp_proto::uri::{Endpoint, Uri};
-use amqp_proto::{FieldError, Limits, ShortStr, TooLong};
+use amqp_proto::{FieldError, Limits, TooLong};
 
 use super::ConnectError;
 use crate::config::{Config, Settings};
@@ -37,23 +36,13 @@ use crate::tls::TlsOptions;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Target {
-    /// The nodes to try, in this order; after a loss, in random order.
-    pub endpoints: Vec<Endpoint>,
-    /// The TLS configuration; `None` connects without TLS.
-    pub tls: Option<TlsOptions>,
-    /// How to recover a lost connection; `None` turns recovery off. Default [`Recovery::default`].
-    pub recovery: Option<Recovery>,
-    /// Whether to retry the first connection as `recovery` says. Set it for a program that may start before its broker. `open`
-    /// then waits until it succeeds: limit that with [`give_up_after`](Recovery::give_up_after) or
-    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is retried
-    /// as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
-    pub retry_open: bool,
-    /// The source of tokens to log in with. If set, it replaces the configured mechanisms.
-    pub token_source: Option<Arc<dyn TokenSource>>,
-    /// Everything else.
-    pub config: Config,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) tls: Option<TlsOptions>,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) retry_open: bool,
+    pub(crate) token_source: Option<Arc<dyn TokenSource>>,
+    pub(crate) config: Config,
 }
 
 impl Target {
@@ -86,17 +75,24 @@ impl Target {
         }
     }
 
-    /// Adds a node to try after the others.
+    /// Adds a node to try after the others. After a loss, nodes are tried in random order.
     #[must_use]
     pub fn endpoint(mut self, host: impl Into<String>, port: u16) -> Self {
         self.endpoints.push(Endpoint::new(host, port));
         self
     }
 
+    /// Sets the nodes to try, instead of the present ones.
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        self.endpoints = endpoints.into_iter().collect();
+        self
+    }
+
     /// Sets the user's name and password, for the mechanism `PLAIN`. Default `guest` and `guest`.
     #[must_use]
     pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
-        self.config.protocol.mechanisms = vec![Arc::new(Plain::new(username, password))];
+        self.config.protocol = self.config.protocol.login(username, password);
         self
     }
 
@@ -105,7 +101,7 @@ impl Target {
     /// # Errors
     /// [`TooLong`], if no virtual host can have that name.
     pub fn virtual_host(mut self, name: impl AsRef<[u8]>) -> Result<Self, TooLong> {
-        self.config.protocol.virtual_host = ShortStr::named("virtual host", name)?;
+        self.config.protocol = self.config.protocol.virtual_host(name)?;
         Ok(self)
     }
 
@@ -113,7 +109,7 @@ impl Target {
     ///
     /// # Errors
     /// [`FieldError`], if the name does not fit the client properties.
-    pub fn connection_name(mut self, name: &str) -> Result<Self, FieldError> {
+    pub fn connection_name(mut self, name: impl AsRef<[u8]>) -> Result<Self, FieldError> {
         self.config.protocol = self.config.protocol.connection_name(name)?;
         Ok(self)
     }
@@ -121,18 +117,35 @@ impl Target {
     /// Sets the heartbeat interval to propose; see [`ClientConfig::heartbeat`].
     #[must_use]
     pub fn heartbeat(mut self, interval: Duration) -> Self {
-        self.config.protocol.heartbeat = interval;
+        self.config.protocol = self.config.protocol.heartbeat(interval);
         self
     }
 
-    /// Sets the limits of frames, bodies and channels.
+    /// Sets the limits of frames, bodies and channels, including those of a URI.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.config.protocol.limits = limits;
+        self.config.protocol = self.config.protocol.limits(limits);
         self
     }
 
-    /// Sets the timeouts and buffers.
+    /// Sets login, virtual host, heartbeat and limits, including those of a URI.
+    #[must_use]
+    pub fn protocol(mut self, protocol: ClientConfig) -> Self {
+        self.config.protocol = protocol;
+        self
+    }
+
+    /// Sets the timeouts and buffers, including those of a URI. To change one of them, start from the present ones:
+    ///
+    /// ```
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::Target;
+    ///
+    /// let target: Target = "amqp://rabbit-1?connection_timeout=5000".parse()?;
+    /// let settings = target.get_config().get_settings().call_timeout(None);
+    /// let target = target.settings(settings);
+    /// # Ok::<(), amqp_client_core::ConnectError>(())
+    /// ```
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.config.settings = settings;
@@ -146,7 +159,7 @@ impl Target {
         self
     }
 
-    /// Sets how a lost connection is recovered.
+    /// Sets how a lost connection is recovered. Default [`Recovery::default`].
     #[must_use]
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = Some(recovery);
@@ -160,7 +173,10 @@ impl Target {
         self
     }
 
-    /// Sets whether to retry the [first connection](#structfield.retry_open).
+    /// Sets whether to retry the first connection as [`recovery`](Self::recovery) says. Set it for a program that may start before
+    /// its broker. `open` then waits until it succeeds: limit that with [`give_up_after`](Recovery::give_up_after) or
+    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is retried
+    /// as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
     #[must_use]
     pub fn retry_open(mut self, retry: bool) -> Self {
         self.retry_open = retry;
@@ -180,9 +196,9 @@ impl Target {
     /// [`ConnectError`], if its values do not fit the protocol.
     pub fn from_uri(uri: &Uri) -> Result<Self, ConnectError> {
         let protocol = ClientConfig::from_uri_with(uri, login::mechanism)?;
-        let mut config = Config { protocol, ..Config::default() };
+        let mut settings = Settings::default();
         if let Some(timeout) = uri.options.connection_timeout {
-            config.settings.connect_timeout = timeout;
+            settings = settings.connect_timeout(timeout);
         }
         let tls = uri.tls.then(|| TlsOptions::from_uri(&uri.options)).transpose()?;
         Ok(Self {
@@ -191,8 +207,38 @@ impl Target {
             recovery: Some(Recovery::default()),
             retry_open: false,
             token_source: None,
-            config,
+            config: Config { protocol, settings },
         })
+    }
+}
+
+impl Target {
+    /// Returns the nodes, for code that opens the transport itself.
+    #[must_use]
+    pub fn get_endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Returns the TLS options, for code that opens the transport itself; `None` is a connection without TLS.
+    #[must_use]
+    pub const fn get_tls(&self) -> Option<&TlsOptions> {
+        self.tls.as_ref()
+    }
+
+    /// Returns the source of tokens to log in with, for code that opens the transport itself.
+    #[must_use]
+    pub const fn get_token_source(&self) -> Option<&Arc<dyn TokenSource>> {
+        self.token_source.as_ref()
+    }
+
+    /// Returns the configuration of the connection.
+    #[must_use]
+    pub const fn get_config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn node(&self, node: usize) -> Result<&Endpoint, ConnectError> {
+        self.endpoints.get(node).ok_or(ConnectError::NoEndpoint)
     }
 }
 
@@ -201,11 +247,5 @@ impl FromStr for Target {
 
     fn from_str(uri: &str) -> Result<Self, ConnectError> {
         Self::from_uri(&uri.parse()?)
-    }
-}
-
-impl Target {
-    pub(crate) fn node(&self, node: usize) -> Result<&Endpoint, ConnectError> {
-        self.endpoints.get(node).ok_or(ConnectError::NoEndpoint)
     }
 }

@@ -76,7 +76,7 @@ impl Connection {
         .await;
         // A consumer can be cancelled only after the reply to its start. Until then, the broker would deliver the messages that
         // are requeued below to it again, and the close would count these deliveries as failed.
-        let close_timeout = self.shared().lock().proto.config().close_timeout;
+        let close_timeout = self.shared().lock().proto.config().get_close_timeout();
         self.wait_until(close_timeout, |state| {
             given_back += state.stop_consumers();
             !state.starts_consumer()

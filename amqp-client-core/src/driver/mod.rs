@@ -76,7 +76,7 @@ struct DriverGuard {
 impl DriverGuard {
     /// Creates the guard of a new connection, and its first handle.
     fn begin(session: Session, settings: Settings) -> (Connection, Self) {
-        let close_timeout = session.config().close_timeout;
+        let close_timeout = session.config().get_close_timeout();
         let shared = Arc::new(Shared::new(session, settings));
         (Connection::new(shared.clone()), Self { shared, close_timeout, spare_waker: None })
     }

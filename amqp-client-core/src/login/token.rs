@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use amqp_proto::sasl::Plain;
 use amqp_proto::uri::Password;
 use futures_util::FutureExt as _;
 
@@ -23,24 +22,20 @@ use crate::state::{On, Waiting};
 
 /// Credentials that expire: an OAuth 2 token, or a temporary password.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Token {
-    /// The user's name. RabbitMQ takes it from an OAuth 2 token, and ignores this.
-    pub username: String,
-    /// The token.
-    pub secret: Password,
-    /// How long the token is valid from now on; `None` means forever.
-    pub valid_for: Option<Duration>,
+    username: String,
+    secret: Password,
+    valid_for: Duration,
 }
 
 impl Token {
-    /// Creates a token that is valid for that long from now on.
+    /// Creates a token that is valid for that long from now on; `Duration::MAX` means forever.
     pub fn new(secret: impl Into<String>, valid_for: Duration) -> Self {
         let secret = Password::from(secret.into());
-        Self { username: String::new(), secret, valid_for: Some(valid_for) }
+        Self { username: String::new(), secret, valid_for }
     }
 
-    /// Sets the user's name.
+    /// Sets the user's name. RabbitMQ takes it from an OAuth 2 token, and ignores this one.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = username.into();
@@ -49,8 +44,8 @@ impl Token {
 
     /// Makes the configuration log in with this token.
     pub(crate) fn log_in(&self, config: &mut Config) {
-        let mechanism = Plain::new(self.username.as_str(), self.secret.expose());
-        config.protocol.mechanisms = vec![Arc::new(mechanism)];
+        let protocol = std::mem::take(&mut config.protocol);
+        config.protocol = protocol.login(self.username.as_str(), self.secret.expose());
     }
 }
 
@@ -71,11 +66,11 @@ pub type TokenError = Arc<dyn Error + Send + Sync>;
 /// use amqp_client_tokio::login::{Token, TokenError};
 ///
 /// # async fn ask_the_authorization_server() -> Result<String, std::io::Error> { Ok(String::new()) }
-/// let mut target: Target = "amqps://rabbit-1,rabbit-2/orders".parse()?;
-/// target.token_source = Some(Arc::new(|| async {
+/// let target: Target = "amqps://rabbit-1,rabbit-2/orders".parse()?;
+/// let target = target.token_source(|| async {
 ///     let secret = ask_the_authorization_server().await.map_err(|error| Arc::new(error) as TokenError)?;
 ///     Ok(Token::new(secret, Duration::from_secs(3600)))
-/// }));
+/// });
 /// # Ok::<(), amqp_client_core::ConnectError>(())
 /// ```
 pub trait TokenSource: Send + Sync {
@@ -134,11 +129,12 @@ pub fn keep_fresh<T: Timer>(
     mut timer: T,
 ) -> impl Future<Output = ()> + use<T> {
     let connection = connection.downgrade();
-    let mut valid_for = token.valid_for;
+    let mut period = token.valid_for;
     async move {
         let mut failed = false;
-        while let Some(period) = valid_for {
+        loop {
             let pause = if failed { period / RETRY_PART } else { period - period / RENEW_PART };
+            // A token that is valid forever is not renewed.
             let at = timer.now().checked_add(pause.max(PAUSE_MIN));
             let Some(at) = at else { return };
             if connection.over_before(&mut timer, at).await {
@@ -147,7 +143,7 @@ pub fn keep_fresh<T: Timer>(
             let renewal = connection.renew(ask(source.clone()), &mut timer, period / RENEW_PART);
             failed = match renewal.await {
                 Ok(next) => {
-                    valid_for = next;
+                    period = next;
                     false
                 }
                 Err(Some(why)) => {
@@ -179,7 +175,7 @@ impl WeakConnection {
         token: impl Future<Output = Result<Token, TokenError>>,
         timer: &mut impl Timer,
         limit: Duration,
-    ) -> Result<Option<Duration>, Option<String>> {
+    ) -> Result<Duration, Option<String>> {
         let mut token = pin!(token);
         let late_at = timer.now() + limit.max(PAUSE_MIN);
         let mut waiting = Waiting::new(self.shared(), On::Connection);

@@ -18,11 +18,9 @@ use super::Peer;
 
 /// A server with RabbitMQ's properties, as far as they matter.
 fn capable() -> Arc<ServerConfig> {
-    let mut config = ServerConfig::default();
     let capabilities = FieldTable::new().with("basic.nack", true).expect("it fits");
-    config.server_properties =
-        FieldTable::new().with("capabilities", capabilities).expect("it fits");
-    Arc::new(config)
+    let properties = FieldTable::new().with("capabilities", capabilities).expect("it fits");
+    Arc::new(ServerConfig::default().server_properties(properties))
 }
 
 /// A server that replies as a broker whose queues always exist, confirms what is published, and delivers what the test says.

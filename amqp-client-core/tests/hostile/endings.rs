@@ -7,7 +7,7 @@ use amqp_client_core::proto::method::{
     BasicCancel, ChannelClose, ChannelCloseOk, ConnectionClose, ConnectionCloseOk, Method,
 };
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, Violation};
-use amqp_client_core::{CallError, Config, ConsumerEnd};
+use amqp_client_core::{CallError, Config, ConsumerEnd, Settings};
 
 use crate::scene::{End, Scene, now, poll_once};
 use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
@@ -227,8 +227,7 @@ fn a_violation_that_cannot_be_reported_to_the_peer_ends_in_time() {
 /// Deliveries that nobody takes stop reading, and the reply to the close is behind them.
 #[test]
 fn a_connection_closes_even_if_its_deliveries_are_not_taken() {
-    let mut config = Config::default();
-    config.settings.delivery_budget = 1_000;
+    let config = Config::default().settings(Settings::default().delivery_budget(1_000));
     let mut scene = Scene::open(config);
     let channel = scene.channel(1);
     let consumer = scene.consumer(&channel, TAG);

@@ -4,7 +4,9 @@ use amqp_client_core::proto::method::{
     BasicCancel, BasicReturn, ChannelClose, ChannelFlow, ConnectionBlocked, ConnectionUnblocked,
 };
 use amqp_client_core::proto::{ConnectionError, Violation};
-use amqp_client_core::{ChannelEvent, Config, Gate, PublishError, PublisherOptions};
+use amqp_client_core::{
+    ChannelEvent, ClientConfig, Config, Gate, Limits, PublishError, PublisherOptions, Settings,
+};
 use bytes::Bytes;
 
 use crate::scene::{Scene, now, peak, poll_once, uncounted};
@@ -75,9 +77,8 @@ fn untaken_deliveries_stop_reading() {
     for (size, read) in
         [(0, 65_536), (0, 0), (100, 65_536), (100, 0), (50_000, 65_536), (50_000, 0)]
     {
-        let mut config = Config::default();
-        config.settings.delivery_budget = 1024 * 1024;
-        let mut scene = Scene::open(config);
+        let settings = Settings::default().delivery_budget(1024 * 1024);
+        let mut scene = Scene::open(Config::default().settings(settings));
         let channel = scene.channel(1);
         let mut consumer = scene.consumer(&channel, TAG);
         let (mut tag, mut sent) = (0, 0);
@@ -266,10 +267,9 @@ fn incomplete_returns_do_not_keep_their_read_buffer() {
 /// Properties that wait for their message's body count like parts of bodies.
 #[test]
 fn properties_of_messages_that_only_begin_end_the_connection_at_a_limit() {
-    let mut config = Config::default();
-    config.protocol.limits.body_max = MIB;
-    config.protocol.limits.unfinished_max = 8 * MIB;
-    let (mut scene, _consumers) = crowd(config);
+    let limits = Limits::default().body_max(MIB).unfinished_max(8 * MIB);
+    let protocol = ClientConfig::default().limits(limits);
+    let (mut scene, _consumers) = crowd(Config::default().protocol(protocol));
     // Flags, and a table of headers that nobody looks at.
     let properties = [&[0x20, 0][..], &100_000u32.to_be_bytes(), &[0; 100_000]].concat();
     let mut sent = 0;
@@ -309,10 +309,9 @@ fn bodies_that_are_only_announced_take_no_memory() {
 /// And then it does come, without end.
 #[test]
 fn bodies_that_are_never_finished_end_the_connection_at_a_limit() {
-    let mut config = Config::default();
-    config.protocol.limits.body_max = MIB;
-    config.protocol.limits.unfinished_max = 8 * MIB;
-    let (mut scene, _consumers) = crowd(config);
+    let limits = Limits::default().body_max(MIB).unfinished_max(8 * MIB);
+    let protocol = ClientConfig::default().limits(limits);
+    let (mut scene, _consumers) = crowd(Config::default().protocol(protocol));
     let mut sent = 0;
     let most = peak(|| {
         for number in 1..=2047 {

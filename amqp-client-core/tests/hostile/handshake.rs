@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::CallError;
 use amqp_client_core::Config;
 use amqp_client_core::proto::method::{
     ConnectionClose, ConnectionSecure, ConnectionStart, QueueDeclareOk,
@@ -13,6 +12,7 @@ use amqp_client_core::proto::{
     ConnectionError, DecodeErrorKind, LoginError, LongStr, Mechanism, OpenChannelError, SaslError,
     SaslExchange, Secret, Violation, WrongProtocol,
 };
+use amqp_client_core::{CallError, ClientConfig};
 
 use crate::scene::{Scene, now, peak, poll_once};
 use crate::wire::{
@@ -183,9 +183,8 @@ impl Mechanism for Challenged {
 }
 
 fn challenged() -> Scene {
-    let mut config = Config::default();
-    config.protocol.mechanisms = vec![Arc::new(Challenged)];
-    let mut scene = Scene::connecting(config);
+    let protocol = ClientConfig::default().mechanisms(vec![Arc::new(Challenged)]);
+    let mut scene = Scene::connecting(Config::default().protocol(protocol));
     scene.feed(&start());
     scene
 }

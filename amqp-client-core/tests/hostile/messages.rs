@@ -2,7 +2,9 @@
 
 use amqp_client_core::proto::method::{BasicAck, BasicCancel, BasicNack, Method};
 use amqp_client_core::proto::{DecodeErrorKind, DeliveryTag, Unusable, Value};
-use amqp_client_core::{ChannelEvent, Config, ConfirmError, PublisherOptions};
+use amqp_client_core::{
+    ChannelEvent, ClientConfig, Config, ConfirmError, Limits, PublisherOptions,
+};
 
 use crate::scene::{Scene, now, peak, poll_once};
 use crate::wire::{
@@ -96,9 +98,8 @@ fn a_body_beyond_all_limits_is_waited_for_without_being_kept() {
 
 #[test]
 fn an_oversized_body_is_reported_once_it_is_complete() {
-    let mut config = Config::default();
-    config.protocol.limits.body_max = 1_000;
-    let mut scene = Scene::open(config);
+    let protocol = ClientConfig::default().limits(Limits::default().body_max(1_000));
+    let mut scene = Scene::open(Config::default().protocol(protocol));
     let channel = scene.channel(1);
     let mut consumer = scene.consumer(&channel, TAG);
     let mut events = channel.events();

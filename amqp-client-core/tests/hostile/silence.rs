@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::ConnectionError;
-use amqp_client_core::{Config, ConfirmError, Gate, PublishError, PublisherOptions};
+use amqp_client_core::{ClientConfig, Config, ConfirmError, Gate, PublishError, PublisherOptions};
 
 use crate::scene::{Application, End, Scene, now, poll_once};
 use crate::wire::{HEARTBEAT, deliver, frame, header, open_ok, start, tune};
@@ -16,9 +16,8 @@ const PUBLISH: Duration = Duration::from_secs(30);
 const CONFIRM: Duration = Duration::from_secs(60);
 
 fn scene(heartbeat: u16) -> (Scene, Application) {
-    let mut config = Config::default();
-    config.protocol.heartbeat = Duration::from_secs(heartbeat.into());
-    let mut scene = Scene::connecting(config);
+    let protocol = ClientConfig::default().heartbeat(Duration::from_secs(heartbeat.into()));
+    let mut scene = Scene::connecting(Config::default().protocol(protocol));
     scene.feed(&[start(), tune(2047, 131_072, heartbeat), open_ok()].concat());
     let application = scene.application();
     (scene, application)

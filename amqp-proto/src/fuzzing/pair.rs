@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
-use crate::{ClientConfig, Connection, Event, ServerConfig, ServerEvent};
+use crate::{ClientConfig, Connection, Event, Limits, ServerConfig, ServerEvent};
 
 pub(super) struct Pair {
     pub(super) client: Connection,
@@ -29,8 +29,7 @@ impl Pair {
     #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        let mut config = ClientConfig::default();
-        config.limits.body_max = 1 << 16;
+        let config = ClientConfig::default().limits(Limits::default().body_max(1 << 16));
         let mut pair = Self {
             client: Connection::client(Arc::new(config), now),
             server: Connection::server(Arc::new(ServerConfig::default()), now),

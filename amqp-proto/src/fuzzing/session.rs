@@ -50,13 +50,11 @@ impl<'a> Scene<'a> {
     #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
     fn new(data: &'a [u8]) -> Self {
         let now = Instant::now();
-        let recovery = Recovery {
-            on_cancel: OnCancel::Resubscribe,
-            reopen_channels: data.len() % 2 == 0,
-            keep_max: 10_000,
-            seed: Some(1),
-            ..Recovery::default()
-        };
+        let recovery = Recovery::default()
+            .on_cancel(OnCancel::Resubscribe)
+            .reopen_channels(data.len() % 2 == 0)
+            .keep_max(10_000)
+            .seed(Some(1));
         let mut session = Session::new(Arc::new(ClientConfig::default()), now);
         session.recover_with(recovery, 2, 0);
         Self {

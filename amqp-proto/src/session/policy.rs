@@ -19,65 +19,64 @@ use crate::config::setters;
 ///     .recovers(|error| error.is_recoverable() && error.is_transient());
 /// ```
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Recovery {
     pub(crate) recovers: Recovers,
-    /// The backoff of a node after its first failure. It doubles with each further failure. Half of it is random (jitter), so that
-    /// the clients of a restarted broker do not all reconnect at once. Default 100 ms.
-    ///
-    /// At least 1 ms, like `delay_max` and the time of [`Locked::Retry`]: otherwise an attempt that is refused at once would be
-    /// repeated without a pause.
-    pub delay_min: Duration,
-    /// The maximum backoff of a node. A connection that does not last that long counts as a failure, too. Default 5 s.
-    pub delay_max: Duration,
-    /// Number of consecutive attempts after which to give up; `None` means never, and 0 counts as 1. Default `None`.
-    pub attempts_max: Option<u32>,
-    /// Time after a loss at which to give up; zero gives up at once, `None` never. Default `None`.
-    pub give_up_after: Option<Duration>,
-    /// Policy for a consumer that the broker cancels. Default [`OnCancel::End`].
-    pub on_cancel: OnCancel,
-    /// Whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that
-    /// caused the error fails either way and is not repeated: a request, or a [kept](super::SessionChannel::publish_kept) message
-    /// that the broker refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
-    ///
-    /// The channel is reopened at once. If the broker closes it again within a second, or within twice the last delay, it is
-    /// reopened after `delay_min`, then after twice that, up to `delay_max`.
-    pub reopen_channels: bool,
-    /// Policy for a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
-    /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not
-    /// noticed yet. Default: retry every second, for as long as it takes.
-    pub locked: Locked,
-    /// Whether to retry the first declaration of such a queue, too. That helps when a program was restarted and the broker has not
-    /// noticed yet that its earlier connection has ended. The request gets no reply until the queue is free; bound it by a timeout.
-    /// The broker closes the channel each time (405): it is reopened with its state, as by `reopen_channels`, and everything else
-    /// that was pending on it fails. Default false.
-    pub retry_locked: bool,
-    /// Maximum number of bytes of [kept](super::SessionChannel::publish_kept) messages: those that are kept until they are
-    /// confirmed. Publishing waits when there is no room. One message is always kept, even if this is 0. After a loss, all kept
-    /// messages are queued for the transport at once, small ones as a copy. Default 16 MiB.
-    pub keep_max: usize,
-    /// How long an attempt to connect may take before it counts as failed, from [`Reconnect::Connect`](super::Reconnect::Connect)
-    /// to the call that reports its result. The handshake that follows has [its own
-    /// timeout](crate::ClientConfig::handshake_timeout). `None` waits forever. Default 60 s. The clients have a shorter timeout,
-    /// `connect_timeout`.
-    pub attempt_timeout: Option<Duration>,
-    /// The seed of jitter and node order. Sessions with equal seeds behave alike, so set it in tests only. Default `None`: a
-    /// random seed; without the standard library, a seed derived from the time at which recovery was turned on.
-    pub seed: Option<u64>,
+    pub(crate) delay_min: Duration,
+    pub(crate) delay_max: Duration,
+    pub(crate) attempts_max: Option<u32>,
+    pub(crate) give_up_after: Option<Duration>,
+    pub(crate) on_cancel: OnCancel,
+    pub(crate) reopen_channels: bool,
+    pub(crate) locked: Locked,
+    pub(crate) retry_locked: bool,
+    pub(crate) keep_max: usize,
+    pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) seed: Option<u64>,
 }
 
 setters! {
     Recovery {
+        /// Sets the backoff of a node after its first failure. It doubles with each further failure. Half of it is random (jitter),
+        /// so that the clients of a restarted broker do not all reconnect at once. Default 100 ms.
+        ///
+        /// At least 1 ms, like `delay_max` and the time of [`Locked::Retry`]: otherwise an attempt that is refused at once would be
+        /// repeated without a pause.
         delay_min: Duration,
+        /// Sets the maximum backoff of a node. A connection that does not last that long counts as a failure, too. Default 5 s.
         delay_max: Duration,
+        /// Sets the number of consecutive attempts after which to give up; `None` means never, and 0 counts as 1. Default `None`.
         attempts_max: Option<u32>,
+        /// Sets the time after a loss at which to give up; zero gives up at once, `None` never. Default `None`.
         give_up_after: Option<Duration>,
+        /// Sets the policy for a consumer that the broker cancels. Default [`OnCancel::End`].
         on_cancel: OnCancel,
+        /// Sets whether to reopen a channel that the broker closed because of an error, and to restore its state. The operation that
+        /// caused the error fails either way and is not repeated: a request, or a [kept](super::SessionChannel::publish_kept)
+        /// message that the broker refuses ([`ChannelEvent::PublishFailed`](crate::ChannelEvent::PublishFailed)). Default false.
+        ///
+        /// The channel is reopened at once. If the broker closes it again within a second, or within twice the last delay, it is
+        /// reopened after `delay_min`, then after twice that, up to `delay_max`.
         reopen_channels: bool,
+        /// Sets the policy for a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
+        /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not
+        /// noticed yet. Default: retry every second, for as long as it takes.
         locked: Locked,
+        /// Sets whether to retry the first declaration of such a queue, too. That helps when a program was restarted and the broker
+        /// has not noticed yet that its earlier connection has ended. The request gets no reply until the queue is free; bound it by
+        /// a timeout. The broker closes the channel each time (405): it is reopened with its state, as by `reopen_channels`, and
+        /// everything else that was pending on it fails. Default false.
         retry_locked: bool,
+        /// Sets the maximum number of bytes of [kept](super::SessionChannel::publish_kept) messages: those that are kept until they
+        /// are confirmed. Publishing waits when there is no room. One message is always kept, even if this is 0. After a loss, all
+        /// kept messages are queued for the transport at once, small ones as a copy. Default 16 MiB.
         keep_max: usize,
+        /// Sets how long an attempt to connect may take before it counts as failed, from
+        /// [`Reconnect::Connect`](super::Reconnect::Connect) to the call that reports its result. The handshake that follows has
+        /// [its own timeout](crate::ClientConfig::handshake_timeout). `None` waits forever. Default 60 s. The clients have a shorter
+        /// timeout, `connect_timeout`.
         attempt_timeout: Option<Duration>,
+        /// Sets the seed of jitter and node order. Sessions with equal seeds behave alike, so set it in tests only. Default `None`:
+        /// a random seed; without the standard library, a seed derived from the time at which recovery was turned on.
         seed: Option<u64>,
     }
 }

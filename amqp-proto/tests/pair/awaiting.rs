@@ -5,8 +5,8 @@ use amqp_proto::method::{
     ConfirmSelect, ConfirmSelectOk, QueueDeclare, QueueDeclareOk, TxCommitOk, TxSelect, TxSelectOk,
 };
 use amqp_proto::{
-    ChannelId, ClientConfig, Connection, DeliveryTag, Properties, RawProperties, ReplyCode, Route,
-    ServerConfig, Settlement,
+    ChannelId, ClientConfig, Connection, DeliveryTag, Limits, Properties, RawProperties, ReplyCode,
+    Route, ServerConfig, Settlement,
 };
 
 use crate::util::{Pair, short};
@@ -124,9 +124,9 @@ fn nothing_is_awaited_from_channels_that_have_ended() {
 fn checking_for_outstanding_replies_costs_the_same_with_many_channels() {
     const CHANNELS: u16 = u16::MAX;
     const LOOKS: u32 = 300_000;
-    let (mut config, mut server) = (ClientConfig::default(), ServerConfig::default());
-    (config.limits.channel_max, server.limits.channel_max) = (CHANNELS, CHANNELS);
-    let mut pair = Pair::opened(config, server);
+    let limits = Limits::default().channel_max(CHANNELS);
+    let (config, server) = (ClientConfig::default(), ServerConfig::default());
+    let mut pair = Pair::opened(config.limits(limits), server.limits(limits));
     let ids: Vec<_> = (0..CHANNELS).map(|_| pair.client.open_channel().expect("free")).collect();
     pair.drive();
     let looks = |client: &Connection| {

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use amqp_proto::sasl::{Anonymous, External, Plain};
 use amqp_proto::{
-    ClientConfig, ConnectionError, Event, Initiator, LoginError, Mechanism, ReplyCode, SaslError,
-    SaslExchange, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
+    ClientConfig, ConnectionError, Event, Initiator, Limits, LoginError, Mechanism, ReplyCode,
+    SaslError, SaslExchange, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -49,15 +49,12 @@ fn both_ends_open_and_agree() {
 
 #[test]
 fn the_best_mechanism_that_is_offered_is_used() {
-    let mut config = client();
-    config.mechanisms = vec![
+    let config = client().mechanisms(vec![
         Arc::new(External::default()),
         Arc::new(Anonymous::default()),
         Arc::new(Plain::new("user", "secret")),
-    ];
-    let mut offer = server();
-    offer.mechanisms = "AMQPLAIN PLAIN ANONYMOUS".to_owned();
-    let mut pair = Pair::new(config, offer);
+    ]);
+    let mut pair = Pair::new(config, server().mechanisms("AMQPLAIN PLAIN ANONYMOUS"));
     pair.drive();
     assert_eq!(login(&pair.take_server()), ("ANONYMOUS".to_owned(), Vec::new()));
     assert!(pair.client.is_open());
@@ -65,9 +62,7 @@ fn the_best_mechanism_that_is_offered_is_used() {
 
 #[test]
 fn without_a_common_mechanism_nothing_is_tried() {
-    let mut offer = server();
-    offer.mechanisms = "EXTERNAL SCRAM".to_owned();
-    let mut pair = Pair::new(client(), offer);
+    let mut pair = Pair::new(client(), server().mechanisms("EXTERNAL SCRAM"));
     pair.drive();
     let ConnectionError::Login(LoginError::NoCommonMechanism { offered, configured }) =
         pair.client_error()
@@ -99,10 +94,8 @@ impl Mechanism for Counting {
 }
 
 fn counting() -> Pair {
-    let (mut config, mut offer) = (client(), server());
-    config.mechanisms = vec![Arc::new(Counting)];
-    offer.mechanisms = "COUNTING".to_owned();
-    let mut pair = Pair::new(config, offer);
+    let config = client().mechanisms(vec![Arc::new(Counting)]);
+    let mut pair = Pair::new(config, server().mechanisms("COUNTING"));
     pair.welcoming = false;
     pair.drive();
     assert_eq!(login(&pair.take_server()), ("COUNTING".to_owned(), b"1".to_vec()));
@@ -191,10 +184,9 @@ fn the_lower_limit_holds_and_zero_is_none() {
     for (client_max, server_max, agreed) in
         [(0, 0, u16::MAX), (0, 7, 7), (5, 7, 5), (9, 7, 7), (5, 0, 5)]
     {
-        let (mut config, mut offer) = (client(), server());
-        config.limits.channel_max = client_max;
-        offer.limits.channel_max = server_max;
-        let pair = Pair::opened(config, offer);
+        let limits = |max| Limits::default().channel_max(max);
+        let (config, offer) = (client().limits(limits(client_max)), server());
+        let pair = Pair::opened(config, offer.limits(limits(server_max)));
         assert_eq!(pair.client.negotiated().expect("agreed").channel_max, agreed);
         assert_eq!(pair.server.negotiated().expect("agreed").channel_max, agreed);
     }
@@ -202,10 +194,9 @@ fn the_lower_limit_holds_and_zero_is_none() {
     for (client_max, server_max, agreed) in
         [(0, 0, CAP), (0, 8192, 8192), (4096, 131_072, 4096), (131_072, 0, 131_072)]
     {
-        let (mut config, mut offer) = (client(), server());
-        config.limits.frame_max = client_max;
-        offer.limits.frame_max = server_max;
-        let pair = Pair::opened(config, offer);
+        let limits = |max| Limits::default().frame_max(max);
+        let (config, offer) = (client().limits(limits(client_max)), server());
+        let pair = Pair::opened(config, offer.limits(limits(server_max)));
         assert_eq!(pair.client.negotiated().expect("agreed").frame_max, agreed);
         assert_eq!(pair.server.negotiated().expect("agreed").frame_max, agreed);
     }
@@ -221,10 +212,7 @@ fn heartbeats_are_agreed_on_in_whole_seconds() {
         (millis(200), millis(60_000), 1),
         (millis(1_500), millis(60_000), 2),
     ] {
-        let (mut config, mut offer) = (client(), server());
-        config.heartbeat = ours;
-        offer.heartbeat = theirs;
-        let pair = Pair::opened(config, offer);
+        let pair = Pair::opened(client().heartbeat(ours), server().heartbeat(theirs));
         let heartbeat = pair.client.negotiated().expect("agreed").heartbeat;
         assert_eq!(heartbeat, Duration::from_secs(agreed));
     }

@@ -6,8 +6,9 @@ use amqp_proto::method::{
     TxRollback, TxRollbackOk, TxSelect, TxSelectOk,
 };
 use amqp_proto::{
-    ChannelEvent, ChannelId, ClientConfig, ConsumerId, DeliveryTag, FieldTable, GetReply, Misuse,
-    Oversized, Properties, RawProperties, Reply, ReplyCode, ServerConfig, TimerReason, Unusable,
+    ChannelEvent, ChannelId, ClientConfig, ConsumerId, DeliveryTag, FieldTable, GetReply, Limits,
+    Misuse, Oversized, Properties, RawProperties, Reply, ReplyCode, ServerConfig, TimerReason,
+    Unusable,
 };
 
 use crate::util::{Pair, short};
@@ -20,9 +21,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A pair whose client takes bodies up to 1000 bytes, with a consumer, and that many messages delivered: the first two too
 /// large, the second in several frames, the others small.
 fn oversized(oversized: Oversized, deliveries: u64) -> (Pair, ChannelId, ConsumerId) {
-    let mut config = ClientConfig::default();
-    config.limits.body_max = 1000;
-    config.limits.oversized = oversized;
+    let limits = Limits::default().body_max(1000).oversized(oversized);
+    let config = ClientConfig::default().limits(limits);
     let mut pair = Pair::opened(config, ServerConfig::default());
     let id = pair.open_channel();
     let consume = BasicConsume { consumer_tag: short("t"), ..BasicConsume::default() };
@@ -147,8 +147,7 @@ fn held_deliveries_are_requeued_when_their_consumer_ends() {
 
 #[test]
 fn a_get_holds_a_message_that_is_too_large() {
-    let mut config = ClientConfig::default();
-    config.limits.body_max = 1000;
+    let config = ClientConfig::default().limits(Limits::default().body_max(1000));
     let mut pair = Pair::opened(config, ServerConfig::default());
     let id = pair.open_channel();
     pair.on_client(id).request(BasicGet::default()).expect("it is sent");

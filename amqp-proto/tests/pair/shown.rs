@@ -37,15 +37,13 @@ fn mechanisms() -> [Arc<dyn Mechanism>; 2] {
 #[test]
 fn credentials_are_not_shown_on_their_way_out() {
     for mechanism in mechanisms() {
-        let mut config = ClientConfig::default();
-        config.mechanisms = vec![mechanism];
+        let config = ClientConfig::default().mechanisms(vec![mechanism]);
         assert_fit_for_logs("ClientConfig", &config);
         let now = start();
         let config = Arc::new(config);
         let mut session = Session::new(config.clone(), now);
         let mut client = Connection::client(config, now);
-        let mut offering = ServerConfig::default();
-        offering.mechanisms = "PLAIN AMQPLAIN".to_owned();
+        let offering = ServerConfig::default().mechanisms("PLAIN AMQPLAIN");
         let mut server = Connection::server(Arc::new(offering), now);
         let mut to_server = BytesMut::new();
         let mut to_client = BytesMut::new();

@@ -13,8 +13,7 @@ fn seconds(count: u64) -> Duration {
 }
 
 fn pair(heartbeat: u64) -> Pair {
-    let mut config = ClientConfig::default();
-    config.heartbeat = seconds(heartbeat);
+    let config = ClientConfig::default().heartbeat(seconds(heartbeat));
     Pair::opened(config, ServerConfig::default())
 }
 
@@ -239,8 +238,7 @@ fn a_close_that_cannot_be_written_ends_in_time() {
 #[test]
 fn a_close_may_take_for_ever_or_no_time() {
     for (timeout, ends) in [(Duration::MAX, false), (Duration::ZERO, true)] {
-        let mut config = ClientConfig::default();
-        (config.heartbeat, config.close_timeout) = (Duration::ZERO, timeout);
+        let config = ClientConfig::default().heartbeat(Duration::ZERO).close_timeout(timeout);
         let mut pair = Pair::opened(config, ServerConfig::default());
         pair.client.close(pair.now, ReplyCode::REPLY_SUCCESS, "bye");
         assert!(Way::Lent.write(&mut pair, MIB));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use amqp_proto::method::Method;
 use amqp_proto::{
-    ChannelEvent, ChannelId, Connection, ConnectionError, Event, Published, ReplyCode,
+    ChannelEvent, ChannelId, Connection, ConnectionError, Event, Limits, Published, ReplyCode,
     ServerConfig, ServerEvent, ShortStr, Transmit, Unusable,
 };
 use bytes::BytesMut;
@@ -103,11 +103,11 @@ impl Engine {
     /// An empty broker: virtual hosts with the usual exchanges.
     #[must_use]
     pub fn new(options: Options, now: Instant) -> Self {
-        let mut config = ServerConfig::default();
-        config.mechanisms = "PLAIN AMQPLAIN".to_owned();
-        config.server_properties = login::server_properties();
-        config.heartbeat = options.heartbeat;
-        config.limits.body_max = options.max_message_size;
+        let config = ServerConfig::default()
+            .mechanisms("PLAIN AMQPLAIN")
+            .server_properties(login::server_properties())
+            .heartbeat(options.heartbeat)
+            .limits(Limits::default().body_max(options.max_message_size));
         let mut engine = Self {
             now,
             choices: Choices::new(options.nondeterminism),

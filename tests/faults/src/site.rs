@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use amqp_client_core::proto::uri::Endpoint;
-use amqp_client_core::{OnCancel, QueueType, Target};
+use amqp_client_core::{OnCancel, QueueType, Recovery, Settings, Target};
 use amqp_testkit::{Proxy, RabbitMq};
 
 /// The brokers, each behind a proxy.
@@ -40,24 +40,27 @@ impl Site {
     }
 
     pub(crate) fn target(&self, name: &str, seed: u64) -> Result<Target, crate::Error> {
-        let mut target: Target = format!("amqp://localhost?name={name}").parse()?;
+        let target: Target = format!("amqp://localhost?name={name}").parse()?;
         let endpoint = |proxy: &Proxy| {
             let addr = proxy.addr();
             Endpoint::new(addr.ip().to_string(), addr.port())
         };
-        target.endpoints = self.proxies.iter().map(endpoint).collect();
-        target.config.protocol.heartbeat = HEARTBEAT;
-        target.config.settings.connect_timeout = Duration::from_secs(10);
         // A node may be down for as long as it takes to start.
-        target.config.settings.call_timeout = Some(Duration::from_secs(120));
-        target.config.settings.publish_timeout = Some(Duration::from_secs(120));
-        target.config.settings.confirm_timeout = Some(Duration::from_secs(120));
-        if let Some(recovery) = &mut target.recovery {
-            recovery.seed = Some(seed);
-            recovery.delay_max = Duration::from_secs(2);
-            recovery.on_cancel = OnCancel::Resubscribe;
-        }
-        Ok(target)
+        let patient = Some(Duration::from_secs(120));
+        let settings = Settings::default()
+            .connect_timeout(Duration::from_secs(10))
+            .call_timeout(patient)
+            .publish_timeout(patient)
+            .confirm_timeout(patient);
+        let recovery = Recovery::default()
+            .seed(Some(seed))
+            .delay_max(Duration::from_secs(2))
+            .on_cancel(OnCancel::Resubscribe);
+        Ok(target
+            .endpoints(self.proxies.iter().map(endpoint))
+            .heartbeat(HEARTBEAT)
+            .settings(settings)
+            .recovery(recovery))
     }
 
     pub(crate) fn each_proxy(&self, act: impl Fn(&Proxy)) {

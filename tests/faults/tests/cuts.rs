@@ -10,7 +10,7 @@ use amqp_client_core::{
     CallError, Channel, ConnectError, ConsumeOptions, Message, MessageProperties, OnLoss,
     PublisherOptions, QueueOptions, Target,
 };
-use amqp_client_tokio::{Connection, connect_target};
+use amqp_client_tokio::{Connection, Recovery, connect_target};
 use amqp_faults::Error;
 use amqp_testkit::{Proxy, RabbitMq};
 
@@ -116,14 +116,12 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
 #[tokio::test]
 async fn work_gets_done_wherever_it_is_cut() -> Result<(), Error> {
     let broker = Broker::find()?;
-    let mut target: Target = broker.uri.parse()?;
-    let endpoint = target.endpoints.first().ok_or("no host")?.clone();
+    let target: Target = broker.uri.parse()?;
+    let endpoint = target.get_endpoints().first().ok_or("no host")?.clone();
     let proxy = Proxy::start(format!("{}:{}", endpoint.host, endpoint.port).parse()?)?;
     let through = Endpoint::new(proxy.addr().ip().to_string(), proxy.addr().port());
-    target.endpoints = vec![through];
-    if let Some(recovery) = &mut target.recovery {
-        recovery.delay_min = Duration::from_millis(1);
-    }
+    let recovery = Recovery::default().delay_min(Duration::from_millis(1));
+    let target = target.endpoints([through]).recovery(recovery);
     let name = format!("faults.cuts.{}", std::process::id());
     work(&target, &name).await?;
     let whole = usize::try_from(proxy.bytes_from_server())?;

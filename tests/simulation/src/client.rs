@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, LoginError};
 use amqp_client_core::{
-    CallError, Config, ConfirmError, Connection, ConsumerEnd, PublishError, Recovery,
+    CallError, ClientConfig, Config, ConfirmError, Connection, ConsumerEnd, Limits, PublishError,
+    Recovery, Settings,
 };
 use fastrand::Rng;
 
@@ -122,12 +123,12 @@ impl Env {
 
     /// Connects with a connection that recovers whenever it is lost.
     pub(crate) async fn connect_for_good(&self) -> Connected {
-        let mut recovery = Recovery::default();
-        recovery.seed = Some(self.random(|rng| rng.u64(..)));
-        recovery.keep_max = KEEP_MAX;
+        let seed = self.random(|rng| rng.u64(..));
+        let recovery = Recovery::default().seed(Some(seed)).keep_max(KEEP_MAX);
         // Losing the unconfirmed is for others to test.
-        let mut config = self.config();
-        config.settings.confirm_timeout = None;
+        let config = self.config();
+        let settings = config.get_settings().confirm_timeout(None);
+        let config = config.settings(settings);
         let pace = Pace::new(Pace::DEFAULT, self.world.network.borrow().nodes.len());
         self.connect_with(config, Some((recovery, pace))).await
     }
@@ -152,18 +153,19 @@ impl Env {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::default();
         let script = &self.world.script;
-        config.protocol.heartbeat = script.heartbeat;
-        config.protocol.limits.transmit_high_water = HIGH_WATER;
-        config.protocol.limits.frame_max = if script.seed % 2 == 0 { 4096 } else { 131_072 };
-        config.settings.call_timeout = script.patience;
-        config.settings.publish_timeout = script.patience;
-        config.settings.confirm_timeout = script.patience;
-        // Far more than any client leaves untaken, except if it forgets deliveries.
-        config.settings.delivery_budget =
-            if script.body_max() > 3_000 { 256 * 1024 } else { 8 * 1024 };
-        config
+        let limits = Limits::default()
+            .transmit_high_water(HIGH_WATER)
+            .frame_max(if script.seed % 2 == 0 { 4096 } else { 131_072 });
+        let settings = Settings::default()
+            .call_timeout(script.patience)
+            .publish_timeout(script.patience)
+            .confirm_timeout(script.patience)
+            // Far more than any client leaves untaken, except if it forgets deliveries.
+            .delivery_budget(if script.body_max() > 3_000 { 256 * 1024 } else { 8 * 1024 });
+        Config::default()
+            .protocol(ClientConfig::default().heartbeat(script.heartbeat).limits(limits))
+            .settings(settings)
     }
 
     /// Judges the end of a connection: the task begins anew, if the error was to be expected.

@@ -6,7 +6,7 @@ use amqp_client_core::proto::method::{
     Arguments as _, BasicConsume, BasicConsumeOk, Method, QueueDeclare, TxCommit, TxSelect,
 };
 use amqp_client_core::proto::session::{Entity, Recovery};
-use amqp_client_core::proto::{ChannelEvent, ReplyCode, ServerConfig};
+use amqp_client_core::proto::{ChannelEvent, Limits, ReplyCode, ServerConfig};
 
 use crate::rig::{SessionRig, accept, durable, short};
 
@@ -46,7 +46,7 @@ fn a_recovery_ends_when_its_last_channel_is_closed() {
 fn channels_can_be_closed_at_any_round_of_a_recovery() {
     for reopen_channels in [false, true] {
         for (rounds, which) in (0..12).flat_map(|rounds| [(rounds, 0), (rounds, 1), (rounds, 2)]) {
-            let mut rig = SessionRig::with(|recovery| recovery.reopen_channels = reopen_channels);
+            let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(reopen_channels));
             let ids = [rig.open(), rig.open()];
             for (id, name) in ids.into_iter().zip(["a", "b"]) {
                 let queue = rig.queue(id, durable(name));
@@ -85,7 +85,7 @@ fn channels_can_be_closed_at_any_round_of_a_recovery() {
 #[test]
 fn a_channel_that_is_closed_while_it_is_reopened_stops_nothing() {
     for rounds in 0..8 {
-        let mut rig = SessionRig::with(|recovery| recovery.reopen_channels = true);
+        let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(true));
         let (first, second) = (rig.open(), rig.open());
         for (id, name) in [(first, "a"), (second, "b")] {
             let queue = rig.queue(id, durable(name));
@@ -107,8 +107,7 @@ fn a_channel_that_is_closed_while_it_is_reopened_stops_nothing() {
 #[test]
 fn a_declaration_is_not_blamed_for_the_close_of_the_channel_that_it_is_made_on() {
     for count in [1, 2] {
-        let mut config = ServerConfig::default();
-        config.limits.channel_max = count;
+        let config = ServerConfig::default().limits(Limits::default().channel_max(count));
         let mut rig = SessionRig::scripted(Recovery::default());
         rig.run();
         let ids: Vec<_> = (0..count).map(|_| rig.open()).collect();
@@ -148,8 +147,7 @@ fn a_declaration_is_blamed_only_for_its_own_refusal() {
     // The request for which the broker closes the channel each time; the queue that this costs, and the channels.
     let cases = [(commit, None, 1), (declare, Some("a"), 1), (select, None, 0), ((0, 0), None, 1)];
     for (cause, lost, channels) in cases {
-        let mut config = ServerConfig::default();
-        config.limits.channel_max = 1;
+        let config = ServerConfig::default().limits(Limits::default().channel_max(1));
         let mut rig = SessionRig::scripted(Recovery::default());
         rig.run();
         let id = rig.open();

@@ -9,7 +9,7 @@ use amqp_client_core::proto::{
     PublishError, RawProperties, ReplyCode, Route, SessionEvent, TimerReason,
 };
 
-use crate::rig::{SessionRig, durable, recovery};
+use crate::rig::{SessionRig, durable};
 
 /// Between the bytes of `connection.open-ok` and its event, the channels of before the loss are not open yet.
 #[test]
@@ -81,7 +81,7 @@ fn a_channel_opened_before_the_event_of_the_loss_waits_for_the_next_connection()
 #[test]
 fn a_session_that_has_ended_takes_no_requests() {
     let mut rig = SessionRig::with(|recovery| {
-        *recovery = recovery.clone().recovers(|error| matches!(error, ConnectionError::Eof));
+        recovery.recovers(|error| matches!(error, ConnectionError::Eof))
     });
     let ids = [rig.open(), rig.open()];
     rig.cut();
@@ -109,7 +109,7 @@ fn a_session_that_has_ended_takes_no_requests() {
 
 #[test]
 fn the_timer_includes_the_wait_before_the_next_attempt() {
-    let mut rig = SessionRig::with(|recovery| recovery.delay_min = Duration::from_secs(3));
+    let mut rig = SessionRig::with(|recovery| recovery.delay_min(Duration::from_secs(3)));
     rig.cut();
     let (at, reason) = rig.session.poll_timeout().expect("there is a next attempt");
     assert_eq!(
@@ -125,7 +125,7 @@ fn the_timer_includes_the_wait_before_the_next_attempt() {
 #[test]
 fn an_unreported_attempt_times_out() {
     let limit = Duration::from_secs(9);
-    let mut rig = SessionRig::with(|recovery| recovery.attempt_timeout = Some(limit));
+    let mut rig = SessionRig::with(|recovery| recovery.attempt_timeout(Some(limit)));
     rig.cut();
     rig.now += Duration::from_secs(1);
     assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { node: 0 });
@@ -145,7 +145,7 @@ fn an_unreported_attempt_times_out() {
 
 #[test]
 fn attempts_without_a_limit_last() {
-    let mut rig = SessionRig::with(|recovery| recovery.attempt_timeout = None);
+    let mut rig = SessionRig::with(|recovery| recovery.attempt_timeout(None));
     rig.cut();
     rig.now += Duration::from_secs(1);
     assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { node: 0 });
@@ -161,9 +161,8 @@ fn any_delay_is_fine() {
         extremes.into_iter().flat_map(|min| extremes.map(|max| (min, max)))
     {
         let mut rig = SessionRig::with(|recovery| {
-            (recovery.delay_min, recovery.delay_max) = (delay_min, delay_max);
-            recovery.attempt_timeout = Some(Duration::MAX);
-            recovery.give_up_after = Some(Duration::MAX);
+            let recovery = recovery.delay_min(delay_min).delay_max(delay_max);
+            recovery.attempt_timeout(Some(Duration::MAX)).give_up_after(Some(Duration::MAX))
         });
         rig.reachable = false;
         rig.cut();
@@ -190,7 +189,7 @@ fn any_delay_is_fine() {
 
 /// The first waits of a session.
 fn waits(seed: Option<u64>) -> Vec<Duration> {
-    let mut rig = SessionRig::unseeded(recovery(|recovery| recovery.seed = seed));
+    let mut rig = SessionRig::unseeded(Recovery::default().seed(seed));
     rig.reachable = false;
     rig.cut();
     let wait = |_| {

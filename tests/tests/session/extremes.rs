@@ -6,7 +6,7 @@ use amqp_client_core::proto::session::{Locked, Recovery};
 use amqp_client_core::proto::{ConnectionError, Gate, RawProperties, Route};
 
 use crate::harness::Broker;
-use crate::rig::{SessionRig, durable, recovery};
+use crate::rig::{SessionRig, durable};
 
 /// Loses the connection to a node that cannot be reached three times, and then can.
 fn outage(rig: &mut SessionRig<Broker>) {
@@ -23,21 +23,22 @@ fn outage(rig: &mut SessionRig<Broker>) {
 #[test]
 fn a_session_recovers_whatever_its_delays_and_limits_are() {
     let (zero, most) = (Duration::ZERO, Duration::MAX);
+    let own = || Recovery::default().seed(Some(1));
     for (name, policy) in [
-        ("no delays", recovery(|own| (own.delay_min, own.delay_max) = (zero, zero))),
-        ("no longest delay", recovery(|own| own.delay_max = zero)),
-        ("no shortest delay", recovery(|own| own.delay_min = zero)),
-        ("endless delays", recovery(|own| (own.delay_min, own.delay_max) = (most, most))),
-        ("endless attempts", recovery(|own| own.attempt_timeout = Some(most))),
-        ("no end", recovery(|own| (own.give_up_after, own.attempts_max) = (Some(most), None))),
-        ("no last attempt", recovery(|own| own.attempts_max = Some(u32::MAX))),
-        ("nothing is kept", recovery(|own| own.keep_max = 0)),
-        ("all is kept", recovery(|own| own.keep_max = usize::MAX)),
-        ("locked for no time", recovery(|own| own.locked = Locked::Retry(zero))),
-        ("locked forever", recovery(|own| own.locked = Locked::Retry(most))),
-        ("seeds", recovery(|own| own.seed = Some(u64::MAX))),
+        ("no delays", own().delay_min(zero).delay_max(zero)),
+        ("no longest delay", own().delay_max(zero)),
+        ("no shortest delay", own().delay_min(zero)),
+        ("endless delays", own().delay_min(most).delay_max(most)),
+        ("endless attempts", own().attempt_timeout(Some(most))),
+        ("no end", own().give_up_after(Some(most)).attempts_max(None)),
+        ("no last attempt", own().attempts_max(Some(u32::MAX))),
+        ("nothing is kept", own().keep_max(0)),
+        ("all is kept", own().keep_max(usize::MAX)),
+        ("locked for no time", own().locked(Locked::Retry(zero))),
+        ("locked forever", own().locked(Locked::Retry(most))),
+        ("seeds", own().seed(Some(u64::MAX))),
     ] {
-        let mut rig = SessionRig::new(policy);
+        let mut rig = SessionRig::unseeded(policy);
         let id = rig.open();
         let queue = rig.queue(id, durable("queue"));
         rig.confirm(id);
@@ -53,9 +54,9 @@ fn a_session_recovers_whatever_its_delays_and_limits_are() {
 #[test]
 fn a_session_with_few_attempts_ends_with_the_reason() {
     for policy in [
-        recovery(|own| own.give_up_after = Some(Duration::ZERO)),
-        recovery(|own| own.attempts_max = Some(0)),
-        recovery(|own| own.attempts_max = Some(1)),
+        Recovery::default().give_up_after(Some(Duration::ZERO)),
+        Recovery::default().attempts_max(Some(0)),
+        Recovery::default().attempts_max(Some(1)),
     ] {
         let mut rig = SessionRig::new(policy);
         outage(&mut rig);
@@ -67,7 +68,7 @@ fn a_session_with_few_attempts_ends_with_the_reason() {
 
 #[test]
 fn an_attempt_that_may_take_no_time_fails_and_others_follow_it_later_and_later() {
-    let mut rig = SessionRig::with(|own| own.attempt_timeout = Some(Duration::ZERO));
+    let mut rig = SessionRig::with(|own| own.attempt_timeout(Some(Duration::ZERO)));
     rig.cut();
     rig.reachable = false;
     let begin = rig.now;
@@ -81,7 +82,7 @@ fn an_attempt_that_may_take_no_time_fails_and_others_follow_it_later_and_later()
 /// Another connection has the queue, and the session asks for it again after no time.
 #[test]
 fn a_locked_queue_is_not_asked_for_without_a_pause() {
-    let mut rig = SessionRig::with(|own| own.locked = Locked::Retry(Duration::ZERO));
+    let mut rig = SessionRig::with(|own| own.locked(Locked::Retry(Duration::ZERO)));
     let id = rig.open();
     rig.lose_queue(id, "mine", "tag");
     rig.cut_after = Some(rig.rounds + 1000);
@@ -114,7 +115,7 @@ fn a_message_that_is_kept_for_no_time_or_for_ever_is_kept_like_that() {
 
 #[test]
 fn one_message_is_kept_where_none_may_be() {
-    let mut rig = SessionRig::with(|own| own.keep_max = 0);
+    let mut rig = SessionRig::with(|own| own.keep_max(0));
     let id = rig.open();
     rig.queue(id, durable("queue"));
     rig.confirm(id);

@@ -180,7 +180,7 @@ fn a_consumer_that_is_not_started_again_yet_ends_when_it_is_cancelled() {
 
 #[test]
 fn a_locked_queue_can_fail_at_once() {
-    let mut rig = SessionRig::with(|recovery| recovery.locked = Locked::Fail);
+    let mut rig = SessionRig::with(|recovery| recovery.locked(Locked::Fail));
     let id = rig.open();
     rig.lose_queue(id, "mine", "tag");
     let report = rig.recover();
@@ -190,7 +190,7 @@ fn a_locked_queue_can_fail_at_once() {
 
 #[test]
 fn a_channel_closed_by_an_error_can_be_reopened() {
-    let mut rig = SessionRig::with(|recovery| recovery.reopen_channels = true);
+    let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(true));
     let id = rig.open();
     let queue = rig.queue(id, durable("queue"));
     rig.confirm(id);
@@ -220,7 +220,7 @@ fn a_channel_closed_by_an_error_can_be_reopened() {
 #[test]
 fn a_consumer_that_the_broker_cancels_ends_or_starts_again() {
     for on_cancel in [OnCancel::End, OnCancel::Resubscribe] {
-        let mut rig = SessionRig::with(|recovery| recovery.on_cancel = on_cancel);
+        let mut rig = SessionRig::with(|recovery| recovery.on_cancel(on_cancel));
         let id = rig.open();
         let queue = rig.queue(id, durable("queue"));
         rig.bind(id, &queue, "amq.direct", "key");
@@ -254,7 +254,7 @@ fn cancel(rig: &mut SessionRig<Broker>, tag: &str) {
 
 #[test]
 fn a_consumer_that_starts_again_is_not_mistaken_for_the_one_that_was_cancelled() {
-    let mut rig = SessionRig::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
     let id = rig.open();
     let arguments = FieldTable::new().with("x-queue-type", "quorum").expect("it fits");
     let queue = rig.queue(id, QueueDeclare { arguments, ..durable("queue") });
@@ -281,7 +281,7 @@ fn a_consumer_that_starts_again_is_not_mistaken_for_the_one_that_was_cancelled()
 
 #[test]
 fn a_consumer_that_cannot_start_again_leaves_others_of_its_queue_alone() {
-    let mut rig = SessionRig::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
     let id = rig.open();
     let queue = rig.queue(id, durable("queue"));
     let first = rig.consume(id, &queue, "first");
@@ -298,7 +298,7 @@ fn a_consumer_that_cannot_start_again_leaves_others_of_its_queue_alone() {
 
 #[test]
 fn a_queue_that_could_not_be_declared_may_be_declared_a_moment_later() {
-    let mut rig = SessionRig::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
     let id = rig.open();
     let (queue, other) = (rig.queue(id, durable("queue")), rig.queue(id, durable("other")));
     let first = rig.consume(id, &queue, "first");
@@ -322,7 +322,7 @@ fn a_queue_that_could_not_be_declared_may_be_declared_a_moment_later() {
 
 #[test]
 fn a_consumer_of_a_deleted_queue_cannot_start_again() {
-    let mut rig = SessionRig::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
     let id = rig.open();
     let channel = rig.channel(id);
     channel.unrecovered().request(durable("others")).expect("it is sent");
@@ -342,7 +342,7 @@ fn a_consumer_of_a_deleted_queue_cannot_start_again() {
 
 #[test]
 fn with_all_channels_in_use_recovery_makes_do_with_one_of_them() {
-    let mut rig = SessionRig::with(|recovery| recovery.on_cancel = OnCancel::Resubscribe);
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
     let max = rig.session.negotiated().expect("it is open").channel_max;
     let id = rig.open();
     let queue = rig.queue(id, durable("queue"));

@@ -190,7 +190,7 @@ fn kept_messages_are_sent_again_in_order_and_marked() {
 
 #[test]
 fn no_more_is_kept_than_may_be() {
-    let mut rig = SessionRig::with(|recovery| recovery.keep_max = 1000);
+    let mut rig = SessionRig::with(|recovery| recovery.keep_max(1000));
     let id = rig.open();
     rig.queue(id, durable("queue"));
     let route = Route::queue("queue");

@@ -121,7 +121,7 @@ fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
 #[test]
 fn the_first_declaration_of_a_locked_queue_can_be_retried() {
     for abandons in [false, true] {
-        let mut rig = SessionRig::with(|recovery| recovery.retry_locked = true);
+        let mut rig = SessionRig::with(|recovery| recovery.retry_locked(true));
         let mine = || exclusive("mine");
         let before = rig.declare_elsewhere(mine());
         let id = rig.open();

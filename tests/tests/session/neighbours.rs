@@ -16,9 +16,7 @@ use crate::harness::Broker;
 use crate::rig::{Script, SessionRig, accept, durable, nameless, short};
 
 fn reopening() -> Recovery {
-    let mut recovery = Recovery::default();
-    recovery.reopen_channels = true;
-    recovery
+    Recovery::default().reopen_channels(true)
 }
 
 /// Makes a request that the broker refuses.
@@ -318,8 +316,7 @@ fn a_restored_consumer_is_not_blamed_for_one_of_the_application() {
 /// The broker cancels a consumer while the rest of its channel is still being restored.
 #[test]
 fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
-    let mut recovery = reopening();
-    recovery.on_cancel = OnCancel::Resubscribe;
+    let recovery = reopening().on_cancel(OnCancel::Resubscribe);
     let mut rig = SessionRig::scripted(recovery);
     rig.run();
     let id = rig.open();
@@ -348,8 +345,7 @@ fn a_consumer_that_is_cancelled_while_its_channel_is_reopened_starts_again() {
 
 #[test]
 fn an_exclusive_consumer_can_fail_at_once() {
-    let mut recovery = Recovery::default();
-    recovery.locked = Locked::Fail;
+    let recovery = Recovery::default().locked(Locked::Fail);
     let (rig, _, [exclusive, _], _) = unnoticed(recovery);
     assert_eq!(rig.failed_consumers(), [exclusive]);
 }

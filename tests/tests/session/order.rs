@@ -94,7 +94,7 @@ fn the_order_holds_over_a_loss_at_any_step() {
 /// A declaration that is tried again stays ahead of the messages behind it.
 #[test]
 fn a_kept_message_waits_for_the_declaration_of_a_locked_queue() {
-    let mut rig = SessionRig::with(|recovery| recovery.retry_locked = true);
+    let mut rig = SessionRig::with(|recovery| recovery.retry_locked(true));
     let mine = || exclusive("mine");
     let before = rig.declare_elsewhere(mine());
     let id = rig.open();
@@ -119,8 +119,7 @@ fn a_kept_message_waits_for_the_declaration_of_a_locked_queue() {
 /// Messages that are sent in groups come last: requests do not wait for their confirms.
 #[test]
 fn requests_do_not_make_the_groups_of_suspects_larger() {
-    let mut recovery = Recovery::default();
-    recovery.reopen_channels = true;
+    let recovery = Recovery::default().reopen_channels(true);
     let mut rig = SessionRig::new(recovery);
     let id = rig.open();
     rig.queue(id, durable("q"));
@@ -156,9 +155,7 @@ fn requests_do_not_make_the_groups_of_suspects_larger() {
 /// A channel that sends its messages one by one, as the broker has closed it over one of two and did not say which. Nothing
 /// is confirmed yet.
 fn careful() -> (SessionRig<Script>, ChannelId) {
-    let mut recovery = Recovery::default();
-    recovery.reopen_channels = true;
-    recovery.seed = Some(7);
+    let recovery = Recovery::default().reopen_channels(true).seed(Some(7));
     let mut rig = SessionRig::scripted(recovery);
     rig.run();
     let id = rig.open();

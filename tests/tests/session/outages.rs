@@ -47,7 +47,7 @@ fn attempts_are_reported_and_back_off() {
 
 #[test]
 fn after_the_last_attempt_everything_ends_with_the_reason() {
-    let mut rig = SessionRig::with(|recovery| recovery.attempts_max = Some(3));
+    let mut rig = SessionRig::with(|recovery| recovery.attempts_max(Some(3)));
     let id = rig.open();
     rig.reachable = false;
     rig.cut();
@@ -75,7 +75,7 @@ fn after_the_last_attempt_everything_ends_with_the_reason() {
 #[test]
 fn it_gives_up_in_time() {
     let patience = Duration::from_secs(7);
-    let mut rig = SessionRig::with(|recovery| recovery.give_up_after = Some(patience));
+    let mut rig = SessionRig::with(|recovery| recovery.give_up_after(Some(patience)));
     let lost = rig.now;
     rig.cut();
     assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Wait(_)));
@@ -166,7 +166,7 @@ fn a_channel_can_be_closed_at_any_time() {
 
 #[test]
 fn without_a_policy_a_session_is_a_connection() {
-    let mut rig = SessionRig::with(|recovery| *recovery = recovery.clone().recovers(|_| false));
+    let mut rig = SessionRig::with(|recovery| recovery.recovers(|_| false));
     let id = rig.open();
     rig.cut();
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::Eof));
@@ -208,7 +208,7 @@ fn losses_leave_nothing_behind() {
 
 #[test]
 fn an_undriven_session_is_not_recovered_whatever_the_policy() {
-    let mut rig = SessionRig::with(|recovery| *recovery = recovery.clone().recovers(|_| true));
+    let mut rig = SessionRig::with(|recovery| recovery.recovers(|_| true));
     let id = rig.open();
     rig.session.handle_driver_gone();
     rig.run();

@@ -444,8 +444,7 @@ fn a_loss_ends_the_pause() {
 fn a_channel_that_is_reopened_ends_the_pause() {
     for moment in MOMENTS {
         let (mut rig, id, consumer, _) = paused(moment);
-        let mut recovery = Recovery::default();
-        recovery.reopen_channels = true;
+        let recovery = Recovery::default().reopen_channels(true);
         rig.session.recover_with(recovery, 1, 0);
         rig.send(id, QueueDeclare { passive: true, ..durable("missing") });
         rig.run();
@@ -514,8 +513,7 @@ fn a_queue_deleted_during_the_pause_ends_only_its_consumer() {
 #[test]
 fn a_queue_deleted_during_the_pause_is_declared_again_by_option() {
     let (mut rig, id, consumer, _) = paused((9, false));
-    let mut recovery = Recovery::default();
-    recovery.on_cancel = OnCancel::Resubscribe;
+    let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
     rig.session.recover_with(recovery, 1, 0);
     delete(&mut rig);
     rig.session.resume_consumer(id, consumer);

@@ -19,10 +19,7 @@ const PUBLISH: (u16, u16) = (60, 40);
 const ACK: (u16, u16) = (60, 80);
 
 fn reopening() -> Recovery {
-    let mut recovery = Recovery::default();
-    recovery.reopen_channels = true;
-    recovery.seed = Some(7);
-    recovery
+    Recovery::default().reopen_channels(true).seed(Some(7))
 }
 
 fn keep(rig: &mut SessionRig<Script>, id: ChannelId, exchange: &str, body: &str) -> u64 {
@@ -335,7 +332,8 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
         assert!(rig.session.is_open());
     }
     assert_eq!(waits[0], Duration::ZERO, "once is no habit");
-    let longest = Recovery::default().delay_max;
+    // The default of `delay_max`.
+    let longest = Duration::from_secs(5);
     for (number, wait) in waits.iter().enumerate().skip(1) {
         let full = (Duration::from_millis(100) * 2u32.pow(number as u32 - 1)).min(longest);
         assert!(*wait >= full / 2 && *wait <= full, "{number}: {waits:?}");
@@ -351,8 +349,7 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
 #[test]
 fn reopening_a_channel_backs_off_however_distant_the_broker_is() {
     const ROUND_TRIP: Duration = Duration::from_millis(250);
-    let mut recovery = Recovery::default();
-    (recovery.retry_locked, recovery.seed) = (true, Some(7));
+    let recovery = Recovery::default().retry_locked(true).seed(Some(7));
     let mut rig = SessionRig::scripted(recovery);
     rig.run();
     let id = rig.open();

@@ -252,8 +252,7 @@ fn channels_whose_mode_is_refused_end_and_the_others_go_on() {
     let refusals = [(false, false), (false, true), (true, false), (true, true)];
     for (confirms, ends_connection) in refusals {
         for reopens in [false, true] {
-            let mut recovery = Recovery::default();
-            recovery.reopen_channels = reopens;
+            let recovery = Recovery::default().reopen_channels(reopens);
             let mut rig = SessionRig::scripted(recovery);
             rig.run();
             let (first, other, last) = (rig.open(), rig.open(), rig.open());

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use amqp_client_core::proto::method::{Arguments as _, ConnectionUpdateSecret};
-use amqp_client_core::proto::sasl::Plain;
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ClientConfig, CommandError, Event, Misuse, ReplyCode, Secret};
 
@@ -97,8 +96,7 @@ fn it_is_for_all_nodes_and_a_later_configuration_takes_precedence() {
     rig.run();
     (0..3).for_each(|_| lose(&mut rig));
     // As from a token source, once: the session goes on with it.
-    let mut given = ClientConfig::default();
-    given.mechanisms = vec![Arc::new(Plain::new("guest", "from a source"))];
+    let given = ClientConfig::default().login("guest", "from a source");
     rig.next_config = Some(Arc::new(given));
     (0..2).for_each(|_| lose(&mut rig));
     update(&mut rig, "by hand again");

@@ -5,7 +5,7 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::{Entity, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, CommandError, FieldTable, Misuse, Properties, PublishError,
+    ChannelEvent, ChannelId, CommandError, FieldTable, Limits, Misuse, Properties, PublishError,
     RawProperties, ReplyCode, Route, ServerConfig,
 };
 
@@ -17,9 +17,7 @@ fn big() -> FieldTable {
 }
 
 fn smaller() -> ServerConfig {
-    let mut config = ServerConfig::default();
-    config.limits.frame_max = 4096;
-    config
+    ServerConfig::default().limits(Limits::default().frame_max(4096))
 }
 
 fn confirming(rig: &mut SessionRig<Script>) -> ChannelId {

@@ -9,7 +9,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, ClientConfig, CommandError, ConsumerId, Delivery, DeliveryTag,
-    FieldTable, GetReply, Misuse, Oversized, Reply, ShortStr, Timestamp, Value,
+    FieldTable, GetReply, Limits, Misuse, Oversized, Reply, ShortStr, Timestamp, Value,
 };
 
 use crate::harness::Broker;
@@ -351,8 +351,7 @@ fn readers_of_one_channel_have_their_own_positions() {
 
 #[test]
 fn a_reader_that_the_broker_cancels_resumes() {
-    let mut recovery = Recovery::default();
-    recovery.on_cancel = OnCancel::Resubscribe;
+    let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
     let (mut rig, id, tags) = reading(5, recovery);
     tags[..3].iter().for_each(|tag| ack(&mut rig, id, *tag));
     rig.run();
@@ -397,10 +396,8 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
             let (mut rig, id) = with_stream(Recovery::default(), 9..12);
             rig.limit(id, 20);
             rig.cut();
-            let mut config = ClientConfig::default();
-            config.limits.body_max = 1;
-            config.limits.oversized = oversized;
-            rig.next_config = Some(Arc::new(config));
+            let limits = Limits::default().body_max(1).oversized(oversized);
+            rig.next_config = Some(Arc::new(ClientConfig::default().limits(limits)));
             assert!(rig.reconnect());
             rig.run();
             assert!(rig.session.is_open());

@@ -15,8 +15,7 @@ const PUBLISH: (u16, u16) = (60, 40);
 
 /// A session with that many channels, at a server that closes the connection over bodies that begin with "bad".
 fn strict(channels: usize) -> (SessionRig<Script>, Vec<ChannelId>) {
-    let mut recovery = Recovery::default();
-    recovery.seed = Some(7);
+    let recovery = Recovery::default().seed(Some(7));
     let mut rig = SessionRig::scripted(recovery);
     rig.run();
     let ids: Vec<_> = (0..channels).map(|_| rig.open()).collect();

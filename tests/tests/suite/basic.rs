@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use amqp_client_core::proto::{DeliveryTag, FieldTable, Misuse, RawProperties, Route};
 use amqp_client_core::{
-    CallError, ConsumeOptions, DeliveryMode, Message, MessageProperties, QueueOptions,
+    CallError, ConsumeOptions, DeliveryMode, Limits, Message, MessageProperties, QueueOptions,
 };
 use bytes::Bytes;
 
@@ -53,9 +53,8 @@ behaviours! {
     async fn headers_that_are_larger_than_a_frame_may_be_arrive(world) {
         // The specification forbids it: content headers cannot be split. RabbitMQ sends them as they are.
         let channel = world.channel().await?;
-        let mut target = world.target();
-        target.config.protocol.limits.frame_max = 8192;
-        let reader = world.open(target).await?;
+        let limits = Limits::default().frame_max(8192);
+        let reader = world.open(world.target().limits(limits)).await?;
         let negotiated = reader.negotiated().ok_or("nothing was negotiated")?;
         assert_eq!(negotiated.frame_max, 8192);
         let queue = channel.queue_declare(name("q"), QueueOptions::new()).await?;

@@ -2,23 +2,23 @@ use std::time::Duration;
 
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
-use amqp_client_core::{ConnectError, ConnectionEvent};
+use amqp_client_core::{ConnectError, ConnectionEvent, Settings};
 
 use super::behaviours;
 
 behaviours! {
     async fn limits_of_time_and_memory_can_be_as_they_like(world) {
         let most = Duration::MAX;
-        let mut target = world.target();
-        target.config.protocol.heartbeat = most;
-        target.config.protocol.handshake_timeout = most;
-        target.config.protocol.close_timeout = most;
-        let settings = &mut target.config.settings;
-        settings.connect_timeout = most;
-        (settings.call_timeout, settings.publish_timeout) = (Some(most), Some(most));
-        settings.confirm_timeout = Some(most);
-        settings.delivery_budget = 1;
-        let connection = world.open(target).await?;
+        let target = world.target();
+        let protocol = target.get_config().get_protocol().clone();
+        let protocol = protocol.heartbeat(most).handshake_timeout(most).close_timeout(most);
+        let settings = Settings::default()
+            .connect_timeout(most)
+            .call_timeout(Some(most))
+            .publish_timeout(Some(most))
+            .confirm_timeout(Some(most))
+            .delivery_budget(1);
+        let connection = world.open(target.protocol(protocol).settings(settings)).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare("", super::temporary()).await?;
         let mut consumer = queue.consume(amqp_client_core::ConsumeOptions::new()).await?;
@@ -33,19 +33,14 @@ behaviours! {
 
     async fn a_setting_that_cannot_work_is_refused_by_its_name(world) {
         for retried in [false, true] {
-            let target = || {
-                let mut target = world.target();
+            let settings = Settings::default();
+            for (name, settings) in [
+                ("delivery_budget", settings.delivery_budget(0)),
+                ("keepalive", settings.keepalive(Some(Duration::ZERO))),
+                ("connect_timeout", settings.connect_timeout(Duration::ZERO)),
+            ] {
                 // What a retry cannot change is not retried.
-                target.retry_open = retried;
-                target
-            };
-            let (mut budget, mut keepalive, mut connect) = (target(), target(), target());
-            budget.config.settings.delivery_budget = 0;
-            keepalive.config.settings.keepalive = Some(Duration::ZERO);
-            connect.config.settings.connect_timeout = Duration::ZERO;
-            for (name, target) in
-                [("delivery_budget", budget), ("keepalive", keepalive), ("connect_timeout", connect)]
-            {
+                let target = world.target().retry_open(retried).settings(settings);
                 let error = world.open(target).await.expect_err("it cannot work");
                 let text = amqp_client_core::proto::error::chain(&error).to_string();
                 assert!(text.contains(&format!("settings.{name} is 0")), "{text}");
@@ -116,8 +111,7 @@ behaviours! {
     }
 
     async fn an_unknown_virtual_host_is_refused_as_such(world) {
-        let mut target = world.target();
-        target.config.protocol.virtual_host = "no-such-host".try_into()?;
+        let target = world.target().virtual_host("no-such-host")?;
         let error = world.open(target).await.expect_err("must be refused");
         let close = error.as_connection_error().and_then(|error| error.as_close());
         let close = close.ok_or_else(|| format!("{error:?}"))?;
@@ -126,16 +120,14 @@ behaviours! {
     }
 
     async fn a_uri_that_ends_in_a_slash_names_a_virtual_host_without_a_name(world) {
-        let mut target = world.target();
-        target.config.protocol.virtual_host = "".try_into()?;
-        let error = world.open(target).await.expect_err("there is none");
+        let error = world.open(world.target().virtual_host("")?).await.expect_err("there is none");
         assert!(matches!(error, ConnectError::EmptyVirtualHost { .. }), "{error:?}");
         assert_eq!(error.reply_code(), Some(ReplyCode::NOT_ALLOWED));
         let text = error.to_string();
         assert!(text.contains("a URI that ends in `/`"), "{text}");
         assert!(amqp_client_core::proto::error::chain(&error).to_string().contains("530"), "{error:?}");
         let target: amqp_client_core::Target = "amqp://host/".parse()?;
-        assert!(target.config.protocol.virtual_host.is_empty());
+        assert!(target.get_config().get_protocol().get_virtual_host().is_empty());
     }
 
     async fn a_missing_mechanism_is_reported_before_credentials_are_sent(world) {
@@ -157,8 +149,7 @@ behaviours! {
 
     async fn a_port_without_listener_is_unreachable(world) {
         let port = amqp_testkit::net::free_ports::<1>()?[0];
-        let mut target = world.target();
-        target.endpoints = vec![Endpoint::new("127.0.0.1", port)];
+        let target = world.target().endpoints([Endpoint::new("127.0.0.1", port)]);
         let error = world.open(target).await.expect_err("nobody is there");
         let ConnectError::Unreachable { endpoint, .. } = &error else { panic!("{error:?}") };
         assert_eq!(endpoint.port, port);
@@ -166,19 +157,20 @@ behaviours! {
 
     async fn the_next_host_is_tried_when_one_is_unreachable(world) {
         let port = amqp_testkit::net::free_ports::<1>()?[0];
-        let mut target = world.target();
-        target.endpoints.insert(0, Endpoint::new("127.0.0.1", port));
-        world.open(target).await?.close().await?;
+        let target = world.target();
+        let unreachable = Endpoint::new("127.0.0.1", port);
+        let endpoints: Vec<_> =
+            std::iter::once(unreachable).chain(target.get_endpoints().iter().cloned()).collect();
+        world.open(target.endpoints(endpoints)).await?.close().await?;
     }
 
     async fn every_address_of_a_name_is_tried(world) {
         // The broker listens on one of them.
-        let mut target = world.target();
-        let port = target.endpoints.first().ok_or("no host")?.port;
-        target.endpoints = vec![Endpoint::new("localhost", port)];
+        let target = world.target();
+        let port = target.get_endpoints().first().ok_or("no host")?.port;
+        let target = target.endpoints([Endpoint::new("localhost", port)]);
         world.open(target).await?.close().await?;
-        let mut target = world.target();
-        target.endpoints = vec![Endpoint::new("no-such-host.invalid", port)];
+        let target = world.target().endpoints([Endpoint::new("no-such-host.invalid", port)]);
         let error = world.open(target).await.expect_err("there is no such host");
         assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().contains("no-such-host.invalid:"), "{error}");

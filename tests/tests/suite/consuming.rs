@@ -5,8 +5,8 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{BasicCancel, BasicQos};
 use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
-    CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd, Message,
-    OnPanic, PublisherOptions, QueueOptions, QueueType,
+    CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd, Limits,
+    Message, OnPanic, PublisherOptions, QueueOptions, QueueType, Settings,
 };
 use futures_util::StreamExt as _;
 
@@ -22,9 +22,8 @@ fn drops_unknown_flags(connection: &Connection) -> bool {
 behaviours! {
     async fn a_consumer_that_takes_nothing_blocks_no_other(world) {
         const BUDGET: usize = 256 * 1024;
-        let mut target = world.target();
-        target.config.settings.delivery_budget = BUDGET;
-        let connection = world.open(target).await?;
+        let settings = Settings::default().delivery_budget(BUDGET);
+        let connection = world.open(world.target().settings(settings)).await?;
         let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
         let queue = channel.queue_declare(name("q"), QueueOptions::new().auto_delete(true)).await?;
         // No prefetch limit, no acknowledgements: nothing else bounds it.
@@ -49,9 +48,8 @@ behaviours! {
     async fn a_consumer_that_takes_nothing_is_paused_and_gets_everything_in_the_end(world) {
         const COUNT: u32 = 512;
         for quorum in [false, true] {
-            let mut target = world.target();
-            target.config.settings.delivery_budget = 1024 * 1024;
-            let connection = world.open(target).await?;
+            let settings = Settings::default().delivery_budget(1024 * 1024);
+            let connection = world.open(world.target().settings(settings)).await?;
             let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
             let queue_type = if quorum { QueueType::Quorum } else { QueueType::Classic };
             let options = QueueOptions::new().queue_type(queue_type);
@@ -468,8 +466,7 @@ behaviours! {
     }
 
     async fn a_message_over_the_limit_is_held_and_the_others_come(world) {
-        let mut target = world.target();
-        target.config.protocol.limits.body_max = 1000;
+        let target = world.target().limits(Limits::default().body_max(1000));
         let connection = world.open(target).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare("", super::temporary()).await?;
@@ -501,10 +498,8 @@ behaviours! {
     }
 
     async fn a_message_over_the_limit_is_dead_lettered_on_request(world) {
-        let mut target = world.target();
-        target.config.protocol.limits.body_max = 1000;
-        target.config.protocol.limits.oversized = Oversized::Reject;
-        let channel = world.open(target).await?.open_channel().await?;
+        let limits = Limits::default().body_max(1000).oversized(Oversized::Reject);
+        let channel = world.open(world.target().limits(limits)).await?.open_channel().await?;
         let graveyard = channel.queue_declare("", super::temporary()).await?;
         let options = super::temporary()
             .dead_letter_exchange("")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use amqp_client_core::login::{Token, TokenError};
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::proto::LoginError;
-use amqp_client_core::{ConnectError, ConnectionEvent};
+use amqp_client_core::{ConnectError, ConnectionEvent, Recovery, Settings};
 
 use super::behaviours;
 
@@ -18,8 +18,7 @@ behaviours! {
     async fn a_token_is_asked_for_before_connecting_and_renewed_in_time(world) {
         let asked = Arc::new(AtomicU32::new(0));
         let count = asked.clone();
-        let mut target = world.target();
-        target.token_source = Some(Arc::new(move || {
+        let target = world.target().token_source(move || {
             let attempt = count.fetch_add(1, Ordering::SeqCst);
             async move {
                 match attempt {
@@ -28,7 +27,7 @@ behaviours! {
                     _ => Ok(Token::new("guest", Duration::from_secs(3600)).username("guest")),
                 }
             }
-        }));
+        });
         let connection = world.open(target).await?;
         let mut events = connection.events();
         let event = events.next().await.ok_or("no event")?;
@@ -43,8 +42,7 @@ behaviours! {
     }
 
     async fn without_a_token_there_is_no_connection(world) {
-        let mut target = world.target();
-        target.token_source = Some(Arc::new(|| async { Err(failure("no such account")) }));
+        let target = world.target().token_source(|| async { Err(failure("no such account")) });
         let error = world.open(target).await.expect_err("nothing to log in with");
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
         let expected = "the token source returned no token to log in with: no such account";
@@ -52,20 +50,18 @@ behaviours! {
     }
 
     async fn a_token_source_that_never_returns_is_given_up_in_time(world) {
-        let mut target = world.target();
-        target.config.settings.connect_timeout = Duration::from_millis(20);
-        target.token_source = Some(Arc::new(std::future::pending));
+        let settings = Settings::default().connect_timeout(Duration::from_millis(20));
+        let target = world.target().settings(settings).token_source(std::future::pending);
         let error = world.open(target).await.expect_err("nothing to log in with");
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
     }
 
     async fn a_token_source_that_fails_can_be_retried(world) {
-        let mut target = world.target();
-        target.retry_open = true;
-        target.recovery.as_mut().ok_or("it recovers")?.attempts_max = Some(4);
+        let recovery = Recovery::default().attempts_max(Some(4));
+        let target = world.target().retry_open(true).recovery(recovery);
         let asked = Arc::new(AtomicU32::new(0));
         let count = asked.clone();
-        target.token_source = Some(Arc::new(move || {
+        let target = target.token_source(move || {
             let attempt = count.fetch_add(1, Ordering::SeqCst);
             async move {
                 match attempt {
@@ -73,7 +69,7 @@ behaviours! {
                     _ => Ok(Token::new("guest", Duration::from_millis(500)).username("guest")),
                 }
             }
-        }));
+        });
         let connection = world.open(target.clone()).await?;
         assert_eq!(asked.load(Ordering::SeqCst), 4);
         // The token is renewed like any other.
@@ -82,7 +78,7 @@ behaviours! {
         }
         connection.close().await?;
 
-        target.token_source = Some(Arc::new(|| async { Err(failure("no such account")) }));
+        let target = target.token_source(|| async { Err(failure("no such account")) });
         let error = world.open(target).await.expect_err("it is down for good");
         let last = "not recovered after 4 attempts; the last one failed (the token source returned no token to log in \
                     with: no such account)";
@@ -90,10 +86,9 @@ behaviours! {
     }
 
     async fn a_token_that_the_broker_does_not_know_is_refused_as_such(world) {
-        let mut target = world.target();
-        target.token_source = Some(Arc::new(|| async {
+        let target = world.target().token_source(|| async {
             Ok(Token::new("stale", Duration::from_secs(3600)).username("guest"))
-        }));
+        });
         let error = world.open(target).await.expect_err("a wrong token");
         let reason = error.as_connection_error();
         assert!(matches!(reason, Some(ConnectionError::Login(LoginError::Refused(_)))), "{error:?}");

@@ -11,7 +11,7 @@ use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
     CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Delivery,
     Entity, Gate, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
-    QueueType, RecoveryReport, Status, StreamOffset, Target,
+    QueueType, Recovery, RecoveryReport, Status, StreamOffset, Target,
 };
 use amqp_testkit::Proxy;
 
@@ -33,15 +33,14 @@ fn endpoint(proxy: &Proxy) -> Endpoint {
 
 impl Scene {
     async fn set(world: &World) -> Result<Self> {
-        Self::set_with(world, |_| {}).await
+        Self::set_with(world, |target| target).await
     }
 
-    async fn set_with(world: &World, change: impl FnOnce(&mut Target)) -> Result<Self> {
-        let mut target = world.target();
-        let broker = target.endpoints.first().ok_or("no host")?;
+    async fn set_with(world: &World, change: impl FnOnce(Target) -> Target) -> Result<Self> {
+        let target = world.target();
+        let broker = target.get_endpoints().first().ok_or("no host")?;
         let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
-        target.endpoints = vec![endpoint(&proxy)];
-        change(&mut target);
+        let target = change(target.endpoints([endpoint(&proxy)]));
         let connection = world.open(target).await?;
         let events = connection.events();
         Ok(Self { proxy, connection, events })
@@ -341,9 +340,7 @@ behaviours! {
 
     async fn a_queue_held_by_another_connection_is_retried(world) {
         let mut scene = Scene::set_with(&world, |target| {
-            if let Some(recovery) = &mut target.recovery {
-                recovery.locked = Locked::Retry(Duration::from_millis(50));
-            }
+            target.recovery(Recovery::default().locked(Locked::Retry(Duration::from_millis(50))))
         }).await?;
         let channel = scene.connection.open_channel().await?;
         let queue = channel.queue_declare(name("q"), temporary()).await?;
@@ -380,9 +377,7 @@ behaviours! {
 
     async fn a_channel_can_be_reopened(world) {
         let scene = Scene::set_with(&world, |target| {
-            if let Some(recovery) = &mut target.recovery {
-                recovery.reopen_channels = true;
-            }
+            target.recovery(Recovery::default().reopen_channels(true))
         }).await?;
         let channel = scene.connection.open_channel().await?;
         let mut events = channel.events();
@@ -397,9 +392,7 @@ behaviours! {
 
     async fn a_cancelled_consumer_can_be_restarted(world) {
         let scene = Scene::set_with(&world, |target| {
-            if let Some(recovery) = &mut target.recovery {
-                recovery.on_cancel = OnCancel::Resubscribe;
-            }
+            target.recovery(Recovery::default().on_cancel(OnCancel::Resubscribe))
         }).await?;
         let channel = scene.connection.open_channel().await?;
         let options = QueueOptions::new().durable(true);
@@ -422,9 +415,7 @@ behaviours! {
 
     async fn a_consumer_that_took_too_long_starts_again(world) {
         let scene = Scene::set_with(&world, |target| {
-            if let Some(recovery) = &mut target.recovery {
-                recovery.on_cancel = OnCancel::Resubscribe;
-            }
+            target.recovery(Recovery::default().on_cancel(OnCancel::Resubscribe))
         }).await?;
         // Before RabbitMQ 4.3, this closes the channel, and no queue can ask for less than a minute.
         if Version::of(&scene.connection) < Some(Version::V4_3) {
@@ -452,10 +443,8 @@ behaviours! {
 
     async fn attempts_are_told_and_may_come_to_an_end(world) {
         let mut scene = Scene::set_with(&world, |target| {
-            if let Some(recovery) = &mut target.recovery {
-                recovery.delay_min = Duration::from_millis(1);
-                recovery.attempts_max = Some(3);
-            }
+            let recovery = Recovery::default().delay_min(Duration::from_millis(1));
+            target.recovery(recovery.attempts_max(Some(3)))
         }).await?;
         let channel = scene.connection.open_channel().await?;
         scene.proxy.refuse(true)?;
@@ -482,10 +471,10 @@ behaviours! {
         let asked = Arc::new(AtomicU32::new(0));
         let count = asked.clone();
         let mut scene = Scene::set_with(&world, |target| {
-            target.token_source = Some(Arc::new(move || {
+            target.token_source(move || {
                 count.fetch_add(1, Ordering::SeqCst);
                 async { Ok(Token::new("guest", Duration::from_secs(3600)).username("guest")) }
-            }));
+            })
         }).await?;
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         let report = scene.cut().await?;
@@ -523,42 +512,40 @@ behaviours! {
         let asked = Arc::new(AtomicU32::new(0));
         let count = asked.clone();
         let mut scene = Scene::set_with(&world, |target| {
-            target.token_source = Some(Arc::new(move || {
+            target.token_source(move || {
                 let first = count.fetch_add(1, Ordering::SeqCst) != 1;
                 async move {
                     assert!(first, "it panics when it is asked for the second time");
                     Ok(Token::new("guest", Duration::from_secs(3600)).username("guest"))
                 }
-            }));
+            })
         }).await?;
         let report = scene.cut().await?;
         assert_eq!((report.attempts, asked.load(Ordering::SeqCst)), (2, 3));
 
-        let mut target = world.target();
-        target.token_source = Some(Arc::new(|| async { panic!("it always panics") }));
+        let target = world.target().token_source(|| async { panic!("it always panics") });
         let error = world.open(target).await.expect_err("there is no token");
         let expected = "the token source returned no token to log in with: the token source panicked: it always panics";
         assert_eq!(format!("{error:?}"), expected);
     }
 
     async fn a_first_connection_can_be_retried(world) {
-        let mut target = world.target();
-        let broker = target.endpoints.first().ok_or("no host")?;
+        let target = world.target();
+        let broker = target.get_endpoints().first().ok_or("no host")?;
         let proxy = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
-        target.endpoints = vec![endpoint(&proxy)];
+        let target = target.endpoints([endpoint(&proxy)]);
         let asked = Arc::new(AtomicU32::new(0));
         let count = asked.clone();
-        target.token_source = Some(Arc::new(move || {
+        let target = target.token_source(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async { Ok(Token::new("guest", Duration::from_secs(3600)).username("guest")) }
-        }));
+        });
         proxy.refuse(true)?;
         let error = world.open(target.clone()).await.expect_err("there is no broker");
         assert!(error.is_about_the_node(), "{error}");
 
-        target.retry_open = true;
-        let mut hopeless = target.clone();
-        hopeless.recovery.as_mut().ok_or("it recovers")?.attempts_max = Some(3);
+        let target = target.retry_open(true);
+        let hopeless = target.clone().recovery(Recovery::default().attempts_max(Some(3)));
         let error = world.open(hopeless).await.expect_err("there is no broker");
         let shown = format!("{error:?}");
         assert!(shown.contains("not recovered after 3 attempts"), "{shown}");
@@ -586,9 +573,9 @@ behaviours! {
         queue.delete().await?;
 
         // Trying again changes nothing about that.
-        target.token_source = Some(Arc::new(|| async {
+        let target = target.token_source(|| async {
             Ok(Token::new("wrong", Duration::from_secs(3600)).username("guest"))
-        }));
+        });
         let error = world.open(target).await.expect_err("a wrong token");
         assert!(!error.is_about_the_node(), "{error:?}");
     }

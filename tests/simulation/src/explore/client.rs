@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{ChannelError, ConnectionError, ShortStr};
 use amqp_client_core::{
-    CallError, Channel, Config, Confirmation, Connection, Consumer, Delivery, OnCancel, Queue,
-    Recovery,
+    CallError, Channel, ClientConfig, Config, Confirmation, Connection, Consumer, Delivery, Limits,
+    Locked, OnCancel, Queue, Recovery, Settings,
 };
 use fastrand::Rng;
 
@@ -282,42 +282,40 @@ impl Client {
     }
 
     pub(crate) fn config(&self) -> Config {
-        let mut config = Config::default();
         let policy = self.policy();
-        config.protocol.heartbeat = self.world.script.heartbeat;
-        config.protocol.limits.transmit_high_water = HIGH_WATER;
-        config.protocol.limits.frame_max = policy.frame_max;
+        let mut limits =
+            Limits::default().transmit_high_water(HIGH_WATER).frame_max(policy.frame_max);
         if let Some(oversized) = policy.oversized {
-            config.protocol.limits.body_max = BODY_MAX as u64;
-            config.protocol.limits.oversized = oversized;
+            limits = limits.body_max(BODY_MAX as u64).oversized(oversized);
         }
-        config.settings.call_timeout = policy.patience;
-        config.settings.publish_timeout = policy.patience;
-        config.settings.confirm_timeout = policy.patience;
-        config.settings.delivery_budget = policy.delivery_budget;
-        config
+        let heartbeat = self.world.script.heartbeat;
+        let settings = Settings::default()
+            .call_timeout(policy.patience)
+            .publish_timeout(policy.patience)
+            .confirm_timeout(policy.patience)
+            .delivery_budget(policy.delivery_budget);
+        Config::default()
+            .protocol(ClientConfig::default().heartbeat(heartbeat).limits(limits))
+            .settings(settings)
     }
 
     pub(crate) fn recovery(&self) -> Option<(Recovery, Pace)> {
         let recovering = self.policy().recovery.clone()?;
-        let mut recovery = Recovery::default();
-        recovery.seed = Some(self.world.script.seed | 1);
-        recovery.reopen_channels = recovering.reopen_channels;
+        let mut recovery = Recovery::default()
+            .seed(Some(self.world.script.seed | 1))
+            .reopen_channels(recovering.reopen_channels)
+            .locked(recovering.locked.map_or(Locked::Fail, Locked::Retry))
+            .keep_max(recovering.keep_max)
+            .retry_locked(recovering.retry_locked)
+            .give_up_after(recovering.give_up_after)
+            .attempts_max(recovering.attempts_max);
         if recovering.resubscribe {
-            recovery.on_cancel = OnCancel::Resubscribe;
+            recovery = recovery.on_cancel(OnCancel::Resubscribe);
         }
-        recovery.locked = match recovering.locked {
-            Some(time) => amqp_client_core::Locked::Retry(time),
-            None => amqp_client_core::Locked::Fail,
-        };
-        recovery.keep_max = recovering.keep_max;
         let delays = recovering.delays.unwrap_or(Pace::DEFAULT);
         if recovering.delays.is_some() {
-            (recovery.delay_min, recovery.delay_max) = delays;
+            recovery = recovery.delay_min(delays.0).delay_max(delays.1);
         }
-        recovery.retry_locked = recovering.retry_locked;
-        recovery.give_up_after = recovering.give_up_after;
-        recovery.attempts_max = recovering.attempts_max;
         Some((recovery, Pace::new(delays, self.world.script.nodes.len())))
     }
 

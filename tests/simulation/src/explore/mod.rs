@@ -46,7 +46,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::proto::{FieldTable, Value};
+use amqp_client_core::proto::{FieldTable, ServerConfig, Value};
 use amqp_test_broker::Options;
 use fastrand::Rng;
 
@@ -154,13 +154,12 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     network.engine.observe();
     network.tls = script.tls;
     for (own, node) in network.nodes.iter_mut().zip(&script.nodes) {
-        let own = Arc::make_mut(own);
-        own.limits.frame_max = node.frame_max;
-        own.limits.channel_max = node.channel_max;
-        own.heartbeat = node.heartbeat;
+        let limits = own.get_limits().frame_max(node.frame_max).channel_max(node.channel_max);
+        let mut config = ServerConfig::clone(own).limits(limits).heartbeat(node.heartbeat);
         if !node.nack {
-            own.server_properties = without_nack(&own.server_properties);
+            config = config.server_properties(without_nack(own.get_server_properties()));
         }
+        *own = Arc::new(config);
     }
     let faults_end = script.faults.iter().map(|fault| fault.at + fault.what.lasts()).max();
     let world = Rc::new(World {

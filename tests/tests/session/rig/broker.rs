@@ -7,19 +7,18 @@ use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ChannelId, ConsumerId};
 use amqp_test_broker::SessionId;
 
-use super::{SessionRig, exclusive, recovery};
+use super::{SessionRig, exclusive};
 use crate::harness::{Broker, Peer as _};
 
 impl SessionRig<Broker> {
-    /// A session that is open, and recovers like that. It behaves alike in each run.
-    pub(crate) fn new(mut recovery: Recovery) -> Self {
-        recovery.seed.get_or_insert(1);
-        Self::unseeded(recovery)
+    /// A session that is open, and recovers like that, with a fixed seed. It behaves alike in each run.
+    pub(crate) fn new(recovery: Recovery) -> Self {
+        Self::unseeded(recovery.seed(Some(1)))
     }
 
     /// A session that is open, with these changes to the default recovery.
-    pub(crate) fn with(change: impl FnOnce(&mut Recovery)) -> Self {
-        Self::new(recovery(change))
+    pub(crate) fn with(change: impl FnOnce(Recovery) -> Recovery) -> Self {
+        Self::new(change(Recovery::default()))
     }
 
     /// A session that is open, with the seed of `recovery` or a random one.

@@ -274,10 +274,3 @@ impl<P: Peer> SessionRig<P> {
         confirmed.flatten().collect()
     }
 }
-
-/// The default recovery with these changes.
-pub(crate) fn recovery(change: impl FnOnce(&mut Recovery)) -> Recovery {
-    let mut recovery = Recovery::default();
-    change(&mut recovery);
-    recovery
-}
