@@ -6,8 +6,8 @@
 
 use alloc::vec::Vec;
 
-use super::Session;
 use super::phase::Phase;
+use super::state::Session;
 use super::topology::Declaration;
 use crate::{ChannelId, ConsumerId};
 

@@ -19,10 +19,10 @@
 //!
 //! A loss ends each pause. The broker has requeued the consumer's deliveries then, so recovery starts it like all others.
 
-use super::Session;
 use super::record::Mode;
 use super::record::consumers::Pause;
 use super::report::Entity;
+use super::state::Session;
 use super::topology::{Declaration, Purpose};
 use crate::method::QueueDeclare;
 use crate::{ChannelId, ConsumerId, RequestId};

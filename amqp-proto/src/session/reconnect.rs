@@ -9,9 +9,10 @@ use super::context::{Locks, Recovering};
 use super::nodes::Nodes;
 use super::outage::{Attempt, Outage};
 use super::phase::Phase;
+use super::policy::Recovery;
 use super::recovery::Repair;
 use super::report::RecoveryReport;
-use super::{Recovery, Session};
+use super::state::Session;
 use crate::error::chain;
 use crate::time::Instant;
 use crate::{
@@ -124,7 +125,7 @@ impl Session {
     }
 
     /// Returns the deadline of the present attempt, and its time limit.
-    fn attempt_ends(&self) -> Option<(Instant, Duration)> {
+    pub(super) fn attempt_ends(&self) -> Option<(Instant, Duration)> {
         let Phase::Lost(outage) = &self.phase else { return None };
         let Attempt::Connecting { since } = outage.attempt else { return None };
         let limit = self.context.recovering.as_ref()?.policy.attempt_timeout?;
@@ -138,44 +139,18 @@ impl Session {
     }
 
     /// Returns the time of the next attempt.
-    fn next_attempt(&self) -> Option<Instant> {
+    pub(super) fn next_attempt(&self) -> Option<Instant> {
         let Phase::Lost(outage) = &self.phase else { return None };
         let waiting = matches!(outage.attempt, Attempt::Waiting { .. });
         let recovering = self.context.recovering.as_ref().filter(|_| waiting)?;
         recovering.nodes.next().map(|(_, at)| at)
     }
 
-    /// Returns whether there is a transport to write to.
-    pub(super) fn has_transport(&self) -> bool {
-        match &self.phase {
-            Phase::Connected | Phase::Repairing(_) => self.context.connection.check().is_ok(),
-            Phase::Lost(outage) => outage.attempt == Attempt::Connected,
-            Phase::Restoring(..) => true,
-            Phase::Ended(_) => false,
-        }
-    }
-
-    /// Returns whether the session recovers from this error.
-    pub(super) fn recovers_from(&self, error: &ConnectionError) -> bool {
-        // Only a connection that was open can be lost.
-        if self.phase.is_connected() && self.context.connection.negotiated().is_none() {
-            return false;
-        }
-        // The first connection is retried after fewer errors than one that was open before: if its transport ends during the
-        // login, the credentials are wrong.
-        let is_first = |outage: &Outage| outage.reason == ConnectionError::NotConnected;
-        if self.phase.outage().is_some_and(is_first) && !error.is_transient() {
-            return false;
-        }
-        // Regardless of the policy: a close by the application is final, and without a driver nothing can reconnect.
-        let is_final = error.is_local_close() || matches!(error, ConnectionError::DriverGone);
-        let recovers = |own: &Recovering| !is_final && own.policy.recovers.from(error);
-        self.context.recovering.as_ref().is_some_and(recovers)
-    }
-
     /// Handles the close of the connection: ends the session, or begins to recover. Returns the event to emit.
     pub(super) fn take_end(&mut self, error: ConnectionError) -> Option<Event> {
-        self.forget_refused_secret(&error);
+        if let Some(before) = self.unanswered.refused(&error) {
+            self.config = before;
+        }
         if !self.recovers_from(&error) {
             self.end(error);
             return None;
@@ -282,7 +257,7 @@ impl Session {
         }
     }
 
-    fn gives_up_at(&self) -> Option<Instant> {
+    pub(super) fn gives_up_at(&self) -> Option<Instant> {
         let give_up_after = self.context.recovering.as_ref()?.policy.give_up_after?;
         self.phase.outage()?.since.checked_add(give_up_after)
     }
@@ -308,22 +283,6 @@ impl Session {
     fn discard_connection(&mut self) {
         self.context.connection.handle_driver_gone();
         while self.context.connection.poll_event().is_some() {}
-    }
-
-    /// Returns the next time at which [`handle_timeout`](Self::handle_timeout) has something to do for the recovery.
-    pub(super) fn recovery_timer(&self) -> Option<Instant> {
-        let idle = matches!(self.phase, Phase::Connected);
-        let recovering = self.context.recovering.as_ref().filter(|_| idle);
-        let locks = recovering.and_then(|recovering| recovering.locks.retry_at);
-        let attempt = self.attempt_ends().map(|(at, _)| at).or_else(|| self.next_attempt());
-        let timers = [
-            self.gives_up_at(),
-            locks,
-            attempt,
-            self.next_reopening(),
-            self.context.budget.expires_at,
-        ];
-        timers.into_iter().flatten().min()
     }
 }
 

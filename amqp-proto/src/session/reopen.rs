@@ -2,7 +2,7 @@
 
 use core::ops::RangeInclusive;
 
-use super::Session;
+use super::state::Session;
 use crate::time::Instant;
 use crate::{ChannelError, ChannelId, PublishSeq};
 
