@@ -300,8 +300,8 @@ impl Consumer {
         };
         let octets = queue.take(&mut self.taken);
         let paused = std::mem::take(&mut queue.paused);
-        let before = state.delivered_octets;
-        state.delivered_octets = before.saturating_sub(octets);
+        let before = state.delivered_bytes;
+        state.delivered_bytes = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
         if before >= budget.min(READ_PAUSE_EVERY) {
             // The driver may have stopped reading.

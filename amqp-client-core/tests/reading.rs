@@ -224,7 +224,7 @@ fn consumers_are_paused_until_the_others_go_on() {
     assert!(works.try_next().is_some());
     let (cancelled, requeued, _) = said(&mut rig);
     assert!((1..=3).contains(&cancelled.len()) && requeued.len() >= 3 * cancelled.len());
-    let held = rig.connection.health().delivered_octets;
+    let held = rig.connection.health().delivered_bytes;
     assert!(held < BUDGET, "{held}");
 }
 
@@ -272,7 +272,7 @@ fn a_body_above_the_share_is_kept_for_a_slow_consumer() {
         let (cancelled, requeued, _) = said(&mut rig);
         let newer = 2 * round + 2;
         assert_eq!((cancelled.len(), requeued), (1, vec![newer]), "the oldest is kept");
-        assert_eq!(rig.connection.health().delivered_octets, 0, "it stops nobody");
+        assert_eq!(rig.connection.health().delivered_bytes, 0, "it stops nobody");
         let delivery = lags.try_next().expect("it is there");
         let _message = delivery.into_message();
         rig.turn();
@@ -283,7 +283,7 @@ fn a_body_above_the_share_is_kept_for_a_slow_consumer() {
     rig.advance(PATIENCE);
     drop(lags);
     rig.turn();
-    assert_eq!(rig.connection.health().delivered_octets, 0);
+    assert_eq!(rig.connection.health().delivered_bytes, 0);
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn a_consumer_that_has_ended_blocks_no_other() {
         let kept = lags.try_next().map(|own| drop(own.into_message()));
         assert!(kept.is_some() && lags.try_next().is_none(), "{name}");
         assert_eq!(rig.run(lags.next()).is_some(), !channel.is_open(), "{name}");
-        assert_eq!(rig.connection.health().delivered_octets, 0, "{name}");
+        assert_eq!(rig.connection.health().delivered_bytes, 0, "{name}");
     }
 }
 

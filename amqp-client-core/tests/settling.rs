@@ -133,7 +133,7 @@ fn a_shutdown_returns_nothing_of_a_channel_that_is_closed() {
     rig.peer.methods.clear();
     let connection = rig.connection.clone();
     let left = rig.run(connection.shutdown(Duration::ZERO)).expect("it is closed");
-    assert_eq!(left.given_back, 0, "the broker has requeued them");
+    assert_eq!(left.untaken, 0, "the broker has requeued them");
     assert_eq!(settlements(&mut rig), []);
 }
 

@@ -181,7 +181,7 @@ impl Scene {
                 .expect("it is sent");
         }
         self.talk();
-        assert!(self.connection.health().delivered_octets >= BUDGET);
+        assert!(self.connection.health().delivered_bytes >= BUDGET);
         consumer
     }
 

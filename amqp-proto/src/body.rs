@@ -6,24 +6,24 @@ use bytes::{Bytes, BytesMut};
 
 /// The body of a message to publish: a string or bytes, owned or borrowed.
 ///
-/// Small bodies are copied into the outgoing buffer. Large ones are handed to the transport as they are, which takes a
-/// [`Bytes`]: `Bytes`, `Vec<u8>` and `String` become one for free, borrowed bytes by a copy.
+/// Small bodies are copied into the outgoing buffer. Large bodies are passed to the transport as [`Bytes`]: `Bytes`, `Vec<u8>` and
+/// `String` are converted without a copy, borrowed bytes are copied.
 ///
-/// This trait is sealed: clients call it under the lock of the connection, in the middle of a frame, where code of others could
-/// wait for that lock, or panic and leave half a frame. For a body type of your own use [`Bytes::from_owner`], whose owner is
+/// This trait is sealed: clients call it under the lock of the connection, in the middle of a frame. There, code of other crates
+/// could wait for that lock, or panic and leave half a frame. For your own body type, use [`Bytes::from_owner`]. Its owner is
 /// dropped outside of the lock.
 ///
 /// ```
 /// # use amqp_proto::Body;
-/// assert_eq!("work".as_octets(), b"work");
-/// assert_eq!(vec![1, 2, 3].as_octets(), [1, 2, 3]);
+/// assert_eq!("work".as_bytes(), b"work");
+/// assert_eq!(vec![1, 2, 3].as_bytes(), [1, 2, 3]);
 /// assert_eq!((&b"work"[..]).into_bytes(), "work");
 /// ```
 pub trait Body: sealed::Sealed {
-    /// The bytes.
-    fn as_octets(&self) -> &[u8];
+    /// Returns the bytes.
+    fn as_bytes(&self) -> &[u8];
 
-    /// The bytes, owned.
+    /// Converts the body to owned bytes.
     fn into_bytes(self) -> Bytes;
 }
 
@@ -34,13 +34,13 @@ pub mod sealed {
 }
 
 macro_rules! bodies {
-    ($(($($generic:tt)*) $type:ty: |$body:ident| $octets:expr, $bytes:expr;)*) => {$(
+    ($(($($generic:tt)*) $type:ty: |$body:ident| $slice:expr, $bytes:expr;)*) => {$(
         impl<$($generic)*> sealed::Sealed for $type {}
 
         impl<$($generic)*> Body for $type {
-            fn as_octets(&self) -> &[u8] {
+            fn as_bytes(&self) -> &[u8] {
                 let $body = self;
-                $octets
+                $slice
             }
 
             fn into_bytes(self) -> Bytes {
@@ -58,11 +58,11 @@ bodies! {
     () BytesMut: |body| body, body.freeze();
     () Box<[u8]>: |body| body, body.into();
     () Cow<'_, [u8]>: |body| body, body.into_owned().into();
-    () Cow<'_, str>: |body| body.as_bytes(), body.into_owned().into();
+    () Cow<'_, str>: |body| str::as_bytes(body), body.into_owned().into();
     () &Vec<u8>: |body| body, Bytes::copy_from_slice(body);
     () &[u8]: |body| body, Bytes::copy_from_slice(body);
     (const N: usize) &[u8; N]: |body| body.as_slice(), Bytes::copy_from_slice(body);
-    () String: |body| body.as_bytes(), body.into();
-    () &String: |body| body.as_bytes(), Bytes::copy_from_slice(body.as_bytes());
-    () &str: |body| body.as_bytes(), Bytes::copy_from_slice(body.as_bytes());
+    () String: |body| str::as_bytes(body), body.into();
+    () &String: |body| str::as_bytes(body), Bytes::copy_from_slice(str::as_bytes(body));
+    () &str: |body| str::as_bytes(body), Bytes::copy_from_slice(str::as_bytes(body));
 }

@@ -299,7 +299,7 @@ async fn consumers_that_take_nothing_do_not_wear_messages_out() -> Outcome {
         let consumer = channel.basic_consume(queue.name(), ConsumeOptions::new()).await?;
         if round % 2 == 0 {
             // It has arrived, and is not only in transit.
-            while connection.health().delivered_octets == 0 {
+            while connection.health().delivered_bytes == 0 {
                 channel.basic_qos(0).await?;
             }
         }

@@ -88,8 +88,8 @@ impl<B> amqp_proto::__sealed::Sealed for Lent<'_, B> {}
 
 impl<B: Body> Body for Lent<'_, B> {
     #[inline]
-    fn as_octets(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], Body::as_octets)
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], Body::as_bytes)
     }
 
     fn into_bytes(self) -> Bytes {
@@ -272,7 +272,7 @@ impl Channel {
             return self.keep_locked(state, &heads.route(), kept, *publisher, body, waiter);
         }
         let body = Lent(body);
-        let size = body.as_octets().len();
+        let size = body.as_bytes().len();
         let overtakes = !state.full.is_empty() && overtakes(state, waiter.as_deref());
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
@@ -316,7 +316,7 @@ impl Channel {
         mut waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, Stop> {
         let body = Lent(body);
-        let size = body.as_octets().len();
+        let size = body.as_bytes().len();
         let full = overtakes(state, waiter.as_deref());
         let place = waiter.as_ref().map(|waiter| &*waiter.place);
         let kept = state.kept.turn(place.and_then(WaitingPlace::kept)).is_none();

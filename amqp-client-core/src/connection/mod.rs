@@ -193,9 +193,9 @@ impl Connection {
             closed_channels: state.closed_channels(),
             unconfirmed,
             unsettled,
-            kept_octets: state.proto.kept(),
-            queued_octets: state.proto.queued(),
-            delivered_octets: state.delivered_octets,
+            kept_bytes: state.proto.kept(),
+            queued_bytes: state.proto.queued(),
+            delivered_bytes: state.delivered_bytes,
         }
     }
 

@@ -25,7 +25,7 @@ use crate::state::{Counts, On, State, Waiting};
 #[non_exhaustive]
 pub struct Leftovers {
     /// Number of deliveries that consumers had not taken: they were requeued at once, or lost if they need no acknowledgement.
-    pub given_back: usize,
+    pub untaken: usize,
     /// Number of deliveries that consumers had taken and that were not settled within the grace period: they were requeued.
     pub unsettled: usize,
     /// Number of publishes that were not confirmed within the grace period.
@@ -67,10 +67,10 @@ impl Connection {
     /// # Cancel safety
     /// Once polled, consumers are stopped. If the future is dropped while it waits for these, the connection stays open.
     pub async fn shutdown(&self, grace: Duration) -> Result<Leftovers, ConnectionError> {
-        let mut given_back = self.shared().lock().stop_consumers();
+        let mut untaken = self.shared().lock().stop_consumers();
         self.wait_until(grace, |state| {
             // More consumers may have been started meanwhile.
-            given_back += state.stop_consumers();
+            untaken += state.stop_consumers();
             state.in_flight() == (0, 0)
         })
         .await;
@@ -78,7 +78,7 @@ impl Connection {
         // are requeued below to it again, and the close would count these deliveries as failed.
         let close_timeout = self.shared().lock().proto.config().get_close_timeout();
         self.wait_until(close_timeout, |state| {
-            given_back += state.stop_consumers();
+            untaken += state.stop_consumers();
             !state.starts_consumer()
         })
         .await;
@@ -89,7 +89,7 @@ impl Connection {
             state.in_flight()
         };
         self.close_with(ReplyCode::REPLY_SUCCESS, "shut down").await?;
-        Ok(Leftovers { given_back, unsettled, unconfirmed })
+        Ok(Leftovers { untaken, unsettled, unconfirmed })
     }
 
     /// Waits until that is so, for that long at most, while the connection is open.
@@ -115,13 +115,13 @@ impl Connection {
 impl State {
     /// Ends all consumers and requeues the deliveries that they have not taken. Returns their number.
     pub(crate) fn stop_consumers(&mut self) -> usize {
-        let mut given_back = 0;
+        let mut untaken = 0;
         let places: Vec<_> = self.places().collect();
         for place in places {
             for consumer in self.channel(place).map(|own| own.queues.ids()).unwrap_or_default() {
-                given_back += self.stop_consumer(place, consumer);
+                untaken += self.stop_consumer(place, consumer);
             }
         }
-        given_back
+        untaken
     }
 }

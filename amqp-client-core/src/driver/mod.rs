@@ -240,7 +240,7 @@ impl Driver {
         state.carry_out(now);
         state.proto.handle_timeout(now);
         let lag_until = self.lag.turn(state, &shared.settings, now);
-        let reading = shared.settings.may_read(state.delivered_octets, &state.proto);
+        let reading = shared.settings.may_read(state.delivered_bytes, &state.proto);
         if reading != self.within_budget {
             self.within_budget = reading;
             if !reading {
@@ -252,7 +252,7 @@ impl Driver {
         if self.input.held() > HELD_MAX && state.detach_if_sparse(self.input.held() - HELD_MAX) {
             self.input.take_held();
         }
-        let pause_until = self.pacing.pause(state.delivered_octets, now);
+        let pause_until = self.pacing.pause(state.delivered_bytes, now);
         let end = End::of(&state.proto);
         let give_up_at = end.and_then(|end| {
             // A peer that accepts nothing gets no more time than a peer that does not reply to a close.
@@ -262,8 +262,7 @@ impl Driver {
             };
             self.ended_at.get_or_insert(now).checked_add(timeout)
         });
-        let read = if state.proto.is_in_doubt() && shared.settings.may_look(state.delivered_octets)
-        {
+        let read = if state.proto.is_in_doubt() && shared.settings.may_look(state.delivered_bytes) {
             // These reads may exceed the budget, by a little each time that the peer seems silent.
             Reading::Check
         } else if reading && pause_until.is_none() {

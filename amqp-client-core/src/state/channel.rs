@@ -90,13 +90,13 @@ impl ChannelState {
         &mut self,
         event: Event,
         proto: &mut Session,
-        delivered_octets: &mut usize,
+        delivered_bytes: &mut usize,
         mut wake: impl FnMut(Waker),
     ) -> Outcome {
         let mut outcome = Outcome::default();
         match event {
             Event::Delivery { consumer, delivery } => {
-                self.deliver(consumer, delivery, proto, delivered_octets, wake);
+                self.deliver(consumer, delivery, proto, delivered_bytes, wake);
             }
             Event::Confirmed { publishes, ack } => {
                 self.confirms.confirmed(&publishes, ack, &mut wake);
@@ -155,7 +155,7 @@ impl ChannelState {
             }
             Event::Interrupted { delivered, error } => {
                 let freed = self.queues.discard_up_to(delivered);
-                *delivered_octets = delivered_octets.saturating_sub(freed);
+                *delivered_bytes = delivered_bytes.saturating_sub(freed);
                 self.stale.store(delivered.get(), Ordering::Release);
                 self.listeners.emit(&ChannelEvent::Interrupted(error), wake);
             }
@@ -187,13 +187,13 @@ impl ChannelState {
         consumer: ConsumerId,
         delivery: Delivery,
         proto: &mut Session,
-        delivered_octets: &mut usize,
+        delivered_bytes: &mut usize,
         mut wake: impl FnMut(Waker),
     ) {
         match self.queues.get(consumer) {
             Some(queue) => {
                 let octets = delivery.size();
-                *delivered_octets += octets;
+                *delivered_bytes += octets;
                 queue.octets += octets;
                 queue.deliveries.push_back(delivery);
                 if let Some(waker) = queue.waker.take() {

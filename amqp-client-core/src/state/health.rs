@@ -40,11 +40,11 @@ pub struct Health {
     /// Number of unsettled deliveries, without those that are [held](amqp_proto::Oversized::Hold).
     pub unsettled: usize,
     /// Number of bytes of kept messages ([`OnLoss::Keep`](crate::OnLoss::Keep)).
-    pub kept_octets: usize,
+    pub kept_bytes: usize,
     /// Number of bytes that wait to be written to the transport.
-    pub queued_octets: usize,
+    pub queued_bytes: usize,
     /// Number of bytes delivered to consumers and not taken by them.
-    pub delivered_octets: usize,
+    pub delivered_bytes: usize,
 }
 
 /// A channel that the broker has closed, or that was not restored after a loss, while the connection goes on.

@@ -41,7 +41,7 @@ impl LagWatch {
         settings: &Settings,
         now: Instant,
     ) -> Option<Instant> {
-        if state.delivered_octets >= settings.delivery_budget {
+        if state.delivered_bytes >= settings.delivery_budget {
             self.look(state, settings, now);
         } else {
             self.at = None;
@@ -57,7 +57,7 @@ impl LagWatch {
             None => {}
         }
         state.mark_idle();
-        let exceeded = state.delivered_octets >= settings.delivery_budget;
+        let exceeded = state.delivered_bytes >= settings.delivery_budget;
         self.at = now.checked_add(PAUSE_AFTER).filter(|_| exceeded);
     }
 }
@@ -101,15 +101,15 @@ impl State {
                 busy += usize::from(!queue.idle && !queue.paused);
             }
         }
-        let starved = !settings.may_read(self.delivered_octets, &self.proto)
+        let starved = !settings.may_read(self.delivered_bytes, &self.proto)
             && (busy > 0 || self.proto.awaits_peer());
         let share = settings.delivery_budget / (2 * (running + left).max(1));
         // When the last consumer was paused, there may have been fewer consumers, or no room to send the pause.
         self.trim(share, |queue| queue.paused);
-        if starved && self.delivered_octets >= settings.delivery_budget {
+        if starved && self.delivered_bytes >= settings.delivery_budget {
             self.trim(share, Queue::is_left);
         }
-        while starved && self.delivered_octets >= settings.delivery_budget {
+        while starved && self.delivered_bytes >= settings.delivery_budget {
             let Some((place, consumer)) = self.next_laggard(share) else { return };
             if self.pause(place, consumer) {
                 self.trim(share, |queue| queue.paused);
@@ -156,18 +156,18 @@ impl State {
     /// otherwise: each would be requeued before the application looks again. What is larger than the share is not counted, so
     /// that reading goes on; that is one message for each of these consumers.
     fn trim(&mut self, share: usize, wanted: impl Fn(&Queue) -> bool) {
-        let Self { channels, proto, delivered_octets, .. } = self;
+        let Self { channels, proto, delivered_bytes, .. } = self;
         for channel in channels.iter_mut().flatten() {
             let (id, over) = (channel.id, channel.ended.is_some());
             for queue in channel.queues.iter_mut().filter(|queue| wanted(queue)) {
                 while queue.octets > share && !proto.is_full() {
                     if queue.deliveries.len() == 1 {
                         let uncounted = std::mem::take(&mut queue.octets);
-                        *delivered_octets = delivered_octets.saturating_sub(uncounted);
+                        *delivered_bytes = delivered_bytes.saturating_sub(uncounted);
                         break;
                     }
                     let Some(delivery) = queue.take_newest() else { break };
-                    *delivered_octets = delivered_octets.saturating_sub(delivery.size());
+                    *delivered_bytes = delivered_bytes.saturating_sub(delivery.size());
                     if over {
                         // The broker has requeued it, and the number may belong to another channel.
                         continue;

@@ -90,7 +90,7 @@ pub(crate) struct State {
     /// How many messages could not be taken in.
     pub(crate) unusable: u64,
     /// Bytes that were delivered and not taken by their consumers.
-    pub(crate) delivered_octets: usize,
+    pub(crate) delivered_bytes: usize,
     /// The close that a handle has asked for.
     closing: Option<(ReplyCode, String)>,
     /// Before that, unsettled deliveries are requeued: no consumer runs any more.
@@ -125,7 +125,7 @@ impl State {
             losses: 0,
             stale: 0,
             unusable: 0,
-            delivered_octets: 0,
+            delivered_bytes: 0,
             closing: None,
             requeues: false,
             driver: None,
@@ -369,7 +369,7 @@ impl State {
         let waiter = queue.end(End::Cancelled);
         let mut deliveries = VecDeque::new();
         let octets = queue.take(&mut deliveries);
-        self.delivered_octets = self.delivered_octets.saturating_sub(octets);
+        self.delivered_bytes = self.delivered_bytes.saturating_sub(octets);
         self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
         if let Ok(mut protocol) = self.proto.channel(id) {
@@ -395,7 +395,7 @@ impl State {
         if let Some(waker) = queue.waker.take() {
             self.bury(waker);
         }
-        self.delivered_octets = self.delivered_octets.saturating_sub(queue.octets);
+        self.delivered_bytes = self.delivered_bytes.saturating_sub(queue.octets);
         // The driver may have stopped reading for it.
         self.wake_driver();
         if over {
@@ -461,9 +461,9 @@ impl State {
     fn deliver(&mut self, id: ChannelId, consumer: ConsumerId, delivery: Delivery) {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
-        let Self { channels, proto, wakes, delivered_octets, .. } = self;
+        let Self { channels, proto, wakes, delivered_bytes, .. } = self;
         if let Some(Some(channel)) = channels.get_mut(place as usize) {
-            channel.deliver(consumer, delivery, proto, delivered_octets, |waker| wakes.push(waker));
+            channel.deliver(consumer, delivery, proto, delivered_bytes, |waker| wakes.push(waker));
         }
     }
 
@@ -508,11 +508,11 @@ impl State {
             self.deadlines.reopen(place, self.proto.queued());
         }
         self.unusable += u64::from(is_unusable(&event));
-        let Self { channels, proto, wakes, delivered_octets, full, kept, .. } = self;
+        let Self { channels, proto, wakes, delivered_bytes, full, kept, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
-        let outcome = channel.handle(event, proto, delivered_octets, |waker| wakes.push(waker));
+        let outcome = channel.handle(event, proto, delivered_bytes, |waker| wakes.push(waker));
         if outcome.over {
             // Some of the tasks that wait there may belong to the channel.
             full.call_all(|waker| wakes.push(waker));

@@ -121,7 +121,7 @@ pub enum Pem {
     /// The path of a file.
     File(PathBuf),
     /// The PEM data.
-    Octets(Arc<[u8]>),
+    Bytes(Arc<[u8]>),
 }
 
 impl Pem {
@@ -131,8 +131,8 @@ impl Pem {
     }
 
     /// Uses PEM data in memory.
-    pub fn octets(octets: impl Into<Arc<[u8]>>) -> Self {
-        Self::Octets(octets.into())
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self::Bytes(bytes.into())
     }
 }
 
@@ -141,7 +141,7 @@ impl fmt::Debug for Pem {
         match self {
             Self::File(path) => path.fmt(f),
             // The data may be a private key.
-            Self::Octets(_) => f.write_str("<redacted>"),
+            Self::Bytes(_) => f.write_str("<redacted>"),
         }
     }
 }
@@ -150,7 +150,7 @@ impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Octets(_) => f.write_str("the PEM data in memory"),
+            Self::Bytes(_) => f.write_str("the PEM data in memory"),
         }
     }
 }

@@ -90,9 +90,9 @@ impl Pem {
 
     fn read(&self, what: &'static str) -> Result<Arc<[u8]>, TlsError> {
         match self {
-            Self::Octets(octets) => Ok(octets.clone()),
+            Self::Bytes(bytes) => Ok(bytes.clone()),
             Self::File(path) => match std::fs::read(path) {
-                Ok(octets) => Ok(octets.into()),
+                Ok(bytes) => Ok(bytes.into()),
                 Err(error) => {
                     let (from, error) = (self.clone(), Arc::new(error));
                     Err(TlsError::Unreadable { what, from, error })

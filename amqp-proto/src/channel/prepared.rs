@@ -136,7 +136,7 @@ impl Channel<'_> {
         let seq = match self.state.mode {
             Mode::Plain => None,
             Mode::Confirm(_) | Mode::Tx(_) => {
-                self.reborrow().note_prepared(prepared, body.as_octets())
+                self.reborrow().note_prepared(prepared, body.as_bytes())
             }
         };
         self.push_prepared(prepared, body, frame_max.saturating_sub(FRAME_OVERHEAD));
@@ -166,7 +166,7 @@ impl Channel<'_> {
 
     #[inline]
     fn push_prepared(&mut self, prepared: &Prepared, body: impl Body, room: usize) {
-        let octets = body.as_octets();
+        let octets = body.as_bytes();
         let len = octets.len();
         let in_place = len < UNCOPIED_FROM && len <= room && len > 0;
         let out = self.outbound.transmit.buffer();

@@ -95,7 +95,7 @@ impl Channel<'_> {
     ) -> Result<Option<PublishSeq>, PublishError> {
         self.flush_acks();
         let channel = self.state.id.0;
-        let octets = body.as_octets();
+        let octets = body.as_bytes();
         let out = self.outbound.transmit.buffer();
         let start = out.len();
         let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
@@ -117,10 +117,10 @@ impl Channel<'_> {
             return Ok(None);
         };
         let fingerprint = (route.mandatory || route.immediate).then(|| {
-            self.outbound.returnable = self.outbound.returnable.max(body.as_octets().len() as u64);
+            self.outbound.returnable = self.outbound.returnable.max(body.as_bytes().len() as u64);
             let encoded = self.outbound.transmit.buffer().get(properties_at).unwrap_or_default();
             let head = Head::of(route.exchange, route.routing_key, identity(encoded));
-            head.body(body.as_octets())
+            head.body(body.as_bytes())
         });
         push_body(self.outbound, channel, body);
         let seq = confirms.published(fingerprint);
@@ -149,13 +149,11 @@ impl Channel<'_> {
         let start = self.outbound.transmit.buffer().len();
         self.outbound.send(self.state.id.0, &method)?;
         let channel = self.state.id.0;
-        push_header(self.outbound, channel, properties, body.as_octets().len()).map_err(
-            |size| {
-                self.outbound.transmit.buffer().truncate(start);
-                let frame_max = self.outbound.frame_max.saturating_add(HEADER_EXCESS);
-                Misuse::TooLarge { method: facts.name, size, frame_max }
-            },
-        )?;
+        push_header(self.outbound, channel, properties, body.as_bytes().len()).map_err(|size| {
+            self.outbound.transmit.buffer().truncate(start);
+            let frame_max = self.outbound.frame_max.saturating_add(HEADER_EXCESS);
+            Misuse::TooLarge { method: facts.name, size, frame_max }
+        })?;
         push_body(self.outbound, channel, body);
         Ok(())
     }
@@ -229,7 +227,7 @@ fn push_header(
 /// Queues the body in as many frames as it takes: none, if it is empty.
 fn push_body(outbound: &mut Outbound, channel: u16, body: impl Body) {
     let room = (outbound.frame_max as usize).saturating_sub(FRAME_OVERHEAD);
-    let octets = body.as_octets();
+    let octets = body.as_bytes();
     match octets.len() {
         0 => {}
         len if len < UNCOPIED_FROM && len <= room => {

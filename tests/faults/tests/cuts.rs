@@ -103,7 +103,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     while tokio::time::timeout(Duration::from_millis(200), from_own.next()).await.is_err() {
         let _unknown = publisher.send(name, "to my own").await;
     }
-    if connection.health().kept_octets > 0 {
+    if connection.health().kept_bytes > 0 {
         return Err("something is kept that was confirmed".into());
     }
     // The last acknowledgement may not have arrived.

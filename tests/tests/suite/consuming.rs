@@ -36,13 +36,13 @@ behaviours! {
         for _ in 0..20 {
             other.queue_declare_passive(queue.name()).await?;
             // The broker's reply comes after deliveries, so reading continues for it, and no further than that.
-            let held = connection.health().delivered_octets;
+            let held = connection.health().delivered_bytes;
             assert!(held < 9 * BUDGET, "{held}");
         }
         for _ in 0..100 {
             assert_eq!(next(&mut consumer).await?.body().len(), 16 * 1024);
         }
-        assert_eq!(connection.health().delivered_octets, 0);
+        assert_eq!(connection.health().delivered_bytes, 0);
     }
 
     async fn a_consumer_that_takes_nothing_is_paused_and_gets_everything_in_the_end(world) {

@@ -281,13 +281,13 @@ behaviours! {
         let late = impatient.publish(&key, "late").await.expect_err("there is no connection");
         assert!(matches!(late, PublishError::TimedOut { gate, .. } if gate == recovering), "{late:?}");
         let kept = [keeps.publish(&key, "first").await?, keeps.publish(&key, "second").await?];
-        assert!(scene.connection.health().kept_octets > 0);
+        assert!(scene.connection.health().kept_bytes > 0);
         scene.proxy.refuse(false)?;
         waits.send(&key, "third").await?;
         for confirmation in kept {
             confirmation.await?;
         }
-        assert_eq!(scene.connection.health().kept_octets, 0);
+        assert_eq!(scene.connection.health().kept_bytes, 0);
         for expected in ["confirmed", "first", "second", "third"] {
             let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
             assert_eq!(got.delivery.text(), Ok(expected));

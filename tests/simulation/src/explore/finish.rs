@@ -249,8 +249,8 @@ impl Task {
                 ("channels", health.channels),
                 ("unconfirmed publishes", health.unconfirmed),
                 ("unsettled deliveries", health.unsettled),
-                ("bytes kept", health.kept_octets),
-                ("bytes delivered and not taken", health.delivered_octets),
+                ("bytes kept", health.kept_bytes),
+                ("bytes delivered and not taken", health.delivered_bytes),
             ];
             let Some((what, count)) = counts.into_iter().find(|(_, count)| *count > 0) else {
                 return;

@@ -155,7 +155,7 @@ impl Task {
             }
         }
         let full = self.connected().is_some_and(|own| {
-            own.connection.health().delivered_octets >= self.policy().delivery_budget
+            own.connection.health().delivered_bytes >= self.policy().delivery_budget
         });
         if waiting >= PATIENCE && full {
             self.fail("a consumer that takes nothing stops another one");

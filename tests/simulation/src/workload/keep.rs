@@ -47,7 +47,7 @@ pub(super) async fn run(
         conclude(env, &connection, id, confirmation).await?;
     }
     published?;
-    if connection.is_open() && connection.health().kept_octets > 0 && env.cancel.is_none() {
+    if connection.is_open() && connection.health().kept_bytes > 0 && env.cancel.is_none() {
         return Err(env.fail("everything is confirmed, and something is kept"));
     }
     drop((channel, publisher));

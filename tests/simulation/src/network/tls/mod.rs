@@ -56,7 +56,7 @@ impl Setup {
             node(&[&version::TLS13], 0)?,
             node(&[&version::TLS12], 0)?,
         ];
-        let client = TlsOptions::new().trust(Pem::octets(certificate.clone().into_bytes()));
+        let client = TlsOptions::new().trust(Pem::bytes(certificate.clone().into_bytes()));
         Ok(Self { client, nodes })
     }
 }
