@@ -2,41 +2,26 @@
 
 mod harness;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use amqp_client_core::adapter::Timer;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
 use amqp_client_core::{ClientConfig, Config, ConnectionEvent, QueueOptions, Status};
-use harness::ClientRig;
+use harness::{ClientRig, Clock};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Clock(Rc<Cell<Instant>>);
-
-impl Timer for Clock {
-    fn now(&self) -> Instant {
-        self.0.get()
-    }
-
-    fn poll_until(&mut self, _: &mut Context<'_>, at: Instant) -> Poll<()> {
-        if at <= self.0.get() { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 /// A connection without heartbeats, and the clock of its token renewal.
-fn scene() -> (ClientRig, Rc<Cell<Instant>>) {
+fn scene() -> (ClientRig, Clock) {
     let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
     let rig = ClientRig::new(Config::default().protocol(protocol));
-    let now = Rc::new(Cell::new(rig.now()));
-    (rig, now)
+    let clock = Clock::at(rig.now());
+    (rig, clock)
 }
 
 /// Begins it.
@@ -47,11 +32,11 @@ fn begin(renewing: &mut Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
 /// Lets a second pass. Says whether the renewing has ended.
 fn tick(
     rig: &mut ClientRig,
-    now: &Cell<Instant>,
+    clock: &Clock,
     renewing: &mut Pin<&mut impl Future<Output = ()>>,
 ) -> bool {
     rig.advance(SECOND);
-    now.set(rig.now());
+    clock.set(rig.now());
     let mut over = false;
     for _ in 0..4 {
         over |= !over && begin(renewing).is_ready();
@@ -62,13 +47,13 @@ fn tick(
 
 #[test]
 fn the_next_token_is_sent_when_a_fifth_of_the_time_is_left() {
-    let (mut rig, now) = scene();
+    let (mut rig, clock) = scene();
     let source = Arc::new(|| async { Ok(Token::new("second", 20 * SECOND)) });
     let first = Token::new("first", 10 * SECOND);
-    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, clock.clone()));
     assert!(begin(&mut renewing).is_pending());
     for second in 1..=40 {
-        assert!(!tick(&mut rig, &now, &mut renewing));
+        assert!(!tick(&mut rig, &clock, &mut renewing));
         let expected =
             (second >= 8) as usize + (second >= 8 + 16) as usize + (second >= 40) as usize;
         assert_eq!(rig.peer.secrets.len(), expected, "after {second} s");
@@ -78,7 +63,7 @@ fn the_next_token_is_sent_when_a_fifth_of_the_time_is_left() {
 
 #[test]
 fn without_a_token_it_is_retried_and_reported() {
-    let (mut rig, now) = scene();
+    let (mut rig, clock) = scene();
     let attempts = Arc::new(AtomicU32::new(0));
     let count = attempts.clone();
     let source = Arc::new(move || {
@@ -95,10 +80,10 @@ fn without_a_token_it_is_retried_and_reported() {
     });
     let mut events = rig.connection.events();
     let first = Token::new("first", 100 * SECOND);
-    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, clock.clone()));
     assert!(begin(&mut renewing).is_pending());
     for second in 1..=110 {
-        assert!(!tick(&mut rig, &now, &mut renewing));
+        assert!(!tick(&mut rig, &clock, &mut renewing));
         let expected = (second >= 80) as u32 + (second >= 85) as u32 + (second >= 110) as u32;
         assert_eq!(attempts.load(Ordering::Relaxed), expected, "after {second} s");
     }
@@ -111,7 +96,7 @@ fn without_a_token_it_is_retried_and_reported() {
 
 #[test]
 fn a_source_that_panics_is_asked_again() {
-    let (mut rig, now) = scene();
+    let (mut rig, clock) = scene();
     let attempts = Arc::new(AtomicU32::new(0));
     let count = attempts.clone();
     let source = Arc::new(move || {
@@ -124,10 +109,10 @@ fn a_source_that_panics_is_asked_again() {
     });
     let mut events = rig.connection.events();
     let first = Token::new("first", 100 * SECOND);
-    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, Clock(now.clone())));
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &first, clock.clone()));
     assert!(begin(&mut renewing).is_pending());
     for _ in 1..=90 {
-        assert!(!tick(&mut rig, &now, &mut renewing));
+        assert!(!tick(&mut rig, &clock, &mut renewing));
     }
     assert_eq!(rig.peer.secrets.len(), 1);
     for expected in ["at once", "later, attempt 1"] {
@@ -138,25 +123,25 @@ fn a_source_that_panics_is_asked_again() {
 
 #[test]
 fn a_token_that_is_good_for_ever_is_not_renewed() {
-    let (rig, now) = scene();
+    let (rig, clock) = scene();
     let source = Arc::new(|| async { Ok(Token::new("never", SECOND)) });
     let forever = Token::new("first", Duration::MAX);
-    let mut renewing = pin!(keep_fresh(&rig.connection, source, &forever, Clock(now.clone())));
+    let mut renewing = pin!(keep_fresh(&rig.connection, source, &forever, clock.clone()));
     assert!(begin(&mut renewing).is_ready());
     assert!(rig.peer.secrets.is_empty());
 }
 
 #[test]
 fn it_ends_with_the_connection_and_does_not_keep_it_open() {
-    let (mut rig, now) = scene();
+    let (mut rig, clock) = scene();
     let source = Arc::new(|| async { Ok(Token::new("second", 20 * SECOND)) });
     let first = Token::new("first", 10 * SECOND);
     let handle = rig.connection.clone();
-    let mut renewing = pin!(keep_fresh(&handle, source, &first, Clock(now.clone())));
-    assert!(!tick(&mut rig, &now, &mut renewing));
+    let mut renewing = pin!(keep_fresh(&handle, source, &first, clock.clone()));
+    assert!(!tick(&mut rig, &clock, &mut renewing));
     let closing = rig.connection.clone();
     rig.run(async move { closing.close().await }).expect("it closes");
-    assert!(tick(&mut rig, &now, &mut renewing));
+    assert!(tick(&mut rig, &clock, &mut renewing));
 }
 
 #[test]

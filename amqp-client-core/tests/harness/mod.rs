@@ -11,6 +11,7 @@
 
 mod client;
 mod server;
+mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use amqp_client_core::proto::Transmit;
 use bytes::BytesMut;
 pub(crate) use client::ClientRig;
 pub(crate) use server::Server;
+pub(crate) use wire::{Clock, Wire, Wires};
 
 /// The far end of a client's transport.
 pub(crate) trait Peer {

@@ -131,6 +131,11 @@ impl Server {
         }
     }
 
+    /// Sends a sign of life.
+    pub(crate) fn send_heartbeat(&mut self) {
+        self.connection.send_heartbeat();
+    }
+
     /// From now on, the client's methods are kept in `methods`. Benchmarks do without: it would be counted.
     pub(crate) const fn record(&mut self) {
         self.recording = true;

@@ -5,6 +5,8 @@
 #[path = "../../../amqp-client-core/tests/harness/mod.rs"]
 mod base;
 
+mod tls;
+
 use std::time::Instant;
 
 use amqp_client_core::proto::Transmit;
@@ -12,6 +14,7 @@ use amqp_client_core::{Config, Connection};
 use amqp_test_broker::{Engine, Options, SessionId};
 pub(crate) use base::*;
 use bytes::BytesMut;
+pub(crate) use tls::{TlsEnd, localhost};
 
 /// The broker in memory, and its end of the client's transport.
 pub(crate) struct Broker {
@@ -26,6 +29,11 @@ impl Broker {
         let mut broker = Self { engine: Engine::new(Options::new(), now), client: None };
         broker.connect(now);
         broker
+    }
+
+    /// Returns whether nothing more is to be sent to the client, so that the transport can be closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.client.is_none_or(|client| self.engine.is_over(client))
     }
 
     /// Returns the number of deliveries that the client has not acknowledged.
