@@ -88,7 +88,7 @@ fn without_a_token_it_is_retried_and_reported() {
         assert_eq!(attempts.load(Ordering::Relaxed), expected, "after {second} s");
     }
     assert_eq!(rig.peer.secrets.len(), 1);
-    for expected in ["down", "no token within 20s"] {
+    for expected in ["down", "the token source returned no token within 20s"] {
         let event = rig.run(events.next());
         assert_eq!(event, Some(ConnectionEvent::TokenNotRenewed { why: expected.to_owned() }));
     }
