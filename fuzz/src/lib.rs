@@ -136,18 +136,47 @@ fn scalars(text: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use amqp_proto::fuzzing;
+
     use super::*;
+
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = format!("{}/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+        let entries = std::fs::read_dir(folder).expect("a folder of seeds");
+        let seeds = entries.map(|entry| std::fs::read(entry.expect("a file").path()));
+        let seeds: Vec<_> = seeds.collect::<Result<_, _>>().expect("files that can be read");
+        assert!(!seeds.is_empty(), "{target} has no seeds");
+        seeds
+    }
 
     #[test]
     fn the_seeds_mean_the_same_to_both() {
-        for (folder, target) in [("methods", methods as fn(&[u8])), ("properties", properties)] {
-            let folder = format!("{}/seeds/{folder}", env!("CARGO_MANIFEST_DIR"));
-            let mut count = 0;
-            for entry in std::fs::read_dir(folder).expect("the seeds") {
-                target(&std::fs::read(entry.expect("a file").path()).expect("a file"));
-                count += 1;
+        seeds("methods").iter().for_each(|seed| methods(seed));
+        seeds("properties").iter().for_each(|seed| properties(seed));
+    }
+
+    /// Each target of amqp-proto that has seeds.
+    const SEEDED: [(&str, fn(&[u8])); 7] = [
+        ("frames", fuzzing::frames),
+        ("methods", fuzzing::methods),
+        ("properties", fuzzing::properties),
+        ("uri", fuzzing::uri),
+        ("client", fuzzing::client),
+        ("server", fuzzing::server),
+        ("session", fuzzing::session),
+    ];
+
+    #[test]
+    fn the_targets_hold_for_the_seeds_and_for_each_with_a_byte_changed() {
+        for (name, target) in SEEDED {
+            for seed in seeds(name) {
+                target(&seed);
+                for index in 0..seed.len().min(500) {
+                    let mut changed = seed.clone();
+                    changed[index] ^= 1 << (index % 8);
+                    target(&changed);
+                }
             }
-            assert!(count > 2);
         }
     }
 
