@@ -1,7 +1,7 @@
-//! The parts of an adapter: the side of a connection that faces the transport, and the code that connects it.
+//! What an adapter needs: the transport's side of a connection, and the code that opens connections.
 //!
 //! An adapter for an async runtime implements [`Runtime`], [`Transport`] and [`Timer`], and has functions that call [`open`],
-//! [`begin`] and [`begin_tls`]. `amqp-client-tokio` is the model. Without futures, drive a [`Driver`] and, after a loss, a
+//! [`begin`] and [`begin_tls`]. See `amqp-client-tokio` for an example. Without futures, drive a [`Driver`] and, after a loss, a
 //! [`Reconnector`].
 
 #[cfg(feature = "tls")]

@@ -44,13 +44,13 @@ use crate::state::{Starvation, StarvationWatch};
 /// Without a prefetch limit ([`Channel::basic_qos`]), the broker sends everything the queue has. When consumers leave more than
 /// the connection's [`delivery_budget`](crate::Settings::delivery_budget) untaken, the client stops reading and reports the
 /// consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for another second while others wait,
-/// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. It keeps a share of
-/// the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries, the client
-/// starts the consumer again; the broker's tools show it with a number in front of its tag. The requeued messages are delivered
-/// again, marked as redelivered.
+/// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. The consumer keeps
+/// its share of the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries,
+/// the client starts the consumer again; the broker's tools show it with a number in front of its tag. The requeued messages are
+/// delivered again, marked as redelivered.
 ///
 /// A consumer that has ended cannot be paused. If the application does not take what it still holds, its newest deliveries are
-/// requeued in the same way.
+/// requeued as if it were paused.
 ///
 /// While a consumer is paused, the broker does not list it. Consumers that would lose something by a pause are never paused:
 ///
@@ -58,9 +58,10 @@ use crate::state::{Starvation, StarvationWatch};
 /// - consumers without acknowledgements, on a transactional channel, or of a stream,
 /// - consumers of a queue with a single active consumer, or of a queue that is deleted when unused (auto-delete, `x-expires`).
 ///
-/// These can still stop the connection. The client knows the arguments of queues that it declared itself. Use
-/// [`pausable`](crate::ConsumeOptions::pausable) for other queues, and to forbid pauses where a policy lets queues expire. Up to
-/// RabbitMQ 4.2, quorum queues count each requeue against their delivery limit. A prefetch limit avoids all of this.
+/// Such consumers can still stop all reading from the connection. The client knows the arguments of queues that it declared
+/// itself. Use [`pausable`](crate::ConsumeOptions::pausable) for other queues, and to forbid pauses where a policy lets queues
+/// expire. Up to RabbitMQ 4.2, quorum queues count each requeue against their delivery limit. A prefetch limit avoids all of
+/// this.
 ///
 /// ```no_run
 /// # use amqp_client_core::Consumer;

@@ -32,19 +32,18 @@ use crate::message::MessageProperties;
 /// # }
 /// ```
 ///
-/// # To blame or not to blame
+/// # Failed deliveries
 /// From RabbitMQ 4.3, a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
 /// (`x-delivery-limit`, default 20):
 ///
 /// - A [`reject`](Self::reject) counts as a failure. So does a panic while the delivery is held, because the delivery is then
 ///   rejected.
-/// - A [`nack`](Self::nack) does not count, nor do other deliveries that are returned untouched: dropped deliveries, and those
-///   that a consumer had not taken when it was dropped.
-/// - Deliveries that are unsettled when their channel or connection is closed or lost count as failed. Those that are left at a
-///   [shutdown](crate::Connection::shutdown) do not, nor do those of a channel that is dropped. The exception is a channel that also
-///   reads a stream: of its deliveries, only those that have arrived are requeued.
+/// - A [`nack`](Self::nack) does not count. Nor do dropped deliveries, or deliveries that a dropped consumer had not taken.
+/// - Deliveries that are unsettled when their channel or connection is closed or lost count as failed. Deliveries that are
+///   unsettled at the end of a [shutdown](crate::Connection::shutdown), or when the last handle of their channel is dropped, do
+///   not count. On a channel that also reads a stream, this applies only to deliveries that have arrived at the client.
 ///
-/// Up to RabbitMQ 4.2, every requeue counts: from 4.0, a message whose delivery is dropped 21 times is lost.
+/// Up to RabbitMQ 4.2, every requeue counts. So with RabbitMQ 4.0 to 4.2, a message whose delivery is dropped 21 times is lost.
 ///
 /// So set a [dead-letter exchange](crate::QueueOptions::dead_letter_exchange) for a quorum queue. It then gets the messages
 /// beyond the limit.
@@ -116,8 +115,8 @@ impl Delivery {
         self.settle(|channel, tag| channel.basic_ack_up_to(tag))
     }
 
-    /// Returns the delivery to the broker without blame (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise
-    /// drops or dead-letters it.
+    /// Returns the delivery to the broker (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
+    /// dead-letters it. From RabbitMQ 4.3, this does not count as a [failed delivery](Self#failed-deliveries).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -134,7 +133,7 @@ impl Delivery {
     }
 
     /// Rejects the delivery (`basic.reject`). The broker requeues it if `requeue` is set, and otherwise drops or dead-letters it.
-    /// Quorum queues count it as a [failed delivery](Self#to-blame-or-not-to-blame).
+    /// Quorum queues count it as a [failed delivery](Self#failed-deliveries).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).

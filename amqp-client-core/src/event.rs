@@ -83,12 +83,12 @@ pub enum ConnectionEvent {
     },
     /// The client has reconnected and restored the state of the connection. The report has the details.
     Recovered(Arc<RecoveryReport>),
-    /// Something was restored later than the rest, such as a queue that the broker had not released.
+    /// An entity was restored later than the rest, for example a queue that was still locked by the lost connection.
     Restored {
         /// The restored entity.
         entity: Entity,
     },
-    /// Something that was retried later than the rest could not be restored.
+    /// An entity that was retried after the rest could not be restored.
     NotRestored {
         /// The entity that is missing.
         entity: Entity,
@@ -127,7 +127,7 @@ pub enum ChannelEvent {
     /// until this one is [paused](Self::ConsumerPaused), where that is possible. Give the consumer a prefetch limit
     /// ([`basic_qos`](crate::Channel::basic_qos)) or its own connection.
     ///
-    /// Reported once, until the consumer has taken the deliveries that it holds.
+    /// Reported again only after the consumer has taken the deliveries that it holds.
     ConsumerLags {
         /// The consumer's tag.
         consumer_tag: ShortStr,

@@ -106,8 +106,8 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
-    /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
+    /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It starts now, or when
+    /// the request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         if let ReplyState::Sent(Some(sent)) = &mut self.step {
             let request = &mut sent.request;

@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! One task per connection reads and writes its socket. [`connect`] spawns this task on smol's global executor.
-//! [`connect_over`] takes any stream, spawns nothing, and leaves it to the caller where the driver runs.
+//! One task per connection reads and writes its socket. [`connect`] spawns this task on smol's global executor. [`connect_over`]
+//! takes any stream, spawns nothing, and lets the caller choose where the driver runs.
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
 //! is an error. [`PublisherOptions`] can turn this off; [`Channel::basic_publish`] adds no such defaults.

@@ -21,9 +21,9 @@
 //! # }
 //! ```
 //!
-//! One task per connection reads and writes its socket. [`connect`] spawns this task. [`connect_over`] takes any
-//! stream, spawns nothing, and leaves it to the caller where the driver runs. The client works on current-thread and multi-thread
-//! runtimes. In `block_on` of a multi-thread runtime, every reply has to cross threads; a spawned task is faster.
+//! One task per connection reads and writes its socket. [`connect`] spawns this task. [`connect_over`] takes any stream, spawns
+//! nothing, and lets the caller choose where the driver runs. The client works on current-thread and multi-thread runtimes. In
+//! `block_on` of a multi-thread runtime, every reply has to wake another thread; a spawned task is faster.
 //!
 //! # Which type for what
 //!

@@ -46,7 +46,7 @@ impl Channel {
     /// Starts a consumer without waiting for a reply (`basic.consume` with `no_wait`): the consumer and its tag are available at
     /// once. If the broker refuses the consumer, it closes the channel, which ends the consumer.
     ///
-    /// RabbitMQ, up to 3.10 at least, can fail on a cancel that arrives before it has begun to deliver.
+    /// If the consumer is cancelled before the broker has begun to deliver, RabbitMQ (at least up to 3.10) can fail.
     ///
     /// # Errors
     /// [`CallError`], if the request was not sent.
@@ -97,8 +97,8 @@ impl Channel {
         self.get(queue, false)
     }
 
-    /// Fetches one message that needs no acknowledgement (`basic.get` with `no-ack`): it is lost if it does not arrive. Returns
-    /// `None` if the queue is empty.
+    /// Fetches one message that needs no acknowledgement (`basic.get` with `no-ack`). If the connection is lost before the
+    /// message arrives, the message is lost. Returns `None` if the queue is empty.
     pub fn basic_get_no_ack(&self, queue: impl AsRef<[u8]>) -> Reply<Option<Got>> {
         self.get(queue, true)
     }
@@ -144,8 +144,8 @@ impl Channel {
         self.settle(|protocol| protocol.ack_up_to(tag))
     }
 
-    /// Returns one delivery to the broker by its delivery tag, without blame (`basic.nack`). The broker requeues it if `requeue` is
-    /// set, and otherwise drops or dead-letters it.
+    /// Returns one delivery to the broker by its delivery tag (`basic.nack`). The broker requeues it if `requeue` is set, and
+    /// otherwise drops or dead-letters it. See [`Delivery::nack`].
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
@@ -169,7 +169,7 @@ impl Channel {
         self.settle(|protocol| protocol.reject(tag, requeue))
     }
 
-    /// Settles a delivery without a decision of the application, and so regardless of the outcome of a transaction.
+    /// Settles a delivery that the application did not settle. A transaction has no influence on this.
     pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) {
         let mut guard = self.lock();
         if let Ok(mut protocol) = self.protocol(&mut guard) {
@@ -179,8 +179,8 @@ impl Channel {
         }
     }
 
-    /// Settles deliveries. Stale deliveries were requeued by the broker, so there is nothing to settle. They are counted, and are
-    /// not an error, which would end workers that do nothing wrong.
+    /// Settles deliveries. Stale deliveries were requeued by the broker, so there is nothing to settle. They are counted. They
+    /// are no error, because an error would end workers that do nothing wrong.
     #[inline]
     fn settle(
         &self,
@@ -254,7 +254,8 @@ impl Channel {
         self.publish_unwatched(prepared, body).await
     }
 
-    /// Publishes several bodies with a [prepared](Self::prepare) template, taking the lock once for as many as can be sent at once.
+    /// Publishes several bodies with a [prepared](Self::prepare) template, taking the lock once for all messages that can be sent
+    /// without waiting.
     ///
     /// # Errors
     /// [`PublishError`]: the first messages may have been sent, and the rest were not.

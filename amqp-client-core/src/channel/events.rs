@@ -17,8 +17,8 @@ impl Channel {
 
 /// The events of a channel since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
-/// Like [`ConnectionEvents`](crate::ConnectionEvents), but this listener is a handle of the channel and keeps it open, like any other
-/// handle.
+/// It behaves like [`ConnectionEvents`](crate::ConnectionEvents), with one difference: it is a handle of the channel, so it keeps
+/// the channel open.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;

@@ -127,7 +127,7 @@ fn ends(
     ))
 }
 
-/// An exchange, seen from a channel.
+/// A handle of an exchange, on one channel.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;

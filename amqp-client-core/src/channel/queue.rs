@@ -65,7 +65,7 @@ impl Channel {
         }))
     }
 
-    /// Drops the messages of a queue that wait for delivery (`queue.purge`). Returns their number.
+    /// Deletes the messages of a queue that are ready for delivery (`queue.purge`). Returns their number.
     pub fn queue_purge(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
         let method = name("queue", queue).map(|queue| QueuePurge { queue, ..<_>::default() });
         self.request_with(method.map_err(Into::into), |sending, reply| {
@@ -79,7 +79,8 @@ impl Channel {
     }
 
     /// Deletes a queue if it has no consumers (`queue.delete` with `if-unused`). Otherwise, the broker closes the channel (406).
-    /// Returns the number of messages deleted with it. Both conditions at once: [`call`](Self::call) with [`QueueDelete`](amqp_proto::method::QueueDelete).
+    /// Returns the number of messages deleted with it. To combine this with `if-empty`, use [`call`](Self::call) with
+    /// [`QueueDelete`](amqp_proto::method::QueueDelete).
     pub fn queue_delete_if_unused(&self, queue: impl AsRef<[u8]>) -> Reply<u32> {
         self.delete_queue(queue, QueueDelete { if_unused: true, ..<_>::default() })
     }
@@ -114,7 +115,7 @@ fn binding(
     Ok((name("queue", queue)?, name("exchange", exchange)?, name("routing key", routing_key)?))
 }
 
-/// A queue, seen from a channel.
+/// A handle of a queue, on one channel.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -231,7 +232,7 @@ impl Queue {
         Ok(publisher.publish_message_to(self.name.as_bytes(), message).await?.await?)
     }
 
-    /// Drops the messages that wait for delivery (`queue.purge`). Returns their number.
+    /// Deletes the messages that are ready for delivery (`queue.purge`). Returns their number.
     pub fn purge(&self) -> Reply<u32> {
         self.channel.queue_purge(&self.name)
     }

@@ -43,7 +43,7 @@ impl Channel {
     ///
     /// All publishes and acknowledgements on the channel in the meantime are part of the transaction, so run one transaction at a
     /// time on a channel. Deliveries that are rolled back are unacknowledged again, see [`tx_rollback`](Self::tx_rollback). A
-    /// delivery that is dropped in the meantime is requeued in any case, when the transaction ends.
+    /// delivery that is dropped in the meantime is requeued when the transaction ends, whether it is committed or rolled back.
     ///
     /// # Errors
     /// The error of `work`, at once: the method does not wait for the rollback, which takes effect before anything that is sent

@@ -127,7 +127,7 @@ fn without_attempt_timeout(recovery: &Recovery) -> Recovery {
     recovery.clone().attempt_timeout(None)
 }
 
-/// A connection and its driver, which has to run for anything to happen.
+/// A connection and its driver. Without the driver, nothing happens.
 pub type Begun<R, S> = (Connection, Drive<S, <R as Runtime>::Timer>);
 
 /// Registers the runtime's functions with a connection.

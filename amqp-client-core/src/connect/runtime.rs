@@ -35,7 +35,7 @@ pub trait Runtime: 'static {
         Self::spawn(async move { callback() });
     }
 
-    /// Wakes the present task after the tasks that wait for its thread, so that they run first when it returns `Pending`.
+    /// Wakes the present task, but behind the tasks that already wait for its thread, so that they run first.
     fn yield_now(waker: &Waker) {
         waker.wake_by_ref();
     }

@@ -11,7 +11,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::Settings;
 
-/// How many probes of the system a peer may leave without a response.
+/// Number of keepalive probes without a response before the system drops the connection.
 const PROBES: u32 = 4;
 
 /// How many bytes the system may hold that it has not sent yet. That is enough to keep it busy while it waits for more, and on a
@@ -20,7 +20,7 @@ const PROBES: u32 = 4;
 const UNSENT_MAX: u32 = 256 * 1024;
 
 /// Configures a TCP socket for a connection. `TCP_NODELAY`: the socket sends at once, because small writes are already merged.
-/// `TCP_NOTSENT_LOWAT` (Linux, Android): it accepts little that it cannot send yet, so that
+/// `TCP_NOTSENT_LOWAT` (Linux, Android): it accepts at most 256 KiB that it cannot send yet, so that
 /// [timeouts](Settings#timeouts-on-slow-links) see the progress of a slow link. Keepalive is set as `settings` say.
 ///
 /// # Errors

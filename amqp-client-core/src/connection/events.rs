@@ -18,8 +18,8 @@ impl Connection {
 
 /// The events of a connection since this listener was created, as a [`Stream`]. Ends after `Closed`.
 ///
-/// Each listener gets every event. A slow listener holds up nothing: it loses the oldest events, and `Missed` reports how many.
-/// A listener does not keep the connection open.
+/// Each listener gets every event. A slow listener delays nothing: it loses the oldest events, and `Missed` reports how many. A
+/// listener does not keep the connection open.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;

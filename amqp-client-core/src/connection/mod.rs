@@ -82,7 +82,8 @@ impl Connection {
         &self.handle.shared
     }
 
-    /// Waits until the handshake has completed. The adapters' `open` does so itself; after `open_with`, call this first.
+    /// Waits until the handshake has completed. The adapters' `connect` does so by itself. After `connect_over`, call this method
+    /// first.
     ///
     /// # Errors
     /// [`ConnectionError`]: the reason why the handshake failed.

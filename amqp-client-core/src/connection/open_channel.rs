@@ -100,8 +100,8 @@ enum OpenState {
 }
 
 impl OpenChannel {
-    /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It counts from now on,
-    /// or from when the request [is written](crate::Settings#timeouts-on-slow-links).
+    /// Sets the timeout for this request, instead of the [`call_timeout`](crate::Settings::call_timeout). It starts now, or when
+    /// the request [is written](crate::Settings#timeouts-on-slow-links).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         if let OpenState::Opening { channel: Some(channel), deadline, after, .. } = &mut self.state
         {

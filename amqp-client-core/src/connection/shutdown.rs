@@ -44,8 +44,8 @@ impl Connection {
     /// Shuts the connection down in an orderly way. Stops the consumers, requeues the deliveries that they have not taken, waits up
     /// to `grace` for deliveries to be settled and publishes to be confirmed, sends everything that is queued, and closes.
     ///
-    /// The grace includes the time that a slow link takes. What is queued by then is written before the connection closes, however
-    /// long that takes, as long as the transport takes anything; see
+    /// `grace` includes the time that a slow link needs. Everything that is queued after that is written before the connection
+    /// closes, however long it takes, unless the transport accepts nothing for the
     /// [`close_timeout`](amqp_proto::ClientConfig::close_timeout).
     ///
     /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still

@@ -17,18 +17,18 @@ use crate::config::Config;
 /// Slices in one vectored write. Kernels take up to 1024, but more than a few large bodies at once gain nothing.
 const SLICES_MAX: usize = 64;
 
-/// How long closing a transport may take. Nobody waits for it but a peer that may be gone.
+/// How long closing a transport may take. Only the peer waits for it, and the peer may have disconnected.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Rounds in one poll, before other tasks run: enough to move megabytes, in less than a millisecond or two.
+/// Rounds in one poll, before other tasks run: enough to move megabytes, and they take at most a millisecond or two.
 const ROUNDS_PER_POLL: usize = 16;
 
-/// Number of timer firings, in as many polls, until a read that finds nothing counts. A transport may only know what the runtime has
-/// reported of the socket, and that may be from before this process was suspended. Runtimes look at sockets when they look at
-/// timers; threads do so between any two polls but one.
+/// Number of timer firings, each in its own poll, before a read that finds nothing counts as silence. A transport may only know
+/// what the runtime last reported about the socket, possibly before this process was suspended. Runtimes check sockets when they
+/// check timers; threads do so after at most two polls.
 const TICKS_IN_DOUBT: u8 = 2;
 
-/// Drives a connection over a transport until the connection ends. One task does both directions, so an acknowledgement of a
+/// Drives a connection over a transport until the connection ends. One task handles both directions, so an acknowledgement of a
 /// delivery needs no other task to run.
 pub struct Drive<S, T> {
     driver: Driver,
@@ -90,7 +90,7 @@ impl<S, T> fmt::Debug for Drive<S, T> {
 }
 
 impl<S: Transport, T: Timer> Drive<S, T> {
-    /// Begins a connection: its handle, and the future that has to run for anything to happen.
+    /// Begins a connection. Returns its handle, and the future that drives it: without it, nothing happens.
     pub fn new(transport: S, timer: T, config: Config) -> (Connection, Self) {
         let (connection, driver) = Driver::new(config, timer.now());
         (connection, Self::with(driver, transport, timer))
@@ -112,12 +112,12 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
     }
 
-    /// See [`Driver::recover_with`].
+    /// Turns recovery on; see [`Driver::recover_with`].
     pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
         self.driver.recover_with(recovery, nodes, node);
     }
 
-    /// Returns the driver, to look at it: at how much waits for the transport, for example.
+    /// Returns the driver, for example to inspect how many bytes wait to be written.
     pub const fn driver(&self) -> &Driver {
         &self.driver
     }
@@ -168,7 +168,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         true
     }
 
-    /// Ends the transport. The connection is over either way, so a peer that does not let it end is not waited for long.
+    /// Closes the transport. The connection has already ended, so the wait for a slow peer is short.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.timer.now();
         let until = *self.closes_by.get_or_insert_with(|| now + CLOSE_TIMEOUT);
@@ -187,7 +187,8 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         fired
     }
 
-    /// Nothing was read. If the peer seems silent, and the runtime has checked the socket since, it is.
+    /// Handles a read that found nothing. If the peer seems silent and the runtime has checked the socket since, the peer is
+    /// silent.
     fn check_peer(&mut self, now: Instant) {
         if self.turn.checks_peer() && self.ticks >= TICKS_IN_DOUBT {
             self.driver.no_input(now);

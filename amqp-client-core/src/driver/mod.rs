@@ -1,4 +1,4 @@
-//! The driver: the end of a connection that faces the transport. Adapters run it.
+//! The driver: the transport's side of a connection. Adapters run it.
 
 mod io_task;
 mod pacing;
@@ -36,20 +36,20 @@ const FLUSH_GRACE: Duration = Duration::from_secs(1);
 /// large buffers alive. The value is the size of the pool of read buffers.
 const HELD_MAX: usize = 2 * 1024 * 1024;
 
-/// A connection seen from its transport. Adapters move bytes and time between it and a runtime; it knows the rest.
+/// The transport's side of a connection. An adapter passes bytes and the time between the driver and a runtime.
 ///
 /// The contract is a loop:
-/// 1. [`turn`](Self::turn) returns what to do: write, read, wait.
+/// 1. Call [`turn`](Self::turn). It returns what to do: write, read, wait.
 /// 2. While [`Turn::writes`], write [`output`](Self::output), and report with [`written`](Self::written) how much was written.
-/// 3. While [`Turn::reads`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the
-///    stream, [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error). If there is nothing to read and the
-///    turn says [`Reading::Check`], call [`no_input`](Self::no_input).
-///    If only a part has come of what the transport returns as a whole, call [`progress`](Self::progress).
+/// 3. While [`Turn::reads`], read into [`input`](Self::input), then call [`received`](Self::received); at the end of the stream,
+///    [`eof`](Self::eof); on an error, [`transport_error`](Self::transport_error). If there is nothing to read and the turn
+///    returned [`Reading::Check`], call [`no_input`](Self::no_input). If the transport has received only a part of what it
+///    returns as a whole, such as a TLS record, call [`progress`](Self::progress).
 /// 4. When neither makes progress, wait for the transport, for [`Turn::wake_at`], or for the waker passed to `turn`.
 /// 5. When [`Turn::is_done`], close the transport, and drop the driver or continue with its
 ///    [`into_reconnector`](Self::into_reconnector).
 ///
-/// Dropping it ends the connection: everything that waits gets an error.
+/// Dropping the driver ends the connection: all waiting calls return an error.
 pub struct Driver {
     guard: DriverGuard,
     input: ReadBuffer,
@@ -94,13 +94,13 @@ impl Drop for DriverGuard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// How far the connection is.
+    /// The phase of the connection.
     pub phase: Phase,
     /// When to call [`Driver::turn`] again at the latest.
     pub wake_at: Option<Instant>,
 }
 
-/// How far the connection of a [`Driver`] is.
+/// The phase of the connection of a [`Driver`].
 ///
 /// ```text
 ///  Running ──closed or failed──▶ Flushing ──all written, or close_timeout──▶ Closed
@@ -121,7 +121,7 @@ pub enum Phase {
     Flushing,
     /// The connection has ended for good: close the transport.
     Closed,
-    /// The connection was lost and recovers: drop the transport, and go on with [`Driver::into_reconnector`].
+    /// The connection was lost and recovers: drop the transport, and continue with [`Driver::into_reconnector`].
     Lost,
 }
 
@@ -133,13 +133,13 @@ pub enum Reading {
     Paused,
     /// Read.
     Open,
-    /// The peer seems to be silent: read, and report a read that has asked the system and found nothing by
-    /// [`Driver::no_input`]. Nothing else ends a connection for silence.
+    /// The peer seems to be silent: read. If a read asked the system and found nothing, report it with [`Driver::no_input`]. Only
+    /// these reports end the connection of a silent peer.
     Check,
 }
 
 impl Turn {
-    /// Before there was any.
+    /// The turn before the first call of [`Driver::turn`].
     const FIRST: Self =
         Self { phase: Phase::Running { write: false, read: Reading::Paused }, wake_at: None };
 
@@ -155,7 +155,7 @@ impl Turn {
         matches!(self.phase, Phase::Running { read: Reading::Open | Reading::Check, .. })
     }
 
-    /// Returns whether nothing is left to do with the transport but to close or drop it.
+    /// Returns whether the transport is no longer used, except to close or drop it.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Closed | Phase::Lost)
@@ -194,8 +194,8 @@ impl Driver {
         (connection, Self::of(guard, now))
     }
 
-    /// From now on the connection recovers when it is lost, with the [reconnector](Self::into_reconnector) that this driver turns
-    /// into. It has that many nodes, and this transport leads to that one.
+    /// Turns recovery on: when the connection is lost, this driver turns into a [reconnector](Self::into_reconnector). `nodes` is
+    /// the number of nodes, and `node` the index of the node of this transport.
     pub fn recover_with(&mut self, recovery: Recovery, nodes: usize, node: usize) {
         self.guard.shared.lock().proto.recover_with(recovery, nodes, node);
     }
@@ -227,8 +227,8 @@ impl Driver {
         self.guard.shared.lock().wants_driver()
     }
 
-    /// Does everything that is due at `now`, and returns what to do with the transport. `waker` is woken when a handle has
-    /// queued work for the driver.
+    /// Does everything that is due at `now`, and returns what to do with the transport. The driver wakes `waker` when a handle
+    /// has queued work for it.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {
         keep_clone(&mut self.guard.spare_waker, waker);
         let shared = &*self.guard.shared;
@@ -305,8 +305,8 @@ impl Driver {
         }
     }
 
-    /// Returns the buffer to read into. Append behind the bytes that it holds, and do not grow it: a read that fills its
-    /// spare capacity shows that more input is available.
+    /// Returns the buffer to read into. Append to the bytes that it contains, and do not grow it: a read that fills its spare
+    /// capacity shows that more input is available.
     pub fn input(&mut self) -> &mut BytesMut {
         self.input.room()
     }
@@ -319,15 +319,15 @@ impl Driver {
         state.dispatch();
     }
 
-    /// A read that began at `now`, and asked the system, found nothing.
+    /// Reports that a read, begun at `now`, asked the system and found nothing.
     pub fn no_input(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
         state.proto.handle_no_input(now);
         state.dispatch();
     }
 
-    /// The transport has received a part, at `now`, of what it can only return as a whole, such as a TLS record. The peer is not
-    /// silent.
+    /// Reports that the transport received, at `now`, a part of what it returns as a whole, such as a TLS record. So the peer is
+    /// not silent.
     pub fn progress(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
         // The peer has its full time from when reading continues.
@@ -335,7 +335,7 @@ impl Driver {
         state.proto.handle_reading(now, false);
     }
 
-    /// The transport has ended.
+    /// Reports the end of the stream.
     pub fn eof(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
         state.report_written(self.written_at, self.output.remaining());
@@ -346,7 +346,7 @@ impl Driver {
         self.output.advance(self.output.remaining());
     }
 
-    /// The transport has failed.
+    /// Reports that the transport failed.
     pub fn transport_error(&mut self, now: Instant, error: &io::Error) {
         let mut state = self.guard.shared.lock();
         state.report_written(self.written_at, self.output.remaining());

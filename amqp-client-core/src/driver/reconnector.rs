@@ -30,13 +30,13 @@ pub struct ReconnectTurn {
     pub connect: Option<usize>,
     /// When to call [`Reconnector::turn`] again at the latest.
     pub wake_at: Option<Instant>,
-    /// The connection is over for good.
+    /// The connection is closed for good.
     pub done: bool,
 }
 
 impl Reconnector {
-    /// Begins a connection that has no transport yet: it asks for one as after a loss, of as many nodes. `now` is when
-    /// connecting began.
+    /// Begins a connection that has no transport yet. It requests one in the same way as after a loss. `now` is when connecting
+    /// began.
     #[must_use]
     pub fn begin(
         config: Config,
@@ -71,8 +71,8 @@ impl Reconnector {
         ReconnectTurn { connect, wake_at, done: state.proto.check().is_err() }
     }
 
-    /// Returns the driver of a transport to the node that was asked for. If there is a configuration, the connection uses it from
-    /// now on, for example to log in with a new token.
+    /// Reports a transport to the requested node, and returns its driver. If `config` is set, the connection uses it from now on,
+    /// for example to log in with a new token.
     #[must_use]
     pub fn connected(self, now: Instant, config: Option<ClientConfig>) -> Driver {
         let mut state = self.guard.shared.lock();
@@ -83,7 +83,7 @@ impl Reconnector {
         Driver::of(self.guard, now)
     }
 
-    /// Reports that the node that was asked for cannot be reached.
+    /// Reports that the requested node cannot be reached.
     pub fn failed(&mut self, now: Instant, reason: &str) {
         let mut state = self.guard.shared.lock();
         state.proto.handle_unreachable(now, reason);
@@ -92,8 +92,7 @@ impl Reconnector {
 }
 
 impl Driver {
-    /// Returns the reconnector that makes the next transport, if there is to be one: the last turn said
-    /// [`Phase::Lost`](super::Phase::Lost).
+    /// Returns the reconnector that requests the next transport, if the last turn returned [`Phase::Lost`](super::Phase::Lost).
     #[must_use]
     pub fn into_reconnector(self) -> Option<Reconnector> {
         let end = End::of(&self.guard.shared.lock().proto);

@@ -11,13 +11,13 @@ pub trait Transport {
     /// Reads what is available, and appends it to `input`, which has room. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// Why nothing can be read any more.
+    /// The reason why nothing can be read any more.
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
 
-    /// Writes some of these pieces, in their order. Returns the number of bytes written.
+    /// Writes the slices, in order, as far as the stream accepts them. Returns the number of bytes written.
     ///
     /// # Errors
-    /// Why nothing can be written any more.
+    /// The reason why nothing can be written any more.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -33,11 +33,11 @@ pub trait Transport {
     /// Ends the stream.
     ///
     /// # Errors
-    /// That it could not be ended in an orderly way.
+    /// The reason why the stream could not be ended in an orderly way.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Returns whether bytes have come since the last call that [`poll_read`](Self::poll_read) does not return yet. TLS holds a
-    /// record back until it is complete, and the peer that sends it is not silent.
+    /// Returns whether bytes have arrived since the last call that [`poll_read`](Self::poll_read) does not return yet. TLS
+    /// returns a record only once it is complete, and a peer that sends a large record is not silent.
     fn take_progress(&mut self) -> bool {
         false
     }
@@ -59,11 +59,11 @@ pub fn fill(
     polled
 }
 
-/// A clock that wakes.
+/// A clock and a timer.
 pub trait Timer {
-    /// The time.
+    /// Returns the time.
     fn now(&self) -> Instant;
 
-    /// Ready at that time. Another call may ask for another time, and replaces the earlier.
+    /// Is ready at the time `at`. A later call with another time replaces the earlier one.
     fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()>;
 }

@@ -6,8 +6,8 @@ use amqp_proto::{Mechanism, SaslError, SaslExchange, Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
 
-/// `CRAM-MD5` (RFC 2195): the client sends a proof that it has the password, not the password. It is older than TLS, and no protection
-/// against an attacker who can try passwords. Use TLS with brokers that offer nothing better.
+/// `CRAM-MD5` (RFC 2195): the client proves that it has the password without sending it. An attacker who records the login can
+/// still search for the password. Use TLS, and use this mechanism only with brokers that offer no better one.
 #[derive(Clone)]
 pub struct CramMd5 {
     username: String,

@@ -116,8 +116,9 @@ const RETRY_PART: u32 = 20;
 /// The minimum time between two requests.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// Sends the broker a new token whenever four fifths of the last token's lifetime have passed, until the connection is closed. The
-/// adapters' `open` spawns this future; after `open_with`, spawn it yourself if you need it. It does not keep the connection open.
+/// Sends the broker a new token whenever four fifths of the last token's lifetime have passed, until the connection is closed.
+/// The adapters' `connect` spawns this future. After `connect_over`, spawn it yourself if you need it. It does not keep the
+/// connection open.
 ///
 /// If the source returns no token, or the broker does not reply in time, the future reports
 /// [`TokenNotRenewed`](ConnectionEvent::TokenNotRenewed) and tries again. A broker that does not accept a token closes the

@@ -63,8 +63,9 @@ impl ConsumeOptions {
 
     /// Sets the consumer's name within the channel. Without one, the client generates a name.
     ///
-    /// Do not reuse a name on the same channel before the deliveries of the earlier consumer are settled. RabbitMQ 3.10
-    /// mistakes the new consumer of a quorum queue for the old one: it gets nothing, and its channel breaks after 30 seconds.
+    /// Do not reuse a name on the same channel before the deliveries of the earlier consumer are settled. RabbitMQ 3.10 then
+    /// confuses the new consumer of a quorum queue with the earlier one: the new one gets no deliveries, and its channel fails
+    /// after 30 seconds.
     pub fn consumer_tag(mut self, tag: impl AsRef<[u8]>) -> Self {
         self.consumer_tag = tag.as_ref().to_vec();
         self
@@ -89,8 +90,8 @@ impl ConsumeOptions {
         self
     }
 
-    /// Sets whether the consumer may be [paused](crate::Consumer#consumers-that-lag): cancelled for as long as it takes nothing and
-    /// holds up other consumers of its connection.
+    /// Sets whether the consumer may be [paused](crate::Consumer#consumers-that-lag): cancelled for as long as it takes nothing
+    /// and keeps other consumers of its connection waiting.
     ///
     /// By default, it may be paused if its queue was declared on this connection. For other queues, only the application knows
     /// whether the queue continues to exist without a consumer. Set `true` if it does. Consumers that would lose something by a

@@ -66,7 +66,7 @@ impl PublisherOptions {
         Self {
             persistent: true,
             mandatory: true,
-            window: Window { messages: 1000, octets: 16 * 1024 * 1024 },
+            window: Window { messages: 1000, bytes: 16 * 1024 * 1024 },
             timeout: None,
             properties: MessageProperties::new(),
             on_loss: OnLoss::Wait,
@@ -102,8 +102,8 @@ impl PublisherOptions {
 
     /// Limits the messages and bytes that may be unconfirmed at once. One message is always allowed. The messages of all
     /// publishers of the channel count, so give them the same window; see [`Publisher`](crate::Publisher).
-    pub const fn window(mut self, messages: usize, octets: usize) -> Self {
-        self.window = Window { messages, octets };
+    pub const fn window(mut self, messages: usize, bytes: usize) -> Self {
+        self.window = Window { messages, bytes };
         self
     }
 
@@ -159,14 +159,14 @@ impl PublisherOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
     messages: usize,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Window {
     /// Returns whether one more message of `size` bytes fits into the window.
     #[inline]
-    pub(crate) const fn has_room(self, messages: usize, octets: usize, size: usize) -> bool {
-        messages == 0 || messages < self.messages && octets.saturating_add(size) <= self.octets
+    pub(crate) const fn has_room(self, messages: usize, bytes: usize, size: usize) -> bool {
+        messages == 0 || messages < self.messages && bytes.saturating_add(size) <= self.bytes
     }
 }
 

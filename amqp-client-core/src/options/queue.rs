@@ -129,8 +129,8 @@ impl QueueOptions {
     }
 
     /// Limits the total size of the message bodies in the queue, in bytes.
-    pub fn max_length_bytes(self, octets: i64) -> Self {
-        self.argument("x-max-length-bytes", octets)
+    pub fn max_length_bytes(self, bytes: i64) -> Self {
+        self.argument("x-max-length-bytes", bytes)
     }
 
     /// Sets what the queue does when it is full.
@@ -162,14 +162,14 @@ impl QueueOptions {
         self.argument("x-max-priority", i32::from(priority))
     }
 
-    /// Delivers messages to only one consumer at a time; the others stand by.
+    /// Delivers messages to only one consumer at a time; the others wait.
     pub fn single_active_consumer(self) -> Self {
         self.argument("x-single-active-consumer", true)
     }
 
     /// Limits how often the delivery of a message may fail before a quorum queue drops or dead-letters the message. By default,
-    /// RabbitMQ 3.10 has no limit and RabbitMQ 4 has a limit of 20. [`Delivery`](crate::Delivery#to-blame-or-not-to-blame)
-    /// describes which deliveries count.
+    /// RabbitMQ 3.10 has no limit and RabbitMQ 4 has a limit of 20. [`Delivery`](crate::Delivery#failed-deliveries) describes
+    /// which deliveries count.
     ///
     /// Give the queue a [dead-letter exchange](Self::dead_letter_exchange). Without one, a message over the limit is lost.
     pub fn delivery_limit(self, times: u32) -> Self {

@@ -49,8 +49,8 @@ impl Confirmation {
         Self { channel, seq, deadline: None }
     }
 
-    /// Sets the timeout for this confirm, instead of the [`confirm_timeout`](crate::Settings::confirm_timeout). It counts from
-    /// now on, or from when what is queued now [is written](crate::Settings#timeouts-on-slow-links).
+    /// Sets the timeout for this confirm, instead of the [`confirm_timeout`](crate::Settings::confirm_timeout). It starts now, or
+    /// when everything that is queued now [is written](crate::Settings#timeouts-on-slow-links).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let (shared, place) = (self.channel.connection().shared(), Some(self.channel.place()));
         self.deadline = Some(Deadline::start(shared, shared.lock(), place, |_| Some(timeout)));
@@ -222,7 +222,7 @@ impl Drop for Confirmations {
     }
 }
 
-/// Only the first of several messages were published.
+/// Publishing several messages failed after some of them were sent.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -243,7 +243,7 @@ impl Drop for Confirmations {
 pub struct PublishAllError {
     /// The confirmations of the messages that were sent.
     pub sent: Confirmations,
-    /// The reason why the next message was not sent. None after it was sent either.
+    /// The reason why the next message was not sent. No later message was sent.
     #[source]
     pub error: PublishError,
 }

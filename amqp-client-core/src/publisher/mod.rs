@@ -33,8 +33,8 @@ use crate::state::{On, Waiting};
 /// unconfirmed.
 ///
 /// Waiting tasks publish in the order in which they began to wait. Keep polling a waiting future, or drop it. A future that is
-/// neither polled nor dropped keeps its place in the queue, and those behind it wait. That happens with `select!` on
-/// `&mut future` if another branch publishes as well.
+/// neither polled nor dropped keeps its place in the queue, and the tasks after it wait. That happens with `select!` on `&mut
+/// future` if another branch publishes as well.
 ///
 /// Messages are persistent and mandatory unless the [options](PublisherOptions) or the message itself say otherwise: `send` to a
 /// queue that does not exist fails with [`ConfirmError::Returned`].
@@ -56,9 +56,9 @@ use crate::state::{On, Waiting};
 ///
 /// # When the channel closes
 ///
-/// The broker closes the channel if the exchange does not exist, if the user may not write to it, if a body is larger than it takes
-/// (RabbitMQ's `max_message_size`: by default 128 MiB up to 3.13, and 16 MiB from 4.0), or if another request on the channel fails.
-/// The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
+/// The broker closes the channel if the exchange does not exist, if the user may not write to it, if a body is larger than it
+/// accepts (RabbitMQ's `max_message_size`: by default 128 MiB up to 3.13, and 16 MiB from 4.0), or if another request on the
+/// channel fails. The connection stays open, and every later publish fails with the reason, even if the exchange exists again.
 /// [`is_open`](Self::is_open), [`closed`](Self::closed) and [`Health::closed_channels`](crate::Health::closed_channels) report
 /// closed channels. Then open another channel and create a new publisher. With
 /// [`Recovery::reopen_channels`](crate::Recovery::reopen_channels), the connection reopens such channels by itself, and their

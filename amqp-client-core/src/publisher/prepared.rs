@@ -82,8 +82,8 @@ impl PreparedPublisher {
         Ok(self.publish(body).await?.await?)
     }
 
-    /// Publishes several bodies in order, taking the lock once for as many as can be sent at once. Waits while the broker has
-    /// blocked publishing, the transport is far behind, or the window is full. Returns once all are queued.
+    /// Publishes several bodies in order, taking the lock once for all messages that can be sent without waiting. Waits while the
+    /// broker has blocked publishing, the transport is far behind, or the window is full. Returns once all are queued.
     ///
     /// # Errors
     /// [`PublishAllError`], with the confirmations of the messages that were sent before the failure.
