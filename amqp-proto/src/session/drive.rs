@@ -180,7 +180,7 @@ impl Session {
     ///
     /// A secret that the broker refuses is discarded.
     ///
-    /// [`Connection::update_secret`](crate::Connection::update_secret): crate::Connection::update_secret
+    /// [`Connection::update_secret`]: crate::Connection::update_secret
     ///
     /// # Errors
     /// [`CommandError`]: nothing was sent. Unless the session is closed or the secret is too large, the next connection still logs in
