@@ -3,7 +3,8 @@ use alloc::collections::VecDeque;
 use core::ops::RangeInclusive;
 
 use super::equals::{Attribution, Equals};
-use super::returns::{Fingerprint, Found, Index};
+use super::fingerprint::Fingerprint;
+use super::returns::{Found, Index, Outstanding};
 use crate::{PublishSeq, Returned};
 
 /// The publishes of a channel that the broker has not confirmed yet.
@@ -15,15 +16,6 @@ pub(crate) struct Confirms {
     outstanding: VecDeque<Outstanding>,
     index: Index,
     equals: Equals,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Outstanding {
-    pub(super) confirmed: bool,
-    /// How far the next publish in the list of the [`Index`] is away; 0 if there is none.
-    pub(super) next: u32,
-    /// The fingerprint by which a return of this message is recognized. Only for mandatory messages that were not returned yet.
-    pub(super) fingerprint: Option<Fingerprint>,
 }
 
 impl Confirms {

@@ -11,8 +11,8 @@
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 
-use super::confirms::Outstanding;
-use super::returns::Fingerprint;
+use super::fingerprint::Fingerprint;
+use super::returns::Outstanding;
 use crate::{PublishSeq, Returned};
 
 /// Equal messages of which some came back, by their fingerprints.

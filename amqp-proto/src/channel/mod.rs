@@ -4,6 +4,7 @@ mod acks;
 mod confirms;
 mod consumers;
 mod equals;
+mod fingerprint;
 mod held;
 mod prepared;
 mod publish;

@@ -2,8 +2,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::fingerprint::Head;
 use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
-use super::returns::Head;
 use super::{Channel, Mode, Route};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;

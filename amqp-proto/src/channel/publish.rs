@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
-use super::returns::Head;
+use super::fingerprint::Head;
 use super::{Channel, Mode};
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;

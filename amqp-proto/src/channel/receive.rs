@@ -2,7 +2,7 @@ use alloc::boxed::Box;
 use bytes::Bytes;
 
 use super::equals::Attribution;
-use super::returns::Head;
+use super::fingerprint::Head;
 use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase, Settlement};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
 use crate::delivery::{DeliverArguments, stream_offset};
