@@ -74,7 +74,7 @@ impl Index {
         if ring.0.len() > self.used {
             self.build(ring);
         } else {
-            self.outbound(&mut ring, seq);
+            self.link(&mut ring, seq);
         }
     }
 
@@ -174,12 +174,12 @@ impl Index {
         self.buckets.iter_mut().take(self.used).for_each(|bucket| *bucket = Bucket::default());
         for seq in (base..).take(len) {
             self.count();
-            self.outbound(&mut ring, seq);
+            self.link(&mut ring, seq);
         }
     }
 
     /// Appends a publish to its list, if it may be returned.
-    fn outbound(&mut self, ring: &mut Ring<'_>, seq: u64) {
+    fn link(&mut self, ring: &mut Ring<'_>, seq: u64) {
         let Some(publish) = at(ring, seq) else { return };
         publish.next = 0;
         if publish.confirmed {
