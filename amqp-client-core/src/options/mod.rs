@@ -22,7 +22,11 @@ macro_rules! takes_arguments {
     ($options:ident) => {
         impl $options {
             /// Sets any other argument.
-            pub fn argument(mut self, name: &str, value: impl Into<amqp_proto::Value>) -> Self {
+            pub fn argument(
+                mut self,
+                name: impl AsRef<[u8]>,
+                value: impl Into<amqp_proto::Value>,
+            ) -> Self {
                 self.arguments.set(name, value);
                 self
             }
@@ -46,9 +50,11 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn set(&mut self, name: &str, value: impl Into<Value>) {
+    fn set(&mut self, name: impl AsRef<[u8]>, value: impl Into<Value>) {
+        let name = name.as_ref();
         if let Err(error) = self.table.insert(name, value) {
-            self.error.get_or_insert_with(|| CallError::Argument { name: name.to_owned(), error });
+            let name = String::from_utf8_lossy(name).into_owned();
+            self.error.get_or_insert(CallError::Argument { name, error });
         }
     }
 
@@ -65,7 +71,7 @@ impl Arguments {
 
     fn extend(&mut self, table: &FieldTable) {
         for (name, value) in table {
-            self.set(&name.to_string(), value);
+            self.set(name, value);
         }
     }
 

@@ -71,11 +71,16 @@ impl FieldTable {
     ///
     /// # Errors
     /// [`FieldError`]; the table is unchanged then.
-    pub fn insert(&mut self, name: &str, value: impl Into<Value>) -> Result<(), FieldError> {
-        let length = super::checked_short("field name", name.as_bytes())?;
+    pub fn insert(
+        &mut self,
+        name: impl AsRef<[u8]>,
+        value: impl Into<Value>,
+    ) -> Result<(), FieldError> {
+        let name = name.as_ref();
+        let length = super::checked_short("field name", name)?;
         let mut entries = self.without(name);
         entries.push(length);
-        entries.extend_from_slice(name.as_bytes());
+        entries.extend_from_slice(name);
         self.0 = appended(entries, &value.into())?;
         Ok(())
     }
@@ -84,7 +89,11 @@ impl FieldTable {
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Result<Self, FieldError> {
+    pub fn with(
+        mut self,
+        name: impl AsRef<[u8]>,
+        value: impl Into<Value>,
+    ) -> Result<Self, FieldError> {
         self.insert(name, value)?;
         Ok(self)
     }
@@ -103,14 +112,14 @@ impl FieldTable {
     ///
     /// # Errors
     /// [`FieldError`], of the first entry that does not fit.
-    pub fn from_entries<N: AsRef<str>, V: Into<Value>>(
+    pub fn from_entries<N: AsRef<[u8]>, V: Into<Value>>(
         entries: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, FieldError> {
         let mut encoded = Vec::new();
         // Where each entry starts.
         let mut starts = Vec::new();
         for (name, value) in entries {
-            let (name, value) = (name.as_ref().as_bytes(), value.into());
+            let (name, value) = (name.as_ref(), value.into());
             starts.push(encoded.len());
             encoded.push(super::checked_short("field name", name)?);
             encoded.extend_from_slice(name);
@@ -126,7 +135,7 @@ impl FieldTable {
     ///
     /// # Errors
     /// [`FieldError`], of the first entry that does not fit; the table is unchanged then.
-    pub fn extend<N: AsRef<str>, V: Into<Value>>(
+    pub fn extend<N: AsRef<[u8]>, V: Into<Value>>(
         &mut self,
         entries: impl IntoIterator<Item = (N, V)>,
     ) -> Result<(), FieldError> {
@@ -147,7 +156,8 @@ impl FieldTable {
     }
 
     /// Removes the entry of that name and returns its value.
-    pub fn remove(&mut self, name: &str) -> Option<Value> {
+    pub fn remove(&mut self, name: impl AsRef<[u8]>) -> Option<Value> {
+        let name = name.as_ref();
         let value = self.get(name)?;
         self.0 = self.without(name).into();
         Some(value)
@@ -191,12 +201,12 @@ impl FieldTable {
     }
 
     /// The bytes of all entries but those called `name`.
-    fn without(&self, name: &str) -> Vec<u8> {
+    fn without(&self, name: &[u8]) -> Vec<u8> {
         let mut kept = Vec::with_capacity(self.0.len() + name.len() + 16);
         let mut rest: &[u8] = &self.0;
         while let Ok((after, key)) = skip_entry(rest, |_, _| Ok(())) {
             let entry = rest.get(..rest.len() - after.len()).unwrap_or_default();
-            if key != name.as_bytes() {
+            if key != name {
                 kept.extend_from_slice(entry);
             }
             rest = after;

@@ -11,8 +11,8 @@ pub(crate) struct Name {
 
 impl Name {
     /// A name in the virtual host `/`.
-    pub(crate) fn in_default(text: &str) -> Self {
-        Self { virtual_host: ShortStr::truncated("/"), text: ShortStr::truncated(text) }
+    pub(crate) fn in_default(text: impl AsRef<[u8]>) -> Self {
+        Self { virtual_host: ShortStr::truncated("/"), text: short(text) }
     }
 
     /// Another name in the same virtual host.
@@ -23,6 +23,12 @@ impl Name {
     pub(crate) fn is_reserved(&self) -> bool {
         self.text.as_bytes().starts_with(b"amq.")
     }
+}
+
+/// Returns a name from outside, up to its 255th byte.
+pub(crate) fn short(name: impl AsRef<[u8]>) -> ShortStr {
+    let name = name.as_ref();
+    ShortStr::named("name", name.get(..255).unwrap_or(name)).unwrap_or_default()
 }
 
 impl fmt::Display for Name {

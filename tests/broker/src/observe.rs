@@ -174,13 +174,13 @@ impl Engine {
 
     /// Returns how many messages of a queue of the virtual host `/` are ready for delivery; nothing if there is no such queue.
     #[must_use]
-    pub fn ready_count(&self, queue: &str) -> Option<usize> {
+    pub fn ready_count(&self, queue: impl AsRef<[u8]>) -> Option<usize> {
         let queue = self.queues.get(&Name::in_default(queue))?;
         Some(queue.messages.len())
     }
 
     /// Returns the sizes of the bodies of those messages, in order.
-    pub fn ready_sizes(&self, queue: &str) -> impl Iterator<Item = usize> {
+    pub fn ready_sizes(&self, queue: impl AsRef<[u8]>) -> impl Iterator<Item = usize> {
         let queue = self.queues.get(&Name::in_default(queue));
         queue.into_iter().flat_map(|queue| queue.messages.iter().map(|message| message.body.len()))
     }

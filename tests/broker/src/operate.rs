@@ -79,7 +79,7 @@ impl Engine {
     }
 
     /// Cancels the consumers of a queue of the virtual host `/`, as when it moves to another node.
-    pub fn cancel_consumers(&mut self, queue: &str) {
+    pub fn cancel_consumers(&mut self, queue: impl AsRef<[u8]>) {
         let Some(queue) = self.queues.get_mut(&Name::in_default(queue)) else { return };
         for consumer in std::mem::take(&mut queue.consumers) {
             let at = At { session: consumer.session, channel: consumer.channel };
@@ -196,7 +196,7 @@ impl Engine {
     }
 
     /// Deletes a queue of the virtual host `/` with all its messages. Returns whether there was one.
-    pub fn delete_queue_of(&mut self, now: Instant, name: &str) -> bool {
+    pub fn delete_queue_of(&mut self, now: Instant, name: impl AsRef<[u8]>) -> bool {
         self.now = now;
         let name = Name::in_default(name);
         let found = self.queues.contains_key(&name);

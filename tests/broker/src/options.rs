@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use amqp_proto::ShortStr;
 
+use crate::name::short;
+
 /// How a broker is set up.
 ///
 /// ```
@@ -44,8 +46,8 @@ impl Options {
 
     /// Adds a virtual host, with queues and exchanges of its own. `/` always exists. Every user may use every virtual host.
     #[must_use]
-    pub fn virtual_host(mut self, name: &str) -> Self {
-        let name = ShortStr::truncated(name);
+    pub fn virtual_host(mut self, name: impl AsRef<[u8]>) -> Self {
+        let name = short(name);
         if !self.virtual_hosts.contains(&name) {
             self.virtual_hosts.push(name);
         }

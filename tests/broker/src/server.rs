@@ -290,7 +290,7 @@ impl Broker {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn queue(&self, name: &str) -> Option<QueueView> {
+    pub fn queue(&self, name: impl AsRef<[u8]>) -> Option<QueueView> {
         self.shared.lock().engine.queue(name)
     }
 

@@ -80,7 +80,7 @@ impl Engine {
 
     /// Returns a queue of the virtual host `/`, if there is one of that name.
     #[must_use]
-    pub fn queue(&self, name: &str) -> Option<QueueView> {
+    pub fn queue(&self, name: impl AsRef<[u8]>) -> Option<QueueView> {
         let name = Name::in_default(name);
         Some(self.queue_view(&name, self.queues.get(&name)?))
     }

@@ -226,7 +226,7 @@ fn without_nack(properties: &FieldTable) -> FieldTable {
     let rest = told.iter().filter(|(name, _)| *name != "basic.nack");
     let capabilities = rest
         .into_iter()
-        .try_fold(FieldTable::new(), |table, (name, value)| table.with(&name.to_string(), value));
+        .try_fold(FieldTable::new(), |table, (name, value)| table.with(name, value));
     let properties = capabilities.and_then(|table| FieldTable::new().with("capabilities", table));
     properties.unwrap_or_default()
 }
