@@ -18,7 +18,7 @@ use bytes::Bytes;
 /// # use amqp_client_core as amqp_client_tokio;
 /// use amqp_client_tokio::{DeliveryMode, Message, MessageProperties};
 ///
-/// let transient = MessageProperties::new().with_delivery_mode(DeliveryMode::Transient);
+/// let transient = MessageProperties::new().delivery_mode(DeliveryMode::Transient);
 /// let message = Message::new("soon out of date").with(&transient)?;
 /// # Ok::<(), amqp_client_core::proto::TooLong>(())
 /// ```
@@ -41,7 +41,7 @@ impl DeliveryMode {
 }
 
 macro_rules! message_properties {
-    ($($(#[$doc:meta])* $name:ident: $type:ty, $with:ident($value:ident: $from:ty) => $made:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty, ($value:ident: $from:ty) => $made:expr;)*) => {
         /// The properties of a message, in native types.
         ///
         /// ```
@@ -50,9 +50,9 @@ macro_rules! message_properties {
         /// use std::time::Duration;
         ///
         /// let properties = MessageProperties::new()
-        ///     .with_content_type("application/json")
+        ///     .content_type("application/json")
         ///     .persistent()
-        ///     .with_expiration(Duration::from_secs(60));
+        ///     .expiration(Duration::from_secs(60));
         /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
         /// ```
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,9 +68,9 @@ macro_rules! message_properties {
                 Self::default()
             }
 
-            $($(#[$doc])*
+            $(#[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
             #[must_use]
-            pub fn $with(mut self, $value: $from) -> Self {
+            pub fn $name(mut self, $value: $from) -> Self {
                 self.$name = Some($made);
                 self
             })*
@@ -78,7 +78,7 @@ macro_rules! message_properties {
             /// Makes the message persistent: in a durable queue, it survives a restart of the broker.
             #[must_use]
             pub fn persistent(self) -> Self {
-                self.with_delivery_mode(DeliveryMode::Persistent)
+                self.delivery_mode(DeliveryMode::Persistent)
             }
         }
     };
@@ -86,33 +86,34 @@ macro_rules! message_properties {
 
 message_properties! {
     /// MIME type of the body.
-    content_type: String, with_content_type(value: impl Into<String>) => value.into();
+    content_type: String, (value: impl Into<String>) => value.into();
     /// MIME encoding of the body.
-    content_encoding: String, with_content_encoding(value: impl Into<String>) => value.into();
+    content_encoding: String, (value: impl Into<String>) => value.into();
     /// Application headers; headers exchanges match them.
-    headers: FieldTable, with_headers(value: FieldTable) => value;
+    headers: FieldTable, (value: FieldTable) => value;
     /// Whether the message survives a restart of the broker. A [`Message`] without a delivery mode is published as persistent.
-    delivery_mode: DeliveryMode, with_delivery_mode(value: DeliveryMode) => value;
+    delivery_mode: DeliveryMode, (value: DeliveryMode) => value;
     /// Priority, from 0 up to the queue's maximum.
-    priority: u8, with_priority(value: u8) => value;
+    priority: u8, (value: u8) => value;
     /// Identifier that relates a reply to its request.
-    correlation_id: String, with_correlation_id(value: impl Into<String>) => value.into();
-    /// The queue for replies.
-    reply_to: String, with_reply_to(value: impl Into<String>) => value.into();
+    correlation_id: String, (value: impl Into<String>) => value.into();
+    /// The queue for replies, such as [`Queue::current_name`](crate::Queue::current_name). Names that are not UTF-8 need
+    /// [`Properties`].
+    reply_to: String, (value: impl AsRef<[u8]>) => String::from_utf8_lossy(value.as_ref()).into_owned();
     /// How long the message may wait in a queue; encoded as whole milliseconds, rounded up.
-    expiration: Duration, with_expiration(value: Duration) => value;
+    expiration: Duration, (value: Duration) => value;
     /// Identifier of the message, for applications.
-    message_id: String, with_message_id(value: impl Into<String>) => value.into();
+    message_id: String, (value: impl Into<String>) => value.into();
     /// When the message was created; encoded as whole seconds.
-    timestamp: SystemTime, with_timestamp(value: SystemTime) => value;
+    timestamp: SystemTime, (value: SystemTime) => value;
     /// The application's name for the type of the message.
-    kind: String, with_kind(value: impl Into<String>) => value.into();
+    kind: String, (value: impl Into<String>) => value.into();
     /// The publishing user; RabbitMQ checks it against the login.
-    user_id: String, with_user_id(value: impl Into<String>) => value.into();
+    user_id: String, (value: impl Into<String>) => value.into();
     /// The publishing application.
-    app_id: String, with_app_id(value: impl Into<String>) => value.into();
+    app_id: String, (value: impl Into<String>) => value.into();
     /// Reserved by the specification; the broker only forwards it.
-    cluster_id: String, with_cluster_id(value: impl Into<String>) => value.into();
+    cluster_id: String, (value: impl Into<String>) => value.into();
 }
 
 impl MessageProperties {
@@ -199,7 +200,7 @@ impl TryFrom<&RawProperties> for MessageProperties {
 /// # use amqp_client_core as amqp_client_tokio;
 /// use amqp_client_tokio::{Message, MessageProperties};
 ///
-/// let message = Message::new("hello").with(&MessageProperties::new().with_message_id("4711"))?;
+/// let message = Message::new("hello").with(&MessageProperties::new().message_id("4711"))?;
 /// # Ok::<(), amqp_client_core::proto::TooLong>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]

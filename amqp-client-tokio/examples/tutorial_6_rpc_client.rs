@@ -33,8 +33,8 @@ impl Client {
         let correlation_id = self.calls.to_string();
         // After the connection was lost, the broker assigns another name to the queue.
         let properties = MessageProperties::new()
-            .with_correlation_id(&correlation_id)
-            .with_reply_to(self.reply_to.current_name().to_string());
+            .correlation_id(&correlation_id)
+            .reply_to(self.reply_to.current_name());
         let request = Message::new(argument).with(&properties)?;
         // If nobody serves the queue, this fails instead of waiting for a reply.
         self.channel.default_exchange().publish_confirmed("rpc_queue", &request).await?;

@@ -56,7 +56,7 @@ async fn reply(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error
         return Ok(request.reject(false)?);
     };
     let reply = Message::new(result.to_string())
-        .with(&MessageProperties::new().with_correlation_id(correlation_id))?;
+        .with(&MessageProperties::new().correlation_id(correlation_id))?;
     channel.default_exchange().publish(&reply_to, &reply).await?;
     Ok(request.ack()?)
 }

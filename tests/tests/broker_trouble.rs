@@ -295,7 +295,7 @@ async fn queues_can_be_looked_into() -> Outcome {
     let queue = channel.queue_declare("q", options).await?;
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     for (body, priority) in [("low", 0), ("high", 2), ("middle", 1)] {
-        let properties = MessageProperties::new().with_priority(priority);
+        let properties = MessageProperties::new().priority(priority);
         let message = amqp_client_core::Message::new(body).with(&properties)?;
         publisher.send_message("q", &message).await?;
     }

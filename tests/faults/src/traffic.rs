@@ -121,8 +121,7 @@ impl Traffic {
     /// Publishes a probe, again and again, until all consumers have seen it.
     pub(crate) async fn probe(&self, probe: u64) -> Result<(), Error> {
         while self.ledger.saw(probe) < CONSUMERS {
-            let properties =
-                MessageProperties::new().persistent().with_message_id(format!("p.{probe}"));
+            let properties = MessageProperties::new().persistent().message_id(format!("p.{probe}"));
             let message = Message::new("probe").with(&properties)?;
             let sent = tokio::time::timeout(PATIENCE, self.prober.send_message("probe", &message));
             // It may be lost with the connection, or not be sent at all: another one follows.
@@ -238,7 +237,7 @@ impl Work {
     /// Publishes a message, as often as it takes.
     async fn publish(&self, number: usize, size: usize) -> Option<Confirmation> {
         let id = format!("{}.{number}", self.number);
-        let properties = MessageProperties::new().persistent().with_message_id(id);
+        let properties = MessageProperties::new().persistent().message_id(id);
         let key = QUEUES[number % QUEUES.len()];
         loop {
             let message = Message::new(vec![b'x'; size]).with(&properties).ok()?;

@@ -84,7 +84,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     let publisher = channel.default_exchange().publisher(options)?;
     let mut confirmations = Vec::new();
     for id in ["1", "2", "3"] {
-        let properties = MessageProperties::new().persistent().with_message_id(id);
+        let properties = MessageProperties::new().persistent().message_id(id);
         let message = Message::new(vec![0; 100]).with(&properties)?;
         confirmations.push(publisher.publish_message(name, &message).await?);
     }

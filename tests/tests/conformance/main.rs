@@ -275,7 +275,7 @@ impl Run {
             }
             Operation::Publish { exchange, key: number, mandatory, priority } => {
                 let exchange = self.exchange(exchange);
-                let properties = MessageProperties::new().with_priority(priority);
+                let properties = MessageProperties::new().priority(priority);
                 self.publish(&exchange, key(number), mandatory, &properties).await
             }
             Operation::PublishTo { queue, expired } => {
@@ -284,7 +284,7 @@ impl Run {
                 let mut properties = MessageProperties::new();
                 if expired {
                     self.perishable.insert(number);
-                    properties = properties.with_expiration(Duration::ZERO);
+                    properties = properties.expiration(Duration::ZERO);
                 }
                 self.publish("", &queue, true, &properties).await
             }

@@ -12,19 +12,19 @@ behaviours! {
     async fn every_property_arrives_as_it_was_sent(world) {
         let (_, queue) = world.queue().await?;
         let sent = MessageProperties::new()
-            .with_content_type("text/plain")
-            .with_content_encoding("utf-8")
-            .with_headers(FieldTable::new().with("answer", 42)?)
-            .with_delivery_mode(DeliveryMode::Persistent)
-            .with_priority(7)
-            .with_correlation_id("correlation")
-            .with_reply_to("reply")
-            .with_expiration(Duration::from_secs(60))
-            .with_message_id("id")
-            .with_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
-            .with_kind("kind")
-            .with_user_id("guest")
-            .with_app_id("suite");
+            .content_type("text/plain")
+            .content_encoding("utf-8")
+            .headers(FieldTable::new().with("answer", 42)?)
+            .delivery_mode(DeliveryMode::Persistent)
+            .priority(7)
+            .correlation_id("correlation")
+            .reply_to("reply")
+            .expiration(Duration::from_secs(60))
+            .message_id("id")
+            .timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .kind("kind")
+            .user_id("guest")
+            .app_id("suite");
         queue.publish(&Message::new("all").with(&sent)?).await?;
         let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!(got.delivery.message_properties()?, sent);
@@ -62,7 +62,7 @@ behaviours! {
         let mut consumer = reading.basic_consume(queue.name(), ConsumeOptions::new()).await?;
         for size in [8_000, 8_200, 100_000] {
             let headers = FieldTable::new().with("large", "x".repeat(size))?;
-            let properties = MessageProperties::new().with_headers(headers);
+            let properties = MessageProperties::new().headers(headers);
             for body in [0, 10, 20_000] {
                 let message = Message::new(vec![7; body]).with(&properties)?;
                 queue.publish_confirmed(&message).await?;
@@ -91,7 +91,7 @@ behaviours! {
         let queue = channel.queue_declare(name("q"), options).await?;
         // A little more fits into a frame of 131,072 bytes, but not with the header that the broker adds (`x-death`).
         let headers = FieldTable::new().with("large", "x".repeat(130_950))?;
-        let message = Message::new("m").with(&MessageProperties::new().with_headers(headers))?;
+        let message = Message::new("m").with(&MessageProperties::new().headers(headers))?;
         queue.publish_confirmed(&message).await?;
         let mut consumer = dead.consume(ConsumeOptions::new()).await?;
         queue.get().await?.ok_or("it is there")?.delivery.reject(false)?;
@@ -260,11 +260,11 @@ behaviours! {
 
     async fn a_property_that_is_too_long_is_named(world) {
         let (_, queue) = world.queue().await?;
-        let properties = MessageProperties::new().with_message_id("x".repeat(256));
+        let properties = MessageProperties::new().message_id("x".repeat(256));
         let error = Message::new("m").with(&properties).expect_err("too long");
         assert_eq!(error.what, "message_id");
         let huge = FieldTable::new().with("x", "y".repeat(200_000))?;
-        let message = Message::new("m").with(&MessageProperties::new().with_headers(huge))?;
+        let message = Message::new("m").with(&MessageProperties::new().headers(huge))?;
         let error = queue.publish(&message).await.expect_err("too large");
         assert!(error.to_string().contains("frame_max is 131072"), "{error}");
         queue.publish(&Message::new("fits")).await?;

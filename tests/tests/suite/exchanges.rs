@@ -78,7 +78,7 @@ behaviours! {
         queue.bind_with(headers.name(), "", wanted).await?;
         for (size, hot) in [(3, false), (4, true), (3, true)] {
             let table = FieldTable::new().with("size", size)?.with("hot", hot)?;
-            let properties = MessageProperties::new().with_headers(table);
+            let properties = MessageProperties::new().headers(table);
             headers.publish("", &Message::new("m").with(&properties)?).await?;
         }
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;

@@ -17,7 +17,7 @@ behaviours! {
     async fn prepared_messages_arrive_like_others(world) {
         let (channel, queue) = world.queue().await?;
         let mut consumer = queue.consume(ConsumeOptions::new().no_ack(true)).await?;
-        let properties = MessageProperties::new().with_message_id("same").persistent();
+        let properties = MessageProperties::new().message_id("same").persistent();
         let message = channel.prepare(&Route::queue(queue.name()), &properties.encode()?)?;
         for body in bodies() {
             channel.basic_publish_prepared(&message, &body).await?;

@@ -17,7 +17,7 @@ behaviours! {
         assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
 
         // Further properties take none away.
-        let more = MessageProperties::new().with_message_id("1").with_content_type("text/csv");
+        let more = MessageProperties::new().message_id("1").content_type("text/csv");
         queue.publish(&Message::text("a,b").with(&more)?).await?;
         let properties = queue.get_no_ack().await?.ok_or("empty")?.delivery.message_properties()?;
         assert_eq!(properties.content_type.as_deref(), Some("text/csv"));
@@ -48,8 +48,8 @@ behaviours! {
         let exchange = channel.default_exchange();
         let (persistent, transient) = (DeliveryMode::Persistent, DeliveryMode::Transient);
         // Properties before the delivery mode on the wire, and after it.
-        let others = MessageProperties::new().with_content_type("text/csv").with_message_id("4711");
-        let explicit = others.clone().with_delivery_mode(transient);
+        let others = MessageProperties::new().content_type("text/csv").message_id("4711");
+        let explicit = others.clone().delivery_mode(transient);
         let (others, explicit) =
             (Message::new("").with(&others)?, Message::new("").with(&explicit)?);
 

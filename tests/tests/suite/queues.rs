@@ -129,7 +129,7 @@ behaviours! {
         queue.bind_with("amq.headers", "", arguments.clone()).await?;
         queue.unbind("amq.headers", "", arguments.clone()).await?;
         // Headers have the same types when they are delivered.
-        let properties = MessageProperties::new().with_headers(arguments.clone());
+        let properties = MessageProperties::new().headers(arguments.clone());
         queue.publish(&Message::new("m").with(&properties)?).await?;
         let got = queue.get_no_ack().await?.ok_or("no message")?;
         let headers = got.delivery.properties().headers()?.ok_or("no headers")?;
@@ -184,7 +184,7 @@ behaviours! {
         let channel = world.channel().await?;
         let queue = channel.queue_declare("", temporary().max_priority(5)).await?;
         for priority in [0, 5, 3] {
-            let properties = MessageProperties::new().with_priority(priority);
+            let properties = MessageProperties::new().priority(priority);
             queue.publish(&Message::new(vec![priority]).with(&properties)?).await?;
         }
         channel.queue_declare_passive(queue.name()).await?;

@@ -15,7 +15,7 @@ async fn replies(channel: &Channel) -> Result<Consumer, amqp_client_core::CallEr
 }
 
 fn request(text: &'static str) -> Result<Message, amqp_client_core::proto::TooLong> {
-    let properties = MessageProperties::new().with_reply_to(REPLY_TO).with_correlation_id(text);
+    let properties = MessageProperties::new().reply_to(REPLY_TO).correlation_id(text);
     Message::new(text).with(&properties)
 }
 
@@ -40,7 +40,7 @@ behaviours! {
             let id = properties.correlation_id.ok_or("a request without an id")?;
             assert_eq!(id, text);
             let reply = Message::new(format!("re: {text}"))
-                .with(&MessageProperties::new().with_correlation_id(id))?;
+                .with(&MessageProperties::new().correlation_id(id))?;
             server.default_exchange().publish(&address, &reply).await?;
             request.ack()?;
         }

@@ -266,13 +266,13 @@ fn properties(shape: Shape) -> Option<MessageProperties> {
         true => DeliveryMode::Persistent,
         false => DeliveryMode::Transient,
     };
-    let properties = MessageProperties::new().with_delivery_mode(mode);
+    let properties = MessageProperties::new().delivery_mode(mode);
     if shape.header == 0 {
         return Some(properties);
     }
     let headers =
         amqp_client_core::proto::FieldTable::new().with("x-filler", "f".repeat(shape.header));
-    Some(properties.with_headers(headers.ok()?))
+    Some(properties.headers(headers.ok()?))
 }
 
 /// No properties, already encoded.

@@ -30,7 +30,7 @@ pub(super) async fn run(env: &Env, job: &Job, direct: bool, left: &mut u32) -> T
     while *left > 0 && served {
         *left -= 1;
         let id = env.random(|rng| rng.u64(..)).to_string();
-        let properties = MessageProperties::new().with_reply_to(&address).with_correlation_id(&id);
+        let properties = MessageProperties::new().reply_to(&address).correlation_id(&id);
         let request = Message::new(id.clone()).with(&properties);
         let request = request.map_err(|error| env.fail(error.to_string()))?;
         env.publish(channel.default_exchange().publish(QUEUE, &request).await)?;
