@@ -5,20 +5,19 @@
 #![expect(clippy::disallowed_methods, reason = "a bench has a clock")]
 #![expect(missing_docs, reason = "criterion's macros write no documentation")]
 
+#[path = "../tests/harness/mod.rs"]
+mod harness;
+
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Instant;
 
-use amqp_proto::method::{
-    BasicAck, BasicConsume, BasicConsumeOk, BasicDeliver, ConfirmSelect, ConfirmSelectOk, Method,
-    Request,
-};
+use amqp_proto::method::{BasicAck, BasicDeliver, ConfirmSelect, ConfirmSelectOk, Method};
 use amqp_proto::{
     ChannelEvent, ChannelId, Connection, DeliveryTag, Event, Properties, RawProperties, Route,
-    ServerEvent, ShortStr,
 };
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use harness::{Pair, short};
 
 /// Messages published between two drains.
 const BURST: u64 = 100;
@@ -33,14 +32,14 @@ const CONSUMER: &str = "amq.ctag-0123456789abcdef012345";
 
 fn publish(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish");
-    let mut pair = Pair::open();
+    let (mut pair, id) = Pair::with_channel();
     let route = Route::new("exchange", "routing.key");
     let properties = properties();
 
     group.throughput(Throughput::Elements(BURST));
     group.bench_function("256 B", |bencher| {
         bencher.iter(|| {
-            let mut channel = pair.client.channel(pair.id).unwrap();
+            let mut channel = pair.on_client(id);
             for _ in 0..BURST {
                 channel.publish(&route, &properties, black_box(&SMALL)).unwrap();
             }
@@ -52,7 +51,7 @@ fn publish(criterion: &mut Criterion) {
     let body = Bytes::from(vec![b'x'; 64 * 1024]);
     group.bench_function("64 KiB", |bencher| {
         bencher.iter(|| {
-            let mut channel = pair.client.channel(pair.id).unwrap();
+            let mut channel = pair.on_client(id);
             channel.publish(&route, &properties, black_box(&body)).unwrap();
             discard(&mut pair.client, pair.now);
         });
@@ -63,7 +62,7 @@ fn publish(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(200));
     group.bench_function("1 KiB in bursts of 200 KiB", |bencher| {
         bencher.iter(|| {
-            let mut channel = pair.client.channel(pair.id).unwrap();
+            let mut channel = pair.on_client(id);
             for _ in 0..200 {
                 channel.publish(&route, &properties, black_box(&medium)).unwrap();
             }
@@ -71,22 +70,21 @@ fn publish(criterion: &mut Criterion) {
         });
     });
 
-    pair.request(ConfirmSelect::default(), ConfirmSelectOk {});
+    pair.call(id, ConfirmSelect::default(), ConfirmSelectOk {});
     group.throughput(Throughput::Elements(BURST));
     for (name, route) in
         [("256 B with confirms", route), ("256 B mandatory with confirms", route.mandatory())]
     {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let mut channel = pair.client.channel(pair.id).unwrap();
+                let mut channel = pair.on_client(id);
                 let mut last = None;
                 for _ in 0..BURST {
                     last = channel.publish(&route, &properties, black_box(&SMALL)).unwrap();
                 }
                 discard(&mut pair.client, pair.now);
                 let delivery_tag = last.unwrap().get();
-                pair.server_sends(BasicAck { delivery_tag, multiple: true });
-                assert_eq!(pair.drop_events(), 1);
+                server_sends(&mut pair, id, BasicAck { delivery_tag, multiple: true });
             });
         });
     }
@@ -97,9 +95,9 @@ fn consume(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("consume");
     for (name, no_ack) in [("256 B without acknowledgement", true), ("256 B and ack", false)] {
         let mut pair = Pair::open();
-        pair.consume(no_ack);
-        let mut reads = Reads::of(&mut pair);
-        let Pair { mut client, id, now, .. } = pair;
+        let id = pair.open_consumer(CONSUMER, no_ack);
+        let mut reads = Reads::of(&mut pair, id);
+        let Pair { mut client, now, .. } = pair;
         group.throughput(Throughput::Elements(reads.tags_at.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
@@ -128,63 +126,11 @@ fn delivery(event: &Event) -> DeliveryTag {
     }
 }
 
-/// Two ends with an open channel between them.
-struct Pair {
-    client: Connection,
-    server: Connection,
-    id: ChannelId,
-    now: Instant,
-}
-
-impl Pair {
-    fn open() -> Self {
-        let now = Instant::now();
-        let mut client = Connection::client(Arc::default(), now);
-        let mut server = Connection::server(Arc::default(), now);
-        while !client.is_open() {
-            carry(&mut client, &mut server, now);
-            while let Some(event) = server.poll_event() {
-                match event {
-                    Event::Server(ServerEvent::Login { .. }) => server.accept_login().unwrap(),
-                    Event::Server(ServerEvent::Open { .. }) => server.accept_open().unwrap(),
-                    _ => {}
-                }
-            }
-            carry(&mut server, &mut client, now);
-        }
-        let id = client.open_channel().unwrap();
-        let mut pair = Self { client, server, id, now };
-        carry(&mut pair.client, &mut pair.server, now);
-        carry(&mut pair.server, &mut pair.client, now);
-        pair.drop_events();
-        pair
-    }
-
-    /// Sends a request and its reply.
-    fn request<R: Request>(&mut self, request: R, answer: impl Into<Method>) {
-        self.client.channel(self.id).unwrap().request(request).unwrap();
-        carry(&mut self.client, &mut self.server, self.now);
-        self.server_sends(answer);
-        assert_eq!(self.drop_events(), 1);
-    }
-
-    fn server_sends(&mut self, method: impl Into<Method>) {
-        self.server.channel(self.id).unwrap().send(method).unwrap();
-        carry(&mut self.server, &mut self.client, self.now);
-    }
-
-    /// Starts a consumer.
-    fn consume(&mut self, no_ack: bool) {
-        let consumer_tag = ShortStr::try_from(CONSUMER).unwrap();
-        let consume =
-            BasicConsume { consumer_tag: consumer_tag.clone(), no_ack, ..Default::default() };
-        self.request(consume, BasicConsumeOk { consumer_tag });
-    }
-
-    /// Drops the client's events and returns how many there were.
-    fn drop_events(&mut self) -> usize {
-        std::iter::from_fn(|| self.client.poll_event()).count()
-    }
+/// The server sends a method, and the client has one event of it.
+fn server_sends(pair: &mut Pair, id: ChannelId, method: impl Into<Method>) {
+    pair.on_server(id).send(method).unwrap();
+    pair.carry_down();
+    assert!(pair.client.poll_event().is_some() && pair.client.poll_event().is_none());
 }
 
 /// Reads full of small deliveries, all into the same memory.
@@ -197,17 +143,15 @@ struct Reads {
 }
 
 impl Reads {
-    fn of(pair: &mut Pair) -> Self {
+    fn of(pair: &mut Pair, id: ChannelId) -> Self {
         let deliver = BasicDeliver {
-            consumer_tag: ShortStr::try_from(CONSUMER).unwrap(),
-            exchange: ShortStr::try_from("exchange").unwrap(),
-            routing_key: ShortStr::try_from("routing.key").unwrap(),
+            consumer_tag: short(CONSUMER),
+            exchange: short("exchange"),
+            routing_key: short("routing.key"),
             ..BasicDeliver::default()
         };
-        let mut server = pair.server.channel(pair.id).unwrap();
-        server.send_content(deliver, &properties(), &SMALL).unwrap();
-        let message = pair.server.poll_transmit(pair.now).unwrap();
-        let message = message.copy_to_bytes(message.remaining());
+        pair.on_server(id).send_content(deliver, &properties(), &SMALL).unwrap();
+        let message = pair.server_output();
         // Behind the head of the frame, the ids and the consumer tag.
         let tag_at = 7 + 4 + 1 + CONSUMER.len();
         let count = READ / message.len();
@@ -236,18 +180,10 @@ fn discard(connection: &mut Connection, now: Instant) {
     }
 }
 
-fn carry(from: &mut Connection, to: &mut Connection, now: Instant) {
-    let mut wire = BytesMut::new();
-    while let Some(transmit) = from.poll_transmit(now) {
-        wire.put(transmit);
-    }
-    to.handle_input(now, &mut wire).unwrap();
-}
-
 /// Returns the properties that most messages have.
 fn properties() -> RawProperties {
     RawProperties::from(&Properties {
-        content_type: ShortStr::try_from("application/json").ok(),
+        content_type: Some(short("application/json")),
         delivery_mode: Some(2),
         ..Properties::default()
     })

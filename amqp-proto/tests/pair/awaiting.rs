@@ -9,7 +9,7 @@ use amqp_proto::{
     Route, ServerConfig, Settlement,
 };
 
-use crate::util::{Pair, short};
+use crate::harness::{Pair, short};
 
 fn declare() -> QueueDeclare {
     QueueDeclare { queue: short("queue"), ..QueueDeclare::default() }

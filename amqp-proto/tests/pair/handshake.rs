@@ -8,7 +8,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, BytesMut};
 
-use crate::util::{Pair, short};
+use crate::harness::{Pair, short};
 
 fn client() -> ClientConfig {
     ClientConfig::default()

@@ -1,5 +1,8 @@
 //! A client and a server talk to each other in virtual time, over a stream that can be split anywhere.
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod acks;
 mod awaiting;
 mod channels;
@@ -11,4 +14,3 @@ mod returns;
 mod shown;
 mod splits;
 mod timers;
-mod util;

@@ -11,7 +11,7 @@ use amqp_proto::{
     Unusable,
 };
 
-use crate::util::{Pair, short};
+use crate::harness::{Pair, short};
 
 const NONE: RawProperties = RawProperties::EMPTY;
 

@@ -3,7 +3,7 @@
 use amqp_proto::method::{BasicAck, BasicReturn, ChannelClose, ConfirmSelect};
 use amqp_proto::{ChannelEvent, ChannelId, RawProperties, Route};
 
-use crate::util::{Pair, short};
+use crate::harness::{Pair, short};
 
 const NONE: RawProperties = RawProperties::EMPTY;
 

@@ -13,7 +13,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, BytesMut};
 
-use crate::util::{Pair, short, start};
+use crate::harness::{Pair, short, start};
 
 const PASSWORD: &str = "Pa55-w0rd";
 

@@ -6,7 +6,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, Bytes};
 
-use crate::util::Pair;
+use crate::harness::Pair;
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)

@@ -1,12 +1,17 @@
+//! The protocol pair: the client's and the server's end of a connection, in memory and in virtual time, over a stream that can be
+//! split anywhere.
+
+#![allow(dead_code, reason = "each user needs a part of it")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use amqp_proto::method::{Method, Request};
+use amqp_proto::method::{BasicConsume, BasicConsumeOk, Method, Request};
 use amqp_proto::{
     Channel, ChannelEvent, ChannelId, ClientConfig, Connection, ConnectionError, Event, RequestId,
     ServerConfig, ServerEvent,
 };
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 /// How the bytes of one direction arrive.
 #[derive(Debug, Clone)]
@@ -130,11 +135,22 @@ impl Pair {
         id
     }
 
+    /// Opens a channel with a consumer.
+    pub(crate) fn open_consumer(&mut self, tag: &str, no_ack: bool) -> ChannelId {
+        let id = self.open_channel();
+        let consumer_tag = short(tag);
+        let consume =
+            BasicConsume { consumer_tag: consumer_tag.clone(), no_ack, ..BasicConsume::default() };
+        self.call(id, consume, BasicConsumeOk { consumer_tag });
+        self.take_client();
+        self.take_server();
+        id
+    }
+
     /// Lets both ends talk until they have nothing to say.
     pub(crate) fn drive(&mut self) {
         loop {
-            let up = self.up.carry(self.now, &mut self.client, &mut self.server);
-            let down = self.down.carry(self.now, &mut self.server, &mut self.client);
+            let (up, down) = (self.carry_up(), self.carry_down());
             while let Some(event) = self.client.poll_event() {
                 self.client_events.push(event);
             }
@@ -147,6 +163,29 @@ impl Pair {
                 return;
             }
         }
+    }
+
+    /// Carries what the client has to say. Returns whether there was anything.
+    pub(crate) fn carry_up(&mut self) -> bool {
+        self.up.carry(self.now, &mut self.client, &mut self.server)
+    }
+
+    /// Carries what the server has to say. Returns whether there was anything.
+    pub(crate) fn carry_down(&mut self) -> bool {
+        self.down.carry(self.now, &mut self.server, &mut self.client)
+    }
+
+    /// Discards what the client has to say.
+    pub(crate) fn discard_output(&mut self) {
+        while let Some(transmit) = self.client.poll_transmit(self.now) {
+            transmit.advance(transmit.remaining());
+        }
+    }
+
+    /// Takes what the server has to say.
+    pub(crate) fn server_output(&mut self) -> Bytes {
+        let transmit = self.server.poll_transmit(self.now).expect("it has something to say");
+        transmit.copy_to_bytes(transmit.remaining())
     }
 
     fn welcome(&mut self, event: &Event) -> bool {
