@@ -247,15 +247,15 @@ impl SessionChannel<'_> {
         };
         let channel = match &mut self.reach {
             Reach::Channel(channel) => Some(channel.reborrow()),
-            // The consumer may have been restored already. If it is still starting, it is discarded once it has started.
-            Reach::Nowhere(connection) => {
-                connection.channel(self.id).ok().filter(|own| !own.is_starting(&at_broker))
-            }
+            // The consumer may have been restored already.
+            Reach::Nowhere(connection) => connection.channel(self.id).ok(),
             Reach::Ended(_) => None,
         };
         let Some(mut channel) = channel else { return };
-        // When it has started, that is noticed: then it is discarded, and the cancel is sent.
-        let waits = cancel_waits && channel.is_starting(&at_broker);
+        // The session awaits the reply to each start of its own, so it must not be discarded with the consumer. When the reply
+        // comes, the consumer is discarded, and a cancel that waits is sent.
+        let is_own_start = !self.record.in_flight.contains(RequestId(consumer.get()));
+        let waits = (cancel_waits || is_own_start) && channel.is_starting(&at_broker);
         if !waits && channel.consumer(&at_broker) == Some(consumer) {
             channel.discard_consumer(&at_broker);
         }

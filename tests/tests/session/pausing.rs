@@ -562,3 +562,30 @@ fn a_session_that_does_not_recover_pauses_as_well() {
     rig.run();
     assert_eq!(ends(&rig), [&ChannelEvent::Cancelled { consumer }]);
 }
+
+/// The start has no reply for the session then, and a repair that awaits it would never end. A channel that is reopened meanwhile
+/// belongs to the same repair.
+#[test]
+fn one_that_is_dropped_while_it_starts_holds_nothing_up() {
+    for cancels in [false, true] {
+        let (mut rig, id, consumer, _) = starting();
+        let other = rig.session.open_channel().expect("there is room");
+        let recovery = Recovery::default().reopen_channels(true);
+        rig.session.recover_with(recovery, 1, 0);
+        let mut channel = rig.channel(id);
+        if cancels {
+            // The future of the cancel is dropped before the cancel is sent.
+            let cancel = BasicCancel { consumer_tag: short("lags"), no_wait: false };
+            let cancel = channel.request(cancel).expect("it waits");
+            channel.abandon(cancel);
+        } else {
+            channel.discard_consumer(consumer);
+        }
+        rig.run();
+        rig.send(other, QueueDeclare { passive: true, ..durable("missing") });
+        rig.run();
+        rig.pass(Duration::from_secs(60));
+        assert!(rig.channel_events().any(|event| *event == ChannelEvent::Restored), "{cancels}");
+        assert_eq!(counts(&mut rig).1, 0, "{cancels}");
+    }
+}
