@@ -589,3 +589,17 @@ fn one_that_is_dropped_while_it_starts_holds_nothing_up() {
         assert_eq!(counts(&mut rig).1, 0, "{cancels}");
     }
 }
+
+/// It had none when it was started.
+#[test]
+fn it_keeps_its_prefetch_limit() {
+    let (mut rig, id, consumer) = holding();
+    rig.limit(id, 3);
+    let (_, tags) = delivered(&mut rig);
+    assert!(pause(&mut rig, id, consumer));
+    settle(&mut rig, id, &[], &tags);
+    rig.run();
+    rig.session.resume_consumer(id, consumer);
+    rig.run();
+    assert_eq!(delivered(&mut rig).0.len(), 10);
+}

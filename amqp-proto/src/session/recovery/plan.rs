@@ -114,11 +114,16 @@ impl ChannelRecord {
         wanted: impl Fn(&Consumer) -> bool,
         steps: &mut Vec<ChannelStep>,
     ) {
-        for consumer in self.consumers.iter().filter(|consumer| wanted(consumer)) {
-            if let Some(own) = consumer.qos.as_ref().filter(|own| Some(*own) != qos) {
-                steps.push(prefetch(id, own));
-                qos = Some(own);
+        // A consumer that was started before the first limit has none.
+        let unlimited = BasicQos::default();
+        let mut limit = |own: Option<&'a BasicQos>, steps: &mut Vec<ChannelStep>| {
+            if own != qos {
+                steps.push(prefetch(id, own.unwrap_or(&unlimited)));
+                qos = own;
             }
+        };
+        for consumer in self.consumers.iter().filter(|consumer| wanted(consumer)) {
+            limit(consumer.qos.as_ref(), steps);
             let consumer_tag = consumer.tag().clone();
             let consume = BasicConsume {
                 no_wait: false,
@@ -131,9 +136,7 @@ impl ChannelRecord {
                 entity: Entity::Consumer { channel: id, consumer: consumer.id, consumer_tag },
             });
         }
-        if let Some(own) = self.qos.as_ref().filter(|own| Some(*own) != qos) {
-            steps.push(prefetch(id, own));
-        }
+        limit(self.qos.as_ref(), steps);
     }
 }
 
