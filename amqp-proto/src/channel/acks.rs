@@ -33,6 +33,24 @@ pub(crate) struct Unsettled {
     recovering: u32,
 }
 
+/// How to settle a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// The delivery was processed (`basic.ack`).
+    Ack,
+    /// The delivery is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
+    Nack {
+        /// Whether the broker requeues it.
+        requeue: bool,
+    },
+    /// The delivery is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
+    Reject {
+        /// Whether the broker requeues it.
+        requeue: bool,
+    },
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     tag: u64,

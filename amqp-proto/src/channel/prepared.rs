@@ -2,9 +2,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::commands::Channel;
 use super::fingerprint::Head;
+use super::publish::Route;
 use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
-use super::{Channel, Mode, Route};
+use super::state::Mode;
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};

@@ -3,8 +3,9 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
+use super::commands::Channel;
 use super::fingerprint::Head;
-use super::{Channel, Mode};
+use super::state::Mode;
 use crate::body::Body;
 use crate::delivery::CONTENT_HEADER_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind, HEADER_EXCESS};

@@ -1,9 +1,12 @@
 use alloc::boxed::Box;
 use bytes::Bytes;
 
+use super::acks::Settlement;
+use super::consumers::Consumer;
 use super::equals::Attribution;
 use super::fingerprint::Head;
-use super::{ChannelState, Consumer, Effect, Mode, Pending, Phase, Settlement};
+use super::requests::{Effect, Pending};
+use super::state::{ChannelState, Mode, Phase};
 use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
 use crate::delivery::{DeliverArguments, stream_offset};
 use crate::frame::FrameKind;

@@ -2,7 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 
-use super::{Effect, Pending};
+use crate::method::MethodFacts;
 use crate::{ConsumerId, RequestId, ShortStr};
 
 /// Pending requests, to be matched with their replies.
@@ -22,6 +22,35 @@ pub(super) struct Requests {
 enum Kind {
     Consume,
     Cancel,
+}
+
+/// A pending request.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) id: RequestId,
+    pub(super) method: &'static MethodFacts,
+    pub(super) effect: Effect,
+    /// Whether the reply is not wanted: its effect is undone.
+    pub(super) abandoned: bool,
+}
+
+/// The effect of a reply.
+#[derive(Debug)]
+pub(super) enum Effect {
+    None,
+    Consume {
+        tag: ShortStr,
+        no_ack: bool,
+    },
+    /// The consumer, if there was one with that tag: another may have the tag when the reply arrives.
+    Cancel {
+        tag: ShortStr,
+        consumer: Option<ConsumerId>,
+    },
+    Get {
+        no_ack: bool,
+    },
+    Recover,
 }
 
 impl Requests {

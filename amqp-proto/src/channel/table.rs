@@ -1,4 +1,5 @@
-use super::{Channel, ChannelState, Mode, Phase};
+use super::commands::Channel;
+use super::state::{ChannelState, Mode, Phase};
 use crate::method::ChannelOpen;
 use crate::outbound::{Outbound, Role};
 use crate::{

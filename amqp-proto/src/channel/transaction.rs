@@ -1,38 +1,11 @@
 //! Settlements on a transactional channel that are not part of the application's transactions.
 
-use alloc::vec::Vec;
-
-use super::{ChannelState, Effect, Mode, Pending};
+use super::acks::Settlement;
+use super::requests::{Effect, Pending};
+use super::state::{ChannelState, Mode, Transaction};
 use crate::method::{Arguments as _, BasicReject, TxCommit, TxRollback};
 use crate::outbound::Outbound;
 use crate::{DeliveryTag, Misuse};
-
-/// How to settle a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Settlement {
-    /// The delivery was processed (`basic.ack`).
-    Ack,
-    /// The delivery is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
-    Nack {
-        /// Whether the broker requeues it.
-        requeue: bool,
-    },
-    /// The delivery is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
-    Reject {
-        /// Whether the broker requeues it.
-        requeue: bool,
-    },
-}
-
-/// The transaction of a channel that is not committed or rolled back yet.
-#[derive(Debug, Default)]
-pub(super) struct Transaction {
-    /// The application has published something.
-    pub(super) published: bool,
-    /// Deliveries that were settled [apart](ChannelState::settle_apart), and how. A rollback undoes that: they are settled again.
-    apart: Vec<(u64, Settlement)>,
-}
 
 impl ChannelState {
     /// Settles a delivery whatever becomes of the transaction.
