@@ -263,7 +263,7 @@
 //!
 //! Without its default feature `std`, the crate needs `alloc` only. Then it has no conversions from
 //! and to `std::time::SystemTime` and no kinds of I/O errors, and [`time::Instant`] is the crate's
-//! own type.
+//! own type. A program that makes instants with a [`time::Clock`] compiles with the feature as well.
 //!
 //! # Modules
 //!

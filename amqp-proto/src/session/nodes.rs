@@ -116,7 +116,7 @@ fn entropy(_: Instant) -> u64 {
 
 #[cfg(not(feature = "std"))]
 fn entropy(now: Instant) -> u64 {
-    let since_start = now.duration_since(Instant::after_start(Duration::ZERO));
+    let since_start = now.duration_since(Instant::START);
     since_start.as_secs().rotate_left(32) ^ u64::from(since_start.subsec_nanos())
 }
 
