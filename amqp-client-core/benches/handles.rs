@@ -6,7 +6,7 @@
 mod harness;
 
 use amqp_client_core::proto::{RawProperties, Route};
-use amqp_client_core::{Config, ConsumeOptions, PublisherOptions};
+use amqp_client_core::{Config, PublisherOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use harness::ClientRig;
 
@@ -15,8 +15,7 @@ const BODY: [u8; 256] = [7; 256];
 
 fn publish(criterion: &mut Criterion) {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let route = Route::new("exchange", "routing.key");
     let none = RawProperties::EMPTY;
     let mut group = criterion.benchmark_group("handles");
@@ -34,8 +33,7 @@ fn publish(criterion: &mut Criterion) {
 
 fn confirmed(criterion: &mut Criterion) {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let options = PublisherOptions::new().window(10_000, usize::MAX);
     let exchange = channel.exchange("exchange").expect("short");
     let publisher = exchange.publisher(options).expect("it is open");
@@ -58,10 +56,8 @@ fn confirmed(criterion: &mut Criterion) {
 
 fn consume(criterion: &mut Criterion) {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
-    let mut consumer =
-        rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
+    let channel = rig.open_channel();
+    let mut consumer = rig.consume(&channel);
     let tag = consumer.tag().clone();
     let mut group = criterion.benchmark_group("handles");
     group.throughput(Throughput::Elements(BATCH));

@@ -21,8 +21,7 @@ fn main() {
     };
     let Ok(count) = count.parse::<usize>() else { return };
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     match scenario.as_str() {
         "publish" | "prepared" | "batch" => publish(&mut rig, &channel, scenario, count / BATCH),
         "confirm" => confirm(&mut rig, &channel, count / BATCH),

@@ -3,7 +3,7 @@
 mod harness;
 
 use amqp_client_core::proto::{RawProperties, Route};
-use amqp_client_core::{Config, ConsumeOptions, PublisherOptions};
+use amqp_client_core::{Config, PublisherOptions};
 use harness::ClientRig;
 
 const BODY: [u8; 256] = [7; 256];
@@ -15,8 +15,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 #[test]
 fn publishing_allocates_nothing() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let route = Route::new("exchange", "routing.key");
     let none = RawProperties::EMPTY;
     let mut round = || {
@@ -35,8 +34,7 @@ fn publishing_allocates_nothing() {
 #[test]
 fn a_confirmed_publish_allocates_nothing() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let options = PublisherOptions::new().window(10_000, usize::MAX);
     let publisher =
         channel.exchange("exchange").expect("short").publisher(options).expect("it is open");
@@ -64,10 +62,8 @@ fn a_confirmed_publish_allocates_nothing() {
 #[test]
 fn taking_and_acknowledging_deliveries_allocates_next_to_nothing() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
-    let mut consumer =
-        rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
+    let channel = rig.open_channel();
+    let mut consumer = rig.consume(&channel);
     let tag = consumer.tag().clone();
     let mut counted = 0;
     for round in 0..200 {

@@ -16,13 +16,14 @@ use amqp_client_core::{
 use bytes::Bytes;
 use harness::ClientRig;
 
+/// A client whose server does not reply to `queue.purge`.
 fn rig() -> (ClientRig, Channel) {
     let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
     let settings =
         Settings::default().call_timeout(Some(10 * SECOND)).confirm_timeout(Some(5 * SECOND));
     let mut rig = ClientRig::new(Config::default().protocol(protocol).settings(settings));
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    rig.peer.ignores_purges = true;
+    let channel = rig.open_channel();
     (rig, channel)
 }
 
@@ -110,8 +111,7 @@ fn pass(rig: &mut ClientRig, time: Duration, rate: usize) {
 /// A publisher whose body of 30 MiB is on a link that takes nothing yet, and another channel.
 fn behind_a_body() -> (ClientRig, Publisher, Channel) {
     let (mut rig, channel) = rig();
-    let opening = rig.connection.open_channel();
-    let other = rig.run(opening).expect("a channel");
+    let other = rig.open_channel();
     let options = PublisherOptions::new().window(1000, usize::MAX).timeout(Some(5 * SECOND));
     let publisher = channel.default_exchange().publisher(options).expect("open");
     rig.turn();
@@ -403,12 +403,7 @@ fn an_outage_counts() {
 fn requests_on_many_channels_all_get_replies() {
     let (mut rig, publisher, _other) = behind_a_body();
     rig.room = usize::MAX;
-    let channels: Vec<_> = (0..200)
-        .map(|_| {
-            let opening = rig.connection.open_channel();
-            rig.run(opening).expect("a channel")
-        })
-        .collect();
+    let channels: Vec<_> = (0..200).map(|_| rig.open_channel()).collect();
     rig.room = 0;
     let _nobody_waits = publish(&publisher, 30 * MIB);
     let asked = |channel: &Channel| channel.queue_declare("q", QueueOptions::new());
@@ -433,8 +428,7 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
         rig.recover_with(Recovery::default().reopen_channels(true));
         let options = PublisherOptions::new().on_loss(OnLoss::Keep);
         let publisher = channel.default_exchange().publisher(options).expect("open");
-        let opening = rig.connection.open_channel();
-        let other = rig.run(opening).expect("a channel");
+        let other = rig.open_channel();
         rig.turn();
         let mut confirmation = publish(&publisher, 10 * MIB);
         assert!(poll(&mut confirmation).is_pending());

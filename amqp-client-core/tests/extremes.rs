@@ -26,8 +26,7 @@ fn messages_are_sent_one_by_one_where_none_may_wait_for_the_transport() {
     let settings = Settings::default().publish_timeout(Some(Duration::from_secs(1)));
     let config = Config::default().protocol(ClientConfig::default().limits(limits));
     let mut rig = ClientRig::new(config.settings(settings));
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     // The other end confirms whatever comes.
     let options = PublisherOptions::new().window(0, 0).timeout(None);
     let publisher = channel.exchange("exchange").expect("short");

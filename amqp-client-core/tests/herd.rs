@@ -12,8 +12,8 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, BasicPublish, Method};
 use amqp_client_core::{
-    Channel, ChannelEvent, ClientConfig, Config, ConsumeOptions, Gate, OnLoss, PublishError,
-    Publisher, PublisherOptions, Recovery,
+    Channel, ChannelEvent, ClientConfig, Config, Gate, OnLoss, PublishError, Publisher,
+    PublisherOptions, Recovery,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use harness::ClientRig;
@@ -67,8 +67,7 @@ impl Tasks {
 
 fn rig() -> (ClientRig, Channel) {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     (rig, channel)
 }
 
@@ -118,8 +117,7 @@ fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
 #[test]
 fn a_confirm_wakes_no_task_of_another_channel() {
     let (mut rig, channel) = rig();
-    let opening = rig.connection.open_channel();
-    let other = rig.run(opening).expect("a channel");
+    let other = rig.open_channel();
     let (busy, full) = (publisher(&channel, 1), publisher(&other, 1));
     // The server confirms messages of one channel only.
     let _unconfirmed = rig.run(full.publish("q", "m")).expect("it is sent");
@@ -187,8 +185,7 @@ fn a_turn_that_is_not_used_is_passed_on() {
 fn keeping_little(options: PublisherOptions) -> (ClientRig, Publisher) {
     let mut rig = ClientRig::new(Config::default());
     rig.recover_with(Recovery::default().keep_max(1000));
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let options = options.on_loss(OnLoss::Keep);
     let publisher = channel.default_exchange().publisher(options).expect("it is open");
     (rig, publisher)
@@ -237,8 +234,7 @@ fn a_kept_message_that_expires_lets_the_next_one_in() {
 fn a_publisher_behind_careful_messages_continues_when_all_are_confirmed() {
     let mut rig = ClientRig::new(Config::default());
     rig.recover_with(Recovery::default().reopen_channels(true));
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let publisher = |on_loss| {
         let options = PublisherOptions::new().on_loss(on_loss);
         channel.default_exchange().publisher(options).expect("it is open")
@@ -280,13 +276,11 @@ fn withdrawing_on_a_closed_channel_withdraws_nothing_of_the_next() {
         let options = PublisherOptions::new().on_loss(OnLoss::Keep);
         channel.default_exchange().publisher(options).expect("it is open")
     };
-    let opening = rig.connection.open_channel();
-    let closed = rig.run(opening).expect("a channel");
+    let closed = rig.open_channel();
     let before = publisher(&closed).try_publish("q", "before").expect("it is sent");
     rig.turn();
     rig.run(closed.close()).expect("it is closed");
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     assert_eq!(channel.id(), closed.id());
     rig.lose();
     let kept = publisher(&channel).try_publish("q", "kept").expect("it is kept");
@@ -304,13 +298,8 @@ fn many_consumers_are_started_and_dropped() {
     for order in orders {
         let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
         let mut rig = ClientRig::new(Config::default().protocol(protocol));
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        let start = |rig: &mut ClientRig| {
-            let consuming = channel.basic_consume("q", ConsumeOptions::new());
-            rig.run(consuming).expect("a consumer")
-        };
-        let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| Some(start(&mut rig))).collect();
+        let channel = rig.open_channel();
+        let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| Some(rig.consume(&channel))).collect();
         rig.peer.record();
         for number in 0..CONSUMERS - 1 {
             consumers[order(number)] = None;
@@ -321,7 +310,7 @@ fn many_consumers_are_started_and_dropped() {
         assert_eq!(cancels.count(), CONSUMERS - 1);
         // The remaining one and a new one get their deliveries.
         let last = consumers[order(CONSUMERS - 1)].take().expect("it was not dropped");
-        for mut consumer in [last, start(&mut rig)] {
+        for mut consumer in [last, rig.consume(&channel)] {
             rig.peer.deliver(channel.id(), consumer.tag(), 1, b"m");
             rig.turn();
             assert!(consumer.try_next().is_some());

@@ -10,8 +10,7 @@ use harness::ClientRig;
 #[test]
 fn messages_above_the_window_wait_and_the_error_counts_the_sent_ones() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let second = Duration::from_secs(1);
     let options = PublisherOptions::new().window(3, usize::MAX).timeout(Some(second));
     let publisher = channel.default_exchange().publisher(options).expect("it is open");
@@ -41,8 +40,7 @@ fn prepared_messages_are_kept_over_a_loss() {
     let settings = Settings::default().publish_timeout(None);
     let mut rig = ClientRig::new(Config::default().settings(settings));
     rig.recover();
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let options = PublisherOptions::new().on_loss(OnLoss::Keep);
     let publisher = channel.default_exchange().publisher(options).expect("it is open");
     let prepared = publisher.prepare("queue").expect("short");

@@ -23,8 +23,7 @@ fn small_budget() -> Config {
 /// A channel with a consumer, of which more was delivered than it may leave lying.
 fn over_budget(no_ack: bool) -> (ClientRig, Channel, Consumer) {
     let mut rig = ClientRig::new(small_budget());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let consuming = channel.basic_consume("q", ConsumeOptions::new().no_ack(no_ack));
     let consumer = rig.run(consuming).expect("a consumer");
     deliver(&mut rig, &channel, &consumer);
@@ -51,13 +50,11 @@ fn it_is_suspended_while_consumers_leave_too_much_lying() {
 #[test]
 fn an_event_names_the_consumer_that_all_others_wait_for() {
     let mut rig = ClientRig::new(small_budget());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let mut events = (rig.connection.events(), channel.events());
     let mut consumers = Vec::new();
     for _ in 0..3 {
-        let consuming = channel.basic_consume("q", ConsumeOptions::new());
-        consumers.push(rig.run(consuming).expect("a consumer"));
+        consumers.push(rig.consume(&channel));
     }
     for _ in 0..2 {
         rig.peer.deliver(channel.id(), consumers[0].tag(), 1, &[0; 10]);
@@ -91,8 +88,7 @@ fn consumers<const COUNT: usize>(
 ) -> (ClientRig, Channel, [Consumer; COUNT]) {
     let mut rig = ClientRig::new(small_budget());
     rig.peer.record();
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     rig.run(channel.queue_declare("q", QueueOptions::new())).expect("a queue");
     let start = |_| rig.run(channel.basic_consume("q", options.clone())).expect("a consumer");
     let consumers = std::array::from_fn(start);
@@ -327,9 +323,8 @@ fn a_consumer_that_has_ended_blocks_no_other() {
     ];
     for (name, end) in ends {
         let (mut rig, _, [mut works]) = consumers(ConsumeOptions::new());
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        let mut lags = rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("one");
+        let channel = rig.open_channel();
+        let mut lags = rig.consume(&channel);
         let mut events = rig.connection.events();
         rig.peer.deliver(channel.id(), lags.tag(), 12, &[0; BUDGET / 10]);
         rig.turn();
@@ -378,8 +373,7 @@ fn a_consumer_without_a_handle_is_refused() {
     use amqp_client_core::CallError;
     use amqp_client_core::proto::method::BasicConsume;
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let written = rig.written;
     let refused = rig.run(channel.call(BasicConsume::default())).map(drop);
     assert_eq!(refused, Err(CallError::NoConsumer));

@@ -14,8 +14,7 @@ use harness::ClientRig;
 fn consuming(count: u64) -> (ClientRig, Channel, Consumer) {
     let mut rig = ClientRig::new(Config::default());
     rig.peer.record();
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let queue = rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");
     let consumer = rig.run(queue.consume(ConsumeOptions::new())).expect("consumes");
     rig.peer.deliver(channel.id(), consumer.tag(), count, b"body");
@@ -103,8 +102,7 @@ fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well(
         let connection = rig.connection.clone();
         let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
         assert!(rig.poll(shutdown.as_mut()).is_none());
-        let consuming = channel.basic_consume("queue", ConsumeOptions::new());
-        let mut late = rig.run(consuming).expect("consumes");
+        let mut late = rig.consume(&channel);
         rig.peer.deliver(channel.id(), late.tag(), 2, b"body");
         rig.turn();
         rig.peer.methods.clear();
@@ -164,8 +162,7 @@ fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
 
     // Where nothing was delivered there is nothing to say.
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    drop(rig.run(opening).expect("a channel"));
+    drop(rig.open_channel());
     assert_eq!(ends(&mut rig), []);
 }
 
@@ -242,8 +239,7 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
 fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
     let mut rig = ClientRig::new(Config::default());
     rig.peer.record();
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
     assert!(rig.poll(consuming.as_mut()).is_none());
     rig.peer.methods.clear();
@@ -262,8 +258,7 @@ fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
     for grace in [Duration::ZERO, Duration::from_secs(1)] {
         let mut rig = ClientRig::new(Config::default());
         rig.peer.record();
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
+        let channel = rig.open_channel();
         let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
         assert!(rig.poll(consuming.as_mut()).is_none());
         drop(consuming);

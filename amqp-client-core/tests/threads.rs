@@ -41,8 +41,7 @@ fn check(scenario: impl Fn() + Send + Sync + 'static) {
 fn rig() -> (ClientRig, Channel) {
     let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
     let mut rig = ClientRig::new(Config::default().protocol(protocol));
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     (rig, channel)
 }
 
@@ -186,8 +185,7 @@ fn waiting_for_the_close_ends_whatever_others_do() {
 fn a_consumer_hears_of_every_delivery() {
     check(|| {
         let (mut rig, channel) = rig();
-        let consuming = channel.basic_consume("q", ConsumeOptions::new());
-        let mut consumer = rig.run(consuming).expect("a consumer");
+        let mut consumer = rig.consume(&channel);
         rig.peer.deliver(channel.id(), consumer.tag(), 3, b"message");
         let consume = move || {
             for _ in 0..3 {

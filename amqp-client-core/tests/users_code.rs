@@ -36,8 +36,7 @@ fn in_time(scenario: impl FnOnce() + Send + 'static) {
 fn rig() -> (ClientRig, Channel) {
     let mut rig = ClientRig::new(Config::default());
     rig.recover();
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     (rig, channel)
 }
 
@@ -77,8 +76,7 @@ struct Bodies {
 
 impl Bodies {
     fn new(rig: &mut ClientRig) -> Self {
-        let opening = rig.connection.open_channel();
-        Self { other: rig.run(opening).expect("a channel"), made: 0, drops: Arc::default() }
+        Self { other: rig.open_channel(), made: 0, drops: Arc::default() }
     }
 
     fn make(&mut self, size: usize) -> Bytes {
@@ -266,8 +264,7 @@ fn pending<'a>(
 fn wakers_that_are_replaced_dropped_or_woken() {
     in_time(|| {
         let (mut rig, channel) = rig();
-        let opening = rig.connection.open_channel();
-        let other = rig.run(opening).expect("a channel");
+        let other = rig.open_channel();
         let connection = rig.connection.clone();
         let options = PublisherOptions::new().window(1, usize::MAX).mandatory(false);
         let publisher = channel.default_exchange().publisher(options).expect("it is open");
@@ -300,8 +297,7 @@ fn wakers_that_are_replaced_dropped_or_woken() {
 fn wakers_of_publishes_that_are_held_by_one_gate_and_then_by_another() {
     in_time(|| {
         let (mut rig, channel) = rig();
-        let opening = rig.connection.open_channel();
-        let other = rig.run(opening).expect("a channel");
+        let other = rig.open_channel();
         // A deadline would keep a clone of the waker.
         let options = PublisherOptions::new().timeout(None);
         let publisher = channel.default_exchange().publisher(options).expect("it is open");

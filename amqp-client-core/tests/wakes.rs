@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::proto::ConnectionError;
-use amqp_client_core::{Config, ConsumeOptions, QueueOptions};
+use amqp_client_core::{Config, QueueOptions};
 use harness::ClientRig;
 
 #[derive(Default)]
@@ -27,10 +27,8 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
     // With the driver on the same thread, and on another.
     for shared in [true, false] {
         let mut rig = ClientRig::new(Config::default());
-        let opening = rig.connection.open_channel();
-        let channel = rig.run(opening).expect("a channel");
-        let consuming = channel.basic_consume("q", ConsumeOptions::new());
-        let mut consumer = rig.run(consuming).expect("a consumer");
+        let channel = rig.open_channel();
+        let mut consumer = rig.consume(&channel);
         rig.peer.deliver(channel.id(), consumer.tag(), 1000, b"work");
         rig.turn();
         let count = Arc::new(Count::default());
@@ -59,8 +57,7 @@ fn a_consumer_that_always_has_a_delivery_lets_the_driver_run() {
 #[test]
 fn a_reply_that_was_taken_leaves_no_work() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
+    let channel = rig.open_channel();
     let declaring = channel.queue_declare("queue", QueueOptions::new());
     assert!(rig.is_wanted(), "there is a request to write");
     rig.run(declaring).expect("it is declared");
@@ -77,10 +74,8 @@ fn a_reply_that_was_taken_leaves_no_work() {
 #[test]
 fn a_shutdown_is_woken_when_the_driver_is_dropped() {
     let mut rig = ClientRig::new(Config::default());
-    let opening = rig.connection.open_channel();
-    let channel = rig.run(opening).expect("a channel");
-    let mut consumer =
-        rig.run(channel.basic_consume("q", ConsumeOptions::new())).expect("a consumer");
+    let channel = rig.open_channel();
+    let mut consumer = rig.consume(&channel);
     rig.peer.deliver(channel.id(), consumer.tag(), 1, b"work");
     rig.turn();
     let unsettled = consumer.try_next().expect("it was delivered");

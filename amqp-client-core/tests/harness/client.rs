@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Driver;
-use amqp_client_core::{Config, Connection, Recovery};
+use amqp_client_core::{Channel, Config, Connection, ConsumeOptions, Consumer, Recovery};
 use bytes::{Buf as _, BytesMut};
 
 use super::{Peer, Server, poll_once};
@@ -160,6 +160,17 @@ impl<P: Peer> ClientRig<P> {
             }
         }
         panic!("the future waits forever");
+    }
+
+    /// Opens a channel.
+    pub(crate) fn open_channel(&mut self) -> Channel {
+        let opening = self.connection.open_channel();
+        self.run(opening).expect("it is opened")
+    }
+
+    /// Starts a consumer.
+    pub(crate) fn consume(&mut self, channel: &Channel) -> Consumer {
+        self.run(channel.basic_consume("q", ConsumeOptions::new())).expect("it is started")
     }
 
     /// Polls a future once.

@@ -21,7 +21,7 @@ use std::time::Instant;
 use amqp_client_core::proto::Transmit;
 use bytes::BytesMut;
 pub(crate) use client::ClientRig;
-pub(crate) use server::Server;
+pub(crate) use server::{Server, consent};
 pub(crate) use wire::{Clock, Wire, Wires};
 
 /// The far end of a client's transport.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_client_core::proto::method::{
-    BasicAck, BasicCancel, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk,
-    ChannelFlow, ConfirmSelect, ConfirmSelectOk, Method, QueueDeclareOk,
+    BasicAck, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk, ChannelFlow,
+    ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk, ExchangeDeleteOk, ExchangeUnbindOk, Method,
+    QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk, QueueUnbindOk, TxSelectOk,
 };
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, CommandError, Connection, ConnectionError, Event, FieldTable,
-    Properties, ReplyCode, Secret, ServerConfig, ServerEvent, ShortStr, Transmit,
+    ChannelEvent, ChannelId, Connection, ConnectionError, Event, FieldTable, Properties, ReplyCode,
+    Secret, ServerConfig, ServerEvent, ShortStr, Transmit,
 };
 use bytes::BytesMut;
 
@@ -35,6 +36,8 @@ pub(crate) struct Server {
     /// The methods that the client has sent on channels, except publishes, if they are [recorded](Self::record).
     pub(crate) methods: Vec<Method>,
     recording: bool,
+    /// `queue.purge` gets no reply: the request of tests that wait.
+    pub(crate) ignores_purges: bool,
     /// The tags of consumers that came back under another, by those that they have at the client.
     tags: BTreeMap<String, ShortStr>,
     /// Publishes that came since the last confirm, and how many came on the channel that publishes.
@@ -74,7 +77,10 @@ impl Peer for Server {
                     self.published += 1;
                     Ok(())
                 }
-                Event::Channel(id, ChannelEvent::Method(method)) => self.answer(id, method),
+                Event::Channel(id, ChannelEvent::Method(method)) => {
+                    self.answer(id, method);
+                    Ok(())
+                }
                 _ => Ok(()),
             }
             .expect("it is waiting");
@@ -107,6 +113,7 @@ impl Server {
             next_delivery: 0,
             methods: Vec::new(),
             recording: false,
+            ignores_purges: false,
             tags: BTreeMap::new(),
             unconfirmed: 0,
             published: 0,
@@ -173,31 +180,50 @@ impl Server {
         channel.send_content(got, &Properties::default(), body).expect("it is sent");
     }
 
-    fn answer(&mut self, id: ChannelId, method: Method) -> Result<(), CommandError> {
-        if self.recording {
-            self.methods.push(method.clone());
+    fn answer(&mut self, id: ChannelId, method: Method) {
+        if let Method::BasicConsume(consume) = &method {
+            // A consumer that was paused is started again under its tag with a number in front.
+            if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
+                self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
+            }
         }
-        let answer: Method = match method {
-            Method::QueueDeclare(declare) => {
-                QueueDeclareOk { queue: declare.queue, ..QueueDeclareOk::default() }.into()
-            }
-            Method::ConfirmSelect(ConfirmSelect { no_wait: false }) => ConfirmSelectOk {}.into(),
-            Method::BasicConsume(consume) => {
-                // A consumer that was paused is started again under its tag with a number in front.
-                if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
-                    self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
-                }
-                BasicConsumeOk { consumer_tag: consume.consumer_tag }.into()
-            }
-            Method::BasicQos(_) => BasicQosOk {}.into(),
-            Method::BasicCancel(BasicCancel { consumer_tag, no_wait: false }) => {
-                let mut channel = self.connection.channel(id).expect("open");
-                // What comes behind it may have closed the channel or the connection.
-                let _closing = channel.send(BasicCancelOk { consumer_tag });
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        self.connection.channel(id).expect("open").send(answer)
+        let ignored = self.ignores_purges && matches!(method, Method::QueuePurge(_));
+        if let Some(reply) = consent(&method).filter(|_| !ignored) {
+            // What comes behind it may have closed the channel or the connection.
+            let _closing = self.connection.channel(id).expect("open").send(reply);
+        }
+        if self.recording {
+            self.methods.push(method);
+        }
     }
+}
+
+/// Returns the reply of a broker that has whatever is asked for, and refuses nothing.
+pub(crate) fn consent(method: &Method) -> Option<Method> {
+    let reply = match method {
+        Method::ConfirmSelect(select) if select.no_wait => return None,
+        Method::BasicCancel(cancel) if cancel.no_wait => return None,
+        Method::BasicQos(_) => BasicQosOk {}.into(),
+        Method::BasicConsume(consume) => {
+            BasicConsumeOk { consumer_tag: consume.consumer_tag.clone() }.into()
+        }
+        Method::BasicCancel(cancel) => {
+            BasicCancelOk { consumer_tag: cancel.consumer_tag.clone() }.into()
+        }
+        Method::ChannelFlow(flow) => ChannelFlowOk { active: flow.active }.into(),
+        Method::ConfirmSelect(_) => ConfirmSelectOk {}.into(),
+        Method::ExchangeDeclare(_) => ExchangeDeclareOk {}.into(),
+        Method::ExchangeDelete(_) => ExchangeDeleteOk {}.into(),
+        Method::ExchangeUnbind(_) => ExchangeUnbindOk {}.into(),
+        Method::QueueDeclare(declare) => {
+            QueueDeclareOk { queue: declare.queue.clone(), ..QueueDeclareOk::default() }.into()
+        }
+        Method::QueueBind(_) => QueueBindOk {}.into(),
+        Method::QueueUnbind(_) => QueueUnbindOk {}.into(),
+        Method::QueuePurge(_) => QueuePurgeOk::default().into(),
+        Method::QueueDelete(_) => QueueDeleteOk::default().into(),
+        Method::TxSelect(_) => TxSelectOk {}.into(),
+        _ => return None,
+    };
+    Some(reply)
 }

@@ -4,11 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use amqp_client_core::proto::method::{
-    BasicAck, BasicConsumeOk, BasicQosOk, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk,
-    ExchangeDeleteOk, ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk,
-    QueuePurgeOk, QueueUnbindOk, TxSelectOk,
-};
+use amqp_client_core::proto::method::{BasicAck, Method};
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, Connection, Event, PublishError, Published, ReplyCode, ServerConfig,
@@ -17,7 +13,7 @@ use amqp_client_core::proto::{
 use bytes::BytesMut;
 
 use super::SessionRig;
-use crate::harness::Peer;
+use crate::harness::{Peer, consent};
 
 /// A server that does what the test says, and writes down what it is asked for.
 pub(crate) struct Script {
@@ -209,29 +205,12 @@ impl SessionRig<Script> {
     }
 }
 
-/// Answers that everything is well.
+/// Accepts everything.
 pub(crate) fn accept(server: &mut Connection, id: ChannelId, method: &Method) {
-    let answer: Method = match method {
-        Method::BasicQos(_) => BasicQosOk {}.into(),
-        Method::ChannelFlow(flow) => ChannelFlowOk { active: flow.active }.into(),
-        Method::ConfirmSelect(select) if select.no_wait => return,
-        Method::ConfirmSelect(_) => ConfirmSelectOk {}.into(),
-        Method::BasicConsume(consume) => {
-            BasicConsumeOk { consumer_tag: consume.consumer_tag.clone() }.into()
-        }
-        Method::ExchangeDeclare(_) => ExchangeDeclareOk {}.into(),
-        Method::QueueDeclare(declare) => {
-            QueueDeclareOk { queue: declare.queue.clone(), ..<_>::default() }.into()
-        }
-        Method::QueueBind(_) => QueueBindOk {}.into(),
-        Method::QueuePurge(_) => QueuePurgeOk::default().into(),
-        Method::QueueDelete(_) => QueueDeleteOk::default().into(),
-        Method::QueueUnbind(_) => QueueUnbindOk {}.into(),
-        Method::ExchangeDelete(_) => ExchangeDeleteOk {}.into(),
-        Method::ExchangeUnbind(_) => ExchangeUnbindOk {}.into(),
-        Method::TxSelect(_) => TxSelectOk {}.into(),
-        other => panic!("{other:?}"),
-    };
+    if matches!(method, Method::ConfirmSelect(select) if select.no_wait) {
+        return;
+    }
+    let reply = consent(method).unwrap_or_else(|| panic!("{method:?}"));
     // What comes behind the close of a channel is ignored.
-    let _closing = server.channel(id).expect("it is open").send(answer);
+    let _closing = server.channel(id).expect("it is open").send(reply);
 }
