@@ -51,10 +51,10 @@ impl Config {
 ///
 /// # Timeouts on slow links
 ///
-/// A request is written behind everything that was queued before it. `call_timeout`, `publish_timeout` and `confirm_timeout` bound
-/// how long the broker or the transport stands still, and not how long a link takes for a large body. Until the request and all
-/// bytes queued before it are written, the timeout restarts each time the transport accepts bytes. Once they are written, the
-/// broker has the whole timeout to reply.
+/// A request is written behind everything that was queued before it. `call_timeout`, `publish_timeout` and `confirm_timeout`
+/// bound the time in which neither the broker replies nor the transport accepts bytes, not the time that a link needs for a large
+/// body. Until the request and all bytes queued before it are written, the timeout restarts each time the transport accepts
+/// bytes. Once they are written, the broker has the whole timeout to reply.
 ///
 /// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB on a link of 2 MiB/s is written after 15 s, and
 /// fails 5 s later if the broker does not reply. If the link stops after 3 s, the request fails 5 s after that.
@@ -97,19 +97,19 @@ amqp_proto::__setters! {
         /// Sets how long the broker may take to reply to a request, [from when it is written](#timeouts-on-slow-links); `None` waits
         /// forever. Default 30 s.
         call_timeout: Option<Duration>,
-        /// Sets how long publishing may have to wait for the broker, or for a transport that
-        /// [takes nothing](#timeouts-on-slow-links); `None` waits forever. Default 30 s. Messages that wait in front of this one are
-        /// ahead of it as well.
+        /// Sets how long publishing may have to wait for the broker, or for a transport that [accepts
+        /// nothing](#timeouts-on-slow-links); `None` waits forever. Default 30 s. Messages that wait before this one count as
+        /// queued before it.
         publish_timeout: Option<Duration>,
-        /// Sets how long the broker may take to confirm a message, from when somebody waits for that and everything published by then
-        /// [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
+        /// Sets how long the broker may take to confirm a message, from when a task waits for the confirm and everything
+        /// published by then [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
         confirm_timeout: Option<Duration>,
-        /// Sets the number of bytes delivered to consumers and not taken by them at which the client stops reading from the
-        /// transport. At least 1, which lets one read through at a time. Prefetch limits should bound deliveries long before. Default
+        /// Sets the number of bytes, delivered to consumers and not taken by them, at which the client stops reading from the
+        /// transport. At least 1, which allows one read at a time. Prefetch limits should bound deliveries long before. Default
         /// 16 MiB.
         ///
-        /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives behind those
-        /// deliveries, and the task that should take them may be waiting for it.
+        /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives after
+        /// those deliveries, and the task that should take them may be waiting for it.
         ///
         /// A consumer that then takes nothing for a second is paused where that is possible, so that the others can continue; see
         /// [`Consumer`](crate::Consumer#consumers-that-lag).
@@ -129,7 +129,7 @@ amqp_proto::__setters! {
     }
 }
 
-/// A setting has a value that cannot work.
+/// A setting has a value that is not allowed.
 ///
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;

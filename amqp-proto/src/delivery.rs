@@ -12,8 +12,8 @@ use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 
 /// A message that the server delivered.
 ///
-/// A small one is a window on the bytes that were read from the transport: one shared buffer, no copies. Keeping it
-/// keeps that buffer alive; see [`detach`](Self::detach).
+/// A small delivery is a slice of the read buffer, without copies. As long as it exists, the whole buffer is kept; see
+/// [`detach`](Self::detach).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many deliveries and
@@ -158,14 +158,14 @@ impl Delivery {
         Self { apart, ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
     }
 
-    /// The tag of the consumer it was delivered to, as the broker has it; empty for a message that was asked for with
-    /// `basic.get`. A consumer that was [paused](crate::session::Session::pause_consumer) has another tag there than here.
+    /// Returns the tag of the consumer at the broker; empty for a message that was fetched with `basic.get`. If the consumer was
+    /// [paused](crate::session::Session::pause_consumer), this tag differs from the one that the application chose.
     #[must_use]
     pub fn consumer_tag(&self) -> ShortStr {
         self.short(self.names.consumer_tag())
     }
 
-    /// The server's number of the delivery, for acknowledging it.
+    /// Returns the broker's number of the delivery, for acknowledging it.
     #[must_use]
     pub const fn delivery_tag(&self) -> DeliveryTag {
         self.tag
@@ -183,19 +183,19 @@ impl Delivery {
         self.no_ack
     }
 
-    /// The exchange it was published to; empty is the default exchange.
+    /// Returns the exchange that the message was published to. The default exchange has an empty name.
     #[must_use]
     pub fn exchange(&self) -> ShortStr {
         self.short(self.names.exchange())
     }
 
-    /// The routing key it was published with.
+    /// Returns the routing key that the message was published with.
     #[must_use]
     pub fn routing_key(&self) -> ShortStr {
         self.short(self.names.routing_key())
     }
 
-    /// The message's properties, not yet decoded. Reading one that is malformed returns the error.
+    /// Returns the message's properties, not yet decoded. Reading a malformed property returns the error.
     #[must_use]
     pub fn properties(&self) -> RawProperties {
         let start = self.properties_at as usize;
@@ -203,13 +203,14 @@ impl Delivery {
         RawProperties::unchecked(self.octets.slice_ref(encoded))
     }
 
-    /// The message's offset in its stream (`x-stream-offset`). `None` if it is of no stream, or its headers cannot be read.
+    /// Returns the message's offset in its stream (`x-stream-offset`). `None` if the message is not from a stream, or if its
+    /// headers cannot be read.
     #[must_use]
     pub fn stream_offset(&self) -> Option<i64> {
         stream_offset(&self.properties())
     }
 
-    /// The message's body.
+    /// Returns the message's body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match &self.apart {
@@ -220,7 +221,7 @@ impl Delivery {
         }
     }
 
-    /// The message's body, sharing memory with the delivery.
+    /// Returns the message's body. It shares memory with the delivery.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match &self.apart {
@@ -229,7 +230,7 @@ impl Delivery {
         }
     }
 
-    /// The bytes that the message takes in memory, for bounding queues of deliveries.
+    /// Returns the number of bytes that the delivery takes in memory, for bounding queues of deliveries.
     #[must_use]
     pub fn size(&self) -> usize {
         let apart = self.apart.as_ref().map_or(0, |body| body.len());
@@ -273,7 +274,7 @@ fn offset(octets: usize) -> u32 {
     u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
-/// A mandatory message that reached no queue and came back.
+/// A mandatory message that reached no queue and was returned.
 ///
 /// ```
 /// # use amqp_proto::Returned;
@@ -329,7 +330,7 @@ impl Returned {
     }
 }
 
-/// For log lines: why it came back and where it should have gone, but neither body nor properties.
+/// For log lines: the reason and the intended destination, but neither body nor properties.
 impl fmt::Debug for Returned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Returned")
@@ -364,7 +365,7 @@ impl fmt::Debug for Published {
     }
 }
 
-/// Why a message was unusable; the connection is unaffected.
+/// The reason why a message is unusable. The connection is not affected.
 ///
 /// ```
 /// # use amqp_proto::Unusable;
@@ -378,7 +379,7 @@ impl fmt::Debug for Published {
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
-    /// Its body is larger than this end takes.
+    /// The body is larger than the limit of this side.
     #[error("message body of {size} bytes exceeds the limit of {limit}; raise limits.body_max")]
     BodyTooLarge {
         /// Bytes of the body.
@@ -396,7 +397,7 @@ crate::error::debug_shows_chain! { Unusable }
 pub enum Reply {
     /// A method.
     Method(Method),
-    /// The message that `basic.get` asked for.
+    /// The message that was requested with `basic.get`.
     Message(GetReply),
 }
 

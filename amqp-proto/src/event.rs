@@ -284,6 +284,6 @@ pub enum TimerReason {
     Close,
     /// Messages that were not accepted are requeued; see [`Oversized::Requeue`](crate::Oversized::Requeue).
     Requeue,
-    /// A session gives up, or retries to restore something.
+    /// A session stops reconnecting, or retries to restore an entity.
     Recovery,
 }

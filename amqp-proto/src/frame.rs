@@ -1,4 +1,4 @@
-//! Frames: the units in which everything travels (spec 2.3, 4.2.3).
+//! Frames: the units of the wire format (spec 2.3, 4.2.3).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,14 +16,14 @@ pub const FRAME_OVERHEAD: usize = HEAD + 1;
 /// The smallest limit that peers can agree on (spec 1.2, `frame-min-size`).
 pub const FRAME_MIN_SIZE: u32 = 4096;
 
-/// How much larger than the agreed limit a content header may be that comes from a server, in bytes.
+/// Number of bytes by which a content header from a server may exceed the negotiated limit.
 ///
-/// RabbitMQ: it sends content headers as large as they are, because they cannot be split. They come from a publisher with a higher
-/// limit, or have grown while the message was dead-lettered (`x-death`). A client that refused them would get the same message
-/// again with each connection.
+/// RabbitMQ: it sends content headers that exceed the limit, because they cannot be split. Such a header comes from a publisher
+/// with a higher limit, or has grown while the message was dead-lettered (`x-death`). A client that refused them would get the
+/// same message again with each connection.
 pub const HEADER_EXCESS: u32 = 1024 * 1024;
 
-/// Stands behind every payload.
+/// The octet after each payload.
 pub const FRAME_END: u8 = 0xCE;
 
 /// Type, channel and size.

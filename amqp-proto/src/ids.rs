@@ -9,7 +9,7 @@ macro_rules! ids {
         pub struct $name(pub(crate) $type);
 
         impl $name {
-            /// The bare number.
+            /// Returns the number.
             #[must_use]
             pub const fn get(self) -> $type {
                 self.0
@@ -27,7 +27,7 @@ macro_rules! ids {
 ids! {
     /// The number of a channel on its connection.
     ///
-    /// Numbers are used again, but only after the closing event of the earlier channel was polled.
+    /// A number can be reused, but only after the `Closed` event of the earlier channel was polled.
     ///
     /// ```
     /// # use amqp_proto::{ChannelError, ChannelId};
@@ -40,11 +40,11 @@ ids! {
     ChannelId(u16);
     /// The number of a request, unique on its connection.
     RequestId(u64);
-    /// The number of a consumer: that of the request that started it.
+    /// The number of a consumer, which is the number of the request that started it.
     ConsumerId(u64);
     /// Counts the publishes of a channel since confirms were selected, from 1.
     PublishSeq(u64);
-    /// The server's number of a delivery on its channel.
+    /// The broker's number of a delivery on its channel.
     ///
     /// ```
     /// # use amqp_proto::DeliveryTag;
@@ -55,7 +55,7 @@ ids! {
 }
 
 impl DeliveryTag {
-    /// A tag that came from elsewhere, as from a stored number.
+    /// Creates a tag from a number, for example from a stored one.
     #[must_use]
     pub const fn new(tag: u64) -> Self {
         Self(tag)

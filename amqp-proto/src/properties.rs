@@ -1,4 +1,4 @@
-//! The properties of a message: [`Properties`] to fill in, [`RawProperties`] as they travel.
+//! The properties of a message: [`Properties`] to fill in, [`RawProperties`] in their wire format.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -18,7 +18,7 @@ const UNUSED: u16 = 2;
 
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $bit:literal, $kind:ident;)*) => {
-        /// The properties of a message, each there or not (spec 1.8, class `basic`).
+        /// The properties of a message (spec 1.8, class `basic`). Each property is optional.
         ///
         /// ```
         /// # use amqp_proto::{Properties, ShortStr};
@@ -35,7 +35,7 @@ macro_rules! properties {
         }
 
         impl Properties {
-            /// Appends the properties as they travel: a word of flags, then the values that are there.
+            /// Appends the properties in their wire format: a word of flags, then the values.
             pub fn encode(&self, out: &mut Vec<u8>) {
                 let mut flags = 0;
                 $(if self.$name.is_some() { flags |= 1 << $bit; })*
@@ -49,7 +49,7 @@ macro_rules! properties {
                 Self { $($name: self.$name.or(others.$name),)* }
             }
 
-            /// Decodes properties as they travel.
+            /// Decodes properties from their wire format.
             ///
             /// # Errors
             /// [`DecodeError`] if they are malformed.
@@ -111,13 +111,13 @@ properties! {
     priority: u8 = 11, Octet;
     /// Relates a reply to its request.
     correlation_id: ShortStr = 10, ShortStr;
-    /// The queue that replies go to.
+    /// The queue for replies.
     reply_to: ShortStr = 9, ShortStr;
-    /// Milliseconds the message may wait in a queue, in decimal digits.
+    /// Number of milliseconds that the message may wait in a queue, in decimal digits.
     expiration: ShortStr = 8, ShortStr;
     /// Identifies the message to the applications.
     message_id: ShortStr = 7, ShortStr;
-    /// When the message was made.
+    /// When the message was created.
     timestamp: Timestamp = 6, Timestamp;
     /// The application's name for the type of the message (`type` in the specification).
     kind: ShortStr = 5, ShortStr;
@@ -139,10 +139,10 @@ enum Kind {
 
 /// The properties of a message as encoded bytes, decoded one by one on access.
 ///
-/// Those of a received message are kept as they came. They can be malformed: the publisher may have written a field type
-/// that RabbitMQ does not define, or tables nested deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH). The
-/// message is delivered all the same. Reading the property in question returns the error, the others can still be read, and the
-/// bytes can be [looked at](Self::as_encoded) and published again.
+/// The properties of a received message are kept as they were received. They can be malformed: the publisher may have written a
+/// field type that RabbitMQ does not define, or tables nested deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH). The
+/// message is delivered nevertheless. Reading a malformed property returns the error. The other properties can be read, and the
+/// [encoded bytes](Self::as_encoded) can be published again.
 ///
 /// ```
 /// # use amqp_proto::{Properties, RawProperties};
@@ -159,7 +159,7 @@ impl RawProperties {
     /// No properties.
     pub const EMPTY: Self = Self(Bytes::from_static(&[0, 0]));
 
-    /// Wraps encoded properties: flags and values, nothing behind them.
+    /// Wraps encoded properties: flags and values, and nothing after them.
     ///
     /// # Errors
     /// [`DecodeError`] if they are malformed.
@@ -168,13 +168,13 @@ impl RawProperties {
         Ok(Self(encoded))
     }
 
-    /// Wraps encoded properties without looking at them, as those of a received message.
+    /// Wraps encoded properties without checking them.
     #[must_use]
     pub const fn unchecked(encoded: Bytes) -> Self {
         Self(encoded)
     }
 
-    /// The properties as they travel: flags and values.
+    /// Returns the properties in their wire format: flags and values.
     #[must_use]
     pub fn as_encoded(&self) -> &[u8] {
         &self.0

@@ -17,7 +17,7 @@ macro_rules! reply_codes {
         impl ReplyCode {
             $($(#[$doc])* pub const $name: Self = Self($code);)*
 
-            /// The name in the specification, if there is one.
+            /// Returns the name in the specification, if there is one.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
@@ -41,11 +41,11 @@ macro_rules! reply_codes {
 reply_codes! {
     /// No error.
     REPLY_SUCCESS = 200;
-    /// The message is larger than the peer takes at present.
+    /// The message is larger than the peer accepts at present.
     CONTENT_TOO_LARGE = 311;
     /// The message reached no queue (RabbitMQ, in `basic.return`).
     NO_ROUTE = 312;
-    /// An immediate message had no consumer to go to.
+    /// No consumer could take an immediate message at once.
     NO_CONSUMERS = 313;
     /// An operator closed the connection.
     CONNECTION_FORCED = 320, hard;
@@ -55,19 +55,19 @@ reply_codes! {
     ACCESS_REFUSED = 403;
     /// The queue, exchange or binding does not exist.
     NOT_FOUND = 404;
-    /// Another connection uses it exclusively.
+    /// Another connection uses the entity exclusively.
     RESOURCE_LOCKED = 405;
     /// The request contradicts what exists.
     PRECONDITION_FAILED = 406;
     /// A frame could not be read.
     FRAME_ERROR = 501, hard;
-    /// A frame holds illegal values.
+    /// A frame contains illegal values.
     SYNTAX_ERROR = 502, hard;
-    /// A method came at the wrong time.
+    /// A method arrived at the wrong time.
     COMMAND_INVALID = 503, hard;
     /// A channel was used that is not open.
     CHANNEL_ERROR = 504, hard;
-    /// A frame came at the wrong time.
+    /// A frame arrived at the wrong time.
     UNEXPECTED_FRAME = 505, hard;
     /// The peer is short of resources.
     RESOURCE_ERROR = 506, hard;

@@ -11,12 +11,11 @@ use thiserror::Error;
 use crate::uri::Password;
 use crate::wire::{Secret, put_long_octets};
 
-/// A way to log in.
+/// A SASL mechanism: a way to log in.
 ///
 /// A mechanism is shared by all connections of a configuration; each login begins its own [`SaslExchange`]. Closures are
-/// exchanges, so a custom mechanism is a few lines. Clients call both while they hold the lock of the connection, so neither may
-/// block or use handles of that connection.
-///
+/// exchanges, so a custom mechanism takes only a few lines. Clients call mechanisms and exchanges while they hold the lock of the
+/// connection, so these may not block or use handles of that connection.
 ///
 /// ```
 /// use amqp_proto::{SaslExchange, Mechanism, SaslError, Secret};
@@ -41,14 +40,14 @@ use crate::wire::{Secret, put_long_octets};
 /// }
 /// ```
 pub trait Mechanism: fmt::Debug + Send + Sync {
-    /// The name in `connection.start`, as `PLAIN`.
+    /// Returns the name that `connection.start` lists, such as `PLAIN`.
     fn name(&self) -> &str;
 
     /// Begins one login.
     fn begin(&self) -> Box<dyn SaslExchange>;
 
-    /// Returns this mechanism with a new secret, which [`Session::update_secret`](crate::session::Session::update_secret) got. The
-    /// session logs in with it from then on. `None`, the default, keeps the mechanism as it is.
+    /// Returns this mechanism with a new secret, which [`Session::update_secret`](crate::session::Session::update_secret)
+    /// received. Later logins of the session use it. `None`, the default, keeps the mechanism as it is.
     fn with_secret(&self, _secret: &Secret) -> Option<Arc<dyn Mechanism>> {
         None
     }
@@ -56,7 +55,7 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
 
 /// A login in progress.
 pub trait SaslExchange: Send {
-    /// The response to a challenge, or, without one, the first response.
+    /// Returns the response to a challenge, or the first response if `challenge` is `None`.
     ///
     /// # Errors
     /// [`SaslError`] ends the connection.
@@ -76,13 +75,13 @@ where
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SaslError {
-    /// The mechanism has only one response, and a challenge came.
+    /// The mechanism has only one response, but the server sent a challenge.
     #[error("the server sent a challenge, but the mechanism has only one response")]
     UnexpectedChallenge,
     /// The challenge is not what the mechanism expects.
     #[error("the server's challenge is malformed: {0}")]
     BadChallenge(&'static str),
-    /// The credentials cannot be had.
+    /// The credentials are not available.
     #[error("no credentials: {0}")]
     NoCredentials(alloc::sync::Arc<str>),
 }

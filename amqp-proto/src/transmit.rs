@@ -14,15 +14,15 @@ const IDLE_CAPACITY: usize = 64 * 1024;
 /// Bytes that are still to be written, in order.
 ///
 /// It is a [`Buf`]: write its [`chunk`](Buf::chunk), or several [chunks at once](Buf::chunks_vectored), and
-/// [`advance`](Buf::advance) by the number of bytes that the transport took. Method frames, headers and small bodies are in one
-/// contiguous buffer. Large bodies are the caller's own [`Bytes`], never copied.
+/// [`advance`](Buf::advance) by the number of bytes that the transport accepted. Method frames, headers and small bodies are in
+/// one contiguous buffer. Large bodies are the [`Bytes`] that the caller passed, without a copy.
 #[derive(Default)]
 pub struct Transmit {
     /// Encoded heads and small bodies.
     buffer: Vec<u8>,
-    /// How much of `buffer` is written.
+    /// Number of bytes of `buffer` that are written.
     position: usize,
-    /// Large bodies, each with the offset in `buffer` that it stands before. Offsets never decrease.
+    /// Large bodies, each with its offset in `buffer`: the body comes before the byte at that offset. Offsets never decrease.
     bodies: VecDeque<(usize, Bytes)>,
     /// Bytes of `bodies`.
     body_octets: usize,

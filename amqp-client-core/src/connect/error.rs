@@ -49,7 +49,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The token source returned no token.
-    #[error("the token source returned no token to log in with")]
+    #[error("the token source returned no token")]
     NoToken(#[source] TokenError),
     /// The node cannot be reached.
     #[error("cannot reach {endpoint}")]

@@ -218,8 +218,8 @@ impl Channel<'_> {
         Ok(())
     }
 
-    /// Returns one delivery without blame (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
-    /// dead-letters it. If the peer has not announced the capability `basic.nack`, this is a [`reject`](Self::reject).
+    /// Returns one delivery to the broker (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
+    /// dead-letters it. From RabbitMQ 4.3, a requeued nack does not count as a failed delivery. If the peer has not announced the capability `basic.nack`, this is a [`reject`](Self::reject).
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
@@ -277,7 +277,7 @@ impl Channel<'_> {
         Ok(self.state.settle_apart(self.outbound, delivery, settlement)?)
     }
 
-    /// Requeues all unacknowledged deliveries without blame, including those in flight. Use this for a channel that is about to be
+    /// Requeues all unacknowledged deliveries, including those in flight, with [`nack`](Self::nack). Use this for a channel that is about to be
     /// closed, and whose consumers are cancelled: RabbitMQ counts deliveries that are unacknowledged when a channel closes as failed,
     /// see [`reject`](Self::reject).
     ///

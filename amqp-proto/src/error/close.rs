@@ -5,7 +5,7 @@ use crate::method::Method;
 use crate::wire::write_escaped;
 use crate::{ChannelId, ReplyCode, ShortStr};
 
-/// How a connection or channel was closed: by whom, and why.
+/// The close of a connection or channel: who closed it, and why.
 ///
 /// ```
 /// # use amqp_proto::Close;

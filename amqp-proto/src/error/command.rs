@@ -52,7 +52,7 @@ impl ChannelError {
         Self::not_restored(ReplyCode::NOT_ALLOWED, error)
     }
 
-    /// What an error says that results from this one.
+    /// Returns the reason for errors that result from this one.
     pub(crate) fn reason(&self) -> Arc<str> {
         match self {
             Self::NotRestored { why, .. } => why.clone(),
@@ -213,7 +213,7 @@ pub enum Misuse {
     /// The connection is not open yet, or is not restored yet after a loss.
     #[error("the connection is not open yet")]
     NotOpenYet,
-    /// Servers: the call does not fit the present step of the handshake.
+    /// Servers: the call is not valid at this step of the handshake.
     #[error("this call is not valid at this step of the handshake")]
     NotAwaited,
     /// The request has its `no_wait` bit set, so no reply would end the call.

@@ -77,7 +77,7 @@ pub enum ConnectionError {
     /// A session that began without a connection has not connected yet.
     #[error("not connected yet")]
     NotConnected,
-    /// A session lost its connection and gave up reconnecting.
+    /// A session lost its connection and no longer tries to reconnect.
     #[error(
         "connection lost, and not recovered after {attempts} attempts; the last one failed ({last})"
     )]
@@ -104,7 +104,7 @@ impl ConnectionError {
         }
     }
 
-    /// Makes the error of a failed transport; see
+    /// Creates the error of a failed transport; see
     /// [`Connection::handle_transport_error`](crate::Connection::handle_transport_error).
     #[cfg(feature = "std")]
     #[must_use]
@@ -254,7 +254,7 @@ pub enum WrongProtocol {
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LoginError {
-    /// The server offers none of the mechanisms that the client has credentials for.
+    /// The server offers none of the mechanisms that the client is configured for.
     #[error(
         "the server offers the SASL mechanisms {offered:?}, but the client is configured for {configured:?}"
     )]
@@ -264,7 +264,7 @@ pub enum LoginError {
         /// The client's mechanisms.
         configured: String,
     },
-    /// The mechanism could not make a response.
+    /// The mechanism failed.
     #[error("the SASL mechanism {mechanism} failed")]
     Mechanism {
         /// The mechanism's name.

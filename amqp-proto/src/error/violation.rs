@@ -38,7 +38,7 @@ pub enum Violation {
         "number of channels opened ({channel_max}) has reached the negotiated channel_max ({channel_max})"
     )]
     TooManyChannels {
-        /// How many may be open.
+        /// The maximum number of open channels.
         channel_max: u16,
     },
     /// A connection method on a channel other than 0, or a channel method on channel 0.
@@ -85,7 +85,7 @@ pub enum Violation {
         /// The peer's value.
         value: u32,
     },
-    /// The peer provokes more and more replies, and reads none of them.
+    /// The peer causes more and more replies, and reads none of them.
     #[error("the peer is not reading: {limit} bytes of replies are queued already")]
     RepliesNotRead {
         /// The maximum number of queued bytes.

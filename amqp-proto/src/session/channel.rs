@@ -410,7 +410,7 @@ impl SessionChannel<'_> {
         self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))
     }
 
-    /// Returns one delivery without blame (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
+    /// Returns one delivery to the broker (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
@@ -501,7 +501,7 @@ impl SessionChannel<'_> {
             || matches!(&self.reach, Reach::Channel(channel) if channel.holds_of_stream())
     }
 
-    /// Requeues all unacknowledged deliveries without blame; see [`Channel::requeue_all`](crate::Channel::requeue_all).
+    /// Requeues all unacknowledged deliveries; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
         if self.may_read_streams() {
             // Deliveries in flight may be of a stream, so only those that have arrived are requeued.

@@ -171,16 +171,16 @@ impl Session {
         self.context.connection.send_heartbeat();
     }
 
-    /// Replaces the secret, on the present connection and for the next ones; see [`Connection::update_secret`]. Later
-    /// connections, to all nodes, log in with it, by the mechanisms that [have a secret](crate::Mechanism::with_secret). A
-    /// configuration passed to [`handle_transport`](Self::handle_transport) takes precedence.
+    /// Replaces the secret, on the present connection and for the next ones; see
+    /// [`Connection::update_secret`](crate::Connection::update_secret). Later connections, to all nodes, log in with the new secret,
+    /// by the mechanisms that [have a secret](crate::Mechanism::with_secret). A configuration passed to
+    /// [`handle_transport`](Self::handle_transport) takes precedence.
     ///
-    /// [`Event::SecretUpdated`](crate::Event::SecretUpdated) reports the broker's reply, one for each secret. None comes for secrets
-    /// that were sent before [`Lost`](crate::SessionEvent::Lost) or [`AttemptFailed`](crate::SessionEvent::AttemptFailed).
+    /// [`Event::SecretUpdated`](crate::Event::SecretUpdated) reports the broker's reply, one for each secret. There is no event
+    /// for secrets that were sent before [`Lost`](crate::SessionEvent::Lost) or
+    /// [`AttemptFailed`](crate::SessionEvent::AttemptFailed).
     ///
     /// A secret that the broker refuses is discarded.
-    ///
-    /// [`Connection::update_secret`]: crate::Connection::update_secret
     ///
     /// # Errors
     /// [`CommandError`]: nothing was sent. Unless the session is closed or the secret is too large, the next connection still logs in
@@ -199,7 +199,7 @@ impl Session {
         sent
     }
 
-    /// Closes the session for good.
+    /// Closes the session. It does not reconnect any more.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
         self.context.now = now;
         self.context.recovering = None;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use crate::ConnectionError;
 use crate::config::setters;
 
-/// How a [`Session`](super::Session) reconnects and restores its state when its transport is lost.
+/// The policy by which a [`Session`](super::Session) reconnects and restores its state when its transport is lost.
 ///
 /// ```
 /// # use amqp_proto::session::{OnCancel, Recovery};

@@ -6,9 +6,9 @@ use crate::error::debug_shows_chain;
 
 /// The error of an invalid AMQP URI.
 ///
-/// Neither `Display` nor `Debug` shows the password that one logs in with, even where a character
-/// that is not percent-encoded makes it look like another part: hosts and ports are named by their
-/// place, and nothing of the query is quoted while an `@` stands in it or before it where none should.
+/// Neither `Display` nor `Debug` shows the password, even if a character that is not percent-encoded makes the password look like
+/// another part of the URI. Hosts and ports are named by their position. The query is not quoted if it contains an unexpected
+/// `@`, or if there is one before it.
 ///
 /// ```
 /// # use amqp_proto::uri::{Uri, UriError};
@@ -32,45 +32,44 @@ pub enum UriError {
          for a space"
     )]
     Whitespace,
-    /// There is an `@` in the virtual host; or in the query, where none stands before the host; or behind the first `/`, `?`
-    /// or `#` of something that does not parse. Most likely one of these is part of the user name or the password.
+    /// There is an `@` in the virtual host; or in the query, although there is none before the host; or after the first `/`, `?`
+    /// or `#` of a URI that does not parse. Most likely, a `/`, `?` or `#` is part of the user name or the password.
     #[error(
         "there is an @ after the first /, ? or #; in the user name and the password, write %2F \
          for /, %3F for ?, %23 for # and %40 for @; elsewhere, write %40 for @"
     )]
     StrayAt,
-    /// A percent sign without two hexadecimal digits behind it, or bytes that are not UTF-8.
+    /// A percent sign without two hexadecimal digits after it, or bytes that are not UTF-8.
     #[error(
         "the {part} is not percent-encoded correctly; write UTF-8 bytes as % and two hexadecimal \
          digits, and %25 for a %"
     )]
     Encoding {
-        /// Which part.
+        /// The part of the URI.
         part: &'static str,
     },
-    /// A port that is no number from 0 to 65535.
+    /// A port that is not a number from 0 to 65535.
     #[error(
         "the port of host {position} is not a number from 0 to 65535; \
          if it is meant to be a password, the host is missing: write user:password@host"
     )]
     Port {
-        /// Which of the hosts, counted from 1.
+        /// The position of the host, counted from 1.
         position: usize,
     },
-    /// Something in brackets that is no IPv6 address, an IPv6 address without brackets, or
-    /// something but a port behind a host.
+    /// Text in brackets that is not an IPv6 address, an IPv6 address without brackets, or text after a host that is not a port.
     #[error(
         "host {position} is neither a name nor an address; write IPv6 addresses in brackets, such as \
          [::1]:5672 or [fe80::1%25eth0]:5672"
     )]
     Host {
-        /// Which of the hosts, counted from 1.
+        /// The position of the host, counted from 1.
         position: usize,
     },
     /// One of several hosts is empty.
     #[error("host {position} is empty; name it, or remove a comma")]
     EmptyHost {
-        /// Which of the hosts, counted from 1.
+        /// The position of the host, counted from 1.
         position: usize,
     },
     /// A second slash.
@@ -85,10 +84,10 @@ pub enum UriError {
         /// Its name.
         name: String,
     },
-    /// A parameter that stands there twice, be it under two of its names.
+    /// A parameter is given twice, possibly under two of its names.
     #[error("the parameter {name} is given twice, maybe under another name; remove one")]
     Duplicate {
-        /// Its name, as it stands there the second time.
+        /// The second of the two names.
         name: String,
     },
     /// A parameter that does not exist.
@@ -97,7 +96,7 @@ pub enum UriError {
         /// Its name.
         name: String,
     },
-    /// A parameter with a value that makes no sense.
+    /// A parameter with a value that is not allowed.
     #[error("the parameter {name} has to be {expected}, not {value:?}")]
     BadValue {
         /// Its name.

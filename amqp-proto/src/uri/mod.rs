@@ -21,7 +21,7 @@ use core::str::{FromStr, Utf8Error};
 
 use crate::wire::{Secret, wipe};
 
-/// An AMQP URI, taken apart. What it does not say is left to the client's defaults.
+/// A parsed AMQP URI. For everything that it does not contain, the defaults of the client apply.
 ///
 /// `Display` prints a URI for logs: it parses to the same, but with `***` for each password.
 ///
@@ -67,7 +67,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A node.
+    /// Creates an endpoint.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self { host: host.into(), port }
     }
@@ -95,7 +95,7 @@ impl fmt::Display for Endpoint {
 pub struct Password(String);
 
 impl Password {
-    /// The password; keep it out of logs.
+    /// Returns the password. Keep it out of logs.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -47,14 +47,13 @@ pub struct UriOptions {
     pub certfile: Option<String>,
     /// `keyfile`: a PEM file.
     pub keyfile: Option<String>,
-    /// `password`: the password of the key file, not the one to log in with. The name is that of RabbitMQ's Erlang client
-    /// (`amqp_uri`).
+    /// `password`: the password of the key file, not of the user. The name is that of RabbitMQ's Erlang client (`amqp_uri`).
     pub key_password: Option<Password>,
     /// `verify`: `verify_peer` (true) or `verify_none` (false); `no_verify_ssl=1` is the latter.
     pub verify: Option<bool>,
     /// `server_name_indication`: the name that the server's certificate must have.
     pub server_name: Option<String>,
-    /// `locale`, of reply texts, as `en_US`. The name is pika's.
+    /// `locale`: the locale of reply texts, such as `en_US`. The name is pika's.
     pub locale: Option<String>,
 }
 

@@ -52,10 +52,10 @@ pub enum DecodeErrorKind {
     /// A length points past the end of its container.
     #[error("the data ends in the middle of a value")]
     Truncated,
-    /// Bytes are left over behind the last field.
+    /// There are bytes after the last field.
     #[error("{0} bytes follow the last field")]
     Trailing(usize),
-    /// A field table holds a value of a type that RabbitMQ does not define.
+    /// A field table contains a value of a type that RabbitMQ does not define.
     #[error("unknown field type 0x{0:02x}")]
     UnknownFieldType(u8),
     /// Tables or arrays nest deeper than [`MAX_TABLE_DEPTH`](crate::wire::MAX_TABLE_DEPTH).
@@ -72,7 +72,7 @@ pub enum DecodeErrorKind {
     /// A content header for a class that carries no content; only `basic` (60) does.
     #[error("methods of class {0} carry no content")]
     UnknownContentClass(u16),
-    /// Property flags are set that no property stands behind.
+    /// Property flags that belong to no property.
     #[error("property flags 0x{0:04x} name unknown properties")]
     UnknownProperty(u16),
     /// The frame type is none of method (1), header (2), body (3), heartbeat (8).
@@ -86,7 +86,7 @@ pub enum DecodeErrorKind {
     FrameTooLarge {
         /// Size of the whole frame, its 8 bytes of overhead included.
         size: u64,
-        /// The limit that holds.
+        /// The negotiated limit.
         max: u32,
     },
 }

@@ -12,9 +12,9 @@ use super::{
 
 /// A field table: names with values (spec 4.2.5.5).
 ///
-/// It is kept as it travels, checked once when it is decoded, and read on demand: getting one entry of a large table
-/// allocates nothing. Cloning shares the bytes. Two tables are equal if they hold the same entries in the same order, encoded
-/// alike.
+/// The table is stored in its wire format. It is checked once, when it is decoded, and entries are decoded when they are read:
+/// reading one entry of a large table allocates nothing. Cloning shares the bytes. Two tables are equal if they hold the same
+/// entries in the same order, encoded alike.
 ///
 /// ```
 /// # use amqp_proto::FieldTable;
@@ -27,7 +27,7 @@ use super::{
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct FieldTable(Bytes);
 
-/// Why an entry cannot be put into a field table or array.
+/// The reason why an entry cannot be added to a field table or array.
 ///
 /// ```
 /// # use amqp_proto::{FieldError, FieldTable};
@@ -40,7 +40,7 @@ pub enum FieldError {
     /// The name of the entry is longer than a short string.
     #[error(transparent)]
     Name(#[from] TooLong),
-    /// The value brings more levels of tables than a peer accepts.
+    /// With the value, tables would be nested deeper than a peer accepts.
     #[error("field tables nest deeper than {MAX_TABLE_DEPTH} levels")]
     TooDeep,
     /// The value is a floating-point number that is infinite or not a number. RabbitMQ cannot read those, and closes the

@@ -19,7 +19,7 @@ use super::{Parsed, Wire, share, short_octets};
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} is {length} bytes long; AMQP allows at most 255")]
 pub struct TooLong {
-    /// Which name it is.
+    /// The kind of name.
     pub what: &'static str,
     /// Its length in bytes.
     pub length: usize,

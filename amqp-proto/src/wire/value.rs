@@ -241,7 +241,7 @@ pub(super) fn skip<'a>(
     octets(fixed)(input).map(|(rest, _)| (rest, ()))
 }
 
-/// A decimal number: `value` with `scale` digits behind the point.
+/// A decimal number: `value` with `scale` digits after the decimal point.
 ///
 /// ```
 /// # use amqp_proto::Decimal;
@@ -250,9 +250,9 @@ pub(super) fn skip<'a>(
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Decimal {
-    /// How many of the digits stand behind the point.
+    /// Number of digits after the decimal point.
     pub scale: u8,
-    /// All digits.
+    /// All digits, without the decimal point.
     pub value: i32,
 }
 

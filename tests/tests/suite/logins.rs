@@ -45,7 +45,7 @@ behaviours! {
         let target = world.target().token_source(|| async { Err(failure("no such account")) });
         let error = world.open(target).await.expect_err("nothing to log in with");
         assert!(matches!(error, ConnectError::NoToken(_)), "{error:?}");
-        let expected = "the token source returned no token to log in with: no such account";
+        let expected = "the token source returned no token: no such account";
         assert_eq!(format!("{error:?}"), expected);
     }
 
@@ -80,8 +80,7 @@ behaviours! {
 
         let target = target.token_source(|| async { Err(failure("no such account")) });
         let error = world.open(target).await.expect_err("it is down for good");
-        let last = "not recovered after 4 attempts; the last one failed (the token source returned no token to log in \
-                    with: no such account)";
+        let last = "not recovered after 4 attempts; the last one failed (the token source returned no token: no such account)";
         assert!(format!("{error:?}").contains(last), "{error:?}");
     }
 

@@ -525,7 +525,7 @@ behaviours! {
 
         let target = world.target().token_source(|| async { panic!("it always panics") });
         let error = world.open(target).await.expect_err("there is no token");
-        let expected = "the token source returned no token to log in with: the token source panicked: it always panics";
+        let expected = "the token source returned no token: the token source panicked: it always panics";
         assert_eq!(format!("{error:?}"), expected);
     }
 
