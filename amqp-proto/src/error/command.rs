@@ -285,7 +285,7 @@ pub enum PublishError {
         after: Duration,
     },
     /// Sessions: a kept message was not confirmed within its time to live and will not be sent again.
-    #[error("the message was not confirmed within its time to live, and is no longer sent")]
+    #[error("the message was not confirmed within its time to live")]
     Expired,
     /// Sessions: a kept message was withdrawn and will not be sent again.
     #[error("the message was withdrawn by the application")]
