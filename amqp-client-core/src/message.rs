@@ -265,7 +265,7 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("properties", &self.properties)
-            .field("octets", &self.body.len())
+            .field("body_len", &self.body.len())
             .finish()
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Both ends run in memory. Only one of them is timed; the output of the other is prepared
 //! beforehand.
-#![expect(clippy::disallowed_methods, reason = "a bench has a clock")]
 #![expect(missing_docs, reason = "criterion's macros write no documentation")]
 
 #[path = "../tests/harness/mod.rs"]
