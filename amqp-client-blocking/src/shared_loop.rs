@@ -21,7 +21,7 @@ use crate::io::{Readiness, Registration};
 /// The token of the waker.
 const WAKER: Token = Token(1);
 
-/// How long the helper leaves the loop to callers that come and go.
+/// The time for which the helper leaves the loop to callers.
 const HELPER_PAUSE: Duration = Duration::from_millis(1);
 
 type Drive = Pin<Box<dyn Future<Output = ()> + Send>>;

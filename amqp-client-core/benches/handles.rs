@@ -1,4 +1,4 @@
-//! What a message costs through the handles, with memory for a transport.
+//! The cost of a message through the handles, with memory as the transport.
 
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 

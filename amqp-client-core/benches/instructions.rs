@@ -9,7 +9,7 @@ use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
 use harness::ClientRig;
 
-/// How many go before the other end has its turn.
+/// Number of messages before it is the other side's turn.
 const BATCH: usize = 100;
 const BODY: [u8; 256] = [7; 256];
 
@@ -74,7 +74,7 @@ fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize)
     let tag = consumer.tag().clone();
     rig.peer.deliver(channel.id(), &tag, BATCH as u64, &BODY);
     let mut octets = rig.said();
-    // Head, class and method, and the consumer's tag stand before the delivery's.
+    // Head, class, method and consumer tag come before the delivery tag.
     let (one, tag_at) = (octets.len() / BATCH, 7 + 4 + 1 + tag.len());
     let mut next = 0u64;
     for _ in 0..batches {

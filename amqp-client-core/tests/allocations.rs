@@ -1,4 +1,4 @@
-//! What the handles allocate once they are warm.
+//! Allocations of the handles once they are warm.
 
 mod harness;
 

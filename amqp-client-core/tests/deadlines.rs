@@ -294,7 +294,7 @@ fn a_shutdown_counts_all_its_grace() {
     for second in 0..40 {
         let done = poll(&mut shutdown);
         if let Poll::Ready(left) = done {
-            // It closes behind the body, and that is written all the same.
+            // The close is queued after the body, and the body is still written.
             assert!(second >= 30, "{second}");
             assert_eq!(left.expect("it closes").unconfirmed, 1);
             return;

@@ -113,7 +113,7 @@ fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
     assert!(tasks.done.is_sorted(), "somebody has overtaken");
 }
 
-/// Those that wait on another channel have nothing of it.
+/// Tasks that wait on another channel do not benefit.
 #[test]
 fn a_confirm_wakes_no_task_of_another_channel() {
     let (mut rig, channel) = rig();
@@ -156,7 +156,7 @@ fn publishers_with_different_windows_do_not_block_each_other_forever() {
     assert_eq!(tasks.done.len(), TASKS);
 }
 
-/// Whoever was called and does not publish passes its turn on.
+/// A task that was called and does not publish passes its turn on.
 #[test]
 fn a_turn_that_is_not_used_is_passed_on() {
     for dropped in [1, 5, WINDOW] {

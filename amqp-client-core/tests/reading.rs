@@ -79,7 +79,7 @@ fn an_event_names_the_consumer_that_all_others_wait_for() {
     }
 }
 
-/// How long a consumer may take nothing while others wait.
+/// The time for which a consumer may take nothing while others wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Some consumers of a queue that was declared here.
@@ -274,7 +274,7 @@ fn a_body_above_the_share_is_kept_for_a_slow_consumer() {
         rig.turn();
         assert_eq!(said(&mut rig).2.len(), 1, "it is started again");
     }
-    // What is kept can be lost like any other.
+    // Kept deliveries can be lost like all others.
     deliver(&mut rig, &channel, &lags);
     rig.advance(PATIENCE);
     drop(lags);

@@ -1,4 +1,4 @@
-//! Publishes a message that no queue is bound for, and hears that it came back: by its confirmation, and as an event.
+//! Publishes a message that reaches no queue. Its confirmation and an event report that the broker returned it.
 //!
 //! ```text
 //! cargo run --example send_with_return
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         other => println!(" [?] {other:?}"),
     }
-    // All that happens to the channel is heard here, too.
+    // The events of the channel report the returned message as well.
     if let Some(ChannelEvent::Returned(returned)) = events.next().await {
         println!(" [x] Returned {:?}", String::from_utf8_lossy(&returned.body));
     }

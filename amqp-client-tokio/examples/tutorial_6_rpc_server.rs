@@ -61,7 +61,7 @@ async fn reply(channel: &Channel, request: Delivery) -> Result<(), Box<dyn Error
     Ok(request.ack()?)
 }
 
-/// Nothing if the result does not fit.
+/// Returns `None` if the result does not fit.
 fn fibonacci(number: u32) -> Option<u128> {
     let (mut current, mut next) = (0u128, Some(1u128));
     for _ in 0..number {

@@ -1,4 +1,4 @@
-//! What one message costs in the state machine: publishing, confirms, deliveries, acknowledgements.
+//! The cost of one message in the state machine: publishing, confirms, deliveries, acknowledgements.
 //!
 //! Both ends run in memory. Only one of them is timed; the output of the other is prepared
 //! beforehand.
@@ -21,7 +21,7 @@ use harness::{Pair, short};
 /// Messages published between two drains.
 const BURST: u64 = 100;
 
-/// What a loop reads at once.
+/// Number of bytes that a loop reads at once.
 const READ: usize = 64 * 1024;
 
 const SMALL: [u8; 256] = [b'x'; 256];
@@ -135,7 +135,7 @@ fn server_sends(pair: &mut Pair, id: ChannelId, method: impl Into<Method>) {
 /// Reads full of small deliveries, all into the same memory.
 struct Reads {
     octets: Vec<u8>,
-    /// Where in them the delivery tags are.
+    /// The positions of the delivery tags in them.
     tags_at: Vec<usize>,
     next_tag: u64,
     buffer: BytesMut,

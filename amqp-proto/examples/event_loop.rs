@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut connection = Connection::client(config, Instant::now());
     let mut app = App { messages, ..App::default() };
     let mut input = BytesMut::new();
-    // Until the connection is over: handle time and events, write, then wait for input or for the next timer.
+    // Until the connection has ended: handle time and events, write, then wait for input or for the next timer.
     while connection.check().is_ok() {
         connection.handle_timeout(Instant::now());
         while let Some(event) = connection.poll_event() {
@@ -72,7 +72,7 @@ fn read(
     Ok(())
 }
 
-/// What the connection is for.
+/// The application that uses the connection.
 #[derive(Default)]
 struct App {
     messages: u64,
@@ -115,7 +115,7 @@ impl App {
         Ok(())
     }
 
-    /// Publishes as many messages as may be unconfirmed at once. Their confirms bring the loop here again.
+    /// Publishes until the limit of unconfirmed messages is reached. Confirms make the loop call this again.
     fn publish(&mut self, connection: &mut Connection) -> Result<(), Box<dyn Error>> {
         let Some(id) = self.channel.filter(|_| connection.is_open()) else { return Ok(()) };
         let mut channel = connection.channel(id)?;

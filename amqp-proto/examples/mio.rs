@@ -209,7 +209,8 @@ impl End {
         Ok(id)
     }
 
-    /// Publishes as many messages as may be unconfirmed at once. Confirms and room in the socket bring the loop here again.
+    /// Publishes until the limit of unconfirmed messages is reached. Confirms and room in the socket make the loop call this
+    /// again.
     fn publish(&mut self) -> Result<(), Box<dyn Error>> {
         let Role::Publisher { queue, published } = &mut self.role else { return Ok(()) };
         let Some(id) = self.channel.filter(|_| self.connection.is_open()) else { return Ok(()) };

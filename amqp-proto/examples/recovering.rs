@@ -69,7 +69,7 @@ struct Client {
 struct Socket {
     stream: TcpStream,
     connecting: bool,
-    /// What came and is no whole frame yet. The next transport begins with an empty buffer.
+    /// Input that is not a complete frame yet. The next transport begins with an empty buffer.
     input: BytesMut,
     /// The poll reports a change once. So the readiness of the socket is remembered until an operation would block.
     readable: bool,
@@ -95,7 +95,7 @@ impl Client {
                 self.session.handle_transport_error(now, error);
             }
             if let Err(reason) = self.session.check() {
-                // What is left to say was written above.
+                // The remaining output was written above.
                 return if reason.is_local_close() { Ok(false) } else { Err(reason.into()) };
             }
             if self.session.is_disconnected() {
@@ -194,7 +194,7 @@ impl Client {
                 }
                 Ok(count) => {
                     socket.input.extend_from_slice(&chunk[..count]);
-                    // Why the connection was lost, if it was, is an event.
+                    // If the connection was lost, an event reports the reason.
                     let _ended = self.session.handle_input(Instant::now(), &mut socket.input);
                     return Ok(true);
                 }
@@ -207,7 +207,7 @@ impl Client {
     }
 }
 
-/// What the session is for. It knows nothing of transports.
+/// The application that uses the session. It does not handle transports.
 struct App {
     queue: ShortStr,
     channel: ChannelId,
@@ -283,7 +283,7 @@ impl App {
         Ok(())
     }
 
-    /// Publishes as many messages as may be unconfirmed at once, connected or not.
+    /// Publishes until the limit of unconfirmed messages is reached, connected or not.
     fn publish(&mut self, session: &mut Session) -> Result<(), Box<dyn Error>> {
         // Kept messages go out before requests that wait for a connection. They would reach no queue.
         while self.declared

@@ -2,8 +2,8 @@ use alloc::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Memory in which bodies of several frames are assembled. It is used again once nobody holds the earlier body. Fresh pages cost
-/// more (page faults) than the copy itself.
+/// Memory in which bodies of several frames are assembled. It is reused once the earlier body was dropped. Fresh pages cost more
+/// (page faults) than the copy itself.
 #[derive(Debug, Default)]
 pub(crate) struct BodyPool {
     /// Bodies with the size of their allocations, the oldest first.
@@ -14,7 +14,7 @@ pub(crate) struct BodyPool {
 /// Bytes of memory kept for reuse: enough for some large bodies, and little compared with the deliveries that a consumer holds.
 const POOL_MAX: usize = 4 * 1024 * 1024;
 
-/// How much larger than the body such memory may be. The body keeps all of it alive, and only its own size is counted.
+/// The factor by which such memory may be larger than the body. The body keeps all of it alive, and only its own size is counted.
 const EXCESS_MAX: usize = 4;
 
 impl BodyPool {

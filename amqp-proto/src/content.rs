@@ -38,7 +38,7 @@ pub(crate) struct Incoming {
     detached: Detached,
 }
 
-/// How much of a message has been copied out of the read buffer.
+/// The part of a message that has been copied out of the read buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Detached {
     Nothing,
@@ -50,7 +50,7 @@ enum Detached {
 struct Header {
     body_size: u64,
     properties: RawProperties,
-    /// Why the body is counted and not stored.
+    /// The reason why the body is counted and not stored.
     unusable: Option<Unusable>,
 }
 
@@ -203,8 +203,8 @@ pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
     Violation::UnexpectedFrame { kind: kind.name(), expected }
 }
 
-/// Where the rest of a delivery lies in the bytes behind its method frame: offsets of properties and body, and the end
-/// of the last frame.
+/// The positions of the rest of a delivery in the bytes after its method frame: offsets of properties and body, and the end of
+/// the last frame.
 #[derive(Debug)]
 pub(crate) struct Whole {
     pub(crate) properties: core::ops::Range<usize>,

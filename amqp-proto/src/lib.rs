@@ -42,7 +42,7 @@
 //! use amqp_proto::{ClientConfig, Connection, ConnectionError, Event};
 //! use bytes::{Buf as _, BytesMut};
 //!
-//! /// Runs a client until the connection is over, and returns why it is.
+//! /// Runs a client until the connection has ended, and returns the reason.
 //! fn run(
 //!     config: ClientConfig,
 //!     mut stream: TcpStream,

@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Buf as _;
 
-/// Which side of the protocol this end is on.
+/// The side of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Client,

@@ -388,7 +388,7 @@ fn missing(encoded: &[u8], wanted: u32) -> Option<&[u8]> {
     behind_earlier(rest, flags, wanted).ok()
 }
 
-/// Steps over the values that stand before that of flag `wanted`.
+/// Skips the values before the value of flag `wanted`.
 fn behind_earlier(mut rest: &[u8], flags: u16, wanted: u32) -> Result<&[u8], DecodeError> {
     for (bit, kind) in LAYOUT {
         if bit == wanted {

@@ -26,8 +26,8 @@ pub struct Transmit {
     bodies: VecDeque<(usize, Bytes)>,
     /// Bytes of `bodies`.
     body_octets: usize,
-    /// How much the buffer held at a time lately. It keeps that much memory, so that bursts do not get it anew each time,
-    /// and lets it go an eighth at a time when they become smaller.
+    /// The recent peak of the buffer's length. That much memory is kept, so that bursts do not allocate it each time. When bursts
+    /// become smaller, the peak falls by an eighth at a time.
     peak: usize,
     /// Whether `buffer` contains credentials, which are overwritten once they are written.
     secret: bool,

@@ -135,7 +135,7 @@ fn acknowledging_deliveries_allocates_nothing() {
     assert_eq!(take_deliveries(false), 0);
 }
 
-/// What a peer only announces costs nothing.
+/// Sizes that a peer only announces cost nothing.
 #[test]
 fn a_size_that_is_announced_is_not_reserved() {
     let (mut pair, id) = consuming(true);

@@ -109,7 +109,7 @@ fn every_type_of_rabbitmq_is_read_wherever_a_value_can_stand() {
         let table = decoded(&entry).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(table.get("n"), Some(value.clone()), "{name}");
         assert_eq!(table.iter().next().expect("an entry").1, value, "{name}");
-        // What comes behind is found.
+        // The entry after it is found.
         let table = decoded(&[&entry[..], b"\x01mt\x01"].concat()).expect("two entries");
         assert_eq!(table.get("m"), Some(Value::Bool(true)), "{name}");
         // A table within a table, and an array.

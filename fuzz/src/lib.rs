@@ -89,7 +89,7 @@ fn check_properties(theirs: &AMQPProperties) {
     }
 }
 
-/// What the other implementation writes; nothing if it cannot.
+/// Returns the bytes that the other implementation writes, or `None` if it cannot write them.
 fn written(
     write: impl FnOnce(WriteContext<Vec<u8>>) -> Result<WriteContext<Vec<u8>>, GenError>,
 ) -> Option<Bytes> {

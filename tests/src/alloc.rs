@@ -1,4 +1,4 @@
-//! How much a piece of code allocates.
+//! Counts the allocations of a piece of code.
 //!
 //! The feature `alloc` installs a counting global allocator. It counts per thread: allocations of
 //! other threads are not included, so tests can run in parallel. Code that works on several threads
@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// What the measured code did with the heap. Growing a block counts as one new block and one free.
+/// The heap operations of the measured code. Growing a block counts as one allocation and one free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Allocations {

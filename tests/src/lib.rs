@@ -1,5 +1,5 @@
-//! What the test suites of this workspace stand on. Everything is synchronous, uses `std` threads
-//! and processes, knows nothing of the protocol crates, and works on Unix only.
+//! The base of the test suites of this workspace. Everything is synchronous, uses `std` threads and processes, knows nothing of
+//! the protocol crates, and works on Unix only.
 //!
 //! - [`rabbitmq`]: private throw-away RabbitMQ nodes, with faults: kill, restart, pause.
 //! - [`peer`]: a scripted server that speaks raw bytes, to play a broken or hostile broker.

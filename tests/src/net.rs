@@ -75,7 +75,7 @@ pub(crate) fn amqp_uri(addr: SocketAddr) -> String {
     format!("amqp://guest:guest@{addr}/%2f")
 }
 
-/// A number nobody else has: good enough for names, ports and cookies of throw-away servers.
+/// A unique number: good enough for names, ports and cookies of temporary servers.
 pub(crate) fn random() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

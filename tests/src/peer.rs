@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use crate::net;
 use crate::wait::wait_for;
 
-/// How long a read waits by default.
+/// The time that a read waits by default.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The byte that ends a frame.
@@ -114,7 +114,7 @@ pub struct RawFrame {
     pub kind: u8,
     /// The channel.
     pub channel: u16,
-    /// What is between the header and the end byte.
+    /// The bytes between the header and the end octet.
     pub payload: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! Private throw-away RabbitMQ nodes.
+//! Private temporary RabbitMQ nodes.
 //!
 //! A node has its own name, ports, cookie, port mapper and folder, so that any number of them run
 //! side by side, as any user, next to a RabbitMQ of the system. Nothing of a node outlives the

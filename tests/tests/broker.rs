@@ -83,7 +83,7 @@ async fn an_alarm_holds_publishing_back_until_it_ends() -> Outcome {
     let message = Message::new("held back");
     let mut publish = pin!(queue.publish(&message));
     assert!(publish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    // Who does not publish is not disturbed.
+    // Connections that do not publish are not affected.
     assert!(second.open_channel().await?.basic_get_no_ack("q").await?.is_some());
 
     broker.set_alarm(None);

@@ -1,4 +1,4 @@
-//! The trouble that one can make with the broker in memory, as clients see it.
+//! The faults that the in-memory broker can inject, as clients see them.
 
 mod once;
 
@@ -169,7 +169,7 @@ async fn held_confirms_reach_no_other_channel() -> Outcome {
     Ok(())
 }
 
-/// Also one that is frozen, and one through no socket. A frozen one hears nothing of a close.
+/// Also a frozen one, and one without a socket. A frozen one is not notified of a close.
 #[tokio::test]
 async fn a_frozen_connection_can_be_cut_but_gets_no_close() -> Outcome {
     let broker = Broker::start()?;

@@ -18,21 +18,21 @@ use tokio::runtime::Builder;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How an adapter connects.
+/// The function by which an adapter connects.
 type Open = fn(Target) -> BoxFuture<Result<Connection, ConnectError>>;
 
-/// How the application consumes, or that it publishes.
+/// Whether the application consumes, and how, or publishes.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Next,
     Stream,
     ForEach(usize),
     Publish,
-    /// What has a thread of its own, and waits for nothing.
+    /// The work that has its own thread and waits for nothing.
     Iterate,
 }
 
-/// How many milliseconds the application works on each message, unless `BUSY_MILLISECONDS` is set.
+/// Number of milliseconds for which the application works on each message, unless `BUSY_MILLISECONDS` is set.
 const WORK: u32 = 20;
 /// Two intervals without a sign of life end a connection.
 const HEARTBEAT: Duration = Duration::from_secs(1);

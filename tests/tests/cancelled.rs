@@ -19,7 +19,7 @@ use amqp_client_core::{
 };
 use harness::{Broker, ClientRig};
 
-/// What futures are made of.
+/// The handles from which futures are made.
 struct Scene {
     connection: Connection,
     channel: Channel,
@@ -73,7 +73,7 @@ impl Scene {
 
 type Make = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-/// What is left usable when a future was dropped.
+/// The things that must stay usable when a future was dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     Everything,

@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 
-/// How the server disconnects.
+/// The way in which the server disconnects.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
     /// In order: the client reads the end of the stream.

@@ -1,4 +1,4 @@
-//! What is opened and closed leaves nothing behind, however often.
+//! Opening and closing leaves nothing behind, however often.
 
 mod harness;
 
@@ -11,10 +11,10 @@ use amqp_client_core::{Connection, ConsumeOptions, Message, PublisherOptions, Qu
 use amqp_testkit::alloc::allocations;
 use harness::{Broker, ClientRig};
 
-/// How often, if `LEAK_CYCLES` does not say otherwise.
+/// Number of cycles, unless `LEAK_CYCLES` is set.
 const CYCLES: usize = 100_000;
 
-/// What may be kept for later, whatever the number of cycles: memory to read into, for one.
+/// The memory that may be kept, whatever the number of cycles, such as read buffers.
 const KEPT: i64 = 128 * 1024;
 
 fn cycles() -> usize {

@@ -135,7 +135,7 @@ const STEPS: [(&str, Talk); 5] = [
 
 const TLS: &str = "TLS";
 
-/// However long an orderly close may take, nobody is there to wait for it.
+/// An orderly close may take long, but nothing waits for it here.
 fn patient(peer: &ScriptedPeer, step: &str) -> Result<Target> {
     let target: Target = peer.uri().parse()?;
     let protocol = target.get_config().get_protocol().clone();

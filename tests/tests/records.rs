@@ -26,10 +26,10 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// More than one record holds.
 const BODY: usize = 40_000;
 
-/// How often nothing may move before the test counts as hanging.
+/// Number of turns without progress after which the test counts as hanging.
 const IDLE: usize = 8;
 
-/// Where records end among bytes that were sent.
+/// The ends of records in the bytes that were sent.
 fn record_ends(mut bytes: &[u8]) -> Vec<usize> {
     let (mut ends, mut at) = (Vec::new(), 0);
     while let [_, _, _, high, low, rest @ ..] = bytes {
@@ -85,7 +85,7 @@ impl Server {
     }
 }
 
-/// What a user does: publishes a message of several records, gets it back, and closes.
+/// The user publishes a message of several records, gets it delivered, and closes.
 async fn work(connection: Connection) -> Outcome {
     connection.ready().await?;
     let channel = connection.open_channel().await?;
@@ -157,7 +157,7 @@ fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) ->
     }
 }
 
-/// How far both directions have come.
+/// The progress of both directions.
 fn moved(wires: &Wires) -> [(usize, usize); 2] {
     [&wires.up, &wires.down].map(|way| (way.sent.len(), way.bytes.len()))
 }

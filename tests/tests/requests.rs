@@ -14,7 +14,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::{CallError, Channel, Connection};
 use harness::{Broker, ClientRig};
 
-/// What is so when a request is made.
+/// The state in which a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
@@ -127,7 +127,7 @@ fn request<R: Request + Clone>(what: &str, request: &R) {
         let refused = channel.call_no_wait(request.clone());
         assert!(refused.is_err(), "{context}, without waiting");
         rig.settle();
-        // Whatever happened to the channel, the connection is unaffected.
+        // Whatever happened to the channel, the connection is not affected.
         if connection.is_open() && !matches!(state, State::ConnectionClosing) {
             let other = rig.run_by_steps(connection.open_channel());
             assert!(other.is_ok(), "{context}: {other:?}");
@@ -151,7 +151,7 @@ fn no_wait<R: Request + Clone>(what: &str, request: &R) {
             State::RecoveringBehind => lose(&mut rig),
             _ => {}
         }
-        // What follows is not held up.
+        // Later requests are not delayed.
         let result = rig.run_by_steps(channel.call(BasicQos::default())).map(drop);
         let timed_out = matches!(result, Err(CallError::TimedOut { .. }));
         assert!(!timed_out, "{context}: what follows has no reply, and no error");

@@ -1,4 +1,4 @@
-//! What becomes of a connection when its runtime ends.
+//! The end of a connection when its runtime ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -30,7 +30,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The handshakes are over.
+    /// The handshakes have completed.
     fn open(tls: bool) -> Result<Self, Box<dyn std::error::Error>> {
         let wire = Wire::default();
         let (clock, config) = (Clock::at(Instant::now()), Config::default());
@@ -103,7 +103,7 @@ impl Scene {
         self.connection.open_channel()
     }
 
-    /// Returns why the connection is over.
+    /// Returns the reason why the connection has ended.
     fn reason(&mut self) -> Option<ConnectionError> {
         self.poll();
         poll_once(pin!(self.connection.closed()))
@@ -158,7 +158,7 @@ fn a_failed_write_is_the_reason_if_the_peer_sent_nothing() -> Outcome {
             let _opening = scene.breaks(write, read);
             let reason = scene.reason().ok_or("the connection goes on")?;
             let ConnectionError::Transport(failure) = reason else { panic!("{reason}") };
-            // What comes behind the end of the session is not read.
+            // Bytes after the end of the session are not read.
             let expected = read.and_then(Result::err).filter(|_| !orderly).unwrap_or(write);
             assert_eq!(failure.kind(), expected, "{tls} {orderly} {write} {read:?}");
         }

@@ -16,11 +16,11 @@ use futures_util::future::try_join;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// What the link takes at a time, and how long it does nothing then.
+/// Number of bytes that the link takes at a time, and the pause after them.
 const PIECE: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the link is slow once a body has begun: longer than anything may wait for the broker.
+/// The time for which the link is slow once a body has begun: longer than every timeout.
 const SLOW: Duration = Duration::from_secs(6);
 const CALL: Duration = Duration::from_secs(4);
 
@@ -154,7 +154,7 @@ async fn ends(connection: Connection) -> Outcome {
     Ok(())
 }
 
-/// How an adapter connects over a stream.
+/// The function by which an adapter connects over a stream.
 type Open = fn(UnixStream, Config) -> io::Result<Connection>;
 
 async fn on_both_links(open: Open) -> Outcome {

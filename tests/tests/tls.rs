@@ -51,7 +51,7 @@ impl Node {
             .config_line("auth_mechanisms.2 = PLAIN")
             .config_line("ssl_cert_login_from = common_name")
             .start()?;
-        // Whom the client's certificate names.
+        // The user that the client's certificate names.
         node.ctl(&["add_user", "client", "never used"])?;
         node.ctl(&["set_permissions", "client", "", ".*", ".*"])?;
         Ok(Self { node, port, folder })
@@ -91,7 +91,7 @@ const GOOD: &str = "cacertfile=@/ca.pem&certfile=@/client.pem&keyfile=@/client.k
 type Open = fn(Target) -> BoxFuture<'static, Result<Connection, ConnectError>>;
 type Run = fn(BoxFuture<'static, Outcome>) -> Outcome;
 
-/// How each adapter opens a connection and runs a future.
+/// The functions by which each adapter opens a connection and runs a future.
 const ADAPTERS: [(&str, Open, Run); 4] = [
     (
         "tokio",

@@ -35,7 +35,7 @@ async fn says_so(uri: &str) -> Outcome {
         let says = format!("message size {} is larger than configured max size {MAX}", MAX + 1);
         assert!(format!("{error:?}").contains(&says), "{error}");
         assert!(matches!(error, SendError::NotConfirmed(_)), "{error:?}");
-        // It costs the channel, and no more than that.
+        // It closes the channel, and nothing else.
         if reopens {
             publisher.send(&name, vec![7; MAX]).await?;
         }

@@ -59,7 +59,7 @@ macro_rules! duplex {
 
 duplex! { TcpStream UnixStream }
 
-/// Passes bytes on in both directions until either end is over.
+/// Passes bytes on in both directions until one side has ended.
 fn join<A, B>(one: A, other: B) -> io::Result<()>
 where
     A: Duplex + Read + Write,

@@ -227,7 +227,7 @@ impl Channel {
         Waiting::new(self.connection().shared(), On::Channel(self.handle.place))
     }
 
-    /// Ready with the reason once the channel is closed.
+    /// Is ready with the reason once the channel is closed.
     fn poll_ended(&self, cx: &Context<'_>, waiting: &mut Waiting<'_>) -> Poll<ChannelError> {
         self.connection().shared().poll(cx, |state, task| {
             let Some(channel) = state.channel(self.handle.place) else {

@@ -66,7 +66,7 @@ pub(crate) struct Outgoing<'a, H> {
     pub(crate) kept: Option<&'a RawProperties>,
 }
 
-/// Why a message could not be published right now.
+/// The reason why a message could not be published right now.
 pub(crate) enum NotNow<B> {
     /// The message has to wait.
     Wait(Gate, B),
@@ -97,7 +97,7 @@ impl<B: Body> Body for Lent<'_, B> {
     }
 }
 
-/// Why publishing several messages stopped.
+/// The reason why publishing several messages stopped.
 enum Stop {
     Held(Gate),
     Failed(PublishError),

@@ -64,7 +64,7 @@ pub(crate) async fn reconnect_unless<R: Runtime>(
     Ok(None)
 }
 
-/// The node to connect to, when the time has come. Nothing if the connection is over.
+/// Returns the node to connect to, when it is time. `None` if the connection has ended.
 async fn next_node(reconnector: &mut Reconnector, timer: &mut impl Timer) -> Option<usize> {
     poll_fn(|cx| {
         loop {

@@ -14,8 +14,8 @@ use crate::config::Settings;
 /// Number of keepalive probes without a response before the system drops the connection.
 const PROBES: u32 = 4;
 
-/// How many bytes the system may hold that it has not sent yet. That is enough to keep it busy while it waits for more, and on a
-/// slow link it shows progress long before a timeout: 256 KiB in 30 s are 9 KiB/s.
+/// Number of unsent bytes that the system may hold. That is enough to keep it busy while it waits for more, and on a slow link it
+/// shows progress long before a timeout: 256 KiB in 30 s are 9 KiB/s.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_MAX: u32 = 256 * 1024;
 

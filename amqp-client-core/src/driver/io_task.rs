@@ -17,7 +17,7 @@ use crate::config::Config;
 /// Slices in one vectored write. Kernels take up to 1024, but more than a few large bodies at once gain nothing.
 const SLICES_MAX: usize = 64;
 
-/// How long closing a transport may take. Only the peer waits for it, and the peer may have disconnected.
+/// The time that closing a transport may take. Only the peer waits for it, and the peer may have disconnected.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rounds in one poll, before other tasks run: enough to move megabytes, and they take at most a millisecond or two.
@@ -34,7 +34,7 @@ pub struct Drive<S, T> {
     driver: Driver,
     transport: S,
     timer: T,
-    /// Why nothing can be written any more. What the peer sent before is still read: it may contain the reason.
+    /// The reason why nothing can be written any more. Reading continues: the peer may have sent its reason before.
     write_error: Option<io::Error>,
     /// The transport holds something back that was written.
     unflushed: bool,
@@ -42,7 +42,7 @@ pub struct Drive<S, T> {
     turn: Turn,
     /// Another turn is due, though no handle wants one.
     due: bool,
-    /// How often the timer fired while the peer seemed silent.
+    /// Number of times that the timer fired while the peer seemed silent.
     ticks: u8,
     /// The timer has not fired yet in this poll.
     may_tick: bool,
@@ -50,7 +50,7 @@ pub struct Drive<S, T> {
     closes_by: Option<Instant>,
 }
 
-/// Why a round begins.
+/// The reason why a round begins.
 enum Cause {
     /// There is output or other work. A caller may wait for the reply, so this comes before reading.
     Output,
@@ -70,11 +70,11 @@ enum Written {
     Resumed,
 }
 
-/// How a round ends.
+/// The result of a round.
 enum Round {
     /// There may be more to do at once.
     Again,
-    /// The connection is over for this transport.
+    /// The connection no longer uses this transport.
     Finished,
 }
 
@@ -221,7 +221,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
     }
 
-    /// Ready with the reason for a round, if there is one.
+    /// Is ready with the reason for a round, if there is one.
     fn poll_cause(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause> {
         let unwritten = self.unflushed || self.write_error.is_some();
         if unwritten || self.due || self.closes_by.is_some() || self.driver.is_wanted() {

@@ -90,7 +90,7 @@ impl Drop for DriverGuard {
     }
 }
 
-/// What to do next with the transport.
+/// The next step with the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
@@ -168,7 +168,7 @@ impl Turn {
     }
 }
 
-/// How a connection has ended.
+/// The way in which a connection has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The connection is lost, and recovers.

@@ -37,13 +37,13 @@ pub(crate) struct ReadBuffer {
     /// Blocks that are full, the oldest first, and how large they are together.
     full: VecDeque<(BytesMut, usize)>,
     remembered: usize,
-    /// How large the next block is to be.
+    /// The size of the next block.
     size: usize,
-    /// How large the present one is.
+    /// The size of the present block.
     capacity: usize,
     /// Reads in a row that brought little.
     quiet: u32,
-    /// Bytes of blocks that were forgotten while somebody held a part of them, since [`take_held`](Self::take_held).
+    /// Bytes of blocks that were forgotten while parts of them were still in use, since [`take_held`](Self::take_held).
     held: usize,
 }
 
@@ -83,12 +83,13 @@ impl ReadBuffer {
         &mut self.block
     }
 
-    /// Bytes of forgotten blocks that somebody held a part of, since [`take_held`](Self::take_held). Some may be free again.
+    /// Returns the bytes of forgotten blocks of which parts were still in use, since [`take_held`](Self::take_held). Some may be
+    /// free again.
     pub(crate) const fn held(&self) -> usize {
         self.held
     }
 
-    /// Begins to count [`held`](Self::held) blocks anew.
+    /// Starts to count [`held`](Self::held) blocks again from 0.
     pub(crate) const fn take_held(&mut self) -> usize {
         std::mem::replace(&mut self.held, 0)
     }
@@ -112,7 +113,7 @@ impl ReadBuffer {
         self.remember(full, before);
     }
 
-    /// A block of which nobody holds a part any more, or a new one.
+    /// Returns a block of which no part is in use, or a new one.
     fn take(&mut self, needed: usize, unfinished: usize) -> (BytesMut, usize) {
         let free = self.full.iter_mut().position(|(block, _)| block.try_reclaim(needed));
         match free.and_then(|index| self.full.remove(index)) {
@@ -156,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads as much as there is room for, up to `octets`, and takes frames of that size; returns those.
+    /// Reads as much as there is room for, up to `octets`. Removes and returns the frames of that size.
     fn read(input: &mut ReadBuffer, octets: usize, frame: usize) -> Vec<Bytes> {
         let room = input.room();
         let came = octets.min(room.capacity() - room.len());

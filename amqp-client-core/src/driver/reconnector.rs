@@ -22,7 +22,7 @@ pub struct Reconnector {
     guard: DriverGuard,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconnectTurn {

@@ -26,7 +26,7 @@ pub(crate) struct ChannelState {
     pub(crate) opened: bool,
     /// The reason, if the channel is closed.
     pub(crate) ended: Option<ChannelError>,
-    /// Its handles are gone.
+    /// Its handles were dropped.
     pub(crate) abandoned: bool,
     /// Tasks to wake when the channel is open or closed.
     pub(crate) watchers: Waiters,
@@ -51,7 +51,7 @@ pub(crate) struct ChannelState {
 /// The effect of an event on others than the tasks that waited on the channel.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// The channel is over.
+    /// The channel has ended.
     pub(super) over: bool,
 }
 
@@ -287,7 +287,7 @@ impl ChannelState {
         }
     }
 
-    /// The channel is over, and so is everything that waits on it.
+    /// Ends the channel and everything that waits on it.
     fn terminate(&mut self, reason: ChannelError, mut wake: impl FnMut(Waker)) {
         self.requests.terminate(&reason, &mut wake);
         self.confirms.terminate(&reason, &mut wake);

@@ -18,7 +18,7 @@ pub(crate) struct Confirms {
     /// Messages and bytes that are not confirmed.
     outstanding: usize,
     octets: usize,
-    /// Publishes that failed since somebody last asked for all of them.
+    /// Publishes that failed since the last call of `wait_for_confirms`.
     failed: Option<ConfirmError>,
 }
 
@@ -76,7 +76,7 @@ impl Confirms {
         self.failed.take()
     }
 
-    /// A mandatory message came back; its confirm follows.
+    /// Stores a returned mandatory message; its confirm follows.
     pub(crate) fn returned(&mut self, seq: PublishSeq, returned: Box<Returned>) {
         if let Some(publish) = self.get(seq.get()) {
             publish.returned = Some(returned);
@@ -105,7 +105,7 @@ impl Confirms {
         self.lose(self.first..self.first + self.ring.len() as u64, reason, wake);
     }
 
-    /// The outcome of these publishes is lost: nobody knows whether the broker took them.
+    /// The outcome of these publishes is lost: the broker may have accepted them or not.
     pub(crate) fn unconfirmed(
         &mut self,
         publishes: &RangeInclusive<PublishSeq>,
@@ -259,7 +259,7 @@ mod tests {
     use super::super::waiters::poll as poll_task;
     use super::*;
 
-    /// A message that came back.
+    /// A returned message.
     fn came_back() -> Box<Returned> {
         let event = Ends::heard(|channel| {
             let method = BasicReturn { reply_code: 312, ..BasicReturn::default() };

@@ -28,7 +28,7 @@ pub(crate) struct Ticket {
     size: usize,
 }
 
-/// How much room was granted and is not used yet.
+/// Amount of room that was granted and is not used yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) messages: usize,
@@ -55,7 +55,7 @@ impl Room {
 }
 
 impl Line {
-    /// Returns whether nobody has a ticket.
+    /// Returns whether no ticket is in use.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         // One comparison, because each message needs it.

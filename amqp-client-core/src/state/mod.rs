@@ -83,11 +83,11 @@ pub(crate) struct State {
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// New secrets that were sent and have no reply, the oldest first.
     pub(crate) secrets: VecDeque<SecretUpdate>,
-    /// How often the connection was lost.
+    /// Number of times that the connection was lost.
     pub(crate) losses: u64,
-    /// How many settlements came after a loss, for deliveries from before it.
+    /// Number of settlements, after a loss, of deliveries from before it.
     pub(crate) stale: u64,
-    /// How many messages could not be taken in.
+    /// Number of messages that were not accepted.
     pub(crate) unusable: u64,
     /// Bytes that were delivered and not taken by their consumers.
     pub(crate) delivered_bytes: usize,
@@ -98,7 +98,7 @@ pub(crate) struct State {
     /// The driver, when it waits for something to do.
     driver: Option<Waker>,
     channels: Vec<Option<ChannelState>>,
-    /// Which of `channels` a number stands for at present.
+    /// The index in `channels` for each channel number in use.
     by_number: Vec<Option<u32>>,
     /// Channels without handles that are not being closed yet.
     released: Vec<ChannelId>,
@@ -267,7 +267,7 @@ impl State {
         Some((channel, &mut self.proto))
     }
 
-    /// The channel's handles are gone: so is the channel, as soon as the broker agrees.
+    /// The channel's handles were dropped: closes the channel.
     pub(crate) fn release_channel(&mut self, place: u32) {
         let Some(channel) = self.channel(place) else {
             return;
@@ -283,7 +283,7 @@ impl State {
         self.wake_driver();
     }
 
-    /// Closes the channels whose handles are gone.
+    /// Closes the channels whose handles were dropped.
     ///
     /// A consumer that is starting cannot be cancelled yet. If its channel were closed now, a quorum queue would count what it
     /// delivers to that consumer meanwhile as failed. So the close waits for the reply, and follows the cancel.
@@ -383,7 +383,7 @@ impl State {
         deliveries.len()
     }
 
-    /// Nobody takes the deliveries of that consumer any more: they go back, and the consumer is cancelled.
+    /// The handle of that consumer was dropped: requeues its deliveries, and cancels the consumer.
     pub(crate) fn drop_queue(&mut self, place: u32, consumer: ConsumerId) {
         let Some(channel) = self.channel(place) else {
             return;

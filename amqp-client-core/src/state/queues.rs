@@ -21,7 +21,7 @@ pub(crate) struct Queue {
     pub(crate) deliveries: VecDeque<Delivery>,
     /// Bytes of `deliveries` that count against the delivery budget: all, except the last delivery that a paused consumer keeps.
     pub(crate) octets: usize,
-    /// How many of `deliveries` were detached from the blocks they were read to, the oldest ones, and their bytes.
+    /// Number of `deliveries`, the oldest ones, that were detached from the blocks into which they were read, and their bytes.
     detached: (usize, usize),
     pub(crate) waker: Option<Waker>,
     pub(crate) end: Option<End>,
@@ -35,7 +35,7 @@ pub(crate) struct Queue {
     pub(crate) paused: bool,
 }
 
-/// How a consumer ended.
+/// The way in which a consumer ended.
 #[derive(Debug, Clone)]
 pub(crate) enum End {
     /// By its own handle.

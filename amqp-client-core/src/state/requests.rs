@@ -6,7 +6,7 @@ use amqp_proto::{ChannelError, Reply, RequestId};
 use super::waiters::Task;
 use crate::error::CallError;
 
-/// The requests of a channel that somebody waits for, in the order in which they were made.
+/// The requests of a channel that tasks wait for, in the order in which they were made.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     waiting: VecDeque<(RequestId, PendingReply)>,

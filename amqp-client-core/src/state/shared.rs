@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Counts the turns of drivers, for those that may have to let one happen.
     turns: AtomicU64,
-    /// How tasks of the runtime yield. Empty if the connection is driven by hand, perhaps in virtual time.
+    /// The runtime's function by which tasks yield. Empty if a program drives the connection itself, for example in virtual time.
     yield_now: OnceLock<YieldNow>,
     /// Publishing has kept the driver from running for long: the next publish yields.
     starved: AtomicBool,

@@ -7,8 +7,8 @@ const YIELD_AFTER_STEPS: u32 = 64;
 /// much work.
 const YIELD_AFTER: Duration = Duration::from_millis(1);
 
-/// How many steps there are between two looks at the clock, at most. A task that was fast and then takes 100 ms for each step
-/// is noticed after 1.6 s, once; from then on it looks at each step.
+/// Maximum number of steps between two reads of the clock. A task that was fast and then takes 100 ms for each step is noticed
+/// after 1.6 s, once; from then on, the clock is read at each step.
 const CLOCK_STRIDE: u32 = 16;
 
 /// Finds out whether a task that never waits keeps the driver from running, as when both share a thread: nobody would write

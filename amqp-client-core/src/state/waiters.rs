@@ -13,7 +13,7 @@ pub(crate) struct Task<'a> {
     waker: &'a Waker,
     /// Clones made in advance. A poll waits for two things at the most: a result and a deadline.
     clones: [Option<Waker>; 2],
-    /// How many clones were missing under the lock.
+    /// Number of clones that were missing under the lock.
     missing: usize,
     /// Wakers that were replaced in slots.
     replaced: Vec<Waker>,
@@ -71,7 +71,7 @@ pub(crate) fn keep_clone(clone: &mut Option<Waker>, waker: &Waker) {
 pub(crate) enum On {
     /// The connection opens, is lost or ends, or its secret was updated.
     Connection,
-    /// The driver has had a turn, or the connection is over.
+    /// The driver has had a turn, or the connection has ended.
     Turn,
     /// The channel at that place opens or ends.
     Channel(u32),
@@ -149,7 +149,7 @@ impl Waiters {
     }
 }
 
-/// Entries whose memory is kept when a crowd has gone: enough for the few tasks that usually wait for the same thing.
+/// Entries whose memory is kept after many tasks have stopped waiting: enough for the few that usually wait for the same thing.
 const IDLE_ENTRIES: usize = 16;
 
 /// Polls something without a lock, as [`Shared::poll`](super::Shared::poll) does under it.

@@ -1,4 +1,4 @@
-//! Which tasks a change of the connection wakes: as many publishers as there is room for, and all others that wait for it.
+//! The tasks that a change of the connection wakes: as many publishers as there is room for, and all others that wait for it.
 
 use std::task::Waker;
 

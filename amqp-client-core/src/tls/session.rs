@@ -107,7 +107,7 @@ impl Pem {
     }
 }
 
-/// How PEM of an encrypted key begins.
+/// The first bytes of the PEM of an encrypted key.
 const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 
 /// Accepts any certificate, as configured; it still checks that the server has the key of the

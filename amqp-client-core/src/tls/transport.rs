@@ -27,8 +27,8 @@ pub struct Secured<S> {
     ended: bool,
     /// Nothing can be sent any more.
     unsendable: bool,
-    /// Why nothing can be sent or received any more, until it is reported. What the peer sent before is read first: it may
-    /// contain the reason.
+    /// The reason why nothing can be sent or received any more, until it is reported. Earlier input is read first: it may contain
+    /// the reason.
     failure: Option<io::Error>,
 }
 

@@ -20,7 +20,7 @@ const CHUNK: usize = 64 * 1024;
 pub(crate) struct ClientRig<P = Server> {
     pub(crate) connection: Connection,
     driver: Driver,
-    /// Whom the driver wakes.
+    /// The task that the driver wakes.
     pub(crate) waker: Waker,
     pub(crate) peer: P,
     /// Bytes that have left one end and not been processed by the other.
@@ -29,9 +29,9 @@ pub(crate) struct ClientRig<P = Server> {
     now: Instant,
     /// Bytes that the client has written.
     pub(crate) written: u64,
-    /// How much more the transport takes.
+    /// Number of bytes that the transport still accepts.
     pub(crate) room: usize,
-    /// How many bytes pass in each direction at a step.
+    /// Number of bytes that pass in each direction per step.
     pub(crate) piece: usize,
     /// The client wants to read.
     reading: bool,

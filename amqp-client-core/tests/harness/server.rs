@@ -29,7 +29,7 @@ pub(crate) struct Server {
     connection: Connection,
     /// Secrets that the client has sent.
     pub(crate) secrets: Vec<Secret>,
-    /// What it has logged in with, on each connection.
+    /// The credentials of each connection.
     pub(crate) logins: Vec<Secret>,
     /// The next delivery tag.
     next_delivery: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Server {
     recording: bool,
     /// `queue.purge` gets no reply: the request of tests that wait.
     pub(crate) ignores_purges: bool,
-    /// The tags of consumers that came back under another, by those that they have at the client.
+    /// The new tags of consumers that were restarted under another tag, by their tags at the client.
     tags: BTreeMap<String, ShortStr>,
     /// Publishes that came since the last confirm, and how many came on the channel that publishes.
     unconfirmed: u64,
@@ -89,7 +89,7 @@ impl Peer for Server {
             self.unconfirmed = 0;
             let ack = BasicAck { delivery_tag: self.published, multiple: true };
             let id = channel.expect("something was published there");
-            // What came behind it may have closed the channel.
+            // A later frame may have closed the channel.
             if let Ok(mut channel) = self.connection.channel(id) {
                 channel.send(ack).expect("it is sent");
             }
@@ -189,7 +189,7 @@ impl Server {
         }
         let ignored = self.ignores_purges && matches!(method, Method::QueuePurge(_));
         if let Some(reply) = consent(&method).filter(|_| !ignored) {
-            // What comes behind it may have closed the channel or the connection.
+            // A later frame may have closed the channel or the connection.
             let _closing = self.connection.channel(id).expect("open").send(reply);
         }
         if self.recording {

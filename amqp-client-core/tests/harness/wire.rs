@@ -1,4 +1,4 @@
-//! What the task of a client stands on: a transport in memory, and a clock that the test sets.
+//! The base of a client's task: a transport in memory, and a clock that the test sets.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io::{self, ErrorKind, IoSlice};
@@ -17,15 +17,15 @@ pub(crate) struct Wire(Rc<RefCell<Wires>>);
 pub(crate) struct Wires {
     pub(crate) up: Way,
     pub(crate) down: Way,
-    /// How many bytes the client reads or writes at a time.
+    /// Number of bytes that the client reads or writes at a time.
     pub(crate) piece: usize,
-    /// How many bytes the client can read until the test allows more.
+    /// Number of bytes that the client can read until the test allows more.
     pub(crate) allowed: usize,
     /// Whether the client's runtime knows that there is something to read. Without a value, each read looks.
     pub(crate) readable: Option<bool>,
-    /// How reads end when everything is read.
+    /// The result of reads when everything is read.
     pub(crate) read_end: Option<Result<(), ErrorKind>>,
-    /// How writes fail.
+    /// The error of writes.
     pub(crate) write_error: Option<ErrorKind>,
 }
 

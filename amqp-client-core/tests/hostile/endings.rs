@@ -143,7 +143,7 @@ fn the_server_closes_a_channel_and_nothing_else_ends() {
     }
 }
 
-/// What comes behind the server's own close of a channel.
+/// Frames after the server's own close of a channel.
 #[test]
 fn a_channel_that_the_server_closed_takes_nothing_more() {
     for (name, sends) in [
@@ -173,7 +173,7 @@ fn a_closing_channel_discards_frames_in_flight() {
     assert!(consumer.try_next().is_none());
     scene.feed(&method(1, ChannelCloseOk {}));
     assert_eq!(now(closing), Ok(()));
-    // From here on it is nobody's channel.
+    // From now on, the channel belongs to no one.
     scene.feed(&message(1, b"too late"));
     let expected = Violation::ChannelNotOpen { channel: 1 };
     assert_eq!(now(scene.connection.closed()), expected.into());

@@ -18,7 +18,7 @@ use crate::wire::{
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// What comes for nobody or is over at once, 20,000 times: the client keeps nothing of it.
+/// Input without a receiver, or with no lasting effect, 20,000 times: the client keeps nothing of it.
 #[test]
 fn floods_of_frames_that_need_no_memory_take_none() {
     let cancel = |no_wait| BasicCancel { consumer_tag: short("stranger"), no_wait };

@@ -1,4 +1,4 @@
-//! What costs a message, or nothing at all: the connection goes on.
+//! Errors that affect one message at most: the connection continues.
 
 use amqp_client_core::proto::method::{BasicAck, BasicCancel, BasicNack, Method};
 use amqp_client_core::proto::{DecodeErrorKind, DeliveryTag, Unusable, Value};

@@ -19,7 +19,7 @@ use bytes::{Buf as _, BytesMut};
 
 use crate::wire::{HEARTBEAT, TAG, channel_open_ok, consume_ok, frame, open_ok, start, tune};
 
-/// How much is handed to the client at a time.
+/// Number of bytes that the client receives at a time.
 const READ: usize = 64 * 1024;
 
 /// A client and the time it lives in. The test is its server.
@@ -52,7 +52,7 @@ impl Scene {
         scene
     }
 
-    /// The handshake is over.
+    /// The handshake has completed.
     pub(crate) fn open(config: Config) -> Self {
         let mut scene = Self::connecting(config);
         scene.feed(&[start(), tune(2047, 131_072, 60), open_ok()].concat());
@@ -221,7 +221,7 @@ impl Scene {
     }
 }
 
-/// What an application holds.
+/// The handles of an application.
 pub(crate) struct Application {
     pub(crate) channel: Channel,
     pub(crate) publisher: Publisher,
@@ -267,10 +267,10 @@ impl Application {
     }
 }
 
-/// How something that was waited for came out.
+/// The outcome of a wait.
 #[derive(Debug, PartialEq)]
 pub(crate) enum End {
-    /// Because the channel or the connection is over.
+    /// The channel or the connection has ended.
     Over(ChannelError),
     /// Otherwise.
     Other(String),

@@ -17,7 +17,7 @@ use crate::wire::{
 /// Memory that the client may need for any of these, in addition to its read buffer.
 const BOUND: u64 = 8 * 1024;
 
-/// What a violation costs, whatever it announces.
+/// The memory that a violation costs, whatever sizes it announces.
 struct Row {
     name: &'static str,
     sends: Vec<u8>,

@@ -12,7 +12,7 @@ use crate::{DeliveryTag, Misuse};
 pub(crate) struct Unsettled {
     /// Oldest first; tags strictly increase.
     entries: VecDeque<Entry>,
-    /// How many entries are acknowledged since the last flush.
+    /// Number of entries that were acknowledged since the last flush.
     acked: usize,
     /// Number of entries at the front that were acknowledged in order. Their state stays `Waiting`; only this counter marks them
     /// as acknowledged (fast path).
@@ -33,7 +33,7 @@ pub(crate) struct Unsettled {
     recovering: u32,
 }
 
-/// How to settle a delivery.
+/// The way to settle a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settlement {

@@ -14,7 +14,7 @@ pub(crate) struct Consumers {
 pub(crate) struct Consumer {
     pub(crate) id: ConsumerId,
     pub(crate) no_ack: bool,
-    /// Nobody wants the deliveries any more; they go back.
+    /// Its deliveries are no longer wanted; they are requeued.
     pub(crate) unwanted: bool,
 }
 

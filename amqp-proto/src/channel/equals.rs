@@ -15,7 +15,7 @@ use super::fingerprint::Fingerprint;
 use super::returns::Outstanding;
 use crate::{PublishSeq, Returned};
 
-/// Equal messages of which some came back, by their fingerprints.
+/// Equal messages of which some were returned, by their fingerprints.
 #[derive(Debug, Default)]
 pub(super) struct Equals {
     groups: BTreeMap<Fingerprint, Group>,
@@ -46,7 +46,7 @@ impl Equals {
         self.groups.insert(fingerprint, group);
     }
 
-    /// A message came back. Returns it if it belongs to no group, or is the only one left of it.
+    /// Handles a returned message. Returns it if it belongs to no group, or is the only one left of its group.
     pub(super) fn returned(
         &mut self,
         fingerprint: Fingerprint,
@@ -79,7 +79,7 @@ impl Equals {
         }
     }
 
-    /// These publishes are about to be confirmed, or will never be. Reports those that came back.
+    /// These publishes are about to be confirmed, or will never be. Reports those that were returned.
     #[cold]
     pub(super) fn settle<'a>(
         &mut self,

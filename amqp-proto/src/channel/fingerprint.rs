@@ -2,9 +2,9 @@
 
 /// Recognizes a message among those that are outstanding.
 ///
-/// Messages of equal fingerprints are the same to every receiver; see [`equals`](super::equals) for which of them came back. Each
-/// mandatory message is hashed as a whole, so this has to be fast. Whoever finds messages that collide can only have them taken for
-/// each other.
+/// Messages of equal fingerprints are the same to every receiver; see [`equals`](super::equals) for which of them was returned.
+/// Each mandatory message is hashed as a whole, so this has to be fast. Messages whose fingerprints collide can only be confused
+/// with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fingerprint(pub(super) u64);
 

@@ -167,7 +167,7 @@ mod tests {
         Pending { id, method, effect: Effect::None, abandoned: false }
     }
 
-    /// So many that the test takes minutes if each costs a scan of all.
+    /// With this number, the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     #[test]

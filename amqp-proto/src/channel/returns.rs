@@ -1,4 +1,4 @@
-//! Which publish a `basic.return` returns: the method does not say, so the message is recognized by all of it.
+//! Finds the publish that a `basic.return` returns: the method does not name it, so the whole message is compared.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use super::fingerprint::Fingerprint;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outstanding {
     pub(super) confirmed: bool,
-    /// How far the next publish in the list of the [`Index`] is away; 0 if there is none.
+    /// Distance to the next publish in the list of the [`Index`]; 0 if there is none.
     pub(super) next: u32,
     /// The fingerprint by which a return of this message is recognized. Only for mandatory messages that were not returned yet.
     pub(super) fingerprint: Option<Fingerprint>,
@@ -27,11 +27,11 @@ const SCAN_MAX: usize = 32;
 /// the oldest of all, is the first of its list, and is unlinked without a search.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Those in use are the first ones, a power of two.
+    /// The first entries, a power of two, are in use.
     buckets: Vec<Bucket>,
-    /// How many are in use; 0 if the index is not built.
+    /// Number of entries in use; 0 if the index is not built.
     used: usize,
-    /// How many publishes were looked at.
+    /// Number of publishes that were inspected.
     #[cfg(test)]
     pub(super) steps: u64,
 }
@@ -43,7 +43,7 @@ struct Bucket {
     last: u64,
 }
 
-/// Which outstanding publishes have a fingerprint.
+/// The outstanding publishes by fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     None,
@@ -313,7 +313,7 @@ mod tests {
             let mut confirms = Confirms::new();
             // Number, kind, whether it may be returned.
             let mut model: VecDeque<(u64, u64, bool)> = VecDeque::new();
-            // How many messages of each kind were returned and are not attributed yet.
+            // Number of messages of each kind that were returned and are not attributed yet.
             let mut open = vec![0_usize; kinds as usize];
             let mut next = 1;
             for _ in 0..40_000 {

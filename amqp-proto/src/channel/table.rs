@@ -120,7 +120,7 @@ impl Channels {
         self.slots.get_mut(usize::from(number).checked_sub(1)?)
     }
 
-    /// The channel that a frame is for, unless it is over.
+    /// Returns the channel that a frame is for, unless it has ended.
     pub(crate) fn receiving(&mut self, number: u16) -> Option<&mut ChannelState> {
         self.get(number).filter(|channel| !matches!(channel.phase, Phase::Closed(_)))
     }
@@ -157,7 +157,7 @@ impl Channels {
         }
     }
 
-    /// The connection is over, and with it every channel.
+    /// Ends every channel, because the connection has ended.
     pub(crate) fn terminate(&mut self, outbound: &mut Outbound, reason: &ConnectionError) {
         for channel in self.slots.iter_mut().flatten() {
             channel.end(outbound, ChannelError::Connection(reason.clone()));
@@ -178,7 +178,7 @@ impl Channels {
 }
 
 impl ChannelState {
-    /// The channel is over, unless it was before.
+    /// Ends the channel, unless it has already ended.
     pub(super) fn end(&mut self, outbound: &mut Outbound, error: ChannelError) {
         if matches!(self.phase, Phase::Closed(_)) {
             return;

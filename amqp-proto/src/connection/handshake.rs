@@ -367,7 +367,7 @@ impl Connection {
         }
     }
 
-    /// The handshake is over.
+    /// The handshake has completed.
     fn opened(&mut self, agreed: Agreed) {
         self.state = Ok(ConnectionPhase::Open);
         self.timers.clear_deadline();

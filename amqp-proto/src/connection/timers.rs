@@ -9,13 +9,14 @@ use crate::event::TimerReason;
 pub(super) struct Timers {
     /// The end of the handshake or of the close, whichever is under way.
     deadline: Option<(Instant, TimerReason)>,
-    /// How long the close may take from when it is written, and the fewest bytes that were seen to wait up to it.
+    /// The time that the close may take once it is written, and the smallest number of bytes, including the close, that still had
+    /// to be written.
     closing: Option<(Duration, usize)>,
     /// When held deliveries are requeued.
     requeue: Option<Instant>,
     /// Zero is off.
     heartbeat: Duration,
-    /// How long nothing may be sent, and nothing be received.
+    /// The maximum time without sending, and without receiving.
     send_after: Duration,
     patience: Duration,
     last_sent: Instant,
@@ -29,15 +30,15 @@ pub(super) struct Timers {
 /// A heartbeat is due after this part of the interval without anything sent (spec 4.2.7).
 const SEND_AFTER: u32 = 2;
 
-/// The peer is given up after this many intervals of silence (spec 4.2.7).
+/// The peer counts as dead after this many intervals of silence (spec 4.2.7).
 const GIVE_UP_AFTER: u32 = 2;
 
-/// How long a peer that seems silent gets. In this time, a process that was suspended (by a debugger, or with its machine) reads
-/// what arrived meanwhile. A loop that reports reads is asked to read again after the same time.
+/// The time that a peer gets once it seems silent. In this time, a process that was suspended (by a debugger, or with its
+/// machine) reads what arrived meanwhile. A loop that reports reads is asked to read again after the same time.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How long a message that cannot be taken in is held before it is requeued: the broker may deliver it at once, to this
-/// consumer again.
+/// The time for which an unusable message is held before it is requeued: the broker may deliver it at once, to this consumer
+/// again.
 const REQUEUE_AFTER: Duration = Duration::from_secs(1);
 
 impl Timers {
@@ -72,7 +73,7 @@ impl Timers {
         self.deaf = deaf;
     }
 
-    /// Returns when the peer will have been silent for too long, if nothing comes before.
+    /// Returns when the peer will have been silent for too long, unless something arrives before.
     fn silent_at(&self) -> Option<Instant> {
         if self.heartbeat.is_zero() {
             return None;

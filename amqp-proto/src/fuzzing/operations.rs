@@ -79,7 +79,7 @@ struct Stage {
     broker: Broker,
 }
 
-/// What the client's application waits for.
+/// The things that the client's application waits for.
 #[derive(Default)]
 struct Client {
     channels: Vec<ChannelId>,
@@ -156,7 +156,7 @@ impl Stage {
                 let Some(id) = pick(&ids, channel) else { return };
                 let Ok(channel) = pair.server.channel(*id) else { return };
                 if let Some(state) = broker.channels.get_mut(id) {
-                    // That the channel or the connection is closing is no fault.
+                    // It is not an error that the channel or the connection is closing.
                     let _closing = state.act(channel, operation);
                 }
             }
@@ -194,7 +194,7 @@ impl Stage {
         }
     }
 
-    /// Whatever there was, it ends with the transport.
+    /// All of it ends with the transport.
     fn finish(&mut self) {
         self.pair.carry_all();
         self.listen();

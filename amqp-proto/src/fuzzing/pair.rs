@@ -20,7 +20,7 @@ pub(super) struct Pair {
 #[derive(Default)]
 struct Wire {
     flying: BytesMut,
-    /// What has arrived and is no whole frame yet.
+    /// Input that is not a complete frame yet.
     input: BytesMut,
 }
 

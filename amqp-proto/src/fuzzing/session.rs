@@ -37,10 +37,10 @@ struct Scene<'a> {
     consumers: VecDeque<(ChannelId, ConsumerId)>,
     names: u32,
     tags: u64,
-    /// Which of the next requests the server refuses. It accepts all others.
+    /// The requests, among the next ones, that the server refuses. It accepts all others.
     refusals: u8,
     over: bool,
-    /// How many messages the server has on each channel with confirms; nothing when it has closed the channel.
+    /// Number of messages that the server has received on each channel with confirms; `None` once it has closed the channel.
     published: BTreeMap<ChannelId, Option<u64>>,
     /// Publishes that nothing was reported of yet.
     open: BTreeSet<(ChannelId, u64)>,

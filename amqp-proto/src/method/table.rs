@@ -93,7 +93,7 @@ methods! {
     ConnectionCloseOk "connection.close-ok" = (10, 51) {}
     /// RabbitMQ: the broker is short of resources and stops reading from connections that publish.
     ConnectionBlocked "connection.blocked" = (10, 60) {
-        /// Which resource is short.
+        /// The resource that is short.
         reason: ShortStr,
     }
     /// RabbitMQ: publishing is allowed again.
@@ -177,7 +177,7 @@ methods! {
         ticket: u16,
         /// Name of the exchange; `amq.` starts are the broker's.
         exchange: ShortStr,
-        /// How it routes: `direct`, `fanout`, `topic`, `headers`, or a plugin's.
+        /// The type, which determines the routing: `direct`, `fanout`, `topic`, `headers`, or a plugin's.
         kind: ShortStr;
         [
             /// Only check that it exists.
@@ -312,7 +312,7 @@ methods! {
     }
     /// Answers [`QueuePurge`].
     QueuePurgeOk "queue.purge-ok" = (50, 31) {
-        /// How many messages were dropped.
+        /// Number of messages that were dropped.
         message_count: u32,
     }
     /// Deletes a queue.
@@ -332,7 +332,7 @@ methods! {
     }
     /// Answers [`QueueDelete`].
     QueueDeleteOk "queue.delete-ok" = (50, 41) {
-        /// How many messages went with it.
+        /// Number of messages that were deleted with the queue.
         message_count: u32,
     }
     /// Removes a binding of a queue.

@@ -29,7 +29,7 @@ pub struct SessionChannel<'a> {
     pub(super) now: Instant,
     /// Whether the effect of commands is restored after a loss.
     pub(super) recovers: bool,
-    /// How long a message is kept.
+    /// The time for which a message is kept.
     pub(super) keep_for: Option<Duration>,
 }
 

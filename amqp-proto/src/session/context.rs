@@ -23,7 +23,7 @@ pub(super) struct Context {
     pub(super) channels: Channels,
     pub(super) topology: Topology,
     pub(super) budget: Budget,
-    /// How to recover, if recovery is on.
+    /// The recovery policy, if recovery is on.
     pub(super) recovering: Option<Recovering>,
     /// Channels that the broker has closed, and when to reopen them.
     pub(super) reopening: Vec<(Instant, ChannelId)>,
@@ -35,7 +35,7 @@ pub(super) struct Context {
     pub(super) now: Instant,
 }
 
-/// How a session recovers.
+/// The parts of a session's recovery.
 #[derive(Debug)]
 pub(super) struct Recovering {
     pub(super) policy: Recovery,
@@ -50,7 +50,7 @@ pub(super) struct Recovering {
 /// A consumer of a channel.
 pub(super) type Waiting = (ChannelId, ConsumerId);
 
-/// What other connections hold, and when to retry it.
+/// The queues and consumers that other connections block, and the time of the next retry.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     /// Queues that another connection holds exclusively.
@@ -117,7 +117,7 @@ impl Context {
         self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
     }
 
-    /// Cancels a consumer that has started although its handle is gone. Its deliveries are requeued.
+    /// Cancels a consumer that has started although its handle was dropped. Its deliveries are requeued.
     pub(super) fn orphan_consumer(&mut self, id: ChannelId, consumer: ConsumerId, tag: &ShortStr) {
         if let Some(record) = self.channels.get_mut(id) {
             // The application has cancelled it, and takes what comes until the broker replies.

@@ -1,4 +1,4 @@
-//! What a session learns from requests: their arguments at once, and the rest with the reply.
+//! Records what requests change: their arguments at once, and the rest with the reply.
 
 use alloc::boxed::Box;
 

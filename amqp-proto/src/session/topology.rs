@@ -24,7 +24,7 @@ pub(super) struct Topology {
 #[derive(Debug)]
 struct Queue {
     declare: QueueDeclare,
-    /// How many consumers of this session it has.
+    /// Number of its consumers in this session.
     consumers: usize,
     /// Former names, the oldest first.
     names: Vec<ShortStr>,
@@ -296,7 +296,8 @@ impl Topology {
         Some(!declare.auto_delete && !expires && !is_single && !self.is_stream(queue))
     }
 
-    /// A queue that has gone by itself, its bindings, and the exchanges that may have gone with those.
+    /// Removes a queue that the broker has deleted by itself, its bindings, and the exchanges that may have been deleted with
+    /// those.
     pub(super) fn steps_again(&self, queue: &ShortStr) -> Vec<Declaration> {
         let mut exchanges: Vec<&ShortStr> = Vec::new();
         let mut bindings: Vec<&Binding> =

@@ -75,7 +75,7 @@ pub(crate) fn short_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
     octets(usize::from(length))(rest)
 }
 
-/// The bytes of a long string, and of everything else that a 32-bit length stands before.
+/// The bytes of a long string, and of everything else that has a 32-bit length in front.
 pub(crate) fn long_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
     let (rest, length) = u32_be(input)?;
     // A length that does not fit the machine's usize cannot fit the input either.

@@ -116,7 +116,7 @@ impl FieldTable {
         entries: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, FieldError> {
         let mut encoded = Vec::new();
-        // Where each entry starts.
+        // The offset of each entry.
         let mut starts = Vec::new();
         for (name, value) in entries {
             let (name, value) = (name.as_ref(), value.into());

@@ -186,7 +186,7 @@ impl Drop for Secret {
     }
 }
 
-/// Overwrites bytes that nobody should find in memory later, as surely as safe code can.
+/// Overwrites secret bytes, as far as safe code can do that.
 pub(crate) fn wipe(octets: &mut [u8]) {
     octets.fill(0);
     // Otherwise the compiler might remove the write, because nothing reads it.

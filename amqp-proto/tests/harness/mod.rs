@@ -13,7 +13,7 @@ use amqp_proto::{
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 
-/// How the bytes of one direction arrive.
+/// The way in which the bytes of one direction arrive.
 #[derive(Debug, Clone)]
 pub(crate) enum Split {
     /// As they were written.
@@ -70,7 +70,7 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     up: Pipe,
     down: Pipe,
-    /// What happened on each side and was not looked at.
+    /// The events of each side that were not inspected yet.
     pub(crate) client_events: Vec<Event>,
     pub(crate) server_events: Vec<Event>,
     /// Accept logins and virtual hosts as they come.
@@ -271,7 +271,7 @@ impl Pair {
         self.drive();
     }
 
-    /// Returns why the client's connection is over.
+    /// Returns the reason why the client's connection has ended.
     pub(crate) fn client_error(&self) -> ConnectionError {
         self.client.check().expect_err("the connection should be over")
     }

@@ -1,4 +1,4 @@
-//! What `Debug` and `Display` show: enough for a log line, no credentials, no bodies, nothing that a terminal acts on.
+//! Output of `Debug` and `Display`: enough for a log line, no credentials, no bodies, nothing that a terminal acts on.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -177,7 +177,7 @@ fn ways() -> [Way; 2] {
 }
 
 impl Way {
-    /// The transport takes that much. Returns whether that is all.
+    /// The transport accepts that many bytes. Returns whether everything is written.
     fn write(&mut self, pair: &mut Pair, count: usize) -> bool {
         match self {
             Self::Lent => {

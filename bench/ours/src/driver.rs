@@ -14,10 +14,10 @@ use futures_util::future::join_all;
 
 use crate::{Outcome, Runtime, latency, resources};
 
-/// How many messages are on their way before the first has to be confirmed.
+/// Number of messages that may be unconfirmed at once.
 pub(crate) const WINDOW: usize = 1000;
 
-/// How many are published in one call.
+/// Number of messages that are published in one call.
 const BATCH: u64 = 100;
 
 pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
@@ -110,7 +110,7 @@ async fn publish(channel: &Channel, queue: &str, count: u64, body: &Bytes) -> Ou
     barrier(channel).await
 }
 
-/// What the messages have in common is encoded once.
+/// The common part of the messages is encoded once.
 async fn publish_prepared(job: &Job, channel: &Channel, body: &Bytes) -> Outcome {
     let message = channel.prepare(&Route::queue(&job.queue), &RawProperties::EMPTY)?;
     for _ in 0..job.count {

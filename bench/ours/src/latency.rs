@@ -37,7 +37,8 @@ pub(crate) async fn rpc(
     Ok(start)
 }
 
-/// Publishes `rate` messages a second to an own queue, and takes the time from when each was due until it came back.
+/// Publishes `rate` messages per second to a queue of its own, and measures the time from when each was due until it was
+/// delivered.
 pub(crate) async fn paced<R: Runtime>(
     job: &Job,
     channel: &Channel,

@@ -14,14 +14,14 @@ use std::pin::Pin;
 use amqp_bench_harness::job::Job;
 use amqp_client_core::Connection;
 
-/// Whatever goes wrong ends the run.
+/// Every error ends the run.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T = ()> = Result<T, Failure>;
 
 /// A task that runs by itself.
 type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What differs between the asynchronous runtimes.
+/// The differences between the asynchronous runtimes.
 trait Runtime: 'static {
     fn open(url: String) -> impl Future<Output = Outcome<Connection>> + Send;
 

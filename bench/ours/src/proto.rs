@@ -15,10 +15,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::Outcome;
 
-/// What is read at once.
+/// Number of bytes that are read at once.
 const READ: usize = 64 * 1024;
 
-/// What may wait before it is written.
+/// Number of bytes that may wait before they are written.
 const WRITE: usize = 64 * 1024;
 
 fn short(text: &str) -> Outcome<ShortStr> {

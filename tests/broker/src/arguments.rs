@@ -1,4 +1,4 @@
-//! What the arguments of a queue say, and which of them RabbitMQ refuses.
+//! The arguments of a queue, and those that RabbitMQ refuses.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use amqp_proto::{FieldTable, ShortStr, Value};
 use crate::fault::Fault;
 use crate::name::Name;
 
-/// What the arguments of a queue say.
+/// The arguments of a queue.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     pub(crate) message_ttl: Option<Duration>,
@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     pub(crate) delivery_limit: Option<u32>,
     /// Messages stay, and each consumer has its own position.
     pub(crate) is_stream: bool,
-    /// A quorum queue: deliveries say how often a message came back.
+    /// A quorum queue: deliveries contain the number of times that a message was requeued.
     pub(crate) counts_deliveries: bool,
 }
 

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::message::Message;
 use crate::name::Name;
 
-/// What the broker knows of one channel.
+/// The state of one channel.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelState {
     pub(crate) consumers: BTreeMap<ShortStr, ChannelConsumer>,
@@ -22,7 +22,7 @@ pub(crate) struct ChannelState {
     /// For all consumers together; 0 is no limit.
     pub(crate) global_prefetch: u16,
     pub(crate) mode: Mode,
-    /// What an empty queue name means.
+    /// The queue that an empty queue name means.
     pub(crate) last_queue: ShortStr,
     /// Counts consumers, for naming them.
     last_consumer: u64,
@@ -34,7 +34,7 @@ pub(crate) struct ChannelState {
 pub(crate) struct ChannelConsumer {
     pub(crate) queue: Name,
     pub(crate) prefetch: u16,
-    /// How many of its deliveries are unacknowledged.
+    /// Number of its unacknowledged deliveries.
     pub(crate) unacked: usize,
     /// It gets nothing: its quorum queue takes it for one that was cancelled.
     pub(crate) confused: bool,
@@ -57,7 +57,7 @@ pub(crate) enum Mode {
     Tx(Transaction),
 }
 
-/// What takes effect with the commit.
+/// The commands that take effect with the commit.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) publishes: Vec<(BasicPublish, RawProperties, Bytes)>,
@@ -110,7 +110,7 @@ impl ChannelState {
         self.unacked.values().chain(settled).any(|unacked| unacked.consumer.as_ref() == Some(tag))
     }
 
-    /// The queue is gone, and which consumers had its deliveries does not matter any more.
+    /// The queue was deleted, so it no longer matters which consumers had its deliveries.
     pub(crate) fn forget_consumers(&mut self, queue: &Name) {
         let settled = match &mut self.mode {
             Mode::Tx(transaction) => &mut transaction.settlements[..],
@@ -122,7 +122,7 @@ impl ChannelState {
         of_queue.for_each(|unacked| unacked.consumer = None);
     }
 
-    /// Returns how many deliveries are not settled for good.
+    /// Returns the number of deliveries that are not settled, or are settled by an open transaction.
     pub(crate) fn unacknowledged_count(&self) -> usize {
         match &self.mode {
             Mode::Tx(transaction) => self.unacked.len() + transaction.settlements.len(),

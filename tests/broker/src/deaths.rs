@@ -1,11 +1,11 @@
-//! Where a message has died: its header `x-death`.
+//! Dead-lettering: the header `x-death` of a message.
 
 use std::sync::Arc;
 
 use amqp_proto::{FieldArray, FieldTable, LongStr, ShortStr, Value};
 use bytes::Bytes;
 
-/// Why a message is dead.
+/// The reason why a message was dead-lettered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
     Rejected,
@@ -38,7 +38,7 @@ struct Entry {
     /// Names are bytes, and need not be UTF-8.
     queue: Option<LongStr>,
     reason: Option<LongStr>,
-    /// As it stands in the header.
+    /// Returns the text in the header.
     value: Value,
 }
 

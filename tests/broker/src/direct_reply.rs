@@ -9,7 +9,7 @@ use crate::engine::{At, Engine};
 use crate::fault::Fault;
 use crate::requests::Done;
 
-/// What clients call the queue that is none.
+/// The name that clients use for the pseudo-queue.
 const NAME: &str = "amq.rabbitmq.reply-to";
 
 /// How many bytes may wait for a client that others send replies to. It reads none of them, so more are dropped: nobody but

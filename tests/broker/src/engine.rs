@@ -41,24 +41,24 @@ pub struct Engine {
     pub(crate) last_name: u64,
     /// Counts the channels that were put into confirm mode.
     pub(crate) last_confirms: u64,
-    /// Messages that have died, and in which queue, to be routed to the dead-letter exchange.
+    /// Messages that died, with their queue, to be routed to the dead-letter exchange.
     pub(crate) dead: VecDeque<(Name, Message, Death)>,
-    /// Somebody sees to these already.
+    /// Whether a caller is already routing these.
     pub(crate) burying: bool,
     /// Channels in confirm mode with confirms to send.
     pub(crate) confirming: BTreeSet<At>,
-    /// Requests that were put off, and until when.
+    /// Requests that were delayed, and the time until which they are.
     pub(crate) later: Vec<(Instant, At, Method)>,
-    /// Why clients have to stop publishing.
+    /// The reason why clients have to stop publishing.
     pub(crate) alarm: Option<String>,
     pub(crate) choices: Choices,
-    /// How a client broke the protocol, the first since somebody asked.
+    /// The first protocol violation of a client since the last request for it.
     violation: Option<ConnectionError>,
-    /// What was done, if somebody wants to know.
+    /// The notes, if they were requested.
     pub(crate) notes: Option<Vec<Note>>,
-    /// Which requests are refused, and how many of them.
+    /// The requests to refuse, with their number.
     pub(crate) refusals: Option<((u16, u16), u32, Scope)>,
-    /// How many publishes are refused.
+    /// Number of publishes to refuse.
     pub(crate) nacks: u32,
     /// Confirms are held: no publisher gets any.
     pub(crate) holds_confirms: bool,
@@ -87,7 +87,7 @@ impl Session {
     /// Returns whether to read from it.
     pub(crate) fn is_heard(&self, alarm: bool) -> bool {
         let held = alarm && self.publishes || self.proto.queued() >= UNREAD_MAX;
-        // What comes behind the end is read and dropped, or the client might not get to read why it ended.
+        // Input after the end is read and dropped; otherwise, the client might not be able to read the reason.
         !self.frozen && (!held || self.proto.check().is_err())
     }
 }
@@ -489,7 +489,7 @@ impl Engine {
         }
     }
 
-    /// A session is over, and its exclusive queues with it.
+    /// Ends a session, and deletes its exclusive queues.
     pub(crate) fn end_session(&mut self, id: SessionId) {
         let channels = self.sessions.get(&id).map(|session| session.channels.keys().copied());
         let channels: Vec<_> = channels.into_iter().flatten().collect();

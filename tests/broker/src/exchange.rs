@@ -2,7 +2,7 @@ use amqp_proto::{FieldTable, RawProperties, ShortStr, Value};
 
 use crate::name::Name;
 
-/// How an exchange routes.
+/// The routing of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Direct,
@@ -42,7 +42,7 @@ pub(crate) struct Exchange {
     pub(crate) bindings: Vec<Binding>,
 }
 
-/// Where an exchange passes messages on to.
+/// The queues and exchanges to which an exchange routes messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Binding {
     pub(crate) target: Target,

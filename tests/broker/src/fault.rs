@@ -2,7 +2,7 @@ use amqp_proto::ReplyCode;
 
 use crate::name::Name;
 
-/// Why a request is refused, and how much that ends. The texts are RabbitMQ's.
+/// The reason why a request is refused, and whether the channel or the connection is closed. The texts are RabbitMQ's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) scope: Scope,
@@ -10,7 +10,7 @@ pub(crate) struct Fault {
     pub(crate) text: String,
 }
 
-/// What a refusal closes.
+/// The scope of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the protocol has no other")]
 pub enum Scope {

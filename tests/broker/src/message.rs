@@ -18,14 +18,14 @@ pub(crate) struct Message {
     pub(crate) properties: RawProperties,
     pub(crate) body: Bytes,
     pub(crate) redelivered: bool,
-    /// How often it was returned to its queue, as far as that [counts](crate::Options::rabbitmq_4_3).
+    /// Number of times that it was requeued, as far as that [counts](crate::Options::rabbitmq_4_3).
     pub(crate) returns: u32,
     pub(crate) arrived: Instant,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) priority: u8,
-    /// Which publish it is, of a channel in confirm mode.
+    /// The number of the publish, of a channel in confirm mode.
     pub(crate) published_by: Option<Publish>,
-    /// Where it has died, once it has: its properties do not say so.
+    /// Its deaths, if there are any: they are not part of its properties.
     pub(crate) deaths: Deaths,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Message {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Publish {
     pub(crate) at: At,
-    /// Which of the channels that had this number, one after the other.
+    /// Distinguishes the channels that had this number, one after the other.
     pub(crate) confirms: u64,
     /// The number of the publish there.
     pub(crate) number: u64,
@@ -110,7 +110,7 @@ impl Message {
         if deaths.is_none() && more.is_none() {
             return self.properties.clone();
         }
-        // What the broker cannot read passes through as it is.
+        // Properties that the broker cannot read are forwarded unchanged.
         let Ok(mut properties) = self.properties.decode() else { return self.properties.clone() };
         let mut headers = properties.headers.take().unwrap_or_default();
         // The headers stay as they are if they cannot take more.

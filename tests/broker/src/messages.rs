@@ -17,7 +17,7 @@ use crate::observe::{Note, Verdict};
 use crate::queue::Queue;
 use crate::requests::delivered_properties;
 
-/// How many bytes may wait for a client before it gets no more deliveries.
+/// Number of bytes that may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
 
 /// RabbitMQ: failed deliveries of a message by a quorum queue (4.0 and later), unless the queue is declared otherwise.
@@ -233,7 +233,7 @@ impl Engine {
         }
     }
 
-    /// Returns a message to its queue, because its delivery failed or nobody had a use for it.
+    /// Requeues a message, because its delivery failed or no consumer accepted it.
     pub(crate) fn requeue(&mut self, name: &Name, mut message: Message, failed: bool) {
         message.redelivered = true;
         let Some(queue) = self.queues.get_mut(name) else { return };
@@ -447,7 +447,7 @@ impl Engine {
             return Err(Fault::not_implemented("requeue=false"));
         }
         let Some(channel) = self.channel(at) else { return Ok(()) };
-        // What a transaction has settled stays in it.
+        // Deliveries that a transaction has settled stay in the transaction.
         for unacked in std::mem::take(&mut channel.unacked).into_values() {
             self.settle_one(at, unacked, Settlement::Return);
         }

@@ -25,7 +25,7 @@ pub enum Note {
     Accepted {
         /// Its body.
         body: Bytes,
-        /// How many queues it was routed to.
+        /// Number of queues to which it was routed.
         queues: usize,
     },
     /// A message was delivered to a consumer.
@@ -37,7 +37,7 @@ pub enum Note {
     Settled {
         /// The message's body.
         body: Bytes,
-        /// How it was settled.
+        /// The way in which it was settled.
         verdict: Verdict,
     },
     /// A message was returned more often than its queue allows, and was removed from it.
@@ -53,7 +53,7 @@ pub enum Note {
         channel: ChannelId,
         /// The message's body.
         body: Bytes,
-        /// Why the client closed it.
+        /// The reason why the client closed it.
         text: String,
     },
     /// A client purged a queue.
@@ -86,13 +86,13 @@ pub enum Note {
     },
 }
 
-/// How a delivery was settled.
+/// The way in which a delivery was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::exhaustive_enums, reason = "the protocol has no other")]
 pub enum Verdict {
-    /// Acknowledged: the message is gone.
+    /// Acknowledged: the message is removed.
     Acked,
-    /// Rejected without requeueing: the message is gone, or dead-lettered.
+    /// Rejected without requeue: the message is dropped or dead-lettered.
     Rejected,
     /// Requeued by `basic.reject`, which counts against the delivery limit of RabbitMQ 4.
     Blamed,

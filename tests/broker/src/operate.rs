@@ -132,7 +132,7 @@ impl Engine {
 
     /// Reads nothing from a client and writes nothing to it, as if the network between lost every packet; or goes on.
     ///
-    /// While it lasts, the broker does not notice that the client falls silent, or is gone.
+    /// Meanwhile, the broker does not notice that the client is silent or has disconnected.
     pub fn freeze(&mut self, now: Instant, id: SessionId, frozen: bool) {
         self.now = now;
         let alarm = self.alarm.is_some();

@@ -4,7 +4,7 @@ use amqp_proto::ShortStr;
 
 use crate::name::short;
 
-/// How a broker is set up.
+/// The configuration of a broker.
 ///
 /// ```
 /// use amqp_test_broker::{Broker, Options};

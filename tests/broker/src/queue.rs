@@ -10,14 +10,14 @@ use crate::message::Message;
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) durable: bool,
-    /// The session that has it to itself.
+    /// The session that uses it exclusively.
     pub(crate) owner: Option<SessionId>,
     pub(crate) auto_delete: bool,
     pub(crate) arguments: FieldTable,
     pub(crate) limits: Limits,
     /// Ready for delivery.
     pub(crate) messages: VecDeque<Message>,
-    /// Those of higher priority first.
+    /// The consumers, by descending priority.
     pub(crate) consumers: Vec<Consumer>,
     /// When it was last declared, got from, or left by a consumer.
     pub(crate) last_used: Instant,
@@ -32,7 +32,7 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) priority: i64,
-    /// What it reads next, if the queue is a stream.
+    /// The next offset that it reads, if the queue is a stream.
     pub(crate) offset: usize,
 }
 

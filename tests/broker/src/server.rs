@@ -29,13 +29,13 @@ pub struct Broker {
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How long a client may leave its output unread, as in RabbitMQ (`send_timeout`).
+/// The time for which a client may leave its output unread, as in RabbitMQ (`send_timeout`).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time for a client to read why its connection ended, and to disconnect.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long the acceptor rests when the system has no socket for it.
+/// The pause of the acceptor when the system has no socket for it.
 const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Broker {
         self.acceptor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the thread that has the port. Afterwards nobody listens there.
+    /// Ends the thread that has the port. Afterwards, the broker does not listen.
     fn close_port(&self) {
         self.shared.lock().listening = false;
         let Some(acceptor) = self.acceptor().take() else { return };
@@ -178,7 +178,7 @@ impl Broker {
     /// Starts again, at the same address, after a [stop](Self::stop). Does nothing if the broker runs.
     ///
     /// # Errors
-    /// If it cannot listen there: somebody else may have taken the port.
+    /// If it cannot listen there: another program may use the port.
     pub fn start_again(&self) -> io::Result<()> {
         if self.acceptor().is_some() {
             return Ok(());
@@ -331,14 +331,14 @@ impl Drop for Broker {
 impl State {
     fn hang_up(&self, id: SessionId) {
         for (_, stream) in self.streams.iter().filter(|(own, _)| *own == id) {
-            // It may be gone already.
+            // It may have ended already.
             let _gone = stream.shutdown(Shutdown::Both);
         }
     }
 
     fn hang_up_all(&mut self) {
         for (_, stream) in self.streams.drain(..) {
-            // It may be gone already.
+            // It may have ended already.
             let _gone = stream.shutdown(Shutdown::Both);
         }
     }

@@ -12,7 +12,7 @@ use crate::queue::Queue;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ConnectionView {
-    /// What to call it.
+    /// The connection's number.
     pub id: SessionId,
     /// The user; empty before the login.
     pub user: ShortStr,
@@ -21,9 +21,9 @@ pub struct ConnectionView {
     /// The properties that the client sent; empty before the connection is open. `connection_name` here is the name of the
     /// connection.
     pub client_properties: FieldTable,
-    /// How many channels it has open.
+    /// Number of open channels.
     pub channels: usize,
-    /// How many deliveries it has not acknowledged.
+    /// Number of unacknowledged deliveries.
     pub unacknowledged: usize,
 }
 
@@ -37,15 +37,15 @@ pub struct QueueView {
     pub name: ShortStr,
     /// Whether it survives a restart.
     pub durable: bool,
-    /// The connection that has it to itself, if one has.
+    /// The connection that uses it exclusively, if there is one.
     pub owner: Option<SessionId>,
-    /// Whether it goes with its last consumer.
+    /// Whether it is deleted with its last consumer.
     pub auto_delete: bool,
     /// The arguments that it was declared with.
     pub arguments: FieldTable,
-    /// How many consumers it has.
+    /// Number of consumers.
     pub consumers: usize,
-    /// How many of its messages are delivered and not acknowledged.
+    /// Number of messages that are delivered and not acknowledged.
     pub unacknowledged: usize,
     /// The messages that are ready for delivery, the next one first; all messages of a stream.
     pub messages: Vec<MessageView>,

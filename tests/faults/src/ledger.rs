@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is known of each message.
+/// The state of each message.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
@@ -19,7 +19,7 @@ struct Entries {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Message {
-    /// How often it was sent, as far as its publisher knows.
+    /// Number of times that it was sent, as far as its publisher knows.
     sent: u16,
     confirmed: bool,
     received: u16,
@@ -27,7 +27,7 @@ struct Message {
     again: bool,
 }
 
-/// What it comes to.
+/// The totals.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) published: u64,

@@ -8,11 +8,11 @@ use crate::table::{Resources, Table};
 use crate::traffic::Traffic;
 use crate::{Error, table};
 
-/// What is to be done.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Plan {
-    /// How many nodes there are.
+    /// Number of nodes.
     pub nodes: usize,
     /// The faults, injected in random order.
     pub faults: Vec<Fault>,

@@ -12,7 +12,7 @@ pub(crate) struct Site {
     pub(crate) proxies: Vec<Proxy>,
 }
 
-/// How long a node may take to start on a machine that is busy with all of this.
+/// The time that a node may take to start on a machine that is busy with all of this.
 const START: Duration = Duration::from_secs(300);
 
 /// How soon silence is noticed: twice this.

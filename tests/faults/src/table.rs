@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::faults::Fault;
 use crate::ledger::Totals;
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Table {
     nodes: usize,
@@ -24,7 +24,7 @@ struct Row {
     longest: Duration,
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Resources {
     tasks: usize,

@@ -15,14 +15,14 @@ use crate::Error;
 use crate::ledger::Ledger;
 use crate::site::Site;
 
-/// Where probes and messages go.
+/// The queues for probes and messages.
 const EXCHANGE: &str = "faults";
 const QUEUES: [&str; 2] = ["faults.0", "faults.1"];
 
-/// How many consumers see each probe.
+/// Number of consumers that get each probe.
 pub(crate) const CONSUMERS: usize = QUEUES.len() + 1;
 
-/// How many messages of a publisher are under way at once.
+/// Number of unconfirmed messages of a publisher.
 const UNDER_WAY: usize = 100;
 
 /// Clients at work.
@@ -32,7 +32,7 @@ pub(crate) struct Traffic {
     /// The node that the publishers are connected to.
     node: Arc<AtomicUsize>,
     losses: Arc<AtomicU64>,
-    /// What happened lately.
+    /// The recent events.
     last: Arc<Mutex<Vec<String>>>,
     publishing: Connection,
     consuming: Connection,
@@ -144,7 +144,7 @@ impl Traffic {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        // What is still missing then is lost.
+        // A message that is still missing then is lost.
         let _lost = tokio::time::timeout(ARRIVAL, arrived).await;
         let left = [self.publishing.shutdown(GRACE).await?, self.consuming.shutdown(GRACE).await?];
         for consumer in self.consumers {
@@ -155,7 +155,7 @@ impl Traffic {
     }
 }
 
-/// What was left at the end.
+/// The resources that were left at the end.
 pub(crate) struct Ending {
     pub(crate) pending: usize,
 }
@@ -163,7 +163,7 @@ pub(crate) struct Ending {
 /// Longer than anything takes that does not hang.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How long confirmed messages may take to arrive, once nothing disturbs them.
+/// The time that confirmed messages may take to arrive once all faults have ended.
 const ARRIVAL: Duration = Duration::from_secs(120);
 
 const GRACE: Duration = Duration::from_secs(30);

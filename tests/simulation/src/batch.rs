@@ -16,10 +16,10 @@ const PROGRESS: u64 = 50_000;
 /// Longer than any run takes, on a busy machine too: one that takes longer waits for a lock that it holds.
 const HANGS_AFTER: Duration = Duration::from_secs(120);
 
-/// How often the watchdog looks at the clock.
+/// The interval at which the watchdog reads the clock.
 const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
-/// What kind of script a seed is made into.
+/// The kind of script that a seed generates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Stories,
@@ -40,10 +40,10 @@ pub(crate) struct Batch {
     pub(crate) brief: bool,
 }
 
-/// What a batch adds up.
+/// The totals of a batch.
 type Sums = Vec<(&'static str, u64)>;
 
-/// What was going on, and since when.
+/// The present work, and the time at which it began.
 type Current = Mutex<Option<(u64, Instant)>>;
 
 impl Kind {

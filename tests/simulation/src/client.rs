@@ -1,4 +1,4 @@
-//! What a task of a client has to work with.
+//! The context of a client's task.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -30,7 +30,7 @@ pub(crate) struct Env {
     pub(crate) cancel: Option<u32>,
 }
 
-/// Why a task has to begin anew: its connection or channel is gone, and that was to be expected.
+/// The reason why a task has to start again: its connection or channel has ended, which was expected.
 #[derive(Debug)]
 pub(crate) struct Again;
 
@@ -168,7 +168,7 @@ impl Env {
             .settings(settings)
     }
 
-    /// Judges the end of a connection: the task begins anew, if the error was to be expected.
+    /// Judges the end of a connection: the task starts again if the error was expected.
     pub(crate) fn judge_connection(&self, error: &ConnectionError) -> Again {
         let calm = self.world.script.is_calm() || self.client == AUDITOR;
         let expected = match error {
@@ -197,7 +197,7 @@ impl Env {
         if self.world.script.is_calm() { self.fail(error.to_string()) } else { Again }
     }
 
-    /// Returns the result of a request; otherwise the task begins anew, if the error was to be expected.
+    /// Returns the result of a request. On an error that was expected, the task starts again.
     pub(crate) fn call<T>(&self, result: Result<T, CallError>) -> Try<T> {
         result.map_err(|error| match &error {
             CallError::Ended(error) => self.judge_channel(error),

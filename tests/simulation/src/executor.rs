@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// Remembers that somebody was woken.
+/// Remembers that a task was woken.
 #[derive(Debug, Default)]
 pub(crate) struct Flag(AtomicBool);
 

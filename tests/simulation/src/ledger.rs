@@ -35,7 +35,7 @@ pub(crate) struct Ledger {
     body_max: usize,
 }
 
-/// What came of a run, in numbers.
+/// The results of a run, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Messages that were published.

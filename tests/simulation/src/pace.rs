@@ -1,4 +1,4 @@
-//! How often a client may connect, and how long it may wait before it does.
+//! Checks how often a client connects, and how long it waits before.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// The time over which connections are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What a client's recovery promises, and when it connected lately.
+/// The recovery policy of a client, and its recent attempts.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     delay_min: Duration,

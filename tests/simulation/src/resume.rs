@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Kind};
 
-/// How many seeds are a line of the log.
+/// Number of seeds per line of the log.
 const PART: u64 = 2_000;
 
 /// Runs seeds that the log does not have yet, of each kind in turn, and writes down those that hold.

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use crate::ledger::BODY_MAX;
 use crate::wire::Conditions;
 
-/// How many durable queues there are.
+/// Number of durable queues.
 pub(crate) const QUEUES: usize = 3;
 
 /// A run.
@@ -16,7 +16,7 @@ pub(crate) const QUEUES: usize = 3;
 pub struct Script {
     pub(crate) seed: u64,
     pub(crate) heartbeat: Duration,
-    /// How long clients wait for replies; `None` is forever.
+    /// The timeout of clients for replies; `None` is forever.
     pub(crate) patience: Option<Duration>,
     pub(crate) conditions: Conditions,
     /// Whether transports are inside of TLS sessions.
@@ -25,7 +25,7 @@ pub struct Script {
     pub(crate) faults: Vec<Fault>,
 }
 
-/// What a task of a client does.
+/// The work of a client's task.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     /// Whose task it is. The tasks of a client share nothing but its bad luck.
@@ -35,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) count: u32,
     /// The longest pause after each.
     pub(crate) pause: Duration,
-    /// Which of its futures it drops before they are done: one in so many.
+    /// The share of its futures that it drops before they are done: one in this number.
     pub(crate) cancel: Option<u32>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) enum Work {
     Roam,
 }
 
-/// What goes wrong, and when.
+/// The faults, and their times.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
     pub(crate) at: Duration,

@@ -12,17 +12,17 @@ use crate::script::{Fault, What};
 /// Longer than any run lasts that gets anywhere: all faults are over long before, and clients wait two minutes at most.
 const DURATION: Duration = Duration::from_secs(4 * 3600);
 
-/// What all tasks share, whatever they do.
+/// The state that all tasks share.
 pub(crate) struct Stage {
     pub(crate) clock: Clock,
     pub(crate) network: RefCell<Network>,
     pub(crate) rng: RefCell<Rng>,
-    /// What must not be, and was.
+    /// The first violated invariant, if there is one.
     failure: RefCell<Option<String>>,
     trace: Cell<u64>,
 }
 
-/// Who can do something.
+/// An actor that can make progress.
 #[derive(Debug, Clone, Copy)]
 enum Actor {
     Task(usize),
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
         Self { stage, tasks: Vec::new(), faults: Vec::new(), steps: 0, steps_max: 3_000_000, look }
     }
 
-    /// Runs until all tasks are done, and their leftovers are gone.
+    /// Runs until all tasks are done and everything that they left is cleaned up.
     pub(crate) fn until_done(&mut self) -> Result<(), String> {
         loop {
             self.steps += 1;
@@ -173,7 +173,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Nobody can do anything: lets time pass until somebody can.
+    /// No task can make progress: advances the time until one can.
     fn wait(&mut self) -> Result<(), String> {
         self.stage.network.borrow().rest(self.stage.clock.now())?;
         let network = self.stage.network.borrow().next();

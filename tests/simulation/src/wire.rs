@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fastrand::Rng;
 
-/// How a wire ends.
+/// The way in which a wire ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Everything arrives, then the end of the stream.
     Eof,
-    /// What has not been read is lost.
+    /// Input that has not been read is lost.
     Reset,
 }
 
-/// How a wire treats the bytes that are sent over it.
+/// The treatment of bytes that are sent over a wire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conditions {
-    /// How long a piece takes, at most.
+    /// Maximum delay of a piece.
     pub(crate) latency: Duration,
     /// The most bytes that one write accepts or one read returns.
     pub(crate) piece: usize,
@@ -53,13 +53,13 @@ struct Break {
     at_frame: bool,
 }
 
-/// Where the frames of a stream end, or the records of one that is inside of TLS.
+/// The ends of the frames of a stream, or of the records of a stream inside TLS.
 #[derive(Debug, Clone, Default)]
 struct Frames {
     tls: bool,
-    /// What there is of a frame's header: its type, channel and size.
+    /// The part of a frame's header that has arrived: type, channel and size.
     header: Vec<u8>,
-    /// How much is left of its payload and its end.
+    /// Number of bytes left of its payload and its end octet.
     left: usize,
 }
 

@@ -16,27 +16,27 @@ use crate::script::Script;
 use crate::stage::{Run, Stage, timed_faults};
 use crate::workload;
 
-/// How many nodes clients believe there are. Each leads to the one broker.
+/// Number of nodes in the clients' lists. Each leads to the one broker.
 const NODES: usize = 2;
 
-/// What a run looked like.
+/// The results of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// What became of the messages.
+    /// The outcomes of the messages.
     pub totals: Totals,
-    /// How often somebody did something.
+    /// Number of steps of all tasks.
     pub steps: u64,
-    /// How long it lasted in virtual time.
+    /// Its duration in virtual time.
     pub lasted: Duration,
     /// Connections that were opened.
     pub connections: usize,
     /// The most bytes that waited for a transport.
     pub peak_output: usize,
-    /// What happened, in which order, as a number: a script leads to the same one whenever it runs.
+    /// A hash of all events in their order: each run of a script leads to the same one.
     pub trace: u64,
 }
 
-/// What all tasks see.
+/// The state that all tasks share.
 pub(crate) struct World {
     stage: Stage,
     pub(crate) ledger: RefCell<Ledger>,

@@ -21,7 +21,7 @@ use signal_hook::iterator::Signals;
 
 const URL: &str = "AMQP_URL";
 
-/// What a shell returns for a command it can't run.
+/// The exit code of a shell for a command that it cannot run.
 const NOT_RUN: u8 = 127;
 
 /// The command's process, while it runs.
@@ -64,7 +64,7 @@ fn with_node(program: &OsString, mut command: Command) -> io::Result<ExitCode> {
     let id = Pid::from_child(&child);
     *pid = Some(id);
     drop(pid);
-    // First only look: as long as the process is there, its number belongs to nobody else.
+    // First only check: as long as the process exists, no other process has its number.
     while waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).is_err() {}
     *lock(&running) = None;
     let status = child.wait()?;

@@ -18,7 +18,7 @@ pub(super) enum End {
     Reset,
 }
 
-/// Where bytes come from.
+/// The side from which bytes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,

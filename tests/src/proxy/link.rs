@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::control::{Control, End, Side};
 use crate::net;
 
-/// How long the server may take to accept.
+/// The time that the server may take to accept.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A blocked write looks this often whether the link has ended.
@@ -18,7 +18,7 @@ const WRITE: Duration = Duration::from_millis(20);
 
 const CHUNK: usize = 16 * 1024;
 
-/// So many chunks at most are thrown away when a link ends.
+/// Maximum number of chunks that are discarded when a link ends.
 const DRAIN: usize = 64;
 
 /// The two sockets. They close when the last holder lets go.

@@ -11,13 +11,13 @@ use super::tools::Tools;
 use super::{MANAGEMENT, RabbitMq, probe};
 use crate::net;
 
-/// How long a start may take by default, on a machine that is busy with others.
+/// The time that a start may take by default, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// How often a start is tried when others take the ports in between.
+/// Number of attempts to start when other programs take the ports in between.
 const TRIES: usize = 4;
 
-/// What the programs say when a port is taken.
+/// The messages of the programs when a port is in use.
 const TAKEN: [&str; 3] = ["eaddrinuse", "already in use", "in use by another"];
 
 /// A node to be started, see [`RabbitMq::builder`].

@@ -14,7 +14,7 @@ use super::tools::Tools;
 use crate::net::{self, random};
 use crate::wait::wait_for;
 
-/// How long the port mapper may take to listen.
+/// The time that the port mapper may take to listen.
 const EPMD_START: Duration = Duration::from_secs(20);
 
 /// Waits for the end of its input, which the owner holds and which ends with the owner, however

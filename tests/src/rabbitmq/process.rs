@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::wait::wait_for;
 
-/// How long processes may take to vanish after SIGKILL.
+/// The time that processes may take to end after SIGKILL.
 const DEATH: Duration = Duration::from_secs(20);
 
-/// How much of the output is kept.
+/// Number of bytes of the output that are kept.
 const TAIL: usize = 16 * 1024;
 
 /// Writes the group's number into a file before the program starts, so that the watchdog knows

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 /// Names the folder of `rabbitmq-server` and `rabbitmqctl`, before every other place.
 const OVERRIDE: &str = "RABBITMQ_SERVER_BIN_DIR";
 
-/// Where packages put the plain scripts. The wrappers in PATH come last: those of Debian insist on
-/// the user `rabbitmq`.
+/// The folders of the plain scripts in packages. The wrappers in PATH come last: those of Debian insist on the user `rabbitmq`.
 const FOLDERS: [&str; 4] = [
     "/usr/lib/rabbitmq/bin",
     "/opt/rabbitmq/sbin",
@@ -19,7 +18,7 @@ const FOLDERS: [&str; 4] = [
 /// RabbitMQ's own packages have a folder per version in here.
 const VERSIONS: &str = "/usr/lib/rabbitmq/lib";
 
-/// Where Erlang keeps `epmd` when PATH doesn't have it.
+/// The folder of `epmd` in Erlang, if PATH does not have it.
 const ERLANG: [&str; 3] =
     ["/usr/lib/erlang/bin", "/usr/local/lib/erlang/bin", "/opt/homebrew/opt/erlang/lib/erlang/bin"];
 

@@ -1,4 +1,4 @@
-//! What brokers refuse to declare, by tables.
+//! Declarations that brokers refuse, by tables.
 
 use std::fmt::Debug;
 

@@ -43,7 +43,7 @@ enum Operation {
     Consume { queue: u8, count: u8 },
 }
 
-/// What a binding routes to.
+/// The destination of a binding.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Queue,
@@ -116,7 +116,7 @@ const fn buries(kind: u8) -> bool {
 struct Run {
     connection: Connection,
     channel: Channel,
-    /// What makes the names of this run its own.
+    /// A prefix that makes the names of this run unique.
     prefix: String,
     uri: String,
     deliveries: Vec<Delivery>,

@@ -1,4 +1,4 @@
-//! What scripts of a scripted peer have in common: a server's part of the protocol, by hand.
+//! The common part of scripts for a scripted peer: a server's part of the protocol, by hand.
 
 #![allow(dead_code, reason = "each user needs a part of it")]
 

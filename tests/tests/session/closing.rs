@@ -33,7 +33,7 @@ fn a_recovery_ends_when_its_last_channel_is_closed() {
     assert_eq!(rig.channel(other).check_gate(), Ok(()));
     let report = rig.report();
     assert_eq!((report.channels, report.consumers, report.failed.len()), (1, 0, 0));
-    // What still comes for the closed channel disturbs nobody.
+    // Later frames for the closed channel have no effect.
     if let Ok(mut channel) = rig.peer.server.channel(closed) {
         let _over = channel.send(BasicConsumeOk { consumer_tag: short("c") });
     }
@@ -171,7 +171,7 @@ fn a_declaration_is_blamed_only_for_its_own_refusal() {
             let again = method.facts().id == cause && (cause != declare || first(method));
             refused += usize::from(again);
             assert!(refused < 10, "it is asked for again and again");
-            // What comes behind a close is ignored.
+            // Frames after a close are ignored.
             let Ok(mut channel) = server.channel(id) else { return };
             match again {
                 true => channel.close_over(ReplyCode::PRECONDITION_FAILED, "no", cause),
@@ -215,7 +215,7 @@ fn restored_entities_are_not_blamed_for_a_refused_commit() {
         rig.reconnect_to(ServerConfig::default());
         let starts = |method: &Method, which| matches!(method, Method::BasicConsume(own) if own.queue == which);
         rig.run_with(|server, id, method| {
-            // What comes behind a close is ignored.
+            // Frames after a close are ignored.
             let Ok(mut channel) = server.channel(id) else { return };
             match method {
                 bad if starts(bad, "bad") => {

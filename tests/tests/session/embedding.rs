@@ -1,4 +1,4 @@
-//! What the loop of an embedder relies on.
+//! The behaviour on which the loop of an embedder relies.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ fn an_unreported_attempt_times_out() {
         _ => None,
     });
     assert_eq!(failed, Some((0, "no transport within 9s".to_owned())));
-    // What comes of it at last is too late.
+    // Its late result is ignored.
     assert!(!rig.session.handle_transport(rig.now, None));
     rig.session.handle_unreachable(rig.now, "no route to host");
     assert_eq!(rig.recover().attempts, 2);

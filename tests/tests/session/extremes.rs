@@ -1,4 +1,4 @@
-//! Options of recovery at their extremes: it recovers or gives up, and never loops without a pause.
+//! Options of recovery at their extremes: the session recovers or ends, and never loops without a pause.
 
 use std::time::Duration;
 

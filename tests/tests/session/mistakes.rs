@@ -1,4 +1,4 @@
-//! What costs a channel or the connection is not done again by recovery, or at least not as fast as it can.
+//! Recovery does not repeat an operation that closes the channel or the connection, or at least not without a pause.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ fn connections_that_are_lost_soon_again_and_again_are_made_ever_more_slowly() {
     for _ in 0..12 {
         lose(&mut rig);
     }
-    // One that lasts makes up for it.
+    // A connection that lasts resets the backoff.
     rig.pass(Duration::from_secs(6));
     lose(&mut rig);
     let (last, rest) = waits.split_last().expect("there are some");
@@ -146,7 +146,7 @@ fn the_first_declaration_of_a_locked_queue_can_be_retried() {
         }
         assert_eq!(rig.answer(declare).is_some(), !abandons);
         assert!(rig.failure(declare).is_none());
-        // Everything else came back with the channel.
+        // Everything else was restored with the channel.
         rig.publish(id, "", "q", "m");
         rig.run();
         assert_eq!(rig.texts(consumer), ["m"]);

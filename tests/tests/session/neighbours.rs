@@ -1,4 +1,4 @@
-//! What shares a channel with something that is refused, or a queue with somebody else.
+//! Entities that share a channel with a refused one, or a queue with another connection.
 
 use std::time::Duration;
 
@@ -269,7 +269,7 @@ fn refuse(server: &mut Connection, id: ChannelId, method: &Method) {
             channel.close_over(ReplyCode::ACCESS_REFUSED, text, method.facts().id);
         }
         (Ok(_), false) => accept(server, id, method),
-        // What comes behind the close is ignored.
+        // Frames after the close are ignored.
         (Err(_), _) => {}
     }
 }

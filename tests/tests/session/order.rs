@@ -185,7 +185,7 @@ fn confirm(rig: &mut SessionRig<Script>, id: ChannelId) {
     rig.pass(Duration::from_secs(60));
 }
 
-/// What takes messages away, or keeps them from getting there.
+/// Requests that remove messages, or keep them from arriving.
 fn removals() -> [Method; 5] {
     let queue = || short("q");
     [
@@ -272,7 +272,7 @@ fn a_message_that_expires_before_its_group_is_sent_fails() {
     assert_eq!(rig.given_up(), []);
     rig.pass(Duration::from_secs(2));
     assert_eq!(rig.given_up(), [(kept.get(), &PublishError::Expired)]);
-    // What was sent before a loss fails as well.
+    // Requests that were sent before a loss fail as well.
     let mut channel = rig.channel(id).keep_for(Some(Duration::from_secs(5)));
     let kept = channel.publish_kept(&route, &RawProperties::EMPTY, "lost").expect("it is kept");
     confirm(&mut rig, id);

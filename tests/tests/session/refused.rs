@@ -295,7 +295,7 @@ fn a_message_is_not_blamed_for_closes_before_it_is_sent() {
         Method::BasicConsume(_) => {
             closes += 1;
             let code = ReplyCode::INTERNAL_ERROR;
-            // What comes behind the close is ignored.
+            // Frames after the close are ignored.
             if let Ok(mut channel) = server.channel(id) {
                 channel.close_over(code, "crashed", (0, 0));
             }
@@ -339,7 +339,7 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
         assert!(*wait >= full / 2 && *wait <= full, "{number}: {waits:?}");
     }
     assert!(rig.failed_consumers().is_empty(), "{consumer:?} is there each time");
-    // What stays open for long enough starts anew.
+    // A channel that stays open for long enough resets its backoff.
     rig.pass(2 * longest);
     rig.refuse(id, ReplyCode::INTERNAL_ERROR, "the queue has crashed", (0, 0));
     assert!(rig.peer.server.channel(id).is_ok());

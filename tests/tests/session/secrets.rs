@@ -1,4 +1,4 @@
-//! What a session logs in with after `update_secret`.
+//! The credentials of a session after `update_secret`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Where consumers of streams go on after a loss.
+//! The offset at which consumers of streams resume after a loss.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -90,7 +90,7 @@ fn refused(rig: &SessionRig<Script>) -> BTreeMap<ChannelId, Vec<u64>> {
 
 #[test]
 fn of_several_channels_those_to_blame_are_found_and_all_other_messages_arrive() {
-    // How many channels with how many messages, and which of them are bad.
+    // Number of channels and messages, and the bad ones among them.
     for (channels, messages, bad) in [
         (1, 1, &[(0, 0)][..]),
         (2, 1, &[(1, 0)]),

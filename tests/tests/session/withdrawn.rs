@@ -1,4 +1,4 @@
-//! Kept messages that are given up before they are confirmed.
+//! Kept messages that are withdrawn or expire before they are confirmed.
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ behaviours! {
                 ("keepalive", settings.keepalive(Some(Duration::ZERO))),
                 ("connect_timeout", settings.connect_timeout(Duration::ZERO)),
             ] {
-                // What a retry cannot change is not retried.
+                // Errors that a retry cannot change are not retried.
                 let target = world.target().retry_open(retried).settings(settings);
                 let error = world.open(target).await.expect_err("it cannot work");
                 let text = amqp_client_core::proto::error::chain(&error).to_string();

@@ -321,7 +321,7 @@ behaviours! {
             assert!(consumer.next().await.is_none(), "way {way}");
             assert!(consumer.next().await.is_none(), "way {way}");
         }
-        // What comes behind is left to others.
+        // Later deliveries are left to others.
         queue.publish(&Message::new("m")).await?;
         while queue.get_no_ack().await?.is_none() {}
     }
@@ -395,7 +395,7 @@ behaviours! {
         let first = next(&mut consumer).await?;
         drop(consumer);
         first.ack()?;
-        // What was in transit then is requeued when it arrives.
+        // Deliveries in flight at that time are requeued when they arrive.
         let mut left = channel.queue_declare_passive(queue.name()).await?;
         while (left.message_count(), left.consumer_count()) != (9, 0) {
             left = channel.queue_declare_passive(queue.name()).await?;

@@ -1,4 +1,4 @@
-//! How a client behaves, whatever runtime it runs on: written once, run on every adapter.
+//! The behaviour of a client, independent of the runtime: written once, run on every adapter.
 //!
 //! An adapter provides how it opens a connection and how it runs a future; [`trials`] does the rest.
 
@@ -33,14 +33,14 @@ use libtest_mimic::{Failed, Trial};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a behaviour ends with.
+/// The result of a behaviour.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// A runtime and its adapter.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
     pub(crate) name: &'static str,
-    /// Where the broker is.
+    /// The broker's address.
     pub(crate) broker: fn() -> Result<String, Failed>,
     pub(crate) open: fn(Target) -> BoxFuture<Result<Connection, ConnectError>>,
     pub(crate) run: fn(BoxFuture<Outcome>) -> Outcome,
@@ -130,7 +130,7 @@ pub(crate) fn rabbitmq() -> Result<String, Failed> {
     node.as_ref().map(|(_, uri)| uri.clone()).map_err(Failed::from)
 }
 
-/// What a behaviour happens in: an adapter, a broker, names that nobody else uses.
+/// The world of a behaviour: an adapter, a broker, unique names.
 #[derive(Clone)]
 pub(crate) struct World {
     adapter: Adapter,
@@ -176,7 +176,7 @@ pub(crate) fn temporary() -> QueueOptions {
     QueueOptions::new().exclusive(true)
 }
 
-/// A name that nobody else uses.
+/// A unique name.
 pub(crate) fn name(prefix: &str) -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What is left of a connection that is lost: everything. A proxy between the client and the broker cuts it.
+//! A connection that is lost keeps everything. A proxy between the client and the broker cuts it.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ behaviours! {
         channel.basic_ack_up_to(next().into_message().delivery_tag())?;
         channel.basic_nack_up_to(next().into_message().delivery_tag(), false)?;
         channel.basic_reject(next().into_message().delivery_tag(), false)?;
-        // What is dropped was to be requeued, and is.
+        // Dropped deliveries are requeued.
         drop(next());
         drop(next());
         assert_eq!(scene.connection.health().stale, 8);

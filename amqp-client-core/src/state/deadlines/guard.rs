@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::error::CallError;
 use crate::state::{Guard, Shared};
 
-/// A deadline of something that waits. It is gone when this is dropped.
+/// A deadline of something that waits. Dropping this removes the deadline.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     shared: Arc<Shared>,

@@ -13,9 +13,9 @@ use crate::state::waiters::Task;
 
 /// Deadlines of everything that waits on a connection.
 ///
-/// Handles read no clock: a deadline starts as a duration, and the driver turns it into a point in time at its next turn,
-/// for which every command wakes it anyway. The heap keeps entries of deadlines that are gone until they come up, or
-/// until they are most of it; that costs less than finding them.
+/// Handles read no clock: a deadline starts as a duration, and the driver turns it into a point in time at its next turn, for
+/// which every command wakes it anyway. The heap keeps entries of removed deadlines until they come up, or until they are most of
+/// it; that costs less than finding them.
 ///
 /// A deadline does not count while bytes are queued ahead and the transport accepts some of them. Bytes are counted from the
 /// first that the connection has queued, so "ahead" is a number: a request behind a body of 30 MiB waits until 30 MiB more are
@@ -80,7 +80,7 @@ enum DeadlineState {
     Expired,
 }
 
-/// Up to this many entries, a heap is not searched for deadlines that are gone: they take a few KiB.
+/// Up to this many entries, a heap is not searched for removed deadlines: they take a few KiB.
 const CLEAN_ABOVE: usize = 1024;
 
 impl Deadlines {

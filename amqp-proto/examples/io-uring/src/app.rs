@@ -1,4 +1,4 @@
-//! What the connection is for: the same as in the example `event_loop`.
+//! The application, the same as in the example `event_loop`.
 
 use std::error::Error;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use amqp_proto::method::{BasicConsume, ConfirmSelect, QueueDeclare};
 use amqp_proto::{ChannelEvent, Connection, Event, Properties, ReplyCode, Route};
 
-/// What the connection is for.
+/// The application that uses the connection.
 #[derive(Default)]
 pub(crate) struct App {
     messages: u64,
@@ -57,7 +57,7 @@ impl App {
         Ok(())
     }
 
-    /// Publishes as many messages as may be unconfirmed at once. Their confirms bring the loop here again.
+    /// Publishes until the limit of unconfirmed messages is reached. Confirms make the loop call this again.
     pub(crate) fn publish(&mut self, connection: &mut Connection) -> Result<(), Box<dyn Error>> {
         let Some(id) = self.channel.filter(|_| connection.is_open()) else { return Ok(()) };
         let mut channel = connection.channel(id)?;

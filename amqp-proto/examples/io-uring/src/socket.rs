@@ -10,7 +10,7 @@ use bytes::{Buf as _, BytesMut};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
-/// How much is received, and sent, at once.
+/// Number of bytes that are received, and sent, at once.
 const SIZE: usize = 64 * 1024;
 
 /// The ids of the operations, by which completions are recognized.
@@ -29,7 +29,7 @@ pub(crate) fn ring() -> io::Result<IoUring> {
 /// Memory that the kernel may have.
 struct Lent {
     bytes: Box<[u8]>,
-    /// Where an operation on it goes on.
+    /// The position at which an operation on it continues.
     position: usize,
     /// Up to where it is filled.
     end: usize,

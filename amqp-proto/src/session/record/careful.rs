@@ -5,7 +5,7 @@
 pub(crate) struct Careful {
     /// The last message that may have closed the channel.
     pub(crate) until: u64,
-    /// How large the next group is.
+    /// The size of the next group.
     group: usize,
     /// The message may have closed the whole connection, so the channel takes turns with others.
     pub(crate) in_turns: bool,

@@ -35,7 +35,7 @@ impl Consumer {
     }
 }
 
-/// How far a consumer is paused.
+/// The steps of a consumer's pause.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pause {
     #[default]
@@ -100,7 +100,7 @@ impl Consumers {
         self.all.values_mut()
     }
 
-    /// Those that have this tag, of the application or at the broker.
+    /// Returns the consumers with this tag, in the application or at the broker.
     pub(crate) fn tagged(&self, tag: &ShortStr) -> impl Iterator<Item = &Consumer> {
         let range = (tag.clone(), ConsumerId(0))..=(tag.clone(), ConsumerId(u64::MAX));
         self.tags.range(range).filter_map(|(_, id)| self.all.get(id))
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// So many that the test takes minutes if each costs a scan of all.
+    /// With this number, the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     fn tag(number: u64) -> ShortStr {

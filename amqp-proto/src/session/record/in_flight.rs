@@ -45,7 +45,7 @@ impl Requests {
         self.sent.get_mut(place)?.1.as_mut()
     }
 
-    /// Removes a request: its reply has arrived, or nobody wants the reply.
+    /// Removes a request: its reply has arrived or is not needed.
     pub(crate) fn take(&mut self, id: RequestId) -> Option<InFlight> {
         let place = self.place(id)?;
         let taken = self.sent.get_mut(place)?.1.take()?;
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// So many that the test takes minutes if each costs a scan of all.
+    /// With this number, the test takes minutes if each costs a scan of all.
     const COUNT: u64 = 100_000;
 
     fn request(number: u64) -> InFlight {

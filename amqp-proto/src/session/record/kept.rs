@@ -32,7 +32,7 @@ pub(crate) struct KeptMessage {
     pub(crate) sent: bool,
     /// Whether it was sent on the present channel. Sent messages are in front of those that were not sent.
     pub(crate) here: bool,
-    /// How often the channel was closed for no known reason when this was the only unconfirmed message.
+    /// Number of times that the channel was closed for no known reason while this was the only unconfirmed message.
     pub(crate) coincidences: u8,
 }
 

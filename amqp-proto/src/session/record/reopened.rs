@@ -1,15 +1,15 @@
-//! How often a channel was reopened lately, which decides how long it is left closed the next time.
+//! The recent reopenings of a channel, which determine the delay before the next one.
 
 use core::time::Duration;
 
 use crate::time::Instant;
 
-/// How often a channel was opened again lately.
+/// The recent reopenings of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct Reopened {
-    /// How often in a row it was closed soon after.
+    /// Number of consecutive times that it was closed soon afterwards.
     pub(crate) failures: u32,
-    /// How long it was left closed the last time.
+    /// The last delay before it was reopened.
     pub(crate) delay: Duration,
     /// Since when the channel is open again, if it is.
     pub(crate) since: Option<Instant>,

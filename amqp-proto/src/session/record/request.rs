@@ -22,7 +22,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) id: RequestId,
-    /// What to record when the reply arrives.
+    /// The change to record when the reply arrives.
     pub(crate) note: Option<Box<Noted>>,
     /// For a new prefetch limit: the earlier limits.
     pub(crate) before: Option<Box<Limits>>,
@@ -35,7 +35,7 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// The declaration of a queue that somebody waits for, to be made again.
+    /// The declaration of a queue that the application waits for, to be retried.
     pub(crate) fn as_queue_declaration(&self) -> Option<Held> {
         let Self { id, note, recovers, ahead_of, .. } = self;
         let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;

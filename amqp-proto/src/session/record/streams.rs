@@ -1,4 +1,4 @@
-//! How far consumers of streams have read.
+//! The positions of consumers of streams.
 //!
 //! RabbitMQ keeps no position for the consumer of a stream: each `basic.consume` sets where to begin (`x-stream-offset`), and
 //! each delivery has its own offset in a header of that name. So a consumer that is restored has to begin where it was.
@@ -30,7 +30,7 @@ pub(crate) struct Streams {
     /// Consumers whose deliveries are looked at, by number: of streams, and those that have had no delivery yet, whose
     /// queue may be one. Those that have ended are left out sooner or later.
     watched: Vec<Watched>,
-    /// Those that had a delivery with an offset.
+    /// The consumers that had a delivery with an offset.
     readers: Vec<Reader>,
 }
 

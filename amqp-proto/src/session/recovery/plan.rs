@@ -1,4 +1,4 @@
-//! What a repair has to send, and what it has sent without a reply yet.
+//! The requests that a repair has to send, and those that have no reply yet.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

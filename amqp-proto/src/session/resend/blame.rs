@@ -1,4 +1,4 @@
-//! Which of the kept messages the broker closed a channel for.
+//! Finds the kept message for which the broker closed a channel.
 //!
 //! `channel.close` reports that a `basic.publish` is to blame, but not which one. Sending everything again would close the next
 //! channel, too, and so on forever. Giving everything up would lose messages that are fine. So:
@@ -27,7 +27,7 @@ use crate::{
     ReplyCode,
 };
 
-/// A close that does not name its cause is taken for the work of a message that was the only one, if that happens so often.
+/// After this many closes without a named cause, the only unconfirmed message counts as the cause.
 const COINCIDENCES: u8 = 3;
 
 impl Context {

@@ -36,7 +36,7 @@ pub struct Pipe {
     begun: BytesMut,
 }
 
-/// How many bytes are taken at once: a client that reads nothing must not provoke more replies than this does.
+/// Number of bytes that are read at once: a client that reads nothing must not cause more replies than this many bytes do.
 const WRITE_MAX: usize = 64 * 1024;
 
 impl Pipe {

@@ -85,7 +85,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A consumer is gone. A queue that goes with its last consumer goes, too.
+    /// Handles the end of a consumer. An auto-delete queue is deleted with its last consumer.
     pub(crate) fn remove_consumer(&mut self, at: At, tag: &ShortStr, name: &Name) {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return };
@@ -116,7 +116,7 @@ impl Engine {
             return Ok(());
         };
         let properties = delivered_properties(queue, &message);
-        // What stood behind it may have expired meanwhile.
+        // The messages after it may have expired in the meantime.
         self.expire_queue(&name);
         let message_count = self.queues.get(&name).map_or(0, |queue| count(queue.messages.len()));
         let Some(channel) = self.channel(at) else { return Ok(()) };
@@ -138,7 +138,7 @@ impl Engine {
     }
 }
 
-/// The properties that a delivery carries: those of queues that count deliveries say how often it came back.
+/// The properties of a delivery. If the queue counts deliveries, they contain the number of times that the message was requeued.
 pub(crate) fn delivered_properties(queue: &Queue, message: &Message) -> RawProperties {
     let counted = queue.limits.counts_deliveries && message.returns > 0;
     message.properties_with(counted.then(|| ("x-delivery-count", i64::from(message.returns))))

@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Removes all bindings to something that is gone.
+    /// Removes all bindings to an entity that was deleted.
     pub(super) fn forget_target(&mut self, target: &Target) {
         let bound: Vec<_> = self
             .exchanges

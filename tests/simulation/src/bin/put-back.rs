@@ -39,7 +39,7 @@ struct Defect {
     harm: String,
 }
 
-/// What came of looking for a defect.
+/// The result of the search for a defect.
 enum Outcome {
     Found {
         by: String,
@@ -50,7 +50,7 @@ enum Outcome {
     Broken(String),
 }
 
-/// Where patches are applied and built.
+/// The folder in which patches are applied and built.
 struct Workshop {
     tree: PathBuf,
     target: PathBuf,
@@ -206,7 +206,7 @@ impl Workshop {
 
     fn look_for(&self, defect: &Defect) -> io::Result<Outcome> {
         let patch = defect.patch.to_string_lossy().into_owned();
-        // What is around it may have changed since it was written.
+        // The code around it may have changed since it was written.
         let applied = self.run("git", &["apply", "--3way", &patch])?;
         if !applied.status.success() {
             self.clean()?;

@@ -14,10 +14,10 @@ use amqp_client_core::{
 use super::client::{Connected, Desk, Task, tried};
 use super::commands::{By, Closing, Command, Name};
 
-/// How long a locked queue is waited for.
+/// The time that a task waits for a locked queue.
 const LOCKED: Duration = Duration::from_secs(100);
 
-/// How often a client tries to connect before it goes on with its script.
+/// Number of attempts to connect before a client continues with its script.
 const ATTEMPTS: usize = 20;
 
 impl Task {
@@ -286,7 +286,7 @@ impl Task {
         deleted.and_then(|result| self.judge_call(result));
     }
 
-    /// Begins to wait for something that does not happen, many times, and gives up each time.
+    /// Begins, many times, to wait for something that does not happen, and drops the future each time.
     async fn watch(&self) {
         let Some(Connected { connection, .. }) = self.connected() else { return };
         let desk = self.desk(0);

@@ -23,16 +23,16 @@ pub(crate) struct Books {
     work: RefCell<Work>,
     /// Which deliveries are settled is not known any more: some were asked for again, or several settled at once.
     lost_track: Cell<bool>,
-    /// How often everything unsettled was asked for again at the end.
+    /// Number of times that redelivery of everything unsettled was requested at the end.
     asked_again: Cell<u32>,
     /// Deliveries whose settlement was rolled back: they can be settled again.
     again: RefCell<Vec<(Id, DeliveryTag)>>,
 }
 
-/// How often everything unsettled is asked for again at the end, at most.
+/// Maximum number of times that redelivery of everything unsettled is requested at the end.
 const ASKS: u32 = 3;
 
-/// What a transaction has done.
+/// The work of a transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     published: Vec<Id>,
@@ -142,7 +142,7 @@ impl Books {
     pub(crate) fn rolled_back(&self, work: &Work) {
         let settled = work.settled.iter().filter(|settled| !settled.again);
         self.again.borrow_mut().extend(settled.map(|settled| (settled.id, settled.tag)));
-        // What was settled again and rolled back again stays unacknowledged, and may fill a prefetch limit.
+        // A delivery that was settled and rolled back twice stays unacknowledged, and may fill a prefetch limit.
         if work.settled.iter().any(|settled| settled.again) {
             self.lose_track();
         }
@@ -198,7 +198,7 @@ impl Work {
     }
 }
 
-/// Whether a message is gone when it is settled like that.
+/// Whether this settlement removes the message.
 const fn is_final(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Acked | Verdict::Rejected)
 }

@@ -27,13 +27,13 @@ use crate::executor::Flag;
 use crate::network::HIGH_WATER;
 use crate::pace::Pace;
 
-/// How many channels a client has at most.
+/// Maximum number of channels of a client.
 pub(crate) const SLOTS: usize = 4;
 
 /// The name of the stream.
 pub(crate) const STREAM: &str = "stream";
 
-/// What the tasks of a client share.
+/// The state that the tasks of a client share.
 pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) world: Rc<World>,
@@ -47,7 +47,7 @@ pub(crate) struct Client {
     /// Callbacks that were registered, and those that were called.
     pub(crate) callbacks: Cell<usize>,
     pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
-    /// How often its source of tokens was asked.
+    /// Number of requests to its token source.
     pub(crate) tokens: Cell<usize>,
     /// Whether it has done everything.
     pub(crate) finished: Cell<bool>,
@@ -59,7 +59,7 @@ pub(crate) struct Client {
 pub(crate) struct Connected {
     pub(crate) connection: Connection,
     pub(crate) link: usize,
-    /// How the application has ended it.
+    /// The way in which the application has ended it.
     pub(crate) shut: Rc<Shut>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Desk {
     pub(crate) judged: Cell<bool>,
     /// The tags that it has cancelled by hand, whichever consumers have them.
     pub(crate) cancelled: RefCell<BTreeSet<ShortStr>>,
-    /// How many declarations were begun, and how many of them are under way.
+    /// Number of declarations that were begun, and of those that are pending.
     pub(crate) declarations: Cell<(u32, u32)>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct Taker {
     pub(crate) start: Start,
 }
 
-/// How a consumer was started.
+/// The way in which a consumer was started.
 pub(crate) struct Start {
     pub(crate) tag: ShortStr,
     pub(crate) name: Name,
@@ -167,7 +167,7 @@ pub(crate) struct Held {
     pub(crate) desk: Rc<Desk>,
 }
 
-/// Where a delivery was in a stream.
+/// The position of a delivery in a stream.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) offset: i64,
@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    /// Who it is, and how its connection is.
+    /// Its number, and the state of its connection.
     pub(crate) fn describe(&self) -> String {
         let health = self.connection.borrow().as_ref().map(|own| own.connection.health());
         format!("client {} ({health:?})", self.number)

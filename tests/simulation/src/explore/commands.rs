@@ -26,7 +26,7 @@ pub struct Exploration {
     pub(crate) heartbeat: Duration,
     /// Whether quorum queues count failed deliveries only.
     pub(crate) counts_failures: bool,
-    /// How often the quorum queue delivers a message at most.
+    /// The delivery limit of the quorum queue.
     pub(crate) delivery_limit: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Vec<Policy>,
@@ -40,13 +40,13 @@ impl Exploration {
         self.seed % 5 == 4
     }
 
-    /// How many failures a message survives, if requeues without blame do not count, and there is a way to ask for them.
+    /// The number of failures that a message survives, if `basic.nack` does not count as a failure and the broker supports it.
     pub(crate) fn blameless(&self) -> Option<u32> {
         let nack = self.nodes.iter().all(|node| node.nack);
         (self.counts_failures && nack).then_some(self.delivery_limit)
     }
 
-    /// How clients settle bodies that are too large for them, without being asked.
+    /// The way in which clients settle bodies above their limit.
     pub(crate) fn settles_large(&self) -> impl Iterator<Item = Verdict> {
         self.clients.iter().filter_map(|client| match client.oversized? {
             Oversized::Requeue => Some(Verdict::Blamed),
@@ -56,7 +56,7 @@ impl Exploration {
     }
 }
 
-/// How a node differs from others.
+/// The differences between nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) frame_max: u32,
@@ -66,16 +66,16 @@ pub(crate) struct Node {
     pub(crate) nack: bool,
 }
 
-/// How a client is set up.
+/// The configuration of a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
-    /// How long it waits for replies and confirms.
+    /// The timeout for replies and confirms.
     pub(crate) patience: Option<Duration>,
     pub(crate) delivery_budget: usize,
     pub(crate) frame_max: u32,
-    /// What it does with a body of more than [`BODY_MAX`] bytes, if it does not take it like any other.
+    /// Its policy for a body of more than [`BODY_MAX`] bytes, if it has such a limit.
     pub(crate) oversized: Option<Oversized>,
-    /// How long its tokens are valid, and how its source of tokens behaves, if it has one.
+    /// The lifetime of its tokens and the behaviour of its token source, if it has one.
     pub(crate) tokens: Option<Tokens>,
     /// Whether and how its connections are recovered.
     pub(crate) recovery: Option<Recovering>,
@@ -85,11 +85,11 @@ pub(crate) struct Policy {
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     pub(crate) valid_for: Duration,
-    /// What it does, one time after the other, again and again.
+    /// Its replies, repeated in this order.
     pub(crate) answers: Vec<Minting>,
 }
 
-/// What a source of tokens does when it is asked for one.
+/// The behaviour of a token source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Minting {
     Done,
@@ -111,13 +111,13 @@ pub(crate) struct Recovering {
     /// Whether the first declaration of a locked queue is tried again, too.
     pub(crate) retry_locked: bool,
     pub(crate) give_up_after: Option<Duration>,
-    /// How many attempts it makes at most.
+    /// Maximum number of attempts.
     pub(crate) attempts_max: Option<u32>,
     /// Whether the first connection is retried like any other.
     pub(crate) retry_open: bool,
 }
 
-/// What a task does.
+/// The work of a task.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Whose task it is. The tasks of a client share its connection, channels, consumers and deliveries.
@@ -255,7 +255,7 @@ pub(crate) enum Command {
         step: Step,
         how: Ending,
     },
-    /// Begins to wait for something that does not happen, and gives up.
+    /// Begins to wait for something that does not happen, and drops the future.
     Watch,
     Listen {
         channel: usize,
@@ -370,7 +370,7 @@ pub(crate) enum Loss {
     Keep,
 }
 
-/// What messages are like.
+/// The properties of messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) count: usize,
@@ -382,9 +382,9 @@ pub(crate) struct Shape {
     pub(crate) header: usize,
     /// The body's owner uses a handle when it is dropped.
     pub(crate) owned: bool,
-    /// How many messages may be unconfirmed.
+    /// Maximum number of unconfirmed messages.
     pub(crate) window: usize,
-    /// How long they are kept at most.
+    /// Maximum time for which they are kept.
     pub(crate) keep_for: Option<Duration>,
 }
 
@@ -393,7 +393,7 @@ pub(crate) struct Kind {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) prefetch: Option<u16>,
-    /// Where it begins, if it consumes from a stream.
+    /// The offset at which it begins, if it consumes from a stream.
     pub(crate) from: Option<StreamOffset>,
     /// The consumer tag, by its number.
     pub(crate) tag: Option<usize>,
@@ -428,7 +428,7 @@ pub(crate) enum TagBy {
     Reject,
 }
 
-/// How a transaction ends.
+/// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Commit,
@@ -447,7 +447,7 @@ pub(crate) enum Step {
     SettleAgain,
 }
 
-/// What becomes of a reply.
+/// The use of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Await,

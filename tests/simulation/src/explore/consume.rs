@@ -198,7 +198,7 @@ impl Task {
         }
     }
 
-    /// A consumer was cancelled. If nobody waits for the reply, it ends after the deliveries that it holds.
+    /// A consumer was cancelled. If the reply is not awaited, the consumer ends after the deliveries that it holds.
     async fn end_cancelled(&self, number: usize, how: Cancelling, done: Option<bool>) {
         let alone = match how {
             Cancelling::Drop => true,

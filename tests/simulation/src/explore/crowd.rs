@@ -10,11 +10,11 @@ use futures_util::stream::FuturesUnordered;
 
 use super::client::{Desk, Task, tried};
 
-/// How many tasks publish, a message each, and how many messages may be unconfirmed.
+/// Number of tasks that publish one message each, and of messages that may be unconfirmed.
 const CROWD: usize = 60;
 const WINDOW: usize = 2;
 
-/// How often a task is polled at most on average, if nothing goes wrong: at first, when there is room, and some more.
+/// Maximum average number of polls of a task if nothing fails: the first, one when there is room, and a few more.
 const POLLS: usize = 6;
 
 impl Task {
@@ -50,7 +50,7 @@ impl Task {
                 }
             }
         }
-        // What holds all of them up wakes all of them when it is over.
+        // A gate that stops all of them wakes all of them when it opens.
         while let Some(Some(event)) = tried(events.next()).await {
             failed |= matches!(event, ConnectionEvent::Blocked { .. } | ConnectionEvent::Unblocked);
         }

@@ -1,4 +1,4 @@
-//! Why consumers and channels end: each end has to be explained by an action of the broker or the application.
+//! The reasons for the ends of consumers and channels: an action of the broker or the application has to explain each end.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ impl Task {
             None => return Err("without an error, although it was not cancelled".to_owned()),
             Some(ConsumerEnd::Cancelled) => {
                 let tag = taker.tag.to_string();
-                // One that was paused while its queue was deleted hears of that when it goes on.
+                // A consumer that was paused while its queue was deleted is notified when it is resumed.
                 let paused = self.policy().delivery_budget < 1 << 20
                     && history.misses(taker.since, self.number, &taker.queue);
                 let told = paused || history.cancelled(taker.since, self.number, id, &tag);
@@ -256,7 +256,7 @@ fn is_over(connection: &Connection) -> bool {
 /// Whether the application has requested something. All tasks that may request it share the flag.
 pub(crate) type Asked = Rc<Cell<bool>>;
 
-/// How the application has ended a connection.
+/// The way in which the application has ended a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Shut {
     /// It was closed, or will be closed when the remaining work is done.

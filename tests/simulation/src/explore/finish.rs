@@ -10,11 +10,11 @@ use super::client::{Connected, STREAM, Start, Taker, Task};
 use super::commands::{BODY_MAX, Name, Settling};
 use super::history::own_tag;
 
-/// How long it may take at most until a client is connected again, and everything that waits has an outcome. Attempts to
-/// connect are a minute apart, and a session that the broker believes in holds a queue for three heartbeats.
+/// Maximum time until a client is connected again and everything that waits has an outcome. Attempts to connect are a minute
+/// apart, and a session that the broker believes in holds a queue for three heartbeats.
 const BOUND: Duration = Duration::from_secs(15 * 60);
 
-/// How long nothing may come before a queue counts as drained.
+/// The time without a delivery after which a queue counts as drained.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
 impl Task {
@@ -32,7 +32,7 @@ impl Task {
             self.drain(link).await;
             self.judge_channels();
         }
-        // The last confirmations and deliveries of a connection that is over have outcomes, too.
+        // The last confirmations and deliveries of a connection that has ended have outcomes, too.
         self.conclude_all().await;
         self.forget();
         if self.connected().is_some() {
@@ -200,7 +200,7 @@ impl Task {
             let full = unsettled.any(|(own, ..)| own == consumer.channel().id())
                 && self.leaves_some(taker);
             if queue == STREAM {
-                // What is too large is not delivered.
+                // Messages above the limit are not delivered.
                 let limit = match self.policy().oversized {
                     Some(_) => BODY_MAX,
                     None => usize::MAX,
@@ -232,7 +232,8 @@ impl Task {
 
     /// Whether deliveries may be unacknowledged on purpose: those that fill a prefetch limit keep others from coming.
     fn leaves_some(&self, taker: &Taker) -> bool {
-        // What a transaction has settled is not known any more, and cannot be asked for again where there is a stream.
+        // The deliveries that a transaction has settled are no longer known, and a channel with a stream cannot request
+        // redelivery.
         let books = &taker.desk.books;
         let lost = self.world.script.has_streams() && books.may_be_kept() && !books.are_clear();
         lost || self.forgotten.get() > 0 || self.policy().oversized.is_some()

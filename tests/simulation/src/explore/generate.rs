@@ -132,7 +132,7 @@ impl Exploration {
         }
     }
 
-    /// What travels in small pieces must not be large: it takes too many steps.
+    /// A body that is sent in small pieces must not be large: it takes too many steps.
     fn keep_small(&mut self) {
         for command in self.tasks.iter_mut().flat_map(|task| &mut task.commands) {
             if let Command::Publish { message, .. } = command {

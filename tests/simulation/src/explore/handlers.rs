@@ -19,7 +19,7 @@ use crate::script::What;
 /// The longest time that a handler takes.
 const WORK: u64 = 200;
 
-/// What handlers have done.
+/// The actions of handlers.
 #[derive(Debug, Default)]
 struct Done {
     panics: Cell<usize>,
@@ -27,7 +27,7 @@ struct Done {
     rejected: RefCell<BTreeMap<Id, u32>>,
 }
 
-/// What a handler does.
+/// The action of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
     Ack,
@@ -156,7 +156,7 @@ impl Task {
     }
 }
 
-/// What becomes of a delivery whose handler panics.
+/// The outcome of a delivery whose handler panics.
 fn verdict(on_panic: OnPanic) -> Verdict {
     if on_panic == OnPanic::Reject { Verdict::Rejected } else { Verdict::Blamed }
 }

@@ -1,4 +1,4 @@
-//! What the broker ended, to be compared with why consumers and channels say that they ended.
+//! The ends that the broker caused, to be compared with the reasons that consumers and channels report.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(crate) struct History {
     named: BTreeSet<(usize, u16)>,
     /// Channels on which the broker has named a queue without saying how.
     blurred: BTreeSet<(usize, u16)>,
-    /// Which channels consumed from each queue.
+    /// The channels that consumed from each queue.
     consumed: BTreeMap<String, BTreeSet<(usize, u16)>>,
     /// Queues that were deleted by somebody, or whose consumers went before their channels.
     left: BTreeSet<String>,

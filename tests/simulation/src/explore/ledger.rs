@@ -37,12 +37,12 @@ struct Entry {
     /// Accepted, and routed to a queue.
     routed: u32,
     delivered: u32,
-    /// How often the application has asked for it, and how often the broker has done it.
+    /// Number of times that the application has requested it, and that the broker has done it.
     granted: BTreeMap<Verdict, u32>,
     done: BTreeMap<Verdict, u32>,
 }
 
-/// What came of a run, in numbers.
+/// The results of a run, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages that were handed to the client.
@@ -72,9 +72,9 @@ pub(crate) struct Ledger {
     nack: bool,
     /// Whether there are streams.
     streams: bool,
-    /// How many failures of its deliveries a message of the quorum queue survives, if nothing else counts.
+    /// The number of failed deliveries that a message of the quorum queue survives, if nothing else counts.
     limit: Option<u32>,
-    /// How clients settle large bodies on their own account.
+    /// The way in which clients settle bodies above their limit.
     settles_large: Vec<Verdict>,
     pub(crate) counts: Counts,
 }
@@ -132,7 +132,7 @@ impl Ledger {
         *self.entry(id).granted.entry(verdict).or_default() += 1;
     }
 
-    /// How often the broker has settled it like that.
+    /// Number of times that the broker has settled it in this way.
     pub(crate) fn done(&self, id: Id, verdict: Verdict) -> u32 {
         self.entry_of(id).done.get(&verdict).copied().unwrap_or(0)
     }
@@ -169,7 +169,7 @@ impl Ledger {
         }
     }
 
-    /// It was given up before it was sent.
+    /// It was dropped before it was sent.
     pub(crate) fn give_up(&mut self, id: Id) {
         self.entry(id).never = true;
     }
@@ -294,7 +294,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// A message is gone because its deliveries failed: it was rejected, or a channel ended.
+    /// A message was removed because its deliveries failed: it was rejected, or a channel ended.
     fn limit_reached(&mut self, body: &Bytes) -> Result<(), String> {
         let Some(limit) = self.limit else { return Ok(()) };
         let (id, channels) = (self.identify(body)?, self.counts.channels);

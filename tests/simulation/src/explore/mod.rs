@@ -66,7 +66,7 @@ pub use shrink::shrink;
 const TRANSPORTS: u64 = 1_500;
 const CHANNELS: u64 = 20_000;
 
-/// What all tasks see.
+/// The state that all tasks share.
 pub(crate) struct World {
     stage: Stage,
     ledger: RefCell<Ledger>,
@@ -126,16 +126,16 @@ impl World {
     }
 }
 
-/// What an exploration looked like.
+/// The results of an exploration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Explored {
-    /// What happened, in numbers.
+    /// The events, in numbers.
     pub counts: Counts,
-    /// How often somebody did something.
+    /// Number of steps of all tasks.
     pub steps: u64,
-    /// How long it lasted in virtual time.
+    /// Its duration in virtual time.
     pub lasted: Duration,
-    /// What happened, in which order, as a number.
+    /// A hash of all events in their order.
     pub trace: u64,
 }
 
@@ -232,7 +232,7 @@ fn without_nack(properties: &FieldTable) -> FieldTable {
 }
 
 impl What {
-    /// How long it goes on.
+    /// Its duration.
     const fn lasts(self) -> Duration {
         match self {
             Self::Stall { time, .. }

@@ -49,7 +49,7 @@ impl Task {
     /// otherwise with the rollback.
     pub(crate) async fn let_go(&self, link: usize) {
         for desk in self.transactional_desks() {
-            // What was asked for again is the broker's already, though it looks as if it were not.
+            // Deliveries whose redelivery was requested are already requeued at the broker, although the client still lists them.
             if desk.books.are_clear() && self.random(|rng| rng.u8(..3)) > 0 {
                 self.let_go_of(&desk, link).await;
             }
@@ -57,7 +57,7 @@ impl Task {
     }
 
     async fn let_go_of(&self, desk: &Rc<Desk>, link: usize) {
-        // What was settled lately is under way.
+        // Recent settlements are in flight.
         self.sleep(QUIET).await;
         let all = std::mem::take(&mut *self.deliveries.borrow_mut());
         let (held, others): (Vec<_>, Vec<_>) =
@@ -88,7 +88,7 @@ impl Task {
         self.fail("deliveries were dropped on a transactional channel, and stay unacknowledged");
     }
 
-    /// How often the connection was lost, if there is one.
+    /// Number of times that the connection was lost, if there is one.
     pub(crate) fn losses(&self) -> Option<u64> {
         self.connected().map(|own| own.connection.health().losses)
     }

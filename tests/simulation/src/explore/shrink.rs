@@ -34,7 +34,7 @@ pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exp
 }
 
 impl Exploration {
-    /// How much is in it.
+    /// Number of its parts.
     #[must_use]
     pub fn len(&self) -> usize {
         let cancels = self.tasks.iter().filter(|task| task.cancel.is_some()).count();

@@ -1,4 +1,4 @@
-//! What a script is about.
+//! The themes of scripts.
 //!
 //! If all commands were equally likely in all scripts, none would go deep into anything: three acknowledgements between two
 //! commits would never come together. So each seed leaves groups of commands out, and has others more often than usual (swarm
@@ -45,14 +45,14 @@ const GROUPS: [Group; 17] = [
 const PUBLISH: usize = 6;
 const TX: usize = 14;
 
-/// How often one of a group is drawn that the theme prefers, compared to usual.
+/// The factor by which a theme prefers a group of commands.
 const FREQUENT: u32 = 6;
 
-/// What a script is about.
+/// The themes of scripts.
 #[derive(Debug)]
 pub(super) struct Theme {
     weights: [u32; GROUPS.len()],
-    /// How many channels it uses.
+    /// Number of channels that it uses.
     slots: usize,
     /// The queue that it mostly uses, if there is one.
     queue: Option<Name>,

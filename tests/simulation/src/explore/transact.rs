@@ -12,7 +12,7 @@ use super::client::{Connected, Desk, Held, Task};
 use super::commands::{End, Ending, Name, Settling, Step};
 use super::publish::NO_PROPERTIES;
 
-/// Why work failed.
+/// The reason why work failed.
 #[derive(Debug)]
 enum Failed {
     Call(#[expect(dead_code, reason = "seen in failures")] CallError),
@@ -71,7 +71,7 @@ impl Task {
             (Some(work), Some(Ok(()))) => self.committed(&work),
             (Some(_), _) => {}
             (None, _) if began.get() => self.undone(&desk, &desk.books.end()),
-            // What was done before is still part of it.
+            // Earlier work is still part of it.
             (None, _) => {}
         }
     }
@@ -143,7 +143,7 @@ impl Task {
         match step {
             Step::Select => {
                 desk.books.ask();
-                // A task that is late or gives up is not notified in time if it fails.
+                // A task that is late or drops its future is not notified in time if it fails.
                 let expects = how == Ending::Await && self.cancel.is_none();
                 if expects {
                     desk.books.expect();

@@ -14,7 +14,7 @@ use super::generate::{millis, pick};
 use crate::script::{Cut, Fault, What};
 
 impl Exploration {
-    /// Adds trouble of a few kinds. Not all kinds go into each script: they would hide each other.
+    /// Adds faults of a few kinds. A script does not get all kinds: they would hide each other.
     pub(super) fn with_trouble(&mut self) {
         let mut rng = Rng::with_seed(self.seed ^ 0x0074_726f_7562_6c65);
         let rng = &mut rng;

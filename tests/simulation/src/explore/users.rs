@@ -14,16 +14,16 @@ use super::client::{Desk, Taker, Task, tried};
 use super::commands::Name;
 use crate::executor::Flag;
 
-/// How long a loss is waited for.
+/// The time that a task waits for a loss.
 const LOSS: Duration = Duration::from_secs(20);
 
-/// How long it waits for its next delivery before it looks around.
+/// The time that it waits for its next delivery before it checks its other work.
 const TURN: Duration = Duration::from_secs(1);
 
 /// How long a consumer waits for others that take nothing, at most. They are paused after a second in which they did so.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many deliveries a consumer yields at most before it lets its driver run.
+/// Maximum number of deliveries that a consumer yields before it lets its driver run.
 const GREED: u32 = 200;
 
 /// A waker that panics.

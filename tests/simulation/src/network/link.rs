@@ -17,7 +17,7 @@ use crate::pace::Pace;
 use crate::script::Cut;
 use crate::wire::{Conditions, End, Read, Wire};
 
-/// How often a driver may ask for a time that has come already.
+/// Number of times that a driver may request a wake-up in the past.
 const LATE: u32 = 1000;
 
 pub(crate) struct Link {
@@ -25,9 +25,9 @@ pub(crate) struct Link {
     pub(super) driver: Option<Driver>,
     /// The driver inside of the loop that users run, if there is TLS.
     pub(super) secured: Option<Box<Secured>>,
-    /// What goes on for the driver while there is no transport.
+    /// The work of the driver while there is no transport.
     pub(super) reconnector: Option<Reconnector>,
-    /// How many transports it has had.
+    /// Number of transports that it has had.
     pub(super) epoch: usize,
     pub(super) pace: Pace,
     pub(super) flag: Arc<Flag>,
@@ -129,7 +129,7 @@ impl Link {
         self.driver.is_some() || self.secured.is_some() || self.reconnector.is_some()
     }
 
-    /// The client's end is gone for good.
+    /// The client's side has ended.
     pub(super) fn hang_up(&mut self) {
         self.driver = None;
         self.secured = None;

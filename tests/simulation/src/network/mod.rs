@@ -27,15 +27,15 @@ use tls::ServerEnd;
 /// kept and sent again all at once, and room for output that is never held back.
 pub(crate) const OUTPUT_MAX: usize = HIGH_WATER + crate::ledger::BODY_MAX + KEEP_MAX + 64 * 1024;
 
-/// What clients keep until it is confirmed.
+/// The limit of kept messages of clients.
 pub(crate) const KEEP_MAX: usize = 256 * 1024;
 
-/// What clients let wait for the transport.
+/// The limit of bytes that wait for the transport of a client.
 pub(crate) const HIGH_WATER: usize = 32 * 1024;
 
 pub(crate) struct Network {
     pub(crate) engine: Engine,
-    /// How the nodes of the broker are set up. Clients believe that there are as many.
+    /// The configuration of the broker's nodes. Clients connect to this number of nodes.
     pub(crate) nodes: Vec<Arc<ServerConfig>>,
     pub(crate) links: Vec<Link>,
     /// Whether each transport is inside of a TLS session.
@@ -48,7 +48,7 @@ pub(crate) struct Network {
     engine_due: Cell<Option<Option<Instant>>>,
     /// The largest output that a client ever had.
     pub(crate) peak_output: usize,
-    /// Which client each session is of.
+    /// The client of each session.
     owners: BTreeMap<SessionId, usize>,
     /// Clients whose connections break soon, how, and until when.
     flapping: Vec<(usize, Cut, Instant)>,

@@ -12,7 +12,7 @@ use crate::script::{Job, Work};
 
 const QUEUE: &str = "calls";
 
-/// How long a caller waits, if the network or the broker may have lost the call.
+/// The time that a caller waits if the network or the broker may have lost the call.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn requests(env: &Env, channel: &Channel) -> Try<()> {
@@ -73,7 +73,7 @@ async fn replies(env: &Env, channel: &Channel, direct: bool) -> Try<(String, Con
     Ok((queue.name().to_string(), consumer))
 }
 
-/// Answers calls until nobody calls any more.
+/// Replies to calls until there are no more.
 pub(super) async fn serve(env: &Env) -> Try<()> {
     let connection = env.connect().await.connection;
     let channel = env.open(connection.open_channel().await)?;

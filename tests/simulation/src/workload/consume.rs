@@ -10,7 +10,7 @@ use crate::client::{Connected, Env, Try};
 use crate::ledger::{Id, Publisher};
 use crate::script::Job;
 
-/// How long a consumer waits for more when nobody publishes any longer.
+/// The time that a consumer waits for more once publishing has ended.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Deliveries over one channel.
@@ -18,7 +18,7 @@ struct Desk<'a> {
     env: &'a Env,
     queue: usize,
     link: usize,
-    /// What is not settled yet.
+    /// The unsettled deliveries.
     held: Vec<(Id, Delivery)>,
     /// The last message of each publisher that came for the first time.
     last: BTreeMap<Publisher, Id>,
@@ -26,7 +26,7 @@ struct Desk<'a> {
     endures: bool,
 }
 
-/// Consumes until nobody publishes any more, and nothing comes.
+/// Consumes until publishing has ended and no more deliveries arrive.
 pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Try<()> {
     let Connected { connection, link } = env.connect().await;
     let mut idle = false;
@@ -58,7 +58,7 @@ pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Tr
             if let Some(cancelled) = env.perhaps(consumer.cancel()).await {
                 env.call(cancelled)?;
             }
-            // What came before it was cancelled is still there.
+            // Deliveries that arrived before it was cancelled can still be taken.
             while let Some(delivery) = consumer.try_next() {
                 desk.take(delivery)?;
             }
@@ -87,7 +87,7 @@ async fn settled(env: &Env, link: usize) -> Try<()> {
     }
 }
 
-/// Consumes by one consumer, whatever happens to its connection, until nobody publishes any more and nothing comes.
+/// Consumes with one consumer, whatever happens to its connection, until publishing has ended and no more deliveries arrive.
 pub(super) async fn endure(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Try<()> {
     let Connected { connection, link } = env.connect_for_good().await;
     let channel = env.open(connection.open_channel().await)?;

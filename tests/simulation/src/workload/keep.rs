@@ -71,7 +71,7 @@ async fn conclude(
     }
 }
 
-/// It gives up only when nothing drives a connection any more.
+/// It stops only when nothing drives a connection any more.
 async fn over(env: &Env, connection: &Connection) -> Try<()> {
     if connection.health().is_open() {
         return Err(env.fail("a message that is kept is unconfirmed"));

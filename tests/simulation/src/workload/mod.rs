@@ -48,7 +48,7 @@ impl Job {
     }
 }
 
-/// Begins anew until it is done.
+/// Starts again until it is done.
 async fn work(env: Env, job: Job) {
     let mut left = job.count;
     while attempt(&env, &job, &mut left).await.is_err() {

@@ -51,7 +51,7 @@ async fn round(env: &Env, channel: &Channel) -> Try<()> {
     if taken != found {
         return Err(env.fail(format!("{name} took {taken:?}, so it said, and has {found:?}")));
     }
-    // What failed was reported above, and is reported once more.
+    // The failure was reported above, and is reported once more.
     let all = publisher.wait_for_confirms().await;
     if all.is_ok() != (taken.len() == usize::from(count)) {
         return Err(env.fail(format!("{name} took {} of {count}: {all:?}", taken.len())));

@@ -41,7 +41,7 @@ async fn provoke(env: &Env, connection: &Connection) -> Try<()> {
         5 => {
             let exchange = channel.exchange(&name).map_err(|error| env.fail(error.to_string()))?;
             env.publish(exchange.publish("key", &Message::new("lost")).await)?;
-            // Whoever waits on the channel learns of it.
+            // Everything that waits on the channel ends with the reason.
             refused(env, after_close(&channel).await, 404, &name)
         }
         _ => {

@@ -27,13 +27,13 @@ pub(crate) struct SessionRig<P> {
     pub(crate) session: Session,
     pub(crate) peer: P,
     pub(crate) now: Instant,
-    /// What happened and was not looked at.
+    /// The events that were not inspected yet.
     pub(crate) events: Vec<Event>,
     /// Whether there is a transport.
     connected: bool,
     up: BytesMut,
     down: BytesMut,
-    /// How often bytes have gone there and back.
+    /// Number of round trips.
     pub(crate) rounds: usize,
     /// After how many rounds in all the transport is cut.
     pub(crate) cut_after: Option<usize>,
@@ -41,7 +41,7 @@ pub(crate) struct SessionRig<P> {
     pub(crate) reachable: bool,
     /// Bytes arrive one by one, and deliveries are acknowledged at once.
     pub(crate) eager: bool,
-    /// What the session logs in with from the next connection on, if that is new.
+    /// The credentials for the next connection, if they are new.
     pub(crate) next_config: Option<Arc<ClientConfig>>,
 }
 

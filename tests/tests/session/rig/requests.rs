@@ -1,4 +1,4 @@
-//! What a session asks for, and what came of it.
+//! The requests of a session, and their outcomes.
 
 use amqp_client_core::proto::method::{
     BasicConsume, BasicQos, ConfirmSelect, ExchangeDeclare, FromReply, QueueBind, QueueDeclare,

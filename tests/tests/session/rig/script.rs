@@ -18,15 +18,15 @@ use crate::harness::{Peer, consent};
 /// A server that does what the test says, and writes down what it is asked for.
 pub(crate) struct Script {
     pub(crate) server: Connection,
-    /// How the next connection is set up.
+    /// The configuration of the next connection.
     config: Arc<ServerConfig>,
-    /// What the server was asked for on this connection.
+    /// The requests that the server received on this connection.
     pub(crate) asked: Vec<Method>,
     /// The bodies of the messages that it got on this connection.
     pub(crate) published: Vec<String>,
     /// Both, in the order in which they came: names of methods, and bodies of messages.
     pub(crate) log: Vec<String>,
-    /// What the session has logged in with, on each connection.
+    /// The credentials of the session on each connection.
     pub(crate) logins: Vec<String>,
     /// The server closes the next connection as soon as it is open.
     pub(crate) close_when_open: bool,
@@ -34,9 +34,9 @@ pub(crate) struct Script {
     pub(crate) judge: Option<Judge>,
     /// It closes the connection over a message, not only the channel.
     pub(crate) strict: bool,
-    /// How many messages came on each channel that is open.
+    /// Number of messages that arrived on each open channel.
     counts: BTreeMap<ChannelId, u64>,
-    /// How often the server has closed a channel, or the connection over a message.
+    /// Number of times that the server has closed a channel, or the connection, because of a message.
     pub(crate) closes: usize,
 }
 
@@ -98,7 +98,7 @@ impl Script {
     /// Confirms a message or closes its channel. Returns whether the server looked at it at all.
     fn judged(&mut self, now: Instant, id: ChannelId, published: &Published) -> bool {
         let Some(judge) = &mut self.judge else { return true };
-        // What comes behind the one that closed the channel is ignored.
+        // Frames after the one that closed the channel are ignored.
         let Some(count) = self.counts.get_mut(&id) else { return false };
         *count += 1;
         let ack = BasicAck { delivery_tag: *count, multiple: false };
@@ -211,6 +211,6 @@ pub(crate) fn accept(server: &mut Connection, id: ChannelId, method: &Method) {
         return;
     }
     let reply = consent(method).unwrap_or_else(|| panic!("{method:?}"));
-    // What comes behind the close of a channel is ignored.
+    // Frames after the close of a channel are ignored.
     let _closing = server.channel(id).expect("it is open").send(reply);
 }

@@ -84,7 +84,7 @@ fn each(broker: &Broker, name: &str, act: fn(&Broker, SessionId)) -> Result<(), 
     Ok(())
 }
 
-/// What the client calls its connection, if it does.
+/// Returns the connection's name, if the client has set one.
 fn name_of(view: &ConnectionView) -> Option<String> {
     Some(view.client_properties.get("connection_name")?.as_str()?.to_owned())
 }

@@ -28,7 +28,7 @@ pub(in crate::network) struct Secured {
     rng: Rng,
 }
 
-/// What came of a poll.
+/// The result of a poll.
 pub(in crate::network) struct Polled {
     pub(in crate::network) is_done: bool,
     /// Whether the transport returned bytes, so that the broker has room for more.
@@ -37,7 +37,7 @@ pub(in crate::network) struct Polled {
     pub(in crate::network) is_late: bool,
 }
 
-/// What a runtime keeps for a task.
+/// The state that a runtime keeps for a task.
 struct Seat {
     now: Cell<Instant>,
     /// When the timer wakes the task.
@@ -54,7 +54,7 @@ struct Seat {
     handed_over: Cell<u64>,
     /// Whether the driver's last read found nothing.
     is_hungry: Cell<bool>,
-    /// What must not be, and was.
+    /// The first violated invariant, if there is one.
     failure: RefCell<Option<String>>,
 }
 
@@ -177,7 +177,7 @@ impl Timer for Clock {
     }
 }
 
-/// What is inside of TLS: the wires.
+/// The wires inside TLS.
 struct Line {
     wires: Rc<RefCell<Wires>>,
     seat: Rc<Seat>,

@@ -21,10 +21,10 @@ pub(super) use server::{Farewell, ServerEnd};
 /// The name in the certificate.
 const HOST: &str = "localhost";
 
-/// How the two ends know each other. It is made once.
+/// The certificates of both sides. They are made once.
 struct Setup {
     client: TlsOptions,
-    /// How the nodes of brokers are set up: with TLS 1.3, with and without tickets to resume a session, and with TLS 1.2.
+    /// The TLS configuration of the nodes: with TLS 1.3, with and without tickets to resume a session, and with TLS 1.2.
     nodes: [Arc<ServerConfig>; 3],
 }
 

@@ -28,7 +28,7 @@ pub(in crate::network) struct ServerEnd {
     ended: bool,
 }
 
-/// How the broker ends a transport.
+/// The way in which the broker ends a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) enum Farewell {
     /// The transport ends, and the session within it does not.
@@ -68,7 +68,7 @@ impl ServerEnd {
             }
             self.peer_ended |= match self.session.process_new_packets() {
                 Ok(state) => state.peer_has_closed(),
-                // Amid the handshake, it is taken for an error.
+                // During the handshake, it counts as an error.
                 Err(Error::AlertReceived(AlertDescription::CloseNotify)) => true,
                 Err(error) => return Err(failed(&io::Error::other(error))),
             };
