@@ -274,6 +274,8 @@ impl Channel<'_> {
         settlement: Settlement,
     ) -> Result<(), CommandError> {
         self.check_open()?;
+        let of_stream = self.state.held.is_of_stream(delivery);
+        let settlement = if of_stream { Settlement::Ack } else { settlement };
         Ok(self.state.settle_apart(self.outbound, delivery, settlement)?)
     }
 

@@ -9,7 +9,7 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, ClientConfig, CommandError, ConsumerId, Delivery, DeliveryTag,
-    FieldTable, GetReply, Limits, Misuse, Oversized, Reply, ShortStr, Timestamp, Value,
+    FieldTable, GetReply, Limits, Misuse, Oversized, Reply, Settlement, ShortStr, Timestamp, Value,
 };
 
 use crate::harness::Broker;
@@ -392,7 +392,7 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
 #[test]
 fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
     for oversized in [Oversized::Hold, Oversized::Requeue, Oversized::Reject] {
-        for way in 0..6 {
+        for way in 0..7 {
             let (mut rig, id) = with_stream(Recovery::default(), 9..12);
             rig.limit(id, 20);
             rig.cut();
@@ -412,6 +412,9 @@ fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
                 2 => drop(channel.nack_up_to(DeliveryTag::new(0), true)),
                 3 => channel.requeue_all(),
                 4 => channel.discard_consumer(consumer),
+                5 => tags.iter().for_each(|tag| {
+                    drop(channel.settle_apart(*tag, Settlement::Nack { requeue: true }));
+                }),
                 _ => drop(channel.request(cancel("reader"))),
             }
             rig.run();
