@@ -156,6 +156,7 @@ fn fail_pending(
             events.push(ChannelEvent::Failed { request: sent.id, error });
         }
     }
+    record.declaring = None;
     // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
     let cancelled = core::mem::take(&mut record.cancelling);
     events.extend(cancelled.into_keys().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));

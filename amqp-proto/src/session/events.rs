@@ -113,11 +113,10 @@ impl Session {
                     _ => {}
                 }
                 if let Some(note) = sent.note {
-                    let consumer = (*request).into();
                     note.learn(
                         record,
                         &mut self.context.topology,
-                        consumer,
+                        *request,
                         sent.recovers,
                         Some(reply),
                     );

@@ -8,7 +8,7 @@ use super::record::{ChannelRecord, Mode};
 use super::topology::{Topology, name_of};
 use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
-use crate::{ConsumerId, Reply, RequestId};
+use crate::{Reply, RequestId};
 
 /// A request was sent: records what is known now. The rest is recorded with the reply.
 pub(super) fn note(
@@ -33,11 +33,22 @@ pub(super) fn note(
                 false => record.qos = Some(qos.clone()),
             }
         }
-        Method::QueueDeclare(_) => record.last_queue_unknown = false,
+        Method::QueueDeclare(declare) => {
+            record.last_queue_unknown = false;
+            record.declaring = answered.then(|| (id, declare.queue.clone()));
+        }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.mode.select(),
         Method::BasicConsume(consume) => {
-            let (consume, qos) = (consume.clone(), record.qos.clone());
+            let (mut consume, qos) = (consume.clone(), record.qos.clone());
+            let mut declaration = None;
+            if consume.queue.is_empty() {
+                // Not when its reply arrives: that may come after the reply to the next declaration.
+                match record.queue_declared_last() {
+                    Ok(queue) => consume.queue = queue,
+                    Err(unnamed) => declaration = Some(unnamed),
+                }
+            }
             if !consume.no_ack {
                 let present = record.consumers.iter().map(|consumer| consumer.id);
                 record.streams.watch(id.into(), present);
@@ -45,6 +56,7 @@ pub(super) fn note(
             record.consumers.insert(Consumer {
                 id: id.into(),
                 consume,
+                declaration,
                 renamed: None,
                 qos,
                 recovers,
@@ -66,7 +78,7 @@ pub(super) fn note(
     } else if let Some(noted) = Noted::of(method) {
         // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);
-        noted.learn(record, topology, id.into(), recovers, None);
+        noted.learn(record, topology, id, recovers, None);
     }
 }
 
@@ -76,33 +88,47 @@ impl Noted {
         self,
         record: &mut ChannelRecord,
         topology: &mut Topology,
-        consumer: ConsumerId,
+        request: RequestId,
         recovers: bool,
         reply: Option<&Reply>,
     ) {
         match self.0 {
             Method::QueueDeclare(declare) => {
+                let is_unnamed = declare.queue.is_empty();
                 let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
                 let name = name_of(answer.as_ref(), &declare);
                 record.last_queue = name.clone();
+                record.declaring.take_if(|(declaration, _)| *declaration == request);
                 if recovers {
                     topology.declared(declare, &name);
                 }
+                for consumer in record.consumers.iter_mut().filter(|_| is_unnamed) {
+                    if consumer.declaration.take_if(|own| *own == request).is_some() {
+                        consumer.consume.queue = name.clone();
+                        // Without a reply, it counts as started.
+                        if !record.in_flight.contains(RequestId(consumer.id.get())) {
+                            topology.consumed(&name);
+                        }
+                    }
+                }
             }
             Method::BasicConsume(_) => {
-                let last_queue = record.last_queue.clone();
+                let consumer = request.into();
                 if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
                     record.consumers.set_tag(consumer, answer.consumer_tag.detached());
                 }
-                let Some(started) = record.consumers.get_mut(consumer) else { return };
-                if started.consume.queue.is_empty() {
-                    started.consume.queue = last_queue;
+                if let Some(started) = record.consumers.get(consumer) {
+                    topology.consumed(&started.consume.queue);
                 }
-                topology.consumed(&started.consume.queue);
             }
             Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,
             // An entity that is removed no longer exists, whoever declared it.
-            other if recovers || !brings(&other) => topology.learn(other, &record.last_queue),
+            other if recovers || !brings(&other) => {
+                // Without a reply, this is learned when it is sent, and the last declaration may have no reply yet.
+                let sent_now = reply.is_none().then(|| record.queue_declared_last().ok());
+                let last_queue = sent_now.flatten().unwrap_or_else(|| record.last_queue.clone());
+                topology.learn(other, &last_queue);
+            }
             _ => {}
         }
     }

@@ -302,3 +302,82 @@ fn channels_whose_mode_is_refused_end_and_the_others_go_on() {
         }
     }
 }
+
+/// Queues reply to `basic.consume`, and so a reply may come after those to later requests.
+#[test]
+fn a_consumer_of_the_queue_declared_last_stays_with_it() {
+    for no_wait in [false, true] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let id = rig.session.open_channel().expect("there is room");
+        let mut channel = rig.channel(id);
+        channel.request(durable("first")).expect("it is sent");
+        let consumer_tag = short("tag");
+        let consume = BasicConsume { consumer_tag, no_wait, ..<_>::default() };
+        channel.request(consume).expect("it is sent");
+        channel.request(durable("second")).expect("it is sent");
+        let mut late = None;
+        rig.run_with(|server, id, method| match method {
+            Method::BasicConsume(_) => late = Some(method.clone()),
+            Method::QueueDeclare(declare) if declare.queue == "second" => {
+                accept(server, id, method);
+                if let Some(late) = late.take().filter(|_| !no_wait) {
+                    accept(server, id, &late);
+                }
+            }
+            method => accept(server, id, method),
+        });
+        rig.cut();
+        rig.reconnect_to(ServerConfig::default());
+        rig.run();
+        let started = rig.peer.asked.iter().filter_map(|method| match method {
+            Method::BasicConsume(consume) => Some(consume.queue.clone()),
+            _ => None,
+        });
+        assert_eq!(started.collect::<Vec<_>>(), ["first"], "{no_wait}");
+    }
+}
+
+#[test]
+fn a_consumer_of_an_unnamed_queue_gets_its_name_with_the_reply() {
+    for no_wait in [false, true] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let id = rig.session.open_channel().expect("there is room");
+        let mut channel = rig.channel(id);
+        for tag in ["one", "two"] {
+            channel.request(durable("")).expect("it is sent");
+            let consumer_tag = short(tag);
+            let consume = BasicConsume { consumer_tag, no_wait, ..<_>::default() };
+            channel.request(consume).expect("it is sent");
+        }
+        let mut late = Vec::new();
+        let mut names = ["first", "second", "third", "fourth"].into_iter();
+        let mut name = |declare: &QueueDeclare| -> Method {
+            assert!(declare.queue.is_empty());
+            let queue = short(names.next().expect("each is declared twice"));
+            QueueDeclare { queue, ..declare.clone() }.into()
+        };
+        rig.run_with(|server, id, method| match method {
+            Method::BasicConsume(consume) if consume.no_wait => {}
+            Method::BasicConsume(_) => late.push(method.clone()),
+            Method::QueueDeclare(declare) => accept(server, id, &name(declare)),
+            method => accept(server, id, method),
+        });
+        for consume in late {
+            accept(&mut rig.peer.server, id, &consume);
+        }
+        rig.run();
+        rig.cut();
+        rig.reconnect_to(ServerConfig::default());
+        rig.run_with(|server, id, method| match method {
+            Method::QueueDeclare(declare) => accept(server, id, &name(declare)),
+            method => accept(server, id, method),
+        });
+        let started = rig.peer.asked.iter().filter_map(|method| match method {
+            Method::BasicConsume(consume) => Some(consume.queue.clone()),
+            _ => None,
+        });
+        assert_eq!(started.collect::<Vec<_>>(), ["third", "fourth"], "{no_wait}");
+    }
+}

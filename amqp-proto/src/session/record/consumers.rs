@@ -19,6 +19,8 @@ pub(crate) struct Consumers {
 pub(crate) struct Consumer {
     pub(crate) id: ConsumerId,
     pub(crate) consume: BasicConsume,
+    /// The declaration of its queue, until its reply names the queue.
+    pub(crate) declaration: Option<RequestId>,
     /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](crate::session::pause).
     pub(crate) renamed: Option<ShortStr>,
     /// The prefetch limit in effect when the consumer was started.
@@ -173,6 +175,7 @@ mod tests {
         Consumer {
             id: ConsumerId(number),
             consume: BasicConsume { consumer_tag, ..BasicConsume::default() },
+            declaration: None,
             renamed: None,
             qos: None,
             recovers: true,

@@ -54,6 +54,8 @@ pub(crate) struct ChannelRecord {
     pub(crate) streams: Streams,
     /// The queue for which an empty queue name stands.
     pub(crate) last_queue: ShortStr,
+    /// The declaration of a queue that was sent last, and its name, until its reply arrives.
+    pub(crate) declaring: Option<(RequestId, ShortStr)>,
     /// Whether the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
     pub(crate) last_queue_unknown: bool,
     pub(crate) in_flight: Requests,
@@ -170,6 +172,16 @@ impl ChannelRecord {
     ) {
         let ahead_of = self.seqs.next();
         self.held.push_back(Held { id, method, facts, answered, recovers, ahead_of });
+    }
+
+    /// Returns the queue that an empty name stands for in a request that is sent now. If that queue is yet to get its name from the
+    /// broker, returns its declaration.
+    pub(crate) fn queue_declared_last(&self) -> Result<ShortStr, RequestId> {
+        match &self.declaring {
+            Some((declaration, name)) if name.is_empty() => Err(*declaration),
+            Some((_, name)) => Ok(name.clone()),
+            None => Ok(self.last_queue.clone()),
+        }
     }
 
     /// Puts the name of the queue that was declared last where an empty one stands for it, if the broker does not know.
