@@ -233,10 +233,8 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
     }
 }
 
-/// A broker may deliver to a consumer that is starting. The consumer can be cancelled only when it has started, and a close before
-/// that would count the delivery as failed.
-#[test]
-fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
+/// A channel with a consumer that was dropped while it was starting.
+fn with_dropped_start() -> (ClientRig, Channel) {
     let mut rig = ClientRig::new(Config::default());
     rig.peer.record();
     let channel = rig.open_channel();
@@ -244,6 +242,14 @@ fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting
     assert!(rig.poll(consuming.as_mut()).is_none());
     rig.peer.methods.clear();
     drop(consuming);
+    (rig, channel)
+}
+
+/// A broker may deliver to a consumer that is starting. The consumer can be cancelled only when it has started, and a close before
+/// that would count the delivery as failed.
+#[test]
+fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting() {
+    let (mut rig, channel) = with_dropped_start();
     drop(channel);
     rig.turn();
     let names: Vec<_> = rig.peer.methods.iter().map(|method| method.facts().name).collect();
@@ -256,14 +262,8 @@ fn a_dropped_channel_is_closed_behind_the_cancel_of_a_consumer_that_was_starting
 #[test]
 fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
     for grace in [Duration::ZERO, Duration::from_secs(1)] {
-        let mut rig = ClientRig::new(Config::default());
-        rig.peer.record();
-        let channel = rig.open_channel();
-        let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
-        assert!(rig.poll(consuming.as_mut()).is_none());
-        drop(consuming);
+        let (mut rig, _channel) = with_dropped_start();
         let connection = rig.connection.clone();
-        rig.peer.methods.clear();
         let left = rig.run(connection.shutdown(grace)).expect("it closes");
         assert!(left.is_nothing());
         let names: Vec<_> = rig.peer.methods.iter().map(|method| method.facts().name).collect();

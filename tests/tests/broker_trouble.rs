@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::{
-    Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, MessageProperties,
+    Config, ConfirmError, ConnectError, Connection, ConsumeOptions, ConsumerEnd, MessageProperties,
     PublisherOptions, QueueOptions, Target,
 };
 use amqp_client_tokio::{connect, connect_over, connect_target};
@@ -30,6 +30,20 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(LIMIT, asking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// A connection through a socket, or through a pipe.
+async fn open_by(
+    broker: &Broker,
+    through_pipe: bool,
+) -> Result<Connection, Box<dyn std::error::Error>> {
+    if !through_pipe {
+        return Ok(open(&broker.uri()).await?);
+    }
+    let (connection, driver) = connect_over(broker.pipe(), Config::default());
+    tokio::spawn(driver);
+    connection.ready().await?;
+    Ok(connection)
 }
 
 fn persistent() -> PublisherOptions {
@@ -174,15 +188,7 @@ async fn held_confirms_reach_no_other_channel() -> Outcome {
 async fn a_frozen_connection_can_be_cut_but_gets_no_close() -> Outcome {
     let broker = Broker::start()?;
     for through_pipe in [false, true] {
-        let connection = match through_pipe {
-            false => open(&broker.uri()).await?,
-            true => {
-                let (connection, driver) = connect_over(broker.pipe(), Config::default());
-                tokio::spawn(driver);
-                connection.ready().await?;
-                connection
-            }
-        };
+        let connection = open_by(&broker, through_pipe).await?;
         let views = broker.connections();
         let [view] = &views[..] else { return Err("it is the only one".into()) };
         broker.freeze(view.id);
@@ -228,15 +234,7 @@ async fn a_connection_is_cut_or_closed_and_others_are_not() -> Outcome {
 async fn a_frozen_connection_continues_where_it_stopped() -> Outcome {
     let broker = Broker::start()?;
     for through_pipe in [false, true] {
-        let connection = match through_pipe {
-            false => open(&broker.uri()).await?,
-            true => {
-                let (connection, driver) = connect_over(broker.pipe(), Config::default());
-                tokio::spawn(driver);
-                connection.ready().await?;
-                connection
-            }
-        };
+        let connection = open_by(&broker, through_pipe).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare("q", QueueOptions::new().exclusive(true)).await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;

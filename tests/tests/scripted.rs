@@ -3,6 +3,7 @@
 mod once;
 mod script;
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
@@ -22,13 +23,30 @@ use script::{METHOD, encoded, greet, offer, receive, send, welcome};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The script is done.
+async fn joined(script: JoinHandle<()>) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || script.join())
+        .await?
+        .map_err(|_| "the script failed")?)
+}
+
+/// The server's part of a connection from the end of the login to the close.
+fn open_and_close(peer: &mut PeerConnection) {
+    send(peer, 0, ConnectionTune { frame_max: 4096, ..ConnectionTune::default() });
+    assert!(matches!(receive(peer), Method::ConnectionTuneOk(_)));
+    assert!(matches!(receive(peer), Method::ConnectionOpen(_)));
+    send(peer, 0, ConnectionOpenOk::default());
+    assert!(matches!(receive(peer), Method::ConnectionClose(_)));
+    send(peer, 0, ConnectionCloseOk {});
+}
+
 /// Returns why a peer that follows this script is no broker.
 async fn refusal(script: impl FnOnce(PeerConnection) + Send + 'static) -> Result<ConnectionError> {
     let peer = ScriptedPeer::bind()?;
     let uri = peer.uri();
     let script = peer.spawn(move |peer| script(peer.accept().expect("the client connects")));
     let connected = open(&uri).await;
-    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    joined(script).await?;
     match connected {
         Err(ConnectError::Refused { error, .. }) => Ok(error),
         other => panic!("{other:?}"),
@@ -97,16 +115,11 @@ async fn cram_md5_proves_that_it_knows_the_password() -> Result<()> {
         send(&mut peer, 0, ConnectionSecure { challenge });
         let Method::ConnectionSecureOk(secure) = receive(&mut peer) else { panic!("no secure-ok") };
         assert_eq!(secure.response.expose(), b"tim b913a602c7eda7a495b4e6e7334d3890");
-        send(&mut peer, 0, ConnectionTune { frame_max: 4096, ..ConnectionTune::default() });
-        assert!(matches!(receive(&mut peer), Method::ConnectionTuneOk(_)));
-        assert!(matches!(receive(&mut peer), Method::ConnectionOpen(_)));
-        send(&mut peer, 0, ConnectionOpenOk::default());
-        assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
-        send(&mut peer, 0, ConnectionCloseOk {});
+        open_and_close(&mut peer);
     });
     let connection = connect(&format!("{uri}?auth_mechanism=cram-md5")).await?;
     connection.close().await?;
-    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    joined(script).await?;
     Ok(())
 }
 
@@ -141,17 +154,12 @@ async fn a_broker_that_sends_byte_by_byte_is_understood() -> Result<()> {
             peer.write(&[octet]).expect("the client reads");
         }
         assert!(matches!(receive(&mut peer), Method::ConnectionStartOk(_)));
-        send(&mut peer, 0, ConnectionTune { frame_max: 4096, ..ConnectionTune::default() });
-        assert!(matches!(receive(&mut peer), Method::ConnectionTuneOk(_)));
-        assert!(matches!(receive(&mut peer), Method::ConnectionOpen(_)));
-        send(&mut peer, 0, ConnectionOpenOk::default());
-        assert!(matches!(receive(&mut peer), Method::ConnectionClose(_)));
-        send(&mut peer, 0, ConnectionCloseOk {});
+        open_and_close(&mut peer);
     });
     let connection = open(&uri).await?;
     assert_eq!(connection.negotiated().ok_or("not open")?.frame_max, 4096);
     connection.close().await?;
-    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    joined(script).await?;
     Ok(())
 }
 
@@ -174,7 +182,7 @@ async fn a_violation_is_reported_to_the_peer_and_to_every_handle() -> Result<()>
     let opening = connection.open_channel().await.expect_err("the connection fails");
     assert_eq!(opening, CallError::Ended(ChannelError::Connection(expected.clone())));
     assert_eq!(connection.closed().await, expected);
-    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    joined(script).await?;
     Ok(())
 }
 
@@ -206,6 +214,6 @@ async fn the_reason_of_a_close_is_read_even_when_nothing_can_be_written() -> Res
     let error = connection.closed().await;
     let close = error.as_close().ok_or_else(|| format!("{error:?}"))?;
     assert_eq!(close.reply_code, ReplyCode::CONNECTION_FORCED);
-    tokio::task::spawn_blocking(move || script.join()).await?.map_err(|_| "the script failed")?;
+    joined(script).await?;
     Ok(())
 }

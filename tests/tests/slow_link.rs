@@ -1,7 +1,7 @@
 //! Links that take little at a time, or stop, on every adapter: deadlines do not count while the bytes ahead are written.
 
 use std::error::Error;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -38,6 +38,28 @@ struct Scene {
     config: Config,
 }
 
+/// Passes a client's bytes on to the broker, piece by piece. Once a body has begun, it pauses after each piece, or ends.
+fn pass_on(
+    from: &mut impl io::Read,
+    to: &mut TcpStream,
+    mut pause: impl FnMut() -> Option<Duration>,
+) -> io::Result<()> {
+    let (mut piece, mut passed) = (vec![0; PIECE], 0);
+    loop {
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            return to.shutdown(Shutdown::Write);
+        }
+        to.write_all(&piece[..count])?;
+        passed += count;
+        if passed > PIECE {
+            let Some(pause) = pause() else { return Ok(()) };
+            // The subject: a link that takes nothing for this time.
+            thread::sleep(pause);
+        }
+    }
+}
+
 /// The link takes a body slowly, and after a while either as fast as it comes or not at all.
 fn scene(stops: bool) -> io::Result<Scene> {
     let broker = Broker::start()?;
@@ -48,28 +70,14 @@ fn scene(stops: bool) -> io::Result<Scene> {
         let _gone = io::copy(&mut from, &mut down);
         let _gone = down.shutdown(Shutdown::Both);
     });
-    thread::spawn(move || -> io::Result<()> {
-        let (mut piece, mut passed, mut begun) = (vec![0; PIECE], 0, None);
-        loop {
-            let count = up.read(&mut piece)?;
-            if count == 0 {
-                return to.shutdown(Shutdown::Write);
-            }
-            to.write_all(&piece[..count])?;
-            passed += count;
-            if passed > PIECE {
-                let begun = *begun.get_or_insert_with(Instant::now);
-                if stops {
-                    break;
-                }
-                if begun.elapsed() < SLOW {
-                    // The subject: a link that takes nothing for this time.
-                    thread::sleep(PAUSE);
-                }
-            }
-        }
+    thread::spawn(move || {
+        let mut begun = None;
         // The other thread keeps both streams.
-        Ok(())
+        pass_on(&mut up, &mut to, || match begun.get_or_insert_with(Instant::now).elapsed() {
+            _ if stops => None,
+            elapsed if elapsed < SLOW => Some(PAUSE),
+            _ => Some(Duration::ZERO),
+        })
     });
     let target: Target = broker.uri().parse().map_err(io::Error::other)?;
     let settings = Settings::default()
@@ -94,19 +102,7 @@ fn tcp_scene() -> io::Result<(Broker, Target)> {
         let (mut up, _) = listener.accept()?;
         let mut down = up.try_clone()?;
         thread::spawn(move || io::copy(&mut from, &mut down));
-        let (mut piece, mut passed) = (vec![0; PIECE], 0);
-        loop {
-            let count = up.read(&mut piece)?;
-            if count == 0 {
-                return to.shutdown(Shutdown::Write);
-            }
-            to.write_all(&piece[..count])?;
-            passed += count;
-            if passed > PIECE {
-                // The subject: a link that takes nothing for this time.
-                thread::sleep(TCP_PAUSE);
-            }
-        }
+        pass_on(&mut up, &mut to, || Some(TCP_PAUSE))
     });
     let target: Target = uri.parse().map_err(io::Error::other)?;
     let settings = Settings::default().call_timeout(Some(CALL)).confirm_timeout(Some(CALL));

@@ -9,9 +9,9 @@ use amqp_client_core::login::Token;
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    CallError, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions, Delivery,
-    Entity, Gate, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions, QueueOptions,
-    QueueType, Recovery, RecoveryReport, Status, StreamOffset, Target,
+    CallError, Channel, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions,
+    Delivery, Entity, Gate, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions,
+    Queue, QueueOptions, QueueType, Recovery, RecoveryReport, Status, StreamOffset, Target,
 };
 use amqp_testkit::Proxy;
 
@@ -44,6 +44,16 @@ impl Scene {
         let connection = world.open(target).await?;
         let events = connection.events();
         Ok(Self { proxy, connection, events })
+    }
+
+    /// A channel, and a durable queue with messages from 0 to 9.
+    async fn ten_messages(&self) -> Result<(Channel, Queue)> {
+        let channel = self.connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
+        for number in 0..10u8 {
+            queue.publish(&Message::new(vec![number])).await?;
+        }
+        Ok((channel, queue))
     }
 
     /// Waits until the loss was noticed.
@@ -112,11 +122,7 @@ behaviours! {
 
     async fn what_was_not_settled_is_delivered_again(world) {
         let mut scene = Scene::set(&world).await?;
-        let channel = scene.connection.open_channel().await?;
-        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
-        for number in 0..10u8 {
-            queue.publish(&Message::new(vec![number])).await?;
-        }
+        let (channel, queue) = scene.ten_messages().await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         // Some are settled, some are in the application's hands, some were not taken.
         for _ in 0..3 {
@@ -141,11 +147,7 @@ behaviours! {
 
     async fn settling_what_is_stale_does_nothing_and_is_counted(world) {
         let mut scene = Scene::set(&world).await?;
-        let channel = scene.connection.open_channel().await?;
-        let queue = channel.queue_declare(name("q"), QueueOptions::new().durable(true)).await?;
-        for number in 0..10u8 {
-            queue.publish(&Message::new(vec![number])).await?;
-        }
+        let (channel, queue) = scene.ten_messages().await?;
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let mut stale = Vec::new();
         for _ in 0..10 {
