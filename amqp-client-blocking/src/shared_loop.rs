@@ -63,7 +63,7 @@ impl SharedLoop {
 
 /// The loop of a connection, which threads share.
 struct SharedLoop {
-    /// Ends the wait of the leader.
+    /// Wakes the leader from its wait.
     waker: mio::Waker,
     /// Whether there is work since the drive was polled last.
     has_work: AtomicBool,
@@ -74,7 +74,7 @@ struct SharedLoop {
     helper: Condvar,
 }
 
-/// The place where a thread leaves the loop and another takes it.
+/// The place at which threads pass the loop to each other.
 #[derive(Default)]
 struct Post {
     /// `None` while a thread runs it, and after its end.
@@ -85,7 +85,7 @@ struct Post {
     helper_waits: bool,
     /// Callers that wait for the loop to be left.
     followers: VecDeque<Arc<Waiter>>,
-    /// A caller has led since the helper looked last.
+    /// A caller has led since the helper last checked.
     callers_lead: bool,
 }
 
@@ -116,8 +116,8 @@ impl Wake for SharedLoop {
         self.wake_by_ref();
     }
 
-    /// There is work to do. If nobody leads, the next leader begins with it: the caller, who usually waits for the result, or the
-    /// helper after its pause.
+    /// There is work to do. If no thread leads, the next leader begins with it: the caller, who usually waits for the result, or
+    /// the helper after its pause.
     fn wake_by_ref(self: &Arc<Self>) {
         used(self);
         self.has_work.store(true, Ordering::SeqCst);

@@ -65,7 +65,7 @@ async fn publish(channel: &Channel, queue: &Queue) -> Result<()> {
     Ok(())
 }
 
-/// Acknowledging does not wait for the broker; acknowledgements travel together.
+/// Acknowledging does not wait for the broker; consecutive ones are merged.
 async fn consume(queue: &Queue) -> Result<()> {
     let mut consumer = queue.consume(ConsumeOptions::new()).await?;
     let progress = ProgressBar::new(MESSAGES.into());

@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let logs =
         channel.exchange_declare("logs", ExchangeKind::Fanout, ExchangeOptions::new()).await?;
 
-    // A queue of our own, named by the broker, that goes when we go.
+    // An exclusive queue with a name from the broker, which deletes the queue when this program ends.
     let queue = channel.queue_declare("", QueueOptions::temporary()).await?;
     queue.bind(logs.name(), "").await?;
 

@@ -1,4 +1,4 @@
-//! Tutorial 7, "Publisher confirms": publishes many messages and makes sure of each, in three ways.
+//! Tutorial 7, "Publisher confirms": publishes many messages and checks the outcome of each, in three ways.
 //!
 //! ```text
 //! cargo run --release --example tutorial_7_publisher_confirms -- 10000

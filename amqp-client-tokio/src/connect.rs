@@ -51,8 +51,8 @@ pub async fn connect(uri: &str) -> Result<Connection, ConnectError> {
 /// ```
 ///
 /// # Errors
-/// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried.
-/// Otherwise this is the first refusal by a node that was reached, or else the error of the last node.
+/// [`ConnectError`]. If a node refuses something that every node would refuse, such as the credentials, no further node is tried.
+/// Otherwise, the error is the first refusal by a node that was reached, or, if none was reached, the error of the last node.
 ///
 /// # Panics
 /// Outside of a tokio runtime with I/O and time enabled.

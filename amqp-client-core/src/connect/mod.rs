@@ -34,8 +34,8 @@ use crate::tls::TlsOptions;
 /// If the connection is lost later, it is recovered as [`Target::recovery`] configures.
 ///
 /// # Errors
-/// [`ConnectError`]. If a node refuses what every node would refuse, such as the credentials, no further node is tried. Otherwise
-/// this is the first refusal by a node that was reached, or else the error of the last node.
+/// [`ConnectError`]. If a node refuses something that every node would refuse, such as the credentials, no further node is tried.
+/// Otherwise, the error is the first refusal by a node that was reached, or, if none was reached, the error of the last node.
 ///
 /// # Cancel safety
 /// Dropping the future aborts the attempt.

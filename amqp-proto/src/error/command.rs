@@ -194,7 +194,7 @@ pub enum Misuse {
     #[error("the consumer tag is in use on this channel; choose another, or let the client choose")]
     ConsumerTagInUse,
     /// Sessions: a stream is consumed with `no_ack`. RabbitMQ would close the connection.
-    #[error("deliveries of a stream have to be acknowledged; consume it without no_ack")]
+    #[error("deliveries of a stream have to be acknowledged; turn no_ack off")]
     StreamNeedsAcks,
     /// Sessions: a stream is consumed without a prefetch limit. RabbitMQ would close the channel.
     #[error(

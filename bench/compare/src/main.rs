@@ -91,7 +91,7 @@ fn measure(options: &Options) -> Outcome<Results> {
             continue;
         }
         let Some(broker) = broker::start(target)? else {
-            eprintln!("{target}: there is no broker for it, so it is left out");
+            eprintln!("{target}: left out, because its broker is not available");
             continue;
         };
         for scenario in plan::scenarios(target, plan.quick) {

@@ -7,17 +7,17 @@ use amqp_faults::{Error, Fault, Plan, run};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-Lets publishers and consumers work on private RabbitMQ nodes while things go wrong, and keeps a ledger of each message.
+Runs publishers and consumers on private RabbitMQ nodes, injects faults, and records what happens to each message.
 
 Usage: faults [OPTIONS]
 
 Options:
-  --minutes N   For how long; each fault happens once at least [default: 0]
-  --nodes N     How many nodes the cluster has [default: 1]
-  --seed N      What chance is drawn from [default: 1]
-  --help        Shows this
+  --minutes N   The duration; each fault happens at least once [default: 0]
+  --nodes N     Number of nodes of the cluster [default: 1]
+  --seed N      The seed of the random order of faults [default: 1]
+  --help        Shows this text
 
-Ends with a table: faults by kind, messages confirmed, lost, duplicated, the longest recovery, calls pending at the end.";
+At the end, prints a table: faults by kind; confirmed, lost and duplicated messages; the longest recovery; pending calls.";
 
 fn main() -> ExitCode {
     match parse().and_then(|plan| plan.map(execute).transpose()) {

@@ -12,24 +12,24 @@ use batch::{Batch, Kind};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-Simulates clients, a broker and a network that fails, and checks what always has to hold.
+Simulates clients, a broker and a failing network, and checks the invariants.
 
 Usage: simulate [OPTIONS]
 
 Options:
-  --stories        Only stories: clients that know what they do, and check every answer
+  --stories        Only stories: clients that follow a plan and check every reply
   --explorations   Only explorations: random commands from the whole API
-  --seeds N        How many runs of each [default: 1000]
+  --seeds N        Number of runs of each kind [default: 1000]
   --from N         The first seed [default: 0]
-  --seed N         This one only; shows its script
-  --resume LOG     Goes on where the runs in this file stopped, and adds to it what ran
-  --minutes N      With --resume: for how long [default: 10]
-  --tls            Each transport is inside of TLS; otherwise, that is so in one seed of six
-  --brief          Does not shrink what fails
-  --survey         Goes on behind failures, and lists what kinds there are
-  --help           Shows this
+  --seed N         Runs only this seed, and prints its script
+  --resume LOG     Continues after the last seeds in this file, and appends the new ones
+  --minutes N      With --resume: the duration [default: 10]
+  --tls            Runs every seed over TLS; otherwise, one seed in six runs over TLS
+  --brief          Does not shrink failing scripts
+  --survey         Continues after failures, and lists their kinds
+  --help           Shows this text
 
-A seed that fails is printed with its script, shrunk to what still fails. The same seed always leads to the same run.";
+If a seed fails, prints it with its script, shrunk as far as it still fails. The same seed always leads to the same run.";
 
 struct Arguments {
     kinds: Vec<Kind>,

@@ -19,8 +19,8 @@ Compares the public items of each published crate with the list in docs/surface.
 Usage: amqp-surface [--renew]
 
 Options:
-  --renew   Writes the lists instead
-  --help    Shows this";
+  --renew   Writes the lists instead of comparing them
+  --help    Shows this text";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

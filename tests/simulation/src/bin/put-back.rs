@@ -23,12 +23,12 @@ Puts known defects back, one at a time, and shows after how many seeds the simul
 Usage: put-back [OPTIONS] [NAME...]
 
 Arguments:
-  NAME         Only defects whose file name begins like that
+  NAME         Only defects whose file name starts with NAME
 
 Options:
-  --seeds N    How many seeds of each kind to try before giving up [default: 4000]
-  --jobs N     How many defects to look for at the same time [default: 1]
-  --help       Shows this";
+  --seeds N    Maximum number of seeds of each kind [default: 4000]
+  --jobs N     Number of defects to search for in parallel [default: 1]
+  --help       Shows this text";
 
 /// A defect that can be put back.
 struct Defect {
