@@ -9,8 +9,8 @@ use crate::method::{Method, Request, TxRollback};
 use crate::time::Instant;
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConnectionError,
-    ConsumerId, DeliveryTag, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError,
-    PublishSeq, RawProperties, ReplyCode, RequestId, Route, Settlement, ShortStr,
+    ConsumerId, EncodeProperties, Event, Gate, Misuse, Prepared, PublishError, PublishSeq,
+    RawProperties, ReplyCode, RequestId, Route, ShortStr,
 };
 
 /// A short-lived view of a channel of a [`Session`](super::Session), for issuing commands.
@@ -63,7 +63,7 @@ impl Reach<'_> {
 
 /// Returns the reason why a channel accepts no commands any more.
 #[cold]
-fn ended(id: ChannelId, over: Option<&ConnectionError>) -> ChannelError {
+pub(super) fn ended(id: ChannelId, over: Option<&ConnectionError>) -> ChannelError {
     let closed =
         || ChannelError::Closed(Close::local(Some(id), ReplyCode::REPLY_SUCCESS, ShortStr::EMPTY));
     over.map_or_else(closed, |error| error.clone().into())
@@ -71,7 +71,7 @@ fn ended(id: ChannelId, over: Option<&ConnectionError>) -> ChannelError {
 
 impl Reach<'_> {
     /// Returns the connection's channel while it is being restored, for commands that cannot wait until everything is restored.
-    fn restored(&mut self, id: ChannelId) -> Option<crate::Channel<'_>> {
+    pub(super) fn restored(&mut self, id: ChannelId) -> Option<crate::Channel<'_>> {
         match self {
             Self::Nowhere(connection) if connection.is_open() => connection.channel(id).ok(),
             _ => None,
@@ -375,99 +375,6 @@ impl SessionChannel<'_> {
         }
     }
 
-    /// Acknowledges one delivery; see [`Channel::ack`](crate::Channel::ack).
-    ///
-    /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
-    #[inline]
-    pub fn ack(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, false, |channel, tag| channel.ack(tag))?;
-        self.note_settled(delivery, false);
-        Ok(())
-    }
-
-    /// Acknowledges all deliveries up to and including this one; tag 0 means all.
-    ///
-    /// # Errors
-    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
-    pub fn ack_up_to(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
-        self.settle(delivery, false, |channel, tag| channel.ack_up_to(tag))?;
-        self.note_settled(delivery, true);
-        Ok(())
-    }
-
-    /// Rejects one delivery (`basic.reject`); see [`Channel::reject`](crate::Channel::reject).
-    ///
-    /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged
-    /// instead, here and in the methods below: in all of them, the consumer has finished with the delivery.
-    ///
-    /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
-    pub fn reject(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        if self.record.streams.holds(delivery) {
-            return self.ack(delivery);
-        }
-        self.settle(delivery, requeue, |channel, tag| channel.reject(tag, requeue))
-    }
-
-    /// Returns one delivery to the broker (`basic.nack`); see [`Channel::nack`](crate::Channel::nack).
-    ///
-    /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
-    pub fn nack(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        if self.record.streams.holds(delivery) {
-            return self.ack(delivery);
-        }
-        self.settle(delivery, requeue, |channel, tag| channel.nack(tag, requeue))
-    }
-
-    /// Returns all unacknowledged deliveries up to and including this one; tag 0 means all.
-    ///
-    /// # Errors
-    /// [`CommandError`], if no delivery is waiting for an acknowledgement.
-    pub fn nack_up_to(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        let all = delivery.get() == 0;
-        let delivery = match self.record.tags.last() {
-            // Deliveries that were not polled yet may be of a stream as well.
-            Some(last) if all && self.may_read_streams() => last,
-            None if all && self.may_read_streams() => {
-                return Err(Misuse::UnknownDelivery(delivery.get()).into());
-            }
-            _ => delivery,
-        };
-        let of_streams = self.record.streams.held_up_to(delivery);
-        for delivery in &of_streams {
-            self.ack(*delivery)?;
-        }
-        let nacked =
-            self.settle(delivery, requeue, |channel, tag| channel.nack_up_to(tag, requeue));
-        match nacked {
-            // All deliveries up to this one were of streams.
-            Err(CommandError::Misuse(Misuse::UnknownDelivery(_))) if !of_streams.is_empty() => {
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    /// Settles one delivery regardless of the outcome of a transaction; see [`Channel::settle_apart`](crate::Channel::settle_apart).
-    ///
-    /// # Errors
-    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
-    pub fn settle_apart(
-        &mut self,
-        delivery: DeliveryTag,
-        settlement: Settlement,
-    ) -> Result<(), CommandError> {
-        let of_stream = self.record.streams.holds(delivery);
-        let settlement = if of_stream { Settlement::Ack } else { settlement };
-        self.act(delivery, true, |channel, tag| channel.settle_apart(tag, settlement))?;
-        if of_stream {
-            self.record.streams.settled(delivery, false, false);
-        }
-        Ok(())
-    }
-
     /// Refuses requests on streams that would make RabbitMQ close the channel or connection. A queue is known to be a stream if the
     /// session has declared it, or if the consumer has a stream offset.
     fn check_stream(&self, method: &Method) -> Result<(), Misuse> {
@@ -491,46 +398,6 @@ impl SessionChannel<'_> {
     fn is_stream(&self, queue: &ShortStr) -> bool {
         let last = queue.is_empty() && self.record.held.is_empty();
         self.topology.is_stream(if last { &self.record.last_queue } else { queue })
-    }
-
-    /// Returns whether deliveries on the channel may come from streams.
-    fn may_read_streams(&self) -> bool {
-        let mut consumers = self.record.consumers.iter().map(|consumer| &consumer.consume.queue);
-        self.record.streams.any()
-            || consumers.any(|queue| self.topology.is_stream(queue))
-            || matches!(&self.reach, Reach::Channel(channel) if channel.holds_of_stream())
-    }
-
-    /// Requeues all unacknowledged deliveries; see [`Channel::requeue_all`](crate::Channel::requeue_all).
-    pub fn requeue_all(&mut self) {
-        if self.may_read_streams() {
-            // Deliveries in flight may be of a stream, so only those that have arrived are requeued.
-            let _none = self.nack_up_to(DeliveryTag::new(0), true);
-            return;
-        }
-        match &mut self.reach {
-            Reach::Channel(channel) => channel.requeue_all(),
-            // Deliveries that arrived while the channel is being restored.
-            reach => {
-                if let Some(mut channel) = reach.restored(self.id) {
-                    channel.requeue_all();
-                }
-            }
-        }
-    }
-
-    /// Requests redelivery of all unacknowledged deliveries, without a reply; see
-    /// [`Channel::recover_async`](crate::Channel::recover_async). Without a connection, that happens anyway.
-    ///
-    /// # Errors
-    /// [`CommandError`].
-    pub fn recover_async(&mut self, requeue: bool) -> Result<(), CommandError> {
-        match &mut self.reach {
-            Reach::Channel(channel) => channel.recover_async(requeue),
-            Reach::Ended(over) => Err(ended(self.id, *over).into()),
-            // There may be deliveries already on a channel that is being restored.
-            reach => reach.restored(self.id).map_or(Ok(()), |mut own| own.recover_async(requeue)),
-        }
     }
 
     /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection, it is closed at once.
@@ -621,63 +488,6 @@ impl SessionChannel<'_> {
         }
     }
 
-    /// Settles deliveries by the broker's tag. Deliveries that arrived while the channel is being restored can be settled as well.
-    #[inline]
-    fn settle(
-        &mut self,
-        delivery: DeliveryTag,
-        requeue: bool,
-        act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
-    ) -> Result<(), CommandError> {
-        self.act(delivery, requeue, act)?;
-        self.record.mode.work();
-        Ok(())
-    }
-
-    /// Like `settle`, without marking the transaction as having work that a loss would undo.
-    fn act(
-        &mut self,
-        delivery: DeliveryTag,
-        requeue: bool,
-        act: impl FnOnce(&mut crate::Channel<'_>, DeliveryTag) -> Result<(), CommandError>,
-    ) -> Result<(), CommandError> {
-        let Some(tag) = self.record.tags.sent(delivery) else {
-            return self.stale(delivery, requeue);
-        };
-        let settled = match &mut self.reach {
-            Reach::Channel(channel) => act(channel, tag),
-            Reach::Ended(over) => return Err(ended(self.id, *over).into()),
-            reach => match reach.restored(self.id) {
-                Some(mut channel) => act(&mut channel, tag),
-                None => return self.stale(delivery, requeue),
-            },
-        };
-        match settled {
-            // The delivery was requested again (`basic.recover`).
-            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => self.stale(delivery, requeue),
-            settled => settled.map_err(|error| named(error, delivery)),
-        }
-    }
-
-    /// Notes settled deliveries, so that readers of streams resume after them.
-    #[inline]
-    fn note_settled(&mut self, delivery: DeliveryTag, up_to: bool) {
-        if self.record.streams.any() {
-            let in_transaction = matches!(self.record.mode, Mode::Tx { .. });
-            self.record.streams.settled(delivery, up_to, in_transaction);
-        }
-    }
-
-    /// Handles a delivery that the broker has requeued. A transaction that meant to settle it in another way must not be committed:
-    /// the message would be delivered again although the work for it was committed.
-    #[cold]
-    fn stale(&mut self, delivery: DeliveryTag, requeue: bool) -> Result<(), CommandError> {
-        if !requeue {
-            self.record.mode.lose();
-        }
-        Err(Misuse::StaleDelivery(delivery.get()).into())
-    }
-
     /// Refuses to commit a transaction of which a part was lost, and rolls it back.
     fn check_transaction(&mut self, method: &Method) -> Result<(), CommandError> {
         let Mode::Tx { dirty, lost } = &mut self.record.mode else {
@@ -707,16 +517,6 @@ impl SessionChannel<'_> {
 
 pub(super) const fn ends_transaction(method: &Method) -> bool {
     matches!(method, Method::TxCommit(_) | Method::TxRollback(_))
-}
-
-/// Replaces the broker's tag in an error with the session's.
-fn named(error: CommandError, delivery: DeliveryTag) -> CommandError {
-    match error {
-        CommandError::Misuse(Misuse::UnknownDelivery(_)) => {
-            Misuse::UnknownDelivery(delivery.get()).into()
-        }
-        other => other,
-    }
 }
 
 fn starts(method: &Method, consumer_tag: &ShortStr) -> bool {

@@ -57,6 +57,7 @@ mod reopen;
 mod report;
 mod resend;
 mod secret;
+mod settling;
 mod state;
 mod topology;
 
