@@ -1,15 +1,16 @@
 use std::time::Duration;
 
+use amqp_client_core::proto::method::{BasicConsume, ConfirmSelect, TxSelect};
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, ConnectionError, Event, OpenChannelError, ReplyCode, SessionEvent,
-    TimerReason,
+    ChannelError, ChannelEvent, ConnectionError, Event, Misuse, OpenChannelError, ReplyCode,
+    SessionEvent, TimerReason,
 };
 
 use amqp_testkit::alloc::allocations;
 
 use crate::harness::Broker;
-use crate::rig::{SessionRig, durable, nameless};
+use crate::rig::{SessionRig, durable, nameless, short};
 
 #[test]
 fn attempts_are_reported_and_back_off() {
@@ -215,4 +216,37 @@ fn an_undriven_session_is_not_recovered_whatever_the_policy() {
     let closed = ChannelEvent::Closed(ChannelError::Connection(ConnectionError::DriverGone));
     assert!(rig.events.contains(&Event::Channel(id, closed)));
     assert_eq!(rig.session.check(), Err(ConnectionError::DriverGone));
+}
+
+/// A connection refuses these requests at once, so they are refused at once without one, too.
+#[test]
+fn misuse_is_refused_without_a_connection() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let (confirming, transactional) = (rig.open(), rig.open());
+    rig.confirm(confirming);
+    rig.ask(transactional, TxSelect {});
+    rig.queue(confirming, durable("q"));
+    rig.consume(confirming, &short("q"), "open");
+    rig.cut();
+
+    let both = Err(Misuse::TxAndConfirm.into());
+    assert_eq!(rig.channel(confirming).request(TxSelect {}), both);
+    assert_eq!(rig.channel(transactional).request(ConfirmSelect::default()), both);
+
+    let consume =
+        |tag| BasicConsume { queue: short("q"), consumer_tag: short(tag), ..<_>::default() };
+    let mut channel = rig.channel(confirming);
+    let in_use = Err(Misuse::ConsumerTagInUse.into());
+    assert_eq!(channel.request(consume("open")), in_use);
+    assert!(channel.request(consume("waiting")).is_ok());
+    assert_eq!(channel.request(consume("waiting")), in_use);
+    assert!(channel.request(consume("")).is_ok(), "the broker generates a tag");
+    assert!(channel.request(consume("")).is_ok(), "and another one");
+
+    let channel_max = rig.session.negotiated().expect("it was open").channel_max;
+    for number in [0, channel_max + 1] {
+        let refused = OpenChannelError::NoSuchNumber { number, channel_max };
+        assert_eq!(rig.session.open_channel_numbered(number), Err(refused));
+    }
+    assert!(rig.session.open_channel_numbered(channel_max).is_ok());
 }
