@@ -188,10 +188,14 @@ impl Drop for Sending {
             }
             Some(PendingReply::Done(answer)) => {
                 state.drop_queue(self.channel.place(), self.id.into());
-                if let Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) =
-                    &**answer
-                {
-                    self.channel.give_back(state, delivery);
+                match &**answer {
+                    Ok(amqp_proto::Reply::Message(GetReply::Message { delivery, .. })) => {
+                        self.channel.give_back(state, delivery);
+                    }
+                    Ok(amqp_proto::Reply::Message(GetReply::Unusable { delivery_tag, .. })) => {
+                        self.channel.give_back_tag(state, *delivery_tag);
+                    }
+                    _ => {}
                 }
             }
         }

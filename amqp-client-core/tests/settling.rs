@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{BasicCancel, BasicNack, BasicReject, Method};
+use amqp_client_core::proto::{ClientConfig, Limits};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, OnPanic, QueueOptions};
 use harness::ClientRig;
 
@@ -230,6 +231,26 @@ fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
         }
         let tag = if answered { 2 } else { 1 };
         assert_eq!(settlements(&mut rig), [nack(tag, true)]);
+    }
+}
+
+/// The same for one that is too large.
+#[test]
+fn an_oversized_message_that_nobody_awaits_is_requeued_without_blame() {
+    for answered in [false, true] {
+        let protocol = ClientConfig::default().limits(Limits::default().body_max(3));
+        let mut rig = ClientRig::new(Config::default().protocol(protocol));
+        rig.peer.record();
+        let channel = rig.open_channel();
+        let get = channel.basic_get("queue");
+        let mut get = Some(get);
+        rig.turn();
+        rig.peer.methods.clear();
+        get.take_if(|_| !answered);
+        rig.peer.give(channel.id(), b"body");
+        rig.answer_all();
+        drop(get);
+        assert_eq!(settlements(&mut rig), [nack(1, true)], "{answered}");
     }
 }
 

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use amqp_proto::session::SessionChannel;
-use amqp_proto::{ChannelError, ChannelId, Delivery, Initiator, ReplyCode, Settlement};
+use amqp_proto::{
+    ChannelError, ChannelId, Delivery, DeliveryTag, Initiator, ReplyCode, Settlement,
+};
 
 use crate::connection::Connection;
 use crate::error::CallError;
@@ -305,10 +307,14 @@ impl Channel {
         if delivery.no_ack() {
             return;
         }
+        self.give_back_tag(state, delivery.delivery_tag());
+    }
+
+    /// Like [`give_back`](Self::give_back), by the delivery's tag.
+    pub(crate) fn give_back_tag(&self, state: &mut State, delivery: DeliveryTag) {
         if let Ok(mut protocol) = self.protocol(state) {
-            // This fails only if the delivery was settled, and then there is nothing to requeue.
-            let requeue = Settlement::Nack { requeue: true };
-            let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
+            // This fails only if the delivery was settled or needs no acknowledgement: then there is nothing to requeue.
+            let _settled = protocol.settle_apart(delivery, Settlement::Nack { requeue: true });
             state.wake_driver();
         }
     }
