@@ -603,3 +603,19 @@ fn it_keeps_its_prefetch_limit() {
     rig.run();
     assert_eq!(delivered(&mut rig).0.len(), 10);
 }
+
+/// Its deliveries show that tag, so an application may cancel by it.
+#[test]
+fn a_cancel_by_the_tag_at_the_broker_waits_as_well_and_outlasts_a_loss() {
+    let (mut rig, id, consumer, _) = starting();
+    let cancel = BasicCancel { consumer_tag: short("1.lags"), no_wait: false };
+    rig.channel(id).request(cancel).expect("it waits");
+    let sent = rig.session.poll_transmit(rig.now);
+    let methods = sent.map_or(Vec::new(), |sent| sent.chunk().to_vec());
+    assert!(!methods.windows(4).any(|method| method == [0, 60, 0, 30]));
+    rig.cut();
+    rig.recover();
+    assert_eq!(ends(&rig), [&ChannelEvent::ConsumerEnded { consumer }]);
+    rig.deliveries();
+    assert_eq!(counts(&mut rig).1, 0);
+}

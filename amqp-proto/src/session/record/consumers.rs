@@ -118,6 +118,11 @@ impl Consumers {
         self.tagged(tag).find(|consumer| consumer.consume.consumer_tag == *tag)
     }
 
+    /// Returns the consumer that the application means by this tag: its own, or the one at the broker, which deliveries show.
+    pub(crate) fn meant_by(&self, tag: &ShortStr) -> Option<&Consumer> {
+        self.named(tag).or_else(|| self.at_broker(tag))
+    }
+
     /// The broker has named it.
     pub(crate) fn set_tag(&mut self, id: ConsumerId, tag: ShortStr) {
         if self.get(id).is_none_or(|consumer| consumer.consume.consumer_tag == tag) {

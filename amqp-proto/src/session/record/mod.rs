@@ -165,11 +165,17 @@ impl ChannelRecord {
     pub(crate) fn hold(
         &mut self,
         id: RequestId,
-        method: Method,
+        mut method: Method,
         facts: &'static MethodFacts,
         answered: bool,
         recovers: bool,
     ) {
+        // When its channel is restored, the consumer has the application's tag again.
+        if let Method::BasicCancel(cancel) = &mut method {
+            if let Some(own) = self.consumers.meant_by(&cancel.consumer_tag) {
+                cancel.consumer_tag = own.consume.consumer_tag.clone();
+            }
+        }
         let ahead_of = self.seqs.next();
         self.held.push_back(Held { id, method, facts, answered, recovers, ahead_of });
     }
@@ -232,7 +238,7 @@ impl ChannelRecord {
     /// asks for.
     pub(crate) fn cancels_too_early(&self, channel: &crate::Channel<'_>, method: &Method) -> bool {
         let Method::BasicCancel(cancel) = method else { return false };
-        let own = self.consumers.named(&cancel.consumer_tag);
+        let own = self.consumers.meant_by(&cancel.consumer_tag);
         own.is_some_and(|own| {
             let starts_first = self.in_flight.contains(RequestId(own.id.get()));
             !starts_first && channel.is_starting(own.tag())
