@@ -192,15 +192,18 @@ impl SessionChannel<'_> {
         if let Some(held) = held.and_then(|index| self.record.held.remove(index)) {
             return self.abandon_held(&held.method);
         }
-        self.record.consumers.remove(request.into());
         match self.record.in_flight.find(request) {
             // The entity that the request declares exists regardless, so its reply is still needed.
             Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
                 sent.abandoned = true;
                 return;
             }
-            Some(_) => drop(self.record.in_flight.take(request)),
-            None => {}
+            Some(_) => {
+                self.record.in_flight.take(request);
+                self.record.consumers.remove(request.into());
+            }
+            // Its reply was emitted. If it has started a consumer, the session may be starting that again under the same number.
+            None => return,
         }
         if let Reach::Channel(channel) = &mut self.reach {
             channel.abandon(request);

@@ -619,3 +619,26 @@ fn a_cancel_by_the_tag_at_the_broker_waits_as_well_and_outlasts_a_loss() {
     rig.deliveries();
     assert_eq!(counts(&mut rig).1, 0);
 }
+
+/// The reply to its first start has come, so there is nothing to discard.
+#[test]
+fn abandoning_its_start_behind_the_reply_changes_nothing() {
+    let (mut rig, id, _) = holding();
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("t"), ..<_>::default() };
+    let request = rig.send(id, consume);
+    rig.run();
+    rig.answer(request).expect("it has started");
+    publish(&mut rig, 10..14);
+    rig.deliveries();
+    assert!(pause(&mut rig, id, request.into()));
+    rig.run();
+    rig.session.resume_consumer(id, request.into());
+    while !rig.channel(id).starts_consumer() {
+        rig.round();
+    }
+    rig.channel(id).abandon(request);
+    rig.run();
+    assert_eq!(counts(&mut rig).1, 2);
+    rig.cut();
+    assert_eq!(rig.recover().consumers, 2);
+}
