@@ -50,8 +50,8 @@ impl Clock {
         Self { start }
     }
 
-    /// Returns the instant `time` after the start of this clock. With the feature `std`, it is at most 30 years after the start if
-    /// the system cannot represent a later one.
+    /// Returns the instant `time` after the start of this clock. With the feature `std`, this is at most 30 years after the start
+    /// if the system cannot represent a later one.
     #[must_use]
     pub fn at(&self, time: Duration) -> Instant {
         self.start.checked_add(time).unwrap_or_else(|| self.start + NEVER)
@@ -107,7 +107,7 @@ mod own {
     impl Add<Duration> for Instant {
         type Output = Self;
 
-        /// The last time there is, if that would be beyond it. The standard library's type panics then.
+        /// Returns the last representable instant if the result would be later. The standard library's type panics in that case.
         fn add(self, time: Duration) -> Self {
             Self(self.0.saturating_add(time))
         }

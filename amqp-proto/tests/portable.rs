@@ -24,7 +24,7 @@ fn errors_are_matched_alike_with_and_without_std() {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Uses each operation of the instants that there are without the feature.
+/// Uses each operation of instants that exists without the feature.
 #[test]
 fn instants_have_the_same_operations_with_and_without_std() {
     let clock = Clock::new();

@@ -117,7 +117,7 @@ fn run(config: &Arc<ServerConfig>, piece: usize, cut: Option<(usize, usize)>) ->
         Some((_, after)) => wire.borrow_mut().down.cut = Some(after),
         None => {}
     }
-    // Time does not pass: no deadline hides that somebody waits for ever.
+    // Time does not pass: no deadline hides a wait that never ends.
     let now = Instant::now();
     let secured = Secured::new(wire.clone(), &TlsOptions::new().verify(false), "localhost")?;
     let (connection, drive) = Drive::new(secured, Clock::at(now), Config::default());

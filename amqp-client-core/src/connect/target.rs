@@ -173,10 +173,11 @@ impl Target {
         self
     }
 
-    /// Sets whether to retry the first connection as [`recovery`](Self::recovery) says. Set it for a program that may start before
-    /// its broker. `open` then waits until it succeeds: limit that with [`give_up_after`](Recovery::give_up_after) or
-    /// [`attempts_max`](Recovery::attempts_max), or drop its future. A [`token_source`](Self::token_source) that fails is retried
-    /// as well. Errors that a retry cannot change, such as refused credentials, are returned at once. Default false.
+    /// Sets whether to retry the first connection as [`recovery`](Self::recovery) says. Set it for a program that may start
+    /// before its broker. `connect_target` then waits until it succeeds: limit that with
+    /// [`give_up_after`](Recovery::give_up_after) or [`attempts_max`](Recovery::attempts_max), or drop its future. A
+    /// [`token_source`](Self::token_source) that fails is retried as well. Errors that a retry cannot change, such as refused
+    /// credentials, are returned at once. Default false.
     #[must_use]
     pub fn retry_open(mut self, retry: bool) -> Self {
         self.retry_open = retry;

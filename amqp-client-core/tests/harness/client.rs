@@ -11,7 +11,7 @@ use bytes::{Buf as _, BytesMut};
 
 use super::{Peer, Server, poll_once};
 
-/// The most bytes that pass at a time.
+/// Maximum number of bytes that pass at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// The handles and the driver of a client, and its peer.
@@ -57,7 +57,7 @@ impl ClientRig {
 }
 
 impl<P: Peer> ClientRig<P> {
-    /// A connection that is yet to be opened, over a transport that is there.
+    /// A connection that is not open yet, over a connected transport.
     pub(crate) fn connecting(config: Config, peer: P, now: Instant) -> Self {
         let (connection, driver) = Driver::new(config, now);
         Self {

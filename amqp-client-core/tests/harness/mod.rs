@@ -32,7 +32,7 @@ pub(crate) trait Peer {
     /// Processes bytes from the client, and leaves an incomplete frame in `input`.
     fn handle_input(&mut self, now: Instant, input: &mut BytesMut);
 
-    /// Replies to what came, and does what is due.
+    /// Replies to the input, and handles due timers.
     fn reply(&mut self, now: Instant);
 
     /// Returns bytes to write to the client.
@@ -42,7 +42,7 @@ pub(crate) trait Peer {
     fn handle_eof(&mut self, now: Instant);
 }
 
-/// Polls a future once, as a task that nobody wakes. Returns its result, if it is there.
+/// Polls a future once, without waking its task later. Returns its result, if it is ready.
 pub(crate) fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),

@@ -138,7 +138,7 @@ impl Server {
         }
     }
 
-    /// Sends a sign of life.
+    /// Sends a heartbeat.
     pub(crate) fn send_heartbeat(&mut self) {
         self.connection.send_heartbeat();
     }
@@ -198,7 +198,7 @@ impl Server {
     }
 }
 
-/// Returns the reply of a broker that has whatever is asked for, and refuses nothing.
+/// Returns the reply of a broker in which all entities exist, and which refuses nothing.
 pub(crate) fn consent(method: &Method) -> Option<Method> {
     let reply = match method {
         Method::ConfirmSelect(select) if select.no_wait => return None,

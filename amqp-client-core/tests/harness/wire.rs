@@ -86,7 +86,7 @@ impl Wires {
 }
 
 impl Way {
-    /// Returns whether the transport ends with that.
+    /// Returns whether this ends the transport.
     fn send(&mut self, bytes: &[u8]) -> bool {
         let left = self.cut.map_or(usize::MAX, |cut| cut - self.sent.len());
         let bytes = &bytes[..bytes.len().min(left)];
@@ -143,7 +143,7 @@ impl Transport for Wire {
     }
 }
 
-/// The time, which passes when the test says so. It wakes nobody: the test polls.
+/// The time, which the test advances. It wakes no task: the test polls.
 #[derive(Clone)]
 pub(crate) struct Clock(Rc<Cell<Instant>>);
 

@@ -229,7 +229,7 @@ impl SessionChannel<'_> {
         let at_broker = match self.record.consumers.remove(consumer) {
             Some(own) => {
                 self.topology.unconsumed(&own.consume.queue);
-                // A cancel that waits means this one, and not the next consumer with its tag.
+                // A waiting cancel is for this consumer, and not for the next consumer with its tag.
                 for held in &mut self.record.held {
                     match &mut held.method {
                         Method::BasicCancel(cancel)

@@ -120,7 +120,7 @@ impl Context {
     /// Cancels a consumer that has started although its handle was dropped. Its deliveries are requeued.
     pub(super) fn orphan_consumer(&mut self, id: ChannelId, consumer: ConsumerId, tag: &ShortStr) {
         if let Some(record) = self.channels.get_mut(id) {
-            // The application has cancelled it, and takes what comes until the broker replies.
+            // The application has cancelled it, and takes deliveries until the broker replies.
             if record.cancelling.contains_key(&consumer) {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Events of the connection: what the session does, and which events the application gets.
+//! Events of the connection: the session handles them, and emits events to the application.
 
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;

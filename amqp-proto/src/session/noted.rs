@@ -43,7 +43,7 @@ pub(super) fn note(
             let (mut consume, qos) = (consume.clone(), record.qos.clone());
             let mut declaration = None;
             if consume.queue.is_empty() {
-                // Not when its reply arrives: that may come after the reply to the next declaration.
+                // Not when its reply arrives: the reply to the next declaration may arrive before.
                 match record.queue_declared_last() {
                     Ok(queue) => consume.queue = queue,
                     Err(unnamed) => declaration = Some(unnamed),

@@ -43,7 +43,7 @@ impl Session {
     /// can see.
     pub fn pause_consumer(&mut self, id: ChannelId, consumer: ConsumerId, lasting: bool) -> bool {
         let cx = &mut self.context;
-        // Also while the channel is being restored: if nothing were read because of this consumer, that would never end.
+        // Also while the channel is being restored: the restore would never end if this consumer stopped reading.
         let Some(record) = cx.channels.get_mut(id) else { return false };
         // In a transaction, a requeue would wait for the commit. A watched consumer may belong to a stream.
         if matches!(record.mode, Mode::Tx { .. }) || record.streams.watches(consumer) {

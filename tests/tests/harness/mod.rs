@@ -16,10 +16,10 @@ pub(crate) use base::*;
 use bytes::BytesMut;
 pub(crate) use tls::{TlsEnd, localhost};
 
-/// The broker in memory, and its end of the client's transport.
+/// The in-memory broker, and its side of the client's transport.
 pub(crate) struct Broker {
     pub(crate) engine: Engine,
-    /// The client, as long as the broker takes it for connected.
+    /// The client, as long as the broker counts it as connected.
     pub(crate) client: Option<SessionId>,
 }
 

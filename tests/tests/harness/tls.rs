@@ -32,7 +32,7 @@ impl TlsEnd {
         ServerConnection::new(config).map(Self)
     }
 
-    /// Processes one piece of what the client has written. Returns the plain text in it, or nothing if nothing is left.
+    /// Processes one piece of the client's output. Returns the plain text in it, or `None` if nothing is left.
     pub(crate) fn receive(&mut self, wires: &mut Wires) -> io::Result<Option<Vec<u8>>> {
         if wires.up.bytes.is_empty() {
             return Ok(None);
@@ -60,7 +60,7 @@ impl TlsEnd {
         self.flush(wires)
     }
 
-    /// Writes what the session itself has to say.
+    /// Writes the pending output of the TLS session.
     pub(crate) fn flush(&mut self, wires: &mut Wires) -> io::Result<()> {
         while self.0.wants_write() {
             let mut records = Vec::new();

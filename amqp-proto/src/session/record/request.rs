@@ -1,4 +1,4 @@
-//! A request of the application: while it waits, and while its reply is pending.
+//! A request of the application, while it waits and while its reply is pending.
 
 use alloc::boxed::Box;
 
@@ -55,7 +55,7 @@ impl Noted {
         !matches!(self.0, Method::BasicConsume(_))
     }
 
-    /// Returns the method, if it is one to take note of.
+    /// Returns the method, if the session has to record it.
     pub(crate) fn of(method: Method) -> Option<Self> {
         match method {
             Method::ExchangeDeclare(_)

@@ -1,4 +1,4 @@
-//! Sessions with the broker in memory, which several of them can share.
+//! Sessions with the in-memory broker, which several of them can share.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::{SessionRig, exclusive};
 use crate::harness::{Broker, Peer as _};
 
 impl SessionRig<Broker> {
-    /// A session that is open, and recovers like that, with a fixed seed. It behaves alike in each run.
+    /// Creates an open session with this recovery policy and a fixed seed. It behaves alike in each run.
     pub(crate) fn new(recovery: Recovery) -> Self {
         Self::unseeded(recovery.seed(Some(1)))
     }
@@ -32,7 +32,7 @@ impl SessionRig<Broker> {
         rig
     }
 
-    /// Lets that much time pass at once.
+    /// Advances the time at once.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.run();

@@ -35,7 +35,7 @@ pub(crate) struct SessionRig<P> {
     down: BytesMut,
     /// Number of round trips.
     pub(crate) rounds: usize,
-    /// After how many rounds in all the transport is cut.
+    /// Number of rounds after which the transport is cut.
     pub(crate) cut_after: Option<usize>,
     /// Whether nodes can be reached.
     pub(crate) reachable: bool,
@@ -69,7 +69,7 @@ impl<P: Peer> SessionRig<P> {
         self.run_by(P::reply);
     }
 
-    /// The same with a peer that replies like that.
+    /// Like [`run`](Self::run), with these replies of the peer.
     fn run_by(&mut self, mut reply: impl FnMut(&mut P, Instant)) {
         while self.round_by(&mut reply) {}
     }
@@ -222,7 +222,7 @@ impl<P: Peer> SessionRig<P> {
         panic!("not recovered: {:?}", self.events);
     }
 
-    /// From now on, the session recovers like that when it is lost.
+    /// Sets the recovery policy of the session.
     fn recover_with(&mut self, recovery: Recovery) {
         self.session.recover_with(recovery, 1, 0);
     }

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use super::SessionRig;
 use crate::harness::{Peer, consent};
 
-/// A server that does what the test says, and writes down what it is asked for.
+/// A server that the test controls. It records the requests that it receives.
 pub(crate) struct Script {
     pub(crate) server: Connection,
     /// The configuration of the next connection.
@@ -61,7 +61,7 @@ impl Script {
         }
     }
 
-    /// Handles what came, with these replies to methods.
+    /// Handles the input, with these replies to methods.
     fn serve(&mut self, now: Instant, mut answer: impl FnMut(&mut Connection, ChannelId, &Method)) {
         while let Some(event) = self.server.poll_event() {
             match event {
@@ -147,7 +147,7 @@ impl Peer for Script {
 }
 
 impl SessionRig<Script> {
-    /// A session that is yet to be opened, and recovers like that.
+    /// Creates a session that is not open yet, with this recovery policy.
     pub(crate) fn scripted(recovery: Recovery) -> Self {
         let now = Instant::now();
         let mut rig = Self::connecting(Script::new(now), now);
@@ -155,7 +155,7 @@ impl SessionRig<Script> {
         rig
     }
 
-    /// Lets bytes flow until nothing moves. The server replies to methods like that.
+    /// Lets bytes flow until nothing moves. The server gives these replies to methods.
     pub(crate) fn run_with(&mut self, mut answer: impl FnMut(&mut Connection, ChannelId, &Method)) {
         self.run_by(|server, now| server.serve(now, &mut answer));
     }
@@ -189,7 +189,7 @@ impl SessionRig<Script> {
         self.run();
     }
 
-    /// Reconnects to a server that is set up like that, as soon as the session wants to.
+    /// Reconnects to a server with this configuration, as soon as the session requests a transport.
     pub(crate) fn reconnect_to(&mut self, config: ServerConfig) {
         self.peer.config = Arc::new(config);
         assert!(self.reconnect(), "it wants another transport");
