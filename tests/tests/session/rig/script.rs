@@ -84,14 +84,19 @@ impl Script {
                     self.asked.push(method);
                 }
                 Event::Channel(id, ChannelEvent::Published(published)) => {
-                    if self.judged(now, id, &published) {
-                        let body = String::from_utf8_lossy(&published.body).into_owned();
-                        self.log.push(body.clone());
-                        self.published.push(body);
-                    }
+                    self.take(now, id, &published);
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Writes a message down, unless it comes behind one that closed its channel.
+    fn take(&mut self, now: Instant, id: ChannelId, published: &Published) {
+        if self.judged(now, id, published) {
+            let body = String::from_utf8_lossy(&published.body).into_owned();
+            self.log.push(body.clone());
+            self.published.push(body);
         }
     }
 
