@@ -1,11 +1,23 @@
 //! The harness of tests in memory: a client, its peer, the bytes between them, and virtual time. No runtime, no socket.
 //!
-//! [`ClientRig`] has the handles and the driver of a client. At the other end of its transport is a [`Peer`]: a [`Server`] accepts
-//! everything and does what the test tells it to do. `tests/tests/harness` adds the broker in memory,
-//! and `tests/tests/session/rig` is for sessions with either of the two, over several transports.
+//! The harness has a face for each layer of the client:
+//!
+//! | Face | What is under test | Where |
+//! |---|---|---|
+//! | protocol pair | a `Connection`, against another | `amqp-proto/tests/harness` |
+//! | session rig | a `Session`, over several transports, against a [`Peer`] | `tests/tests/session/rig` |
+//! | client rig | the handles and their `Driver`, against a [`Peer`] | [`ClientRig`] |
+//! | client's task | the handles and their `Drive`, over a [`Wire`] and by a [`Clock`] | here |
+//!
+//! A [`Peer`] is the far end of a transport. A [`Server`] is one that accepts everything and does what the test tells it to do.
+//! `tests/tests/harness` adds the broker in memory, and TLS.
 //!
 //! Other packages include this folder by its path. As a crate, it would depend on the client, whose own tests could not use it
-//! without a cycle.
+//! without a cycle, and the tests of the published package would not compile.
+//!
+//! Three tests move bytes by themselves. In `hostile`, the test is the peer: it writes byte by byte what no peer would, and
+//! counts the client's memory. The fuzz targets are a part of `amqp-proto`, which cannot use what depends on it. The simulation
+//! decides by a seed what happens to each byte: with another order of steps, known seeds would mean something else.
 
 #![allow(dead_code, unused_imports, reason = "each user needs a part of it")]
 
@@ -14,7 +26,7 @@ mod server;
 mod wire;
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -43,8 +55,8 @@ pub(crate) trait Peer {
 }
 
 /// Polls a future once, without waking its task later. Returns its result, if it is ready.
-pub(crate) fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    match future.poll(&mut Context::from_waker(Waker::noop())) {
+pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }

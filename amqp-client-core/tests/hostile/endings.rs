@@ -9,7 +9,8 @@ use amqp_client_core::proto::method::{
 use amqp_client_core::proto::{ChannelError, ConnectionError, Initiator, Violation};
 use amqp_client_core::{CallError, Config, ConsumerEnd, Settings};
 
-use crate::scene::{End, Scene, now, poll_once};
+use crate::harness::poll_once;
+use crate::scene::{End, Scene, now};
 use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
 
 /// Returns the bytes that the server has sent when it ends.

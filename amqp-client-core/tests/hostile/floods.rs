@@ -9,7 +9,8 @@ use amqp_client_core::{
 };
 use bytes::Bytes;
 
-use crate::scene::{Scene, now, peak, poll_once, uncounted};
+use crate::harness::poll_once;
+use crate::scene::{Scene, now, peak, uncounted};
 use crate::wire::{
     BODY, TAG, body, channel_open_ok, consume_ok, deliver_to, frame, header, header_on, message,
     method, short,

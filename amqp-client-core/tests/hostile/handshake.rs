@@ -14,7 +14,8 @@ use amqp_client_core::proto::{
 };
 use amqp_client_core::{CallError, ClientConfig};
 
-use crate::scene::{Scene, now, peak, poll_once};
+use crate::harness::poll_once;
+use crate::scene::{Scene, now, peak};
 use crate::wire::{
     HEARTBEAT, METHOD, channel_open_ok, deliver, frame, method, nested_table, open_ok, short,
     start, start_offering, tune,

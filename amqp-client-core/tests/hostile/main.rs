@@ -4,6 +4,9 @@
 //! application sees: everything that waits must be woken and end, with the right reason. They measure memory: its peak follows
 //! the bytes that arrived, not the announced sizes.
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod endings;
 mod floods;
 mod handshake;

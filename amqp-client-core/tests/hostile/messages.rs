@@ -6,7 +6,8 @@ use amqp_client_core::{
     ChannelEvent, ClientConfig, Config, ConfirmError, Limits, PublisherOptions,
 };
 
-use crate::scene::{Scene, now, peak, poll_once};
+use crate::harness::poll_once;
+use crate::scene::{Scene, now, peak};
 use crate::wire::{
     TAG, body, deliver, header, header_on, message, message_with_headers, method, nested_table,
     short,

@@ -1,7 +1,7 @@
 //! A client that is fed by hand, and everything an application may wait for on it.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -17,6 +17,7 @@ use amqp_client_core::{
 };
 use bytes::{Buf as _, BytesMut};
 
+use crate::harness::poll_once;
 use crate::wire::{HEARTBEAT, TAG, channel_open_ok, consume_ok, frame, open_ok, start, tune};
 
 /// Number of bytes that the client receives at a time.
@@ -345,14 +346,6 @@ impl Wait {
 /// The result of a future that has no reason to wait.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     poll_once(future).expect("it does not wait")
-}
-
-/// The result of a future, if it is there.
-pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
-    }
 }
 
 /// The most bytes that were live at a time while `work` ran, beyond those before.

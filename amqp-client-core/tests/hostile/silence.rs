@@ -5,7 +5,8 @@ use std::time::Duration;
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::{ClientConfig, Config, ConfirmError, Gate, PublishError, PublisherOptions};
 
-use crate::scene::{Application, End, Scene, now, poll_once};
+use crate::harness::poll_once;
+use crate::scene::{Application, End, Scene, now};
 use crate::wire::{HEARTBEAT, deliver, frame, header, open_ok, start, tune};
 
 const SECOND: Duration = Duration::from_secs(1);
