@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    Arguments as _, BasicAck, BasicConsume, ConfirmSelect, Method, QueueDeclare,
+    Arguments as _, BasicAck, BasicCancel, BasicCancelOk, BasicConsume, ConfirmSelect, Method,
+    QueueDeclare,
 };
-use amqp_client_core::proto::session::Recovery;
+use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, Gate, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
-    ServerConfig,
+    ChannelEvent, ChannelId, Connection, Gate, PublishError, PublishSeq, RawProperties, ReplyCode,
+    Route, ServerConfig,
 };
 
 use crate::rig::{Script, SessionRig, accept, durable, short};
@@ -441,4 +442,52 @@ fn a_channel_that_waits_to_be_opened_can_be_closed_and_lost() {
     assert!(rig.session.is_open() && rig.peer.server.channel(other).is_ok());
     rig.pass(Duration::from_secs(60));
     assert_eq!(rig.session.channel_count(), 1);
+}
+
+/// RabbitMQ 3.10 crashes the channel when the cancel arrives before the queue has replied.
+#[test]
+fn a_confirm_does_not_send_a_cancel_before_its_consumer_has_started() {
+    let mut rig = SessionRig::scripted(reopening().on_cancel(OnCancel::Resubscribe));
+    let id = confirming(&mut rig);
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("t"), ..<_>::default() };
+    rig.channel(id).request(consume).expect("it is sent");
+    rig.run();
+    for body in ["one", "two"] {
+        keep(&mut rig, id, "", body);
+    }
+    rig.run();
+    // One of the two may be to blame: from now on, the channel sends one after the other.
+    rig.refuse(id, ReplyCode::PRECONDITION_FAILED, "no", (0, 0));
+    rig.pass(Duration::from_secs(60));
+    assert_eq!(rig.peer.published.len(), 3);
+    rig.peer.asked.clear();
+    let cancel = BasicCancel { consumer_tag: short("t"), no_wait: true };
+    rig.peer.server.channel(id).expect("it is open").send(cancel).expect("it is sent");
+    let mut starting = None;
+    rig.run_with(|server, id, method| match method {
+        Method::BasicConsume(_) => starting = Some(method.clone()),
+        method => accept(server, id, method),
+    });
+    let starting = starting.expect("it starts again");
+    let cancel = BasicCancel { consumer_tag: short("t"), no_wait: false };
+    let cancel = rig.channel(id).request(cancel).expect("it waits");
+    let cancels = |rig: &SessionRig<Script>| {
+        rig.peer.asked.iter().filter(|method| matches!(method, Method::BasicCancel(_))).count()
+    };
+    let reply = |server: &mut Connection, id, method: &Method| match method {
+        Method::BasicCancel(cancel) => {
+            let reply = BasicCancelOk { consumer_tag: cancel.consumer_tag.clone() };
+            server.channel(id).expect("it is open").send(reply).expect("it is sent");
+        }
+        method => accept(server, id, method),
+    };
+    let ack = BasicAck { delivery_tag: 1, multiple: false };
+    rig.peer.server.channel(id).expect("it is open").send(ack).expect("it is sent");
+    rig.run_with(reply);
+    assert_eq!(rig.peer.published.len(), 4);
+    assert_eq!(cancels(&rig), 0, "it has not started");
+    accept(&mut rig.peer.server, id, &starting);
+    rig.run_with(reply);
+    assert_eq!(cancels(&rig), 1);
+    assert!(rig.answer(cancel).is_some());
 }

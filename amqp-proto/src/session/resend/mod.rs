@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use super::context::Context;
 use super::noted::note;
 use super::record::kept::KeptMessage;
-use super::record::{ChannelRecord, Mode, removes};
+use super::record::{Mode, removes};
 use crate::method::{ConfirmSelect, Method};
 use crate::{
     ChannelError, ChannelEvent, ChannelId, CommandError, Event, Properties, PublishSeq,
@@ -46,13 +46,13 @@ impl Context {
         let was_careful = self.channels.get_mut(id).is_some_and(|record| record.careful.is_some());
         let mut again = 0;
         loop {
-            let Some(record) = self.channels.get_mut(id) else { return again };
-            let Some((ahead_of, removes)) =
-                record.held.front().map(|held| (held.ahead_of, removes(&held.method)))
-            else {
+            let Some(next) = self.next_held(id, |_| true) else {
                 again += self.resend_ahead_of(id, u64::MAX);
                 break;
             };
+            let Some(record) = self.channels.get_mut(id) else { return again };
+            let Some(held) = record.held.get(next) else { break };
+            let (ahead_of, removes) = (held.ahead_of, removes(&held.method));
             again += self.resend_ahead_of(id, ahead_of);
             let Some(record) = self.channels.get_mut(id) else { return again };
             let is_behind = record.kept.next_unsent().is_some_and(|own| own.seq < ahead_of);
@@ -129,11 +129,14 @@ impl Context {
 
     /// Sends the cancels that waited until their consumers had started.
     pub(crate) fn send_late_cancels(&mut self, id: ChannelId) {
-        // A careful channel sends everything in order.
-        let is_due = |record: &ChannelRecord| record.attached && record.careful.is_none();
-        let Some(record) = self.channels.get_mut(id).filter(|record| is_due(record)) else {
+        let Some(record) = self.channels.get_mut(id).filter(|record| record.attached) else {
             return;
         };
+        if record.careful.is_some() {
+            // It sends everything in order, and requests behind the cancel may wait as well.
+            self.resend(id);
+            return;
+        }
         let Ok(channel) = self.connection.channel(id) else { return };
         let held = record.held.iter().map(|held| &held.method);
         let due = held.filter_map(|method| match method {
@@ -148,13 +151,19 @@ impl Context {
         }) {}
     }
 
+    /// Returns the place of the oldest of the waiting requests that can be sent now. Cancels wait until their consumers have started.
+    fn next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> Option<usize> {
+        let channel = self.connection.channel(id).ok()?;
+        let record = self.channels.get(id)?;
+        let is_due = |method| due(method) && !record.cancels_too_early(&channel, method);
+        record.held.iter().position(|held| is_due(&held.method))
+    }
+
     /// Makes the oldest of the waiting requests. Returns whether there was one, and the channel accepts more.
     pub(crate) fn send_next_held(&mut self, id: ChannelId, due: impl Fn(&Method) -> bool) -> bool {
+        let Some(next) = self.next_held(id, due) else { return false };
         let Some(record) = self.channels.get_mut(id) else { return false };
         let Ok(mut channel) = self.connection.channel(id) else { return false };
-        let Some(next) = record.held.iter().position(|held| due(&held.method)) else {
-            return false;
-        };
         let Some(mut held) = record.held.remove(next) else { return false };
         self.topology.translate(&mut held.method);
         record.name_last_queue(&mut held.method);
