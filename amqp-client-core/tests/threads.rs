@@ -16,9 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use amqp_client_core::{
-    CallError, Channel, ClientConfig, Config, ConsumeOptions, PublisherOptions, QueueOptions,
-};
+use amqp_client_core::{CallError, Channel, ClientConfig, Config, PublisherOptions, QueueOptions};
 use harness::ClientRig;
 use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
