@@ -17,7 +17,7 @@ fn a_connection_that_is_begun_with_a_setting_that_cannot_work_ends_and_names_it(
     assert!(driver.turn(now, std::task::Waker::noop()).is_done());
     let mut rig = ClientRig::new(Config::default());
     let error = rig.run(connection.closed());
-    assert!(error.to_string().contains("settings.delivery_budget is 0; "), "{error}");
+    assert!(error.to_string().contains("Settings::delivery_budget is 0; "), "{error}");
 }
 
 #[test]

@@ -380,7 +380,7 @@ impl fmt::Debug for Published {
 #[non_exhaustive]
 pub enum Unusable {
     /// The body is larger than the limit of this side.
-    #[error("message body of {size} bytes exceeds the limit of {limit}; raise limits.body_max")]
+    #[error("message body of {size} bytes exceeds the limit of {limit}; raise Limits::body_max")]
     BodyTooLarge {
         /// Bytes of the body.
         size: u64,

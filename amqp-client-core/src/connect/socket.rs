@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(socket.tcp_notsent_lowat()?, UNSENT_MAX);
         let refused = set_options(&stream, &Settings { keepalive: Some(Duration::MAX), ..none });
         let error = refused.expect_err("the system takes no such value");
-        assert!(error.to_string().contains("settings.keepalive"), "{error}");
+        assert!(error.to_string().contains("Settings::keepalive"), "{error}");
         let limits = Settings {
             keepalive: Some(Duration::from_secs(1)),
             user_timeout: Some(Duration::from_millis(1)),

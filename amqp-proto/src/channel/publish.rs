@@ -30,10 +30,8 @@ pub(super) const UNCOPIED_FROM: usize = 2048;
 pub struct Route<'a> {
     pub(crate) exchange: &'a [u8],
     pub(crate) routing_key: &'a [u8],
-    /// Return the message if it reaches no queue.
-    pub mandatory: bool,
-    /// Return the message if no consumer takes it at once. RabbitMQ refuses it.
-    pub immediate: bool,
+    pub(crate) mandatory: bool,
+    pub(crate) immediate: bool,
 }
 
 impl<'a> Route<'a> {
@@ -59,6 +57,14 @@ impl<'a> Route<'a> {
     #[must_use]
     pub const fn mandatory(mut self) -> Self {
         self.mandatory = true;
+        self
+    }
+
+    /// Sets the `immediate` flag: the broker returns the message if no consumer takes it at once. RabbitMQ closes the connection
+    /// (540).
+    #[must_use]
+    pub const fn immediate(mut self) -> Self {
+        self.immediate = true;
         self
     }
 }

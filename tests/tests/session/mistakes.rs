@@ -13,8 +13,7 @@ use crate::harness::Broker;
 use crate::rig::{SessionRig, durable, exclusive, short};
 
 fn keep_immediate(rig: &mut SessionRig<Broker>, id: ChannelId, body: &str) -> PublishSeq {
-    let mut route = Route::new("", "q");
-    route.immediate = true;
+    let route = Route::new("", "q").immediate();
     let channel = &mut rig.channel(id);
     channel.publish_kept(&route, &RawProperties::EMPTY, body).expect("it is taken")
 }

@@ -43,7 +43,7 @@ behaviours! {
                 let target = world.target().retry_open(retried).settings(settings);
                 let error = world.open(target).await.expect_err("it cannot work");
                 let text = amqp_client_core::proto::error::chain(&error).to_string();
-                assert!(text.contains(&format!("settings.{name} is 0")), "{text}");
+                assert!(text.contains(&format!("Settings::{name} is 0")), "{text}");
             }
         }
     }

@@ -109,8 +109,12 @@ impl Task {
     ) {
         let Ok(properties) = properties.encode() else { return };
         let mut route = Route::new(exchange, key);
-        route.mandatory = shape.mandatory;
-        route.immediate = manner == Manner::Immediate;
+        if shape.mandatory {
+            route = route.mandatory();
+        }
+        if manner == Manner::Immediate {
+            route = route.immediate();
+        }
         for _ in 0..shape.count {
             let (id, body) = self.body(desk, shape, false, key);
             let published = desk.channel.basic_publish(&route, &properties, body);
