@@ -123,8 +123,11 @@ impl RecoveryReport {
             Entity::Exchange(_) => self.exchanges += 1,
             Entity::Queue(_) => self.queues += 1,
             Entity::Binding { .. } => self.bindings += 1,
-            Entity::Channel(_) => self.channels += 1,
-            Entity::Prefetch(_) | Entity::Flow(_) | Entity::Consumer { .. } => {}
+            // Channels and their consumers are counted when the repair is finished.
+            Entity::Channel(_)
+            | Entity::Prefetch(_)
+            | Entity::Flow(_)
+            | Entity::Consumer { .. } => {}
         }
     }
 }

@@ -1,10 +1,13 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::proto::method::{BasicConsume, ConfirmSelect, TxSelect};
+use amqp_client_core::proto::method::{
+    BasicConsume, BasicGet, ConfirmSelect, QueuePurge, TxSelect,
+};
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, ConnectionError, Event, Misuse, OpenChannelError, ReplyCode,
-    SessionEvent, TimerReason,
+    ChannelError, ChannelEvent, ClientConfig, ConnectionError, Event, GetReply, Limits, Misuse,
+    OpenChannelError, Oversized, ReplyCode, SessionEvent, TimerReason,
 };
 
 use amqp_testkit::alloc::allocations;
@@ -249,4 +252,58 @@ fn misuse_is_refused_without_a_connection() {
         assert_eq!(rig.session.open_channel_numbered(number), Err(refused));
     }
     assert!(rig.session.open_channel_numbered(channel_max).is_ok());
+}
+
+#[test]
+fn the_wait_before_an_attempt_is_reported_once() {
+    let mut rig = SessionRig::new(Recovery::default());
+    rig.reachable = false;
+    rig.cut();
+    while matches!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { .. }) {
+        rig.session.handle_unreachable(rig.now, "no route to host");
+    }
+    for _ in 0..3 {
+        assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Wait(_)));
+        rig.run();
+    }
+    let waits = rig.session_events().filter(|e| matches!(e, SessionEvent::Waiting { .. }));
+    assert_eq!(waits.count(), 1, "{:?}", rig.events);
+}
+
+/// The broker numbers deliveries from 1 again on the next connection.
+#[test]
+fn a_message_that_is_too_large_is_settled_by_the_number_in_its_event() {
+    for gets in [false, true] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, durable("q"));
+        rig.publish(id, "", "q", "1");
+        let first = rig.ask(id, BasicGet { queue: short("q"), ..<_>::default() });
+        assert!(matches!(first, Some(GetReply::Message { .. })));
+        rig.cut();
+        let limits = Limits::default().body_max(1).oversized(Oversized::Hold);
+        rig.next_config = Some(Arc::new(ClientConfig::default().limits(limits)));
+        rig.recover();
+        rig.ask(id, QueuePurge { queue: short("q"), ..<_>::default() });
+        rig.publish(id, "", "q", "too large");
+        let tag = match gets {
+            true => match rig.ask(id, BasicGet { queue: short("q"), ..<_>::default() }) {
+                Some(GetReply::Unusable { delivery_tag, .. }) => delivery_tag,
+                other => panic!("{other:?}"),
+            },
+            false => {
+                rig.consume(id, &short("q"), "c");
+                let found = rig.channel_events().find_map(|event| match event {
+                    ChannelEvent::Unusable { delivery_tag, .. } => Some(*delivery_tag),
+                    _ => None,
+                });
+                found.expect("it is reported")
+            }
+        };
+        rig.channel(id).reject(tag, false).expect("it is unsettled");
+        rig.run();
+        let peer = rig.peer.client.expect("it is connected");
+        assert_eq!(rig.peer.engine.unacknowledged_count(peer), 0, "{gets}");
+        assert_eq!(rig.queue_count(id, "q").0, 0, "{gets}");
+    }
 }
