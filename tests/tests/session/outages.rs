@@ -142,8 +142,8 @@ fn a_channel_can_be_closed_at_any_time() {
         let mut rig = SessionRig::new(Recovery::default());
         let (id, other) = (rig.open(), rig.open());
         let close = |rig: &mut SessionRig<Broker>| {
-            let channel = &mut rig.channel(id);
-            channel.close(ReplyCode::REPLY_SUCCESS, "done");
+            rig.channel(id).close(ReplyCode::REPLY_SUCCESS, "done");
+            assert!(rig.channel(id).request(durable("refused")).is_err());
         };
         if moment == 0 {
             close(&mut rig);
