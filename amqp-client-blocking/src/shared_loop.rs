@@ -355,6 +355,86 @@ mod tests {
         Ok(())
     }
 
+    /// Waits until something is so.
+    fn until(mut is_so: impl FnMut() -> bool, what: &str) {
+        let given_up_at = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < given_up_at, "{what}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_loop_is_not_left_to_a_thread_that_runs_code_of_the_user() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        let (_stream, registration) =
+            crate::io::registration(mio::net::TcpStream::from_std(stream))?;
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counter = turns.clone();
+        let drive = poll_fn(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Poll::<()>::Pending
+        });
+        let shared = SharedLoop::start(registration, Box::pin(drive))?;
+        // The leader leaves when it is told to.
+        let (leaves, follower) = (Arc::<Told>::default(), Arc::<Told>::default());
+        let leader = thread::spawn({
+            let (shared, leaves) = (shared.clone(), leaves.clone());
+            move || {
+                used(&shared);
+                poll_fn(|cx| leaves.poll(cx)).wait();
+            }
+        });
+        let leads =
+            || shared.leader.load(Ordering::SeqCst) != NO_THREAD && !shared.post().helper_leads;
+        until(leads, "no caller leads");
+        let waker = thread::spawn({
+            let (shared, follower) = (shared.clone(), follower.clone());
+            move || {
+                let waits = |post: &Post| !post.followers.is_empty() && post.helper_waits;
+                until(|| waits(&shared.post()), "no caller follows");
+                follower.tell();
+            }
+        });
+        used(&shared);
+        poll_fn(|cx| {
+            if follower.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // A handler of deliveries, for example, which takes its time.
+            leaves.tell();
+            until(|| leader.is_finished(), "the leader stays");
+            let before = turns.load(Ordering::SeqCst);
+            shared.wake_by_ref();
+            until(|| turns.load(Ordering::SeqCst) > before, "no thread runs the loop");
+            Poll::Ready(())
+        })
+        .wait();
+        waker.join().expect("it does not panic");
+        Ok(())
+    }
+
+    /// A future that is ready once it is told.
+    #[derive(Default)]
+    struct Told(Mutex<(bool, Option<Waker>)>);
+
+    impl Told {
+        fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+            let mut told = self.0.lock().unwrap();
+            told.1 = Some(cx.waker().clone());
+            if told.0 { Poll::Ready(()) } else { Poll::Pending }
+        }
+
+        fn tell(&self) {
+            let mut told = self.0.lock().unwrap();
+            told.0 = true;
+            let waker = told.1.take();
+            drop(told);
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// Panics when it is polled by a caller, or by the helper, and once more when it is dropped.
     struct Panics {
         helper: bool,

@@ -69,6 +69,8 @@ fn poll_until<F: Future>(mut future: Pin<&mut F>, until: Option<Instant>) -> Opt
     let mut context = Context::from_waker(&waker);
     loop {
         watch.waiter().forget();
+        // Polling may run code that blocks, such as a handler of deliveries. Meanwhile, no loop may be left to this thread.
+        watch.leave();
         let (polled, alarm) = alarmed(|| future.as_mut().poll(&mut context));
         if let Poll::Ready(output) = polled {
             return Some(output);

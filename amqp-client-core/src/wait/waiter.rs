@@ -153,7 +153,8 @@ impl Watch {
         }
     }
 
-    fn leave(&mut self) {
+    /// Follows no loop any more. If one was left to this thread, another thread runs it.
+    pub(super) fn leave(&mut self) {
         if let Some(io_loop) = self.follows.take() {
             io_loop.leave(&self.waiter);
         }
