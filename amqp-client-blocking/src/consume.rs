@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::{Future as _, poll_fn};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,15 +34,22 @@ type Next = Option<Result<Delivery, ConsumerEnd>>;
 /// # }
 /// ```
 pub fn recv_any(consumers: &mut [Consumer], timeout: Option<Duration>) -> Option<(usize, Next)> {
-    let mut first = 0;
+    // Each call begins with another consumer, so that none that always has deliveries keeps the others waiting.
+    let mut first = random();
     let any = poll_fn(|cx| {
-        first += 1;
+        first = first.wrapping_add(1);
         poll_any(consumers.iter_mut(), first, cx)
     });
     match timeout {
         Some(timeout) => any.wait_timeout(timeout),
         None => Some(any.wait()),
     }
+}
+
+/// Returns a random number.
+fn random() -> usize {
+    let random = RandomState::new().build_hasher().finish();
+    usize::try_from(random >> 32).unwrap_or_default()
 }
 
 /// Polls all consumers, beginning with the given one.

@@ -80,6 +80,32 @@ fn several_consumers_are_waited_for_at_once() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn no_consumer_is_preferred_while_several_have_deliveries() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = connect(&broker.uri())?;
+    let channel = connection.open_channel().wait()?;
+    let mut consumers = Vec::new();
+    for name in ["q0", "q1", "q2"] {
+        let queue = channel.queue_declare(name, QueueOptions::new()).wait()?;
+        for _ in 0..100 {
+            queue.publish(&Message::new("x")).wait()?;
+        }
+        consumers.push(queue.consume(ConsumeOptions::new().no_ack(true)).wait()?);
+    }
+    while connection.health().delivered_bytes < 300 {
+        thread::yield_now();
+    }
+    let mut taken = [0; 3];
+    for _ in 0..90 {
+        let (index, _) = recv_any(&mut consumers, None).ok_or("nothing came")?;
+        taken[index] += 1;
+    }
+    // The probability of fewer than 8 of 90 for one of them is about one in a million.
+    assert!(taken.iter().all(|count| *count >= 8), "{taken:?}");
+    Ok(())
+}
+
 /// Every thread may be the one that moves the bytes, and leaves at any time: to the next, or to the helper.
 #[test]
 fn threads_that_come_and_go_leave_no_thread_waiting() -> Outcome {
