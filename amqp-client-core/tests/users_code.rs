@@ -316,6 +316,25 @@ fn wakers_of_publishes_that_are_held_by_one_gate_and_then_by_another() {
 }
 
 #[test]
+fn callbacks_that_own_handles_are_dropped_with_the_connection() {
+    let (mut rig, channel) = rig();
+    let connection = rig.connection.clone();
+    let owned = Arc::new(());
+    let callback = || {
+        let (owned, channel) = (owned.clone(), channel.clone());
+        move || drop((owned.clone(), channel.clone()))
+    };
+    let (recovered, closed, channel_closed) = (callback(), callback(), callback());
+    connection.on_recover(move |_| recovered());
+    connection.on_close(move |_| closed());
+    channel.on_close(move |_| channel_closed());
+    rig.run(connection.close()).expect("it closes");
+    let late = callback();
+    connection.on_recover(move |_| late());
+    assert_eq!(Arc::strong_count(&owned), 1, "the connection keeps no callback");
+}
+
+#[test]
 fn callbacks_that_use_handles() {
     in_time(|| {
         let (rig, channel) = rig();

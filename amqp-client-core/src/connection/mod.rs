@@ -170,7 +170,11 @@ impl Connection {
     #[doc(alias = "add_reconnect_callback")]
     pub fn on_recover(&self, callback: impl Fn(&RecoveryReport) + Send + Sync + 'static) {
         let callback = Arc::new(OnRecover(Box::new(callback)));
-        self.shared().lock().on_recover.push(callback);
+        let mut state = self.shared().lock();
+        match state.proto.check() {
+            Ok(()) => state.on_recover.push(callback),
+            Err(_) => state.bury(callback),
+        }
     }
 
     /// Returns a snapshot of the connection's state, for readiness probes and dashboards.

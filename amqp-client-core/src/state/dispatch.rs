@@ -136,6 +136,9 @@ impl State {
         // If the driver was dropped, it has no turn any more.
         self.wake_turns();
         self.on_close.calls(&reason).for_each(|call| self.call(call));
+        // Callbacks that own handles would keep this state alive, and themselves with it.
+        let on_recover = std::mem::take(&mut self.on_recover);
+        self.bury(on_recover);
         self.emit(&ConnectionEvent::Closed(reason));
         let Self { listeners, wakes, .. } = self;
         listeners.close(|waker| wakes.push(waker));
