@@ -3,6 +3,7 @@
 mod harness;
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -156,4 +157,25 @@ fn a_silent_peer_is_detected_behind_untaken_deliveries() {
     assert!(!scene.is_lost(), "its heartbeats are read");
     scene.pass(4 * HEARTBEAT + SECOND, false);
     assert!(scene.is_lost());
+}
+
+/// Reading is suspended when writing fails. The peer had sent its reason before.
+#[test]
+fn the_reason_of_a_peer_is_read_behind_untaken_deliveries() {
+    let mut scene = Scene::set();
+    let _consumer = scene.suspend();
+    scene.server.close(scene.clock.now(), "maintenance");
+    scene.serve(false);
+    {
+        let mut wires = scene.wire.borrow_mut();
+        (wires.write_error, wires.read_end) = (Some(ErrorKind::ConnectionReset), Some(Ok(())));
+    }
+    scene.connection.send_heartbeat();
+    scene.poll();
+    match scene.connection.health().status {
+        Status::Closed(ConnectionError::Closed(close)) => {
+            assert_eq!(close.reply_text, "maintenance")
+        }
+        status => panic!("{status:?}"),
+    }
 }

@@ -258,10 +258,17 @@ impl<S: Transport, T: Timer> Drive<S, T> {
         }
     }
 
+    /// Returns whether to read. After a failed write, the bytes that have arrived may contain the reason, so they are read even
+    /// while reading is paused.
+    fn may_read(&self) -> bool {
+        let running = matches!(self.turn.phase, Phase::Running { .. });
+        self.turn.reads() || running && self.write_error.is_some() && self.driver.may_look()
+    }
+
     /// Ends a round that has not read yet. Ready unless there is nothing to do before the transport, the timer or a handle wakes
     /// this task.
     fn read_or_wait(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Round> {
-        let received = self.turn.reads() && self.read(now, cx);
+        let received = self.may_read() && self.read(now, cx);
         self.due = received || self.due || self.poll_timer(cx);
         if !received {
             self.check_peer(now);

@@ -227,6 +227,12 @@ impl Driver {
         self.guard.shared.lock().wants_driver()
     }
 
+    /// Returns whether a few reads may exceed the delivery budget.
+    fn may_look(&self) -> bool {
+        let shared = &self.guard.shared;
+        shared.settings.may_look(shared.lock().delivered_bytes)
+    }
+
     /// Does everything that is due at `now`, and returns what to do with the transport. The driver wakes `waker` when a handle
     /// has queued work for it.
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> Turn {

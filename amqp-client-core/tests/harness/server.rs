@@ -138,6 +138,11 @@ impl Server {
         }
     }
 
+    /// The server closes the connection.
+    pub(crate) fn close(&mut self, now: Instant, text: &str) {
+        self.connection.close(now, ReplyCode::CONNECTION_FORCED, text);
+    }
+
     /// Sends a heartbeat.
     pub(crate) fn send_heartbeat(&mut self) {
         self.connection.send_heartbeat();
