@@ -228,7 +228,7 @@ impl SessionChannel<'_> {
         let mut cancel_waits = false;
         let at_broker = match self.record.consumers.remove(consumer) {
             Some(own) => {
-                self.topology.unconsumed(&own.consume.queue);
+                self.topology.unconsumed(&own);
                 // A waiting cancel is for this consumer, and not for the next consumer with its tag.
                 for held in &mut self.record.held {
                     match &mut held.method {

@@ -112,7 +112,7 @@ impl Context {
         let record = self.channels.get_mut(id);
         let removed = record.and_then(|record| record.consumers.remove(consumer));
         if let Some(removed) = removed {
-            self.topology.unconsumed(&removed.consume.queue);
+            self.topology.unconsumed(&removed);
         }
         self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
     }
@@ -143,8 +143,8 @@ impl Context {
         let found = record.consumers.get(consumer)?;
         let queue = found.consume.queue.clone();
         if policy != Some(OnCancel::Resubscribe) || !found.recovers {
-            record.consumers.remove(consumer);
-            self.topology.unconsumed(&queue);
+            let removed = record.consumers.remove(consumer);
+            removed.iter().for_each(|own| self.topology.unconsumed(own));
             return None;
         }
         // RabbitMQ remembers the tag until the consumer's deliveries are settled: see `pause`.

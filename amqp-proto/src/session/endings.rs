@@ -37,12 +37,12 @@ impl Context {
         let mut ended = Vec::new();
         record.consumers.retain(|consumer| {
             if !consumer.recovers {
-                ended.push((consumer.id, consumer.consume.queue.clone()));
+                self.topology.unconsumed(consumer);
+                ended.push(consumer.id);
             }
             consumer.recovers
         });
-        for (consumer, queue) in ended {
-            self.topology.unconsumed(&queue);
+        for consumer in ended {
             events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
         }
         self.events.extend(events.into_iter().map(|event| Event::Channel(id, event)));
@@ -119,7 +119,7 @@ impl Context {
         let Some(mut record) = self.channels.remove(id) else { return false };
         self.budget.freed(|discard| record.kept.clear(discard));
         for consumer in record.consumers.iter() {
-            self.topology.unconsumed(&consumer.consume.queue);
+            self.topology.unconsumed(consumer);
         }
         self.reopening.retain(|(_, waiting)| *waiting != id);
         if let Some(recovering) = &mut self.recovering {

@@ -60,12 +60,13 @@ pub(super) fn note(
                 renamed: None,
                 qos,
                 recovers,
+                counts: false,
                 pause: Pause::Running,
             });
         }
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(&cancel.consumer_tag) {
-                topology.unconsumed(&consumer.consume.queue);
+                topology.unconsumed(&consumer);
                 record.cancelling.insert(consumer.id, cancel.consumer_tag.clone());
             }
         }
@@ -107,18 +108,20 @@ impl Noted {
                         consumer.consume.queue = name.clone();
                         // Without a reply, it counts as started.
                         if !record.in_flight.contains(RequestId(consumer.id.get())) {
-                            topology.consumed(&name);
+                            topology.consumed(consumer);
                         }
                     }
                 }
             }
-            Method::BasicConsume(_) => {
+            Method::BasicConsume(asked) => {
                 let consumer = request.into();
                 if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
                     record.consumers.set_tag(consumer, answer.consumer_tag.detached());
                 }
-                if let Some(started) = record.consumers.get(consumer) {
-                    topology.consumed(&started.consume.queue);
+                match record.consumers.get_mut(consumer) {
+                    Some(started) => topology.consumed(started),
+                    // Its cancel was sent before the reply to its start.
+                    None => topology.left(&asked.queue),
                 }
             }
             Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,

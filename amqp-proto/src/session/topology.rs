@@ -2,6 +2,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
+use super::record::consumers::Consumer;
 use super::report::Entity;
 use crate::method::{
     ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare, QueueDeclareOk,
@@ -156,19 +157,27 @@ impl Topology {
         kind.is_some_and(|kind| kind.as_str() == Some("stream"))
     }
 
-    /// Counts one more consumer of this session on the queue.
-    pub(super) fn consumed(&mut self, queue: &ShortStr) {
-        if let Some(queue) = self.queues.get_mut(queue) {
+    /// Counts a consumer of this session that has started.
+    pub(super) fn consumed(&mut self, consumer: &mut Consumer) {
+        if let Some(queue) = self.queues.get_mut(&consumer.consume.queue) {
+            consumer.counts = true;
             queue.consumers += 1;
         }
     }
 
-    /// Counts one consumer less. If it was the last, an auto-delete queue was deleted with it.
-    pub(super) fn unconsumed(&mut self, name: &ShortStr) {
-        let Some(queue) = self.queues.get_mut(name) else { return };
+    /// Counts one consumer less, if it was counted.
+    pub(super) fn unconsumed(&mut self, consumer: &Consumer) {
+        let name = &consumer.consume.queue;
+        let Some(queue) = self.queues.get_mut(name).filter(|_| consumer.counts) else { return };
         queue.consumers = queue.consumers.saturating_sub(1);
-        if queue.consumers == 0 && queue.declare.auto_delete {
-            self.forget_queue(&name.clone());
+        self.left(name);
+    }
+
+    /// A consumer has left the queue. If it was the last, an auto-delete queue was deleted with it.
+    pub(super) fn left(&mut self, name: &ShortStr) {
+        let is_last = |queue: &Queue| queue.consumers == 0 && queue.declare.auto_delete;
+        if self.queues.get(name).is_some_and(is_last) {
+            self.forget_queue(name);
         }
     }
 

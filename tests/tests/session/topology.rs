@@ -1,9 +1,9 @@
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicQos, ExchangeBind, ExchangeDelete, QueueDeclare, QueueDelete, QueuePurge,
-    QueueUnbind,
+    BasicCancel, BasicConsume, BasicQos, ExchangeBind, ExchangeDelete, QueueDeclare, QueueDelete,
+    QueuePurge, QueueUnbind,
 };
 use amqp_client_core::proto::session::Recovery;
-use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, SessionEvent, ShortStr};
+use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, ReplyCode, SessionEvent, ShortStr};
 
 use crate::harness::Broker;
 use crate::rig::{SessionRig, durable, exclusive, nameless, short, text};
@@ -296,4 +296,49 @@ fn bindings_to_the_queue_declared_last_keep_their_keys() {
         rig.cut();
         assert_eq!(rig.recover().bindings, 3);
     }
+}
+
+/// An auto-delete queue goes with its last consumer, and a consumer that has not started is none.
+#[test]
+fn a_consumer_that_has_not_started_does_not_end_the_queue_of_another() {
+    for way in 0..4 {
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        let declare = QueueDeclare { queue: short("auto"), auto_delete: true, ..<_>::default() };
+        let queue = rig.queue(id, declare);
+        let consumer = rig.consume(id, &queue, "runs");
+        let consume = BasicConsume { queue, consumer_tag: short("starts"), ..<_>::default() };
+        let starts = rig.send(other, consume);
+        let mut channel = rig.channel(other);
+        match way {
+            0 => {
+                let consumer_tag = short("starts");
+                let cancel = BasicCancel { consumer_tag, no_wait: false };
+                channel.request(cancel).expect("it is sent");
+            }
+            1 => channel.discard_consumer(starts.into()),
+            2 => channel.close(ReplyCode::REPLY_SUCCESS, "bye"),
+            _ => channel.abandon(starts),
+        }
+        rig.run();
+        rig.cut();
+        let report = rig.recover();
+        assert_eq!((report.queues, report.consumers), (1, 1), "{way}: {report:?}");
+        rig.publish(id, "", "auto", "there");
+        rig.run();
+        assert_eq!(rig.texts(consumer), ["there"], "{way}");
+    }
+}
+
+#[test]
+fn a_consumer_cancelled_while_it_starts_ends_its_queue() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    let declare = QueueDeclare { queue: short("auto"), auto_delete: true, ..<_>::default() };
+    let queue = rig.queue(id, declare);
+    rig.send(id, BasicConsume { queue, consumer_tag: short("brief"), ..<_>::default() });
+    rig.send(id, BasicCancel { consumer_tag: short("brief"), no_wait: false });
+    rig.run();
+    rig.cut();
+    assert_eq!(rig.recover().queues, 0);
 }

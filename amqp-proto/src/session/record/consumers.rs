@@ -27,6 +27,8 @@ pub(crate) struct Consumer {
     pub(crate) qos: Option<BasicQos>,
     /// Whether the consumer is restored after a loss.
     pub(crate) recovers: bool,
+    /// Whether it has started, and so counts as a consumer of its queue.
+    pub(crate) counts: bool,
     pub(crate) pause: Pause,
 }
 
@@ -184,6 +186,7 @@ mod tests {
             renamed: None,
             qos: None,
             recovers: true,
+            counts: false,
             pause: Pause::Running,
         }
     }
