@@ -201,7 +201,10 @@ impl Topology {
         for name in self.aliases.values_mut().filter(|name| *name == old) {
             *name = new.clone();
         }
-        self.aliases.insert(old.clone(), new.clone());
+        // It was declared without a reply, so its name was not known. An empty name stands for other queues, too.
+        if !old.is_empty() {
+            self.aliases.insert(old.clone(), new.clone());
+        }
     }
 
     /// Returns whether the exchange is known to ignore the routing keys of its bindings.

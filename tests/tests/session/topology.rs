@@ -342,3 +342,15 @@ fn a_consumer_cancelled_while_it_starts_ends_its_queue() {
     rig.cut();
     assert_eq!(rig.recover().queues, 0);
 }
+
+#[test]
+fn an_unnamed_queue_declared_without_a_reply_does_not_take_the_empty_name() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.send(id, QueueDeclare { no_wait: true, ..nameless() });
+    rig.run();
+    rig.cut();
+    rig.recover();
+    let declared = [rig.queue(id, nameless()), rig.queue(id, nameless())];
+    assert_ne!(declared[0], declared[1]);
+}
