@@ -400,7 +400,8 @@ impl SessionChannel<'_> {
 
     fn is_stream(&self, queue: &ShortStr) -> bool {
         let last = queue.is_empty() && self.record.held.is_empty();
-        self.topology.is_stream(if last { &self.record.last_queue } else { queue })
+        let last = last.then(|| self.record.queue_declared_last().ok()).flatten();
+        self.topology.is_stream(last.as_ref().unwrap_or(queue))
     }
 
     /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection, it is closed at once.

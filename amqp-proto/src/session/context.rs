@@ -182,7 +182,9 @@ impl Context {
         self.topology.renamed(old, new);
         for (_, record) in self.channels.iter_mut() {
             let consumers = record.consumers.iter_mut().map(|consumer| &mut consumer.consume.queue);
-            for name in consumers.chain([&mut record.last_queue]).filter(|name| *name == old) {
+            let declaring = record.declaring.iter_mut().map(|(_, name)| name);
+            let names = consumers.chain([&mut record.last_queue]).chain(declaring);
+            for name in names.filter(|name| *name == old) {
                 *name = new.clone();
             }
         }

@@ -149,6 +149,13 @@ fn fail_pending(
     unconfirmed: &[RangeInclusive<PublishSeq>],
 ) -> Vec<ChannelEvent> {
     let mut events = Vec::new();
+    record.unnamed.clear();
+    if let Some((declaration, name)) = record.declaring.take() {
+        if !record.in_flight.contains(declaration) {
+            // It has no reply, so it counts as carried out.
+            record.last_queue = name;
+        }
+    }
     for sent in record.in_flight.take_all() {
         record.consumers.remove(sent.id.into());
         if !sent.abandoned {
@@ -156,7 +163,6 @@ fn fail_pending(
             events.push(ChannelEvent::Failed { request: sent.id, error });
         }
     }
-    record.declaring = None;
     // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
     let cancelled = core::mem::take(&mut record.cancelling);
     events.extend(cancelled.into_keys().map(|consumer| ChannelEvent::ConsumerEnded { consumer }));

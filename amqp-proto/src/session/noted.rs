@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use super::record::consumers::{Consumer, Pause};
 use super::record::request::{InFlight, Limits, Noted};
 use super::record::{ChannelRecord, Mode};
-use super::topology::{Topology, name_of};
+use super::topology::{Topology, name_of, queue_of};
 use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
 use crate::{Reply, RequestId};
@@ -15,7 +15,7 @@ pub(super) fn note(
     record: &mut ChannelRecord,
     topology: &mut Topology,
     id: RequestId,
-    method: Method,
+    mut method: Method,
     answered: bool,
     recovers: bool,
     now: Instant,
@@ -35,7 +35,9 @@ pub(super) fn note(
         }
         Method::QueueDeclare(declare) => {
             record.last_queue_unknown = false;
-            record.declaring = answered.then(|| (id, declare.queue.clone()));
+            // The name of a queue that has none and gets no reply stays unknown.
+            let is_known = answered || !declare.queue.is_empty();
+            record.declaring = is_known.then(|| (id, declare.queue.clone()));
         }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.mode.select(),
@@ -72,13 +74,20 @@ pub(super) fn note(
         }
         _ => {}
     }
+    let names_none = queue_of(&mut method).is_some_and(|queue| queue.is_empty());
+    let last_queue = names_none.then(|| record.queue_declared_last());
+    let known = last_queue.clone().and_then(Result::ok);
     if answered {
-        let note = Noted::of(method).map(Box::new);
+        let note = Noted::of(method, known).map(Box::new);
         let (abandoned, ahead_of) = (false, record.seqs.next());
         record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
-    } else if let Some(noted) = Noted::of(method) {
+    } else if let Some(noted) = Noted::of(method, known) {
         // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);
+        if let Some(Err(unnamed)) = last_queue.filter(|_| noted.is_topology()) {
+            record.unnamed.push_back((unnamed, noted, recovers));
+            return;
+        }
         noted.learn(record, topology, id, recovers, None);
     }
 }
@@ -93,15 +102,26 @@ impl Noted {
         recovers: bool,
         reply: Option<&Reply>,
     ) {
-        match self.0 {
+        // What has no reply is learned when it is sent.
+        let last_queue = |record: &ChannelRecord| {
+            self.last_queue.clone().unwrap_or_else(|| record.last_queue.clone())
+        };
+        match self.method {
             Method::QueueDeclare(declare) => {
                 let is_unnamed = declare.queue.is_empty();
                 let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
                 let name = name_of(answer.as_ref(), &declare);
                 record.last_queue = name.clone();
-                record.declaring.take_if(|(declaration, _)| *declaration == request);
+                if reply.is_some() {
+                    record.declaring.take_if(|(declaration, _)| *declaration == request);
+                }
                 if recovers {
                     topology.declared(declare, &name);
+                }
+                while record.unnamed.front().is_some_and(|(unnamed, ..)| *unnamed == request) {
+                    if let Some((_, noted, recovers)) = record.unnamed.pop_front() {
+                        noted.learn(record, topology, request, recovers, None);
+                    }
                 }
                 for consumer in record.consumers.iter_mut().filter(|_| is_unnamed) {
                     if consumer.declaration.take_if(|own| *own == request).is_some() {
@@ -121,16 +141,14 @@ impl Noted {
                 match record.consumers.get_mut(consumer) {
                     Some(started) => topology.consumed(started),
                     // Its cancel was sent before the reply to its start.
+                    None if asked.queue.is_empty() => topology.left(&last_queue(record)),
                     None => topology.left(&asked.queue),
                 }
             }
             Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,
             // An entity that is removed no longer exists, whoever declared it.
             other if recovers || !brings(&other) => {
-                // Without a reply, this is learned when it is sent, and the last declaration may have no reply yet.
-                let sent_now = reply.is_none().then(|| record.queue_declared_last().ok());
-                let last_queue = sent_now.flatten().unwrap_or_else(|| record.last_queue.clone());
-                topology.learn(other, &last_queue);
+                topology.learn(other, &last_queue(record));
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, BasicQos, ExchangeBind, ExchangeDelete, QueueDeclare, QueueDelete,
-    QueuePurge, QueueUnbind,
+    BasicCancel, BasicConsume, BasicQos, ExchangeBind, ExchangeDelete, FromReply as _, QueueBind,
+    QueueDeclare, QueueDeclareOk, QueueDelete, QueuePurge, QueueUnbind,
 };
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, ReplyCode, SessionEvent, ShortStr};
@@ -353,4 +353,66 @@ fn an_unnamed_queue_declared_without_a_reply_does_not_take_the_empty_name() {
     rig.recover();
     let declared = [rig.queue(id, nameless()), rig.queue(id, nameless())];
     assert_ne!(declared[0], declared[1]);
+}
+
+/// How many messages with that key arrive in these queues, after a loss.
+fn restored_routes(rig: &mut SessionRig<Broker>, queues: &[&ShortStr]) -> Vec<u32> {
+    rig.run();
+    rig.cut();
+    assert!(rig.recover().failed.is_empty());
+    let id = rig.open();
+    rig.publish(id, "amq.direct", "key", "routed");
+    rig.run();
+    let names = queues.iter().map(|queue| rig.session.current_name(queue).to_string());
+    let names: Vec<_> = names.collect();
+    names.iter().map(|name| rig.queue_count(id, name).0).collect()
+}
+
+fn bind_last(no_wait: bool) -> QueueBind {
+    let (exchange, routing_key) = (short("amq.direct"), short("key"));
+    QueueBind { exchange, routing_key, no_wait, ..<_>::default() }
+}
+
+/// Its name is not known when they are sent.
+#[test]
+fn requests_without_a_reply_behind_an_unnamed_queue_belong_to_it() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    let before = rig.queue(id, durable("before"));
+    let unnamed = QueueDeclare { exclusive: true, ..<_>::default() };
+    let declare = rig.send(id, unnamed.clone());
+    rig.send(id, bind_last(true));
+    let gone = rig.send(id, unnamed);
+    rig.send(id, bind_last(true));
+    rig.send(id, QueueDelete { no_wait: true, ..<_>::default() });
+    rig.run();
+    let name = |rig: &mut SessionRig<Broker>, declare| {
+        let answer = rig.answer(declare).and_then(QueueDeclareOk::from_reply);
+        answer.expect("it is declared").queue
+    };
+    let (unnamed, _gone) = (name(&mut rig, declare), name(&mut rig, gone));
+    assert_eq!(restored_routes(&mut rig, &[&before, &unnamed]), [0, 1]);
+    assert_eq!(rig.report().queues, 2);
+}
+
+/// Such a declaration counts as carried out when it is sent. The reply to an earlier one comes later.
+#[test]
+fn a_declaration_without_a_reply_changes_nothing_before_it() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.send(id, durable("first"));
+    rig.send(id, bind_last(false));
+    rig.send(id, QueueDeclare { no_wait: true, ..durable("second") });
+    assert_eq!(restored_routes(&mut rig, &[&short("first"), &short("second")]), [1, 0]);
+
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    rig.send(id, durable("first"));
+    rig.send(id, QueueDeclare { no_wait: true, ..durable("second") });
+    rig.run();
+    rig.ask(id, bind_last(false)).expect("it is bound");
+    assert_eq!(restored_routes(&mut rig, &[&short("first"), &short("second")]), [0, 1]);
+    // An empty name stands for the second one still.
+    rig.ask(id, QueuePurge::default()).expect("it is there");
+    assert_eq!(rig.queue_count(id, "second").0, 0);
 }

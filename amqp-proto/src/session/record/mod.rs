@@ -19,7 +19,7 @@ use in_flight::Requests;
 use kept::Kept;
 use numbering::{Seqs, Tags};
 use reopened::Reopened;
-use request::Held;
+use request::{Held, Noted};
 use streams::Streams;
 
 use super::topology::queue_of;
@@ -52,10 +52,12 @@ pub(crate) struct ChannelRecord {
     /// Consumers whose handle was dropped while they were being restored. Their deliveries are requeued.
     pub(crate) orphans: Vec<ConsumerId>,
     pub(crate) streams: Streams,
-    /// The queue for which an empty queue name stands.
+    /// The queue for which an empty queue name stands, as far as there are replies.
     pub(crate) last_queue: ShortStr,
-    /// The declaration of a queue that was sent last, and its name, until its reply arrives.
+    /// The declaration of a queue that was sent last, and its name, until its reply arrives. If it has none, until the next.
     pub(crate) declaring: Option<(RequestId, ShortStr)>,
+    /// Requests without a reply behind the declaration of a queue that is yet to get its name from the broker.
+    pub(crate) unnamed: VecDeque<(RequestId, Noted, bool)>,
     /// Whether the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
     pub(crate) last_queue_unknown: bool,
     pub(crate) in_flight: Requests,

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::RequestId;
 use crate::method::{BasicQos, Method, MethodFacts};
+use crate::{RequestId, ShortStr};
 
 /// A request that waits until the channel is restored, or until messages that are sent in groups are confirmed.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl InFlight {
     /// The declaration of a queue that the application waits for, to be retried.
     pub(crate) fn as_queue_declaration(&self) -> Option<Held> {
         let Self { id, note, recovers, ahead_of, .. } = self;
-        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.0.clone())?;
+        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.method.clone())?;
         let facts = method.facts();
         let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
         let held = Held { id, method, facts, answered: true, recovers, ahead_of };
@@ -48,15 +48,20 @@ impl InFlight {
 
 /// A method to take note of once the broker has carried it out.
 #[derive(Debug)]
-pub(crate) struct Noted(pub(crate) Method);
+pub(crate) struct Noted {
+    pub(crate) method: Method,
+    /// The queue that an empty name stands for. If it is yet to get its name from the broker, that is the queue of the last reply
+    /// to a declaration when the reply to this method arrives: the channel replies to both, in their order.
+    pub(crate) last_queue: Option<ShortStr>,
+}
 
 impl Noted {
     pub(crate) const fn is_topology(&self) -> bool {
-        !matches!(self.0, Method::BasicConsume(_))
+        !matches!(self.method, Method::BasicConsume(_))
     }
 
     /// Returns the method, if the session has to record it.
-    pub(crate) fn of(method: Method) -> Option<Self> {
+    pub(crate) fn of(method: Method, last_queue: Option<ShortStr>) -> Option<Self> {
         match method {
             Method::ExchangeDeclare(_)
             | Method::ExchangeDelete(_)
@@ -67,7 +72,7 @@ impl Noted {
             | Method::QueueBind(_)
             | Method::QueueUnbind(_)
             | Method::BasicConsume(_)
-            | Method::ChannelFlow(_) => Some(Self(method)),
+            | Method::ChannelFlow(_) => Some(Self { method, last_queue }),
             _ => None,
         }
     }
