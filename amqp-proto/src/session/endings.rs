@@ -30,7 +30,7 @@ impl Context {
         let mut events = fail_pending(record, error, unconfirmed);
         // The deliveries of paused consumers are requeued. So the application would never take them, and that is what resumes a
         // consumer.
-        record.prefetch_now = record.qos.as_ref().map_or(0, |qos| qos.prefetch_count);
+        record.qos_now = record.qos.clone();
         record.consumers.interrupt();
         let delivered = record.tags.restart();
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });

@@ -21,8 +21,8 @@ pub(super) fn note(
     now: Instant,
 ) {
     let mut before = None;
-    if let Method::BasicQos(BasicQos { prefetch_count, global: false, .. }) = &method {
-        record.prefetch_now = *prefetch_count;
+    if let Method::BasicQos(qos @ BasicQos { global: false, .. }) = &method {
+        record.qos_now = Some(qos.clone());
     }
     match &method {
         Method::BasicQos(qos) if recovers => {
@@ -61,6 +61,7 @@ pub(super) fn note(
                 declaration,
                 renamed: None,
                 qos,
+                qos_now: record.qos_now.clone(),
                 recovers,
                 counts: false,
                 pause: Pause::Running,

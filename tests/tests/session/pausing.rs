@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, QueueDeclare, QueueDelete, TxSelect,
+    BasicCancel, BasicConsume, BasicQos, QueueDeclare, QueueDelete, TxSelect,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
@@ -641,4 +641,45 @@ fn abandoning_its_start_behind_the_reply_changes_nothing() {
     assert_eq!(counts(&mut rig).1, 2);
     rig.cut();
     assert_eq!(rig.recover().consumers, 2);
+}
+
+/// Limits that are not restored after a loss are in effect until then.
+#[test]
+fn resuming_it_leaves_a_limit_in_effect_that_is_not_restored() {
+    let (mut rig, id, consumer) = holding();
+    let other = rig.queue(id, durable("other"));
+    rig.elsewhere(|own, id| {
+        for _ in 0..10 {
+            own.publish(id, "", "other", "0");
+        }
+    });
+    let (_, tags) = delivered(&mut rig);
+    let unrestored = |rig: &mut SessionRig<Broker>, prefetch_count| {
+        let limit = BasicQos { prefetch_count, ..<_>::default() };
+        rig.channel(id).unrecovered().request(limit).expect("it is sent");
+    };
+    let count = |rig: &mut SessionRig<Broker>| rig.deliveries().len();
+    assert!(pause(&mut rig, id, consumer));
+    settle(&mut rig, id, &[], &tags);
+    rig.limit(id, 3);
+    unrestored(&mut rig, 7);
+    rig.session.resume_consumer(id, consumer);
+    rig.run();
+    assert_eq!(count(&mut rig), 10, "it has no limit");
+    let second = rig.consume(id, &other, "second");
+    let (_, tags) = delivered(&mut rig);
+    assert_eq!(tags.len(), 7, "the limit was set before");
+    // The second one was started with that limit, and is resumed with it.
+    unrestored(&mut rig, 5);
+    assert!(pause(&mut rig, id, second));
+    settle(&mut rig, id, &[], &tags);
+    rig.run();
+    rig.session.resume_consumer(id, second);
+    rig.run();
+    assert_eq!(count(&mut rig), 7);
+    // After a loss, it has the limit that is restored.
+    rig.cut();
+    rig.recover();
+    let restored = rig.deliveries().into_iter().filter(|(of, _)| *of == second).count();
+    assert_eq!(restored, 3);
 }

@@ -23,8 +23,10 @@ pub(crate) struct Consumer {
     pub(crate) declaration: Option<RequestId>,
     /// The consumer's tag at the broker, if it differs from the application's: see [`pause`](crate::session::pause).
     pub(crate) renamed: Option<ShortStr>,
-    /// The prefetch limit in effect when the consumer was started.
+    /// The restored prefetch limit when the consumer was started.
     pub(crate) qos: Option<BasicQos>,
+    /// The prefetch limit in effect when the consumer was started on the present channel.
+    pub(crate) qos_now: Option<BasicQos>,
     /// Whether the consumer is restored after a loss.
     pub(crate) recovers: bool,
     /// Whether it has started, and so counts as a consumer of its queue.
@@ -144,10 +146,12 @@ impl Consumers {
         }
     }
 
-    /// The broker has none of them any more: when they are started again, it is with their own tags.
+    /// The broker has none of them any more: when they are started again, it is with their own tags and
+    /// restored limits.
     pub(crate) fn interrupt(&mut self) {
         for consumer in self.all.values_mut() {
             consumer.pause = Pause::Running;
+            consumer.qos_now = consumer.qos.clone();
             if let Some(renamed) = consumer.renamed.take() {
                 self.tags.remove(&(renamed, consumer.id));
             }
@@ -185,6 +189,7 @@ mod tests {
             declaration: None,
             renamed: None,
             qos: None,
+            qos_now: None,
             recovers: true,
             counts: false,
             pause: Pause::Running,

@@ -39,7 +39,7 @@ pub(crate) struct ChannelRecord {
     /// The restored prefetch limit of consumers that start from now on.
     pub(crate) qos: Option<BasicQos>,
     /// The prefetch limit in effect on the present channel, whether it will be restored or not.
-    pub(crate) prefetch_now: u16,
+    pub(crate) qos_now: Option<BasicQos>,
     /// Whether the application has paused deliveries (`channel.flow`).
     pub(crate) paused: bool,
     /// The prefetch limit of the channel as a whole.
@@ -253,7 +253,7 @@ impl ChannelRecord {
             Method::BasicQos(qos) if !qos.global => Some(qos.prefetch_count),
             _ => None,
         });
-        held.unwrap_or(self.prefetch_now)
+        held.unwrap_or_else(|| self.qos_now.as_ref().map_or(0, |qos| qos.prefetch_count))
     }
 
     /// Removes the consumer with this tag at the broker.

@@ -81,7 +81,7 @@ impl Repair {
             let mut steps = Vec::new();
             record.consumer_steps(
                 id,
-                record.qos.as_ref(),
+                record.qos_now.as_ref(),
                 |found| found.id == consumer && !self.missing.contains_key(&found.consume.queue),
                 &mut steps,
             );
@@ -280,8 +280,10 @@ pub(super) fn leave_out(cx: &mut Context, id: ChannelId, step: &ChannelStep, err
         (Entity::Flow(_), _) => record.paused = false,
         (_, Method::BasicQos(qos)) if qos.global => record.global_qos = None,
         _ => {
-            record.qos = None;
-            record.consumers.iter_mut().for_each(|consumer| consumer.qos = None);
+            (record.qos, record.qos_now) = (None, None);
+            for consumer in record.consumers.iter_mut() {
+                (consumer.qos, consumer.qos_now) = (None, None);
+            }
         }
     }
 }

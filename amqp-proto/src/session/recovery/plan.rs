@@ -106,7 +106,7 @@ impl ChannelRecord {
         steps
     }
 
-    /// Consumers of a channel that has this prefetch limit for new ones. The channel's own limit is set again afterwards.
+    /// Consumers of a channel that has this prefetch limit for new ones. The limit in effect is set again afterwards.
     pub(super) fn consumer_steps<'a>(
         &'a self,
         id: ChannelId,
@@ -123,7 +123,7 @@ impl ChannelRecord {
             }
         };
         for consumer in self.consumers.iter().filter(|consumer| wanted(consumer)) {
-            limit(consumer.qos.as_ref(), steps);
+            limit(consumer.qos_now.as_ref(), steps);
             let consumer_tag = consumer.tag().clone();
             let consume = BasicConsume {
                 no_wait: false,
@@ -136,7 +136,7 @@ impl ChannelRecord {
                 entity: Entity::Consumer { channel: id, consumer: consumer.id, consumer_tag },
             });
         }
-        limit(self.qos.as_ref(), steps);
+        limit(self.qos_now.as_ref(), steps);
     }
 }
 
