@@ -27,6 +27,8 @@ pub(super) struct Context {
     pub(super) recovering: Option<Recovering>,
     /// Channels that the broker has closed, and when to reopen them.
     pub(super) reopening: Vec<(Instant, ChannelId)>,
+    /// Whether any channel has orphans.
+    pub(super) orphans: bool,
     /// The careful channel that may close the connection at present.
     pub(super) turn: Option<Turn>,
     /// Events to emit before the connection's own.
@@ -125,9 +127,18 @@ impl Context {
                 return;
             }
             record.orphans.push(consumer);
+            self.orphans = true;
         }
         if let Ok(mut channel) = self.connection.channel(id) {
             channel.discard_consumer(tag);
+        }
+    }
+
+    /// All events were polled. From now on, the connection itself requeues the deliveries of consumers that it has discarded.
+    #[inline]
+    pub(super) fn forget_orphans(&mut self) {
+        if core::mem::take(&mut self.orphans) {
+            self.channels.iter_mut().for_each(|(_, record)| record.orphans.clear());
         }
     }
 
@@ -230,6 +241,7 @@ impl Context {
                 if channel.consumer(&started.consumer_tag) == Some(request.into()) =>
             {
                 record.orphans.push(request.into());
+                self.orphans = true;
                 channel.discard_consumer(&started.consumer_tag);
             }
             _ => {}

@@ -250,12 +250,16 @@ impl Session {
             if let Some((id, consumer, delivery)) = self.poll_delivery() {
                 return Some(Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }));
             }
-            let unconfirmed = match self.context.connection.peek_event()? {
-                Event::Channel(id, ChannelEvent::Closed(_)) => {
+            let unconfirmed = match self.context.connection.peek_event() {
+                Some(Event::Channel(id, ChannelEvent::Closed(_))) => {
                     let id = *id;
                     self.context.connection.unconfirmed(id)
                 }
-                _ => Vec::new(),
+                Some(_) => Vec::new(),
+                None => {
+                    self.context.forget_orphans();
+                    return None;
+                }
             };
             let event = self.context.connection.poll_event()?;
             if let Some(event) = self.take(event, unconfirmed) {

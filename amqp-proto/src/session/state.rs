@@ -44,6 +44,7 @@ impl Session {
             },
             recovering: None,
             reopening: Vec::new(),
+            orphans: false,
             turn: None,
             events: VecDeque::new(),
             now,

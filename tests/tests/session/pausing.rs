@@ -683,3 +683,24 @@ fn resuming_it_leaves_a_limit_in_effect_that_is_not_restored() {
     let restored = rig.deliveries().into_iter().filter(|(of, _)| *of == second).count();
     assert_eq!(restored, 3);
 }
+
+/// Deliveries of a dropped consumer are requeued, which takes more time than to hand out others.
+#[test]
+fn a_consumer_that_was_dropped_does_not_slow_down_others() {
+    let (mut rig, id, consumer, _) = starting();
+    rig.channel(id).discard_consumer(consumer);
+    rig.run();
+    assert_eq!(counts(&mut rig), (5, 0));
+    let other = rig.queue(id, durable("other"));
+    let other = rig.consume(id, &other, "other");
+    let send = |rig: &mut SessionRig<Broker>| {
+        rig.elsewhere(|own, id| own.publish(id, "", "other", "m"));
+        rig.carry();
+    };
+    // The first delivery shows that its queue is no stream.
+    send(&mut rig);
+    rig.run();
+    send(&mut rig);
+    let fast = rig.session.poll_delivery().map(|(_, consumer, _)| consumer);
+    assert_eq!(fast, Some(other));
+}

@@ -49,7 +49,8 @@ pub(crate) struct ChannelRecord {
     pub(crate) renames: u64,
     /// Consumers whose cancel is pending, with their tags at the broker. They are not restored.
     pub(crate) cancelling: BTreeMap<ConsumerId, ShortStr>,
-    /// Consumers whose handle was dropped while they were being restored. Their deliveries are requeued.
+    /// Consumers whose handle was dropped while they were being restored, until all events were polled that the connection had then.
+    /// Their deliveries are requeued.
     pub(crate) orphans: Vec<ConsumerId>,
     pub(crate) streams: Streams,
     /// The queue for which an empty queue name stands, as far as there are replies.
