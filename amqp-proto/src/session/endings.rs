@@ -96,7 +96,7 @@ impl Context {
     }
 
     /// Returns whether the broker closed the channel because of the declaration of a queue that another connection holds exclusively,
-    /// and that is to be retried. Then the declaration is held until the channel is open again.
+    /// and that is to be retried. Then the declaration is held until the channel is open again, unless its reply is no longer wanted.
     pub(super) fn hold_locked(&mut self, id: ChannelId, close: &Close) -> bool {
         let cause = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
         let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
@@ -108,9 +108,11 @@ impl Context {
         let Some(record) = self.channels.get_mut(id) else { return false };
         // The oldest pending request: those before it have a reply.
         let refused = record.in_flight.iter_mut().find_map(|sent| sent.as_queue_declaration());
-        let Some(held) = refused else { return false };
+        let Some((held, abandoned)) = refused else { return false };
         record.in_flight.take(held.id);
-        record.held.push_front(held);
+        if !abandoned {
+            record.held.push_front(held);
+        }
         true
     }
 

@@ -167,3 +167,24 @@ fn the_first_declaration_of_a_locked_queue_fails_without_that() {
     assert!(rig.session.channel(id).is_err());
     assert_eq!(rig.session.poll_reconnect(rig.now), Reconnect::Nothing);
 }
+
+/// A call with a timeout may be dropped at any time. The next declaration was not refused, so it is not repeated in its place.
+#[test]
+fn a_locked_declaration_that_is_dropped_does_not_cost_the_channel() {
+    let mut rig = SessionRig::with(|recovery| recovery.retry_locked(true));
+    rig.declare_elsewhere(exclusive("mine"));
+    let id = rig.open();
+    let queue = rig.queue(id, durable("q"));
+    let consumer = rig.consume(id, &queue, "c");
+    let dropped = rig.send(id, exclusive("mine"));
+    let next = rig.send(id, durable("next"));
+    rig.channel(id).abandon(dropped);
+    rig.run();
+    rig.pass(Duration::from_secs(60));
+    let closed = |event: &ChannelEvent| matches!(event, ChannelEvent::Closed(_));
+    assert!(!rig.channel_events().any(closed), "{:?}", rig.events);
+    assert!(rig.failure(next).is_some());
+    rig.publish(id, "", "q", "m");
+    rig.run();
+    assert_eq!(rig.texts(consumer), ["m"]);
+}

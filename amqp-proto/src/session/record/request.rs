@@ -35,14 +35,14 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// The declaration of a queue that the application waits for, to be retried.
-    pub(crate) fn as_queue_declaration(&self) -> Option<Held> {
-        let Self { id, note, recovers, ahead_of, .. } = self;
-        let method = note.as_ref().filter(|_| !self.abandoned).map(|note| note.method.clone())?;
+    /// Returns the declaration of a queue, to be retried, and whether its reply is not wanted.
+    pub(crate) fn as_queue_declaration(&self) -> Option<(Held, bool)> {
+        let Self { id, note, recovers, ahead_of, abandoned, .. } = self;
+        let method = note.as_ref().map(|note| note.method.clone())?;
         let facts = method.facts();
         let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
         let held = Held { id, method, facts, answered: true, recovers, ahead_of };
-        matches!(held.method, Method::QueueDeclare(_)).then_some(held)
+        matches!(held.method, Method::QueueDeclare(_)).then_some((held, *abandoned))
     }
 }
 
