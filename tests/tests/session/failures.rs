@@ -520,3 +520,17 @@ fn a_tag_is_free_again_after_a_cancel_without_reply() {
     rig.run();
     assert_eq!(rig.texts(consumer), ["m"]);
 }
+
+#[test]
+fn the_end_of_a_consumer_that_waits_is_reported_once() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let id = rig.open();
+    let (consumer, _other) = rig.lose_queue(id, "mine", "c");
+    rig.send(id, BasicCancel { consumer_tag: short("c"), no_wait: false });
+    assert_eq!(rig.recover().locked.len(), 1);
+    rig.run();
+    rig.cut();
+    rig.recover();
+    let ended = ChannelEvent::ConsumerEnded { consumer };
+    assert_eq!(rig.channel_events().filter(|event| **event == ended).count(), 1);
+}

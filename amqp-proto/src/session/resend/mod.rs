@@ -187,6 +187,7 @@ impl Context {
                     sent.ahead_of = held.ahead_of;
                 }
                 if let Some(consumer) = absent {
+                    record.cancelling.remove(&consumer);
                     let ended = ChannelEvent::ConsumerEnded { consumer };
                     self.events.push_back(Event::Channel(id, ended));
                 }
