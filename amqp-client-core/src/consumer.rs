@@ -151,7 +151,7 @@ impl Consumer {
     /// Returns a delivery that has already arrived, without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
         if self.taken.is_empty() {
-            self.take_all();
+            self.take_arrived();
         }
         self.hand_out()
     }
@@ -246,7 +246,7 @@ impl Consumer {
             let Some(queue) = state.queues.get(id) else {
                 return Poll::Ready(Some(None));
             };
-            // A paused consumer that holds nothing has to request more deliveries: `take_all` resumes it.
+            // A paused consumer that holds nothing has to request more deliveries: `take_arrived` resumes it.
             if !queue.deliveries.is_empty() || queue.paused {
                 return Poll::Ready(None);
             }
@@ -264,7 +264,7 @@ impl Consumer {
             Poll::Ready(Some(end)) => return Poll::Ready(end),
             Poll::Ready(None) => {}
         }
-        self.take_all();
+        self.take_arrived();
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
@@ -290,8 +290,9 @@ impl Consumer {
         true
     }
 
-    /// Takes all arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before.
-    fn take_all(&mut self) {
+    /// Takes the arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before. Of many
+    /// bytes, takes a part: deliveries that wait here do not count against the delivery budget, and are not requeued by a pause.
+    fn take_arrived(&mut self) {
         let mut guard = self.channel.lock();
         let state = &mut *guard;
         let Some(queue) =
@@ -299,8 +300,8 @@ impl Consumer {
         else {
             return;
         };
-        let octets = queue.take(&mut self.taken);
-        let paused = std::mem::take(&mut queue.paused);
+        let octets = queue.take_up_to(READ_PAUSE_EVERY, &mut self.taken);
+        let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
         let before = state.delivered_bytes;
         state.delivered_bytes = before.saturating_sub(octets);
         let budget = self.channel.connection().shared().settings.delivery_budget;
@@ -308,7 +309,7 @@ impl Consumer {
             // The driver may have stopped reading.
             state.wake_driver();
         }
-        if paused {
+        if resumes {
             state.resume(self.channel.place(), self.id);
         }
     }

@@ -47,6 +47,28 @@ fn it_is_suspended_while_consumers_leave_too_much_lying() {
     assert!(rig.reads());
 }
 
+/// With all that they hold taken at the first delivery, many slow consumers would hold a budget each.
+#[test]
+fn a_consumer_that_takes_one_delivery_does_not_free_the_whole_budget() {
+    const MIB: usize = 1024 * 1024;
+    let protocol = ClientConfig::default().heartbeat(Duration::ZERO);
+    let mut rig = ClientRig::new(Config::default().protocol(protocol));
+    let channel = rig.open_channel();
+    let mut consumer = rig.consume(&channel);
+    for _ in 0..80 {
+        rig.peer.deliver(channel.id(), consumer.tag(), 1, &vec![0; MIB / 4]);
+        rig.advance(Duration::from_millis(2));
+    }
+    assert!(rig.connection.health().delivered_bytes >= 16 * MIB && !rig.reads());
+    assert!(consumer.try_next().is_some());
+    assert!(rig.connection.health().delivered_bytes >= 15 * MIB);
+    for _ in 1..80 {
+        rig.advance(Duration::from_millis(2));
+        assert!(consumer.try_next().is_some(), "it gets all of them");
+    }
+    assert_eq!(rig.connection.health().delivered_bytes, 0);
+}
+
 #[test]
 fn an_event_names_the_consumer_that_all_others_wait_for() {
     let mut rig = ClientRig::new(small_budget());

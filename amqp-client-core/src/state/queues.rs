@@ -101,6 +101,27 @@ impl Queue {
         std::mem::take(&mut self.octets)
     }
 
+    /// Takes the oldest deliveries, in exchange for an empty queue: all, or as many as reach `max` bytes. Returns their bytes.
+    pub(crate) fn take_up_to(&mut self, max: usize, empty: &mut VecDeque<Delivery>) -> usize {
+        if self.octets <= max {
+            return self.take(empty);
+        }
+        let (mut count, mut octets, mut detached) = (0, 0, 0);
+        for size in self.deliveries.iter().map(|delivery| delivery.size()) {
+            if octets >= max {
+                break;
+            }
+            detached += if count < self.detached.0 { size } else { 0 };
+            (count, octets) = (count + 1, octets + size);
+        }
+        empty.extend(self.deliveries.drain(..count));
+        let (before, bytes) = self.detached;
+        self.detached = (before.saturating_sub(count), bytes.saturating_sub(detached));
+        self.idle = false;
+        self.octets = self.octets.saturating_sub(octets);
+        octets
+    }
+
     /// Takes the newest delivery.
     pub(crate) fn take_newest(&mut self) -> Option<Delivery> {
         let newest = self.deliveries.pop_back()?;
