@@ -51,6 +51,9 @@ pub(crate) async fn reconnect_unless<R: Runtime>(
         match reached {
             Ok(((transport, registration), login)) => {
                 let (token, config) = login.unzip();
+                if let Some(token) = &token {
+                    reconnector.logs_in_for(token.valid_for());
+                }
                 let driver = reconnector.connected(now, config);
                 // If it cannot be driven, it is dropped, and all waiting calls end with an error.
                 let _undriven =

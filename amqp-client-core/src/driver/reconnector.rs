@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_proto::ClientConfig;
 use amqp_proto::session::{Reconnect, Recovery, Session};
@@ -81,6 +81,13 @@ impl Reconnector {
         state.dispatch();
         drop(state);
         Driver::of(self.guard, now)
+    }
+
+    /// The next transport logs in with a token that is valid for that long.
+    pub(crate) fn logs_in_for(&self, valid_for: Duration) {
+        let mut state = self.guard.shared.lock();
+        state.new_login = Some(valid_for);
+        state.wake_watchers();
     }
 
     /// Reports that the requested node cannot be reached.

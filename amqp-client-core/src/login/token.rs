@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amqp_proto::uri::Password;
 use futures_util::FutureExt as _;
@@ -40,6 +40,11 @@ impl Token {
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = username.into();
         self
+    }
+
+    /// Returns how long the token is valid.
+    pub(crate) const fn valid_for(&self) -> Duration {
+        self.valid_for
     }
 
     /// Makes the configuration log in with this token.
@@ -117,6 +122,7 @@ const RETRY_PART: u32 = 20;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// Sends the broker a new token whenever four fifths of the last token's lifetime have passed, until the connection is closed.
+/// When the client logs in again after a loss, the lifetime of the token that it uses then counts from then on.
 /// The adapters' `connect` spawns this future. After `connect_over`, spawn it yourself if you need it. It does not keep the
 /// connection open.
 ///
@@ -138,13 +144,20 @@ pub fn keep_fresh<T: Timer>(
             // A token that is valid forever is not renewed.
             let at = timer.now().checked_add(pause.max(PAUSE_MIN));
             let Some(at) = at else { return };
-            if connection.over_before(&mut timer, at).await {
-                return;
+            match connection.wait_until(&mut timer, at).await {
+                Due::Renewal => {}
+                Due::NewLogin(valid_for) => {
+                    (period, failed) = (valid_for, false);
+                    continue;
+                }
+                Due::End => return,
             }
             let renewal = connection.renew(ask(source.clone()), &mut timer, period / RENEW_PART);
             failed = match renewal.await {
                 Ok(next) => {
-                    period = next;
+                    // If the client has logged in again meanwhile, the broker has either token.
+                    let other = connection.shared().lock().new_login.take();
+                    period = other.map_or(next, |valid_for| valid_for.min(next));
                     false
                 }
                 Err(Some(why)) => {
@@ -157,15 +170,32 @@ pub fn keep_fresh<T: Timer>(
     }
 }
 
+/// What the renewal of tokens has to do next.
+enum Due {
+    /// Request a token.
+    Renewal,
+    /// The client has logged in with another token, which is valid for that long.
+    NewLogin(Duration),
+    /// The connection is closed.
+    End,
+}
+
 impl WeakConnection {
-    /// Waits until `at`. Returns whether the connection ended before.
-    async fn over_before(&self, timer: &mut impl Timer, at: std::time::Instant) -> bool {
+    /// Waits until `at`, or until something else is due.
+    async fn wait_until(&self, timer: &mut impl Timer, at: Instant) -> Due {
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
-            if self.poll_over(cx, &mut waiting).is_ready() {
-                return Poll::Ready(true);
+            let due = self.shared().poll(cx, |state, task| match state.proto.check() {
+                Err(_) => Poll::Ready(Due::End),
+                Ok(()) => match state.new_login.take() {
+                    Some(valid_for) => Poll::Ready(Due::NewLogin(valid_for)),
+                    None => waiting.wait(state, task),
+                },
+            });
+            match due {
+                Poll::Pending => timer.poll_until(cx, at).map(|()| Due::Renewal),
+                due => due,
             }
-            timer.poll_until(cx, at).map(|()| false)
         })
         .await
     }

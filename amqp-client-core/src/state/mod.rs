@@ -46,7 +46,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_proto::session::Session;
 use amqp_proto::{
@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// New secrets that were sent and have no reply, the oldest first.
     pub(crate) secrets: VecDeque<SecretUpdate>,
+    /// How long the token is valid with which the client logs in after a loss, until the renewal of tokens has seen it.
+    pub(crate) new_login: Option<Duration>,
     /// Number of times that the connection was lost.
     pub(crate) losses: u64,
     /// Number of settlements, after a loss, of deliveries from before it.
@@ -122,6 +124,7 @@ impl State {
             turns: Waiters::default(),
             on_recover: Vec::new(),
             secrets: VecDeque::new(),
+            new_login: None,
             losses: 0,
             stale: 0,
             unusable: 0,

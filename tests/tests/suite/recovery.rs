@@ -1,11 +1,12 @@
 //! A connection that is lost keeps everything. A proxy between the client and the broker cuts it.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use amqp_client_core::login::Token;
+use amqp_client_core::login::{Token, TokenError};
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
@@ -482,6 +483,32 @@ behaviours! {
         let report = scene.cut().await?;
         assert_eq!(asked.load(Ordering::SeqCst), 1 + report.attempts);
         scene.connection.open_channel().await?;
+    }
+
+    async fn the_token_of_a_later_connection_is_renewed_in_its_time(world) {
+        let begun = Instant::now();
+        let (recovered, first) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(true));
+        let over = recovered.clone();
+        let mut scene = Scene::set_with(&world, |target| {
+            target.token_source(move || {
+                let over = over.load(Ordering::SeqCst);
+                let seconds = if first.swap(false, Ordering::SeqCst) { 60 } else { 1 };
+                async move {
+                    let token = Token::new("guest", Duration::from_secs(seconds)).username("guest");
+                    if over { Err(Arc::new(io::Error::other("no such account")) as TokenError) } else { Ok(token) }
+                }
+            })
+        }).await?;
+        scene.cut().await?;
+        recovered.store(true, Ordering::SeqCst);
+        while let Some(event) = scene.events.next().await {
+            if let ConnectionEvent::TokenNotRenewed { .. } = event {
+                // The first token would be renewed after 48 s.
+                assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+                return Ok(());
+            }
+        }
+        return Err("the connection has ended".into());
     }
 
     async fn a_kept_message_can_be_withdrawn_and_expires(world) {
