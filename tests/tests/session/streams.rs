@@ -525,3 +525,30 @@ fn deliveries_held_by_an_ended_reader_are_not_rejected() {
     rig.run();
     assert!(rig.session.is_open(), "{:?}", rig.events);
 }
+
+/// RabbitMQ: a stream responds to a reject by closing the connection.
+#[test]
+fn deliveries_from_before_a_cancel_by_the_broker_are_not_rejected() {
+    for way in 0..4 {
+        let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
+        let (mut rig, id, tags) = reading(5, recovery);
+        rig.peer.engine.cancel_consumers("log");
+        rig.run();
+        assert_eq!(numbers(&mut rig), [0, 1, 2, 3, 4]);
+        let mut channel = rig.channel(id);
+        match way {
+            0 => channel.reject(tags[0], true).expect("it was delivered"),
+            1 => channel.nack_up_to(tags[4], true).expect("they were delivered"),
+            2 => channel.settle_apart(tags[0], Settlement::Nack { requeue: true }).expect("it was"),
+            _ => channel.requeue_all(),
+        }
+        rig.run();
+        assert!(rig.session.is_open(), "{way}: {:?}", rig.events);
+        // That is the position of the earlier reader.
+        rig.deliveries();
+        rig.cut();
+        rig.recover();
+        let first = if way == 3 { 5 } else { 0 };
+        assert_eq!(numbers(&mut rig).first(), Some(&first), "{way}");
+    }
+}

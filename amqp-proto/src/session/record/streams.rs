@@ -14,7 +14,7 @@
 //! | 5 6 7 | 5 6 7 | 8 |
 //! | none | | its original offset, see [`Streams::resume`] |
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem;
@@ -32,6 +32,8 @@ pub(crate) struct Streams {
     watched: Vec<Watched>,
     /// The consumers that had a delivery with an offset.
     readers: Vec<Reader>,
+    /// Unsettled deliveries from before their readers started again on the same channel. They have no effect on positions.
+    former: BTreeSet<DeliveryTag>,
 }
 
 #[derive(Debug)]
@@ -80,23 +82,25 @@ impl Streams {
     /// Returns whether settling deliveries is to be [noted](Self::settled).
     #[inline]
     pub(crate) fn any(&self) -> bool {
-        !self.readers.is_empty()
+        !(self.readers.is_empty() && self.former.is_empty())
     }
 
     /// Returns whether the delivery comes from a stream and is unsettled.
     #[inline]
     pub(crate) fn holds(&self, tag: DeliveryTag) -> bool {
-        self.readers.iter().any(|reader| {
+        let of_reader = self.readers.iter().any(|reader| {
             let found = reader.open.binary_search_by_key(&tag, |open| open.tag).ok();
             found.and_then(|index| reader.open.get(index)).is_some_and(Open::is_unsettled)
-        })
+        });
+        of_reader || self.former.contains(&tag)
     }
 
     /// The deliveries of streams up to that one that are not settled; tag 0 means all there are.
     pub(crate) fn held_up_to(&self, tag: DeliveryTag) -> Vec<DeliveryTag> {
         let open = self.readers.iter().flat_map(|reader| &reader.open);
-        let open = open.filter(|open| open.is_unsettled() && (tag.get() == 0 || open.tag <= tag));
-        open.map(|open| open.tag).collect()
+        let unsettled = open.filter(|open| open.is_unsettled()).map(|open| open.tag);
+        let all = unsettled.chain(self.former.iter().copied());
+        all.filter(|own| tag.get() == 0 || *own <= tag).collect()
     }
 
     fn find(&self, consumer: ConsumerId) -> Result<usize, usize> {
@@ -166,6 +170,11 @@ impl Streams {
     /// A delivery was settled, or all up to it; tag 0 means all there are.
     pub(crate) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
         let state = if in_transaction { SettleState::InTransaction } else { SettleState::Settled };
+        match (tag.get(), up_to) {
+            (0, _) => self.former.clear(),
+            (_, true) => self.former.retain(|own| *own > tag),
+            (_, false) => drop(self.former.remove(&tag)),
+        }
         for reader in &mut self.readers {
             let end = match tag.get() {
                 0 => reader.open.len(),
@@ -203,12 +212,15 @@ impl Streams {
     /// All readers start again.
     pub(crate) fn interrupt(&mut self) {
         self.readers.iter_mut().for_each(Reader::interrupt);
+        self.former.clear();
     }
 
-    /// The consumer starts again.
+    /// The consumer starts again on the same channel, where deliveries can still be settled.
     pub(crate) fn interrupt_one(&mut self, consumer: ConsumerId) {
         let mut readers = self.readers.iter_mut();
         if let Some(reader) = readers.find(|reader| reader.consumer == consumer) {
+            let unsettled = reader.open.iter().filter(|open| open.is_unsettled());
+            self.former.extend(unsettled.map(|open| open.tag));
             reader.interrupt();
         }
     }
