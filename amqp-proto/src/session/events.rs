@@ -57,9 +57,6 @@ impl Session {
             ChannelEvent::Delivery { consumer, delivery } => {
                 let tag = delivery.delivery_tag();
                 delivery.renumber(|tag| record.tags.received(tag));
-                if record.streams.watches(*consumer) {
-                    record.streams.delivered(*consumer, delivery);
-                }
                 if record.orphans.contains(consumer) {
                     if let Ok(mut channel) = self.context.connection.channel(id) {
                         // This fails only if the delivery needs no acknowledgement. No other code settles it.
@@ -70,6 +67,9 @@ impl Session {
                         let _settled = channel.settle_apart(tag, settlement);
                     }
                     return None;
+                }
+                if record.streams.watches(*consumer) {
+                    record.streams.delivered(*consumer, delivery);
                 }
             }
             ChannelEvent::Unusable { consumer, delivery_tag, .. } => {

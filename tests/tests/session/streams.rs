@@ -552,3 +552,29 @@ fn deliveries_from_before_a_cancel_by_the_broker_are_not_rejected() {
         assert_eq!(numbers(&mut rig).first(), Some(&first), "{way}");
     }
 }
+
+/// They were settled when they came.
+#[test]
+fn deliveries_of_a_dropped_reader_are_not_settled_again() {
+    let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
+    let (mut rig, id) = with_stream(recovery, 0..10);
+    rig.limit(id, 5);
+    let reader = read(&mut rig, id, Some("first".into()));
+    rig.queue(id, durable("q"));
+    let beside = rig.consume(id, &short("q"), "beside");
+    let (_, tags) = delivered(&mut rig);
+    rig.peer.engine.cancel_consumers("log");
+    while !rig.channel(id).starts_consumer() {
+        rig.round();
+    }
+    rig.channel(id).discard_consumer(reader);
+    rig.run();
+    rig.channel(id).ack_up_to(tags[4]).expect("they were delivered");
+    rig.publish(id, "", "q", "m");
+    rig.run();
+    assert_eq!(rig.texts(beside), ["m"]);
+    let nacked = rig.channel(id).nack_up_to(DeliveryTag::new(0), true);
+    nacked.expect("one is unsettled");
+    rig.run();
+    assert_eq!(rig.texts(beside), ["m"]);
+}
