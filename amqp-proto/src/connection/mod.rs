@@ -470,6 +470,7 @@ impl Connection {
     ///
     /// # Errors
     /// The reason why the connection is closed.
+    #[inline]
     pub fn check(&self) -> Result<(), ConnectionError> {
         match &self.state {
             Ok(_) => Ok(()),

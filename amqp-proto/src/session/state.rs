@@ -56,12 +56,14 @@ impl Session {
     ///
     /// # Errors
     /// The reason why the session is closed.
+    #[inline]
     pub fn check(&self) -> Result<(), ConnectionError> {
-        match (&self.phase, self.context.connection.check()) {
-            (Phase::Ended(error), _) => Err(error.clone()),
-            (phase, Err(error)) if phase.is_connected() && !self.recovers_from(&error) => {
-                Err(error)
-            }
+        match &self.phase {
+            Phase::Ended(error) => Err(error.clone()),
+            phase if phase.is_connected() => match self.context.connection.check() {
+                Err(error) if !self.recovers_from(&error) => Err(error),
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }
