@@ -117,7 +117,8 @@ impl Session {
     /// Opens a channel with the given number.
     ///
     /// # Errors
-    /// [`OpenChannelError`].
+    /// [`OpenChannelError`]. While the session restores queues, one free number is [in use](OpenChannelError::InUse) by the session
+    /// itself: try again later.
     pub fn open_channel_numbered(&mut self, number: u16) -> Result<ChannelId, OpenChannelError> {
         self.check().map_err(OpenChannelError::Connection)?;
         // The connection may not know this channel: one that was closed without a connection exists until its `Closed` event is
