@@ -284,8 +284,9 @@ pub enum PublishError {
         /// The timeout.
         after: Duration,
     },
-    /// Sessions: a kept message was not confirmed within its time to live and will not be sent again.
-    #[error("the message was not confirmed within its time to live")]
+    /// Sessions: a kept message was not confirmed in the time for which it may be
+    /// [kept](crate::session::SessionChannel::keep_for), and will not be sent again.
+    #[error("the message was not confirmed in the time for which it may be kept (keep_for)")]
     Expired,
     /// Sessions: a kept message was withdrawn and will not be sent again.
     #[error("the message was withdrawn by the application")]
@@ -349,8 +350,12 @@ impl fmt::Display for Gate {
             Self::Flow => "the broker has paused this channel (channel.flow)",
             Self::Full => "the outgoing buffer is full",
             Self::Recovering => "the connection was lost and is not recovered yet",
-            Self::Kept => "the republish buffer is full; wait for confirms or raise keep_max",
-            Self::Window => "the publisher's window is full; wait for confirms or raise the window",
+            Self::Kept => {
+                "the buffer of kept messages is full; wait for confirms or raise Recovery::keep_max"
+            },
+            Self::Window => {
+                "the publisher's window is full; wait for confirms or raise PublisherOptions::window"
+            },
         })
     }
 }

@@ -78,16 +78,14 @@ pub enum ConnectionError {
     #[error("not connected yet")]
     NotConnected,
     /// A session lost its connection and no longer tries to reconnect.
-    #[error(
-        "connection lost, and not recovered after {attempts} attempts; the last one failed ({last})"
-    )]
+    #[error("connection lost and not recovered (attempts: {attempts}, last failure: {last})")]
     NotRecovered {
         /// The reason why the connection was lost.
         #[source]
         lost: Arc<Self>,
         /// Number of attempts to reconnect.
         attempts: u32,
-        /// The reason why the last attempt failed.
+        /// The reason why the last attempt failed, or `none`.
         last: Arc<str>,
     },
 }

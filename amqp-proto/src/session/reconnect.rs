@@ -134,7 +134,7 @@ impl Session {
 
     pub(super) fn end_attempt_in_time(&mut self) {
         if let Some((_, limit)) = self.attempt_ends().filter(|(at, _)| *at <= self.context.now) {
-            self.attempt_failed(&alloc::format!("no transport within {limit:?}"));
+            self.attempt_failed(&alloc::format!("not connected within {limit:?}"));
         }
     }
 
@@ -273,7 +273,7 @@ impl Session {
         let error = ConnectionError::NotRecovered {
             lost: Arc::new(outage.reason.clone()),
             attempts: outage.attempts,
-            last: outage.last.clone().unwrap_or_else(|| "not tried".into()),
+            last: outage.last.clone().unwrap_or_else(|| "none".into()),
         };
         self.discard_connection();
         self.end(error);

@@ -25,7 +25,6 @@ use crate::{Options, SessionId, login};
 /// Each client has a session. Pass to it the bytes from the client, write its output to the client, and call
 /// [`handle_timeout`](Self::handle_timeout) at the time that [`poll_timeout`](Self::poll_timeout) returns. Input of one session
 /// can produce output for others.
-/// others something to write.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) now: Instant,

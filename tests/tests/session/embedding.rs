@@ -136,7 +136,7 @@ fn an_unreported_attempt_times_out() {
         SessionEvent::AttemptFailed { node, reason } => Some((*node, reason.clone())),
         _ => None,
     });
-    assert_eq!(failed, Some((0, "no transport within 9s".to_owned())));
+    assert_eq!(failed, Some((0, "not connected within 9s".to_owned())));
     // Its late result is ignored.
     assert!(!rig.session.handle_transport(rig.now, None));
     rig.session.handle_unreachable(rig.now, "no route to host");

@@ -64,7 +64,7 @@ fn after_the_last_attempt_everything_ends_with_the_reason() {
     let error = rig.session.check().expect_err("it has given up");
     assert_eq!(
         format!("{error:?}"),
-        "connection lost, and not recovered after 3 attempts; the last one failed (no route to host): the peer \
+        "connection lost and not recovered (attempts: 3, last failure: no route to host): the peer \
          disconnected without closing the connection"
     );
     let closed = ChannelEvent::Closed(ChannelError::Connection(error.clone()));
