@@ -78,7 +78,8 @@ async fn elsewhere<T: Send + 'static>(
     let filled = slot.clone();
     thread::Builder::new().name(name.to_owned()).spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(run));
-        let result = result.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
+        let result =
+            result.unwrap_or_else(|_| Err(io::Error::other("the thread that connects panicked")));
         let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
         slot.0 = Some(result);
         let waker = slot.1.take();
