@@ -136,10 +136,10 @@ amqp_proto::__setters! {
 /// use amqp_client_tokio::Settings;
 ///
 /// let error = Settings::default().delivery_budget(0).check().unwrap_err();
-/// assert_eq!(error.to_string(), "Settings::delivery_budget is 0; it has to be at least 1");
+/// assert_eq!(error.to_string(), "invalid setting: Settings::delivery_budget is 0; it has to be at least 1");
 /// ```
 #[derive(Clone, PartialEq, Eq, Error)]
-#[error("Settings::{setting} is {value}; it has to be {bounds}")]
+#[error("invalid setting: Settings::{setting} is {value}; it has to be {bounds}")]
 #[non_exhaustive]
 pub struct SettingError {
     /// The method of [`Settings`].
@@ -256,7 +256,10 @@ mod tests {
             assert_eq!(error.setting, setting);
             let text = error.to_string();
             assert!(
-                text.starts_with(&format!("Settings::{setting} is {}; ", error.value)),
+                text.starts_with(&format!(
+                    "invalid setting: Settings::{setting} is {}; ",
+                    error.value
+                )),
                 "{text}"
             );
         }
