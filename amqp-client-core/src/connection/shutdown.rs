@@ -24,7 +24,7 @@ use crate::state::{Counts, On, State, Waiting};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Leftovers {
-    /// Number of deliveries that consumers had not taken: they were requeued at once, or lost if they need no acknowledgement.
+    /// Number of deliveries that consumers had not taken: they were requeued, or lost if they need no acknowledgement.
     pub untaken: usize,
     /// Number of deliveries that consumers had taken and that were not settled within the grace period: they were requeued.
     pub unsettled: usize,
@@ -48,9 +48,13 @@ impl Connection {
     /// closes, however long it takes, unless the transport accepts nothing for the
     /// [`close_timeout`](amqp_proto::ClientConfig::close_timeout).
     ///
-    /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. New publishes are still
-    /// possible, and `shutdown` waits for them as well. If the broker has not replied to the start of a consumer, `shutdown`
-    /// waits for that reply even after `grace`, for up to the `close_timeout`: the consumer cannot be stopped before.
+    /// Handlers finish the deliveries that they have. Consumers end as if they had been cancelled. A [`Consumer`](crate::Consumer)
+    /// takes up to half a MiB of arrived deliveries at a time. It still returns those that it has already taken, and `shutdown`
+    /// waits for them, too. If you drop the `Consumer`, they are requeued.
+    ///
+    /// New publishes are still possible, and `shutdown` waits for them as well. If the broker has not replied to the start of a
+    /// consumer, `shutdown` waits for that reply even after `grace`, for up to the `close_timeout`: the consumer cannot be stopped
+    /// before.
     ///
     /// ```no_run
     /// # use std::time::Duration;
