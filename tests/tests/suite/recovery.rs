@@ -460,7 +460,7 @@ behaviours! {
                     assert_eq!(attempt, attempts);
                 }
                 ConnectionEvent::Closed(error) => {
-                    assert!(error.to_string().contains("after 3 attempts"), "{error}");
+                    assert!(error.to_string().contains("attempts: 3, last failure"), "{error}");
                     assert_eq!(channel.closed().await, error.clone().into());
                     assert_eq!(scene.connection.health().status, Status::Closed(error));
                 }
