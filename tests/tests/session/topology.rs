@@ -1,6 +1,6 @@
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, BasicQos, ExchangeBind, ExchangeDelete, FromReply as _, QueueBind,
-    QueueDeclare, QueueDeclareOk, QueueDelete, QueuePurge, QueueUnbind,
+    BasicCancel, BasicConsume, BasicGet, BasicQos, ExchangeBind, ExchangeDelete, ExchangeUnbind,
+    FromReply as _, QueueBind, QueueDeclare, QueueDeclareOk, QueueDelete, QueuePurge, QueueUnbind,
 };
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, ReplyCode, SessionEvent, ShortStr};
@@ -126,9 +126,22 @@ fn deleted_unbound_and_cancelled_entities_are_not_restored() {
         ..<_>::default()
     };
     rig.ask(id, unbind).expect("it is unbound");
+    for routing_key in ["kept", "unbound"] {
+        let (source, destination) = (short("amq.direct"), short("here"));
+        let routing_key = short(routing_key);
+        let bind = ExchangeBind { source, destination, routing_key, ..<_>::default() };
+        rig.ask(id, bind).expect("it is bound");
+    }
+    let unbind = ExchangeUnbind {
+        source: short("amq.direct"),
+        destination: short("here"),
+        routing_key: short("unbound"),
+        ..<_>::default()
+    };
+    rig.ask(id, unbind).expect("it is unbound");
     rig.cut();
     let report = rig.recover();
-    assert_eq!((report.exchanges, report.queues, report.bindings), (1, 1, 1));
+    assert_eq!((report.exchanges, report.queues, report.bindings), (1, 1, 2));
     assert_eq!(report.consumers, 0);
 }
 
@@ -415,4 +428,27 @@ fn a_declaration_without_a_reply_changes_nothing_before_it() {
     // An empty name stands for the second one still.
     rig.ask(id, QueuePurge::default()).expect("it is there");
     assert_eq!(rig.queue_count(id, "second").0, 0);
+}
+
+/// The broker forgets it with the connection, and the session declares the queue again on a channel of its own.
+#[test]
+fn the_empty_name_means_the_queue_declared_last_after_a_loss_too() {
+    for request in 0..6 {
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        let queue = rig.queue(id, nameless());
+        rig.bind(id, &queue, "amq.direct", "key");
+        rig.cut();
+        rig.recover();
+        let (exchange, routing_key) = (short("amq.direct"), short("key"));
+        let replied = match request {
+            0 => rig.ask(id, BasicGet::default()).is_some(),
+            1 => rig.ask(id, BasicConsume::default()).is_some(),
+            2 => rig.ask(id, QueuePurge::default()).is_some(),
+            3 => rig.ask(id, QueueDelete::default()).is_some(),
+            4 => rig.ask(id, QueueBind { exchange, routing_key, ..<_>::default() }).is_some(),
+            _ => rig.ask(id, QueueUnbind { exchange, routing_key, ..<_>::default() }).is_some(),
+        };
+        assert!(replied, "{request}: {:?}", rig.events);
+    }
 }
