@@ -9,7 +9,7 @@ use core::fmt;
 use thiserror::Error;
 
 use crate::uri::Password;
-use crate::wire::{Secret, put_long_octets};
+use crate::wire::{Secret, TooLong, put_long_octets};
 
 /// A SASL mechanism: a way to log in.
 ///
@@ -84,6 +84,9 @@ pub enum SaslError {
     /// The credentials are not available.
     #[error("no credentials: {0}")]
     NoCredentials(alloc::sync::Arc<str>),
+    /// The mechanism's name is too long.
+    #[error("{0}")]
+    Name(TooLong),
 }
 
 crate::error::debug_shows_chain! { SaslError }

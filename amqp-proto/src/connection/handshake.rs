@@ -188,14 +188,12 @@ impl Connection {
         };
         let failed = |error| LoginError::Mechanism { mechanism: login.mechanism.clone(), error };
         let response = login.exchange.respond(None).map_err(failed)?;
-        let unnameable =
-            |_| SaslError::NoCredentials("the mechanism's name is longer than 255 bytes".into());
         let start_ok = ConnectionStartOk {
-            client_properties: config.announced_properties().map_err(|_| {
-                failed(SaslError::NoCredentials("the client properties are too large".into()))
-            })?,
-            mechanism: ShortStr::named("mechanism", login.mechanism.clone())
-                .map_err(|error| failed(unnameable(error)))?,
+            client_properties: config
+                .announced_properties()
+                .map_err(LoginError::ClientProperties)?,
+            mechanism: ShortStr::named("mechanism name", login.mechanism.clone())
+                .map_err(|error| failed(SaslError::Name(error)))?,
             response,
             locale: config.locale.clone(),
         };

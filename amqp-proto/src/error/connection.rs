@@ -9,7 +9,7 @@ use super::chain::debug_shows_chain;
 use super::close::{Close, Initiator};
 use super::methods::close_methods;
 use super::violation::Violation;
-use crate::{DecodeError, DecodeErrorKind, ReplyCode, SaslError};
+use crate::{DecodeError, DecodeErrorKind, FieldError, ReplyCode, SaslError};
 
 /// The reason why a connection is closed. Once it is closed, every call returns the same error.
 ///
@@ -262,6 +262,9 @@ pub enum LoginError {
         /// The client's mechanisms.
         configured: String,
     },
+    /// The client properties do not fit the protocol.
+    #[error("the client properties cannot be encoded")]
+    ClientProperties(#[source] FieldError),
     /// The mechanism failed.
     #[error("the SASL mechanism {mechanism} failed")]
     Mechanism {

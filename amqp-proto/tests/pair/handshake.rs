@@ -4,7 +4,7 @@ use std::time::Duration;
 use amqp_proto::sasl::{Anonymous, External, Plain};
 use amqp_proto::{
     ClientConfig, ConnectionError, Event, Initiator, Limits, LoginError, Mechanism, ReplyCode,
-    SaslError, SaslExchange, Secret, ServerConfig, ServerEvent, Violation, WrongProtocol,
+    SaslError, SaslExchange, Secret, ServerConfig, ServerEvent, ShortStr, Violation, WrongProtocol,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -140,6 +140,31 @@ fn a_mechanism_that_fails_ends_the_connection() {
     let error = SaslError::BadChallenge("told to");
     let mechanism = "COUNTING".to_owned();
     let expected = LoginError::Mechanism { mechanism, error };
+    assert_eq!(pair.client_error(), ConnectionError::Login(expected));
+}
+
+/// A mechanism with any name.
+#[derive(Debug)]
+struct Named(String);
+
+impl Mechanism for Named {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn begin(&self) -> Box<dyn SaslExchange> {
+        Counting.begin()
+    }
+}
+
+#[test]
+fn a_mechanism_name_that_is_too_long_is_the_error() {
+    let mechanism = "M".repeat(300);
+    let config = client().mechanisms(vec![Arc::new(Named(mechanism.clone()))]);
+    let mut pair = Pair::new(config, server().mechanisms(mechanism.as_str()));
+    pair.drive();
+    let error = ShortStr::named("mechanism name", &mechanism).expect_err("it has 300 bytes");
+    let expected = LoginError::Mechanism { mechanism, error: SaslError::Name(error) };
     assert_eq!(pair.client_error(), ConnectionError::Login(expected));
 }
 
