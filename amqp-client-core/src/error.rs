@@ -195,7 +195,9 @@ pub enum ConfirmError {
     Refused(Close),
     /// The message was [kept](crate::OnLoss::Keep), but will not be sent again: for example, it has expired, or the node of the
     /// new connection allows smaller frames. The broker may have accepted it on an earlier connection.
-    #[error("the message was kept for recovery, but is not sent again")]
+    #[error(
+        "the message was kept for recovery, but is not sent again; the broker may have the message or not"
+    )]
     NotResent(#[source] PublishError),
     /// The broker sent no confirm in time. The broker may have the message or not.
     #[error(

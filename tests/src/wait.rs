@@ -40,7 +40,7 @@ pub fn wait_for<T>(
             return Ok(found);
         }
         if start.elapsed() >= limit {
-            let message = format!("waited {limit:?} in vain for {what}");
+            let message = format!("timed out after {limit:?} waiting for {what}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }
         // What tests ask about (processes, files, ports) sends no events: it is asked again, ever more rarely.
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "in vain for the impossible")]
+    #[should_panic(expected = "waiting for the impossible")]
     fn wait_until_panics_with_the_name_of_the_condition() {
         wait_until(Duration::ZERO, "the impossible", || false);
     }

@@ -61,7 +61,7 @@ pub enum ConnectError {
         error: Arc<io::Error>,
     },
     /// Connecting took too long.
-    #[error("not connected to {endpoint} within {after:?}")]
+    #[error("connecting to {endpoint} timed out after {after:?}")]
     TimedOut {
         /// The node.
         endpoint: Endpoint,

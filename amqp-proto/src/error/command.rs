@@ -208,7 +208,7 @@ pub enum Misuse {
     #[error("the consumer has ended or does not exist")]
     UnknownConsumer,
     /// The command is for the other side of a connection.
-    #[error("only the {0} side can do this")]
+    #[error("this call is only valid on the {0} side of a connection")]
     WrongSide(&'static str),
     /// The connection is not open yet, or is not restored yet after a loss.
     #[error("the connection is not open yet")]
@@ -286,7 +286,7 @@ pub enum PublishError {
     },
     /// Sessions: a kept message was not confirmed in the time for which it may be
     /// [kept](crate::session::SessionChannel::keep_for), and will not be sent again.
-    #[error("the message was not confirmed in the time for which it may be kept (keep_for)")]
+    #[error("the message was not confirmed within the time that keep_for sets")]
     Expired,
     /// Sessions: a kept message was withdrawn and will not be sent again.
     #[error("the message was withdrawn by the application")]

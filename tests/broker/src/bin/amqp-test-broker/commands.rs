@@ -78,7 +78,9 @@ fn each(broker: &Broker, name: &str, act: fn(&Broker, SessionId)) -> Result<(), 
         connections.retain(|view| name_of(view).is_some_and(|own| own == name));
     }
     if connections.is_empty() {
-        return Err("there is no such connection; see connections".to_owned());
+        return Err(
+            "there is no such connection; the command connections lists all connections".to_owned()
+        );
     }
     connections.iter().for_each(|view| act(broker, view.id));
     Ok(())

@@ -96,7 +96,8 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
         match argument {
             Long("user") => {
                 let value = parser.value()?.string()?;
-                let (name, password) = value.split_once(':').ok_or("--user: NAME:PASSWORD")?;
+                let (name, password) =
+                    value.split_once(':').ok_or("--user: expected NAME:PASSWORD")?;
                 options = options.user(name, password);
             }
             Long("virtual-host") => options = options.virtual_host(&parser.value()?.string()?),
