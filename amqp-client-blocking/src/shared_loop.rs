@@ -334,19 +334,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_caller_without_time_moves_the_loop() -> io::Result<()> {
+    /// Starts a loop that polls `drive`. Its stream is closed, so the system never reports anything.
+    fn loop_with(drive: impl Future<Output = ()> + Send + 'static) -> io::Result<Arc<SharedLoop>> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
         let (_stream, registration) =
             crate::io::registration(mio::net::TcpStream::from_std(stream))?;
+        SharedLoop::start(registration, Box::pin(drive))
+    }
+
+    /// Starts a loop. Returns the loop and a counter of its turns.
+    fn counted_loop() -> io::Result<(Arc<SharedLoop>, Arc<AtomicUsize>)> {
         let turns = Arc::new(AtomicUsize::new(0));
         let counter = turns.clone();
         let drive = poll_fn(move |_| {
             counter.fetch_add(1, Ordering::SeqCst);
-            Poll::<()>::Pending
+            Poll::Pending
         });
-        let inner = SharedLoop::start(registration, Box::pin(drive))?;
+        Ok((loop_with(drive)?, turns))
+    }
+
+    #[test]
+    fn a_caller_without_time_moves_the_loop() -> io::Result<()> {
+        let (inner, turns) = counted_loop()?;
         let hurried = Arc::new(Hurried { inner, turns, led: AtomicUsize::new(0) });
         used(&hurried);
         while hurried.led.load(Ordering::SeqCst) < 100 {
@@ -355,55 +365,45 @@ mod tests {
         Ok(())
     }
 
-    /// Waits until something is so.
-    fn until(mut is_so: impl FnMut() -> bool, what: &str) {
-        let given_up_at = Instant::now() + Duration::from_secs(20);
-        while !is_so() {
-            assert!(Instant::now() < given_up_at, "{what}");
+    /// Waits until `condition` returns true. Panics with `failure` after 20 seconds.
+    fn until(mut condition: impl FnMut() -> bool, failure: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "{failure}");
             thread::yield_now();
         }
     }
 
     #[test]
     fn the_loop_is_not_left_to_a_thread_that_runs_code_of_the_user() -> io::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        let (_stream, registration) =
-            crate::io::registration(mio::net::TcpStream::from_std(stream))?;
-        let turns = Arc::new(AtomicUsize::new(0));
-        let counter = turns.clone();
-        let drive = poll_fn(move |_| {
-            counter.fetch_add(1, Ordering::SeqCst);
-            Poll::<()>::Pending
-        });
-        let shared = SharedLoop::start(registration, Box::pin(drive))?;
-        // The leader leaves when it is told to.
-        let (leaves, follower) = (Arc::<Told>::default(), Arc::<Told>::default());
+        let (shared, turns) = counted_loop()?;
+        // The leader leaves when it gets its signal.
+        let (leave, follow) = (Arc::<Signal>::default(), Arc::<Signal>::default());
         let leader = thread::spawn({
-            let (shared, leaves) = (shared.clone(), leaves.clone());
+            let (shared, leave) = (shared.clone(), leave.clone());
             move || {
                 used(&shared);
-                poll_fn(|cx| leaves.poll(cx)).wait();
+                poll_fn(|cx| leave.poll(cx)).wait();
             }
         });
         let leads =
             || shared.leader.load(Ordering::SeqCst) != NO_THREAD && !shared.post().helper_leads;
         until(leads, "no caller leads");
         let waker = thread::spawn({
-            let (shared, follower) = (shared.clone(), follower.clone());
+            let (shared, follow) = (shared.clone(), follow.clone());
             move || {
                 let waits = |post: &Post| !post.followers.is_empty() && post.helper_waits;
                 until(|| waits(&shared.post()), "no caller follows");
-                follower.tell();
+                follow.send();
             }
         });
         used(&shared);
         poll_fn(|cx| {
-            if follower.poll(cx).is_pending() {
+            if follow.poll(cx).is_pending() {
                 return Poll::Pending;
             }
             // A handler of deliveries, for example, which takes its time.
-            leaves.tell();
+            leave.send();
             until(|| leader.is_finished(), "the leader stays");
             let before = turns.load(Ordering::SeqCst);
             shared.wake_by_ref();
@@ -415,22 +415,22 @@ mod tests {
         Ok(())
     }
 
-    /// A future that is ready once it is told.
+    /// A signal that one thread sends and one task waits for.
     #[derive(Default)]
-    struct Told(Mutex<(bool, Option<Waker>)>);
+    struct Signal(Mutex<(bool, Option<Waker>)>);
 
-    impl Told {
+    impl Signal {
         fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-            let mut told = self.0.lock().unwrap();
-            told.1 = Some(cx.waker().clone());
-            if told.0 { Poll::Ready(()) } else { Poll::Pending }
+            let mut signal = self.0.lock().unwrap();
+            signal.1 = Some(cx.waker().clone());
+            if signal.0 { Poll::Ready(()) } else { Poll::Pending }
         }
 
-        fn tell(&self) {
-            let mut told = self.0.lock().unwrap();
-            told.0 = true;
-            let waker = told.1.take();
-            drop(told);
+        fn send(&self) {
+            let mut signal = self.0.lock().unwrap();
+            signal.0 = true;
+            let waker = signal.1.take();
+            drop(signal);
             waker.into_iter().for_each(Waker::wake);
         }
     }
@@ -464,16 +464,11 @@ mod tests {
     #[test]
     fn a_panic_ends_the_loop_and_its_helper_but_not_the_caller_that_runs_it() -> io::Result<()> {
         for helper in [false, true] {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
-            let stream = TcpStream::connect(listener.local_addr()?)?;
-            let (_stream, registration) =
-                crate::io::registration(mio::net::TcpStream::from_std(stream))?;
-            let shared =
-                SharedLoop::start(registration, Box::pin(Panics { helper, polled: false }))?;
+            let shared = loop_with(Panics { helper, polled: false })?;
             used(&shared);
             let held_by_the_helper = Arc::downgrade(&shared);
             drop(shared);
-            let given_up_at = Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + Duration::from_secs(30);
             while held_by_the_helper.strong_count() > 0 {
                 // A caller that waits all the time also leads all the time.
                 match helper {
@@ -482,7 +477,7 @@ mod tests {
                         assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
                     }
                 }
-                assert!(Instant::now() < given_up_at, "the helper waits forever");
+                assert!(Instant::now() < deadline, "the helper waits forever");
             }
         }
         Ok(())

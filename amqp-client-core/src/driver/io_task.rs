@@ -386,12 +386,13 @@ pub(crate) mod tests {
         let (connection, mut drive) = Drive::new(Stuck, Clock(now.clone()), Config::default());
         let mut context = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
-        assert!(!connection.is_open(), "whoever waits has been told already");
+        assert!(!connection.is_open(), "the connection has ended before its transport has closed");
         now.set(now.get() + CLOSE_TIMEOUT - Duration::from_millis(1));
         assert!(Pin::new(&mut drive).poll(&mut context).is_pending());
         now.set(now.get() + Duration::from_millis(1));
         assert!(Pin::new(&mut drive).poll(&mut context).is_ready());
     }
+
     #[test]
     fn untaken_output_is_not_written_after_the_end() {
         let now = Rc::new(Cell::new(Instant::now()));

@@ -107,8 +107,8 @@ impl<S: Transport> Secured<S> {
         let taken = self.session.read_tls(&mut rest)?;
         self.incoming.advance(taken);
         if let Err(error) = self.session.process_new_packets() {
-            // The alert reaches the peer, if it still reads.
-            let _told = self.poll_send(cx);
+            // Sends the alert, as far as the transport takes it now. The error is returned either way.
+            let _sent = self.poll_send(cx);
             return Poll::Ready(Err(explained(&error, self.session.is_handshaking())));
         }
         Poll::Ready(Ok(()))

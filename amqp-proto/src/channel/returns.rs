@@ -363,9 +363,9 @@ mod tests {
                                 expected.push(*seq);
                             }
                         }
-                        let mut told = Vec::new();
-                        confirms.confirming(last, multiple, |seq, _| told.push(seq.get()));
-                        assert_eq!(told, expected);
+                        let mut reported = Vec::new();
+                        confirms.confirming(last, multiple, |seq, _| reported.push(seq.get()));
+                        assert_eq!(reported, expected);
                         assert!(confirms.settle(last, multiple, |_| {}));
                         model.retain(|(seq, ..)| !confirmed(*seq));
                         // A message that is confirmed twice is reported once.
