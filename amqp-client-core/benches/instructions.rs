@@ -73,16 +73,16 @@ fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize)
     let mut consumer = rig.run(consuming).expect("a consumer");
     let tag = consumer.tag().clone();
     rig.peer.deliver(channel.id(), &tag, BATCH as u64, &BODY);
-    let mut octets = rig.said();
+    let mut bytes = rig.said();
     // Head, class, method and consumer tag come before the delivery tag.
-    let (one, tag_at) = (octets.len() / BATCH, 7 + 4 + 1 + tag.len());
+    let (one, tag_at) = (bytes.len() / BATCH, 7 + 4 + 1 + tag.len());
     let mut next = 0u64;
     for _ in 0..batches {
-        for delivery in octets.chunks_exact_mut(one) {
+        for delivery in bytes.chunks_exact_mut(one) {
             next += 1;
             delivery[tag_at..tag_at + 8].copy_from_slice(&next.to_be_bytes());
         }
-        rig.hear(&octets);
+        rig.hear(&bytes);
         take(&mut consumer);
         rig.write(false);
     }

@@ -300,10 +300,10 @@ impl Consumer {
         else {
             return;
         };
-        let octets = queue.take_up_to(READ_PAUSE_EVERY, &mut self.taken);
+        let bytes = queue.take_up_to(READ_PAUSE_EVERY, &mut self.taken);
         let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
         let before = state.delivered_bytes;
-        state.delivered_bytes = before.saturating_sub(octets);
+        state.delivered_bytes = before.saturating_sub(bytes);
         let budget = self.channel.connection().shared().settings.delivery_budget;
         if before >= budget.min(READ_PAUSE_EVERY) {
             // The driver may have stopped reading.

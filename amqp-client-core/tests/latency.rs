@@ -46,6 +46,6 @@ fn a_request_beside_a_gigabyte_gets_its_reply_in_time() {
             longest = longest.max(rig.written - before);
         }
         assert!(rig.written > (MESSAGE * (MESSAGES - 2)) as u64, "{}", rig.written);
-        assert!(longest <= AHEAD, "{longest} octets were written before the answer came");
+        assert!(longest <= AHEAD, "{longest} bytes were written before the answer came");
     }
 }

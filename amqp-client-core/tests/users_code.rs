@@ -43,13 +43,13 @@ fn rig() -> (ClientRig, Channel) {
 /// Uses handles when it is dropped.
 struct Busy {
     channel: Channel,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     drops: Arc<AtomicUsize>,
 }
 
 impl AsRef<[u8]> for Busy {
     fn as_ref(&self) -> &[u8] {
-        &self.octets
+        &self.bytes
     }
 }
 
@@ -82,7 +82,7 @@ impl Bodies {
     fn make(&mut self, size: usize) -> Bytes {
         self.made += 1;
         let (channel, drops) = (self.other.clone(), self.drops.clone());
-        Bytes::from_owner(Busy { channel, octets: vec![7; size], drops })
+        Bytes::from_owner(Busy { channel, bytes: vec![7; size], drops })
     }
 
     fn assert_dropped(&self) {

@@ -49,16 +49,16 @@ impl<'a> WaitingPlace<'a> {
     }
 
     /// Bytes of messages that wait ahead of this one.
-    pub(super) fn octets_ahead(&self, state: &mut State) -> usize {
+    pub(super) fn bytes_ahead(&self, state: &mut State) -> usize {
         let gate = match self.gate {
-            Some(GatePlace::Full(ticket)) => state.full.octets_ahead(ticket),
-            Some(GatePlace::Kept(ticket)) => state.kept.octets_ahead(ticket),
+            Some(GatePlace::Full(ticket)) => state.full.bytes_ahead(ticket),
+            Some(GatePlace::Kept(ticket)) => state.kept.bytes_ahead(ticket),
             Some(GatePlace::Connection(_) | GatePlace::Channel(_)) | None => 0,
         };
         let window = self.window.and_then(|(window, ticket)| {
             let channel = state.channel(self.channel.place())?;
             let (_, line) = channel.windows.iter().find(|(of, _)| *of == window)?;
-            Some(line.octets_ahead(ticket))
+            Some(line.bytes_ahead(ticket))
         });
         gate.saturating_add(window.unwrap_or_default())
     }

@@ -157,10 +157,10 @@ mod tests {
 
     use super::*;
 
-    /// Reads as much as there is room for, up to `octets`. Removes and returns the frames of that size.
-    fn read(input: &mut ReadBuffer, octets: usize, frame: usize) -> Vec<Bytes> {
+    /// Reads as much as there is room for, up to `bytes`. Removes and returns the frames of that size.
+    fn read(input: &mut ReadBuffer, bytes: usize, frame: usize) -> Vec<Bytes> {
         let room = input.room();
-        let came = octets.min(room.capacity() - room.len());
+        let came = bytes.min(room.capacity() - room.len());
         room.resize(room.len() + came, 7);
         let block = input.received();
         let mut frames = Vec::new();

@@ -81,6 +81,6 @@ impl Arguments {
 }
 
 /// Converts a name or routing key to a short string. `what` names it in the error if it is too long.
-pub(crate) fn name(what: &'static str, octets: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
-    ShortStr::named(what, octets)
+pub(crate) fn name(what: &'static str, bytes: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
+    ShortStr::named(what, bytes)
 }

@@ -192,9 +192,9 @@ impl ChannelState {
     ) {
         match self.queues.get(consumer) {
             Some(queue) => {
-                let octets = delivery.size();
-                *delivered_bytes += octets;
-                queue.octets += octets;
+                let bytes = delivery.size();
+                *delivered_bytes += bytes;
+                queue.bytes += bytes;
                 queue.deliveries.push_back(delivery);
                 if let Some(waker) = queue.waker.take() {
                     wake(waker);
@@ -214,13 +214,13 @@ impl ChannelState {
     /// Returns whether a message of `size` bytes fits into the window, and it is the turn of the future with that ticket.
     #[inline]
     pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
-        let (messages, octets) = (self.confirms.outstanding(), self.confirms.octets());
+        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
         let Some((_, line)) = self.windows.iter().find(|(of, _)| *of == window) else {
-            return window.has_room(messages, octets, size);
+            return window.has_room(messages, bytes, size);
         };
         line.turn(ticket).is_some_and(|others| {
-            let octets = octets.saturating_add(others.octets);
-            window.has_room(messages.saturating_add(others.messages), octets, size)
+            let bytes = bytes.saturating_add(others.bytes);
+            window.has_room(messages.saturating_add(others.messages), bytes, size)
         })
     }
 
@@ -262,11 +262,11 @@ impl ChannelState {
 
     /// Wakes as many publishers as there is room for in their window.
     fn call_publishers(&mut self, mut wake: impl FnMut(Waker)) {
-        let (messages, octets) = (self.confirms.outstanding(), self.confirms.octets());
+        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
         for (window, line) in &mut self.windows {
             let has_room = |granted: Room, size| {
-                let octets = octets.saturating_add(granted.octets);
-                window.has_room(messages.saturating_add(granted.messages), octets, size)
+                let bytes = bytes.saturating_add(granted.bytes);
+                window.has_room(messages.saturating_add(granted.messages), bytes, size)
             };
             line.call(has_room, &mut wake);
         }

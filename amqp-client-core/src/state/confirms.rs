@@ -17,7 +17,7 @@ pub(crate) struct Confirms {
     left_over: HashMap<u64, Outcome>,
     /// Messages and bytes that are not confirmed.
     outstanding: usize,
-    octets: usize,
+    bytes: usize,
     /// Publishes that failed since the last call of `wait_for_confirms`.
     failed: Option<ConfirmError>,
 }
@@ -56,7 +56,7 @@ impl Confirms {
             self.first = seq.get();
         }
         self.outstanding += 1;
-        self.octets += size;
+        self.bytes += size;
         let state = if watched { PublishState::Waiting(None) } else { PublishState::Unwatched };
         self.ring.push_back(Publish { size, state, returned: None });
     }
@@ -67,8 +67,8 @@ impl Confirms {
     }
 
     /// Bytes of the messages that are not confirmed.
-    pub(crate) const fn octets(&self) -> usize {
-        self.octets
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The first failure since this was last asked.
@@ -217,7 +217,7 @@ impl Confirms {
             publish.state = PublishState::Gone;
         }
         self.outstanding -= 1;
-        self.octets -= size;
+        self.bytes -= size;
         if let (Some(failure), None) = (failure, &self.failed) {
             self.failed = Some(failure);
         }
@@ -285,10 +285,10 @@ mod tests {
     #[test]
     fn outcomes_reach_their_publish_in_any_order() {
         let (mut confirms, seqs) = published(4);
-        assert_eq!((confirms.outstanding(), confirms.octets()), (4, 40));
+        assert_eq!((confirms.outstanding(), confirms.bytes()), (4, 40));
         confirms.confirmed(&(seqs[2]..=seqs[3]), false, Waker::wake);
         confirms.confirmed(&(seqs[0]..=seqs[0]), true, Waker::wake);
-        assert_eq!((confirms.outstanding(), confirms.octets()), (1, 10));
+        assert_eq!((confirms.outstanding(), confirms.bytes()), (1, 10));
         assert_eq!(poll(&mut confirms, seqs[3]), Poll::Ready(Err(ConfirmError::Nacked)));
         assert_eq!(poll(&mut confirms, seqs[1]), Poll::Pending);
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
@@ -366,12 +366,12 @@ mod tests {
         let (mut confirms, seqs) = published(4);
         let reason = ChannelError::Connection(ConnectionError::Eof);
         confirms.unconfirmed(&(seqs[1]..=seqs[2]), &reason, Waker::wake);
-        assert_eq!((confirms.outstanding(), confirms.octets()), (2, 20));
+        assert_eq!((confirms.outstanding(), confirms.bytes()), (2, 20));
         let unknown = || Poll::Ready(Err(ConfirmError::Unconfirmed(reason.clone())));
         let polled = [0, 1, 2, 3].map(|index: usize| poll(&mut confirms, seqs[index]));
         assert_eq!(polled, [Poll::Pending, unknown(), unknown(), Poll::Pending]);
         confirms.confirmed(&(seqs[0]..=seqs[3]), true, Waker::wake);
-        assert_eq!((confirms.outstanding(), confirms.octets()), (0, 0));
+        assert_eq!((confirms.outstanding(), confirms.bytes()), (0, 0));
         assert_eq!(poll(&mut confirms, seqs[3]), Poll::Ready(Ok(())));
     }
 
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(woken, 3);
         // The futures of the remaining two were dropped.
         confirms.terminate(&reason, |_| woken += 1);
-        assert_eq!((woken, confirms.outstanding(), confirms.octets()), (3, 0, 0));
+        assert_eq!((woken, confirms.outstanding(), confirms.bytes()), (3, 0, 0));
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
         seqs[1..].iter().for_each(|seq| assert!(confirms.forget(seq.get()).is_none()));
         assert!(confirms.ring.is_empty());

@@ -73,11 +73,11 @@ fn carry(client: &mut Connection, server: &mut Connection, now: Instant) {
     for up in [true, false] {
         let (from, to) =
             if up { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
-        let mut octets = BytesMut::new();
+        let mut bytes = BytesMut::new();
         while let Some(transmit) = from.poll_transmit(now) {
-            octets.put(transmit);
+            bytes.put(transmit);
         }
-        to.handle_input(now, &mut octets).expect("it is understood");
+        to.handle_input(now, &mut bytes).expect("it is understood");
         while let Some(event) = server.poll_event() {
             match event {
                 Event::Server(ServerEvent::Login { .. }) => server.accept_login(),

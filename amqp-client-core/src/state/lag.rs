@@ -68,13 +68,13 @@ impl State {
     pub(crate) fn report_lag(&mut self) {
         let channels = self.channels.iter_mut().flatten();
         let largest =
-            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.octets);
+            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.bytes);
         let found =
-            channels.map(|channel| (largest(channel), channel)).max_by_key(|(octets, _)| *octets);
+            channels.map(|channel| (largest(channel), channel)).max_by_key(|(bytes, _)| *bytes);
         let Some((_, channel)) = found else { return };
         let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
         queue.lags = true;
-        let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.octets);
+        let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.bytes);
         let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
         channel.listeners.emit(&event, |waker| self.wakes.push(waker));
         self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
@@ -127,9 +127,9 @@ impl State {
         });
         let lagging = queues.filter(|(_, _, queue)| {
             let runs = queue.end.is_none() && !queue.paused && queue.pausable != Some(false);
-            runs && queue.idle && queue.octets > share
+            runs && queue.idle && queue.bytes > share
         });
-        let (place, id, queue) = lagging.max_by_key(|(_, _, queue)| queue.octets)?;
+        let (place, id, queue) = lagging.max_by_key(|(_, _, queue)| queue.bytes)?;
         queue.idle = false;
         Some((place, id))
     }
@@ -160,9 +160,9 @@ impl State {
         for channel in channels.iter_mut().flatten() {
             let (id, over) = (channel.id, channel.ended.is_some());
             for queue in channel.queues.iter_mut().filter(|queue| wanted(queue)) {
-                while queue.octets > share && !proto.is_full() {
+                while queue.bytes > share && !proto.is_full() {
                     if queue.deliveries.len() == 1 {
-                        let uncounted = std::mem::take(&mut queue.octets);
+                        let uncounted = std::mem::take(&mut queue.bytes);
                         *delivered_bytes = delivered_bytes.saturating_sub(uncounted);
                         break;
                     }

@@ -17,7 +17,7 @@ pub(crate) struct Line {
     last: u64,
     granted: Room,
     /// Bytes of the bodies that wait.
-    octets: usize,
+    bytes: usize,
 }
 
 /// The place of a future in a line.
@@ -32,7 +32,7 @@ pub(crate) struct Ticket {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) messages: usize,
-    pub(crate) octets: usize,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -44,13 +44,13 @@ struct InLine {
 impl Room {
     fn add(&mut self, size: usize) {
         self.messages += 1;
-        self.octets = self.octets.saturating_add(size);
+        self.bytes = self.bytes.saturating_add(size);
     }
 
     fn subtract(&mut self, size: usize) {
         debug_assert!(self.messages > 0, "a grant is returned once");
         self.messages = self.messages.saturating_sub(1);
-        self.octets = if self.messages == 0 { 0 } else { self.octets.saturating_sub(size) };
+        self.bytes = if self.messages == 0 { 0 } else { self.bytes.saturating_sub(size) };
     }
 }
 
@@ -96,14 +96,14 @@ impl Line {
         };
         *ticket = Some(Ticket { number, size });
         let waiter = self.waiting.entry(number).or_insert(InLine { size: 0, waker: None });
-        self.octets = self.octets.saturating_sub(waiter.size).saturating_add(size);
+        self.bytes = self.bytes.saturating_sub(waiter.size).saturating_add(size);
         waiter.size = size;
         task.register(&mut waiter.waker);
     }
 
     /// Bytes of the bodies ahead of this one, or more if others came behind it.
-    pub(crate) const fn octets_ahead(&self, ticket: Ticket) -> usize {
-        self.octets.saturating_add(self.granted.octets).saturating_sub(ticket.size)
+    pub(crate) const fn bytes_ahead(&self, ticket: Ticket) -> usize {
+        self.bytes.saturating_add(self.granted.bytes).saturating_sub(ticket.size)
     }
 
     /// Leaves the line and returns an unused grant; then there may be room for the next task. Returns the waker, to be dropped
@@ -112,7 +112,7 @@ impl Line {
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         match self.waiting.remove(&ticket.number) {
             Some(waiter) => {
-                self.octets = self.octets.saturating_sub(waiter.size);
+                self.bytes = self.bytes.saturating_sub(waiter.size);
                 waiter.waker
             }
             None => {
@@ -134,7 +134,7 @@ impl Line {
                 return;
             }
             first.remove().waker.into_iter().for_each(&mut wake);
-            self.octets = self.octets.saturating_sub(size);
+            self.bytes = self.bytes.saturating_sub(size);
             self.granted.add(size);
         }
     }
@@ -202,7 +202,7 @@ mod tests {
             !line.waiting.contains_key(&tickets[0].unwrap().number),
             "the first is called first"
         );
-        assert_eq!(line.turn(tickets[1]), Some(Room { messages: 1, octets: 1 }));
+        assert_eq!(line.turn(tickets[1]), Some(Room { messages: 1, bytes: 1 }));
         assert_eq!(line.turn(tickets[2]), None);
     }
 
@@ -210,20 +210,20 @@ mod tests {
     fn a_large_message_is_not_overtaken_by_small_ones() {
         let (mut line, tickets) = line([100, 1, 1]);
         let mut woken = 0;
-        let fits = |room: usize| move |granted: Room, size| granted.octets + size <= room;
+        let fits = |room: usize| move |granted: Room, size| granted.bytes + size <= room;
         line.call(fits(50), |_| woken += 1);
         assert_eq!(woken, 0);
         line.call(fits(101), |_| woken += 1);
-        assert_eq!((woken, line.granted), (2, Room { messages: 2, octets: 101 }));
+        assert_eq!((woken, line.granted), (2, Room { messages: 2, bytes: 101 }));
         assert!(line.turn(tickets[2]).is_some(), "it is at the front now");
     }
 
     #[test]
     fn nothing_is_left_of_a_line_that_all_have_left() {
         let (mut line, tickets) = line([7; 100]);
-        line.call(|granted, _| granted.octets < 70, drop);
+        line.call(|granted, _| granted.bytes < 70, drop);
         tickets.iter().flatten().for_each(|ticket| drop(line.leave(*ticket)));
-        assert!(line.is_empty() && line.granted == Room::default() && line.octets == 0);
+        assert!(line.is_empty() && line.granted == Room::default() && line.bytes == 0);
     }
 
     #[test]
@@ -231,16 +231,16 @@ mod tests {
         let (mut line, tickets) = line([10, 20, 40]);
         assert_eq!(call(&mut line, 2), 2);
         assert!(line.leave(tickets[0].unwrap()).is_none(), "it was woken");
-        assert_eq!(line.granted, Room { messages: 1, octets: 20 });
+        assert_eq!(line.granted, Room { messages: 1, bytes: 20 });
         assert_eq!(line.turn(None), None, "one still waits");
         assert!(line.leave(tickets[2].unwrap()).is_some(), "it was not woken");
-        assert_eq!(line.granted, Room { messages: 1, octets: 20 });
+        assert_eq!(line.granted, Room { messages: 1, bytes: 20 });
     }
 
     #[test]
     fn bytes_ahead_are_those_of_others_called_or_not() {
         let (mut line, mut tickets) = line([10, 20, 40]);
-        let ahead = |line: &Line, ticket: Option<Ticket>| line.octets_ahead(ticket.unwrap());
+        let ahead = |line: &Line, ticket: Option<Ticket>| line.bytes_ahead(ticket.unwrap());
         assert_eq!(ahead(&line, tickets[2]), 30);
         assert_eq!(call(&mut line, 2), 2);
         assert_eq!(ahead(&line, tickets[2]), 30, "they are called and have not published");

@@ -371,8 +371,8 @@ impl State {
         }
         let waiter = queue.end(End::Cancelled);
         let mut deliveries = VecDeque::new();
-        let octets = queue.take(&mut deliveries);
-        self.delivered_bytes = self.delivered_bytes.saturating_sub(octets);
+        let bytes = queue.take(&mut deliveries);
+        self.delivered_bytes = self.delivered_bytes.saturating_sub(bytes);
         self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
         if let Ok(mut protocol) = self.proto.channel(id) {
@@ -398,7 +398,7 @@ impl State {
         if let Some(waker) = queue.waker.take() {
             self.bury(waker);
         }
-        self.delivered_bytes = self.delivered_bytes.saturating_sub(queue.octets);
+        self.delivered_bytes = self.delivered_bytes.saturating_sub(queue.bytes);
         // The driver may have stopped reading for it.
         self.wake_driver();
         if over {

@@ -20,7 +20,7 @@ pub(crate) struct Queue {
     pub(crate) tag: ShortStr,
     pub(crate) deliveries: VecDeque<Delivery>,
     /// Bytes of `deliveries` that count against the delivery budget: all, except the last delivery that a paused consumer keeps.
-    pub(crate) octets: usize,
+    pub(crate) bytes: usize,
     /// Number of `deliveries`, the oldest ones, that were detached from the blocks into which they were read, and their bytes.
     detached: (usize, usize),
     pub(crate) waker: Option<Waker>,
@@ -75,7 +75,7 @@ impl Queues {
 
     /// The consumer that holds most.
     pub(crate) fn largest(&mut self) -> Option<&mut Queue> {
-        self.iter_mut().max_by_key(|queue| queue.octets)
+        self.iter_mut().max_by_key(|queue| queue.bytes)
     }
 
     pub(crate) fn ids(&self) -> Vec<ConsumerId> {
@@ -98,45 +98,45 @@ impl Queue {
         std::mem::swap(empty, &mut self.deliveries);
         self.detached = (0, 0);
         (self.lags, self.idle) = (false, false);
-        std::mem::take(&mut self.octets)
+        std::mem::take(&mut self.bytes)
     }
 
     /// Takes the oldest deliveries, in exchange for an empty queue: all, or as many as reach `max` bytes. Returns their bytes.
     pub(crate) fn take_up_to(&mut self, max: usize, empty: &mut VecDeque<Delivery>) -> usize {
-        if self.octets <= max {
+        if self.bytes <= max {
             return self.take(empty);
         }
-        let (mut count, mut octets, mut detached) = (0, 0, 0);
+        let (mut count, mut bytes, mut detached) = (0, 0, 0);
         for size in self.deliveries.iter().map(|delivery| delivery.size()) {
-            if octets >= max {
+            if bytes >= max {
                 break;
             }
             detached += if count < self.detached.0 { size } else { 0 };
-            (count, octets) = (count + 1, octets + size);
+            (count, bytes) = (count + 1, bytes + size);
         }
         empty.extend(self.deliveries.drain(..count));
-        let (before, bytes) = self.detached;
-        self.detached = (before.saturating_sub(count), bytes.saturating_sub(detached));
+        let (before, before_bytes) = self.detached;
+        self.detached = (before.saturating_sub(count), before_bytes.saturating_sub(detached));
         self.idle = false;
-        self.octets = self.octets.saturating_sub(octets);
-        octets
+        self.bytes = self.bytes.saturating_sub(bytes);
+        bytes
     }
 
     /// Takes the newest delivery.
     pub(crate) fn take_newest(&mut self) -> Option<Delivery> {
         let newest = self.deliveries.pop_back()?;
         let size = newest.size();
-        self.octets = self.octets.saturating_sub(size);
-        let (count, octets) = self.detached;
+        self.bytes = self.bytes.saturating_sub(size);
+        let (count, bytes) = self.detached;
         if count > self.deliveries.len() {
-            self.detached = (count - 1, octets.saturating_sub(size));
+            self.detached = (count - 1, bytes.saturating_sub(size));
         }
         Some(newest)
     }
 
     /// Bytes of the deliveries that share the blocks they were read to.
     pub(crate) const fn attached(&self) -> usize {
-        self.octets.saturating_sub(self.detached.1)
+        self.bytes.saturating_sub(self.detached.1)
     }
 
     /// Returns whether the consumer has ended, and holds deliveries that nobody takes and that can be requeued.
@@ -148,22 +148,22 @@ impl Queue {
     /// Copies the deliveries out of the blocks they were read to.
     pub(crate) fn detach(&mut self) {
         self.deliveries.iter_mut().skip(self.detached.0).for_each(Delivery::detach);
-        self.detached = (self.deliveries.len(), self.octets);
+        self.detached = (self.deliveries.len(), self.bytes);
     }
 
     fn discard_up_to(&mut self, tag: DeliveryTag) -> usize {
-        let before = self.octets;
-        let octets = &mut self.octets;
+        let before = self.bytes;
+        let bytes = &mut self.bytes;
         self.deliveries.retain(|delivery| {
             let stays = delivery.no_ack() || delivery.delivery_tag() > tag;
-            *octets = octets.saturating_sub(if stays { 0 } else { delivery.size() });
+            *bytes = bytes.saturating_sub(if stays { 0 } else { delivery.size() });
             stays
         });
         // Recovery starts it again, like all others.
         self.paused = false;
         // The remaining deliveries may be copied once more, which is rare.
         self.detached = (0, 0);
-        before - self.octets
+        before - self.bytes
     }
 
     /// Ends the consumer, unless it has ended before. Returns the waker of its task.

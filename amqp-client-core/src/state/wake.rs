@@ -42,11 +42,11 @@ impl State {
         if !full.is_empty() {
             // A message that begins below the high water mark may exceed it.
             let room = proto.room();
-            full.call(|granted, _| granted.octets < room, |waker| wakes.push(waker));
+            full.call(|granted, _| granted.bytes < room, |waker| wakes.push(waker));
         }
         if !kept.is_empty() {
             let room = proto.kept_room();
-            let has_room = |granted: Room, size| granted.octets.saturating_add(size) <= room;
+            let has_room = |granted: Room, size| granted.bytes.saturating_add(size) <= room;
             kept.call(has_room, |waker| wakes.push(waker));
         }
     }

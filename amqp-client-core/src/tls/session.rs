@@ -68,8 +68,8 @@ impl TlsOptions {
 impl Pem {
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let what = "certificates";
-        let octets = self.read(what)?;
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
+        let bytes = self.read(what)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
         let certificates = certificates.map_err(|error| self.unreadable(what, error))?;
         match certificates.is_empty() {
             true => Err(TlsError::Empty { what: "certificate", from: self.clone() }),
@@ -78,11 +78,11 @@ impl Pem {
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        let octets = self.read("private key")?;
-        if octets.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
+        let bytes = self.read("private key")?;
+        if bytes.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
             return Err(TlsError::EncryptedKey);
         }
-        PrivateKeyDer::from_pem_slice(&octets).map_err(|error| match error {
+        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
             pem::Error::NoItemsFound => TlsError::Empty { what: "private key", from: self.clone() },
             error => self.unreadable("private key", error),
         })

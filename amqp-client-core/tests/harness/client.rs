@@ -261,17 +261,17 @@ impl<P: Peer> ClientRig<P> {
 
     /// Takes the peer's output.
     pub(crate) fn said(&mut self) -> Vec<u8> {
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         while let Some(transmit) = self.peer.poll_transmit(self.now) {
-            octets.extend_from_slice(transmit.chunk());
+            bytes.extend_from_slice(transmit.chunk());
             transmit.advance(transmit.chunk().len());
         }
-        octets
+        bytes
     }
 
     /// Hands bytes to the client.
-    pub(crate) fn hear(&mut self, octets: &[u8]) {
-        self.driver.input().extend_from_slice(octets);
+    pub(crate) fn hear(&mut self, bytes: &[u8]) {
+        self.driver.input().extend_from_slice(bytes);
         self.driver.received(self.now);
     }
 }

@@ -372,8 +372,8 @@ fn a_server_that_never_reads_is_published_to_up_to_a_limit() {
         });
         let full = Gate::Full;
         assert_eq!(refused, Some(PublishError::Gated(full)), "{size}");
-        let octets = scene.unwritten();
-        assert!(octets < 400_000, "{size}: {octets}");
+        let bytes = scene.unwritten();
+        assert!(bytes < 400_000, "{size}: {bytes}");
         assert!(most < 2 * MIB, "{size}: {most}");
         uncounted(|| drop(confirmations));
     }

@@ -46,8 +46,8 @@ fn error_of(scene: &Scene) -> ConnectionError {
 #[test]
 fn illegal_methods_of_a_server_in_the_handshake() {
     let misplaced = |method| ConnectionError::from(Violation::UnexpectedMethod { method });
-    let version = |octets: [u8; 4]| {
-        let [id, major, minor, revision] = octets;
+    let version = |bytes: [u8; 4]| {
+        let [id, major, minor, revision] = bytes;
         ConnectionError::from(WrongProtocol::Version { id, major, minor, revision })
     };
     let unknown = |first: &[u8; 8]| ConnectionError::from(WrongProtocol::Unknown(*first));
@@ -112,7 +112,7 @@ fn a_start_whose_tables_do_not_hold_up() {
         let head = [&[0, 10, 0, 10, 0, 9][..], &length.to_be_bytes()].concat();
         frame(METHOD, 0, &[&head, properties].concat())
     };
-    let table = |octets: &[u8]| start(u32::try_from(octets.len()).expect("short"), octets);
+    let table = |bytes: &[u8]| start(u32::try_from(bytes.len()).expect("short"), bytes);
     for (name, sends, says) in [
         ("a table past the frame", start(100, b"\x01kt\x01"), DecodeErrorKind::Truncated),
         ("a table of 4 GiB", start(u32::MAX, b"\x01kt\x01"), DecodeErrorKind::Truncated),

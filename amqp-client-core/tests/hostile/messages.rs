@@ -15,7 +15,7 @@ use crate::wire::{
 
 #[test]
 fn a_message_arrives_with_any_properties() {
-    let propertied = |octets: &[u8]| [deliver(1), header_on(1, 0, octets)].concat();
+    let propertied = |bytes: &[u8]| [deliver(1), header_on(1, 0, bytes)].concat();
     let tabled = |entries: &[u8]| message_with_headers(1, entries);
     let truncated = DecodeErrorKind::Truncated;
     for (name, sends, says) in [
@@ -23,7 +23,7 @@ fn a_message_arrives_with_any_properties() {
         ("a string past the headers", tabled(b"\x01kS\0\0\0\x09x"), truncated),
         ("a table past the headers", tabled(b"\x01kF\xff\xff\xff\xff"), truncated),
         ("an array past the headers", tabled(b"\x01kA\0\0\x10\0t"), truncated),
-        ("octets past the headers", tabled(b"\x01kx\0\0\x10\0t"), truncated),
+        ("bytes past the headers", tabled(b"\x01kx\0\0\x10\0t"), truncated),
         ("a name past the headers", tabled(b"\xffk"), truncated),
         ("half a decimal", tabled(b"\x01kD\xff\0"), truncated),
         ("headers past the frame", propertied(b"\x20\0\xff\xff\xff\xff"), truncated),
@@ -32,7 +32,7 @@ fn a_message_arrives_with_any_properties() {
         ("no flags", propertied(b""), truncated),
         ("flags without end", propertied(&[0, 1].repeat(1000)), truncated),
         ("an unknown property", propertied(b"\0\x02"), DecodeErrorKind::UnknownProperty(2)),
-        ("octets behind the properties", propertied(b"\0\0?"), DecodeErrorKind::Trailing(1)),
+        ("bytes behind the properties", propertied(b"\0\0?"), DecodeErrorKind::Trailing(1)),
     ] {
         let mut scene = Scene::open(Config::default());
         let channel = scene.channel(1);

@@ -89,14 +89,14 @@ impl Scene {
     }
 
     /// Sends bytes to the client, as long as it reads; returns how many it took.
-    pub(crate) fn feed(&mut self, octets: &[u8]) -> usize {
-        self.feed_by(READ, octets)
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> usize {
+        self.feed_by(READ, bytes)
     }
 
     /// Feeds bytes in reads of this size.
-    pub(crate) fn feed_by(&mut self, size: usize, octets: &[u8]) -> usize {
+    pub(crate) fn feed_by(&mut self, size: usize, bytes: &[u8]) -> usize {
         let mut taken = 0;
-        for part in octets.chunks(size) {
+        for part in bytes.chunks(size) {
             if !self.turn().reads() {
                 break;
             }
@@ -108,7 +108,7 @@ impl Scene {
                 part = &part[room..];
                 self.driver.received(self.now);
             }
-            taken += size.min(octets.len() - taken);
+            taken += size.min(bytes.len() - taken);
         }
         self.turn();
         taken

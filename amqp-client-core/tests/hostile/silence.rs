@@ -69,7 +69,7 @@ fn with_heartbeats_a_silent_server_is_given_up_after_two_intervals() {
 
 /// The specification counts any byte as a sign of life (4.2.7), so the deadlines of the requests have to do.
 #[test]
-fn octets_of_a_frame_that_never_ends_are_a_sign_of_life_and_nothing_more() {
+fn bytes_of_a_frame_that_never_ends_are_a_sign_of_life_and_nothing_more() {
     let (mut scene, mut application) = scene(10);
     // A delivery of which one byte comes a second: its method, its header, and then the head of a large frame.
     let slow = [&deliver(1)[..], &header(100_000), b"\x03\0\x01\0\x01\x86\xa0", &[0; 600]].concat();

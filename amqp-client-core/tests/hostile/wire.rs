@@ -51,14 +51,14 @@ pub(crate) fn header_on(channel: u16, body_size: u64, properties: &[u8]) -> Vec<
     frame(HEADER, channel, &payload)
 }
 
-pub(crate) fn body(octets: &[u8]) -> Vec<u8> {
-    frame(BODY, 1, octets)
+pub(crate) fn body(bytes: &[u8]) -> Vec<u8> {
+    frame(BODY, 1, bytes)
 }
 
 /// A whole message for the scene's consumer.
-pub(crate) fn message(delivery_tag: u64, octets: &[u8]) -> Vec<u8> {
-    let body = if octets.is_empty() { Vec::new() } else { body(octets) };
-    [deliver(delivery_tag), header(octets.len() as u64), body].concat()
+pub(crate) fn message(delivery_tag: u64, bytes: &[u8]) -> Vec<u8> {
+    let body = if bytes.is_empty() { Vec::new() } else { body(bytes) };
+    [deliver(delivery_tag), header(bytes.len() as u64), body].concat()
 }
 
 /// A whole message whose only property is this `headers` table, as it travels.
