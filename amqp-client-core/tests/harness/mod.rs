@@ -9,7 +9,8 @@
 //! | client rig | the handles and their `Driver`, against a [`Peer`] | [`ClientRig`] |
 //! | client's task | the handles and their `Drive`, over a [`Wire`] and by a [`Clock`] | here |
 //!
-//! A [`Peer`] is the far end of a transport. A [`Server`] is one that accepts everything and does what the test tells it to do.
+//! A [`Peer`] is the far end of a transport. A [`Server`] is a peer that accepts everything and follows the
+//! commands of the test.
 //! `tests/tests/harness` adds the broker in memory, and TLS.
 //!
 //! Other packages include this folder by its path. As a crate, it would depend on the client, whose own tests could not use it

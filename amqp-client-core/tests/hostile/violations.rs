@@ -22,7 +22,7 @@ struct Row {
     name: &'static str,
     sends: Vec<u8>,
     says: Says,
-    tells: ReplyCode,
+    reply_code: ReplyCode,
 }
 
 /// An error by cause.
@@ -41,14 +41,15 @@ fn says(error: &ConnectionError) -> Says {
 }
 
 /// Bytes that are no frames, or no methods.
-fn broken_octets() -> Vec<Row> {
-    let row = |name, sends, kind, tells| Row { name, sends, says: Says::Decode(kind), tells };
+fn broken_bytes() -> Vec<Row> {
+    let row =
+        |name, sends, kind, reply_code| Row { name, sends, says: Says::Decode(kind), reply_code };
     let broken = |name, sends, kind| row(name, sends, kind, ReplyCode::FRAME_ERROR);
     let invalid = |name, sends, kind| row(name, sends, kind, ReplyCode::SYNTAX_ERROR);
     let too_large = |size| DecodeErrorKind::FrameTooLarge { size, max: 131_072 };
     let wrong_end = [&frame(BODY, 1, b"x")[..8], b"\0"].concat();
     let unknown = |class_id, method_id| DecodeErrorKind::UnknownMethod { class_id, method_id };
-    let payload = |octets: &[u8]| frame(METHOD, 1, octets);
+    let payload = |bytes: &[u8]| frame(METHOD, 1, bytes);
     vec![
         broken("wrong frame end", wrong_end, DecodeErrorKind::FrameEnd(0)),
         broken("frame type 7", frame(7, 0, b""), DecodeErrorKind::UnknownFrameType(7)),
@@ -75,7 +76,7 @@ fn broken_octets() -> Vec<Row> {
         ),
         invalid("a string past a reply", payload(b"\0\x32\0\x0b\xffq"), DecodeErrorKind::Truncated),
         invalid(
-            "octets behind the last field",
+            "bytes behind the last field",
             payload(b"\0\x14\0\x29??"),
             DecodeErrorKind::Trailing(2),
         ),
@@ -103,13 +104,13 @@ fn broken_content() -> Vec<Row> {
         name,
         sends: parts.concat(),
         says: Says::Violation(Violation::UnexpectedFrame { kind, expected }),
-        tells: ReplyCode::UNEXPECTED_FRAME,
+        reply_code: ReplyCode::UNEXPECTED_FRAME,
     };
     let too_long = |name, parts: &[Vec<u8>], announced| Row {
         name,
         sends: parts.concat(),
         says: Says::Violation(Violation::BodyTooLong { announced }),
-        tells: ReplyCode::FRAME_ERROR,
+        reply_code: ReplyCode::FRAME_ERROR,
     };
     let a_method = "a method frame";
     vec![
@@ -167,13 +168,13 @@ fn wrong_channels() -> Vec<Row> {
         name,
         sends,
         says: Says::Violation(Violation::ChannelNotOpen { channel }),
-        tells: ReplyCode::CHANNEL_ERROR,
+        reply_code: ReplyCode::CHANNEL_ERROR,
     };
     let misplaced = |name, sends, method, channel| Row {
         name,
         sends,
         says: Says::Violation(Violation::WrongChannel { method, channel }),
-        tells: ReplyCode::COMMAND_INVALID,
+        reply_code: ReplyCode::COMMAND_INVALID,
     };
     let declared = |channel| method(channel, QueueDeclareOk::default());
     let blocked = method(1, ConnectionBlocked::default());
@@ -209,7 +210,7 @@ fn methods_out_of_place() -> Vec<Row> {
         name,
         sends,
         says: Says::Violation(Violation::UnexpectedMethod { method }),
-        tells: ReplyCode::COMMAND_INVALID,
+        reply_code: ReplyCode::COMMAND_INVALID,
     };
     let on_one = |name: &'static str, value: Method| row(name, method(1, value), name);
     vec![
@@ -233,7 +234,7 @@ fn wrong_numbers(channel: ChannelId) -> Vec<Row> {
         name,
         sends,
         says: Says::Violation(violation),
-        tells: ReplyCode::NOT_ALLOWED,
+        reply_code: ReplyCode::NOT_ALLOWED,
     };
     let confirm = |name, sends, tag| row(name, sends, Violation::UnknownPublish { channel, tag });
     let ack = |delivery_tag, multiple| method(1, BasicAck { delivery_tag, multiple });
@@ -263,7 +264,7 @@ fn wrong_numbers(channel: ChannelId) -> Vec<Row> {
 fn a_violation_ends_everything_for_a_reason_and_costs_next_to_nothing() {
     let id = Scene::open(Config::default()).channel(1).id();
     let tables = [
-        broken_octets(),
+        broken_bytes(),
         broken_content(),
         wrong_channels(),
         methods_out_of_place(),
@@ -295,7 +296,7 @@ impl Row {
         let Some(Method::ConnectionClose(close)) = scene.methods().pop() else {
             panic!("{name}: the server receives no reason")
         };
-        assert_eq!(ReplyCode(close.reply_code), self.tells, "{name}");
+        assert_eq!(ReplyCode(close.reply_code), self.reply_code, "{name}");
         // Nothing more is taken, and nothing is left to do.
         assert_eq!(scene.feed(&frame(HEARTBEAT, 0, b"")), 0, "{name}");
         assert!(scene.turn().is_done(), "{name}");

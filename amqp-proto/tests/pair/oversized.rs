@@ -127,9 +127,9 @@ fn held_deliveries_are_requeued_when_their_consumer_ends() {
             pair.on_client(id).request(cancel).expect("it is sent");
             pair.drive();
             pair.answer(id, BasicCancelOk { consumer_tag });
-            let told = pair.client_channel(id);
-            let replied = told.iter().any(|event| matches!(event, ChannelEvent::Reply { .. }));
-            assert_eq!(replied, !no_wait, "{told:?}");
+            let events = pair.client_channel(id);
+            let replied = events.iter().any(|event| matches!(event, ChannelEvent::Reply { .. }));
+            assert_eq!(replied, !no_wait, "{events:?}");
         }
         // The delivery that the application has stays with it.
         let requeued = |method: &Method| match method {

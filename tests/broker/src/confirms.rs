@@ -50,7 +50,7 @@ impl Confirms {
     }
 
     /// Returns whether the outcome of the message was not sent to its publisher yet.
-    pub(crate) fn is_untold(&self, publish: Publish) -> bool {
+    pub(crate) fn is_unreported(&self, publish: Publish) -> bool {
         let Publish { confirms, number, .. } = publish;
         confirms == self.id && number > self.answered && !self.early.contains(&number)
     }

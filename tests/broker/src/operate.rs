@@ -22,14 +22,15 @@ impl Engine {
         self.now = now;
         let lose = self.choices.one_in(2);
         self.nacks = 0;
-        let untold =
-            |message: &Message| message.published_by.is_some_and(|publish| self.is_untold(publish));
+        let unreported = |message: &Message| {
+            message.published_by.is_some_and(|publish| self.is_unreported(publish))
+        };
         // A message whose confirm was not sent may be lost.
         let lost: Vec<_> = self
             .queues
             .values()
             .flat_map(|queue| &queue.messages)
-            .filter(|message| lose && untold(message))
+            .filter(|message| lose && unreported(message))
             .map(|message| message.order)
             .collect();
         self.give_back();
@@ -69,11 +70,11 @@ impl Engine {
         }
     }
 
-    fn is_untold(&self, publish: Publish) -> bool {
+    fn is_unreported(&self, publish: Publish) -> bool {
         let session = self.sessions.get(&publish.at.session);
         let channel = session.and_then(|session| session.channels.get(&publish.at.channel));
         match channel.map(|channel| &channel.mode) {
-            Some(Mode::Confirm(confirms)) => confirms.is_untold(publish),
+            Some(Mode::Confirm(confirms)) => confirms.is_unreported(publish),
             _ => false,
         }
     }

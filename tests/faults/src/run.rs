@@ -33,14 +33,14 @@ impl Plan {
 /// The time limit for a recovery.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Runs clients while faults are injected. `tell` is called with a line for each fault.
+/// Runs clients while faults are injected. Passes a line for each fault to `log`.
 ///
 /// # Errors
 /// What hung, or could not be set up. What was lost is in the table.
 ///
 /// # Panics
 /// If a task that makes faults does.
-pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error> {
+pub async fn run(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> {
     let nodes = plan.nodes;
     let site = tokio::task::spawn_blocking(move || Site::start(nodes)).await??;
     let site = Arc::new(site);
@@ -68,7 +68,7 @@ pub async fn run(plan: Plan, mut tell: impl FnMut(&str)) -> Result<Table, Error>
             let recovery = ended.elapsed();
             let losses = traffic.losses() - losses;
             table.happened(fault, losses, recovery);
-            tell(&format!(
+            log(&format!(
                 "{fault:<20} lasted {:>5.1} s, {losses} connections lost, recovered after {:>5.2} s",
                 happening.as_secs_f64(),
                 recovery.as_secs_f64()
@@ -100,12 +100,12 @@ async fn happen(
     node: usize,
     chance: &mut fastrand::Rng,
 ) -> Result<Duration, Error> {
-    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (recovered, recoveries) = std::sync::mpsc::channel::<()>();
     let (site, mut own) = (site.clone(), chance.fork());
     let began = Instant::now();
     let mut happening = tokio::task::spawn_blocking(move || {
         let others_serve = || {
-            let _heard = told.recv_timeout(RECOVERY);
+            let _recovered = recoveries.recv_timeout(RECOVERY);
         };
         fault.happen(&site, node, &mut own, others_serve)
     });
@@ -119,7 +119,7 @@ async fn happen(
             // Check again; `happening` waits with a deadline.
             () = tokio::time::sleep(Duration::from_millis(50)) => {
                 if traffic.node() != node {
-                    let _heard = tell.send(());
+                    let _ended = recovered.send(());
                 }
             }
         }

@@ -17,8 +17,8 @@ pub(super) struct Ports {
 pub(super) fn clear(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let told = ["RABBITMQ_", "ERL_", "CONF_ENV_FILE", "NOTIFY_SOCKET"];
-        if told.iter().any(|start| text.starts_with(start)) {
+        let prefixes = ["RABBITMQ_", "ERL_", "CONF_ENV_FILE", "NOTIFY_SOCKET"];
+        if prefixes.iter().any(|start| text.starts_with(start)) {
             command.env_remove(&name);
         }
     }
