@@ -119,8 +119,8 @@ fn threads_that_come_and_go_leave_no_thread_waiting() -> Outcome {
         for round in 0..300 {
             queue.publish(&Message::new("here")).wait()?;
             // Some threads give up early, at varying times.
-            let impatience = Duration::from_micros(number * round % 50);
-            match consumer.next_timeout(impatience) {
+            let short = Duration::from_micros(number * round % 50);
+            match consumer.next_timeout(short) {
                 Ok(delivery) => delivery.ack()?,
                 Err(NextError::TimedOut { .. }) => {
                     consumer.next().wait().ok_or("cancelled")??.ack()?
@@ -128,7 +128,7 @@ fn threads_that_come_and_go_leave_no_thread_waiting() -> Outcome {
                 Err(end) => return Err(end.into()),
             }
             if round % 7 == number % 7 {
-                let _given_up = channel.queue_purge(&name).wait_timeout(impatience);
+                let _given_up = channel.queue_purge(&name).wait_timeout(short);
             }
         }
         Ok(consumer.cancel().wait()?)

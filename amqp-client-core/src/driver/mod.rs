@@ -268,7 +268,8 @@ impl Driver {
             };
             self.ended_at.get_or_insert(now).checked_add(timeout)
         });
-        let read = if state.proto.is_in_doubt() && shared.settings.may_look(state.delivered_bytes) {
+        let silent = state.proto.peer_seems_silent();
+        let read = if silent && shared.settings.may_look(state.delivered_bytes) {
             // These reads may exceed the budget, by a little each time that the peer seems silent.
             Reading::Check
         } else if reading && pause_until.is_none() {

@@ -58,11 +58,11 @@ fn without_heartbeats_each_request_to_a_silent_server_times_out() {
 fn with_heartbeats_a_silent_server_is_given_up_after_two_intervals() {
     for interval in [1, 10] {
         let (mut scene, mut application) = scene(interval);
-        let patience = 2 * u32::from(interval) * SECOND;
-        scene.advance(patience - Duration::from_millis(1));
+        let timeout = 2 * u32::from(interval) * SECOND;
+        scene.advance(timeout - Duration::from_millis(1));
         application.assert_waits();
         scene.advance(Duration::from_millis(1));
-        application.assert_over(&ConnectionError::PeerSilent(patience));
+        application.assert_over(&ConnectionError::PeerSilent(timeout));
         assert!(scene.turn().is_done());
     }
 }

@@ -198,8 +198,8 @@ impl Connection {
                     self.timers.sent(now);
                 }
                 TimerReason::Silence => {
-                    if self.timers.doubt(now) {
-                        self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+                    if self.timers.note_silence(now) {
+                        self.fail(ConnectionError::PeerSilent(self.timers.receive_timeout()));
                     }
                 }
                 TimerReason::Handshake | TimerReason::Close => self.fail(self.out_of_time()),
@@ -225,17 +225,17 @@ impl Connection {
     /// Reports that reading from the transport was suspended or resumed. While it is suspended, time alone does not make the peer
     /// count as silent.
     ///
-    /// Reads that find nothing detect a peer that dies in the meantime. When [`is_in_doubt`](Self::is_in_doubt), read once, however
+    /// Reads that find nothing detect a peer that dies in the meantime. When [`peer_seems_silent`](Self::peer_seems_silent), read once, however
     /// much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) if nothing was there.
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
-        self.timers.set_deaf(now, !reading);
+        self.timers.suspend_reading(now, !reading);
     }
 
     /// Returns whether nothing has arrived for two heartbeat intervals, as far as [`handle_timeout`](Self::handle_timeout) knows:
     /// the peer may be dead, or the loop has not read.
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        self.state.is_ok() && self.timers.is_in_doubt()
+    pub fn peer_seems_silent(&self) -> bool {
+        self.state.is_ok() && self.timers.peer_seems_silent()
     }
 
     /// Reports a read that began at `now` and found nothing. The connection fails if the peer has been silent for two heartbeat
@@ -245,7 +245,7 @@ impl Connection {
     /// which the loop was held up.
     pub fn handle_no_input(&mut self, now: Instant) {
         if self.timers.is_silent(now) {
-            self.fail(ConnectionError::PeerSilent(self.timers.patience()));
+            self.fail(ConnectionError::PeerSilent(self.timers.receive_timeout()));
         }
     }
 

@@ -18,13 +18,13 @@ pub(super) struct Timers {
     heartbeat: Duration,
     /// The maximum time without sending, and without receiving.
     send_after: Duration,
-    patience: Duration,
+    receive_timeout: Duration,
     last_sent: Instant,
     last_received: Instant,
-    /// When the peer was last found to have been silent for too long, as far as was known.
-    doubted: Instant,
+    /// When the peer last seemed silent for too long: nothing was known to have arrived in that time.
+    seemed_silent: Instant,
     /// Reading is suspended, or the loop judges silence by its reads.
-    deaf: bool,
+    reading_suspended: bool,
 }
 
 /// A heartbeat is due after this part of the interval without anything sent (spec 4.2.7).
@@ -49,11 +49,11 @@ impl Timers {
             requeue: None,
             heartbeat: Duration::ZERO,
             send_after: Duration::ZERO,
-            patience: Duration::ZERO,
+            receive_timeout: Duration::ZERO,
             last_sent: now,
             last_received: now,
-            doubted: now,
-            deaf: false,
+            seemed_silent: now,
+            reading_suspended: false,
         }
     }
 
@@ -66,11 +66,11 @@ impl Timers {
     }
 
     /// Reading was suspended or goes on. The peer has the full time again from when it goes on.
-    pub(super) fn set_deaf(&mut self, now: Instant, deaf: bool) {
-        if self.deaf && !deaf {
+    pub(super) fn suspend_reading(&mut self, now: Instant, suspended: bool) {
+        if self.reading_suspended && !suspended {
             self.last_received = now;
         }
-        self.deaf = deaf;
+        self.reading_suspended = suspended;
     }
 
     /// Returns when the peer will have been silent for too long, unless something arrives before.
@@ -78,21 +78,21 @@ impl Timers {
         if self.heartbeat.is_zero() {
             return None;
         }
-        self.last_received.checked_add(self.patience)
+        self.last_received.checked_add(self.receive_timeout)
     }
 
-    /// The peer's time has passed, as far as is known. Returns whether that is enough to give it up.
-    pub(super) fn doubt(&mut self, now: Instant) -> bool {
-        if self.is_in_doubt() && !self.deaf {
+    /// The receive timeout has passed, as far as is known. Returns whether the connection is to fail at once.
+    pub(super) fn note_silence(&mut self, now: Instant) -> bool {
+        if self.peer_seems_silent() && !self.reading_suspended {
             return true;
         }
-        self.doubted = now;
+        self.seemed_silent = now;
         false
     }
 
     /// Returns whether the peer was found silent for too long, and nothing has come since.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.silent_at().is_some_and(|at| at <= self.doubted)
+    pub(super) fn peer_seems_silent(&self) -> bool {
+        self.silent_at().is_some_and(|at| at <= self.seemed_silent)
     }
 
     /// Returns whether the peer has been silent for too long, given that there was nothing to read at `now`.
@@ -104,7 +104,7 @@ impl Timers {
     pub(super) fn start_heartbeats(&mut self, now: Instant, interval: Duration) {
         self.heartbeat = interval;
         self.send_after = interval / SEND_AFTER;
-        self.patience = interval.saturating_mul(GIVE_UP_AFTER);
+        self.receive_timeout = interval.saturating_mul(GIVE_UP_AFTER);
         self.last_sent = now;
         self.last_received = now;
     }
@@ -156,8 +156,8 @@ impl Timers {
         consider(self.requeue, TimerReason::Requeue);
         if !self.heartbeat.is_zero() {
             consider(self.last_sent.checked_add(self.send_after), TimerReason::Heartbeat);
-            let look_at = match self.is_in_doubt() {
-                true => self.doubted.checked_add(LOOK_AGAIN),
+            let look_at = match self.peer_seems_silent() {
+                true => self.seemed_silent.checked_add(LOOK_AGAIN),
                 false => self.silent_at(),
             };
             consider(look_at, TimerReason::Silence);
@@ -171,7 +171,7 @@ impl Timers {
     }
 
     /// Returns how long the peer may be silent.
-    pub(super) const fn patience(&self) -> Duration {
-        self.patience
+    pub(super) const fn receive_timeout(&self) -> Duration {
+        self.receive_timeout
     }
 }

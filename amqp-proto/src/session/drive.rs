@@ -79,10 +79,10 @@ impl Session {
         self.context.connection.handle_reading(now, reading);
     }
 
-    /// Returns whether the peer seems silent; see [`Connection::is_in_doubt`](crate::Connection::is_in_doubt).
+    /// Returns whether the peer seems silent; see [`Connection::peer_seems_silent`](crate::Connection::peer_seems_silent).
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        self.context.connection.is_in_doubt()
+    pub fn peer_seems_silent(&self) -> bool {
+        self.context.connection.peer_seems_silent()
     }
 
     /// Reports a read that found nothing; see [`Connection::handle_no_input`](crate::Connection::handle_no_input).

@@ -49,12 +49,12 @@ fn a_silent_peer_is_given_up_after_two_intervals() {
     }
     // The loop may have been held up: it looks once more.
     pair.client.handle_timeout(begin + seconds(20));
-    assert!(pair.client.is_open() && pair.client.is_in_doubt());
+    assert!(pair.client.is_open() && pair.client.peer_seems_silent());
     let (due, reason) = pair.client.poll_timeout().expect("a timer");
     assert_eq!((due, reason), (begin + seconds(20) + LOOK_AGAIN, TimerReason::Silence));
     pair.client.handle_timeout(due);
     assert_eq!(pair.client_error(), ConnectionError::PeerSilent(seconds(20)));
-    assert!(pair.client.poll_timeout().is_none() && !pair.client.is_in_doubt());
+    assert!(pair.client.poll_timeout().is_none() && !pair.client.peer_seems_silent());
 }
 
 /// The time that a peer that seems silent gets.
@@ -68,11 +68,11 @@ fn a_suspended_loop_reads_heartbeats_before_giving_up_the_peer() {
         pair.server.send_heartbeat();
         pair.now += seconds(held_up);
         pair.client.handle_timeout(pair.now);
-        assert!(pair.client.is_in_doubt());
+        assert!(pair.client.peer_seems_silent());
         pair.drive();
-        assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+        assert!(pair.client.is_open() && !pair.client.peer_seems_silent());
         pair.client.handle_timeout(pair.now + seconds(19));
-        assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+        assert!(pair.client.is_open() && !pair.client.peer_seems_silent());
         pair.now += seconds(19);
         pair.server.send_heartbeat();
         pair.drive();
@@ -102,10 +102,10 @@ fn while_reading_is_suspended_a_read_that_finds_nothing_means_silence() {
     let begin = pair.now;
     pair.client.handle_reading(begin, false);
     pair.client.handle_no_input(begin + seconds(19));
-    assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+    assert!(pair.client.is_open() && !pair.client.peer_seems_silent());
     for second in 20..1000 {
         pair.client.handle_timeout(begin + seconds(second));
-        assert!(pair.client.is_open() && pair.client.is_in_doubt(), "it may not have read");
+        assert!(pair.client.is_open() && pair.client.peer_seems_silent(), "it may not have read");
     }
     let (due, reason) = pair.client.poll_timeout().expect("it is asked to read again");
     assert_eq!((due, reason), (begin + seconds(999) + LOOK_AGAIN, TimerReason::Silence));
@@ -117,7 +117,7 @@ fn while_reading_is_suspended_a_read_that_finds_nothing_means_silence() {
 fn without_heartbeats_no_peer_counts_as_silent() {
     let mut pair = pair(0);
     pair.client.handle_no_input(pair.now + seconds(1_000_000));
-    assert!(pair.client.is_open() && !pair.client.is_in_doubt());
+    assert!(pair.client.is_open() && !pair.client.peer_seems_silent());
 }
 
 #[test]

@@ -78,17 +78,17 @@ fn after_the_last_attempt_everything_ends_with_the_reason() {
 
 #[test]
 fn it_gives_up_in_time() {
-    let patience = Duration::from_secs(7);
-    let mut rig = SessionRig::with(|recovery| recovery.give_up_after(Some(patience)));
+    let timeout = Duration::from_secs(7);
+    let mut rig = SessionRig::with(|recovery| recovery.give_up_after(Some(timeout)));
     let lost = rig.now;
     rig.cut();
     assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Wait(_)));
     rig.now = rig.session.poll_timeout().expect("there is a next attempt").0;
     // Nobody reports the result.
     assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { .. }));
-    let give_up = (lost + patience, TimerReason::Recovery);
+    let give_up = (lost + timeout, TimerReason::Recovery);
     assert_eq!(rig.session.poll_timeout(), Some(give_up));
-    rig.pass(lost + patience - Duration::from_millis(1) - rig.now);
+    rig.pass(lost + timeout - Duration::from_millis(1) - rig.now);
     assert!(rig.session.check().is_ok());
     rig.pass(Duration::from_millis(1));
     let error = rig.session.check().expect_err("it has given up");
