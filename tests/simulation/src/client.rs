@@ -158,9 +158,9 @@ impl Env {
             .transmit_high_water(HIGH_WATER)
             .frame_max(if script.seed % 2 == 0 { 4096 } else { 131_072 });
         let settings = Settings::default()
-            .call_timeout(script.patience)
-            .publish_timeout(script.patience)
-            .confirm_timeout(script.patience)
+            .call_timeout(script.timeout)
+            .publish_timeout(script.timeout)
+            .confirm_timeout(script.timeout)
             // Far more than any client leaves untaken, except if it forgets deliveries.
             .delivery_budget(if script.body_max() > 3_000 { 256 * 1024 } else { 8 * 1024 });
         Config::default()

@@ -17,7 +17,7 @@ pub struct Script {
     pub(crate) seed: u64,
     pub(crate) heartbeat: Duration,
     /// The timeout of clients for replies; `None` is forever.
-    pub(crate) patience: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) conditions: Conditions,
     /// Whether transports are inside of TLS sessions.
     pub(crate) tls: bool,
@@ -132,7 +132,7 @@ impl Script {
         Self {
             seed,
             heartbeat: Duration::from_secs(rng.u64(1..=10)),
-            patience: rng.bool().then(|| Duration::from_secs(rng.u64(30..=120))),
+            timeout: rng.bool().then(|| Duration::from_secs(rng.u64(30..=120))),
             conditions: Conditions::any(&mut rng),
             tls: is_over_tls(seed),
             jobs,

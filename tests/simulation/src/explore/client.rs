@@ -290,9 +290,9 @@ impl Client {
         }
         let heartbeat = self.world.script.heartbeat;
         let settings = Settings::default()
-            .call_timeout(policy.patience)
-            .publish_timeout(policy.patience)
-            .confirm_timeout(policy.patience)
+            .call_timeout(policy.timeout)
+            .publish_timeout(policy.timeout)
+            .confirm_timeout(policy.timeout)
             .delivery_budget(policy.delivery_budget);
         Config::default()
             .protocol(ClientConfig::default().heartbeat(heartbeat).limits(limits))
@@ -336,7 +336,7 @@ impl Client {
         result
             .map_err(|error| match &error {
                 CallError::Ended(error) => self.judge(error),
-                CallError::TimedOut { .. } if self.policy().patience.is_none() => {
+                CallError::TimedOut { .. } if self.policy().timeout.is_none() => {
                     self.fail(format!("{error}, and it may take any time"));
                 }
                 _ => {}

@@ -70,7 +70,7 @@ pub(crate) struct Node {
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     /// The timeout for replies and confirms.
-    pub(crate) patience: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) delivery_budget: usize,
     pub(crate) frame_max: u32,
     /// Its policy for a body of more than [`BODY_MAX`] bytes, if it has such a limit.
@@ -86,12 +86,12 @@ pub(crate) struct Policy {
 pub(crate) struct Tokens {
     pub(crate) valid_for: Duration,
     /// Its replies, repeated in this order.
-    pub(crate) answers: Vec<Minting>,
+    pub(crate) replies: Vec<TokenReply>,
 }
 
-/// The behaviour of a token source.
+/// A reply of a token source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Minting {
+pub(crate) enum TokenReply {
     Done,
     Late(Duration),
     Fails,

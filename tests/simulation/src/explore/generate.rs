@@ -156,13 +156,13 @@ impl Node {
 
 impl Policy {
     fn any(rng: &mut Rng) -> Self {
-        let (patience, delivery_budget) = match rng.u8(..4) {
+        let (timeout, delivery_budget) = match rng.u8(..4) {
             0 => (None, 64 << 20),
             1 => (Some(Duration::from_secs(rng.u64(30..=120))), 8 * 1024),
             _ => (Some(Duration::from_secs(rng.u64(30..=120))), 256 * 1024),
         };
         Self {
-            patience,
+            timeout,
             delivery_budget,
             frame_max: pick(rng, &[4096, 131_072, 131_072]),
             oversized: None,

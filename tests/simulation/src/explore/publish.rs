@@ -173,7 +173,7 @@ impl Task {
     pub(crate) fn judge_publish(&self, id: Id, error: &PublishError) {
         match error {
             PublishError::Ended(error) => self.judge(error),
-            PublishError::TimedOut { .. } if self.policy().patience.is_none() => {
+            PublishError::TimedOut { .. } if self.policy().timeout.is_none() => {
                 self.fail(format!("{id:?} was not sent in time, and may take any time"));
             }
             _ => {}
@@ -228,7 +228,7 @@ impl Task {
                     )),
                 }
             }
-            Err(ConfirmError::TimedOut { .. }) if self.policy().patience.is_none() => {
+            Err(ConfirmError::TimedOut { .. }) if self.policy().timeout.is_none() => {
                 Err(format!("{id:?} was not confirmed in time, and may take any time"))
             }
             Err(_) => Ok(()),

@@ -14,7 +14,7 @@ use amqp_client_core::login::{Token, TokenError, TokenSource, keep_fresh};
 
 use super::World;
 use super::client::{Client, Connected, Task};
-use super::commands::{Minting, Tokens};
+use super::commands::{TokenReply, Tokens};
 
 /// More than a late or failing source delays the next request, in addition to the time that the last token is valid.
 const DELAY: Duration = Duration::from_secs(5 * 60);
@@ -39,17 +39,17 @@ impl Source {
 impl TokenSource for Source {
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>> {
         let index = self.asked.fetch_add(1, Ordering::Relaxed);
-        let answers = &self.tokens.answers;
+        let replies = &self.tokens.replies;
         let token = Ok(Token::new("guest", self.tokens.valid_for).username("guest"));
-        match answers[index % answers.len()] {
-            Minting::Done => Box::pin(async { token }),
-            Minting::Fails => Box::pin(async {
+        match replies[index % replies.len()] {
+            TokenReply::Done => Box::pin(async { token }),
+            TokenReply::Fails => Box::pin(async {
                 Err(Arc::new(io::Error::other("no token, on purpose")) as TokenError)
             }),
-            Minting::Never => Box::pin(pending()),
-            Minting::Panics if index % 2 == 0 => panic!("a token source panics on purpose"),
-            Minting::Panics => Box::pin(async { panic!("a token source panics on purpose") }),
-            Minting::Late(time) => {
+            TokenReply::Never => Box::pin(pending()),
+            TokenReply::Panics if index % 2 == 0 => panic!("a token source panics on purpose"),
+            TokenReply::Panics => Box::pin(async { panic!("a token source panics on purpose") }),
+            TokenReply::Late(time) => {
                 let (now, due) = (self.now.clone(), self.due.clone());
                 let at = now.load(Ordering::Relaxed) + time.as_millis() as u64;
                 due.store(at, Ordering::Relaxed);

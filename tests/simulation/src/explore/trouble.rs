@@ -146,15 +146,15 @@ impl Exploration {
 impl Tokens {
     fn any(rng: &mut Rng) -> Self {
         let all = [
-            Minting::Done,
-            Minting::Late(millis(rng, 1_000)),
-            Minting::Late(millis(rng, 60_000)),
-            Minting::Fails,
-            Minting::Never,
-            Minting::Panics,
+            TokenReply::Done,
+            TokenReply::Late(millis(rng, 1_000)),
+            TokenReply::Late(millis(rng, 60_000)),
+            TokenReply::Fails,
+            TokenReply::Never,
+            TokenReply::Panics,
         ];
-        let answers = (0..rng.usize(1..=4)).map(|_| pick(rng, &all)).collect();
-        Self { valid_for: Duration::from_secs(pick(rng, &[2, 20, 100])), answers }
+        let replies = (0..rng.usize(1..=4)).map(|_| pick(rng, &all)).collect();
+        Self { valid_for: Duration::from_secs(pick(rng, &[2, 20, 100])), replies }
     }
 }
 

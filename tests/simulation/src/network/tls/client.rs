@@ -23,7 +23,7 @@ const WRITES: u8 = 8;
 /// A client's loop with its transport and its clock.
 pub(in crate::network) struct Secured {
     drive: Drive<Measured, Clock>,
-    seat: Rc<Seat>,
+    task: Rc<TaskState>,
     wires: Rc<RefCell<Wires>>,
     rng: Rng,
 }
@@ -38,7 +38,7 @@ pub(in crate::network) struct Polled {
 }
 
 /// The state that a runtime keeps for a task.
-struct Seat {
+struct TaskState {
     now: Cell<Instant>,
     /// When the timer wakes the task.
     wake_at: Cell<Option<Instant>>,
@@ -60,13 +60,13 @@ struct Seat {
 
 impl Secured {
     pub(in crate::network) fn new(driver: Driver, wires: Rc<RefCell<Wires>>, seed: u64) -> Self {
-        let seat = Rc::new(Seat::default());
-        let line = Line { wires: wires.clone(), seat: seat.clone(), ended: false };
+        let task = Rc::new(TaskState::default());
+        let line = Line { wires: wires.clone(), task: task.clone(), ended: false };
         let inner =
             Session::new(line, &setup().client, HOST).expect("the certificate can be trusted");
-        let transport = Measured { inner, seat: seat.clone() };
-        let drive = Drive::with(driver, transport, Clock(seat.clone()));
-        Self { drive, seat, wires, rng: Rng::with_seed(seed) }
+        let transport = Measured { inner, task: task.clone() };
+        let drive = Drive::with(driver, transport, Clock(task.clone()));
+        Self { drive, task, wires, rng: Rng::with_seed(seed) }
     }
 
     /// Polls the loop once.
@@ -75,21 +75,21 @@ impl Secured {
         now: Instant,
         waker: &Waker,
     ) -> Result<Polled, String> {
-        let seat = &self.seat;
-        seat.now.set(now);
+        let task = &self.task;
+        task.now.set(now);
         // What has come to pass has woken the task, and does so once.
-        seat.wake_at.set(seat.wake_at.get().filter(|at| *at > now));
+        task.wake_at.set(task.wake_at.get().filter(|at| *at > now));
         let (reads, writes) = self.can();
-        seat.reads.set(seat.reads.get() && !reads);
-        seat.writes.set(seat.writes.get() && !writes);
-        seat.budget.set(self.rng.u8(1..=WRITES));
+        task.reads.set(task.reads.get() && !reads);
+        task.writes.set(task.writes.get() && !writes);
+        task.budget.set(self.rng.u8(1..=WRITES));
         let polled = Pin::new(&mut self.drive).poll(&mut Context::from_waker(waker));
-        match seat.failure.take() {
+        match task.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(Polled {
                 is_done: polled.is_ready(),
-                has_read: seat.has_read.take(),
-                is_late: seat.is_late.take(),
+                has_read: task.has_read.take(),
+                is_late: task.is_late.take(),
             }),
         }
     }
@@ -103,13 +103,13 @@ impl Secured {
     /// Whether the transport or the timer wakes the task.
     pub(in crate::network) fn is_woken(&self, now: Instant) -> bool {
         let (reads, writes) = self.can();
-        reads && self.seat.reads.get()
-            || writes && self.seat.writes.get()
+        reads && self.task.reads.get()
+            || writes && self.task.writes.get()
             || self.wake_at().is_some_and(|at| at <= now)
     }
 
     pub(in crate::network) fn wake_at(&self) -> Option<Instant> {
-        self.seat.wake_at.get()
+        self.task.wake_at.get()
     }
 
     /// Returns how much waits for the transport.
@@ -118,15 +118,15 @@ impl Secured {
     }
 
     pub(in crate::network) fn accepted(&self) -> u64 {
-        self.seat.accepted.get()
+        self.task.accepted.get()
     }
 
     pub(in crate::network) fn handed_over(&self) -> u64 {
-        self.seat.handed_over.get()
+        self.task.handed_over.get()
     }
 
     pub(in crate::network) fn is_hungry(&self) -> bool {
-        self.seat.is_hungry.get()
+        self.task.is_hungry.get()
     }
 
     pub(in crate::network) fn into_reconnector(self: Box<Self>) -> Option<Reconnector> {
@@ -134,7 +134,7 @@ impl Secured {
     }
 }
 
-impl Default for Seat {
+impl Default for TaskState {
     fn default() -> Self {
         Self {
             now: Cell::new(Instant::now()),
@@ -152,14 +152,14 @@ impl Default for Seat {
     }
 }
 
-impl Seat {
+impl TaskState {
     fn fail(&self, text: impl FnOnce() -> String) {
         self.failure.borrow_mut().get_or_insert_with(text);
     }
 }
 
 /// A clock of virtual time.
-struct Clock(Rc<Seat>);
+struct Clock(Rc<TaskState>);
 
 impl Timer for Clock {
     fn now(&self) -> Instant {
@@ -180,7 +180,7 @@ impl Timer for Clock {
 /// The wires inside TLS.
 struct Line {
     wires: Rc<RefCell<Wires>>,
-    seat: Rc<Seat>,
+    task: Rc<TaskState>,
     ended: bool,
 }
 
@@ -191,11 +191,11 @@ impl Transport for Line {
         }
         let wires = &mut *self.wires.borrow_mut();
         if wires.said_all && wires.down.is_idle() {
-            self.seat.fail(|| "a client reads on, and its peer has ended the session".to_owned());
+            self.task.fail(|| "a client reads on, and its peer has ended the session".to_owned());
         }
         match wires.down.read(input.capacity() - input.len()) {
             Read::Octets(octets) => {
-                self.seat.has_read.set(true);
+                self.task.has_read.set(true);
                 input.extend_from_slice(&octets);
                 Poll::Ready(Ok(octets.len()))
             }
@@ -207,7 +207,7 @@ impl Transport for Line {
                 })
             }
             Read::Nothing => {
-                self.seat.reads.set(true);
+                self.task.reads.set(true);
                 Poll::Pending
             }
         }
@@ -222,15 +222,15 @@ impl Transport for Line {
         if wires.up.is_broken() {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
-        let budget = self.seat.budget.get();
+        let budget = self.task.budget.get();
         let mut piece = pieces.iter().map(|piece| &**piece).find(|piece| !piece.is_empty());
         let Some(piece) = &mut piece else { return Poll::Ready(Ok(0)) };
         let before = piece.len();
-        if budget == 0 || !wires.up.write(self.seat.now.get(), piece) {
-            self.seat.writes.set(true);
+        if budget == 0 || !wires.up.write(self.task.now.get(), piece) {
+            self.task.writes.set(true);
             return Poll::Pending;
         }
-        self.seat.budget.set(budget - 1);
+        self.task.budget.set(budget - 1);
         Poll::Ready(Ok(before - piece.len()))
     }
 
@@ -247,7 +247,7 @@ impl Transport for Line {
 /// The layer around TLS: it counts the bytes that go in and come out.
 struct Measured {
     inner: Session<Line>,
-    seat: Rc<Seat>,
+    task: Rc<TaskState>,
 }
 
 impl Measured {
@@ -255,7 +255,7 @@ impl Measured {
     fn judged<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &polled {
             if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
-                self.seat.fail(|| format!("the TLS of a client fails: {error}"));
+                self.task.fail(|| format!("the TLS of a client fails: {error}"));
             }
         }
         polled
@@ -271,8 +271,8 @@ fn count(sum: &Cell<u64>, polled: &Poll<io::Result<usize>>) {
 impl Transport for Measured {
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_read(cx, input);
-        count(&self.seat.handed_over, &polled);
-        self.seat.is_hungry.set(polled.is_pending());
+        count(&self.task.handed_over, &polled);
+        self.task.is_hungry.set(polled.is_pending());
         self.judged(polled)
     }
 
@@ -282,7 +282,7 @@ impl Transport for Measured {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_write(cx, pieces);
-        count(&self.seat.accepted, &polled);
+        count(&self.task.accepted, &polled);
         self.judged(polled)
     }
 
