@@ -101,8 +101,11 @@ impl Context {
         detached.map(|(id, _)| id).collect()
     }
 
-    pub(super) fn has_consumer(&self, id: ChannelId, consumer: ConsumerId) -> bool {
-        self.channels.get(id).is_some_and(|record| record.consumers.contains(consumer))
+    /// Counts a consumer that was started again. Returns whether there is one.
+    pub(super) fn count_consumer(&mut self, id: ChannelId, consumer: ConsumerId) -> bool {
+        let record = self.channels.get_mut(id);
+        let found = record.and_then(|record| record.consumers.get_mut(consumer));
+        found.map(|found| self.topology.consumed(found)).is_some()
     }
 
     pub(super) fn end_consumer(

@@ -63,7 +63,7 @@ pub(super) fn note(
                 qos,
                 qos_now: record.qos_now.clone(),
                 recovers,
-                counts: false,
+                counts: None,
                 pause: Pause::Running,
             });
         }

@@ -20,15 +20,27 @@ pub(super) struct Topology {
     queue_bindings: BTreeMap<ShortStr, BTreeSet<Binding>>,
     /// Former names of queues that were declared again without a name, and their present names.
     aliases: BTreeMap<ShortStr, ShortStr>,
+    /// Queues that this session consumes. A consumer may start before its queue is declared here, or without that.
+    consumed: BTreeMap<ShortStr, Consumed>,
+    /// Number of queues that were consumed so far.
+    incarnations: u64,
 }
 
 #[derive(Debug)]
 struct Queue {
     declare: QueueDeclare,
-    /// Number of its consumers in this session.
-    consumers: usize,
     /// Former names, the oldest first.
     names: Vec<ShortStr>,
+}
+
+/// The consumers of a queue in this session.
+#[derive(Debug)]
+struct Consumed {
+    /// Distinguishes queues that had the same name one after the other. The broker may report the end of a consumer after its queue
+    /// was deleted and declared again.
+    incarnation: u64,
+    /// Number of consumers. At least one.
+    consumers: usize,
 }
 
 /// Earlier names of a queue that still lead to it: the first, which handles have, and the latest. Enough for as many losses as a
@@ -145,9 +157,8 @@ impl Topology {
         if declare.passive {
             return;
         }
-        let consumers = self.queues.get(name).map_or(0, |queue| queue.consumers);
         let names = self.queues.get(name).map_or_else(Vec::new, |queue| queue.names.clone());
-        self.queues.insert(name.detached(), Queue { declare, consumers, names });
+        self.queues.insert(name.detached(), Queue { declare, names });
     }
 
     /// Returns whether the queue was declared as a stream.
@@ -157,10 +168,18 @@ impl Topology {
         kind.is_some_and(|kind| kind.as_str() == Some("stream"))
     }
 
-    /// Counts a consumer of this session that has started.
+    /// Counts a consumer of this session that has started, unless it was counted already.
     pub(super) fn consumed(&mut self, consumer: &mut Consumer) {
-        if let Some(queue) = self.queues.get_mut(&consumer.consume.queue) {
-            consumer.counts = true;
+        // The name of its queue is not known yet.
+        if consumer.declaration.is_some() {
+            return;
+        }
+        let Self { consumed, incarnations, .. } = self;
+        let queue = consumed.entry(consumer.consume.queue.clone()).or_insert_with(|| {
+            *incarnations += 1;
+            Consumed { incarnation: *incarnations, consumers: 0 }
+        });
+        if consumer.counts.replace(queue.incarnation) != Some(queue.incarnation) {
             queue.consumers += 1;
         }
     }
@@ -168,21 +187,29 @@ impl Topology {
     /// Counts one consumer less, if it was counted.
     pub(super) fn unconsumed(&mut self, consumer: &Consumer) {
         let name = &consumer.consume.queue;
-        let Some(queue) = self.queues.get_mut(name).filter(|_| consumer.counts) else { return };
-        queue.consumers = queue.consumers.saturating_sub(1);
-        self.left(name);
+        let queue = self.consumed.get_mut(name);
+        let Some(queue) = queue.filter(|queue| consumer.counts == Some(queue.incarnation)) else {
+            return;
+        };
+        queue.consumers -= 1;
+        if queue.consumers == 0 {
+            self.consumed.remove(name);
+            self.left(name);
+        }
     }
 
     /// A consumer has left the queue. If it was the last, an auto-delete queue was deleted with it.
     pub(super) fn left(&mut self, name: &ShortStr) {
-        let is_last = |queue: &Queue| queue.consumers == 0 && queue.declare.auto_delete;
-        if self.queues.get(name).is_some_and(is_last) {
+        if !self.consumed.contains_key(name) && self.goes_with_consumers(name) {
             self.forget_queue(name);
         }
     }
 
     /// A queue was declared again without a name, and has another one now.
     pub(super) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
+        if let Some(consumed) = self.consumed.remove(old) {
+            self.consumed.insert(new.clone(), consumed);
+        }
         let Some(mut queue) = self.queues.remove(old) else { return };
         queue.names.push(old.clone());
         if queue.names.len() > NAMES_MAX {
@@ -376,6 +403,7 @@ impl Topology {
 
     fn forget_queue(&mut self, name: &ShortStr) {
         self.queues.remove(name);
+        self.consumed.remove(name);
         self.aliases.retain(|_, now| now != name);
         for binding in self.queue_bindings.remove(name).unwrap_or_default() {
             self.forget_unused(&binding.source);

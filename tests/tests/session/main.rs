@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod auto_delete;
 mod closing;
 mod cuts;
 mod embedding;

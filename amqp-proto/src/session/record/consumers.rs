@@ -29,8 +29,8 @@ pub(crate) struct Consumer {
     pub(crate) qos_now: Option<BasicQos>,
     /// Whether the consumer is restored after a loss.
     pub(crate) recovers: bool,
-    /// Whether it has started, and so counts as a consumer of its queue.
-    pub(crate) counts: bool,
+    /// The incarnation of its queue as a consumer of which it counts, if it has started.
+    pub(crate) counts: Option<u64>,
     pub(crate) pause: Pause,
 }
 
@@ -191,7 +191,7 @@ mod tests {
             qos: None,
             qos_now: None,
             recovers: true,
-            counts: false,
+            counts: None,
             pause: Pause::Running,
         }
     }

@@ -201,7 +201,7 @@ impl Repair {
             // A channel is restored when all that belongs to it is.
             Entity::Channel(_) => {}
             Entity::Consumer { consumer, consumer_tag, .. } => {
-                if !cx.has_consumer(id, *consumer) {
+                if !cx.count_consumer(id, *consumer) {
                     cx.orphan_consumer(id, *consumer, consumer_tag);
                 } else if !cx.end_pause(id, *consumer) {
                     self.report_success(cx, &step.entity);

@@ -1,0 +1,112 @@
+//! Queues that the broker deletes with their last consumer: the session restores them as long as it has a consumer.
+
+use amqp_client_core::proto::method::{
+    BasicCancel, BasicConsume, Method, QueueDeclare, QueueDelete,
+};
+use amqp_client_core::proto::session::{OnCancel, Recovery};
+use amqp_client_core::proto::{ChannelId, ConsumerId, ServerConfig};
+
+use crate::harness::Broker;
+use crate::rig::{Script, SessionRig, accept, short};
+
+fn auto_delete(name: &str) -> QueueDeclare {
+    QueueDeclare { queue: short(name), auto_delete: true, ..<_>::default() }
+}
+
+fn consume(tag: &str, no_wait: bool) -> BasicConsume {
+    BasicConsume { queue: short("auto"), consumer_tag: short(tag), no_wait, ..<_>::default() }
+}
+
+/// Starts another consumer of the queue, and ends it.
+fn come_and_go(rig: &mut SessionRig<Broker>, id: ChannelId) {
+    rig.consume(id, &short("auto"), "brief");
+    rig.ask(id, BasicCancel { consumer_tag: short("brief"), no_wait: false }).expect("it ends");
+}
+
+/// Loses the connection, and with it the queue, and expects both back.
+fn expect_restored(rig: &mut SessionRig<Broker>, consumer: ConsumerId, case: &str) {
+    rig.cut();
+    let report = rig.recover();
+    assert_eq!((report.queues, report.consumers), (1, 1), "{case}: {report:?}");
+    let id = rig.open();
+    rig.publish(id, "", "auto", "there");
+    rig.run();
+    assert_eq!(rig.texts(consumer), ["there"], "{case}");
+}
+
+#[test]
+fn a_consumer_that_starts_before_its_queue_is_declared_counts() {
+    for no_wait in [false, true] {
+        for pipelined in [false, true] {
+            let mut rig = SessionRig::new(Recovery::default());
+            let (id, other) = (rig.open(), rig.open());
+            rig.declare_elsewhere(auto_delete("auto"));
+            let consumer: ConsumerId = rig.send(id, consume("runs", no_wait)).into();
+            if !pipelined {
+                rig.run();
+            }
+            rig.send(id, auto_delete("auto"));
+            rig.run();
+            come_and_go(&mut rig, other);
+            expect_restored(&mut rig, consumer, &format!("{no_wait} {pipelined}"));
+        }
+    }
+}
+
+#[test]
+fn a_consumer_that_starts_before_the_reply_to_its_declaration_counts() {
+    for queue in ["auto", ""] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        rig.send(id, auto_delete("auto"));
+        let start = BasicConsume { queue: short(queue), ..consume("runs", true) };
+        let consumer: ConsumerId = rig.send(id, start).into();
+        rig.run();
+        come_and_go(&mut rig, other);
+        expect_restored(&mut rig, consumer, queue);
+    }
+}
+
+#[test]
+fn a_consumer_that_is_started_again_counts() {
+    let mut rig = SessionRig::with(|recovery| recovery.on_cancel(OnCancel::Resubscribe));
+    let (id, other) = (rig.open(), rig.open());
+    let queue = rig.queue(id, auto_delete("auto"));
+    let consumer = rig.consume(id, &queue, "runs");
+    rig.send(other, QueueDelete { queue, ..<_>::default() });
+    rig.send(other, auto_delete("auto"));
+    rig.run();
+    come_and_go(&mut rig, other);
+    expect_restored(&mut rig, consumer, "");
+}
+
+/// The queue of that consumer was deleted, and another one declared with its name.
+#[test]
+fn the_late_end_of_a_consumer_leaves_the_next_queue_of_that_name_alone() {
+    for consumed in [false, true] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let (id, other) = (rig.open(), rig.open());
+        rig.send(id, auto_delete("auto"));
+        rig.send(other, consume("former", false));
+        rig.run();
+        rig.send(id, QueueDelete { queue: short("auto"), ..<_>::default() });
+        rig.send(id, auto_delete("auto"));
+        rig.run();
+        if consumed {
+            rig.send(id, consume("present", false));
+            rig.run();
+        }
+        rig.say(other, BasicCancel { consumer_tag: short("former"), no_wait: true });
+        assert_eq!(declared(&mut rig), 1, "{consumed}");
+    }
+}
+
+/// Loses the connection. Returns how many queues are declared again.
+fn declared(rig: &mut SessionRig<Script>) -> usize {
+    rig.cut();
+    rig.reconnect_to(ServerConfig::default());
+    rig.run_with(accept);
+    assert!(rig.session.is_open());
+    rig.peer.asked.iter().filter(|method| matches!(method, Method::QueueDeclare(_))).count()
+}
