@@ -100,12 +100,12 @@ mod shared_loop;
 
 pub use amqp_client_core::adapter::{Deliveries, NextError, Wait};
 pub use amqp_client_core::{
-    Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId, ClientConfig,
-    Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations, ConnectError,
-    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions, Consumer,
-    ConsumerEnd, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag, Endpoint, Entity,
-    Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable, Gate, Got, Health,
-    Initiator, Leftovers, Limits, Locked, LoginError, Message, MessageProperties, Misuse,
+    After, Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId,
+    ClientConfig, Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations,
+    ConnectError, Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions,
+    Consumer, ConsumerEnd, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag, Endpoint,
+    Entity, Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable, Gate, Got,
+    Health, Initiator, Leftovers, Limits, Locked, LoginError, Message, MessageProperties, Misuse,
     Negotiated, OnCancel, OnLoss, OnPanic, OpenChannel, OpenChannelError, Overflow, Oversized,
     Password, Prepared, PreparedPublisher, Properties, PublishAllError, PublishError, Publisher,
     PublisherOptions, Queue, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport,

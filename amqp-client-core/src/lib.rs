@@ -55,7 +55,7 @@ pub use amqp_proto::{
 pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
-pub use connection::{Connection, ConnectionEvents, Leftovers, OpenChannel};
+pub use connection::{After, Connection, ConnectionEvents, Leftovers, OpenChannel};
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{CallError, ConfirmError, ConsumerEnd, PublishError, SendError, TryPublishError};

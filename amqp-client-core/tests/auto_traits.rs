@@ -1,7 +1,7 @@
 //! Handles can be sent to and used from any thread.
 
 use amqp_client_core::{
-    Channel, ChannelEvents, Confirmation, Connection, ConnectionEvents, Consumer, Delivery,
+    After, Channel, ChannelEvents, Confirmation, Connection, ConnectionEvents, Consumer, Delivery,
     Exchange, Message, OpenChannel, Publisher, Queue, Reply,
 };
 
@@ -13,6 +13,6 @@ fn clone<T: Clone>() {}
 fn handles_are_send_sync_and_cloneable() {
     send_and_sync::<(Connection, Channel, Queue, Exchange, Publisher, Message)>();
     clone::<(Connection, Channel, Queue, Exchange, Publisher, Message)>();
-    send_and_sync::<(Consumer, Delivery, Confirmation, ConnectionEvents, ChannelEvents)>();
+    send_and_sync::<(Consumer, Delivery, Confirmation, ConnectionEvents, ChannelEvents, After)>();
     send::<(Reply<Queue>, OpenChannel)>();
 }

@@ -4,6 +4,7 @@ mod harness;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -467,4 +468,65 @@ fn a_channel_that_is_opened_again_is_waited_for_while_its_messages_are_written()
             assert_eq!(poll(&mut confirmation), Poll::Ready(Err(timed_out)));
         }
     }
+}
+
+#[test]
+fn time_is_measured_from_the_call_and_through_outages() {
+    let (mut rig, _channel) = rig();
+    rig.recover_with(Recovery::default().delay_max(SECOND / 10));
+    let mut never = rig.connection.after(Duration::MAX);
+    let mut after = rig.connection.after(5 * SECOND);
+    let begun = rig.now();
+    rig.turn();
+    rig.advance(2 * SECOND);
+    // One that is polled for the first time only now has waited, too.
+    assert!(poll(&mut after).is_pending() && poll(&mut never).is_pending());
+    while poll(&mut after).is_pending() {
+        rig.lose();
+        rig.advance(SECOND / 100);
+    }
+    let took = rig.now() - begun;
+    assert!((5 * SECOND..6 * SECOND).contains(&took), "{took:?}");
+    rig.advance(Duration::from_secs(1_000_000_000));
+    // Once ready, it stays ready.
+    assert_eq!(poll(&mut after), Poll::Ready(Ok(())));
+    assert!(poll(&mut never).is_pending());
+}
+
+#[test]
+fn without_a_driver_nothing_measures_time() {
+    let (mut rig, channel) = rig();
+    let connection = channel.connection().clone();
+    let (mut passed, mut after) = (connection.after(SECOND), connection.after(2 * SECOND));
+    assert!(poll(&mut passed).is_pending() && poll(&mut after).is_pending());
+    rig.turn();
+    rig.advance(SECOND);
+    drop(rig);
+    assert_eq!(poll(&mut passed), Poll::Ready(Ok(())));
+    let Poll::Ready(Err(error)) = poll(&mut after) else { panic!("it waits for nobody") };
+    assert_eq!(poll(&mut connection.after(Duration::ZERO)), Poll::Ready(Err(error)));
+}
+
+#[test]
+fn waits_that_are_dropped_leave_neither_tasks_nor_timers() {
+    struct Task;
+    impl std::task::Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    let (mut rig, channel) = rig();
+    let task = Arc::new(Task);
+    let waker = Waker::from(task.clone());
+    for _ in 0..10_000 {
+        let mut after = channel.connection().after(SECOND);
+        assert!(Pin::new(&mut after).poll(&mut Context::from_waker(&waker)).is_pending());
+        rig.turn();
+    }
+    drop(waker);
+    assert_eq!(Arc::strong_count(&task), 1);
+    // The only timer that is left is this one, and it is the next.
+    let mut after = channel.connection().after(2 * SECOND);
+    rig.turn();
+    assert_eq!(rig.wake_at(), Some(rig.now() + 2 * SECOND));
+    rig.advance(2 * SECOND);
+    assert_eq!(poll(&mut after), Poll::Ready(Ok(())));
 }

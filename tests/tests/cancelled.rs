@@ -98,6 +98,7 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     close Nothing |s| s.connection.close();
     close_with Nothing |s| s.connection.close_with(ReplyCode::REPLY_SUCCESS, "done");
     closed Everything |s| s.connection.closed();
+    after Everything |s| s.connection.after(Duration::from_millis(250));
     queue_exists Everything |s| s.connection.queue_exists("none");
     exchange_exists Everything |s| s.connection.exchange_exists("exchange");
     update_secret Everything |s| s.connection.update_secret("guest", "renewed");
@@ -275,7 +276,9 @@ fn collect(folder: &Path, found: &mut BTreeSet<String>) {
             let name = rest.split(['(', '<']).next().unwrap_or_default();
             let is_future = kind == "async "
                 || kind.is_empty()
-                    && (head.contains("-> Reply<") || head.contains("-> OpenChannel"));
+                    && ["-> Reply<", "-> OpenChannel", "-> After"]
+                        .iter()
+                        .any(|kind| head.contains(kind));
             if is_future && !name.is_empty() {
                 found.insert(name.to_owned());
             }

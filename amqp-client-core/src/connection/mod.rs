@@ -1,7 +1,9 @@
+mod after;
 mod events;
 mod open_channel;
 mod shutdown;
 
+pub use after::After;
 pub use events::ConnectionEvents;
 pub use open_channel::OpenChannel;
 pub use shutdown::Leftovers;

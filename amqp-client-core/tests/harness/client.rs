@@ -130,6 +130,11 @@ impl<P: Peer> ClientRig<P> {
         self.driver.is_wanted()
     }
 
+    /// When the driver wants its next turn at the latest.
+    pub(crate) fn wake_at(&mut self) -> Option<Instant> {
+        self.driver.turn(self.now, &self.waker).wake_at
+    }
+
     /// Lets that much time pass.
     pub(crate) fn advance(&mut self, time: Duration) {
         self.now += time;

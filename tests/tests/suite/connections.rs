@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
@@ -204,6 +204,34 @@ behaviours! {
         assert!(negotiated.heartbeat.is_zero());
         connection.send_heartbeat();
         connection.open_channel().await?;
+    }
+
+    async fn a_connection_measures_time_until_it_ends(world) {
+        let connection = world.connection().await?;
+        let begun = Instant::now();
+        let (first, second) = (Duration::from_millis(20), Duration::from_millis(40));
+        // Both begin now, in whichever order they are awaited.
+        let (later, sooner) = (connection.after(second), connection.after(first));
+        later.await?;
+        assert!(begun.elapsed() >= second);
+        sooner.await?;
+        connection.after(Duration::ZERO).await?;
+        for _ in 0..100 {
+            drop(connection.after(Duration::from_millis(1)));
+        }
+        let unended = [Duration::from_secs(3600), Duration::MAX].map(|time| connection.after(time));
+        connection.close().await?;
+        for after in unended.into_iter().chain([connection.after(Duration::MAX)]) {
+            let error = after.await.expect_err("the connection has ended");
+            assert!(error.is_local_close(), "{error:?}");
+        }
+    }
+
+    async fn waiting_does_not_keep_a_connection_open(world) {
+        let connection = world.open(world.target()).await?;
+        let after = connection.after(Duration::MAX);
+        drop(connection);
+        assert!(after.await.expect_err("the connection has ended").is_local_close());
     }
 
     async fn a_new_secret_is_taken(world) {

@@ -121,6 +121,22 @@ behaviours! {
         scene.connection.close().await?;
     }
 
+    async fn time_passes_while_a_connection_is_lost(world) {
+        let mut scene = Scene::set(&world).await?;
+        let begun_before = scene.connection.after(Duration::from_millis(50));
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        scene.connection.after(Duration::from_millis(50)).await?;
+        begun_before.await?;
+        assert_eq!(scene.connection.health().status, Status::Recovering);
+        let begun_while_lost = scene.connection.after(Duration::MAX);
+        scene.proxy.refuse(false)?;
+        scene.recovered().await?;
+        scene.connection.close().await?;
+        assert!(begun_while_lost.await.is_err());
+    }
+
     async fn what_was_not_settled_is_delivered_again(world) {
         let mut scene = Scene::set(&world).await?;
         let (channel, queue) = scene.ten_messages().await?;

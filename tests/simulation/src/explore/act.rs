@@ -292,6 +292,7 @@ impl Task {
         let desk = self.desk(0);
         for _ in 0..5 {
             self.dropped("connection.closed", connection.closed()).await;
+            self.dropped("connection.after", connection.after(Duration::from_millis(10))).await;
             if let Some(desk) = &desk {
                 self.dropped("channel.closed", desk.channel.closed()).await;
             }

@@ -39,11 +39,14 @@ impl Task {
             self.is_clean(&connection, link).await;
             self.has_fresh_tokens().await;
         }
+        self.within(connection.after(Duration::from_secs(1)), "connection.after").await;
+        let never = connection.after(Duration::MAX);
         shut.closed.set(true);
         if let Some(Err(error)) = self.within(connection.close(), "connection.close").await {
             self.judge_connection(&error);
         }
         self.within(connection.closed(), "connection.closed").await;
+        self.within(never, "connection.after, without an end").await;
         let (registered, called) = (self.callbacks.get(), self.called.load(Ordering::Relaxed));
         if registered != called {
             self.fail(format!("{called} of {registered} callbacks were called at the end"));
