@@ -1,0 +1,20 @@
+//! What programs build on the AMQP 0-9-1 clients `amqp-client-tokio`, `amqp-client-smol` and `amqp-client-blocking`.
+//!
+//! | Module | What it has |
+//! |---|---|
+//! | [`codec`] | typed messages, in JSON, MessagePack, CBOR or a format of your own |
+//!
+//! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
+//! clock. If you need something slightly different, copy the module and change it.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | Feature | What it adds |
+//! |---|---|
+//! | `json` | [`codec::Json`](codec), with `serde_json` |
+//! | `messagepack` | [`codec::MessagePack`](codec), with `rmp-serde` |
+//! | `cbor` | [`codec::Cbor`](codec), with `ciborium` |
+
+pub mod codec;

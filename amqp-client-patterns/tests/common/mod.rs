@@ -1,0 +1,59 @@
+//! Runs a test on each adapter, against an in-memory broker of its own.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+
+use std::error::Error;
+
+use amqp_client_blocking::Wait as _;
+use amqp_client_core::{Channel, Connection, Message, Queue, QueueOptions};
+use amqp_test_broker::Broker;
+
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// A broker and a connection to it.
+pub struct Rig {
+    pub broker: Broker,
+    pub connection: Connection,
+    pub channel: Channel,
+}
+
+impl Rig {
+    async fn new(broker: Broker, connection: Connection) -> Result<Self, Box<dyn Error>> {
+        let channel = connection.open_channel().await?;
+        Ok(Self { broker, connection, channel })
+    }
+
+    /// Declares a queue.
+    pub async fn queue(&self, name: &str) -> Result<Queue, Box<dyn Error>> {
+        Ok(self.channel.queue_declare(name, QueueOptions::new()).await?)
+    }
+
+    /// Publishes a message to a queue, and waits for its confirm.
+    pub async fn publish(&self, queue: &Queue, body: &str) -> Outcome {
+        Ok(queue.publish_confirmed(&Message::new(body.to_owned())).await?)
+    }
+}
+
+/// Runs a test on tokio with one thread and with several, on smol and on threads.
+pub fn on_each_adapter(test: impl AsyncFn(Rig) -> Outcome) {
+    let start = || Broker::start().expect("a broker");
+    let on_tokio = |mut runtime: tokio::runtime::Builder| {
+        let broker = start();
+        runtime.enable_all().build().expect("a runtime").block_on(async {
+            let connection = amqp_client_tokio::connect(&broker.uri()).await?;
+            test(Rig::new(broker, connection).await?).await
+        })
+    };
+    on_tokio(tokio::runtime::Builder::new_current_thread()).expect("tokio, one thread");
+    on_tokio(tokio::runtime::Builder::new_multi_thread()).expect("tokio, several threads");
+    let on_smol = smol::block_on(async {
+        let broker = start();
+        let connection = amqp_client_smol::connect(&broker.uri()).await?;
+        test(Rig::new(broker, connection).await?).await
+    });
+    on_smol.expect("smol");
+    let broker = start();
+    let connection = amqp_client_blocking::connect(&broker.uri()).expect("a connection");
+    let on_threads = async { test(Rig::new(broker, connection).await?).await };
+    on_threads.wait().expect("threads");
+}
