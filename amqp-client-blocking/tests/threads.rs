@@ -1,4 +1,4 @@
-//! What only a client for threads has: iterating, waiting for a while, many threads on one channel.
+//! Features of the client for threads: iteration, waits with a timeout, many threads on one channel.
 
 use std::thread;
 use std::time::Duration;

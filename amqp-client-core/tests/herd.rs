@@ -27,7 +27,7 @@ type Task = Pin<Box<dyn Future<Output = usize>>>;
 struct Tasks {
     running: FuturesUnordered<Task>,
     polls: Rc<RefCell<usize>>,
-    /// Which are done, in their order.
+    /// The numbers of the finished tasks, in order.
     done: Vec<usize>,
 }
 

@@ -180,7 +180,7 @@ fn a_consumer_that_takes_nothing_is_paused_so_that_others_go_on() {
     assert!(requeued.into_iter().eq((2..=12).rev().chain(13..=15)) && started.is_empty());
     assert_eq!(pauses(&mut rig, &mut events), [(true, tag.clone())]);
 
-    // Whatever comes for others, and however long it takes, that was all.
+    // No further event, whatever arrives for other consumers, and however long it takes.
     for _ in 0..10 {
         rig.peer.deliver(channel.id(), works.tag(), 5, &[0; BUDGET / 10]);
         rig.turn();
@@ -473,7 +473,7 @@ fn reconnecting_does_not_depend_on_untaken_deliveries() {
     rig.lose();
     rig.turn();
     assert!(rig.connection.negotiated().is_some(), "the handshake is read");
-    // What needs no acknowledgement is nobody else's any more.
+    // Deliveries without acknowledgement are not requeued.
     let mut taken = 0;
     while consumer.try_next().is_some() {
         taken += 1;

@@ -93,7 +93,7 @@ fn a_shutdown_requeues_without_blame() {
     assert_eq!(settled, [1, 2, 3].map(|tag| nack(tag, true)));
 }
 
-/// What the broker delivers to it between the last nack and the close would stay unsettled.
+/// Otherwise, messages delivered to that consumer between the last nack and the close would stay unsettled.
 #[test]
 fn a_consumer_that_is_started_during_the_grace_of_a_shutdown_is_stopped_as_well() {
     // While the shutdown waits, and when it has waited for as long as it may.

@@ -207,7 +207,7 @@ fn bodies_that_are_never_sent() {
                 assert!(!closed.is_open());
                 let Bodies { other, made, drops } = bodies;
                 drop((other, publisher, channel, closed));
-                // What the session still had went with the last handle.
+                // The bodies that the session still held were dropped with the last handle.
                 assert!(drops.load(Ordering::SeqCst) <= made);
             }
         }

@@ -215,7 +215,7 @@ pub(crate) struct Whole {
 /// Looks for a message whose header and only body frame follow its method in one run of complete frames: the common case
 /// of small messages, which then become deliveries without any state in between.
 ///
-/// Whatever is unusual is left to [`Incoming`], errors included.
+/// Returns `None` for everything else, errors included: [`Incoming`] handles it.
 pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64) -> Option<Whole> {
     let header = next_frame(chunk, start, channel, FrameKind::Header)?;
     let at = header.payload(start);

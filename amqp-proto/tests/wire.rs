@@ -408,7 +408,7 @@ proptest! {
             let last = entries.iter().rev().find(|(other, _)| other == name);
             prop_assert_eq!(table.get(name), last.map(|(_, value)| value.clone()));
         }
-        // What an array holds comes out again, too.
+        // An array returns its values, too.
         let values: Vec<_> = entries.into_iter().map(|(_, value)| value).collect();
         let array = FieldArray::from_values(values.clone()).expect("fits");
         prop_assert_eq!(array.iter().collect::<Vec<_>>(), values);

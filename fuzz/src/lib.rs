@@ -127,7 +127,7 @@ fn scalars(text: &str) -> Vec<(String, String)> {
             found.push((name.replace(['_', ':'], ""), value.to_owned()));
         }
     }
-    // What means nothing, or nothing to RabbitMQ, is not kept there.
+    // Fields that have no meaning, or none to RabbitMQ, are not decoded there.
     let kept =
         |name: &str| !name.starts_with("reserved") && name != "ticket" && name != "prefetchsize";
     found.retain(|(name, _)| kept(name));

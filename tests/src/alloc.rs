@@ -24,7 +24,7 @@ pub struct Allocations {
 
 /// Runs `code` and counts the allocations this thread makes meanwhile.
 ///
-/// What `code` returns is kept alive, and so counts as kept. Calls can be nested.
+/// The result of `code` is kept alive, and so counts as kept. Calls can be nested.
 pub fn allocations<T>(code: impl FnOnce() -> T) -> (T, Allocations) {
     let mut result = None;
     // A panic must not pass through the counter: it would count into the wrong call from then on.

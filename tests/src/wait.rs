@@ -43,7 +43,7 @@ pub fn wait_for<T>(
             let message = format!("timed out after {limit:?} waiting for {what}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }
-        // What tests ask about (processes, files, ports) sends no events: it is asked again, ever more rarely.
+        // Processes, files and ports send no events, so they are polled, with growing pauses.
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -333,7 +333,7 @@ async fn transactions_that_fail_do_not_wear_messages_out() -> Outcome {
             Err::<(), Box<dyn std::error::Error>>("the work fails".into())
         });
         assert_eq!(failed.await.expect_err("it fails").to_string(), "the work fails");
-        // What is unacknowledged again is requeued before the channel is closed.
+        // The deliveries of the rolled back transaction are requeued before the channel is closed.
         drop((work, channel));
         while queue.get().await?.is_none() {}
     }

@@ -1,7 +1,7 @@
 //! Servers that disconnect, over real sockets: in order or by a reset, at every step. Everything that waits ends, with the
 //! reason.
 //!
-//! What else servers may do wrong is in `amqp-client-core/tests/hostile`, where no socket is needed for it.
+//! Servers that break the protocol are in `amqp-client-core/tests/hostile`, which needs no sockets.
 
 mod once;
 mod script;

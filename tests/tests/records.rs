@@ -101,7 +101,7 @@ async fn work(connection: Connection) -> Outcome {
     Ok(())
 }
 
-/// What came of a run: of the work, why the connection ended, and where records did.
+/// The results of a run: the result of the work, why the connection ended, and where TLS records ended.
 struct Ran {
     worked: Outcome,
     reason: ConnectionError,
@@ -201,7 +201,7 @@ fn a_transport_may_end_at_any_record() -> Outcome {
     Ok(())
 }
 
-/// What a slow link brings in a tenth of a second: it needs eight times the heartbeat's interval for a large record.
+/// Bytes that a slow link carries in a tenth of a second. A large record takes eight heartbeat intervals.
 const SLOW: usize = 200;
 
 /// Records are understood as a whole. While a part of one comes, the peer is not silent.

@@ -127,7 +127,7 @@ fn request<R: Request + Clone>(what: &str, request: &R) {
         let refused = channel.call_no_wait(request.clone());
         assert!(refused.is_err(), "{context}, without waiting");
         rig.settle();
-        // Whatever happened to the channel, the connection is not affected.
+        // The connection is not affected.
         if connection.is_open() && !matches!(state, State::ConnectionClosing) {
             let other = rig.run_by_steps(connection.open_channel());
             assert!(other.is_ok(), "{context}: {other:?}");

@@ -27,7 +27,7 @@ const CALL: Duration = Duration::from_secs(4);
 /// More than the link takes while it is slow.
 const BODY: usize = 8 * 1024 * 1024;
 
-/// What a system would keep for a link of TCP, and how slowly such a link takes it: 400 KiB a second.
+/// A body as large as the send buffer of a TCP socket can be, and the pauses of a link that takes 400 KiB a second.
 const TCP_BODY: usize = 2 * 1024 * 1024 + 512 * 1024;
 const TCP_PAUSE: Duration = Duration::from_millis(80);
 

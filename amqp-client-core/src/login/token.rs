@@ -170,7 +170,7 @@ pub fn keep_fresh<T: Timer>(
     }
 }
 
-/// What the renewal of tokens has to do next.
+/// The next step of the renewal of tokens.
 enum Due {
     /// Request a token.
     Renewal,

@@ -1,7 +1,7 @@
 //! Consumers that take nothing, and how they affect the other consumers of the connection.
 //!
-//! What is delivered and not taken may fill the [delivery budget](crate::Settings::delivery_budget). Reading is suspended then,
-//! so one consumer that takes nothing would stop all of them. It is reported, and if it takes nothing for a while longer, it is
+//! Deliveries that are not taken may fill the [delivery budget](crate::Settings::delivery_budget). Reading is suspended then, so
+//! one consumer that takes nothing would stop all of them. It is reported, and if it takes nothing for a while longer, it is
 //! paused ([`Session::pause_consumer`]): it keeps its share, the rest is requeued, and reading goes on for the others.
 //!
 //! Three consumers, and a budget of 12 MiB: the first takes nothing and holds 12 MiB. A share is 2 MiB, half the budget for all

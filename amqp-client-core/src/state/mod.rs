@@ -83,7 +83,7 @@ pub(crate) struct State {
     pub(crate) on_recover: Vec<Arc<OnRecover>>,
     /// New secrets that were sent and have no reply, the oldest first.
     pub(crate) secrets: VecDeque<SecretUpdate>,
-    /// How long the token is valid with which the client logs in after a loss, until the renewal of tokens has seen it.
+    /// The lifetime of the token with which the client logs in after a loss, until the renewal of tokens takes it.
     pub(crate) new_login: Option<Duration>,
     /// Number of times that the connection was lost.
     pub(crate) losses: u64,

@@ -31,7 +31,7 @@ pub(crate) struct Scene {
     pub(crate) server_reads: bool,
     /// Whether its heartbeats lie in the socket while the client does not read.
     pub(crate) heartbeats: bool,
-    /// What it took and nobody has looked at.
+    /// Bytes that the server has taken and the test has not inspected yet.
     pub(crate) written: BytesMut,
     driver: Driver,
 }

@@ -311,7 +311,7 @@ impl ChannelState {
             Method::BasicPublish(publish) => {
                 self.begin_content(outbound, ContentMethod::Publish(publish));
             }
-            // What the client sent before it received the close is ignored (spec 1.5.2.5).
+            // Ignores methods that the client sent before it received the close (spec 1.5.2.5).
             _ if closing => {}
             Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => {
                 self.answered(outbound, method)?;

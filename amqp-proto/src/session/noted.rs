@@ -103,7 +103,7 @@ impl Noted {
         recovers: bool,
         reply: Option<&Reply>,
     ) {
-        // What has no reply is learned when it is sent.
+        // A request without a reply is recorded when it is sent.
         let last_queue = |record: &ChannelRecord| {
             self.last_queue.clone().unwrap_or_else(|| record.last_queue.clone())
         };

@@ -102,7 +102,7 @@ fn replies_to_internal_requests_count_as_outstanding() {
 fn nothing_is_awaited_from_channels_that_have_ended() {
     let mut pair = Pair::open();
     let id = pair.open_channel();
-    // Whatever was under way on it.
+    // A request without a reply does not count after the close.
     let _declaring = pair.on_client(id).request(declare()).expect("it is sent");
     pair.drive();
     assert!(pair.client.awaits_peer());

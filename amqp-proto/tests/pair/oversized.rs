@@ -122,7 +122,7 @@ fn held_deliveries_are_requeued_when_their_consumer_ends() {
             pair.on_server(id).send(cancel).expect("it is sent");
             pair.drive();
         } else {
-            // Whoever does not wait for the reply has it swallowed.
+            // If the reply was not requested, no event reports it.
             let cancel = BasicCancel { consumer_tag: consumer_tag.clone(), no_wait };
             pair.on_client(id).request(cancel).expect("it is sent");
             pair.drive();

@@ -24,34 +24,34 @@ use crate::results::Results;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// AMQP clients side by side.
+/// Compares AMQP clients: speed, CPU time, memory, instructions, allocations and system calls.
 #[derive(Parser)]
 struct Options {
-    /// A few minutes: the main scenarios, once or twice.
+    /// Run the main scenarios only, once or twice. Takes a few minutes.
     #[arg(long)]
     quick: bool,
-    /// Only these targets: one-core, two-cores, rabbitmq, tls.
+    /// Only these targets, separated by commas.
     #[arg(long, value_delimiter = ',')]
     targets: Vec<Target>,
-    /// Only these clients.
+    /// Only these clients, separated by commas.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
-    /// Only scenarios that begin so.
+    /// Only scenarios whose names begin with one of these words, separated by commas.
     #[arg(long, value_delimiter = ',')]
     scenarios: Vec<String>,
-    /// How often each is measured.
+    /// Number of runs of each client in each scenario.
     #[arg(long)]
     runs: Option<usize>,
-    /// How long each is to take, in seconds.
+    /// Target time of each run, in seconds.
     #[arg(long)]
     seconds: Option<f64>,
     /// Leave out instructions, allocations and system calls.
     #[arg(long)]
     no_profile: bool,
-    /// Where results go, and come from.
+    /// Folder to write results to, and to read them from with `--render`.
     #[arg(long, default_value = "target/results")]
     out: PathBuf,
-    /// Make tables and plots of results that are there already.
+    /// Measure nothing; make tables and plots of existing results.
     #[arg(long)]
     render: bool,
 }

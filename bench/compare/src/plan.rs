@@ -1,4 +1,4 @@
-//! What is measured.
+//! The plan of measurements.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How much is done.
+/// The effort to spend on measuring.
 pub(crate) struct Effort {
     pub(crate) quick: bool,
-    /// How often each is measured.
+    /// Number of runs of each client in each scenario.
     pub(crate) runs: usize,
-    /// How long each is to take.
+    /// Target time of each run, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// Where clients run, and the broker.
+/// The cores and the broker of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Target {
-    /// Client and null broker on the same core, where nothing is lost by waking another: the steadiest.
+    /// Client and null broker on the same core. Figures vary least, because no other core has to be woken.
     OneCore,
     /// The null broker, with all cores.
     TwoCores,

@@ -1,4 +1,4 @@
-//! Instructions, allocations and system calls of a message: of many, less those of few.
+//! Instructions, allocations and system calls per message: the difference between a long run and a short one.
 
 use std::process::{Command, Stdio};
 
@@ -7,11 +7,11 @@ use crate::peers::Peer;
 use crate::plan::{Kind, Scenario, Target};
 use crate::results::{Profile, Results};
 
-/// How many messages are few, and many.
+/// The number of messages of the short run and of the long one.
 const FEW: u64 = 1000;
 const MANY: u64 = 5000;
 
-/// What is looked at.
+/// The profiled scenarios, with the body size.
 const SCENARIOS: [(&str, usize); 9] = [
     ("publish", 256),
     ("publish-prepared", 256),

@@ -1,4 +1,4 @@
-//! What was measured.
+//! The results of measurements.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub(crate) struct Results {
     pub(crate) profiles: Vec<Profile>,
 }
 
-/// What it was measured on.
+/// The machine of the measurements.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) processor: String,
@@ -78,7 +78,7 @@ impl Row {
     }
 }
 
-/// What a message takes that does not depend on the machine's mood.
+/// The costs of a message that hardly vary from run to run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) scenario: String,

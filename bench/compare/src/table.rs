@@ -77,7 +77,7 @@ pub(crate) fn markdown(results: &Results) -> String {
     out
 }
 
-/// What there is one of for each scenario and client.
+/// The figures of one client in one scenario.
 trait Cell {
     fn line(&self) -> String;
     fn peer(&self) -> &str;

@@ -11,7 +11,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 /// The status of a driver that does not offer a scenario.
 pub const NOT_OFFERED: i32 = 3;
 
-/// What to do.
+/// A measurement to make.
 pub struct Job {
     pub scenario: String,
     pub count: u64,
@@ -54,7 +54,7 @@ impl Job {
         given.map_or(default, |(_, value)| *value)
     }
 
-    /// Which of `count` things worker `number` of `workers` does.
+    /// Returns the part of `count` that worker `number` of `workers` does.
     #[must_use]
     pub fn share(&self, number: u64, workers: u64) -> u64 {
         self.count / workers + u64::from(number < self.count % workers)

@@ -2,9 +2,9 @@
 
 /// The last byte of each frame.
 pub const FRAME_END: u8 = 0xCE;
-/// What both sides agree on.
+/// The negotiated maximum size of a frame.
 pub const FRAME_MAX: u32 = 131_072;
-/// What both sides agree on.
+/// The negotiated highest channel number.
 pub const CHANNEL_MAX: u16 = 2047;
 
 /// Kinds of frames.

@@ -12,10 +12,10 @@ use crate::octets::{
     BODY, CHANNEL_MAX, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
 };
 
-/// What is written at once.
+/// The number of bytes in one write.
 const WRITE: usize = 256 * 1024;
 
-/// What `publish-encoding` writes at once: as much as keeps in the nearest cache.
+/// The number of bytes in one write of `publish-encoding`: they fit into the L1 cache.
 const ENCODED: usize = 32 * 1024;
 
 const WINDOW: u64 = 1000;
@@ -228,7 +228,7 @@ impl Peer {
         self.barrier()
     }
 
-    /// What a client without bookkeeping would do: each message is encoded, its body copied.
+    /// Publishes like a client without bookkeeping: encodes each message and copies its body.
     fn publish_encoding(&mut self, job: &Job) -> io::Result<()> {
         let body = vec![b'y'; job.size];
         let mut out = Vec::with_capacity(2 * WRITE);

@@ -12,8 +12,8 @@ use crate::requests::Done;
 /// The name that clients use for the pseudo-queue.
 const NAME: &str = "amq.rabbitmq.reply-to";
 
-/// How many bytes may wait for a client that others send replies to. It reads none of them, so more are dropped: nobody but
-/// the broker could hold them up.
+/// The maximum number of queued bytes for a client that does not read its replies. Further replies are dropped, because the
+/// clients that send them cannot be slowed down.
 const REPLIES_MAX: usize = 64 * 1024 * 1024;
 
 /// The consumer of a channel for the replies to its requests.

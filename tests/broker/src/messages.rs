@@ -217,7 +217,7 @@ impl Engine {
         message.expires_at = ttl.and_then(|ttl| now.checked_add(ttl));
         message.priority = message.priority.min(queue.limits.max_priority.unwrap_or(0));
         queue.put(message);
-        // What a consumer takes at once is not too many.
+        // Messages that a consumer takes at once do not count against the limit.
         self.deliver(name);
         self.drop_head(name);
         true

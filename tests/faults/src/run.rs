@@ -36,7 +36,7 @@ const RECOVERY: Duration = Duration::from_secs(120);
 /// Runs clients while faults are injected. Passes a line for each fault to `log`.
 ///
 /// # Errors
-/// What hung, or could not be set up. What was lost is in the table.
+/// If something hangs or cannot be set up. Lost messages are counted in the table.
 ///
 /// # Panics
 /// If a task that makes faults does.

@@ -15,7 +15,7 @@ pub(crate) struct Site {
 /// The time that a node may take to start on a machine that is busy with all of this.
 const START: Duration = Duration::from_secs(300);
 
-/// How soon silence is noticed: twice this.
+/// The heartbeat interval. Silence is noticed after two intervals.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl Site {

@@ -98,7 +98,7 @@ async fn work(target: &Target, name: &str) -> Result<(), Error> {
     for confirmation in confirmations {
         confirmation.await?;
     }
-    // What goes to the queue that has no name of its own may be lost with it, and is sent again.
+    // Messages to the server-named queue may be lost with the queue. Publish until one arrives.
     let publisher = channel.exchange("amq.topic")?.publisher(PublisherOptions::new())?;
     while tokio::time::timeout(Duration::from_millis(200), from_own.next()).await.is_err() {
         let _unknown = publisher.send(name, "to my own").await;

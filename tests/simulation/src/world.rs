@@ -56,7 +56,7 @@ impl Deref for World {
 /// Runs a script.
 ///
 /// # Errors
-/// What went wrong that must not.
+/// The first violated invariant.
 pub fn run(script: &Script) -> Result<Report, String> {
     let clock = Clock::new();
     let mut network = Network::new(

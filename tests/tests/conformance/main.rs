@@ -339,10 +339,10 @@ impl Run {
                     (2, _) => delivery.reject(true),
                     _ => delivery.reject(false),
                 };
-                // What was settled by an earlier `multiple` is the client's own error.
-                let told = settled.is_ok();
+                // Settling a delivery that an earlier `multiple` has settled is an error of the client.
+                let accepted = settled.is_ok();
                 channel.basic_qos(0).await?;
-                format!("settled {told}")
+                format!("settled {accepted}")
             }
             Operation::Recover => {
                 channel.basic_recover().await?;
@@ -376,7 +376,7 @@ impl Run {
                         other => return Ok(format!("{text}{other:?}")),
                     }
                 }
-                // What came beyond that stays with the channel, until it is settled or over.
+                // Further deliveries stay unsettled until they are settled or the channel is closed.
                 consumer.cancel().await?;
                 while let Some(Ok(delivery)) = consumer.next().await {
                     self.deliveries.push(delivery);

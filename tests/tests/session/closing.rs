@@ -69,7 +69,7 @@ fn channels_can_be_closed_at_any_round_of_a_recovery() {
             assert!(rig.report().failed.is_empty(), "{rounds} {which}");
             let ends = rig.channel_events().filter(|e| matches!(e, ChannelEvent::Closed(_)));
             assert_eq!(ends.count(), closed.len(), "{rounds} {which}");
-            // What is left of them still works, and is restored once more.
+            // Channels that are still open work, and are restored once more.
             let probe = rig.open();
             for (id, name) in ids.into_iter().zip(["a", "b"]) {
                 let expected = u32::from(!closed.contains(&id));

@@ -48,7 +48,7 @@ fn the_number_of_a_channel_closed_during_an_outage_is_free_after_its_event() {
         }
         let channel = &mut rig.channel(first);
         channel.close(ReplyCode::REPLY_SUCCESS, "done");
-        // What it is asked for now waits for nothing.
+        // Requests fail from now on.
         let refused = channel.request(BasicGet::default()).expect_err("it is closed");
         assert!(matches!(refused, CommandError::Ended(ChannelError::Closed(_))), "{refused:?}");
         let second = rig.session.open_channel().expect("there is room");

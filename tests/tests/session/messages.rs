@@ -237,7 +237,7 @@ fn a_partly_lost_transaction_is_never_committed() {
     let deleted = rig.ask(id, QueueDelete { queue: queue.clone(), ..<_>::default() });
     assert_eq!(deleted.expect("it is deleted").message_count, 1);
 
-    // What has no work in it has nothing to lose, and a rollback loses it anyway.
+    // Neither an empty transaction nor one that is rolled back is lost with the connection.
     rig.cut();
     rig.recover();
     commit(&mut rig).expect("nothing is lost");

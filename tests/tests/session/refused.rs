@@ -346,7 +346,7 @@ fn a_channel_that_is_closed_again_and_again_is_opened_less_and_less_often() {
     assert!(rig.peer.server.channel(id).is_ok());
 }
 
-/// Whatever closes the channel can only do so a round trip after it is open, and that may be longer than the first pauses.
+/// The broker closes the channel a round trip after it was opened, which may take longer than the first pauses.
 #[test]
 fn reopening_a_channel_backs_off_however_distant_the_broker_is() {
     const ROUND_TRIP: Duration = Duration::from_millis(250);
@@ -376,7 +376,7 @@ fn reopening_a_channel_backs_off_however_distant_the_broker_is() {
     assert!((10..=30).contains(&asked), "{asked}");
 }
 
-/// What it has was never all back, so it has not been open in between.
+/// The state of the channel was never restored completely, so the channel does not count as open in between.
 #[test]
 fn a_channel_that_cannot_be_restored_is_reopened_with_backoff() {
     let mut rig = SessionRig::scripted(reopening());

@@ -246,7 +246,7 @@ fn a_declaration_without_reply_that_costs_the_connection_is_declared_once_more_a
     }
 }
 
-/// What was acknowledged in a transaction must not be acknowledged without one: the channel ends.
+/// Deliveries acknowledged in a transaction must not be acknowledged outside of one: the channel ends.
 #[test]
 fn channels_whose_mode_is_refused_end_and_the_others_go_on() {
     let refusals = [(false, false), (false, true), (true, false), (true, true)];

@@ -52,7 +52,7 @@ fn read_as(
     request.into()
 }
 
-/// What the broker would close the channel or the connection for is refused at the call, with the reason.
+/// Operations for which the broker would close the channel or the connection are refused at the call, with the reason.
 #[test]
 fn unsupported_operations_on_streams_have_no_effect() {
     let mut rig = SessionRig::new(Recovery::default());
@@ -143,7 +143,7 @@ fn reading(prefetch: u16, recovery: Recovery) -> (SessionRig<Broker>, ChannelId,
 
 #[test]
 fn a_reader_resumes_at_the_first_unsettled_message() {
-    // What is settled of 0 to 4, and where it goes on.
+    // The settled messages of 0 to 4, and the message at which the reader resumes.
     let cases: &[(&[usize], u32)] = &[
         (&[], 0),
         (&[0], 1),
@@ -544,7 +544,7 @@ fn deliveries_from_before_a_cancel_by_the_broker_are_not_rejected() {
         }
         rig.run();
         assert!(rig.session.is_open(), "{way}: {:?}", rig.events);
-        // That is the position of the earlier reader.
+        // These deliveries belong to the reader that was cancelled: they do not move the position of the next one.
         rig.deliveries();
         rig.cut();
         rig.recover();

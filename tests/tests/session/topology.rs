@@ -94,7 +94,7 @@ fn a_queue_named_by_the_broker_is_renamed_with_its_bindings_and_consumers() {
     rig.run();
     assert_eq!(rig.texts(consumer), ["follows"]);
 
-    // Who has the old name can go on with it, over another loss as well.
+    // The old name can still be used, after another loss as well.
     rig.cut();
     rig.recover();
     rig.bind(id, &old, "amq.direct", "more");
@@ -368,7 +368,7 @@ fn an_unnamed_queue_declared_without_a_reply_does_not_take_the_empty_name() {
     assert_ne!(declared[0], declared[1]);
 }
 
-/// How many messages with that key arrive in these queues, after a loss.
+/// Loses the connection, recovers, and returns the number of messages that reach each of these queues.
 fn restored_routes(rig: &mut SessionRig<Broker>, queues: &[&ShortStr]) -> Vec<u32> {
     rig.run();
     rig.cut();

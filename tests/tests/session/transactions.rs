@@ -92,7 +92,7 @@ fn selecting_again_does_not_forget_what_is_lost() {
     assert_eq!(rig.queue_count(id, "queue").0, 0);
 }
 
-/// What is acknowledged on a channel that is being restored is sent at once: a commit from before must not come behind it.
+/// Acknowledgements on a channel that is being restored are sent at once: a commit from before must not follow them.
 #[test]
 fn a_commit_that_waited_does_not_commit_later_acknowledgements() {
     let (mut rig, id) = consumer_without_connection(20);
@@ -118,7 +118,7 @@ fn a_rollback_during_a_recovery_undoes_no_later_acknowledgements() {
     assert_eq!(left_behind(&mut rig, id), 0, "they were acknowledged behind the rollback");
 }
 
-/// What is acknowledged behind a selection belongs to its transaction, also while there is no connection.
+/// Acknowledgements after `tx.select` belong to its transaction, also while there is no connection.
 #[test]
 fn acknowledgements_behind_a_selection_that_waits_are_part_of_the_transaction() {
     let mut rig = SessionRig::new(Recovery::default());

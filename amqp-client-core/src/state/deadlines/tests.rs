@@ -97,7 +97,7 @@ fn a_deadline_counts_from_when_nothing_is_ahead_of_it() {
         assert!(!expired(&mut deadlines, behind, Waker::noop()), "{left}");
     }
     assert!(expired(&mut deadlines, always, Waker::noop()));
-    // What follows is behind it, and makes no difference.
+    // Bytes behind the request make no difference.
     deadlines.count_taken(1000);
     deadlines.report_written(now, 100);
     assert!(deadlines.next().is_some_and(|at| at <= last + 10 * SECOND));
@@ -136,7 +136,7 @@ fn after_a_loss_nothing_is_ahead_until_the_recovery() {
     deadlines.recover(1000);
     deadlines.turn(now + 8 * SECOND, Waker::wake);
     deadlines.count_taken(1000);
-    // What is sent again is ahead; 5 s of 10 s are over.
+    // Bytes that are sent again are ahead of the request. 5 s of 10 s have passed.
     deadlines.report_written(now + 10 * SECOND, 10);
     deadlines.turn(now + 15 * SECOND - Duration::from_nanos(1), Waker::wake);
     assert!(!expired(&mut deadlines, behind, Waker::noop()));

@@ -169,7 +169,7 @@ impl Repair {
                 cx.rename(old, &new);
             }
         }
-        // What the broker deleted with a channel was counted when it was restored for the first time.
+        // Entities that the broker deleted with a channel were counted when they were restored for the first time.
         if step.purpose == Purpose::Restore || !self.is_full() {
             self.report_success(cx, &step.entity);
         }

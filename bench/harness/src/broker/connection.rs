@@ -7,10 +7,10 @@ use crate::octets::{
     BODY, CHANNEL_MAX, FRAME_MAX, HEADER, METHOD, Put as _, Take, content, method, split,
 };
 
-/// What is read at once on a connection with traffic.
+/// The size of the read buffer of a connection with traffic.
 const READ: usize = 512 * 1024;
 
-/// Enough for those that have none.
+/// The size of the read buffer of an idle connection.
 const READ_IDLE: usize = 4096;
 
 #[derive(Default)]

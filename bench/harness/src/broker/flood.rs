@@ -13,15 +13,15 @@ pub(super) struct Flood {
     settled: u64,
     no_ack: bool,
     block: Vec<u8>,
-    /// Octets of one delivery, and where its tag is.
+    /// The size of one delivery in bytes, and the offset of its tag.
     unit: usize,
     tag_at: usize,
-    /// What of the block is to be written.
+    /// The range of the block that is not written yet.
     from: usize,
     to: usize,
 }
 
-/// What a queue called `flood.COUNT.SIZE` holds.
+/// Returns the number and the size of the messages in a queue called `flood.COUNT.SIZE`.
 pub(super) fn flood_of(queue: &[u8]) -> Option<(u64, usize)> {
     let text = std::str::from_utf8(queue).ok()?.strip_prefix("flood.")?;
     let (count, size) = text.split_once('.')?;

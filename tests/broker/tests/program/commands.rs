@@ -1,4 +1,4 @@
-//! What tests ask of the program on its standard input.
+//! Commands of tests to the program, on its standard input.
 
 use std::io;
 use std::net::TcpListener;

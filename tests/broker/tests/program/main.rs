@@ -335,7 +335,7 @@ fn clients_hang_up_at_any_step_in_order_or_not() -> Outcome {
                 drop(peer)
             }
             program.assert_serves(name);
-            // What was its own is gone.
+            // The entities of the closed connection were deleted.
             let mut peer = opened(program.addr(), 2047);
             script::client::open_channel(&mut peer, 1);
             let declare = QueueDeclare { queue: short("q"), ..<_>::default() };
@@ -475,7 +475,7 @@ fn bodies_that_are_only_announced_take_no_memory() -> Outcome {
     program.finish()
 }
 
-/// What costs a channel, and nothing else.
+/// Mistakes that close a channel, and nothing else.
 #[test]
 fn mistakes_close_the_channel_and_the_connection_goes_on() -> Outcome {
     let program = Program::start()?;
@@ -500,7 +500,7 @@ fn mistakes_close_the_channel_and_the_connection_goes_on() -> Outcome {
             Method::ChannelClose(close) => assert_eq!(close.reply_code, code, "{name}"),
             other => panic!("{name}: {other:?}"),
         }
-        // What was sent before the close was read is ignored.
+        // Methods sent before the close was read are ignored.
         peer.write(&[ack(1, false), method(1, ChannelCloseOk {})].concat())?;
         script::client::open_channel(&mut peer, 1);
     }

@@ -21,7 +21,7 @@ pub(crate) struct Books {
     /// Whether the channel is transactional, for certain.
     selected: Cell<bool>,
     work: RefCell<Work>,
-    /// Which deliveries are settled is not known any more: some were asked for again, or several settled at once.
+    /// Whether it is unknown which deliveries are settled: some were redelivered on request, or several were settled at once.
     lost_track: Cell<bool>,
     /// Number of times that redelivery of everything unsettled was requested at the end.
     asked_again: Cell<u32>,

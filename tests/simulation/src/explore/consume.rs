@@ -275,7 +275,7 @@ impl Task {
             Settling::Drop | Settling::IntoMessage | Settling::Tag { .. } => None,
         };
         match verdict {
-            // What is stale comes again, and must not be settled by this: nor may a transaction be committed that meant to.
+            // A stale delivery is redelivered: this settlement, or a transaction that contains it, must not settle it.
             Some(verdict) if delivery.is_stale() => books.stale(&delivery, verdict),
             Some(_) if how == Settling::AckUpTo => self.grant_up_to(books, id),
             Some(_) if how == Settling::NackUpTo => books.lose_track(),

@@ -115,7 +115,7 @@ impl Exploration {
                     Command::DeleteQueue { queue, .. } if is_streamed(*queue) => {
                         *queue = Name::Stream;
                     }
-                    // That might be the stream.
+                    // These names may stand for the stream.
                     Command::Get { queue, .. } | Command::Bind { queue, .. }
                         if matches!(queue, Name::Last | Name::ServerNamed) =>
                     {
@@ -244,7 +244,7 @@ fn fault(rng: &mut Rng, clients: usize) -> Fault {
     Fault { at: millis(rng, span), what }
 }
 
-/// What tasks begin with.
+/// The queues that tasks begin with.
 const QUEUES: [Name; 6] = [
     Name::Shared(0),
     Name::Shared(1),

@@ -49,7 +49,7 @@ impl Task {
     ) {
         let Some(taker) = self.borrow_consumer(number) else { return };
         if taker.name == Name::Stream || taker.desk.books.may_be_kept() {
-            // What was taken has to be committed, and a stream takes nothing back: neither is for handlers.
+            // Handlers do not commit transactions, and a stream does not requeue.
             return self.consumers.borrow_mut().push(taker);
         }
         let Taker { consumer, start } = taker;
@@ -121,7 +121,7 @@ impl Task {
         self.settle_newest();
     }
 
-    /// What handlers had that panicked is rejected at the broker, if nothing else can have settled it.
+    /// Deliveries whose handlers panicked are rejected at the broker, unless something else may have settled them.
     async fn judge_rejected(
         &self,
         start: &Start,

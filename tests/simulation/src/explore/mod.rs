@@ -142,7 +142,7 @@ pub struct Explored {
 /// Runs an exploration.
 ///
 /// # Errors
-/// What went wrong that must not.
+/// The first violated invariant.
 pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let clock = Clock::new();
     let (now, nodes) = (clock.now(), script.nodes.len());

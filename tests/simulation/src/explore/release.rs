@@ -7,7 +7,7 @@ use super::commands::{Ending, Step};
 use super::finish::QUIET;
 use super::ledger::Id;
 
-/// How often it is looked at whether dropped deliveries have been requeued. A connection may turn out to be lost meanwhile.
+/// The number of checks whether dropped deliveries were requeued. The connection may be found lost between two checks.
 pub(crate) const LOOKS: u32 = 30;
 
 impl Task {

@@ -58,7 +58,7 @@ pub(super) struct Theme {
     queue: Option<Name>,
     /// The settlement that it mostly uses, if there is one.
     settling: Option<Settling>,
-    /// What it mostly wants to become of its messages at a loss.
+    /// The policy for unconfirmed messages at a loss that it mostly uses, if there is one.
     loss: Option<Loss>,
     /// It makes hardly any mistakes: each of them costs a channel, with all that is under way there.
     pub(super) sober: bool,

@@ -110,7 +110,7 @@ impl Client {
 }
 
 impl Task {
-    /// Whatever the token source does, the client requests another token while the connection is open.
+    /// The client requests another token while the connection is open, whatever the token source does.
     pub(crate) async fn has_fresh_tokens(&self) {
         let Some(tokens) = &self.policy().tokens else { return };
         let (asked, losses) = (self.tokens.get(), self.losses());

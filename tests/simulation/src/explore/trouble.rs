@@ -35,7 +35,7 @@ impl Exploration {
         let focus = rng.u8(..12);
         let mut commands = self.tasks.iter().flat_map(|task| &task.commands);
         if commands.any(|command| matches!(command, Command::Tx { .. })) {
-            // What is taken and published on a transactional channel has to be committed, which these commands do not see to.
+            // These commands do not commit, which transactional channels need.
             return;
         }
         for task in &mut self.tasks {
@@ -225,7 +225,7 @@ impl Command {
         }
     }
 
-    /// What is worst while channels are restored.
+    /// A fault that is most harmful while channels are restored.
     fn at_recovery(rng: &mut Rng, slot: usize, consumer: usize) -> Self {
         match rng.u8(..8) {
             0..=3 => Self::Close {

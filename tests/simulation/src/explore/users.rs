@@ -223,7 +223,7 @@ impl Task {
     /// Takes many messages without ever waiting: the driver still has its turns.
     pub(crate) async fn feast(&self, desk: &Rc<Desk>) {
         if desk.books.may_be_kept() || self.world.script.conditions.piece < 100 {
-            // What is taken and published there has to be committed.
+            // Work on a transactional channel has to be committed.
             return;
         }
         let Some(mut taker) = self.starving(desk, 0).await else { return };

@@ -44,7 +44,7 @@ pub(super) async fn run(env: &Env, job: &Job, queue: usize, prefetch: u16) -> Tr
             match env.within(IDLE, next).await {
                 Some(Some(delivery)) => desk.take(env.consumed(delivery)?)?,
                 Some(None) => {}
-                // What is held stands in the way of more.
+                // Unsettled deliveries may use up the prefetch limit.
                 None if !desk.held.is_empty() => desk.settle_all()?,
                 None if env.world.working.get() == 0 => {
                     idle = true;

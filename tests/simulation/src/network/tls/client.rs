@@ -49,7 +49,7 @@ struct TaskState {
     /// How often the transport takes something in this poll.
     budget: Cell<u8>,
     has_read: Cell<bool>,
-    /// What the session has accepted from the driver, and handed over to it, in bytes.
+    /// Bytes that the TLS session has accepted from the driver, and bytes that it has handed over.
     accepted: Cell<u64>,
     handed_over: Cell<u64>,
     /// Whether the driver's last read found nothing.
@@ -77,7 +77,7 @@ impl Secured {
     ) -> Result<Polled, String> {
         let task = &self.task;
         task.now.set(now);
-        // What has come to pass has woken the task, and does so once.
+        // Readiness and timers that have come wake the task once.
         task.wake_at.set(task.wake_at.get().filter(|at| *at > now));
         let (reads, writes) = self.can();
         task.reads.set(task.reads.get() && !reads);
