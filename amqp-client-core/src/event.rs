@@ -1,15 +1,18 @@
 //! Events of connections and channels.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amqp_proto::error::chain;
 use amqp_proto::session::{Entity, RecoveryReport};
+use amqp_proto::uri::Endpoint;
 use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr,
     Unusable,
 };
 
-/// An event of a connection.
+/// An event of a connection. Displayed as one line, for logs.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -17,10 +20,10 @@ use amqp_proto::{
 ///
 /// # fn example(event: ConnectionEvent) -> Result<(), Box<dyn std::error::Error>> {
 /// match event {
-///     ConnectionEvent::Lost { reason } => println!("lost: {reason}"),
 ///     ConnectionEvent::Waiting { time, .. } => println!("the next attempt is in {time:?}"),
 ///     ConnectionEvent::Recovered(report) => println!("recovered after {} attempts", report.attempts),
-///     _ => {}
+///     // For example `connecting to rabbit-2:5672, attempt 3`.
+///     event => println!("{event}"),
 /// }
 /// # Ok(())
 /// # }
@@ -64,6 +67,8 @@ pub enum ConnectionEvent {
     Waiting {
         /// The node of the next attempt, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
+        /// The node's endpoint; `None` if the connection was not opened with a [`Target`](crate::Target).
+        endpoint: Option<Endpoint>,
         /// The delay.
         time: Duration,
     },
@@ -71,6 +76,8 @@ pub enum ConnectionEvent {
     Connecting {
         /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
+        /// The node's endpoint; `None` if the connection was not opened with a [`Target`](crate::Target).
+        endpoint: Option<Endpoint>,
         /// The number of attempts since the loss, including this one.
         attempt: u32,
     },
@@ -78,6 +85,8 @@ pub enum ConnectionEvent {
     AttemptFailed {
         /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
+        /// The node's endpoint; `None` if the connection was not opened with a [`Target`](crate::Target).
+        endpoint: Option<Endpoint>,
         /// The reason.
         reason: String,
     },
@@ -101,7 +110,7 @@ pub enum ConnectionEvent {
     Missed(u64),
 }
 
-/// An event of a channel.
+/// An event of a channel. Displayed as one line, for logs.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -187,17 +196,110 @@ pub enum ChannelEvent {
 }
 
 impl ConnectionEvent {
-    pub(crate) fn of_session(event: SessionEvent) -> Option<Self> {
+    /// Returns the event that reports a session's event. `endpoints` are those of the session's nodes, if they are known.
+    pub(crate) fn of_session(event: SessionEvent, endpoints: &[Endpoint]) -> Option<Self> {
+        let endpoint = |node: usize| endpoints.get(node).cloned();
         Some(match event {
             SessionEvent::Lost { reason } => Self::Lost { reason },
-            SessionEvent::Waiting { node, time } => Self::Waiting { node, time },
-            SessionEvent::Connecting { node, attempt } => Self::Connecting { node, attempt },
-            SessionEvent::AttemptFailed { node, reason } => Self::AttemptFailed { node, reason },
+            SessionEvent::Waiting { node, time } => {
+                Self::Waiting { node, endpoint: endpoint(node), time }
+            }
+            SessionEvent::Connecting { node, attempt } => {
+                Self::Connecting { node, endpoint: endpoint(node), attempt }
+            }
+            SessionEvent::AttemptFailed { node, reason } => {
+                Self::AttemptFailed { node, endpoint: endpoint(node), reason }
+            }
             SessionEvent::Recovered(report) => Self::Recovered(Arc::new(*report)),
             SessionEvent::Restored { entity } => Self::Restored { entity },
             SessionEvent::NotRestored { entity, error } => Self::NotRestored { entity, error },
             _ => return None,
         })
+    }
+}
+
+impl fmt::Display for ConnectionEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blocked { reason } => {
+                write!(f, "the broker accepts no messages: {}", reason.escaped())
+            }
+            Self::Unblocked => f.write_str("the broker accepts messages again"),
+            Self::ConsumerLags { channel, consumer_tag, bytes } => {
+                let tag = consumer_tag.escaped();
+                write!(f, "consumer '{tag}' of channel {channel} lags: {bytes} bytes not taken")
+            }
+            Self::TokenNotRenewed { why } => write!(f, "no new token: {why}"),
+            Self::Lost { reason } => write!(f, "connection lost: {}", chain(reason)),
+            Self::Waiting { node, endpoint, time } => {
+                write!(f, "connecting to {} in {time:?}", Node(*node, endpoint))
+            }
+            Self::Connecting { node, endpoint, attempt } => {
+                write!(f, "connecting to {}, attempt {attempt}", Node(*node, endpoint))
+            }
+            Self::AttemptFailed { node, endpoint, reason } => {
+                write!(f, "attempt to connect to {} failed: {reason}", Node(*node, endpoint))
+            }
+            Self::Recovered(report) => {
+                let (time, missing) = (report.connecting + report.restoring, report.failed.len());
+                write!(f, "recovered after {time:?} and {} attempts", report.attempts)?;
+                if missing > 0 { write!(f, ", without {missing} entities") } else { Ok(()) }
+            }
+            Self::Restored { entity } => write!(f, "restored {entity}"),
+            Self::NotRestored { entity, error } => {
+                write!(f, "cannot restore {entity}: {}", chain(error))
+            }
+            Self::Closed(reason) => write!(f, "connection closed: {}", chain(reason)),
+            Self::Missed(count) => write!(f, "{count} events missed"),
+        }
+    }
+}
+
+/// A node as events display it: by its endpoint, or else by its index.
+struct Node<'a>(usize, &'a Option<Endpoint>);
+
+impl fmt::Display for Node<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Some(endpoint) => write!(f, "{endpoint}"),
+            None => write!(f, "node {}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for ChannelEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Returned(returned) => {
+                let (exchange, key) = (returned.exchange.escaped(), returned.routing_key.escaped());
+                let (code, text) = (returned.reply_code, returned.reply_text.escaped());
+                write!(f, "message to exchange '{exchange}' by '{key}' returned: {code} {text}")
+            }
+            Self::ConsumerLags { consumer_tag, bytes } => {
+                write!(f, "consumer '{}' lags: {bytes} bytes not taken", consumer_tag.escaped())
+            }
+            Self::ConsumerPaused { consumer_tag } => {
+                write!(f, "consumer '{}' paused", consumer_tag.escaped())
+            }
+            Self::ConsumerResumed { consumer_tag } => {
+                write!(f, "consumer '{}' resumed", consumer_tag.escaped())
+            }
+            Self::ConsumerCancelled { consumer_tag } => {
+                write!(f, "consumer '{}' cancelled by the broker", consumer_tag.escaped())
+            }
+            Self::Unusable { consumer_tag, why, .. } => {
+                write!(f, "message for consumer '{}' not accepted: {why}", consumer_tag.escaped())
+            }
+            Self::HandlerPanicked { consumer_tag, text } => {
+                write!(f, "handler of consumer '{}' panicked: {text}", consumer_tag.escaped())
+            }
+            Self::Flow { active: false } => f.write_str("the broker pauses publishing"),
+            Self::Flow { active: true } => f.write_str("the broker resumes publishing"),
+            Self::Interrupted(error) => write!(f, "channel interrupted: {}", chain(error)),
+            Self::Restored => f.write_str("channel restored"),
+            Self::Closed(reason) => write!(f, "channel closed: {}", chain(reason)),
+            Self::Missed(count) => write!(f, "{count} events missed"),
+        }
     }
 }
 

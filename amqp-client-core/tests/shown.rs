@@ -1,4 +1,4 @@
-//! The `Debug` output of handles and drivers: enough for a log line, no credentials, no bodies, no internals.
+//! The output of handles, drivers and events for logs: enough for a line, no credentials, no bodies, no internals.
 
 mod harness;
 
@@ -12,8 +12,10 @@ use amqp_client_core::adapter::Driver;
 use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::login::Token;
 use amqp_client_core::{
-    ClientConfig, Config, ConsumeOptions, Message, PublisherOptions, Recovery, Target,
+    ChannelEvent, ClientConfig, Config, ConnectionError, ConnectionEvent, ConsumeOptions, Endpoint,
+    Message, PublisherOptions, Recovery, ShortStr, Target,
 };
+use amqp_proto::Violation;
 use bytes::{Buf as _, BytesMut};
 use harness::ClientRig;
 
@@ -145,4 +147,22 @@ fn debug_of_handles_omits_pending_work() {
     assert_fit_for_logs("ChannelEvents", &channel.events());
     assert_fit_for_logs("ConnectionEvents", &connection.events());
     assert_fit_for_logs("Health", &connection.health());
+}
+
+#[test]
+fn events_are_displayed_with_their_node_and_their_causes_in_one_line() {
+    let endpoint = Some(Endpoint::new("rabbit-2", 5672));
+    let connecting = ConnectionEvent::Connecting { node: 1, endpoint, attempt: 3 };
+    assert_eq!(connecting.to_string(), "connecting to rabbit-2:5672, attempt 3");
+    let reason = "cannot reach it".to_owned();
+    let failed = ConnectionEvent::AttemptFailed { node: 1, endpoint: None, reason };
+    assert_eq!(failed.to_string(), "attempt to connect to node 1 failed: cannot reach it");
+    let reason = ConnectionError::from(Violation::UnexpectedMethod { method: "basic.ack" });
+    assert_eq!(
+        ConnectionEvent::Lost { reason }.to_string(),
+        "connection lost: protocol violation by the peer: unexpected basic.ack"
+    );
+    let consumer_tag = ShortStr::truncated("a\nb");
+    let cancelled = ChannelEvent::ConsumerCancelled { consumer_tag };
+    assert_eq!(cancelled.to_string(), "consumer 'a\\nb' cancelled by the broker");
 }

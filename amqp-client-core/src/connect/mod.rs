@@ -84,6 +84,7 @@ async fn open_patiently<R: Runtime>(
     let (connection, reconnector) =
         Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
     serve::<R>(&connection);
+    connection.shared().lock().endpoints.clone_from(&target.endpoints);
     let is_final = |error: &ConnectError| {
         !error.is_about_the_node() && !matches!(error, ConnectError::NoToken(_))
     };
@@ -105,6 +106,7 @@ async fn open_node<R: Runtime>(
         let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
         if let Some(recovery) = &target.recovery {
             drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
+            connection.shared().lock().endpoints.clone_from(&target.endpoints);
         }
         run::<R>(drive, registration, target.clone())
             .map_err(|error| ConnectError::unreachable(&endpoint, error))?;

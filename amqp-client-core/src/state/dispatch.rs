@@ -81,7 +81,7 @@ impl State {
             // Reading may have been suspended because of the requeued deliveries.
             self.wake_driver();
         }
-        let Some(event) = ConnectionEvent::of_session(event) else { return };
+        let Some(event) = ConnectionEvent::of_session(event, &self.endpoints) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
             self.deadlines.recover(self.proto.queued());
             // A connection that began without a transport is open for the first time.

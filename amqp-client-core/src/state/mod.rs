@@ -49,6 +49,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use amqp_proto::session::Session;
+use amqp_proto::uri::Endpoint;
 use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, ConsumerId, Initiator, ReplyCode, Settlement,
 };
@@ -69,6 +70,8 @@ pub(crate) struct State {
     pub(crate) on_close: OnClose<ConnectionError>,
     /// Runs callbacks. If there is none, the thread that finds that they are due runs them.
     pub(crate) run_call: Option<RunCall>,
+    /// The endpoints of the session's nodes, to name them in events. Empty if they are not known.
+    pub(crate) endpoints: Vec<Endpoint>,
     /// Tasks that wait for the broker to unblock publishing.
     pub(crate) gate: Waiters,
     /// Tasks that wait for room in the outgoing buffer.
@@ -117,6 +120,7 @@ impl State {
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             run_call: None,
+            endpoints: Vec::new(),
             gate: Waiters::default(),
             full: Line::default(),
             kept: Line::default(),

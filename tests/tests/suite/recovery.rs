@@ -460,30 +460,37 @@ behaviours! {
         queue.delete().await?;
     }
 
-    async fn attempts_are_told_and_may_come_to_an_end(world) {
-        let mut scene = Scene::set_with(&world, |target| {
-            let recovery = Recovery::default().delay_min(Duration::from_millis(1));
-            target.recovery(recovery.attempts_max(Some(3)))
-        }).await?;
-        let channel = scene.connection.open_channel().await?;
-        scene.proxy.refuse(true)?;
-        scene.proxy.cut();
-        let mut attempts = 0;
-        while let Some(event) = scene.events.next().await {
-            match event {
-                ConnectionEvent::Connecting { attempt, node: 0 } => {
-                    attempts += 1;
-                    assert_eq!(attempt, attempts);
+    async fn attempts_are_reported_with_their_node_and_are_limited(world) {
+        for retry_open in [false, true] {
+            let mut scene = Scene::set_with(&world, |target| {
+                let recovery = Recovery::default().delay_min(Duration::from_millis(1));
+                target.recovery(recovery.attempts_max(Some(3))).retry_open(retry_open)
+            }).await?;
+            let channel = scene.connection.open_channel().await?;
+            scene.proxy.refuse(true)?;
+            scene.proxy.cut();
+            let node = endpoint(&scene.proxy);
+            let mut attempts = 0;
+            while let Some(event) = scene.events.next().await {
+                match event {
+                    ConnectionEvent::Connecting { attempt, node: 0, endpoint } => {
+                        attempts += 1;
+                        assert_eq!(attempt, attempts);
+                        assert_eq!(endpoint, Some(node.clone()));
+                    }
+                    ConnectionEvent::Waiting { .. } | ConnectionEvent::AttemptFailed { .. } => {
+                        assert!(event.to_string().contains(&node.to_string()), "{event}");
+                    }
+                    ConnectionEvent::Closed(error) => {
+                        assert!(error.to_string().contains("attempts: 3, last failure"), "{error}");
+                        assert_eq!(channel.closed().await, error.clone().into());
+                        assert_eq!(scene.connection.health().status, Status::Closed(error));
+                    }
+                    _ => {}
                 }
-                ConnectionEvent::Closed(error) => {
-                    assert!(error.to_string().contains("attempts: 3, last failure"), "{error}");
-                    assert_eq!(channel.closed().await, error.clone().into());
-                    assert_eq!(scene.connection.health().status, Status::Closed(error));
-                }
-                _ => {}
             }
+            assert_eq!(attempts, 3);
         }
-        assert_eq!(attempts, 3);
     }
 
     async fn each_connection_logs_in_with_a_token_of_its_own(world) {
