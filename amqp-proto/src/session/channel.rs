@@ -200,7 +200,9 @@ impl SessionChannel<'_> {
             }
             Some(_) => {
                 self.record.in_flight.take(request);
-                self.record.consumers.remove(request.into());
+                if let Some(consumer) = self.record.consumers.remove(request.into()) {
+                    self.topology.unconsumed(&consumer);
+                }
             }
             // Its reply was emitted. If it has started a consumer, the session may be starting that again under the same number.
             None => return,

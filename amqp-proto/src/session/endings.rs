@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::context::{Context, Recovering};
 use super::record::ChannelRecord;
+use super::topology::Topology;
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
 
@@ -27,7 +28,7 @@ impl Context {
         record.orphans.clear();
         record.mode.interrupt();
         record.streams.interrupt();
-        let mut events = fail_pending(record, error, unconfirmed);
+        let mut events = fail_pending(record, &mut self.topology, error, unconfirmed);
         // The deliveries of paused consumers are requeued. So the application would never take them, and that is what resumes a
         // consumer.
         record.qos_now = record.qos.clone();
@@ -147,6 +148,7 @@ impl Context {
 /// Fails the pending requests and publishes of a channel. Kept messages stay.
 fn fail_pending(
     record: &mut ChannelRecord,
+    topology: &mut Topology,
     error: &ChannelError,
     unconfirmed: &[RangeInclusive<PublishSeq>],
 ) -> Vec<ChannelEvent> {
@@ -159,7 +161,10 @@ fn fail_pending(
         }
     }
     for sent in record.in_flight.take_all() {
-        record.consumers.remove(sent.id.into());
+        // A consumer that was not started has deleted no queue by its end.
+        if let Some(consumer) = record.consumers.remove(sent.id.into()) {
+            topology.uncount(&consumer);
+        }
         if !sent.abandoned {
             let error = error.clone().into();
             events.push(ChannelEvent::Failed { request: sent.id, error });

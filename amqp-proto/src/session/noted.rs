@@ -55,7 +55,7 @@ pub(super) fn note(
                 let present = record.consumers.iter().map(|consumer| consumer.id);
                 record.streams.watch(id.into(), present);
             }
-            record.consumers.insert(Consumer {
+            let mut consumer = Consumer {
                 id: id.into(),
                 consume,
                 declaration,
@@ -65,7 +65,10 @@ pub(super) fn note(
                 recovers,
                 counts: None,
                 pause: Pause::Running,
-            });
+            };
+            // Not when its reply arrives: another consumer of the queue may end before, and the queue has this one by then.
+            topology.consumed(&mut consumer);
+            record.consumers.insert(consumer);
         }
         Method::BasicCancel(cancel) => {
             if let Some(consumer) = record.remove_consumer(&cancel.consumer_tag) {
@@ -127,23 +130,13 @@ impl Noted {
                 for consumer in record.consumers.iter_mut().filter(|_| is_unnamed) {
                     if consumer.declaration.take_if(|own| *own == request).is_some() {
                         consumer.consume.queue = name.clone();
-                        // Without a reply, it counts as started.
-                        if !record.in_flight.contains(RequestId(consumer.id.get())) {
-                            topology.consumed(consumer);
-                        }
+                        topology.consumed(consumer);
                     }
                 }
             }
-            Method::BasicConsume(asked) => {
-                let consumer = request.into();
+            Method::BasicConsume(_) => {
                 if let Some(Reply::Method(Method::BasicConsumeOk(answer))) = reply {
-                    record.consumers.set_tag(consumer, answer.consumer_tag.detached());
-                }
-                match record.consumers.get_mut(consumer) {
-                    Some(started) => topology.consumed(started),
-                    // Its cancel was sent before the reply to its start.
-                    None if asked.queue.is_empty() => topology.left(&last_queue(record)),
-                    None => topology.left(&asked.queue),
+                    record.consumers.set_tag(request.into(), answer.consumer_tag.detached());
                 }
             }
             Method::ChannelFlow(flow) => record.paused = recovers && !flow.active,

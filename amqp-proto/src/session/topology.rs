@@ -168,7 +168,7 @@ impl Topology {
         kind.is_some_and(|kind| kind.as_str() == Some("stream"))
     }
 
-    /// Counts a consumer of this session that has started, unless it was counted already.
+    /// Counts a consumer of this session whose start was sent, unless it was counted already.
     pub(super) fn consumed(&mut self, consumer: &mut Consumer) {
         // The name of its queue is not known yet.
         if consumer.declaration.is_some() {
@@ -184,25 +184,27 @@ impl Topology {
         }
     }
 
-    /// Counts one consumer less, if it was counted.
+    /// A consumer has left its queue. If it was the last, an auto-delete queue was deleted with it.
     pub(super) fn unconsumed(&mut self, consumer: &Consumer) {
         let name = &consumer.consume.queue;
-        let queue = self.consumed.get_mut(name);
-        let Some(queue) = queue.filter(|queue| consumer.counts == Some(queue.incarnation)) else {
-            return;
-        };
-        queue.consumers -= 1;
-        if queue.consumers == 0 {
-            self.consumed.remove(name);
-            self.left(name);
+        if self.uncount(consumer) && self.goes_with_consumers(name) {
+            self.forget_queue(name);
         }
     }
 
-    /// A consumer has left the queue. If it was the last, an auto-delete queue was deleted with it.
-    pub(super) fn left(&mut self, name: &ShortStr) {
-        if !self.consumed.contains_key(name) && self.goes_with_consumers(name) {
-            self.forget_queue(name);
+    /// Counts one consumer less, if it was counted. Returns whether it was the last of its queue.
+    pub(super) fn uncount(&mut self, consumer: &Consumer) -> bool {
+        let name = &consumer.consume.queue;
+        let queue = self.consumed.get_mut(name);
+        let Some(queue) = queue.filter(|queue| consumer.counts == Some(queue.incarnation)) else {
+            return false;
+        };
+        queue.consumers -= 1;
+        let was_last = queue.consumers == 0;
+        if was_last {
+            self.consumed.remove(name);
         }
+        was_last
     }
 
     /// A queue was declared again without a name, and has another one now.

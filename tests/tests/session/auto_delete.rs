@@ -110,3 +110,64 @@ fn declared(rig: &mut SessionRig<Script>) -> usize {
     assert!(rig.session.is_open());
     rig.peer.asked.iter().filter(|method| matches!(method, Method::QueueDeclare(_))).count()
 }
+
+/// Its end is known while the next consumer has no reply yet.
+#[test]
+fn a_consumer_that_is_starting_when_another_one_ends_counts() {
+    for way in 0..4 {
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        rig.queue(id, auto_delete("auto"));
+        let brief = rig.send(id, consume("brief", false));
+        if way == 3 {
+            rig.run();
+        }
+        let consumer: ConsumerId = rig.send(other, consume("runs", false)).into();
+        let mut channel = rig.channel(id);
+        match way {
+            0 | 3 => {
+                let cancel = BasicCancel { consumer_tag: short("brief"), no_wait: false };
+                channel.request(cancel).expect("it is sent");
+            }
+            1 => channel.discard_consumer(brief.into()),
+            _ => channel.abandon(brief),
+        }
+        rig.run();
+        expect_restored(&mut rig, consumer, &way.to_string());
+    }
+}
+
+#[test]
+fn a_queue_whose_only_consumer_ends_while_it_starts_is_not_restored() {
+    for (way, tag) in [(0, "c"), (1, "c"), (1, ""), (2, "c"), (2, "")] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, auto_delete("auto"));
+        let starts = rig.send(id, consume(tag, false));
+        let mut channel = rig.channel(id);
+        match way {
+            0 => {
+                let cancel = BasicCancel { consumer_tag: short(tag), no_wait: false };
+                channel.request(cancel).expect("it is sent");
+            }
+            1 => channel.discard_consumer(starts.into()),
+            _ => channel.abandon(starts),
+        }
+        rig.run();
+        rig.cut();
+        assert_eq!(rig.recover().queues, 0, "{way} '{tag}'");
+    }
+}
+
+#[test]
+fn a_queue_whose_only_consumer_is_refused_is_restored() {
+    let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(true));
+    let (id, other) = (rig.open(), rig.open());
+    rig.queue(id, auto_delete("auto"));
+    rig.elsewhere(|own, id| own.consume(id, &short("auto"), "c"));
+    let exclusive = rig.send(other, BasicConsume { exclusive: true, ..consume("refused", false) });
+    rig.run();
+    assert!(rig.failure(exclusive).is_some());
+    rig.cut();
+    assert_eq!(rig.recover().queues, 1);
+}

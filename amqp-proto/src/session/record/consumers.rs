@@ -29,7 +29,7 @@ pub(crate) struct Consumer {
     pub(crate) qos_now: Option<BasicQos>,
     /// Whether the consumer is restored after a loss.
     pub(crate) recovers: bool,
-    /// The incarnation of its queue as a consumer of which it counts, if it has started.
+    /// The incarnation of its queue as a consumer of which it counts, once the name of the queue is known.
     pub(crate) counts: Option<u64>,
     pub(crate) pause: Pause,
 }
