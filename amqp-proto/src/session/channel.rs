@@ -224,8 +224,13 @@ impl SessionChannel<'_> {
 
     /// Cancels a consumer whose deliveries are no longer wanted; see
     /// [`Channel::discard_consumer`](crate::Channel::discard_consumer). Another consumer may have its tag by now: that is not
-    /// affected.
+    /// affected. If its start has no reply yet, none is reported.
     pub fn discard_consumer(&mut self, consumer: ConsumerId) {
+        let start = RequestId(consumer.get());
+        if self.record.consumers.contains(consumer) && self.record.in_flight.contains(start) {
+            // The broker may be about to generate its tag, so it is found by its start.
+            return self.abandon(start);
+        }
         self.record.held.retain(|held| ConsumerId::from(held.id) != consumer);
         let mut cancel_waits = false;
         let at_broker = match self.record.consumers.remove(consumer) {

@@ -6,6 +6,7 @@ mod harness;
 mod auto_delete;
 mod closing;
 mod cuts;
+mod discarded;
 mod embedding;
 mod extremes;
 mod failures;
