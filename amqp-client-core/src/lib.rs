@@ -47,10 +47,11 @@ pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
 pub use amqp_proto::uri::{Endpoint, Password, Uri};
 pub use amqp_proto::{
-    Body, ChannelError, ChannelId, ClientConfig, Close, ConnectionError, Decimal, DecodeError,
-    DeliveryTag, FieldArray, FieldError, FieldTable, Gate, Initiator, Limits, LoginError, Misuse,
-    Negotiated, OpenChannelError, Oversized, Prepared, Properties, RawProperties, ReplyCode,
-    Returned, Route, Secret, ShortStr, Timestamp, TooLong, Unusable, Value,
+    Body, ChannelError, ChannelId, ClientConfig, Close, ConnectionError, DeathReason, Decimal,
+    DecodeError, DeliveryTag, FieldArray, FieldError, FieldTable, Gate, Initiator, Limits,
+    LoginError, Misuse, Negotiated, OpenChannelError, Oversized, Prepared, Properties,
+    RawProperties, ReplyCode, Returned, Route, Secret, ShortStr, Timestamp, TooLong, Unusable,
+    Value,
 };
 pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};

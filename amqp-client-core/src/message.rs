@@ -4,10 +4,12 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use amqp_proto::{
-    Body, DecodeError, FieldTable, OrDeliveryMode, Properties, RawProperties, ShortStr, Timestamp,
-    TooLong,
+    Body, DecodeError, FieldTable, OrDeliveryMode, Properties, RawProperties, Returned, ShortStr,
+    Timestamp, TooLong,
 };
 use bytes::Bytes;
+
+use crate::Delivery;
 
 /// Whether a message survives a restart of the broker, in a durable queue.
 ///
@@ -203,6 +205,30 @@ impl TryFrom<&RawProperties> for MessageProperties {
 /// let message = Message::new("hello").with(&MessageProperties::new().message_id("4711"))?;
 /// # Ok::<(), amqp_client_core::proto::TooLong>(())
 /// ```
+///
+/// # Forwarding
+/// `Message::from(&delivery)` has the properties, the headers and the body of a delivery, unchanged and without a copy. So has
+/// `Message::from(&returned)`, for a message that was returned. The message is a slice of the same read buffer. To keep it for
+/// long, [detach](amqp_proto::Delivery::detach) the delivery before.
+///
+/// Some properties have an effect when they are published again: RabbitMQ refuses a message (406) whose `user_id` is not that of
+/// this connection, routes it by its headers `CC` and `BCC` again, and applies its `expiration` again. Change them by
+/// [`with_encoded`](Self::with_encoded):
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::{Delivery, Publisher};
+/// use amqp_client_tokio::{Message, Properties, RawProperties};
+///
+/// # async fn example(delivery: Delivery, publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+/// let properties = Properties { user_id: None, ..delivery.properties().decode()? };
+/// let message = Message::from(&delivery).with_encoded(RawProperties::from(&properties));
+/// // Publish first: a loss in between duplicates the message. The other order would lose it.
+/// publisher.send_message("archive", &message).await?;
+/// delivery.ack()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     properties: RawProperties,
@@ -226,13 +252,12 @@ impl Message {
     }
 
     /// Sets these properties. Properties of the message that are missing here are kept, such as the content type of
-    /// [`text`](Self::text).
+    /// [`text`](Self::text). If the properties of a forwarded message are malformed, they are replaced.
     ///
     /// # Errors
     /// [`TooLong`], which names the property that takes more than 255 bytes.
     pub fn with(self, properties: &MessageProperties) -> Result<Self, TooLong> {
         let properties = Properties::try_from(properties)?;
-        // Only the properties of a received message can be malformed, and those are replaced.
         let own = self.properties.decode().unwrap_or_default();
         Ok(Self { properties: RawProperties::from(&properties.or(own)), ..self })
     }
@@ -258,6 +283,27 @@ impl Message {
     #[must_use]
     pub const fn body(&self) -> &Bytes {
         &self.body
+    }
+}
+
+/// See [forwarding](Message#forwarding).
+impl From<&Delivery> for Message {
+    fn from(delivery: &Delivery) -> Self {
+        Self::from(&**delivery)
+    }
+}
+
+/// See [forwarding](Message#forwarding).
+impl From<&amqp_proto::Delivery> for Message {
+    fn from(delivery: &amqp_proto::Delivery) -> Self {
+        Self { properties: delivery.properties(), body: delivery.body_bytes() }
+    }
+}
+
+/// See [forwarding](Message#forwarding).
+impl From<&Returned> for Message {
+    fn from(returned: &Returned) -> Self {
+        Self { properties: returned.properties.clone(), body: returned.body.clone() }
     }
 }
 

@@ -303,6 +303,7 @@ mod channel;
 pub mod config;
 mod connection;
 mod content;
+mod counts;
 mod delivery;
 #[doc = include_str!("../docs/embedding.md")]
 pub mod embedding {}
@@ -330,6 +331,7 @@ pub use body::sealed as __sealed;
 pub use channel::{Channel, Prepared, Route, Settlement};
 pub use config::{ClientConfig, Limits, Oversized, ServerConfig};
 pub use connection::Connection;
+pub use counts::DeathReason;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};
 pub use error::{
     ChannelError, Close, CommandError, ConnectionError, Gate, Initiator, LoginError, Misuse,

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use amqp_client_core::proto::{DeliveryTag, FieldTable, Misuse, RawProperties, Route};
+use amqp_client_core::proto::{DeliveryTag, FieldTable, Misuse, RawProperties, ReplyCode, Route};
 use amqp_client_core::{
     CallError, ConsumeOptions, DeliveryMode, Limits, Message, MessageProperties, QueueOptions,
 };
@@ -32,6 +32,47 @@ behaviours! {
         queue.publish(&Message::new("none")).await?;
         let got = queue.get_no_ack().await?.ok_or("no message")?;
         assert_eq!(got.delivery.message_properties()?, MessageProperties::new().persistent());
+    }
+
+    async fn a_delivery_is_forwarded_with_everything_and_without_a_copy(world) {
+        let (channel, queue) = world.queue().await?;
+        let archive = channel.queue_declare(name("archive"), temporary()).await?;
+        let properties = MessageProperties::new()
+            .content_type("text/plain")
+            .headers(FieldTable::new().with("nested", FieldTable::new().with("answer", 42)?)?)
+            .priority(7)
+            .reply_to("reply")
+            .expiration(Duration::from_secs(60))
+            .timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .user_id("guest");
+        // Bodies of one frame and of several: slices of a read buffer, and buffers of their own.
+        for size in [0, 10, 300_000] {
+            queue.publish(&Message::new(vec![7; size]).with(&properties)?).await?;
+            let got = queue.get().await?.ok_or("no message")?;
+            let delivery = got.delivery;
+            let message = Message::from(&delivery);
+            assert!(size == 0 || message.body().as_ptr() == delivery.body().as_ptr());
+            let route = Route::queue(archive.name());
+            let exchange = channel.default_exchange();
+            exchange.publish_confirmed(archive.name().to_string(), &message).await?;
+            delivery.ack()?;
+            let forwarded = archive.get_no_ack().await?.ok_or("no message")?.delivery;
+            assert_eq!(Message::from(&forwarded), message);
+            assert_eq!(forwarded.message_properties()?, properties.clone().persistent());
+            // And without a client's help, by the raw properties.
+            channel.basic_publish(&route, message.properties(), message.body()).await?;
+            let forwarded = archive.get_no_ack().await?.ok_or("no message")?.delivery;
+            assert_eq!(Message::from(&*forwarded), message);
+        }
+    }
+
+    async fn a_forwarded_message_must_not_name_another_user(world) {
+        let (channel, queue) = world.queue().await?;
+        let properties = MessageProperties::new().user_id("another");
+        let message = Message::new("m").with(&properties)?;
+        let refused = queue.publish_confirmed(&message).await.expect_err("guest is not another");
+        assert_eq!(refused.reply_code(), Some(ReplyCode::PRECONDITION_FAILED), "{refused}");
+        assert!(!channel.is_open());
     }
 
     async fn bodies_of_every_size_arrive_whole(world) {

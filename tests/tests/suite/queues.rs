@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, ReplyCode, Timestamp, Value};
 use amqp_client_core::{
-    ConsumeOptions, ExchangeOptions, Message, MessageProperties, Overflow, QueueOptions, QueueType,
-    StreamOffset,
+    ConsumeOptions, DeathReason, ExchangeOptions, Message, MessageProperties, Overflow,
+    QueueOptions, QueueType, StreamOffset,
 };
 
 use super::version::Version;
@@ -168,6 +168,39 @@ behaviours! {
         delivery.ack()?;
     }
 
+    async fn deaths_are_counted_for_each_queue_and_reason(world) {
+        let channel = world.channel().await?;
+        let (work, retry) = (name("work"), name("retry"));
+        let options = temporary().dead_letter_exchange("").dead_letter_routing_key(&retry);
+        let queue = channel.queue_declare(&work, options).await?;
+        let options = temporary()
+            .message_ttl(Duration::from_millis(1))
+            .dead_letter_exchange("")
+            .dead_letter_routing_key(&work);
+        channel.queue_declare(&retry, options).await?;
+        queue.publish(&Message::new("again and again")).await?;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        for attempt in 0..3 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(delivery.death_count(&work, DeathReason::Rejected)?, attempt);
+            assert_eq!(delivery.death_count(&retry, DeathReason::Expired)?, attempt);
+            assert_eq!(delivery.death_count(&work, DeathReason::Expired)?, 0);
+            assert_eq!(delivery.death_count("", DeathReason::Rejected)?, 0);
+            assert_eq!((delivery.delivery_count()?, delivery.acquired_count()?), (0, 0));
+            delivery.reject(false)?;
+        }
+        // A client that publishes the message again begins a new count, since RabbitMQ 4.
+        let delivery = next(&mut consumer).await?;
+        queue.publish(&Message::from(&delivery)).await?;
+        delivery.ack()?;
+        next(&mut consumer).await?.reject(false)?;
+        let delivery = next(&mut consumer).await?;
+        let counts_on = Version::of(channel.connection()) < Some(Version::V4_0);
+        let count = delivery.death_count(&work, DeathReason::Rejected)?;
+        assert_eq!(count, if counts_on { 4 } else { 1 });
+        delivery.ack()?;
+    }
+
     async fn a_full_queue_refuses_with_reject_publish(world) {
         let channel = world.channel().await?;
         let options = temporary().max_length(1).overflow(Overflow::RejectPublish);
@@ -269,20 +302,21 @@ behaviours! {
         let mut consumer = queue.consume(ConsumeOptions::new()).await?;
         let mut count = async || {
             let again = next(&mut consumer).await?;
-            let headers = again.properties().headers()?;
-            let count = headers.and_then(|headers| headers.get("x-delivery-count")?.as_i64());
-            Ok::<_, Box<dyn Error + Send + Sync>>((again, count.unwrap_or(0)))
+            let (count, acquired) = (again.delivery_count()?, again.acquired_count()?);
+            Ok::<_, Box<dyn Error + Send + Sync>>((again, count, acquired))
         };
-        let (first, counted) = count().await?;
-        assert_eq!(counted, 0);
+        let (first, counted, acquired) = count().await?;
+        assert_eq!((counted, acquired), (0, 0));
         first.nack(true)?;
         // Until 4.3, requeues without blame count, too.
-        let (again, counted) = count().await?;
+        let (again, counted, acquired) = count().await?;
         let blames = Version::of(channel.connection()) < Some(Version::V4_3);
-        assert_eq!(counted, i64::from(blames));
+        assert_eq!(counted, u64::from(blames));
+        assert_eq!(acquired, u64::from(!blames));
         again.reject(true)?;
-        let (again, counted) = count().await?;
-        assert_eq!(counted, 1 + i64::from(blames));
+        let (again, counted, acquired) = count().await?;
+        assert_eq!(counted, 1 + u64::from(blames));
+        assert_eq!(acquired, if blames { 0 } else { 2 });
         again.ack()?;
         consumer.cancel().await?;
         queue.delete().await?;
