@@ -1,10 +1,3 @@
-//! Errors of the handles. They contain `amqp-proto`'s errors unchanged where a connection or channel has ended.
-//!
-//! All errors of operations have the same methods: `reply_code`, `reply_text`, `channel_id`, `as_close` and `is_transient`.
-//!
-//! `Display` shows an error without its causes, which [`source`](std::error::Error::source) returns. `Debug` shows the error and
-//! its causes in one line, as [`chain`] does. That is what a program prints if its `main` returns an error.
-
 pub use amqp_proto::error::{PublishError, chain};
 
 use std::fmt;

@@ -28,6 +28,7 @@ mod connection;
 mod consumer;
 mod delivery;
 mod driver;
+#[doc = include_str!("../docs/errors.md")]
 pub mod error;
 mod event;
 pub mod login;

@@ -78,7 +78,8 @@
 //! | connect over your own stream | `connect_over` | `connect_over` | `connect_over` |
 //! | the same, with TLS | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
-//! Handles, options, errors and features (`tls`, `cram-md5`) have the same names everywhere.
+//! Handles (`Connection`, `Channel`, `Consumer` and so on), options, errors and features (`tls`, `cram-md5`) have the same names
+//! everywhere. The page [`error`] lists all errors, and what to do about each.
 //!
 //! # Errors and cancellation
 //!
