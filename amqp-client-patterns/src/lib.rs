@@ -3,6 +3,8 @@
 //! | Module | What it has |
 //! |---|---|
 //! | [`codec`] | typed messages, in JSON, MessagePack, CBOR or a format of your own |
+//! | [`handler`] | async functions whose arguments are taken from the delivery |
+//! | [`process`] | settling one delivery by the result of the code that handles it |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
 //! clock. If you need something slightly different, copy the module and change it.
@@ -17,4 +19,7 @@
 //! | `messagepack` | [`codec::MessagePack`](codec), with `rmp-serde` |
 //! | `cbor` | [`codec::Cbor`](codec), with `ciborium` |
 
+mod attempts;
 pub mod codec;
+pub mod handler;
+pub mod process;

@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Content, Decode, DecodeBodyError};
 
-/// Decodes each message by its content type, with the codecs whose features are on.
+/// Decodes each message by its content type, with the codecs whose features are on. It is a codec, and an
+/// [extractor](crate::handler) of handlers.
 ///
 /// A message without a content type is an error. Use one codec for publishers that set none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -6,7 +6,7 @@ macro_rules! formats {
         $feature:literal, $name:ident, $title:literal, [$content_type:literal $(, $other:literal)*],
         $encode:expr, $decode:expr;
     )*) => {$(
-        #[doc = concat!("Values in ", $title, ".")]
+        #[doc = concat!("Values in ", $title, ": a codec, and an [extractor](crate::handler) of handlers.")]
         ///
         #[doc = concat!("As a codec, it is written without a parameter: `publisher.of::<Order, ", stringify!($name), ">()`.")]
         #[doc = concat!("It publishes messages as `", $content_type, "`, and decodes messages of the content types")]

@@ -2,13 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
-use std::error::Error;
-
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{Channel, Connection, Message, Queue, QueueOptions};
 use amqp_test_broker::Broker;
 
-pub type Outcome = Result<(), Box<dyn Error>>;
+pub use amqp_client_patterns::codec::BoxError;
+
+pub type Outcome = Result<(), BoxError>;
 
 /// A broker and a connection to it.
 pub struct Rig {
@@ -18,13 +18,13 @@ pub struct Rig {
 }
 
 impl Rig {
-    async fn new(broker: Broker, connection: Connection) -> Result<Self, Box<dyn Error>> {
+    async fn new(broker: Broker, connection: Connection) -> Result<Self, BoxError> {
         let channel = connection.open_channel().await?;
         Ok(Self { broker, connection, channel })
     }
 
     /// Declares a queue.
-    pub async fn queue(&self, name: &str) -> Result<Queue, Box<dyn Error>> {
+    pub async fn queue(&self, name: &str) -> Result<Queue, BoxError> {
         Ok(self.channel.queue_declare(name, QueueOptions::new()).await?)
     }
 
