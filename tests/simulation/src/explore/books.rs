@@ -148,6 +148,13 @@ impl Books {
         }
     }
 
+    /// The outcome of a rollback is not known: what was settled may be unsettled again.
+    pub(crate) fn perhaps_rolled_back(&self, work: &Work) {
+        if !work.settled.is_empty() {
+            self.lose_track();
+        }
+    }
+
     /// Counts one more request for everything unsettled at the end. Returns whether that is not one too many.
     pub(crate) fn ask_again(&self) -> bool {
         self.asked_again.set(self.asked_again.get() + 1);

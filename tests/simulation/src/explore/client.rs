@@ -159,6 +159,14 @@ impl Taker {
     }
 }
 
+impl Start {
+    /// Whether the library pauses it when it takes nothing. Others, if nobody takes their deliveries, stop the whole connection.
+    pub(crate) fn can_be_paused(&self) -> bool {
+        let lasts = matches!(self.name, Name::Shared(_) | Name::Quorum);
+        lasts && !self.no_ack && !self.exclusive && !self.desk.books.may_be_kept()
+    }
+}
+
 /// A delivery that is not settled yet.
 pub(crate) struct Held {
     pub(crate) id: Id,

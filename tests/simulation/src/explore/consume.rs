@@ -29,6 +29,11 @@ impl Task {
             Some(from) => options.stream_offset(from),
             None => options,
         };
+        // The session knows only queues that were declared on the same connection.
+        let options = match queue {
+            Name::Shared(_) | Name::Quorum => options.pausable(true),
+            _ => options,
+        };
         let channel = &desk.channel;
         if let Some(prefetch) = kind.prefetch {
             let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;

@@ -20,8 +20,12 @@ pub(crate) const QUIET: Duration = Duration::from_secs(2);
 impl Task {
     /// Waits until the client is well, drains its consumers, compares with the broker, and closes.
     pub(crate) async fn finish(&self) {
+        let began = self.world.clock.now();
         while self.world.is_busy() {
             self.sleep(Duration::from_secs(1)).await;
+            if self.world.clock.now() > began + BOUND && self.is_full_for_good() {
+                self.take_all().await;
+            }
         }
         let Some(Connected { connection, link, shut }) = self.connection.borrow().clone() else {
             return;
@@ -61,6 +65,14 @@ impl Task {
             self.fail(format!("{what} does not end"));
         }
         value
+    }
+
+    /// Whether what consumers have not taken keeps the connection from reading, and one of them cannot be paused. The tasks that
+    /// still wait need the application to take something.
+    fn is_full_for_good(&self) -> bool {
+        let Some(Connected { connection, .. }) = self.connected() else { return false };
+        let full = connection.health().delivered_bytes >= self.policy().delivery_budget;
+        full && self.consumers.borrow().iter().any(|taker| !taker.can_be_paused())
     }
 
     /// Takes all deliveries: a client stops reading when too many are not taken.
@@ -186,14 +198,11 @@ impl Task {
                 // One that is exclusive is tried again until those that keep it from its queue are gone. Which queue that is,
                 // the broker knows if it has named it.
                 let own_name = !matches!(name, Name::ServerNamed | Name::Last);
-                if *exclusive
-                    && !asked.get()
-                    && network
-                        .engine
-                        .consumers()
-                        .any(|view| !own_name || view.queue.to_string() == *queue)
-                    && self.retries_locked()
-                {
+                let mut others = network.engine.consumers();
+                let held = others.any(|view| !own_name || view.queue.to_string() == *queue);
+                // Each attempt needs a channel of its own.
+                let no_room = uses_all_channels(consumer.channel().connection());
+                if *exclusive && !asked.get() && (held || no_room) && self.retries_locked() {
                     continue;
                 }
                 return Err(format!("a consumer of {name:?} neither delivers nor ends"));
@@ -268,4 +277,9 @@ impl Task {
             self.sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+fn uses_all_channels(connection: &Connection) -> bool {
+    let agreed = connection.negotiated().map(|agreed| usize::from(agreed.channel_max));
+    agreed.is_some_and(|most| connection.health().channels >= most)
 }

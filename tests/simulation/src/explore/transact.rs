@@ -169,7 +169,10 @@ impl Task {
                 match self.replied("tx_rollback", channel.tx_rollback(), how).await {
                     Some(true) => self.undone(desk, &work),
                     // It may not have been sent, and then the next commit is one of this, too.
-                    _ => work.grant(&mut self.world.ledger.borrow_mut()),
+                    _ => {
+                        work.grant(&mut self.world.ledger.borrow_mut());
+                        desk.books.perhaps_rolled_back(&work);
+                    }
                 }
             }
             Step::SettleAgain => self.settle_again(desk),

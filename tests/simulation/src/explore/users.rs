@@ -11,7 +11,6 @@ use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Connection, ConnectionEvent, ConsumeOptions, Status};
 
 use super::client::{Desk, Taker, Task, tried};
-use super::commands::Name;
 use crate::executor::Flag;
 
 /// The time that a task waits for a loss.
@@ -196,9 +195,6 @@ impl Task {
     /// Whether messages wait for a consumer that the broker knows, and it is not because of anything that went wrong.
     fn is_starved(&self, taker: &Taker) -> bool {
         let Some(own) = self.connected().filter(|_| self.is_quiet()) else { return false };
-        let pausable = |taker: &Taker| {
-            matches!(taker.name, Name::Shared(_)) && !taker.no_ack && !taker.exclusive
-        };
         let network = self.world.network.borrow();
         let (session, tag) = (network.session(own.link), taker.consumer.tag());
         let known = network.engine.consumers().any(|view| {
@@ -209,7 +205,7 @@ impl Task {
         // Others may be with other tasks.
         let count = network.engine.consumers().filter(|view| Some(view.session) == session).count();
         let alone = count <= 2 && self.policy().recovery.is_none();
-        known && alone && self.consumers.borrow().iter().all(pausable)
+        known && alone && self.consumers.borrow().iter().all(|taker| taker.can_be_paused())
     }
 
     /// Settles the delivery that was taken last.
