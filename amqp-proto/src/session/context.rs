@@ -117,7 +117,7 @@ impl Context {
         let record = self.channels.get_mut(id);
         let removed = record.and_then(|record| record.consumers.remove(consumer));
         if let Some(removed) = removed {
-            self.topology.unconsumed(&removed);
+            self.topology.uncount(&removed);
         }
         self.emit(id, ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
     }

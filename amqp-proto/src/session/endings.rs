@@ -140,6 +140,10 @@ impl Context {
     pub(super) fn end_channel(&mut self, id: ChannelId, error: ChannelError) {
         if let Some(record) = self.channels.get_mut(id) {
             (record.attached, record.closing) = (false, true);
+            for consumer in record.consumers.iter_mut() {
+                self.topology.uncount(consumer);
+                consumer.counts = None;
+            }
         }
         self.emit(id, ChannelEvent::Closed(error));
     }

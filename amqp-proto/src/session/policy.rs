@@ -59,7 +59,7 @@ setters! {
         reopen_channels: bool,
         /// Sets the policy for a queue that another connection holds exclusively (405, `RESOURCE_LOCKED`), or that another consumer
         /// consumes exclusively (403, `in exclusive use`). Mostly, that is the lost connection, whose end the broker has not
-        /// noticed yet. Default: retry every second, for as long as it takes.
+        /// noticed yet. Each attempt needs a channel number that is not in use. Default: retry every second, for as long as it takes.
         locked: Locked,
         /// Sets whether to retry the first declaration of such a queue, too. That helps when a program was restarted and the broker
         /// has not noticed yet that its earlier connection has ended. The request gets no reply until the queue is free; bound it by

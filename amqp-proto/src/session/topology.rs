@@ -192,7 +192,8 @@ impl Topology {
         }
     }
 
-    /// Counts one consumer less, if it was counted. Returns whether it was the last of its queue.
+    /// Counts one consumer less, if it was counted. Returns whether it was the last of its queue. Alone, for a consumer that could not be
+    /// restored: its queue was declared again and has not had it since, so the broker keeps the queue.
     pub(super) fn uncount(&mut self, consumer: &Consumer) -> bool {
         let name = &consumer.consume.queue;
         let queue = self.consumed.get_mut(name);

@@ -1,10 +1,10 @@
 //! Queues that the broker deletes with their last consumer: the session restores them as long as it has a consumer.
 
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, Method, QueueDeclare, QueueDelete,
+    Arguments as _, BasicCancel, BasicConsume, Method, QueueDeclare, QueueDelete,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
-use amqp_client_core::proto::{ChannelId, ConsumerId, ServerConfig};
+use amqp_client_core::proto::{ChannelId, ConsumerId, Limits, ReplyCode, ServerConfig};
 
 use crate::harness::Broker;
 use crate::rig::{Script, SessionRig, accept, short};
@@ -99,6 +99,34 @@ fn the_late_end_of_a_consumer_leaves_the_next_queue_of_that_name_alone() {
         }
         rig.say(other, BasicCancel { consumer_tag: short("former"), no_wait: true });
         assert_eq!(declared(&mut rig), 1, "{consumed}");
+    }
+}
+
+/// The queue was declared again, and the broker has not had that consumer since.
+#[test]
+fn a_consumer_that_cannot_be_restored_leaves_its_queue_to_others() {
+    for refused in [false, true] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let (id, other) = (rig.open(), rig.open());
+        rig.send(id, auto_delete("auto"));
+        rig.send(other, consume("refused", false));
+        rig.run();
+        rig.cut();
+        let limits = Limits::default().channel_max(if refused { 2 } else { 1 });
+        rig.reconnect_to(ServerConfig::default().limits(limits));
+        rig.run_with(|server, id, method| match method {
+            Method::BasicConsume(_) => {
+                let cause = (BasicConsume::CLASS_ID, BasicConsume::METHOD_ID);
+                let mut channel = server.channel(id).expect("it is open");
+                channel.close_over(ReplyCode::ACCESS_REFUSED, "no", cause);
+            }
+            method => accept(server, id, method),
+        });
+        assert!(rig.session.is_open(), "{refused}: {:?}", rig.events);
+        rig.send(id, consume("next", false));
+        rig.run();
+        assert_eq!(declared(&mut rig), 1, "{refused}");
     }
 }
 
