@@ -192,8 +192,8 @@ impl Topology {
         }
     }
 
-    /// Counts one consumer less, if it was counted. Returns whether it was the last of its queue. Alone, for a consumer that could not be
-    /// restored: its queue was declared again and has not had it since, so the broker keeps the queue.
+    /// Counts one consumer less, if it was counted. Returns whether it was the last of its queue. The queue stays: the broker does not
+    /// delete it for the end of a consumer that it has not had since the queue was declared.
     pub(super) fn uncount(&mut self, consumer: &Consumer) -> bool {
         let name = &consumer.consume.queue;
         let queue = self.consumed.get_mut(name);
