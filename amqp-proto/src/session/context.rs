@@ -197,7 +197,8 @@ impl Context {
         for (_, record) in self.channels.iter_mut() {
             let consumers = record.consumers.iter_mut().map(|consumer| &mut consumer.consume.queue);
             let declaring = record.declaring.iter_mut().map(|(_, name)| name);
-            let names = consumers.chain([&mut record.last_queue]).chain(declaring);
+            let last = [&mut record.last_queue, &mut record.last_named];
+            let names = consumers.chain(last).chain(declaring);
             for name in names.filter(|name| *name == old) {
                 *name = new.clone();
             }

@@ -37,11 +37,13 @@ impl Context {
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();
         record.consumers.retain(|consumer| {
-            if !consumer.recovers {
+            // The reply that would have named its queue is lost, and with it the queue.
+            let stays = consumer.recovers && consumer.declaration.is_none();
+            if !stays {
                 self.topology.unconsumed(consumer);
                 ended.push(consumer.id);
             }
-            consumer.recovers
+            stays
         });
         for consumer in ended {
             events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
@@ -158,12 +160,9 @@ fn fail_pending(
 ) -> Vec<ChannelEvent> {
     let mut events = Vec::new();
     record.unnamed.clear();
-    if let Some((declaration, name)) = record.declaring.take() {
-        if !record.in_flight.contains(declaration) {
-            // It has no reply, so it counts as carried out.
-            record.last_queue = name;
-        }
-    }
+    record.declaring = None;
+    // A declaration that fails now may be sent again, after one with a larger number.
+    record.last_declaration = None;
     for sent in record.in_flight.take_all() {
         // A consumer that was not started has deleted no queue by its end.
         if let Some(consumer) = record.consumers.remove(sent.id.into()) {

@@ -35,9 +35,7 @@ pub(super) fn note(
         }
         Method::QueueDeclare(declare) => {
             record.last_queue_unknown = false;
-            // The name of a queue that has none and gets no reply stays unknown.
-            let is_known = answered || !declare.queue.is_empty();
-            record.declaring = is_known.then(|| (id, declare.queue.clone()));
+            record.declaring = answered.then(|| (id, declare.queue.clone()));
         }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.mode.select(),
@@ -108,15 +106,19 @@ impl Noted {
     ) {
         // A request without a reply is recorded when it is sent.
         let last_queue = |record: &ChannelRecord| {
-            self.last_queue.clone().unwrap_or_else(|| record.last_queue.clone())
+            self.last_queue.clone().unwrap_or_else(|| record.last_named.clone())
         };
         match self.method {
             Method::QueueDeclare(declare) => {
                 let is_unnamed = declare.queue.is_empty();
                 let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
                 let name = name_of(answer.as_ref(), &declare);
-                record.last_queue = name.clone();
+                // The reply to this declaration may come after a later one, which gets none, was sent.
+                if Some(request) >= record.last_declaration {
+                    (record.last_queue, record.last_declaration) = (name.clone(), Some(request));
+                }
                 if reply.is_some() {
+                    record.last_named = name.clone();
                     record.declaring.take_if(|(declaration, _)| *declaration == request);
                 }
                 if recovers {

@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use amqp_client_core::proto::method::{
     BasicCancel, BasicConsume, BasicGet, BasicQos, ExchangeBind, ExchangeDelete, ExchangeUnbind,
     FromReply as _, QueueBind, QueueDeclare, QueueDeclareOk, QueueDelete, QueuePurge, QueueUnbind,
 };
 use amqp_client_core::proto::session::Recovery;
-use amqp_client_core::proto::{ChannelEvent, Event, FieldTable, ReplyCode, SessionEvent, ShortStr};
+use amqp_client_core::proto::{
+    ChannelEvent, ConsumerId, Event, FieldTable, ReplyCode, SessionEvent, ShortStr,
+};
 
 use crate::harness::Broker;
 use crate::rig::{SessionRig, durable, exclusive, nameless, short, text};
@@ -451,4 +455,69 @@ fn the_empty_name_means_the_queue_declared_last_after_a_loss_too() {
         };
         assert!(replied, "{request}: {:?}", rig.events);
     }
+}
+
+/// A declaration without a reply counts as carried out when it is sent, and one that is lost with the connection does not.
+#[test]
+fn after_a_loss_the_empty_name_means_the_last_declaration_that_is_known_to_be_carried_out() {
+    for first_is_unnamed in [false, true] {
+        for carried in 0..3 {
+            let mut rig = SessionRig::new(Recovery::default());
+            let id = rig.open();
+            let name = if first_is_unnamed { "" } else { "first" };
+            let first = rig.send(id, QueueDeclare { exclusive: true, ..durable(name) });
+            let bound = rig.send(id, bind_last(false));
+            rig.send(id, QueueDeclare { no_wait: true, ..durable("second") });
+            // The replies to the first two requests arrive.
+            (0..carried).for_each(|_| rig.round());
+            rig.send(id, durable("third"));
+            rig.cut();
+            let answered = rig.answer(first).and_then(QueueDeclareOk::from_reply);
+            assert_eq!(rig.answer(bound).is_some(), answered.is_some());
+            rig.recover();
+            rig.publish(id, "", "second", "purged");
+            rig.publish(id, "", "second", "purged as well");
+            rig.publish(id, "amq.direct", "key", "routed");
+            rig.run();
+            let purged = rig.ask(id, QueuePurge::default()).expect("there is one");
+            assert_eq!(purged.message_count, 2, "{name} {carried}");
+            let Some(first) = answered else { continue };
+            let first = rig.session.current_name(&first.queue).to_string();
+            assert_eq!(rig.queue_count(id, &first).0, 1, "{name} {carried}: its binding");
+        }
+    }
+}
+
+/// It has no queue: the declaration was lost.
+#[test]
+fn a_consumer_without_a_reply_ends_with_the_declaration_of_its_unnamed_queue() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let (id, other) = (rig.open(), rig.open());
+    rig.send(other, QueueDeclare { no_wait: true, ..nameless() });
+    rig.run();
+    let declare = rig.send(id, nameless());
+    let consume = BasicConsume { no_wait: true, consumer_tag: short("c"), ..<_>::default() };
+    let consumer: ConsumerId = rig.send(id, consume).into();
+    rig.cut();
+    assert!(rig.failure(declare).is_some());
+    assert_eq!(rig.failed_consumers(), [consumer]);
+    let report = rig.recover();
+    assert_eq!((report.queues, report.consumers, report.failed.len()), (1, 0, 0), "{report:?}");
+    assert_eq!(rig.failed_consumers(), [consumer]);
+}
+
+#[test]
+fn a_declaration_that_is_retried_is_the_last_one() {
+    let mut rig = SessionRig::with(|recovery| recovery.retry_locked(true));
+    let id = rig.open();
+    let theirs = rig.declare_elsewhere(exclusive("first"));
+    let first = rig.send(id, exclusive("first"));
+    // The broker ignores it, since it closes the channel for the other one.
+    rig.send(id, QueueDeclare { no_wait: true, ..durable("second") });
+    rig.run();
+    rig.peer.engine.handle_eof(theirs, rig.now);
+    rig.pass(Duration::from_secs(10));
+    assert!(rig.answer(first).is_some(), "{:?}", rig.events);
+    rig.ask(id, bind_last(false)).expect("it is bound");
+    assert_eq!(restored_routes(&mut rig, &[&short("first")]), [1]);
 }

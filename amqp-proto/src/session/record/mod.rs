@@ -53,9 +53,14 @@ pub(crate) struct ChannelRecord {
     /// Their deliveries are requeued.
     pub(crate) orphans: Vec<ConsumerId>,
     pub(crate) streams: Streams,
-    /// The queue for which an empty queue name stands, as far as there are replies.
+    /// The queue for which an empty queue name stands, as far as is known: of the declarations that have a reply, or get none, this
+    /// one was sent last.
     pub(crate) last_queue: ShortStr,
-    /// The declaration of a queue that was sent last, and its name, until its reply arrives. If it has none, until the next.
+    /// Its declaration.
+    pub(crate) last_declaration: Option<RequestId>,
+    /// The queue of the last reply to a declaration.
+    pub(crate) last_named: ShortStr,
+    /// The declaration of a queue that was sent last, and its name, while its reply is pending.
     pub(crate) declaring: Option<(RequestId, ShortStr)>,
     /// Requests without a reply behind the declaration of a queue that is yet to get its name from the broker.
     pub(crate) unnamed: VecDeque<(RequestId, Noted, bool)>,
