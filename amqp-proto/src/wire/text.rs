@@ -73,20 +73,6 @@ impl ShortStr {
         Self(Bytes::copy_from_slice(text.get(..end).unwrap_or_default().as_bytes()))
     }
 
-    /// The bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The text, if the bytes are UTF-8.
-    ///
-    /// # Errors
-    /// Where they stop being UTF-8.
-    pub fn to_str(&self) -> Result<&str, Utf8Error> {
-        core::str::from_utf8(&self.0)
-    }
-
     /// Returns whether the string is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -137,20 +123,6 @@ impl Wire for ShortStr {
 pub struct LongStr(Bytes);
 
 impl LongStr {
-    /// The bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The text, if the bytes are UTF-8.
-    ///
-    /// # Errors
-    /// Where they stop being UTF-8.
-    pub fn to_str(&self) -> Result<&str, Utf8Error> {
-        core::str::from_utf8(&self.0)
-    }
-
     /// The bytes as a shared buffer.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
@@ -287,8 +259,25 @@ pub(crate) fn write_escaped(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Resu
     })
 }
 
-macro_rules! show_text {
+/// Implements the methods that short and long strings have in common.
+macro_rules! text_methods {
     ($($name:ident)*) => {$(
+        impl $name {
+            /// Returns the bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                &self.0
+            }
+
+            /// Returns the text, if the bytes are UTF-8.
+            ///
+            /// # Errors
+            /// If they are not, with the position of the first invalid byte.
+            pub fn to_str(&self) -> Result<&str, Utf8Error> {
+                core::str::from_utf8(&self.0)
+            }
+        }
+
         /// The text; bytes that are not UTF-8 show as replacement characters.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -304,4 +293,4 @@ macro_rules! show_text {
     )*};
 }
 
-show_text! { ShortStr LongStr }
+text_methods! { ShortStr LongStr }
