@@ -213,6 +213,32 @@ fn an_exclusive_consumer_that_waits_can_be_cancelled_or_lose_its_queue_or_its_ch
     }
 }
 
+/// The question how many consumers its queue has never counts itself: whenever its channel is reopened, it is started once.
+#[test]
+fn an_exclusive_consumer_that_waits_outlasts_its_channel_at_any_round_of_the_question() {
+    for (rounds, noticed) in (0..8).flat_map(|rounds| [(rounds, false), (rounds, true)]) {
+        let (mut rig, id, [exclusive, _], notice) = unnoticed(reopening());
+        let mut notice = Some(notice);
+        if noticed {
+            notice.take().into_iter().for_each(|notice| notice(&mut rig));
+        }
+        rig.now += Duration::from_secs(1);
+        (0..rounds).for_each(|_| rig.round());
+        rig.send(id, QueueDeclare { passive: true, ..durable("missing") });
+        rig.run();
+        notice.into_iter().for_each(|notice| notice(&mut rig));
+        rig.pass(Duration::from_secs(5));
+        assert_eq!(rig.failed_consumers(), [], "{rounds} {noticed}");
+        rig.publish(id, "", "q", "there");
+        rig.run();
+        assert_eq!(rig.texts(exclusive), ["there"], "{rounds} {noticed}");
+        // Nothing is asked any more.
+        let timer = rig.session.poll_timeout().map(|(at, _)| at);
+        assert!(timer.is_none_or(|at| at > rig.now + Duration::from_secs(5)), "{rounds} {noticed}");
+        assert_eq!(rig.peer.engine.take_violation(), None);
+    }
+}
+
 /// The broker does not have a consumer that waits. If another one could take its tag, a cancel of the first would end the second.
 #[test]
 fn the_tag_of_an_exclusive_consumer_that_waits_is_taken() {
