@@ -317,3 +317,27 @@ fn many_consumers_are_started_and_dropped() {
         }
     }
 }
+
+/// The message that failed may be the one of any of them.
+#[test]
+fn all_that_wait_for_confirms_at_once_hear_of_a_failure() {
+    let (mut rig, channel) = rig();
+    rig.recover();
+    let publisher = publisher(&channel, 100);
+    let _unconfirmed = rig.run(publisher.publish("q", "m")).expect("it is sent");
+    let mut first = pin!(publisher.wait_for_confirms());
+    assert!(rig.poll(first.as_mut()).is_none());
+    let _unconfirmed = rig.run(publisher.publish("q", "m")).expect("it is sent");
+    let (mut second, mut abandoned) =
+        (pin!(publisher.wait_for_confirms()), Box::pin(publisher.wait_for_confirms()));
+    assert!(rig.poll(second.as_mut()).is_none() && rig.poll(abandoned.as_mut()).is_none());
+    drop(abandoned);
+    rig.lose();
+    rig.turn();
+    let lost =
+        rig.poll(first.as_mut()).expect("nothing is outstanding").expect_err("they are lost");
+    // A call that begins now is about later messages.
+    assert_eq!(rig.run(publisher.wait_for_confirms()), Ok(()));
+    assert_eq!(rig.run(second), Err(lost));
+    assert_eq!(rig.run(publisher.wait_for_confirms()), Ok(()));
+}

@@ -196,12 +196,13 @@ impl Publisher {
     /// Waits until the broker has confirmed everything that was published on the channel.
     ///
     /// # Errors
-    /// The first failure among the messages since the last call, even if its [`Confirmation`] has returned it already.
+    /// The first failure among the messages since the last call, even if its [`Confirmation`] has returned it already. Calls that
+    /// wait at the same time all return it.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn wait_for_confirms(&self) -> Result<(), ConfirmError> {
-        let mut deadline = None;
+        let (mut deadline, mut call) = (None, None);
         let shared = self.channel.connection().shared();
         let mut waiting = Waiting::new(shared, On::Confirms(self.channel.place()));
         poll_fn(|cx| {
@@ -209,8 +210,9 @@ impl Publisher {
                 let Some(channel) = state.channel(self.channel.place()) else {
                     return Poll::Ready(Ok(()));
                 };
+                let call = *call.get_or_insert_with(|| channel.confirms.begin_call());
                 if channel.confirms.outstanding() == 0 {
-                    return Poll::Ready(channel.confirms.take_failure().map_or(Ok(()), Err));
+                    return Poll::Ready(channel.confirms.end_call(call).map_or(Ok(()), Err));
                 }
                 waiting.wait(state, task)
             });

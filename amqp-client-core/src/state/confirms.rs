@@ -18,8 +18,12 @@ pub(crate) struct Confirms {
     /// Messages and bytes that are not confirmed.
     outstanding: usize,
     bytes: usize,
-    /// Publishes that failed since the last call of `wait_for_confirms`.
+    /// The first publish that failed since the last call of `wait_for_confirms` returned.
     failed: Option<ConfirmError>,
+    /// Number of these calls.
+    calls: u64,
+    /// The failure that such a call returned last, and how many calls had begun by then: these return it as well.
+    reported: Option<(ConfirmError, u64)>,
 }
 
 #[derive(Debug)]
@@ -71,9 +75,19 @@ impl Confirms {
         self.bytes
     }
 
-    /// The first failure since this was last asked.
-    pub(crate) fn take_failure(&mut self) -> Option<ConfirmError> {
-        self.failed.take()
+    /// Begins a call of `wait_for_confirms`. Returns its number.
+    pub(crate) const fn begin_call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    /// Ends such a call. Returns the first failure since a call last ended, or the one that another call has returned meanwhile.
+    pub(crate) fn end_call(&mut self, call: u64) -> Option<ConfirmError> {
+        if let Some(failed) = self.failed.take() {
+            self.reported = Some((failed, self.calls));
+        }
+        let reported = self.reported.as_ref().filter(|(_, calls)| call <= *calls);
+        reported.map(|(failed, _)| failed.clone())
     }
 
     /// Stores a returned mandatory message; its confirm follows.
@@ -282,6 +296,11 @@ mod tests {
         poll_task(Waker::noop(), |task| confirms.poll(seq.get(), task))
     }
 
+    fn failure(confirms: &mut Confirms) -> Option<ConfirmError> {
+        let call = confirms.begin_call();
+        confirms.end_call(call)
+    }
+
     #[test]
     fn outcomes_reach_their_publish_in_any_order() {
         let (mut confirms, seqs) = published(4);
@@ -292,8 +311,8 @@ mod tests {
         assert_eq!(poll(&mut confirms, seqs[3]), Poll::Ready(Err(ConfirmError::Nacked)));
         assert_eq!(poll(&mut confirms, seqs[1]), Poll::Pending);
         assert_eq!(poll(&mut confirms, seqs[0]), Poll::Ready(Ok(())));
-        assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
-        assert_eq!(confirms.take_failure(), None);
+        assert_eq!(failure(&mut confirms), Some(ConfirmError::Nacked));
+        assert_eq!(failure(&mut confirms), None);
     }
 
     #[test]
@@ -301,7 +320,7 @@ mod tests {
         use amqp_proto::PublishError::{Expired, Withdrawn};
         let (mut confirms, seqs) = published(4);
         confirms.given_up(seqs[0], &Withdrawn, Waker::wake);
-        assert_eq!((confirms.outstanding(), confirms.take_failure()), (3, None));
+        assert_eq!((confirms.outstanding(), failure(&mut confirms)), (3, None));
         assert!(matches!(
             poll(&mut confirms, seqs[0]),
             Poll::Ready(Err(ConfirmError::NotResent(_)))
@@ -309,10 +328,10 @@ mod tests {
         // It hides no failure of other messages, earlier or later.
         confirms.confirmed(&(seqs[1]..=seqs[1]), false, Waker::wake);
         confirms.given_up(seqs[2], &Withdrawn, Waker::wake);
-        assert_eq!(confirms.take_failure(), Some(ConfirmError::Nacked));
+        assert_eq!(failure(&mut confirms), Some(ConfirmError::Nacked));
         confirms.given_up(seqs[3], &Expired, Waker::wake);
         assert_eq!(confirms.outstanding(), 0);
-        assert!(confirms.take_failure().is_some(), "nobody decided that");
+        assert!(failure(&mut confirms).is_some(), "nobody decided that");
     }
 
     #[test]
@@ -358,7 +377,7 @@ mod tests {
         }
         let unknown = Err(ConfirmError::Unconfirmed(reason));
         assert_eq!(poll(&mut confirms, seqs[5]), Poll::Ready(unknown));
-        assert_eq!(confirms.take_failure(), Some(ConfirmError::Returned(returned)));
+        assert_eq!(failure(&mut confirms), Some(ConfirmError::Returned(returned)));
     }
 
     #[test]
