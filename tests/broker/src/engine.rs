@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use amqp_proto::method::Method;
+use amqp_proto::method::{Arguments as _, BasicConsume, Method};
 use amqp_proto::{
     ChannelEvent, ChannelId, Connection, ConnectionError, Event, Limits, Published, ReplyCode,
     ServerConfig, ServerEvent, ShortStr, Transmit, Unusable,
@@ -46,8 +46,8 @@ pub struct Engine {
     pub(crate) burying: bool,
     /// Channels in confirm mode with confirms to send.
     pub(crate) confirming: BTreeSet<At>,
-    /// Requests that were delayed, and the time until which they are.
-    pub(crate) later: Vec<(Instant, At, Method)>,
+    /// Consumers whose start is delayed.
+    pub(crate) later: Vec<Delayed>,
     /// The reason why clients have to stop publishing.
     pub(crate) alarm: Option<String>,
     pub(crate) choices: Choices,
@@ -89,6 +89,15 @@ impl Session {
         // Input after the end is read and dropped; otherwise, the client might not be able to read the reason.
         !self.frozen && (!held || self.proto.check().is_err())
     }
+}
+
+/// The start of a consumer that its queue has yet to reply to.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    until: Instant,
+    at: At,
+    consume: BasicConsume,
+    prefetch: u16,
 }
 
 /// A channel of a session.
@@ -211,7 +220,7 @@ impl Engine {
         let sessions = self.sessions.values();
         let timers = sessions.filter_map(|session| session.proto.poll_timeout()).map(|(at, _)| at);
         let queues = self.queues.values().filter_map(Queue::due);
-        let put_off = self.later.iter().map(|(at, ..)| *at).chain(self.next_confirm());
+        let put_off = self.later.iter().map(|delayed| delayed.until).chain(self.next_confirm());
         timers.chain(queues).chain(put_off).min()
     }
 
@@ -399,7 +408,8 @@ impl Engine {
     }
 
     /// Delays a request, at random: RabbitMQ's queues reply to `basic.consume`, its channels to all other requests, so this one
-    /// can be overtaken. Returns the request if it is not delayed.
+    /// can be overtaken. The prefetch limit is the one at the time of the request: it is the channel that knows it. Returns the
+    /// request if it is not delayed.
     fn put_off(&mut self, at: At, method: Method) -> Option<Method> {
         let Method::BasicConsume(mut consume) = method else { return Some(method) };
         let delay = self.choices.delay();
@@ -410,26 +420,24 @@ impl Engine {
         let Some(delay) = delay.filter(|_| !consume.queue.is_empty()) else {
             return Some(consume.into());
         };
-        self.later.push((self.now + delay, at, consume.into()));
+        let (until, prefetch) = (self.now + delay, self.prefetch(at));
+        self.later.push(Delayed { until, at, consume, prefetch });
         None
     }
 
     /// Returns whether a consumer is to be, but is not yet.
     pub(crate) fn is_put_off(&self, at: At, tag: &ShortStr) -> bool {
-        self.later.iter().any(|(_, own, method)| {
-            *own == at
-                && matches!(method, Method::BasicConsume(method) if method.consumer_tag == *tag)
-        })
+        let is_it = |own: &Delayed| own.at == at && own.consume.consumer_tag == *tag;
+        self.later.iter().any(is_it)
     }
 
     /// Processes the delayed requests.
     fn catch_up(&mut self) {
         let now = self.now;
-        while let Some(index) = self.later.iter().position(|(until, ..)| *until <= now) {
-            let (_, at, method) = self.later.remove(index);
-            let cause = method.facts().id;
-            if let Err(fault) = self.request(at, method) {
-                self.refuse(at, &fault, cause);
+        while let Some(index) = self.later.iter().position(|delayed| delayed.until <= now) {
+            let Delayed { at, consume, prefetch, .. } = self.later.remove(index);
+            if let Err(fault) = self.basic_consume(at, consume, prefetch) {
+                self.refuse(at, &fault, BasicConsume::FACTS.id);
             }
         }
     }
@@ -479,7 +487,7 @@ impl Engine {
             .get_mut(&at.session)
             .and_then(|session| session.channels.remove(&at.channel));
         let Some(state) = state else { return };
-        self.later.retain(|(_, own, _)| *own != at);
+        self.later.retain(|delayed| delayed.at != at);
         for (tag, consumer) in &state.consumers {
             self.remove_consumer(at, tag, &consumer.queue);
         }

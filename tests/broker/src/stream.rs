@@ -17,11 +17,10 @@ impl Engine {
     /// Checks the consumer of a stream as RabbitMQ does, and finds the offset that it begins with.
     pub(crate) fn begin_reading(
         &mut self,
-        at: At,
         name: &Name,
         consume: &BasicConsume,
+        prefetch: u16,
     ) -> Result<usize, Fault> {
-        let prefetch = self.channel(at).map_or(0, |channel| channel.prefetch);
         if consume.no_ack {
             return Err(Fault::not_implemented(&format!(
                 "automatic acknowledgement not supported by stream queues queue {name}"

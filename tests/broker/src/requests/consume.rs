@@ -33,16 +33,20 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn basic_consume(&mut self, at: At, method: BasicConsume) -> Done {
+    /// The limit for new consumers of a channel.
+    pub(crate) fn prefetch(&mut self, at: At) -> u16 {
+        self.channel(at).map_or(0, |channel| channel.prefetch)
+    }
+
+    pub(crate) fn basic_consume(&mut self, at: At, method: BasicConsume, prefetch: u16) -> Done {
         if direct_reply::is_meant_by(&method.queue) {
             return self.consume_replies(at, method);
         }
         let name = self.queue_named(at, method.queue.clone());
         let is_stream = self.usable(at, &name)?.limits.is_stream;
-        let offset = if is_stream { self.begin_reading(at, &name, &method)? } else { 0 };
+        let offset = if is_stream { self.begin_reading(&name, &method, prefetch)? } else { 0 };
         let Some(channel) = self.channel(at) else { return Ok(()) };
         let tag = channel.name_consumer(method.consumer_tag)?;
-        let prefetch = channel.prefetch;
         let queue = self.usable(at, &name)?;
         let taken = queue.consumers.iter().any(|other| other.exclusive);
         if taken || method.exclusive && !queue.consumers.is_empty() {

@@ -73,7 +73,10 @@ impl Engine {
             }
             Method::QueueDelete(method) => return self.queue_delete(at, method),
             Method::BasicQos(method) => return self.basic_qos(at, &method),
-            Method::BasicConsume(method) => return self.basic_consume(at, method),
+            Method::BasicConsume(method) => {
+                let prefetch = self.prefetch(at);
+                return self.basic_consume(at, method, prefetch);
+            }
             Method::BasicCancel(method) => return self.basic_cancel(at, method),
             Method::BasicGet(method) => return self.basic_get(at, method),
             Method::BasicAck(method) => {
