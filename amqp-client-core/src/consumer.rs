@@ -41,13 +41,13 @@ use crate::state::{Starvation, StarvationWatch};
 /// (`amqp-client-blocking`), no such care is needed: a helper thread drives the connection while handlers block.
 ///
 /// # Consumers that lag
-/// Without a prefetch limit ([`Channel::basic_qos`]), the broker sends everything the queue has. When consumers leave more than
-/// the connection's [`delivery_budget`](crate::Settings::delivery_budget) untaken, the client stops reading and reports the
-/// consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for another second while others wait,
-/// it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest deliveries. The consumer keeps
-/// its share of the budget, and at least one delivery. The stream does not end. Once the application has taken these deliveries,
-/// the client starts the consumer again; the broker's tools show it with a number in front of its tag. The requeued messages are
-/// delivered again, marked as redelivered.
+/// Without a prefetch limit ([`ConsumeOptions::prefetch`](crate::ConsumeOptions::prefetch)), the broker sends everything the queue
+/// has. When consumers leave more than the connection's [`delivery_budget`](crate::Settings::delivery_budget) untaken, the client
+/// stops reading and reports the consumer that holds most: [`ChannelEvent::ConsumerLags`]. If that consumer takes nothing for
+/// another second while others wait, it is paused ([`ChannelEvent::ConsumerPaused`]): the client cancels it and requeues its newest
+/// deliveries. The consumer keeps its share of the budget, and at least one delivery. The stream does not end. Once the application
+/// has taken these deliveries, the client starts the consumer again; the broker's tools show it with a number in front of its tag.
+/// The requeued messages are delivered again, marked as redelivered.
 ///
 /// A consumer that has ended cannot be paused. If the application does not take what it still holds, its newest deliveries are
 /// requeued as if it were paused.

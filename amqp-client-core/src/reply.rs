@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_proto::method::{FromReply, Request};
-use amqp_proto::{GetReply, Misuse, RequestId};
+use amqp_proto::session::SessionChannel;
+use amqp_proto::{CommandError, GetReply, Misuse, RequestId};
 
 use crate::channel::Channel;
 use crate::error::CallError;
@@ -98,7 +99,20 @@ impl<T> Reply<T> {
         if request.is_no_wait() {
             return Self::failed(Misuse::HasNoReply(R::NAME).into());
         }
-        match Sending::start(channel, guard, request, prepare) {
+        let send = |protocol: &mut SessionChannel<'_>| protocol.request(request);
+        Self::send_by(channel, guard, R::NAME, send, prepare, convert)
+    }
+
+    /// Like `send_locked`. `send` queues the request, whose method has that name.
+    pub(crate) fn send_by(
+        channel: &Channel,
+        guard: Guard<'_>,
+        method: &'static str,
+        send: impl FnOnce(&mut SessionChannel<'_>) -> Result<RequestId, CommandError>,
+        prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
+        convert: impl FnOnce(&Sending, amqp_proto::Reply) -> Result<T, CallError> + Send + 'static,
+    ) -> Self {
+        match Sending::start(channel, guard, method, send, prepare) {
             Ok(request) => {
                 Self { step: ReplyState::Sent(Some(Sent { request, convert: Box::new(convert) })) }
             }
@@ -126,14 +140,15 @@ impl<T> Reply<T> {
 }
 
 impl Sending {
-    fn start<R: Request>(
+    fn start(
         channel: &Channel,
         mut guard: Guard<'_>,
-        request: R,
+        method: &'static str,
+        send: impl FnOnce(&mut SessionChannel<'_>) -> Result<RequestId, CommandError>,
         prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
     ) -> Result<Self, CallError> {
         let state = &mut *guard;
-        let id = channel.protocol(state)?.request(request)?;
+        let id = send(&mut channel.protocol(state)?)?;
         if let Some(waiting) = state.channel(channel.place()) {
             waiting.requests.started(id);
             prepare(waiting, id);
@@ -143,7 +158,7 @@ impl Sending {
         let deadline = state.deadlines.start(timeout, counts);
         state.wake_driver();
         drop(guard);
-        Ok(Self { channel: channel.clone(), id, method: R::NAME, deadline, timeout, polled: false })
+        Ok(Self { channel: channel.clone(), id, method, deadline, timeout, polled: false })
     }
 
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<amqp_proto::Reply, CallError>> {

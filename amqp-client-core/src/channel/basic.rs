@@ -1,8 +1,10 @@
-use amqp_proto::method::{BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover};
+use amqp_proto::method::{
+    Arguments as _, BasicCancel, BasicConsume, BasicGet, BasicQos, BasicRecover,
+};
 use amqp_proto::session::SessionChannel;
 use amqp_proto::{
     Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
-    Route, Settlement, TooLong,
+    RequestId, Route, Settlement, TooLong,
 };
 
 use super::{Channel, Heads, NotNow, Outgoing};
@@ -15,7 +17,7 @@ use crate::reply::{Reply, typed};
 /// Requests about messages (spec 1.8).
 impl Channel {
     /// Sets the prefetch limit: the number of unacknowledged deliveries of each consumer that starts from now on; 0 is no limit
-    /// (`basic.qos`).
+    /// (`basic.qos`). [`ConsumeOptions::prefetch`] sets the limit of one consumer.
     pub fn basic_qos(&self, prefetch_count: u16) -> Reply<()> {
         self.request(Ok::<_, CallError>(BasicQos { prefetch_count, ..<_>::default() }))
     }
@@ -26,15 +28,17 @@ impl Channel {
         queue: impl AsRef<[u8]>,
         options: ConsumeOptions,
     ) -> Reply<Consumer> {
-        let pausable = options.pausable;
+        let (pausable, prefetch) = (options.pausable, options.prefetch);
         let method = match self.consume_method(queue.as_ref(), options) {
             Ok(method) => method,
             Err(error) => return Reply::failed(error),
         };
         let tag = method.consumer_tag.clone();
-        Reply::send(
+        Reply::send_by(
             self,
-            method,
+            self.lock(),
+            BasicConsume::NAME,
+            |protocol| start_consumer(protocol, method, prefetch),
             |state, id| state.queues.insert(id.into(), tag, pausable),
             |sending, reply| {
                 let tag = typed::<BasicConsume>(sending, reply)?.consumer_tag.detached();
@@ -55,13 +59,13 @@ impl Channel {
         queue: impl AsRef<[u8]>,
         options: ConsumeOptions,
     ) -> Result<Consumer, CallError> {
-        let pausable = options.pausable;
+        let (pausable, prefetch) = (options.pausable, options.prefetch);
         let method =
             BasicConsume { no_wait: true, ..self.consume_method(queue.as_ref(), options)? };
         let tag = method.consumer_tag.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let id = self.protocol(state)?.request(method)?.into();
+        let id = start_consumer(&mut self.protocol(state)?, method, prefetch)?.into();
         if let Some(channel) = state.channel(self.place()) {
             channel.queues.insert(id, tag.clone(), pausable);
         }
@@ -290,4 +294,23 @@ impl Channel {
             }
         }
     }
+}
+
+/// Queues the start of a consumer. If it has a prefetch limit of its own, the limit of the channel is changed in front of the start
+/// and set again behind it: the broker carries out the requests in their order.
+fn start_consumer(
+    protocol: &mut SessionChannel<'_>,
+    method: BasicConsume,
+    prefetch: Option<u16>,
+) -> Result<RequestId, CommandError> {
+    let before = protocol.prefetch();
+    let Some(prefetch_count) = prefetch.filter(|own| *own != before.prefetch_count) else {
+        return protocol.request(method);
+    };
+    // Nobody waits for the replies to these two. If the broker refuses one, it closes the channel, and the consumer ends.
+    protocol.request(BasicQos { prefetch_count, ..before.clone() })?;
+    let started = protocol.request(method);
+    // Also if the start was refused by this side. The channel has accepted the first of the three, so it accepts this one.
+    let _limited = protocol.request(before);
+    started
 }

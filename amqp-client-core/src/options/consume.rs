@@ -14,8 +14,7 @@ use crate::error::CallError;
 /// # async fn example(channel: Channel) -> Result<(), Box<dyn std::error::Error>> {
 /// let stream = channel.queue("events")?;
 /// // A stream needs a prefetch limit.
-/// channel.basic_qos(100).await?;
-/// let options = ConsumeOptions::new().stream_offset(StreamOffset::First);
+/// let options = ConsumeOptions::new().prefetch(100).stream_offset(StreamOffset::First);
 /// let consumer = stream.consume(options).await?;
 /// # Ok(())
 /// # }
@@ -29,6 +28,8 @@ pub struct ConsumeOptions {
     exclusive: bool,
     /// Whether the consumer may be paused. Not part of the request.
     pub(crate) pausable: Option<bool>,
+    /// The consumer's own prefetch limit, which a request of its own sets.
+    pub(crate) prefetch: Option<u16>,
     arguments: Arguments,
 }
 
@@ -68,6 +69,29 @@ impl ConsumeOptions {
     /// after 30 seconds.
     pub fn consumer_tag(mut self, tag: impl AsRef<[u8]>) -> Self {
         self.consumer_tag = tag.as_ref().to_vec();
+        self
+    }
+
+    /// Sets the consumer's prefetch limit: the number of deliveries that it may have unacknowledged; 0 is no limit. By default, it
+    /// is the limit of the channel ([`basic_qos`](crate::Channel::basic_qos)). It has no effect on a consumer without
+    /// acknowledgements.
+    ///
+    /// The limit of the channel applies to consumers that start later as before. If the two differ, the client sends `basic.qos`
+    /// before and after `basic.consume`, without waiting for the replies: there is still one round trip. After a loss, the consumer
+    /// has its limit again.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::{ConsumeOptions, Queue};
+    /// # async fn example(jobs: Queue, prices: Queue) -> Result<(), Box<dyn std::error::Error>> {
+    /// // On the same channel.
+    /// let slow = jobs.consume(ConsumeOptions::new().prefetch(1)).await?;
+    /// let fast = prices.consume(ConsumeOptions::new().prefetch(500)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn prefetch(mut self, prefetch_count: u16) -> Self {
+        self.prefetch = Some(prefetch_count);
         self
     }
 

@@ -5,7 +5,7 @@ use super::noted::note;
 use super::record::kept::{Budget, Expires, KeptMessage};
 use super::record::{ChannelRecord, Mode};
 use super::topology::Topology;
-use crate::method::{Method, Request, TxRollback};
+use crate::method::{BasicQos, Method, Request, TxRollback};
 use crate::time::Instant;
 use crate::{
     Body, ChannelError, ChannelEvent, ChannelId, Close, CommandError, Connection, ConnectionError,
@@ -184,6 +184,13 @@ impl SessionChannel<'_> {
             Reach::Ended(over) => return Err(ended(self.id, *over).into()),
         };
         Ok(id)
+    }
+
+    /// Returns the prefetch limit of the consumers that start next: the last `basic.qos` for consumers, even if it has to wait for a
+    /// connection. A `prefetch_count` of 0 is no limit.
+    #[must_use]
+    pub fn prefetch(&self) -> BasicQos {
+        self.record.prefetch().cloned().unwrap_or_default()
     }
 
     /// Discards the reply to a request; see [`Channel::abandon`](crate::Channel::abandon).
@@ -394,7 +401,7 @@ impl SessionChannel<'_> {
                 if !begins && !self.is_stream(&consume.queue) {
                     return Ok(());
                 }
-                match (consume.no_ack, self.record.prefetch()) {
+                match (consume.no_ack, self.prefetch().prefetch_count) {
                     (true, _) => Err(Misuse::StreamNeedsAcks),
                     (false, 0) => Err(Misuse::StreamNeedsPrefetch),
                     _ => Ok(()),

@@ -217,6 +217,60 @@ behaviours! {
         assert_eq!(next(&mut consumer).await?.body(), [2]);
     }
 
+    async fn a_consumer_has_its_own_prefetch_limit_and_later_ones_have_that_of_the_channel(world) {
+        for channel_limit in [None, Some(2)] {
+            let channel = world.channel().await?;
+            let mut queues = Vec::new();
+            for _ in 0..4 {
+                let queue = channel.queue_declare("", super::temporary()).await?;
+                for number in 0..5u8 {
+                    queue.publish(&Message::new(vec![number])).await?;
+                }
+                queues.push(queue);
+            }
+            if let Some(limit) = channel_limit {
+                channel.basic_qos(limit).await?;
+            }
+            // Queues of this type start their consumers without the channel.
+            let options = QueueOptions::new().queue_type(QueueType::Quorum);
+            let quorum = channel.queue_declare(name("quorum"), options).await?;
+            for number in 0..5u8 {
+                quorum.publish_confirmed(&Message::new(vec![number])).await?;
+            }
+            queues.insert(0, quorum.clone());
+            let tag = |tag| ConsumeOptions::new().consumer_tag(tag);
+            // All at once: the broker takes them in their order.
+            let starts = [
+                quorum.consume(tag("quorum").prefetch(4)),
+                queues[1].consume(tag("own").prefetch(1)),
+                queues[2].consume(tag("the channel's")),
+                queues[3].consume(tag("none").prefetch(0)),
+            ];
+            let mut consumers = Vec::new();
+            for start in starts {
+                consumers.push(start.await?);
+            }
+            // One that is not started changes nothing.
+            let refused = queues[4].consume(tag("own").prefetch(4)).await.expect_err("in use");
+            assert_eq!(refused, CallError::Misuse(Misuse::ConsumerTagInUse));
+            let own = tag("at once").prefetch(3);
+            consumers.push(channel.basic_consume_no_wait(queues[4].name(), own)?);
+            let limits = [4, 1, channel_limit.unwrap_or(5), 5, 3];
+            let mut held = Vec::new();
+            for (consumer, limit) in consumers.iter_mut().zip(limits) {
+                for _ in 0..limit {
+                    held.push(next(consumer).await?);
+                }
+            }
+            for (queue, limit) in queues.iter().zip(limits).skip(1) {
+                let ready = world.channel().await?.queue_declare_passive(queue.name()).await?;
+                assert_eq!(ready.message_count(), 5 - u32::from(limit));
+            }
+            assert!(consumers.iter_mut().all(|consumer| consumer.try_next().is_none()));
+            quorum.delete().await?;
+        }
+    }
+
     async fn a_global_prefetch_limits_all_consumers_of_the_channel_together(world) {
         let (channel, one) = world.queue().await?;
         let two = channel.queue_declare("", super::temporary()).await?;

@@ -239,9 +239,8 @@ behaviours! {
         let channel = scene.connection.open_channel().await?;
         let options = QueueOptions::new().queue_type(QueueType::Stream);
         let stream = channel.queue_declare(name("stream"), options).await?;
-        channel.basic_qos(5).await?;
         // It begins with the next message, which is the default.
-        let mut consumer = stream.consume(ConsumeOptions::new()).await?;
+        let mut consumer = stream.consume(ConsumeOptions::new().prefetch(5)).await?;
         scene.proxy.refuse(true)?;
         scene.proxy.cut();
         scene.lost().await?;
@@ -253,6 +252,48 @@ behaviours! {
         assert_eq!(delivery.body(), b"meanwhile");
         delivery.ack()?;
         stream.delete().await?;
+    }
+
+    async fn consumers_keep_their_own_prefetch_limits(world) {
+        let mut scene = Scene::set(&world).await?;
+        let limited = |limit| ConsumeOptions::new().prefetch(limit);
+        let (channel, first) = scene.ten_messages().await?;
+        let (_, second) = scene.ten_messages().await?;
+        let (_, third) = scene.ten_messages().await?;
+        channel.basic_qos(4).await?;
+        let on_channel = |queue: &Queue| channel.queue(queue.name());
+        let (second, third) = (on_channel(&second)?, on_channel(&third)?);
+        let before = first.consume(limited(3)).await?;
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        scene.lost().await?;
+        // They wait for a connection, and are sent in the order of the calls. One is given up.
+        let given_up = third.consume(limited(1));
+        let own = second.consume(limited(2));
+        let channels = third.consume(ConsumeOptions::new());
+        drop(given_up);
+        scene.proxy.refuse(false)?;
+        let mut consumers = [before, own.await?, channels.await?];
+        scene.recovered().await?;
+        for _ in 0..2 {
+            for (consumer, limit) in consumers.iter_mut().zip([3, 2, 4]) {
+                let mut held = Vec::new();
+                for _ in 0..limit {
+                    held.push(next(consumer).await?);
+                }
+                let queue = consumer.channel().connection().open_channel().await?;
+                // What is not ready is held.
+                let name = held.first().ok_or("none")?.routing_key();
+                let ready = queue.queue_declare_passive(name).await?.message_count();
+                assert_eq!(ready, 10 - limit, "{consumer:?}");
+                // The next loss returns them.
+                std::mem::forget(held);
+            }
+            scene.cut().await?;
+        }
+        for queue in [first, second, third] {
+            queue.delete().await?;
+        }
     }
 
     async fn calls_wait_for_the_connection_to_come_back(world) {

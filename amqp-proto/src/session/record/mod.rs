@@ -254,12 +254,12 @@ impl ChannelRecord {
     }
 
     /// Returns the prefetch limit of the next consumer.
-    pub(crate) fn prefetch(&self) -> u16 {
+    pub(crate) fn prefetch(&self) -> Option<&BasicQos> {
         let held = self.held.iter().rev().find_map(|held| match &held.method {
-            Method::BasicQos(qos) if !qos.global => Some(qos.prefetch_count),
+            Method::BasicQos(qos) if !qos.global => Some(qos),
             _ => None,
         });
-        held.unwrap_or_else(|| self.qos_now.as_ref().map_or(0, |qos| qos.prefetch_count))
+        held.or(self.qos_now.as_ref())
     }
 
     /// Removes the consumer with this tag at the broker.

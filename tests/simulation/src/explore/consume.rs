@@ -34,8 +34,17 @@ impl Task {
             Name::Shared(_) | Name::Quorum => options.pausable(true),
             _ => options,
         };
+        // An odd limit is that of the consumer, and an even one that of the channel.
+        let (own, channels) = match kind.prefetch {
+            Some(prefetch) if prefetch % 2 == 1 => (Some(prefetch), None),
+            prefetch => (None, prefetch),
+        };
+        let options = match own {
+            Some(prefetch) => options.prefetch(prefetch),
+            None => options,
+        };
         let channel = &desk.channel;
-        if let Some(prefetch) = kind.prefetch {
+        if let Some(prefetch) = channels {
             let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;
             limited.and_then(|result| self.judge_call(result));
         }
