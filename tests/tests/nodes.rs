@@ -119,6 +119,25 @@ async fn a_limit_of_connections_is_waited_for() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_refusal_names_the_node_that_refused_also_after_retries() -> Result<()> {
+    let (code, text) = FOR_GOOD[0];
+    for vhost in ["%2f", ""] {
+        let refuses = refusing(code, text)?;
+        let uri = format!("amqp://{},{refuses}/{vhost}", unreachable()?);
+        let target = uri.parse::<Target>()?.retry_open(true);
+        let error = connect_target(target).await.expect_err("it is refused for good");
+        assert_eq!(matches!(error, ConnectError::EmptyVirtualHost { .. }), vhost.is_empty());
+        let (ConnectError::Refused { endpoint, .. }
+        | ConnectError::EmptyVirtualHost { endpoint, .. }) = &error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!(endpoint.to_string(), refuses);
+    }
+    Ok(())
+}
+
 type Talk = fn(&mut PeerConnection);
 
 /// How far a server goes with the handshake before the client gives up; the TLS handshake is first.

@@ -79,7 +79,8 @@ async fn open_patiently<R: Runtime>(
     target: &Arc<Target>,
     recovery: &Recovery,
 ) -> Result<(Connection, Option<Token>), ConnectError> {
-    let endpoint = target.node(0)?.clone();
+    // Without nodes, there would be no attempt, and so no end.
+    target.node(0)?;
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
     let (connection, reconnector) =
         Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
@@ -91,7 +92,10 @@ async fn open_patiently<R: Runtime>(
     let token = reconnect_unless::<R>(reconnector, target.clone(), is_final).await?;
     match connection.ready().await {
         Ok(()) => Ok((connection, token)),
-        Err(error) => Err(ConnectError::Refused { endpoint, error }),
+        Err(error) => {
+            let endpoint = target.node(connection.shared().lock().node)?.clone();
+            Err(ConnectError::refused(endpoint, error, &target.config.protocol))
+        }
     }
 }
 

@@ -81,6 +81,9 @@ impl State {
             // Reading may have been suspended because of the requeued deliveries.
             self.wake_driver();
         }
+        if let SessionEvent::Connecting { node, .. } = &event {
+            self.node = *node;
+        }
         let Some(event) = ConnectionEvent::of_session(event, &self.endpoints) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
             self.deadlines.recover(self.proto.queued());

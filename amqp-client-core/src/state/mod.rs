@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) run_call: Option<RunCall>,
     /// The endpoints of the session's nodes, to name them in events. Empty if they are not known.
     pub(crate) endpoints: Vec<Endpoint>,
+    /// The node of the last attempt to connect.
+    pub(crate) node: usize,
     /// Tasks that wait for the broker to unblock publishing.
     pub(crate) gate: Waiters,
     /// Tasks that wait for room in the outgoing buffer.
@@ -121,6 +123,7 @@ impl State {
             on_close: OnClose::default(),
             run_call: None,
             endpoints: Vec::new(),
+            node: 0,
             gate: Waiters::default(),
             full: Line::default(),
             kept: Line::default(),
