@@ -66,6 +66,22 @@ pub enum Note {
         /// The queue.
         queue: ShortStr,
     },
+    /// A client bound a queue to an exchange.
+    Bound {
+        /// The client's session.
+        session: SessionId,
+        /// The queue.
+        queue: ShortStr,
+        /// The routing key.
+        routing_key: ShortStr,
+    },
+    /// A client started a consumer.
+    Started {
+        /// The consumer.
+        consumer: ConsumerView,
+        /// Its prefetch limit; 0 is none.
+        prefetch: u16,
+    },
     /// The broker cancelled a consumer.
     Cancelled(
         /// The consumer, which is no more.

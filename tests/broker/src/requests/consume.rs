@@ -10,6 +10,7 @@ use crate::engine::{At, Engine};
 use crate::fault::Fault;
 use crate::message::Message;
 use crate::name::Name;
+use crate::observe::{ConsumerView, Note};
 use crate::queue::{Consumer, Queue};
 
 impl Engine {
@@ -69,6 +70,12 @@ impl Engine {
             let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0, confused };
             channel.consumers.insert(tag.clone(), consumer);
         }
+        self.note(|| {
+            let (session, channel) = (at.session, at.channel);
+            let consumer =
+                ConsumerView { queue: name.text.clone(), session, channel, tag: tag.clone() };
+            Note::Started { consumer, prefetch }
+        });
         self.answer(at, method.no_wait, BasicConsumeOk { consumer_tag: tag });
         self.dirty.insert(name);
         Ok(())

@@ -48,9 +48,11 @@ impl Engine {
             Method::QueueDeclare(method) => return self.queue_declare(at, method),
             Method::QueueBind(method) => {
                 let (queue, key) = self.both_named(at, method.queue, method.routing_key);
-                let target = Target::Queue(queue);
+                let target = Target::Queue(queue.clone());
                 let exchange = self.name(at, method.exchange);
-                self.bind(at, &exchange, target, key, method.arguments)?;
+                self.bind(at, &exchange, target, key.clone(), method.arguments)?;
+                let (session, queue) = (at.session, queue.text);
+                self.note(|| Note::Bound { session, queue, routing_key: key });
                 self.answer(at, method.no_wait, QueueBindOk {});
             }
             Method::QueueUnbind(method) => {
