@@ -10,6 +10,10 @@ use super::topology::Topology;
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
 
+/// Why a consumer ends that was started with the empty name: no queue was declared, or the declaration failed before the broker
+/// named the queue.
+const UNNAMED: &str = "it was started with an empty queue name, and that name stands for no queue";
+
 impl Context {
     /// Interrupts a channel whose connection was lost, or that the broker has closed: fails its pending requests and publishes, and
     /// makes its deliveries stale. Returns `false` if the application was closing the channel: then it has ended.
@@ -37,16 +41,21 @@ impl Context {
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();
         record.consumers.retain(|consumer| {
-            // The reply that would have named its queue is lost, and with it the queue.
-            let stays = consumer.recovers && consumer.declaration.is_none();
-            if !stays {
-                self.topology.unconsumed(consumer);
-                ended.push(consumer.id);
-            }
-            stays
+            let nowhere =
+                consumer.declaration.is_some() || self.topology.is_nowhere(&consumer.consume.queue);
+            let error = match nowhere {
+                _ if !consumer.recovers => error.clone(),
+                // The reply that would have named its queue is lost, or there is none. With the empty name, the broker would
+                // refuse it and close the channel.
+                true => ChannelError::not_restored(ReplyCode::NOT_FOUND, UNNAMED),
+                false => return true,
+            };
+            self.topology.unconsumed(consumer);
+            ended.push((consumer.id, error));
+            false
         });
-        for consumer in ended {
-            events.push(ChannelEvent::ConsumerFailed { consumer, error: error.clone() });
+        for (consumer, error) in ended {
+            events.push(ChannelEvent::ConsumerFailed { consumer, error });
         }
         self.events.extend(events.into_iter().map(|event| Event::Channel(id, event)));
         true

@@ -134,6 +134,9 @@ impl Topology {
             Method::QueueBind(bind) => {
                 let by_name = bind.queue.is_empty() && bind.routing_key.is_empty();
                 let queue = named(bind.queue);
+                if self.is_nowhere(&queue) {
+                    return;
+                }
                 let routing_key = if by_name { &queue } else { &bind.routing_key };
                 let mut binding = Binding::new(&bind.exchange, routing_key, bind.arguments);
                 binding.by_name = by_name;
@@ -150,6 +153,12 @@ impl Topology {
             }
             _ => {}
         }
+    }
+
+    /// Returns whether this is the empty name, and stands for no queue. The broker refuses requests with it, or would refuse them
+    /// on another channel, where no queue was declared.
+    pub(super) fn is_nowhere(&self, queue: &ShortStr) -> bool {
+        queue.is_empty() && !self.queues.contains_key(queue)
     }
 
     /// A queue was declared under this name.

@@ -9,6 +9,8 @@ use amqp_client_core::proto::{
     ChannelEvent, ConsumerId, Event, FieldTable, ReplyCode, SessionEvent, ShortStr,
 };
 
+use amqp_test_broker::Note;
+
 use crate::harness::Broker;
 use crate::rig::{SessionRig, durable, exclusive, nameless, short, text};
 
@@ -388,6 +390,39 @@ fn restored_routes(rig: &mut SessionRig<Broker>, queues: &[&ShortStr]) -> Vec<u3
 fn bind_last(no_wait: bool) -> QueueBind {
     let (exchange, routing_key) = (short("amq.direct"), short("key"));
     QueueBind { exchange, routing_key, no_wait, ..<_>::default() }
+}
+
+/// The broker refuses it and closes the channel, once.
+#[test]
+fn a_consumer_of_no_queue_is_not_started_again() {
+    let mut rig = SessionRig::new(Recovery::default().reopen_channels(true));
+    let id = rig.open();
+    rig.peer.engine.observe();
+    let consumer_tag = short("c");
+    let consumer = rig.send(id, BasicConsume { consumer_tag, no_wait: true, ..<_>::default() });
+    rig.run();
+    rig.pass(Duration::from_secs(60));
+    let notes = rig.peer.engine.take_notes();
+    let refused = notes.iter().filter(|note| matches!(note, Note::Refused { .. }));
+    assert_eq!(refused.count(), 1);
+    let failed = |event: &&ChannelEvent| match event {
+        ChannelEvent::ConsumerFailed { consumer: failed, .. } => *failed == consumer.into(),
+        _ => false,
+    };
+    assert_eq!(rig.channel_events().filter(failed).count(), 1);
+}
+
+/// The broker refuses it. After a loss, it would be made for the queue that happens to be declared last.
+#[test]
+fn a_binding_of_no_queue_is_not_restored() {
+    let recovery = Recovery::default().reopen_channels(true);
+    let mut rig = SessionRig::new(recovery);
+    let (id, other) = (rig.open(), rig.open());
+    rig.send(id, bind_last(true));
+    rig.run();
+    let queue = rig.queue(other, durable("q"));
+    assert_eq!(restored_routes(&mut rig, &[&queue]), [0]);
+    assert_eq!(rig.report().bindings, 0);
 }
 
 /// Its name is not known when they are sent.
