@@ -57,6 +57,40 @@ impl Stage {
         self.trace.set(mixed.rotate_left(23));
     }
 
+    /// Something happens now.
+    pub(crate) fn happen(&self, step: Step) {
+        let now = self.clock.now();
+        let mut network = self.network.borrow_mut();
+        match step {
+            Step::Fault(What::Cut(client, cut)) => network.cut(client, cut),
+            Step::Fault(What::Stall { client, up, time }) => network.stall(client, up, now + time),
+            Step::Fault(What::Starve { client, time }) => network.starve(client, now + time),
+            Step::Fault(What::Kill { client }) => network.kill(client),
+            Step::Fault(What::EndTls { client }) => network.end_tls(client),
+            Step::Fault(What::Restart { down }) => network.restart(now, down),
+            Step::Fault(What::Alarm { .. }) => network.set_alarm(now, Some("low on memory")),
+            Step::AlarmOver => network.set_alarm(now, None),
+            Step::Fault(What::Jump { time }) => {
+                drop(network);
+                self.clock.advance(now + time);
+            }
+            Step::Fault(What::CancelConsumer(place)) => network.cancel_consumer(now, place),
+            Step::Fault(What::CloseChannel { client, channel }) => {
+                network.close_channel(now, client, channel);
+            }
+            Step::Fault(What::CloseConnection { client }) => network.close_connection(now, client),
+            Step::Fault(What::DeleteQueue(place)) => network.delete_queue(now, place),
+            Step::Fault(What::Wipe) => {
+                network.restart(now, Duration::from_millis(1));
+                network.engine.wipe(now);
+            }
+            Step::Fault(What::Refuse { method, times, scope }) => {
+                network.engine.refuse_next(method, times, scope);
+            }
+            Step::Fault(What::Flap { client, cut, time }) => network.flap(client, cut, now + time),
+        }
+    }
+
     pub(crate) fn since_start(&self) -> Duration {
         self.clock.now() - self.clock.start()
     }
@@ -105,7 +139,7 @@ impl<'a> Run<'a> {
             self.stage.network.borrow_mut().pass(now);
             while self.faults.last().is_some_and(|(at, _)| *at <= now) {
                 let Some((_, step)) = self.faults.pop() else { break };
-                self.happen(step);
+                self.stage.happen(step);
             }
             match self.choose() {
                 Some(actor) => self.act(actor)?,
@@ -185,38 +219,5 @@ impl<'a> Run<'a> {
         self.stage.note((next - self.stage.clock.start()).as_micros() as u64);
         self.stage.clock.advance(next);
         Ok(())
-    }
-
-    fn happen(&mut self, step: Step) {
-        let now = self.stage.clock.now();
-        let mut network = self.stage.network.borrow_mut();
-        match step {
-            Step::Fault(What::Cut(client, cut)) => network.cut(client, cut),
-            Step::Fault(What::Stall { client, up, time }) => network.stall(client, up, now + time),
-            Step::Fault(What::Starve { client, time }) => network.starve(client, now + time),
-            Step::Fault(What::Kill { client }) => network.kill(client),
-            Step::Fault(What::EndTls { client }) => network.end_tls(client),
-            Step::Fault(What::Restart { down }) => network.restart(now, down),
-            Step::Fault(What::Alarm { .. }) => network.set_alarm(now, Some("low on memory")),
-            Step::AlarmOver => network.set_alarm(now, None),
-            Step::Fault(What::Jump { time }) => {
-                drop(network);
-                self.stage.clock.advance(now + time);
-            }
-            Step::Fault(What::CancelConsumer(place)) => network.cancel_consumer(now, place),
-            Step::Fault(What::CloseChannel { client, channel }) => {
-                network.close_channel(now, client, channel);
-            }
-            Step::Fault(What::CloseConnection { client }) => network.close_connection(now, client),
-            Step::Fault(What::DeleteQueue(place)) => network.delete_queue(now, place),
-            Step::Fault(What::Wipe) => {
-                network.restart(now, Duration::from_millis(1));
-                network.engine.wipe(now);
-            }
-            Step::Fault(What::Refuse { method, times, scope }) => {
-                network.engine.refuse_next(method, times, scope);
-            }
-            Step::Fault(What::Flap { client, cut, time }) => network.flap(client, cut, now + time),
-        }
     }
 }

@@ -15,7 +15,7 @@ use super::client::{Connected, Desk, Task, tried};
 use super::commands::{By, Closing, Command, Name};
 
 /// The time that a task waits for a locked queue.
-const LOCKED: Duration = Duration::from_secs(100);
+pub(super) const LOCKED: Duration = Duration::from_secs(100);
 
 /// Number of attempts to connect before a client continues with its script.
 const ATTEMPTS: usize = 20;
@@ -47,6 +47,7 @@ impl Task {
             }
             Command::Watch => self.watch().await,
             Command::OnClose { channel } => self.on_close(channel),
+            Command::OnRecover => self.on_recover(),
             Command::AwaitRecovery { latencies } => self.await_recovery(latencies).await,
             Command::Usurp { consumer, channel } => self.usurp(consumer, channel).await,
             Command::Starve { idle, busy } => self.starve(idle, busy).await,
@@ -67,6 +68,7 @@ impl Task {
             | Command::Feast { channel }
             | Command::Crowd { channel }
             | Command::QosSize { channel }
+            | Command::Burst { channel, .. }
             | Command::Listen { channel } => {
                 if self.desk(channel).is_none() {
                     self.open(channel, false).await;
@@ -81,6 +83,7 @@ impl Task {
     async fn act_on(&self, desk: &Rc<Desk>, command: &Command) {
         let channel = &desk.channel;
         match *command {
+            Command::Burst { ref acts, end, .. } => self.burst(desk, acts, end).await,
             Command::Declare { queue, by, .. } => self.declare(desk, queue, by).await,
             Command::DeleteQueue { queue, by, .. } => self.delete_queue(desk, queue, by).await,
             Command::Purge { queue, .. } => {
@@ -116,8 +119,9 @@ impl Task {
             }
             Command::Qos { prefetch, global, .. } => {
                 let limit = BasicQos { prefetch_count: prefetch, global, ..<_>::default() };
-                let limited = self.perhaps("basic_qos", channel.call(limit)).await;
-                limited.and_then(|result| self.judge_call(result));
+                let reply = channel.call(limit);
+                let place = if global { None } else { self.note_limit(channel, prefetch) };
+                self.limited(place, self.perhaps("basic_qos", reply).await);
             }
             Command::Flow { .. } => {
                 let flow = self.perhaps("flow", channel.call(ChannelFlow { active: true })).await;
@@ -251,6 +255,7 @@ impl Task {
         let method =
             QueueDeclare { queue, durable, exclusive, auto_delete, no_wait, ..<_>::default() };
         if no_wait {
+            desk.unanswered.set(true);
             if name.is_empty() {
                 self.world.history.borrow_mut().blur(self.number, channel.id().get());
             }
@@ -335,6 +340,17 @@ impl Task {
         }
     }
 
+    /// Has something called after recoveries that owns handles.
+    fn on_recover(&self) {
+        let Some(Connected { connection, .. }) = self.connected() else { return };
+        let panics = self.world.script.panics() && self.random(|rng| rng.u8(..3)) == 0;
+        let (own, owned) = (connection.clone(), self.owned.clone());
+        connection.on_recover(move |_| {
+            let (_open, _owned) = (own.health(), &owned);
+            assert!(!panics, "a callback panics on purpose");
+        });
+    }
+
     async fn update_secret(&self) {
         let Some(Connected { connection, .. }) = self.connected() else { return };
         let updated = self.perhaps("update_secret", connection.update_secret("guest", "due")).await;
@@ -371,11 +387,11 @@ pub(crate) const fn exchange_name(number: usize) -> &'static str {
     }
 }
 
-const fn is_durable(queue: Name) -> bool {
+pub(super) const fn is_durable(queue: Name) -> bool {
     matches!(queue, Name::Shared(_) | Name::Quorum | Name::Stream)
 }
 
-const fn is_exclusive(queue: Name) -> bool {
+pub(super) const fn is_exclusive(queue: Name) -> bool {
     matches!(queue, Name::Exclusive | Name::Foreign | Name::ServerNamed | Name::Last)
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Client {
     /// Callbacks that were registered, and those that were called.
     pub(crate) callbacks: Cell<usize>,
     pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
+    /// Callbacks own it that are called for recoveries, and handles with it.
+    pub(crate) owned: Arc<()>,
     /// Number of requests to its token source.
     pub(crate) tokens: Cell<usize>,
     /// Whether it has done everything.
@@ -82,6 +84,8 @@ pub(crate) struct Desk {
     pub(crate) cancelled: RefCell<BTreeSet<ShortStr>>,
     /// Number of declarations that were begun, and of those that are pending.
     pub(crate) declarations: Cell<(u32, u32)>,
+    /// Whether a queue was declared without a reply: that is not tried again.
+    pub(crate) unanswered: Cell<bool>,
 }
 
 impl Desk {
@@ -97,6 +101,7 @@ impl Desk {
             judged: Cell::new(false),
             cancelled: RefCell::default(),
             declarations: Cell::default(),
+            unanswered: Cell::default(),
         }
     }
 }
@@ -215,6 +220,7 @@ impl Client {
             confirmations: RefCell::default(),
             callbacks: Cell::new(0),
             called: Arc::default(),
+            owned: Arc::default(),
             tokens: Cell::new(0),
             finished: Cell::new(false),
             forgotten: Cell::new(0),

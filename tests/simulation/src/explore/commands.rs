@@ -10,6 +10,7 @@ use amqp_client_core::{OnPanic, StreamOffset};
 
 use amqp_test_broker::Verdict;
 
+use super::acts::Act;
 use crate::script::Fault;
 use crate::wire::Conditions;
 
@@ -264,6 +265,8 @@ pub(crate) enum Command {
     OnClose {
         channel: Option<usize>,
     },
+    /// Has something called after each recovery.
+    OnRecover,
     UpdateSecret,
     /// Waits until the connection is being recovered, and then for so many times the latency of the network.
     AwaitRecovery {
@@ -290,6 +293,12 @@ pub(crate) enum Command {
     /// A limit that brokers do not know, which costs the connection.
     QosSize {
         channel: usize,
+    },
+    /// Requests that are sent before the first reply is awaited, with faults in between.
+    Burst {
+        channel: usize,
+        acts: Vec<Act>,
+        end: Ending,
     },
     Shutdown {
         grace: Duration,

@@ -45,8 +45,9 @@ impl Task {
         };
         let channel = &desk.channel;
         if let Some(prefetch) = channels {
-            let limited = self.perhaps("basic_qos", channel.basic_qos(prefetch)).await;
-            limited.and_then(|result| self.judge_call(result));
+            let reply = channel.basic_qos(prefetch);
+            let place = self.note_limit(channel, prefetch);
+            self.limited(place, self.perhaps("basic_qos", reply).await);
         }
         let since = self.world.history.borrow().mark();
         let number = channel.id().get();
@@ -271,22 +272,20 @@ impl Task {
     pub(crate) fn settle(&self, held: Held, how: Settling) {
         let Held { id, delivery, place, desk } = held;
         let books = &desk.books;
-        // A stream does not requeue, and still has the messages that it delivered.
-        let how = match how {
-            Settling::Ack | Settling::AckUpTo | Settling::Drop | Settling::IntoMessage => how,
-            Settling::Tag { by: TagBy::Ack, .. } => how,
-            _ if place.is_some() => Settling::Ack,
-            how => how,
-        };
+        // A stream still has the messages that it delivered, so the client acknowledges whatever is settled.
+        let of_stream = place.is_some();
         if let Settling::Tag { multiple, by } = how {
+            let by = if of_stream && books.may_be_kept() { TagBy::Ack } else { by };
             return self.settle_by_number(id, books, &delivery, multiple, by);
         }
         let verdict = match how {
             Settling::Ack | Settling::AckUpTo => Some(Verdict::Acked),
+            Settling::Drop | Settling::IntoMessage => None,
+            _ if of_stream => Some(Verdict::Acked),
             Settling::NackForGood | Settling::RejectForGood => Some(Verdict::Rejected),
             Settling::Reject => Some(Verdict::Blamed),
             Settling::Nack | Settling::NackUpTo => Some(Verdict::Requeued),
-            Settling::Drop | Settling::IntoMessage | Settling::Tag { .. } => None,
+            Settling::Tag { .. } => None,
         };
         match verdict {
             // A stale delivery is redelivered: this settlement, or a transaction that contains it, must not settle it.

@@ -131,9 +131,8 @@ impl Task {
     pub(crate) fn judge_declaration(&self, desk: &Desk, queue: &str, error: &CallError) {
         let retries = self.policy().recovery.as_ref().is_some_and(|own| own.retry_locked);
         let CallError::Ended(ChannelError::Closed(close)) = error else { return };
-        let locked = close.reply_code == ReplyCode::RESOURCE_LOCKED
-            && (close.class_id, close.method_id) == DECLARE
-            && close.reply_text.to_string().contains(&format!("'{queue}'"));
+        let locked =
+            is_locked(close) && close.reply_text.to_string().contains(&format!("'{queue}'"));
         if retries && locked && !desk.unrecovered {
             self.fail(format!("the declaration of a locked queue failed: {error}"));
         }
@@ -214,6 +213,10 @@ impl Task {
                 }
                 // A mode that the broker refuses ends the channel: without it, it would be another one.
                 let mode = matches!(close.class_id, 85 | 90);
+                let waits = self.policy().recovery.as_ref().is_some_and(|own| own.retry_locked);
+                if waits && is_locked(close) && !desk.unrecovered && !desk.unanswered.get() {
+                    return Err(format!("instead of waiting for a locked queue: {error}"));
+                }
                 if self.reopens() && !mode {
                     return Err(format!("instead of being opened again: {error}"));
                 }
@@ -247,6 +250,11 @@ fn is_own(taker: &Start, close: &Close) -> bool {
         || text.contains("an operator forbids it")
         || text.contains("consumer tag");
     matches!(cause, CONSUME | DECLARE) && named
+}
+
+/// Whether a queue could not be declared because another connection has it exclusively.
+fn is_locked(close: &Close) -> bool {
+    close.reply_code == ReplyCode::RESOURCE_LOCKED && (close.class_id, close.method_id) == DECLARE
 }
 
 fn is_over(connection: &Connection) -> bool {

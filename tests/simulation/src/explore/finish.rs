@@ -1,6 +1,7 @@
 //! The end of a client: when nothing goes wrong any more, everything has to come right in bounded time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ impl Task {
         let (registered, called) = (self.callbacks.get(), self.called.load(Ordering::Relaxed));
         if registered != called {
             self.fail(format!("{called} of {registered} callbacks were called at the end"));
+        }
+        if Arc::strong_count(&self.owned) > 1 {
+            self.fail("callbacks for recoveries outlive their connection");
         }
         drop(connection);
         *self.connection.borrow_mut() = None;

@@ -49,6 +49,7 @@ impl Exploration {
             script.keep_small();
         }
         script.with_trouble();
+        script.with_bursts();
         if seed % 5 == 3 {
             script.with_limits();
         }

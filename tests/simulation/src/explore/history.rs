@@ -94,6 +94,14 @@ impl History {
                         "the queue that was declared last on channel {channel} was forgotten"
                     ));
                 }
+                if text.contains("unknown delivery tag") {
+                    return Err(format!(
+                        "a delivery on channel {channel} was settled twice: {text}"
+                    ));
+                }
+                if text.contains("basic.nack and basic.reject not supported") {
+                    return Err(format!("a delivery of a stream was rejected: {text}"));
+                }
                 let (cause, code, text) = (*cause, *code, text.clone());
                 self.refusals.push(Refusal { client, channel, cause, code, text });
             }

@@ -334,7 +334,7 @@ impl Ledger {
         let judged = match verdict {
             Verdict::Requeued => false,
             // Without `basic.nack`, there is no way to requeue without blame.
-            Verdict::Blamed => nack,
+            Verdict::Blamed => nack && !entry.streamed,
             Verdict::Acked | Verdict::Rejected => !entry.streamed,
         };
         if judged && *done > granted {
@@ -348,6 +348,6 @@ impl Ledger {
 }
 
 /// Queues that the broker names get other names after a loss: they count as one.
-fn key(queue: &str) -> String {
+pub(crate) fn key(queue: &str) -> String {
     if queue.starts_with("amq.gen") { "amq.gen".to_owned() } else { queue.to_owned() }
 }

@@ -19,11 +19,14 @@
 //! commands and faults from it until each that is left is needed for the failure.
 
 mod act;
+mod acts;
 mod books;
+mod burst;
 mod client;
 pub(crate) mod commands;
 mod consume;
 mod crowd;
+mod doze;
 mod ends;
 mod finish;
 mod generate;
@@ -38,6 +41,7 @@ mod theme;
 mod tokens;
 mod transact;
 mod trouble;
+mod unchanged;
 mod users;
 
 use std::cell::{Cell, RefCell};
@@ -53,11 +57,12 @@ use fastrand::Rng;
 use crate::executor::{self, Clock, Flag};
 use crate::network::Network;
 use crate::script::What;
-use crate::stage::{Run, Stage, timed_faults};
+use crate::stage::{Run, Stage, Step, timed_faults};
 use client::Client;
 use commands::{Exploration, Recovering};
 use history::History;
 use ledger::Ledger;
+use unchanged::Unchanged;
 
 pub use ledger::Counts;
 pub use shrink::shrink;
@@ -71,11 +76,12 @@ pub(crate) struct World {
     stage: Stage,
     ledger: RefCell<Ledger>,
     history: RefCell<History>,
+    unchanged: RefCell<Unchanged>,
     script: Exploration,
     /// Tasks that carry out commands.
     working: Cell<usize>,
     /// When the last fault has ended.
-    faults_end: Duration,
+    faults_end: Cell<Duration>,
 }
 
 impl Deref for World {
@@ -89,7 +95,13 @@ impl Deref for World {
 impl World {
     /// Whether a task still has commands, or something can still go wrong.
     fn is_busy(&self) -> bool {
-        self.working.get() > 0 || self.since_start() <= self.faults_end
+        self.working.get() > 0 || self.since_start() <= self.faults_end.get()
+    }
+
+    /// A task causes a fault.
+    fn strike(&self, what: What) {
+        self.stage.happen(Step::Fault(what));
+        self.faults_end.set(self.faults_end.get().max(self.since_start() + what.lasts()));
     }
 
     /// A future was dropped that was polled with the waker of this flag: nobody must have it any longer.
@@ -113,7 +125,8 @@ impl World {
             let noted = self.history.borrow_mut().note(&note, owner, hasty, self.clock.now());
             let excused = self.history.borrow().excuses(&note, owner);
             let known = if excused { Ok(()) } else { ledger.note(&note) };
-            if let Err(text) = known.and(noted) {
+            let unchanged = self.unchanged.borrow_mut().note(&note);
+            if let Err(text) = known.and(noted).and(unchanged) {
                 self.fail(|| text);
             }
         }
@@ -166,9 +179,10 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
         stage: Stage::new(clock, network, script.seed ^ 0x7374_6167_6500),
         ledger: RefCell::new(Ledger::new(script)),
         history: RefCell::default(),
+        unchanged: RefCell::default(),
         script: script.clone(),
         working: Cell::new(script.tasks.len()),
-        faults_end: faults_end.unwrap_or_default(),
+        faults_end: Cell::new(faults_end.unwrap_or_default()),
     });
     let look = || world.look();
     let mut run = Run::new(&world, &look);

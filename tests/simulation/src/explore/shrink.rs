@@ -1,6 +1,7 @@
 //! Finding less that fails as well.
 
-use super::commands::Exploration;
+use super::acts::Act;
+use super::commands::{Command, Exploration};
 use crate::shrink::without;
 
 /// Removes from a script everything that `fails` does not need: faults, tasks, commands, dropped futures. The rest still fails.
@@ -12,6 +13,9 @@ pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exp
         script = without(&script, &fails, |script| &mut script.tasks);
         for task in 0..script.tasks.len() {
             script = without(&script, &fails, |script| &mut script.tasks[task].commands);
+            for command in 0..script.tasks[task].commands.len() {
+                script = without_acts(script, &fails, (task, command));
+            }
             let mut less = script.clone();
             if less.tasks[task].cancel.take().is_some() && fails(&less) {
                 script = less;
@@ -33,13 +37,35 @@ pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exp
     }
 }
 
+/// Removes from a burst what `fails` does not need.
+fn without_acts(
+    script: Exploration,
+    fails: &impl Fn(&Exploration) -> bool,
+    (task, command): (usize, usize),
+) -> Exploration {
+    let Command::Burst { channel, acts, end } = &script.tasks[task].commands[command] else {
+        return script;
+    };
+    let with = |acts: &Vec<Act>| {
+        let (channel, acts, end) = (*channel, acts.clone(), *end);
+        let mut less = script.clone();
+        less.tasks[task].commands[command] = Command::Burst { channel, acts, end };
+        less
+    };
+    with(&without(acts, &|acts| fails(&with(acts)), |acts| acts))
+}
+
 impl Exploration {
     /// Number of its parts.
     #[must_use]
     pub fn len(&self) -> usize {
         let cancels = self.tasks.iter().filter(|task| task.cancel.is_some()).count();
         let recoveries = self.clients.iter().filter(|client| client.recovery.is_some()).count();
-        let commands: usize = self.tasks.iter().map(|task| task.commands.len()).sum();
+        let parts = |command: &Command| match command {
+            Command::Burst { acts, .. } => 1 + acts.len(),
+            _ => 1,
+        };
+        let commands: usize = self.tasks.iter().flat_map(|task| &task.commands).map(parts).sum();
         usize::from(self.tls)
             + commands
             + self.tasks.len()

@@ -247,7 +247,7 @@ impl Kind {
 }
 
 impl Shape {
-    const SMALL: Self = Self {
+    pub(super) const SMALL: Self = Self {
         count: 1,
         mandatory: false,
         persistent: false,

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::proto::method::BasicQos;
-use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Connection, ConnectionEvent, ConsumeOptions, Status};
 
 use super::client::{Desk, Taker, Task, tried};
@@ -86,6 +85,7 @@ impl Task {
             self.hold_of(&taker, delivery);
         }
         let queue = format!("shared-{}", slot % 2);
+        self.world.unchanged.borrow_mut().reuse(&tag);
         let options = ConsumeOptions::new().consumer_tag(tag);
         let since = self.world.history.borrow().mark();
         self.world.history.borrow_mut().consume(&queue, self.number, channel.id().get());
@@ -98,7 +98,7 @@ impl Task {
     }
 
     /// The broker cancels a consumer, as when the node of its queue goes.
-    fn cancel_at_broker(&self, taker: &Taker) {
+    pub(crate) fn cancel_at_broker(&self, taker: &Taker) {
         let Some(own) = self.connected() else { return };
         let mut network = self.world.network.borrow_mut();
         let (session, tag) = (network.session(own.link), taker.consumer.tag());
@@ -175,20 +175,12 @@ impl Task {
     }
 
     async fn feed(&self, desk: &Rc<Desk>, queue: usize, count: usize, size: usize) {
-        let queue = format!("shared-{queue}");
-        let route = Route::new("", &queue);
-        for _ in 0..count {
-            let (id, body) = self.world.ledger.borrow_mut().publish(size, false, false);
-            let published = desk.channel.basic_publish(&route, &RawProperties::EMPTY, body).await;
-            if let Err(error) = published {
-                return self.judge_publish(id, &error);
-            }
-        }
+        self.feed_queue(desk, &format!("shared-{queue}"), count, size).await;
     }
 
     /// Whether nothing goes wrong, and has not for a while.
     fn is_quiet(&self) -> bool {
-        self.world.since_start() > self.world.faults_end + LOSS
+        self.world.since_start() > self.world.faults_end.get() + LOSS
             && self.connected().is_some_and(|own| own.connection.is_open())
     }
 
