@@ -49,6 +49,10 @@ pub(super) fn note(
                     Err(unnamed) => declaration = Some(unnamed),
                 }
             }
+            let offset = consume.arguments.get("x-stream-offset");
+            if offset.is_some() || topology.is_stream(&consume.queue) {
+                record.streams.starts_reader();
+            }
             if !consume.no_ack {
                 let present = record.consumers.iter().map(|consumer| consumer.id);
                 record.streams.watch(id.into(), present);

@@ -134,6 +134,7 @@ impl SessionChannel<'_> {
     fn may_read_streams(&self) -> bool {
         let mut consumers = self.record.consumers.iter().map(|consumer| &consumer.consume.queue);
         self.record.streams.any()
+            || self.record.streams.may_bring()
             || consumers.any(|queue| self.topology.is_stream(queue))
             || matches!(&self.reach, Reach::Channel(channel) if channel.holds_of_stream())
     }

@@ -141,6 +141,29 @@ fn reading(prefetch: u16, recovery: Recovery) -> (SessionRig<Broker>, ChannelId,
     (rig, id, tags)
 }
 
+/// It is no longer known, and its deliveries are on their way.
+#[test]
+fn requeueing_all_behind_a_dropped_reader_costs_no_connection() {
+    for declared in [false, true] {
+        let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+        let other = rig.open();
+        let id = if declared { id } else { other };
+        rig.limit(id, 5);
+        let mut arguments = FieldTable::new();
+        arguments.insert("x-stream-offset", "first").expect("it fits");
+        let consumer_tag = short("reader");
+        let consume =
+            BasicConsume { queue: short("log"), consumer_tag, arguments, ..<_>::default() };
+        let request = rig.send(id, BasicConsume { no_wait: true, ..consume });
+        rig.eager = true;
+        let mut channel = rig.channel(id);
+        channel.discard_consumer(request.into());
+        channel.requeue_all();
+        rig.run();
+        assert!(rig.session.is_open(), "{declared}: {:?}", rig.events);
+    }
+}
+
 #[test]
 fn a_reader_resumes_at_the_first_unsettled_message() {
     // The settled messages of 0 to 4, and the message at which the reader resumes.

@@ -34,6 +34,8 @@ pub(crate) struct Streams {
     readers: Vec<Reader>,
     /// Unsettled deliveries from before their readers started again on the same channel. They have no effect on positions.
     former: BTreeSet<DeliveryTag>,
+    /// A consumer of a stream was started. It may have been dropped since, and its first deliveries may be on their way.
+    started_any: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,16 @@ impl Streams {
     #[inline]
     pub(crate) fn watches(&self, consumer: ConsumerId) -> bool {
         !self.watched.is_empty() && self.find(consumer).is_ok()
+    }
+
+    /// A consumer was started whose queue is known to be a stream.
+    pub(crate) fn starts_reader(&mut self) {
+        self.started_any = true;
+    }
+
+    /// Returns whether deliveries on their way may be of a stream, although none of a stream has arrived.
+    pub(crate) fn may_bring(&self) -> bool {
+        self.started_any
     }
 
     /// Returns whether settling deliveries is to be [noted](Self::settled).
