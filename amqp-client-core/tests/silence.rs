@@ -179,3 +179,41 @@ fn the_reason_of_a_peer_is_read_behind_untaken_deliveries() {
         status => panic!("{status:?}"),
     }
 }
+
+#[test]
+fn health_says_when_the_peer_was_last_heard() {
+    let mut scene = Scene::set();
+    let heard = |scene: &Scene| scene.connection.health().last_heard.expect("it has replied");
+    let begun = scene.clock.now();
+    assert_eq!(heard(&scene), begun);
+    scene.pass(HEARTBEAT / 2, false);
+    assert_eq!(heard(&scene), begun);
+    scene.pass(HEARTBEAT, true);
+    // What arrived last has been read, or is about to be.
+    assert!(scene.clock.now() - heard(&scene) <= SECOND / 4);
+    let last = heard(&scene);
+    scene.pass(HEARTBEAT, false);
+    assert_eq!(heard(&scene), last);
+    // While nothing is read, nothing is noticed, and afterwards it is.
+    let consumer = scene.suspend();
+    let suspended = heard(&scene);
+    scene.pass(HEARTBEAT, true);
+    assert_eq!(heard(&scene), suspended);
+    drop(consumer);
+    scene.pass(SECOND, true);
+    assert!(heard(&scene) > suspended);
+    // The time of the end stays.
+    while !scene.is_lost() {
+        scene.pass(SECOND, false);
+    }
+    assert!(scene.clock.now() - heard(&scene) >= 2 * HEARTBEAT);
+}
+
+#[test]
+fn a_peer_that_has_said_nothing_was_not_heard() {
+    let clock = Clock::at(Instant::now());
+    let (connection, mut drive) = Drive::new(Wire::default(), clock, Config::default());
+    assert!(poll_once(Pin::new(&mut drive)).is_none());
+    assert_eq!(connection.health().last_heard, None);
+    assert_eq!(connection.peer_addr(), None);
+}

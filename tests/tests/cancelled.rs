@@ -97,6 +97,7 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     open_channel_numbered Everything |s| s.connection.open_channel_numbered(77);
     close Nothing |s| s.connection.close();
     close_with Nothing |s| s.connection.close_with(ReplyCode::REPLY_SUCCESS, "done");
+    close_over Nothing |s| s.connection.close_over(ReplyCode::REPLY_SUCCESS, "done", (60, 60));
     closed Everything |s| s.connection.closed();
     after Everything |s| s.connection.after(Duration::from_millis(250));
     queue_exists Everything |s| s.connection.queue_exists("none");
@@ -106,6 +107,7 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     next Everything |s| { let mut events = s.connection.events(); async move { events.next().await } };
     close TheConnection |s| s.channel.close();
     close_with TheConnection |s| s.channel.close_with(ReplyCode::REPLY_SUCCESS, "done");
+    close_over TheConnection |s| s.channel.close_over(ReplyCode::REPLY_SUCCESS, "done", (60, 60));
     closed Everything |s| s.channel.closed();
     next Everything |s| { let mut events = s.channel.events(); async move { events.next().await } };
     call Everything |s| s.channel.call(AccessRequest::default());

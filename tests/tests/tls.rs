@@ -236,6 +236,7 @@ fn a_cut_connection_recovers_with_tls() -> Outcome {
             let endpoint = target.get_endpoints().first().ok_or("no host")?;
             let endpoint = Endpoint::new(&endpoint.host, proxy.addr().port());
             let connection = open(target.endpoints([endpoint])).await?;
+            assert_eq!(connection.peer_addr(), Some(proxy.addr()));
             let channel = connection.open_channel().await?;
             let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
             let mut events = connection.events();

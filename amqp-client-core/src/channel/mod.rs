@@ -196,10 +196,27 @@ impl Channel {
     /// # Cancel safety
     /// Once polled, the channel closes even if the future is dropped.
     pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), CallError> {
+        self.close_over(code, text, (0, 0)).await
+    }
+
+    /// Closes the channel because of a method of the broker, like [`close_with`](Self::close_with). `cause` is the method's class id
+    /// and method id; see [`Connection::close_over`].
+    ///
+    /// # Errors
+    /// The reason why the channel was closed, if the client did not close it, or a timeout.
+    ///
+    /// # Cancel safety
+    /// Once polled, the channel closes even if the future is dropped.
+    pub async fn close_over(
+        &self,
+        code: ReplyCode,
+        text: &str,
+        cause: (u16, u16),
+    ) -> Result<(), CallError> {
         let deadline = {
             let mut guard = self.lock();
             match self.protocol(&mut guard) {
-                Ok(mut protocol) => protocol.close(code, text),
+                Ok(mut protocol) => protocol.close_over(code, text, cause),
                 Err(reason) => return closed_here(reason),
             }
             guard.wake_driver();

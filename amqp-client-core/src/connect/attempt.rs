@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,8 +30,14 @@ pub(crate) async fn log_in<R: Runtime>(target: &mut Target) -> Result<Option<Tok
     Ok(Some(token))
 }
 
-/// A stream to a node, inside TLS if the target uses TLS.
-pub(crate) type Reached<R> = (MaybeTls<<R as Runtime>::Transport>, <R as Runtime>::Registration);
+/// A node that was reached.
+pub(crate) struct Reached<R: Runtime> {
+    /// A stream to the node, inside TLS if the target uses TLS.
+    pub(crate) transport: MaybeTls<R::Transport>,
+    pub(crate) registration: R::Registration,
+    /// The address of the other end.
+    pub(crate) addr: SocketAddr,
+}
 
 /// Connects a stream to a node.
 pub(crate) async fn reach<R: Runtime>(
@@ -46,8 +53,9 @@ pub(crate) async fn reach<R: Runtime>(
     let settings = target.config.settings;
     let unreachable = |error| ConnectError::unreachable(endpoint, error);
     let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
-    let connecting = connect_any(addrs, R::timer(), |addr| R::connect(addr, settings));
-    let (transport, registration) = connecting.await.map_err(unreachable)?;
+    let connect = |addr| async move { Ok((R::connect(addr, settings).await?, addr)) };
+    let connected = connect_any(addrs, R::timer(), connect).await.map_err(unreachable)?;
+    let ((transport, registration), addr) = connected;
     #[cfg(feature = "tls")]
     let transport = match session {
         Some(session) => MaybeTls::Secured(Box::new(Secured::with(transport, session))),
@@ -55,7 +63,7 @@ pub(crate) async fn reach<R: Runtime>(
     };
     #[cfg(not(feature = "tls"))]
     let transport = MaybeTls::Plain(transport);
-    Ok((transport, registration))
+    Ok(Reached { transport, registration, addr })
 }
 
 /// Waits for a future, for at most `time`. Returns `None` after the timeout.

@@ -16,7 +16,7 @@ pub use target::Target;
 use std::sync::Arc;
 
 use amqp_proto::session::Recovery;
-use attempt::{log_in, reach, within};
+use attempt::{Reached, log_in, reach, within};
 use reconnect::{reconnect_unless, run};
 
 use crate::Connection;
@@ -106,8 +106,9 @@ async fn open_node<R: Runtime>(
     let endpoint = target.node(node)?.clone();
     let after = target.config.settings.connect_timeout;
     let opening = async {
-        let (transport, registration) = reach::<R>(target, &endpoint).await?;
+        let Reached { transport, registration, addr } = reach::<R>(target, &endpoint).await?;
         let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
+        connection.shared().lock().peer_addr = Some(addr);
         if let Some(recovery) = &target.recovery {
             drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
             connection.shared().lock().endpoints.clone_from(&target.endpoints);

@@ -49,7 +49,8 @@ pub(crate) async fn reconnect_unless<R: Runtime>(
         };
         let now = timer.now();
         match reached {
-            Ok(((transport, registration), login)) => {
+            Ok((Reached { transport, registration, addr }, login)) => {
+                reconnector.leads_to(addr);
                 let (token, config) = login.unzip();
                 if let Some(token) = &token {
                     reconnector.logs_in_for(token.valid_for());

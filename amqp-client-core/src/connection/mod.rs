@@ -10,6 +10,7 @@ pub use shutdown::Leftovers;
 
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
@@ -51,7 +52,7 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.close(ReplyCode::REPLY_SUCCESS, "connection dropped");
+        state.close(ReplyCode::REPLY_SUCCESS, "connection dropped", (0, 0));
     }
 }
 
@@ -130,7 +131,36 @@ impl Connection {
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
     pub async fn close_with(&self, code: ReplyCode, text: &str) -> Result<(), ConnectionError> {
-        self.shared().lock().close(code, text);
+        self.close_over(code, text, (0, 0)).await
+    }
+
+    /// Closes the connection because of a method of the broker, like [`close_with`](Self::close_with). `cause` is the method's class
+    /// id and method id, which the broker logs.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::{Connection, ReplyCode};
+    /// use amqp_client_tokio::proto::method::{Arguments as _, BasicDeliver};
+    ///
+    /// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// let cause = BasicDeliver::FACTS.id;
+    /// connection.close_over(ReplyCode::INTERNAL_ERROR, "cannot use this message", cause).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectionError`], if the connection ended for another reason.
+    ///
+    /// # Cancel safety
+    /// Once polled, the connection closes even if the future is dropped.
+    pub async fn close_over(
+        &self,
+        code: ReplyCode,
+        text: &str,
+        cause: (u16, u16),
+    ) -> Result<(), ConnectionError> {
+        self.shared().lock().close(code, text, cause);
         match self.closed().await {
             error if error.is_local_close() => Ok(()),
             error => Err(error),
@@ -194,6 +224,7 @@ impl Connection {
             },
             blocked: state.proto.is_blocked(),
             losses: state.losses,
+            last_heard: state.last_heard,
             stale: state.stale,
             unusable: state.unusable,
             channels: state.proto.channel_count(),
@@ -204,6 +235,24 @@ impl Connection {
             queued_bytes: state.proto.queued(),
             delivered_bytes: state.delivered_bytes,
         }
+    }
+
+    /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it is
+    /// the earlier address until another transport is connected. `None` if the program has connected the transport itself, as for
+    /// `connect_over`.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// # fn example(connection: Connection) {
+    /// if let (Some(addr), Some(heard)) = (connection.peer_addr(), connection.health().last_heard) {
+    ///     println!("{addr} was last heard {:?} ago", heard.elapsed());
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared().lock().peer_addr
     }
 
     /// Returns whether the connection can be used right now. A connection that is being recovered is neither open nor closed.

@@ -321,6 +321,7 @@ impl Driver {
     /// Processes the bytes that were read.
     pub fn received(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
+        state.last_heard = Some(now);
         // The connection keeps the error, and every handle finds it there.
         let _over = state.proto.handle_input(now, self.input.received());
         state.dispatch();
@@ -337,6 +338,7 @@ impl Driver {
     /// not silent.
     pub fn progress(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
+        state.last_heard = Some(now);
         // The peer has its full time from when reading continues.
         state.proto.handle_reading(now, true);
         state.proto.handle_reading(now, false);

@@ -1,5 +1,6 @@
 //! The side of a connection that faces the adapter while there is no transport.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -81,6 +82,11 @@ impl Reconnector {
         state.dispatch();
         drop(state);
         Driver::of(self.guard, now)
+    }
+
+    /// The next transport leads to this address.
+    pub(crate) fn leads_to(&self, addr: SocketAddr) {
+        self.guard.shared.lock().peer_addr = Some(addr);
     }
 
     /// The next transport logs in with a token that is valid for that long.

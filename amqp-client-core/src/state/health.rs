@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use amqp_proto::{ChannelError, ChannelId, ConnectionError};
 
 /// A snapshot of a connection's state; see [`Connection::health`](crate::Connection::health).
@@ -23,6 +25,10 @@ pub struct Health {
     pub blocked: bool,
     /// Number of times that the connection was lost.
     pub losses: u64,
+    /// When bytes last arrived from the broker, such as a heartbeat; `None` if none have arrived yet. After a loss, it is a time of
+    /// the earlier transport at first. While consumers do not keep up, the client does not read, and so does not notice what
+    /// arrives.
+    pub last_heard: Option<Instant>,
     /// Number of deliveries that were settled too late: the connection was lost in between, so the broker has requeued them
     /// and delivers them again. See [`Delivery::ack`](crate::Delivery::ack).
     pub stale: u64,

@@ -44,6 +44,7 @@ use wakes::Wakes;
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -90,6 +91,10 @@ pub(crate) struct State {
     pub(crate) secrets: VecDeque<SecretUpdate>,
     /// The lifetime of the token with which the client logs in after a loss, until the renewal of tokens takes it.
     pub(crate) new_login: Option<Duration>,
+    /// The address of the other end of the present transport or the last one, if an adapter has connected it.
+    pub(crate) peer_addr: Option<SocketAddr>,
+    /// When bytes arrived last.
+    pub(crate) last_heard: Option<Instant>,
     /// Number of times that the connection was lost.
     pub(crate) losses: u64,
     /// Number of settlements, after a loss, of deliveries from before it.
@@ -99,7 +104,7 @@ pub(crate) struct State {
     /// Bytes that were delivered and not taken by their consumers.
     pub(crate) delivered_bytes: usize,
     /// The close that a handle has asked for.
-    closing: Option<(ReplyCode, String)>,
+    closing: Option<Closing>,
     /// Before that, unsettled deliveries are requeued: no consumer runs any more.
     pub(crate) requeues: bool,
     /// The driver, when it waits for something to do.
@@ -110,6 +115,15 @@ pub(crate) struct State {
     /// Channels without handles that are not being closed yet.
     released: Vec<ChannelId>,
     wakes: Wakes,
+}
+
+/// A close that a handle has requested.
+#[derive(Debug)]
+struct Closing {
+    code: ReplyCode,
+    text: String,
+    /// The class and method that caused it, or 0.
+    cause: (u16, u16),
 }
 
 impl State {
@@ -132,6 +146,8 @@ impl State {
             on_recover: Vec::new(),
             secrets: VecDeque::new(),
             new_login: None,
+            peer_addr: None,
+            last_heard: None,
             losses: 0,
             stale: 0,
             unusable: 0,
@@ -178,8 +194,8 @@ impl State {
 
     /// Requests the close of the connection. The driver closes it at its next turn, because the driver knows the time from which
     /// the broker's reply is due.
-    pub(crate) fn close(&mut self, code: ReplyCode, text: &str) {
-        self.closing.get_or_insert_with(|| (code, text.to_owned()));
+    pub(crate) fn close(&mut self, code: ReplyCode, text: &str, cause: (u16, u16)) {
+        self.closing.get_or_insert_with(|| Closing { code, text: text.to_owned(), cause });
         self.wake_driver();
     }
 
@@ -195,8 +211,8 @@ impl State {
             self.stop_consumers();
             self.requeue_all();
         }
-        if let Some((code, text)) = &self.closing {
-            self.proto.close(now, *code, text);
+        if let Some(Closing { code, text, cause }) = &self.closing {
+            self.proto.close_over(now, *code, text, *cause);
         }
     }
 

@@ -420,15 +420,22 @@ impl SessionChannel<'_> {
 
     /// Closes the channel; see [`Channel::close`](crate::Channel::close). Without a connection, it is closed at once.
     pub fn close(&mut self, reply_code: ReplyCode, reply_text: &str) {
+        self.close_over(reply_code, reply_text, (0, 0));
+    }
+
+    /// Closes the channel because of a method; see [`Channel::close_over`](crate::Channel::close_over).
+    pub fn close_over(&mut self, reply_code: ReplyCode, reply_text: &str, cause: (u16, u16)) {
         if self.record.closing {
             return;
         }
         self.record.closing = true;
         match &mut self.reach {
-            Reach::Channel(channel) => channel.close(reply_code, reply_text),
+            Reach::Channel(channel) => channel.close_over(reply_code, reply_text, cause),
             Reach::Nowhere(_) => {
-                let close =
-                    Close::local(Some(self.id), reply_code, ShortStr::truncated(reply_text));
+                let (class_id, method_id) = cause;
+                let reply_text = ShortStr::truncated(reply_text);
+                let close = Close::local(Some(self.id), reply_code, reply_text);
+                let close = Close { class_id, method_id, ..close };
                 let closed = ChannelEvent::Closed(ChannelError::Closed(close));
                 self.events.push_back(Event::Channel(self.id, closed));
                 self.reach = Reach::Ended(None);

@@ -202,13 +202,25 @@ impl Session {
 
     /// Closes the session. It does not reconnect any more.
     pub fn close(&mut self, now: Instant, reply_code: ReplyCode, reply_text: &str) {
+        self.close_over(now, reply_code, reply_text, (0, 0));
+    }
+
+    /// Closes the session because of a method; see [`Connection::close_over`](crate::Connection::close_over).
+    pub fn close_over(
+        &mut self,
+        now: Instant,
+        reply_code: ReplyCode,
+        reply_text: &str,
+        cause: (u16, u16),
+    ) {
         self.context.now = now;
         self.context.recovering = None;
         if !self.has_transport() {
             let close = Close::local(None, reply_code, ShortStr::truncated(reply_text));
-            return self.end(ConnectionError::Closed(close));
+            let (class_id, method_id) = cause;
+            return self.end(ConnectionError::Closed(Close { class_id, method_id, ..close }));
         }
-        self.context.connection.close(now, reply_code, reply_text);
+        self.context.connection.close_over(now, reply_code, reply_text, cause);
     }
 
     /// From now on, the session collects the bodies, properties and lost connections that it would otherwise drop, for

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use amqp_client_core::proto::method::{Arguments as _, BasicDeliver};
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
 use amqp_client_core::{ConnectError, ConnectionEvent, Settings};
@@ -84,6 +85,31 @@ behaviours! {
         let close = reason.as_close().ok_or("no close")?;
         assert_eq!(close.reply_code, ReplyCode::CONNECTION_FORCED);
         assert_eq!(close.reply_text, "for maintenance");
+        assert_eq!(close.method(), None);
+    }
+
+    async fn closing_because_of_a_method_names_it(world) {
+        let connection = world.connection().await?;
+        let channel = connection.open_channel().await?;
+        let (code, cause) = (ReplyCode::INTERNAL_ERROR, BasicDeliver::FACTS.id);
+        channel.close_over(code, "of no use", cause).await?;
+        let closed = channel.closed().await;
+        let close = closed.as_close().ok_or("no close")?;
+        assert_eq!((close.reply_code, close.method()), (code, Some("basic.deliver")));
+        assert_eq!(close.reply_text, "of no use");
+        connection.close_over(code, "of no use", cause).await?;
+        let closed = connection.closed().await;
+        let close = closed.as_close().ok_or("no close")?;
+        assert_eq!((close.reply_code, close.method()), (code, Some("basic.deliver")));
+    }
+
+    async fn the_broker_was_heard_since_it_replied(world) {
+        let connection = world.connection().await?;
+        let begun = Instant::now();
+        // The driver reads the clock when it begins a round, perhaps just before.
+        while connection.health().last_heard < Some(begun) {
+            connection.open_channel().await?;
+        }
     }
 
     async fn a_connection_without_handles_closes(world) {

@@ -137,6 +137,27 @@ behaviours! {
         assert!(begun_while_lost.await.is_err());
     }
 
+    async fn the_peer_address_is_that_of_the_present_node(world) {
+        let mut scene = Scene::set(&world).await?;
+        assert_eq!(scene.connection.peer_addr(), Some(scene.proxy.addr()));
+        scene.cut().await?;
+        assert_eq!(scene.connection.peer_addr(), Some(scene.proxy.addr()));
+        // The other node takes over.
+        let target = world.target();
+        let broker = target.get_endpoints().first().ok_or("no host")?;
+        let other = Proxy::start(format!("{}:{}", broker.host, broker.port).parse()?)?;
+        let nodes = [endpoint(&scene.proxy), endpoint(&other)];
+        let connection = world.open(target.endpoints(nodes)).await?;
+        let mut events = connection.events();
+        assert_eq!(connection.peer_addr(), Some(scene.proxy.addr()));
+        scene.proxy.refuse(true)?;
+        scene.proxy.cut();
+        while !matches!(events.next().await, Some(ConnectionEvent::Recovered(_)) | None) {}
+        assert_eq!(connection.peer_addr(), Some(other.addr()));
+        connection.close().await?;
+        assert_eq!(connection.peer_addr(), Some(other.addr()));
+    }
+
     async fn what_was_not_settled_is_delivered_again(world) {
         let mut scene = Scene::set(&world).await?;
         let (channel, queue) = scene.ten_messages().await?;
