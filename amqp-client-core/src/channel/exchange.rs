@@ -150,6 +150,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Returns the exchange's channel.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Returns the exchange's name; the default exchange has an empty name.
     #[must_use]
     pub const fn name(&self) -> &ShortStr {
