@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`codec`] | typed messages, in JSON, MessagePack, CBOR or a format of your own |
 //! | [`handler`] | async functions whose arguments are taken from the delivery |
+//! | [`work`] | workers: concurrency, order, failures, an end in good order |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
@@ -19,7 +20,8 @@
 //! | `messagepack` | [`codec::MessagePack`](codec), with `rmp-serde` |
 //! | `cbor` | [`codec::Cbor`](codec), with `ciborium` |
 
-mod attempts;
 pub mod codec;
 pub mod handler;
+mod history;
 pub mod process;
+pub mod work;

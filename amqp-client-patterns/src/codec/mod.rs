@@ -1,9 +1,9 @@
 //! Typed messages: values in JSON, MessagePack, CBOR or a format of your own.
 //!
 //! A codec is a type that implements [`Encode`], [`Decode`] or both. The features `json`, `messagepack` and `cbor` add the codecs
-//! `Json`, `MessagePack` and `Cbor` for types of serde, and [`ByContentType`], which decodes each message by its content type.
+//! `Json`, `MessagePack` and `Cbor` for types of serde, and `ByContentType`, which decodes each message by its content type.
 //!
-//! [`PublisherExt::of`] turns a publisher into a publisher of values, and [`ConsumerExt::of`] a consumer into a consumer of values:
+//! [`PublisherExt::of`] turns a publisher into a publisher of values, and [`ConsumerExt`] a consumer into a consumer of values:
 //!
 //! ```
 //! # use amqp_client_tokio::{ConsumeOptions, PublisherOptions, QueueOptions, connect};

@@ -5,6 +5,7 @@ use amqp_client_core::{Delivery, FieldTable, MessageProperties, ShortStr, proto}
 use bytes::Bytes;
 
 use crate::codec::{BoxError, DecodeBodyError};
+use crate::history;
 
 /// A type that can be taken from a delivery, as an argument of a [handler](super).
 ///
@@ -49,7 +50,8 @@ pub struct Text(pub String);
 #[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
 pub struct Headers(pub FieldTable);
 
-/// The routing key of a message. Dereferences to `str`.
+/// The routing key of a message. Dereferences to `str`. If the message is a copy that a worker published to try it again, this is the
+/// routing key of the original.
 ///
 /// A routing key that is not UTF-8 cannot be taken. [`Delivery`] and [`proto::Delivery`] have it as bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,14 +165,14 @@ extractors! {
 
     MessageProperties, delivery => Ok(delivery.message_properties()?);
 
-    RoutingKey, delivery => match delivery.routing_key().to_str() {
+    RoutingKey, delivery => match history::routing_key(delivery).to_str() {
         Ok(key) => Ok(Self(key.to_owned())),
         Err(_) => Err(not_text("routing key", &delivery.routing_key())),
     };
 
     Redelivered, delivery => Ok(Self(delivery.redelivered()));
 
-    Attempt, delivery => Ok(Self(crate::attempts::attempt(delivery)));
+    Attempt, delivery => Ok(Self(history::attempt(delivery)?));
 }
 
 impl<S> Extract<S> for proto::Delivery {

@@ -1,0 +1,305 @@
+//! Workers: they consume a queue, run a handler for each message, and settle the message by the result.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use amqp_client_tokio::{Message, QueueOptions, connect};
+//! use amqp_client_patterns::handler::{State, Text, Verdict};
+//! use amqp_client_patterns::work::Work;
+//!
+//! # #[derive(Clone)]
+//! # struct Database(tokio::sync::mpsc::Sender<String>);
+//! # impl Database {
+//! #     async fn store(&self, order: &str) -> Result<(), std::io::Error> {
+//! #         self.0.send(order.to_owned()).await.map_err(std::io::Error::other)
+//! #     }
+//! # }
+//! async fn charge(Text(order): Text, State(database): State<Database>) -> Result<(), Verdict> {
+//!     if order.is_empty() {
+//!         return Err(Verdict::refuse("an order of nothing"));
+//!     }
+//!     // An error of any type asks for a retry.
+//!     Ok(database.store(&order).await?)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = amqp_test_broker::Broker::start()?;
+//! # let connection = connect(&broker.uri()).await?;
+//! # let channel = connection.open_channel().await?;
+//! # let (sender, mut stored) = tokio::sync::mpsc::channel(1);
+//! # let database = Database(sender);
+//! let queue = channel.queue_declare("orders", QueueOptions::new()).await?;
+//! # queue.publish_confirmed(&Message::new("three fish")).await?;
+//! # let ctrl_c = async { stored.recv().await };
+//! let summary = Work::on(&queue)
+//!     .state(database)
+//!     .at_once(32)
+//!     .grace(Duration::from_secs(10))
+//!     .on_event(|event| eprintln!("{event}"))
+//!     .each(charge)
+//!     .until(ctrl_c)
+//!     .await?;
+//! println!("{} messages handled, {} left", summary.done, summary.unfinished.len());
+//! # assert_eq!(summary.done, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`handler`](crate::handler) says what handlers can have as arguments and results. Without a runtime, wait for the worker by
+//! `Wait::wait` of `amqp-client-blocking`: the handlers run on the thread that waits.
+//!
+//! # What becomes of a message
+//!
+//! | The handler | The message |
+//! |---|---|
+//! | returns `()`, or [`Verdict::Done`](crate::handler::Verdict::Done) | is acknowledged |
+//! | returns [`Verdict::Return`](crate::handler::Verdict::Return) | is requeued (`basic.nack`), which is not a failure |
+//! | returns an error, or [`Verdict::Retry`](crate::handler::Verdict::Retry) | is rejected and requeued |
+//! | returns [`Verdict::Refuse`](crate::handler::Verdict::Refuse) | is [parked](Work::failed_to), or rejected and dead-lettered |
+//! | cannot be called: the body does not decode, or no route takes the message | is refused, too |
+//! | panics | is retried, unless [`on_panic`](Work::on_panic) says otherwise |
+//! | is still running when the grace period ends | is unfinished: [`Summary::unfinished`] |
+//! | took the [`Delivery`] | is settled by the handler |
+//!
+//! A message that fails each time and is requeued at once comes back at once. A quorum queue limits that
+//! ([`delivery_limit`](amqp_client_core::QueueOptions::delivery_limit)).
+//!
+//! # Handlers that block
+//!
+//! All handlers of a worker run in the task that awaits the worker. They wait concurrently, but they compute one at a time. Run work
+//! that computes or blocks elsewhere: in tokio's `spawn_blocking`, or in a task that the handler spawns and awaits. To use more
+//! threads, run several workers.
+
+mod event;
+mod order;
+mod routes;
+mod run;
+mod settle;
+
+pub use event::{Failure, Summary, WorkError, WorkEvent};
+pub use routes::{NoRoutes, Route, Routes};
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use amqp_client_core::{ConsumeOptions, Delivery, OnPanic, Queue};
+
+use crate::handler::{Arguments, Handler, IntoVerdict};
+use order::Order;
+use routes::Pattern;
+
+/// A worker: see [the module](self).
+///
+/// `S` is the state that handlers can take by [`State`](crate::handler::State), and `R` are the handlers.
+#[must_use = "a worker does nothing until it is awaited: call `run` or `until`"]
+pub struct Work<S = (), R = NoRoutes> {
+    queue: Queue,
+    state: S,
+    routes: R,
+    options: Options,
+}
+
+type Observer = dyn FnMut(&WorkEvent<'_>) + Send;
+
+/// Everything but the handlers and their state.
+struct Options {
+    consume: ConsumeOptions,
+    at_once: u16,
+    prefetch: Option<u16>,
+    grace: Duration,
+    on_panic: OnPanic,
+    failed_to: Option<String>,
+    order: Option<Order>,
+    warn_after: Duration,
+    observer: Option<Box<Observer>>,
+}
+
+impl Work {
+    /// Creates a worker on a queue. It handles one message at a time, and has no handler yet.
+    pub fn on(queue: &Queue) -> Self {
+        let options = Options {
+            consume: ConsumeOptions::new(),
+            at_once: 1,
+            prefetch: None,
+            grace: Duration::from_secs(30),
+            on_panic: OnPanic::Requeue,
+            failed_to: None,
+            order: None,
+            warn_after: Duration::from_secs(15 * 60),
+            observer: None,
+        };
+        Self { queue: queue.clone(), state: (), routes: NoRoutes, options }
+    }
+
+    /// Sets the state for the handlers, which can take it, or parts of it, by [`State`](crate::handler::State). Set it before the
+    /// handlers.
+    pub fn state<S>(self, state: S) -> Work<S> {
+        Work { queue: self.queue, state, routes: NoRoutes, options: self.options }
+    }
+}
+
+impl<S, R> Work<S, R> {
+    /// Adds a handler for messages whose routing key matches `pattern`, as in the binding of a topic exchange: `*` stands for one
+    /// word, and `#` for any number of words. The first handler that matches gets the message.
+    pub fn route<H, A, M>(self, pattern: impl AsRef<[u8]>, handler: H) -> Work<S, Route<R, H, A, M>>
+    where
+        H: Handler<A>,
+        H::Output: IntoVerdict,
+        A: Arguments<S, M>,
+    {
+        let pattern = Pattern::new(pattern.as_ref());
+        let routes = Route { before: self.routes, pattern, handler, arguments: PhantomData };
+        Work { queue: self.queue, state: self.state, routes, options: self.options }
+    }
+
+    /// Adds the handler for all messages that no [`route`](Self::route) before takes. Without it, such messages are refused.
+    pub fn otherwise<H, A, M>(self, handler: H) -> Work<S, Route<R, H, A, M>>
+    where
+        H: Handler<A>,
+        H::Output: IntoVerdict,
+        A: Arguments<S, M>,
+    {
+        self.route("#", handler)
+    }
+
+    /// Sets how many handlers run at once. Default 1, which keeps the order of the queue. 0 counts as 1.
+    pub fn at_once(mut self, handlers: u16) -> Self {
+        self.options.at_once = handlers.max(1);
+        self
+    }
+
+    /// Sets the prefetch limit: how many messages may be unacknowledged, running or waiting here for a handler. By default as many
+    /// as run [at once](Self::at_once), so that a slow worker holds no message that another could handle. A larger limit saves the
+    /// time in which the next message is on its way. A smaller one, and 0, count as the number of handlers at once.
+    pub fn prefetch(mut self, messages: u16) -> Self {
+        self.options.prefetch = Some(messages);
+        self
+    }
+
+    /// Sets further options of the consumer, such as its tag or its priority.
+    pub fn consume_options(mut self, options: ConsumeOptions) -> Self {
+        self.options.consume = options;
+        self
+    }
+
+    /// Handles messages of the same key one after another, in their order. Messages of different keys run concurrently. Messages
+    /// that wait for their key count against the [prefetch limit](Self::prefetch), so set one that is several times the number of
+    /// handlers.
+    ///
+    /// A message that is requeued or retried comes after others of its key. After a loss of the connection, messages that were
+    /// not acknowledged are delivered again.
+    ///
+    /// ```
+    /// # use amqp_client_core::{Delivery, Queue};
+    /// # use amqp_client_patterns::handler::RoutingKey;
+    /// # use amqp_client_patterns::work::Work;
+    /// # fn example(queue: &Queue) {
+    /// let work = Work::on(queue).at_once(8).prefetch(64).in_order_of(|delivery| delivery.routing_key());
+    /// # }
+    /// ```
+    pub fn in_order_of<K: Hash>(
+        mut self,
+        key: impl Fn(&Delivery) -> K + Send + Sync + 'static,
+    ) -> Self {
+        // Two keys with the same hash only wait for each other.
+        let random = RandomState::new();
+        self.options.order =
+            Some(Order::new(Box::new(move |delivery| random.hash_one(key(delivery)))));
+        self
+    }
+
+    /// Sets for how long handlers may go on running once the worker is stopped. Default 30 seconds.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = grace;
+        self
+    }
+
+    /// Sets what becomes of a message whose handler panics. By default, it counts as failed like one whose handler returns an error
+    /// ([`OnPanic::Requeue`]). With [`OnPanic::Reject`], it is refused. With [`OnPanic::Propagate`], the panic ends the worker.
+    pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.options.on_panic = on_panic;
+        self
+    }
+
+    /// Parks messages that are refused in this queue, with the reason in the header `x-failure`, instead of rejecting them. The copy
+    /// is published and confirmed before the original is acknowledged: a crash in between duplicates a message, and loses none.
+    ///
+    /// The queue has to exist. If the copy cannot be published, the worker reports [`WorkEvent::NotPublished`], and requeues the
+    /// message after a second. The copy is published through the default exchange. It has no `user_id`, `expiration` and `CC`
+    /// header, which would have an effect once more. Its headers `x-original-exchange` and `x-original-routing-key` say where the
+    /// message came from.
+    pub fn failed_to(mut self, queue: impl Into<String>) -> Self {
+        self.options.failed_to = Some(queue.into());
+        self
+    }
+
+    /// Calls `observer` for each message that fails, and for what else should be known: for log lines and metrics. The worker waits
+    /// while it runs.
+    pub fn on_event(mut self, observer: impl FnMut(&WorkEvent<'_>) + Send + 'static) -> Self {
+        self.options.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Sets after how long a running handler is [reported](WorkEvent::Slow), once. Default 15 minutes: half of RabbitMQ's consumer
+    /// timeout. The report may come later by a quarter of this time.
+    pub fn warn_after(mut self, time: Duration) -> Self {
+        self.options.warn_after = time;
+        self
+    }
+
+    /// Runs the worker until its consumer ends: see [`until`](Self::until).
+    ///
+    /// # Errors
+    /// [`WorkError`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the running handlers are dropped, and their messages are requeued.
+    pub async fn run(self) -> Result<Summary, WorkError>
+    where
+        R: Routes<S>,
+    {
+        self.until(pending::<()>()).await
+    }
+
+    /// Runs the worker until `stop` is ready, such as a future for Ctrl-C. Then it takes no more messages, and lets the running
+    /// handlers finish within the [grace period](Self::grace).
+    ///
+    /// The worker consumes on a channel of its own. It goes on after a loss of the connection that is recovered.
+    ///
+    /// # Errors
+    /// [`WorkError`]: the worker could not start, or its consumer ended, because the queue was deleted or the connection closed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the running handlers are dropped, and their messages are requeued.
+    pub async fn until(self, stop: impl Future) -> Result<Summary, WorkError>
+    where
+        R: Routes<S>,
+    {
+        run::run(self, stop).await
+    }
+}
+
+impl<S> Work<S> {
+    /// Sets the handler for all messages: the only one.
+    pub fn each<H, A, M>(self, handler: H) -> Work<S, Route<NoRoutes, H, A, M>>
+    where
+        H: Handler<A>,
+        H::Output: IntoVerdict,
+        A: Arguments<S, M>,
+    {
+        self.route("#", handler)
+    }
+}
+
+impl<S, R: fmt::Debug> fmt::Debug for Work<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work")
+            .field("queue", &self.queue)
+            .field("routes", &self.routes)
+            .field("at_once", &self.options.at_once)
+            .finish_non_exhaustive()
+    }
+}

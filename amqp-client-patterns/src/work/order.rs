@@ -1,0 +1,64 @@
+//! Messages of one key are handled one after another.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::fmt;
+
+use amqp_client_core::Delivery;
+
+/// Computes the key of a message, as a hash.
+pub(super) type KeyOf = dyn Fn(&Delivery) -> u64 + Send + Sync;
+
+/// The keys whose messages are being handled, and the deliveries that wait for them.
+pub(super) struct Order {
+    key_of: Box<KeyOf>,
+    busy: HashMap<u64, VecDeque<Delivery>>,
+}
+
+impl Order {
+    pub(super) fn new(key_of: Box<KeyOf>) -> Self {
+        Self { key_of, busy: HashMap::new() }
+    }
+
+    /// Returns the key of a delivery that may be handled now. Keeps a delivery that has to wait.
+    pub(super) fn enter(&mut self, delivery: Delivery) -> Option<(u64, Delivery)> {
+        let key = (self.key_of)(&delivery);
+        match self.busy.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(VecDeque::new());
+                Some((key, delivery))
+            }
+            Entry::Occupied(mut busy) => {
+                busy.get_mut().push_back(delivery);
+                None
+            }
+        }
+    }
+
+    /// Frees a key, and returns the next delivery that waited for it. Then the key is busy again.
+    pub(super) fn leave(&mut self, key: u64) -> Option<Delivery> {
+        let waiting = self.busy.get_mut(&key)?;
+        loop {
+            match waiting.pop_front() {
+                // The broker has requeued a stale delivery, and delivers it again.
+                Some(delivery) if delivery.is_stale() => {}
+                Some(delivery) => return Some(delivery),
+                None => {
+                    self.busy.remove(&key);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Drops the deliveries that wait, which requeues them.
+    pub(super) fn clear(&mut self) {
+        self.busy.clear();
+    }
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("busy", &self.busy.len()).finish_non_exhaustive()
+    }
+}

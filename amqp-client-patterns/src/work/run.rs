@@ -1,0 +1,346 @@
+//! The loop of a worker.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::{Future, Ready, poll_fn, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use amqp_client_core::{
+    After, CallError, Connection, ConsumeOptions, Consumer, ConsumerEnd, Delivery, OnPanic, Queue,
+};
+use futures_util::FutureExt as _;
+use futures_util::future::{CatchUnwind, Either, Join, join, select};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use slab::Slab;
+
+use super::settle::{Action, Policy, Settled, Step};
+use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
+use crate::handler::Verdict;
+
+/// The watchdog looks so often in the time after which it reports a handler.
+const LOOKS: u32 = 4;
+
+/// Runs a worker until `stop` is ready or its consumer ends.
+pub(super) async fn run<S, R: Routes<S>>(
+    work: Work<S, R>,
+    stop: impl Future,
+) -> Result<Summary, WorkError> {
+    let Work { queue, state, routes, options } = work;
+    let mut stop = pin!(stop);
+    let prefetch = options.prefetch.unwrap_or(0).max(options.at_once);
+    let consume = consume(&queue, options.consume.clone(), prefetch);
+    let consumer = match select(stop.as_mut(), pin!(consume)).await {
+        Either::Left(_) => return Ok(Summary::default()),
+        Either::Right((consumer, _)) => consumer?.on_panic(options.on_panic),
+    };
+    let mut worker = Worker::new(queue.channel().connection(), consumer, state, routes, options);
+    poll_fn(|cx| worker.poll(stop.as_mut(), cx)).await
+}
+
+/// Consumes the queue on a channel of its own.
+async fn consume(
+    queue: &Queue,
+    options: ConsumeOptions,
+    prefetch: u16,
+) -> Result<Consumer, CallError> {
+    let channel = queue.channel().connection().open_channel().await?;
+    // Two requests, one round trip.
+    let limited = channel.basic_qos(prefetch);
+    let consumer = channel.basic_consume(queue.current_name(), options);
+    limited.await?;
+    consumer.await
+}
+
+/// A handler that runs, and the number of its job.
+type Running<F> = Join<Ready<usize>, CatchUnwind<AssertUnwindSafe<F>>>;
+
+/// What a panic carries.
+type Panic = Box<dyn Any + Send>;
+
+/// A message that is being handled, or whose copy is being published.
+struct Job {
+    /// The delivery, unless its handler took it.
+    delivery: Option<Delivery>,
+    /// The key that is busy meanwhile, if messages are kept in order.
+    key: Option<u64>,
+    /// The look of the watchdog before the handler began.
+    began: u32,
+}
+
+struct Worker<S, R: Routes<S>> {
+    connection: Connection,
+    /// There is none once the worker was stopped or the consumer has ended.
+    consumer: Option<Consumer>,
+    end: Option<ConsumerEnd>,
+    state: S,
+    routes: R,
+    options: Options,
+    policy: Policy,
+    jobs: Slab<Job>,
+    running: FuturesUnordered<Running<R::Running>>,
+    settling: FuturesUnordered<Step>,
+    /// Deliveries whose key has become free.
+    next: VecDeque<(u64, Delivery)>,
+    /// The end of the grace period, once the worker was stopped.
+    grace: Option<After>,
+    /// The next look of the watchdog, if there is an observer.
+    look: Option<After>,
+    looks: u32,
+    summary: Summary,
+}
+
+impl<S, R: Routes<S>> Worker<S, R> {
+    fn new(
+        connection: &Connection,
+        consumer: Consumer,
+        state: S,
+        routes: R,
+        options: Options,
+    ) -> Self {
+        let watch = options.observer.as_ref().map(|_| options.warn_after / LOOKS);
+        Self {
+            connection: connection.clone(),
+            consumer: Some(consumer),
+            end: None,
+            state,
+            routes,
+            policy: Policy::new(connection, &options),
+            options,
+            jobs: Slab::new(),
+            running: FuturesUnordered::new(),
+            settling: FuturesUnordered::new(),
+            next: VecDeque::new(),
+            grace: None,
+            look: watch.map(|time| connection.after(time)),
+            looks: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    fn poll(
+        &mut self,
+        mut stop: Pin<&mut impl Future>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Summary, WorkError>> {
+        loop {
+            while let Poll::Ready(Some((job, outcome))) = self.running.poll_next_unpin(cx) {
+                match outcome {
+                    Ok(verdict) => self.finish(job, verdict, Failure::Handler),
+                    Err(panic) => self.panicked(job, panic),
+                }
+            }
+            while let Poll::Ready(Some((job, settled))) = self.settling.poll_next_unpin(cx) {
+                self.settled(job, settled);
+            }
+            if self.grace.is_none() && stop.as_mut().poll(cx).is_ready() {
+                self.stop();
+            }
+            let in_time = self.grace.as_mut().is_none_or(|grace| grace.poll_unpin(cx).is_pending());
+            let idle = self.jobs.is_empty() && self.next.is_empty();
+            if self.consumer.is_none() && (idle || !in_time) {
+                return Poll::Ready(self.result());
+            }
+            self.watch(cx);
+            if !self.take(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes deliveries while there is room for handlers. Returns whether there is anything new to poll.
+    fn take(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut started = false;
+        while self.jobs.len() < usize::from(self.options.at_once) {
+            if let Some((key, delivery)) = self.next.pop_front() {
+                self.start(delivery, Some(key));
+                started = true;
+                continue;
+            }
+            let Some(consumer) = &mut self.consumer else { break };
+            match consumer.poll_next_unpin(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(delivery))) => match &mut self.options.order {
+                    None => self.start(delivery, None),
+                    Some(order) => {
+                        if let Some((key, delivery)) = order.enter(delivery) {
+                            self.start(delivery, Some(key));
+                        }
+                    }
+                },
+                Poll::Ready(end) => {
+                    self.end = end.and_then(Result::err);
+                    self.consumer = None;
+                }
+            }
+            started = true;
+        }
+        started
+    }
+
+    /// Calls the handler for a delivery.
+    fn start(&mut self, delivery: Delivery, key: Option<u64>) {
+        let job = self.jobs.insert(Job { delivery: Some(delivery), key, began: self.looks });
+        let delivery = &mut self.jobs[job].delivery;
+        let start = || self.routes.start(delivery, &self.state);
+        match catch_unwind(AssertUnwindSafe(start)) {
+            Ok(Ok(Some(handler))) => {
+                let handler = AssertUnwindSafe(handler).catch_unwind();
+                self.running.push(join(ready(job), handler));
+            }
+            Ok(Ok(None)) => self.finish(job, Verdict::refuse(NO_ROUTE), Failure::NoRoute),
+            Ok(Err(error)) => self.finish(job, Verdict::Refuse(error), Failure::Arguments),
+            Err(panic) => self.panicked(job, panic),
+        }
+    }
+
+    fn panicked(&mut self, job: usize, panic: Panic) {
+        self.summary.panicked += 1;
+        let why = format!("the handler panicked: {}", text(&*panic));
+        let verdict = match self.options.on_panic {
+            OnPanic::Propagate => self.propagate(job, panic),
+            OnPanic::Reject => Verdict::refuse(why),
+            _ => Verdict::retry(why),
+        };
+        self.finish(job, verdict, Failure::Panic);
+    }
+
+    /// Ends the worker. Only the message whose handler panicked counts as failed.
+    fn propagate(&mut self, job: usize, panic: Panic) -> ! {
+        let failed = self.jobs.remove(job).delivery;
+        self.abandon();
+        self.jobs.clear();
+        if let Some(delivery) = failed {
+            // If the channel is closed, the broker has requeued the delivery.
+            let _closed = delivery.reject(true);
+        }
+        resume_unwind(panic)
+    }
+
+    /// Settles a message by its verdict.
+    fn finish(&mut self, job: usize, verdict: Verdict, by: Failure) {
+        let counter = match &verdict {
+            Verdict::Done => &mut self.summary.done,
+            Verdict::Return => &mut self.summary.returned,
+            Verdict::Retry(_) => &mut self.summary.retried,
+            Verdict::Refuse(_) => &mut self.summary.refused,
+        };
+        *counter += 1;
+        let delivery = self.jobs[job].delivery.as_ref();
+        if verdict.why().is_some() {
+            let message = delivery.map(|delivery| &**delivery);
+            let event = WorkEvent::Failed { message, verdict: &verdict, by };
+            self.options.report(&event);
+        }
+        // A delivery that was requeued because of a loss comes again: publishing a copy would duplicate it.
+        let action = match delivery {
+            Some(delivery) if !delivery.is_stale() => self.policy.decide(delivery, &verdict),
+            _ => Action::Requeue,
+        };
+        match action {
+            Action::Publish(queue, message) => {
+                self.settling.push(self.policy.publish(job, queue, message));
+            }
+            Action::Ack => self.leave(job, Delivery::ack),
+            Action::Requeue => self.leave(job, |delivery| delivery.nack(true)),
+            Action::Reject { requeue } => self.leave(job, |delivery| delivery.reject(requeue)),
+        }
+    }
+
+    fn settled(&mut self, job: usize, settled: Settled) {
+        match settled {
+            Settled::Published(publisher) => {
+                self.policy.keep(publisher);
+                self.leave(job, Delivery::ack);
+            }
+            Settled::NotPublished(queue, error) => {
+                if let Some(delivery) = &self.jobs[job].delivery {
+                    let (message, queue) = (&**delivery, &*queue);
+                    let event = WorkEvent::NotPublished { message, queue, error: &error };
+                    self.options.report(&event);
+                }
+                self.settling.push(self.policy.pause(job));
+            }
+            Settled::Paused => self.leave(job, |delivery| delivery.nack(true)),
+        }
+    }
+
+    /// Removes a job, settles its delivery, and frees its key.
+    fn leave(&mut self, job: usize, settle: impl FnOnce(Delivery) -> Result<(), CallError>) {
+        let Job { delivery, key, .. } = self.jobs.remove(job);
+        if let Some(delivery) = delivery {
+            // If the channel is closed, the broker has requeued the delivery, and the consumer ends with the reason.
+            let _closed = settle(delivery);
+        }
+        if let (Some(key), Some(order)) = (key, &mut self.options.order) {
+            self.next.extend(order.leave(key).map(|delivery| (key, delivery)));
+        }
+    }
+
+    /// Takes no more messages, and begins the grace period.
+    fn stop(&mut self) {
+        self.grace = Some(self.connection.after(self.options.grace));
+        self.stop_taking();
+    }
+
+    /// Requeues the deliveries that no handler has.
+    fn stop_taking(&mut self) {
+        self.consumer = None;
+        self.next.clear();
+        if let Some(order) = &mut self.options.order {
+            order.clear();
+        }
+    }
+
+    /// Drops the handlers and everything else that is not finished, but not the deliveries of the handlers.
+    fn abandon(&mut self) {
+        self.running.clear();
+        self.settling.clear();
+        self.stop_taking();
+    }
+
+    fn result(&mut self) -> Result<Summary, WorkError> {
+        self.abandon();
+        let mut summary = std::mem::take(&mut self.summary);
+        summary.unfinished.extend(self.jobs.drain().filter_map(|job| job.delivery));
+        match self.end.take() {
+            Some(end) => Err(WorkError::Ended { end, summary: Box::new(summary) }),
+            None => Ok(summary),
+        }
+    }
+
+    /// Reports the handlers that have been running for long, once each.
+    fn watch(&mut self, cx: &mut Context<'_>) {
+        while let Some(Poll::Ready(passed)) = self.look.as_mut().map(|look| look.poll_unpin(cx)) {
+            // Nothing measures the time once the connection has ended.
+            let time = self.options.warn_after;
+            self.look = passed.ok().map(|()| self.connection.after(time / LOOKS));
+            self.looks = self.looks.wrapping_add(1);
+            for (_, job) in &self.jobs {
+                // A handler began between two looks, so it has been running for `LOOKS` times when one more has passed.
+                if self.looks.wrapping_sub(job.began) == LOOKS + 1 {
+                    let message = job.delivery.as_deref();
+                    self.options.report(&WorkEvent::Slow { message, running: time });
+                }
+            }
+        }
+    }
+}
+
+impl Options {
+    fn report(&mut self, event: &WorkEvent<'_>) {
+        if let Some(observer) = &mut self.observer {
+            observer(event);
+        }
+    }
+}
+
+/// The reason of a message for which there is no handler.
+const NO_ROUTE: &str = "no route of the worker takes this routing key";
+
+/// Returns the message of a panic.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
+}
