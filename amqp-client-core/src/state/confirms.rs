@@ -23,7 +23,7 @@ pub(crate) struct Confirms {
     /// Number of these calls.
     calls: u64,
     /// The failure that such a call returned last, and how many calls had begun by then: these return it as well.
-    reported: Option<(ConfirmError, u64)>,
+    reported: Option<Box<(ConfirmError, u64)>>,
 }
 
 #[derive(Debug)]
@@ -84,10 +84,10 @@ impl Confirms {
     /// Ends such a call. Returns the first failure since a call last ended, or the one that another call has returned meanwhile.
     pub(crate) fn end_call(&mut self, call: u64) -> Option<ConfirmError> {
         if let Some(failed) = self.failed.take() {
-            self.reported = Some((failed, self.calls));
+            self.reported = Some(Box::new((failed, self.calls)));
         }
-        let reported = self.reported.as_ref().filter(|(_, calls)| call <= *calls);
-        reported.map(|(failed, _)| failed.clone())
+        let reported = self.reported.as_ref().filter(|reported| call <= reported.1);
+        reported.map(|reported| reported.0.clone())
     }
 
     /// Stores a returned mandatory message; its confirm follows.
