@@ -3,6 +3,8 @@
 #[cfg(feature = "tls")]
 mod session;
 #[cfg(feature = "tls")]
+mod system;
+#[cfg(feature = "tls")]
 mod transport;
 
 #[cfg(feature = "tls")]
@@ -28,7 +30,8 @@ use thiserror::Error;
 ///     .server_name("rabbitmq.internal");
 /// ```
 ///
-/// Files are read again for each connection, so renewed certificates are used without a restart.
+/// Renewed certificates are used without a restart: files are read again for each connection, and the system's authorities once a
+/// minute at the most, for all connections of the process.
 ///
 /// To convert a certificate and key in a PKCS#12 file (`.p12`, `.pfx`) to PEM:
 ///

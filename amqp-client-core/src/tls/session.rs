@@ -10,7 +10,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use super::{Pem, TlsError, TlsOptions};
+use super::{Pem, TlsError, TlsOptions, system};
 
 impl TlsOptions {
     /// Begins a session with a host, as a state machine of rustls.
@@ -28,7 +28,7 @@ impl TlsOptions {
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Impossible(error.to_string()))?;
         let verifier: Arc<dyn ServerCertVerifier> = match self.verify {
-            true => WebPkiServerVerifier::builder_with_provider(self.roots()?.into(), provider)
+            true => WebPkiServerVerifier::builder_with_provider(self.roots()?, provider)
                 .build()
                 .map_err(|error| TlsError::Impossible(error.to_string()))?,
             false => Arc::new(Anybody(provider)),
@@ -43,7 +43,10 @@ impl TlsOptions {
         )
     }
 
-    fn roots(&self) -> Result<RootCertStore, TlsError> {
+    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+        if self.trusted.is_empty() {
+            return system::roots();
+        }
         let mut roots = RootCertStore::empty();
         for trusted in &self.trusted {
             for certificate in trusted.certificates()? {
@@ -53,15 +56,7 @@ impl TlsOptions {
                 })?;
             }
         }
-        if self.trusted.is_empty() {
-            let system = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(system.certs);
-            if roots.is_empty() {
-                let errors: Vec<_> = system.errors.iter().map(ToString::to_string).collect();
-                return Err(TlsError::NoSystemRoots(errors.join("; ")));
-            }
-        }
-        Ok(roots)
+        Ok(roots.into())
     }
 }
 
