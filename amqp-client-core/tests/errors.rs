@@ -125,3 +125,11 @@ fn all_errors_have_the_same_methods() {
     assert_eq!((sent.reply_code(), sent.reply_text(), sent.channel_id()), (code, None, None));
     assert!(!sent.is_transient() && SendError::from(ConfirmError::Nacked).is_transient());
 }
+
+#[test]
+fn a_system_without_certificates_is_reported_with_and_without_a_reason() {
+    let text = |reason: &str| TlsError::NoSystemRoots(reason.to_owned()).to_string();
+    let advice = "set cacertfile in the URI, or TlsOptions::trust";
+    assert_eq!(text(""), format!("the system has no certificates to trust; {advice}"));
+    assert_eq!(text("x"), format!("the system has no certificates to trust (x); {advice}"));
+}

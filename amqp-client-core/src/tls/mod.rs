@@ -197,9 +197,9 @@ pub enum TlsError {
         "encrypted private keys are not supported; decrypt the key (openssl pkey -in key.pem -out plain.pem)"
     )]
     EncryptedKey,
-    /// The system has no certificates to trust.
+    /// The system has no certificates to trust. The text lists what could not be read, if there was anything.
     #[error(
-        "the system has no certificates to trust ({0}); set cacertfile in the URI, or TlsOptions::trust"
+        "the system has no certificates to trust{}; set cacertfile in the URI, or TlsOptions::trust", bracketed(.0)
     )]
     NoSystemRoots(String),
     /// A certificate or key cannot be used.
@@ -216,6 +216,11 @@ pub enum TlsError {
     /// The combination of options is impossible.
     #[error("{0}")]
     Impossible(String),
+}
+
+/// Returns the text to add in brackets, if there is one.
+fn bracketed(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
 amqp_proto::__debug_shows_chain! { TlsError }

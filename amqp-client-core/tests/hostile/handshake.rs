@@ -51,7 +51,8 @@ fn illegal_methods_of_a_server_in_the_handshake() {
         ConnectionError::from(WrongProtocol::Version { id, major, minor, revision })
     };
     let unknown = |first: &[u8; 8]| ConnectionError::from(WrongProtocol::Unknown(*first));
-    let bad_tune = |value| ConnectionError::from(Violation::BadTune { what: "frame_max", value });
+    let bad_tune = |value| Violation::BadTune { what: "frame_max", value, bound: 4096 };
+    let bad_tune = |value| ConnectionError::from(bad_tune(value));
     let other_version = ConnectionStart { version_major: 8, ..ConnectionStart::default() };
     let no_mechanism = LoginError::NoCommonMechanism {
         offered: "GSSAPI".to_owned(),

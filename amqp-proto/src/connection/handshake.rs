@@ -233,7 +233,8 @@ impl Connection {
             return Err(Violation::UnexpectedMethod { method: "connection.tune" }.into());
         };
         if tune.frame_max != 0 && tune.frame_max < FRAME_MIN_SIZE {
-            return Err(Violation::BadTune { what: "frame_max", value: tune.frame_max }.into());
+            let (value, bound) = (tune.frame_max, FRAME_MIN_SIZE);
+            return Err(Violation::BadTune { what: "frame_max", value, bound }.into());
         }
         let own = whole_seconds(config.heartbeat);
         let heartbeat = if own == 0 { 0 } else { lower(tune.heartbeat, own) };
@@ -335,13 +336,17 @@ impl Connection {
     ) -> Result<Handshake, ConnectionError> {
         let limits = self.outbound.limits;
         let raises = |own: u32, theirs: u32| own != 0 && (theirs == 0 || theirs > own);
-        let bad = |what, value| Violation::BadTune { what, value };
-        if raises(limits.channel_max.into(), tune_ok.channel_max.into()) {
-            return Err(bad("channel_max", tune_ok.channel_max.into()).into());
+        let bad = |what, value, bound| Violation::BadTune { what, value, bound };
+        let (channel_max, channels) = (tune_ok.channel_max.into(), limits.channel_max.into());
+        if raises(channels, channel_max) {
+            return Err(bad("channel_max", channel_max, channels).into());
         }
         let frame_max = tune_ok.frame_max;
-        if raises(limits.frame_max, frame_max) || (1..FRAME_MIN_SIZE).contains(&frame_max) {
-            return Err(bad("frame_max", frame_max).into());
+        if raises(limits.frame_max, frame_max) {
+            return Err(bad("frame_max", frame_max, limits.frame_max).into());
+        }
+        if (1..FRAME_MIN_SIZE).contains(&frame_max) {
+            return Err(bad("frame_max", frame_max, FRAME_MIN_SIZE).into());
         }
         Ok(Handshake::AwaitOpen(self.agree(now, client_properties, tune_ok)))
     }

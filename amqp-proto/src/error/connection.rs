@@ -49,14 +49,15 @@ pub enum ConnectionError {
     },
     /// A method of the handshake does not fit into a frame, because of configured values.
     #[error(
-        "{method} needs a frame of {size} bytes, but frame_max is {frame_max}; shorten the client properties or the secret"
+        "{method} needs a frame of {size} bytes, but Limits::frame_max is {frame_max}; shorten the configured properties or the \
+         secret, or raise the limit"
     )]
     HandshakeTooLarge {
         /// The method's name.
         method: &'static str,
         /// The size of the frame that it would need.
         size: usize,
-        /// The limit.
+        /// The limit: [`Limits::frame_max`](crate::Limits::frame_max), as nothing is negotiated yet.
         frame_max: u32,
     },
     /// The peer sent nothing for two heartbeat intervals.

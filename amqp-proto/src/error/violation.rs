@@ -1,3 +1,5 @@
+use alloc::string::String;
+
 use thiserror::Error;
 
 use super::chain::debug_shows_chain;
@@ -78,12 +80,14 @@ pub enum Violation {
         tag: u64,
     },
     /// A limit in `connection.tune` is impossible, or `connection.tune-ok` raises a limit.
-    #[error("cannot negotiate {what} = {value}")]
+    #[error("cannot negotiate {what} = {value}: {}", against(*value, *bound))]
     BadTune {
         /// The limit.
         what: &'static str,
-        /// The peer's value.
+        /// The peer's value. 0 means that there is no limit.
         value: u32,
+        /// The minimum or maximum that the value violates.
+        bound: u32,
     },
     /// The peer causes more and more replies, and reads none of them.
     #[error("the peer is not reading: {limit} bytes of replies are queued already")]
@@ -122,6 +126,15 @@ impl Violation {
                 ReplyCode::RESOURCE_ERROR
             }
         }
+    }
+}
+
+/// Says how the value of a limit violates its bound.
+fn against(value: u32, bound: u32) -> String {
+    match value {
+        0 => alloc::format!("0 means no limit, and the maximum is {bound}"),
+        value if value < bound => alloc::format!("the minimum is {bound}"),
+        _ => alloc::format!("the maximum is {bound}"),
     }
 }
 
