@@ -95,6 +95,8 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     ready Everything |s| s.connection.ready();
     open_channel Everything |s| s.connection.open_channel();
     open_channel_numbered Everything |s| s.connection.open_channel_numbered(77);
+    channel_numbered Everything |s| s.connection.channel_numbered(78);
+    channel_numbered Everything |s| s.connection.channel_numbered(1);
     close Nothing |s| s.connection.close();
     close_with Nothing |s| s.connection.close_with(ReplyCode::REPLY_SUCCESS, "done");
     close_over Nothing |s| s.connection.close_over(ReplyCode::REPLY_SUCCESS, "done", (60, 60));

@@ -16,8 +16,8 @@ pub use queue::Queue;
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use amqp_proto::session::SessionChannel;
@@ -59,7 +59,7 @@ pub struct Channel {
 }
 
 /// The shared part of all handles of a channel.
-struct Handle {
+pub(crate) struct Handle {
     connection: Connection,
     id: ChannelId,
     /// The channel's index in the connection's state.
@@ -82,6 +82,15 @@ impl Channel {
         stale: Arc<AtomicU64>,
     ) -> Self {
         Self { handle: Arc::new(Handle { connection, id, place, stale }), recovers: true }
+    }
+
+    /// Another handle of a channel.
+    pub(crate) const fn of(handle: Arc<Handle>) -> Self {
+        Self { handle, recovers: true }
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Handle> {
+        Arc::downgrade(&self.handle)
     }
 
     /// Returns a handle of the same channel whose actions are not restored after a loss of the connection. That applies to
@@ -218,6 +227,10 @@ impl Channel {
             match self.protocol(&mut guard) {
                 Ok(mut protocol) => protocol.close_over(code, text, cause),
                 Err(reason) => return closed_here(reason),
+            }
+            if let Some(channel) = guard.channel(self.handle.place) {
+                // From now on, its number leads to no handle.
+                channel.handle = Weak::new();
             }
             guard.wake_driver();
             let (shared, place) = (self.connection().shared(), Some(self.place()));

@@ -8,7 +8,7 @@ use amqp_proto::ReplyCode;
 use super::Connection;
 use crate::channel::Channel;
 use crate::error::CallError;
-use crate::state::{DeadlineId, WaiterId};
+use crate::state::{DeadlineId, Guard, WaiterId};
 
 impl Connection {
     /// Opens a channel. The request is queued at once; await the result.
@@ -20,7 +20,7 @@ impl Connection {
     /// Dropping the future closes the channel.
     #[must_use = "the channel closes when the future is dropped"]
     pub fn open_channel(&self) -> OpenChannel {
-        OpenChannel::new(self, None)
+        OpenChannel::new(self, self.shared().lock(), None)
     }
 
     /// Opens a channel with the given number, from 1 up to the negotiated `channel_max`.
@@ -32,7 +32,43 @@ impl Connection {
     /// Dropping the future closes the channel.
     #[must_use = "the channel closes when the future is dropped"]
     pub fn open_channel_numbered(&self, number: u16) -> OpenChannel {
-        OpenChannel::new(self, Some(number))
+        OpenChannel::new(self, self.shared().lock(), Some(number))
+    }
+
+    /// Returns the channel with the given number, if it has handles and is not closed; otherwise opens it, like
+    /// [`open_channel_numbered`](Self::open_channel_numbered).
+    ///
+    /// So parts of a program can share a channel without passing its handle on. A channel that is being opened is waited for.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// # async fn example(connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// let opened = connection.channel_numbered(7).await?;
+    /// let same = connection.channel_numbered(7).await?;
+    /// assert_eq!(opened.id(), same.id());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open_channel`](Self::open_channel), and if the number is out of range. Also if a channel with this number is being closed
+    /// ([`OpenChannelError::InUse`](amqp_proto::OpenChannelError::InUse)): its number is free once the broker has replied.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the channel, unless it has other handles.
+    #[must_use = "the channel closes when the future is dropped, unless it has other handles"]
+    pub fn channel_numbered(&self, number: u16) -> OpenChannel {
+        // Under one lock: of several tasks that need the channel, only one opens it.
+        let guard = self.shared().lock();
+        match guard.handle_of(number) {
+            Some((handle, opened)) => {
+                // Dropping the last handle takes the lock.
+                drop(guard);
+                OpenChannel::of(Channel::of(handle), opened)
+            }
+            None => OpenChannel::new(self, guard, Some(number)),
+        }
     }
 
     /// Checks whether a queue exists. Uses a channel of its own, because the broker closes the channel if the queue does not exist.
@@ -117,9 +153,22 @@ impl OpenChannel {
         self
     }
 
+    /// Waits until that channel is open, if it is not.
+    fn of(channel: Channel, opened: bool) -> Self {
+        let after = channel.connection().shared().settings.call_timeout.filter(|_| !opened);
+        let mut state = channel.lock();
+        let counts = state.behind_queued(Some(channel.place()));
+        let deadline = state.deadlines.start(after, counts);
+        if deadline.is_some() {
+            state.wake_driver();
+        }
+        drop(state);
+        let (channel, after) = (Some(channel), after.unwrap_or_default());
+        Self { state: OpenState::Opening { channel, deadline, after, waiter: None } }
+    }
+
     /// Opens a channel with that number, or with one that the client chooses.
-    pub(crate) fn new(connection: &Connection, number: Option<u16>) -> Self {
-        let mut guard = connection.shared().lock();
+    fn new(connection: &Connection, mut guard: Guard<'_>, number: Option<u16>) -> Self {
         let state = &mut *guard;
         let opened = match number {
             Some(number) => state.proto.open_channel_numbered(number),
@@ -135,9 +184,14 @@ impl OpenChannel {
                 let deadline = state.deadlines.start(after, counts);
                 let after = after.unwrap_or_default();
                 state.wake_driver();
-                drop(guard);
+                // The handle is known under this lock: another task may look for the channel by its number.
                 let channel =
-                    Some(Channel::new(connection.clone(), id, place, stale.unwrap_or_default()));
+                    Channel::new(connection.clone(), id, place, stale.unwrap_or_default());
+                if let Some(own) = state.channel(place) {
+                    own.handle = channel.downgrade();
+                }
+                drop(guard);
+                let channel = Some(channel);
                 OpenState::Opening { channel, deadline, after, waiter: None }
             }
         };

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use amqp_proto::session::Session;
@@ -15,6 +15,7 @@ use super::listeners::Listeners;
 use super::queues::{End, Queues};
 use super::requests::Requests;
 use super::waiters::{Task, Waiters};
+use crate::channel::Handle;
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
 use crate::options::Window;
@@ -26,6 +27,8 @@ pub(crate) struct ChannelState {
     pub(crate) opened: bool,
     /// The reason, if the channel is closed.
     pub(crate) ended: Option<ChannelError>,
+    /// What all of its handles share. Empty once the application has closed the channel.
+    pub(crate) handle: Weak<Handle>,
     /// Its handles were dropped.
     pub(crate) abandoned: bool,
     /// Tasks to wake when the channel is open or closed.
@@ -61,6 +64,7 @@ impl ChannelState {
             id,
             opened: false,
             ended: None,
+            handle: Weak::new(),
             abandoned: false,
             watchers: Waiters::default(),
             gate: Waiters::default(),

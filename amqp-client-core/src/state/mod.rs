@@ -55,6 +55,7 @@ use amqp_proto::{
     ChannelError, ChannelId, ConnectionError, ConsumerId, Initiator, ReplyCode, Settlement,
 };
 
+use crate::channel::Handle;
 use crate::event::ConnectionEvent;
 
 /// A new secret that was sent, and its outcome once that is known.
@@ -255,6 +256,15 @@ impl State {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         self.by_number[number] = Some(place);
         place
+    }
+
+    /// Returns what the handles of the channel with that number share, and whether the channel is open. `None` if it is closed, or
+    /// has no handles any more. The result must not be dropped under the lock.
+    pub(crate) fn handle_of(&self, number: u16) -> Option<(Arc<Handle>, bool)> {
+        let place = self.by_number.get(usize::from(number)).copied().flatten()?;
+        let channel = self.channels.get(place as usize)?.as_ref()?;
+        let open = channel.ended.is_none().then_some(channel.opened)?;
+        Some((channel.handle.upgrade()?, open))
     }
 
     /// Those that wait for that.

@@ -2,6 +2,11 @@ use amqp_client_core::proto::method::{AccessRequest, ChannelFlow, QueueBind, Que
 use amqp_client_core::proto::{ChannelError, Initiator, Misuse, OpenChannelError, ReplyCode};
 use amqp_client_core::{CallError, ChannelEvent, QueueOptions};
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use super::{assert_refused, behaviours, name};
 
 behaviours! {
@@ -67,6 +72,66 @@ behaviours! {
         channel.close().await?;
         connection.open_channel_numbered(17).await?;
         assert!(connection.open_channel_numbered(0).await.is_err());
+    }
+
+    async fn a_channel_is_found_by_its_number_or_opened(world) {
+        let connection = world.connection().await?;
+        let opened = connection.channel_numbered(7).await?;
+        assert_eq!(opened.id().get(), 7);
+        opened.confirm_select().await?;
+        let found = connection.channel_numbered(7).await?;
+        assert!(found.is_confirming(), "it is the same");
+        // The last handle closes it.
+        drop(opened);
+        let queue = found.queue_declare("", super::temporary()).await?;
+        drop(queue);
+        // Channels without a chosen number are found as well, and two tasks open one.
+        let other = connection.open_channel().await?;
+        let number = other.id().get();
+        assert_eq!(connection.channel_numbered(number).await?.id(), other.id());
+        let [first, second] = [connection.channel_numbered(9), connection.channel_numbered(9)];
+        let [third, dropped] = [connection.channel_numbered(9), connection.channel_numbered(9)];
+        drop(dropped);
+        let (second, first) = (second.await?, first.await?);
+        drop(first);
+        second.basic_qos(1).await?;
+        third.await?.basic_qos(1).await?;
+        assert_eq!(connection.health().channels, 3);
+        // One that the broker or the client has closed is opened anew, although it has handles.
+        assert_refused(second.queue_declare_passive(name("none")).await, 404, "queue.declare");
+        let anew = connection.channel_numbered(9).await?;
+        anew.basic_qos(1).await?;
+        assert!(!second.is_open());
+        anew.close().await?;
+        connection.channel_numbered(9).await?.basic_qos(1).await?;
+        let number = connection.negotiated().ok_or("not open")?.channel_max;
+        for number in [0, number.checked_add(1).unwrap_or(0)] {
+            let error = connection.channel_numbered(number).await.expect_err("out of range");
+            assert!(matches!(error, CallError::NoChannel(OpenChannelError::NoSuchNumber { .. })));
+        }
+    }
+
+    async fn a_number_is_free_once_the_broker_has_closed_its_channel(world) {
+        let connection = world.connection().await?;
+        let channel = connection.channel_numbered(7).await?;
+        let mut closing = pin!(channel.close());
+        // A channel that is being closed is of no use to anybody.
+        let closed = poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx))).await;
+        assert!(closed.is_pending());
+        let found = connection.channel_numbered(7).await;
+        assert!(!matches!(&found, Ok(channel) if !channel.is_open()), "{found:?}");
+        drop(found);
+        closing.await?;
+        drop(connection.channel_numbered(7).await);
+        loop {
+            match connection.channel_numbered(7).await {
+                Ok(channel) => break channel.basic_qos(1).await?,
+                Err(CallError::NoChannel(OpenChannelError::InUse { number: 7 })) => {
+                    connection.after(Duration::from_millis(1)).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     async fn callbacks_get_the_reason_of_a_closed_channel(world) {

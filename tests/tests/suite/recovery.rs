@@ -327,6 +327,7 @@ behaviours! {
         assert!(!scene.connection.is_open() && channel.is_open());
         let declared = channel.queue_declare(name("q"), temporary());
         let opening = scene.connection.open_channel();
+        assert_eq!(scene.connection.channel_numbered(channel.id().get()).await?.id(), channel.id());
         let late = channel.queue_declare(name("q"), temporary()).timeout(Duration::ZERO);
         assert!(matches!(late.await, Err(CallError::TimedOut { .. })));
         scene.proxy.refuse(false)?;
