@@ -101,17 +101,17 @@ mod shared_loop;
 
 pub use amqp_client_core::adapter::{Deliveries, NextError, Wait};
 pub use amqp_client_core::{
-    After, Body, CallError, Channel, ChannelError, ChannelEvent, ChannelEvents, ChannelId,
-    ClientConfig, Close, ClosedChannel, Config, ConfirmError, Confirmation, Confirmations,
-    ConnectError, Connection, ConnectionError, ConnectionEvent, ConnectionEvents, ConsumeOptions,
-    Consumer, ConsumerEnd, DeathReason, Decimal, DecodeError, Delivery, DeliveryMode, DeliveryTag,
-    Endpoint, Entity, Exchange, ExchangeKind, ExchangeOptions, FieldArray, FieldError, FieldTable,
-    Gate, Got, Health, Initiator, Leftovers, Limits, Locked, LoginError, Message,
-    MessageProperties, Misuse, Negotiated, OnCancel, OnLoss, OnPanic, OpenChannel,
-    OpenChannelError, Overflow, Oversized, Password, Prepared, PreparedPublisher, Properties,
-    PublishAllError, PublishError, Publisher, PublisherOptions, Queue, QueueOptions, QueueType,
-    RawProperties, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route, Secret, SendError,
-    SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp, TooLong,
+    After, Body, BrokerFeature, BrokerVersion, CallError, Channel, ChannelError, ChannelEvent,
+    ChannelEvents, ChannelId, ClientConfig, Close, ClosedChannel, Config, ConfirmError,
+    Confirmation, Confirmations, ConnectError, Connection, ConnectionError, ConnectionEvent,
+    ConnectionEvents, ConsumeOptions, Consumer, ConsumerEnd, DeathReason, Decimal, DecodeError,
+    Delivery, DeliveryMode, DeliveryTag, Endpoint, Entity, Exchange, ExchangeKind, ExchangeOptions,
+    FieldArray, FieldError, FieldTable, Gate, Got, Health, Initiator, Leftovers, Limits, Locked,
+    LoginError, Message, MessageProperties, Misuse, Negotiated, OnCancel, OnLoss, OnPanic,
+    OpenChannel, OpenChannelError, Overflow, Oversized, Password, Prepared, PreparedPublisher,
+    Properties, PublishAllError, PublishError, Publisher, PublisherOptions, Queue, QueueOptions,
+    QueueType, RawProperties, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route, Secret,
+    SendError, SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp, TooLong,
     TryPublishError, Unusable, Uri, Value, error, login, proto, recovery, tls,
 };
 #[cfg(feature = "tls")]

@@ -21,6 +21,7 @@
 //! - Dropping a future abandons its request: the protocol discards the late reply and undoes its effect.
 
 pub mod adapter;
+mod broker_version;
 mod channel;
 mod config;
 mod connect;
@@ -54,6 +55,7 @@ pub use amqp_proto::{
     RawProperties, ReplyCode, Returned, Route, Secret, ShortStr, Timestamp, TooLong, Unusable,
     Value,
 };
+pub use broker_version::{BrokerFeature, BrokerVersion};
 pub use channel::{Channel, ChannelEvents, Exchange, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};

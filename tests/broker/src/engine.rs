@@ -113,7 +113,7 @@ impl Engine {
     pub fn new(options: Options, now: Instant) -> Self {
         let config = ServerConfig::default()
             .mechanisms("PLAIN AMQPLAIN")
-            .server_properties(login::server_properties())
+            .server_properties(login::server_properties(options.rabbitmq_4_3))
             .heartbeat(options.heartbeat)
             .limits(Limits::default().body_max(options.max_message_size));
         let mut engine = Self {

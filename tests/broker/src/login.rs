@@ -21,8 +21,9 @@ pub(crate) fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((text("LOGIN")?, text("PASSWORD")?))
 }
 
-/// Returns the broker's server properties.
-pub(crate) fn server_properties() -> FieldTable {
+/// Returns the broker's server properties: those of the RabbitMQ whose behaviour it has, so that clients do what they would do with
+/// that version. The platform tells the two apart.
+pub(crate) fn server_properties(rabbitmq_4_3: bool) -> FieldTable {
     let capabilities = [
         "authentication_failure_close",
         "basic.nack",
@@ -38,9 +39,9 @@ pub(crate) fn server_properties() -> FieldTable {
         capabilities.into_iter().try_fold(FieldTable::new(), |table, name| table.with(name, true));
     let properties = capabilities.and_then(|capabilities| {
         FieldTable::new()
-            .with("product", "amqp-test-broker")?
-            .with("version", env!("CARGO_PKG_VERSION"))?
-            .with("platform", "memory")?
+            .with("product", "RabbitMQ")?
+            .with("version", if rabbitmq_4_3 { "4.3.6" } else { "3.10.8" })?
+            .with("platform", concat!("amqp-test-broker ", env!("CARGO_PKG_VERSION")))?
             .with("capabilities", capabilities)
     });
     // Constant names and values fit.

@@ -89,6 +89,8 @@ impl Options {
     /// failures.
     ///
     /// In 3.10 everything that is requeued counts, and there is no limit by default.
+    ///
+    /// The server properties name the version: RabbitMQ 4.3.6 instead of RabbitMQ 3.10.8.
     #[must_use]
     pub const fn rabbitmq_4_3(mut self) -> Self {
         self.rabbitmq_4_3 = true;

@@ -469,10 +469,8 @@ fn brokers() -> &'static (Option<RabbitMq>, String, Broker) {
 
 /// The broker's major and minor number. Its callers may run inside a runtime.
 fn version(uri: &str) -> Option<(u32, u32)> {
-    let connection = amqp_client_blocking::connect(uri).ok()?;
-    let version = connection.negotiated()?.peer_properties.get("version")?.as_str()?.to_owned();
-    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
+    let version = amqp_client_blocking::connect(uri).ok()?.broker_version()?;
+    Some((version.major(), version.minor()))
 }
 
 /// Returns how many scripts are compared: `CONFORMANCE_SCRIPTS`, or a few.

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use amqp_client_core::proto::method::{Arguments as _, BasicDeliver};
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{ConnectionError, LoginError, ReplyCode};
-use amqp_client_core::{ConnectError, ConnectionEvent, Settings};
+use amqp_client_core::{BrokerVersion, ConnectError, ConnectionEvent, Settings};
 
 use super::behaviours;
 
@@ -59,6 +59,9 @@ behaviours! {
         assert!(connection.broker_can("basic.nack") && !connection.broker_can("fly"));
         let product = negotiated.peer_properties.get("product").ok_or("no product")?;
         assert!(product.as_str().is_some_and(|product| !product.is_empty()));
+        let version = connection.broker_version().ok_or("no version")?;
+        assert_eq!(Some(version.product()), product.as_str());
+        assert!(version >= BrokerVersion::rabbitmq(3, 10, 0), "{version}");
     }
 
     async fn closing_is_orderly_and_final(world) {

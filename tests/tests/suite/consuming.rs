@@ -5,18 +5,17 @@ use std::time::Duration;
 use amqp_client_core::proto::method::{BasicCancel, BasicQos};
 use amqp_client_core::proto::{DecodeErrorKind, Misuse, Oversized, RawProperties, ReplyCode};
 use amqp_client_core::{
-    CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd, Limits,
-    Message, OnPanic, PublisherOptions, QueueOptions, QueueType, Settings,
+    BrokerVersion, CallError, ChannelEvent, ConfirmError, Connection, ConsumeOptions, ConsumerEnd,
+    Limits, Message, OnPanic, PublisherOptions, QueueOptions, QueueType, Settings,
 };
 use futures_util::StreamExt as _;
 
-use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
 /// Returns whether the broker encodes the properties of messages anew, without flags that it does not know: RabbitMQ 4 does
 /// (seen with 4.3.6), 3.10 passes them on as they are.
 fn drops_unknown_flags(connection: &Connection) -> bool {
-    Version::of(connection) >= Some(Version::V4_0)
+    connection.broker_version() >= Some(BrokerVersion::rabbitmq(4, 0, 0))
 }
 
 behaviours! {
@@ -280,7 +279,7 @@ behaviours! {
         one.publish(&Message::new("one")).await?;
         let held = next(&mut of_one).await?;
         two.publish(&Message::new("two")).await?;
-        if Version::of(channel.connection()) >= Some(Version::V4_3) {
+        if channel.connection().broker_version() >= Some(BrokerVersion::rabbitmq(4, 3, 0)) {
             // The broker confirms the limit, and does not apply it.
             assert_eq!(next(&mut of_two).await?.body(), b"two");
             return Ok(());

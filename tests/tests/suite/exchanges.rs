@@ -1,7 +1,8 @@
 use amqp_client_core::proto::{FieldTable, Value};
-use amqp_client_core::{ConsumeOptions, ExchangeKind, ExchangeOptions, Message, MessageProperties};
+use amqp_client_core::{
+    BrokerVersion, ConsumeOptions, ExchangeKind, ExchangeOptions, Message, MessageProperties,
+};
 
-use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
 fn short_lived() -> ExchangeOptions {
@@ -34,7 +35,7 @@ behaviours! {
         let kind = ExchangeKind::Other("x-nonsense".to_owned());
         let refused = channel.exchange_declare(name("x"), kind, short_lived()).await;
         // It costs the connection, and from RabbitMQ 4 on the channel alone.
-        let four = Version::of(channel.connection()) >= Some(Version::V4_0);
+        let four = channel.connection().broker_version() >= Some(BrokerVersion::rabbitmq(4, 0, 0));
         assert_refused(refused, if four { 406 } else { 503 }, "exchange.declare");
         assert_eq!(channel.connection().is_open(), four);
     }

@@ -15,7 +15,6 @@ mod queues;
 mod recovery;
 mod replies;
 mod transactions;
-mod version;
 
 use std::error::Error;
 use std::future::Future;

@@ -3,11 +3,10 @@ use std::time::Duration;
 
 use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, ReplyCode, Timestamp, Value};
 use amqp_client_core::{
-    ConsumeOptions, DeathReason, ExchangeOptions, Message, MessageProperties, Overflow,
-    QueueOptions, QueueType, StreamOffset,
+    BrokerVersion, ConsumeOptions, DeathReason, ExchangeOptions, Message, MessageProperties,
+    Overflow, QueueOptions, QueueType, StreamOffset,
 };
 
-use super::version::Version;
 use super::{assert_refused, behaviours, name, next, temporary};
 
 behaviours! {
@@ -195,7 +194,7 @@ behaviours! {
         delivery.ack()?;
         next(&mut consumer).await?.reject(false)?;
         let delivery = next(&mut consumer).await?;
-        let counts_on = Version::of(channel.connection()) < Some(Version::V4_0);
+        let counts_on = channel.connection().broker_version() < Some(BrokerVersion::rabbitmq(4, 0, 0));
         let count = delivery.death_count(&work, DeathReason::Rejected)?;
         assert_eq!(count, if counts_on { 4 } else { 1 });
         delivery.ack()?;
@@ -310,7 +309,7 @@ behaviours! {
         first.nack(true)?;
         // Until 4.3, requeues without blame count, too.
         let (again, counted, acquired) = count().await?;
-        let blames = Version::of(channel.connection()) < Some(Version::V4_3);
+        let blames = channel.connection().broker_version() < Some(BrokerVersion::rabbitmq(4, 3, 0));
         assert_eq!(counted, u64::from(blames));
         assert_eq!(acquired, u64::from(!blames));
         again.reject(true)?;

@@ -10,13 +10,13 @@ use amqp_client_core::login::{Token, TokenError};
 use amqp_client_core::proto::uri::Endpoint;
 use amqp_client_core::proto::{RawProperties, ReplyCode, Route};
 use amqp_client_core::{
-    CallError, Channel, ChannelEvent, ConfirmError, Connection, ConnectionEvent, ConsumeOptions,
-    Delivery, Entity, Gate, Locked, Message, OnCancel, OnLoss, PublishError, PublisherOptions,
-    Queue, QueueOptions, QueueType, Recovery, RecoveryReport, Status, StreamOffset, Target,
+    BrokerVersion, CallError, Channel, ChannelEvent, ConfirmError, Connection, ConnectionEvent,
+    ConsumeOptions, Delivery, Entity, Gate, Locked, Message, OnCancel, OnLoss, PublishError,
+    PublisherOptions, Queue, QueueOptions, QueueType, Recovery, RecoveryReport, Status,
+    StreamOffset, Target,
 };
 use amqp_testkit::Proxy;
 
-use super::version::Version;
 use super::{World, assert_refused, behaviours, name, next, temporary};
 
 /// A connection through a proxy, and its events.
@@ -500,7 +500,7 @@ behaviours! {
             target.recovery(Recovery::default().on_cancel(OnCancel::Resubscribe))
         }).await?;
         // Before RabbitMQ 4.3, this closes the channel, and no queue can ask for less than a minute.
-        if Version::of(&scene.connection) < Some(Version::V4_3) {
+        if scene.connection.broker_version() < Some(BrokerVersion::rabbitmq(4, 3, 0)) {
             return Ok(());
         }
         let channel = scene.connection.open_channel().await?;

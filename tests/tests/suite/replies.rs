@@ -1,11 +1,10 @@
 //! Direct reply-to: remote procedure calls without a queue for the replies (a RabbitMQ extension).
 
 use amqp_client_core::{
-    Channel, ConfirmError, ConsumeOptions, Consumer, Message, MessageProperties, PublisherOptions,
-    SendError,
+    BrokerVersion, Channel, ConfirmError, ConsumeOptions, Consumer, Message, MessageProperties,
+    PublisherOptions, SendError,
 };
 
-use super::version::Version;
 use super::{assert_refused, behaviours, next};
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -63,7 +62,7 @@ behaviours! {
         let publisher =
             channel.default_exchange().publisher(PublisherOptions::new())?;
         let result = publisher.send(&address, "too late").await;
-        if Version::of(channel.connection()) >= Some(Version::V4_3) {
+        if channel.connection().broker_version() >= Some(BrokerVersion::rabbitmq(4, 3, 0)) {
             // The broker takes it, and nobody gets it.
             assert_eq!(result, Ok(()));
         } else {
