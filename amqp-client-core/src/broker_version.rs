@@ -165,11 +165,16 @@ impl BrokerVersion {
         self.numbers[2]
     }
 
+    /// The three numbers of a version of RabbitMQ.
+    pub(crate) fn known_numbers(&self) -> Option<[u32; 3]> {
+        self.is_rabbitmq().then_some(self.numbers)
+    }
+
     /// Returns whether a broker of this version has a feature. For products other than RabbitMQ, nothing is known, and the result is
     /// `false`.
     #[must_use]
     pub fn has(&self, feature: BrokerFeature) -> bool {
-        self.is_rabbitmq() && self.numbers >= feature.since()
+        self.known_numbers().is_some_and(|numbers| numbers >= feature.since())
     }
 }
 

@@ -10,6 +10,8 @@ use amqp_proto::{
 };
 use thiserror::Error;
 
+use crate::options::OptionError;
+
 /// A request to the broker failed.
 ///
 /// ```no_run
@@ -45,6 +47,9 @@ pub enum CallError {
         #[source]
         error: FieldError,
     },
+    /// The broker would refuse these options. Nothing was sent.
+    #[error(transparent)]
+    Options(#[from] Box<OptionError>),
     /// The request is not valid, or not valid now. Nothing was sent.
     #[error(transparent)]
     Misuse(#[from] Misuse),

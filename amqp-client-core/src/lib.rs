@@ -56,7 +56,7 @@ pub use amqp_proto::{
     Value,
 };
 pub use broker_version::{BrokerFeature, BrokerVersion};
-pub use channel::{Channel, ChannelEvents, Exchange, Queue};
+pub use channel::{Channel, ChannelEvents, Exchange, NoWait, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::{After, Connection, ConnectionEvents, Leftovers, OpenChannel};
@@ -66,7 +66,8 @@ pub use error::{CallError, ConfirmError, ConsumerEnd, PublishError, SendError, T
 pub use event::{ChannelEvent, ConnectionEvent};
 pub use message::{DeliveryMode, Message, MessageProperties};
 pub use options::{
-    ConsumeOptions, ExchangeKind, ExchangeOptions, OnLoss, Overflow, PublisherOptions,
+    ConsumeOptions, DeadLetterStrategy, DelayedRetry, ExchangeKind, ExchangeOptions, LeaderLocator,
+    MasterLocator, OnLoss, OptionError, OptionProblem, Overflow, PublisherOptions, QueueMode,
     QueueOptions, QueueType, StreamOffset,
 };
 pub use publisher::{Confirmation, Confirmations, PreparedPublisher, PublishAllError, Publisher};

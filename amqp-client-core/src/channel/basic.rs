@@ -11,7 +11,7 @@ use super::{Channel, Heads, NotNow, Outgoing};
 use crate::consumer::Consumer;
 use crate::delivery::{Delivery, Got};
 use crate::error::{CallError, PublishError};
-use crate::options::{ConsumeOptions, name};
+use crate::options::{ConsumeOptions, check_consumer, name};
 use crate::reply::{Reply, typed};
 
 /// Requests about messages (spec 1.8).
@@ -83,7 +83,9 @@ impl Channel {
             state.consumers += 1;
             state.consumers
         });
-        options.into_method(queue, &format!("ctag-{}.{number}", self.id()))
+        let method = options.into_method(queue, &format!("ctag-{}.{number}", self.id()))?;
+        check_consumer(&method, self.connection().broker_version().as_ref())?;
+        Ok(method)
     }
 
     /// Ends a consumer by its tag (`basic.cancel`); see [`Consumer::cancel`].

@@ -115,7 +115,7 @@ impl Channel {
     }
 }
 
-fn ends(
+pub(super) fn ends(
     destination: impl AsRef<[u8]>,
     source: impl AsRef<[u8]>,
     routing_key: impl AsRef<[u8]>,

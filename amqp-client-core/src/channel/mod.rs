@@ -3,6 +3,7 @@
 mod basic;
 mod events;
 mod exchange;
+mod no_wait;
 mod publish;
 mod queue;
 mod request;
@@ -11,6 +12,7 @@ mod waiting_place;
 
 pub use events::ChannelEvents;
 pub use exchange::Exchange;
+pub use no_wait::NoWait;
 pub(crate) use publish::{Heads, NotNow, Outgoing};
 pub use queue::Queue;
 

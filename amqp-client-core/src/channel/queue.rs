@@ -4,17 +4,28 @@ use amqp_proto::{FieldTable, ShortStr, TooLong};
 use super::Channel;
 use crate::consumer::Consumer;
 use crate::delivery::Got;
-use crate::error::{PublishError, SendError};
+use crate::error::{CallError, PublishError, SendError};
 use crate::message::Message;
-use crate::options::{ConsumeOptions, PublisherOptions, QueueOptions, name};
+use crate::options::{ConsumeOptions, PublisherOptions, QueueOptions, check_queue, name};
 use crate::reply::{Reply, typed};
 
 /// Requests about queues (spec 1.7).
 impl Channel {
     /// Creates a queue, or checks that it exists with the same options (`queue.declare`). With an empty name, the broker generates
-    /// one.
+    /// one. Options that the broker would refuse are an [`OptionError`](crate::OptionError), and nothing is sent.
     pub fn queue_declare(&self, queue: impl AsRef<[u8]>, options: QueueOptions) -> Reply<Queue> {
-        self.queue_declared(options.into_method(queue.as_ref()))
+        self.queue_declared(self.queue_declare_method(queue, options))
+    }
+
+    /// Creates the request, if the broker can accept its options.
+    pub(super) fn queue_declare_method(
+        &self,
+        queue: impl AsRef<[u8]>,
+        options: QueueOptions,
+    ) -> Result<QueueDeclare, CallError> {
+        let method = options.into_method(queue.as_ref())?;
+        check_queue(&method, self.connection().broker_version().as_ref())?;
+        Ok(method)
     }
 
     /// Checks that a queue exists, and returns its message and consumer counts. If it does not exist, the broker closes the channel
@@ -27,7 +38,7 @@ impl Channel {
         )
     }
 
-    fn queue_declared(&self, method: Result<QueueDeclare, crate::CallError>) -> Reply<Queue> {
+    fn queue_declared(&self, method: Result<QueueDeclare, CallError>) -> Reply<Queue> {
         self.request_with(method, |sending, reply| {
             let answer = typed::<QueueDeclare>(sending, reply)?;
             Ok(Queue {
@@ -107,7 +118,7 @@ impl Channel {
     }
 }
 
-fn binding(
+pub(super) fn binding(
     queue: impl AsRef<[u8]>,
     exchange: impl AsRef<[u8]>,
     routing_key: impl AsRef<[u8]>,

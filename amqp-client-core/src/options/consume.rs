@@ -1,7 +1,9 @@
-use amqp_proto::method::BasicConsume;
-use amqp_proto::{Timestamp, Value};
+use std::time::Duration;
 
-use super::{Arguments, name, takes_arguments};
+use amqp_proto::method::BasicConsume;
+use amqp_proto::{FieldArray, LongStr, Timestamp, Value};
+
+use super::{Arguments, name, takes_arguments, whole_seconds};
 use crate::error::CallError;
 
 /// Options of a consumer. By default, deliveries need an acknowledgement.
@@ -54,6 +56,8 @@ pub enum StreamOffset {
     Offset(i64),
     /// The first messages from this time on.
     Timestamp(Timestamp),
+    /// The first messages from that long ago on, in whole seconds, rounded up.
+    Interval(Duration),
 }
 
 impl ConsumeOptions {
@@ -139,8 +143,51 @@ impl ConsumeOptions {
             StreamOffset::Next => Value::from("next"),
             StreamOffset::Offset(offset) => Value::from(offset),
             StreamOffset::Timestamp(time) => Value::from(time),
+            StreamOffset::Interval(time) => Value::from(whole_seconds(time)),
         };
         self.argument("x-stream-offset", value)
+    }
+
+    /// Reads only chunks of a stream that can contain messages with one of these filter values (`x-stream-filter`). Since RabbitMQ
+    /// 3.13.
+    ///
+    /// A message gets its filter value by the header `x-stream-filter-value`. The broker filters chunks of messages by Bloom filters,
+    /// so the consumer also gets messages with other values, and has to look at each.
+    ///
+    /// ```
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::{ConsumeOptions, StreamOffset};
+    ///
+    /// let options = ConsumeOptions::new()
+    ///     .stream_offset(StreamOffset::First)
+    ///     .stream_filter(["invoices", "orders"])
+    ///     .stream_match_unfiltered();
+    /// ```
+    pub fn stream_filter(mut self, values: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let values = values.into_iter().map(|value| LongStr::from(value.as_ref().to_vec()));
+        match FieldArray::from_values(values.map(Value::LongStr)) {
+            Ok(values) => self.arguments.set("x-stream-filter", values),
+            Err(error) => self.arguments.fail("x-stream-filter", error),
+        }
+        self
+    }
+
+    /// With [`stream_filter`](Self::stream_filter), also reads messages without a filter value.
+    pub fn stream_match_unfiltered(self) -> Self {
+        self.argument("x-stream-match-unfiltered", true)
+    }
+
+    /// Sets how long the consumer may keep a delivery without settling it (`x-consumer-timeout`). Quorum queues, since RabbitMQ 4.3.
+    /// The broker cancels a consumer that takes longer, and requeues its deliveries.
+    pub fn consumer_timeout(mut self, time: Duration) -> Self {
+        self.arguments.set_time("x-consumer-timeout", time);
+        self
+    }
+
+    /// Cancels the consumer when its mirrored queue gets another leader, instead of delivering messages twice
+    /// (`x-cancel-on-ha-failover`). RabbitMQ 3 only: later versions have no mirrored queues.
+    pub fn cancel_on_ha_failover(self) -> Self {
+        self.argument("x-cancel-on-ha-failover", true)
     }
 
     /// Creates the request; `generated` is the consumer tag if the options have none.

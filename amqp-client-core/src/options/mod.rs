@@ -1,19 +1,28 @@
 //! Options of exchanges, queues, consumers and publishers.
 
+mod check;
 mod consume;
 mod exchange;
+mod known;
 mod publisher;
 mod queue;
+mod queue_values;
+mod replicated;
 
+pub use check::{OptionError, OptionProblem};
+pub(crate) use check::{check_consumer, check_queue};
 pub use consume::{ConsumeOptions, StreamOffset};
 pub use exchange::{ExchangeKind, ExchangeOptions};
 pub(crate) use publisher::Window;
 pub use publisher::{OnLoss, PublisherOptions};
-pub use queue::{Overflow, QueueOptions, QueueType};
+pub use queue::QueueOptions;
+pub use queue_values::{
+    DeadLetterStrategy, DelayedRetry, LeaderLocator, MasterLocator, Overflow, QueueMode, QueueType,
+};
 
 use std::time::Duration;
 
-use amqp_proto::{FieldTable, LongStr, ShortStr, TooLong, Value};
+use amqp_proto::{FieldError, FieldTable, LongStr, ShortStr, TooLong, Value};
 
 use crate::error::CallError;
 
@@ -53,9 +62,14 @@ impl Arguments {
     fn set(&mut self, name: impl AsRef<[u8]>, value: impl Into<Value>) {
         let name = name.as_ref();
         if let Err(error) = self.table.insert(name, value) {
-            let name = String::from_utf8_lossy(name).into_owned();
-            self.error.get_or_insert(CallError::Argument { name, error });
+            self.fail(&String::from_utf8_lossy(name), error);
         }
+    }
+
+    /// Notes that an argument cannot be encoded.
+    fn fail(&mut self, name: &str, error: FieldError) {
+        let name = name.to_owned();
+        self.error.get_or_insert(CallError::Argument { name, error });
     }
 
     /// Sets a name, in the form in which the broker gave it.
@@ -80,7 +94,16 @@ impl Arguments {
     }
 }
 
+/// Encodes a time as RabbitMQ writes intervals: `90s`. Rounds up, and never to 0, which RabbitMQ refuses.
+fn whole_seconds(time: Duration) -> String {
+    // RabbitMQ computes in milliseconds of any size, so there is no upper limit.
+    format!("{}s", time.as_nanos().div_ceil(1_000_000_000).max(1))
+}
+
 /// Converts a name or routing key to a short string. `what` names it in the error if it is too long.
 pub(crate) fn name(what: &'static str, bytes: impl AsRef<[u8]>) -> Result<ShortStr, TooLong> {
     ShortStr::named(what, bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use amqp_proto::method::QueueDeclare;
 
+use super::queue_values::{Overflow, QueueType};
 use super::{Arguments, name, takes_arguments};
 use crate::error::CallError;
 
@@ -26,46 +27,7 @@ pub struct QueueOptions {
     durable: bool,
     exclusive: bool,
     auto_delete: bool,
-    arguments: Arguments,
-}
-
-/// The type of a queue in RabbitMQ (`x-queue-type`).
-///
-/// ```
-/// # use amqp_client_core as amqp_client_tokio;
-/// use amqp_client_tokio::{QueueOptions, QueueType};
-///
-/// let options = QueueOptions::new().queue_type(QueueType::Quorum);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum QueueType {
-    /// Stored on one node.
-    Classic,
-    /// Replicated by consensus; survives the loss of nodes.
-    Quorum,
-    /// A replicated log that consumers read from any point.
-    Stream,
-}
-
-/// The behaviour of a queue when it is full (`x-overflow`).
-///
-/// ```
-/// # use amqp_client_core as amqp_client_tokio;
-/// use amqp_client_tokio::{Overflow, QueueOptions};
-///
-/// // The confirm of a message that does not fit fails with `ConfirmError::Nacked`.
-/// let options = QueueOptions::new().max_length(10_000).overflow(Overflow::RejectPublish);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Overflow {
-    /// Drops or dead-letters its oldest message.
-    DropHead,
-    /// Refuses the new message: its publisher gets a `basic.nack`.
-    RejectPublish,
-    /// The same, and dead-letters the new message.
-    RejectPublishDlx,
+    pub(super) arguments: Arguments,
 }
 
 impl QueueOptions {
@@ -101,14 +63,7 @@ impl QueueOptions {
 
     /// Sets the type of the queue.
     pub fn queue_type(self, kind: QueueType) -> Self {
-        self.argument(
-            "x-queue-type",
-            match kind {
-                QueueType::Classic => "classic",
-                QueueType::Quorum => "quorum",
-                QueueType::Stream => "stream",
-            },
-        )
+        self.argument("x-queue-type", kind.as_str())
     }
 
     /// Limits how long messages may wait in the queue.
@@ -135,14 +90,7 @@ impl QueueOptions {
 
     /// Sets what the queue does when it is full.
     pub fn overflow(self, overflow: Overflow) -> Self {
-        self.argument(
-            "x-overflow",
-            match overflow {
-                Overflow::DropHead => "drop-head",
-                Overflow::RejectPublish => "reject-publish",
-                Overflow::RejectPublishDlx => "reject-publish-dlx",
-            },
-        )
+        self.argument("x-overflow", overflow.as_str())
     }
 
     /// Sets the exchange for messages that expire, are rejected, or do not fit into the queue.
@@ -165,15 +113,6 @@ impl QueueOptions {
     /// Delivers messages to only one consumer at a time; the others wait.
     pub fn single_active_consumer(self) -> Self {
         self.argument("x-single-active-consumer", true)
-    }
-
-    /// Limits how often the delivery of a message may fail before a quorum queue drops or dead-letters the message. By default,
-    /// RabbitMQ 3.10 has no limit and RabbitMQ 4 has a limit of 20. [`Delivery`](crate::Delivery#failed-deliveries) describes
-    /// which deliveries count.
-    ///
-    /// Give the queue a [dead-letter exchange](Self::dead_letter_exchange). Without one, a message over the limit is lost.
-    pub fn delivery_limit(self, times: u32) -> Self {
-        self.argument("x-delivery-limit", i64::from(times))
     }
 
     pub(crate) fn into_method(self, queue: &[u8]) -> Result<QueueDeclare, CallError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amqp_proto::method::QueueDeclare;
+use amqp_proto::method::{BasicConsume, QueueDeclare};
 use amqp_proto::{FieldTable, ShortStr, Value};
 
 use crate::fault::Fault;
@@ -62,12 +62,16 @@ impl Limits {
             }
         }
         let kind = Kind::parse(name, arguments)?;
-        let unsupported = arguments.iter().find(|(argument, _)| !kind.supports(argument));
-        if let Some((argument, _)) = unsupported {
+        if kind != Kind::Classic && declare.queue.is_empty() {
             return Err(Fault::precondition(format!(
-                "invalid arg '{argument}' for queue {name} of queue type {}",
+                "Cannot declare a server-named queue for type {}",
                 kind.name()
             )));
+        }
+        let unsupported =
+            arguments.iter().find(|(argument, _)| !kind.supports(argument, rabbitmq_4_3));
+        if let Some((argument, _)) = unsupported {
+            return Err(kind.refuses(&argument, name));
         }
         let mut limits = Self {
             is_stream: kind == Kind::Stream,
@@ -87,6 +91,40 @@ impl Limits {
         }
         kind.check_properties(name, declare)?;
         Ok(limits)
+    }
+
+    /// Checks the arguments of a consumer of such a queue.
+    pub(crate) fn check_consumer(
+        &self,
+        name: &Name,
+        consume: &BasicConsume,
+        rabbitmq_4_3: bool,
+    ) -> Result<(), Fault> {
+        let kind = self.kind();
+        for (argument, value) in &consume.arguments {
+            let checked = match argument.as_bytes() {
+                b"x-priority" if kind != Kind::Stream => integer(&value).map(drop),
+                b"x-consumer-timeout" if kind == Kind::Quorum && rabbitmq_4_3 => {
+                    number(&value).map(drop)
+                }
+                _ => Ok(()),
+            };
+            checked.map_err(|why| {
+                Fault::precondition(format!("invalid arg '{argument}' for queue {name}: {why}"))
+            })?;
+            if !kind.supports_for_consumers(&argument, rabbitmq_4_3) {
+                return Err(kind.refuses(&argument, name));
+            }
+        }
+        Ok(())
+    }
+
+    const fn kind(&self) -> Kind {
+        match (self.is_stream, self.counts_deliveries) {
+            (true, _) => Kind::Stream,
+            (false, true) => Kind::Quorum,
+            (false, false) => Kind::Classic,
+        }
     }
 
     /// Applies one of the arguments, or returns the same error as RabbitMQ.
@@ -134,6 +172,36 @@ impl Limits {
                     other => return Err(format!("\"unsupported queue mode '{other}'\"")),
                 }
             }
+            b"x-queue-version" => match number(value)? {
+                1 | 2 => {}
+                other => return Err(format!("\"unsupported queue version '{other}'\"")),
+            },
+            b"x-dead-letter-strategy" => {
+                match value.as_str().ok_or_else(|| unacceptable(value))? {
+                    "at-most-once" | "at-least-once" => {}
+                    _ => return Err("invalid_dlx_strategy".to_owned()),
+                }
+            }
+            b"x-queue-leader-locator" => {
+                match value.as_str().ok_or_else(|| unacceptable(value))? {
+                    "client-local" | "balanced" | "random" | "least-leaders" => {}
+                    "min-masters" if rabbitmq_4_3 => {}
+                    _ => return Err("invalid_queue_locator_arg".to_owned()),
+                }
+            }
+            b"x-quorum-initial-group-size" | b"x-initial-cluster-size" => {
+                if number(value)? == 0 {
+                    return Err("{value_zero,0}".to_owned());
+                }
+            }
+            b"x-max-in-memory-length"
+            | b"x-max-in-memory-bytes"
+            | b"x-stream-max-segment-size-bytes" => {
+                number(value)?;
+            }
+            b"x-consumer-timeout" | b"x-consumer-disconnected-timeout" if rabbitmq_4_3 => {
+                number(value)?;
+            }
             b"x-max-age" => {
                 let age = value.as_str().ok_or_else(|| unacceptable(value))?;
                 interval(age).ok_or_else(|| "invalid_max_age".to_owned())?;
@@ -170,29 +238,58 @@ impl Kind {
         }
     }
 
-    /// Returns whether queues of this type know such an argument. Unknown arguments are ignored.
-    fn supports(self, argument: &ShortStr) -> bool {
-        let of_classic =
-            matches!(argument.as_bytes(), b"x-max-priority" | b"x-queue-mode" | b"x-queue-version");
-        let of_quorum =
-            matches!(argument.as_bytes(), b"x-delivery-limit" | b"x-quorum-initial-group-size");
-        let of_stream =
-            matches!(argument.as_bytes(), b"x-max-age" | b"x-stream-max-segment-size-bytes");
-        let of_queues = matches!(
-            argument.as_bytes(),
+    /// Returns whether queues of this type accept such an argument. Arguments that no type knows are ignored.
+    fn supports(self, argument: &ShortStr, rabbitmq_4_3: bool) -> bool {
+        match argument.as_bytes() {
+            b"x-max-priority"
+            | b"x-queue-mode"
+            | b"x-queue-version"
+            | b"x-queue-master-locator" => self == Self::Classic,
             b"x-message-ttl"
-                | b"x-expires"
-                | b"x-max-length"
-                | b"x-overflow"
-                | b"x-dead-letter-exchange"
-                | b"x-dead-letter-routing-key"
-                | b"x-single-active-consumer"
-        );
-        match self {
-            Self::Classic => !of_quorum && !of_stream,
-            Self::Quorum => !of_classic && !of_stream,
-            Self::Stream => !of_classic && !of_quorum && !of_queues,
+            | b"x-expires"
+            | b"x-max-length"
+            | b"x-overflow"
+            | b"x-dead-letter-exchange"
+            | b"x-dead-letter-routing-key"
+            | b"x-single-active-consumer" => self != Self::Stream,
+            b"x-queue-leader-locator" => self != Self::Classic || rabbitmq_4_3,
+            b"x-delivery-limit"
+            | b"x-quorum-initial-group-size"
+            | b"x-dead-letter-strategy"
+            | b"x-max-in-memory-length"
+            | b"x-max-in-memory-bytes" => self == Self::Quorum,
+            b"x-consumer-timeout"
+            | b"x-consumer-disconnected-timeout"
+            | b"x-delayed-retry-type"
+            | b"x-delayed-retry-min"
+            | b"x-delayed-retry-max" => self == Self::Quorum || !rabbitmq_4_3,
+            b"x-max-age" | b"x-stream-max-segment-size-bytes" | b"x-initial-cluster-size" => {
+                self == Self::Stream
+            }
+            b"x-stream-filter-size-bytes" => self == Self::Stream || !rabbitmq_4_3,
+            _ => true,
         }
+    }
+
+    /// Like [`supports`](Self::supports), for arguments of consumers.
+    fn supports_for_consumers(self, argument: &ShortStr, rabbitmq_4_3: bool) -> bool {
+        match argument.as_bytes() {
+            b"x-priority" => self != Self::Stream,
+            b"x-stream-offset" => self == Self::Stream,
+            b"x-cancel-on-ha-failover" => self == Self::Classic || rabbitmq_4_3,
+            b"x-stream-filter" | b"x-stream-match-unfiltered" => {
+                self == Self::Stream || !rabbitmq_4_3
+            }
+            b"x-consumer-timeout" => self == Self::Quorum || !rabbitmq_4_3,
+            _ => true,
+        }
+    }
+
+    fn refuses(self, argument: &ShortStr, name: &Name) -> Fault {
+        Fault::precondition(format!(
+            "invalid arg '{argument}' for queue {name} of queue type {}",
+            self.name()
+        ))
     }
 
     /// Checks the properties of a queue: quorum queues and streams are durable, and neither exclusive nor auto-delete.

@@ -2,9 +2,9 @@
 
 use std::fmt::Debug;
 
-use amqp_client_core::CallError;
 use amqp_client_core::proto::method::{ExchangeDeclare, QueueDeclare, QueueDelete, Request};
 use amqp_client_core::proto::{FieldTable, ShortStr, Value};
+use amqp_client_core::{CallError, ConsumeOptions};
 use amqp_client_tokio::{Connection, connect};
 
 use crate::script::client::short;
@@ -42,8 +42,18 @@ fn arguments(kind: &str) -> Vec<QueueDeclare> {
         ("x-queue-mode", vec![text("lazy"), text("?")]),
         ("x-max-age", vec![text("1h"), text("1x")]),
         ("x-stream-max-segment-size-bytes", vec![number(1_000)]),
-        ("x-quorum-initial-group-size", vec![number(1)]),
-        ("x-queue-version", vec![number(2)]),
+        ("x-quorum-initial-group-size", vec![number(1), number(0)]),
+        ("x-quorum-target-group-size", vec![number(1)]),
+        ("x-queue-version", vec![number(2), number(3)]),
+        ("x-dead-letter-strategy", vec![text("at-most-once"), text("?"), number(1)]),
+        ("x-queue-leader-locator", vec![text("balanced"), text("?")]),
+        ("x-max-in-memory-length", vec![number(1), number(-1)]),
+        ("x-initial-cluster-size", vec![number(1), number(0)]),
+        ("x-stream-filter-size-bytes", vec![number(16)]),
+        ("x-consumer-timeout", vec![number(60_000), number(-1)]),
+        ("x-consumer-disconnected-timeout", vec![number(60_000)]),
+        ("x-delayed-retry-type", vec![text("all")]),
+        ("x-delayed-retry-min", vec![number(1)]),
         ("x-unheard-of", vec![number(1)]),
     ];
     let each = values.into_iter().flat_map(|(name, values)| {
@@ -90,9 +100,11 @@ async fn both_brokers_refuse_the_same_queues() -> Outcome {
     let (_, rabbitmq, _) = brokers();
     let kinds = ["classic", "quorum", "stream", "no-such-type"];
     // RabbitMQ 4.0 refuses unknown modes as 3.x does, and 4.3 does not look at them. The in-memory broker is like one of these.
+    const BETWEEN: [&str; 2] = ["x-queue-leader-locator", "x-queue-version"];
     let in_between = ((4, 0)..(4, 3)).contains(&version(rabbitmq).ok_or("no version")?);
     for declare in kinds.iter().flat_map(|kind| [properties(kind), arguments(kind)].concat()) {
-        if in_between && declare.arguments.get("x-queue-mode").is_some() {
+        let differs = |name| declare.arguments.get(name).is_some();
+        if in_between && (differs("x-queue-mode") || BETWEEN.iter().any(|name| differs(name))) {
             continue;
         }
         same(&declare, async |uri| {
@@ -154,6 +166,41 @@ async fn both_brokers_refuse_the_same_exchanges() -> Outcome {
                 })
                 .await?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Consumers of queues of every type, with each of the arguments.
+#[tokio::test]
+async fn both_brokers_refuse_the_same_consumers() -> Outcome {
+    for kind in ["classic", "quorum", "stream"] {
+        for (argument, value) in [
+            ("x-priority", Value::from(5)),
+            ("x-priority", "high".into()),
+            ("x-stream-offset", "first".into()),
+            ("x-cancel-on-ha-failover", true.into()),
+            ("x-stream-filter", "one".into()),
+            ("x-stream-match-unfiltered", true.into()),
+            ("x-consumer-timeout", 60_000.into()),
+            ("x-unheard-of", 1.into()),
+        ] {
+            let declare = declare(kind, None);
+            same((kind, argument, &value), async |uri| {
+                let connection = connect(uri).await?;
+                assert_eq!(said(&connection, declare.clone()).await?, "done");
+                let channel = connection.open_channel().await?;
+                channel.basic_qos(10).await?;
+                let options = ConsumeOptions::new().argument(argument, value.clone());
+                let answer = match channel.basic_consume(&declare.queue, options).await {
+                    Ok(_) => "done".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                delete(&connection, &declare.queue).await?;
+                connection.close().await?;
+                Ok(answer)
+            })
+            .await?;
         }
     }
     Ok(())

@@ -1,13 +1,59 @@
 use std::error::Error;
 use std::time::Duration;
 
+use amqp_client_core::proto::method::{QueueDeclare, QueueDelete};
 use amqp_client_core::proto::{Decimal, FieldArray, FieldTable, ReplyCode, Timestamp, Value};
 use amqp_client_core::{
-    BrokerVersion, ConsumeOptions, DeathReason, ExchangeOptions, Message, MessageProperties,
-    Overflow, QueueOptions, QueueType, StreamOffset,
+    BrokerVersion, CallError, ConsumeOptions, DeathReason, ExchangeOptions, Message,
+    MessageProperties, Overflow, QueueOptions, QueueType, StreamOffset,
 };
 
 use super::{assert_refused, behaviours, name, next, temporary};
+
+/// Each type of queue, without an argument and with each of the arguments that RabbitMQ knows.
+fn kinds_and_arguments() -> Vec<(&'static str, Option<(&'static str, Value)>)> {
+    let numbers = [
+        "x-message-ttl",
+        "x-expires",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-priority",
+        "x-delivery-limit",
+        "x-quorum-initial-group-size",
+        "x-initial-cluster-size",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-stream-max-segment-size-bytes",
+        "x-consumer-disconnected-timeout",
+        "x-delayed-retry-min",
+        "x-delayed-retry-max",
+    ];
+    let numbers = numbers.map(|name| (name, Value::from(1_i64)));
+    let texts = [
+        ("x-overflow", "drop-head"),
+        ("x-dead-letter-exchange", "dead"),
+        ("x-dead-letter-strategy", "at-most-once"),
+        ("x-queue-leader-locator", "balanced"),
+        ("x-delayed-retry-type", "all"),
+        ("x-max-age", "1h"),
+    ];
+    let texts = texts.map(|(name, text)| (name, Value::from(text)));
+    let others = [
+        ("x-single-active-consumer", Value::from(true)),
+        ("x-queue-version", 2.into()),
+        ("x-stream-filter-size-bytes", 16.into()),
+        ("x-dead-letter-routing-key", "alone".into()),
+        ("x-expires", 0.into()),
+        ("x-message-ttl", i64::MAX.into()),
+    ];
+    let arguments: Vec<_> = numbers.into_iter().chain(texts).chain(others).map(Some).collect();
+    ["classic", "quorum", "stream"]
+        .into_iter()
+        .flat_map(|kind| {
+            [None].into_iter().chain(arguments.clone()).map(move |argument| (kind, argument))
+        })
+        .collect()
+}
 
 behaviours! {
     async fn checking_whether_a_queue_exists_has_no_side_effect(world) {
@@ -140,8 +186,94 @@ behaviours! {
 
     async fn a_bad_argument_is_refused_by_the_broker(world) {
         let channel = world.channel().await?;
-        let options = temporary().argument("x-message-ttl", -1);
+        let options = temporary().argument("x-overflow", "nowhere");
         assert_refused(channel.queue_declare("", options).await, 406, "queue.declare");
+    }
+
+    async fn options_that_the_broker_refuses_are_not_sent(world) {
+        let connection = world.connection().await?;
+        let (checked, sent) = (connection.open_channel().await?, async |method: QueueDeclare| {
+            let channel = connection.open_channel().await?;
+            channel.call(QueueDelete { queue: method.queue.clone(), ..<_>::default() }).await?;
+            channel.call(method).await.map(drop)
+        });
+        let mut refused = 0;
+        for (kind, argument) in kinds_and_arguments() {
+            for flags in 0..8u8 {
+                // Without an argument, all properties; with an argument, none.
+                if argument.is_some() && flags > 0 {
+                    continue;
+                }
+                let queue = name("checked");
+                let (durable, exclusive, auto_delete) = (flags & 1 == 0, flags & 2 > 0, flags & 4 > 0);
+                let arguments = argument.clone().into_iter().chain([("x-queue-type", kind.into())]);
+                let arguments = FieldTable::from_entries(arguments)?;
+                let options = QueueOptions::new()
+                    .durable(durable)
+                    .exclusive(exclusive)
+                    .auto_delete(auto_delete)
+                    .arguments(&arguments);
+                let local = checked.no_wait().queue_declare(&queue, options);
+                let Err(CallError::Options(error)) = local else {
+                    // Without a name that is left behind.
+                    checked.queue_delete(&queue).await.ok();
+                    if !checked.is_open() {
+                        return Err(format!("{kind} {argument:?} {flags}: not found").into());
+                    }
+                    continue;
+                };
+                refused += 1;
+                let queue = queue.as_str().try_into()?;
+                let method = QueueDeclare {
+                    queue, durable, exclusive, auto_delete, arguments, ..<_>::default()
+                };
+                let result = sent(method).await;
+                assert_refused(result, 406, "queue.declare");
+                assert!(error.to_string().contains("cannot be declared"), "{error}");
+            }
+        }
+        assert!(refused > 30, "{refused}");
+        assert!(checked.is_open());
+    }
+
+    async fn requests_without_replies_take_typed_options(world) {
+        let channel = world.channel().await?;
+        let (source, target, queue) = (name("source"), name("target"), name("queue"));
+        let (no_wait, none) = (channel.no_wait(), FieldTable::new());
+        no_wait.exchange_declare(&source, "topic", ExchangeOptions::new().durable(false))?;
+        no_wait.exchange_declare(&target, "fanout", ExchangeOptions::new().durable(false))?;
+        no_wait.exchange_bind(&target, &source, "a.*", none.clone())?;
+        no_wait.queue_declare(&queue, temporary().max_length(1).dead_letter_exchange(""))?;
+        no_wait.queue_bind(&queue, &target, "", none.clone())?;
+        let exchange = channel.exchange(&source)?;
+        for text in ["first", "second"] {
+            exchange.publish_confirmed("a.b", &Message::new(text)).await?;
+        }
+        let got = channel.basic_get_no_ack(&queue).await?.ok_or("no message")?;
+        assert_eq!(got.delivery.body(), b"second");
+        exchange.publish_confirmed("a.b", &Message::new("third")).await?;
+        no_wait.queue_purge(&queue)?;
+        assert_eq!(channel.queue_declare_passive(&queue).await?.message_count(), 0);
+        no_wait.exchange_unbind(&target, &source, "a.*", none)?;
+        let returned = exchange.publish_confirmed("a.b", &Message::new("lost")).await;
+        assert!(returned.expect_err("no longer bound").to_string().contains("returned"));
+        no_wait.exchange_delete_if_unused(&source)?;
+        no_wait.exchange_delete(&target)?;
+        no_wait.queue_delete_if_empty(&queue)?;
+        // The broker replies to this once it has done all of the above.
+        channel.basic_qos(1).await?;
+        let connection = world.connection().await?;
+        assert!(!connection.queue_exists(&queue).await?);
+        assert!(!connection.exchange_exists(&source).await?);
+        assert!(!connection.exchange_exists(&target).await?);
+        // The broker's refusal closes the channel.
+        let channel = world.channel().await?;
+        channel.no_wait().queue_declare(&queue, temporary())?;
+        channel.no_wait().queue_declare(&queue, temporary().max_length(3))?;
+        assert_eq!(channel.closed().await.reply_code(), Some(ReplyCode::PRECONDITION_FAILED));
+        let refused = channel.no_wait().queue_delete(&queue);
+        assert_refused(refused, 406, "queue.declare");
+        world.channel().await?.no_wait().queue_delete_if_unused(&queue)?;
     }
 
     async fn expired_messages_are_dead_lettered_with_the_reason(world) {

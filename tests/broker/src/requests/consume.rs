@@ -44,7 +44,10 @@ impl Engine {
             return self.consume_replies(at, method);
         }
         let name = self.queue_named(at, method.queue.clone());
-        let is_stream = self.usable(at, &name)?.limits.is_stream;
+        let rabbitmq_4_3 = self.options.rabbitmq_4_3;
+        let limits = &self.usable(at, &name)?.limits;
+        limits.check_consumer(&name, &method, rabbitmq_4_3)?;
+        let is_stream = limits.is_stream;
         let offset = if is_stream { self.begin_reading(&name, &method, prefetch)? } else { 0 };
         let Some(channel) = self.channel(at) else { return Ok(()) };
         let tag = channel.name_consumer(method.consumer_tag)?;
