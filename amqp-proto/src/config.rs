@@ -81,7 +81,9 @@ setters! {
 /// has already dropped it, and it is lost with all of these options.
 ///
 /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged where a
-/// delivery of a queue is requeued or rejected. The message stays in the stream.
+/// delivery of a queue is requeued or rejected. The message stays in the stream. After a loss, its consumer continues with the first
+/// of its other deliveries that was not settled, or behind the last one. A message that is too large and comes before that is not
+/// delivered again, even if it was held. To read it, start a consumer at its offset, on a connection with a larger limit.
 ///
 /// ```
 /// # use amqp_proto::{Limits, Oversized};

@@ -411,6 +411,33 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
     assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
 }
 
+/// As documented at `Oversized`.
+#[test]
+fn a_message_that_is_too_large_is_skipped_after_a_loss_with_what_was_settled() {
+    for (settled, again) in [(0, vec![9, 5]), (1, vec![5]), (2, vec![])] {
+        let (mut rig, id) = with_stream(Recovery::default(), 9..11);
+        publish(&mut rig, 5..6);
+        rig.limit(id, 20);
+        rig.cut();
+        let limits = Limits::default().body_max(1).oversized(Oversized::Hold);
+        rig.next_config = Some(Arc::new(ClientConfig::default().limits(limits)));
+        rig.recover();
+        read_as(&mut rig, id, short("reader"), Some("first".into()));
+        let deliveries = rig.deliveries();
+        assert_eq!((deliveries.len(), rig.channel_events().filter_map(unusable).count()), (2, 1));
+        for (_, delivery) in &deliveries[..settled] {
+            rig.channel(id).ack(delivery.delivery_tag()).expect("it was delivered");
+        }
+        rig.run();
+        rig.cut();
+        rig.events.clear();
+        rig.recover();
+        assert_eq!(numbers(&mut rig), again);
+        let too_large = rig.channel_events().filter_map(unusable).count();
+        assert_eq!(too_large, usize::from(settled == 0), "{settled}");
+    }
+}
+
 /// RabbitMQ: a stream does not requeue, and responds by closing the connection (540).
 #[test]
 fn a_message_of_a_stream_that_is_too_large_costs_no_connection() {
