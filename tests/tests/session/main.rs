@@ -6,6 +6,7 @@ mod harness;
 mod auto_delete;
 mod closing;
 mod cuts;
+mod declarations;
 mod discarded;
 mod embedding;
 mod extremes;

@@ -20,7 +20,7 @@ fn consume(rig: &mut SessionRig<Script>, id: ChannelId, queue: &str, tag: &str) 
 
 /// Reconnects to a server that ends the connection over some requests, until it asks for none of them. Returns how often it
 /// was asked for them.
-fn recover_from(rig: &mut SessionRig<Script>, ends: impl Fn(&Method) -> bool) -> usize {
+pub(crate) fn recover_from(rig: &mut SessionRig<Script>, ends: impl Fn(&Method) -> bool) -> usize {
     for attempt in 0..10 {
         rig.reconnect_to(ServerConfig::default());
         let now = rig.now;
