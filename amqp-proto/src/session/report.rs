@@ -57,19 +57,24 @@ impl Entity {
     }
 }
 
+/// One line, for logs: names are [escaped](ShortStr::escaped).
 impl fmt::Display for Entity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exchange(name) => write!(f, "exchange '{name}'"),
-            Self::Queue(name) => write!(f, "queue '{name}'"),
-            Self::Binding { source, destination, routing_key } => {
-                write!(f, "binding of '{destination}' to '{source}' by '{routing_key}'")
-            }
+            Self::Exchange(name) => write!(f, "exchange '{}'", name.escaped()),
+            Self::Queue(name) => write!(f, "queue '{}'", name.escaped()),
+            Self::Binding { source, destination, routing_key } => write!(
+                f,
+                "binding of '{}' to '{}' by '{}'",
+                destination.escaped(),
+                source.escaped(),
+                routing_key.escaped(),
+            ),
             Self::Channel(id) => write!(f, "channel {id}"),
             Self::Flow(id) => write!(f, "pause of channel {id}"),
             Self::Prefetch(id) => write!(f, "prefetch limit of channel {id}"),
             Self::Consumer { channel, consumer_tag, .. } => {
-                write!(f, "consumer '{consumer_tag}' of channel {channel}")
+                write!(f, "consumer '{}' of channel {channel}", consumer_tag.escaped())
             }
         }
     }
@@ -128,6 +133,38 @@ impl RecoveryReport {
             | Entity::Prefetch(_)
             | Entity::Flow(_)
             | Entity::Consumer { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString as _;
+
+    use super::*;
+
+    #[test]
+    fn names_do_not_break_the_line() {
+        let bad = ShortStr::truncated("a\nb");
+        let channel = ChannelId(3);
+        let entities = [
+            (Entity::Exchange(bad.clone()), r"exchange 'a\nb'"),
+            (Entity::Queue(bad.clone()), r"queue 'a\nb'"),
+            (
+                Entity::Binding {
+                    source: bad.clone(),
+                    destination: bad.clone(),
+                    routing_key: bad.clone(),
+                },
+                r"binding of 'a\nb' to 'a\nb' by 'a\nb'",
+            ),
+            (
+                Entity::Consumer { channel, consumer: ConsumerId(1), consumer_tag: bad },
+                r"consumer 'a\nb' of channel 3",
+            ),
+        ];
+        for (entity, line) in entities {
+            assert_eq!(entity.to_string(), line);
         }
     }
 }
