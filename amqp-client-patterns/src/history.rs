@@ -57,7 +57,6 @@ pub(crate) fn routing_key(delivery: &proto::Delivery) -> ShortStr {
 
 /// What a copy of a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "retries follow")]
 pub(crate) enum Copy {
     /// To be tried again: the number of this copy.
     Retry(u32),

@@ -3,6 +3,7 @@
 //! | Module | What it has |
 //! |---|---|
 //! | [`codec`] | typed messages, in JSON, MessagePack, CBOR or a format of your own |
+//! | [`retry`] | trying failed messages again, with growing delays, and parking those that never succeed |
 //! | [`handler`] | async functions whose arguments are taken from the delivery |
 //! | [`work`] | workers: concurrency, order, failures, an end in good order |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
@@ -24,4 +25,5 @@ pub mod codec;
 pub mod handler;
 mod history;
 pub mod process;
+pub mod retry;
 pub mod work;

@@ -54,7 +54,7 @@
 //! |---|---|
 //! | returns `()`, or [`Verdict::Done`](crate::handler::Verdict::Done) | is acknowledged |
 //! | returns [`Verdict::Return`](crate::handler::Verdict::Return) | is requeued (`basic.nack`), which is not a failure |
-//! | returns an error, or [`Verdict::Retry`](crate::handler::Verdict::Retry) | is rejected and requeued |
+//! | returns an error, or [`Verdict::Retry`](crate::handler::Verdict::Retry) | is [tried again](Work::retry), or rejected and requeued |
 //! | returns [`Verdict::Refuse`](crate::handler::Verdict::Refuse) | is [parked](Work::failed_to), or rejected and dead-lettered |
 //! | cannot be called: the body does not decode, or no route takes the message | is refused, too |
 //! | panics | is retried, unless [`on_panic`](Work::on_panic) says otherwise |
@@ -62,7 +62,7 @@
 //! | took the [`Delivery`] | is settled by the handler |
 //!
 //! A message that fails each time and is requeued at once comes back at once. A quorum queue limits that
-//! ([`delivery_limit`](amqp_client_core::QueueOptions::delivery_limit)).
+//! ([`delivery_limit`](amqp_client_core::QueueOptions::delivery_limit)); [`Retry`] adds delays and a limit for all queues.
 //!
 //! # Handlers that block
 //!
@@ -88,6 +88,7 @@ use std::time::Duration;
 use amqp_client_core::{ConsumeOptions, Delivery, OnPanic, Queue};
 
 use crate::handler::{Arguments, Handler, IntoVerdict};
+use crate::retry::Retry;
 use order::Order;
 use routes::Pattern;
 
@@ -111,6 +112,7 @@ struct Options {
     prefetch: Option<u16>,
     grace: Duration,
     on_panic: OnPanic,
+    retry: Option<Retry>,
     failed_to: Option<String>,
     order: Option<Order>,
     warn_after: Duration,
@@ -126,6 +128,7 @@ impl Work {
             prefetch: None,
             grace: Duration::from_secs(30),
             on_panic: OnPanic::Requeue,
+            retry: None,
             failed_to: None,
             order: None,
             warn_after: Duration::from_secs(15 * 60),
@@ -221,6 +224,17 @@ impl<S, R> Work<S, R> {
     /// ([`OnPanic::Requeue`]). With [`OnPanic::Reject`], it is refused. With [`OnPanic::Propagate`], the panic ends the worker.
     pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
         self.options.on_panic = on_panic;
+        self
+    }
+
+    /// Sets how messages that fail are tried again. Without it, they are rejected and requeued at once. When no attempt is left, and
+    /// when a message is refused, it is parked: in the queue of that name and `.failed`, unless [`failed_to`](Self::failed_to) names
+    /// another.
+    ///
+    /// The worker [declares](Retry::declare) the queues for that when it starts. The queue itself needs a name that the broker did
+    /// not generate.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.options.retry = Some(retry);
         self
     }
 

@@ -15,9 +15,10 @@ use futures_util::future::{CatchUnwind, Either, Join, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
 
-use super::settle::{Action, Policy, Settled, Step};
+use super::settle::{Action, Policy, Retries, Settled, Step};
 use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
 use crate::handler::Verdict;
+use crate::retry::Retry;
 
 /// The watchdog looks so often in the time after which it reports a handler.
 const LOOKS: u32 = 4;
@@ -29,29 +30,42 @@ pub(super) async fn run<S, R: Routes<S>>(
 ) -> Result<Summary, WorkError> {
     let Work { queue, state, routes, options } = work;
     let mut stop = pin!(stop);
-    let prefetch = options.prefetch.unwrap_or(0).max(options.at_once);
-    let consume = consume(&queue, options.consume.clone(), prefetch);
-    let consumer = match select(stop.as_mut(), pin!(consume)).await {
+    let begin = begin(&queue, options.consume.clone(), options.limit(), options.retry);
+    let (consumer, retry) = match select(stop.as_mut(), pin!(begin)).await {
         Either::Left(_) => return Ok(Summary::default()),
-        Either::Right((consumer, _)) => consumer?.on_panic(options.on_panic),
+        Either::Right((begun, _)) => {
+            begun.map(|(consumer, retry)| (consumer.on_panic(options.on_panic), retry))?
+        }
     };
-    let mut worker = Worker::new(queue.channel().connection(), consumer, state, routes, options);
+    let connection = queue.channel().connection();
+    let policy = Policy::new(connection, retry, options.failed_to.as_deref());
+    let mut worker = Worker::new(consumer, policy, state, routes, options);
     poll_fn(|cx| worker.poll(stop.as_mut(), cx)).await
 }
 
-/// Consumes the queue on a channel of its own.
-async fn consume(
+/// Consumes the queue on a channel of its own, and declares the queues for retries.
+async fn begin(
     queue: &Queue,
     options: ConsumeOptions,
     prefetch: u16,
-) -> Result<Consumer, CallError> {
-    let channel = queue.channel().connection().open_channel().await?;
-    // Two requests, one round trip.
-    let limited = channel.basic_qos(prefetch);
-    let consumer = channel.basic_consume(queue.current_name(), options);
-    limited.await?;
-    consumer.await
+    retry: Option<Retry>,
+) -> Result<(Consumer, Option<Retries>), WorkError> {
+    let connection = queue.channel().connection();
+    let channel = connection.open_channel().await?;
+    // A queue that does not exist is an error here, before anything is declared for it.
+    let name = queue.current_name();
+    let consumer = channel.basic_consume(&name, options.prefetch(prefetch)).await?;
+    let Some(retry) = retry else { return Ok((consumer, None)) };
+    let queue = match name.to_str() {
+        Ok(text) if !text.starts_with(GENERATED) => text,
+        _ => return Err(WorkError::QueueName(name)),
+    };
+    let how = retry.declare(connection, queue).await?;
+    Ok((consumer, Some(Retries { retry, how, queue: queue.into() })))
 }
+
+/// The broker generates names that begin so. After a loss, such a queue can have another name.
+const GENERATED: &str = "amq.gen-";
 
 /// A handler that runs, and the number of its job.
 type Running<F> = Join<Ready<usize>, CatchUnwind<AssertUnwindSafe<F>>>;
@@ -92,28 +106,23 @@ struct Worker<S, R: Routes<S>> {
 }
 
 impl<S, R: Routes<S>> Worker<S, R> {
-    fn new(
-        connection: &Connection,
-        consumer: Consumer,
-        state: S,
-        routes: R,
-        options: Options,
-    ) -> Self {
-        let watch = options.observer.as_ref().map(|_| options.warn_after / LOOKS);
+    fn new(consumer: Consumer, policy: Policy, state: S, routes: R, options: Options) -> Self {
+        let connection = consumer.channel().connection().clone();
+        let look = options.observer.as_ref().map(|_| connection.after(options.warn_after / LOOKS));
         Self {
-            connection: connection.clone(),
+            connection,
             consumer: Some(consumer),
             end: None,
             state,
             routes,
-            policy: Policy::new(connection, &options),
+            policy,
             options,
             jobs: Slab::new(),
             running: FuturesUnordered::new(),
             settling: FuturesUnordered::new(),
             next: VecDeque::new(),
             grace: None,
-            look: watch.map(|time| connection.after(time)),
+            look,
             looks: 0,
             summary: Summary::default(),
         }
@@ -220,26 +229,26 @@ impl<S, R: Routes<S>> Worker<S, R> {
 
     /// Settles a message by its verdict.
     fn finish(&mut self, job: usize, verdict: Verdict, by: Failure) {
-        let counter = match &verdict {
-            Verdict::Done => &mut self.summary.done,
-            Verdict::Return => &mut self.summary.returned,
-            Verdict::Retry(_) => &mut self.summary.retried,
-            Verdict::Refuse(_) => &mut self.summary.refused,
-        };
-        *counter += 1;
         let delivery = self.jobs[job].delivery.as_ref();
         if verdict.why().is_some() {
             let message = delivery.map(|delivery| &**delivery);
-            let event = WorkEvent::Failed { message, verdict: &verdict, by };
-            self.options.report(&event);
+            self.options.report(&WorkEvent::Failed { message, verdict: &verdict, by });
         }
         // A delivery that was requeued because of a loss comes again: publishing a copy would duplicate it.
         let action = match delivery {
             Some(delivery) if !delivery.is_stale() => self.policy.decide(delivery, &verdict),
             _ => Action::Requeue,
         };
+        let summary = &mut self.summary;
+        let counter = match (&verdict, &action) {
+            (Verdict::Done, _) => &mut summary.done,
+            (Verdict::Return, _) => &mut summary.returned,
+            (Verdict::Refuse(_), _) | (_, Action::Park(..)) => &mut summary.refused,
+            (Verdict::Retry(_), _) => &mut summary.retried,
+        };
+        *counter += 1;
         match action {
-            Action::Publish(queue, message) => {
+            Action::Retry(queue, message) | Action::Park(queue, message) => {
                 self.settling.push(self.policy.publish(job, queue, message));
             }
             Action::Ack => self.leave(job, Delivery::ack),
@@ -329,6 +338,10 @@ impl<S, R: Routes<S>> Worker<S, R> {
 }
 
 impl Options {
+    fn limit(&self) -> u16 {
+        self.prefetch.unwrap_or(0).max(self.at_once)
+    }
+
     fn report(&mut self, event: &WorkEvent<'_>) {
         if let Some(observer) = &mut self.observer {
             observer(event);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use amqp_client_core::{Connection, Delivery, Message, Publisher, PublisherOptions};
 
-use super::Options;
 use crate::codec::BoxError;
 use crate::handler::Verdict;
 use crate::history::{self, Copy};
+use crate::retry::{self, How, Retry};
 
 /// How long a message waits to be requeued if its copy could not be published.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -21,6 +21,15 @@ pub(super) struct Policy {
     /// Publishes copies. Opened for the first copy, and again if its channel was closed.
     publisher: Option<Publisher>,
     failed_to: Option<Arc<str>>,
+    retries: Option<Retries>,
+}
+
+/// How messages of a queue are tried again.
+pub(super) struct Retries {
+    pub(super) retry: Retry,
+    /// What delays them. Never [`How::Best`].
+    pub(super) how: How,
+    pub(super) queue: Box<str>,
 }
 
 /// A step that takes time, and the number of its job.
@@ -43,14 +52,21 @@ pub(super) enum Action {
     Reject {
         requeue: bool,
     },
-    /// Publish a copy to a queue, and then acknowledge the original.
-    Publish(Arc<str>, Message),
+    /// Publish a copy to a queue, to be tried again, and then acknowledge the original.
+    Retry(Arc<str>, Message),
+    /// The same, to be parked.
+    Park(Arc<str>, Message),
 }
 
 impl Policy {
-    pub(super) fn new(connection: &Connection, options: &Options) -> Self {
-        let failed_to = options.failed_to.as_deref().map(Arc::from);
-        Self { connection: connection.clone(), publisher: None, failed_to }
+    pub(super) fn new(
+        connection: &Connection,
+        retries: Option<Retries>,
+        failed_to: Option<&str>,
+    ) -> Self {
+        let failed = |retries: &Retries| Arc::from(retry::failed(&retries.queue));
+        let failed_to = failed_to.map(Arc::from).or_else(|| retries.as_ref().map(failed));
+        Self { connection: connection.clone(), publisher: None, failed_to, retries }
     }
 
     /// Decides what becomes of a delivery.
@@ -58,14 +74,36 @@ impl Policy {
         match verdict {
             Verdict::Done => Action::Ack,
             Verdict::Return => Action::Requeue,
-            Verdict::Retry(_) => Action::Reject { requeue: true },
+            Verdict::Retry(why) => self.retry(delivery, why),
             Verdict::Refuse(why) => self.park(delivery, why),
         }
     }
 
+    fn retry(&self, delivery: &Delivery, why: &BoxError) -> Action {
+        let Some(Retries { retry, how, queue }) = &self.retries else {
+            return Action::Reject { requeue: true };
+        };
+        let counted = match how {
+            How::Queues => history::retries(delivery).map(|copies| copies.saturating_add(1)),
+            // The queue counts. The first attempt precedes the first retry.
+            _ => history::attempt(delivery),
+        };
+        // Without a count, the message would be tried for ever.
+        let Some((number, delay)) =
+            counted.ok().and_then(|number| Some((number, retry.delay(number)?)))
+        else {
+            return self.park(delivery, why);
+        };
+        if *how != How::Queues {
+            return Action::Reject { requeue: true };
+        }
+        let queue = retry::waiting(queue, delay).into();
+        Action::Retry(queue, history::copy(delivery, Copy::Retry(number), why))
+    }
+
     fn park(&self, delivery: &Delivery, why: &BoxError) -> Action {
         let Some(queue) = &self.failed_to else { return Action::Reject { requeue: false } };
-        Action::Publish(queue.clone(), history::copy(delivery, Copy::Parked, why))
+        Action::Park(queue.clone(), history::copy(delivery, Copy::Parked, why))
     }
 
     /// Publishes the copy of a message.

@@ -1,0 +1,328 @@
+//! Trying failed messages again, with growing delays, and parking those that never succeed.
+//!
+//! ```
+//! # use amqp_client_tokio::{Message, QueueOptions, connect};
+//! # use amqp_client_patterns::handler::{Attempt, Verdict};
+//! use std::time::Duration;
+//!
+//! use amqp_client_patterns::retry::Retry;
+//! use amqp_client_patterns::work::Work;
+//!
+//! # async fn charge(Attempt(attempt): Attempt) -> Result<(), Verdict> {
+//! #     if attempt < 3 { Err("busy".into()) } else { Ok(()) }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = amqp_test_broker::Broker::start()?;
+//! # let connection = connect(&broker.uri()).await?;
+//! # let channel = connection.open_channel().await?;
+//! # let queue = channel.queue_declare("orders", QueueOptions::new()).await?;
+//! # queue.publish_confirmed(&Message::new("m")).await?;
+//! # let ctrl_c = async { connection.after(Duration::from_millis(300)).await };
+//! // After 10, 20, 40, 60 and 60 milliseconds, and then to the queue `orders.failed`.
+//! let retry = Retry::times(5).from(Duration::from_millis(10)).to(Duration::from_millis(60));
+//! let summary = Work::on(&queue).retry(retry).each(charge).until(ctrl_c).await?;
+//! # assert_eq!((summary.done, summary.retried), (1, 2));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How a message waits
+//!
+//! [`How::Queues`] works on every broker. Each delay has a queue, such as `orders.retry.1000`, in which messages expire after that
+//! time, and are dead-lettered to their queue. The worker publishes a copy of the message to that queue, waits for the confirm, and
+//! then acknowledges the original. So a crash in between duplicates the message, and loses none. The header `x-retries` of the copy
+//! counts, and `x-failure` has the reason. The header `x-death` is the broker's.
+//!
+//! [`How::Native`] leaves it to RabbitMQ 4.3 or later: a quorum queue that was declared with the arguments of
+//! [`Retry::topology`] delays rejected messages itself.
+//!
+//! A message that comes back is behind those that arrived meanwhile.
+//!
+//! # Messages that never succeed
+//!
+//! When no attempt is left, or the verdict is [`Refuse`](crate::handler::Verdict::Refuse), the message is
+//! [parked](crate::work::Work::failed_to) in `orders.failed`. To try it again, move it to its queue, for example by RabbitMQ's
+//! shovel: its attempts then count from 1.
+
+use std::time::Duration;
+
+use amqp_client_core::proto::ReplyCode;
+use amqp_client_core::{CallError, Connection, Overflow, QueueOptions, QueueType};
+
+/// How often and when a failed message is tried again: see [the module](self).
+///
+/// The delay doubles each time, from [`from`](Self::from) up to [`to`](Self::to).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Retry {
+    times: u32,
+    from: Duration,
+    to: Duration,
+    how: How,
+}
+
+/// What delays a failed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum How {
+    /// [`Native`](Self::Native), if the queue was declared for that on RabbitMQ 4.3 or later, and otherwise [`Queues`](Self::Queues).
+    #[default]
+    Best,
+    /// The queue itself, on RabbitMQ 4.3 or later: a quorum queue that was declared with [`RetryTopology::queue`].
+    Native,
+    /// One more queue for each delay, on every broker.
+    Queues,
+    /// Nothing: the message is requeued at once. Attempts are counted by quorum queues only, so on other queues it is tried for ever.
+    Requeue,
+}
+
+/// A version of RabbitMQ: the major and the minor number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a version has these numbers")]
+pub struct RabbitMq(pub u16, pub u16);
+
+impl RabbitMq {
+    /// The first version whose quorum queues delay rejected messages.
+    const DELAYS: Self = Self(4, 3);
+    /// The first version whose quorum queues lose no message that they dead-letter.
+    const DEAD_LETTERS_SAFELY: Self = Self(3, 10);
+
+    /// Returns the version of the broker, if it is a RabbitMQ and says so.
+    #[must_use]
+    pub fn of(connection: &Connection) -> Option<Self> {
+        let negotiated = connection.negotiated()?;
+        let text = |name| negotiated.peer_properties.get(name)?.as_str().map(str::to_owned);
+        text("product").filter(|product| product == "RabbitMQ")?;
+        let version = text("version")?;
+        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+        Some(Self(numbers.next()?, numbers.next()?))
+    }
+}
+
+/// The queues that a [`Retry`] needs.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RetryTopology {
+    /// What delays messages. Never [`How::Best`].
+    pub how: How,
+    /// The options with which the queue itself has to be declared, if it matters.
+    pub queue: Option<QueueOptions>,
+    /// The queues in which messages wait, with their options.
+    pub delays: Vec<(String, QueueOptions)>,
+    /// The queue for messages that never succeed, with its options.
+    pub failed: (String, QueueOptions),
+}
+
+impl Retry {
+    /// Tries a message again up to this many times. The delays are 1 second to 1 minute, unless you set others.
+    pub const fn times(times: u32) -> Self {
+        let (from, to) = (Duration::from_secs(1), Duration::from_secs(60));
+        Self { times, from, to, how: How::Best }
+    }
+
+    /// Sets the delay before the first retry. It counts in whole milliseconds, rounded up.
+    pub const fn from(self, delay: Duration) -> Self {
+        Self { from: delay, ..self }
+    }
+
+    /// Sets the longest delay.
+    pub const fn to(self, delay: Duration) -> Self {
+        Self { to: delay, ..self }
+    }
+
+    /// Sets what delays messages. Default [`How::Best`].
+    pub const fn how(self, how: How) -> Self {
+        Self { how, ..self }
+    }
+
+    /// Returns the delay before a retry, counted from 1; `None` if there is no such retry.
+    #[must_use]
+    pub fn delay(&self, retry: u32) -> Option<Duration> {
+        if retry == 0 || retry > self.times {
+            return None;
+        }
+        let doubled = 2u32.checked_pow(retry - 1).and_then(|factor| self.from.checked_mul(factor));
+        let delay = doubled.map_or(self.to, |delay| delay.min(self.to));
+        // A queue's time to live is in whole milliseconds, and fits into 32 bits.
+        let milliseconds = delay.as_nanos().div_ceil(1_000_000).clamp(1, u32::MAX.into());
+        Some(Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX)))
+    }
+
+    /// Returns the queues that are needed for retries of messages of `queue`, on this version of RabbitMQ, or on a broker of which
+    /// nothing is known. With [`How::Best`], this is what a new queue should have.
+    ///
+    /// ```
+    /// use amqp_client_patterns::retry::{RabbitMq, Retry};
+    ///
+    /// let topology = Retry::times(5).topology("orders", Some(RabbitMq(4, 0)));
+    /// let delays: Vec<&str> = topology.delays.iter().map(|(name, _)| &**name).collect();
+    /// assert_eq!(delays[..2], ["orders.retry.1000", "orders.retry.2000"]);
+    /// assert_eq!(topology.failed.0, "orders.failed");
+    /// ```
+    #[must_use]
+    pub fn topology(&self, queue: &str, version: Option<RabbitMq>) -> RetryTopology {
+        let is = |least: RabbitMq| version.is_some_and(|version| version >= least);
+        let how = match self.how {
+            How::Best if is(RabbitMq::DELAYS) => How::Native,
+            How::Best => How::Queues,
+            how => how,
+        };
+        let safely = is(RabbitMq::DEAD_LETTERS_SAFELY);
+        RetryTopology {
+            how,
+            queue: (how == How::Native).then(|| self.native(queue)),
+            delays: match how {
+                How::Queues => self.queues(queue, safely),
+                _ => Vec::new(),
+            },
+            failed: (failed(queue), durable(safely)),
+        }
+    }
+
+    /// Declares the queues of the [topology](Self::topology) but the queue itself, which has to exist, on a channel of its own.
+    /// Returns what delays messages; never [`How::Best`]. A worker calls it when it starts.
+    ///
+    /// # Errors
+    /// [`CallError`], for example if one of the queues exists with other options. With [`How::Native`], also if the queue itself was
+    /// not declared with [`RetryTopology::queue`].
+    pub async fn declare(&self, connection: &Connection, queue: &str) -> Result<How, CallError> {
+        let mut topology = self.topology(queue, RabbitMq::of(connection));
+        if let Some(options) = &topology.queue {
+            // Declaring a queue that exists only compares its options. Other options cost the channel.
+            let channel = connection.open_channel().await?.unrecovered();
+            match channel.queue_declare(queue, options.clone()).await {
+                Ok(_) => {}
+                Err(error) if self.how == How::Best && has_other_options(&error) => {
+                    topology = self.how(How::Queues).topology(queue, RabbitMq::of(connection));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let channel = connection.open_channel().await?;
+        let queues = topology.delays.into_iter().chain([topology.failed]);
+        let declared: Vec<_> =
+            queues.map(|(name, options)| channel.queue_declare(name, options)).collect();
+        for queue in declared {
+            queue.await?;
+        }
+        Ok(topology.how)
+    }
+
+    /// Options of a quorum queue that delays rejected messages itself.
+    fn native(&self, queue: &str) -> QueueOptions {
+        let milliseconds = |delay: Option<Duration>| {
+            i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+        };
+        durable(true)
+            .argument("x-delayed-retry-type", "failed")
+            .argument("x-delayed-retry-min", milliseconds(self.delay(1)))
+            .argument("x-delayed-retry-max", milliseconds(self.delay(self.times)))
+            // The worker parks the message itself at this attempt. The limit is for workers that crash.
+            .delivery_limit(self.times.saturating_add(1))
+            .dead_letter_exchange("")
+            .dead_letter_routing_key(failed(queue))
+            .overflow(Overflow::RejectPublish)
+            .argument("x-dead-letter-strategy", "at-least-once")
+    }
+
+    /// One queue for each delay. Several delays in one queue would wait for each other: only the first message of a queue expires.
+    fn queues(&self, queue: &str, safely: bool) -> Vec<(String, QueueOptions)> {
+        let mut queues = Vec::new();
+        // Doubling reaches the longest possible delay within 64 steps.
+        for delay in (1..=self.times.min(64)).filter_map(|retry| self.delay(retry)) {
+            let name = waiting(queue, delay);
+            if queues.last().is_some_and(|(last, _)| *last == name) {
+                break;
+            }
+            let mut options = durable(safely)
+                .message_ttl(delay)
+                .dead_letter_exchange("")
+                .dead_letter_routing_key(queue);
+            if safely {
+                options = options
+                    .overflow(Overflow::RejectPublish)
+                    .argument("x-dead-letter-strategy", "at-least-once");
+            }
+            queues.push((name, options));
+        }
+        queues
+    }
+}
+
+/// Options of a queue that survives a restart, and the loss of a node if it can.
+fn durable(safely: bool) -> QueueOptions {
+    match safely {
+        true => QueueOptions::new().queue_type(QueueType::Quorum),
+        false => QueueOptions::new(),
+    }
+}
+
+/// Returns the name of the queue in which messages of `queue` wait for this time.
+pub(crate) fn waiting(queue: &str, delay: Duration) -> String {
+    format!("{queue}.retry.{}", delay.as_millis())
+}
+
+/// Returns the name of the queue for messages of `queue` that never succeed.
+pub(crate) fn failed(queue: &str) -> String {
+    format!("{queue}.failed")
+}
+
+fn has_other_options(error: &CallError) -> bool {
+    error.reply_code() == Some(ReplyCode::PRECONDITION_FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn milliseconds(delay: u64) -> Duration {
+        Duration::from_millis(delay)
+    }
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let retry = Retry::times(6).from(milliseconds(1000)).to(milliseconds(5000));
+        let delays: Vec<_> = (0..=7).map(|number| retry.delay(number)).collect();
+        let expected = [1000, 2000, 4000, 5000, 5000, 5000].map(|delay| Some(milliseconds(delay)));
+        assert_eq!(delays[1..7], expected);
+        assert_eq!((delays[0], delays[7]), (None, None));
+        let names: Vec<_> =
+            retry.topology("q", None).delays.into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["q.retry.1000", "q.retry.2000", "q.retry.4000", "q.retry.5000"]);
+    }
+
+    #[test]
+    fn extreme_delays_are_delays_of_a_queue() {
+        let shortest = Retry::times(2).from(Duration::ZERO).to(Duration::ZERO);
+        assert_eq!(shortest.delay(2), Some(milliseconds(1)));
+        let rounded = Retry::times(1).from(Duration::from_nanos(1_000_001));
+        assert_eq!(rounded.delay(1), Some(milliseconds(2)));
+        let longest = Retry::times(u32::MAX).from(Duration::MAX).to(Duration::MAX);
+        assert_eq!(longest.delay(u32::MAX), Some(milliseconds(u32::MAX.into())));
+        assert_eq!(longest.topology("q", None).delays.len(), 1);
+        let many = Retry::times(u32::MAX).from(Duration::from_nanos(1)).to(Duration::MAX);
+        assert!(many.topology("q", None).delays.len() <= 64);
+        let falling = Retry::times(3).from(milliseconds(50)).to(milliseconds(10));
+        assert_eq!(falling.topology("q", None).delays.len(), 1);
+        assert_eq!(Retry::times(0).topology("q", None).delays, []);
+    }
+
+    #[test]
+    fn the_best_way_depends_on_the_version() {
+        let retry = Retry::times(5);
+        let how = |version| retry.topology("q", version).how;
+        assert_eq!(how(None), How::Queues);
+        assert_eq!(how(Some(RabbitMq(3, 10))), How::Queues);
+        assert_eq!(how(Some(RabbitMq(4, 2))), How::Queues);
+        assert_eq!(how(Some(RabbitMq(4, 3))), How::Native);
+        assert_eq!(how(Some(RabbitMq(5, 0))), How::Native);
+        let native = retry.topology("q", Some(RabbitMq(4, 3)));
+        assert!(native.delays.is_empty() && native.queue.is_some());
+        let queues = retry.how(How::Queues).topology("q", Some(RabbitMq(4, 3)));
+        assert!(queues.queue.is_none());
+        // A queue whose messages wait is as safe as the version allows.
+        let options = |version| retry.how(How::Queues).topology("q", version).delays[0].1.clone();
+        assert_ne!(options(Some(RabbitMq(3, 9))), options(Some(RabbitMq(3, 10))));
+    }
+}
