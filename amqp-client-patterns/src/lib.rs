@@ -6,6 +6,7 @@
 //! | [`retry`] | trying failed messages again, with growing delays, and parking those that never succeed |
 //! | [`handler`] | async functions whose arguments are taken from the delivery |
 //! | [`work`] | workers: concurrency, order, failures, an end in good order |
+//! | [`batch`] | deliveries in batches |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
@@ -21,6 +22,7 @@
 //! | `messagepack` | [`codec::MessagePack`](codec), with `rmp-serde` |
 //! | `cbor` | [`codec::Cbor`](codec), with `ciborium` |
 
+pub mod batch;
 pub mod codec;
 pub mod handler;
 mod history;
