@@ -7,8 +7,9 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::client::SLOTS;
-use super::commands::{Cancelling, Command, Ending, Exploration, Name};
+use super::commands::{Cancelling, Command, Ending, Exploration, Name, Settling};
 use super::generate::{millis, pick};
+use super::theme::settling;
 use crate::script::{Cut, What};
 
 /// A step of a burst. What it says of the last consumer concerns the consumer that the burst has requested last and still has.
@@ -23,9 +24,11 @@ pub(crate) enum Act {
         queue: Name,
         no_wait: bool,
     },
+    /// Starts a consumer, with the prefetch limit of the channel or with its own.
     Consume {
         queue: Name,
         no_wait: bool,
+        limit: Option<u16>,
     },
     /// Sets the prefetch limit, which is restored after a loss if it is `recovered`.
     Limit {
@@ -53,6 +56,19 @@ pub(crate) enum Act {
     Doze,
     /// Takes everything from the last consumer. If that was paused, it is started again.
     Wake,
+    /// Takes everything from the last consumer, and keeps it unsettled.
+    Hold,
+    /// Settles some of the deliveries that the client holds.
+    Settle {
+        count: usize,
+        pick: usize,
+        how: Settling,
+    },
+    /// Publishes messages to a queue.
+    Feed {
+        queue: Name,
+        count: usize,
+    },
     /// Awaits all replies.
     Await,
     /// Waits so many times half the latency of the network.
@@ -97,9 +113,9 @@ impl Exploration {
 impl Act {
     fn any(rng: &mut Rng, client: usize, streams: bool) -> Vec<Self> {
         let mut acts = match rng.u8(..12) {
+            0..=3 if streams => Self::reader(rng),
             0..=2 => Self::pipeline(rng),
             3 | 4 => Self::twins(rng),
-            5 if streams => Self::reader(rng),
             5 => vec![Self::Fetch { latencies: rng.u32(..8) }],
             6 => Self::locked(rng),
             7 => Self::careful(rng),
@@ -141,7 +157,10 @@ impl Act {
                 Self::Declare { queue: pick(rng, &names), no_wait }
             }
             4..=6 => Self::Bind { queue: pick(rng, &names), no_wait },
-            7 | 8 => Self::Consume { queue: pick(rng, &names), no_wait },
+            7 | 8 => {
+                let limit = pick(rng, &[None, None, Some(2), Some(0)]);
+                Self::Consume { queue: pick(rng, &names), no_wait, limit }
+            }
             9 => Self::limit(rng),
             10 => Self::at_last(rng),
             _ => Self::Await,
@@ -170,7 +189,8 @@ impl Act {
     /// Several consumers of a queue that goes with the last of them; some go before they have started.
     fn twins(rng: &mut Rng) -> Vec<Self> {
         let queue = Name::AutoDelete(rng.usize(100..1_000_000));
-        let consume = |rng: &mut Rng| Self::Consume { queue, no_wait: rng.u8(..4) == 0 };
+        let consume =
+            |rng: &mut Rng| Self::Consume { queue, no_wait: rng.u8(..4) == 0, limit: None };
         let mut acts = vec![Self::Declare { queue, no_wait: rng.u8(..4) == 0 }];
         acts.push(consume(rng));
         acts.push(Self::Await);
@@ -190,15 +210,20 @@ impl Act {
         let queue = Name::Stream;
         let mut acts = vec![
             Self::Declare { queue, no_wait: false },
+            Self::Feed { queue, count: rng.usize(1..10) },
             Self::Limit { prefetch: pick(rng, &[1, 3, 7]), recovered: true },
-            Self::Consume { queue, no_wait: rng.bool() },
+            Self::Consume { queue, no_wait: rng.bool(), limit: None },
             Self::Await,
+            Self::Wait(rng.u32(..12)),
+            pick(rng, &[Self::Wake, Self::Hold, Self::Hold]),
+            Self::Evict,
             Self::Wait(rng.u32(..12)),
         ];
         if rng.bool() {
-            acts.push(Self::Wake);
+            acts.push(Self::at_last(rng));
         }
-        acts.extend([Self::Evict, Self::Wait(rng.u32(..8)), Self::at_last(rng)]);
+        let (count, pick, how) = (rng.usize(1..=10), rng.usize(..20), settling(rng));
+        acts.push(Self::Settle { count, pick, how });
         acts
     }
 
@@ -215,7 +240,7 @@ impl Act {
     /// Kept messages are sent again one by one, because one of them has closed the channel, and a consumer is started again.
     fn careful(rng: &mut Rng) -> Vec<Self> {
         let mut acts = vec![
-            Self::Consume { queue: Name::Shared(0), no_wait: false },
+            Self::Consume { queue: Name::Shared(0), no_wait: false, limit: None },
             Self::Await,
             Self::Keep { exchange: 0, count: rng.usize(1..4) },
             Self::Keep { exchange: 4, count: 1 },
@@ -238,7 +263,10 @@ impl Act {
         acts.extend((0..pick(rng, &[0, 0, 1, 2])).map(|_| Self::limit(rng)));
         acts.extend([Self::Wake, Self::Wait(rng.u32(..8))]);
         match rng.u8(..3) {
-            0 => acts.push(Self::Consume { queue: Name::Shared(1), no_wait: false }),
+            0 => {
+                let limit = pick(rng, &[None, None, Some(2)]);
+                acts.push(Self::Consume { queue: Name::Shared(1), no_wait: false, limit });
+            }
             _ => acts.push(Self::at_last(rng)),
         }
         acts

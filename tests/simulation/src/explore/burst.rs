@@ -107,7 +107,7 @@ impl<'a> Burst<'a> {
         match act {
             Act::Declare { queue, no_wait } => self.declare(queue, no_wait),
             Act::Bind { queue, no_wait } => self.bind(queue, no_wait),
-            Act::Consume { queue, no_wait } => self.consume(queue, no_wait),
+            Act::Consume { queue, no_wait, limit } => self.consume(queue, no_wait, limit),
             Act::Limit { prefetch, recovered } => self.limit(prefetch, recovered),
             Act::Keep { exchange, count } => {
                 let (exchange, queue) = (super::act::exchange_name(exchange), Name::Shared(0));
@@ -124,7 +124,13 @@ impl<'a> Burst<'a> {
             Act::DropLast => self.drop_last(),
             Act::Fetch { latencies } => self.fetch(latencies).await,
             Act::Doze => self.doze().await,
-            Act::Wake => self.wake(),
+            Act::Wake => self.wake(true),
+            Act::Hold => self.wake(false),
+            Act::Settle { count, pick, how } => task.settle_some(count, pick, how),
+            Act::Feed { queue, count } => {
+                let shape = Shape { count, ..Shape::SMALL };
+                task.publish(self.desk, "", queue, Manner::Plain, shape).await;
+            }
             Act::Await => self.await_all().await,
             Act::Wait(latencies) => self.wait(latencies).await,
             Act::Strike(what) => task.world.strike(what),
@@ -202,7 +208,7 @@ impl<'a> Burst<'a> {
         });
     }
 
-    fn consume(&mut self, queue: Name, no_wait: bool) {
+    fn consume(&mut self, queue: Name, no_wait: bool, limit: Option<u16>) {
         let (task, desk, channel) = (self.task, self.desk, &self.desk.channel);
         let name = task.name(desk, queue);
         let tag = task.world.unchanged.borrow_mut().name();
@@ -211,7 +217,11 @@ impl<'a> Burst<'a> {
             Name::Stream => options.stream_offset(StreamOffset::First),
             _ => options,
         };
-        let start = self.start(&tag, queue, &name, !no_wait);
+        let options = match limit {
+            Some(limit) => options.prefetch(limit),
+            None => options,
+        };
+        let start = self.start((&tag, limit), queue, &name, !no_wait);
         let consumer = Some(Asked { tag: start.tag.clone(), queue: name.clone() });
         let what = if no_wait {
             let consumer = channel.basic_consume_no_wait(&name, options);
@@ -230,13 +240,20 @@ impl<'a> Burst<'a> {
     }
 
     /// What is known of a consumer that is about to be requested.
-    pub(super) fn start(&self, tag: &str, name: Name, queue: &str, ran: bool) -> Start {
+    pub(super) fn start(
+        &self,
+        (tag, limit): (&str, Option<u16>),
+        name: Name,
+        queue: &str,
+        ran: bool,
+    ) -> Start {
         let (task, desk) = (self.task, self.desk);
         let mut history = task.world.history.borrow_mut();
         let since = history.mark();
         history.consume(queue, task.number, desk.channel.id().get());
         if let Some(session) = task.session() {
-            task.world.unchanged.borrow_mut().expect(tag, session, desk.channel.id());
+            let place = (session, desk.channel.id());
+            task.world.unchanged.borrow_mut().expect(tag, place, limit);
         }
         Start {
             tag: ShortStr::truncated(tag),

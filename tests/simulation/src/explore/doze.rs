@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::proto::method::ChannelFlow;
 use amqp_client_core::proto::{Oversized, RawProperties, Route};
 use amqp_client_core::{ConsumeOptions, QueueOptions};
 
@@ -14,12 +13,12 @@ use super::commands::{BODY_MAX, Name};
 use super::finish::QUIET;
 use super::release::LOOKS;
 
-/// How long a client may hold more than it should before it has paused a consumer.
+/// The time after which a client that holds more than it should has paused a consumer.
 const DOZE: Duration = Duration::from_secs(3);
 
 impl Burst<'_> {
-    /// Starts a consumer of a queue of its own, which has more messages than the client holds at once, and gives the client a
-    /// reason to pause it: a request that is not replied to while the client does not read.
+    /// Starts a consumer of a queue of its own, which has more messages than the client holds at once. Another consumer, which
+    /// gets none, is the reason to pause it.
     pub(super) async fn doze(&mut self) {
         let (task, desk) = (self.task, self.desk);
         let budget = task.policy().delivery_budget;
@@ -27,33 +26,39 @@ impl Burst<'_> {
         if small && budget > 8 * 1024 || budget > 1 << 20 {
             return;
         }
-        let tag = task.world.unchanged.borrow_mut().name();
-        let queue = format!("doze-{tag}");
-        let declare = desk.channel.queue_declare(&queue, QueueOptions::new().durable(true));
-        if task.judge_call(declare.await).is_none() {
+        if self.start_own("lull").await.is_none() {
             return;
         }
-        task.world.history.borrow_mut().name(task.number, desk.channel.id().get());
-        let start = self.start(&tag, Name::Shared(2), &queue, true);
-        let options = ConsumeOptions::new().consumer_tag(&tag).pausable(true);
-        let Some(consumer) = task.judge_call(desk.channel.basic_consume(&queue, options).await)
-        else {
-            return;
-        };
+        let Some(queue) = self.start_own("doze").await else { return };
         let size = (budget / 6).clamp(12, 30_000);
-        task.feed_queue(desk, &queue, 2 * budget / size + 4, size).await;
-        let consumer_of = Some(Asked { tag: start.tag.clone(), queue });
-        let what = What::Consumer(Box::new(Taker { consumer, start }));
-        self.open.push(Open { what, consumer: consumer_of, limits: None });
-        task.sleep(DOZE / 3).await;
-        let flow = desk.channel.call(ChannelFlow { active: true });
-        if let Some(result) = task.world.clock.within(DOZE, flow).await {
-            task.judge_call(result);
-        }
+        task.feed_queue(desk, &queue, budget * 3 / 2 / size, size).await;
+        task.sleep(DOZE).await;
     }
 
-    /// Takes everything from the last consumer, without waiting.
-    pub(super) fn wake(&mut self) {
+    /// Starts a consumer of a new queue, and returns the queue.
+    async fn start_own(&mut self, kind: &str) -> Option<String> {
+        let (task, desk) = (self.task, self.desk);
+        let tag = task.world.unchanged.borrow_mut().name();
+        let queue = format!("{kind}-{tag}");
+        let declare = desk.channel.queue_declare(&queue, QueueOptions::new().durable(true));
+        task.judge_call(declare.await)?;
+        task.world.history.borrow_mut().name(task.number, desk.channel.id().get());
+        let limit = task.random(|rng| rng.u8(..4) > 0).then_some(0);
+        let start = self.start((&tag, limit), Name::Shared(2), &queue, true);
+        let options = ConsumeOptions::new().consumer_tag(&tag).pausable(true);
+        let options = match limit {
+            Some(limit) => options.prefetch(limit),
+            None => options,
+        };
+        let consumer = task.judge_call(desk.channel.basic_consume(&queue, options).await)?;
+        let asked = Asked { tag: start.tag.clone(), queue: queue.clone() };
+        let what = What::Consumer(Box::new(Taker { consumer, start }));
+        self.open.push(Open { what, consumer: Some(asked), limits: None });
+        Some(queue)
+    }
+
+    /// Takes everything from the last consumer, without waiting. Acknowledges it at once, or keeps it.
+    pub(super) fn wake(&mut self, acks: bool) {
         let task = self.task;
         let Some(taker) = self.last_taker() else { return };
         loop {
@@ -63,7 +68,9 @@ impl Burst<'_> {
             match next {
                 Some(Ok(delivery)) => {
                     task.hold_of(taker, delivery);
-                    task.settle_newest();
+                    if acks {
+                        task.settle_newest();
+                    }
                     continue;
                 }
                 Some(Err(end)) => task.judge_end(taker, Some(&end)),

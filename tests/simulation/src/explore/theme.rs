@@ -311,7 +311,7 @@ fn settle(rng: &mut Rng, theme: &Theme) -> Command {
     Command::Settle { count, pick, how }
 }
 
-fn settling(rng: &mut Rng) -> Settling {
+pub(super) fn settling(rng: &mut Rng) -> Settling {
     match rng.u8(..20) {
         0..=5 => Settling::Ack,
         6 | 7 => Settling::AckUpTo,

@@ -78,10 +78,16 @@ impl Unchanged {
         self.limits.remove(&(session, channel));
     }
 
-    /// The application requests a consumer.
-    pub(crate) fn expect(&mut self, tag: &str, session: SessionId, channel: ChannelId) {
+    /// The application requests a consumer, with the limit of the channel or with its own.
+    pub(crate) fn expect(
+        &mut self,
+        tag: &str,
+        (session, channel): (SessionId, ChannelId),
+        own: Option<u16>,
+    ) {
         let place = (session, channel);
-        if let Some((life, prefetch)) = self.limits.get(&place).copied() {
+        let own = own.map(|prefetch| (self.life(session, channel), prefetch));
+        if let Some((life, prefetch)) = own.or_else(|| self.limits.get(&place).copied()) {
             let doubts = self.doubts.get(&place).copied().unwrap_or(0);
             self.expected.insert(tag.to_owned(), Expected { life, doubts, prefetch });
         }
