@@ -107,6 +107,12 @@ impl Exploration {
                 task.commands.insert(index, burst);
             }
         }
+        // Consumers are paused only if the client holds little.
+        for client in self.clients.iter_mut().filter(|client| client.delivery_budget > 1 << 20) {
+            client.delivery_budget = 8 * 1024;
+            // While the client does not read, it gets no replies.
+            client.timeout = Some(Duration::from_secs(60));
+        }
     }
 }
 
@@ -262,8 +268,9 @@ impl Act {
         acts.push(Self::Doze);
         acts.extend((0..pick(rng, &[0, 0, 1, 2])).map(|_| Self::limit(rng)));
         acts.extend([Self::Wake, Self::Wait(rng.u32(..8))]);
-        match rng.u8(..3) {
-            0 => {
+        match rng.u8(..4) {
+            0 => acts.extend([Self::DropLast, Self::Wait(rng.u32(..4))]),
+            1 => {
                 let limit = pick(rng, &[None, None, Some(2)]);
                 acts.push(Self::Consume { queue: Name::Shared(1), no_wait: false, limit });
             }

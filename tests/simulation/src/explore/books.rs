@@ -48,6 +48,8 @@ struct Settled {
     verdict: Verdict,
     /// By number, after a rollback. It may have been stale, which costs the transaction again, so it is not repeated.
     again: bool,
+    /// Whether nothing else can have settled it before: several at once, for example.
+    certain: bool,
 }
 
 impl Books {
@@ -121,7 +123,8 @@ impl Books {
         self.lost_track.set(self.lost_track.get() || self.asked.get() && !self.selected.get());
         let decides = (self.selected.get() || self.awaited.get() > 0) && !delivery.no_ack();
         if decides {
-            let settled = Settled { id, tag: delivery.delivery_tag(), verdict, again: false };
+            let (tag, certain) = (delivery.delivery_tag(), !self.lost_track.get());
+            let settled = Settled { id, tag, verdict, again: false, certain };
             self.work.borrow_mut().settled.push(settled);
         }
         decides
@@ -173,6 +176,7 @@ impl Books {
             tag,
             verdict: Verdict::Acked,
             again: true,
+            certain: true,
         });
     }
 }
@@ -191,7 +195,8 @@ impl Work {
             return Err("a transaction was committed that had settled a stale delivery".to_owned());
         }
         self.published.iter().try_for_each(|id| ledger.is_accepted(*id))?;
-        let settled = self.settled.iter().filter(|settled| is_final(settled.verdict));
+        let certain = |settled: &&Settled| settled.certain && is_final(settled.verdict);
+        let settled = self.settled.iter().filter(certain);
         settled.clone().try_for_each(|settled| ledger.is_settled(settled.id, settled.verdict))
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Status};
+use amqp_client_core::proto::method::ChannelFlow;
+use amqp_client_core::{CallError, Connection, Status};
 
 use super::client::{Connected, STREAM, Start, Taker, Task};
 use super::commands::{BODY_MAX, Name, Settling};
@@ -35,6 +36,7 @@ impl Task {
             self.conclude_all().await;
             self.let_go(link).await;
             self.drain(link).await;
+            self.probe_channels().await;
             self.judge_channels();
         }
         // The last confirmations and deliveries of a connection that has ended have outcomes, too.
@@ -123,6 +125,17 @@ impl Task {
         for (id, confirmation) in confirmations {
             let outcome = self.within(confirmation, "a confirmation").await;
             outcome.into_iter().for_each(|outcome| self.judge_outcome(id, outcome));
+        }
+    }
+
+    /// Every channel replies: none is still being opened again.
+    async fn probe_channels(&self) {
+        let desks: Vec<_> = self.channels.borrow().iter().flatten().cloned().collect();
+        for desk in desks.iter().filter(|desk| desk.channel.check().is_ok()) {
+            let flow = desk.channel.call(ChannelFlow { active: true }).timeout(BOUND);
+            if let Err(CallError::TimedOut { .. }) = flow.await {
+                self.fail(format!("channel {} does not reply", desk.channel.id()));
+            }
         }
     }
 

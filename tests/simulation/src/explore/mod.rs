@@ -7,7 +7,10 @@
 //!   reported to it ([`ledger`]): a message that is confirmed was accepted; a message that the broker removes because of an
 //!   acknowledgement was acknowledged; what was rolled back is never seen; nothing is published twice unless it is kept; a
 //!   dropped future leaves no waker behind.
-//! - **After the last fault**, everything is restored in bounded time ([`finish`]): each connection is open again or closed;
+//! - **Over a recovery**, the queue of a binding and of a consumer, and the prefetch limit of a consumer, stay what they were
+//!   ([`unchanged`]). [Bursts](acts) of requests that lean on one another, with faults in between, put that to the test.
+//! - **After the last fault**, everything is restored in bounded time ([`finish`]): each connection is open again or closed; each
+//!   channel replies;
 //!   each confirmation has an outcome; each consumer ends or gets the messages of its queue; the broker knows the consumers
 //!   and channels that the client has, and no others; nothing is left over when the handles are dropped.
 //! - **Where user code fails** ([`handlers`], [`tokens`]), only its own delivery is rejected, all other handlers and callbacks
