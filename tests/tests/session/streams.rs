@@ -242,6 +242,23 @@ fn a_transaction_settles_when_it_is_committed() {
 }
 
 #[test]
+fn a_commit_settles_nothing_of_a_transaction_that_was_rolled_back() {
+    let (mut rig, id) = with_stream(Recovery::default(), 0..10);
+    rig.ask(id, TxSelect {}).expect("it is selected");
+    rig.limit(id, 5);
+    read(&mut rig, id, Some("first".into()));
+    let (_, tags) = delivered(&mut rig);
+    ack(&mut rig, id, tags[0]);
+    rig.ask(id, TxRollback {}).expect("it is rolled back");
+    ack(&mut rig, id, tags[1]);
+    rig.ask(id, TxCommit {}).expect("it is committed");
+    rig.events.clear();
+    rig.cut();
+    rig.recover();
+    assert_eq!(numbers(&mut rig).first(), Some(&0));
+}
+
+#[test]
 fn a_stream_is_known_by_its_deliveries() {
     let mut rig = SessionRig::new(Recovery::default());
     // Somebody else has declared it.
