@@ -8,6 +8,7 @@
 //! | [`work`] | workers: concurrency, order, failures, an end in good order |
 //! | [`batch`] | deliveries in batches |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
+//! | [`rpc`] | remote calls: requests that get a reply |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
 //! clock. If you need something slightly different, copy the module and change it.
@@ -28,4 +29,5 @@ pub mod handler;
 mod history;
 pub mod process;
 pub mod retry;
+pub mod rpc;
 pub mod work;

@@ -1,0 +1,276 @@
+//! The loop of a server.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use amqp_client_core::{
+    After, CallError, Channel, ConsumeOptions, Consumer, ConsumerEnd, Delivery, Message,
+    PublishError, Queue, RawProperties, proto,
+};
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proto::Route;
+
+use super::error::{RemoteError, ServeError};
+use super::reply::ReplyError;
+use super::server::{Options, RpcServer, Running, Served};
+
+/// Runs a server until `stop` is ready or its consumer ends.
+pub(super) async fn serve<S>(
+    server: RpcServer<S>,
+    stop: impl Future,
+) -> Result<Served, ServeError> {
+    let mut stop = pin!(stop);
+    let Options { consume: options, at_once, .. } = &server.options;
+    let consuming = consume(server.queue.clone(), options.clone().prefetch(*at_once));
+    let consumer = match select(stop.as_mut(), pin!(consuming)).await {
+        Either::Left(_) => return Ok(Served::default()),
+        Either::Right((consumer, _)) => consumer?,
+    };
+    let channel = consumer.channel().clone();
+    let mut serving = Serving {
+        server,
+        consumer: Some(consumer),
+        end: None,
+        running: FuturesUnordered::new(),
+        grace: None,
+        served: Served::default(),
+    };
+    let served = poll_fn(|cx| serving.poll(&channel, stop.as_mut(), cx)).await?;
+    drop(serving);
+    // The broker has taken the last replies and acknowledgements when it replies to the close.
+    channel.close().await.map_err(|error| match error {
+        CallError::Ended(end) => ServeError::Ended { end: end.into(), served },
+        error => error.into(),
+    })?;
+    Ok(served)
+}
+
+/// Consumes the queue on a channel of its own.
+async fn consume(queue: Queue, options: ConsumeOptions) -> Result<Consumer, CallError> {
+    let channel = queue.channel().connection().open_channel().await?;
+    channel.basic_consume(queue.name(), options).await
+}
+
+struct Serving<S> {
+    server: RpcServer<S>,
+    /// There is none once the server was stopped or the consumer has ended.
+    consumer: Option<Consumer>,
+    end: Option<ConsumerEnd>,
+    running: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    /// The end of the grace period, once there is no consumer.
+    grace: Option<After>,
+    served: Served,
+}
+
+/// What became of a request.
+struct Finished {
+    result: RequestResult,
+    has_address: bool,
+    /// `false` if neither the reply nor an error could be sent.
+    replied: bool,
+}
+
+#[derive(Clone, Copy)]
+enum RequestResult {
+    Done,
+    Failed,
+    Panicked,
+    Refused,
+}
+
+impl<S> Serving<S> {
+    fn poll(
+        &mut self,
+        channel: &Channel,
+        mut stop: Pin<&mut impl Future>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Served, ServeError>> {
+        loop {
+            while let Poll::Ready(Some(finished)) = self.running.poll_next_unpin(cx) {
+                self.count(&finished);
+            }
+            if self.consumer.is_some() && stop.as_mut().poll(cx).is_ready() {
+                // Dropping it requeues the requests that no handler has.
+                self.consumer = None;
+            }
+            if self.consumer.is_none() {
+                let time = self.server.options.grace;
+                let grace = self.grace.get_or_insert_with(|| channel.connection().after(time));
+                // Nothing measures the time once the connection is closed, and nobody gets the replies.
+                if self.running.is_empty() || grace.poll_unpin(cx).is_ready() {
+                    return Poll::Ready(self.result());
+                }
+            }
+            if !self.take(channel, cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes requests while there is room for handlers. Returns whether there is anything new to poll.
+    fn take(&mut self, channel: &Channel, cx: &mut Context<'_>) -> bool {
+        let mut started = false;
+        while self.running.len() < usize::from(self.server.options.at_once) {
+            let Some(consumer) = &mut self.consumer else { break };
+            match consumer.poll_next_unpin(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(request))) => {
+                    self.running.push(self.server.handle(request, channel.clone()));
+                }
+                Poll::Ready(end) => {
+                    self.end = end.and_then(Result::err);
+                    self.consumer = None;
+                }
+            }
+            started = true;
+        }
+        started
+    }
+
+    fn count(&mut self, finished: &Finished) {
+        let served = &mut self.served;
+        if !finished.replied {
+            // It was requeued. If the channel is closed, the server ends with the reason.
+            return;
+        }
+        let counter = match finished.result {
+            RequestResult::Done => &mut served.done,
+            RequestResult::Failed => &mut served.failed,
+            RequestResult::Panicked => &mut served.panicked,
+            RequestResult::Refused => &mut served.refused,
+        };
+        *counter += 1;
+        served.without_reply_to += u64::from(!finished.has_address);
+    }
+
+    fn result(&mut self) -> Result<Served, ServeError> {
+        let served = Served { unfinished: self.running.len() as u64, ..self.served };
+        self.running.clear();
+        match self.end.take() {
+            Some(end) => Err(ServeError::Ended { end, served }),
+            None => Ok(served),
+        }
+    }
+}
+
+impl<S> RpcServer<S> {
+    /// Calls the handler for a request. The future replies and acknowledges.
+    fn handle(
+        &self,
+        request: Delivery,
+        channel: Channel,
+    ) -> Pin<Box<dyn Future<Output = Finished> + Send>> {
+        let mut request = Some(request);
+        // A handler may panic before it returns a future.
+        let started = catch_unwind(AssertUnwindSafe(|| self.start(&mut request)));
+        Box::pin(async move {
+            let (result, reply) = match started {
+                Ok(Ok(running)) => finish(running).await,
+                Ok(Err(error)) => (RequestResult::Refused, Err(error)),
+                Err(panic) => panicked(&*panic),
+            };
+            Replying { channel, result }.reply(request, reply).await
+        })
+    }
+
+    fn start(&self, request: &mut Option<Delivery>) -> Result<Running, ReplyError> {
+        let kind = request.as_ref().and_then(|request| request.properties().kind().ok().flatten());
+        let named = kind.as_ref().and_then(|kind| self.methods.get(kind.to_str().ok()?));
+        match named.or(self.otherwise.as_ref()) {
+            Some(method) => method
+                .start(request, &self.state)
+                .map_err(|error| ReplyError::new(RemoteError::BAD_REQUEST, error)),
+            None => {
+                let kind = kind.unwrap_or_default();
+                let why = format!("the server has no method {kind:?}");
+                Err(ReplyError::new(RemoteError::UNKNOWN_METHOD, why))
+            }
+        }
+    }
+}
+
+type Replied = (RequestResult, Result<Message, ReplyError>);
+
+async fn finish(running: Running) -> Replied {
+    match AssertUnwindSafe(running).catch_unwind().await {
+        Ok(Ok(reply)) => (RequestResult::Done, Ok(reply)),
+        Ok(Err(error)) => (RequestResult::Failed, Err(error)),
+        Err(panic) => panicked(&*panic),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Replied {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    let why = format!("the handler panicked: {text}");
+    (RequestResult::Panicked, Err(ReplyError::new(RemoteError::PANICKED, why)))
+}
+
+/// Replies to one request.
+struct Replying {
+    channel: Channel,
+    result: RequestResult,
+}
+
+impl Replying {
+    /// Sends the reply, then acknowledges the request. The broker sees them in this order: if the connection is lost in between, it
+    /// delivers the request again, and no caller waits in vain.
+    async fn reply(
+        mut self,
+        request: Option<Delivery>,
+        reply: Result<Message, ReplyError>,
+    ) -> Finished {
+        let Some(request) = request else { return self.finished(false, true) };
+        let properties = request.properties();
+        let address = properties.reply_to().ok().flatten().filter(|address| !address.is_empty());
+        let Some(address) = address else {
+            let acked = request.ack().is_ok();
+            return self.finished(false, acked);
+        };
+        let correlation_id = properties.correlation_id().ok().flatten();
+        let reply = reply.unwrap_or_else(ReplyError::into_message);
+        let mut sent = self.publish(&address, &correlation_id, reply).await;
+        if let Err(error) = &sent
+            && !matches!(error, PublishError::Ended(_))
+            && !error.is_transient()
+        {
+            // This reply can never be sent, so the caller gets the reason.
+            self.result = RequestResult::Failed;
+            let error = ReplyError::new(RemoteError::BAD_REPLY, error.clone());
+            sent = self.publish(&address, &correlation_id, error.into_message()).await;
+        }
+        match sent {
+            Ok(()) => {
+                let acked = request.ack().is_ok();
+                self.finished(true, acked)
+            }
+            // Dropping the request requeues it.
+            Err(_) => self.finished(true, false),
+        }
+    }
+
+    async fn publish(
+        &self,
+        address: &proto::ShortStr,
+        correlation_id: &Option<proto::ShortStr>,
+        reply: Message,
+    ) -> Result<(), PublishError> {
+        let mut properties = reply.properties().decode().unwrap_or_default();
+        properties.correlation_id.clone_from(correlation_id);
+        // A reply is of no use once its caller has given up.
+        properties.delivery_mode = properties.delivery_mode.or(Some(TRANSIENT));
+        let properties = RawProperties::from(&properties);
+        self.channel.basic_publish(&Route::queue(address), &properties, reply.body().clone()).await
+    }
+
+    fn finished(&self, has_address: bool, replied: bool) -> Finished {
+        Finished { result: self.result, has_address, replied }
+    }
+}
+
+const TRANSIENT: u8 = 1;

@@ -1,0 +1,187 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, pending};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::time::Duration;
+
+use amqp_client_core::{ConsumeOptions, Delivery, Message, Queue};
+
+use super::error::{AlreadyRegistered, ServeError};
+use super::reply::{IntoReply, ReplyError};
+use super::serve;
+use crate::codec::BoxError;
+use crate::handler::{Arguments, ByReference, Handler};
+
+/// Carries out requests: see [the module](super).
+///
+/// `S` is the state that handlers can take by [`State`](crate::handler::State).
+#[must_use = "a server does nothing until it is awaited: call `run` or `until`"]
+pub struct RpcServer<S = ()> {
+    pub(super) queue: Queue,
+    pub(super) state: S,
+    pub(super) methods: BTreeMap<String, Box<dyn Method<S>>>,
+    /// For requests that no method takes.
+    pub(super) otherwise: Option<Box<dyn Method<S>>>,
+    pub(super) options: Options,
+}
+
+pub(super) struct Options {
+    pub(super) consume: ConsumeOptions,
+    pub(super) at_once: u16,
+    pub(super) grace: Duration,
+}
+
+/// What a server did, and what it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Served {
+    /// Requests whose handlers returned a result, including those without an address for the reply.
+    pub done: u64,
+    /// Requests whose handlers returned an error, or a result that cannot be sent.
+    pub failed: u64,
+    /// Requests whose handlers panicked.
+    pub panicked: u64,
+    /// Requests that no handler took: the method is unknown, or the arguments cannot be decoded.
+    pub refused: u64,
+    /// Requests without an address for the reply (`reply_to`), which were acknowledged without one. They are counted above as well.
+    pub without_reply_to: u64,
+    /// Requests whose handlers had not returned, or whose replies were not sent, at the end of the grace period. They are requeued.
+    pub unfinished: u64,
+}
+
+/// The future of a handler: its reply.
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<Message, ReplyError>> + Send>>;
+
+/// A handler of requests, of any type.
+pub(super) trait Method<S>: Send {
+    /// Takes the arguments from the request, and calls the handler.
+    fn start(&self, request: &mut Option<Delivery>, state: &S) -> Result<Running, BoxError>;
+}
+
+struct Function<H, A> {
+    handler: H,
+    arguments: PhantomData<fn(A)>,
+}
+
+impl<S, H, A> Method<S> for Function<H, A>
+where
+    H: Handler<A> + Send,
+    H::Future: Send + 'static,
+    H::Output: IntoReply,
+    A: Arguments<S, ByReference>,
+{
+    fn start(&self, request: &mut Option<Delivery>, state: &S) -> Result<Running, BoxError> {
+        let handled = self.handler.call(A::take(request, state)?);
+        Ok(Box::pin(async { handled.await.into_reply() }))
+    }
+}
+
+impl RpcServer {
+    /// Creates a server on a queue. It carries out one request at a time, and has no handler yet.
+    pub fn on(queue: &Queue) -> Self {
+        let (at_once, grace) = (1, Duration::from_secs(30));
+        let options = Options { consume: ConsumeOptions::new(), at_once, grace };
+        Self { queue: queue.clone(), state: (), methods: BTreeMap::new(), otherwise: None, options }
+    }
+
+    /// Sets the state for the handlers, which can take it, or parts of it, by [`State`](crate::handler::State). Set it before the
+    /// handlers.
+    pub fn state<S>(self, state: S) -> RpcServer<S> {
+        let (methods, otherwise) = (BTreeMap::new(), None);
+        RpcServer { queue: self.queue, state, methods, otherwise, options: self.options }
+    }
+}
+
+impl<S> RpcServer<S> {
+    /// Adds the handler for requests of a [method](super::Call::method): those whose `type` property is `method`.
+    ///
+    /// # Errors
+    /// [`AlreadyRegistered`], if there is a handler for that method.
+    pub fn register<H, A>(
+        mut self,
+        method: impl Into<String>,
+        handler: H,
+    ) -> Result<Self, AlreadyRegistered>
+    where
+        H: Handler<A> + Send + 'static,
+        H::Future: Send + 'static,
+        H::Output: IntoReply,
+        A: Arguments<S, ByReference> + 'static,
+    {
+        let method = method.into();
+        if self.methods.contains_key(&method) {
+            return Err(AlreadyRegistered { method });
+        }
+        self.methods.insert(method, Box::new(Function { handler, arguments: PhantomData }));
+        Ok(self)
+    }
+
+    /// Sets the handler for all requests that no [registered](Self::register) method takes. Without it, such requests are replied to
+    /// with the error [`UNKNOWN_METHOD`](super::RemoteError::UNKNOWN_METHOD).
+    pub fn serve<H, A>(mut self, handler: H) -> Self
+    where
+        H: Handler<A> + Send + 'static,
+        H::Future: Send + 'static,
+        H::Output: IntoReply,
+        A: Arguments<S, ByReference> + 'static,
+    {
+        self.otherwise = Some(Box::new(Function { handler, arguments: PhantomData }));
+        self
+    }
+
+    /// Sets how many handlers run at once, which is also the prefetch limit. Default 1. 0 counts as 1.
+    pub fn at_once(mut self, handlers: u16) -> Self {
+        self.options.at_once = handlers.max(1);
+        self
+    }
+
+    /// Sets for how long handlers may go on running once the server is stopped, or its consumer has ended. Default 30 seconds. When
+    /// the connection is closed for good, they are dropped at once.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = grace;
+        self
+    }
+
+    /// Sets further options of the consumer, such as its tag or its priority.
+    pub fn consume_options(mut self, options: ConsumeOptions) -> Self {
+        self.options.consume = options;
+        self
+    }
+
+    /// Runs the server until its consumer ends: see [`until`](Self::until).
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the running handlers are dropped, and their requests are requeued.
+    pub async fn run(self) -> Result<Served, ServeError> {
+        self.until(pending::<()>()).await
+    }
+
+    /// Runs the server until `stop` is ready, such as a future for Ctrl-C. Then it takes no more requests, lets the running handlers
+    /// finish within the [grace period](Self::grace), and waits until the broker has taken their replies.
+    ///
+    /// The server consumes on a channel of its own. It goes on after a loss of the connection that is recovered.
+    ///
+    /// # Errors
+    /// [`ServeError`]: the server could not start, or its consumer ended, because the queue was deleted or the connection closed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the running handlers are dropped, and their requests are requeued.
+    pub async fn until(self, stop: impl Future) -> Result<Served, ServeError> {
+        serve::serve(self, stop).await
+    }
+}
+
+/// Shows the names of the methods.
+impl<S> fmt::Debug for RpcServer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcServer")
+            .field("queue", self.queue.name())
+            .field("methods", &self.methods.keys())
+            .field("at_once", &self.options.at_once)
+            .finish_non_exhaustive()
+    }
+}
