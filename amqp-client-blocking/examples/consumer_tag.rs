@@ -12,7 +12,9 @@ use amqp_client_blocking::{ConsumeOptions, Message, QueueOptions, Wait as _, con
 fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
     let connection = connect(&uri)?;
-    let channel = connection.open_channel_numbered(7).wait()?;
+    let channel = connection.channel_numbered(7).wait()?;
+    // The second time, it is the same channel.
+    assert_eq!(connection.channel_numbered(7).wait()?.id(), channel.id());
     let queue = channel.queue_declare("", QueueOptions::temporary()).wait()?;
 
     let options = ConsumeOptions::new().consumer_tag("my-tag").no_ack(true);
