@@ -5,9 +5,9 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amqp_client_core::{Delivery, Message, MessageProperties, QueueOptions, QueueType};
+use amqp_client_core::{Connection, Delivery, Message, MessageProperties, QueueOptions, QueueType};
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{How, RabbitMq, Retry};
 use amqp_client_patterns::work::{Work, WorkError};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use tokio::sync::Notify;
@@ -192,4 +192,64 @@ fn queues_that_cannot_be_used_are_errors_at_the_start() {
         assert_eq!(retry(1).declare(&rig.connection, "other").await?, How::Queues);
         Ok(())
     });
+}
+
+/// On the RabbitMQ that `AMQP_URL` names, if it names one: by queues with a time to live, and from RabbitMQ 4.3 by the queue itself.
+#[test]
+fn rabbitmq_delays_messages() -> Outcome {
+    let Ok(uri) = std::env::var("AMQP_URL") else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let connection = amqp_client_tokio::connect(&uri).await?;
+        let Some(version) = RabbitMq::of(&connection) else { return Ok(()) };
+        let retry = Retry::times(2).from(Duration::from_millis(300)).to(Duration::from_secs(1));
+        let name = format!("patterns.{}", std::process::id());
+        tried_and_parked(&connection, &name, QueueOptions::new(), retry).await?;
+        match retry.topology(&name, Some(version)).queue {
+            Some(options) => tried_and_parked(&connection, &name, options, retry).await,
+            None => Ok(()),
+        }
+    })
+}
+
+async fn tried_and_parked(
+    connection: &Connection,
+    name: &str,
+    options: QueueOptions,
+    retry: Retry,
+) -> Outcome {
+    let channel = connection.open_channel().await?;
+    let queue = channel.queue_declare(name, options).await?;
+    queue.publish_confirmed(&Message::text("m")).await?;
+    let failed = format!("{name}.failed");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let (attempts, started) = (log.clone(), std::time::Instant::now());
+    let failing = move |Attempt(attempt): Attempt| {
+        attempts.lock().expect("no panic").push((attempt, started.elapsed()));
+        async move { Err::<(), _>(format!("no {attempt}")) }
+    };
+    let mut parked = None;
+    let stop = async {
+        while parked.is_none() {
+            connection.after(Duration::from_millis(20)).await.expect("open");
+            if let Ok(true) = connection.queue_exists(&failed).await {
+                parked = channel.basic_get(&failed).await.expect("a reply");
+            }
+        }
+    };
+    let summary = Work::on(&queue).retry(retry).each(failing).until(stop).await?;
+    let log = log.lock().expect("no panic").clone();
+    assert_eq!((summary.retried, summary.refused), (2, 1), "{log:?}");
+    assert_eq!(log.iter().map(|(attempt, _)| *attempt).collect::<Vec<_>>(), [1, 2, 3]);
+    // Two delays of at least 300 milliseconds. Half of that is a margin for clocks.
+    assert!(log[2].1 - log[0].1 > Duration::from_millis(300), "{log:?}");
+    let parked = parked.ok_or("nothing is parked")?.delivery;
+    assert_eq!(header(&parked, "x-failure").as_deref(), Some("no 3"));
+    parked.ack()?;
+    let delays = retry.how(How::Queues).topology(name, None).delays;
+    let queues = delays.into_iter().map(|(name, _)| name).chain([name.to_owned(), failed]);
+    for queue in queues {
+        channel.queue_delete(queue).await?;
+    }
+    Ok(())
 }

@@ -48,6 +48,18 @@
 //!
 //! A message from which an argument cannot be taken never reaches the handler. It is refused, with the reason.
 //!
+//! The compiler names an argument that is not an extractor. The delivery has to be the last argument, because nothing is left to be
+//! taken after it:
+//!
+//! ```compile_fail,E0277
+//! # use amqp_client_core::{Delivery, Queue};
+//! # use amqp_client_patterns::{handler::Text, work::Work};
+//! # fn example(queue: &Queue) {
+//! async fn handler(delivery: Delivery, text: Text) {}
+//! let work = Work::on(queue).each(handler);
+//! # }
+//! ```
+//!
 //! # Results
 //!
 //! A handler returns nothing, a [`Verdict`], or a `Result` whose error converts to a [`Verdict`]: any error type, `String`, `&str`,
