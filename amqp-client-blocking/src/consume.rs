@@ -1,12 +1,12 @@
 use std::fmt;
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_client_core::adapter::Wait as _;
-use amqp_client_core::{Consumer, ConsumerEnd, Delivery};
+use amqp_client_core::{ConnectionEvent, ConnectionEvents, Consumer, ConsumerEnd, Delivery};
 
 /// The item that [`Consumer::next`] returns.
 type Next = Option<Result<Delivery, ConsumerEnd>>;
@@ -40,9 +40,73 @@ pub fn recv_any(consumers: &mut [Consumer], timeout: Option<Duration>) -> Option
         first = first.wrapping_add(1);
         poll_any(consumers.iter_mut(), first, cx)
     });
+    wait(any, timeout)
+}
+
+/// A result of [`recv_any_or_event`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Received {
+    /// A consumer has a delivery, or has ended.
+    Delivery {
+        /// The index of the consumer.
+        consumer: usize,
+        /// The result of its [`Consumer::next`].
+        next: Next,
+    },
+    /// Something happened to the connection.
+    Event(ConnectionEvent),
+    /// There are no more events: the connection is closed, and the last event was `Closed`.
+    Ended,
+}
+
+/// Waits for a delivery of any of several consumers, or for an event of a connection, for at most `timeout` if there is one. Returns
+/// `None` after the timeout. So one thread can handle messages and follow the state of the connection.
+///
+/// Events come first. Otherwise, it behaves as [`recv_any`]. Once the events have [ended](Received::Ended), that is returned at once,
+/// each time.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use amqp_client_blocking::{Connection, ConnectionEvent, Consumer, Received, recv_any_or_event};
+///
+/// # fn example(connection: Connection, mut consumers: Vec<Consumer>) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = connection.events();
+/// loop {
+///     match recv_any_or_event(&mut consumers, &mut events, Some(Duration::from_secs(1))) {
+///         Some(Received::Delivery { next: Some(delivery), .. }) => delivery?.ack()?,
+///         Some(Received::Delivery { consumer, next: None }) => drop(consumers.remove(consumer)),
+///         Some(Received::Event(ConnectionEvent::Lost { reason })) => println!("lost: {reason}"),
+///         Some(Received::Event(event)) => println!("{event:?}"),
+///         Some(_) => return Ok(()),
+///         None => println!("nothing happened for a second"),
+///     }
+/// }
+/// # }
+/// ```
+pub fn recv_any_or_event(
+    consumers: &mut [Consumer],
+    events: &mut ConnectionEvents,
+    timeout: Option<Duration>,
+) -> Option<Received> {
+    let mut first = random();
+    let any = poll_fn(|cx| {
+        if let Poll::Ready(event) = pin!(events.next()).poll(cx) {
+            return Poll::Ready(event.map_or(Received::Ended, Received::Event));
+        }
+        first = first.wrapping_add(1);
+        let next = poll_any(consumers.iter_mut(), first, cx);
+        next.map(|(consumer, next)| Received::Delivery { consumer, next })
+    });
+    wait(any, timeout)
+}
+
+/// Waits for a future, for at most `timeout` if there is one.
+fn wait<T>(future: impl Future<Output = T>, timeout: Option<Duration>) -> Option<T> {
     match timeout {
-        Some(timeout) => any.wait_timeout(timeout),
-        None => Some(any.wait()),
+        Some(timeout) => future.wait_timeout(timeout),
+        None => Some(future.wait()),
     }
 }
 
@@ -182,11 +246,7 @@ impl<'a> Callbacks<'a> {
             *first += 1;
             poll_any(entries.iter_mut().map(|entry| &mut entry.consumer), *first, cx)
         });
-        let next = match timeout {
-            Some(timeout) => any.wait_timeout(timeout),
-            None => Some(any.wait()),
-        };
-        let Some((index, next)) = next else { return Ok(false) };
+        let Some((index, next)) = wait(any, timeout) else { return Ok(false) };
         match (next, entries.get_mut(index)) {
             (Some(Ok(delivery)), Some(Entry { consumer, callback })) => {
                 consumer.contain(|| callback(delivery)).unwrap_or(Ok(()))?;

@@ -37,6 +37,7 @@
 //! | with a timeout | [`Consumer::next_timeout`] |
 //! | without waiting | [`Consumer::try_next`] |
 //! | several consumers, in your own loop | [`recv_any`] |
+//! | the same, and events of the connection | [`recv_any_or_event`] |
 //! | several consumers, by callbacks | [`Callbacks`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue
@@ -114,9 +115,9 @@ pub use amqp_client_core::{
     Queue, QueueMode, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport, Reply,
     ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
     StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
-    proto, recovery, tls,
+    proto, recovery, testing, tls,
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;
 pub use connect::{connect, connect_over, connect_target};
-pub use consume::{CallbackError, Callbacks, recv_any};
+pub use consume::{CallbackError, Callbacks, Received, recv_any, recv_any_or_event};

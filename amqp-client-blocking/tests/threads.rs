@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use amqp_client_blocking::{
-    Callbacks, ConsumeOptions, Message, NextError, OnPanic, PublisherOptions, QueueOptions,
-    Wait as _, connect, recv_any,
+    Callbacks, ConnectionEvent, ConsumeOptions, Message, NextError, OnPanic, PublisherOptions,
+    QueueOptions, Received, Wait as _, connect, recv_any, recv_any_or_event,
 };
 use amqp_test_broker::Broker;
 
@@ -51,6 +51,49 @@ fn a_consumer_is_waited_for_as_long_as_one_likes() -> Outcome {
     consumer.cancel().wait()?;
     assert_eq!(consumer.next_timeout(soon).err(), Some(NextError::Cancelled));
     assert!(consumer.into_iter().next().is_none());
+    Ok(())
+}
+
+#[test]
+fn messages_and_events_are_waited_for_at_once() -> Outcome {
+    let broker = Broker::start()?;
+    let connection = connect(&broker.uri())?;
+    let mut events = connection.events();
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    let mut consumers = vec![queue.consume(ConsumeOptions::new().no_ack(true)).wait()?];
+    let soon = Some(Duration::from_millis(1));
+    assert!(recv_any_or_event(&mut consumers, &mut events, soon).is_none());
+    queue.publish(&Message::new("here")).wait()?;
+    let received = recv_any_or_event(&mut consumers, &mut events, None).ok_or("nothing")?;
+    let Received::Delivery { consumer: 0, next: Some(delivery) } = received else {
+        panic!("{received:?}")
+    };
+    assert_eq!(delivery?.body(), b"here");
+    // A loss, while the thread waits.
+    let cutting = thread::spawn(move || {
+        broker.connections().iter().for_each(|connection| broker.cut(connection.id));
+        broker
+    });
+    let mut seen = Vec::new();
+    while !matches!(seen.last(), Some(ConnectionEvent::Recovered(_))) {
+        match recv_any_or_event(&mut consumers, &mut events, None).ok_or("nothing")? {
+            Received::Event(event) => seen.push(event),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(seen.first(), Some(ConnectionEvent::Lost { .. })), "{seen:?}");
+    let _broker = cutting.join().map_err(|_| "the thread panicked")?;
+    queue.publish(&Message::new("again")).wait()?;
+    let received = recv_any_or_event(&mut consumers, &mut events, None).ok_or("nothing")?;
+    assert!(matches!(received, Received::Delivery { consumer: 0, next: Some(Ok(_)) }));
+    connection.close().wait()?;
+    let received = recv_any_or_event(&mut consumers, &mut events, None).ok_or("nothing")?;
+    assert!(matches!(received, Received::Event(ConnectionEvent::Closed(_))), "{received:?}");
+    for _ in 0..2 {
+        let received = recv_any_or_event(&mut consumers, &mut events, None).ok_or("nothing")?;
+        assert!(matches!(received, Received::Ended), "{received:?}");
+    }
     Ok(())
 }
 

@@ -32,6 +32,8 @@ use crate::message::MessageProperties;
 /// # }
 /// ```
 ///
+/// Unit tests of handlers make deliveries with [`testing`](crate::testing), without a broker.
+///
 /// # Failed deliveries
 /// From RabbitMQ 4.3, a quorum queue counts failed deliveries, and drops or dead-letters a message beyond its limit
 /// (`x-delivery-limit`, default 20):

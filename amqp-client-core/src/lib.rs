@@ -41,6 +41,7 @@ mod publisher;
 pub mod recovery {}
 mod reply;
 mod state;
+pub mod testing;
 pub mod tls;
 #[cfg(feature = "blocking")]
 mod wait;
