@@ -134,7 +134,7 @@ pub enum ChannelEvent {
     /// A consumer does not take its deliveries, and holds most of the
     /// [`delivery_budget`](crate::Settings::delivery_budget). The client stops reading, and all consumers of the connection wait
     /// until this one is [paused](Self::ConsumerPaused), where that is possible. Give the consumer a prefetch limit
-    /// ([`basic_qos`](crate::Channel::basic_qos)) or its own connection.
+    /// ([`prefetch`](crate::ConsumeOptions::prefetch)) or its own connection.
     ///
     /// Reported again only after the consumer has taken the deliveries that it holds.
     ConsumerLags {
