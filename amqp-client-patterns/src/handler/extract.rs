@@ -95,6 +95,11 @@ pub struct State<T>(pub T);
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "the state `{S}` of the worker has no part `{Self}` for `State<{Self}>`",
+    label = "a handler takes `State<{Self}>`",
+    note = "set the state by `Work::state` before the handlers, or implement `FromRef<{S}>` for `{Self}`"
+)]
 pub trait FromRef<S> {
     /// Clones the part of the state.
     fn from_ref(state: &S) -> Self;
