@@ -163,7 +163,7 @@ pub(crate) fn check_consumer(
         let stream = foreign(&method.arguments, known::OF_CONSUMERS, QueueType::Stream, version)
             .map(|known| known.name)
             // RabbitMQ: this would close the connection (540).
-            .or(method.no_ack.then_some("no_ack"))?;
+            .or_else(|| method.no_ack.then_some("no_ack"))?;
         let others = [QueueType::Classic, QueueType::Quorum];
         let of_stream = first_if_all(&others, |kind| {
             foreign(&method.arguments, known::OF_CONSUMERS, kind, version)
