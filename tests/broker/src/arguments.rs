@@ -189,10 +189,8 @@ impl Limits {
                     _ => return Err("invalid_queue_locator_arg".to_owned()),
                 }
             }
-            b"x-quorum-initial-group-size" | b"x-initial-cluster-size" => {
-                if number(value)? == 0 {
-                    return Err("{value_zero,0}".to_owned());
-                }
+            b"x-quorum-initial-group-size" | b"x-initial-cluster-size" if number(value)? == 0 => {
+                return Err("{value_zero,0}".to_owned());
             }
             b"x-max-in-memory-length"
             | b"x-max-in-memory-bytes"
