@@ -1,4 +1,4 @@
-//! One thread takes messages of several consumers, and sees in between what happens to the connection.
+//! One thread takes messages of several consumers, and sees what happens to the connection.
 //!
 //! ```text
 //! cargo run --example drain
@@ -8,7 +8,9 @@ use std::env;
 use std::error::Error;
 use std::time::Duration;
 
-use amqp_client_blocking::{ConsumeOptions, Message, QueueOptions, Wait as _, connect, recv_any};
+use amqp_client_blocking::{
+    ConsumeOptions, Message, QueueOptions, Received, Wait as _, connect, recv_any_or_event,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let uri = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
@@ -23,21 +25,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let mut received = 0;
-    while received < 2 {
-        match recv_any(&mut consumers, Some(Duration::from_secs(10))) {
-            Some((index, Some(delivery))) => {
+    loop {
+        match recv_any_or_event(&mut consumers, &mut events, Some(Duration::from_secs(10))) {
+            Some(Received::Delivery { consumer, next: Some(delivery) }) => {
                 let delivery = delivery?;
-                println!(" [x] Consumer {index}: {}", delivery.text()?);
+                println!(" [x] Consumer {consumer}: {}", delivery.text()?);
                 delivery.ack()?;
                 received += 1;
+                if received == 2 {
+                    connection.close().wait()?;
+                }
             }
-            Some((index, None)) => drop(consumers.remove(index)),
+            Some(Received::Delivery { consumer, next: None }) => drop(consumers.remove(consumer)),
+            // Lost and recovered connections, alarms of the broker; at last, that the connection is closed.
+            Some(Received::Event(event)) => println!(" [!] {event}"),
+            Some(_) => break,
             None => println!(" [ ] nothing for ten seconds"),
         }
-        // Lost and recovered connections, alarms of the broker.
-        while let Some(Some(event)) = events.next().wait_timeout(Duration::ZERO) {
-            println!(" [!] {event}");
-        }
     }
-    Ok(connection.close().wait()?)
+    if received == 2 { Ok(()) } else { Err("the connection was closed".into()) }
 }
