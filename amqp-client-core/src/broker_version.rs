@@ -3,37 +3,7 @@ use std::fmt;
 
 use amqp_proto::FieldTable;
 
-use crate::connection::Connection;
-
-impl Connection {
-    /// Returns the product and version of the broker, from its server properties. `None` before the connection is open, and if the
-    /// broker does not say.
-    ///
-    /// The nodes of a cluster may have different versions while it is upgraded. After a recovery, this is the version of the node of
-    /// the new connection.
-    ///
-    /// ```no_run
-    /// # use amqp_client_core as amqp_client_tokio;
-    /// # use amqp_client_tokio::Connection;
-    /// use amqp_client_tokio::{BrokerFeature, BrokerVersion};
-    ///
-    /// # fn example(connection: Connection) {
-    /// if connection.broker_version() >= Some(BrokerVersion::rabbitmq(4, 3, 0)) {
-    ///     println!("RabbitMQ 4.3 or later");
-    /// }
-    /// let version = connection.broker_version();
-    /// if version.is_some_and(|version| version.has(BrokerFeature::DelayedRetry)) {
-    ///     println!("no retry queues are needed");
-    /// }
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn broker_version(&self) -> Option<BrokerVersion> {
-        BrokerVersion::from_properties(&self.negotiated()?.peer_properties)
-    }
-}
-
-/// The product and version of a broker; see [`Connection::broker_version`].
+/// The product and version of a broker; see [`Connection::broker_version`](crate::Connection::broker_version).
 ///
 /// Versions of one product are ordered. Versions of different products are not: each comparison is `false`.
 ///

@@ -10,7 +10,7 @@ use amqp_proto::{
 };
 use thiserror::Error;
 
-use crate::options::OptionError;
+use crate::options::problem::OptionError;
 
 /// A request to the broker failed.
 ///

@@ -43,6 +43,7 @@ mod reply;
 mod state;
 pub mod testing;
 pub mod tls;
+pub mod topology;
 #[cfg(feature = "blocking")]
 mod wait;
 

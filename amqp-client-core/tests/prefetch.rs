@@ -26,6 +26,8 @@ fn limits(rig: &mut ClientRig, channel: &Channel, options: ConsumeOptions) -> [V
     [before, behind].map(|methods| methods.iter().filter_map(limit).collect())
 }
 
+const NONE: [Vec<u16>; 2] = [Vec::new(), Vec::new()];
+
 const fn limit(method: &Method) -> Option<u16> {
     match method {
         Method::BasicQos(BasicQos { prefetch_count, global: false, .. }) => Some(*prefetch_count),
@@ -39,11 +41,11 @@ fn a_consumer_with_its_own_limit_starts_in_one_round_trip() {
     rig.peer.record();
     let channel = rig.open_channel();
     let own = |limit| ConsumeOptions::new().prefetch(limit);
-    assert_eq!(limits(&mut rig, &channel, ConsumeOptions::new()), [[], []]);
+    assert_eq!(limits(&mut rig, &channel, ConsumeOptions::new()), NONE);
     assert_eq!(limits(&mut rig, &channel, own(7)), [[7], [0]]);
     rig.run(channel.basic_qos(5)).expect("it is accepted");
     assert_eq!(limits(&mut rig, &channel, own(7)), [[7], [5]]);
     assert_eq!(limits(&mut rig, &channel, own(0)), [[0], [5]]);
     // A limit that is that of the channel costs nothing.
-    assert_eq!(limits(&mut rig, &channel, own(5)), [[], []]);
+    assert_eq!(limits(&mut rig, &channel, own(5)), NONE);
 }

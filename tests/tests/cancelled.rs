@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use amqp_client_core::proto::method::AccessRequest;
 use amqp_client_core::proto::{FieldTable, RawProperties, ReplyCode, Route};
+use amqp_client_core::topology::Topology;
 use amqp_client_core::{
     Channel, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message, Publisher,
     PublisherOptions, Queue, QueueOptions,
@@ -71,6 +72,19 @@ impl Scene {
     }
 }
 
+/// A topology with the queue of the scene, with its options or with others.
+fn topology(differs: bool) -> Topology {
+    let options = QueueOptions::new().durable(false);
+    let other = if differs { options.clone().max_length(1) } else { options };
+    Topology::new()
+        .exchange("exchange", "topic", ExchangeOptions::new().durable(false))
+        .exchange("another", "fanout", ExchangeOptions::new())
+        .queue("queue", other)
+        .queue("one more", QueueOptions::new())
+        .bind("one more", "exchange", "more")
+        .bind_exchange("another", "exchange", "another")
+}
+
 type Make = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// The things that must stay usable when a future was dropped.
@@ -104,6 +118,8 @@ const CASES: &[(&str, Leaves, Make)] = cases! {
     after Everything |s| s.connection.after(Duration::from_millis(250));
     queue_exists Everything |s| s.connection.queue_exists("none");
     exchange_exists Everything |s| s.connection.exchange_exists("exchange");
+    apply Everything |s| { let topology = topology(false); async move { topology.apply(&s.channel).await } };
+    compare Everything |s| { let topology = topology(true); async move { topology.compare(&s.connection).await } };
     update_secret Everything |s| s.connection.update_secret("guest", "renewed");
     shutdown Nothing |s| s.connection.shutdown(Duration::from_secs(1));
     next Everything |s| { let mut events = s.connection.events(); async move { events.next().await } };

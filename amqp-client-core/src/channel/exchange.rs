@@ -70,15 +70,7 @@ impl Channel {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.request(ends(destination, source, routing_key).map(
-            |(destination, source, routing_key)| ExchangeBind {
-                destination,
-                source,
-                routing_key,
-                arguments,
-                ..<_>::default()
-            },
-        ))
+        self.request(exchange_binding(destination, source, routing_key, arguments))
     }
 
     /// Removes a binding between exchanges (`exchange.unbind`, RabbitMQ).
@@ -113,6 +105,16 @@ impl Channel {
     pub fn default_exchange(&self) -> Exchange {
         Exchange { channel: self.clone(), name: ShortStr::EMPTY }
     }
+}
+
+pub(crate) fn exchange_binding(
+    destination: impl AsRef<[u8]>,
+    source: impl AsRef<[u8]>,
+    routing_key: impl AsRef<[u8]>,
+    arguments: FieldTable,
+) -> Result<ExchangeBind, TooLong> {
+    let (destination, source, routing_key) = ends(destination, source, routing_key)?;
+    Ok(ExchangeBind { destination, source, routing_key, arguments, ..<_>::default() })
 }
 
 pub(super) fn ends(

@@ -12,9 +12,11 @@ mod waiting_place;
 
 pub use events::ChannelEvents;
 pub use exchange::Exchange;
+pub(crate) use exchange::exchange_binding;
 pub use no_wait::NoWait;
 pub(crate) use publish::{Heads, NotNow, Outgoing};
 pub use queue::Queue;
+pub(crate) use queue::queue_binding;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -4,7 +4,9 @@ use amqp_proto::method::{
 };
 use amqp_proto::{FieldTable, ShortStr};
 
-use super::{Channel, exchange, queue};
+use super::Channel;
+use super::exchange::{ends, exchange_binding};
+use super::queue::queue_binding;
 use crate::error::CallError;
 use crate::options::{ExchangeKind, ExchangeOptions, QueueOptions, name};
 
@@ -79,9 +81,8 @@ impl NoWait<'_> {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Result<(), CallError> {
-        let (queue, exchange, routing_key) = queue::binding(queue, exchange, routing_key)?;
-        let no_wait = true;
-        self.send(QueueBind { queue, exchange, routing_key, no_wait, arguments, ..<_>::default() })
+        let method = queue_binding(queue, exchange, routing_key, arguments)?;
+        self.send(QueueBind { no_wait: true, ..method })
     }
 
     /// Deletes the messages of a queue that are ready for delivery; see [`Channel::queue_purge`].
@@ -144,16 +145,8 @@ impl NoWait<'_> {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Result<(), CallError> {
-        let (destination, source, routing_key) = exchange::ends(destination, source, routing_key)?;
-        let no_wait = true;
-        self.send(ExchangeBind {
-            destination,
-            source,
-            routing_key,
-            no_wait,
-            arguments,
-            ..<_>::default()
-        })
+        let method = exchange_binding(destination, source, routing_key, arguments)?;
+        self.send(ExchangeBind { no_wait: true, ..method })
     }
 
     /// Removes a binding between exchanges; see [`Channel::exchange_unbind`].
@@ -164,7 +157,7 @@ impl NoWait<'_> {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Result<(), CallError> {
-        let (destination, source, routing_key) = exchange::ends(destination, source, routing_key)?;
+        let (destination, source, routing_key) = ends(destination, source, routing_key)?;
         let no_wait = true;
         self.send(ExchangeUnbind {
             destination,

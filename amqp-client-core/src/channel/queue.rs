@@ -58,9 +58,7 @@ impl Channel {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Reply<()> {
-        self.request(binding(queue, exchange, routing_key).map(|(queue, exchange, routing_key)| {
-            QueueBind { queue, exchange, routing_key, arguments, ..<_>::default() }
-        }))
+        self.request(queue_binding(queue, exchange, routing_key, arguments))
     }
 
     /// Removes a binding (`queue.unbind`).
@@ -118,7 +116,17 @@ impl Channel {
     }
 }
 
-pub(super) fn binding(
+pub(crate) fn queue_binding(
+    queue: impl AsRef<[u8]>,
+    exchange: impl AsRef<[u8]>,
+    routing_key: impl AsRef<[u8]>,
+    arguments: FieldTable,
+) -> Result<QueueBind, TooLong> {
+    let (queue, exchange, routing_key) = binding(queue, exchange, routing_key)?;
+    Ok(QueueBind { queue, exchange, routing_key, arguments, ..<_>::default() })
+}
+
+fn binding(
     queue: impl AsRef<[u8]>,
     exchange: impl AsRef<[u8]>,
     routing_key: impl AsRef<[u8]>,

@@ -51,6 +51,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Sends a request of which only the outcome matters.
+    pub(crate) fn request_done<R: Request>(&self, request: R) -> Reply<()> {
+        self.request(Ok::<_, CallError>(request))
+    }
+
     /// Sends a request whose reply carries no data.
     pub(super) fn request<R: Request>(
         &self,

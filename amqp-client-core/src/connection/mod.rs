@@ -17,6 +17,7 @@ use std::task::Poll;
 use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
 
+use crate::broker_version::BrokerVersion;
 use crate::error::CallError;
 use crate::state::Deadline;
 use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
@@ -271,6 +272,32 @@ impl Connection {
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.shared().lock().proto.is_blocked()
+    }
+
+    /// Returns the product and version of the broker, from its server properties. `None` before the connection is open, and if the
+    /// broker does not say.
+    ///
+    /// The nodes of a cluster may have different versions while it is upgraded. After a recovery, this is the version of the node of
+    /// the new connection.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// use amqp_client_tokio::{BrokerFeature, BrokerVersion};
+    ///
+    /// # fn example(connection: Connection) {
+    /// if connection.broker_version() >= Some(BrokerVersion::rabbitmq(4, 3, 0)) {
+    ///     println!("RabbitMQ 4.3 or later");
+    /// }
+    /// let version = connection.broker_version();
+    /// if version.is_some_and(|version| version.has(BrokerFeature::DelayedRetry)) {
+    ///     println!("no retry queues are needed");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn broker_version(&self) -> Option<BrokerVersion> {
+        BrokerVersion::from_properties(&self.negotiated()?.peer_properties)
     }
 
     /// Returns whether the broker announced a capability, such as `consumer_cancel_notify`. [`negotiated`](Self::negotiated) has all

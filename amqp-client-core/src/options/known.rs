@@ -3,7 +3,7 @@
 //!
 //! RabbitMQ refuses an argument that only other types of queues have, and ignores an argument that it does not know at all.
 
-use super::QueueType;
+use super::queue_values::QueueType;
 
 /// A version of RabbitMQ: its three numbers.
 pub(super) type Numbers = [u32; 3];

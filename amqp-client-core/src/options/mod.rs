@@ -4,15 +4,17 @@ mod check;
 mod consume;
 mod exchange;
 mod known;
+// By its path, because `error.rs` uses it, which this file uses.
+pub(crate) mod problem;
 mod publisher;
 mod queue;
 mod queue_values;
 mod replicated;
 
-pub use check::{OptionError, OptionProblem};
 pub(crate) use check::{check_consumer, check_queue};
 pub use consume::{ConsumeOptions, StreamOffset};
 pub use exchange::{ExchangeKind, ExchangeOptions};
+pub use problem::{OptionError, OptionProblem};
 pub(crate) use publisher::Window;
 pub use publisher::{OnLoss, PublisherOptions};
 pub use queue::QueueOptions;

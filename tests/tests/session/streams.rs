@@ -294,13 +294,13 @@ fn a_reader_from_next_misses_nothing_during_an_outage() {
         rig.pass(Duration::from_secs(5));
         rig.limit(id, 5);
         read(&mut rig, id, offset.map(Value::from));
-        assert_eq!(numbers(&mut rig), []);
+        assert_eq!(numbers(&mut rig), [0_u32; 0]);
         rig.pass(Duration::from_secs(30));
         for _ in 0..2 {
             rig.cut();
             rig.pass(Duration::from_secs(100));
             rig.recover();
-            assert_eq!(numbers(&mut rig), []);
+            assert_eq!(numbers(&mut rig), [0_u32; 0]);
         }
         rig.cut();
         publish(&mut rig, 10..12);
@@ -329,7 +329,7 @@ fn a_reader_that_waits_for_no_reply_misses_nothing_that_came_while_it_was_away()
             rig.recover();
         }
         rig.run();
-        assert_eq!(numbers(&mut rig), []);
+        assert_eq!(numbers(&mut rig), [0_u32; 0]);
         rig.pass(Duration::from_secs(30));
         rig.cut();
         publish(&mut rig, 10..12);

@@ -14,6 +14,7 @@ mod publishing;
 mod queues;
 mod recovery;
 mod replies;
+mod topologies;
 mod transactions;
 
 use std::error::Error;
@@ -84,6 +85,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         queues::ALL,
         recovery::ALL,
         replies::ALL,
+        topologies::ALL,
         transactions::ALL,
     ]
     .into_iter()
