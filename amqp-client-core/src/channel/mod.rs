@@ -138,6 +138,12 @@ impl Channel {
         &self.handle.connection
     }
 
+    /// Returns the number of handles of the channel, including this one. With only one, nobody else can use the channel.
+    #[must_use]
+    pub fn handles(&self) -> usize {
+        Arc::strong_count(&self.handle)
+    }
+
     /// Checks that the channel is not closed.
     ///
     /// # Errors
