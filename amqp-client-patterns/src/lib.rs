@@ -9,6 +9,7 @@
 //! | [`batch`] | deliveries in batches |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
 //! | [`rpc`] | remote calls: requests that get a reply |
+//! | [`pool`] | channels for transactions, and for requests that may fail |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
 //! clock. If you need something slightly different, copy the module and change it.
@@ -27,6 +28,7 @@ pub mod batch;
 pub mod codec;
 pub mod handler;
 mod history;
+pub mod pool;
 pub mod process;
 pub mod retry;
 pub mod rpc;
