@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use amqp_client_core::topology::{Problem, Topology};
 use amqp_client_core::{
-    BrokerVersion, Config, DeadLetterStrategy, DelayedRetry, ExchangeOptions, FieldTable,
-    LeaderLocator, MasterLocator, Overflow, QueueOptions, QueueType,
+    BrokerVersion, Config, DeadLetterStrategy, DelayedRetry, ExchangeOptions, LeaderLocator,
+    MasterLocator, Overflow, QueueOptions, QueueType,
 };
 use harness::ClientRig;
 
@@ -241,7 +241,7 @@ fn pictures_have_all_nodes_and_are_escaped() {
 #[cfg(feature = "definitions")]
 #[test]
 fn definitions_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> {
-    use amqp_client_core::{FieldArray, Value};
+    use amqp_client_core::{FieldArray, FieldTable, Value};
 
     let nested = FieldTable::new().with("deep", FieldArray::from_values([1_i64, 2])?)?;
     let headers = FieldTable::new()

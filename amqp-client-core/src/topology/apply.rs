@@ -98,12 +98,12 @@ pub struct TopologyError {
     /// The exchange, queue or binding.
     pub entity: Entity,
     /// The reason.
-    pub error: CallError,
+    pub error: Box<CallError>,
 }
 
 impl TopologyError {
-    pub(super) const fn new(entity: Entity, error: CallError) -> Self {
-        Self { entity, error }
+    pub(super) fn new(entity: Entity, error: CallError) -> Self {
+        Self { entity, error: Box::new(error) }
     }
 
     /// Returns the option that is different at the broker, if the entity exists with other options.
@@ -126,7 +126,7 @@ impl fmt::Display for TopologyError {
                 self.entity
             ),
             // The options name the entity by themselves.
-            None if matches!(self.error, CallError::Options(_)) => self.error.fmt(f),
+            None if matches!(*self.error, CallError::Options(_)) => self.error.fmt(f),
             None => write!(f, "{} was not declared", self.entity),
         }
     }
@@ -134,9 +134,9 @@ impl fmt::Display for TopologyError {
 
 impl std::error::Error for TopologyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self.error {
+        match &*self.error {
             CallError::Options(_) => None,
-            _ => Some(&self.error),
+            error => Some(error),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Topology {
     /// [`DefinitionsError`], if a name or argument has no form in JSON: bytes that are not UTF-8, for example.
     pub fn to_definitions(&self, virtual_host: &str) -> Result<String, DefinitionsError> {
         if let Some((entity, error)) = self.errors.first() {
-            let (entity, error) = (entity.clone(), error.clone());
+            let (entity, error) = (Box::new(entity.clone()), error.clone());
             return Err(DefinitionsError::Invalid { entity, error });
         }
         let exchanges = self.exchanges.iter().filter(|one| !one.passive).map(|one| {
@@ -193,7 +193,7 @@ pub enum DefinitionsError {
     #[error("{entity} cannot be declared")]
     Invalid {
         /// The exchange or queue.
-        entity: Entity,
+        entity: Box<Entity>,
         /// The reason.
         #[source]
         error: CallError,
@@ -202,7 +202,7 @@ pub enum DefinitionsError {
     #[error("{entity}: {what} has no form in JSON")]
     NoJson {
         /// The exchange, queue or binding.
-        entity: Entity,
+        entity: Box<Entity>,
         /// The name or argument.
         what: String,
     },
@@ -213,7 +213,7 @@ fn text<'a>(entity: &Entity, name: &'a ShortStr) -> Result<&'a str, DefinitionsE
 }
 
 fn no_json(entity: &Entity, what: &str) -> DefinitionsError {
-    DefinitionsError::NoJson { entity: entity.clone(), what: what.to_owned() }
+    DefinitionsError::NoJson { entity: Box::new(entity.clone()), what: what.to_owned() }
 }
 
 fn object(entity: &Entity, table: &FieldTable) -> Result<Json, DefinitionsError> {

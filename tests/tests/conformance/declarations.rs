@@ -65,7 +65,10 @@ fn arguments(kind: &str) -> Vec<QueueDeclare> {
 fn declare(kind: &str, argument: Option<(&str, Value)>) -> QueueDeclare {
     let entries = [("x-queue-type", Value::from(kind))].into_iter().chain(argument);
     let arguments = FieldTable::from_entries(entries).expect("short names");
-    let queue = short(&format!("conformance.{}.declared", std::process::id()));
+    // Tests run at the same time, each in a thread with its name. Only its last word: longer texts of refusals are truncated.
+    let (thread, process) = (std::thread::current(), std::process::id());
+    let test = thread.name().and_then(|name| name.rsplit('_').next()).unwrap_or_default();
+    let queue = short(&format!("conformance.{process}.{test}"));
     QueueDeclare { queue, durable: true, arguments, ..QueueDeclare::default() }
 }
 

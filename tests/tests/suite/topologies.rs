@@ -68,7 +68,7 @@ behaviours! {
             .queue(&first, QueueOptions::new())
             .queue(&second, QueueOptions::new().queue_type(QueueType::Stream).exclusive(true));
         let error = topology.apply(&channel).await.expect_err("a stream is not exclusive");
-        assert!(matches!(error.error, CallError::Options(_)), "{error:?}");
+        assert!(matches!(*error.error, CallError::Options(_)), "{error:?}");
         assert!(error.to_string().starts_with(&format!("queue '{second}' cannot be")), "{error}");
         assert!(channel.is_open());
         assert!(!channel.connection().queue_exists(&first).await?);
