@@ -170,14 +170,14 @@ impl SessionChannel<'_> {
             }
             Reach::Nowhere(connection) => {
                 check_held(self.record, &method)?;
+                let id = connection.reserve_request();
                 match method {
                     // From now on, kept messages are accepted.
                     Method::ConfirmSelect(_) => self.record.mode = Mode::Confirm,
                     // From now on, acknowledgements can be rolled back: the channel is restored as transactional.
-                    Method::TxSelect(_) => self.record.mode.select(),
+                    Method::TxSelect(_) => self.record.select(id),
                     _ => {}
                 }
-                let id = connection.reserve_request();
                 self.record.hold(id, method, &R::FACTS, answered, self.recovers);
                 id
             }

@@ -178,6 +178,7 @@ fn fail_pending(
             topology.uncount(&consumer);
         }
         if !sent.abandoned {
+            record.not_selected(sent.id);
             let error = error.clone().into();
             events.push(ChannelEvent::Failed { request: sent.id, error });
         }

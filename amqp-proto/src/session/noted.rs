@@ -38,7 +38,7 @@ pub(super) fn note(
             record.declaring = answered.then(|| (id, declare.queue.clone()));
         }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
-        Method::TxSelect(_) => record.mode.select(),
+        Method::TxSelect(_) => record.select(id),
         Method::BasicConsume(consume) => {
             let (mut consume, qos) = (consume.clone(), record.qos.clone());
             let mut declaration = None;

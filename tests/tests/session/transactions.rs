@@ -153,3 +153,32 @@ fn acknowledgements_behind_a_selection_that_waits_are_part_of_the_transaction() 
         assert!(rig.channel_events().all(|event| !matches!(event, ChannelEvent::Closed(_))));
     }
 }
+
+/// The application knows that the request has failed. If the channel was transactional all the same, nobody would commit on it.
+#[test]
+fn a_channel_is_not_restored_as_transactional_if_the_selection_failed() {
+    for held in [false, true] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, durable("queue"));
+        if held {
+            rig.cut();
+        }
+        let select = rig.send(id, TxSelect {});
+        if held {
+            // The restored channel is transactional. Then the request itself is sent.
+            rig.reconnect();
+            while !rig.session.is_open() {
+                rig.round();
+            }
+        }
+        rig.cut();
+        rig.recover();
+        assert!(rig.failure(select).is_some(), "{held}");
+        assert!(!rig.channel(id).is_transactional(), "{held}");
+        rig.publish(id, "", "queue", "visible");
+        rig.run();
+        let other = rig.open();
+        assert_eq!(rig.queue_count(other, "queue").0, 1, "{held}");
+    }
+}

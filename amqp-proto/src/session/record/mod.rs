@@ -36,6 +36,8 @@ pub(crate) struct ChannelRecord {
     /// Whether the application has closed the channel.
     pub(crate) closing: bool,
     pub(crate) mode: Mode,
+    /// The request that made the channel transactional.
+    pub(crate) selected_by: Option<RequestId>,
     /// The restored prefetch limit of consumers that start from now on.
     pub(crate) qos: Option<BasicQos>,
     /// The prefetch limit in effect on the present channel, whether it will be restored or not.
@@ -91,13 +93,6 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// Makes the channel transactional. Selecting again does not begin a new transaction.
-    pub(crate) const fn select(&mut self) {
-        if !matches!(self, Self::Tx { .. }) {
-            *self = Self::Tx { dirty: false, lost: false };
-        }
-    }
-
     /// Notes a publish or an acknowledgement.
     #[inline]
     pub(crate) const fn work(&mut self) {
@@ -123,6 +118,22 @@ impl Mode {
 }
 
 impl ChannelRecord {
+    /// Makes the channel transactional. Selecting again does not begin a new transaction.
+    pub(crate) const fn select(&mut self, request: RequestId) {
+        if !matches!(self.mode, Mode::Tx { .. }) {
+            self.mode = Mode::Tx { dirty: false, lost: false };
+            self.selected_by = Some(request);
+        }
+    }
+
+    /// A request has failed, and the application knows that. If it was to make the channel transactional, the channel is not: otherwise
+    /// nobody would commit what is published and settled on it.
+    pub(crate) fn not_selected(&mut self, failed: RequestId) {
+        if self.selected_by.take_if(|request| *request == failed).is_some() {
+            self.mode = Mode::Plain;
+        }
+    }
+
     /// Returns whether a request has to wait although the channel is open. A request that removes a queue, an exchange or a
     /// binding must not overtake messages that are sent in groups: they would be lost, or refused in their turn. The
     /// requests behind it wait as well.
