@@ -235,10 +235,10 @@ impl Replying {
         let correlation_id = properties.correlation_id().ok().flatten();
         let reply = reply.unwrap_or_else(ReplyError::into_message);
         let mut sent = self.publish(&address, &correlation_id, reply).await;
-        if let Err(error) = &sent
-            && !matches!(error, PublishError::Ended(_))
-            && !error.is_transient()
-        {
+        let never = |error: &&PublishError| {
+            !matches!(error, PublishError::Ended(_)) && !error.is_transient()
+        };
+        if let Some(error) = sent.as_ref().err().filter(never) {
             // This reply can never be sent, so the caller gets the reason.
             self.result = RequestResult::Failed;
             let error = ReplyError::new(RemoteError::BAD_REPLY, error.clone());
