@@ -84,7 +84,7 @@ impl Channel {
             state.consumers
         });
         let method = options.into_method(queue, &format!("ctag-{}.{number}", self.id()))?;
-        check_consumer(&method, self.connection().broker_version().as_ref())?;
+        self.check_options(&method.arguments, |version| check_consumer(&method, version))?;
         Ok(method)
     }
 

@@ -24,7 +24,7 @@ impl Channel {
         options: QueueOptions,
     ) -> Result<QueueDeclare, CallError> {
         let method = options.into_method(queue.as_ref())?;
-        check_queue(&method, self.connection().broker_version().as_ref())?;
+        self.check_options(&method.arguments, |version| check_queue(&method, version))?;
         Ok(method)
     }
 

@@ -1,8 +1,10 @@
 use amqp_proto::method::{Arguments as _, BasicConsume, Request};
-use amqp_proto::{CommandError, Misuse};
+use amqp_proto::{CommandError, FieldTable, Misuse};
 
 use super::Channel;
+use crate::broker_version::BrokerVersion;
 use crate::error::CallError;
+use crate::options::OptionError;
 use crate::reply::{Reply, Sending, typed};
 
 impl Channel {
@@ -15,6 +17,18 @@ impl Channel {
             return Reply::failed(CallError::NoConsumer);
         }
         Reply::send(self, request, |_, _| {}, typed::<R>)
+    }
+
+    /// Checks the options of a request. Without arguments, nothing can be wrong, and the broker's version need not be parsed.
+    pub(super) fn check_options(
+        &self,
+        arguments: &FieldTable,
+        check: impl FnOnce(Option<&BrokerVersion>) -> Result<(), Box<OptionError>>,
+    ) -> Result<(), CallError> {
+        if arguments.is_empty() {
+            return Ok(());
+        }
+        Ok(check(self.connection().broker_version().as_ref())?)
     }
 
     /// Sends a request whose `no_wait` bit is set. If the broker refuses the request, it closes the channel.
