@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    BasicCancel, BasicConsume, BasicQos, QueueDeclare, QueueDelete, TxSelect,
+    BasicCancel, BasicConsume, BasicDeliver, BasicQos, Method, QueueDeclare, QueueDelete, TxSelect,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, CommandError, ConsumerId, DeliveryTag, FieldTable, Misuse, ShortStr,
+    ChannelEvent, ChannelId, CommandError, ConsumerId, DeliveryTag, FieldTable, Misuse,
+    RawProperties, ReplyCode, ShortStr,
 };
 
 use amqp_test_broker::Scope;
 use bytes::Buf as _;
 
 use crate::harness::Broker;
-use crate::rig::{SessionRig, durable, short, text};
+use crate::rig::{SessionRig, accept, durable, short, text};
 
 /// A session with a queue of ten messages, and a consumer that holds all of them.
 fn holding() -> (SessionRig<Broker>, ChannelId, ConsumerId) {
@@ -588,6 +589,38 @@ fn one_that_is_dropped_while_it_starts_holds_nothing_up() {
         assert!(rig.channel_events().any(|event| *event == ChannelEvent::Restored), "{cancels}");
         assert_eq!(counts(&mut rig).1, 0, "{cancels}");
     }
+}
+
+/// The check whether its queue exists has a channel of its own, which may be closed for any reason.
+#[test]
+fn it_is_resumed_if_the_check_fails_for_another_reason() {
+    let mut rig = SessionRig::scripted(Recovery::default());
+    rig.run();
+    let id = rig.open();
+    let consume = BasicConsume { queue: short("q"), consumer_tag: short("lags"), ..<_>::default() };
+    let consumer = rig.send(id, consume).into();
+    rig.run();
+    // Only a delivery shows that the queue is no stream.
+    let deliver = BasicDeliver { consumer_tag: short("lags"), delivery_tag: 1, ..<_>::default() };
+    let mut channel = rig.peer.server.channel(id).expect("it is open");
+    channel.send_content(deliver, &RawProperties::EMPTY, "text").expect("it is sent");
+    rig.run();
+    assert!(rig.session.pause_consumer(id, consumer, true));
+    rig.run();
+    rig.session.resume_consumer(id, consumer);
+    let mut started = 0;
+    rig.run_with(|server, id, method| match method {
+        Method::QueueDeclare(_) => {
+            let mut channel = server.channel(id).expect("it is open");
+            channel.close_over(ReplyCode::INTERNAL_ERROR, "crashed", (0, 0));
+        }
+        method => {
+            started += usize::from(matches!(method, Method::BasicConsume(_)));
+            accept(server, id, method);
+        }
+    });
+    assert_eq!(started, 1);
+    assert_eq!(rig.failed_consumers(), []);
 }
 
 /// It had none when it was started.

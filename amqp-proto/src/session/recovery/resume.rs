@@ -1,6 +1,7 @@
 //! Starting a paused consumer again, if its queue still exists.
 
 use super::repair::Repair;
+use crate::method::{Arguments as _, QueueDeclare};
 use crate::session::context::Context;
 use crate::session::record::consumers::Pause;
 use crate::session::report::Entity;
@@ -22,8 +23,10 @@ impl Repair {
         consumer: ConsumerId,
         error: ChannelError,
     ) {
-        // There was no free channel for the check. That is no reason to end the consumer.
-        let Some(close) = error.as_close() else { return self.start_resumed(cx, id, consumer) };
+        // There was no free channel for the check, or that channel was closed for another reason: no reason to end the consumer.
+        let check = (QueueDeclare::CLASS_ID, QueueDeclare::METHOD_ID);
+        let refusal = error.as_close().filter(|close| (close.class_id, close.method_id) == check);
+        let Some(close) = refusal else { return self.start_resumed(cx, id, consumer) };
         let not_found = close.reply_code == ReplyCode::NOT_FOUND;
         let Some(found) = cx.consumer(id, consumer) else { return };
         if found.pause != Pause::Resuming {
