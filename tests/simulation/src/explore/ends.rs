@@ -65,7 +65,10 @@ impl Task {
                 }
                 // A mode that the broker refuses ends the channel.
                 let whole = desk.unrecovered || matches!(close.class_id, 85 | 90);
-                match self.reopens() && !whole && !is_own(taker, close) {
+                // A close that names no request, while a channel is reopened step by step after another close, is blamed on the step.
+                let blamed = (close.class_id, close.method_id) == (0, 0)
+                    && history.closes(desk.since, self.number, id) > 1;
+                match self.reopens() && !whole && !blamed && !is_own(taker, close) {
                     true => Err(format!("with the close of another request: {error}")),
                     false => self.allow(taker, close, &history),
                 }

@@ -128,6 +128,12 @@ impl History {
         })
     }
 
+    /// How often the broker has closed a channel of a client.
+    pub(crate) fn closes(&self, since: Mark, client: usize, channel: u16) -> usize {
+        let own = |refusal: &&Refusal| (refusal.client, refusal.channel) == (client, channel);
+        self.refusals[since.refusals..].iter().filter(own).count()
+    }
+
     /// Whether anything was refused to a client.
     pub(crate) fn has_refused(&self, since: Mark, client: usize) -> bool {
         self.refusals[since.refusals..].iter().any(|own| own.client == client)
@@ -135,8 +141,7 @@ impl History {
 
     /// Whether anything was refused to a client on this channel, which closed it.
     pub(crate) fn has_refused_on(&self, since: Mark, client: usize, channel: u16) -> bool {
-        let own = |refusal: &Refusal| (refusal.client, refusal.channel) == (client, channel);
-        self.refusals[since.refusals..].iter().any(own)
+        self.closes(since, client, channel) > 0
     }
 
     /// Whether a request of a client was refused like that, on any channel at any time.
