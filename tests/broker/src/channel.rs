@@ -100,14 +100,15 @@ impl ChannelState {
             || self.unacknowledged_count() < self.global_prefetch.into())
     }
 
-    /// Returns whether a consumer of that tag, which there is no more, has left deliveries unsettled.
-    pub(crate) fn has_left(&self, tag: &ShortStr) -> bool {
+    /// Returns whether a consumer of the queue with that tag, which there is no more, has left deliveries unsettled.
+    pub(crate) fn has_left(&self, queue: &Name, tag: &ShortStr) -> bool {
         let settled = match &self.mode {
             Mode::Tx(transaction) => &transaction.settlements[..],
             Mode::Plain | Mode::Confirm(_) => &[],
         };
         let settled = settled.iter().map(|(_, unacked, _)| unacked);
-        self.unacked.values().chain(settled).any(|unacked| unacked.consumer.as_ref() == Some(tag))
+        let mut all = self.unacked.values().chain(settled);
+        all.any(|unacked| unacked.queue == *queue && unacked.consumer.as_ref() == Some(tag))
     }
 
     /// The queue was deleted, so it no longer matters which consumers had its deliveries.

@@ -69,7 +69,7 @@ impl Engine {
         });
         if let Some(channel) = self.channel(at) {
             // RabbitMQ 3.10.8: the queue delivers nothing, and after 30 seconds the channel breaks.
-            let confused = is_quorum && channel.has_left(&tag);
+            let confused = is_quorum && channel.has_left(&name, &tag);
             let consumer = ChannelConsumer { queue: name.clone(), prefetch, unacked: 0, confused };
             channel.consumers.insert(tag.clone(), consumer);
         }
