@@ -24,7 +24,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sent = MessageProperties::new()
         .content_type("text/plain")
         .content_encoding("utf-8")
-        .headers(FieldTable::new().with("source", "example")?.with("job", nested)?)
+        // RabbitMQ 4 sorts headers by their names.
+        .headers(FieldTable::new().with("job", nested)?.with("source", "example")?)
         .delivery_mode(DeliveryMode::Persistent)
         .priority(5)
         .correlation_id("request-1")
