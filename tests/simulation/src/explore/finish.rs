@@ -217,9 +217,11 @@ impl Task {
                 let own_name = !matches!(name, Name::ServerNamed | Name::Last);
                 let mut others = network.engine.consumers();
                 let held = others.any(|view| !own_name || view.queue.to_string() == *queue);
+                let may_wait = *exclusive || *name == Name::Exclusive;
                 // Each attempt needs a channel of its own.
                 let no_room = uses_all_channels(consumer.channel().connection());
-                if *exclusive && !asked.get() && (held || no_room) && self.retries_locked() {
+                let locked = *exclusive && held || no_room && may_wait;
+                if locked && !asked.get() && self.retries_locked() {
                     continue;
                 }
                 return Err(format!("a consumer of {name:?} neither delivers nor ends"));
