@@ -291,3 +291,17 @@ fn a_shutdown_waits_for_the_cancel_of_a_consumer_that_was_starting() {
         assert_eq!(names[..2], ["basic.consume", "basic.cancel"]);
     }
 }
+
+/// The shutdown is dropped while the start of a consumer has no reply. The caller of the start gets its reply all the same.
+#[test]
+fn a_dropped_shutdown_leaves_a_consumer_that_is_starting_alone() {
+    let mut rig = ClientRig::new(Config::default());
+    let channel = rig.open_channel();
+    let mut consuming = Box::pin(channel.basic_consume("queue", ConsumeOptions::new()));
+    assert!(rig.poll(consuming.as_mut()).is_none());
+    let connection = rig.connection.clone();
+    let mut shutdown = Box::pin(connection.shutdown(Duration::from_secs(1)));
+    assert!(rig.poll(shutdown.as_mut()).is_none());
+    drop(shutdown);
+    assert!(rig.run(consuming).is_ok());
+}

@@ -390,7 +390,8 @@ impl State {
     }
 
     /// Ends a consumer as if it had been cancelled, and requeues the deliveries that it has not taken. Returns the number of
-    /// these, which includes those that need no acknowledgement and are lost.
+    /// these, which includes those that need no acknowledgement and are lost. Does nothing while the reply to its start is pending:
+    /// discarding the consumer would discard that reply, and its caller would wait for it.
     pub(crate) fn stop_consumer(&mut self, place: u32, consumer: ConsumerId) -> usize {
         let Some(channel) = self.channel(place) else { return 0 };
         if channel.ended.is_some() {
@@ -398,6 +399,9 @@ impl State {
             return 0;
         }
         let id = channel.id;
+        if channel.requests.starts(consumer) {
+            return 0;
+        }
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
         if queue.end.is_some() && queue.deliveries.is_empty() {
             return 0;

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use amqp_proto::{ChannelError, Reply, RequestId};
+use amqp_proto::{ChannelError, ConsumerId, Reply, RequestId};
 
 use super::waiters::Task;
 use crate::error::CallError;
@@ -49,6 +49,13 @@ impl Requests {
                 *pending = PendingReply::Done(Box::new(Err(reason.clone().into())));
             }
         }
+    }
+
+    /// Returns whether the reply to the start of this consumer is pending.
+    pub(crate) fn starts(&self, consumer: ConsumerId) -> bool {
+        self.waiting.iter().any(|(id, pending)| {
+            ConsumerId::from(*id) == consumer && matches!(pending, PendingReply::Waiting(_))
+        })
     }
 
     /// Returns the reply, if it has arrived.
