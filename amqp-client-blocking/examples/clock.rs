@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..ticks {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let next = Duration::from_secs((now.as_secs() / period + 1) * period);
+        // The subject: a message at each full minute.
         thread::sleep(next.saturating_sub(now));
         let message =
             Message::new("").with(&MessageProperties::new().timestamp(UNIX_EPOCH + next))?;

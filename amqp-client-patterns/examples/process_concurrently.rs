@@ -46,6 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Takes a tenth of a second. The message is acknowledged afterwards.
 async fn handle(delivery: Delivery) {
     let processed = delivery.process().run(async |_message| {
+        // Stands for work that waits for something.
         sleep(Duration::from_millis(100)).await;
         Ok::<_, Box<dyn Error>>(())
     });

@@ -55,7 +55,7 @@ pub(crate) fn routing_key(delivery: &proto::Delivery) -> ShortStr {
     }
 }
 
-/// What a copy of a message is for.
+/// The purpose of a copy of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Copy {
     /// To be tried again: the number of this copy.

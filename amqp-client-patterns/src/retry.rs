@@ -62,7 +62,7 @@ pub struct Retry {
     how: How,
 }
 
-/// What delays a failed message.
+/// The way to delay a failed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum How {

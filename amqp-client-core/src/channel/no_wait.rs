@@ -169,7 +169,7 @@ impl NoWait<'_> {
         })
     }
 
-    /// Ends a consumer at once; see [`Channel::basic_cancel`] and [`Channel::call_no_wait`].
+    /// Ends a consumer; see [`Channel::basic_cancel`] and [`Channel::call_no_wait`].
     pub fn basic_cancel(self, consumer_tag: impl AsRef<[u8]>) -> Result<(), CallError> {
         let consumer_tag: ShortStr = name("consumer tag", consumer_tag)?;
         self.send(BasicCancel { consumer_tag, no_wait: true })

@@ -33,8 +33,8 @@ impl Channel {
 
     /// Sends a request whose `no_wait` bit is set. If the broker refuses the request, it closes the channel.
     ///
-    /// A `basic.cancel` ends its consumer at once. The consumer tag can be used again once the broker has replied; the client
-    /// handles that reply.
+    /// A `basic.cancel` ends its consumer at once, or, if the client is starting the consumer again, when that is done. The consumer
+    /// tag can be used again once the broker has replied; the client handles that reply.
     ///
     /// ```no_run
     /// # use amqp_client_core::{CallError, Channel, proto::method::QueueDeclare};

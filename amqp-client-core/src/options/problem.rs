@@ -105,7 +105,7 @@ pub enum OptionProblem {
     },
 }
 
-/// What cannot be done.
+/// The reason why something cannot be done.
 struct Subject<'a>(&'a Entity, &'a OptionProblem);
 
 impl fmt::Display for Subject<'_> {

@@ -121,7 +121,7 @@ words! {
 }
 
 words! {
-    /// Where a classic queue keeps its messages, up to RabbitMQ 3.11 (`x-queue-mode`).
+    /// The place where a classic queue keeps its messages, up to RabbitMQ 3.11 (`x-queue-mode`).
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;

@@ -27,7 +27,7 @@ pub(crate) struct ChannelState {
     pub(crate) opened: bool,
     /// The reason, if the channel is closed.
     pub(crate) ended: Option<ChannelError>,
-    /// What all of its handles share. Empty once the application has closed the channel.
+    /// The part that all handles share. Empty once the application has closed the channel.
     pub(crate) handle: Weak<Handle>,
     /// Its handles were dropped.
     pub(crate) abandoned: bool,

@@ -11,7 +11,7 @@ use std::future::Future;
     note = "a handler is an `async fn`, or a closure that returns a future which borrows nothing from the closure"
 )]
 pub trait Handler<Args> {
-    /// What the function returns in the end.
+    /// The result of the function.
     type Output;
     /// The future that the function returns.
     type Future: Future<Output = Self::Output>;

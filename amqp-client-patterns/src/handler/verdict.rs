@@ -4,7 +4,7 @@ use amqp_client_core::error::chain;
 
 use crate::codec::BoxError;
 
-/// What becomes of a message once its handler has returned.
+/// The fate of a message once its handler has returned.
 ///
 /// Any error converts to [`Retry`](Self::Retry): in a handler that returns `Result<(), Verdict>`, `?` asks for a retry, and
 /// `return Err(Verdict::refuse(..))` says that a retry is pointless.
@@ -62,7 +62,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What a handler may return.
+/// A value that a handler may return.
 ///
 /// | Returned | Verdict |
 /// |---|---|

@@ -93,7 +93,7 @@ impl From<TooLong> for RpcError {
 pub struct RemoteError {
     /// What kind of error it is, for programs: a code of the server, or one of the constants here.
     pub code: String,
-    /// What happened, for people.
+    /// A description of the error, for people.
     pub text: String,
 }
 
@@ -132,7 +132,7 @@ pub enum ServeError {
         /// The reason.
         #[source]
         end: ConsumerEnd,
-        /// What the server did before.
+        /// The counts until then.
         served: super::Served,
     },
 }

@@ -13,7 +13,7 @@ use crate::codec::BoxError;
 /// The header of a reply that is an error. Its value is the code, and the body is the text.
 const ERROR: &str = "x-rpc-error";
 
-/// What a handler of requests may return.
+/// A value that a handler of requests may return.
 ///
 /// | Returned | Reply |
 /// |---|---|

@@ -67,7 +67,7 @@ struct Serving<S> {
     served: Served,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 struct Finished {
     result: RequestResult,
     has_address: bool,

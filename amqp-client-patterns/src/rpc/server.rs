@@ -32,7 +32,7 @@ pub(super) struct Options {
     pub(super) grace: Duration,
 }
 
-/// What a server did, and what it left.
+/// The counts of a server that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Served {

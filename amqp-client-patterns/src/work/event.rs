@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::codec::BoxError;
 use crate::handler::Verdict;
 
-/// What a worker reports: see [`Work::on_event`](super::Work::on_event).
+/// An event of a worker: see [`Work::on_event`](super::Work::on_event).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum WorkEvent<'a> {
@@ -78,7 +78,7 @@ impl fmt::Display for WorkEvent<'_> {
     }
 }
 
-/// What a worker did, and what it left.
+/// The counts of a worker that has ended, and its unfinished messages.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Summary {
@@ -115,7 +115,7 @@ pub enum WorkError {
         /// The reason.
         #[source]
         end: ConsumerEnd,
-        /// What the worker did before.
+        /// The counts until then.
         summary: Box<Summary>,
     },
 }

@@ -70,7 +70,7 @@ const GENERATED: &str = "amq.gen-";
 /// A handler that runs, and the number of its job.
 type Running<F> = Join<Ready<usize>, CatchUnwind<AssertUnwindSafe<F>>>;
 
-/// What a panic carries.
+/// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
 
 /// A message that is being handled, or whose copy is being published.

@@ -1,4 +1,4 @@
-//! What becomes of a message by its verdict.
+//! The fate of a message by its verdict.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -44,7 +44,7 @@ pub(super) enum Settled {
     Paused,
 }
 
-/// What to do with a delivery.
+/// An action on a delivery.
 #[derive(Debug)]
 pub(super) enum Action {
     Ack,
