@@ -2,14 +2,15 @@
 //!
 //! ```
 //! # use amqp_client_tokio::{Message, QueueOptions, connect};
-//! # use amqp_client_patterns::handler::{Attempt, Verdict};
+//! # use amqp_client_patterns::handler::{Attempt, State, Verdict};
 //! use std::time::Duration;
 //!
 //! use amqp_client_patterns::retry::Retry;
 //! use amqp_client_patterns::work::Work;
 //!
-//! # async fn charge(Attempt(attempt): Attempt) -> Result<(), Verdict> {
-//! #     if attempt < 3 { Err("busy".into()) } else { Ok(()) }
+//! # type Done = std::sync::Arc<tokio::sync::Notify>;
+//! # async fn charge(Attempt(attempt): Attempt, State(done): State<Done>) -> Result<(), Verdict> {
+//! #     if attempt < 3 { Err("busy".into()) } else { Ok(done.notify_one()) }
 //! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,10 +19,13 @@
 //! # let channel = connection.open_channel().await?;
 //! # let queue = channel.queue_declare("orders", QueueOptions::new()).await?;
 //! # queue.publish_confirmed(&Message::new("m")).await?;
-//! # let ctrl_c = async { connection.after(Duration::from_millis(300)).await };
+//! # let done = Done::default();
+//! # let ctrl_c = done.notified();
 //! // After 10, 20, 40, 60 and 60 milliseconds, and then to the queue `orders.failed`.
 //! let retry = Retry::times(5).from(Duration::from_millis(10)).to(Duration::from_millis(60));
-//! let summary = Work::on(&queue).retry(retry).each(charge).until(ctrl_c).await?;
+//! let work = Work::on(&queue).retry(retry);
+//! # let work = work.state(done.clone());
+//! let summary = work.each(charge).until(ctrl_c).await?;
 //! # assert_eq!((summary.done, summary.retried), (1, 2));
 //! # Ok(())
 //! # }

@@ -101,8 +101,8 @@ fn a_channel_that_is_not_clean_does_not_return() {
         let channel = pool.get().await?;
         let id = channel.id();
         drop(channel.queue_declare_passive("no such queue"));
+        // Returned, unless the broker has closed it already.
         drop(channel);
-        assert_eq!(pool.idle(), 1, "nobody knows yet");
         let channel = pool.get().await?;
         channel.queue_declare_passive("q").await?;
         drop(channel);

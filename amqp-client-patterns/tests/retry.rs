@@ -40,6 +40,11 @@ async fn is_empty(rig: &Rig, queue: &str) -> Outcome {
     Ok(())
 }
 
+/// Whether the broker has no message that waits or is unacknowledged.
+fn all_are_done(rig: &Rig) -> bool {
+    rig.broker.queues().iter().all(|queue| queue.messages.is_empty() && queue.unacknowledged == 0)
+}
+
 type Log = Arc<Mutex<Vec<(u32, String)>>>;
 
 #[test]
@@ -156,17 +161,15 @@ fn a_loss_between_copy_and_acknowledgement_duplicates_and_loses_nothing() {
             while attempts(2) == 0 {
                 rig.connection.after(Duration::from_millis(1)).await.expect("open");
             }
-            // Duplicates that wait come back, too.
-            rig.connection.after(10 * SHORT).await.expect("open");
+            // The original is delivered again, and duplicates that wait come back.
+            while attempts(1) < 2 || !all_are_done(&rig) {
+                rig.connection.after(Duration::from_millis(1)).await.expect("open");
+            }
         };
         rig.broker.hold_confirms(true);
         let summary = work.until(stop).await?;
         assert!(summary.done >= 1, "{summary:?}");
-        assert!(attempts(1) >= 2, "the original is delivered again");
-        for queue in ["q", "q.retry.5", "q.failed"] {
-            is_empty(&rig, queue).await?;
-        }
-        Ok(())
+        is_empty(&rig, "q.failed").await
     });
 }
 
