@@ -620,6 +620,38 @@ fn deliveries_from_before_a_cancel_by_the_broker_are_not_rejected() {
     }
 }
 
+/// They were settled in a transaction, before or after the reader was cancelled. After the rollback, they are unsettled again.
+#[test]
+fn deliveries_from_before_a_cancel_are_not_rejected_after_a_rollback() {
+    for way in 0..8 {
+        let recovery = Recovery::default().on_cancel(OnCancel::Resubscribe);
+        let (mut rig, id) = with_stream(recovery, 0..10);
+        rig.ask(id, TxSelect {}).expect("it is selected");
+        rig.limit(id, 5);
+        read(&mut rig, id, Some("first".into()));
+        let (_, tags) = delivered(&mut rig);
+        let settled_before = way < 4;
+        if settled_before {
+            rig.channel(id).ack_up_to(tags[2]).expect("they were delivered");
+        }
+        rig.peer.engine.cancel_consumers("log");
+        rig.run();
+        if !settled_before {
+            rig.channel(id).ack_up_to(tags[2]).expect("they were delivered");
+        }
+        rig.ask(id, TxRollback {}).expect("it is rolled back");
+        let mut channel = rig.channel(id);
+        match way % 4 {
+            0 => channel.reject(tags[0], true).expect("it was delivered"),
+            1 => channel.nack_up_to(tags[4], true).expect("they were delivered"),
+            2 => channel.settle_apart(tags[0], Settlement::Nack { requeue: true }).expect("it was"),
+            _ => channel.requeue_all(),
+        }
+        rig.ask(id, TxCommit {});
+        assert!(rig.session.is_open(), "{way}: {:?}", rig.events);
+    }
+}
+
 /// They were settled when they came.
 #[test]
 fn deliveries_of_a_dropped_reader_are_not_settled_again() {

@@ -14,7 +14,7 @@
 //! | 5 6 7 | 5 6 7 | 8 |
 //! | none | | its original offset, see [`Streams::resume`] |
 
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem;
@@ -32,8 +32,9 @@ pub(crate) struct Streams {
     watched: Vec<Watched>,
     /// The consumers that had a delivery with an offset.
     readers: Vec<Reader>,
-    /// Unsettled deliveries from before their readers started again on the same channel. They have no effect on positions.
-    former: BTreeSet<DeliveryTag>,
+    /// Deliveries from before their readers started again on the same channel, until they are settled for good. They have no effect
+    /// on positions, but they must not be rejected.
+    former: BTreeMap<DeliveryTag, SettleState>,
     /// A consumer of a stream was started. It may have been dropped since, and its first deliveries may be on their way.
     started_any: bool,
 }
@@ -104,15 +105,16 @@ impl Streams {
             let found = reader.open.binary_search_by_key(&tag, |open| open.tag).ok();
             found.and_then(|index| reader.open.get(index)).is_some_and(Open::is_unsettled)
         });
-        of_reader || self.former.contains(&tag)
+        of_reader || self.former.get(&tag) == Some(&SettleState::Unsettled)
     }
 
     /// The deliveries of streams up to that one that are not settled; tag 0 means all there are.
     pub(crate) fn held_up_to(&self, tag: DeliveryTag) -> Vec<DeliveryTag> {
         let open = self.readers.iter().flat_map(|reader| &reader.open);
-        let unsettled = open.filter(|open| open.is_unsettled()).map(|open| open.tag);
-        let all = unsettled.chain(self.former.iter().copied());
-        all.filter(|own| tag.get() == 0 || *own <= tag).collect()
+        let former = self.former.iter().map(|(tag, state)| (*tag, *state));
+        let all = open.map(|open| (open.tag, open.state)).chain(former);
+        let unsettled = all.filter(|(_, state)| *state == SettleState::Unsettled);
+        unsettled.map(|(own, _)| own).filter(|own| tag.get() == 0 || *own <= tag).collect()
     }
 
     fn find(&self, consumer: ConsumerId) -> Result<usize, usize> {
@@ -182,11 +184,7 @@ impl Streams {
     /// A delivery was settled, or all up to it; tag 0 means all there are.
     pub(crate) fn settled(&mut self, tag: DeliveryTag, up_to: bool, in_transaction: bool) {
         let state = if in_transaction { SettleState::InTransaction } else { SettleState::Settled };
-        match (tag.get(), up_to) {
-            (0, _) => self.former.clear(),
-            (_, true) => self.former.retain(|own| *own > tag),
-            (_, false) => drop(self.former.remove(&tag)),
-        }
+        self.settle_former(tag, up_to, state);
         for reader in &mut self.readers {
             let end = match tag.get() {
                 0 => reader.open.len(),
@@ -199,6 +197,21 @@ impl Streams {
                 }
             }
             reader.shrink();
+        }
+    }
+
+    fn settle_former(&mut self, tag: DeliveryTag, up_to: bool, state: SettleState) {
+        let first = if up_to { DeliveryTag(0) } else { tag };
+        let last = if up_to && tag.get() == 0 { DeliveryTag(u64::MAX) } else { tag };
+        let meant = self.former.range_mut(first..=last);
+        let unsettled = meant.filter(|(_, own)| **own == SettleState::Unsettled);
+        if state == SettleState::Settled {
+            let settled: Vec<_> = unsettled.map(|(tag, _)| *tag).collect();
+            for tag in settled {
+                self.former.remove(&tag);
+            }
+        } else {
+            unsettled.for_each(|(_, own)| *own = state);
         }
     }
 
@@ -219,6 +232,8 @@ impl Streams {
             open.for_each(|open| open.state = to);
             reader.shrink();
         }
+        self.former.values_mut().filter(|state| **state == from).for_each(|state| *state = to);
+        self.former.retain(|_, state| *state != SettleState::Settled);
     }
 
     /// All readers start again.
@@ -231,8 +246,9 @@ impl Streams {
     pub(crate) fn interrupt_one(&mut self, consumer: ConsumerId) {
         let mut readers = self.readers.iter_mut();
         if let Some(reader) = readers.find(|reader| reader.consumer == consumer) {
-            let unsettled = reader.open.iter().filter(|open| open.is_unsettled());
-            self.former.extend(unsettled.map(|open| open.tag));
+            // A rollback makes deliveries unsettled again that a transaction has settled.
+            let kept = reader.open.iter().filter(|open| open.state != SettleState::Settled);
+            self.former.extend(kept.map(|open| (open.tag, open.state)));
             reader.interrupt();
         }
     }
