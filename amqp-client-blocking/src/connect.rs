@@ -51,6 +51,31 @@ pub fn connect_target(target: Target) -> Result<Connection, ConnectError> {
     adapter::open::<Threads>(target).wait()
 }
 
+/// Returns a connection at once, and connects it in the background, for a program that starts before its broker can be reached. The
+/// first connection is retried as [`recovery`](Target::recovery) configures, without
+/// [`retry_open`](Target::retry_open). Until the connection is open, it behaves as during an outage, and
+/// [`ready`](Connection::ready) waits for it; see [recovery](crate::recovery#connecting-in-the-background).
+///
+/// ```no_run
+/// use amqp_client_blocking::{Target, Wait as _, connect_in_background};
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let target: Target = "amqp://guest:guest@localhost:5672/%2f".parse()?;
+/// let connection = connect_in_background(target)?;
+/// println!("{:?}", connection.health().status); // Connecting
+/// connection.ready().wait()?;
+/// let channel = connection.open_channel().wait()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`ConnectError`], if the target itself is invalid: a setting, the TLS configuration, or no endpoint. Everything else ends the
+/// connection, and [`closed`](Connection::closed) returns the reason: for example credentials that the broker refuses.
+pub fn connect_in_background(target: Target) -> Result<Connection, ConnectError> {
+    adapter::open_in_background::<Threads>(target)
+}
+
 /// Begins a connection over any non-blocking stream that mio can poll: a Unix socket, a proxy's tunnel, a socket pair, a socket
 /// with special options. Wait for [`ready`](Connection::ready) before using the connection.
 ///

@@ -73,6 +73,7 @@
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | consume with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
+//! | connect in the background | `connect_in_background` | `connect_in_background` | `connect_in_background` |
 //! | connect over your own stream | `connect_over` | `connect_over` | `connect_over` |
 //! | the same, with TLS | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!
@@ -119,5 +120,5 @@ pub use amqp_client_core::{
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;
-pub use connect::{connect, connect_over, connect_target};
+pub use connect::{connect, connect_in_background, connect_over, connect_target};
 pub use consume::{CallbackError, Callbacks, Received, recv_any, recv_any_or_event};

@@ -31,6 +31,9 @@ use amqp_proto::{
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
+    /// The connection is open for the first time. A listener is notified of it only if the connection was made in the background
+    /// or over the program's own stream: the other functions return the connection once it is open.
+    Opened,
     /// The broker is short of a resource and accepts no messages (`connection.blocked`). Publishing waits.
     ///
     /// RabbitMQ reads nothing more from this connection until the alarm ends: requests, acknowledgements and a close on any of
@@ -63,7 +66,7 @@ pub enum ConnectionEvent {
         /// The reason.
         reason: ConnectionError,
     },
-    /// The client waits before the next attempt to reconnect.
+    /// The client waits before the next attempt to connect, for the first time or again.
     Waiting {
         /// The node of the next attempt, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
@@ -72,16 +75,16 @@ pub enum ConnectionEvent {
         /// The delay.
         time: Duration,
     },
-    /// An attempt to reconnect begins.
+    /// An attempt to connect begins.
     Connecting {
         /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
         /// The node's endpoint; `None` if the connection was not opened with a [`Target`](crate::Target).
         endpoint: Option<Endpoint>,
-        /// The number of attempts since the loss, including this one.
+        /// The number of attempts since the loss, or for the first connection, including this one.
         attempt: u32,
     },
-    /// An attempt to reconnect failed.
+    /// An attempt to connect failed.
     AttemptFailed {
         /// The node, as an index into the [endpoints](crate::Target::endpoints).
         node: usize,
@@ -221,6 +224,7 @@ impl ConnectionEvent {
 impl fmt::Display for ConnectionEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Opened => f.write_str("connection open"),
             Self::Blocked { reason } => {
                 write!(f, "the broker accepts no messages: {}", reason.escaped())
             }

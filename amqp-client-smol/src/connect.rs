@@ -33,6 +33,21 @@ macro_rules! functions {
             amqp_client_core::adapter::open::<$runtime>(target).await
         }
 
+        /// Returns a connection at once, and connects it in the background, for a program that starts before its broker can be
+        /// reached. The first connection is retried as [`recovery`](crate::Target::recovery) configures, without
+        /// [`retry_open`](crate::Target::retry_open). Until the connection is open, it behaves as during an outage, and
+        /// [`ready`](crate::Connection::ready) waits for it; see [recovery](crate::recovery#connecting-in-the-background).
+        ///
+        /// # Errors
+        /// [`ConnectError`](crate::ConnectError), if the target itself is invalid: a setting, the TLS configuration, or no
+        /// endpoint. Everything else ends the connection, and [`closed`](crate::Connection::closed) returns the reason: for example
+        /// credentials that the broker refuses.
+        pub fn connect_in_background(
+            target: $crate::Target,
+        ) -> Result<$crate::Connection, $crate::ConnectError> {
+            amqp_client_core::adapter::open_in_background::<$runtime>(target)
+        }
+
         /// Begins a connection over any stream with the traits of `futures-io`: a Unix socket, a proxy's tunnel, an in-memory
         /// pipe. Returns the connection and the future that drives it until it is closed. Spawn or poll this future: without
         /// it, nothing happens.

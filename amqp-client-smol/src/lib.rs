@@ -57,6 +57,7 @@
 //! | consume | `consumer.next().await` | the same | `for delivery in &mut consumer` |
 //! | consume with callbacks | `consumer.for_each_concurrent(..)` | the same | `Callbacks` |
 //! | wait with a timeout | `tokio::time::timeout` | a timer of the runtime | `.wait_timeout(..)` |
+//! | connect in the background | `connect_in_background` | `connect_in_background` | `connect_in_background` |
 //! | connect over your own stream | `connect_over` | `connect_over` | `connect_over` |
 //! | the same, with TLS | `connect_tls_over` | `connect_tls_over` | `connect_tls_over` |
 //!

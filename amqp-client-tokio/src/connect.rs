@@ -63,6 +63,34 @@ pub async fn connect_target(target: Target) -> Result<Connection, ConnectError> 
     adapter::open::<Tokio>(target).await
 }
 
+/// Returns a connection at once, and connects it in the background, for a program that starts before its broker can be reached. The
+/// first connection is retried as [`recovery`](Target::recovery) configures, without
+/// [`retry_open`](Target::retry_open). Until the connection is open, it behaves as during an outage, and
+/// [`ready`](Connection::ready) waits for it; see [recovery](crate::recovery#connecting-in-the-background).
+///
+/// ```no_run
+/// use amqp_client_tokio::{Target, connect_in_background};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let target: Target = "amqp://guest:guest@localhost:5672/%2f".parse()?;
+/// let connection = connect_in_background(target)?;
+/// println!("{:?}", connection.health().status); // Connecting
+/// connection.ready().await?;
+/// let channel = connection.open_channel().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`ConnectError`], if the target itself is invalid: a setting, the TLS configuration, or no endpoint. Everything else ends the
+/// connection, and [`closed`](Connection::closed) returns the reason: for example credentials that the broker refuses.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O and time enabled.
+pub fn connect_in_background(target: Target) -> Result<Connection, ConnectError> {
+    adapter::open_in_background::<Tokio>(target)
+}
+
 /// Begins a connection over any stream: a Unix socket, a proxy's tunnel, an in-memory pipe. Returns the connection and the future
 /// that drives it until it is closed. Spawn or poll this future: without it, nothing happens.
 ///

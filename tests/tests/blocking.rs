@@ -2,7 +2,7 @@
 
 mod suite;
 
-use amqp_client_blocking::{Wait as _, connect_target};
+use amqp_client_blocking::{Wait as _, connect_in_background, connect_target};
 use suite::Adapter;
 
 fn main() {
@@ -11,6 +11,7 @@ fn main() {
         name: "blocking",
         broker: suite::rabbitmq,
         open: |target| Box::pin(async { connect_target(target) }),
+        open_in_background: connect_in_background,
         run: |behaviour| behaviour.wait(),
     };
     libtest_mimic::run(&arguments, suite::trials(adapter)).exit();

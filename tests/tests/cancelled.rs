@@ -9,14 +9,15 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use amqp_client_core::adapter::Reconnector;
 use amqp_client_core::proto::method::AccessRequest;
 use amqp_client_core::proto::{FieldTable, RawProperties, ReplyCode, Route};
 use amqp_client_core::topology::Topology;
 use amqp_client_core::{
-    Channel, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message, Publisher,
-    PublisherOptions, Queue, QueueOptions,
+    Channel, Config, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message,
+    Publisher, PublisherOptions, Queue, QueueOptions, Recovery,
 };
 use harness::{Broker, ClientRig};
 
@@ -242,6 +243,87 @@ fn whatever_is_dropped_whenever_nothing_breaks() {
         }
     }
     assert!(drops > 5 * CASES.len(), "{drops} drops of {} futures", CASES.len());
+}
+
+/// The futures of a connection that is made in the background. The rest needs a channel.
+const BACKGROUND: &[(&str, MakeInBackground)] = &[
+    ("ready", |c| Box::pin(async { drop(c.ready().await) })),
+    ("open_channel", |c| Box::pin(async { drop(c.open_channel().await) })),
+    ("open_channel_numbered", |c| Box::pin(async { drop(c.open_channel_numbered(77).await) })),
+    ("channel_numbered", |c| Box::pin(async { drop(c.channel_numbered(77).await) })),
+    ("closed", |c| Box::pin(async { drop(c.closed().await) })),
+    ("after", |c| Box::pin(async { drop(c.after(Duration::from_secs(1)).await) })),
+    ("queue_exists", |c| Box::pin(async { drop(c.queue_exists("none").await) })),
+    ("exchange_exists", |c| Box::pin(async { drop(c.exchange_exists("none").await) })),
+    ("compare", |c| Box::pin(async { drop(topology(true).compare(c).await) })),
+    ("update_secret", |c| Box::pin(async { drop(c.update_secret("guest", "renewed").await) })),
+    ("next", |c| Box::pin(async { drop(c.events().next().await) })),
+    ("close", |c| Box::pin(async { drop(c.close().await) })),
+    ("shutdown", |c| Box::pin(async { drop(c.shutdown(Duration::from_secs(1)).await) })),
+];
+
+type BoxedFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+type MakeInBackground = fn(&Connection) -> BoxedFuture<'_>;
+
+/// The number of polls before there is a transport.
+const UNCONNECTED: usize = 2;
+
+#[test]
+fn futures_can_be_dropped_before_the_first_connection_and_while_it_is_made() {
+    for (name, make) in BACKGROUND {
+        for polls in 0..100 {
+            let (ready, ended) = dropped_in_background(name, *make, polls);
+            assert_eq!(ended, polls > 0 && ["close", "shutdown"].contains(name), "{name}, {polls}");
+            if ready {
+                break;
+            }
+        }
+    }
+}
+
+/// Drops a future after that many polls. Returns whether it was ready by then, and whether the connection has ended.
+fn dropped_in_background(name: &str, make: MakeInBackground, polls: usize) -> (bool, bool) {
+    let mut now = Instant::now();
+    let (connection, mut reconnector) =
+        Reconnector::begin(Config::default(), Recovery::default(), 1, now);
+    let handle = connection.clone();
+    let (task, mut future) = (Arc::new(Task), Some(make(&handle)));
+    let waker = Waker::from(task.clone());
+    let mut left = polls;
+    let mut poll = |future: &mut Option<BoxedFuture<'_>>| {
+        let own = future.as_mut().filter(|_| left > 0);
+        left = left.saturating_sub(1);
+        let ready =
+            own.is_some_and(|own| own.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        if ready || left == 0 {
+            *future = None;
+        }
+        ready
+    };
+    let mut ready = false;
+    for _ in 0..UNCONNECTED {
+        ready |= poll(&mut future);
+        if reconnector.turn(now, Waker::noop()).done {
+            return (polls <= UNCONNECTED || ready, true);
+        }
+        reconnector.failed(now, "nobody listens");
+        now += Duration::from_secs(10);
+    }
+    while reconnector.turn(now, Waker::noop()).connect.is_none() {
+        now += Duration::from_secs(10);
+    }
+    let driver = reconnector.connected(now, None);
+    let mut rig = ClientRig::driven(connection, driver, Broker::new(now), now);
+    while future.is_some() && !ready {
+        rig.step();
+        ready |= poll(&mut future);
+    }
+    let channel = rig.run_by_steps(handle.open_channel()).expect("the connection works");
+    drop(channel);
+    rig.settle();
+    assert_eq!(rig.peer.engine.take_violation(), None, "{name}, dropped after {polls} polls");
+    assert_eq!(handle.health().channels, 0, "{name}, dropped after {polls} polls");
+    (ready, false)
 }
 
 fn check(rig: &mut ClientRig<Broker>, scene: &Scene, leaves: Leaves, what: &str) {

@@ -5,7 +5,7 @@ mod suite;
 
 use std::sync::OnceLock;
 
-use amqp_client_tokio::{connect_over, connect_target};
+use amqp_client_tokio::{connect_in_background, connect_over, connect_target};
 use amqp_test_broker::{Broker, Options};
 use libtest_mimic::Failed;
 use suite::{Adapter, BoxFuture, Outcome};
@@ -13,8 +13,13 @@ use tokio::runtime::Builder;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let adapter =
-        |name, broker, run| Adapter { name, broker, open: |target| Box::pin(open(target)), run };
+    let adapter = |name, broker, run| Adapter {
+        name,
+        broker,
+        open: |target| Box::pin(open(target)),
+        open_in_background: connect_in_background,
+        run,
+    };
     let pipe = Adapter {
         open: |target| Box::pin(open_pipe(target)),
         ..adapter("tokio_pipe", || nondeterministic().map(Broker::uri), current)

@@ -39,6 +39,22 @@ pub(crate) struct Reached<R: Runtime> {
     pub(crate) addr: SocketAddr,
 }
 
+/// Checks that the TLS configuration of a target can be used with each of its nodes.
+pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
+    let Some(tls) = &target.tls else { return Ok(()) };
+    #[cfg(feature = "tls")]
+    for endpoint in &target.endpoints {
+        tls.session(&endpoint.host)?;
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _unused = tls;
+        return Err(crate::tls::TlsError::NotBuilt.into());
+    }
+    #[cfg(feature = "tls")]
+    Ok(())
+}
+
 /// Connects a stream to a node.
 pub(crate) async fn reach<R: Runtime>(
     target: &Target,
@@ -47,9 +63,7 @@ pub(crate) async fn reach<R: Runtime>(
     #[cfg(feature = "tls")]
     let session = target.tls.as_ref().map(|tls| tls.session(&endpoint.host)).transpose()?;
     #[cfg(not(feature = "tls"))]
-    if target.tls.is_some() {
-        return Err(crate::tls::TlsError::NotBuilt.into());
-    }
+    check_tls(target)?;
     let settings = target.config.settings;
     let unreachable = |error| ConnectError::unreachable(endpoint, error);
     let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;

@@ -1,6 +1,7 @@
 //! Connecting to a target, the same for all runtimes. A [`Runtime`] adds sockets, time and tasks.
 
 mod attempt;
+mod background;
 mod error;
 mod happy_eyeballs;
 mod maybe_tls;
@@ -9,6 +10,7 @@ mod runtime;
 pub(crate) mod socket;
 mod target;
 
+pub use background::open_in_background;
 pub use error::ConnectError;
 pub use runtime::Runtime;
 pub use target::Target;
@@ -79,13 +81,7 @@ async fn open_patiently<R: Runtime>(
     target: &Arc<Target>,
     recovery: &Recovery,
 ) -> Result<(Connection, Option<Token>), ConnectError> {
-    // Without nodes, there would be no attempt, and so no end.
-    target.node(0)?;
-    let (config, nodes) = (target.config.clone(), target.endpoints.len());
-    let (connection, reconnector) =
-        Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
-    serve::<R>(&connection);
-    connection.shared().lock().endpoints.clone_from(&target.endpoints);
+    let (connection, reconnector) = begin_unconnected::<R>(target, recovery)?;
     let is_final = |error: &ConnectError| {
         !error.is_about_the_node() && !matches!(error, ConnectError::NoToken(_))
     };
@@ -97,6 +93,21 @@ async fn open_patiently<R: Runtime>(
             Err(ConnectError::refused(endpoint, error, &target.config.protocol))
         }
     }
+}
+
+/// Begins a connection that has no transport yet.
+fn begin_unconnected<R: Runtime>(
+    target: &Target,
+    recovery: &Recovery,
+) -> Result<(Connection, Reconnector), ConnectError> {
+    // Without nodes, there would be no attempt, and so no end.
+    target.node(0)?;
+    let (config, nodes) = (target.config.clone(), target.endpoints.len());
+    let (connection, reconnector) =
+        Reconnector::begin(config, without_attempt_timeout(recovery), nodes, R::timer().now());
+    serve::<R>(&connection);
+    connection.shared().lock().endpoints.clone_from(&target.endpoints);
+    Ok((connection, reconnector))
 }
 
 async fn open_node<R: Runtime>(

@@ -30,7 +30,7 @@ pub(crate) fn run<R: Runtime>(
 }
 
 /// Opens transports until one is reached, and drives it.
-async fn reconnect<R: Runtime>(reconnector: Reconnector, target: Arc<Target>) {
+pub(crate) async fn reconnect<R: Runtime>(reconnector: Reconnector, target: Arc<Target>) {
     let _reached = reconnect_unless::<R>(reconnector, target, |_| false).await;
 }
 

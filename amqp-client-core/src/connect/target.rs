@@ -175,7 +175,8 @@ impl Target {
 
     /// Sets whether to retry the first connection as [`recovery`](Self::recovery) says. Set it for a program that may start
     /// before its broker. `connect_target` then waits until it succeeds: limit that with
-    /// [`give_up_after`](Recovery::give_up_after) or [`attempts_max`](Recovery::attempts_max), or drop its future. A
+    /// [`give_up_after`](Recovery::give_up_after) or [`attempts_max`](Recovery::attempts_max), or drop its future. To go on without
+    /// waiting, use `connect_in_background`, which retries regardless of this setting. A
     /// [`token_source`](Self::token_source) that fails is retried as well. Errors that a retry cannot change, such as refused
     /// credentials, are returned at once. Default false.
     #[must_use]

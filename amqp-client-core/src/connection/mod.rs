@@ -86,11 +86,11 @@ impl Connection {
         &self.handle.shared
     }
 
-    /// Waits until the handshake has completed. The adapters' `connect` does so by itself. After `connect_over`, call this method
-    /// first.
+    /// Waits until the connection is open for the first time. The adapters' `connect` does so by itself. After `connect_over`, call
+    /// this method first. After `connect_in_background`, it waits for as long as the client goes on trying.
     ///
     /// # Errors
-    /// [`ConnectionError`]: the reason why the handshake failed.
+    /// [`ConnectionError`]: the reason why the connection has ended.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -239,7 +239,7 @@ impl Connection {
     }
 
     /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it is
-    /// the earlier address until another transport is connected. `None` if the program has connected the transport itself, as for
+    /// the earlier address until another transport is connected. `None` before the first, and if the program has connected the transport itself, as for
     /// `connect_over`.
     ///
     /// ```no_run
@@ -300,7 +300,8 @@ impl Connection {
         BrokerVersion::from_properties(&self.negotiated()?.peer_properties)
     }
 
-    /// Returns whether the broker announced a capability, such as `consumer_cancel_notify`. [`negotiated`](Self::negotiated) has all
+    /// Returns whether the broker announced a capability, such as `consumer_cancel_notify`. False before the connection is open.
+    /// [`negotiated`](Self::negotiated) has all
     /// of the broker's properties.
     #[doc(alias = "server_capabilities")]
     #[must_use]

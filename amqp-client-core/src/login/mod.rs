@@ -6,8 +6,8 @@ mod token;
 
 #[cfg(feature = "cram-md5")]
 pub use cram_md5::CramMd5;
-pub(crate) use token::ask;
 pub use token::{Token, TokenError, TokenSource, keep_fresh};
+pub(crate) use token::{ask, keep_fresh_from};
 
 use std::sync::Arc;
 

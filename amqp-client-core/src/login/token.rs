@@ -133,18 +133,34 @@ pub fn keep_fresh<T: Timer>(
     connection: &Connection,
     source: Arc<dyn TokenSource>,
     token: &Token,
+    timer: T,
+) -> impl Future<Output = ()> + use<T> {
+    keep_fresh_from(connection, source, Some(token.valid_for), timer)
+}
+
+/// Like [`keep_fresh`], for a token that is valid for that long, or from the first login on.
+pub(crate) fn keep_fresh_from<T: Timer>(
+    connection: &Connection,
+    source: Arc<dyn TokenSource>,
+    valid_for: Option<Duration>,
     mut timer: T,
 ) -> impl Future<Output = ()> + use<T> {
     let connection = connection.downgrade();
-    let mut period = token.valid_for;
     async move {
+        let mut period = match valid_for {
+            Some(valid_for) => valid_for,
+            None => match connection.wait_until(&mut timer, None).await {
+                Due::NewLogin(valid_for) => valid_for,
+                Due::Renewal | Due::End => return,
+            },
+        };
         let mut failed = false;
         loop {
             let pause = if failed { period / RETRY_PART } else { period - period / RENEW_PART };
             // A token that is valid forever is not renewed.
             let at = timer.now().checked_add(pause.max(PAUSE_MIN));
             let Some(at) = at else { return };
-            match connection.wait_until(&mut timer, at).await {
+            match connection.wait_until(&mut timer, Some(at)).await {
                 Due::Renewal => {}
                 Due::NewLogin(valid_for) => {
                     (period, failed) = (valid_for, false);
@@ -181,8 +197,8 @@ enum Due {
 }
 
 impl WeakConnection {
-    /// Waits until `at`, or until something else is due.
-    async fn wait_until(&self, timer: &mut impl Timer, at: Instant) -> Due {
+    /// Waits until `at`, if that is set, or until something else is due.
+    async fn wait_until(&self, timer: &mut impl Timer, at: Option<Instant>) -> Due {
         let mut waiting = Waiting::new(self.shared(), On::Connection);
         poll_fn(|cx| {
             let due = self.shared().poll(cx, |state, task| match state.proto.check() {
@@ -192,9 +208,9 @@ impl WeakConnection {
                     None => waiting.wait(state, task),
                 },
             });
-            match due {
-                Poll::Pending => timer.poll_until(cx, at).map(|()| Due::Renewal),
-                due => due,
+            match (due, at) {
+                (Poll::Pending, Some(at)) => timer.poll_until(cx, at).map(|()| Due::Renewal),
+                (due, _) => due,
             }
         })
         .await

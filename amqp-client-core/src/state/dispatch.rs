@@ -28,7 +28,7 @@ impl State {
             let Some(event) = self.proto.poll_event() else { return };
             match event {
                 Event::Channel(id, event) => self.dispatch_to_channel(id, event),
-                Event::Opened(_) => self.wake_watchers(),
+                Event::Opened(_) => self.opened(),
                 Event::Blocked { reason } => self.emit(&ConnectionEvent::Blocked { reason }),
                 Event::Unblocked => {
                     let Self { gate, wakes, .. } = self;
@@ -48,6 +48,15 @@ impl State {
                 _ => {}
             }
         }
+    }
+
+    /// The connection is open for the first time.
+    fn opened(&mut self) {
+        if self.recovers_until_open {
+            self.proto.stop_recovery();
+        }
+        self.wake_watchers();
+        self.emit(&ConnectionEvent::Opened);
     }
 
     #[inline]
@@ -84,10 +93,15 @@ impl State {
         if let SessionEvent::Connecting { node, .. } = &event {
             self.node = *node;
         }
+        if let SessionEvent::Recovered(_) = &event {
+            self.deadlines.recover(self.proto.queued());
+            if self.losses == 0 {
+                // It began without a transport. Nothing was lost, so nothing was recovered.
+                return self.opened();
+            }
+        }
         let Some(event) = ConnectionEvent::of_session(event, &self.endpoints) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
-            self.deadlines.recover(self.proto.queued());
-            // A connection that began without a transport is open for the first time.
             self.wake_watchers();
             for callback in self.on_recover.clone() {
                 let report = report.clone();

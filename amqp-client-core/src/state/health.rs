@@ -93,7 +93,7 @@ pub struct ClosedChannel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// The handshake has not completed yet.
+    /// The connection has never been open: it is being made.
     Connecting,
     /// The connection can be used.
     Open,

@@ -98,6 +98,8 @@ pub(crate) struct State {
     pub(crate) last_heard: Option<Instant>,
     /// Number of times that the connection was lost.
     pub(crate) losses: u64,
+    /// Recovery is there for the first connection only, and ends once the connection is open.
+    pub(crate) recovers_until_open: bool,
     /// Number of settlements, after a loss, of deliveries from before it.
     pub(crate) stale: u64,
     /// Number of messages that were not accepted.
@@ -150,6 +152,7 @@ impl State {
             peer_addr: None,
             last_heard: None,
             losses: 0,
+            recovers_until_open: false,
             stale: 0,
             unusable: 0,
             delivered_bytes: 0,

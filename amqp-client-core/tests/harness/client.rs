@@ -60,6 +60,11 @@ impl<P: Peer> ClientRig<P> {
     /// A connection that is not open yet, over a connected transport.
     pub(crate) fn connecting(config: Config, peer: P, now: Instant) -> Self {
         let (connection, driver) = Driver::new(config, now);
+        Self::driven(connection, driver, peer, now)
+    }
+
+    /// A connection whose driver has a transport.
+    pub(crate) fn driven(connection: Connection, driver: Driver, peer: P, now: Instant) -> Self {
         Self {
             connection,
             driver,

@@ -47,6 +47,12 @@ impl Session {
         cx.recovering = Some(Recovering { policy, nodes, node, since, locks: Locks::default() });
     }
 
+    /// Turns recovery off: from now on, the session ends when its connection is lost. If it is lost already, the session ends now.
+    pub fn stop_recovery(&mut self) {
+        self.give_up();
+        self.context.recovering = None;
+    }
+
     /// Creates a session without a transport: it connects as after a loss, with the retries that the policy configures.
     /// [`SessionEvent::Recovered`] reports that the session is open. The session ends with an error that another attempt cannot
     /// change, such as refused credentials; see [`ConnectionError::is_transient`].

@@ -96,6 +96,26 @@ fn it_gives_up_in_time() {
 }
 
 #[test]
+fn without_recovery_a_session_ends_when_its_connection_is_lost_or_was_lost() {
+    for lost_before in [false, true] {
+        let mut rig = SessionRig::new(Recovery::default());
+        rig.open();
+        if lost_before {
+            rig.cut();
+        }
+        rig.session.stop_recovery();
+        rig.run();
+        assert_eq!(rig.session.check().is_err(), lost_before);
+        rig.cut();
+        let error = rig.session.check().expect_err("it has ended");
+        assert_eq!(matches!(error, ConnectionError::NotRecovered { .. }), lost_before, "{error:?}");
+        rig.run();
+        assert_eq!(rig.events.last(), Some(&Event::Closed(error)));
+        assert_eq!(rig.session.poll_timeout(), None);
+    }
+}
+
+#[test]
 fn a_handshake_that_fails_is_an_attempt() {
     let mut rig = SessionRig::new(Recovery::default());
     rig.cut();

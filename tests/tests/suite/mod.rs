@@ -2,6 +2,7 @@
 //!
 //! An adapter provides how it opens a connection and how it runs a future; [`trials`] does the rest.
 
+mod background;
 mod basic;
 mod cancellation;
 mod channels;
@@ -43,6 +44,7 @@ pub(crate) struct Adapter {
     /// The broker's address.
     pub(crate) broker: fn() -> Result<String, Failed>,
     pub(crate) open: fn(Target) -> BoxFuture<Result<Connection, ConnectError>>,
+    pub(crate) open_in_background: fn(Target) -> Result<Connection, ConnectError>,
     pub(crate) run: fn(BoxFuture<Outcome>) -> Outcome,
 }
 
@@ -73,6 +75,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// All behaviours, as tests of that adapter.
 pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
     [
+        background::ALL,
         basic::ALL,
         cancellation::ALL,
         channels::ALL,
@@ -148,6 +151,11 @@ impl World {
     /// A connection of its own.
     pub(crate) async fn open(&self, target: Target) -> Result<Connection, ConnectError> {
         (self.adapter.open)(target).await
+    }
+
+    /// A connection of its own, which is made in the background.
+    pub(crate) fn open_in_background(&self, target: Target) -> Result<Connection, ConnectError> {
+        (self.adapter.open_in_background)(target)
     }
 
     /// The connection of this behaviour.
