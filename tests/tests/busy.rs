@@ -2,15 +2,18 @@
 //!
 //! `BUSY_MESSAGES=100000 BUSY_MILLISECONDS=10` makes a long run of it, half an hour for all tests at once.
 
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use amqp_client_core::{ConnectError, Connection, ConsumeOptions, Message, QueueOptions, Target};
+use amqp_client_patterns::work::Work;
 use amqp_test_broker::Broker;
 use amqp_testkit::net::listen;
 use futures_util::StreamExt;
@@ -27,6 +30,8 @@ enum Way {
     Next,
     Stream,
     ForEach(usize),
+    /// A worker with so many handlers at once.
+    Worker(u16),
     Publish,
     /// The work that has its own thread and waits for nothing.
     Iterate,
@@ -143,6 +148,23 @@ async fn scene(open: Open, way: Way) {
             };
             consumer.for_each_concurrent(limit, handler).await.expect("it was cancelled");
         }
+        Way::Worker(at_once) => {
+            // Its messages are requeued.
+            drop(consumer);
+            let handled = AtomicUsize::new(0);
+            let handler = || {
+                work();
+                handled.fetch_add(1, Ordering::Relaxed);
+                ready(())
+            };
+            let all = poll_fn(|_| match handled.load(Ordering::Relaxed) {
+                number if number < messages => Poll::Pending,
+                _ => Poll::Ready(()),
+            });
+            let worker = Work::on(&queue).at_once(at_once).prefetch(u16::MAX).each(handler);
+            let summary = worker.until(all).await.expect("the connection lives");
+            assert_eq!(summary.done, messages as u64);
+        }
         Way::Publish => {
             let publisher = channel.default_exchange().publisher(<_>::default());
             let publisher = publisher.expect("the channel is open");
@@ -176,8 +198,16 @@ fn all(ways: &[Way], run: impl Fn(Way) + Sync) {
     thread::scope(|scope| ways.iter().for_each(|way| drop(scope.spawn(|| run(*way)))));
 }
 
-const ASYNC: &[Way] =
-    &[Way::Next, Way::Stream, Way::ForEach(1), Way::ForEach(4), Way::ForEach(0), Way::Publish];
+const ASYNC: &[Way] = &[
+    Way::Next,
+    Way::Stream,
+    Way::ForEach(1),
+    Way::ForEach(4),
+    Way::ForEach(0),
+    Way::Worker(1),
+    Way::Worker(8),
+    Way::Publish,
+];
 
 fn open_tokio(target: Target) -> BoxFuture<Result<Connection, ConnectError>> {
     Box::pin(async { amqp_client_tokio::connect_target(target).await })

@@ -68,10 +68,37 @@ async fn begin(
 const GENERATED: &str = "amq.gen-";
 
 /// A handler that runs, and the number of its job.
-type Running<F> = Join<Ready<usize>, CatchUnwind<AssertUnwindSafe<F>>>;
+type Running<F> = Join<Ready<usize>, Handling<F>>;
 
 /// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
+
+/// A place for the future of a handler, which is used again if the handler returns at its first poll.
+struct Handling<F>(Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>);
+
+impl<F: Future> Handling<F> {
+    fn begin(&mut self, handler: F) {
+        self.0.set(Some(AssertUnwindSafe(handler).catch_unwind()));
+    }
+}
+
+impl<F: Future> Default for Handling<F> {
+    fn default() -> Self {
+        Self(Box::pin(None))
+    }
+}
+
+impl<F: Future> Future for Handling<F> {
+    type Output = Result<F::Output, Panic>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(handler) = self.0.as_mut().as_pin_mut() else { return Poll::Pending };
+        let Poll::Ready(outcome) = handler.poll(cx) else { return Poll::Pending };
+        // Dropped at once: it may hold what others wait for.
+        self.0.set(None);
+        Poll::Ready(outcome)
+    }
+}
 
 /// A message that is being handled, or whose copy is being published.
 struct Job {
@@ -92,8 +119,11 @@ struct Worker<S, R: Routes<S>> {
     routes: R,
     options: Options,
     policy: Policy,
+    /// The messages in `running` and `settling`.
     jobs: Slab<Job>,
     running: FuturesUnordered<Running<R::Running>>,
+    /// For the next handler.
+    spare: Handling<R::Running>,
     settling: FuturesUnordered<Step>,
     /// Deliveries whose key has become free.
     next: VecDeque<(u64, Delivery)>,
@@ -119,6 +149,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             options,
             jobs: Slab::new(),
             running: FuturesUnordered::new(),
+            spare: Handling::default(),
             settling: FuturesUnordered::new(),
             next: VecDeque::new(),
             grace: None,
@@ -133,14 +164,20 @@ impl<S, R: Routes<S>> Worker<S, R> {
         mut stop: Pin<&mut impl Future>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Summary, WorkError>> {
+        // The consumer is not polled again once it is pending: it may have yielded, so that the driver can run on this thread.
+        let mut arriving = true;
         loop {
-            while let Poll::Ready(Some((job, outcome))) = self.running.poll_next_unpin(cx) {
-                match outcome {
-                    Ok(verdict) => self.finish(job, verdict, Failure::Handler),
-                    Err(panic) => self.panicked(job, panic),
-                }
+            while !self.running.is_empty() {
+                let Poll::Ready(Some((job, outcome))) = self.running.poll_next_unpin(cx) else {
+                    break;
+                };
+                let job = self.jobs.remove(job);
+                self.handled(job, outcome);
             }
-            while let Poll::Ready(Some((job, settled))) = self.settling.poll_next_unpin(cx) {
+            while !self.settling.is_empty() {
+                let Poll::Ready(Some((job, settled))) = self.settling.poll_next_unpin(cx) else {
+                    break;
+                };
                 self.settled(job, settled);
             }
             if self.grace.is_none() && stop.as_mut().poll(cx).is_ready() {
@@ -151,30 +188,37 @@ impl<S, R: Routes<S>> Worker<S, R> {
             if self.consumer.is_none() && (idle || !in_time) {
                 return Poll::Ready(self.result());
             }
-            self.watch(cx);
-            if !self.take(cx) {
+            if !self.take(&mut arriving, cx) {
+                self.watch(cx);
                 return Poll::Pending;
             }
         }
     }
 
-    /// Takes deliveries while there is room for handlers. Returns whether there is anything new to poll.
-    fn take(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Takes deliveries while there is room for handlers. Returns whether there is anything new to poll, and sets whether the
+    /// consumer may be polled.
+    fn take(&mut self, arriving: &mut bool, cx: &mut Context<'_>) -> bool {
+        // Handlers that return at once leave the room as it is. The loop has to see whether the worker is to stop.
+        let mut room = usize::from(self.options.at_once).saturating_sub(self.jobs.len());
         let mut started = false;
-        while self.jobs.len() < usize::from(self.options.at_once) {
+        while room > 0 {
+            room -= 1;
             if let Some((key, delivery)) = self.next.pop_front() {
-                self.start(delivery, Some(key));
+                self.start(delivery, Some(key), cx);
                 started = true;
                 continue;
             }
-            let Some(consumer) = &mut self.consumer else { break };
+            let Some(consumer) = self.consumer.as_mut().filter(|_| *arriving) else { break };
             match consumer.poll_next_unpin(cx) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    *arriving = false;
+                    break;
+                }
                 Poll::Ready(Some(Ok(delivery))) => match &mut self.options.order {
-                    None => self.start(delivery, None),
+                    None => self.start(delivery, None, cx),
                     Some(order) => {
                         if let Some((key, delivery)) = order.enter(delivery) {
-                            self.start(delivery, Some(key));
+                            self.start(delivery, Some(key), cx);
                         }
                     }
                 },
@@ -188,15 +232,20 @@ impl<S, R: Routes<S>> Worker<S, R> {
         started
     }
 
-    /// Calls the handler for a delivery.
-    fn start(&mut self, delivery: Delivery, key: Option<u64>) {
-        let job = self.jobs.insert(Job { delivery: Some(delivery), key, began: self.looks });
-        let delivery = &mut self.jobs[job].delivery;
-        let start = || self.routes.start(delivery, &self.state);
+    /// Calls the handler for a delivery. A handler that returns at its first poll needs no task.
+    fn start(&mut self, delivery: Delivery, key: Option<u64>, cx: &mut Context<'_>) {
+        let mut job = Job { delivery: Some(delivery), key, began: self.looks };
+        let start = || self.routes.start(&mut job.delivery, &self.state);
         match catch_unwind(AssertUnwindSafe(start)) {
             Ok(Ok(Some(handler))) => {
-                let handler = AssertUnwindSafe(handler).catch_unwind();
-                self.running.push(join(ready(job), handler));
+                self.spare.begin(handler);
+                match self.spare.poll_unpin(cx) {
+                    Poll::Ready(outcome) => self.handled(job, outcome),
+                    Poll::Pending => {
+                        let handler = std::mem::take(&mut self.spare);
+                        self.running.push(join(ready(self.jobs.insert(job)), handler));
+                    }
+                }
             }
             Ok(Ok(None)) => self.finish(job, Verdict::refuse(NO_ROUTE), Failure::NoRoute),
             Ok(Err(error)) => self.finish(job, Verdict::Refuse(error), Failure::Arguments),
@@ -204,7 +253,20 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    fn panicked(&mut self, job: usize, panic: Panic) {
+    #[inline]
+    fn handled(&mut self, job: Job, outcome: Result<Verdict, Panic>) {
+        match outcome {
+            // Almost always. A stale delivery may be acknowledged as well: that has no effect.
+            Ok(Verdict::Done) => {
+                self.summary.done += 1;
+                self.leave(job, Delivery::ack);
+            }
+            Ok(verdict) => self.finish(job, verdict, Failure::Handler),
+            Err(panic) => self.panicked(job, panic),
+        }
+    }
+
+    fn panicked(&mut self, job: Job, panic: Panic) {
         self.summary.panicked += 1;
         let why = format!("the handler panicked: {}", text(&*panic));
         let verdict = match self.options.on_panic {
@@ -216,11 +278,10 @@ impl<S, R: Routes<S>> Worker<S, R> {
     }
 
     /// Ends the worker. Only the message whose handler panicked counts as failed.
-    fn propagate(&mut self, job: usize, panic: Panic) -> ! {
-        let failed = self.jobs.remove(job).delivery;
+    fn propagate(&mut self, failed: Job, panic: Panic) -> ! {
         self.abandon();
         self.jobs.clear();
-        if let Some(delivery) = failed {
+        if let Some(delivery) = failed.delivery {
             // If the channel is closed, the broker has requeued the delivery.
             let _closed = delivery.reject(true);
         }
@@ -228,8 +289,8 @@ impl<S, R: Routes<S>> Worker<S, R> {
     }
 
     /// Settles a message by its verdict.
-    fn finish(&mut self, job: usize, verdict: Verdict, by: Failure) {
-        let delivery = self.jobs[job].delivery.as_ref();
+    fn finish(&mut self, job: Job, verdict: Verdict, by: Failure) {
+        let delivery = job.delivery.as_ref();
         if verdict.why().is_some() {
             let message = delivery.map(|delivery| &**delivery);
             self.options.report(&WorkEvent::Failed { message, verdict: &verdict, by });
@@ -249,6 +310,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         *counter += 1;
         match action {
             Action::Retry(queue, message) | Action::Park(queue, message) => {
+                let job = self.jobs.insert(job);
                 self.settling.push(self.policy.publish(job, queue, message));
             }
             Action::Ack => self.leave(job, Delivery::ack),
@@ -261,6 +323,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         match settled {
             Settled::Published(publisher) => {
                 self.policy.keep(publisher);
+                let job = self.jobs.remove(job);
                 self.leave(job, Delivery::ack);
             }
             Settled::NotPublished(queue, error) => {
@@ -271,13 +334,17 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 }
                 self.settling.push(self.policy.pause(job));
             }
-            Settled::Paused => self.leave(job, |delivery| delivery.nack(true)),
+            Settled::Paused => {
+                let job = self.jobs.remove(job);
+                self.leave(job, |delivery| delivery.nack(true));
+            }
         }
     }
 
-    /// Removes a job, settles its delivery, and frees its key.
-    fn leave(&mut self, job: usize, settle: impl FnOnce(Delivery) -> Result<(), CallError>) {
-        let Job { delivery, key, .. } = self.jobs.remove(job);
+    /// Settles the delivery of a job, and frees its key.
+    #[inline]
+    fn leave(&mut self, job: Job, settle: impl FnOnce(Delivery) -> Result<(), CallError>) {
+        let Job { delivery, key, .. } = job;
         if let Some(delivery) = delivery {
             // If the channel is closed, the broker has requeued the delivery, and the consumer ends with the reason.
             let _closed = settle(delivery);
