@@ -125,7 +125,7 @@ impl Connection {
         }
         for channel in self.channels.values_mut() {
             let Some(flood) = &mut channel.flood else { continue };
-            let room = flood.room(channel.prefetch);
+            let room = flood.room();
             if room > 0 {
                 flood.load(room);
                 if !flood.write(pipe)? {
@@ -149,10 +149,7 @@ impl Connection {
 
     fn can_flood(&self) -> bool {
         let mut floods = self.channels.values().filter_map(|channel| {
-            channel
-                .flood
-                .as_ref()
-                .map(|flood| flood.is_writing() || flood.room(channel.prefetch) > 0)
+            channel.flood.as_ref().map(|flood| flood.is_writing() || flood.room() > 0)
         });
         floods.any(|can| can)
     }
@@ -325,8 +322,10 @@ impl Connection {
             let mut arguments = Vec::new();
             self.answer(number, (60, 21), arguments.shortstr(tag));
         }
-        match Flood::new(number, tag, queue, bits & 2 != 0) {
-            Some(flood) => self.channels.entry(number).or_default().flood = Some(flood),
+        let channel = self.channels.entry(number).or_default();
+        let prefetch = Some(channel.prefetch).filter(|limit| bits & 2 == 0 && *limit > 0);
+        match Flood::new(number, tag, queue, prefetch) {
+            Some(flood) => channel.flood = Some(flood),
             None => self.echoes_to = Some((number, tag.to_vec())),
         }
     }

@@ -11,7 +11,8 @@ pub(super) struct Flood {
     count: u64,
     sent: u64,
     settled: u64,
-    no_ack: bool,
+    /// Number of messages that may be unacknowledged. As with RabbitMQ, the prefetch limit at the time of `basic.consume`.
+    prefetch: u64,
     block: Vec<u8>,
     /// The size of one delivery in bytes, and the offset of its tag.
     unit: usize,
@@ -29,7 +30,13 @@ pub(super) fn flood_of(queue: &[u8]) -> Option<(u64, usize)> {
 }
 
 impl Flood {
-    pub(super) fn new(channel: u16, tag: &[u8], queue: &[u8], no_ack: bool) -> Option<Self> {
+    /// `prefetch` is `None` without acknowledgements or a limit.
+    pub(super) fn new(
+        channel: u16,
+        tag: &[u8],
+        queue: &[u8],
+        prefetch: Option<u64>,
+    ) -> Option<Self> {
         let (count, size) = flood_of(queue)?;
         let mut unit = Vec::new();
         let mut arguments = Vec::new();
@@ -39,7 +46,8 @@ impl Flood {
         let tag_at = 7 + 4 + 1 + tag.len();
         let block = unit.repeat((BLOCK / unit.len()).max(1));
         let unit = unit.len();
-        Some(Self { count, sent: 0, settled: 0, no_ack, block, unit, tag_at, from: 0, to: 0 })
+        let prefetch = prefetch.unwrap_or(count);
+        Some(Self { count, sent: 0, settled: 0, prefetch, block, unit, tag_at, from: 0, to: 0 })
     }
 
     pub(super) fn settle(&mut self, tag: u64, multiple: bool) {
@@ -56,12 +64,9 @@ impl Flood {
     }
 
     /// Returns how many deliveries may be sent next.
-    pub(super) fn room(&self, prefetch: u64) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         let most = (self.count - self.sent).min((self.block.len() / self.unit) as u64);
-        if self.no_ack || prefetch == 0 {
-            return most;
-        }
-        most.min((prefetch + self.settled).saturating_sub(self.sent))
+        most.min((self.prefetch + self.settled).saturating_sub(self.sent))
     }
 
     /// Numbers the next deliveries.
