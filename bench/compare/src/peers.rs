@@ -33,6 +33,7 @@ pub(crate) fn all() -> Vec<Peer> {
         other("lapin", "release/amqp-bench-lapin", ""),
         other("amiquip", "release/amqp-bench-amiquip", ""),
         other("amqp091-go", "peers/amqp091-go", ""),
+        other("aio-pika", "peers/aio-pika", ""),
         other("java", "peers/java-client", ""),
     ]
 }
@@ -55,7 +56,8 @@ impl Peer {
 
     /// Whether its instructions are counted: some runtimes are not themselves under valgrind, some are like others.
     pub(crate) fn is_profiled(&self) -> bool {
-        !["tokio-spawned", "smol", "amqprs", "lapin", "amqp091-go", "java"].contains(&self.name)
+        !["tokio-spawned", "smol", "amqprs", "lapin", "amqp091-go", "aio-pika", "java"]
+            .contains(&self.name)
     }
 
     pub(crate) fn is_built(&self) -> bool {

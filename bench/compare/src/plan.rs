@@ -67,13 +67,15 @@ impl Scenario {
     /// The queue that its messages go to or come from. Null brokers recognize the scenario by the name.
     pub(crate) fn queue(&self, target: Target, count: u64) -> String {
         match self.name.split('/').next().unwrap_or_default() {
-            "consume" | "consume-ack" | "consume-ack-100" | "get" if target == Target::Rabbitmq => {
+            "consume" | "consume-ack" | "consume-ack-100" | "work" | "get"
+                if target == Target::Rabbitmq =>
+            {
                 format!("bench.filled.{}", number())
             }
-            "consume" | "consume-ack" | "consume-ack-100" | "get" => {
+            "consume" | "consume-ack" | "consume-ack-100" | "work" | "get" => {
                 format!("flood.{count}.{}", self.size)
             }
-            "rpc" | "paced" | "mixed" => format!("echo.{}", number()),
+            "rpc" | "call" | "paced" | "mixed" => format!("echo.{}", number()),
             "fairness" => format!("flood.1000000.{}", 1024 * 1024),
             "declare" | "declare-pipelined" => "bench.declared".to_owned(),
             // There is no such queue.
@@ -83,7 +85,7 @@ impl Scenario {
 
     /// Whether a real broker has to have the messages before.
     pub(crate) fn takes_messages(&self) -> bool {
-        self.name.starts_with("consume") || self.name == "get"
+        ["consume", "work", "get"].iter().any(|name| self.name.starts_with(name))
     }
 }
 
@@ -138,9 +140,12 @@ fn one_core(quick: bool) -> Vec<Scenario> {
         flow("consume", 256),
         flow("consume-ack", 256),
         flow("consume-ack-100", 256),
+        flow("work", 256),
+        flow("work/at_once=32", 256),
         latency("rpc", 256),
         latency("confirm-each", 256),
         latency("declare", 0),
+        latency("topology", 0),
     ];
     if !quick {
         scenarios.push(flow("consume-ack/prefetch=10", 256));
@@ -192,6 +197,8 @@ fn rabbitmq(quick: bool) -> Vec<Scenario> {
         flow("confirm", 256),
         flow("consume", 256),
         flow("consume-ack", 256),
+        latency("call", 256),
+        flow("call/at_once=64", 256),
     ];
     if quick {
         scenarios.push(latency("rpc", 256));
@@ -210,5 +217,6 @@ fn rabbitmq(quick: bool) -> Vec<Scenario> {
         scenarios.push(latency(name, 256));
     }
     scenarios.push(latency("connect", 0));
+    scenarios.push(latency("topology", 0));
     scenarios
 }

@@ -12,7 +12,7 @@ const FEW: u64 = 1000;
 const MANY: u64 = 5000;
 
 /// The profiled scenarios, with the body size.
-const SCENARIOS: [(&str, usize); 9] = [
+const SCENARIOS: [(&str, usize); 11] = [
     ("publish", 256),
     ("publish-prepared", 256),
     ("publish-batch", 256),
@@ -20,6 +20,8 @@ const SCENARIOS: [(&str, usize); 9] = [
     ("confirm-batch", 256),
     ("consume", 256),
     ("consume-ack", 256),
+    ("work", 256),
+    ("work/at_once=32", 256),
     ("rpc", 256),
     ("declare", 0),
 ];

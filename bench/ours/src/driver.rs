@@ -12,7 +12,7 @@ use amqp_client_core::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::{Outcome, Runtime, latency, resources};
+use crate::{Outcome, Runtime, check, latency, patterns, resources};
 
 /// Number of messages that may be unconfirmed at once.
 pub(crate) const WINDOW: usize = 1000;
@@ -55,6 +55,9 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
         "rpc" => start = latency::rpc(&job, &channel, &body, &mut latencies).await?,
         "paced" => start = latency::paced::<R>(&job, &channel, &body, &mut latencies).await?,
         "fairness" => start = latency::fairness::<R>(&job, &connection, &mut latencies).await?,
+        "call" => start = patterns::call::<R>(&job, &connection, &body, &mut latencies).await?,
+        "work" => start = patterns::work(&job, &channel).await?,
+        "topology" => start = patterns::topology(&job, &channel, &mut latencies).await?,
         "mixed" => start = mixed::<R>(&job, &channel, &body).await?,
         "get" => {
             for _ in 0..job.count {
@@ -86,13 +89,6 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
     report(&job, start, latencies);
     // An orderly end is not measured.
     process::exit(0)
-}
-
-fn check(found: usize, expected: usize) -> Outcome {
-    if found == expected {
-        return Ok(());
-    }
-    Err(format!("{found} bytes came, not {expected}").into())
 }
 
 /// A publisher as other clients have it: transient messages that are not mandatory.

@@ -5,6 +5,7 @@
 mod blocking;
 mod driver;
 mod latency;
+mod patterns;
 mod proto;
 mod resources;
 
@@ -82,6 +83,13 @@ fn main() -> Outcome {
         "proto" => proto::run(&job),
         other => Err(format!("no runtime is called {other}").into()),
     }
+}
+
+fn check(found: usize, expected: usize) -> Outcome {
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!("{found} bytes came, not {expected}").into())
 }
 
 fn tokio(multi_thread: bool) -> std::io::Result<tokio::runtime::Runtime> {

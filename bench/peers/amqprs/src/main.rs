@@ -1,5 +1,7 @@
 //! amqprs on tokio; `RUNTIME=ct` is the current-thread runtime.
 
+mod call;
+
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,6 +162,7 @@ async fn run(job: Job) -> Outcome {
                 latencies.since(start);
             }
         }
+        "call" => start = call::run(&job, &channel, &mut latencies).await?,
         "mixed" | "paced" => start = both(&job, &channel, &confirms, &mut latencies).await?,
         "get" => {
             for _ in 0..job.count {

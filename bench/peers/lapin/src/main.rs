@@ -3,6 +3,8 @@
 //! Its `basic_publish().await` ends when the message is written, so `publish` awaits each, as its documentation does;
 //! `publish-pipelined` keeps up to a thousand of these futures running at once.
 
+mod call;
+
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -125,6 +127,7 @@ async fn run(job: Job) -> Outcome {
                 latencies.since(start);
             }
         }
+        "call" => start = call::run(&job, &channel, &mut latencies).await?,
         "mixed" | "paced" => start = both(&job, &channel, &queue, &mut latencies).await?,
         "get" => {
             for _ in 0..job.count {
