@@ -161,7 +161,7 @@ fn deliveries_in_flight_to_a_dropped_channel_are_requeued_without_blame() {
     assert_eq!(ends(&mut rig), [cancel, nack(1, true), all()]);
     drop(consumer);
 
-    // Where nothing was delivered there is nothing to say.
+    // On a channel without deliveries, nothing is sent.
     let mut rig = ClientRig::new(Config::default());
     drop(rig.open_channel());
     assert_eq!(ends(&mut rig), []);

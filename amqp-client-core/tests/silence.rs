@@ -189,7 +189,7 @@ fn health_says_when_the_peer_was_last_heard() {
     scene.pass(HEARTBEAT / 2, false);
     assert_eq!(heard(&scene), begun);
     scene.pass(HEARTBEAT, true);
-    // What arrived last has been read, or is about to be.
+    // The last bytes have been read, or are about to be.
     assert!(scene.clock.now() - heard(&scene) <= SECOND / 4);
     let last = heard(&scene);
     scene.pass(HEARTBEAT, false);

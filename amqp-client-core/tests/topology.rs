@@ -258,21 +258,21 @@ fn definitions_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> 
     let written = topology.to_definitions("/")?;
     assert_eq!(Topology::from_definitions(&written, "/")?, topology);
     assert!(Topology::from_definitions(&written, "other")?.is_empty());
-    // What definitions do not have is left out.
+    // Arguments that definitions do not have are left out.
     let own = topology
         .clone()
         .queue("own", QueueOptions::temporary())
         .bind("own", "y", "#")
         .existing_exchange("theirs");
     assert_eq!(Topology::from_definitions(&own.to_definitions("/")?, "/")?, topology);
-    // What JSON does not have.
+    // Values that JSON does not have.
     let bytes = QueueOptions::new().argument("x-what", vec![1_u8, 200]);
     let error = queue(bytes).to_definitions("/").expect_err("bytes");
     assert_eq!(error.to_string(), "queue 'q': x-what has no form in JSON");
     let error = queue(QueueOptions::new().argument("x-nan", f64::NAN)).to_definitions("/");
     assert_eq!(error.expect_err("not a number").to_string(), "queue 'q' cannot be declared");
     assert!(Topology::new().queue([200], QueueOptions::new()).to_definitions("/").is_err());
-    // What is no topology.
+    // Files that contain no topology.
     for (json, expected) in [
         ("", "the definitions are not JSON: EOF while parsing a value at line 1 column 0"),
         ("[]", "definitions: the root is not an object"),

@@ -1,4 +1,4 @@
-//! What happened to a message before: headers that the broker sets, and those of the copies that workers publish.
+//! The history of a message: headers that the broker sets, and those of the copies that workers publish.
 
 use amqp_client_core::error::chain;
 use amqp_client_core::{
@@ -10,14 +10,14 @@ use crate::codec::BoxError;
 
 /// How often a copy of the message was published to try it again.
 const RETRIES: &str = "x-retries";
-/// Where the message was published first.
+/// The exchange or routing key that the message was published with first.
 const EXCHANGE: &str = "x-original-exchange";
 const ROUTING_KEY: &str = "x-original-routing-key";
-/// Why it was published again.
+/// The reason why it was published again.
 const FAILURE: &str = "x-failure";
 /// How often a message was tried before it was parked.
 const ATTEMPTS: &str = "x-attempts";
-/// What must not be copied: the broker routes by the first two again, and the last two counted the deliveries of the original.
+/// Headers that are not copied: the broker routes by the first two again, and the last two counted the deliveries of the original.
 const NOT_COPIED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];
 
 /// Properties have to fit into one frame, of which this is a small part.

@@ -1,4 +1,4 @@
-//! What programs build on the AMQP 0-9-1 clients `amqp-client-tokio`, `amqp-client-smol` and `amqp-client-blocking`.
+//! Patterns on top of the AMQP 0-9-1 clients `amqp-client-tokio`, `amqp-client-smol` and `amqp-client-blocking`.
 //!
 //! | Module | What it has |
 //! |---|---|

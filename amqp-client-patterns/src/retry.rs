@@ -108,7 +108,7 @@ impl RabbitMq {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RetryTopology {
-    /// What delays messages. Never [`How::Best`].
+    /// The means that delays messages. Never [`How::Best`].
     pub how: How,
     /// The options with which the queue itself has to be declared, if it matters.
     pub queue: Option<QueueOptions>,

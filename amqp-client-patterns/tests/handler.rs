@@ -1,4 +1,4 @@
-//! What handlers get from a delivery, and what they may return.
+//! The arguments and results of handlers.
 
 mod common;
 
@@ -193,7 +193,7 @@ fn results_convert_to_verdicts() {
     assert!(why.starts_with("retry: the body does not decode as JSON: expected value"), "{why}");
 }
 
-/// What `?` does in a handler.
+/// The effect of `?` in a handler.
 #[test]
 fn errors_of_any_type_ask_for_a_retry() -> Outcome {
     async fn handler() -> Result<(), Verdict> {

@@ -17,7 +17,7 @@ use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-/// What handlers report to a test.
+/// The reports of handlers to a test.
 #[derive(Clone)]
 struct Seen {
     sender: mpsc::UnboundedSender<String>,

@@ -45,7 +45,7 @@ impl fmt::Display for DeathReason {
     }
 }
 
-/// What RabbitMQ counts.
+/// The counts that RabbitMQ adds to messages.
 impl Delivery {
     /// Returns how often the message was dead-lettered from `queue` for that reason, as its header `x-death` says. 0 if it never
     /// was.

@@ -140,7 +140,7 @@ async fn a_refusal_names_the_node_that_refused_also_after_retries() -> Result<()
 
 type Talk = fn(&mut PeerConnection);
 
-/// How far a server goes with the handshake before the client gives up; the TLS handshake is first.
+/// The step of the handshake at which a server stops, until the client gives up; the TLS handshake is first.
 const STEPS: [(&str, Talk); 5] = [
     (TLS, |_| {}),
     ("accept", |_| {}),

@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-/// How the transport of a client ends: the errors of its writes, and of its reads.
+/// The end of the transport of a client: the errors of its writes, and of its reads.
 const ENDS: [(ErrorKind, Option<Result<(), ErrorKind>>); 4] = [
     (ErrorKind::BrokenPipe, None),
     (ErrorKind::BrokenPipe, Some(Ok(()))),

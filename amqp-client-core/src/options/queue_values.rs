@@ -62,7 +62,7 @@ words! {
 }
 
 words! {
-    /// How a quorum queue dead-letters messages (`x-dead-letter-strategy`).
+    /// The guarantee with which a quorum queue dead-letters messages (`x-dead-letter-strategy`).
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;

@@ -13,7 +13,7 @@ impl Topology {
     /// Declares all exchanges, then all queues, then all bindings. The requests are pipelined: they take one round trip, however many
     /// there are. What exists with the same options stays as it is.
     ///
-    /// What is declared is restored after a loss of the connection, as if it had been declared by
+    /// The entities are restored after a loss of the connection, as if they had been declared by
     /// [`queue_declare`](Channel::queue_declare), unless the channel is [`unrecovered`](Channel::unrecovered).
     ///
     /// ```no_run

@@ -117,7 +117,7 @@ pub struct Difference {
     pub discrepancy: Discrepancy,
 }
 
-/// How an exchange or queue of the broker differs from the topology's.
+/// The difference between an exchange or queue of the broker and that of the topology.
 ///
 /// ```
 /// use amqp_client_core::topology::Discrepancy;

@@ -1,4 +1,4 @@
-//! Where dead-lettered messages go.
+//! The destinations of dead-lettered messages.
 
 use std::collections::{HashMap, HashSet};
 

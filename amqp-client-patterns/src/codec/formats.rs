@@ -54,7 +54,7 @@ formats! {
     cbor::to_vec, cbor::from_slice;
 }
 
-/// How deeply the values of a body may be nested: as in `serde_json`. Hostile bodies must not exhaust the stack.
+/// The maximum nesting depth of the values of a body: that of `serde_json`. Hostile bodies must not exhaust the stack.
 #[cfg(any(feature = "messagepack", feature = "cbor"))]
 const DEPTH_MAX: usize = 128;
 

@@ -182,7 +182,7 @@ impl Plan {
     async fn reply(&self, sent: &AtomicBool) -> Result<proto::Delivery, RpcError> {
         let entry = self.client.dispatcher().register().map_err(RpcError::Ended)?;
         let publisher = self.client.publisher_to(&self.exchange)?;
-        // Why the reply to an earlier request of this call will not come.
+        // The reason why an earlier request of this call gets no reply.
         let mut lost: Option<ConsumerEnd> = None;
         loop {
             let failed = match self.attempt(&publisher, &entry, sent).await {

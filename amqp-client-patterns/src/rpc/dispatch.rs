@@ -20,14 +20,14 @@ pub(super) struct Dispatcher {
     source: Mutex<Source>,
     turns: Turns,
     calls: Mutex<Calls>,
-    /// What all correlation ids of this client begin with. It is random: a reply to an earlier program, on a queue that both use,
+    /// The prefix of all correlation ids of this client. It is random: a reply to an earlier program, on a queue that both use,
     /// is not taken for a reply to this one.
     prefix: String,
     /// Whether a reply cannot arrive any more once the connection was lost: replies come directly, through no queue.
     direct: bool,
 }
 
-/// Where replies come from. Only the thread whose turn it is uses it.
+/// The consumer of the replies. Only the thread whose turn it is uses it.
 struct Source {
     replies: Consumer,
     events: ChannelEvents,
@@ -57,7 +57,7 @@ struct Waiting {
     waker: Option<Waker>,
 }
 
-/// What arrived in one turn.
+/// The replies that arrived in one turn.
 #[derive(Default)]
 struct Arrived {
     replies: Vec<Delivery>,

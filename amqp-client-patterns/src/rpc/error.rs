@@ -91,7 +91,7 @@ impl From<TooLong> for RpcError {
 #[error("the server replied with an error ({code}): {text}")]
 #[non_exhaustive]
 pub struct RemoteError {
-    /// What kind of error it is, for programs: a code of the server, or one of the constants here.
+    /// The kind of the error, for programs: a code of the server, or one of the constants here.
     pub code: String,
     /// A description of the error, for people.
     pub text: String,
@@ -150,7 +150,7 @@ macro_rules! debug_shows_chain {
 
 debug_shows_chain! { RpcError RemoteError AlreadyRegistered ServeError }
 
-/// Why a request that was sent, or was to be sent, gets no reply.
+/// The reason why a request gets no reply, whether it was sent or not.
 pub(super) enum Failed {
     Call(RpcError),
     /// The outcome is unknown because of this loss.

@@ -1,4 +1,4 @@
-//! What a handler replies with, and how an error is written into a reply.
+//! The replies of handlers, and the form of an error in a reply.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Who runs something that many threads may want to run, and that one at a time can.
+//! Turns: of many threads that want to run something, one at a time does.
 
 #[cfg(not(shuttle))]
 use std::sync::atomic::{AtomicUsize, Ordering};

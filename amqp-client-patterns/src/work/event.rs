@@ -18,7 +18,7 @@ pub enum WorkEvent<'a> {
         message: Option<&'a proto::Delivery>,
         /// The verdict, with the reason.
         verdict: &'a Verdict,
-        /// Where the failure was found.
+        /// The step at which the message failed.
         by: Failure,
     },
     /// A handler has been running for long. The broker closes the channel when a delivery is unacknowledged for longer than its
@@ -40,7 +40,7 @@ pub enum WorkEvent<'a> {
     },
 }
 
-/// Where the failure of a message was found.
+/// The step at which a message failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {

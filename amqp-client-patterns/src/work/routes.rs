@@ -1,4 +1,4 @@
-//! Which handler gets a message.
+//! Routes: they choose the handler of a message.
 
 use std::fmt;
 use std::future::Pending;

@@ -15,7 +15,7 @@ use crate::retry::{self, How, Retry};
 /// How long a message waits to be requeued if its copy could not be published.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where messages go that failed.
+/// The destinations of messages that failed.
 pub(super) struct Policy {
     connection: Connection,
     /// Publishes copies. Opened for the first copy, and again if its channel was closed.
@@ -24,10 +24,10 @@ pub(super) struct Policy {
     retries: Option<Retries>,
 }
 
-/// How messages of a queue are tried again.
+/// The way in which messages of a queue are tried again.
 pub(super) struct Retries {
     pub(super) retry: Retry,
-    /// What delays them. Never [`How::Best`].
+    /// The means that delays them. Never [`How::Best`].
     pub(super) how: How,
     pub(super) queue: Box<str>,
 }

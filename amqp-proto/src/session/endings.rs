@@ -10,7 +10,7 @@ use super::topology::Topology;
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
 
-/// Why a consumer ends that was started with the empty name: no queue was declared, or the declaration failed before the broker
+/// The reason for the end of a consumer that was started with the empty name: no queue was declared, or the declaration failed before the broker
 /// named the queue.
 const UNNAMED: &str = "it was started with an empty queue name, and that name stands for no queue";
 

@@ -18,7 +18,7 @@ const FIRST: u64 = 300;
 /// The status of a driver that does not offer a scenario.
 const NOT_OFFERED: i32 = 3;
 
-/// Why there are no figures.
+/// The reason why there are no figures.
 pub(crate) enum Nothing {
     NotOffered,
     Failed(String),

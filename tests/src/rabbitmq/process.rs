@@ -70,7 +70,7 @@ impl Group {
         Ok(kill_process_group(self.id, signal)?)
     }
 
-    /// How the leader ended, when it has. Processes that it left behind are killed.
+    /// The exit status of the leader, once it has ended. Processes that it left behind are killed.
     pub(super) fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.leader.try_wait()?;
         if status.is_some() {

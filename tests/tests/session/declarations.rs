@@ -1,4 +1,4 @@
-//! What is declared again after a loss, and what is not.
+//! Declarations that are repeated after a loss, and those that are not.
 
 use std::time::Duration;
 

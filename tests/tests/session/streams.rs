@@ -230,7 +230,7 @@ fn a_transaction_settles_when_it_is_committed() {
             _ => {}
         }
         if end == 0 {
-            // That is the next transaction's.
+            // This one belongs to the next transaction.
             ack(&mut rig, id, tags[2]);
         }
         rig.events.clear();

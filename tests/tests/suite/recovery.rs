@@ -303,7 +303,7 @@ behaviours! {
                     held.push(next(consumer).await?);
                 }
                 let queue = consumer.channel().connection().open_channel().await?;
-                // What is not ready is held.
+                // A call that is not ready is held.
                 let name = held.first().ok_or("none")?.routing_key();
                 let ready = queue.queue_declare_passive(name).await?.message_count();
                 assert_eq!(ready, 10 - limit, "{consumer:?}");

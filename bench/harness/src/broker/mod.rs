@@ -52,7 +52,7 @@ fn accept<P: Pipe>(
         let (stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
         let mut pipe = pipe(stream)?;
-        // How a connection ends is the driver's business.
+        // The driver decides how a connection ends.
         thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || Connection::default().run(&mut pipe))?;

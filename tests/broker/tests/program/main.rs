@@ -278,7 +278,7 @@ fn illegal_methods_of_a_client_in_the_handshake() -> Outcome {
     program.finish()
 }
 
-/// How a client begins.
+/// The first bytes of a client.
 type Step = fn(SocketAddr) -> PeerConnection;
 
 /// Returns how far a client goes before it disconnects.

@@ -90,7 +90,7 @@ impl Exploration {
         }
         let mut commands = self.tasks.iter().flat_map(|task| &task.commands);
         if rng.bool() || commands.any(|command| matches!(command, Command::Tx { .. })) {
-            // What is taken on a transactional channel has to be committed, which bursts do not see to.
+            // A delivery of a transactional channel has to be committed, and bursts do not commit.
             return;
         }
         let streams = self.has_streams();

@@ -47,7 +47,7 @@ pub(super) struct Asked {
 pub(super) struct Open<'a> {
     pub(super) what: What<'a>,
     pub(super) consumer: Option<Asked>,
-    /// Where it sets a prefetch limit.
+    /// The channel whose prefetch limit it sets.
     pub(super) limits: Option<(SessionId, ChannelId)>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Burst<'a> {
 impl Task {
     pub(crate) async fn burst(&self, desk: &Rc<Desk>, acts: &[Act], end: Ending) {
         if desk.books.may_be_kept() {
-            // What is taken and published there has to be committed.
+            // Deliveries and publishes of such a channel have to be committed.
             return;
         }
         let mut burst = Burst { task: self, desk, open: Vec::new() };
@@ -256,7 +256,7 @@ impl<'a> Burst<'a> {
         self.open.push(Open { what, consumer, limits: None });
     }
 
-    /// What is known of a consumer that is about to be requested.
+    /// The known facts of a consumer that is about to be requested.
     pub(super) fn start(
         &self,
         (tag, limit): (&str, Option<u16>),

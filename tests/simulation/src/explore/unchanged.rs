@@ -11,7 +11,7 @@ use amqp_test_broker::{ConsumerView, Note, SessionId};
 use super::history::own_tag;
 use super::ledger::key;
 
-/// How the names begin of the consumers that are looked at.
+/// The prefix of the names of the consumers that are looked at.
 const PREFIX: &str = "burst-";
 
 /// A channel of the broker, from its opening to its end.
