@@ -13,7 +13,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub type Outcome = Result<(), Error>;
 
 /// Far longer than anything takes on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The reply to a request.
 #[derive(Debug, PartialEq, Eq)]
