@@ -39,7 +39,7 @@
 //! counts, and `x-failure` has the reason. The header `x-death` is the broker's.
 //!
 //! [`How::Native`] leaves it to RabbitMQ 4.3 or later: a quorum queue that was declared with the arguments of
-//! [`Retry::topology`] delays rejected messages itself.
+//! [`Retry::topology`] delays rejected messages itself. Its delays do not double: each is longer than the one before by the first one.
 //!
 //! A message that comes back is behind those that arrived meanwhile.
 //!
@@ -52,7 +52,10 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::ReplyCode;
-use amqp_client_core::{CallError, Connection, Overflow, QueueOptions, QueueType};
+use amqp_client_core::{
+    BrokerFeature, BrokerVersion, CallError, Connection, DeadLetterStrategy, DelayedRetry,
+    Overflow, QueueOptions, QueueType,
+};
 
 /// How often and when a failed message is tried again: see [the module](self).
 ///
@@ -81,28 +84,8 @@ pub enum How {
     Requeue,
 }
 
-/// A version of RabbitMQ: the major and the minor number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a version has these numbers")]
-pub struct RabbitMq(pub u16, pub u16);
-
-impl RabbitMq {
-    /// The first version whose quorum queues delay rejected messages.
-    const DELAYS: Self = Self(4, 3);
-    /// The first version whose quorum queues lose no message that they dead-letter.
-    const DEAD_LETTERS_SAFELY: Self = Self(3, 10);
-
-    /// Returns the version of the broker, if it is a RabbitMQ and says so.
-    #[must_use]
-    pub fn of(connection: &Connection) -> Option<Self> {
-        let negotiated = connection.negotiated()?;
-        let text = |name| negotiated.peer_properties.get(name)?.as_str().map(str::to_owned);
-        text("product").filter(|product| product == "RabbitMQ")?;
-        let version = text("version")?;
-        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
-        Some(Self(numbers.next()?, numbers.next()?))
-    }
-}
+/// The first version of RabbitMQ whose quorum queues lose no message that they dead-letter.
+const DEAD_LETTERS_SAFELY: BrokerVersion = BrokerVersion::rabbitmq(3, 10, 0);
 
 /// The queues that a [`Retry`] needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,26 +136,29 @@ impl Retry {
         Some(Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX)))
     }
 
-    /// Returns the queues that are needed for retries of messages of `queue`, on this version of RabbitMQ, or on a broker of which
-    /// nothing is known. With [`How::Best`], this is what a new queue should have.
+    /// Returns the queues that are needed for retries of messages of `queue`, on a broker of this
+    /// [version](Connection::broker_version), or on one of which nothing is known. With [`How::Best`], this is what a new queue should have.
     ///
     /// ```
-    /// use amqp_client_patterns::retry::{RabbitMq, Retry};
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_patterns::retry::Retry;
+    /// use amqp_client_tokio::BrokerVersion;
     ///
-    /// let topology = Retry::times(5).topology("orders", Some(RabbitMq(4, 0)));
+    /// let version = BrokerVersion::rabbitmq(4, 0, 5);
+    /// let topology = Retry::times(5).topology("orders", Some(&version));
     /// let delays: Vec<&str> = topology.delays.iter().map(|(name, _)| &**name).collect();
     /// assert_eq!(delays[..2], ["orders.retry.1000", "orders.retry.2000"]);
     /// assert_eq!(topology.failed.0, "orders.failed");
     /// ```
     #[must_use]
-    pub fn topology(&self, queue: &str, version: Option<RabbitMq>) -> RetryTopology {
-        let is = |least: RabbitMq| version.is_some_and(|version| version >= least);
+    pub fn topology(&self, queue: &str, version: Option<&BrokerVersion>) -> RetryTopology {
+        let delays = version.is_some_and(|version| version.has(BrokerFeature::DelayedRetry));
         let how = match self.how {
-            How::Best if is(RabbitMq::DELAYS) => How::Native,
+            How::Best if delays => How::Native,
             How::Best => How::Queues,
             how => how,
         };
-        let safely = is(RabbitMq::DEAD_LETTERS_SAFELY);
+        let safely = version.is_some_and(|version| *version >= DEAD_LETTERS_SAFELY);
         RetryTopology {
             how,
             queue: (how == How::Native).then(|| self.native(queue)),
@@ -191,14 +177,15 @@ impl Retry {
     /// [`CallError`], for example if one of the queues exists with other options. With [`How::Native`], also if the queue itself was
     /// not declared with [`RetryTopology::queue`].
     pub async fn declare(&self, connection: &Connection, queue: &str) -> Result<How, CallError> {
-        let mut topology = self.topology(queue, RabbitMq::of(connection));
+        let version = connection.broker_version();
+        let mut topology = self.topology(queue, version.as_ref());
         if let Some(options) = &topology.queue {
             // Declaring a queue that exists only compares its options. Other options cost the channel.
             let channel = connection.open_channel().await?.unrecovered();
             match channel.queue_declare(queue, options.clone()).await {
                 Ok(_) => {}
                 Err(error) if self.how == How::Best && has_other_options(&error) => {
-                    topology = self.how(How::Queues).topology(queue, RabbitMq::of(connection));
+                    topology = self.how(How::Queues).topology(queue, version.as_ref());
                 }
                 Err(error) => return Err(error),
             }
@@ -215,19 +202,15 @@ impl Retry {
 
     /// Options of a quorum queue that delays rejected messages itself.
     fn native(&self, queue: &str) -> QueueOptions {
-        let milliseconds = |delay: Option<Duration>| {
-            i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
-        };
+        let [first, last] = [1, self.times].map(|number| self.delay(number).unwrap_or_default());
         durable(true)
-            .argument("x-delayed-retry-type", "failed")
-            .argument("x-delayed-retry-min", milliseconds(self.delay(1)))
-            .argument("x-delayed-retry-max", milliseconds(self.delay(self.times)))
+            .delayed_retry(DelayedRetry::Failed, first, last)
             // The worker parks the message itself at this attempt. The limit is for workers that crash.
             .delivery_limit(self.times.saturating_add(1))
             .dead_letter_exchange("")
             .dead_letter_routing_key(failed(queue))
             .overflow(Overflow::RejectPublish)
-            .argument("x-dead-letter-strategy", "at-least-once")
+            .dead_letter_strategy(DeadLetterStrategy::AtLeastOnce)
     }
 
     /// One queue for each delay. Several delays in one queue would wait for each other: only the first message of a queue expires.
@@ -246,7 +229,7 @@ impl Retry {
             if safely {
                 options = options
                     .overflow(Overflow::RejectPublish)
-                    .argument("x-dead-letter-strategy", "at-least-once");
+                    .dead_letter_strategy(DeadLetterStrategy::AtLeastOnce);
             }
             queues.push((name, options));
         }
@@ -315,18 +298,19 @@ mod tests {
     #[test]
     fn the_best_way_depends_on_the_version() {
         let retry = Retry::times(5);
-        let how = |version| retry.topology("q", version).how;
-        assert_eq!(how(None), How::Queues);
-        assert_eq!(how(Some(RabbitMq(3, 10))), How::Queues);
-        assert_eq!(how(Some(RabbitMq(4, 2))), How::Queues);
-        assert_eq!(how(Some(RabbitMq(4, 3))), How::Native);
-        assert_eq!(how(Some(RabbitMq(5, 0))), How::Native);
-        let native = retry.topology("q", Some(RabbitMq(4, 3)));
+        let rabbitmq = |major, minor| BrokerVersion::rabbitmq(major, minor, 0);
+        let how = |version| retry.topology("q", Some(&version)).how;
+        assert_eq!(retry.topology("q", None).how, How::Queues);
+        assert_eq!(how(rabbitmq(3, 10)), How::Queues);
+        assert_eq!(how(rabbitmq(4, 2)), How::Queues);
+        assert_eq!(how(rabbitmq(4, 3)), How::Native);
+        assert_eq!(how(rabbitmq(5, 0)), How::Native);
+        let native = retry.topology("q", Some(&rabbitmq(4, 3)));
         assert!(native.delays.is_empty() && native.queue.is_some());
-        let queues = retry.how(How::Queues).topology("q", Some(RabbitMq(4, 3)));
+        let queues = retry.how(How::Queues).topology("q", Some(&rabbitmq(4, 3)));
         assert!(queues.queue.is_none());
         // A queue whose messages wait is as safe as the version allows.
-        let options = |version| retry.how(How::Queues).topology("q", version).delays[0].1.clone();
-        assert_ne!(options(Some(RabbitMq(3, 9))), options(Some(RabbitMq(3, 10))));
+        let queues = |version| retry.how(How::Queues).topology("q", Some(&version)).delays;
+        assert_ne!(queues(rabbitmq(3, 9)), queues(rabbitmq(3, 10)));
     }
 }

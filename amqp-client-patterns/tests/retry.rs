@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amqp_client_core::{Connection, Delivery, Message, MessageProperties, QueueOptions, QueueType};
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
-use amqp_client_patterns::retry::{How, RabbitMq, Retry};
+use amqp_client_patterns::retry::{How, Retry};
 use amqp_client_patterns::work::{Work, WorkError};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use tokio::sync::Notify;
@@ -204,11 +204,11 @@ fn rabbitmq_delays_messages() -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let connection = amqp_client_tokio::connect(&uri).await?;
-        let Some(version) = RabbitMq::of(&connection) else { return Ok(()) };
+        let Some(version) = connection.broker_version() else { return Ok(()) };
         let retry = Retry::times(2).from(Duration::from_millis(300)).to(Duration::from_secs(1));
         let name = format!("patterns.{}", std::process::id());
         tried_and_parked(&connection, &name, QueueOptions::new(), retry).await?;
-        match retry.topology(&name, Some(version)).queue {
+        match retry.topology(&name, Some(&version)).queue {
             Some(options) => tried_and_parked(&connection, &name, options, retry).await,
             None => Ok(()),
         }
