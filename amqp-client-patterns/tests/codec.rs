@@ -4,10 +4,12 @@ mod common;
 
 use amqp_client_core::{ConsumeOptions, Message, MessageProperties, PublisherOptions};
 use amqp_client_patterns::codec::{
-    self, ByContentType, Cbor, ConsumerExt as _, Content, Decode, DecodeBodyError, Encode, Json,
-    MessagePack, PublisherExt as _, TypedSendError,
+    self, ByContentType, Cbor, ConsumerExt as _, Content, Decode, DecodeBodyError, Encode,
+    EncodeBodyError, Json, MessagePack, PublisherExt as _, TypedSendError,
 };
+use amqp_client_patterns::rpc::RpcClient;
 use common::{Outcome, Rig, on_each_adapter};
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,4 +159,43 @@ fn hostile_bodies_are_errors() {
 mod serde_json_value {
     #[derive(serde::Deserialize)]
     pub(crate) struct Value(#[expect(dead_code, reason = "only decoded")] Vec<Self>);
+}
+
+/// A codec that builds on another one, as for compression.
+#[test]
+fn the_content_encoding_is_that_of_the_codec() {
+    struct Reversed;
+    impl Encode<str> for Reversed {
+        const CONTENT_TYPE: &'static str = "text/plain";
+        const CONTENT_ENCODING: Option<&'static str> = Some("reversed");
+
+        fn encode(text: &str) -> Result<Vec<u8>, EncodeBodyError> {
+            Ok(text.bytes().rev().collect())
+        }
+    }
+    impl Decode<String> for Reversed {
+        fn decode(content: Content<'_>) -> Result<String, DecodeBodyError> {
+            assert_eq!(content.content_encoding, Some("reversed"));
+            Ok(content.body.iter().rev().copied().map(char::from).collect())
+        }
+    }
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("texts").await?;
+        let publisher = rig.channel.default_exchange().publisher(PublisherOptions::new())?;
+        publisher.of::<str, Reversed>().send("texts", "abc").await?;
+        let client = RpcClient::open(&rig.connection).await?;
+        let call = client.call_as::<str, String, Reversed>("texts", "abc");
+        let mut call = std::pin::pin!(call);
+        assert!(call.as_mut().now_or_never().is_none());
+        for _ in 0..2 {
+            let delivery = loop {
+                if let Some(got) = queue.get_no_ack().await? {
+                    break got.delivery;
+                }
+            };
+            assert_eq!(delivery.body(), b"cba");
+            assert_eq!(codec::decode::<Reversed, String>(&delivery)?, "abc");
+        }
+        Ok(())
+    });
 }

@@ -61,6 +61,10 @@
 //!     }
 //! }
 //! ```
+//!
+//! A codec can build on another one, and compress what that encodes: it sets
+//! [`CONTENT_ENCODING`](Encode::CONTENT_ENCODING), and decodes bodies of that [encoding](Content::content_encoding). The example
+//! `json_gzip` does so, for messages, handlers and remote calls.
 
 mod by_content_type;
 mod content;
@@ -91,6 +95,9 @@ pub trait Encode<T: ?Sized> {
     /// The content type of the messages.
     const CONTENT_TYPE: &'static str;
 
+    /// The content encoding of the messages, if the codec compresses them: `Some("gzip")`.
+    const CONTENT_ENCODING: Option<&'static str> = None;
+
     /// Encodes a value to the body of a message.
     ///
     /// # Errors
@@ -111,7 +118,7 @@ pub trait Decode<T> {
     fn decode(content: Content<'_>) -> Result<T, DecodeBodyError>;
 }
 
-/// Encodes a value to a message with these properties. The codec sets the content type.
+/// Encodes a value to a message with these properties. The codec sets the content type, and the content encoding if it has one.
 ///
 /// # Errors
 /// [`EncodeBodyError`] if the format cannot express the value, or a property is too long.
@@ -119,8 +126,29 @@ pub fn encode<C: Encode<T>, T: ?Sized>(
     value: &T,
     properties: &MessageProperties,
 ) -> Result<Message, EncodeBodyError> {
-    let properties = properties.clone().content_type(C::CONTENT_TYPE);
+    let properties = Format::of::<C, T>().set(properties.clone());
     Ok(Message::new(C::encode(value)?).with(&properties)?)
+}
+
+/// What the properties of a message say about its body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Format {
+    content_type: &'static str,
+    content_encoding: Option<&'static str>,
+}
+
+impl Format {
+    pub(crate) const fn of<C: Encode<T>, T: ?Sized>() -> Self {
+        Self { content_type: C::CONTENT_TYPE, content_encoding: C::CONTENT_ENCODING }
+    }
+
+    pub(crate) fn set(self, properties: MessageProperties) -> MessageProperties {
+        let properties = properties.content_type(self.content_type);
+        match self.content_encoding {
+            Some(encoding) => properties.content_encoding(encoding),
+            None => properties,
+        }
+    }
 }
 
 /// Decodes the value in a message.

@@ -17,6 +17,7 @@ use super::client::RpcClient;
 use super::dispatch::Entry;
 use super::error::{Failed, RpcError};
 use super::reply;
+use crate::codec::Format;
 
 /// A call: a future that sends a request, and resolves to the reply. [`RpcClient::call`] creates it.
 ///
@@ -47,7 +48,7 @@ pub(super) struct Plan {
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
     body: Bytes,
-    content_type: Option<&'static str>,
+    format: Option<Format>,
     properties: MessageProperties,
     method: Option<String>,
     timeout: Duration,
@@ -141,7 +142,7 @@ impl Plan {
         client: RpcClient,
         routing_key: &[u8],
         body: Bytes,
-        content_type: Option<&'static str>,
+        format: Option<Format>,
         timeout: Duration,
     ) -> Self {
         Self {
@@ -149,7 +150,7 @@ impl Plan {
             exchange: Vec::new(),
             routing_key: routing_key.to_vec(),
             body,
-            content_type,
+            format,
             properties: MessageProperties::new(),
             method: None,
             timeout,
@@ -260,8 +261,8 @@ impl Plan {
             .reply_to(self.client.reply_to())
             .correlation_id(entry.correlation_id());
         properties.expiration = (self.timeout.as_millis() < EXPIRATION_END).then_some(self.timeout);
-        if let Some(content_type) = self.content_type {
-            properties = properties.content_type(content_type);
+        if let Some(format) = self.format {
+            properties = format.set(properties);
         }
         if let Some(method) = &self.method {
             properties = properties.kind(method);

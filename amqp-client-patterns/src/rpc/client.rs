@@ -10,7 +10,7 @@ use amqp_client_core::{
 use super::call::{Call, Plan};
 use super::dispatch::Dispatcher;
 use super::error::RpcError;
-use crate::codec::{self, Decode, Encode};
+use crate::codec::{self, Decode, Encode, Format};
 
 /// The name by which RabbitMQ knows direct replies.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -128,14 +128,14 @@ impl RpcClient {
         C: Encode<T> + Decode<R>,
     {
         let plan = match C::encode(request) {
-            Ok(body) => Ok(self.plan(queue.as_ref(), body, Some(C::CONTENT_TYPE))),
+            Ok(body) => Ok(self.plan(queue.as_ref(), body, Some(Format::of::<C, T>()))),
             Err(error) => Err(error.into()),
         };
         Call::new(plan, |reply| codec::decode::<C, R>(&reply).map_err(RpcError::Reply))
     }
 
-    fn plan(&self, queue: &[u8], body: impl Body, content_type: Option<&'static str>) -> Plan {
-        Plan::new(self.clone(), queue, body.into_bytes(), content_type, self.inner.timeout)
+    fn plan(&self, queue: &[u8], body: impl Body, format: Option<Format>) -> Plan {
+        Plan::new(self.clone(), queue, body.into_bytes(), format, self.inner.timeout)
     }
 
     /// Returns the number of replies that nobody waited for: their calls had timed out or were dropped, or they came twice.
