@@ -34,11 +34,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use std::vec;
 
-use amqp_client_core::error::chain;
 use amqp_client_core::{After, CallError, ConsumeOptions, Consumer, ConsumerEnd, Delivery, Queue};
 use futures_core::Stream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use thiserror::Error;
+
+use crate::shown::debug_shows_chain;
 
 /// Options of a consumer of batches.
 #[derive(Debug, Clone)]
@@ -274,8 +275,4 @@ impl fmt::Debug for Batches {
     }
 }
 
-impl fmt::Debug for BatchingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&chain(self), f)
-    }
-}
+debug_shows_chain! { BatchingError }

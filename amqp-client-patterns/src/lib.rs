@@ -26,10 +26,12 @@
 
 pub mod batch;
 pub mod codec;
+mod grace;
 pub mod handler;
 mod history;
 pub mod pool;
 pub mod process;
 pub mod retry;
 pub mod rpc;
+mod shown;
 pub mod work;

@@ -140,6 +140,43 @@ fn values_are_encoded_and_methods_share_a_queue() {
 }
 
 #[test]
+fn methods_come_and_go_while_the_server_runs() {
+    async fn whisper(Text(text): Text) -> String {
+        text.to_lowercase()
+    }
+    on_each_adapter(async |rig: Rig| {
+        let (queue, client) = alone(&rig).await?;
+        let server = RpcServer::on(&queue).register("shout", shout)?;
+        let methods = server.methods();
+        assert_eq!(format!("{server:?}").matches("\"shout\"").count(), 1, "{server:?}");
+        let served = beside(server, async {
+            let call = async |method| client.call("q", "Hi").method(method).await;
+            assert_eq!(call("shout").await?.body(), b"HI");
+            let unknown = remote(call("whisper").await.err().ok_or("it is known")?)?;
+            assert_eq!(unknown.0, RemoteError::UNKNOWN_METHOD);
+            methods.register("whisper", whisper)?;
+            assert!(methods.clone().register("whisper", shout).is_err());
+            assert_eq!(methods.names(), ["shout", "whisper"]);
+            assert_eq!(call("whisper").await?.body(), b"hi");
+            assert!(methods.unregister("shout") && !methods.unregister("shout"));
+            let unknown = remote(call("shout").await.err().ok_or("it is known")?)?;
+            assert_eq!(unknown.0, RemoteError::UNKNOWN_METHOD);
+            // A method can take itself off, and finishes.
+            let own = methods.clone();
+            methods.register("once", move || {
+                own.unregister("once");
+                async { "done" }
+            })?;
+            assert_eq!(call("once").await?.body(), b"done");
+            assert_eq!(methods.names(), ["whisper"]);
+            Ok(())
+        });
+        assert_eq!(served.await?.done, 3);
+        Ok(())
+    });
+}
+
+#[test]
 fn failures_and_panics_reach_the_caller_at_once() {
     struct Unsendable;
     impl IntoReply for Unsendable {
@@ -400,7 +437,7 @@ fn the_end_of_the_connection_ends_calls_and_servers() {
         let idempotent = client.call("q", "?").timeout(Duration::MAX).idempotent();
         let runs = Arc::new(AtomicU32::new(0));
         let began = runs.clone();
-        let server = RpcServer::on(&queue).at_once(3).serve(move || {
+        let server = RpcServer::on(&queue).at_once(2).serve(move || {
             began.fetch_add(1, Ordering::SeqCst);
             pending::<()>()
         });

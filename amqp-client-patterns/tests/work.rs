@@ -4,11 +4,12 @@ mod common;
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amqp_client_core::{
-    Delivery, FieldTable, Message, MessageProperties, OnPanic, Queue, QueueOptions,
+    ConsumeOptions, Delivery, FieldTable, Message, MessageProperties, OnPanic, Queue, QueueOptions,
 };
 use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
@@ -433,6 +434,74 @@ fn a_worker_whose_queue_is_deleted_ends_with_the_reason() {
         }
         let gone = Work::on(&queue).each(async || ()).run().await;
         assert!(matches!(gone, Err(WorkError::Start(_))), "{gone:?}");
+        Ok(())
+    });
+}
+
+/// Whatever ends the worker, it does not wait for a handler for longer than the grace period, or when nobody measures it.
+#[test]
+fn a_handler_that_hangs_does_not_keep_a_worker_that_has_ended() {
+    on_each_adapter(async |rig: Rig| {
+        for closed in [false, true] {
+            let queue = rig.queue("q").await?;
+            publish_all(&queue, ["hangs", "waits"].map(str::to_owned)).await?;
+            let seen = Seen::new();
+            let handler = async |Text(text): Text, State(seen): State<Seen>| {
+                seen.add(text);
+                std::future::pending::<()>().await;
+            };
+            let grace = if closed { Duration::MAX } else { Duration::from_millis(20) };
+            let work = Work::on(&queue).state(seen.clone()).grace(grace).each(handler);
+            let end = async {
+                assert_eq!(seen.next(1).await, ["hangs"]);
+                match closed {
+                    true => rig.connection.close().await.expect("it is closed"),
+                    false => drop(rig.channel.queue_delete("q").await.expect("it is deleted")),
+                }
+            };
+            let (ended, ()) = futures_util::future::join(work.run(), end).await;
+            let Err(WorkError::Ended { summary, .. }) = ended else {
+                return Err(format!("{ended:?}").into());
+            };
+            let [unfinished] = &summary.unfinished[..] else { return Err("it has one".into()) };
+            assert_eq!((summary.done, unfinished.body()), (0, &b"hangs"[..]));
+        }
+        Ok(())
+    });
+}
+
+/// Nothing at the broker limits what a consumer without acknowledgements gets.
+#[test]
+fn a_worker_without_acknowledgements_takes_no_more_than_its_limit() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        publish_all(&queue, (0..100).map(|number| number.to_string())).await?;
+        let (seen, gate) = (Seen::new(), Arc::new(Semaphore::new(0)));
+        let handler =
+            async |Text(text): Text, State((seen, gate)): State<(Seen, Arc<Semaphore>)>| {
+                seen.add(text);
+                drop(gate.acquire().await.expect("it is open"));
+            };
+        let taken = Arc::new(AtomicU32::new(0));
+        let count = taken.clone();
+        let work = Work::on(&queue)
+            .state((seen.clone(), gate.clone()))
+            .consume_options(ConsumeOptions::new().no_ack(true))
+            .at_once(2)
+            .prefetch(8)
+            .in_order_of(move |_| _ = count.fetch_add(1, Ordering::SeqCst))
+            .each(handler);
+        let stop = async {
+            assert_eq!(seen.next(1).await, ["0"]);
+            // All have arrived here.
+            wait_for_count(&rig, "q", 0).await.expect("a count");
+            rig.connection.after(Duration::from_millis(5)).await.expect("open");
+            assert!(taken.load(Ordering::SeqCst) <= 9, "{taken:?} are taken");
+            gate.add_permits(1);
+            let expected: Vec<_> = (1..100).map(|number| number.to_string()).collect();
+            assert_eq!(seen.next(99).await, expected);
+        };
+        assert_eq!(work.until(stop).await?.done, 100);
         Ok(())
     });
 }

@@ -1,8 +1,9 @@
 use std::error::Error;
-use std::fmt;
 
-use amqp_client_core::{DecodeError, SendError, ShortStr, TooLong, error::chain};
+use amqp_client_core::{DecodeError, SendError, ShortStr, TooLong};
 use thiserror::Error;
+
+use crate::shown::debug_shows_chain;
 
 /// An error of any type, such as those of codecs and handlers.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -91,17 +92,6 @@ pub enum TypedSendError {
     /// The message was not sent, or was sent and not confirmed.
     #[error(transparent)]
     Send(#[from] SendError),
-}
-
-/// Shows an error and its causes in one line, like all errors of the client.
-macro_rules! debug_shows_chain {
-    ($($error:ident)*) => {$(
-        impl fmt::Debug for $error {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&chain(self), f)
-            }
-        }
-    )*};
 }
 
 debug_shows_chain! { EncodeBodyError DecodeBodyError TypedSendError }

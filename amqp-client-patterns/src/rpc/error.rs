@@ -1,13 +1,12 @@
-use std::fmt;
 use std::time::Duration;
 
-use amqp_client_core::error::chain;
 use amqp_client_core::{
     CallError, ConfirmError, ConsumerEnd, PublishError, Returned, SendError, TooLong,
 };
 use thiserror::Error;
 
 use crate::codec::{DecodeBodyError, EncodeBodyError};
+use crate::shown::debug_shows_chain;
 
 /// A call returned no result.
 ///
@@ -135,17 +134,6 @@ pub enum ServeError {
         /// The counts until then.
         served: super::Served,
     },
-}
-
-/// Shows an error and its causes in one line, like all errors of the client.
-macro_rules! debug_shows_chain {
-    ($($error:ident)*) => {$(
-        impl fmt::Debug for $error {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&chain(self), f)
-            }
-        }
-    )*};
 }
 
 debug_shows_chain! { RpcError RemoteError AlreadyRegistered ServeError }

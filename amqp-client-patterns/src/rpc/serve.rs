@@ -1,14 +1,15 @@
 //! The loop of a server.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use amqp_client_core::{
-    After, CallError, Channel, ConsumeOptions, Consumer, ConsumerEnd, Delivery, Message,
-    PublishError, Queue, RawProperties, proto,
+    CallError, Channel, ConsumeOptions, Consumer, ConsumerEnd, Delivery, Message, PublishError,
+    Queue, RawProperties, proto,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
@@ -16,8 +17,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use proto::Route;
 
 use super::error::{RemoteError, ServeError};
+use super::methods::Running;
 use super::reply::ReplyError;
-use super::server::{Options, RpcServer, Running, Served};
+use super::server::{Options, RpcServer, Served};
+use crate::grace::Grace;
+use crate::shown;
 
 /// Runs a server until `stop` is ready or its consumer ends.
 pub(super) async fn serve<S>(
@@ -32,12 +36,14 @@ pub(super) async fn serve<S>(
         Either::Right((consumer, _)) => consumer?,
     };
     let channel = consumer.channel().clone();
+    let grace = Grace::new(server.options.grace);
     let mut serving = Serving {
         server,
         consumer: Some(consumer),
         end: None,
         running: FuturesUnordered::new(),
-        grace: None,
+        next: VecDeque::new(),
+        grace,
         served: Served::default(),
     };
     let served = poll_fn(|cx| serving.poll(&channel, stop.as_mut(), cx)).await?;
@@ -62,8 +68,10 @@ struct Serving<S> {
     consumer: Option<Consumer>,
     end: Option<ConsumerEnd>,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
-    /// The end of the grace period, once there is no consumer.
-    grace: Option<After>,
+    /// Requests that wait for room: after a loss, those that were delivered before may still be running.
+    next: VecDeque<Delivery>,
+    /// Begins when there is no consumer.
+    grace: Grace,
     served: Served,
 }
 
@@ -95,16 +103,14 @@ impl<S> Serving<S> {
                 self.count(&finished);
             }
             if self.consumer.is_some() && stop.as_mut().poll(cx).is_ready() {
-                // Dropping it requeues the requests that no handler has.
+                // Dropping them requeues the requests that no handler has.
                 self.consumer = None;
+                self.next.clear();
             }
-            if self.consumer.is_none() {
-                let time = self.server.options.grace;
-                let grace = self.grace.get_or_insert_with(|| channel.connection().after(time));
-                // Nothing measures the time once the connection is closed, and nobody gets the replies.
-                if self.running.is_empty() || grace.poll_unpin(cx).is_ready() {
-                    return Poll::Ready(self.result());
-                }
+            let is_idle = self.running.is_empty() && self.next.is_empty();
+            if self.consumer.is_none() && (is_idle || self.grace.is_over(channel.connection(), cx))
+            {
+                return Poll::Ready(self.result());
             }
             if !self.take(channel, cx) {
                 return Poll::Pending;
@@ -112,16 +118,28 @@ impl<S> Serving<S> {
         }
     }
 
-    /// Takes requests while there is room for handlers. Returns whether there is anything new to poll.
+    /// Takes requests, and calls handlers while there is room. Returns whether there is anything new to poll.
     fn take(&mut self, channel: &Channel, cx: &mut Context<'_>) -> bool {
+        let at_once = usize::from(self.server.options.at_once);
         let mut started = false;
-        while self.running.len() < usize::from(self.server.options.at_once) {
-            let Some(consumer) = &mut self.consumer else { break };
-            match consumer.poll_next_unpin(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok(request))) => {
+        loop {
+            while self.running.len() < at_once {
+                let Some(request) = self.next.pop_front() else { break };
+                // The broker has requeued a stale delivery, and delivers it again.
+                if !request.is_stale() {
                     self.running.push(self.server.handle(request, channel.clone()));
+                    started = true;
                 }
+            }
+            // The broker sends no more than run at once. So whatever comes beyond that is the end of the consumer, which begins
+            // the grace period although no handler is free.
+            if self.running.len() + self.next.len() > at_once {
+                return started;
+            }
+            let Some(consumer) = &mut self.consumer else { return started };
+            match consumer.poll_next_unpin(cx) {
+                Poll::Pending => return started,
+                Poll::Ready(Some(Ok(request))) => self.next.push_back(request),
                 Poll::Ready(end) => {
                     self.end = end.and_then(Result::err);
                     self.consumer = None;
@@ -129,7 +147,6 @@ impl<S> Serving<S> {
             }
             started = true;
         }
-        started
     }
 
     fn count(&mut self, finished: &Finished) {
@@ -180,8 +197,8 @@ impl<S> RpcServer<S> {
 
     fn start(&self, request: &mut Option<Delivery>) -> Result<Running, ReplyError> {
         let kind = request.as_ref().and_then(|request| request.properties().kind().ok().flatten());
-        let named = kind.as_ref().and_then(|kind| self.methods.get(kind.to_str().ok()?));
-        match named.or(self.otherwise.as_ref()) {
+        let named = kind.as_ref().and_then(|kind| self.methods.find(kind.to_str().ok()?));
+        match named.as_deref().or(self.otherwise.as_deref()) {
             Some(method) => method
                 .start(request, &self.state)
                 .map_err(|error| ReplyError::new(RemoteError::BAD_REQUEST, error)),
@@ -205,9 +222,7 @@ async fn finish(running: Running) -> Replied {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Replied {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
-    let why = format!("the handler panicked: {text}");
+    let why = shown::panicked(panic);
     (RequestResult::Panicked, Err(ReplyError::new(RemoteError::PANICKED, why)))
 }
 

@@ -1,16 +1,13 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, pending};
-use std::marker::PhantomData;
-use std::pin::Pin;
 use std::time::Duration;
 
-use amqp_client_core::{ConsumeOptions, Delivery, Message, Queue};
+use amqp_client_core::{ConsumeOptions, Queue};
 
 use super::error::{AlreadyRegistered, ServeError};
-use super::reply::{IntoReply, ReplyError};
+use super::methods::{Function, Method, Methods};
+use super::reply::IntoReply;
 use super::serve;
-use crate::codec::BoxError;
 use crate::handler::{Arguments, ByReference, Handler};
 
 /// Carries out requests: see [the module](super).
@@ -20,7 +17,7 @@ use crate::handler::{Arguments, ByReference, Handler};
 pub struct RpcServer<S = ()> {
     pub(super) queue: Queue,
     pub(super) state: S,
-    pub(super) methods: BTreeMap<String, Box<dyn Method<S>>>,
+    pub(super) methods: Methods<S>,
     /// For requests that no method takes.
     pub(super) otherwise: Option<Box<dyn Method<S>>>,
     pub(super) options: Options,
@@ -50,45 +47,18 @@ pub struct Served {
     pub unfinished: u64,
 }
 
-/// The future of a handler: its reply.
-pub(super) type Running = Pin<Box<dyn Future<Output = Result<Message, ReplyError>> + Send>>;
-
-/// A handler of requests, of any type.
-pub(super) trait Method<S>: Send {
-    /// Takes the arguments from the request, and calls the handler.
-    fn start(&self, request: &mut Option<Delivery>, state: &S) -> Result<Running, BoxError>;
-}
-
-struct Function<H, A> {
-    handler: H,
-    arguments: PhantomData<fn(A)>,
-}
-
-impl<S, H, A> Method<S> for Function<H, A>
-where
-    H: Handler<A> + Send,
-    H::Future: Send + 'static,
-    H::Output: IntoReply,
-    A: Arguments<S, ByReference>,
-{
-    fn start(&self, request: &mut Option<Delivery>, state: &S) -> Result<Running, BoxError> {
-        let handled = self.handler.call(A::take(request, state)?);
-        Ok(Box::pin(async { handled.await.into_reply() }))
-    }
-}
-
 impl RpcServer {
     /// Creates a server on a queue. It carries out one request at a time, and has no handler yet.
     pub fn on(queue: &Queue) -> Self {
         let (at_once, grace) = (1, Duration::from_secs(30));
         let options = Options { consume: ConsumeOptions::new(), at_once, grace };
-        Self { queue: queue.clone(), state: (), methods: BTreeMap::new(), otherwise: None, options }
+        Self { queue: queue.clone(), state: (), methods: Methods::new(), otherwise: None, options }
     }
 
     /// Sets the state for the handlers, which can take it, or parts of it, by [`State`](crate::handler::State). Set it before the
     /// handlers.
     pub fn state<S>(self, state: S) -> RpcServer<S> {
-        let (methods, otherwise) = (BTreeMap::new(), None);
+        let (methods, otherwise) = (Methods::new(), None);
         RpcServer { queue: self.queue, state, methods, otherwise, options: self.options }
     }
 }
@@ -99,34 +69,37 @@ impl<S> RpcServer<S> {
     /// # Errors
     /// [`AlreadyRegistered`], if there is a handler for that method.
     pub fn register<H, A>(
-        mut self,
+        self,
         method: impl Into<String>,
         handler: H,
     ) -> Result<Self, AlreadyRegistered>
     where
-        H: Handler<A> + Send + 'static,
+        H: Handler<A> + Send + Sync + 'static,
         H::Future: Send + 'static,
         H::Output: IntoReply,
         A: Arguments<S, ByReference> + 'static,
     {
-        let method = method.into();
-        if self.methods.contains_key(&method) {
-            return Err(AlreadyRegistered { method });
-        }
-        self.methods.insert(method, Box::new(Function { handler, arguments: PhantomData }));
+        self.methods.register(method, handler)?;
         Ok(self)
+    }
+
+    /// Returns the methods, to [add](Methods::register) and [remove](Methods::unregister) some while the server runs. Set the
+    /// [state](Self::state) before.
+    #[must_use]
+    pub fn methods(&self) -> Methods<S> {
+        self.methods.clone()
     }
 
     /// Sets the handler for all requests that no [registered](Self::register) method takes. Without it, such requests are replied to
     /// with the error [`UNKNOWN_METHOD`](super::RemoteError::UNKNOWN_METHOD).
     pub fn serve<H, A>(mut self, handler: H) -> Self
     where
-        H: Handler<A> + Send + 'static,
+        H: Handler<A> + Send + Sync + 'static,
         H::Future: Send + 'static,
         H::Output: IntoReply,
         A: Arguments<S, ByReference> + 'static,
     {
-        self.otherwise = Some(Box::new(Function { handler, arguments: PhantomData }));
+        self.otherwise = Some(Box::new(Function::new(handler)));
         self
     }
 
@@ -180,7 +153,7 @@ impl<S> fmt::Debug for RpcServer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServer")
             .field("queue", self.queue.name())
-            .field("methods", &self.methods.keys())
+            .field("methods", &self.methods)
             .field("at_once", &self.options.at_once)
             .finish_non_exhaustive()
     }

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::codec::BoxError;
 use crate::handler::Verdict;
+use crate::shown::debug_shows_chain;
 
 /// An event of a worker: see [`Work::on_event`](super::Work::on_event).
 #[derive(Debug)]
@@ -109,7 +110,7 @@ pub enum WorkError {
         "messages of the queue {0:?} cannot be retried; declare the queue with a name of its own, in UTF-8"
     )]
     QueueName(ShortStr),
-    /// The consumer ended. The handlers that were running have finished.
+    /// The consumer ended. The handlers that were running had the [grace period](super::Work::grace) to finish.
     #[error("the consumer of the worker ended")]
     Ended {
         /// The reason.
@@ -120,8 +121,4 @@ pub enum WorkError {
     },
 }
 
-impl fmt::Debug for WorkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&chain(self), f)
-    }
-}
+debug_shows_chain! { WorkError }

@@ -58,7 +58,7 @@
 //! | returns [`Verdict::Refuse`](crate::handler::Verdict::Refuse) | is [parked](Work::failed_to), or rejected and dead-lettered |
 //! | cannot be called: the body does not decode, or no route takes the message | is refused, too |
 //! | panics | is retried, unless [`on_panic`](Work::on_panic) says otherwise |
-//! | is still running when the grace period ends | is unfinished: [`Summary::unfinished`] |
+//! | is still running when the grace period ends, or the connection is closed | is unfinished: [`Summary::unfinished`] |
 //! | took the [`Delivery`] | is settled by the handler |
 //!
 //! A message that fails each time and is requeued at once comes back at once. A quorum queue limits that
@@ -190,7 +190,8 @@ impl<S, R> Work<S, R> {
 
     /// Handles messages of the same key one after another, in their order. Messages of different keys run concurrently. Messages
     /// that wait for their key count against the [prefetch limit](Self::prefetch), so set one that is several times the number of
-    /// handlers.
+    /// handlers. The worker takes no more than that either if the consumer does not acknowledge
+    /// ([`no_ack`](ConsumeOptions::no_ack)).
     ///
     /// A message that is requeued or retried comes after others of its key. After a loss of the connection, messages that were
     /// not acknowledged are delivered again.
@@ -214,7 +215,8 @@ impl<S, R> Work<S, R> {
         self
     }
 
-    /// Sets for how long handlers may go on running once the worker is stopped. Default 30 seconds.
+    /// Sets for how long handlers may go on running once the worker is stopped, or its consumer has ended. Default 30 seconds. When
+    /// the connection is closed for good, they are dropped at once.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self

@@ -13,11 +13,13 @@ pub(super) type KeyOf = dyn Fn(&Delivery) -> u64 + Send + Sync;
 pub(super) struct Order {
     key_of: Box<KeyOf>,
     busy: HashMap<u64, VecDeque<Delivery>>,
+    /// Number of deliveries that wait.
+    waiting: usize,
 }
 
 impl Order {
     pub(super) fn new(key_of: Box<KeyOf>) -> Self {
-        Self { key_of, busy: HashMap::new() }
+        Self { key_of, busy: HashMap::new(), waiting: 0 }
     }
 
     /// Returns the key of a delivery that may be handled now. Keeps a delivery that has to wait.
@@ -30,6 +32,7 @@ impl Order {
             }
             Entry::Occupied(mut busy) => {
                 busy.get_mut().push_back(delivery);
+                self.waiting += 1;
                 None
             }
         }
@@ -38,22 +41,26 @@ impl Order {
     /// Frees a key, and returns the next delivery that waited for it. Then the key is busy again.
     pub(super) fn leave(&mut self, key: u64) -> Option<Delivery> {
         let waiting = self.busy.get_mut(&key)?;
-        loop {
-            match waiting.pop_front() {
-                // The broker has requeued a stale delivery, and delivers it again.
-                Some(delivery) if delivery.is_stale() => {}
-                Some(delivery) => return Some(delivery),
-                None => {
-                    self.busy.remove(&key);
-                    return None;
-                }
+        while let Some(delivery) = waiting.pop_front() {
+            self.waiting -= 1;
+            // The broker has requeued a stale delivery, and delivers it again.
+            if !delivery.is_stale() {
+                return Some(delivery);
             }
         }
+        self.busy.remove(&key);
+        None
+    }
+
+    /// Returns the number of deliveries that wait.
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Drops the deliveries that wait, which requeues them.
     pub(super) fn clear(&mut self) {
         self.busy.clear();
+        self.waiting = 0;
     }
 }
 

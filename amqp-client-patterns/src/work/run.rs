@@ -15,10 +15,13 @@ use futures_util::future::{CatchUnwind, Either, Join, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
 
+use super::order::Order;
 use super::settle::{Action, Policy, Retries, Settled, Step};
 use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
+use crate::grace::Grace;
 use crate::handler::Verdict;
 use crate::retry::Retry;
+use crate::shown::panicked;
 
 /// The watchdog looks so often in the time after which it reports a handler.
 const LOOKS: u32 = 4;
@@ -125,10 +128,10 @@ struct Worker<S, R: Routes<S>> {
     /// For the next handler.
     spare: Handling<R::Running>,
     settling: FuturesUnordered<Step>,
-    /// Deliveries whose key has become free.
-    next: VecDeque<(u64, Delivery)>,
-    /// The end of the grace period, once the worker was stopped.
-    grace: Option<After>,
+    /// Deliveries that wait for room, with their keys, which are busy.
+    next: VecDeque<(Option<u64>, Delivery)>,
+    /// Begins when there is no consumer.
+    grace: Grace,
     /// The next look of the watchdog, if there is an observer.
     look: Option<After>,
     looks: u32,
@@ -138,6 +141,7 @@ struct Worker<S, R: Routes<S>> {
 impl<S, R: Routes<S>> Worker<S, R> {
     fn new(consumer: Consumer, policy: Policy, state: S, routes: R, options: Options) -> Self {
         let connection = consumer.channel().connection().clone();
+        let grace = Grace::new(options.grace);
         let look = options.observer.as_ref().map(|_| connection.after(options.warn_after / LOOKS));
         Self {
             connection,
@@ -152,7 +156,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             spare: Handling::default(),
             settling: FuturesUnordered::new(),
             next: VecDeque::new(),
-            grace: None,
+            grace,
             look,
             looks: 0,
             summary: Summary::default(),
@@ -180,12 +184,10 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 };
                 self.settled(job, settled);
             }
-            if self.grace.is_none() && stop.as_mut().poll(cx).is_ready() {
-                self.stop();
+            if self.consumer.is_some() && stop.as_mut().poll(cx).is_ready() {
+                self.stop_taking();
             }
-            let in_time = self.grace.as_mut().is_none_or(|grace| grace.poll_unpin(cx).is_pending());
-            let idle = self.jobs.is_empty() && self.next.is_empty();
-            if self.consumer.is_none() && (idle || !in_time) {
+            if self.is_over(cx) {
                 return Poll::Ready(self.result());
             }
             if !self.take(&mut arriving, cx) {
@@ -195,33 +197,60 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    /// Takes deliveries while there is room for handlers. Returns whether there is anything new to poll, and sets whether the
+    /// Whether there is nothing left to do, or no time for it.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_idle = self.jobs.is_empty() && self.next.is_empty();
+        self.consumer.is_none() && (is_idle || self.grace.is_over(&self.connection, cx))
+    }
+
+    /// Takes deliveries, and calls handlers while there is room. Returns whether there is anything new to poll, and sets whether the
     /// consumer may be polled.
     fn take(&mut self, arriving: &mut bool, cx: &mut Context<'_>) -> bool {
-        // Handlers that return at once leave the room as it is. The loop has to see whether the worker is to stop.
-        let mut room = usize::from(self.options.at_once).saturating_sub(self.jobs.len());
+        let at_once = usize::from(self.options.at_once);
+        let mut room = at_once.saturating_sub(self.jobs.len());
         let mut started = false;
-        while room > 0 {
-            room -= 1;
-            if let Some((key, delivery)) = self.next.pop_front() {
-                self.start(delivery, Some(key), cx);
+        loop {
+            while room > 0 {
+                let Some((key, delivery)) = self.next.pop_front() else { break };
                 started = true;
-                continue;
+                // The broker has requeued a stale delivery, and delivers it again.
+                if delivery.is_stale() {
+                    self.free(key);
+                } else {
+                    room -= 1;
+                    self.start(delivery, key, cx);
+                }
             }
-            let Some(consumer) = self.consumer.as_mut().filter(|_| *arriving) else { break };
+            // Handlers that return at once leave the room as it is. The loop has to see whether the worker is to stop.
+            if room == 0 && self.jobs.len() < at_once {
+                return started;
+            }
+            // The broker sends no more than the limit. So whatever comes beyond it is the end of the consumer, which begins the
+            // grace period although no handler is free. A consumer that does not acknowledge has no limit but this one.
+            if self.held() > usize::from(self.options.limit()) {
+                return started;
+            }
+            let Some(consumer) = self.consumer.as_mut().filter(|_| *arriving) else {
+                return started;
+            };
             match consumer.poll_next_unpin(cx) {
                 Poll::Pending => {
                     *arriving = false;
-                    break;
+                    return started;
                 }
-                Poll::Ready(Some(Ok(delivery))) => match &mut self.options.order {
-                    None => self.start(delivery, None, cx),
-                    Some(order) => {
-                        if let Some((key, delivery)) = order.enter(delivery) {
-                            self.start(delivery, Some(key), cx);
+                Poll::Ready(Some(Ok(delivery))) => {
+                    let entered = match &mut self.options.order {
+                        None => Some((None, delivery)),
+                        Some(order) => order.enter(delivery).map(|(key, next)| (Some(key), next)),
+                    };
+                    match entered {
+                        Some((key, delivery)) if room > 0 => {
+                            room -= 1;
+                            self.start(delivery, key, cx);
                         }
+                        waiting => self.next.extend(waiting),
                     }
-                },
+                }
                 Poll::Ready(end) => {
                     self.end = end.and_then(Result::err);
                     self.consumer = None;
@@ -229,7 +258,12 @@ impl<S, R: Routes<S>> Worker<S, R> {
             }
             started = true;
         }
-        started
+    }
+
+    /// Returns the number of messages that run or wait here.
+    fn held(&self) -> usize {
+        let waiting = self.options.order.as_ref().map_or(0, Order::waiting);
+        self.jobs.len() + self.next.len() + waiting
     }
 
     /// Calls the handler for a delivery. A handler that returns at its first poll needs no task.
@@ -268,7 +302,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
 
     fn panicked(&mut self, job: Job, panic: Panic) {
         self.summary.panicked += 1;
-        let why = format!("the handler panicked: {}", text(&*panic));
+        let why = panicked(&*panic);
         let verdict = match self.options.on_panic {
             OnPanic::Propagate => self.propagate(job, panic),
             OnPanic::Reject => Verdict::refuse(why),
@@ -349,18 +383,17 @@ impl<S, R: Routes<S>> Worker<S, R> {
             // If the channel is closed, the broker has requeued the delivery, and the consumer ends with the reason.
             let _closed = settle(delivery);
         }
+        self.free(key);
+    }
+
+    /// Frees a key for the next delivery that waits for it.
+    fn free(&mut self, key: Option<u64>) {
         if let (Some(key), Some(order)) = (key, &mut self.options.order) {
-            self.next.extend(order.leave(key).map(|delivery| (key, delivery)));
+            self.next.extend(order.leave(key).map(|delivery| (Some(key), delivery)));
         }
     }
 
-    /// Takes no more messages, and begins the grace period.
-    fn stop(&mut self) {
-        self.grace = Some(self.connection.after(self.options.grace));
-        self.stop_taking();
-    }
-
-    /// Requeues the deliveries that no handler has.
+    /// Takes no more messages, and requeues the deliveries that no handler has.
     fn stop_taking(&mut self) {
         self.consumer = None;
         self.next.clear();
@@ -418,9 +451,3 @@ impl Options {
 
 /// The reason of a message for which there is no handler.
 const NO_ROUTE: &str = "no route of the worker takes this routing key";
-
-/// Returns the message of a panic.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
-}
