@@ -1,4 +1,4 @@
-//! Putting a message together from its method, header and body frames.
+//! Putting a message together from its method, header and body frames, as a connection does.
 
 use bytes::{Bytes, BytesMut};
 
