@@ -5,13 +5,17 @@
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 
-use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::proto::frame::FRAME_MIN_SIZE;
+use amqp_client_core::proto::{ClientConfig, Limits, RawProperties, Route};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
 use harness::ClientRig;
 
 /// Number of messages before it is the other side's turn.
 const BATCH: usize = 100;
 const BODY: [u8; 256] = [7; 256];
+/// A body that takes one frame more than that, of the smallest size.
+const PARTS: usize = 3;
+const FRAME_MIN: usize = FRAME_MIN_SIZE as usize;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -20,13 +24,19 @@ fn main() {
         return println!("usage: instructions SCENARIO COUNT");
     };
     let Ok(count) = count.parse::<usize>() else { return };
-    let mut rig = ClientRig::new(Config::default());
+    let mut config = Config::default();
+    if scenario == "parts" {
+        let limits = Limits::default().frame_max(FRAME_MIN_SIZE);
+        config = config.protocol(ClientConfig::default().limits(limits));
+    }
+    let mut rig = ClientRig::new(config);
     let channel = rig.open_channel();
     match scenario.as_str() {
         "publish" | "prepared" | "batch" => publish(&mut rig, &channel, scenario, count / BATCH),
         "confirm" => confirm(&mut rig, &channel, count / BATCH),
-        "consume" => consume(&mut rig, &channel, true, count / BATCH),
-        "acknowledge" => consume(&mut rig, &channel, false, count / BATCH),
+        "consume" => consume(&mut rig, &channel, &BODY, true, count / BATCH),
+        "acknowledge" => consume(&mut rig, &channel, &BODY, false, count / BATCH),
+        "parts" => consume(&mut rig, &channel, &[7; PARTS * FRAME_MIN], true, count / BATCH),
         "declare" => {
             for _ in 0..count {
                 rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");
@@ -68,11 +78,11 @@ fn confirm(rig: &mut ClientRig, channel: &Channel, batches: usize) {
     }
 }
 
-fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize) {
+fn consume(rig: &mut ClientRig, channel: &Channel, body: &[u8], no_ack: bool, batches: usize) {
     let consuming = channel.basic_consume("queue", ConsumeOptions::new().no_ack(no_ack));
     let mut consumer = rig.run(consuming).expect("a consumer");
     let tag = consumer.tag().clone();
-    rig.peer.deliver(channel.id(), &tag, BATCH as u64, &BODY);
+    rig.peer.deliver(channel.id(), &tag, BATCH as u64, body);
     let mut bytes = rig.said();
     // Head, class, method and consumer tag come before the delivery tag.
     let (one, tag_at) = (bytes.len() / BATCH, 7 + 4 + 1 + tag.len());
@@ -83,16 +93,16 @@ fn consume(rig: &mut ClientRig, channel: &Channel, no_ack: bool, batches: usize)
             delivery[tag_at..tag_at + 8].copy_from_slice(&next.to_be_bytes());
         }
         rig.hear(&bytes);
-        take(&mut consumer);
+        take(&mut consumer, body.len());
         rig.write(false);
     }
 }
 
-fn take(consumer: &mut Consumer) {
+fn take(consumer: &mut Consumer, body_len: usize) {
     let mut taken = 0;
     while let Some(delivery) = consumer.try_next() {
         taken += delivery.body().len();
         delivery.ack().expect("it waits");
     }
-    assert_eq!(taken, BATCH * BODY.len());
+    assert_eq!(taken, BATCH * body_len);
 }

@@ -433,14 +433,3 @@ impl FromReply for GetReply {
         }
     }
 }
-
-/// Steps over the fixed part of a content header: class, weight, body size; then come the properties.
-pub(crate) fn content_header(payload: &[u8]) -> Parsed<'_, (u16, u64)> {
-    let (rest, ids) = u32_be(payload)?;
-    let (rest, body_size) = u64_be(rest)?;
-    let [high, low, ..] = ids.to_be_bytes();
-    Ok((rest, (u16::from_be_bytes([high, low]), body_size)))
-}
-
-/// Length of the fixed part of a content header.
-pub(crate) const CONTENT_HEADER_LEN: usize = 12;

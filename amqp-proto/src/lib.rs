@@ -269,6 +269,7 @@
 //!
 //! - The crate root has everything that a loop and its application need: [`Connection`] and
 //!   [`Channel`], events, messages, numbers, errors.
+//! - [`content`]: messages as frames, to read and write them by hand.
 //! - [`embedding`]: a guide, without code of its own.
 //! - [`config`]: the configuration of both sides, including limits.
 //! - [`error`]: errors, by who is to blame.
@@ -302,7 +303,7 @@ mod body_pool;
 mod channel;
 pub mod config;
 mod connection;
-mod content;
+pub mod content;
 mod counts;
 mod delivery;
 #[doc = include_str!("../docs/embedding.md")]

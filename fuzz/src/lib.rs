@@ -156,7 +156,8 @@ mod tests {
     }
 
     /// Each target of amqp-proto that has seeds.
-    const SEEDED: [(&str, fn(&[u8])); 7] = [
+    const SEEDED: [(&str, fn(&[u8])); 8] = [
+        ("contents", fuzzing::contents),
         ("frames", fuzzing::frames),
         ("methods", fuzzing::methods),
         ("properties", fuzzing::properties),

@@ -40,19 +40,21 @@ pub(crate) struct Reached<R: Runtime> {
 }
 
 /// Checks that the TLS configuration of a target can be used with each of its nodes.
+#[cfg(feature = "tls")]
 pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
-    let Some(tls) = &target.tls else { return Ok(()) };
-    #[cfg(feature = "tls")]
-    for endpoint in &target.endpoints {
-        tls.session(&endpoint.host)?;
+    let sessions = |tls: &crate::tls::TlsOptions| {
+        target.endpoints.iter().try_for_each(|endpoint| tls.session(&endpoint.host).map(drop))
+    };
+    Ok(target.tls.as_ref().map_or(Ok(()), sessions)?)
+}
+
+/// Checks that the target uses no TLS, which this build does not have.
+#[cfg(not(feature = "tls"))]
+pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
+    match &target.tls {
+        Some(_) => Err(crate::tls::TlsError::NotBuilt.into()),
+        None => Ok(()),
     }
-    #[cfg(not(feature = "tls"))]
-    {
-        let _unused = tls;
-        return Err(crate::tls::TlsError::NotBuilt.into());
-    }
-    #[cfg(feature = "tls")]
-    Ok(())
 }
 
 /// Connects a stream to a node.

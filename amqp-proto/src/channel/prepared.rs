@@ -8,7 +8,7 @@ use super::publish::Route;
 use super::publish::{UNCOPIED_FROM, push_frames, push_heads};
 use super::state::Mode;
 use crate::body::Body;
-use crate::delivery::CONTENT_HEADER_LEN;
+use crate::content::FIXED_PART_LEN;
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind};
 use crate::properties::identity;
 use crate::{ChannelId, PublishError, PublishSeq, RawProperties, ShortStr, TooLong};
@@ -81,7 +81,7 @@ impl Prepared {
             channel,
             size_at: properties_at.start - 8,
             frame_size_at: frame_at + 3,
-            header_size: properties_at.len() + CONTENT_HEADER_LEN + FRAME_OVERHEAD,
+            header_size: properties_at.len() + FIXED_PART_LEN + FRAME_OVERHEAD,
             heads: heads.into(),
             exchange: name("exchange", route.exchange)?,
             routing_key: name("routing key", route.routing_key)?,

@@ -7,7 +7,7 @@ use super::commands::Channel;
 use super::fingerprint::Head;
 use super::state::Mode;
 use crate::body::Body;
-use crate::delivery::CONTENT_HEADER_LEN;
+use crate::content::{FIXED_PART_LEN, encoded_fixed_part};
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, BasicPublish, Method};
 use crate::outbound::{Outbound, Role};
@@ -108,7 +108,7 @@ impl Channel<'_> {
         let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
         out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len() + copied);
         let properties_at = push_heads(out, channel, route, properties, octets.len())?;
-        let size = properties_at.len() + CONTENT_HEADER_LEN + FRAME_OVERHEAD;
+        let size = properties_at.len() + FIXED_PART_LEN + FRAME_OVERHEAD;
         if size > self.outbound.frame_max as usize {
             out.truncate(start);
             return Err(PublishError::PropertiesTooLarge {
@@ -203,7 +203,7 @@ pub(super) fn push_heads(
     let at = out.len();
     properties.encode_into(out);
     let properties_at = at..out.len();
-    frame::finish(out, at - CONTENT_HEADER_LEN);
+    frame::finish(out, at - FIXED_PART_LEN);
     Ok(properties_at)
 }
 
@@ -218,9 +218,7 @@ fn push_header(
     let out = outbound.transmit.buffer();
     let before = out.len();
     let start = frame::begin(out, FrameKind::Header, channel);
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = (body_len as u64).to_be_bytes();
-    let [c0, c1, ..] = METHOD_IDS;
-    out.extend_from_slice(&[c0, c1, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7]);
+    out.extend_from_slice(&encoded_fixed_part(BasicPublish::CLASS_ID, body_len as u64));
     let properties_at = out.len();
     properties.encode_into(out);
     let range = properties_at..out.len();

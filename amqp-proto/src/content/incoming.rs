@@ -2,18 +2,18 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::BASIC;
+use super::header::{FIXED_PART_LEN, fixed_part};
+use super::progress::Progress;
 use crate::body_pool::BodyPool;
-use crate::delivery::{CONTENT_HEADER_LEN, DeliverArguments, content_header};
+use crate::delivery::DeliverArguments;
 use crate::frame::{FrameHead, FrameKind};
 use crate::method::{BasicPublish, BasicReturn};
 use crate::outbound::Outbound;
 use crate::wire::unwrapped;
 use crate::{
-    ConsumerId, DecodeError, DecodeErrorKind, RawProperties, ShortStr, Unusable, Violation,
+    ConnectionError, ConsumerId, DecodeError, RawProperties, ShortStr, Unusable, Violation,
 };
-
-/// Content carries properties of this class only.
-const BASIC: u16 = 60;
 
 /// The first method of a message, waiting for the rest.
 #[derive(Debug)]
@@ -28,11 +28,12 @@ pub(crate) enum ContentMethod {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     method: ContentMethod,
-    header: Option<Header>,
+    progress: Progress,
+    /// The reason why the body is counted and not stored.
+    unusable: Option<Unusable>,
     body: BytesMut,
     /// The body, when it came in one frame.
     single: Option<Bytes>,
-    received: u64,
     /// Bytes of method and properties that were copied out of the read buffer, and how many there were at the last copy.
     copied: usize,
     detached: Detached,
@@ -44,14 +45,6 @@ enum Detached {
     Nothing,
     Method,
     Header,
-}
-
-#[derive(Debug)]
-struct Header {
-    body_size: u64,
-    properties: RawProperties,
-    /// The reason why the body is counted and not stored.
-    unusable: Option<Unusable>,
 }
 
 /// A complete message.
@@ -66,10 +59,10 @@ impl Incoming {
     pub(crate) fn new(method: ContentMethod) -> Self {
         Self {
             method,
-            header: None,
+            progress: Progress::default(),
+            unusable: None,
             body: BytesMut::new(),
             single: None,
-            received: 0,
             copied: 0,
             detached: Detached::Nothing,
         }
@@ -80,17 +73,9 @@ impl Incoming {
         &mut self,
         payload: &Bytes,
         outbound: &Outbound,
-    ) -> Result<(), crate::ConnectionError> {
-        if self.header.is_some() {
-            return Err(unexpected(FrameKind::Header, "a body frame").into());
-        }
-        let (rest, (class, body_size)) =
-            content_header(payload).map_err(|error| unwrapped(error).within("content header"))?;
-        if class != BASIC {
-            let kind = DecodeErrorKind::UnknownContentClass(class);
-            return Err(DecodeError::new(kind, "content header").into());
-        }
-        let properties = RawProperties::unchecked(payload.slice_ref(rest));
+    ) -> Result<(), ConnectionError> {
+        let header = self.progress.receive_header::<ConnectionError>(payload)?;
+        let body_size = header.body_size;
         let body_max = match self.method {
             // A returned message may be as large as the messages that were sent, whatever the limit for others is: otherwise it
             // could not be attributed to a publish.
@@ -98,8 +83,7 @@ impl Incoming {
             _ => outbound.limits.body_max,
         };
         let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
-        let unusable = (body_size > body_max).then_some(too_large);
-        self.header = Some(Header { body_size, properties, unusable });
+        self.unusable = (body_size > body_max).then_some(too_large);
         Ok(())
     }
 
@@ -110,22 +94,16 @@ impl Incoming {
         payload: Bytes,
         body_pool: &mut BodyPool,
     ) -> Result<usize, Violation> {
-        let Some(header) = &self.header else {
-            return Err(unexpected(FrameKind::Body, "a content header"));
-        };
-        self.received = self.received.saturating_add(payload.len() as u64);
-        if self.received > header.body_size {
-            return Err(Violation::BodyTooLong { announced: header.body_size });
-        }
-        if header.unusable.is_some() {
+        let body_size = self.progress.receive_body(payload.len())?;
+        if self.unusable.is_some() {
             return Ok(0);
         }
-        if payload.len() as u64 == header.body_size {
+        if payload.len() as u64 == body_size {
             self.single = Some(payload);
             return Ok(0);
         }
         if self.body.is_empty() {
-            self.body = body_pool.take(usize::try_from(header.body_size).unwrap_or(usize::MAX));
+            self.body = body_pool.take(usize::try_from(body_size).unwrap_or(usize::MAX));
         }
         self.body.extend_from_slice(&payload);
         Ok(payload.len())
@@ -154,7 +132,7 @@ impl Incoming {
                 }
             }
         }
-        if let (Some(header), Detached::Method) = (&mut self.header, self.detached) {
+        if let (Some(header), Detached::Method) = (self.progress.header_mut(), self.detached) {
             self.detached = Detached::Header;
             copied += header.properties.as_encoded().len();
             let properties = Bytes::copy_from_slice(header.properties.as_encoded());
@@ -171,22 +149,21 @@ impl Incoming {
 
     /// Returns whether the message is complete.
     pub(crate) fn is_complete(&self) -> bool {
-        self.header.as_ref().is_some_and(|header| header.body_size == self.received)
+        self.progress.is_complete()
     }
 
     /// Returns the complete message.
     pub(crate) fn into_complete(self, body_pool: &mut BodyPool) -> Complete {
         let body = self.single.unwrap_or_else(|| body_pool.finish(self.body));
-        debug_assert!(self.header.is_some(), "a message without a header is not complete");
-        let (properties, unusable) = self
-            .header
-            .map_or_else(Default::default, |header| (header.properties, header.unusable));
-        Complete { method: self.method, properties, body: unusable.map_or(Ok(body), Err) }
+        let header = self.progress.into_header();
+        debug_assert!(header.is_some(), "a message without a header is not complete");
+        let properties = header.map(|header| header.properties).unwrap_or_default();
+        Complete { method: self.method, properties, body: self.unusable.map_or(Ok(body), Err) }
     }
 
     /// Describes the frame that has to come next, for errors.
-    pub(crate) fn expected(&self) -> &'static str {
-        if self.header.is_some() { "a body frame" } else { "a content header" }
+    pub(crate) const fn expected(&self) -> &'static str {
+        self.progress.expected()
     }
 }
 
@@ -197,10 +174,6 @@ fn detach_all<const N: usize>(texts: [&mut ShortStr; N]) -> usize {
         text.as_bytes().len()
     };
     texts.into_iter().map(detach).sum()
-}
-
-pub(crate) fn unexpected(kind: FrameKind, expected: &'static str) -> Violation {
-    Violation::UnexpectedFrame { kind: kind.name(), expected }
 }
 
 /// The positions of the rest of a delivery in the bytes after its method frame: offsets of properties and body, and the end of
@@ -220,11 +193,11 @@ pub(crate) fn find_whole(chunk: &[u8], start: usize, channel: u16, body_max: u64
     let header = next_frame(chunk, start, channel, FrameKind::Header)?;
     let at = header.payload(start);
     let payload = chunk.get(at.clone())?;
-    let (_properties, (class, body_size)) = content_header(payload).ok()?;
+    let (_properties, (class, body_size)) = fixed_part(payload).ok()?;
     if class != BASIC || body_size > body_max {
         return None;
     }
-    let properties = at.start + CONTENT_HEADER_LEN..at.end;
+    let properties = at.start + FIXED_PART_LEN..at.end;
     let end = start + header.whole_len();
     if body_size == 0 {
         return Some(Whole { properties, body: end..end, end });

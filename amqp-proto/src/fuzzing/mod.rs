@@ -3,12 +3,14 @@
 #![allow(missing_docs, reason = "not for users")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "finding is failing")]
 
+mod contents;
 mod operations;
 mod pair;
 mod session;
 
 use bytes::{Bytes, BytesMut};
 
+pub use contents::contents;
 pub use operations::operations;
 pub use session::session;
 
@@ -106,8 +108,8 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [Target; 8] =
-        [frames, methods, properties, uri, client, server, operations, session];
+    const TARGETS: [Target; 9] =
+        [frames, contents, methods, properties, uri, client, server, operations, session];
 
     proptest! {
         #[test]
