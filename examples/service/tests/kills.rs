@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/site.rs"]
+mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,46 +17,7 @@ use amqp_test_broker::Broker;
 use amqp_testkit::{RabbitMq, wait_until};
 use common::{Error, LIMIT, Outcome, take_parked};
 use program::{Clients, Program, Sending};
-
-/// A broker that can be killed.
-trait Site {
-    fn uri(&self) -> String;
-    fn kill(&self) -> Outcome;
-    /// Starts it again. A broker that runs is stopped in good order before.
-    fn restart(&self) -> Outcome;
-}
-
-impl Site for RabbitMq {
-    fn uri(&self) -> String {
-        self.amqp_uri()
-    }
-
-    fn kill(&self) -> Outcome {
-        Ok(Self::kill(self)?)
-    }
-
-    fn restart(&self) -> Outcome {
-        Ok(Self::restart(self)?)
-    }
-}
-
-impl Site for Broker {
-    fn uri(&self) -> String {
-        Self::uri(self)
-    }
-
-    /// It has no process to kill. It cuts its connections as if it had been killed, and does not listen.
-    fn kill(&self) -> Outcome {
-        Self::restart(self);
-        self.stop();
-        Ok(())
-    }
-
-    fn restart(&self) -> Outcome {
-        self.stop();
-        Ok(self.start_again()?)
-    }
-}
+use site::Site;
 
 #[test]
 fn nothing_is_lost_when_rabbitmq_is_killed() -> Outcome {

@@ -1,0 +1,48 @@
+//! Brokers that tests of programs kill.
+
+#![allow(unreachable_pub, reason = "it is a part of tests")]
+
+use std::io;
+
+use amqp_test_broker::Broker;
+use amqp_testkit::RabbitMq;
+
+/// A broker that can be killed.
+pub trait Site {
+    fn uri(&self) -> String;
+    fn kill(&self) -> io::Result<()>;
+    /// Starts it again. A broker that runs is stopped in good order before.
+    fn restart(&self) -> io::Result<()>;
+}
+
+impl Site for RabbitMq {
+    fn uri(&self) -> String {
+        self.amqp_uri()
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        Self::kill(self)
+    }
+
+    fn restart(&self) -> io::Result<()> {
+        Self::restart(self)
+    }
+}
+
+impl Site for Broker {
+    fn uri(&self) -> String {
+        Self::uri(self)
+    }
+
+    /// It has no process to kill. It cuts its connections as if it had been killed, and does not listen.
+    fn kill(&self) -> io::Result<()> {
+        Self::restart(self);
+        self.stop();
+        Ok(())
+    }
+
+    fn restart(&self) -> io::Result<()> {
+        self.stop();
+        self.start_again()
+    }
+}
