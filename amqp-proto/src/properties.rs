@@ -242,7 +242,8 @@ impl From<OrDeliveryMode<'_>> for RawProperties {
 impl From<&Properties> for RawProperties {
     /// Encodes once, for publishing many times.
     fn from(properties: &Properties) -> Self {
-        let mut encoded = Vec::new();
+        // Enough for most. Growing step by step costs more than the encoding itself.
+        let mut encoded = Vec::with_capacity(128);
         properties.encode(&mut encoded);
         Self(encoded.into())
     }
