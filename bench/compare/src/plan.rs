@@ -77,6 +77,7 @@ impl Scenario {
             }
             "rpc" | "call" | "paced" | "mixed" => format!("echo.{}", number()),
             "fairness" => format!("flood.1000000.{}", 1024 * 1024),
+            "topology" => format!("bench.topology.{}", number()),
             "declare" | "declare-pipelined" => "bench.declared".to_owned(),
             // There is no such queue.
             _ => "nowhere".to_owned(),
@@ -101,6 +102,11 @@ fn flow(name: &str, size: usize) -> Scenario {
 
 fn latency(name: &str, size: usize) -> Scenario {
     Scenario { name: name.to_owned(), size, kind: Kind::Latency, count: None }
+}
+
+/// A thousand exchanges, queues and bindings each time.
+fn topology() -> Scenario {
+    Scenario { count: Some(20), ..latency("topology", 0) }
 }
 
 fn resource(name: &str, count: u64) -> Scenario {
@@ -145,7 +151,7 @@ fn one_core(quick: bool) -> Vec<Scenario> {
         latency("rpc", 256),
         latency("confirm-each", 256),
         latency("declare", 0),
-        latency("topology", 0),
+        topology(),
     ];
     if !quick {
         scenarios.push(flow("consume-ack/prefetch=10", 256));
@@ -217,6 +223,6 @@ fn rabbitmq(quick: bool) -> Vec<Scenario> {
         scenarios.push(latency(name, 256));
     }
     scenarios.push(latency("connect", 0));
-    scenarios.push(latency("topology", 0));
+    scenarios.push(topology());
     scenarios
 }

@@ -103,7 +103,7 @@ pub(crate) async fn topology(
     let temporary = ExchangeOptions::new().durable(false).auto_delete(true);
     let mut topology = Topology::new();
     for number in 0..entities.div_ceil(10) {
-        let exchange = format!("bench.topology.{number}");
+        let exchange = format!("{}.{number}", job.queue);
         topology = topology.exchange(&exchange, "direct", temporary.clone());
         for queue in 0..4 {
             let queue = format!("{exchange}.{queue}");
