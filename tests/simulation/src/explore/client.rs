@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::proto::{ChannelError, ConnectionError, ShortStr};
+use amqp_client_core::proto::{ChannelError, ConnectionError, DeliveryTag, ShortStr};
 use amqp_client_core::{
     CallError, Channel, ClientConfig, Config, Confirmation, Connection, Consumer, Delivery, Limits,
     Locked, OnCancel, Queue, Recovery, Settings,
@@ -86,6 +86,8 @@ pub(crate) struct Desk {
     pub(crate) declarations: Cell<(u32, u32)>,
     /// Whether a queue was declared without a reply: that is not tried again.
     pub(crate) unanswered: Cell<bool>,
+    /// The last delivery up to which all were settled at once.
+    pub(crate) settled_up_to: Cell<Option<DeliveryTag>>,
 }
 
 impl Desk {
@@ -102,6 +104,7 @@ impl Desk {
             cancelled: RefCell::default(),
             declarations: Cell::default(),
             unanswered: Cell::default(),
+            settled_up_to: Cell::default(),
         }
     }
 }
@@ -131,8 +134,8 @@ pub(crate) struct Start {
     pub(crate) since: Mark,
     /// Whether the application has cancelled it.
     pub(crate) asked: Asked,
-    /// The last offset that it has delivered, if it consumes from a stream.
-    pub(crate) last: Rc<Cell<Option<i64>>>,
+    /// The last delivery that was taken from it, if it consumes from a stream.
+    pub(crate) last: LastTaken,
 }
 
 impl Deref for Taker {
@@ -172,6 +175,9 @@ impl Start {
     }
 }
 
+/// The offset and the tag of the last delivery of a stream that was taken from a consumer.
+pub(crate) type LastTaken = Rc<Cell<Option<(i64, DeliveryTag)>>>;
+
 /// A delivery that is not settled yet.
 pub(crate) struct Held {
     pub(crate) id: Id,
@@ -185,7 +191,7 @@ pub(crate) struct Held {
 pub(crate) struct Place {
     pub(crate) offset: i64,
     /// Its consumer's last.
-    pub(crate) reader: Rc<Cell<Option<i64>>>,
+    pub(crate) reader: LastTaken,
     /// Whether its consumer was there again after a loss.
     pub(crate) again: Rc<Cell<bool>>,
 }

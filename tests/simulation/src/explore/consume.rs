@@ -143,8 +143,13 @@ impl Task {
         let Some(offset) = offset else { return self.hold(&taker.desk, delivery, None) };
         // Bodies that are too large for the client are not delivered to it.
         let whole = self.policy().oversized.is_none();
-        if let Some(last) = taker.last.get().filter(|last| whole && offset > last + 1) {
-            self.fail(format!("a stream's consumer went on with {offset} behind {last}"));
+        // Deliveries that were settled before they were taken do not come again after a loss.
+        let settled_untaken = |last| taker.desk.settled_up_to.get() > Some(last);
+        match taker.last.get() {
+            Some((last, tag)) if whole && offset > last + 1 && !settled_untaken(tag) => {
+                self.fail(format!("a stream's consumer went on with {offset} behind {last}"));
+            }
+            _ => {}
         }
         if !delivery.is_stale() {
             for held in self.deliveries.borrow().iter().filter(|held| held.delivery.is_stale()) {
@@ -163,7 +168,7 @@ impl Task {
                 }
             }
         }
-        taker.last.set(Some(offset));
+        taker.last.set(Some((offset, delivery.delivery_tag())));
         let (reader, again) = (taker.last.clone(), Rc::default());
         self.hold(&taker.desk, delivery, Some(Place { offset, reader, again }));
     }
@@ -272,6 +277,11 @@ impl Task {
     pub(crate) fn settle(&self, held: Held, how: Settling) {
         let Held { id, delivery, place, desk } = held;
         let books = &desk.books;
+        let multiple = matches!(how, Settling::Tag { multiple: true, .. });
+        if multiple || matches!(how, Settling::AckUpTo | Settling::NackUpTo) {
+            let before = desk.settled_up_to.get();
+            desk.settled_up_to.set(before.max(Some(delivery.delivery_tag())));
+        }
         // A stream still has the messages that it delivered, so the client acknowledges whatever is settled.
         let of_stream = place.is_some();
         if let Settling::Tag { multiple, by } = how {

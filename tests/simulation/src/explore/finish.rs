@@ -240,7 +240,7 @@ impl Task {
                 let ready =
                     sizes.iter().rposition(|size| *size <= limit).map_or(0, |last| last + 1);
                 // One that has had none yet may have begun at the end.
-                let had = last.get().map_or(ready as i64, |last| last + 1);
+                let had = last.get().map_or(ready as i64, |(last, _)| last + 1);
                 if had < ready as i64 && !full {
                     return Err(format!(
                         "a consumer of a stream has had {had} of {ready} messages"
