@@ -12,8 +12,8 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::{Arguments as _, BasicPublish, Method};
 use amqp_client_core::{
-    Channel, ChannelEvent, ClientConfig, Config, Gate, OnLoss, PublishError, Publisher,
-    PublisherOptions, Recovery,
+    Channel, ChannelEvent, ClientConfig, Config, Gate, Limits, Message, MessageProperties, OnLoss,
+    PublishError, Publisher, PublisherOptions, Recovery,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use harness::ClientRig;
@@ -108,6 +108,43 @@ fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
     }
     while tasks.run() {
         rig.write(false);
+    }
+    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
+    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+}
+
+/// Most of a small message is not its body.
+#[test]
+fn small_messages_that_wait_for_the_outgoing_buffer_count_as_a_whole() {
+    let limits = Limits::default().transmit_high_water(2000);
+    let mut rig =
+        ClientRig::new(Config::default().protocol(ClientConfig::default().limits(limits)));
+    let channel = rig.open_channel();
+    let mut tasks = Tasks::new();
+    for number in 0..TASKS {
+        let queue = channel.queue("q").expect("it is short");
+        let properties = MessageProperties::new().message_id(number.to_string());
+        let message = Message::new(&b"m"[..]).with(&properties).expect("it is short");
+        tasks.spawn(async move { queue.publish(&message).await.expect("it is sent") });
+    }
+    while tasks.run() {
+        rig.write(false);
+    }
+    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
+    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+}
+
+/// The memory that a kept message takes counts, not only its body.
+#[test]
+fn a_confirm_wakes_as_many_publishers_of_kept_messages_as_there_is_room_for() {
+    let (mut rig, publisher) = keeping_little(PublisherOptions::new().mandatory(false));
+    let mut tasks = Tasks::new();
+    for _ in 0..TASKS {
+        let publisher = publisher.clone();
+        tasks.spawn(async move { publisher.send("q", "m").await.expect("it is confirmed") });
+    }
+    while tasks.run() {
+        rig.turn();
     }
     assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
     assert!(tasks.done.is_sorted(), "somebody has overtaken");

@@ -10,7 +10,7 @@ use amqp_proto::{
 use bytes::Bytes;
 
 use super::Channel;
-use super::waiting_place::WaitingPlace;
+use super::waiting_place::{Size, WaitingPlace};
 use crate::options::{OnLoss, PublisherOptions};
 use crate::state::Deadline;
 use crate::state::{Counts, State, Task};
@@ -18,6 +18,9 @@ use crate::state::{Counts, State, Task};
 /// Everything of a message but its body.
 pub(crate) trait Heads {
     fn route(&self) -> Route<'_>;
+
+    /// Returns the number of bytes that the message takes in the outgoing buffer, with a body of that size.
+    fn queued_size(&self, body: usize) -> usize;
 
     /// Queues the message.
     fn publish(
@@ -30,6 +33,10 @@ pub(crate) trait Heads {
 impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
     fn route(&self) -> Route<'_> {
         self.0
+    }
+
+    fn queued_size(&self, body: usize) -> usize {
+        self.0.queued_size(self.1, body)
     }
 
     #[inline]
@@ -45,6 +52,10 @@ impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
 impl Heads for &Prepared {
     fn route(&self) -> Route<'_> {
         Prepared::route(self)
+    }
+
+    fn queued_size(&self, body: usize) -> usize {
+        Prepared::route(self).queued_size(self.properties(), body)
     }
 
     #[inline]
@@ -273,6 +284,7 @@ impl Channel {
         }
         let body = Lent(body);
         let size = body.as_bytes().len();
+        let sizes = || Size { body: size, whole: heads.queued_size(size) };
         let overtakes = !state.full.is_empty() && overtakes(state, waiter.as_deref());
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
@@ -286,7 +298,7 @@ impl Channel {
             let line = if overtakes { Gate::Full } else { Gate::Window };
             // A gate that is shut for all publishers comes first.
             let by = protocol.check_gate().map_or_else(|gate| gate, |()| line);
-            return Err(held(state, by, *publisher, size, waiter));
+            return Err(held(state, by, *publisher, sizes(), waiter));
         }
         // `publish` checks the gates itself.
         match heads.publish(&mut protocol, body) {
@@ -301,7 +313,7 @@ impl Channel {
                 }
                 Ok(seq)
             }
-            Err(error) => Err(refused(state, error, *publisher, size, waiter)),
+            Err(error) => Err(refused(state, error, *publisher, sizes(), waiter)),
         }
     }
 
@@ -317,6 +329,8 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, Stop> {
         let body = Lent(body);
         let size = body.as_bytes().len();
+        let whole = SessionChannel::kept_size(route, properties, size);
+        let sizes = Size { body: size, whole };
         let full = overtakes(state, waiter.as_deref());
         let place = waiter.as_ref().map(|waiter| &*waiter.place);
         let kept = state.kept.turn(place.and_then(WaitingPlace::kept)).is_none();
@@ -336,7 +350,7 @@ impl Channel {
                 .then_some(Gate::Window),
         };
         if let Some(by) = held_by {
-            return Err(held(state, by, publisher, size, waiter));
+            return Err(held(state, by, publisher, sizes, waiter));
         }
         let time = publisher.and_then(PublisherOptions::how_long_kept);
         match protocol.keep_for(time).publish_kept(route, properties, body) {
@@ -349,7 +363,7 @@ impl Channel {
                 }
                 Ok(Some(seq))
             }
-            Err(error) => Err(refused(state, error, publisher, size, waiter)),
+            Err(error) => Err(refused(state, error, publisher, sizes, waiter)),
         }
     }
 }
@@ -374,7 +388,7 @@ fn refused(
     state: &mut State,
     error: PublishError,
     publisher: Option<&PublisherOptions>,
-    size: usize,
+    size: Size,
     waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
 ) -> Stop {
     match error {
@@ -392,7 +406,7 @@ fn held(
     state: &mut State,
     by: Gate,
     publisher: Option<&PublisherOptions>,
-    size: usize,
+    size: Size,
     waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
 ) -> Stop {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);

@@ -15,6 +15,16 @@ pub(crate) struct WaitingPlace<'a> {
     window: Option<(Window, Ticket)>,
 }
 
+/// The size of a message that waits, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// Counts for a window.
+    pub(super) body: usize,
+    /// Counts for the outgoing buffer or for kept messages. If the overhead of small messages did not count, room for ten of them
+    /// would wake a hundred.
+    pub(super) whole: usize,
+}
+
 enum GatePlace {
     Connection(WaiterId),
     Channel(WaiterId),
@@ -63,13 +73,13 @@ impl<'a> WaitingPlace<'a> {
         gate.saturating_add(window.unwrap_or_default())
     }
 
-    /// Waits with a message of `size` bytes until whatever holds it up may have changed.
+    /// Waits with a message of that size until whatever holds it up may have changed.
     pub(super) fn wait(
         &mut self,
         state: &mut State,
         by: Gate,
         window: Option<Window>,
-        size: usize,
+        size: Size,
         task: &mut Task<'_>,
     ) {
         let place = self.channel.place();
@@ -79,7 +89,7 @@ impl<'a> WaitingPlace<'a> {
                 let Some(window) = window else { return };
                 let mut ticket = self.window();
                 if let Some(channel) = state.channel(place) {
-                    channel.wait_for_room(window, &mut ticket, size, task);
+                    channel.wait_for_room(window, &mut ticket, size.body, task);
                 }
                 self.window = ticket.map(|ticket| (window, ticket));
             }
@@ -88,7 +98,7 @@ impl<'a> WaitingPlace<'a> {
                 if ticket.is_none() {
                     task.bury(self.leave_gate(state));
                 }
-                state.full.wait(&mut ticket, size, task);
+                state.full.wait(&mut ticket, size.whole, task);
                 self.gate = ticket.map(GatePlace::Full);
             }
             Gate::Kept => {
@@ -96,7 +106,7 @@ impl<'a> WaitingPlace<'a> {
                 if ticket.is_none() {
                     task.bury(self.leave_gate(state));
                 }
-                state.kept.wait(&mut ticket, size, task);
+                state.kept.wait(&mut ticket, size.whole, task);
                 self.gate = ticket.map(GatePlace::Kept);
             }
             Gate::Blocked => {

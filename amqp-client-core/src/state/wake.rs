@@ -45,8 +45,11 @@ impl State {
             full.call(|granted, _| granted.bytes < room, |waker| wakes.push(waker));
         }
         if !kept.is_empty() {
-            let room = proto.kept_room();
-            let has_room = |granted: Room, size| granted.bytes.saturating_add(size) <= room;
+            // The first message is kept whatever its size.
+            let (room, none) = (proto.kept_room(), proto.kept() == 0);
+            let has_room = |granted: Room, size| {
+                granted.bytes.saturating_add(size) <= room || none && granted.messages == 0
+            };
             kept.call(has_room, |waker| wakes.push(waker));
         }
     }

@@ -67,6 +67,16 @@ impl<'a> Route<'a> {
         self.immediate = true;
         self
     }
+
+    /// Returns the number of bytes that a message with this route takes in the outgoing buffer. `body` is the size of its body. The
+    /// overhead of further frames, for bodies that need several, is not included.
+    #[must_use]
+    pub fn queued_size(&self, properties: &impl EncodeProperties, body: usize) -> usize {
+        let mut encoded = Vec::new();
+        properties.encode_into(&mut encoded);
+        let texts = self.exchange.len() + self.routing_key.len();
+        HEADS_SIZE.saturating_add(texts + encoded.len()).saturating_add(body)
+    }
 }
 
 impl Channel<'_> {

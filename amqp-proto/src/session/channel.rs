@@ -459,6 +459,14 @@ impl SessionChannel<'_> {
         }
     }
 
+    /// Returns the number of bytes that such a message counts for against the limit of kept messages
+    /// ([`Recovery::keep_max`](super::Recovery::keep_max)). `body` is the size of its body.
+    #[must_use]
+    pub fn kept_size(route: &Route<'_>, properties: &RawProperties, body: usize) -> usize {
+        let names = route.exchange.len() + route.routing_key.len();
+        KeptMessage::octets_of(names, properties, body)
+    }
+
     /// Checks whether [`publish_kept`](Self::publish_kept) would accept such a message right now.
     ///
     /// # Errors
@@ -469,8 +477,7 @@ impl SessionChannel<'_> {
         properties: &RawProperties,
         body: usize,
     ) -> Result<(), Gate> {
-        let names = route.exchange.len() + route.routing_key.len();
-        let octets = KeptMessage::octets_of(names, properties, body);
+        let octets = Self::kept_size(route, properties, body);
         match &self.reach {
             Reach::Ended(_) => Ok(()),
             _ if self.budget.kept > 0

@@ -140,13 +140,10 @@ impl Session {
         self.context.budget.kept
     }
 
-    /// Returns how many more bytes of messages can be kept. While none is kept, one message of any size can be.
+    /// Returns how many more bytes of messages can be kept. While none is kept, one message can be larger than that.
     #[must_use]
     pub const fn kept_room(&self) -> usize {
-        match self.context.budget.kept {
-            0 => usize::MAX,
-            kept => self.context.budget.max.saturating_sub(kept),
-        }
+        self.context.budget.max.saturating_sub(self.context.budget.kept)
     }
 
     /// Returns whether there is a transport to write to.
