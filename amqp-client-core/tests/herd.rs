@@ -134,6 +134,68 @@ fn small_messages_that_wait_for_the_outgoing_buffer_count_as_a_whole() {
     assert!(tasks.done.is_sorted(), "somebody has overtaken");
 }
 
+/// The room belongs to the tasks that were woken for it, until they publish.
+#[test]
+fn a_task_that_did_not_wait_leaves_the_room_to_those_that_were_woken() {
+    let limits = Limits::default().transmit_high_water(2000);
+    let config = Config::default().protocol(ClientConfig::default().limits(limits));
+    for on_loss in [OnLoss::Wait, OnLoss::Keep] {
+        let mut rig = ClientRig::new(config.clone());
+        rig.recover_with(Recovery::default().keep_max(4000));
+        let channel = rig.open_channel();
+        let options = PublisherOptions::new().on_loss(on_loss).mandatory(false);
+        let publisher = channel.default_exchange().publisher(options).expect("it is open");
+        rig.turn();
+        let mut confirmations = Vec::new();
+        while let Ok(sent) = publisher.try_publish("q", vec![7; 500]) {
+            confirmations.push(sent);
+        }
+        let mut waiting: Vec<_> =
+            (0..WINDOW).map(|_| Box::pin(publisher.publish("q", "m"))).collect();
+        for future in &mut waiting {
+            assert!(rig.poll(future.as_mut()).is_none());
+        }
+        rig.turn();
+        // There is room for the ten, or for this one and some of them.
+        assert!(publisher.try_publish("q", vec![7; 1800]).is_err(), "{on_loss:?}");
+        for future in &mut waiting {
+            assert!(rig.poll(future.as_mut()).is_some(), "{on_loss:?}: it was called");
+        }
+        rig.turn();
+        assert!(publisher.try_publish("q", vec![7; 1800]).is_ok(), "{on_loss:?}");
+    }
+}
+
+/// A task that waits for both takes no turn in the outgoing buffer that it could not use.
+#[test]
+fn a_message_waits_for_its_window_before_it_waits_for_the_outgoing_buffer() {
+    const FEW: usize = 100;
+    let limits = Limits::default().transmit_high_water(2000);
+    let config = Config::default().protocol(ClientConfig::default().limits(limits));
+    for on_loss in [OnLoss::Wait, OnLoss::Keep] {
+        let mut rig = ClientRig::new(config.clone());
+        rig.recover_with(Recovery::default().keep_max(4000));
+        let channel = rig.open_channel();
+        let options = PublisherOptions::new().on_loss(on_loss).mandatory(false);
+        let exchange = channel.default_exchange();
+        let filling = exchange.publisher(options.clone()).expect("it is open");
+        let publisher = exchange.publisher(options.window(2, usize::MAX)).expect("it is open");
+        rig.turn();
+        let mut tasks = Tasks::new();
+        for _ in 0..FEW {
+            let (filling, publisher) = (filling.clone(), publisher.clone());
+            tasks.spawn(async move {
+                let _confirmed = filling.publish("q", vec![7; 500]).await.expect("it is sent");
+                let _confirmed = publisher.publish("q", "m").await.expect("it is sent");
+            });
+        }
+        let rounds = (0..2 * FEW).take_while(|_| tasks.run()).map(|_| rig.turn()).count();
+        assert!(rounds < 2 * FEW, "{on_loss:?}: {} of {FEW} are done", tasks.done.len());
+        // Each waits three times at the most: for the buffer, for the window, and for the buffer again.
+        assert!(tasks.polls_each() <= 4.0, "{on_loss:?}: {} polls", tasks.polls_each());
+    }
+}
+
 /// The memory that a kept message takes counts, not only its body.
 #[test]
 fn a_confirm_wakes_as_many_publishers_of_kept_messages_as_there_is_room_for() {

@@ -285,7 +285,8 @@ impl Channel {
         let body = Lent(body);
         let size = body.as_bytes().len();
         let sizes = || Size { body: size, whole: heads.queued_size(size) };
-        let overtakes = !state.full.is_empty() && overtakes(state, waiter.as_deref());
+        let overtakes =
+            !state.full.is_empty() && overtakes(state, waiter.as_deref(), sizes().whole);
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(Stop::Failed(error.into())),
@@ -295,9 +296,10 @@ impl Channel {
             !channel.has_room(publisher.limits(), size, ticket)
         });
         if overtakes || crowded {
-            let line = if overtakes { Gate::Full } else { Gate::Window };
+            // While it does not fit into its window, room in the buffer is of no use to it: it would take a turn and pass it on.
+            let line = if crowded { Gate::Window } else { Gate::Full };
             // A gate that is shut for all publishers comes first.
-            let by = protocol.check_gate().map_or_else(|gate| gate, |()| line);
+            let by = protocol.check_gate().err().filter(|gate| *gate != Gate::Full).unwrap_or(line);
             return Err(held(state, by, *publisher, sizes(), waiter));
         }
         // `publish` checks the gates itself.
@@ -331,23 +333,27 @@ impl Channel {
         let size = body.as_bytes().len();
         let whole = SessionChannel::kept_size(route, properties, size);
         let sizes = Size { body: size, whole };
-        let full = overtakes(state, waiter.as_deref());
+        let full = overtakes(state, waiter.as_deref(), whole);
         let place = waiter.as_ref().map(|waiter| &*waiter.place);
-        let kept = state.kept.turn(place.and_then(WaitingPlace::kept)).is_none();
+        let kept_ticket = place.and_then(WaitingPlace::kept);
+        let kept = state.kept.overtakes(kept_ticket, whole, state.proto.kept_room());
         let ticket = place.and_then(WaitingPlace::window);
         let (channel, protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(Stop::Failed(error.into())),
         };
         // The session takes the body before it looks at the gates. So this looks before, when the body can still wait.
+        let crowded =
+            publisher.is_some_and(|publisher| !channel.has_room(publisher.limits(), size, ticket));
         let held_by = match protocol.check_kept_gate(route, properties, size) {
+            Err(gate) if !matches!(gate, Gate::Full | Gate::Kept) => Some(gate),
+            // Before it waits for room that it cannot use yet: it would take a turn and pass it on.
+            _ if crowded => Some(Gate::Window),
             Err(gate) => Some(gate),
             // Publishers that wait for room go first.
             Ok(()) if full => Some(Gate::Full),
             Ok(()) if kept => Some(Gate::Kept),
-            Ok(()) => publisher
-                .is_some_and(|publisher| !channel.has_room(publisher.limits(), size, ticket))
-                .then_some(Gate::Window),
+            Ok(()) => None,
         };
         if let Some(by) = held_by {
             return Err(held(state, by, publisher, sizes, waiter));
@@ -376,10 +382,11 @@ impl WaitingPublish<'_, '_, '_> {
     }
 }
 
-/// Returns whether others wait in front of this message for room in the outgoing buffer.
+/// Returns whether others come first for the room in the outgoing buffer that this message would take.
 #[cold]
-fn overtakes(state: &State, waiter: Option<&WaitingPublish<'_, '_, '_>>) -> bool {
-    state.full.turn(waiter.and_then(|waiter| waiter.place.full())).is_none()
+fn overtakes(state: &State, waiter: Option<&WaitingPublish<'_, '_, '_>>, whole: usize) -> bool {
+    let ticket = waiter.and_then(|waiter| waiter.place.full());
+    state.full.overtakes(ticket, whole, state.proto.room())
 }
 
 /// The session did not take the message.

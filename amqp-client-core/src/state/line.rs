@@ -80,6 +80,16 @@ impl Line {
         }
     }
 
+    /// Returns whether a message of that size would overtake others, of `room` that there is: some wait in front of it, or it has no
+    /// ticket and would take room that was granted to others. Without the latter, publishing in a loop could use up all room that
+    /// others were woken for, each time.
+    pub(crate) fn overtakes(&self, ticket: Option<Ticket>, size: usize, room: usize) -> bool {
+        self.turn(ticket).is_none_or(|others| {
+            let takes = others.messages > 0 && others.bytes.saturating_add(size) > room;
+            ticket.is_none() && takes
+        })
+    }
+
     /// Waits for room of that size: at the end, or where the future stood before. A grant that it had is returned.
     pub(crate) fn wait(&mut self, ticket: &mut Option<Ticket>, size: usize, task: &mut Task<'_>) {
         let number = match ticket {
