@@ -243,6 +243,11 @@ impl Client {
         &self.world.script.clients[self.number]
     }
 
+    /// Whether consumers that take nothing may fill the budget, and be paused.
+    pub(crate) fn pauses(&self) -> bool {
+        self.policy().delivery_budget < 1 << 20
+    }
+
     pub(crate) fn fail(&self, text: impl Into<String>) {
         self.world.fail(|| text.into());
     }

@@ -235,6 +235,9 @@ impl Task {
         // ends with the channel.
         let own = &taker.desk;
         let apart = !taker.asked.get() || !taker.ran || own.books.may_be_kept() || own.closed.get();
+        // A cancel without a reply waits for the start of a consumer that was paused and is being started again.
+        let resumes = how == Cancelling::CallNoWait && taker.can_be_paused() && self.pauses();
+        let apart = apart || resumes;
         let goes_on = apart || !self.ends_at_once(&mut taker).await;
         if goes_on {
             self.consumers.borrow_mut().push(taker);

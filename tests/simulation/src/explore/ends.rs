@@ -40,8 +40,8 @@ impl Task {
             Some(ConsumerEnd::Cancelled) => {
                 let tag = taker.tag.to_string();
                 // A consumer that was paused while its queue was deleted is notified when it is resumed.
-                let paused = self.policy().delivery_budget < 1 << 20
-                    && history.misses(taker.since, self.number, &taker.queue);
+                let paused =
+                    self.pauses() && history.misses(taker.since, self.number, &taker.queue);
                 let told = paused || history.cancelled(taker.since, self.number, id, &tag);
                 return match told {
                     true => Ok(()),
