@@ -75,7 +75,7 @@ struct Idle {
 impl ChannelPool {
     /// Creates a pool of at most `max` channels, for requests that may fail. 0 counts as 1.
     ///
-    /// Opens no channel before it is needed, and keeps the connection open only while a channel is used or idle.
+    /// Opens no channel before it is needed. Like any other handle, the pool keeps its connection open.
     #[must_use]
     pub fn new(connection: &Connection, max: usize) -> Self {
         Self::with(connection, max, false)
@@ -211,9 +211,9 @@ impl Drop for Permit {
 /// A channel that was taken from a [`ChannelPool`]. It dereferences to [`Channel`].
 ///
 /// When it is dropped, it returns to the pool, if it is clean: it is open, all other handles of it are dropped (clones, consumers,
-/// publishers, deliveries), and it is in the mode of the pool. Otherwise it closes with its last handle, and the pool opens another
-/// one when it needs it. What a transaction has not committed is rolled back. The prefetch limit of a channel that is not
-/// transactional is reset.
+/// publishers, deliveries), it has no unsettled deliveries, and it is in the mode of the pool. Otherwise it closes with its last
+/// handle, and the pool opens another one when it needs it. What a transaction has not committed is rolled back: deliveries that it
+/// had acknowledged are requeued, because their channel closes. The prefetch limit of a channel that is not transactional is reset.
 #[must_use = "a channel that is dropped returns to the pool"]
 pub struct PooledChannel {
     channel: Channel,
@@ -239,7 +239,10 @@ impl Drop for PooledChannel {
         if clean {
             let last_request =
                 if pool.transactional { channel.tx_rollback() } else { channel.basic_qos(0) };
-            pool.lock().idle.push(Idle { channel: channel.clone(), last_request });
+            // An idle channel would keep such deliveries from everybody. The rollback counts what was acknowledged in vain.
+            if channel.unsettled() == 0 {
+                pool.lock().idle.push(Idle { channel: channel.clone(), last_request });
+            }
         }
     }
 }

@@ -136,6 +136,43 @@ fn transactions_are_committed_or_rolled_back() {
 }
 
 #[test]
+fn an_idle_channel_keeps_no_message_from_others() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        rig.publish(&queue, "m").await?;
+        let transactional = ChannelPool::transactional(&rig.connection, 1);
+        let plain = ChannelPool::new(&rig.connection, 1);
+        for (pool, acknowledged) in
+            [(&transactional, true), (&transactional, false), (&plain, false)]
+        {
+            let channel = pool.get().await?;
+            let got = channel.basic_get("q").await?.ok_or("no message")?;
+            if acknowledged {
+                // Rolled back.
+                got.delivery.ack()?;
+            } else {
+                let _unsettled = got.delivery.into_message();
+            }
+            drop(channel);
+            assert_eq!(pool.idle(), 0);
+            // The broker requeues the message when it has read the close of that channel.
+            let mut got = queue.get().await?;
+            while got.is_none() {
+                got = queue.get().await?;
+            }
+            got.ok_or("no message")?.delivery.nack(true)?;
+        }
+        // A channel whose transaction has ended returns.
+        let channel = transactional.get().await?;
+        channel.basic_get("q").await?.ok_or("no message")?.delivery.ack()?;
+        channel.tx_commit().await?;
+        drop(channel);
+        assert_eq!((transactional.idle(), queue.purge().await?), (1, 0));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_pool_survives_losses_and_ends_with_the_connection() {
     on_each_adapter(async |rig: Rig| {
         for pool in

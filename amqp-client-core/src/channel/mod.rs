@@ -176,6 +176,13 @@ impl Channel {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_flowing())
     }
 
+    /// Returns the number of unsettled deliveries of the channel: those that wait in the client, those that the application holds, and
+    /// those that a rollback has made unacknowledged again. 0 if the channel is closed.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.protocol(&mut self.lock()).map_or(0, |protocol| protocol.unsettled())
+    }
+
     /// Registers a callback that runs once, with the reason, when the channel closes. If the channel is already closed, the
     /// callback runs at once. It does not keep the channel open.
     ///
