@@ -94,6 +94,38 @@ fn names_that_cannot_be_are_found() {
 }
 
 #[test]
+fn declarations_that_are_the_same_for_a_broker_are_no_problem() {
+    let second = Duration::from_secs(1);
+    let parts = [
+        QueueOptions::new().max_length(5).message_ttl(second),
+        QueueOptions::new().message_ttl(second).max_length(5),
+        QueueOptions::new().message_ttl(second).argument("x-max-length", 5_u8),
+    ];
+    let mut topology = Topology::new().existing_queue("q").existing_exchange("x");
+    for options in parts.clone() {
+        topology = topology.queue("q", options).exchange("x", "topic", ExchangeOptions::new());
+    }
+    let topology =
+        topology.existing_queue("q").existing_exchange("x").existing_exchange("amq.fanout");
+    assert_eq!(texts(&topology, None), [""; 0]);
+    for other in [
+        QueueOptions::new().max_length(5),
+        QueueOptions::new().max_length(6).message_ttl(second),
+        QueueOptions::new().max_length(5).expires(second),
+        QueueOptions::new().max_length(5).message_ttl(second).auto_delete(true),
+    ] {
+        let twice = topology.clone().queue("q", other);
+        assert_eq!(
+            texts(&twice, None),
+            ["queue 'q': it is declared twice, with different options; remove one"]
+        );
+    }
+    let transient = ExchangeOptions::new().durable(false);
+    assert_eq!(texts(&topology.clone().exchange("x", "topic", transient), None).len(), 1);
+    assert_eq!(texts(&topology.exchange("x", "fanout", ExchangeOptions::new()), None).len(), 1);
+}
+
+#[test]
 fn options_are_checked_by_version() {
     let second = Duration::from_secs(1);
     let quorum = || QueueOptions::new().queue_type(QueueType::Quorum);
@@ -207,6 +239,17 @@ fn cycles_without_a_rejection_are_found() {
     assert_eq!(cycles(&Topology::new().queue("a", full.clone())), ["a"]);
     let refusing = full.overflow(Overflow::RejectPublish);
     assert_eq!(cycles(&Topology::new().queue("a", refusing)).len(), 0);
+    // What is also expected to exist is known nevertheless.
+    let fanout = ttl().dead_letter_exchange("again");
+    let expected = Topology::new()
+        .queue("a", fanout)
+        .exchange("again", "fanout", ExchangeOptions::new())
+        .bind_exchange("amq.fanout", "again", "")
+        .bind("a", "amq.fanout", "")
+        .existing_exchange("again")
+        .existing_exchange("amq.fanout")
+        .existing_queue("a");
+    assert_eq!(cycles(&expected), ["a"]);
     // A way of many queues into a cycle, which is one.
     let mut long = Topology::new();
     for number in 0..5_000 {

@@ -10,8 +10,8 @@ use crate::options::check_queue;
 use crate::reply::Reply;
 
 impl Topology {
-    /// Declares all exchanges, then all queues, then all bindings. The requests are pipelined: they take one round trip, however many
-    /// there are. What exists with the same options stays as it is.
+    /// Declares all exchanges, then all queues, checks what is only [expected to exist](Self::existing_queue), and declares all bindings.
+    /// The requests are pipelined: they take one round trip, however many there are. What exists with the same options stays as it is.
     ///
     /// The entities are restored after a loss of the connection, as if they had been declared by
     /// [`queue_declare`](Channel::queue_declare), unless the channel is [`unrecovered`](Channel::unrecovered).
@@ -53,12 +53,16 @@ impl Topology {
             })?;
         }
         let mut replies = Vec::with_capacity(self.len());
-        for exchange in &self.exchanges {
-            let entity = Entity::Exchange(exchange.exchange.clone());
-            replies.push((entity, channel.request_done(exchange.clone())));
-        }
-        for queue in &self.queues {
-            replies.push((Entity::Queue(queue.queue.clone()), channel.request_done(queue.clone())));
+        // Another part of the topology may declare what this part expects to exist.
+        for passive in [false, true] {
+            for exchange in self.exchanges.iter().filter(|one| one.passive == passive) {
+                let entity = Entity::Exchange(exchange.exchange.clone());
+                replies.push((entity, channel.request_done(exchange.clone())));
+            }
+            for queue in self.queues.iter().filter(|one| one.passive == passive) {
+                let entity = Entity::Queue(queue.queue.clone());
+                replies.push((entity, channel.request_done(queue.clone())));
+            }
         }
         for binding in &self.bindings {
             let reply = match binding {

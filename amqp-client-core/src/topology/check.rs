@@ -6,6 +6,7 @@ use amqp_proto::method::QueueDeclare;
 use amqp_proto::session::Entity;
 
 use super::dead_letters::DeadLetters;
+use super::same::{same_exchange, same_queue};
 use super::{Binding, Topology};
 use crate::broker_version::BrokerVersion;
 use crate::error::CallError;
@@ -61,7 +62,9 @@ impl Topology {
             {
                 findings.push(Finding::new(entity(), Problem::Reserved));
             }
-            if exchanges.insert(name, exchange).is_some_and(|earlier| earlier != exchange) {
+            // That it exists is true of an exchange that the topology itself declares.
+            let earlier = if exchange.passive { None } else { exchanges.insert(name, exchange) };
+            if earlier.is_some_and(|earlier| !same_exchange(earlier, exchange)) {
                 findings.push(Finding::new(entity(), Problem::Twice));
             }
         }
@@ -74,8 +77,11 @@ impl Topology {
             }
             if name.is_empty() {
                 findings.push(Finding::new(entity(), Problem::NoName));
-            } else if queues.insert(name, queue).is_some_and(|earlier| earlier != queue) {
-                findings.push(Finding::new(entity(), Problem::Twice));
+            } else if !queue.passive {
+                let earlier = queues.insert(name, queue);
+                if earlier.is_some_and(|earlier| !same_queue(earlier, queue)) {
+                    findings.push(Finding::new(entity(), Problem::Twice));
+                }
             }
         }
     }

@@ -48,8 +48,10 @@ impl<'a> DeadLetters<'a> {
         queues: &'a [QueueDeclare],
         bindings: &'a [Binding],
     ) -> Self {
+        // Nothing is known about those that are only expected to exist: another declaration may say more.
         let kinds = exchanges
             .iter()
+            .filter(|exchange| !exchange.passive)
             .map(|exchange| (exchange.exchange.as_bytes(), exchange.kind.as_bytes()))
             .collect();
         let mut hops: HashMap<_, Vec<_>> = HashMap::new();
@@ -85,7 +87,7 @@ impl<'a> DeadLetters<'a> {
                 });
             Leaving { queue: &queue.queue, to }
         };
-        let queues: Vec<_> = queues.iter().map(leaving).collect();
+        let queues: Vec<_> = queues.iter().filter(|queue| !queue.passive).map(leaving).collect();
         let places = queues
             .iter()
             .enumerate()

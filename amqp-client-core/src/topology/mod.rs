@@ -12,6 +12,7 @@ mod dead_letters;
 mod definitions;
 mod draw;
 mod mismatch;
+mod same;
 
 pub use apply::TopologyError;
 pub use check::{Finding, Problem};
@@ -96,7 +97,7 @@ impl Topology {
         self
     }
 
-    /// Adds an exchange that others declare. [`apply`](Self::apply) checks that it exists.
+    /// Adds an exchange that others declare. [`apply`](Self::apply) checks that it exists, after everything that it declares.
     pub fn existing_exchange(mut self, exchange: impl AsRef<[u8]>) -> Self {
         match name("exchange", &exchange) {
             Ok(exchange) => self.exchanges.push(ExchangeDeclare {
@@ -109,7 +110,7 @@ impl Topology {
         self
     }
 
-    /// Adds a queue that others declare. [`apply`](Self::apply) checks that it exists.
+    /// Adds a queue that others declare. [`apply`](Self::apply) checks that it exists, after everything that it declares.
     pub fn existing_queue(mut self, queue: impl AsRef<[u8]>) -> Self {
         match name("queue", &queue) {
             Ok(queue) => {

@@ -74,6 +74,19 @@ behaviours! {
         assert!(!channel.connection().queue_exists(&first).await?);
     }
 
+    async fn a_topology_may_declare_what_another_part_expects(world) {
+        let channel = world.channel().await?;
+        let (queue, exchange) = (name("q"), name("x"));
+        let expects = Topology::new().existing_queue(&queue).existing_exchange(&exchange);
+        let declares = Topology::new()
+            .queue(&queue, QueueOptions::temporary())
+            .exchange(&exchange, "fanout", ExchangeOptions::new());
+        let topology = expects.clone().and(declares).and(expects).bind(&queue, &exchange, "");
+        assert_eq!(topology.check(channel.connection().broker_version().as_ref()), []);
+        topology.apply(&channel).await?;
+        channel.exchange_delete(&exchange).await?;
+    }
+
     async fn a_topology_names_what_is_missing(world) {
         let channel = world.channel().await?;
         let (queue, exchange) = (name("q"), name("nowhere"));
