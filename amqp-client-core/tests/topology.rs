@@ -250,6 +250,24 @@ fn cycles_without_a_rejection_are_found() {
         .existing_exchange("amq.fanout")
         .existing_queue("a");
     assert_eq!(cycles(&expected), ["a"]);
+    // Cycles without common queues are all found, also those behind others.
+    let two = Topology::new()
+        .queue("a", to("", "b"))
+        .queue("b", to("again", ""))
+        .queue("c", to("", "d"))
+        .queue("d", to("", "c"))
+        .exchange("again", "fanout", ExchangeOptions::new())
+        .bind("a", "again", "")
+        .bind("c", "again", "");
+    assert_eq!(cycles(&two), ["a b", "c d"]);
+    // Queues that all return their messages to all of them: each is in some cycle that is found, and in one only.
+    let mut dense = Topology::new().exchange("again", "fanout", ExchangeOptions::new());
+    for number in 0..300 {
+        let queue = number.to_string();
+        dense = dense.queue(&queue, ttl().dead_letter_exchange("again")).bind(&queue, "again", "");
+    }
+    let found = cycles(&dense);
+    assert_eq!(found.join(" ").split(' ').count(), 300);
     // A way of many queues into a cycle, which is one.
     let mut long = Topology::new();
     for number in 0..5_000 {

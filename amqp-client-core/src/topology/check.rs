@@ -265,7 +265,8 @@ pub enum Problem {
     UnknownQueue(ShortStr),
     /// Dead-lettered or unrouted messages go to an exchange that is not in the topology. If it does not exist either, they are lost.
     LostTo(ShortStr),
-    /// Messages can go round these queues without being rejected. RabbitMQ drops a message that does.
+    /// Messages can go round these queues without being rejected. RabbitMQ drops a message that does. Of cycles that share queues, one
+    /// is found.
     DeadLetterCycle(Vec<ShortStr>),
     /// An argument does not do what it says.
     NoEffect {
