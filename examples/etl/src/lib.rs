@@ -21,7 +21,7 @@ mod transform;
 pub use load::{Output, rejected};
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use amqp_client_blocking::error::chain;
 use amqp_client_blocking::{
     Connection, OnLoss, Publisher, PublisherOptions, QueueOptions, Target, Wait as _,
     connect_target,
@@ -81,8 +82,9 @@ pub enum Event {
 /// # Errors
 /// If a file cannot be read or written, or the broker refuses the job. The job can be run again.
 pub fn run(job: &Job, events: Sender<Event>, received: Receiver<Event>) -> Result<bool, Error> {
-    let mut output = Output::open(&job.output)?;
-    let total = BufReader::new(File::open(&job.input)?).split(b'\n').count();
+    let mut output = Output::open(&job.output).map_err(|error| about(&job.output, &error))?;
+    let input = File::open(&job.input).map_err(|error| about(&job.input, &error))?;
+    let total = BufReader::new(input).split(b'\n').count();
     let Some(publishing) = connect(&job.broker, "extract", &received)? else { return Ok(false) };
     let Some(consuming) = connect(&job.broker, "load", &received)? else { return Ok(false) };
     prepare(&publishing)?;
@@ -121,6 +123,11 @@ pub fn run(job: &Job, events: Sender<Event>, received: Receiver<Event>) -> Resul
     })
 }
 
+/// Returns an error that names the file.
+fn about(path: &Path, error: &io::Error) -> Error {
+    format!("{}: {error}", path.display()).into()
+}
+
 /// Connects, and tries that again while the broker is not there. Returns `None` if the job is interrupted meanwhile.
 fn connect(
     target: &Target,
@@ -134,7 +141,7 @@ fn connect(
         match connect_target(target.clone()) {
             Ok(connection) => return Ok(Some(connection)),
             Err(error) if !error.is_about_the_node() => return Err(error.into()),
-            Err(error) => eprintln!("etl: {error:?}"),
+            Err(error) => eprintln!("etl: {}", chain(&error)),
         }
         match received.recv_timeout(PAUSE) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -163,7 +170,7 @@ fn clean_up(connection: &Connection) -> Result<(), Error> {
 
 fn shut_down(connection: &Connection) {
     if let Err(error) = connection.shutdown(GRACE).wait() {
-        eprintln!("etl: {error}");
+        eprintln!("etl: {}", chain(&error));
     }
 }
 
@@ -194,10 +201,8 @@ impl Bars {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn generate(path: &Path, count: usize) -> std::io::Result<()> {
-    use std::io::Write as _;
-
-    let mut file = std::io::BufWriter::new(File::create(path)?);
+pub fn generate(path: &Path, count: usize) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
     for number in 0..count {
         // One record in a hundred has no temperature.
         let celsius = if number % 100 == 99 { String::new() } else { format!("{}.5", number % 40) };

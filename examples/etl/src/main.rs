@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 
+use amqp_client_blocking::error::chain;
 use amqp_example_etl::{Error, Event, Job, Output, generate, run};
 use lexopt::prelude::*;
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Ok(Some(report)) => println!("{report}"),
         Ok(None) => println!("{USAGE}"),
         Err(error) => {
-            eprintln!("etl: {error}");
+            eprintln!("etl: {}", chain(&*error));
             return ExitCode::FAILURE;
         }
     }

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use amqp_client_patterns::retry::Retry;
+use amqp_client_tokio::error::chain;
 use amqp_client_tokio::{
     Channel, Connection, Health, OnCancel, OnLoss, Publisher, PublisherOptions, QueueOptions,
     QueueType, Recovery, Target, connect_target,
@@ -52,7 +53,7 @@ impl Broker {
     /// Opens the publisher of orders, and tries that again until it succeeds.
     pub(crate) async fn open_publisher(&self, connection: &Connection) {
         while let Err(error) = self.try_open_publisher(connection).await {
-            eprintln!("cannot publish yet: {error}");
+            eprintln!("cannot publish yet: {}", chain(&*error));
             sleep(PAUSE).await;
         }
     }
@@ -85,7 +86,7 @@ impl Broker {
             match connection.shutdown(grace).await {
                 Ok(left) if left.is_nothing() => {}
                 Ok(left) => eprintln!("{name}: {left:?}"),
-                Err(error) => eprintln!("{name}: {error}"),
+                Err(error) => eprintln!("{name}: {}", chain(&error)),
             }
         };
         let publishing = shutdown("publishing", &self.publishing);

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use amqp_client_patterns::codec;
+use amqp_client_tokio::error::chain;
 use amqp_client_tokio::{Health, MessageProperties, Status};
 use axum::extract::State;
 use axum::http::{StatusCode, header::RETRY_AFTER};
@@ -94,7 +95,7 @@ impl<E: Into<Error>> From<E> for Unavailable {
 
 impl IntoResponse for Unavailable {
     fn into_response(self) -> Response {
-        let reply = format!("{}\n", self.0);
+        let reply = format!("{}\n", chain(&*self.0));
         (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], reply).into_response()
     }
 }

@@ -1,11 +1,11 @@
 //! Runs the service. The environment configures it: `orders --help` lists the variables.
 
-use std::error::Error;
 use std::future::Future;
 use std::process::ExitCode;
 use std::{env, io};
 
-use amqp_example_service::{Config, Folder, Service, help};
+use amqp_client_tokio::error::chain;
+use amqp_example_service::{Config, Error, Folder, Service, help};
 use tokio::runtime::Runtime;
 use tokio::signal::ctrl_c;
 
@@ -17,25 +17,29 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    match Runtime::new().map_err(Into::into).and_then(|runtime| {
-        let result = runtime.block_on(run());
-        // A file system that hangs must not keep the program from ending.
-        runtime.shutdown_background();
-        result
-    }) {
+    match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("orders: {error}");
+            eprintln!("orders: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
+fn start() -> Result<(), Error> {
+    let runtime = Runtime::new()?;
+    let result = runtime.block_on(run());
+    // A file system that hangs must not keep the program from ending.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run() -> Result<(), Error> {
     let config = Config::from_env()?;
     let stop = stop_signal()?;
-    let warehouse = Folder::new(config.folder.clone());
-    let service = Service::bind(config, warehouse).await?;
+    let (address, warehouse) = (config.http, Folder::new(config.folder.clone()));
+    let service = Service::bind(config, warehouse).await;
+    let service = service.map_err(|error| format!("cannot listen at {address}: {error}"))?;
     println!("listening at {}", service.address()?);
     service.run(stop).await
 }

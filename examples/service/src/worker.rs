@@ -7,6 +7,7 @@ use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{State, Verdict};
 use amqp_client_patterns::work::{Summary, Work};
 use amqp_client_tokio::Connection;
+use amqp_client_tokio::error::chain;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,7 @@ pub(crate) async fn run<W: Warehouse>(
                 return;
             }
             // Such as a loss before the worker has begun. A loss later does not end it.
-            Err(error) => eprintln!("the worker starts again, because it ended: {error:?}"),
+            Err(error) => eprintln!("the worker ended, and starts again: {}", chain(&*error)),
         }
         if stopping.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use amqp_client_blocking::{Message, Wait as _, connect};
 use amqp_client_patterns::handler::Verdict;
 use amqp_example_service::{Config, Order, QUEUE, Service, Warehouse};
-use amqp_test_broker::Broker;
+use amqp_test_broker::{Broker, Options};
 use amqp_testkit::wait_until;
 use common::{Error, LIMIT, Outcome, Parked, get, order, post, receive, send, take_parked};
 use tokio::runtime::Runtime;
@@ -264,6 +264,19 @@ fn a_queue_that_is_deleted_is_declared_again() -> Outcome {
 }
 
 #[test]
+fn a_channel_that_the_broker_closes_is_opened_again() -> Outcome {
+    let broker = Broker::start_with(Options::new().max_message_size(1000))?;
+    let service = Running::on(&broker)?;
+    let reply = post(service.address, "a", &"x".repeat(2000))?;
+    assert!(reply.status == 503 && reply.body.contains("PRECONDITION_FAILED"), "{reply:?}");
+    wait_until(LIMIT, "an order to be accepted", || {
+        service.order("b", "bread").is_ok_and(|status| status == 202)
+    });
+    service.warehouse.wait_for(&["b"]);
+    service.stop()
+}
+
+#[test]
 fn a_client_that_disconnects_leaves_nothing_behind() -> Outcome {
     let broker = Broker::start()?;
     let service = Running::on(&broker)?;
@@ -299,7 +312,7 @@ fn a_shutdown_finishes_what_has_begun_and_loses_nothing() -> Outcome {
     assert_eq!(receive(request)?.status, 202);
     runtime.block_on(ended)??;
     wait_drained(&broker);
-    assert_eq!(broker.connections().len(), 0);
+    wait_until(LIMIT, "both connections to be closed", || broker.connections().is_empty());
     Ok(())
 }
 
