@@ -33,8 +33,10 @@ use crate::handler::{Arguments, ByReference, Handler};
 /// # }
 /// ```
 pub struct Methods<S = ()> {
-    by_name: Arc<Mutex<BTreeMap<String, Arc<dyn Method<S>>>>>,
+    by_name: Arc<Mutex<ByName<S>>>,
 }
+
+type ByName<S> = BTreeMap<String, Arc<dyn Method<S>>>;
 
 /// The future of a handler: its reply.
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<Message, ReplyError>> + Send>>;
@@ -116,7 +118,7 @@ impl<S> Methods<S> {
         self.lock().get(method).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Method<S>>>> {
+    fn lock(&self) -> MutexGuard<'_, ByName<S>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -57,10 +57,17 @@ impl Order {
         self.waiting
     }
 
-    /// Drops the deliveries that wait, which requeues them.
+    /// Drops the deliveries that wait, which requeues them, in the order in which they came.
     pub(super) fn clear(&mut self) {
-        self.busy.clear();
+        let mut waiting: Vec<_> = self.busy.drain().flat_map(|(_, waiting)| waiting).collect();
+        waiting.sort_by_key(|delivery| delivery.delivery_tag());
         self.waiting = 0;
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

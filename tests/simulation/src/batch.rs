@@ -8,7 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
 
-use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
+use amqp_simulation::{
+    Exploration, Patterns, Script, explore, run, run_patterns, shrink, shrink_exploration,
+    shrink_patterns,
+};
 
 /// Number of seeds between two progress reports.
 const PROGRESS: u64 = 50_000;
@@ -24,6 +27,7 @@ const LOOKS_EVERY: Duration = Duration::from_millis(20);
 pub(crate) enum Kind {
     Stories,
     Explorations,
+    Patterns,
 }
 
 /// A range of seeds.
@@ -47,10 +51,13 @@ type Sums = Vec<(&'static str, u64)>;
 type Current = Mutex<Option<(u64, Instant)>>;
 
 impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Stories, Self::Explorations, Self::Patterns];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Stories => "stories",
             Self::Explorations => "explorations",
+            Self::Patterns => "patterns",
         }
     }
 
@@ -59,6 +66,7 @@ impl Kind {
         match self {
             Self::Stories => format!("{:#?}", script(seed, tls)),
             Self::Explorations => format!("{:#?}", exploration_of(seed, tls)),
+            Self::Patterns => format!("{:#?}", patterns_of(seed, tls)),
         }
     }
 
@@ -66,6 +74,7 @@ impl Kind {
         match self {
             Self::Stories => story(&script(seed, tls)),
             Self::Explorations => exploration(&exploration_of(seed, tls)),
+            Self::Patterns => patterns(&patterns_of(seed, tls)),
         }
     }
 
@@ -85,6 +94,11 @@ impl Kind {
                 let less = shrink_exploration(&script, |script| same(exploration(script)));
                 described(&less, script.len(), less.len(), exploration(&less))
             }
+            Self::Patterns => {
+                let script = patterns_of(seed, tls);
+                let less = shrink_patterns(&script, |script| same(patterns(script)));
+                described(&less, script.len(), less.len(), patterns(&less))
+            }
         }
     }
 }
@@ -96,6 +110,11 @@ fn script(seed: u64, tls: bool) -> Script {
 
 fn exploration_of(seed: u64, tls: bool) -> Exploration {
     let script = Exploration::new(seed);
+    if tls { script.over_tls() } else { script }
+}
+
+fn patterns_of(seed: u64, tls: bool) -> Patterns {
+    let script = Patterns::new(seed);
     if tls { script.over_tls() } else { script }
 }
 
@@ -135,6 +154,23 @@ fn exploration(script: &Exploration) -> Result<Sums, String> {
         ("transports", explored.counts.transports),
         ("steps", explored.steps),
         ("s of virtual time", explored.lasted.as_secs()),
+    ])
+}
+
+fn patterns(script: &Patterns) -> Result<Sums, String> {
+    let report = caught(|| run_patterns(script))?;
+    let counts = report.counts;
+    Ok(vec![
+        ("messages published", counts.published),
+        ("attempts", counts.attempts),
+        ("repeated", counts.repeated),
+        ("parked", counts.parked),
+        ("calls", counts.calls),
+        ("replies", counts.replies),
+        ("deliveries in batches", counts.batched),
+        ("transactions committed", counts.committed),
+        ("steps", report.steps),
+        ("s of virtual time", report.lasted.as_secs()),
     ])
 }
 

@@ -15,6 +15,9 @@
 //! could pass on, nothing is sent after the end of a session or read after it, and a client that closes in an orderly way ends
 //! its session first.
 //!
+//! Three kinds of scripts run so: [stories](Script), [explorations](Exploration) of the whole API, and the [patterns](Patterns) of
+//! `amqp-client-patterns`.
+//!
 //! The same seed always leads to the same run. [`shrink`] finds a smaller script that fails as well.
 
 mod client;
@@ -23,6 +26,7 @@ mod explore;
 mod ledger;
 mod network;
 mod pace;
+mod patterns;
 mod script;
 mod shrink;
 mod stage;
@@ -33,6 +37,9 @@ mod world;
 pub use explore::commands::Exploration;
 pub use explore::{Counts, Explored, explore, shrink as shrink_exploration};
 pub use ledger::Totals;
+pub use patterns::{
+    PatternCounts, Patterns, PatternsReport, run_patterns, shrink as shrink_patterns,
+};
 pub use script::Script;
 pub use shrink::shrink;
 pub use world::{Report, run};

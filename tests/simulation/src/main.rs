@@ -19,6 +19,7 @@ Usage: simulate [OPTIONS]
 Options:
   --stories        Only stories: clients that follow a plan and check every reply
   --explorations   Only explorations: random commands from the whole API
+  --patterns       Only patterns: workers, remote calls, batches and pools
   --seeds N        Number of runs of each kind [default: 1000]
   --from N         The first seed [default: 0]
   --seed N         Runs only this seed, and prints its script
@@ -84,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
 }
 
 fn parse() -> Result<Option<Arguments>, lexopt::Error> {
-    let kinds = vec![Kind::Stories, Kind::Explorations];
+    let kinds = Kind::ALL.to_vec();
     let mut arguments = Arguments {
         kinds,
         from: 0,
@@ -101,6 +102,7 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
         match argument {
             Long("stories") => arguments.kinds = vec![Kind::Stories],
             Long("explorations") => arguments.kinds = vec![Kind::Explorations],
+            Long("patterns") => arguments.kinds = vec![Kind::Patterns],
             Long("seeds") => arguments.seeds = parser.value()?.parse()?,
             Long("from") => arguments.from = parser.value()?.parse()?,
             Long("seed") => {

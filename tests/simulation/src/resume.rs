@@ -33,7 +33,7 @@ pub(crate) fn run(log: &Path, kinds: &[Kind], time: Duration) -> Result<(), Stri
     }
     let text = read(log);
     let mut reached = String::new();
-    for kind in [Kind::Stories, Kind::Explorations] {
+    for kind in Kind::ALL {
         let _written = write!(reached, "{} {} so far  ", next_seed(&text, kind), kind.name());
     }
     println!("{}", reached.trim_end());

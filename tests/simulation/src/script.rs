@@ -175,7 +175,7 @@ pub(crate) fn is_over_tls(seed: u64) -> bool {
     Rng::with_seed(seed ^ 0x746c_7300).u8(..6) == 0
 }
 
-fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())]
 }
 
@@ -222,7 +222,7 @@ impl Job {
 }
 
 impl Fault {
-    fn any(rng: &mut Rng, clients: usize, span: Duration) -> Self {
+    pub(crate) fn any(rng: &mut Rng, clients: usize, span: Duration) -> Self {
         let client = rng.usize(..clients);
         let millis = |rng: &mut Rng, most: u64| Duration::from_millis(rng.u64(1..=most));
         let what = match rng.u8(..16) {

@@ -1,6 +1,9 @@
 //! A short simulation, as part of the ordinary tests. `cargo run --profile simulation -p amqp-simulation -- --seeds 1000000` is a long one.
 
-use amqp_simulation::{Exploration, Script, explore, run, shrink, shrink_exploration};
+use amqp_simulation::{
+    Exploration, Patterns, Script, explore, run, run_patterns, shrink, shrink_exploration,
+    shrink_patterns,
+};
 
 #[test]
 fn invariants_hold() {
@@ -29,7 +32,26 @@ fn invariants_hold_under_random_use_of_the_api() {
 }
 
 #[test]
+fn invariants_hold_with_patterns() {
+    let (mut parked, mut replies) = (0, 0);
+    for seed in 0..30 {
+        let report = run_patterns(&Patterns::new(seed)).unwrap_or_else(|failure| {
+            panic!(
+                "seed {seed}: {failure}\nagain: cargo run --profile simulation -p amqp-simulation -- --patterns --seed {seed}"
+            )
+        });
+        parked += report.counts.parked;
+        replies += report.counts.replies;
+    }
+    assert!(parked > 0 && replies > 0, "{parked} messages are parked, {replies} calls succeed");
+}
+
+#[test]
 fn a_seed_always_leads_to_the_same_run() {
+    for seed in 0..10 {
+        let script = Patterns::new(seed);
+        assert_eq!(run_patterns(&script), run_patterns(&script), "seed {seed}");
+    }
     for seed in 0..20 {
         let script = Script::new(seed);
         assert_eq!(run(&script), run(&script), "seed {seed}");
@@ -76,5 +98,13 @@ fn an_exploration_shrinks_to_the_commands_that_fail() {
     let script = Exploration::new(1);
     assert!(script.len() > 3);
     let less = shrink_exploration(&script, |script| script.len() >= 3);
+    assert_eq!(less.len(), 3);
+}
+
+#[test]
+fn a_script_of_patterns_shrinks_to_the_parts_that_fail() {
+    let script = Patterns::new(1);
+    assert!(script.len() > 3);
+    let less = shrink_patterns(&script, |script| script.len() >= 3);
     assert_eq!(less.len(), 3);
 }

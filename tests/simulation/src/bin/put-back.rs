@@ -252,7 +252,7 @@ impl Workshop {
         }
         let simulate = self.target.join("put-back/simulate");
         let (simulate, seeds) = (simulate.to_string_lossy().into_owned(), self.seeds.to_string());
-        for kind in ["--explorations", "--stories"] {
+        for kind in ["--explorations", "--stories", "--patterns"] {
             let ran = self.run(&simulate, &[kind, "--brief", "--seeds", &seeds])?;
             if !ran.status.success() {
                 let output = String::from_utf8_lossy(&ran.stdout);
