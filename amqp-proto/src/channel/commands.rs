@@ -112,6 +112,15 @@ impl Channel<'_> {
         }
     }
 
+    /// Abandons the start of a consumer. Unlike with [`abandon`](Self::abandon), the reply is emitted when it arrives.
+    pub(crate) fn abandon_start(&mut self, request: RequestId) {
+        self.abandon(request);
+        let effect = self.state.pending.find(request).map(|pending| &mut pending.effect);
+        if let Some(Effect::Consume { noted, .. }) = effect {
+            *noted = true;
+        }
+    }
+
     /// Cancels a consumer whose deliveries are no longer wanted: there is no event for the reply, and deliveries in flight are
     /// requeued.
     pub fn discard_consumer(&mut self, consumer_tag: &ShortStr) {

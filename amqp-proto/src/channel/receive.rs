@@ -331,8 +331,10 @@ impl ChannelState {
         let Some(pending) = self.take_pending(&answer) else {
             return Err(out_of_place(facts.name));
         };
+        let mut emitted = !pending.abandoned;
         match pending.effect {
-            Effect::Consume { tag, no_ack } => {
+            Effect::Consume { tag, no_ack, noted } => {
+                emitted |= noted;
                 let tag = if tag.is_empty() { tag_of(&answer) } else { tag };
                 let id = pending.id.into();
                 if !self.consumers.contains(&tag) || pending.abandoned {
@@ -357,7 +359,7 @@ impl ChannelState {
             Effect::Recover => self.unsettled.recovered(),
             Effect::Get { .. } | Effect::None => {}
         }
-        if !pending.abandoned {
+        if emitted {
             let reply = Reply::Method(answer);
             outbound.emit(self.id, ChannelEvent::Reply { request: pending.id, reply });
         }

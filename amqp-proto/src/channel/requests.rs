@@ -41,6 +41,8 @@ pub(super) enum Effect {
     Consume {
         tag: ShortStr,
         no_ack: bool,
+        /// Whether the reply is emitted although it is not wanted: a session needs it.
+        noted: bool,
     },
     /// The consumer, if there was one with that tag: another may have the tag when the reply arrives.
     Cancel {
@@ -158,7 +160,7 @@ mod tests {
     }
 
     fn consume(number: u64, tag: ShortStr) -> Pending {
-        let effect = Effect::Consume { tag, no_ack: false };
+        let effect = Effect::Consume { tag, no_ack: false, noted: false };
         Pending { id: RequestId(number), method: &BasicConsume::FACTS, effect, abandoned: false }
     }
 

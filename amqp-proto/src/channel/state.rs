@@ -170,7 +170,7 @@ impl ChannelState {
                         Consumer { id: id.into(), no_ack: consume.no_ack, unwanted: false };
                     self.consumers.insert(tag.clone(), consumer);
                 }
-                Effect::Consume { tag, no_ack: consume.no_ack }
+                Effect::Consume { tag, no_ack: consume.no_ack, noted: false }
             }
             Method::BasicCancel(cancel) => {
                 let tag = cancel.consumer_tag;

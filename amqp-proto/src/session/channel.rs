@@ -1,3 +1,4 @@
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -205,11 +206,15 @@ impl SessionChannel<'_> {
                 sent.abandoned = true;
                 return;
             }
-            Some(_) => {
-                self.record.in_flight.take(request);
+            Some(sent) => {
                 if let Some(consumer) = self.record.consumers.remove(request.into()) {
-                    self.topology.unconsumed(&consumer);
+                    (sent.abandoned, sent.leaving) = (true, Some(Box::new(consumer)));
+                    if let Reach::Channel(channel) = &mut self.reach {
+                        channel.abandon_start(request);
+                    }
+                    return;
                 }
+                self.record.in_flight.take(request);
             }
             // Its reply was emitted. If it has started a consumer, the session may be starting that again under the same number.
             None => return,

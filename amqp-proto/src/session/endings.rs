@@ -128,10 +128,26 @@ impl Context {
         true
     }
 
+    /// The broker has closed a channel because of a request: consumers whose starts have no reply were not started, so no queue is
+    /// deleted with them.
+    pub(super) fn uncount_starting(&mut self, id: ChannelId) {
+        let Some(record) = self.channels.get_mut(id) else { return };
+        for sent in record.in_flight.take_all() {
+            let leaving = sent.leaving.map(|consumer| *consumer);
+            if let Some(consumer) = record.consumers.remove(sent.id.into()).or(leaving) {
+                self.topology.uncount(&consumer);
+            }
+        }
+    }
+
     /// Forgets a channel that has ended. Returns whether there was one.
     pub(super) fn forget_channel(&mut self, id: ChannelId) -> bool {
         let Some(mut record) = self.channels.remove(id) else { return false };
         self.budget.freed(|discard| record.kept.clear(discard));
+        let leaving = record.in_flight.take_all().filter_map(|sent| sent.leaving);
+        for consumer in leaving {
+            self.topology.unconsumed(&consumer);
+        }
         for consumer in record.consumers.iter() {
             self.topology.unconsumed(consumer);
         }
@@ -174,7 +190,8 @@ fn fail_pending(
     record.last_declaration = None;
     for sent in record.in_flight.take_all() {
         // A consumer that was not started has deleted no queue by its end.
-        if let Some(consumer) = record.consumers.remove(sent.id.into()) {
+        let leaving = sent.leaving.map(|consumer| *consumer);
+        if let Some(consumer) = record.consumers.remove(sent.id.into()).or(leaving) {
             topology.uncount(&consumer);
         }
         if !sent.abandoned {

@@ -121,6 +121,11 @@ impl Session {
                         Some(reply),
                     );
                 }
+                if let Some(consumer) = sent.leaving {
+                    // It has started, and ends now.
+                    self.context.topology.unconsumed(&consumer);
+                    self.context.handle_unwanted(id, *request, reply);
+                }
                 if sent.abandoned {
                     return None;
                 }
@@ -198,6 +203,9 @@ impl Session {
             }
             self.advance();
             return None;
+        }
+        if matches!(&error, ChannelError::Closed(close) if close.by == Initiator::Peer) {
+            self.context.uncount_starting(id);
         }
         self.forget_channel(id);
         Some(Event::Channel(id, ChannelEvent::Closed(error)))

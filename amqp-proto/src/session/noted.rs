@@ -85,8 +85,9 @@ pub(super) fn note(
     let known = last_queue.clone().and_then(Result::ok);
     if answered {
         let note = Noted::of(method, known).map(Box::new);
-        let (abandoned, ahead_of) = (false, record.seqs.next());
-        record.in_flight.push(InFlight { id, note, before, recovers, abandoned, ahead_of });
+        let (abandoned, leaving, ahead_of) = (false, None, record.seqs.next());
+        let sent = InFlight { id, note, before, recovers, abandoned, leaving, ahead_of };
+        record.in_flight.push(sent);
     } else if let Some(noted) = Noted::of(method, known) {
         // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);

@@ -187,15 +187,28 @@ fn a_queue_whose_only_consumer_ends_while_it_starts_is_not_restored() {
     }
 }
 
+/// Also if the application does not wait for the refusal.
 #[test]
 fn a_queue_whose_only_consumer_is_refused_is_restored() {
-    let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(true));
-    let (id, other) = (rig.open(), rig.open());
-    rig.queue(id, auto_delete("auto"));
-    rig.elsewhere(|own, id| own.consume(id, &short("auto"), "c"));
-    let exclusive = rig.send(other, BasicConsume { exclusive: true, ..consume("refused", false) });
-    rig.run();
-    assert!(rig.failure(exclusive).is_some());
-    rig.cut();
-    assert_eq!(rig.recover().queues, 1);
+    for (way, reopens) in [(0, true), (0, false), (1, true), (1, false), (2, true), (2, false)] {
+        for tag in ["refused", ""] {
+            let mut rig = SessionRig::with(|recovery| recovery.reopen_channels(reopens));
+            let (id, other) = (rig.open(), rig.open());
+            rig.queue(id, auto_delete("auto"));
+            rig.elsewhere(|own, id| own.consume(id, &short("auto"), "c"));
+            let exclusive = BasicConsume { exclusive: true, ..consume(tag, false) };
+            let exclusive = rig.send(other, exclusive);
+            let mut channel = rig.channel(other);
+            match way {
+                0 => {}
+                1 => channel.discard_consumer(exclusive.into()),
+                _ => channel.abandon(exclusive),
+            }
+            rig.run();
+            assert_eq!(rig.failure(exclusive).is_some(), way == 0 && reopens);
+            assert!(rig.answer(exclusive).is_none());
+            rig.cut();
+            assert_eq!(rig.recover().queues, 1, "{way} {reopens} '{tag}'");
+        }
+    }
 }

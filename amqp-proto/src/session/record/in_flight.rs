@@ -101,7 +101,7 @@ mod tests {
     fn request(number: u64) -> InFlight {
         let (note, before) = (None, None);
         let id = RequestId(number);
-        InFlight { id, note, before, recovers: true, abandoned: false, ahead_of: 0 }
+        InFlight { id, note, before, recovers: true, abandoned: false, leaving: None, ahead_of: 0 }
     }
 
     fn numbers(requests: &mut Requests) -> Vec<u64> {

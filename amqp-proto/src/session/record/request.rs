@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 
+use super::consumers::Consumer;
 use crate::method::{BasicQos, Method, MethodFacts};
 use crate::{RequestId, ShortStr};
 
@@ -30,6 +31,9 @@ pub(crate) struct InFlight {
     pub(crate) recovers: bool,
     /// Whether the reply is not wanted.
     pub(crate) abandoned: bool,
+    /// The consumer of an abandoned start. It counts for its queue until the reply shows that it has started and ends, or that the
+    /// broker has refused it.
+    pub(crate) leaving: Option<Box<Consumer>>,
     /// See [`Held::ahead_of`].
     pub(crate) ahead_of: u64,
 }
