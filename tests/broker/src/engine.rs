@@ -417,10 +417,14 @@ impl Engine {
             // The channel knows which queue is meant. If there is none, no queue has to reply.
             consume.queue = self.channel(at).map(|own| own.last_queue.clone()).unwrap_or_default();
         }
-        let Some(delay) = delay.filter(|_| !consume.queue.is_empty()) else {
+        // A queue starts the consumers of a channel in their order.
+        let own =
+            self.later.iter().filter(|own| own.at == at && own.consume.queue == consume.queue);
+        let until = delay.map(|delay| self.now + delay).max(own.map(|own| own.until).max());
+        let Some(until) = until.filter(|_| !consume.queue.is_empty()) else {
             return Some(consume.into());
         };
-        let (until, prefetch) = (self.now + delay, self.prefetch(at));
+        let prefetch = self.prefetch(at);
         self.later.push(Delayed { until, at, consume, prefetch });
         None
     }
