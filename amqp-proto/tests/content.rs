@@ -170,6 +170,7 @@ fn empty_body_frames_take_no_memory() {
 
 /// What a client writes, an assembler reads; what `Content` writes, a server reads.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 fn connections_write_and_read_the_same() {
     let now = Instant::now();
     let mut client = Connection::client(Arc::default(), now);
