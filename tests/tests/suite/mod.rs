@@ -10,6 +10,7 @@ mod connections;
 mod consuming;
 mod exchanges;
 mod logins;
+mod patterns;
 mod prepared;
 mod publishing;
 mod queues;
@@ -83,6 +84,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         consuming::ALL,
         exchanges::ALL,
         logins::ALL,
+        patterns::ALL,
         prepared::ALL,
         publishing::ALL,
         queues::ALL,
