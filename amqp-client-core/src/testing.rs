@@ -38,8 +38,8 @@ use std::time::Instant;
 
 use amqp_proto::method::{BasicAck, BasicConsumeOk, BasicDeliver, BasicNack, BasicReject, Method};
 use amqp_proto::{
-    Body, ChannelEvent, Event, FieldTable, RawProperties, ServerConfig, ServerEvent, ShortStr,
-    TooLong, Transmit,
+    Body, ChannelEvent, DeliveryTag, Event, FieldTable, Misuse, RawProperties, ServerConfig,
+    ServerEvent, ShortStr, TooLong, Transmit, Unusable,
 };
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
@@ -126,9 +126,14 @@ pub struct TestQueue {
 struct Ends {
     client: Driver,
     server: amqp_proto::Connection,
+    /// Bytes for the server, up to a part of a frame.
+    sent: BytesMut,
     now: Instant,
     settled: Vec<Option<Settlement>>,
 }
+
+/// The default of [`Limits::body_max`](amqp_proto::Limits::body_max), which applies here.
+const BODY_MAX: u64 = 128 * 1024 * 1024;
 
 /// The consumer tag of all deliveries.
 const TAG: &str = "test";
@@ -146,7 +151,7 @@ impl TestQueue {
         let properties = capable.and_then(|own| FieldTable::new().with("capabilities", own));
         let config = ServerConfig::default().server_properties(properties.unwrap_or_default());
         let server = amqp_proto::Connection::server(Arc::new(config), now);
-        let mut ends = Ends { client, server, now, settled: Vec::new() };
+        let mut ends = Ends { client, server, sent: BytesMut::new(), now, settled: Vec::new() };
         ends.run(connection.ready())?.map_err(|error| CallError::Ended(error.into()))?;
         let channel = ends.run(connection.open_channel())??;
         let options = ConsumeOptions::new().consumer_tag(TAG);
@@ -157,7 +162,8 @@ impl TestQueue {
     /// Delivers a message. Delivery tags count up from 1.
     ///
     /// # Errors
-    /// [`CallError`], if a name takes more than 255 bytes, or if the handler has closed the channel.
+    /// [`CallError`], if a name takes more than 255 bytes, if the body is larger than 128 MiB, or if the handler has closed the channel
+    /// or cancelled the consumer.
     pub fn deliver(&mut self, delivery: TestDelivery) -> Result<Delivery, CallError> {
         let TestDelivery { message, exchange, routing_key, redelivered } = delivery;
         let deliver = BasicDeliver {
@@ -167,16 +173,22 @@ impl TestQueue {
             exchange: ShortStr::named("exchange", exchange)?,
             routing_key: ShortStr::named("routing key", routing_key)?,
         };
+        let size = message.body().len() as u64;
+        if size > BODY_MAX {
+            let why = Unusable::BodyTooLarge { size, limit: BODY_MAX };
+            let delivery_tag = DeliveryTag::new(deliver.delivery_tag);
+            return Err(CallError::Unusable { delivery_tag, why });
+        }
         let properties: &RawProperties = message.properties();
         self.ends.exchange();
         self.consumer.channel().check()?;
         let mut channel = self.ends.server.channel(self.consumer.channel().id())?;
         channel.send_content(deliver, properties, message.body())?;
-        self.ends.exchange();
-        let delivery = self.consumer.try_next();
-        let delivery = delivery.ok_or_else(|| CallError::Ended(ChannelState::lost_reason()))?;
+        // The tag is used even if the client does not accept the message.
         self.ends.settled.push(None);
-        Ok(delivery)
+        self.ends.exchange();
+        self.consumer.channel().check()?;
+        self.consumer.try_next().ok_or(CallError::Misuse(Misuse::UnknownConsumer))
     }
 
     /// Returns what became of each delivery, in their order: how the broker was told to settle it, or `None` if it is unsettled.
@@ -205,15 +217,17 @@ impl Ends {
 
     /// Both ends pass on what they have to say, until neither has more.
     fn exchange(&mut self) {
-        let Self { client, server, now, .. } = self;
+        let Self { client, server, sent, now, .. } = self;
         let mut moved = true;
         while std::mem::take(&mut moved) {
             // Heartbeats are not needed: no time passes.
             while client.turn(*now, Waker::noop()).writes() {
-                let mut bytes = BytesMut::from(client.output().chunk());
-                client.written(*now, bytes.len());
+                let bytes = client.output().chunk();
+                let len = bytes.len();
+                sent.extend_from_slice(bytes);
+                client.written(*now, len);
                 moved = true;
-                let _over = server.handle_input(*now, &mut bytes);
+                let _over = server.handle_input(*now, sent);
             }
             while let Some(event) = server.poll_event() {
                 answer(server, &mut self.settled, event);
@@ -338,6 +352,36 @@ mod tests {
                 reject(true)
             ]
         );
+        Ok(())
+    }
+
+    #[test]
+    fn a_handler_may_send_commands_of_any_size() -> Outcome {
+        let mut queue = TestQueue::new()?;
+        for size in [0, 10_000, 100_000, 1_000_000, 3_000_000] {
+            let delivery = queue.deliver(TestDelivery::new("copied"))?;
+            let (channel, copy) = (delivery.channel().clone(), Message::new(vec![7; size]));
+            queue.ends.run(channel.default_exchange().publish("archive", &copy))??;
+            delivery.ack()?;
+        }
+        assert_eq!(queue.settled(), [Some(Settlement::Ack); 5]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_message_that_does_not_arrive_is_an_error_that_says_why() -> Outcome {
+        let mut queue = TestQueue::new()?;
+        let large = usize::try_from(BODY_MAX + 1)?;
+        let error = queue.deliver(TestDelivery::new(vec![0; large])).err().ok_or("too large")?;
+        assert!(matches!(error, CallError::Unusable { .. }), "{error}");
+        let delivery = queue.deliver(TestDelivery::new("the last one"))?;
+        drop(delivery.channel().basic_cancel(delivery.consumer_tag()));
+        delivery.ack()?;
+        for _ in 0..3 {
+            let error = queue.deliver(TestDelivery::new("too late")).err().ok_or("cancelled")?;
+            assert!(matches!(error, CallError::Misuse(Misuse::UnknownConsumer)), "{error}");
+        }
+        assert_eq!(queue.settled()[0], Some(Settlement::Ack));
         Ok(())
     }
 
