@@ -11,8 +11,15 @@ use super::{Topology, TopologyError};
 use crate::connection::Connection;
 use crate::error::CallError;
 
-/// The number of channels that are used at the same time.
+/// The largest number of channels that are used at the same time.
 const AT_ONCE: usize = 32;
+
+/// The number of channels to use at the same time: some brokers allow a connection only a few.
+fn at_once(connection: &Connection) -> usize {
+    let max = connection.negotiated().map_or(AT_ONCE, |limits| usize::from(limits.channel_max));
+    // With none free, the error of the first one says so.
+    max.saturating_sub(connection.health().channels).clamp(1, AT_ONCE)
+}
 
 impl Topology {
     /// Compares the exchanges and queues with those of the broker, and returns the differences.
@@ -22,8 +29,8 @@ impl Topology {
     /// that do not exist are not created. RabbitMQ names one option of each entity, even if several differ. Bindings cannot be
     /// compared.
     ///
-    /// Each entity has a channel of its own, up to 32 at the same time, because the broker closes it in case of a difference. Nothing is
-    /// noted for recovery.
+    /// Each entity has a channel of its own, because the broker closes it in case of a difference. At the same time, these are up to 32,
+    /// and no more than the connection has free. Nothing is noted for recovery.
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;
@@ -62,8 +69,9 @@ impl Topology {
             let active = (!declare.passive).then(|| declare.clone());
             queues.push(compare_one(connection, entity, passive, active));
         }
-        let exchanges: Vec<_> = stream::iter(exchanges).buffered(AT_ONCE).try_collect().await?;
-        let queues: Vec<_> = stream::iter(queues).buffered(AT_ONCE).try_collect().await?;
+        let at_once = at_once(connection);
+        let exchanges: Vec<_> = stream::iter(exchanges).buffered(at_once).try_collect().await?;
+        let queues: Vec<_> = stream::iter(queues).buffered(at_once).try_collect().await?;
         Ok(exchanges.into_iter().chain(queues).flatten().collect())
     }
 }

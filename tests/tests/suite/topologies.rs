@@ -61,6 +61,18 @@ behaviours! {
         }
     }
 
+    async fn a_topology_is_compared_with_few_channels(world) {
+        let connection = world.open(format!("{}?channel_max=3", world.uri).parse()?).await?;
+        let channel = connection.open_channel().await?;
+        let mut topology = Topology::new().existing_exchange("amq.direct");
+        for _ in 0..10 {
+            topology = topology.queue(name("q"), QueueOptions::temporary());
+        }
+        assert_eq!(topology.compare(&connection).await?.len(), 10);
+        topology.apply(&channel).await?;
+        assert_eq!(topology.compare(&connection).await?, []);
+    }
+
     async fn what_the_broker_cannot_accept_is_not_sent(world) {
         let channel = world.channel().await?;
         let (first, second) = (name("first"), name("second"));
