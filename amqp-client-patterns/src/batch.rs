@@ -100,13 +100,14 @@ impl Batching {
         Self { queue, size, within, prefetch: None, consume: ConsumeOptions::new() }
     }
 
-    /// Sets the prefetch limit: how many deliveries may be unacknowledged. By default twice the size of a batch, so that the next
-    /// batch arrives while this one is handled. It must not be smaller than a batch.
+    /// Sets the prefetch limit: how many deliveries may be unacknowledged; 0 is no limit. By default twice the size of a batch, so that
+    /// the next batch arrives while this one is handled. It must not be smaller than a batch.
     pub fn prefetch(self, messages: u16) -> Self {
         Self { prefetch: Some(messages), ..self }
     }
 
-    /// Sets further options of the consumer, such as its tag or its priority.
+    /// Sets further options of the consumer, such as its tag or its priority. Their prefetch limit is not used: see
+    /// [`prefetch`](Self::prefetch).
     pub fn consume_options(self, options: ConsumeOptions) -> Self {
         Self { consume: options, ..self }
     }
@@ -121,7 +122,7 @@ impl Batching {
     pub async fn start(self) -> Result<Batches, BatchingError> {
         let Self { queue, size, within, prefetch, consume } = self;
         let prefetch = prefetch.unwrap_or_else(|| size.saturating_mul(2));
-        if prefetch < size {
+        if prefetch != 0 && prefetch < size {
             return Err(BatchingError::Prefetch { size, prefetch });
         }
         let channel = queue.channel().connection().open_channel().await?;

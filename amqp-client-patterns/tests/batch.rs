@@ -153,6 +153,10 @@ fn a_batch_that_never_gets_full_is_refused() {
         assert!(matches!(refused, Err(BatchingError::Prefetch { size: 500, prefetch: 499 })));
         assert!(Batching::on(&queue, u16::MAX, SHORT).start().await.is_ok());
         assert!(Batching::on(&queue, 0, SHORT).prefetch(1).start().await.is_ok());
+        // No limit.
+        publish(&rig, "abc").await?;
+        let mut unlimited = Batching::on(&queue, 3, LONG).prefetch(0).start().await?;
+        assert_eq!(text(&next(&mut unlimited).await?), "abc");
         let nowhere = rig.channel.queue("nowhere")?;
         let error = Batching::on(&nowhere, 5, SHORT).start().await;
         assert!(matches!(error, Err(BatchingError::Start(_))), "{error:?}");

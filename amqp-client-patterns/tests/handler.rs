@@ -116,6 +116,15 @@ fn a_delivery_stays_where_it_is_if_an_argument_cannot_be_taken() {
         let mut delivery = Some(delivery_of(&rig, &text).await?);
         let error = handle(&mut delivery, async |_: Text| {}).await.err().ok_or("it is text")?;
         assert_eq!(error.to_string(), "the body does not decode as text");
+        // The routing key that cannot be taken is that of the original, not that of the copy.
+        let original = FieldTable::new().with(
+            "x-original-routing-key",
+            Value::LongStr(proto::LongStr::from(vec![b'a', 0xFF])),
+        )?;
+        let copy = Message::new("").with(&MessageProperties::new().headers(original))?;
+        let mut delivery = Some(delivery_of(&rig, &copy).await?);
+        let error = handle(&mut delivery, async |_: RoutingKey| {}).await.err().ok_or("text")?;
+        assert_eq!(error.to_string(), "the routing key is not text: a\u{fffd}");
         Ok(())
     });
 }

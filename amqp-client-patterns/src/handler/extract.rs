@@ -170,9 +170,12 @@ extractors! {
 
     MessageProperties, delivery => Ok(delivery.message_properties()?);
 
-    RoutingKey, delivery => match history::routing_key(delivery).to_str() {
-        Ok(key) => Ok(Self(key.to_owned())),
-        Err(_) => Err(not_text("routing key", &delivery.routing_key())),
+    RoutingKey, delivery => {
+        let key = history::routing_key(delivery);
+        match key.to_str() {
+            Ok(text) => Ok(Self(text.to_owned())),
+            Err(_) => Err(not_text("routing key", &key)),
+        }
     };
 
     Redelivered, delivery => Ok(Self(delivery.redelivered()));
