@@ -79,6 +79,18 @@ fn names_that_cannot_be_are_found() {
         .queue("same", QueueOptions::new())
         .queue(&long, QueueOptions::new())
         .queue("", QueueOptions::temporary());
+    let transient = ExchangeOptions::new().durable(false);
+    let predeclared = Topology::new()
+        .exchange("amq.direct", "direct", ExchangeOptions::new())
+        .exchange("amq.fanout", "topic", ExchangeOptions::new())
+        .exchange("amq.match", "headers", transient);
+    let end = "name it by existing_exchange, or choose another name";
+    assert_eq!(
+        texts(&predeclared, None),
+        [("fanout", "fanout"), ("match", "headers")].map(|(name, kind)| format!(
+            "exchange 'amq.{name}': each virtual host has it as a durable exchange of type {kind}; {end}"
+        ))
+    );
     let found = texts(&topology, None);
     assert!(found[0].contains("queue") && found[0].contains("255"), "{found:?}");
     assert_eq!(

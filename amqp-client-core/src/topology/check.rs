@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use amqp_proto::ShortStr;
-use amqp_proto::method::QueueDeclare;
+use amqp_proto::method::{ExchangeDeclare, QueueDeclare};
 use amqp_proto::session::Entity;
 
 use super::dead_letters::DeadLetters;
@@ -61,6 +61,9 @@ impl Topology {
             if !exchange.passive && (name.is_empty() || is_reserved(name) && !is_predeclared(name))
             {
                 findings.push(Finding::new(entity(), Problem::Reserved));
+            }
+            if let Some(kind) = predeclared_differently(exchange) {
+                findings.push(Finding::new(entity(), Problem::Predeclared { kind }));
             }
             // That it exists is true of an exchange that the topology itself declares.
             let earlier = if exchange.passive { None } else { exchanges.insert(name, exchange) };
@@ -212,6 +215,21 @@ fn is_predeclared(name: &[u8]) -> bool {
     )
 }
 
+/// Returns the type of a predeclared exchange, if the declaration is not that of the broker.
+fn predeclared_differently(exchange: &ExchangeDeclare) -> Option<&'static str> {
+    let kind = match exchange.exchange.as_bytes() {
+        b"amq.direct" => "direct",
+        b"amq.fanout" => "fanout",
+        b"amq.topic" => "topic",
+        b"amq.headers" | b"amq.match" => "headers",
+        _ => return None,
+    };
+    let is_same = exchange.kind.as_bytes() == kind.as_bytes()
+        && (exchange.durable, exchange.auto_delete, exchange.internal) == (true, false, false)
+        && exchange.arguments.get("alternate-exchange").is_none();
+    (!exchange.passive && !is_same).then_some(kind)
+}
+
 /// A problem of a topology; see [`Topology::check`].
 ///
 /// ```
@@ -253,6 +271,11 @@ pub enum Problem {
     Invalid(CallError),
     /// The name is reserved for the broker.
     Reserved,
+    /// Each virtual host has that exchange from the beginning, with other options.
+    Predeclared {
+        /// The type of the exchange.
+        kind: &'static str,
+    },
     /// A queue has no name, so nothing can refer to it.
     NoName,
     /// It is declared twice, with different options.
@@ -300,6 +323,7 @@ impl Problem {
         match self {
             Self::Invalid(_)
             | Self::Reserved
+            | Self::Predeclared { .. }
             | Self::Twice
             | Self::DefaultExchange
             | Self::UnknownExchange(_)
@@ -329,6 +353,10 @@ impl fmt::Display for Problem {
         match self {
             Self::Invalid(error) => error.fmt(f),
             Self::Reserved => f.write_str("the broker reserves this name; choose another"),
+            Self::Predeclared { kind } => write!(
+                f,
+                "each virtual host has it as a durable exchange of type {kind}; name it by existing_exchange, or choose another name"
+            ),
             Self::NoName => f.write_str("it has no name, so nothing can refer to it; name it"),
             Self::Twice => f.write_str("it is declared twice, with different options; remove one"),
             Self::DefaultExchange => f.write_str(
