@@ -331,6 +331,14 @@ fn definitions_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> 
     let written = topology.to_definitions("/")?;
     assert_eq!(Topology::from_definitions(&written, "/")?, topology);
     assert!(Topology::from_definitions(&written, "other")?.is_empty());
+    let unnamed = topology.clone().queue("", QueueOptions::new()).bind("", "y", "#");
+    assert_eq!(Topology::from_definitions(&unnamed.to_definitions("/")?, "/")?, topology);
+    // A queue of somebody else gets its binding nevertheless.
+    let theirs = Topology::new().existing_queue("theirs").bind("theirs", "amq.topic", "#");
+    let expected = Topology::new().bind("theirs", "amq.topic", "#");
+    assert_eq!(Topology::from_definitions(&theirs.to_definitions("/")?, "/")?, expected);
+    // A byte order mark.
+    assert_eq!(Topology::from_definitions(&format!("\u{feff}{written}"), "/")?, topology);
     // Arguments that definitions do not have are left out.
     let own = topology
         .clone()
@@ -355,6 +363,12 @@ fn definitions_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> 
         (
             "{\"queues\":[{\"name\":\"q\",\"durable\":1}]}",
             "queues[0]: durable is not true or false",
+        ),
+        // It must not be taken for an entry of another virtual host.
+        ("{\"queues\":[{\"name\":\"q\",\"vhost\":null}]}", "queues[0]: vhost is not a text"),
+        (
+            "{\"queues\":[{\"name\":\"q\",\"arguments\":{\"x\":18446744073709551615}}]}",
+            "queues[0]: argument x is not a value of a field table",
         ),
         (
             "{\"queues\":[{\"name\":\"q\",\"arguments\":7}]}",

@@ -30,7 +30,7 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`], for the first entity that failed, in this order. If options cannot be accepted by the broker
     /// ([`CallError::Options`]), nothing was sent. If the broker refuses an entity, it closes the channel. Everything before that
-    /// entity was declared, and nothing after it.
+    /// entity was declared, and nothing after it. An entity whose arguments do not fit into a frame fails alone: what follows is declared.
     ///
     /// # Cancel safety
     /// Everything is sent at the first poll. Dropping the future after that changes nothing at the broker.

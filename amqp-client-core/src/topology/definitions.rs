@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use amqp_proto::method::{ExchangeBind, ExchangeDeclare, QueueBind, QueueDeclare};
 use amqp_proto::session::Entity;
 use amqp_proto::{FieldArray, FieldTable, ShortStr, Value};
@@ -14,7 +16,9 @@ impl Topology {
     /// Writes the topology as RabbitMQ's definitions, for `rabbitmqctl import_definitions` and the management plugin. Feature
     /// `definitions`.
     ///
-    /// Arguments are sorted by their names. Definitions have neither exclusive queues nor entities that are only expected to exist: these and their bindings are left out.
+    /// Arguments are sorted by their names. Definitions have neither exclusive queues nor queues without a name: these and their bindings
+    /// are left out. Entities that are only expected to exist are left out as well, but not their bindings: import them where these
+    /// entities exist.
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;
@@ -47,7 +51,8 @@ impl Topology {
                 "arguments": object(&entity, &one.arguments)?,
             }))
         });
-        let queues = self.declared_queues().filter(|one| !one.exclusive).map(|one| {
+        let has_form = |one: &&QueueDeclare| !one.exclusive && !one.queue.is_empty();
+        let queues = self.declared_queues().filter(has_form).map(|one| {
             let entity = Entity::Queue(one.queue.clone());
             Ok(json!({
                 "name": text(&entity, &one.queue)?,
@@ -57,11 +62,17 @@ impl Topology {
                 "arguments": object(&entity, &one.arguments)?,
             }))
         });
-        let is_exclusive =
-            |queue: &ShortStr| self.queues.iter().any(|one| one.exclusive && one.queue == *queue);
+        let exclusive: HashSet<_> = self
+            .queues
+            .iter()
+            .filter(|one| one.exclusive)
+            .map(|one| one.queue.as_bytes())
+            .collect();
+        let is_left_out =
+            |queue: &ShortStr| queue.is_empty() || exclusive.contains(queue.as_bytes());
         let bindings = self.bindings.iter().filter_map(|binding| {
             let (source, destination, kind, key, arguments) = match binding {
-                Binding::Queue(bind) if is_exclusive(&bind.queue) => return None,
+                Binding::Queue(bind) if is_left_out(&bind.queue) => return None,
                 Binding::Queue(bind) => {
                     (&bind.exchange, &bind.queue, "queue", &bind.routing_key, &bind.arguments)
                 }
@@ -95,8 +106,8 @@ impl Topology {
     }
 
     /// Reads the exchanges, queues and bindings of one virtual host from RabbitMQ's definitions, such as those of `rabbitmqctl
-    /// export_definitions`. Everything else in them is ignored. Whole numbers of arguments become 64-bit integers. Feature
-    /// `definitions`.
+    /// export_definitions`. Everything else in them is ignored, and so is a byte order mark. Whole numbers of arguments become 64-bit
+    /// integers. Feature `definitions`.
     ///
     /// The definitions of a single virtual host do not name it in each entry. Such entries count as entries of the one asked for.
     ///
@@ -116,6 +127,8 @@ impl Topology {
         definitions: &str,
         virtual_host: &str,
     ) -> Result<Self, DefinitionsError> {
+        // Some tools of Windows begin each file with a byte order mark.
+        let definitions = definitions.strip_prefix('\u{feff}').unwrap_or(definitions);
         let json: Json = serde_json::from_str(definitions)
             .map_err(|error| DefinitionsError::NotJson(error.to_string()))?;
         let mut topology = Self::new();
@@ -257,6 +270,8 @@ fn from_json(json: &Json, depth: usize) -> Option<Value> {
         Json::String(text) => Value::from(text.as_str()),
         Json::Number(number) => match number.as_i64() {
             Some(number) => Value::from(number),
+            // As a floating-point number, it would be another one.
+            None if number.is_u64() => return None,
             None => Value::from(number.as_f64()?),
         },
         Json::Object(object) => Value::from(table(object, depth).ok()?),
@@ -307,7 +322,7 @@ fn entries<'a>(
             return Err(wrong(format!("{list}[{index}]"), "the entry", "an object"));
         };
         let entry = Entry { list, index, object };
-        if entry.object.get("vhost").is_none_or(|host| host.as_str() == Some(virtual_host)) {
+        if !entry.object.contains_key("vhost") || entry.text("vhost")? == virtual_host {
             entries.push(entry);
         }
     }
