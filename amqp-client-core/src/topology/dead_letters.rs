@@ -196,16 +196,18 @@ fn loses_by_itself(arguments: &FieldTable) -> bool {
         || drops && limited.iter().any(|limit| arguments.get(limit).is_some())
 }
 
+/// Returns the words of a routing key, which dots separate.
+fn words(text: &[u8]) -> Vec<&[u8]> {
+    if text.is_empty() { Vec::new() } else { text.split(|byte| *byte == b'.').collect() }
+}
+
 /// Returns whether a topic pattern matches: `*` stands for one word, `#` for any number of words.
 fn topic_matches(pattern: &[u8], key: &[u8]) -> bool {
     // Most patterns of a large topology are keys.
     if !pattern.contains(&b'*') && !pattern.contains(&b'#') {
         return pattern == key;
     }
-    fn split(text: &[u8]) -> Vec<&[u8]> {
-        if text.is_empty() { Vec::new() } else { text.split(|byte| *byte == b'.').collect() }
-    }
-    let (pattern, key) = (split(pattern), split(key));
+    let (pattern, key) = (words(pattern), words(key));
     // reached[n]: the words of the pattern so far match the first n words of the key.
     let mut reached = vec![false; key.len() + 1];
     reached[0] = true;
