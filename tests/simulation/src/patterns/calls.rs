@@ -95,7 +95,7 @@ impl Actor {
         while *left > 0 && client.is_open() {
             let calls = self.random(|rng| rng.u32(1..=4)).min(*left);
             *left -= calls;
-            for outcome in join_all((0..calls).map(|_| self.one_call(&client))).await {
+            for outcome in join_all((0..calls).map(|_| self.one_call(&client, reply_queue))).await {
                 outcome?;
             }
             if client.pending_calls() > 0 {
@@ -106,13 +106,15 @@ impl Actor {
         if client.is_open() { Ok(()) } else { Err(Again) }
     }
 
-    async fn one_call(&self, client: &RpcClient) -> Try<()> {
+    async fn one_call(&self, client: &RpcClient, reply_queue: bool) -> Try<()> {
         let text = self.random(|rng| rng.u64(..).to_string());
         let method = self.random(|rng| METHODS[rng.usize(..METHODS.len())]);
         let served = self.world.script.has(|does| matches!(does, Does::Serve { .. }));
-        let timeout = match self.random(|rng| rng.u8(..3)) {
+        let timeout = match self.random(|rng| rng.u8(..4)) {
             0 => self.milliseconds(100),
             2 if served => LONG,
+            // The loss of a request or of its reply is the loss of the connection, which ends the call.
+            3 if served && !reply_queue => Duration::MAX,
             _ => self.milliseconds(20_000),
         };
         self.world.ledger.lock().counts.calls += 1;
@@ -122,8 +124,9 @@ impl Actor {
             self.dropped(call).await;
             return Ok(());
         }
-        let outcome = self.bounded(timeout + Duration::from_secs(60), "a call", call).await?;
-        let certain = self.world.script.is_calm() && timeout == LONG;
+        let outcome =
+            self.bounded(timeout.min(LONG) + Duration::from_secs(60), "a call", call).await?;
+        let certain = self.world.script.is_calm() && timeout >= LONG;
         let replied = match (method, &outcome) {
             ("echo" | "hang", Ok(reply)) => reply.body() == format!("re: {text}").as_bytes(),
             ("fail", Err(RpcError::Remote(RemoteError { code, text: why, .. }))) => {
