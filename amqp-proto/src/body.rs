@@ -19,6 +19,12 @@ use bytes::{Bytes, BytesMut};
 /// assert_eq!(vec![1, 2, 3].as_bytes(), [1, 2, 3]);
 /// assert_eq!((&b"work"[..]).into_bytes(), "work");
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the body of a message",
+    label = "neither text nor bytes",
+    note = "a body is `&str`, `String`, `&String`, `Cow<str>`, `&[u8]`, `&[u8; N]`, `Vec<u8>`, `&Vec<u8>`, `Box<[u8]>`, `Cow<[u8]>`, \
+            `Bytes`, `&Bytes` or `BytesMut`; convert to one of these, or encode the value with a codec such as JSON"
+)]
 pub trait Body: sealed::Sealed {
     /// Returns the bytes.
     fn as_bytes(&self) -> &[u8];
