@@ -105,8 +105,8 @@ amqp_proto::__setters! {
         /// published by then [is written](#timeouts-on-slow-links); `None` waits forever. Default 60 s.
         confirm_timeout: Option<Duration>,
         /// Sets the number of bytes, delivered to consumers and not taken by them, at which the client stops reading from the
-        /// transport. A consumer takes up to half a MiB at a time. At least 1, which allows one read at a time. Prefetch limits should bound deliveries long before. Default
-        /// 16 MiB.
+        /// transport. A consumer takes up to half a MiB at a time. At least 1, which allows one read at a time. Prefetch limits
+        /// should bound deliveries long before. Default 16 MiB.
         ///
         /// While a reply or a confirm is outstanding, the client reads up to eight times this budget. The reply arrives after
         /// those deliveries, and the task that should take them may be waiting for it.

@@ -137,7 +137,8 @@ impl Retry {
     }
 
     /// Returns the queues that are needed for retries of messages of `queue`, on a broker of this
-    /// [version](Connection::broker_version), or on one of which nothing is known. With [`How::Best`], this is what a new queue should have.
+    /// [version](Connection::broker_version), or on one of which nothing is known. With [`How::Best`], this is what a new queue
+    /// should have.
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;

@@ -238,9 +238,9 @@ impl Connection {
         }
     }
 
-    /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it is
-    /// the earlier address until another transport is connected. `None` before the first, and if the program has connected the transport itself, as for
-    /// `connect_over`.
+    /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it
+    /// is the earlier address until another transport is connected. `None` before the first, and if the program has connected the
+    /// transport itself, as for `connect_over`.
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;
@@ -301,8 +301,7 @@ impl Connection {
     }
 
     /// Returns whether the broker announced a capability, such as `consumer_cancel_notify`. False before the connection is open.
-    /// [`negotiated`](Self::negotiated) has all
-    /// of the broker's properties.
+    /// [`negotiated`](Self::negotiated) has all of the broker's properties.
     #[doc(alias = "server_capabilities")]
     #[must_use]
     pub fn broker_can(&self, capability: &str) -> bool {

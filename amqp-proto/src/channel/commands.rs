@@ -228,7 +228,8 @@ impl Channel<'_> {
     }
 
     /// Returns one delivery to the broker (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
-    /// dead-letters it. From RabbitMQ 4.3, a requeued nack does not count as a failed delivery. If the peer has not announced the capability `basic.nack`, this is a [`reject`](Self::reject).
+    /// dead-letters it. From RabbitMQ 4.3, a requeued nack does not count as a failed delivery. If the peer has not announced the
+    /// capability `basic.nack`, this is a [`reject`](Self::reject).
     ///
     /// # Errors
     /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
@@ -288,9 +289,9 @@ impl Channel<'_> {
         Ok(self.state.settle_apart(self.outbound, delivery, settlement)?)
     }
 
-    /// Requeues all unacknowledged deliveries, including those in flight, with [`nack`](Self::nack). Use this for a channel that is about to be
-    /// closed, and whose consumers are cancelled: RabbitMQ counts deliveries that are unacknowledged when a channel closes as failed,
-    /// see [`reject`](Self::reject).
+    /// Requeues all unacknowledged deliveries, including those in flight, with [`nack`](Self::nack). Use this for a channel that is
+    /// about to be closed, and whose consumers are cancelled: RabbitMQ counts deliveries that are unacknowledged when a channel
+    /// closes as failed, see [`reject`](Self::reject).
     ///
     /// On a transactional channel, this rolls the transaction back, which the close would do as well. Does nothing if the peer has
     /// not announced `basic.nack`.

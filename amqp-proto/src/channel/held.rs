@@ -5,8 +5,9 @@ use alloc::collections::VecDeque;
 use super::acks::Unsettled;
 use crate::{ConsumerId, DeliveryTag};
 
-/// Deliveries that stay unacknowledged because the application never got them: for good ([`Oversized::Hold`](crate::Oversized::Hold)), or until the
-/// next requeue ([`Oversized::Requeue`](crate::Oversized::Requeue)). Oldest first; some may have been settled since, by their tags.
+/// Deliveries that stay unacknowledged because the application never got them: for good
+/// ([`Oversized::Hold`](crate::Oversized::Hold)), or until the next requeue ([`Oversized::Requeue`](crate::Oversized::Requeue)).
+/// Oldest first; some may have been settled since, by their tags.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) deliveries: VecDeque<HeldDelivery>,

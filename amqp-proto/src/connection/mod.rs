@@ -225,8 +225,8 @@ impl Connection {
     /// Reports that reading from the transport was suspended or resumed. While it is suspended, time alone does not make the peer
     /// count as silent.
     ///
-    /// Reads that find nothing detect a peer that dies in the meantime. When [`peer_seems_silent`](Self::peer_seems_silent), read once, however
-    /// much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) if nothing was there.
+    /// Reads that find nothing detect a peer that dies in the meantime. When [`peer_seems_silent`](Self::peer_seems_silent), read
+    /// once, however much is buffered already, and report with [`handle_no_input`](Self::handle_no_input) if nothing was there.
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
         self.timers.suspend_reading(now, !reading);
     }

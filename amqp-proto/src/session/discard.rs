@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use crate::Connection;
 
-/// Bodies of messages, their encoded properties, and connections that were lost, which a session has no more use for. Dropping it drops them; see
-/// [`Session::hold_discarded`](super::Session::hold_discarded).
+/// Bodies of messages, their encoded properties, and connections that were lost, which a session has no more use for. Dropping it
+/// drops them; see [`Session::hold_discarded`](super::Session::hold_discarded).
 #[derive(Default)]
 #[must_use = "dropping it may run code of those who made the bodies"]
 pub struct Discarded {

@@ -74,7 +74,8 @@ impl Session {
         self.reopen_in_time();
     }
 
-    /// Reports that reading from the transport was suspended or resumed; see [`Connection::handle_reading`](crate::Connection::handle_reading).
+    /// Reports that reading from the transport was suspended or resumed; see
+    /// [`Connection::handle_reading`](crate::Connection::handle_reading).
     pub fn handle_reading(&mut self, now: Instant, reading: bool) {
         self.context.connection.handle_reading(now, reading);
     }

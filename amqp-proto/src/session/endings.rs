@@ -10,8 +10,8 @@ use super::topology::Topology;
 use crate::method::{Arguments as _, QueueDeclare};
 use crate::{ChannelError, ChannelEvent, ChannelId, Close, Event, PublishSeq, ReplyCode};
 
-/// The reason for the end of a consumer that was started with the empty name: no queue was declared, or the declaration failed before the broker
-/// named the queue.
+/// The reason for the end of a consumer that was started with the empty name: no queue was declared, or the declaration failed
+/// before the broker named the queue.
 const UNNAMED: &str = "it was started with an empty queue name, and that name stands for no queue";
 
 impl Context {

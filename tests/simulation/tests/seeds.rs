@@ -1,4 +1,5 @@
-//! A short simulation, as part of the ordinary tests. `cargo run --profile simulation -p amqp-simulation -- --seeds 1000000` is a long one.
+//! A short simulation, as part of the ordinary tests. `cargo run --profile simulation -p amqp-simulation -- --seeds 1000000` is a
+//! long one.
 
 use amqp_simulation::{
     Exploration, Patterns, Script, explore, run, run_patterns, shrink, shrink_exploration,
