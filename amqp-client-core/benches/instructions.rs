@@ -25,8 +25,8 @@ fn main() {
     };
     let Ok(count) = count.parse::<usize>() else { return };
     let mut config = Config::default();
-    if scenario == "parts" {
-        let limits = Limits::default().frame_max(FRAME_MIN_SIZE);
+    if let "parts" | "chunks" = scenario.as_str() {
+        let limits = Limits::default().frame_max(FRAME_MIN_SIZE).body_chunks(scenario == "chunks");
         config = config.protocol(ClientConfig::default().limits(limits));
     }
     let mut rig = ClientRig::new(config);
@@ -36,7 +36,9 @@ fn main() {
         "confirm" => confirm(&mut rig, &channel, count / BATCH),
         "consume" => consume(&mut rig, &channel, &BODY, true, count / BATCH),
         "acknowledge" => consume(&mut rig, &channel, &BODY, false, count / BATCH),
-        "parts" => consume(&mut rig, &channel, &[7; PARTS * FRAME_MIN], true, count / BATCH),
+        "parts" | "chunks" => {
+            consume(&mut rig, &channel, &[7; PARTS * FRAME_MIN], true, count / BATCH)
+        }
         "declare" => {
             for _ in 0..count {
                 rig.run(channel.queue_declare("queue", QueueOptions::new())).expect("declared");

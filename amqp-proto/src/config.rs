@@ -49,6 +49,7 @@ pub struct Limits {
     pub(crate) body_max: u64,
     pub(crate) oversized: Oversized,
     pub(crate) unfinished_max: u64,
+    pub(crate) body_chunks: bool,
     pub(crate) transmit_high_water: usize,
 }
 
@@ -74,6 +75,23 @@ setters! {
         /// Sets the number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until
         /// all others are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
         transmit_high_water: usize,
+    }
+}
+
+#[cfg(feature = "std")]
+impl Limits {
+    /// Sets whether deliveries keep the body of a message that arrives in several frames as the parts in which it arrived. Then
+    /// [`Delivery::body_chunks`](crate::Delivery::body_chunks) returns these without a copy, for programs that write large bodies to a
+    /// file or hash them. [`Delivery::body`](crate::Delivery::body) copies them together when it is called first. Default false: such
+    /// bodies are copied together as they arrive, into memory that is used again.
+    ///
+    /// Each part keeps the read buffer alive in which it arrived, of up to 256 KiB, until the delivery and all parts are dropped. Only
+    /// the parts themselves are counted, so a hostile broker can make the client hold many times their size: use this with brokers
+    /// that you trust. Parts of less than 4 KiB are copied together, except for the last part of a body. Needs the feature `std`.
+    #[must_use]
+    pub const fn body_chunks(mut self, keep: bool) -> Self {
+        self.body_chunks = keep;
+        self
     }
 }
 
@@ -119,6 +137,7 @@ impl Default for Limits {
             body_max: 128 * 1024 * 1024,
             oversized: Oversized::Hold,
             unfinished_max: 256 * 1024 * 1024,
+            body_chunks: false,
             transmit_high_water: 256 * 1024,
         }
     }

@@ -1,11 +1,13 @@
 //! Messages that have arrived.
 
-use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
 use bytes::Bytes;
 
+use crate::content::{Apart, MaybeApart};
 use crate::method::{BasicGetEmpty, BasicPublish, BasicReturn, FromReply, Method};
 use crate::wire::{Parsed, short_octets, u8_be, u32_be, u64_be};
 use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
@@ -20,7 +22,7 @@ pub struct Delivery {
     /// each is moved often, so offsets are stored in as few bytes as possible.
     octets: Bytes,
     /// The body, if it is not part of `octets`.
-    apart: Option<Box<Bytes>>,
+    apart: MaybeApart,
     tag: DeliveryTag,
     properties_at: u32,
     properties_len: u32,
@@ -133,7 +135,7 @@ impl Delivery {
     ) -> Self {
         Self {
             octets,
-            apart: None,
+            apart: MaybeApart::NONE,
             tag: DeliveryTag(arguments.tag),
             properties_at: offset(properties.start),
             properties_len: offset(properties.len()),
@@ -149,13 +151,12 @@ impl Delivery {
         method: &[u8],
         arguments: &DeliverArguments<'_>,
         properties: &[u8],
-        body: Bytes,
+        body: Apart,
         no_ack: bool,
     ) -> Self {
         let octets = Bytes::from([method, properties].concat());
         let properties = method.len()..octets.len();
-        let apart = Some(Box::new(body));
-        Self { apart, ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
+        Self { apart: body.into(), ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
     }
 
     /// Returns the tag of the consumer at the broker; empty for a message that was fetched with `basic.get`. If the consumer was
@@ -210,30 +211,64 @@ impl Delivery {
         stream_offset(&self.properties())
     }
 
-    /// Returns the message's body.
+    /// Returns the message's body. With [`Limits::body_chunks`](crate::Limits::body_chunks), the first call puts a body of several
+    /// frames together, and copies it.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        match &self.apart {
+        match self.apart.get() {
             None => self.octets_at(
                 self.octets.len().saturating_sub(self.body_len as usize)..self.octets.len(),
             ),
-            Some(body) => body,
+            Some(body) => body.whole(),
         }
     }
 
     /// Returns the message's body. It shares memory with the delivery.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
-        match &self.apart {
+        match self.apart.get() {
             None => self.octets.slice_ref(self.body()),
-            Some(body) => Bytes::clone(body),
+            Some(body) => body.whole().clone(),
+        }
+    }
+
+    /// Returns the number of bytes of the message's body.
+    #[inline]
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        match self.apart.get() {
+            None => (self.body_len as usize).min(self.octets.len()),
+            Some(body) => body.len(),
+        }
+    }
+
+    /// Returns the message's body as the parts in which it arrived, uncopied and in order. Their memory is shared with the delivery.
+    ///
+    /// There are several parts only if the body arrived in several frames and
+    /// [`Limits::body_chunks`](crate::Limits::body_chunks) is set. Otherwise there is one, or none if the body is empty.
+    ///
+    /// ```
+    /// # use std::io::Write;
+    /// # fn example(delivery: &amqp_proto::Delivery, mut file: std::fs::File) -> std::io::Result<()> {
+    /// for chunk in delivery.body_chunks() {
+    ///     file.write_all(&chunk)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn body_chunks(&self) -> Vec<Bytes> {
+        match self.apart.get() {
+            Some(body) => body.chunks(),
+            None if self.body_len == 0 => Vec::new(),
+            None => vec![self.body_bytes()],
         }
     }
 
     /// Returns the number of bytes that the delivery takes in memory, for bounding queues of deliveries.
     #[must_use]
     pub fn size(&self) -> usize {
-        let apart = self.apart.as_ref().map_or(0, |body| body.len());
+        let apart = self.apart.get().map_or(0, |body| body.size());
         size_of::<Self>() + self.octets.len() + apart
     }
 
@@ -241,8 +276,8 @@ impl Delivery {
     /// is stored for long.
     pub fn detach(&mut self) {
         self.octets = Bytes::copy_from_slice(&self.octets);
-        if let Some(body) = &mut self.apart {
-            **body = Bytes::copy_from_slice(body);
+        if let Some(body) = self.apart.get() {
+            self.apart = Apart::Whole(Bytes::copy_from_slice(body.whole())).into();
         }
     }
 
@@ -264,7 +299,7 @@ impl fmt::Debug for Delivery {
             .field("exchange", &self.exchange())
             .field("routing_key", &self.routing_key())
             .field("redelivered", &self.redelivered)
-            .field("body_len", &self.body().len())
+            .field("body_len", &self.body_len())
             .finish_non_exhaustive()
     }
 }

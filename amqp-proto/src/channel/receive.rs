@@ -7,7 +7,9 @@ use super::equals::Attribution;
 use super::fingerprint::Head;
 use super::requests::{Effect, Pending};
 use super::state::{ChannelState, Mode, Phase};
-use crate::content::{Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected};
+use crate::content::{
+    Apart, Complete, ContentMethod, Incoming, arguments_of, find_whole, unexpected,
+};
 use crate::delivery::{DeliverArguments, stream_offset};
 use crate::frame::FrameKind;
 use crate::method::{
@@ -196,7 +198,7 @@ impl ChannelState {
             }
             ContentMethod::GetOk { payload } => self.got(outbound, &payload, &properties, body),
             ContentMethod::Return(method) => {
-                let body = body.unwrap_or_default();
+                let body = body.map(Apart::into_whole).unwrap_or_default();
                 let returned = Box::new(Returned::new(&method, &properties, body));
                 if let Attribution::Known(publish, returned) = self.publish_of(returned) {
                     outbound.emit(self.id, ChannelEvent::Returned { publish, returned });
@@ -206,6 +208,7 @@ impl ChannelState {
             ContentMethod::Publish(method) => {
                 let event = match body {
                     Ok(body) => {
+                        let body = body.into_whole();
                         ChannelEvent::Published(Box::new(Published { method, properties, body }))
                     }
                     Err(why) => ChannelEvent::UnusablePublish(why),
@@ -222,7 +225,7 @@ impl ChannelState {
         outbound: &mut Outbound,
         payload: &Bytes,
         properties: &RawProperties,
-        body: Result<Bytes, Unusable>,
+        body: Result<Apart, Unusable>,
     ) -> Received {
         let (_, (arguments, message_count)) = DeliverArguments::get_ok(payload)
             .map_err(|error| unwrapped(error).within("basic.get-ok"))?;
@@ -523,7 +526,7 @@ fn assembled(
     payload: &[u8],
     arguments: &DeliverArguments<'_>,
     properties: &RawProperties,
-    body: Bytes,
+    body: Apart,
     no_ack: bool,
 ) -> Delivery {
     Delivery::assembled(payload, arguments, properties.as_encoded(), body, no_ack)

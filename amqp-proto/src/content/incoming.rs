@@ -1,8 +1,11 @@
 //! Putting a message together from its method, header and body frames, as a connection does.
 
+use alloc::boxed::Box;
+
 use bytes::{Bytes, BytesMut};
 
 use super::BASIC;
+use super::apart::{Apart, Chunks};
 use super::header::{FIXED_PART_LEN, fixed_part};
 use super::progress::Progress;
 use crate::body_pool::BodyPool;
@@ -24,6 +27,13 @@ pub(crate) enum ContentMethod {
     Publish(BasicPublish),
 }
 
+impl ContentMethod {
+    /// Returns whether the message becomes a [`Delivery`](crate::Delivery).
+    const fn is_delivery(&self) -> bool {
+        matches!(self, Self::Deliver { .. } | Self::GetOk { .. })
+    }
+}
+
 /// A message of which some frames are still missing.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -31,12 +41,21 @@ pub(crate) struct Incoming {
     progress: Progress,
     /// The reason why the body is counted and not stored.
     unusable: Option<Unusable>,
-    body: BytesMut,
-    /// The body, when it came in one frame.
-    single: Option<Bytes>,
+    body: Arrived,
     /// Bytes of method and properties that were copied out of the read buffer, and how many there were at the last copy.
     copied: usize,
     detached: Detached,
+}
+
+/// The part of a body that has arrived.
+#[derive(Debug)]
+enum Arrived {
+    /// Several frames, copied together.
+    Joined(BytesMut),
+    /// All of it, in one frame.
+    Single(Bytes),
+    /// Several frames, uncopied.
+    Chunks(Box<Chunks>),
 }
 
 /// The part of a message that has been copied out of the read buffer.
@@ -52,7 +71,7 @@ enum Detached {
 pub(crate) struct Complete {
     pub(crate) method: ContentMethod,
     pub(crate) properties: RawProperties,
-    pub(crate) body: Result<Bytes, Unusable>,
+    pub(crate) body: Result<Apart, Unusable>,
 }
 
 impl Incoming {
@@ -61,8 +80,7 @@ impl Incoming {
             method,
             progress: Progress::default(),
             unusable: None,
-            body: BytesMut::new(),
-            single: None,
+            body: Arrived::Joined(BytesMut::new()),
             copied: 0,
             detached: Detached::Nothing,
         }
@@ -83,12 +101,15 @@ impl Incoming {
             _ => outbound.limits.body_max,
         };
         let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
+        if outbound.limits.body_chunks && self.method.is_delivery() {
+            self.body = Arrived::Chunks(Box::default());
+        }
         self.unusable = (body_size > body_max).then_some(too_large);
         Ok(())
     }
 
-    /// Adds a part of the body, and returns how many bytes had to be copied. Memory grows with the bytes that arrive, not with
-    /// the announced size. But if memory of an earlier body is free, it is reused.
+    /// Adds a part of the body. Returns how many bytes are stored apart from the read buffer, or keep it alive. Memory grows with
+    /// the bytes that arrive, not with the announced size. But if memory of an earlier body is free, it is reused.
     pub(crate) fn body(
         &mut self,
         payload: Bytes,
@@ -99,13 +120,19 @@ impl Incoming {
             return Ok(0);
         }
         if payload.len() as u64 == body_size {
-            self.single = Some(payload);
+            self.body = Arrived::Single(payload);
             return Ok(0);
         }
-        if self.body.is_empty() {
-            self.body = body_pool.take(usize::try_from(body_size).unwrap_or(usize::MAX));
+        let body = match &mut self.body {
+            Arrived::Chunks(chunks) => return Ok(chunks.push(payload, self.progress.is_complete())),
+            Arrived::Joined(body) => body,
+            // All of it was there, so this frame is empty.
+            Arrived::Single(_) => return Ok(0),
+        };
+        if body.is_empty() {
+            *body = body_pool.take(usize::try_from(body_size).unwrap_or(usize::MAX));
         }
-        self.body.extend_from_slice(&payload);
+        body.extend_from_slice(&payload);
         Ok(payload.len())
     }
 
@@ -144,7 +171,12 @@ impl Incoming {
 
     /// Returns the number of bytes of the message that are stored outside the read buffer.
     pub(crate) fn kept(&self) -> usize {
-        self.body.len() + self.copied
+        let body = match &self.body {
+            Arrived::Joined(body) => body.len(),
+            Arrived::Single(_) => 0,
+            Arrived::Chunks(chunks) => chunks.size(),
+        };
+        body + self.copied
     }
 
     /// Returns whether the message is complete.
@@ -154,7 +186,11 @@ impl Incoming {
 
     /// Returns the complete message.
     pub(crate) fn into_complete(self, body_pool: &mut BodyPool) -> Complete {
-        let body = self.single.unwrap_or_else(|| body_pool.finish(self.body));
+        let body = match self.body {
+            Arrived::Joined(body) => Apart::Whole(body_pool.finish(body)),
+            Arrived::Single(body) => Apart::Whole(body),
+            Arrived::Chunks(chunks) => chunks.into_apart(),
+        };
         let header = self.progress.into_header();
         debug_assert!(header.is_some(), "a message without a header is not complete");
         let properties = header.map(|header| header.properties).unwrap_or_default();

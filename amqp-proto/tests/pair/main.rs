@@ -6,6 +6,7 @@ mod harness;
 mod acks;
 mod awaiting;
 mod channels;
+mod chunks;
 mod content;
 mod handshake;
 mod illegal;

@@ -19,6 +19,27 @@ fn drops_unknown_flags(connection: &Connection) -> bool {
 }
 
 behaviours! {
+    async fn a_large_body_is_kept_in_the_parts_in_which_it_arrives(world) {
+        let limits = Limits::default().frame_max(8192).body_chunks(true);
+        let connection = world.open(world.target().limits(limits)).await?;
+        let channel = connection.open_channel().await?;
+        let queue = channel.queue_declare(name("q"), temporary()).await?;
+        let body: Vec<u8> = (0..100_000_u32).map(|index| (index % 251) as u8).collect();
+        for _ in 0..2 {
+            queue.publish_confirmed(&Message::new(body.clone())).await?;
+        }
+        let got = queue.get().await?.ok_or("the queue is empty")?.delivery;
+        let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+        for delivery in [got, next(&mut consumer).await?] {
+            let chunks = delivery.body_chunks();
+            assert_eq!((chunks.len(), chunks.concat()), (body.len().div_ceil(8184), body.clone()));
+            assert_eq!((delivery.body_len(), delivery.body()), (body.len(), &body[..]));
+            delivery.ack()?;
+        }
+        // Nothing of it is counted any more, although its body was put together meanwhile.
+        assert_eq!(connection.health().delivered_bytes, 0);
+    }
+
     async fn a_consumer_that_takes_nothing_blocks_no_other(world) {
         const BUDGET: usize = 256 * 1024;
         let settings = Settings::default().delivery_budget(BUDGET);
