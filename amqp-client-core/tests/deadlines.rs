@@ -477,19 +477,23 @@ fn time_is_measured_from_the_call_and_through_outages() {
     let mut never = rig.connection.after(Duration::MAX);
     let mut after = rig.connection.after(5 * SECOND);
     let begun = rig.now();
+    assert_eq!((after.left(), never.left()), (5 * SECOND, Duration::MAX));
     rig.turn();
     rig.advance(2 * SECOND);
+    assert_eq!((after.left(), never.left()), (3 * SECOND, Duration::MAX));
     // One that is polled for the first time only now has waited, too.
     assert!(poll(&mut after).is_pending() && poll(&mut never).is_pending());
     while poll(&mut after).is_pending() {
         rig.lose();
         rig.advance(SECOND / 100);
+        assert_eq!(after.left(), (begun + 5 * SECOND).saturating_duration_since(rig.now()));
     }
     let took = rig.now() - begun;
     assert!((5 * SECOND..6 * SECOND).contains(&took), "{took:?}");
     rig.advance(Duration::from_secs(1_000_000_000));
     // Once ready, it stays ready.
     assert_eq!(poll(&mut after), Poll::Ready(Ok(())));
+    assert_eq!((after.left(), never.left()), (Duration::ZERO, Duration::MAX));
     assert!(poll(&mut never).is_pending());
 }
 

@@ -76,6 +76,33 @@ pub struct After {
     waiter: Option<WaiterId>,
 }
 
+impl After {
+    /// Returns the time that is left: zero once it has passed, and [`Duration::MAX`] if there is no end.
+    ///
+    /// It is the time that was left when the connection's driver last ran, as it does whenever something arrives or is sent. Right
+    /// after the connection was recovered, for example, that is now. On a connection on which nothing happens, it may be more than
+    /// is really left.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::{Confirmation, ConfirmError, Connection, Message, Publisher};
+    /// use std::time::Duration;
+    ///
+    /// # async fn example(connection: Connection, publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+    /// // Two steps that share five seconds.
+    /// let deadline = connection.after(Duration::from_secs(5));
+    /// publisher.publish("first", "step").await?.timeout(deadline.left()).await?;
+    /// publisher.publish("second", "step").await?.timeout(deadline.left()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        let state = self.shared.lock();
+        self.deadline.map_or(Duration::MAX, |deadline| state.deadlines.left(deadline))
+    }
+}
+
 impl Future for After {
     type Output = Result<(), ConnectionError>;
 

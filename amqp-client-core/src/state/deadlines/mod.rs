@@ -35,6 +35,8 @@ pub(crate) struct Deadlines {
     written: u64,
     /// When the last of them was written.
     written_at: Option<Instant>,
+    /// The time of the driver's last turn.
+    now: Option<Instant>,
     /// Recoveries since the last report: of the connection (`None`), or of the channel at that place. The number is the position,
     /// in the stream of written bytes, behind everything that the recovery has queued.
     recovered: Vec<(Option<u32>, u64)>,
@@ -127,6 +129,19 @@ impl Deadlines {
         }
     }
 
+    /// Returns the time that was left at the driver's last turn, if nothing more is written.
+    pub(crate) fn left(&self, id: DeadlineId) -> Duration {
+        match self.entries.get(id.index as usize).filter(|entry| entry.generation == id.generation)
+        {
+            Some(Entry { state: DeadlineState::Running(_), timeout, .. }) => {
+                // It has not begun, or it is so long that it never expires.
+                let due = self.due(id).zip(self.now);
+                due.map_or(*timeout, |(due, now)| due.saturating_duration_since(now))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Nobody waits for the deadline any more. Returns the waker, to be dropped behind the lock.
     #[must_use = "a waker is not dropped under the lock"]
     pub(crate) fn stop(&mut self, id: Option<DeadlineId>) -> Option<Waker> {
@@ -216,6 +231,7 @@ impl Deadlines {
 
     /// Assigns points in time to new deadlines, and expires those that have passed.
     pub(crate) fn turn(&mut self, now: Instant, mut wake: impl FnMut(Waker)) {
+        self.now = Some(now);
         while let Some((channel, queued)) = self.recovered.pop() {
             self.fall_behind(now, channel, queued);
         }
