@@ -296,7 +296,7 @@ fn a_call_times_out_and_its_late_reply_is_dropped() {
         let late = u64::from(started.load(Ordering::SeqCst)) - 1;
         assert_eq!((client.pending_calls(), client.late_replies()), (0, late));
         let never = client.call("q", "").timeout(Duration::ZERO).await;
-        assert!(matches!(never, Err(RpcError::TimedOut { .. })), "{never:?}");
+        assert!(matches!(never, Err(RpcError::TimedOut { sent: false, .. })), "{never:?}");
         assert_eq!(client.pending_calls(), 0);
         Ok(())
     });
@@ -308,7 +308,7 @@ fn a_request_expires_with_its_call() {
     on_each_adapter(async |rig: Rig| {
         let (queue, client) = alone(&rig).await?;
         let day = Duration::from_secs(24 * 60 * 60);
-        for (timeout, expiration) in [(day, Some(day)), (50 * day, None), (Duration::MAX, None)] {
+        for (timeout, expires) in [(day, true), (50 * day, false), (Duration::MAX, false)] {
             let properties = MessageProperties::new().app_id("shop").reply_to("elsewhere");
             let call = client.call("q", "?").timeout(timeout).properties(properties);
             let mut call = pin!(call.method("m"));
@@ -316,13 +316,51 @@ fn a_request_expires_with_its_call() {
             until_queued(&rig, 1).await?;
             let got = queue.get_no_ack().await?.ok_or("no request")?.delivery;
             let properties = got.message_properties()?;
-            assert_eq!(properties.expiration, expiration);
+            assert_eq!(properties.expiration.is_some(), expires);
+            assert!(properties.expiration.is_none_or(|left| left <= day && left > day / 2));
             assert_eq!(properties.app_id.as_deref(), Some("shop"));
             assert_eq!(properties.kind.as_deref(), Some("m"));
             let address = properties.reply_to.ok_or("no address")?;
             assert!(address.starts_with("amq.rabbitmq.reply-to."), "{address}");
         }
         assert_eq!(client.pending_calls(), 0);
+        Ok(())
+    });
+}
+
+/// It expires after the time that is left when it is sent, not when the connection was lost.
+#[test]
+fn a_request_that_is_sent_again_expires_with_its_call() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.channel.queue_declare("q", QueueOptions::new()).await?;
+        let replies = rig.channel.queue_declare("replies", QueueOptions::new()).await?;
+        let expiration = async || -> Result<Duration, BoxError> {
+            until_queued(&rig, 1).await?;
+            let request = queue.get_no_ack().await?.ok_or("no request")?.delivery;
+            Ok(request.message_properties()?.expiration.ok_or("no expiration")?)
+        };
+        let (before, outage) = (Duration::from_millis(20), Duration::from_millis(50));
+        for options in [RpcOptions::new(), RpcOptions::new().reply_queue(&replies)] {
+            let client = RpcClient::open_with(&rig.connection, options).await?;
+            let call = client.call("q", "?").timeout(Duration::from_secs(3600)).idempotent();
+            rig.broker.hold_confirms(true);
+            let work = async {
+                let first = expiration().await?;
+                rig.connection.after(before).await?;
+                rig.broker.refuse_logins(true);
+                cut(&rig);
+                rig.connection.after(outage).await?;
+                rig.broker.refuse_logins(false);
+                rig.broker.hold_confirms(false);
+                let second = expiration().await?;
+                assert!(second <= first - before - outage, "{first:?}, then {second:?}");
+                Ok::<_, BoxError>(())
+            };
+            match select(pin!(call), pin!(work)).await {
+                Either::Left((reply, _)) => return Err(format!("{reply:?}").into()),
+                Either::Right((done, _)) => done?,
+            }
+        }
         Ok(())
     });
 }

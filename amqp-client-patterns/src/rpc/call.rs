@@ -1,13 +1,14 @@
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use amqp_client_core::{
-    ChannelError, Confirmation, ConsumerEnd, Message, MessageProperties, PublishError, Publisher,
-    TooLong, proto,
+    After, ChannelError, Confirmation, ConsumerEnd, Message, MessageProperties, PublishError,
+    Publisher, TooLong, proto,
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -91,7 +92,8 @@ impl<T> Call<T> {
     /// Sets the timeout of the whole call. It begins when the call is first polled. By default, it is that of the
     /// [client](super::RpcOptions::timeout). [`Duration::MAX`] means none.
     ///
-    /// The broker drops a request that waits in its queue for longer (`expiration`).
+    /// The broker drops a request that waits in its queue for longer (`expiration`). A request that is sent again expires after the
+    /// time that is left. Without time left, it is not sent.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|plan| plan.timeout = timeout)
     }
@@ -159,9 +161,12 @@ impl Plan {
     }
 
     async fn run(self: Box<Self>) -> Result<proto::Delivery, RpcError> {
-        let deadline = self.client.connection().after(self.timeout);
+        // Requests need the time that is left, while the deadline is polled.
+        let deadline = Mutex::new(self.client.connection().after(self.timeout));
         let sent = AtomicBool::new(false);
-        let reply = match select(pin!(self.reply(&sent)), deadline).await {
+        let left = || lock(&deadline).left();
+        let passed = poll_fn(|cx| lock(&deadline).poll_unpin(cx));
+        let reply = match select(pin!(self.reply(&sent, &left)), passed).await {
             Either::Left((reply, _)) => reply?,
             Either::Right((passed, _)) => {
                 return Err(self.no_reply(passed, sent.load(Ordering::Relaxed)));
@@ -180,13 +185,17 @@ impl Plan {
     }
 
     /// Sends the request, and waits for the reply.
-    async fn reply(&self, sent: &AtomicBool) -> Result<proto::Delivery, RpcError> {
+    async fn reply(
+        &self,
+        sent: &AtomicBool,
+        left: &(dyn Fn() -> Duration + Sync),
+    ) -> Result<proto::Delivery, RpcError> {
         let entry = self.client.dispatcher().register().map_err(RpcError::Ended)?;
         let publisher = self.client.publisher_to(&self.exchange)?;
         // The reason why an earlier request of this call gets no reply.
         let mut lost: Option<ConsumerEnd> = None;
         loop {
-            let failed = match self.attempt(&publisher, &entry, sent).await {
+            let failed = match self.attempt(&publisher, &entry, sent, left).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
@@ -210,20 +219,31 @@ impl Plan {
         publisher: &Publisher,
         entry: &Entry,
         sent: &AtomicBool,
+        left: &(dyn Fn() -> Duration + Sync),
     ) -> Result<proto::Delivery, Failed> {
-        let message = self.message(entry).map_err(RpcError::from)?;
-        let mut publishing = pin!(publisher.publish_message(&self.routing_key, &message));
-        let published = poll_fn(|cx| {
-            // Read before the request is sent: an interruption in between counts as one after it.
+        let confirmation = loop {
+            // An outage takes some of the time, and may rename the queue for replies. So the request is made after it.
+            poll_fn(|cx| entry.poll_restored(cx)).await;
             let interruptions = self.client.dispatcher().interruptions();
-            let published = ready!(publishing.as_mut().poll(cx));
-            if published.is_ok() {
-                entry.sent(interruptions);
-                sent.store(true, Ordering::Relaxed);
+            let message = self.message(entry, left()).map_err(RpcError::from)?;
+            let Some(message) = message else { pending().await };
+            let mut publishing = pin!(publisher.publish_message(&self.routing_key, &message));
+            let published = poll_fn(|cx| {
+                if self.client.dispatcher().interruptions() != interruptions {
+                    return Poll::Ready(None);
+                }
+                let published = ready!(publishing.as_mut().poll(cx));
+                if published.is_ok() {
+                    // Of before the request is sent: an interruption in between counts as one after it.
+                    entry.sent(interruptions);
+                    sent.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(published))
+            });
+            if let Some(published) = published.await {
+                break published.map_err(RpcError::from)?;
             }
-            Poll::Ready(published)
-        });
-        let confirmation = published.await.map_err(RpcError::from)?;
+        };
         self.wait(entry, confirmation).await
     }
 
@@ -254,25 +274,33 @@ impl Plan {
         .await
     }
 
-    fn message(&self, entry: &Entry) -> Result<Message, TooLong> {
+    /// Returns the request, which expires with the call; `None` if no time is left.
+    fn message(&self, entry: &Entry, left: Duration) -> Result<Option<Message>, TooLong> {
+        if left.is_zero() {
+            return Ok(None);
+        }
         let mut properties = self
             .properties
             .clone()
             .reply_to(self.client.reply_to())
             .correlation_id(entry.correlation_id());
-        properties.expiration = (self.timeout.as_millis() < EXPIRATION_END).then_some(self.timeout);
+        properties.expiration = (left <= EXPIRATION_MAX).then_some(left);
         if let Some(format) = self.format {
             properties = format.set(properties);
         }
         if let Some(method) = &self.method {
             properties = properties.kind(method);
         }
-        Message::new(self.body.clone()).with(&properties)
+        Message::new(self.body.clone()).with(&properties).map(Some)
     }
 }
 
-/// RabbitMQ: an expiration of this many milliseconds or more closes the channel.
-const EXPIRATION_END: u128 = u32::MAX as u128;
+fn lock(deadline: &Mutex<After>) -> MutexGuard<'_, After> {
+    deadline.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// RabbitMQ: a longer expiration closes the channel.
+const EXPIRATION_MAX: Duration = Duration::from_millis(u32::MAX as u64 - 1);
 
 /// For log lines: without the body.
 impl<T> fmt::Debug for Call<T> {

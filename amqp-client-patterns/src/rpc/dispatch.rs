@@ -43,6 +43,8 @@ struct Calls {
     /// Number of interruptions of the channel so far.
     interruptions: u64,
     interrupted_by: Option<ConsumerEnd>,
+    /// Whether the channel is interrupted, and not restored yet.
+    interrupted: bool,
     /// Set once no more replies will come.
     ended: Option<ConsumerEnd>,
     late: u64,
@@ -62,6 +64,8 @@ struct Waiting {
 struct Arrived {
     replies: Vec<Delivery>,
     interrupted: Option<ConsumerEnd>,
+    /// Whether the channel was restored, after the interruption if there was one.
+    restored: bool,
     end: Option<ConsumerEnd>,
 }
 
@@ -107,7 +111,7 @@ impl Dispatcher {
 
     /// Returns the wakers of the calls that have an outcome now.
     fn dispatch(&self) -> Vec<Waker> {
-        let Arrived { replies, interrupted, end } = lock(&self.source).take_arrived();
+        let Arrived { replies, interrupted, restored, end } = lock(&self.source).take_arrived();
         let replies: Vec<_> = replies.into_iter().map(|reply| self.take(reply)).collect();
         let mut wakers = Vec::new();
         let mut calls = lock(&self.calls);
@@ -117,10 +121,15 @@ impl Dispatcher {
         if let Some(reason) = interrupted {
             calls.interruptions += 1;
             calls.interrupted_by = Some(reason.clone());
+            calls.interrupted = true;
             // A queue keeps the replies, for a consumer that is restored.
             if self.direct {
                 calls.lose(&reason, |waiting| waiting.sent_after.is_some(), &mut wakers);
             }
+        }
+        if restored {
+            calls.interrupted = false;
+            calls.wake_unsent(&mut wakers);
         }
         if let Some(reason) = end {
             calls.ended = Some(reason.clone());
@@ -184,9 +193,12 @@ impl Source {
             match event {
                 ChannelEvent::Interrupted(reason) | ChannelEvent::Closed(reason) => {
                     arrived.interrupted = Some(reason.into());
+                    arrived.restored = false;
                 }
+                ChannelEvent::Restored => arrived.restored = true,
                 // No event is missed unless the broker returns more requests at once than can be unconfirmed. Then a call
-                // that an interruption would end waits for its timeout.
+                // that an interruption would end waits for its timeout. No call waits for a restore that was missed.
+                ChannelEvent::Missed(_) => arrived.restored = true,
                 _ => {}
             }
         }
@@ -224,6 +236,17 @@ impl Calls {
                 waiting.resolve(Err(reason.clone()), wakers);
             }
         }
+    }
+
+    /// Whether requests have to wait until the channel is restored.
+    fn is_interrupted(&self) -> bool {
+        self.interrupted && self.ended.is_none()
+    }
+
+    /// Wakes the calls that wait for the channel, in the order in which they were made.
+    fn wake_unsent(&mut self, wakers: &mut Vec<Waker>) {
+        let unsent = self.waiting.values_mut().filter(|waiting| waiting.sent_after.is_none());
+        wakers.extend(unsent.filter_map(|waiting| waiting.waker.take()));
     }
 }
 
@@ -265,6 +288,24 @@ impl Entry {
         if let Some(waiting) = calls.waiting.get_mut(&self.number) {
             waiting.sent_after = None;
         }
+    }
+
+    /// Is ready unless the channel is interrupted, and not restored yet.
+    pub(super) fn poll_restored(&self, cx: &Context<'_>) -> Poll<()> {
+        if !lock(&self.dispatcher.calls).is_interrupted() {
+            return Poll::Ready(());
+        }
+        // Cloning and dropping a waker may run any code, so both happen without the lock.
+        let mut waker = Some(cx.waker().clone());
+        let mut calls = lock(&self.dispatcher.calls);
+        if !calls.is_interrupted() {
+            return Poll::Ready(());
+        }
+        if let Some(waiting) = calls.waiting.get_mut(&self.number) {
+            std::mem::swap(&mut waiting.waker, &mut waker);
+        }
+        drop(calls);
+        Poll::Pending
     }
 
     /// Is ready with the reply, or with the reason why there will be none.

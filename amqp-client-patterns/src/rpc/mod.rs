@@ -59,7 +59,7 @@
 //! | `correlation_id` | unique | that of the request |
 //! | `reply_to` | the address for the reply; without it, the request is handled, and there is no reply | |
 //! | `type` | the name of the [method](Call::method), if the server has several | |
-//! | `expiration` | the timeout of the call | |
+//! | `expiration` | the time that is left until the timeout of the call | |
 //! | header `x-rpc-error` | | the [code](RemoteError::code) of an error, whose text is the body |
 //!
 //! # Handlers
