@@ -43,6 +43,18 @@
 //!
 //! A message that comes back is behind those that arrived meanwhile.
 //!
+//! # The version of the broker
+//!
+//! [`How::Best`] chooses by the [version of the broker](Connection::broker_version), which is known once the connection is open. After
+//! `connect_in_background`, wait for [`ready`](Connection::ready) before you call [`Retry::topology`] or [`Retry::declare`]. A worker
+//! waits by itself.
+//!
+//! The queues depend on the version, too. With [`How::Best`], [`Retry::topology`] has other arguments for the queue itself from
+//! RabbitMQ 4.3 on. A queue keeps the arguments with which it was declared. So once the broker is upgraded to 4.3, a program that
+//! declares the queue with [`RetryTopology::queue`] gets `PRECONDITION_FAILED`. Set [`How::Queues`], which goes on as before, or
+//! [`How::Native`] for a new queue on 4.3. A program that only calls [`Retry::declare`], as workers do, is not affected: with
+//! [`How::Best`], it uses [`How::Queues`] for a queue that was declared without the arguments for [`How::Native`].
+//!
 //! # Messages that never succeed
 //!
 //! When no attempt is left, or the verdict is [`Refuse`](crate::handler::Verdict::Refuse), the message is
@@ -73,7 +85,8 @@ pub struct Retry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum How {
-    /// [`Native`](Self::Native), if the queue was declared for that on RabbitMQ 4.3 or later, and otherwise [`Queues`](Self::Queues).
+    /// [`Native`](Self::Native), if the queue was declared for that on RabbitMQ 4.3 or later, and otherwise [`Queues`](Self::Queues). It
+    /// needs the [version](self#the-version-of-the-broker) of the broker.
     #[default]
     Best,
     /// The queue itself, on RabbitMQ 4.3 or later: a quorum queue that was declared with [`RetryTopology::queue`].
@@ -138,7 +151,7 @@ impl Retry {
 
     /// Returns the queues that are needed for retries of messages of `queue`, on a broker of this
     /// [version](Connection::broker_version), or on one of which nothing is known. With [`How::Best`], this is what a new queue
-    /// should have.
+    /// should have, which [changes](self#the-version-of-the-broker) when the broker is upgraded to RabbitMQ 4.3.
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;
@@ -173,6 +186,8 @@ impl Retry {
 
     /// Declares the queues of the [topology](Self::topology) but the queue itself, which has to exist, on a channel of its own.
     /// Returns what delays messages; never [`How::Best`]. A worker calls it when it starts.
+    ///
+    /// The version of the broker has to be known: after `connect_in_background`, wait for [`ready`](Connection::ready) first.
     ///
     /// # Errors
     /// [`CallError`], for example if one of the queues exists with other options. With [`How::Native`], also if the queue itself was
