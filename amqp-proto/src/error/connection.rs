@@ -78,17 +78,25 @@ pub enum ConnectionError {
     /// A session that began without a connection has not connected yet.
     #[error("not connected yet")]
     NotConnected,
-    /// A session lost its connection and no longer tries to reconnect.
-    #[error("connection lost and not recovered (attempts: {attempts}, last failure: {last})")]
+    /// A session no longer tries to connect: it lost its connection, or never had one.
+    #[error("{} (attempts: {attempts}, last failure: {last})", not_recovered(lost))]
     NotRecovered {
-        /// The reason why the connection was lost.
+        /// The reason why the connection was lost; [`NotConnected`](Self::NotConnected) if there was none.
         #[source]
         lost: Arc<Self>,
-        /// Number of attempts to reconnect.
+        /// Number of attempts to connect.
         attempts: u32,
         /// The reason why the last attempt failed, or `none`.
         last: Arc<str>,
     },
+}
+
+/// Returns what was not recovered.
+fn not_recovered(lost: &ConnectionError) -> &'static str {
+    match lost {
+        ConnectionError::NotConnected => "could not connect",
+        _ => "connection lost and not recovered",
+    }
 }
 
 impl ConnectionError {

@@ -59,6 +59,11 @@ fn errors() -> Vec<Box<dyn Error>> {
             attempts: 3,
             last: "connection refused".into()
         }),
+        Box::new(ConnectionError::NotRecovered {
+            lost: ConnectionError::NotConnected.into(),
+            attempts: 3,
+            last: "connection refused".into()
+        }),
         Box::new(WrongProtocol::Unknown([1; 8])),
         Box::new(LoginError::HungUp),
         Box::new(LoginError::ClientProperties(FieldError::TooLarge)),
@@ -104,6 +109,18 @@ fn a_cause_is_shown_once_and_debug_shows_all() {
             assert_eq!(shown.matches(&*text).count(), 1, "{shown}");
         }
     }
+}
+
+#[test]
+fn a_session_that_never_had_a_connection_has_not_lost_it() {
+    let shown = |lost: ConnectionError| {
+        let (lost, last) = (lost.into(), "connection refused".into());
+        ConnectionError::NotRecovered { lost, attempts: 3, last }.to_string()
+    };
+    let never = "could not connect (attempts: 3, last failure: connection refused)";
+    assert_eq!(shown(ConnectionError::NotConnected), never);
+    let lost = "connection lost and not recovered (attempts: 3, last failure: connection refused)";
+    assert_eq!(shown(ConnectionError::Eof), lost);
 }
 
 /// A cause that is not shown can be reached.

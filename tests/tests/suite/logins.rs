@@ -80,7 +80,7 @@ behaviours! {
 
         let target = target.token_source(|| async { Err(failure("no such account")) });
         let error = world.open(target).await.expect_err("it is down for good");
-        let last = "not recovered (attempts: 4, last failure: the token source returned no token: no such account)";
+        let last = "could not connect (attempts: 4, last failure: the token source returned no token: no such account)";
         assert!(format!("{error:?}").contains(last), "{error:?}");
     }
 
