@@ -85,7 +85,7 @@ impl After {
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;
-    /// # use amqp_client_tokio::{Confirmation, ConfirmError, Connection, Message, Publisher};
+    /// # use amqp_client_tokio::{Connection, Publisher};
     /// use std::time::Duration;
     ///
     /// # async fn example(connection: Connection, publisher: Publisher) -> Result<(), Box<dyn std::error::Error>> {
