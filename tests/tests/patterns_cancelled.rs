@@ -1,16 +1,29 @@
-//! Calls, and what they are made with, dropped at every poll: nothing is left over, and the next call gets its own reply.
+//! Every future of the patterns, dropped at every poll: nothing is left over, no message is lost, and the next call gets its own
+//! reply. The list is compared with the source, so that none is forgotten.
 
 mod harness;
 
-use std::future::Future;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::{Future, pending, poll_fn};
+use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Queue, QueueOptions};
-use amqp_client_patterns::handler::Text;
+use amqp_client_core::{
+    Connection, ConsumeOptions, Message, Publisher, PublisherOptions, Queue, QueueOptions,
+};
+use amqp_client_patterns::batch::Batching;
+use amqp_client_patterns::codec::{ConsumerExt as _, Json, PublisherExt as _};
+use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::pool::ChannelPool;
+use amqp_client_patterns::process::ProcessExt as _;
+use amqp_client_patterns::retry::{How, Retry};
 use amqp_client_patterns::rpc::{RpcClient, RpcOptions, RpcServer};
+use amqp_client_patterns::work::Work;
 use harness::{Broker, ClientRig};
 
 /// More polls than any of them takes.
@@ -22,9 +35,31 @@ struct Scene {
     rig: ClientRig<Broker>,
     connection: Connection,
     queue: Queue,
+    /// With a message for each [`TEXTS`].
+    work: Queue,
+    publisher: Publisher,
+    /// Number of messages of that queue that were handled.
+    handled: Arc<AtomicUsize>,
     client: RpcClient,
     pool: ChannelPool,
     server: Task<'static>,
+}
+
+/// Messages that succeed, fail and are refused.
+const TEXTS: [&str; 3] = ["\"fine\"", "retry", "refuse"];
+
+async fn handle(Text(text): Text, State(handled): State<Arc<AtomicUsize>>) -> Result<(), Verdict> {
+    match &*text {
+        "retry" => return Err("again".into()),
+        "refuse" => return Err(Verdict::refuse("never")),
+        _ => {}
+    }
+    handled.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+const fn retry() -> Retry {
+    Retry::times(1).from(Duration::from_secs(3600)).how(How::Queues)
 }
 
 impl Scene {
@@ -32,11 +67,18 @@ impl Scene {
         let (mut rig, connection) = ClientRig::joined();
         // Futures are polled often while the event that they wait for comes nearer.
         rig.piece = 24;
-        let (queue, replies) = rig.run_by_steps(async {
+        let (queue, replies, work, publisher) = rig.run_by_steps(async {
             connection.ready().await.expect("a connection");
             let channel = connection.open_channel().await.expect("a channel");
             let declare = async |name| channel.queue_declare(name, QueueOptions::new()).await;
-            (declare("q").await.expect("a queue"), declare("replies").await.expect("a queue"))
+            let [queue, replies, work] =
+                [declare("q").await, declare("replies").await, declare("work").await]
+                    .map(|declared| declared.expect("a queue"));
+            for text in TEXTS {
+                work.publish_confirmed(&Message::new(text)).await.expect("it is confirmed");
+            }
+            let publisher = channel.default_exchange().publisher(PublisherOptions::new());
+            (queue, replies, work, publisher.expect("a publisher"))
         });
         let options = RpcOptions::new();
         let options = if reply_queue { options.reply_queue(&replies) } else { options };
@@ -46,7 +88,21 @@ impl Scene {
         let echo = async |Text(text): Text| text;
         let server = RpcServer::on(&queue).at_once(2).serve(echo).run();
         let server = Box::pin(async { drop(server.await) });
-        Self { rig, connection, queue, client, pool, server }
+        let handled = Arc::default();
+        Self { rig, connection, queue, work, publisher, handled, client, pool, server }
+    }
+
+    /// A worker that tries messages again and parks them.
+    fn worker(&self) -> Work<Arc<AtomicUsize>> {
+        Work::on(&self.work).state(self.handled.clone()).at_once(2).prefetch(3).retry(retry())
+    }
+
+    /// Number of messages that wait for a worker, wait for their retry, are parked, or are handled.
+    fn messages(&self) -> usize {
+        let queues = self.rig.peer.engine.queues();
+        let of_work = queues.filter(|queue| queue.name.as_bytes().starts_with(b"work"));
+        let waiting: usize = of_work.map(|queue| queue.messages.len()).sum();
+        waiting + self.handled.load(Ordering::Relaxed)
     }
 
     /// Lets a piece pass, while the server works.
@@ -60,7 +116,7 @@ impl Scene {
         let mut future = std::pin::pin!(future);
         for _ in 0..100_000 {
             let mut cx = Context::from_waker(Waker::noop());
-            if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                 return output;
             }
             self.step();
@@ -85,45 +141,85 @@ impl Scene {
         assert_eq!(self.rig.peer.engine.take_violation(), None, "{what}");
         let health = self.connection.health();
         assert_eq!((health.unsettled, health.unconfirmed), (0, 0), "{what}: {health:?}");
+        assert_eq!(self.rig.peer.unacknowledged_count(), 0, "{what}");
+        assert!(self.messages() >= TEXTS.len(), "{what}: a message is lost");
     }
+}
+
+/// Is ready after so many polls.
+async fn later(mut polls: usize) -> Result<(), Infallible> {
+    poll_fn(|_| {
+        polls -= 1;
+        if polls == 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// Creates the future to drop.
 type Make = fn(&Scene) -> Task<'static>;
 
-const CASES: &[(&str, Make)] = &[
-    ("call", |scene| {
-        let client = scene.client.clone();
-        Box::pin(async move { drop(client.call("q", "dropped").await) })
-    }),
-    ("idempotent call", |scene| {
-        let client = scene.client.clone();
-        Box::pin(async move { drop(client.call("q", "dropped").idempotent().await) })
-    }),
-    ("call to nobody", |scene| {
-        let client = scene.client.clone();
-        Box::pin(async move { drop(client.call("nobody", "dropped").await) })
-    }),
-    ("open", |scene| {
-        let connection = scene.connection.clone();
-        Box::pin(async move { drop(RpcClient::open(&connection).await) })
-    }),
-    ("until", |scene| {
-        let server = RpcServer::on(&scene.queue).serve(async || "other");
-        let pause = scene.connection.after(Duration::ZERO);
-        Box::pin(async move { drop(server.until(pause).await) })
-    }),
-    ("get", |scene| {
-        let pool = scene.pool.clone();
-        Box::pin(async move { drop(pool.get().await) })
-    }),
-];
+macro_rules! cases {
+    ($($name:literal |$scene:ident| $($variable:ident = $value:expr),+ => $future:expr;)*) => {
+        &[$(($name, |$scene| {
+            $(let $variable = $value;)+
+            Box::pin(async move { let _ = $future.await; })
+        }),)*]
+    };
+}
+
+/// All futures, by the type and the name of the function that creates them.
+const CASES: &[(&str, Make)] = cases! {
+    "RpcClient::call" |s| client = s.client.clone() => client.call("q", "dropped");
+    "RpcClient::call" |s| client = s.client.clone() => client.call("q", "dropped").idempotent();
+    "RpcClient::call" |s| client = s.client.clone() => client.call("nobody", "dropped");
+    "RpcClient::call_as" |s| client = s.client.clone() => client.call_as::<_, String, Json>("q", "dropped");
+    "RpcClient::open" |s| connection = s.connection.clone() => RpcClient::open(&connection);
+    "RpcClient::open_with" |s| connection = s.connection.clone(), own = s.work.clone() =>
+        RpcClient::open_with(&connection, RpcOptions::new().reply_queue(&own));
+    "RpcServer::run" |s| server = RpcServer::on(&s.queue).serve(async |Text(text): Text| text) => server.run();
+    "RpcServer::until" |s| server = RpcServer::on(&s.queue).serve(async || "other"), pause = s.connection.after(Duration::ZERO) =>
+        server.until(pause);
+    "ChannelPool::get" |s| pool = s.pool.clone() => pool.get();
+    "Work::run" |s| work = s.worker().each(handle) => work.run();
+    "Work::until" |s| work = s.worker().each(handle) => work.until(pending::<()>());
+    "Work::until" |s| work = s.worker().each(handle), pause = s.connection.after(Duration::from_millis(1)) => work.until(pause);
+    "Retry::declare" |s| connection = s.connection.clone() => retry().declare(&connection, "work");
+    "Batching::start" |s| batching = Batching::on(&s.work, 2, Duration::ZERO) => batching.start();
+    "Batches::next" |s| batching = Batching::on(&s.work, 2, Duration::ZERO), handled = s.handled.clone() => async move {
+        let mut batches = batching.start().await.expect("batches");
+        while let Some(Ok(batch)) = batches.next().await {
+            handled.fetch_add(batch.len(), Ordering::Relaxed);
+            batch.ack().expect("it is acknowledged");
+        }
+    };
+    "Process::run" |s| work = s.work.clone(), handled = s.handled.clone() => async move {
+        let got = work.get().await.expect("a reply").expect("a message");
+        let done = got.delivery.process().run(async |_| later(3).await).await;
+        handled.fetch_add(usize::from(done.is_ok()), Ordering::Relaxed);
+    };
+    "TypedPublisher::publish" |s| publisher = s.publisher.of::<str, Json>() => async move {
+        publisher.publish("work", "dropped").await.expect("it is sent").await
+    };
+    "TypedPublisher::send" |s| publisher = s.publisher.of::<str, Json>() => publisher.send("work", "dropped");
+    "TypedConsumer::next" |s| work = s.work.clone(), handled = s.handled.clone() => async move {
+        let consumer = work.consume(ConsumeOptions::new().prefetch(1)).await.expect("a consumer");
+        let mut values = consumer.of_as::<String, Json>();
+        while let Some(Ok(received)) = values.next().await {
+            handled.fetch_add(1, Ordering::Relaxed);
+            received.delivery.ack().expect("it is acknowledged");
+        }
+    };
+};
 
 #[test]
 fn whatever_is_dropped_whenever_nothing_is_left_over() {
-    let mut drops = 0;
+    let (mut drops, mut reached) = (0, BTreeSet::new());
     for reply_queue in [false, true] {
         for (name, make) in CASES {
+            // Only calls differ by where their replies come from.
+            if reply_queue && !name.contains("call") {
+                continue;
+            }
             for polls in 0..POLLS {
                 let mut scene = Scene::set(reply_queue);
                 let mut future = make(&scene);
@@ -137,6 +233,9 @@ fn whatever_is_dropped_whenever_nothing_is_left_over() {
                     scene.step();
                 }
                 drop(future);
+                if scene.handled.load(Ordering::Relaxed) > 0 {
+                    reached.insert(*name);
+                }
                 // Half of the time, the events that it left behind come first.
                 if polls % 2 == 0 {
                     scene.rig.settle();
@@ -150,4 +249,58 @@ fn whatever_is_dropped_whenever_nothing_is_left_over() {
         }
     }
     assert!(drops > 100, "{drops} drops");
+    let expected =
+        ["Batches::next", "Process::run", "TypedConsumer::next", "Work::run", "Work::until"];
+    assert_eq!(reached, BTreeSet::from(expected), "not all cases come to their messages");
+}
+
+#[test]
+fn none_is_forgotten() {
+    let listed: BTreeSet<_> = CASES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut found = BTreeSet::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../amqp-client-patterns/src"), &mut found);
+    assert!(found.len() > 10, "{found:?}");
+    assert_eq!(found, listed);
+}
+
+/// The public functions that return futures, with their types.
+fn collect(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("the source is there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, found);
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("it is a text");
+        let mut of = "";
+        for line in source.lines() {
+            if let Some(rest) = line.strip_prefix("impl") {
+                of = type_name(rest);
+            }
+            let Some((kind, rest)) =
+                line.trim_start().strip_prefix("pub ").and_then(|rest| rest.split_once("fn "))
+            else {
+                continue;
+            };
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            let returned = rest.rsplit_once("-> ").map_or("", |(_, returned)| returned);
+            let is_future = kind == "async "
+                || returned.starts_with("Call")
+                || returned.contains("impl Future");
+            if is_future {
+                found.insert(format!("{of}::{name}"));
+            }
+        }
+    }
+}
+
+/// The name of a type, after `impl` and its parameters.
+fn type_name(rest: &str) -> &str {
+    let mut depth = 0;
+    let start = rest.find(|character| {
+        depth += i32::from(character == '<') - i32::from(character == '>');
+        depth == 0 && character == ' '
+    });
+    let rest = rest[start.unwrap_or(0)..].trim_start();
+    rest.split(['<', ' ']).next().unwrap_or_default()
 }
