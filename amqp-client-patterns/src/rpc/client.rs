@@ -62,6 +62,9 @@ impl RpcOptions {
     /// A call whose request the broker has confirmed then waits on when the connection is lost: its reply is in the queue when the
     /// client has recovered. That needs a queue that survives the loss, so not an exclusive one, and a client of its own for each
     /// queue: two clients would take each other's replies. It costs the broker more than direct replies do.
+    ///
+    /// Requests are transient. If the broker restarts, requests that still wait in a classic queue are gone, and nothing reports
+    /// that: their calls wait for their [timeout](Call::timeout). So give each call one.
     pub fn reply_queue(mut self, queue: &Queue) -> Self {
         self.replies = Some(queue.clone());
         self

@@ -140,6 +140,8 @@ impl<S> RpcServer<S> {
     ///
     /// # Errors
     /// [`ServeError`]: the server could not start, or its consumer ended, because the queue was deleted or the connection closed.
+    /// Also if the connection is lost once the server is stopped, before the broker has taken the last replies: requests that were
+    /// not acknowledged by then are delivered again.
     ///
     /// # Cancel safety
     /// If the future is dropped, the running handlers are dropped, and their requests are requeued.

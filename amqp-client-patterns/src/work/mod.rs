@@ -244,7 +244,12 @@ impl<S, R> Work<S, R> {
     /// is published and confirmed before the original is acknowledged: a crash in between duplicates a message, and loses none.
     ///
     /// The queue has to exist. If the copy cannot be published, the worker reports [`WorkEvent::NotPublished`], and requeues the
-    /// message after a second. The copy is published through the default exchange. It has no `user_id`, `expiration` and `CC`
+    /// message after a second. Until then, the message counts as running: if the parking queue takes nothing, each refused message
+    /// holds one of the handlers that may run [at once](Self::at_once) for the
+    /// [confirm timeout](amqp_client_core::Settings::confirm_timeout) (by default 60 seconds) and that second, and the worker stalls
+    /// when all are held.
+    ///
+    /// The copy is published through the default exchange. It has no `user_id`, `expiration` and `CC`
     /// header, which would have an effect once more. Its headers `x-original-exchange` and `x-original-routing-key` say where the
     /// message came from.
     pub fn failed_to(mut self, queue: impl Into<String>) -> Self {
