@@ -40,6 +40,12 @@ pub(crate) struct Totals {
     /// Of those, the ones that nothing explains.
     pub(crate) unexplained: u64,
     pub(crate) stale: u64,
+    /// Attempts of handlers, and messages that were parked.
+    pub(crate) attempts: u64,
+    pub(crate) parked: u64,
+    /// Calls, and those that returned the result of their server.
+    pub(crate) calls: u64,
+    pub(crate) replies: u64,
 }
 
 impl Ledger {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use amqp_faults::{Error, Fault, Plan, run};
+use amqp_faults::{Error, Fault, Plan, Workload, run};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
@@ -13,6 +13,7 @@ Usage: faults [OPTIONS]
 
 Options:
   --minutes N   The duration; each fault happens at least once [default: 0]
+  --patterns    Runs workers with retries and parking, and calls, instead
   --nodes N     Number of nodes of the cluster [default: 1]
   --seed N      The seed of the random order of faults [default: 1]
   --help        Shows this text
@@ -46,6 +47,7 @@ fn parse() -> Result<Option<Plan>, Error> {
                 let minutes: f64 = parser.value()?.parse()?;
                 plan.time = Duration::try_from_secs_f64(minutes * 60.0)?;
             }
+            Long("patterns") => plan = plan.workload(Workload::Patterns),
             Long("nodes") => plan.nodes = parser.value()?.parse()?,
             Long("seed") => plan.seed = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(None),

@@ -1,17 +1,33 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clients::Clients;
 use crate::faults::Fault;
 use crate::ledger::Ledger;
+use crate::patterns::Patterns;
 use crate::site::Site;
 use crate::table::{Resources, Table};
 use crate::traffic::Traffic;
+use crate::watch::Watch;
 use crate::{Error, table};
+
+/// The clients that work meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Workload {
+    /// Publishers with confirms, and consumers with acknowledgements.
+    #[default]
+    Messages,
+    /// Workers with retries and parking, and calls.
+    Patterns,
+}
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Plan {
+    /// The clients.
+    pub workload: Workload,
     /// Number of nodes.
     pub nodes: usize,
     /// The faults, injected in random order.
@@ -26,7 +42,14 @@ impl Plan {
     /// Each fault once.
     #[must_use]
     pub fn once(nodes: usize, faults: &[Fault]) -> Self {
-        Self { nodes, faults: faults.to_vec(), time: Duration::ZERO, seed: 1 }
+        let (workload, faults) = (Workload::Messages, faults.to_vec());
+        Self { workload, nodes, faults, time: Duration::ZERO, seed: 1 }
+    }
+
+    /// The same with these clients.
+    #[must_use]
+    pub fn workload(self, workload: Workload) -> Self {
+        Self { workload, ..self }
     }
 }
 
@@ -40,16 +63,23 @@ const RECOVERY: Duration = Duration::from_secs(120);
 ///
 /// # Panics
 /// If a task that makes faults does.
-pub async fn run(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> {
+pub async fn run(plan: Plan, log: impl FnMut(&str)) -> Result<Table, Error> {
+    match plan.workload {
+        Workload::Messages => run_with::<Traffic>(plan, log).await,
+        Workload::Patterns => run_with::<Patterns>(plan, log).await,
+    }
+}
+
+async fn run_with<C: Clients>(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> {
     let nodes = plan.nodes;
     let site = tokio::task::spawn_blocking(move || Site::start(nodes)).await??;
     let site = Arc::new(site);
     let ledger = Arc::<Ledger>::default();
     let mut table = Table::new(nodes, Resources::now());
-    let traffic = Traffic::start(&site, &ledger, plan.seed).await?;
+    let clients = C::start(&site, &ledger, plan.seed).await?;
     let mut chance = fastrand::Rng::with_seed(plan.seed);
     let mut probe = 1;
-    traffic.probe(probe).await?;
+    clients.probe(probe).await?;
     let began = Instant::now();
     loop {
         let mut faults = plan.faults.clone();
@@ -57,16 +87,22 @@ pub async fn run(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> 
         for fault in faults {
             // Traffic in between, for a random time: a fault must not always meet the same state.
             tokio::time::sleep(Duration::from_millis(chance.u64(100..1000))).await;
-            let losses = traffic.losses();
-            let fell = traffic.node();
-            let happening = happen(fault, &site, &traffic, fell, &mut chance).await?;
+            let losses = clients.watch().losses();
+            let fell = clients.watch().node();
+            clients.fault();
+            let happening = happen(fault, &site, clients.watch(), fell, &mut chance).await?;
             let ended = Instant::now();
             probe += 1;
-            tokio::time::timeout(RECOVERY, traffic.probe(probe)).await.map_err(|_| {
-                format!("not everything recovers after: {fault}\n{}", traffic.status(probe))
+            tokio::time::timeout(RECOVERY, clients.probe(probe)).await.map_err(|_| {
+                let trouble = ledger.take_trouble().join("; ");
+                format!(
+                    "not everything recovers after: {fault}\n{}\n{trouble}",
+                    clients.status(probe)
+                )
             })??;
+            clients.fault();
             let recovery = ended.elapsed();
-            let losses = traffic.losses() - losses;
+            let losses = clients.watch().losses() - losses;
             table.happened(fault, losses, recovery);
             log(&format!(
                 "{fault:<20} lasted {:>5.1} s, {losses} connections lost, recovered after {:>5.2} s",
@@ -82,13 +118,13 @@ pub async fn run(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> 
             break;
         }
     }
-    let ending = traffic.finish().await?;
+    let ending = clients.finish().await?;
     let trouble = ledger.take_trouble();
     if !trouble.is_empty() {
         return Err(trouble.join("; ").into());
     }
     table::settle().await;
-    table.close(ledger.totals(), ending.pending, began.elapsed(), Resources::now());
+    table.close(ending.totals, ending.pending, began.elapsed(), Resources::now());
     Ok(table)
 }
 
@@ -96,7 +132,7 @@ pub async fn run(plan: Plan, mut log: impl FnMut(&str)) -> Result<Table, Error> 
 async fn happen(
     fault: Fault,
     site: &Arc<Site>,
-    traffic: &Traffic,
+    watch: &Watch,
     node: usize,
     chance: &mut fastrand::Rng,
 ) -> Result<Duration, Error> {
@@ -118,7 +154,7 @@ async fn happen(
             }
             // Check again; `happening` waits with a deadline.
             () = tokio::time::sleep(Duration::from_millis(50)) => {
-                if traffic.node() != node {
+                if watch.node() != node {
                     let _ended = recovered.send(());
                 }
             }

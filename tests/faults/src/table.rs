@@ -114,10 +114,15 @@ impl fmt::Display for Table {
             let longest = longest.as_secs_f64();
             writeln!(f, "| {fault:<20} | {times:>5} | {losses:>16} | {longest:>14.2} s |")?;
         }
-        let Totals { published, confirmed, received, lost, duplicated, unexplained, stale } =
+        let Totals { published, confirmed, received, lost, duplicated, unexplained, .. } =
             self.totals;
+        let Totals { stale, attempts, parked, calls, replies, .. } = self.totals;
         let (before, after) = (self.before, self.after);
         writeln!(f, "\n{published} published, {confirmed} confirmed, {received} received")?;
+        if calls > 0 {
+            writeln!(f, "{attempts} attempts, {parked} parked")?;
+            writeln!(f, "{calls} calls, {replies} with the result of their server")?;
+        }
         writeln!(f, "{lost} confirmed and lost")?;
         writeln!(
             f,

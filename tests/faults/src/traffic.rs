@@ -1,26 +1,28 @@
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use amqp_client_core::{
-    Channel, ConfirmError, Confirmation, ConnectionEvent, ConsumeOptions, Consumer, Delivery,
-    ExchangeKind, ExchangeOptions, Leftovers, Message, MessageProperties, OnLoss, PublishError,
-    Publisher, PublisherOptions, QueueOptions,
+    Channel, ConfirmError, Confirmation, ConsumeOptions, Consumer, Delivery, ExchangeKind,
+    ExchangeOptions, Leftovers, Message, MessageProperties, OnLoss, PublishError, Publisher,
+    PublisherOptions, QueueOptions,
 };
 use amqp_client_tokio::{Connection, connect_target};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::task::JoinHandle;
 
 use crate::Error;
+use crate::clients::{ARRIVAL, Clients, Ending, GRACE, PATIENCE};
 use crate::ledger::Ledger;
 use crate::site::Site;
+use crate::watch::Watch;
 
 /// The queues for probes and messages.
 const EXCHANGE: &str = "faults";
 const QUEUES: [&str; 2] = ["faults.0", "faults.1"];
 
 /// Number of consumers that get each probe.
-pub(crate) const CONSUMERS: usize = QUEUES.len() + 1;
+const CONSUMERS: usize = QUEUES.len() + 1;
 
 /// Number of unconfirmed messages of a publisher.
 const UNDER_WAY: usize = 100;
@@ -29,11 +31,7 @@ const UNDER_WAY: usize = 100;
 pub(crate) struct Traffic {
     ledger: Arc<Ledger>,
     stop: Arc<AtomicBool>,
-    /// The node that the publishers are connected to.
-    node: Arc<AtomicUsize>,
-    losses: Arc<AtomicU64>,
-    /// The recent events.
-    last: Arc<Mutex<Vec<String>>>,
+    watch: Watch,
     publishing: Connection,
     consuming: Connection,
     prober: Publisher,
@@ -41,11 +39,10 @@ pub(crate) struct Traffic {
     consumers: Vec<JoinHandle<()>>,
 }
 
-impl Traffic {
-    pub(crate) async fn start(site: &Site, ledger: &Arc<Ledger>, seed: u64) -> Result<Self, Error> {
+impl Clients for Traffic {
+    async fn start(site: &Site, ledger: &Arc<Ledger>, seed: u64) -> Result<Self, Error> {
         let publishing = connect_target(site.target("publishing", seed)?).await?;
         let consuming = connect_target(site.target("consuming", seed + 1)?).await?;
-        let (node, losses) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
         let stop = Arc::<AtomicBool>::default();
         let mut consumers = Vec::new();
 
@@ -80,37 +77,17 @@ impl Traffic {
             publishers.push(tokio::spawn(work.run(fastrand::Rng::with_seed(seed ^ number as u64))));
         }
         let prober = publisher(&publishing.open_channel().await?, OnLoss::Wait)?;
-        let last = Arc::<Mutex<Vec<String>>>::default();
-        watch(&publishing, &node, &losses, &last);
-        watch(&consuming, &Arc::default(), &losses, &last);
+        let watch = Watch::start(&publishing, &consuming);
         let ledger = ledger.clone();
-        Ok(Self {
-            ledger,
-            stop,
-            node,
-            losses,
-            last,
-            publishing,
-            consuming,
-            prober,
-            publishers,
-            consumers,
-        })
+        Ok(Self { ledger, stop, watch, publishing, consuming, prober, publishers, consumers })
     }
 
-    /// The node that the publishers are connected to.
-    pub(crate) fn node(&self) -> usize {
-        self.node.load(Ordering::Relaxed)
+    fn watch(&self) -> &Watch {
+        &self.watch
     }
 
-    /// Returns how many connections were lost so far.
-    pub(crate) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
-    }
-
-    /// Describes the state of everything, for the error of a run that hangs.
-    pub(crate) fn status(&self, probe: u64) -> String {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
+    fn status(&self, probe: u64) -> String {
+        let last = self.watch.recent();
         let (publishing, consuming) = (self.publishing.health(), self.consuming.health());
         let seen = self.ledger.saw(probe);
         format!(
@@ -118,8 +95,7 @@ impl Traffic {
         )
     }
 
-    /// Publishes a probe, again and again, until all consumers have seen it.
-    pub(crate) async fn probe(&self, probe: u64) -> Result<(), Error> {
+    async fn probe(&self, probe: u64) -> Result<(), Error> {
         while self.ledger.saw(probe) < CONSUMERS {
             let properties = MessageProperties::new().persistent().message_id(format!("p.{probe}"));
             let message = Message::new("probe").with(&properties)?;
@@ -132,8 +108,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// Lets the publishers finish, waits until all that was confirmed has arrived, and closes.
-    pub(crate) async fn finish(self) -> Result<Ending, Error> {
+    async fn finish(self) -> Result<Ending, Error> {
         self.stop.store(true, Ordering::Relaxed);
         for publisher in self.publishers {
             tokio::time::timeout(PATIENCE, publisher).await.map_err(|_| "a publisher hangs")??;
@@ -151,51 +126,13 @@ impl Traffic {
             tokio::time::timeout(PATIENCE, consumer).await.map_err(|_| "a consumer hangs")??;
         }
         let pending = |left: &Leftovers| left.unsettled + left.unconfirmed;
-        Ok(Ending { pending: left.iter().map(pending).sum() })
+        Ok(Ending { totals: self.ledger.totals(), pending: left.iter().map(pending).sum() })
     }
 }
-
-/// The resources that were left at the end.
-pub(crate) struct Ending {
-    pub(crate) pending: usize,
-}
-
-/// Longer than anything takes that does not hang.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-/// The time that confirmed messages may take to arrive once all faults have ended.
-const ARRIVAL: Duration = Duration::from_secs(120);
-
-const GRACE: Duration = Duration::from_secs(30);
 
 fn publisher(channel: &Channel, on_loss: OnLoss) -> Result<Publisher, Error> {
     let options = PublisherOptions::new().on_loss(on_loss);
     Ok(channel.exchange(EXCHANGE)?.publisher(options)?)
-}
-
-fn watch(
-    connection: &Connection,
-    node: &Arc<AtomicUsize>,
-    losses: &Arc<AtomicU64>,
-    last: &Arc<Mutex<Vec<String>>>,
-) {
-    let mut events = connection.events();
-    let (node, losses, last) = (node.clone(), losses.clone(), last.clone());
-    tokio::spawn(async move {
-        while let Some(event) = events.next().await {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.len() == 40 {
-                last.remove(0);
-            }
-            last.push(format!("{event:?}"));
-            drop(last);
-            match event {
-                ConnectionEvent::Lost { .. } => drop(losses.fetch_add(1, Ordering::Relaxed)),
-                ConnectionEvent::Recovered(report) => node.store(report.node, Ordering::Relaxed),
-                _ => {}
-            }
-        }
-    });
 }
 
 /// A publisher at work: each message is published until it is confirmed.

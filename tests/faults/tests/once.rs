@@ -1,6 +1,6 @@
 //! Each fault once: on one node, and on a cluster of three.
 
-use amqp_faults::{Error, Fault, Plan, run};
+use amqp_faults::{Error, Fault, Plan, Workload, run};
 use tokio::sync::Mutex;
 
 /// Nodes use all of a machine: one site at a time.
@@ -19,6 +19,12 @@ async fn nothing_is_lost(plan: Plan) -> Result<(), Error> {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_one_node() -> Result<(), Error> {
     nothing_is_lost(Plan::once(1, &Fault::ALL)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_on_one_node() -> Result<(), Error> {
+    let faults = [Fault::CutAmid, Fault::ForcedClose, Fault::Freeze];
+    nothing_is_lost(Plan::once(1, &faults).workload(Workload::Patterns)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
