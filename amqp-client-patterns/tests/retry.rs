@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
 use amqp_client_patterns::retry::{How, Retry};
 use amqp_client_patterns::work::{Work, WorkError};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
 const SHORT: Duration = Duration::from_millis(5);
@@ -193,6 +196,28 @@ fn queues_that_cannot_be_used_are_errors_at_the_start() {
         let error = format!("{:?}", error.err().ok_or("it runs")?);
         assert!(error.contains("for queue 'q' in vhost"), "{error}");
         assert_eq!(retry(1).declare(&rig.connection, "other").await?, How::Queues);
+        Ok(())
+    });
+}
+
+/// A queue that counts losses as attempts moves messages there.
+#[test]
+fn the_parking_queue_is_there_before_the_first_delivery() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        rig.publish(&queue, "first").await?;
+        let mut worker =
+            pin!(Work::on(&queue).retry(retry(1)).each(async || pending::<()>().await).run());
+        while rig.broker.queue("q").ok_or("no queue")?.unacknowledged == 0 {
+            assert!(worker.as_mut().now_or_never().is_none());
+            rig.connection.after(Duration::from_millis(1)).await?;
+        }
+        assert!(rig.broker.queue("q.failed").is_some());
+
+        rig.channel.queue_delete("q").await?;
+        let again = Work::on(&queue).retry(retry(1).how(How::Native)).each(async || ()).run().await;
+        assert!(matches!(again, Err(WorkError::Start(_))), "{again:?}");
+        assert!(rig.broker.queue("q").is_none());
         Ok(())
     });
 }

@@ -8,7 +8,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use amqp_client_core::{
-    After, CallError, Connection, ConsumeOptions, Consumer, ConsumerEnd, Delivery, OnPanic, Queue,
+    After, CallError, Channel, Connection, ConsumeOptions, Consumer, ConsumerEnd, Delivery,
+    OnPanic, Queue, ShortStr,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::{CatchUnwind, Either, Join, join, select};
@@ -46,25 +47,34 @@ pub(super) async fn run<S, R: Routes<S>>(
     poll_fn(|cx| worker.poll(stop.as_mut(), cx)).await
 }
 
-/// Consumes the queue on a channel of its own, and declares the queues for retries.
+/// Declares the queues for retries, and consumes the queue on a channel of its own.
 async fn begin(
     queue: &Queue,
     options: ConsumeOptions,
     prefetch: u16,
     retry: Option<Retry>,
 ) -> Result<(Consumer, Option<Retries>), WorkError> {
-    let connection = queue.channel().connection();
-    let channel = connection.open_channel().await?;
-    // A queue that does not exist is an error here, before anything is declared for it.
+    let channel = queue.channel().connection().open_channel().await?;
     let name = queue.current_name();
-    let consumer = channel.basic_consume(&name, options.prefetch(prefetch)).await?;
-    let Some(retry) = retry else { return Ok((consumer, None)) };
-    let queue = match name.to_str() {
-        Ok(text) if !text.starts_with(GENERATED) => text,
-        _ => return Err(WorkError::QueueName(name)),
+    let retries = match retry {
+        // Before the first delivery: losses count as attempts, and after the last one the broker moves a message to the queue for
+        // those that failed. If that queue does not exist, the message is lost.
+        Some(retry) => Some(declare(&channel, &name, retry).await?),
+        None => None,
     };
-    let how = retry.declare(connection, queue).await?;
-    Ok((consumer, Some(Retries { retry, how, queue: queue.into() })))
+    let consumer = channel.basic_consume(&name, options.prefetch(prefetch)).await?;
+    Ok((consumer, retries))
+}
+
+async fn declare(channel: &Channel, queue: &ShortStr, retry: Retry) -> Result<Retries, WorkError> {
+    let name = match queue.to_str() {
+        Ok(name) if !name.starts_with(GENERATED) => name,
+        _ => return Err(WorkError::QueueName(queue.clone())),
+    };
+    // A queue that does not exist is an error here, before anything is declared for it.
+    channel.queue_declare_passive(name).await?;
+    let how = retry.declare(channel.connection(), name).await?;
+    Ok(Retries { retry, how, queue: name.into() })
 }
 
 /// The broker generates names that begin so. After a loss, such a queue can have another name.
