@@ -251,7 +251,7 @@ fn cycles_without_a_rejection_are_found() {
     assert_eq!(cycles(&Topology::new().queue("a", full.clone())), ["a"]);
     let refusing = full.overflow(Overflow::RejectPublish);
     assert_eq!(cycles(&Topology::new().queue("a", refusing)).len(), 0);
-    // What is also expected to exist is known nevertheless.
+    // An entity that is also expected to exist is known nevertheless.
     let fanout = ttl().dead_letter_exchange("again");
     let expected = Topology::new()
         .queue("a", fanout)

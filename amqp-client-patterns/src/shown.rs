@@ -1,4 +1,4 @@
-//! How errors and panics are shown.
+//! The texts of errors and panics.
 
 use std::any::Any;
 

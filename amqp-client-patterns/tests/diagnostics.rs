@@ -1,4 +1,4 @@
-//! What the compiler says about common mistakes.
+//! The errors of the compiler for common mistakes.
 //!
 //! Each file of `tests/mistakes` is a program that must not compile. Its lines `//~ text` are texts that the errors must contain.
 //!

@@ -168,7 +168,7 @@ fn empty_body_frames_take_no_memory() {
     assert_eq!(content.body.len(), 1);
 }
 
-/// What a client writes, an assembler reads; what `Content` writes, a server reads.
+/// An assembler reads the frames of a client, and a server reads those of `Content`.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
 fn connections_write_and_read_the_same() {

@@ -1,4 +1,4 @@
-//! Whether two declarations of one exchange or queue are the same for a broker.
+//! The comparison of two declarations of one exchange or queue, as a broker makes it.
 
 use amqp_proto::method::{ExchangeDeclare, QueueDeclare};
 use amqp_proto::{FieldTable, Value};

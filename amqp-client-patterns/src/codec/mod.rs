@@ -130,7 +130,7 @@ pub fn encode<C: Encode<T>, T: ?Sized>(
     Ok(Message::new(C::encode(value)?).with(&properties)?)
 }
 
-/// What the properties of a message say about its body.
+/// The properties of a message that describe its body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Format {
     content_type: &'static str,

@@ -4,7 +4,7 @@ use super::ContentHeader;
 use crate::frame::FrameKind;
 use crate::{DecodeError, Violation};
 
-/// How much of a message has arrived since its method: the rules for the frames that follow it.
+/// The progress of a message since its method: the rules for the frames that follow it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     header: Option<ContentHeader>,

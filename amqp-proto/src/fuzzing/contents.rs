@@ -83,7 +83,7 @@ fn identity(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
 
 fn any_order(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut assembler = Assembler::new(7).body_max(200);
-    // What has arrived of the present message: its announced size, and its body.
+    // The arrived part of the present message: its announced size, and its body.
     let (mut announced, mut arrived) = (None, 0);
     for _ in 0..input.int_in_range(0..=100)? {
         let frame = match Step::arbitrary(input)? {

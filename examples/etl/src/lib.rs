@@ -64,7 +64,7 @@ pub struct Job {
     pub transformers: usize,
 }
 
-/// What ends a job.
+/// The reasons for which a job ends.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "it belongs to the program")]
 pub enum Event {

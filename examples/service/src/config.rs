@@ -40,9 +40,9 @@ pub struct Variable {
     pub name: &'static str,
     /// The value if the variable is not set.
     pub default: &'static str,
-    /// What it sets.
+    /// The setting.
     pub sets: &'static str,
-    /// Which values are allowed.
+    /// The allowed values.
     pub allowed: &'static str,
 }
 

@@ -15,9 +15,9 @@ use tokio::io::AsyncWriteExt as _;
 pub struct Order {
     /// Chosen by the client. If the client gets no reply, or 503, it sends the order again with the same id.
     pub id: OrderId,
-    /// What is ordered.
+    /// The item.
     pub item: String,
-    /// How many of it.
+    /// The number of pieces.
     pub pieces: u32,
 }
 
@@ -72,7 +72,7 @@ pub struct Folder {
     begun: AtomicU64,
 }
 
-/// What can be ordered.
+/// The items on sale.
 pub const ITEMS: [&str; 3] = ["bread", "fish", "wine"];
 
 impl Folder {

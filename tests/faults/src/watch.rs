@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use amqp_client_core::{ConnectionEvent, ConnectionEvents};
 use amqp_client_tokio::Connection;
 
-/// What the events of the connections say.
+/// The events of the connections.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch {
     node: Arc<AtomicUsize>,

@@ -138,7 +138,7 @@ struct Sent {
     over: bool,
 }
 
-/// What is known about an order.
+/// The known facts about an order.
 #[derive(Debug, Clone)]
 pub struct Sending {
     pub item: &'static str,
@@ -147,7 +147,7 @@ pub struct Sending {
     pub accepted: bool,
 }
 
-/// What a client orders: every fifth order is one that is refused, and another that fails at first.
+/// The orders of a client: every fifth order is one that is refused, and another that fails at first.
 const ITEMS: [&str; 5] = ["bread", "unicorn", "wine", "fish", "bread"];
 
 impl Clients {

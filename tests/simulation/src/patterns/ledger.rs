@@ -1,6 +1,6 @@
 //! The fate of each message and call, to compare with what is left at the broker.
 //!
-//! What workers promise, and what is checked:
+//! The promises of workers, as they are checked:
 //!
 //! - A confirmed message is not lost: its handler succeeds at least once, or a copy is parked.
 //! - A parked copy has the body of its message and the reason of its last attempt, and nothing is parked that can succeed.
@@ -28,7 +28,7 @@ pub(super) const REFUSED: &str = "refused on purpose";
 pub(super) const MALFORMED: &str = "malformed on purpose";
 pub(super) const PANICKED: &str = "panicked on purpose";
 
-/// What a message does to its handler.
+/// The effect of a message on its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It succeeds at this attempt, if there is one.
