@@ -245,9 +245,9 @@ impl SessionChannel<'_> {
         }
         self.record.held.retain(|held| ConsumerId::from(held.id) != consumer);
         let mut cancel_waits = false;
-        let at_broker = match self.record.consumers.remove(consumer) {
+        let removed = self.record.consumers.remove(consumer);
+        let at_broker = match &removed {
             Some(own) => {
-                self.topology.unconsumed(&own);
                 // A waiting cancel is for this consumer, and not for the next consumer with its tag.
                 for held in &mut self.record.held {
                     match &mut held.method {
@@ -273,13 +273,20 @@ impl SessionChannel<'_> {
             Reach::Nowhere(connection) => connection.channel(self.id).ok(),
             Reach::Ended(_) => None,
         };
-        let Some(mut channel) = channel else { return };
-        // The session awaits the reply to each start of its own, so it must not be discarded with the consumer. When the reply
-        // comes, the consumer is discarded, and a cancel that waits is sent.
-        let is_own_start = !self.record.in_flight.contains(RequestId(consumer.get()));
-        let waits = (cancel_waits || is_own_start) && channel.is_starting(&at_broker);
-        if !waits && channel.consumer(&at_broker) == Some(consumer) {
-            channel.discard_consumer(&at_broker);
+        let mut waits = false;
+        if let Some(mut channel) = channel {
+            // The session awaits the reply to each start of its own, so it must not be discarded with the consumer. When the
+            // reply comes, the consumer is discarded, and a cancel that waits is sent.
+            let is_own_start = !self.record.in_flight.contains(RequestId(consumer.get()));
+            waits = (cancel_waits || is_own_start) && channel.is_starting(&at_broker);
+            if !waits && channel.consumer(&at_broker) == Some(consumer) {
+                channel.discard_consumer(&at_broker);
+            }
+        }
+        match removed {
+            Some(own) if waits => self.record.leaving.push(own),
+            Some(own) => self.topology.unconsumed(&own),
+            None => {}
         }
     }
 

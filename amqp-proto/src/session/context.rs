@@ -125,6 +125,10 @@ impl Context {
     /// Cancels a consumer that has started although its handle was dropped. Its deliveries are requeued.
     pub(super) fn orphan_consumer(&mut self, id: ChannelId, consumer: ConsumerId, tag: &ShortStr) {
         if let Some(record) = self.channels.get_mut(id) {
+            if let Some(left) = record.leaving.iter().position(|own| own.id == consumer) {
+                // It has started, and ends now.
+                self.topology.unconsumed(&record.leaving.swap_remove(left));
+            }
             // The application has cancelled it, and takes deliveries until the broker replies.
             if record.cancelling.contains_key(&consumer) {
                 return;

@@ -138,14 +138,17 @@ impl Context {
                 self.topology.uncount(&consumer);
             }
         }
+        for consumer in record.leaving.drain(..) {
+            self.topology.uncount(&consumer);
+        }
     }
 
     /// Forgets a channel that has ended. Returns whether there was one.
     pub(super) fn forget_channel(&mut self, id: ChannelId) -> bool {
         let Some(mut record) = self.channels.remove(id) else { return false };
         self.budget.freed(|discard| record.kept.clear(discard));
-        let leaving = record.in_flight.take_all().filter_map(|sent| sent.leaving);
-        for consumer in leaving {
+        let abandoned = record.in_flight.take_all().filter_map(|sent| sent.leaving);
+        for consumer in abandoned.map(|consumer| *consumer).chain(record.leaving) {
             self.topology.unconsumed(&consumer);
         }
         for consumer in record.consumers.iter() {
@@ -199,6 +202,9 @@ fn fail_pending(
             let error = error.clone().into();
             events.push(ChannelEvent::Failed { request: sent.id, error });
         }
+    }
+    for consumer in record.leaving.drain(..) {
+        topology.uncount(&consumer);
     }
     // Their cancels had no reply yet, but the broker has ended these consumers with the channel.
     let cancelled = core::mem::take(&mut record.cancelling);

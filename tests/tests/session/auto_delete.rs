@@ -1,7 +1,7 @@
 //! Queues that the broker deletes with their last consumer: the session restores them as long as it has a consumer.
 
 use amqp_client_core::proto::method::{
-    Arguments as _, BasicCancel, BasicConsume, Method, QueueDeclare, QueueDelete,
+    Arguments as _, BasicCancel, BasicConsume, BasicConsumeOk, Method, QueueDeclare, QueueDelete,
 };
 use amqp_client_core::proto::session::{OnCancel, Recovery};
 use amqp_client_core::proto::{ChannelId, ConsumerId, Limits, ReplyCode, ServerConfig};
@@ -210,5 +210,39 @@ fn a_queue_whose_only_consumer_is_refused_is_restored() {
             rig.cut();
             assert_eq!(rig.recover().queues, 1, "{way} {reopens} '{tag}'");
         }
+    }
+}
+
+/// The broker may never have had a consumer whose restart it has not answered, so the queue is still there.
+#[test]
+fn a_consumer_that_is_dropped_while_it_is_restored_leaves_its_queue_until_it_has_started() {
+    for (ending, queues) in [("its start", 0), ("a close", 1), ("a loss", 1)] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let (id, other) = (rig.open(), rig.open());
+        rig.send(id, auto_delete("auto"));
+        let consumer: ConsumerId = rig.send(id, consume("dropped", false)).into();
+        rig.run();
+        rig.cut();
+        rig.reconnect_to(ServerConfig::default());
+        rig.run_with(|server, id, method| match method {
+            Method::BasicConsume(_) => {}
+            method => accept(server, id, method),
+        });
+        rig.channel(id).discard_consumer(consumer);
+        match ending {
+            "its start" => rig.say(id, BasicConsumeOk { consumer_tag: short("dropped") }),
+            "a close" => rig.refuse(id, ReplyCode::INTERNAL_ERROR, "it has crashed", (0, 0)),
+            _ => {
+                rig.cut();
+                rig.reconnect_to(ServerConfig::default());
+            }
+        }
+        rig.run_with(accept);
+        if queues > 0 {
+            rig.send(other, consume("next", false));
+            rig.run();
+        }
+        assert_eq!(declared(&mut rig), queues, "{ending}: {:?}", rig.events);
     }
 }

@@ -54,6 +54,9 @@ pub(crate) struct ChannelRecord {
     /// Consumers whose handle was dropped while they were being restored, until all events were polled that the connection had then.
     /// Their deliveries are requeued.
     pub(crate) orphans: Vec<ConsumerId>,
+    /// Consumers that the application dropped while the session was starting them again. They count for their queues like the
+    /// consumer of an [abandoned start](request::InFlight::leaving).
+    pub(crate) leaving: Vec<Consumer>,
     pub(crate) streams: Streams,
     /// The queue for which an empty queue name stands, as far as is known: of the declarations that have a reply, or get none, this
     /// one was sent last.
