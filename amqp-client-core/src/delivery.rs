@@ -111,6 +111,10 @@ impl Delivery {
 
     /// Acknowledges this delivery and all earlier deliveries of the channel.
     ///
+    /// If several consumers share the channel, these include deliveries that you have not taken from the others yet. After a loss
+    /// of the connection, the broker does not deliver them again. So acknowledge in this way only if the channel has one consumer,
+    /// or if you have taken all earlier deliveries.
+    ///
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_up_to(mut self) -> Result<(), CallError> {

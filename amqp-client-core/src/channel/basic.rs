@@ -142,7 +142,8 @@ impl Channel {
         self.settle(|protocol| protocol.ack(tag))
     }
 
-    /// Acknowledges all deliveries of the channel up to this delivery tag (`basic.ack` with `multiple`); 0 means all.
+    /// Acknowledges all deliveries of the channel up to this delivery tag (`basic.ack` with `multiple`); 0 means all. See
+    /// [`Delivery::ack_up_to`] for deliveries that were not taken yet.
     ///
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).

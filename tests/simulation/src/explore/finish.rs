@@ -241,7 +241,10 @@ impl Task {
                     sizes.iter().rposition(|size| *size <= limit).map_or(0, |last| last + 1);
                 // One that has had none yet may have begun at the end.
                 let had = last.get().map_or(ready as i64, |(last, _)| last + 1);
-                if had < ready as i64 && !full {
+                // What was settled before it was taken does not come again after a loss.
+                let settled_up_to = start.desk.settled_up_to.get();
+                let settled = last.get().is_some_and(|(_, tag)| settled_up_to > Some(tag));
+                if had < ready as i64 && !full && !settled {
                     return Err(format!(
                         "a consumer of a stream has had {had} of {ready} messages"
                     ));
