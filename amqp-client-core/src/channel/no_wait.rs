@@ -17,6 +17,9 @@ impl Channel {
     /// can be [pipelined](crate::Reply) too, and report their errors. If the broker refuses a request without a reply, it closes the
     /// channel, and [`closed`](Self::closed) and all later requests name the reason.
     ///
+    /// The broker still replies where recovery needs to know the outcome: to the declaration of a queue that the broker names, and
+    /// to a delete with `if_unused` or `if_empty`. The client keeps these replies to itself.
+    ///
     /// For consumers, see [`basic_consume_no_wait`](Self::basic_consume_no_wait). `queue.unbind` always has a reply.
     ///
     /// ```no_run

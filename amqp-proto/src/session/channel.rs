@@ -2,7 +2,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use super::noted::note;
+use super::noted::{ask_for_reply, note};
 use super::record::kept::{Budget, Expires, KeptMessage};
 use super::record::{ChannelRecord, Mode};
 use super::topology::Topology;
@@ -123,10 +123,13 @@ impl SessionChannel<'_> {
     /// Its effect (declared, bound, started or selected) is restored after a loss, unless the command is
     /// [unrecovered](Self::unrecovered). While there is no connection, the request waits.
     ///
+    /// Some requests have a reply on the wire although their `no_wait` is set, because recovery needs it: the declaration of a queue
+    /// that the broker names, and a delete on a condition. No event reports that reply.
+    ///
     /// # Errors
     /// [`CommandError`]; nothing was queued.
     pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
-        let answered = !request.is_no_wait();
+        let wanted = !request.is_no_wait();
         let mut method = request.into();
         self.topology.translate(&mut method);
         self.check_transaction(&method)?;
@@ -137,8 +140,8 @@ impl SessionChannel<'_> {
             // transaction: if these waited for the rest, later acknowledgements would overtake them.
             if let Some(mut channel) = self.reach.restored(self.id) {
                 check_held(self.record, &method)?;
-                let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
-                note(self.record, self.topology, id, method, answered, self.recovers, self.now);
+                let id = channel.request_as(None, method.clone(), &R::FACTS, wanted)?;
+                note(self.record, self.topology, id, method, wanted, self.recovers, self.now);
                 return Ok(id);
             }
         }
@@ -151,7 +154,7 @@ impl SessionChannel<'_> {
                 check_consumer_tag(self.record, &method)?;
                 check_held(self.record, &method)?;
                 let id = channel.reserve_request();
-                self.record.hold(id, method, &R::FACTS, answered, self.recovers);
+                self.record.hold(id, method, &R::FACTS, wanted, self.recovers);
                 id
             }
             Reach::Channel(channel) => {
@@ -159,8 +162,9 @@ impl SessionChannel<'_> {
                 self.record.name_last_queue(&mut method);
                 self.record.rename_consumer(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
+                let answered = ask_for_reply(&mut method, wanted);
                 let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
-                note(self.record, self.topology, id, method, answered, self.recovers, self.now);
+                note(self.record, self.topology, id, method, wanted, self.recovers, self.now);
                 if let Some(consumer) = absent {
                     // Emit its end only once, whatever the reply to the cancel is.
                     self.record.cancelling.remove(&consumer);
@@ -179,7 +183,7 @@ impl SessionChannel<'_> {
                     Method::TxSelect(_) => self.record.select(id),
                     _ => {}
                 }
-                self.record.hold(id, method, &R::FACTS, answered, self.recovers);
+                self.record.hold(id, method, &R::FACTS, wanted, self.recovers);
                 id
             }
             Reach::Ended(over) => return Err(ended(self.id, *over).into()),

@@ -41,8 +41,7 @@ impl Context {
         events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
         let mut ended = Vec::new();
         record.consumers.retain(|consumer| {
-            let nowhere =
-                consumer.declaration.is_some() || self.topology.is_nowhere(&consumer.consume.queue);
+            let nowhere = consumer.declaration.is_some() || consumer.consume.queue.is_empty();
             let error = match nowhere {
                 _ if !consumer.recovers => error.clone(),
                 // The reply that would have named its queue is lost, or there is none. With the empty name, the broker would

@@ -10,16 +10,31 @@ use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
 use crate::time::Instant;
 use crate::{Reply, RequestId};
 
-/// A request was sent: records what is known now. The rest is recorded with the reply.
+/// Requests a reply although the application wants none, if without it the session would not know what to restore: the name of a
+/// queue that the broker names, or whether the broker has deleted what it deletes only on a condition. Returns whether there will be
+/// a reply.
+pub(super) fn ask_for_reply(method: &mut Method, wanted: bool) -> bool {
+    let no_wait = match method {
+        Method::QueueDeclare(declare) if declare.queue.is_empty() => &mut declare.no_wait,
+        Method::QueueDelete(delete) if delete.if_unused || delete.if_empty => &mut delete.no_wait,
+        Method::ExchangeDelete(delete) if delete.if_unused => &mut delete.no_wait,
+        _ => return wanted,
+    };
+    *no_wait = false;
+    true
+}
+
+/// A request was sent: records what is known now. The rest is recorded with the reply. `wanted`: the application wants the reply.
 pub(super) fn note(
     record: &mut ChannelRecord,
     topology: &mut Topology,
     id: RequestId,
     mut method: Method,
-    answered: bool,
+    wanted: bool,
     recovers: bool,
     now: Instant,
 ) {
+    let answered = ask_for_reply(&mut method, wanted);
     let mut before = None;
     if let Method::BasicQos(qos @ BasicQos { global: false, .. }) = &method {
         record.qos_now = Some(qos.clone());
@@ -85,7 +100,7 @@ pub(super) fn note(
     let known = last_queue.clone().and_then(Result::ok);
     if answered {
         let note = Noted::of(method, known).map(Box::new);
-        let (abandoned, leaving, ahead_of) = (false, None, record.seqs.next());
+        let (abandoned, leaving, ahead_of) = (!wanted, None, record.seqs.next());
         let sent = InFlight { id, note, before, recovers, abandoned, leaving, ahead_of };
         record.in_flight.push(sent);
     } else if let Some(noted) = Noted::of(method, known) {

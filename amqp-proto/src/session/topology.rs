@@ -134,7 +134,8 @@ impl Topology {
             Method::QueueBind(bind) => {
                 let by_name = bind.queue.is_empty() && bind.routing_key.is_empty();
                 let queue = named(bind.queue);
-                if self.is_nowhere(&queue) {
+                // The name stands for no queue, so the broker refuses the request.
+                if queue.is_empty() {
                     return;
                 }
                 let routing_key = if by_name { &queue } else { &bind.routing_key };
@@ -155,15 +156,10 @@ impl Topology {
         }
     }
 
-    /// Returns whether this is the empty name, and stands for no queue. The broker refuses requests with it, or would refuse them
-    /// on another channel, where no queue was declared.
-    pub(super) fn is_nowhere(&self, queue: &ShortStr) -> bool {
-        queue.is_empty() && !self.queues.contains_key(queue)
-    }
-
     /// A queue was declared under this name.
     pub(super) fn declared(&mut self, declare: QueueDeclare, name: &ShortStr) {
-        if declare.passive {
+        // Each broker names its queues. A queue without a name would get every request that leaves the name out.
+        if declare.passive || name.is_empty() {
             return;
         }
         let names = self.queues.get(name).map_or_else(Vec::new, |queue| queue.names.clone());
@@ -245,10 +241,7 @@ impl Topology {
         for name in self.aliases.values_mut().filter(|name| *name == old) {
             *name = new.clone();
         }
-        // It was declared without a reply, so its name was not known. An empty name stands for other queues, too.
-        if !old.is_empty() {
-            self.aliases.insert(old.clone(), new.clone());
-        }
+        self.aliases.insert(old.clone(), new.clone());
     }
 
     /// Returns whether the exchange is known to ignore the routing keys of its bindings.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_client_core::proto::method::{
-    BasicConsume, ExchangeDeclare, ExchangeDelete, Method, QueueBind, QueueDelete,
+    BasicConsume, ExchangeDeclare, ExchangeDelete, Method, QueueBind, QueueDeclare, QueueDelete,
 };
 use amqp_client_core::proto::session::Recovery;
 use amqp_client_core::proto::{Limits, ReplyCode, ServerConfig};
@@ -14,6 +14,64 @@ use crate::scripted::recover_from;
 
 fn direct(name: &str) -> ExchangeDeclare {
     ExchangeDeclare { exchange: short(name), kind: short("direct"), ..<_>::default() }
+}
+
+/// Without a reply, only the refusal shows that the broker has not done it.
+#[test]
+fn what_a_conditional_delete_leaves_is_declared_again() {
+    for (in_use, held) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        rig.ask(other, direct("exchange")).expect("it is declared");
+        let queue = rig.queue(other, durable("queue"));
+        if in_use {
+            rig.bind(other, &queue, "exchange", "key");
+            rig.consume(other, &queue, "consumer");
+        }
+        if held {
+            rig.cut();
+        }
+        let (delete, if_unused, no_wait) = (queue.clone(), true, true);
+        rig.send(id, QueueDelete { queue: delete, if_unused, no_wait, ..<_>::default() });
+        // The first refusal closes the channel.
+        let exchange = short("exchange");
+        rig.send(other, ExchangeDelete { exchange, if_unused, no_wait, ..<_>::default() });
+        if held {
+            rig.recover();
+        }
+        rig.run();
+        rig.cut();
+        let report = rig.recover();
+        let left = usize::from(in_use);
+        assert_eq!((report.queues, report.exchanges), (left, left), "{in_use} {held}");
+    }
+}
+
+/// The application does not want the reply that names it.
+#[test]
+fn a_queue_without_a_name_and_a_reply_is_restored_and_belongs_to_its_channel() {
+    for held in [false, true] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let (id, other) = (rig.open(), rig.open());
+        if held {
+            rig.cut();
+        }
+        let declare = rig.send(id, QueueDeclare { no_wait: true, ..nameless() });
+        let bind = QueueBind { exchange: short("amq.fanout"), no_wait: true, ..<_>::default() };
+        rig.send(id, bind.clone());
+        if held {
+            rig.recover();
+        }
+        rig.run();
+        assert!(rig.answer(declare).is_none());
+        // On another channel, the empty name stands for no queue.
+        rig.send(other, bind);
+        rig.run();
+        rig.cut();
+        let report = rig.recover();
+        assert_eq!((report.queues, report.bindings), (1, 1), "{held}: {report:?}");
+        assert_eq!(report.renamed.len(), 1, "{held}: {report:?}");
+    }
 }
 
 #[test]

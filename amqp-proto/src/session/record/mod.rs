@@ -189,7 +189,7 @@ impl ChannelRecord {
         id: RequestId,
         mut method: Method,
         facts: &'static MethodFacts,
-        answered: bool,
+        wanted: bool,
         recovers: bool,
     ) {
         // When its channel is restored, the consumer has the application's tag again.
@@ -199,7 +199,7 @@ impl ChannelRecord {
             }
         }
         let ahead_of = self.seqs.next();
-        self.held.push_back(Held { id, method, facts, answered, recovers, ahead_of });
+        self.held.push_back(Held { id, method, facts, wanted, recovers, ahead_of });
     }
 
     /// Returns the queue that an empty name stands for in a request that is sent now. If that queue is yet to get its name from the

@@ -12,7 +12,8 @@ pub(crate) struct Held {
     pub(crate) id: RequestId,
     pub(crate) method: Method,
     pub(crate) facts: &'static MethodFacts,
-    pub(crate) answered: bool,
+    /// The application wants the reply.
+    pub(crate) wanted: bool,
     pub(crate) recovers: bool,
     /// The first publish after the request: kept messages with this number or a larger one are sent after the request, all others
     /// before it. So a message to a queue does not overtake the declaration of the queue.
@@ -45,7 +46,7 @@ impl InFlight {
         let method = note.as_ref().map(|note| note.method.clone())?;
         let facts = method.facts();
         let (id, recovers, ahead_of) = (*id, *recovers, *ahead_of);
-        let held = Held { id, method, facts, answered: true, recovers, ahead_of };
+        let held = Held { id, method, facts, wanted: true, recovers, ahead_of };
         matches!(held.method, Method::QueueDeclare(_)).then_some((held, *abandoned))
     }
 }

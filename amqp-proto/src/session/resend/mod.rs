@@ -9,7 +9,7 @@ mod turns;
 use alloc::vec::Vec;
 
 use super::context::Context;
-use super::noted::note;
+use super::noted::{ask_for_reply, note};
 use super::record::kept::KeptMessage;
 use super::record::{Mode, removes};
 use crate::method::{ConfirmSelect, Method};
@@ -167,21 +167,14 @@ impl Context {
         let Some(mut held) = record.held.remove(next) else { return false };
         self.topology.translate(&mut held.method);
         record.name_last_queue(&mut held.method);
-        let (request, answered) = (held.id, held.answered);
+        let (request, wanted) = (held.id, held.wanted);
         let mut method = held.method.clone();
         record.rename_consumer(&mut method);
         let absent = record.cancels_absent(&mut channel, &method);
+        let answered = ask_for_reply(&mut method, wanted);
         match channel.request_as(Some(request), method.clone(), held.facts, answered) {
             Ok(_) => {
-                note(
-                    record,
-                    &mut self.topology,
-                    request,
-                    method,
-                    answered,
-                    held.recovers,
-                    self.now,
-                );
+                note(record, &mut self.topology, request, method, wanted, held.recovers, self.now);
                 // If it has to be repeated, it is again sent ahead of the same messages.
                 if let Some(sent) = record.in_flight.last().filter(|sent| sent.id == request) {
                     sent.ahead_of = held.ahead_of;
@@ -198,7 +191,7 @@ impl Context {
                 return false;
             }
             Err(error) => {
-                if matches!(method, Method::BasicConsume(_)) && !answered {
+                if matches!(method, Method::BasicConsume(_)) && !wanted {
                     let (consumer, error) = (request.into(), ChannelError::not_sent(&error));
                     let failed = ChannelEvent::ConsumerFailed { consumer, error };
                     self.events.push_back(Event::Channel(id, failed));
