@@ -134,7 +134,7 @@ fn server_sends(pair: &mut Pair, id: ChannelId, method: impl Into<Method>) {
 
 /// Reads full of small deliveries, all into the same memory.
 struct Reads {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     /// The positions of the delivery tags in them.
     tags_at: Vec<usize>,
     next_tag: u64,
@@ -155,7 +155,7 @@ impl Reads {
         let tag_at = 7 + 4 + 1 + CONSUMER.len();
         let count = READ / message.len();
         Self {
-            octets: message.repeat(count),
+            bytes: message.repeat(count),
             tags_at: (0..count).map(|nth| nth * message.len() + tag_at).collect(),
             next_tag: 1,
             buffer: BytesMut::new(),
@@ -164,10 +164,10 @@ impl Reads {
 
     fn next(&mut self) -> BytesMut {
         for at in &self.tags_at {
-            self.octets[*at..*at + 8].copy_from_slice(&self.next_tag.to_be_bytes());
+            self.bytes[*at..*at + 8].copy_from_slice(&self.next_tag.to_be_bytes());
             self.next_tag += 1;
         }
-        self.buffer.extend_from_slice(&self.octets);
+        self.buffer.extend_from_slice(&self.bytes);
         self.buffer.split()
     }
 }

@@ -72,7 +72,7 @@ mod tests {
         drop(first);
         let third = put_together(&mut pool, 200_000);
         assert_eq!(third.as_ptr(), at);
-        assert!(second.iter().chain(&third).all(|octet| *octet == 7));
+        assert!(second.iter().chain(&third).all(|byte| *byte == 7));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::content::{Apart, MaybeApart};
 use crate::method::{BasicGetEmpty, BasicPublish, BasicReturn, FromReply, Method};
-use crate::wire::{Parsed, short_octets, u8_be, u32_be, u64_be};
+use crate::wire::{Parsed, short_bytes, u8_be, u32_be, u64_be};
 use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 
 /// A message that the server delivered.
@@ -20,8 +20,8 @@ use crate::{DeliveryTag, RawProperties, ReplyCode, ShortStr};
 pub struct Delivery {
     /// The payload of the method frame, then, somewhere, the properties, and at the end the body. There are many deliveries and
     /// each is moved often, so offsets are stored in as few bytes as possible.
-    octets: Bytes,
-    /// The body, if it is not part of `octets`.
+    bytes: Bytes,
+    /// The body, if it is not part of `bytes`.
     apart: MaybeApart,
     tag: DeliveryTag,
     properties_at: u32,
@@ -54,7 +54,7 @@ impl<'a> DeliverArguments<'a> {
     /// Reads the payload of a `basic.deliver` frame.
     pub(crate) fn deliver(payload: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, _ids) = u32_be(payload)?;
-        let (rest, consumer_tag) = short_octets(rest)?;
+        let (rest, consumer_tag) = short_bytes(rest)?;
         Self::envelope(rest, Some(consumer_tag))
     }
 
@@ -70,8 +70,8 @@ impl<'a> DeliverArguments<'a> {
     fn envelope(input: &'a [u8], consumer_tag: Option<&'a [u8]>) -> Parsed<'a, Self> {
         let (rest, tag) = u64_be(input)?;
         let (rest, bits) = u8_be(rest)?;
-        let (rest, exchange) = short_octets(rest)?;
-        let (rest, routing_key) = short_octets(rest)?;
+        let (rest, exchange) = short_bytes(rest)?;
+        let (rest, routing_key) = short_bytes(rest)?;
         let names = Names {
             consumer_tag: consumer_tag.map(short_len),
             exchange: short_len(exchange),
@@ -124,17 +124,17 @@ impl Delivery {
         self.tag = number(self.tag);
     }
 
-    /// A delivery whose parts are all in `octets`: the method's payload first, the body last.
+    /// A delivery whose parts are all in `bytes`: the method's payload first, the body last.
     #[inline]
     pub(crate) fn contiguous(
-        octets: Bytes,
+        bytes: Bytes,
         arguments: &DeliverArguments<'_>,
         properties: Range<usize>,
         body_len: usize,
         no_ack: bool,
     ) -> Self {
         Self {
-            octets,
+            bytes,
             apart: MaybeApart::NONE,
             tag: DeliveryTag(arguments.tag),
             properties_at: offset(properties.start),
@@ -154,9 +154,9 @@ impl Delivery {
         body: Apart,
         no_ack: bool,
     ) -> Self {
-        let octets = Bytes::from([method, properties].concat());
-        let properties = method.len()..octets.len();
-        Self { apart: body.into(), ..Self::contiguous(octets, arguments, properties, 0, no_ack) }
+        let bytes = Bytes::from([method, properties].concat());
+        let properties = method.len()..bytes.len();
+        Self { apart: body.into(), ..Self::contiguous(bytes, arguments, properties, 0, no_ack) }
     }
 
     /// Returns the tag of the consumer at the broker; empty for a message that was fetched with `basic.get`. If the consumer was
@@ -200,8 +200,8 @@ impl Delivery {
     #[must_use]
     pub fn properties(&self) -> RawProperties {
         let start = self.properties_at as usize;
-        let encoded = self.octets_at(start..start + self.properties_len as usize);
-        RawProperties::unchecked(self.octets.slice_ref(encoded))
+        let encoded = self.bytes_at(start..start + self.properties_len as usize);
+        RawProperties::unchecked(self.bytes.slice_ref(encoded))
     }
 
     /// Returns the message's offset in its stream (`x-stream-offset`). `None` if the message is not from a stream, or if its
@@ -216,8 +216,8 @@ impl Delivery {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match self.apart.get() {
-            None => self.octets_at(
-                self.octets.len().saturating_sub(self.body_len as usize)..self.octets.len(),
+            None => self.bytes_at(
+                self.bytes.len().saturating_sub(self.body_len as usize)..self.bytes.len(),
             ),
             Some(body) => body.whole(),
         }
@@ -227,7 +227,7 @@ impl Delivery {
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         match self.apart.get() {
-            None => self.octets.slice_ref(self.body()),
+            None => self.bytes.slice_ref(self.body()),
             Some(body) => body.whole().clone(),
         }
     }
@@ -237,7 +237,7 @@ impl Delivery {
     #[must_use]
     pub fn body_len(&self) -> usize {
         match self.apart.get() {
-            None => (self.body_len as usize).min(self.octets.len()),
+            None => (self.body_len as usize).min(self.bytes.len()),
             Some(body) => body.len(),
         }
     }
@@ -269,24 +269,24 @@ impl Delivery {
     #[must_use]
     pub fn size(&self) -> usize {
         let apart = self.apart.get().map_or(0, |body| body.size());
-        size_of::<Self>() + self.octets.len() + apart
+        size_of::<Self>() + self.bytes.len() + apart
     }
 
     /// Copies the delivery out of the read buffer, which it otherwise keeps alive as a whole. Call this for a small message that
     /// is stored for long.
     pub fn detach(&mut self) {
-        self.octets = Bytes::copy_from_slice(&self.octets);
+        self.bytes = Bytes::copy_from_slice(&self.bytes);
         if let Some(body) = self.apart.get() {
             self.apart = Apart::Whole(Bytes::copy_from_slice(body.whole())).into();
         }
     }
 
     fn short(&self, at: Range<usize>) -> ShortStr {
-        ShortStr::shared(&self.octets, self.octets_at(at))
+        ShortStr::shared(&self.bytes, self.bytes_at(at))
     }
 
-    fn octets_at(&self, at: Range<usize>) -> &[u8] {
-        self.octets.get(at).unwrap_or_default()
+    fn bytes_at(&self, at: Range<usize>) -> &[u8] {
+        self.bytes.get(at).unwrap_or_default()
     }
 }
 
@@ -305,8 +305,8 @@ impl fmt::Debug for Delivery {
 }
 
 /// Offsets lie within one read of at most a few frames, far below 4 GiB.
-fn offset(octets: usize) -> u32 {
-    u32::try_from(octets).unwrap_or(u32::MAX)
+fn offset(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// A mandatory message that reached no queue and was returned.
@@ -351,7 +351,7 @@ impl Returned {
         let mut rest = Bytes::from([text, exchange, key, properties.as_encoded(), copied].concat());
         let mut next = |len: usize| rest.split_to(len);
         let [reply_text, exchange, routing_key] =
-            names.map(|name| next(name.len())).map(|octets| ShortStr::shared(&octets, &octets));
+            names.map(|name| next(name.len())).map(|bytes| ShortStr::shared(&bytes, &bytes));
         let properties = RawProperties::unchecked(next(properties.as_encoded().len()));
         let body = if body.len() <= RETURNED_COPY_MAX { rest } else { body };
         Self {

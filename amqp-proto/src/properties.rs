@@ -6,8 +6,8 @@ use core::fmt;
 use bytes::{BufMut as _, Bytes};
 
 use crate::wire::{
-    DecodeError, DecodeErrorKind, FieldTable, Parsed, ShortStr, Timestamp, Wire, check_fields,
-    long_octets, octets, short_octets, u16_be, unwrapped,
+    DecodeError, DecodeErrorKind, FieldTable, Parsed, ShortStr, Timestamp, Wire, bytes,
+    check_fields, long_bytes, short_bytes, u16_be, unwrapped,
 };
 
 /// One more word of flags follows; never set by a property.
@@ -303,7 +303,7 @@ pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     let text = |bit| {
         // A property that cannot be read is missing in the same way when the message is returned.
         let value = locate(encoded, bit).ok()??;
-        short_octets(value).ok().map(|(_, octets)| octets)
+        short_bytes(value).ok().map(|(_, bytes)| bytes)
     };
     (text(MESSAGE_ID).unwrap_or_default(), text(CORRELATION_ID).unwrap_or_default())
 }
@@ -354,7 +354,7 @@ fn flags(encoded: &[u8]) -> Parsed<'_, u16> {
 
 fn checked_value(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
     if let Kind::Table = kind {
-        let (_, entries) = long_octets(input)?;
+        let (_, entries) = long_bytes(input)?;
         check_fields(entries, true, 0).map_err(DecodeErrorKind::fail)?;
     }
     step_over(kind, input)
@@ -363,10 +363,10 @@ fn checked_value(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
 /// Steps over a value without looking inside.
 fn step_over(kind: Kind, input: &[u8]) -> Parsed<'_, ()> {
     let (rest, _) = match kind {
-        Kind::ShortStr => short_octets(input)?,
-        Kind::Octet => octets(1)(input)?,
-        Kind::Timestamp => octets(8)(input)?,
-        Kind::Table => long_octets(input)?,
+        Kind::ShortStr => short_bytes(input)?,
+        Kind::Octet => bytes(1)(input)?,
+        Kind::Timestamp => bytes(8)(input)?,
+        Kind::Table => long_bytes(input)?,
     };
     Ok((rest, ()))
 }

@@ -9,7 +9,7 @@ use core::fmt;
 use thiserror::Error;
 
 use crate::uri::Password;
-use crate::wire::{Secret, TooLong, put_long_octets};
+use crate::wire::{Secret, TooLong, put_long_bytes};
 
 /// A SASL mechanism: a way to log in.
 ///
@@ -149,7 +149,7 @@ impl Mechanism for AmqPlain {
             encoded.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
             encoded.extend_from_slice(name.as_bytes());
             encoded.push(b'S');
-            put_long_octets(&mut encoded, value.as_bytes());
+            put_long_bytes(&mut encoded, value.as_bytes());
         }
         single(encoded)
     }

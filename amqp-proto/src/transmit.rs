@@ -25,7 +25,7 @@ pub struct Transmit {
     /// Large bodies, each with its offset in `buffer`: the body comes before the byte at that offset. Offsets never decrease.
     bodies: VecDeque<(usize, Bytes)>,
     /// Bytes of `bodies`.
-    body_octets: usize,
+    body_bytes: usize,
     /// The recent peak of the buffer's length. That much memory is kept, so that bursts do not allocate it each time. When bursts
     /// become smaller, the peak falls by an eighth at a time.
     peak: usize,
@@ -64,14 +64,14 @@ impl Transmit {
 
     /// Appends bytes that are not copied.
     pub(crate) fn push_body(&mut self, body: Bytes) {
-        self.body_octets += body.len();
+        self.body_bytes += body.len();
         self.bodies.push_back((self.buffer.len(), body));
     }
 
     /// Discards unwritten bytes. Returns the large bodies among them.
     pub(crate) fn discard(&mut self) -> impl Iterator<Item = Bytes> + use<> {
         let bodies = core::mem::take(&mut self.bodies);
-        self.body_octets = 0;
+        self.body_bytes = 0;
         self.position = self.buffer.len();
         self.reclaim();
         bodies.into_iter().map(|(_, body)| body)
@@ -115,7 +115,7 @@ impl fmt::Debug for Transmit {
 
 impl Buf for Transmit {
     fn remaining(&self) -> usize {
-        self.buffer.len() - self.position + self.body_octets
+        self.buffer.len() - self.position + self.body_bytes
     }
 
     fn chunk(&self) -> &[u8] {
@@ -138,7 +138,7 @@ impl Buf for Transmit {
             } else if let Some((_, body)) = self.bodies.front_mut() {
                 let step = body.len().min(count);
                 body.advance(step);
-                self.body_octets -= step;
+                self.body_bytes -= step;
                 count -= step;
                 if body.is_empty() {
                     self.bodies.pop_front();
@@ -151,14 +151,14 @@ impl Buf for Transmit {
     #[cfg(feature = "std")]
     fn chunks_vectored<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        let mut put = |octets: &'a [u8]| {
-            if octets.is_empty() {
+        let mut put = |bytes: &'a [u8]| {
+            if bytes.is_empty() {
                 return true;
             }
             let Some(slot) = slices.get_mut(filled) else {
                 return false;
             };
-            *slot = std::io::IoSlice::new(octets);
+            *slot = std::io::IoSlice::new(bytes);
             filled += 1;
             true
         };

@@ -142,11 +142,11 @@ fn a_size_that_is_announced_is_not_reserved() {
     let deliver =
         BasicDeliver { consumer_tag: short("t"), delivery_tag: 1, ..BasicDeliver::default() };
     pair.on_server(id).send_content(deliver, &RawProperties::EMPTY, &BODY).expect("it is sent");
-    let mut octets = pair.server_output().to_vec();
+    let mut bytes = pair.server_output().to_vec();
     // The body size stands 4 bytes into the content header's payload, behind the method's frame.
-    let header = octets.iter().position(|octet| *octet == 0xce).expect("a frame end") + 1;
-    octets[header + 7 + 4..][..8].copy_from_slice(&(100u64 << 20).to_be_bytes());
-    let mut input = BytesMut::from(&octets[..]);
+    let header = bytes.iter().position(|byte| *byte == 0xce).expect("a frame end") + 1;
+    bytes[header + 7 + 4..][..8].copy_from_slice(&(100u64 << 20).to_be_bytes());
+    let mut input = BytesMut::from(&bytes[..]);
     let info = allocation_counter::measure(|| {
         pair.client.handle_input(pair.now, &mut input).expect("the rest is still to come");
     });

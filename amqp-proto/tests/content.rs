@@ -216,12 +216,12 @@ fn connections_write_and_read_the_same() {
     assert_eq!(read, expected);
 
     // The server reads what they write.
-    let mut octets = Vec::new();
-    method(ChannelOpen::default()).encode(&mut octets);
+    let mut bytes = Vec::new();
+    method(ChannelOpen::default()).encode(&mut bytes);
     for frame in expected.iter().flat_map(|content| content.to_frames(id.get(), frame_max)) {
-        frame.encode(&mut octets);
+        frame.encode(&mut bytes);
     }
-    server.handle_input(now, &mut BytesMut::from(&octets[..])).expect("valid");
+    server.handle_input(now, &mut BytesMut::from(&bytes[..])).expect("valid");
     let mut published = Vec::new();
     while let Some(event) = server.poll_event() {
         if let Event::Channel(_, ChannelEvent::Published(message)) = event {

@@ -416,33 +416,33 @@ proptest! {
 
     #[test]
     fn any_bytes_make_a_short_string_up_to_255(
-        octets in proptest::collection::vec(any::<u8>(), 0..300),
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        match ShortStr::try_from(&octets[..]) {
+        match ShortStr::try_from(&bytes[..]) {
             Ok(short) => {
-                prop_assert!(octets.len() <= 255);
-                prop_assert_eq!(short.as_bytes(), &octets[..]);
-                prop_assert_eq!(short.to_str().is_ok(), std::str::from_utf8(&octets).is_ok());
+                prop_assert!(bytes.len() <= 255);
+                prop_assert_eq!(short.as_bytes(), &bytes[..]);
+                prop_assert_eq!(short.to_str().is_ok(), std::str::from_utf8(&bytes).is_ok());
             }
-            Err(error) => prop_assert_eq!((error.length, octets.len() > 255), (octets.len(), true)),
+            Err(error) => prop_assert_eq!((error.length, bytes.len() > 255), (bytes.len(), true)),
         }
     }
 
     #[test]
     fn noise_never_panics(
-        mut octets in proptest::collection::vec(any::<u8>(), 0..200),
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
         class in 0usize..8,
     ) {
-        let _any = Method::decode(&Bytes::from(octets.clone()));
-        let _any = Properties::decode(&Bytes::from(octets.clone()));
-        let _any = decoded(&octets);
+        let _any = Method::decode(&Bytes::from(bytes.clone()));
+        let _any = Properties::decode(&Bytes::from(bytes.clone()));
+        let _any = decoded(&bytes);
         // Noise that starts like a method gets further.
-        if octets.len() >= 4 {
-            octets[0] = 0;
-            octets[1] = [10u8, 20, 30, 40, 50, 60, 85, 90][class];
-            octets[2] = 0;
-            octets[3] = octets[3] % 13 * 10;
-            if let Ok(method) = Method::decode(&Bytes::from(octets)) {
+        if bytes.len() >= 4 {
+            bytes[0] = 0;
+            bytes[1] = [10u8, 20, 30, 40, 50, 60, 85, 90][class];
+            bytes[2] = 0;
+            bytes[3] = bytes[3] % 13 * 10;
+            if let Ok(method) = Method::decode(&Bytes::from(bytes)) {
                 let _shown = format!("{method:?}");
             }
         }

@@ -1,6 +1,6 @@
 //! The wire format compared with another implementation of it, amq-protocol.
 //!
-//! Octets that the other one has written are the most telling: they have one form only, so this one has to read them and
+//! Bytes that the other one has written are the most telling: they have one form only, so this one has to read them and
 //! write the very same. What this one has written, the other one has to read. Encoding and decoding could be wrong in the
 //! same way, so the numbers and flags that both have read are compared, too.
 
@@ -17,11 +17,11 @@ pub fn methods(data: &[u8]) {
         check_method(&theirs);
     }
     let Ok(ours) = Method::decode(&Bytes::copy_from_slice(data)) else { return };
-    let mut octets = Vec::new();
-    ours.encode(&mut octets);
-    match parse_class(octets.as_slice()) {
+    let mut bytes = Vec::new();
+    ours.encode(&mut bytes);
+    match parse_class(bytes.as_slice()) {
         Ok((rest, theirs)) => {
-            assert!(rest.is_empty(), "they leave octets of {ours:?}");
+            assert!(rest.is_empty(), "they leave bytes of {ours:?}");
             assert_eq!(
                 scalars(&format!("{ours:?}")),
                 scalars(&format!("{theirs:?}")),
@@ -30,17 +30,17 @@ pub fn methods(data: &[u8]) {
             check_method(&theirs);
         }
         // Theirs takes short strings in UTF-8 only.
-        Err(error) => assert!(!octets.is_ascii(), "they do not read {ours:?}: {error:?}"),
+        Err(error) => assert!(!bytes.is_ascii(), "they do not read {ours:?}: {error:?}"),
     }
 }
 
 fn check_method(theirs: &AMQPClass) {
-    let Some(octets) = written(|context| gen_class(theirs)(context)) else { return };
-    let ours = Method::decode(&octets);
+    let Some(bytes) = written(|context| gen_class(theirs)(context)) else { return };
+    let ours = Method::decode(&bytes);
     let ours = ours.unwrap_or_else(|error| panic!("what is wrong with {theirs:?}? {error}"));
     let mut again = Vec::new();
     ours.encode(&mut again);
-    assert_eq!(octets, again, "{theirs:?}\n{ours:?}");
+    assert_eq!(bytes, again, "{theirs:?}\n{ours:?}");
     assert_eq!(
         scalars(&format!("{ours:?}")),
         scalars(&format!("{theirs:?}")),
@@ -55,20 +55,20 @@ pub fn properties(data: &[u8]) {
     }
     let Ok(raw) = RawProperties::checked(Bytes::copy_from_slice(data)) else { return };
     let Ok(properties) = raw.decode() else { panic!("it was checked: {raw:?}") };
-    let octets = RawProperties::from(&properties);
-    match parse_properties(octets.as_encoded()) {
+    let bytes = RawProperties::from(&properties);
+    match parse_properties(bytes.as_encoded()) {
         Ok((_, theirs)) => check_properties(&theirs),
         Err(error) => {
-            assert!(!octets.as_encoded().is_ascii(), "they do not read {octets:?}: {error:?}");
+            assert!(!bytes.as_encoded().is_ascii(), "they do not read {bytes:?}: {error:?}");
         }
     }
 }
 
 fn check_properties(theirs: &AMQPProperties) {
-    let Some(octets) = written(|context| gen_properties(theirs)(context)) else { return };
-    let ours = Properties::decode(&octets);
+    let Some(bytes) = written(|context| gen_properties(theirs)(context)) else { return };
+    let ours = Properties::decode(&bytes);
     let ours = ours.unwrap_or_else(|error| panic!("what is wrong with {theirs:?}? {error}"));
-    assert_eq!(octets, RawProperties::from(&ours).as_encoded(), "{theirs:?}\n{ours:?}");
+    assert_eq!(bytes, RawProperties::from(&ours).as_encoded(), "{theirs:?}\n{ours:?}");
     assert_eq!(ours.delivery_mode, *theirs.delivery_mode());
     assert_eq!(ours.priority, *theirs.priority());
     assert_eq!(ours.timestamp.map(|time| time.0), *theirs.timestamp());
@@ -93,8 +93,8 @@ fn check_properties(theirs: &AMQPProperties) {
 fn written(
     write: impl FnOnce(WriteContext<Vec<u8>>) -> Result<WriteContext<Vec<u8>>, GenError>,
 ) -> Option<Bytes> {
-    let (octets, _) = write(Vec::new().into()).ok()?.into_inner();
-    Some(octets.into())
+    let (bytes, _) = write(Vec::new().into()).ok()?.into_inner();
+    Some(bytes.into())
 }
 
 /// The flags and numbers of a method in the order of its fields, from its `Debug` output: both outputs name the fields, and

@@ -120,15 +120,15 @@ pub struct RawFrame {
 
 /// The bytes of a frame, whatever its parts are.
 #[must_use]
-pub fn frame_octets(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+pub fn frame_bytes(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a payload that a frame can hold");
-    let mut octets = Vec::with_capacity(payload.len() + 8);
-    octets.push(kind);
-    octets.extend_from_slice(&channel.to_be_bytes());
-    octets.extend_from_slice(&len.to_be_bytes());
-    octets.extend_from_slice(payload);
-    octets.push(FRAME_END);
-    octets
+    let mut bytes = Vec::with_capacity(payload.len() + 8);
+    bytes.push(kind);
+    bytes.extend_from_slice(&channel.to_be_bytes());
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes.push(FRAME_END);
+    bytes
 }
 
 /// One connection, accepted or [made](Self::connect). Dropped without [`close`](Self::close) it just closes the socket.
@@ -176,11 +176,11 @@ impl PeerConnection {
     /// [`io::ErrorKind::TimedOut`] when they don't come in time,
     /// [`io::ErrorKind::UnexpectedEof`] when the client closes before.
     pub fn read_exact(&mut self, n: usize) -> io::Result<Vec<u8>> {
-        let mut octets = vec![0; n];
+        let mut bytes = vec![0; n];
         let end = Instant::now() + self.deadline;
         let mut have = 0;
         while have < n {
-            match self.read_some(&mut octets[have..], end)? {
+            match self.read_some(&mut bytes[have..], end)? {
                 0 => {
                     let message = format!("the client closed after {have} of {n} bytes");
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
@@ -188,7 +188,7 @@ impl PeerConnection {
                 more => have += more,
             }
         }
-        Ok(octets)
+        Ok(bytes)
     }
 
     /// Reads the eight bytes with which a client begins.
@@ -197,8 +197,8 @@ impl PeerConnection {
     ///
     /// As [`read_exact`](Self::read_exact). The bytes aren't judged.
     pub fn read_protocol_header(&mut self) -> io::Result<[u8; 8]> {
-        let octets = self.read_exact(8)?;
-        Ok(octets.try_into().expect("eight bytes were read"))
+        let bytes = self.read_exact(8)?;
+        Ok(bytes.try_into().expect("eight bytes were read"))
     }
 
     /// Reads one frame.
@@ -228,12 +228,12 @@ impl PeerConnection {
     /// ([`io::ErrorKind::ConnectionReset`] if the client resets).
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let end = Instant::now() + self.deadline;
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let mut chunk = [0; 4096];
         loop {
             match self.read_some(&mut chunk, end)? {
-                0 => return Ok(octets),
-                n => octets.extend_from_slice(&chunk[..n]),
+                0 => return Ok(bytes),
+                n => bytes.extend_from_slice(&chunk[..n]),
             }
         }
     }
@@ -243,8 +243,8 @@ impl PeerConnection {
     /// # Errors
     ///
     /// An error of the socket.
-    pub fn write(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.stream.write_all(octets)
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// Writes one well-formed frame, without checks of the payload.
@@ -253,7 +253,7 @@ impl PeerConnection {
     ///
     /// An error of the socket.
     pub fn write_frame(&mut self, kind: u8, channel: u16, payload: &[u8]) -> io::Result<()> {
-        self.write(&frame_octets(kind, channel, payload))
+        self.write(&frame_bytes(kind, channel, payload))
     }
 
     /// Ends the sending side; reading goes on.
@@ -329,9 +329,9 @@ mod tests {
         let frame = peer.read_frame().unwrap();
         assert_eq!(frame, RawFrame { kind: 8, channel: 0x1234, payload: vec![0xAA, 0xBB] });
         peer.write_frame(3, 7, &[1]).unwrap();
-        let mut octets = [0; 9];
-        client.read_exact(&mut octets).unwrap();
-        assert_eq!(octets, [3, 0, 7, 0, 0, 0, 1, 1, 0xCE]);
+        let mut bytes = [0; 9];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [3, 0, 7, 0, 0, 0, 1, 1, 0xCE]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use amqp_client_core::{
     CallError, Config, ConfirmError, ConnectError, ConsumeOptions, ConsumerEnd, PublisherOptions,
 };
 use amqp_client_tokio::connect_over;
-use amqp_testkit::peer::frame_octets;
+use amqp_testkit::peer::frame_bytes;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
 use once::open;
 use script::{METHOD, encoded, greet, offer, receive_until, send, settle, welcome};
@@ -228,14 +228,14 @@ async fn a_violation_that_cannot_be_reported_does_not_keep_the_driver() -> Resul
     for (number, payload) in
         [(0, encoded(offer())), (0, encoded(tune)), (0, encoded(ConnectionOpenOk::default()))]
     {
-        far.write_all(&frame_octets(METHOD, number, &payload)).await?;
+        far.write_all(&frame_bytes(METHOD, number, &payload)).await?;
     }
     connection.ready().await?;
     let opening = connection.open_channel();
-    far.write_all(&frame_octets(METHOD, 1, &encoded(ChannelOpenOk::default()))).await?;
+    far.write_all(&frame_bytes(METHOD, 1, &encoded(ChannelOpenOk::default()))).await?;
     let channel = opening.await?;
     channel.basic_publish(&Route::queue("q"), &RawProperties::EMPTY, vec![7; 10_000]).await?;
-    far.write_all(&frame_octets(7, 0, b"no frame")).await?;
+    far.write_all(&frame_bytes(7, 0, b"no frame")).await?;
     assert!(matches!(connection.closed().await, ConnectionError::Decode(_)));
     within("the driver", driver).await?;
     Ok(())

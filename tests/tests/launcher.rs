@@ -23,10 +23,10 @@ fn say_header(addr: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn first_octet(mut stream: TcpStream) -> u8 {
-    let mut octet = [0];
-    stream.read_exact(&mut octet).unwrap();
-    octet[0]
+fn first_byte(mut stream: TcpStream) -> u8 {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    byte[0]
 }
 
 fn assert_refused(addr: SocketAddr) {
@@ -48,7 +48,7 @@ fn a_node_is_killed_restarted_paused_stopped_and_removed() {
     let node = RabbitMq::start().unwrap();
     let (addr, data) = (node.addr(), node.data_dir());
     assert_eq!(node.amqp_uri(), format!("amqp://guest:guest@{addr}/%2f"));
-    assert_eq!(first_octet(say_header(addr).unwrap()), 1);
+    assert_eq!(first_byte(say_header(addr).unwrap()), 1);
     node.ctl(&["add_vhost", "kept"]).unwrap();
     let first = node.pid().unwrap();
     assert!(alive(first));
@@ -71,7 +71,7 @@ fn a_node_is_killed_restarted_paused_stopped_and_removed() {
     assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     node.resume().unwrap();
     waiting.set_read_timeout(Some(LIMIT)).unwrap();
-    assert_eq!(first_octet(waiting), 1);
+    assert_eq!(first_byte(waiting), 1);
 
     node.stop().unwrap();
     assert_refused(addr);
@@ -119,7 +119,7 @@ fn nodes_form_a_cluster() {
         let running = running.and_then(|running| running.split(']').next()).unwrap_or_default();
         assert!(running.contains(&first.node_name()), "{running}");
         assert!(running.contains(&second.node_name()), "{running}");
-        assert_eq!(first_octet(say_header(node.addr()).unwrap()), 1);
+        assert_eq!(first_byte(say_header(node.addr()).unwrap()), 1);
     }
     // The port mapper and the folder belong to both.
     drop(first);
@@ -207,7 +207,7 @@ fn addr_of(uri: &str) -> SocketAddr {
 fn a_killed_parent_leaves_nothing_behind() {
     let mut run = Run::start("killed-parent", "echo $AMQP_URL; exec cat");
     let addr = addr_of(&run.line());
-    assert_eq!(first_octet(say_header(addr).unwrap()), 1);
+    assert_eq!(first_byte(say_header(addr).unwrap()), 1);
     let processes = run.node_and_epmd();
     assert!(processes.into_iter().all(alive));
     run.signal(Signal::KILL);

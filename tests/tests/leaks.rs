@@ -25,7 +25,7 @@ fn cycles() -> usize {
 fn leaves_nothing(count: usize, mut cycle: impl FnMut()) {
     (0..1000).for_each(|_| cycle());
     let ((), counted) = allocations(|| (0..count).for_each(|_| cycle()));
-    assert!(counted.kept_bytes < KEPT, "{} octets are kept", counted.kept_bytes);
+    assert!(counted.kept_bytes < KEPT, "{} bytes are kept", counted.kept_bytes);
 }
 
 #[test]

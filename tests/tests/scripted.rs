@@ -16,7 +16,7 @@ use amqp_client_core::proto::{
 };
 use amqp_client_core::{CallError, ConnectError, Settings, Target};
 use amqp_client_tokio::{connect, connect_target};
-use amqp_testkit::peer::frame_octets;
+use amqp_testkit::peer::frame_bytes;
 use amqp_testkit::{PeerConnection, ScriptedPeer};
 use once::open;
 use script::{METHOD, encoded, greet, offer, receive, send, welcome};
@@ -150,8 +150,8 @@ async fn a_broker_that_sends_byte_by_byte_is_understood() -> Result<()> {
     let script = peer.spawn(|peer| {
         let mut peer = peer.accept().expect("the client connects");
         peer.read_protocol_header().expect("a header");
-        for octet in frame_octets(METHOD, 0, &encoded(offer())) {
-            peer.write(&[octet]).expect("the client reads");
+        for byte in frame_bytes(METHOD, 0, &encoded(offer())) {
+            peer.write(&[byte]).expect("the client reads");
         }
         assert!(matches!(receive(&mut peer), Method::ConnectionStartOk(_)));
         open_and_close(&mut peer);

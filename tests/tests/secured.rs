@@ -15,7 +15,7 @@ use amqp_client_core::proto::method::{ConnectionClose, ConnectionOpenOk, Connect
 use amqp_client_core::proto::{ConnectionError, ReplyCode, ShortStr};
 use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{Config, Connection, OpenChannel};
-use amqp_testkit::peer::frame_octets;
+use amqp_testkit::peer::frame_bytes;
 use harness::{Clock, TlsEnd, Wire, localhost, poll_once};
 use script::{METHOD, encoded, offer};
 
@@ -70,11 +70,11 @@ impl Scene {
 
     /// Queues output of the server that the client has not read yet.
     fn queues(&mut self, method: impl Into<Method>) -> io::Result<()> {
-        let octets = frame_octets(METHOD, 0, &encoded(method));
+        let bytes = frame_bytes(METHOD, 0, &encoded(method));
         let wires = &mut self.wire.borrow_mut();
         match &mut self.session {
-            Some(session) => assert_eq!(session.send(wires, &octets)?, octets.len()),
-            None => wires.send_down(&octets),
+            Some(session) => assert_eq!(session.send(wires, &bytes)?, bytes.len()),
+            None => wires.send_down(&bytes),
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ fn messages_of_all_sizes_pass() -> Outcome {
             let sizes = [0, 1, 20_000, 3_000_000, 5];
             let mut confirmations = Vec::new();
             for size in sizes {
-                let body: Vec<u8> = (0..size).map(|octet: usize| octet as u8).collect();
+                let body: Vec<u8> = (0..size).map(|byte: usize| byte as u8).collect();
                 confirmations.push(publisher.publish_message(&to, &Message::new(body)).await?);
             }
             for confirmation in confirmations {
@@ -165,8 +165,8 @@ fn messages_of_all_sizes_pass() -> Outcome {
             let mut consumer = queue.consume(ConsumeOptions::new()).await?;
             for size in sizes {
                 let delivery = consumer.next().await.ok_or("cancelled")??;
-                let expected = (0..size).map(|octet: usize| octet as u8);
-                assert!(delivery.body().iter().copied().eq(expected), "{name}: {size} octets");
+                let expected = (0..size).map(|byte: usize| byte as u8);
+                assert!(delivery.body().iter().copied().eq(expected), "{name}: {size} bytes");
                 delivery.ack()?;
             }
             Ok(connection.close().await?)

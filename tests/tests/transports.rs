@@ -92,15 +92,15 @@ fn socks5_proxy() -> io::Result<u16> {
     thread::spawn(move || -> io::Result<()> {
         let (mut client, _) = listener.accept()?;
         let mut read = |count: usize| {
-            let mut octets = vec![0; count];
-            client.read_exact(&mut octets).map(|()| octets)
+            let mut bytes = vec![0; count];
+            client.read_exact(&mut bytes).map(|()| bytes)
         };
         let methods = read(2)?[1];
         read(methods.into())?;
         client.write_all(&[5, 0])?;
         let mut read = |count: usize| {
-            let mut octets = vec![0; count];
-            client.read_exact(&mut octets).map(|()| octets)
+            let mut bytes = vec![0; count];
+            client.read_exact(&mut bytes).map(|()| bytes)
         };
         let host = match read(4)?[..] {
             [5, 1, 0, 1] => read(4)?.iter().map(u8::to_string).collect::<Vec<_>>().join("."),
@@ -193,15 +193,15 @@ fn threads_go_through_a_socket_pair() -> Outcome {
 struct Packets(mio::net::TcpStream);
 
 impl Read for Packets {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        let count = octets.len().min(100);
-        self.0.read(octets.get_mut(..count).unwrap_or_default())
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = bytes.len().min(100);
+        self.0.read(bytes.get_mut(..count).unwrap_or_default())
     }
 }
 
 impl Write for Packets {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.write(octets)
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -225,6 +225,6 @@ mod tests {
         assert!(input.remembered <= POOL_BYTES_MAX && input.full.len() <= POOL_BUFFERS_MAX);
         // A delivery that is kept keeps fewer others with it.
         assert_eq!(input.capacity, HELD_SIZE);
-        assert!(kept.iter().all(|frame| frame.iter().all(|octet| *octet == 7)));
+        assert!(kept.iter().all(|frame| frame.iter().all(|byte| *byte == 7)));
     }
 }

@@ -26,7 +26,7 @@ impl CramMd5 {
             .map_err(|_| SaslError::BadChallenge("its digest cannot be computed"))?;
         proof.update(challenge);
         let digest = proof.finalize().into_bytes();
-        let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Secret::from(format!("{} {digest}", self.username)))
     }
 }

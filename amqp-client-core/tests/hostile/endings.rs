@@ -17,7 +17,7 @@ use crate::wire::{TAG, body, deliver, frame, header, message, method, short};
 fn moments() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("with requests and confirms pending", Vec::new()),
-        ("within a frame's head", body(b"octets")[..5].to_vec()),
+        ("within a frame's head", body(b"bytes")[..5].to_vec()),
         ("within a frame", deliver(1)[..15].to_vec()),
         ("behind a delivery's method", deliver(1)),
         ("behind its header", [deliver(1), header(10)].concat()),

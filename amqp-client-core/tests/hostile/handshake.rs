@@ -236,9 +236,9 @@ fn one_octet_a_second_does_not_stretch_the_handshake() {
         } else {
             frame(HEARTBEAT, 0, b"").repeat(10)
         };
-        for octet in slow.chunks(1).take(20) {
+        for byte in slow.chunks(1).take(20) {
             assert!(poll_once(scene.connection.ready()).is_none(), "{name}");
-            scene.feed(octet);
+            scene.feed(byte);
             scene.advance(Duration::from_secs(1));
         }
         let limit = Duration::from_secs(20);

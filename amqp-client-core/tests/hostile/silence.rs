@@ -73,8 +73,8 @@ fn bytes_of_a_frame_that_never_ends_are_a_sign_of_life_and_nothing_more() {
     let (mut scene, mut application) = scene(10);
     // A delivery of which one byte comes a second: its method, its header, and then the head of a large frame.
     let slow = [&deliver(1)[..], &header(100_000), b"\x03\0\x01\0\x01\x86\xa0", &[0; 600]].concat();
-    for octet in slow.chunks(1).take(600) {
-        assert_eq!(scene.feed(octet), 1);
+    for byte in slow.chunks(1).take(600) {
+        assert_eq!(scene.feed(byte), 1);
         scene.advance(SECOND);
     }
     assert_timed_out(&mut application, Gate::Window);

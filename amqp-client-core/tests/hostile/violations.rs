@@ -53,7 +53,7 @@ fn broken_bytes() -> Vec<Row> {
     vec![
         broken("wrong frame end", wrong_end, DecodeErrorKind::FrameEnd(0)),
         broken("frame type 7", frame(7, 0, b""), DecodeErrorKind::UnknownFrameType(7)),
-        broken("frame_max and one octet", b"\x03\0\x01\0\x01\xff\xf9".to_vec(), too_large(131_073)),
+        broken("frame_max and one byte", b"\x03\0\x01\0\x01\xff\xf9".to_vec(), too_large(131_073)),
         broken(
             "a frame of 4 GiB",
             b"\x03\0\x01\xff\xff\xff\xff".to_vec(),

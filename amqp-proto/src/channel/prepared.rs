@@ -76,7 +76,7 @@ impl Prepared {
         let properties_at = push_heads(&mut heads, channel.0, route, properties, 0)?;
         let frame_at = heads.len();
         heads.extend_from_slice(&frame::head(FrameKind::Body, channel.0, 0));
-        let name = |what, octets: &[u8]| ShortStr::named(what, octets);
+        let name = |what, bytes: &[u8]| ShortStr::named(what, bytes);
         Ok(Self {
             channel,
             size_at: properties_at.start - 8,
@@ -168,8 +168,8 @@ impl Channel<'_> {
 
     #[inline]
     fn push_prepared(&mut self, prepared: &Prepared, body: impl Body, room: usize) {
-        let octets = body.as_bytes();
-        let len = octets.len();
+        let bytes = body.as_bytes();
+        let len = bytes.len();
         let in_place = len < UNCOPIED_FROM && len <= room && len > 0;
         let out = self.outbound.transmit.buffer();
         let start = out.len();
@@ -182,7 +182,7 @@ impl Channel<'_> {
             if let Some(size) = at(out, start + prepared.frame_size_at) {
                 *size = frame::size(len);
             }
-            out.extend_from_slice(octets);
+            out.extend_from_slice(bytes);
             out.push(FRAME_END);
             return;
         }

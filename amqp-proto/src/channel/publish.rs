@@ -112,12 +112,12 @@ impl Channel<'_> {
     ) -> Result<Option<PublishSeq>, PublishError> {
         self.flush_acks();
         let channel = self.state.id.0;
-        let octets = body.as_bytes();
+        let bytes = body.as_bytes();
         let out = self.outbound.transmit.buffer();
         let start = out.len();
-        let copied = if octets.len() < UNCOPIED_FROM { octets.len() } else { 0 };
+        let copied = if bytes.len() < UNCOPIED_FROM { bytes.len() } else { 0 };
         out.reserve(HEADS_SIZE + route.exchange.len() + route.routing_key.len() + copied);
-        let properties_at = push_heads(out, channel, route, properties, octets.len())?;
+        let properties_at = push_heads(out, channel, route, properties, bytes.len())?;
         let size = properties_at.len() + FIXED_PART_LEN + FRAME_OVERHEAD;
         if size > self.outbound.frame_max as usize {
             out.truncate(start);
@@ -242,13 +242,13 @@ fn push_header(
 /// Queues the body in as many frames as it takes: none, if it is empty.
 fn push_body(outbound: &mut Outbound, channel: u16, body: impl Body) {
     let room = (outbound.frame_max as usize).saturating_sub(FRAME_OVERHEAD);
-    let octets = body.as_bytes();
-    match octets.len() {
+    let bytes = body.as_bytes();
+    match bytes.len() {
         0 => {}
         len if len < UNCOPIED_FROM && len <= room => {
             let out = outbound.transmit.buffer();
             out.extend_from_slice(&frame::head(FrameKind::Body, channel, len));
-            out.extend_from_slice(octets);
+            out.extend_from_slice(bytes);
             out.push(FRAME_END);
         }
         _ => push_frames(&mut outbound.transmit, channel, body.into_bytes(), room),

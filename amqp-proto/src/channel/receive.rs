@@ -52,15 +52,15 @@ impl ChannelState {
         payload: core::ops::Range<usize>,
         next: usize,
     ) -> Result<usize, ConnectionError> {
-        let octets = chunk.get(payload.clone()).unwrap_or_default();
+        let bytes = chunk.get(payload.clone()).unwrap_or_default();
         debug_assert_eq!(self.awaits, self.awaits_peer(), "whatever changes it notes it");
         if let Some(incoming) = &self.incoming {
             // Accept `channel.close` in the middle of content: it carries the real error.
-            if octets.first_chunk() != Some(&CLOSE) {
+            if bytes.first_chunk() != Some(&CLOSE) {
                 return Err(unexpected(FrameKind::Method, incoming.expected()).into());
             }
         }
-        match octets.first_chunk() {
+        match bytes.first_chunk() {
             Some(&DELIVER) if outbound.role == Role::Client => {
                 self.receive_deliver(outbound, chunk, payload, next)
             }
@@ -106,8 +106,8 @@ impl ChannelState {
         next: usize,
     ) -> Result<usize, ConnectionError> {
         let start = payload.start;
-        let octets = chunk.get(payload.clone()).unwrap_or_default();
-        let arguments = arguments_of(octets)?;
+        let bytes = chunk.get(payload.clone()).unwrap_or_default();
+        let arguments = arguments_of(bytes)?;
         let unknown = Violation::UnknownConsumer { channel: self.id };
         let Consumer { id: consumer, no_ack, unwanted } =
             self.consumers.find(arguments.consumer_tag).ok_or(unknown)?;

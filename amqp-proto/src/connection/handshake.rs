@@ -94,7 +94,7 @@ impl Handshake {
 
 impl Connection {
     /// Returns whether nothing is known of the peer yet: it may speak another protocol.
-    pub(super) const fn awaits_first_octets(&self) -> bool {
+    pub(super) const fn awaits_first_bytes(&self) -> bool {
         matches!(
             &self.state,
             Ok(ConnectionPhase::Handshake(Handshake::AwaitStart | Handshake::AwaitHeader))

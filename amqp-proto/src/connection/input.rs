@@ -22,7 +22,7 @@ impl Connection {
             input.clear();
             return Ok(());
         }
-        if self.awaits_first_octets() && !self.check_first_octets(input)? {
+        if self.awaits_first_bytes() && !self.check_first_bytes(input)? {
             return Ok(());
         }
         let (whole, broken) = self.whole_frames(input);
@@ -208,7 +208,7 @@ impl Connection {
     }
 
     /// Checks that the peer speaks AMQP 0-9-1. Returns false while too little has come to decide that.
-    fn check_first_octets(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
+    fn check_first_bytes(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
         let Some(first) = input.first_chunk::<8>().copied() else {
             // TLS alerts are 7 bytes long, and the peer disconnects after them.
             return match input.first_chunk::<2>() {

@@ -140,9 +140,9 @@ impl Incoming {
     /// Returns how much was copied. The body is copied as it arrives.
     pub(crate) fn detach(&mut self) -> usize {
         let mut copied = 0;
-        let mut copy = |octets: &mut Bytes| {
-            copied += octets.len();
-            *octets = Bytes::copy_from_slice(octets);
+        let mut copy = |bytes: &mut Bytes| {
+            copied += bytes.len();
+            *bytes = Bytes::copy_from_slice(bytes);
         };
         if self.detached == Detached::Nothing {
             self.detached = Detached::Method;

@@ -71,11 +71,11 @@ impl Content {
 
 impl PartialEq for Content {
     fn eq(&self, other: &Self) -> bool {
-        let octets = |content: &Self| content.body.clone().into_iter().flatten();
+        let bytes = |content: &Self| content.body.clone().into_iter().flatten();
         self.method == other.method
             && self.properties == other.properties
             && self.body_size() == other.body_size()
-            && octets(self).eq(octets(other))
+            && bytes(self).eq(bytes(other))
     }
 }
 

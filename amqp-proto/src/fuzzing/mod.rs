@@ -89,15 +89,15 @@ pub fn client(data: &[u8]) {
             let _asked = channel.request(QueueDeclare::default());
         }
     }
-    let (splits, octets) = data.split_at(data.len().min(4));
-    pair.feed(octets, splits, false);
+    let (splits, bytes) = data.split_at(data.len().min(4));
+    pair.feed(bytes, splits, false);
 }
 
 /// A server, fed likewise.
 pub fn server(data: &[u8]) {
     let mut pair = Pair::new();
-    let (splits, octets) = data.split_at(data.len().min(4));
-    pair.feed(octets, splits, true);
+    let (splits, bytes) = data.split_at(data.len().min(4));
+    pair.feed(bytes, splits, true);
 }
 
 #[cfg(test)]

@@ -88,8 +88,8 @@ impl Pair {
     pub(super) fn flip(&mut self, up: bool, at: usize, bit: u8) {
         self.write();
         let wire = if up { &mut self.up } else { &mut self.down };
-        if let Some(octet) = wire.flying.get_mut(at) {
-            *octet ^= 1 << (bit % 8);
+        if let Some(byte) = wire.flying.get_mut(at) {
+            *byte ^= 1 << (bit % 8);
             self.whole = false;
         }
     }
@@ -101,10 +101,10 @@ impl Pair {
     }
 
     /// Processes bytes that neither end has sent, in pieces of given sizes.
-    pub(super) fn feed(&mut self, octets: &[u8], splits: &[u8], up: bool) {
+    pub(super) fn feed(&mut self, bytes: &[u8], splits: &[u8], up: bool) {
         self.carry_all();
         let mut sizes = splits.iter().map(|size| usize::from(*size).max(1)).chain([usize::MAX]);
-        let mut rest = octets;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let (part, more) = rest.split_at(sizes.next().unwrap_or(usize::MAX).min(rest.len()));
             let wire = if up { &mut self.up } else { &mut self.down };

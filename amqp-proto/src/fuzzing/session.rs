@@ -150,9 +150,9 @@ impl<'a> Scene<'a> {
     /// Bytes that no server would send, as likely as not.
     fn garble(&mut self) {
         let count = usize::from(self.next().unwrap_or(0) % 32).min(self.data.len());
-        let (octets, rest) = self.data.split_at(count);
+        let (bytes, rest) = self.data.split_at(count);
         self.data = rest;
-        let _lost = self.session.handle_input(self.now, &mut BytesMut::from(octets));
+        let _lost = self.session.handle_input(self.now, &mut BytesMut::from(bytes));
     }
 
     fn cut(&mut self) {

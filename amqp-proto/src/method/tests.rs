@@ -168,7 +168,7 @@ fn a_method_that_is_cut_short_is_an_error_that_names_it() {
 }
 
 #[test]
-fn octets_behind_a_method_are_an_error() {
+fn bytes_behind_a_method_are_an_error() {
     for method in filled() {
         let mut out = Vec::new();
         method.encode(&mut out);
@@ -263,10 +263,10 @@ fn each_bit_has_its_place() {
         (ExchangeDeclare { no_wait: true, ..base() }, 0b1_0000),
         (base(), 0),
     ];
-    for (method, octet) in bits {
+    for (method, byte) in bits {
         // Behind the ids, the ticket and two empty names; before the empty table.
         let payload = encoded(&method.clone().into());
-        assert_eq!(payload[8], octet, "{method:?}");
+        assert_eq!(payload[8], byte, "{method:?}");
         assert_eq!(payload.len(), 13);
         assert_eq!(Method::decode(&payload), Ok(method.into()));
     }

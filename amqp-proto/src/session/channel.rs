@@ -377,7 +377,7 @@ impl SessionChannel<'_> {
             Ok(seq) => {
                 message.seq = seq.get();
                 self.budget.unarmed |= message.expires.is_some();
-                self.budget.kept += message.octets();
+                self.budget.kept += message.size();
                 self.record.kept.push(message);
                 Ok(seq)
             }
@@ -480,7 +480,7 @@ impl SessionChannel<'_> {
     #[must_use]
     pub fn kept_size(route: &Route<'_>, properties: &RawProperties, body: usize) -> usize {
         let names = route.exchange.len() + route.routing_key.len();
-        KeptMessage::octets_of(names, properties, body)
+        KeptMessage::counted_size(names, properties, body)
     }
 
     /// Checks whether [`publish_kept`](Self::publish_kept) would accept such a message right now.
@@ -493,11 +493,11 @@ impl SessionChannel<'_> {
         properties: &RawProperties,
         body: usize,
     ) -> Result<(), Gate> {
-        let octets = Self::kept_size(route, properties, body);
+        let size = Self::kept_size(route, properties, body);
         match &self.reach {
             Reach::Ended(_) => Ok(()),
             _ if self.budget.kept > 0
-                && self.budget.kept.saturating_add(octets) > self.budget.max =>
+                && self.budget.kept.saturating_add(size) > self.budget.max =>
             {
                 Err(Gate::Kept)
             }

@@ -248,30 +248,30 @@ fn is_ipv6(host: &str) -> bool {
 /// Undoes percent-encoding. A plus sign is a plus sign.
 fn decoded(text: &str, part: &'static str) -> Result<String, UriError> {
     let bad = || UriError::Encoding { part };
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        if octet != b'%' {
-            octets.push(octet);
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
             continue;
         }
-        let mut digit = || rest.next().and_then(|octet| char::from(octet).to_digit(16));
+        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
         let (Some(high), Some(low)) = (digit(), digit()) else {
             return Err(bad());
         };
-        octets.push(u8::try_from(high * 16 + low).map_err(|_| bad())?);
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| bad())?);
     }
-    String::from_utf8(octets).map_err(|_| bad())
+    String::from_utf8(bytes).map_err(|_| bad())
 }
 
 /// Percent-encodes everything but the unreserved characters of RFC 3986.
 fn encode(text: &str, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for octet in text.bytes() {
-        match octet {
+    for byte in text.bytes() {
+        match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                write!(out, "{}", char::from(octet))?;
+                write!(out, "{}", char::from(byte))?;
             }
-            _ => write!(out, "%{octet:02X}")?,
+            _ => write!(out, "%{byte:02X}")?,
         }
     }
     Ok(())

@@ -131,7 +131,7 @@ fn number<T: FromStr>(
 
 /// A number without a sign.
 pub(super) fn digits<T: FromStr>(text: &str) -> Option<T> {
-    let unsigned = text.bytes().all(|octet| octet.is_ascii_digit());
+    let unsigned = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| unsigned)
 }
 

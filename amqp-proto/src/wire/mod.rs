@@ -18,8 +18,7 @@ pub use text::{Escaped, LongStr, Secret, ShortStr, TooLong};
 pub use value::{Decimal, Timestamp, Value};
 
 pub(crate) use primitive::{
-    Wire, bit_set, long_octets, octets, put_long_octets, short_octets, u8_be, u16_be, u32_be,
-    u64_be,
+    Wire, bit_set, bytes, long_bytes, put_long_bytes, short_bytes, u8_be, u16_be, u32_be, u64_be,
 };
 pub(crate) use table::check_fields;
 pub(crate) use text::checked_short;

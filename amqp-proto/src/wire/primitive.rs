@@ -18,7 +18,7 @@ macro_rules! fixed_size {
     ($($name:ident: $type:ty;)*) => {$(
         pub(crate) fn $name(input: &[u8]) -> Parsed<'_, $type> {
             match input.split_first_chunk() {
-                Some((octets, rest)) => Ok((rest, <$type>::from_be_bytes(*octets))),
+                Some((bytes, rest)) => Ok((rest, <$type>::from_be_bytes(*bytes))),
                 None => Err(DecodeErrorKind::Truncated.fail()),
             }
         }
@@ -62,7 +62,7 @@ integer_arguments! {
 }
 
 /// The next `length` bytes.
-pub(crate) fn octets(length: usize) -> impl Fn(&[u8]) -> Parsed<'_, &[u8]> {
+pub(crate) fn bytes(length: usize) -> impl Fn(&[u8]) -> Parsed<'_, &[u8]> {
     move |input| match input.split_at_checked(length) {
         Some((taken, rest)) => Ok((rest, taken)),
         None => Err(DecodeErrorKind::Truncated.fail()),
@@ -70,16 +70,16 @@ pub(crate) fn octets(length: usize) -> impl Fn(&[u8]) -> Parsed<'_, &[u8]> {
 }
 
 /// The bytes of a short string.
-pub(crate) fn short_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
+pub(crate) fn short_bytes(input: &[u8]) -> Parsed<'_, &[u8]> {
     let (rest, length) = u8_be(input)?;
-    octets(usize::from(length))(rest)
+    bytes(usize::from(length))(rest)
 }
 
 /// The bytes of a long string, and of everything else that has a 32-bit length in front.
-pub(crate) fn long_octets(input: &[u8]) -> Parsed<'_, &[u8]> {
+pub(crate) fn long_bytes(input: &[u8]) -> Parsed<'_, &[u8]> {
     let (rest, length) = u32_be(input)?;
     // A length that does not fit the machine's usize cannot fit the input either.
-    octets(usize::try_from(length).unwrap_or(usize::MAX))(rest)
+    bytes(usize::try_from(length).unwrap_or(usize::MAX))(rest)
 }
 
 /// Bit `index` of an octet of packed bits: the first declared bit is the lowest.
@@ -87,8 +87,8 @@ pub(crate) const fn bit_set(bits: u8, index: u32) -> bool {
     bits & (1 << index) != 0
 }
 
-/// The 32-bit length before `octets`. Lengths are checked where values are created; a frame holds less anyway.
-pub(crate) fn put_long_octets(out: &mut Vec<u8>, octets: &[u8]) {
-    out.put_u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
-    out.extend_from_slice(octets);
+/// The 32-bit length before `bytes`. Lengths are checked where values are created; a frame holds less anyway.
+pub(crate) fn put_long_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(bytes);
 }

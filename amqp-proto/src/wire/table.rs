@@ -4,10 +4,10 @@ use core::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use super::primitive::{long_octets, put_long_octets};
+use super::primitive::{long_bytes, put_long_bytes};
 use super::value::skip;
 use super::{
-    DecodeErrorKind, MAX_TABLE_DEPTH, Parsed, ShortStr, TooLong, Value, Wire, share, short_octets,
+    DecodeErrorKind, MAX_TABLE_DEPTH, Parsed, ShortStr, TooLong, Value, Wire, share, short_bytes,
 };
 
 /// A field table: names with values (spec 4.2.5.5).
@@ -168,7 +168,7 @@ impl FieldTable {
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<Value> {
         let mut rest: &[u8] = &self.0;
         loop {
-            let (value, key) = short_octets(rest).ok()?;
+            let (value, key) = short_bytes(rest).ok()?;
             if key == name.as_ref() {
                 return Value::decode(value, &self.0).ok().map(|(_, value)| value);
             }
@@ -248,18 +248,18 @@ impl FieldArray {
         let value = value.into();
         check_value(&value)?;
         // The bytes are this array's alone unless it was cloned or received: then they grow in place, as a `Vec` does.
-        let mut octets = core::mem::take(&mut self.0)
+        let mut bytes = core::mem::take(&mut self.0)
             .try_into_mut()
             .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        let before = octets.len();
+        let before = bytes.len();
         let mut encoded = Vec::new();
         value.encode(&mut encoded);
-        octets.extend_from_slice(&encoded);
-        let fits = check_size(&octets);
+        bytes.extend_from_slice(&encoded);
+        let fits = check_size(&bytes);
         if fits.is_err() {
-            octets.truncate(before);
+            bytes.truncate(before);
         }
-        self.0 = octets.freeze();
+        self.0 = bytes.freeze();
         fits
     }
 
@@ -315,7 +315,7 @@ impl FieldArray {
 fn without_earlier(encoded: Vec<u8>, starts: &[usize]) -> Vec<u8> {
     let name = |start: usize| {
         let entry = encoded.get(start..).unwrap_or_default();
-        short_octets(entry).map_or(&[][..], |(_, name)| name)
+        short_bytes(entry).map_or(&[][..], |(_, name)| name)
     };
     let mut seen = BTreeSet::new();
     let mut ends = starts.iter().skip(1).copied().chain([encoded.len()]).collect::<Vec<_>>();
@@ -333,11 +333,11 @@ fn without_earlier(encoded: Vec<u8>, starts: &[usize]) -> Vec<u8> {
     entries.collect::<Vec<_>>().concat()
 }
 
-fn appended(mut octets: Vec<u8>, value: &Value) -> Result<Bytes, FieldError> {
+fn appended(mut bytes: Vec<u8>, value: &Value) -> Result<Bytes, FieldError> {
     check_value(value)?;
-    value.encode(&mut octets);
-    check_size(&octets)?;
-    Ok(octets.into())
+    value.encode(&mut bytes);
+    check_size(&bytes)?;
+    Ok(bytes.into())
 }
 
 /// Refuses a value that peers do not read: one that RabbitMQ has no term for, or that would make its table deeper than this
@@ -347,7 +347,7 @@ fn check_value(value: &Value) -> Result<(), FieldError> {
         Value::Table(table) => check_fields(table.as_encoded(), true, 1),
         Value::Array(array) => check_fields(array.as_encoded(), false, 1),
         Value::LongStr(text) => return check_size(text.as_bytes()),
-        Value::ByteArray(octets) => return check_size(octets),
+        Value::ByteArray(bytes) => return check_size(bytes),
         Value::F32(number) if !number.is_finite() => return Err(FieldError::NotFinite),
         Value::F64(number) if !number.is_finite() => return Err(FieldError::NotFinite),
         _ => return Ok(()),
@@ -355,8 +355,8 @@ fn check_value(value: &Value) -> Result<(), FieldError> {
     checked.map_err(|_| FieldError::TooDeep)
 }
 
-fn check_size(octets: &[u8]) -> Result<(), FieldError> {
-    u32::try_from(octets.len()).map(|_| ()).map_err(|_| FieldError::TooLarge)
+fn check_size(bytes: &[u8]) -> Result<(), FieldError> {
+    u32::try_from(bytes.len()).map(|_| ()).map_err(|_| FieldError::TooLarge)
 }
 
 /// Checks the entries of a table (`named`) or the values of an array, `depth` levels down, and everything inside.
@@ -385,7 +385,7 @@ fn skip_entry<'a>(
     input: &'a [u8],
     nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,
 ) -> Result<(&'a [u8], &'a [u8]), DecodeErrorKind> {
-    let (rest, name) = short_octets(input).map_err(kind_of)?;
+    let (rest, name) = short_bytes(input).map_err(kind_of)?;
     Ok((skip_value(rest, nested)?, name))
 }
 
@@ -407,13 +407,13 @@ impl Wire for FieldTable {
     const TYPE: &'static str = "table";
 
     fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
-        let (rest, entries) = long_octets(input)?;
+        let (rest, entries) = long_bytes(input)?;
         check_fields(entries, true, 0).map_err(DecodeErrorKind::fail)?;
         Ok((rest, Self(share(source, entries))))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        put_long_octets(out, &self.0);
+        put_long_bytes(out, &self.0);
     }
 }
 
@@ -429,7 +429,7 @@ impl Iterator for Fields {
 
     fn next(&mut self) -> Option<Self::Item> {
         let input = self.source.get(self.position..)?;
-        let (rest, name) = short_octets(input).ok()?;
+        let (rest, name) = short_bytes(input).ok()?;
         let (rest, value) = Value::decode(rest, &self.source).ok()?;
         self.position = self.source.len() - rest.len();
         Some((ShortStr::shared(&self.source, name), value))

@@ -6,8 +6,8 @@ use core::str::Utf8Error;
 
 use bytes::{BufMut as _, Bytes};
 
-use super::primitive::{long_octets, put_long_octets};
-use super::{Parsed, Wire, share, short_octets};
+use super::primitive::{long_bytes, put_long_bytes};
+use super::{Parsed, Wire, share, short_bytes};
 
 /// A name (exchange, queue, routing key, consumer tag...) is longer than the 255 bytes a short string holds.
 ///
@@ -28,8 +28,8 @@ pub struct TooLong {
 crate::error::debug_shows_chain! { TooLong }
 
 /// Returns the length octet of a short string. The error names the value that is too long.
-pub(crate) fn checked_short(what: &'static str, octets: &[u8]) -> Result<u8, TooLong> {
-    let length = octets.len();
+pub(crate) fn checked_short(what: &'static str, bytes: &[u8]) -> Result<u8, TooLong> {
+    let length = bytes.len();
     u8::try_from(length).map_err(|_| TooLong { what, length })
 }
 
@@ -51,15 +51,15 @@ impl ShortStr {
     /// The empty string.
     pub const EMPTY: Self = Self(Bytes::new());
 
-    /// Copies `octets`, unless there are more than 255.
+    /// Copies `bytes`, unless there are more than 255.
     ///
     /// # Errors
     /// [`TooLong`], which names the value as `what`.
-    pub fn named(what: &'static str, octets: impl AsRef<[u8]>) -> Result<Self, TooLong> {
-        let octets = octets.as_ref();
-        super::checked_short(what, octets)?;
+    pub fn named(what: &'static str, bytes: impl AsRef<[u8]>) -> Result<Self, TooLong> {
+        let bytes = bytes.as_ref();
+        super::checked_short(what, bytes)?;
         // `Bytes` of the caller may run user code when they are dropped, and clients drop strings under a lock.
-        Ok(Self(Bytes::copy_from_slice(octets)))
+        Ok(Self(Bytes::copy_from_slice(bytes)))
     }
 
     /// The longest prefix of `text` that fits, cut at a character boundary: for reply texts, where losing the end is
@@ -108,8 +108,8 @@ impl Wire for ShortStr {
     const TYPE: &'static str = "shortstr";
 
     fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
-        let (rest, octets) = short_octets(input)?;
-        Ok((rest, Self::shared(source, octets)))
+        let (rest, bytes) = short_bytes(input)?;
+        Ok((rest, Self::shared(source, bytes)))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -152,17 +152,17 @@ impl Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        if let Ok(mut octets) = core::mem::take(&mut self.0).try_into_mut() {
-            wipe(&mut octets);
+        if let Ok(mut bytes) = core::mem::take(&mut self.0).try_into_mut() {
+            wipe(&mut bytes);
         }
     }
 }
 
 /// Overwrites secret bytes, as far as safe code can do that.
-pub(crate) fn wipe(octets: &mut [u8]) {
-    octets.fill(0);
+pub(crate) fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
     // Otherwise the compiler might remove the write, because nothing reads it.
-    core::hint::black_box(octets);
+    core::hint::black_box(bytes);
 }
 
 impl fmt::Debug for Secret {
@@ -177,18 +177,18 @@ macro_rules! long_strings {
             const TYPE: &'static str = "longstr";
 
             fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
-                let (rest, octets) = long_octets(input)?;
-                Ok((rest, Self(share(source, octets))))
+                let (rest, bytes) = long_bytes(input)?;
+                Ok((rest, Self(share(source, bytes))))
             }
 
             fn encode(&self, out: &mut Vec<u8>) {
-                put_long_octets(out, &self.0);
+                put_long_bytes(out, &self.0);
             }
         }
 
         impl<T: Into<Bytes>> From<T> for $name {
-            fn from(octets: T) -> Self {
-                Self(octets.into())
+            fn from(bytes: T) -> Self {
+                Self(bytes.into())
             }
         }
     )*};

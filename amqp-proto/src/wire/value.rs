@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{BufMut as _, Bytes};
 
 use super::primitive::{
-    Wire, f32_be, f64_be, i8_be, i16_be, i32_be, i64_be, long_octets, put_long_octets, u8_be,
-    u16_be, u32_be, u64_be,
+    Wire, f32_be, f64_be, i8_be, i16_be, i32_be, i64_be, long_bytes, put_long_bytes, u8_be, u16_be,
+    u32_be, u64_be,
 };
-use super::{DecodeErrorKind, FieldArray, FieldTable, LongStr, Parsed, octets, share};
+use super::{DecodeErrorKind, FieldArray, FieldTable, LongStr, Parsed, bytes, share};
 
 /// A value in a field table, with the type bytes of RabbitMQ.
 ///
@@ -93,10 +93,10 @@ impl Value {
                 let (rest, scale) = u8_be(rest)?;
                 map(i32_be(rest)?, |value| Self::Decimal(Decimal { scale, value }))
             }
-            b'S' => map(long_octets(rest)?, |v| Self::LongStr(LongStr::from(share(source, v)))),
-            b'x' => map(long_octets(rest)?, |v| Self::ByteArray(share(source, v))),
-            b'F' => map(long_octets(rest)?, |v| Self::Table(FieldTable::trusted(share(source, v)))),
-            b'A' => map(long_octets(rest)?, |v| Self::Array(FieldArray::trusted(share(source, v)))),
+            b'S' => map(long_bytes(rest)?, |v| Self::LongStr(LongStr::from(share(source, v)))),
+            b'x' => map(long_bytes(rest)?, |v| Self::ByteArray(share(source, v))),
+            b'F' => map(long_bytes(rest)?, |v| Self::Table(FieldTable::trusted(share(source, v)))),
+            b'A' => map(long_bytes(rest)?, |v| Self::Array(FieldArray::trusted(share(source, v)))),
             unknown => return Err(DecodeErrorKind::UnknownFieldType(unknown).fail()),
         })
     }
@@ -119,11 +119,11 @@ impl Value {
                 out.put_i32(v.value);
             }
             Self::LongStr(v) => v.encode(out),
-            Self::Array(v) => put_long_octets(out, v.as_encoded()),
+            Self::Array(v) => put_long_bytes(out, v.as_encoded()),
             Self::Timestamp(v) => out.put_u64(v.0),
-            Self::Table(v) => put_long_octets(out, v.as_encoded()),
+            Self::Table(v) => put_long_bytes(out, v.as_encoded()),
             Self::Void => {}
-            Self::ByteArray(v) => put_long_octets(out, v),
+            Self::ByteArray(v) => put_long_bytes(out, v),
         }
     }
 
@@ -230,15 +230,15 @@ pub(super) fn skip<'a>(
         b'D' => 5,
         b'l' | b'L' | b'd' | b'T' => 8,
         b'V' => 0,
-        b'S' | b'x' => return long_octets(input).map(|(rest, _)| (rest, ())),
+        b'S' | b'x' => return long_bytes(input).map(|(rest, _)| (rest, ())),
         b'F' | b'A' => {
-            let (rest, content) = long_octets(input)?;
+            let (rest, content) = long_bytes(input)?;
             nested(kind == b'F', content).map_err(DecodeErrorKind::fail)?;
             return Ok((rest, ()));
         }
         unknown => return Err(DecodeErrorKind::UnknownFieldType(unknown).fail()),
     };
-    octets(fixed)(input).map(|(rest, _)| (rest, ()))
+    bytes(fixed)(input).map(|(rest, _)| (rest, ()))
 }
 
 /// A decimal number: `value` with `scale` digits after the decimal point.

@@ -44,16 +44,16 @@ impl Pipe {
     /// Takes the bytes that one end has to write and hands them to the other, part by part.
     fn carry(&mut self, now: Instant, from: &mut Connection, to: &mut Connection) -> bool {
         let Some(transmit) = from.poll_transmit(now) else { return false };
-        let mut octets = transmit.copy_to_bytes(transmit.remaining());
-        while octets.has_remaining() {
+        let mut bytes = transmit.copy_to_bytes(transmit.remaining());
+        while bytes.has_remaining() {
             let size = match &self.split {
-                Split::Whole => octets.len(),
+                Split::Whole => bytes.len(),
                 Split::Single => 1,
                 Split::At(offset) if self.passed < *offset => offset - self.passed,
-                Split::At(_) => octets.len(),
+                Split::At(_) => bytes.len(),
                 Split::Sizes(sizes) => sizes[self.part % sizes.len()].max(1),
             };
-            let part = octets.split_to(size.min(octets.len()));
+            let part = bytes.split_to(size.min(bytes.len()));
             self.part += 1;
             self.passed += part.len();
             self.buffer.extend_from_slice(&part);

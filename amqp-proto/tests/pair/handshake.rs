@@ -245,7 +245,7 @@ fn heartbeats_are_agreed_on_in_whole_seconds() {
 
 #[test]
 fn a_peer_that_speaks_something_else_is_recognized() {
-    for (octets, expected) in [
+    for (bytes, expected) in [
         (
             &b"AMQP\x00\x00\x09\x01"[..],
             WrongProtocol::Version { id: 0, major: 0, minor: 9, revision: 1 },
@@ -260,8 +260,8 @@ fn a_peer_that_speaks_something_else_is_recognized() {
         (b"SSH-2.0-", WrongProtocol::Unknown(*b"SSH-2.0-")),
     ] {
         let mut pair = Pair::new(client(), server());
-        let result = pair.client.handle_input(pair.now, &mut BytesMut::from(octets));
-        assert_eq!(result, Err(ConnectionError::WrongProtocol(expected)), "{octets:?}");
+        let result = pair.client.handle_input(pair.now, &mut BytesMut::from(bytes));
+        assert_eq!(result, Err(ConnectionError::WrongProtocol(expected)), "{bytes:?}");
         let text = expected.to_string();
         assert!(!text.contains("speaks AMQP 0-9-1"), "{text}");
     }
@@ -270,8 +270,8 @@ fn a_peer_that_speaks_something_else_is_recognized() {
 #[test]
 fn a_server_replies_to_a_wrong_header_with_its_own() {
     let mut pair = Pair::new(client(), server());
-    let mut octets = BytesMut::from(&b"AMQP\x00\x01\x00\x00"[..]);
-    assert!(pair.server.handle_input(pair.now, &mut octets).is_err());
+    let mut bytes = BytesMut::from(&b"AMQP\x00\x01\x00\x00"[..]);
+    assert!(pair.server.handle_input(pair.now, &mut bytes).is_err());
     let answer = pair.server.poll_transmit(pair.now).expect("an answer");
     assert_eq!(answer.chunk(), amqp_proto::frame::PROTOCOL_HEADER);
 }

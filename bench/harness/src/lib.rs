@@ -2,5 +2,5 @@
 
 pub mod broker;
 pub mod job;
-pub mod octets;
 pub mod raw;
+pub mod wire;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::job::{Job, Latencies, Mark, report};
-use crate::octets::{
+use crate::wire::{
     BODY, CHANNEL_MAX, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
 };
 
@@ -118,29 +118,29 @@ impl Peer {
         start_ok.shortstr(b"en_US");
         peer.request(0, (10, 11), &start_ok)?;
         peer.expect((10, 30))?;
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let mut tune_ok = Vec::new();
-        method(&mut octets, 0, (10, 31), tune_ok.short(CHANNEL_MAX).long(FRAME_MAX).short(0));
+        method(&mut bytes, 0, (10, 31), tune_ok.short(CHANNEL_MAX).long(FRAME_MAX).short(0));
         let mut open = Vec::new();
-        method(&mut octets, 0, (10, 40), open.shortstr(b"/").shortstr(b"").octet(0));
-        peer.send(&octets)?;
+        method(&mut bytes, 0, (10, 40), open.shortstr(b"/").shortstr(b"").octet(0));
+        peer.send(&bytes)?;
         peer.expect((10, 41))?;
         peer.call((20, 10), &[0], (20, 11))?;
         Ok(peer)
     }
 
-    fn send(&self, mut octets: &[u8]) -> io::Result<()> {
-        while !octets.is_empty() {
-            let sent = send(self.stream.as_raw_fd(), octets, MsgFlags::MSG_NOSIGNAL)?;
-            octets = &octets[sent..];
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+            bytes = &bytes[sent..];
         }
         Ok(())
     }
 
     fn request(&self, channel: u16, id: (u16, u16), arguments: &[u8]) -> io::Result<()> {
-        let mut octets = Vec::new();
-        method(&mut octets, channel, id, arguments);
-        self.send(&octets)
+        let mut bytes = Vec::new();
+        method(&mut bytes, channel, id, arguments);
+        self.send(&bytes)
     }
 
     fn call(&mut self, id: (u16, u16), arguments: &[u8], reply: (u16, u16)) -> io::Result<()> {
@@ -277,12 +277,12 @@ impl Peer {
         &mut self,
         job: &Job,
         latencies: &mut Latencies,
-        octets: &[u8],
+        bytes: &[u8],
         answer: impl Fn(&mut Self) -> io::Result<()>,
     ) -> io::Result<()> {
         for _ in 0..job.count {
             let start = Instant::now();
-            self.send(octets)?;
+            self.send(bytes)?;
             answer(self)?;
             latencies.since(start);
         }

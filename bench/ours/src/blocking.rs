@@ -159,11 +159,11 @@ fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let start = Mark::now();
     let options = ConsumeOptions::new().no_ack(no_ack);
     let mut consumer = channel.basic_consume(&job.queue, options).wait()?;
-    let (mut octets, mut number) = (0, 0);
+    let (mut bytes, mut number) = (0, 0);
     let every = if job.scenario == "consume-ack-100" { 100 } else { 1 };
     for delivery in &mut consumer {
         let delivery = delivery?;
-        octets += delivery.body().len();
+        bytes += delivery.body().len();
         number += 1;
         match every {
             1 => delivery.ack()?,
@@ -174,6 +174,6 @@ fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
             break;
         }
     }
-    assert_eq!(octets, job.size * job.count as usize);
+    assert_eq!(bytes, job.size * job.count as usize);
     Ok(start)
 }

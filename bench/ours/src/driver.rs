@@ -193,18 +193,18 @@ async fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let start = Mark::now();
     let options = ConsumeOptions::new().no_ack(no_ack);
     let mut consumer = channel.basic_consume(&job.queue, options).await?;
-    let mut octets = 0;
+    let mut bytes = 0;
     let every = if job.scenario == "consume-ack-100" { 100 } else { 1 };
     for number in 1..=job.count {
         let delivery = consumer.next().await.ok_or("the consumer ended")??;
-        octets += delivery.body().len();
+        bytes += delivery.body().len();
         match every {
             1 => delivery.ack()?,
             _ if number % every == 0 || number == job.count => delivery.ack_up_to()?,
             _ => drop(delivery.into_message()),
         }
     }
-    check(octets, job.size * job.count as usize)?;
+    check(bytes, job.size * job.count as usize)?;
     Ok(start)
 }
 

@@ -73,8 +73,8 @@ impl<S> Extract<S> for Length {
 /// A worker in the place of the loop of `consume-ack`. With `at_once=N`, it may run N handlers.
 pub(crate) async fn work(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let queue = channel.queue(&job.queue)?;
-    let (messages, octets) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let counters = (messages.clone(), octets.clone());
+    let (messages, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let counters = (messages.clone(), bytes.clone());
     let handler = move |Length(length)| {
         counters.1.fetch_add(length, Ordering::Relaxed);
         counters.0.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,7 @@ pub(crate) async fn work(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let start = Mark::now();
     let work = Work::on(&queue).prefetch(job.parameter("prefetch", 1000) as u16).at_once(at_once);
     work.each(handler).until(handled).await?;
-    check(octets.load(Ordering::Relaxed) as usize, job.size * job.count as usize)?;
+    check(bytes.load(Ordering::Relaxed) as usize, job.size * job.count as usize)?;
     Ok(start)
 }
 

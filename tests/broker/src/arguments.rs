@@ -14,7 +14,7 @@ pub(crate) struct Limits {
     pub(crate) message_ttl: Option<Duration>,
     pub(crate) expires: Option<Duration>,
     pub(crate) max_length: Option<usize>,
-    pub(crate) max_octets: Option<usize>,
+    pub(crate) max_bytes: Option<usize>,
     pub(crate) overflow: Overflow,
     pub(crate) dead_letter_exchange: Option<ShortStr>,
     pub(crate) dead_letter_routing_key: Option<ShortStr>,
@@ -141,7 +141,7 @@ impl Limits {
                 time => self.expires = Some(time),
             },
             b"x-max-length" => self.max_length = usize::try_from(number(value)?).ok(),
-            b"x-max-length-bytes" => self.max_octets = usize::try_from(number(value)?).ok(),
+            b"x-max-length-bytes" => self.max_bytes = usize::try_from(number(value)?).ok(),
             b"x-max-priority" => {
                 let number = number(value)?;
                 let priority = u8::try_from(number);

@@ -91,7 +91,7 @@ impl Exchange {
 /// Returns whether a pattern of words matches a key of words: `*` is one word, `#` any number of them.
 fn topic_matches(pattern: &[u8], key: &[u8]) -> bool {
     let words = |text: &[u8]| -> Vec<Vec<u8>> {
-        let words = text.split(|octet| *octet == b'.').map(<[u8]>::to_vec);
+        let words = text.split(|byte| *byte == b'.').map(<[u8]>::to_vec);
         // Nothing is no words, and not one that is empty.
         if text.is_empty() { Vec::new() } else { words.collect() }
     };

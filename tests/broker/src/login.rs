@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 /// Name and password in a response of the mechanism PLAIN.
 pub(crate) fn plain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut parts = response.split(|octet| *octet == 0).map(<[u8]>::to_vec);
+    let mut parts = response.split(|byte| *byte == 0).map(<[u8]>::to_vec);
     let (_on_behalf_of, name, password) = (parts.next()?, parts.next()?, parts.next()?);
     parts.next().is_none().then_some((name, password))
 }

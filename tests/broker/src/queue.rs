@@ -61,16 +61,16 @@ impl Queue {
 
     /// Returns whether one more message of that size would be too much.
     pub(crate) fn is_full(&self, size: usize) -> bool {
-        let octets = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
+        let bytes = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
         self.limits.max_length.is_some_and(|max| self.messages.len() >= max)
-            || self.limits.max_octets.is_some_and(|max| octets() + size > max)
+            || self.limits.max_bytes.is_some_and(|max| bytes() + size > max)
     }
 
     /// Returns whether it holds more than it may.
     pub(crate) fn overflows(&self) -> bool {
-        let octets = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
+        let bytes = || self.messages.iter().map(|message| message.body.len()).sum::<usize>();
         self.limits.max_length.is_some_and(|max| self.messages.len() > max)
-            || self.limits.max_octets.is_some_and(|max| octets() > max)
+            || self.limits.max_bytes.is_some_and(|max| bytes() > max)
     }
 
     /// Adds a consumer behind those of its priority.

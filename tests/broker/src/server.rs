@@ -311,11 +311,11 @@ impl Broker {
 
 /// A part of a URI in which everything but letters and digits is percent-encoded.
 fn encoded(text: &str) -> String {
-    let octets = text.bytes().map(|octet| match octet.is_ascii_alphanumeric() {
-        true => char::from(octet).to_string(),
-        false => format!("%{octet:02x}"),
+    let bytes = text.bytes().map(|byte| match byte.is_ascii_alphanumeric() {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02x}"),
     });
-    octets.collect()
+    bytes.collect()
 }
 
 impl Drop for Broker {
@@ -495,8 +495,8 @@ impl Shared {
 
     /// Writes until the session has ended.
     fn write(&self, id: SessionId, stream: &mut TcpStream) -> io::Result<()> {
-        while let Some(octets) = self.next_to_write(id) {
-            stream.write_all(&octets)?;
+        while let Some(bytes) = self.next_to_write(id) {
+            stream.write_all(&bytes)?;
         }
         Ok(())
     }
@@ -508,12 +508,12 @@ impl Shared {
             let was_heard = state.engine.wants_input(id);
             if let Some(transmit) = state.engine.poll_transmit(id, Instant::now()) {
                 let count = transmit.remaining().min(256 * 1024);
-                let octets = transmit.copy_to_bytes(count);
+                let bytes = transmit.copy_to_bytes(count);
                 // There is room for more replies.
                 if !was_heard && state.engine.wants_input(id) {
                     self.notify(state);
                 }
-                return Some(octets);
+                return Some(bytes);
             }
             if state.engine.is_over(id) {
                 return None;

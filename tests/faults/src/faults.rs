@@ -60,8 +60,8 @@ impl Fault {
             Self::Cut => site.each_proxy(amqp_testkit::Proxy::cut),
             Self::Reset => site.each_proxy(amqp_testkit::Proxy::reset),
             Self::CutAmid => {
-                let octets = chance.u64(1..4000);
-                site.each_proxy(|proxy| proxy.cut_after(octets));
+                let bytes = chance.u64(1..4000);
+                site.each_proxy(|proxy| proxy.cut_after(bytes));
             }
             Self::Crumbs => {
                 let size = chance.usize(1..50);

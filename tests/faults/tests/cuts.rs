@@ -126,11 +126,11 @@ async fn work_gets_done_wherever_it_is_cut() -> Result<(), Error> {
     work(&target, &name).await?;
     let whole = usize::try_from(proxy.bytes_from_server())?;
     let step = std::env::var("CUT_STEP").ok().and_then(|step| step.parse().ok()).unwrap_or(STEP);
-    for octets in (1..whole).step_by(step) {
-        proxy.cut_after(octets as u64);
+    for bytes in (1..whole).step_by(step) {
+        proxy.cut_after(bytes as u64);
         let done = tokio::time::timeout(LIMIT, work(&target, &name)).await;
-        done.map_err(|_| format!("cut after {octets} octets: it hangs"))?
-            .map_err(|error| format!("cut after {octets} octets: {error}"))?;
+        done.map_err(|_| format!("cut after {bytes} bytes: it hangs"))?
+            .map_err(|error| format!("cut after {bytes} bytes: {error}"))?;
     }
     Ok(())
 }

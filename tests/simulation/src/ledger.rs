@@ -144,10 +144,10 @@ impl Ledger {
     }
 
     /// The message that has this body, which must be whole.
-    pub(crate) fn identify(&self, octets: &[u8]) -> Result<Id, String> {
-        let number = octets.first_chunk().ok_or("a body is too short")?;
+    pub(crate) fn identify(&self, bytes: &[u8]) -> Result<Id, String> {
+        let number = bytes.first_chunk().ok_or("a body is too short")?;
         let id = Id(u64::from_be_bytes(*number));
-        if octets != self.body(id) {
+        if bytes != self.body(id) {
             return Err(format!("the body of message {} came damaged", id.0));
         }
         Ok(id)

@@ -32,7 +32,7 @@ pub(crate) struct Wire {
     conditions: Conditions,
     rng: Rng,
     flying: VecDeque<(Instant, Bytes)>,
-    flying_octets: usize,
+    flying_bytes: usize,
     arrived: BytesMut,
     /// Nothing arrives earlier than bytes that were sent before.
     last_arrival: Instant,
@@ -68,17 +68,17 @@ impl Frames {
     const HEADER: usize = 7;
 
     /// Goes on over bytes that were sent.
-    fn pass(&mut self, octets: &[u8]) {
-        let mut octets = octets;
-        while let Some((octet, rest)) = octets.split_first() {
+    fn pass(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while let Some((byte, rest)) = bytes.split_first() {
             if self.left > 0 {
-                let payload = self.left.min(octets.len());
+                let payload = self.left.min(bytes.len());
                 self.left -= payload;
-                octets = &octets[payload..];
+                bytes = &bytes[payload..];
                 continue;
             }
-            octets = rest;
-            self.header.push(*octet);
+            bytes = rest;
+            self.header.push(*byte);
             if self.tls {
                 if let [_, _, _, high, low] = self.header[..] {
                     self.left = usize::from(u16::from_be_bytes([high, low]));
@@ -93,17 +93,17 @@ impl Frames {
                 }
             } else if self.header.len() == Self::HEADER {
                 let size = self.header[3..].iter();
-                self.left = 1 + size.fold(0, |size, octet| size << 8 | usize::from(*octet));
+                self.left = 1 + size.fold(0, |size, byte| size << 8 | usize::from(*byte));
                 self.header.clear();
             }
         }
     }
 
     /// After how many of these bytes a frame ends, at least `from` and at most `most`.
-    fn boundary(&self, octets: &[u8], from: usize, most: usize) -> Option<usize> {
+    fn boundary(&self, bytes: &[u8], from: usize, most: usize) -> Option<usize> {
         let mut frames = self.clone();
         (1..=most).find(|count| {
-            frames.pass(&octets[count - 1..*count]);
+            frames.pass(&bytes[count - 1..*count]);
             *count >= from && frames.left == 0 && frames.header.is_empty()
         })
     }
@@ -112,7 +112,7 @@ impl Frames {
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    Octets(Bytes),
+    Bytes(Bytes),
     Nothing,
     End(End),
 }
@@ -123,7 +123,7 @@ impl Wire {
             conditions,
             rng: Rng::with_seed(seed),
             flying: VecDeque::new(),
-            flying_octets: 0,
+            flying_bytes: 0,
             arrived: BytesMut::new(),
             last_arrival: now,
             stalled_until: now,
@@ -138,9 +138,7 @@ impl Wire {
     pub(crate) fn room(&self) -> usize {
         match self.end {
             Some(_) => 0,
-            None => {
-                self.conditions.capacity.saturating_sub(self.flying_octets + self.arrived.len())
-            }
+            None => self.conditions.capacity.saturating_sub(self.flying_bytes + self.arrived.len()),
         }
     }
 
@@ -168,9 +166,9 @@ impl Wire {
                 cut.after = 1;
             }
         }
-        let octets = source.copy_to_bytes(count);
-        self.frames.pass(&octets);
-        self.send(now, octets);
+        let bytes = source.copy_to_bytes(count);
+        self.frames.pass(&bytes);
+        self.send(now, bytes);
         if let Some(end) = ends {
             self.cut_after = None;
             self.close(end);
@@ -186,27 +184,27 @@ impl Wire {
         self.conditions = conditions;
     }
 
-    fn send(&mut self, now: Instant, octets: Bytes) {
+    fn send(&mut self, now: Instant, bytes: Bytes) {
         let most = u64::try_from(self.conditions.latency.as_micros()).unwrap_or(u64::MAX);
         let latency = Duration::from_micros(self.rng.u64(0..=most));
         self.last_arrival = self.last_arrival.max(now + latency);
-        self.flying_octets += octets.len();
-        self.flying.push_back((self.last_arrival, octets));
+        self.flying_bytes += bytes.len();
+        self.flying.push_back((self.last_arrival, bytes));
     }
 
     /// Ends the wire. A reset loses the bytes in transit; the end of the stream comes behind them.
     pub(crate) fn close(&mut self, end: End) {
         if end == End::Reset {
             self.flying.clear();
-            self.flying_octets = 0;
+            self.flying_bytes = 0;
         }
         self.end.get_or_insert(end);
     }
 
     /// Lets the wire break after so many bytes more, or behind the frame in which they end.
-    pub(crate) fn cut_after(&mut self, octets: usize, end: End, at_frame: bool) {
+    pub(crate) fn cut_after(&mut self, bytes: usize, end: End, at_frame: bool) {
         if self.end.is_none() {
-            self.cut_after = Some(Break { after: octets.max(1), end, at_frame });
+            self.cut_after = Some(Break { after: bytes.max(1), end, at_frame });
         }
     }
 
@@ -220,9 +218,9 @@ impl Wire {
             return;
         }
         while self.flying.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, octets)) = self.flying.pop_front() else { return };
-            self.flying_octets -= octets.len();
-            self.arrived.put(octets);
+            let Some((_, bytes)) = self.flying.pop_front() else { return };
+            self.flying_bytes -= bytes.len();
+            self.arrived.put(bytes);
         }
     }
 
@@ -254,6 +252,6 @@ impl Wire {
         }
         let most = self.arrived.len().min(self.conditions.piece).min(room);
         let count = if self.rng.u8(..4) == 0 { self.rng.usize(1..=most) } else { most };
-        Read::Octets(self.arrived.split_to(count).freeze())
+        Read::Bytes(self.arrived.split_to(count).freeze())
     }
 }

@@ -25,15 +25,15 @@ fn chain() -> (ScriptedPeer, Proxy, TcpStream, PeerConnection) {
 }
 
 fn read(client: &mut TcpStream, n: usize) -> Vec<u8> {
-    let mut octets = vec![0; n];
-    client.read_exact(&mut octets).unwrap();
-    octets
+    let mut bytes = vec![0; n];
+    client.read_exact(&mut bytes).unwrap();
+    bytes
 }
 
 fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
-    let mut octets = Vec::new();
-    client.read_to_end(&mut octets).unwrap();
-    octets
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn assert_silent(client: &mut TcpStream) {
@@ -43,7 +43,7 @@ fn assert_silent(client: &mut TcpStream) {
 }
 
 #[test]
-fn octets_pass_both_ways_and_those_of_the_server_are_counted() {
+fn bytes_pass_both_ways_and_those_of_the_server_are_counted() {
     let (_peer, proxy, mut client, mut server) = chain();
     client.write_all(b"ping").unwrap();
     assert_eq!(server.read_exact(4).unwrap(), b"ping");
@@ -143,13 +143,13 @@ fn cut_after_delivers_exactly_that_many_bytes() {
         assert_eq!(read(&mut client, 6), b"before");
         wait_until(DEADLINE, "the count", || proxy.bytes_from_server() == 6);
         proxy.cut_after(100);
-        let octets: Vec<u8> = (0..=255).collect();
-        server.write(&octets).unwrap();
-        assert_eq!(read_to_end(&mut client), octets[..100]);
+        let bytes: Vec<u8> = (0..=255).collect();
+        server.write(&bytes).unwrap();
+        assert_eq!(read_to_end(&mut client), bytes[..100]);
         // It happens once.
         let mut client = connect(&proxy);
-        peer.accept().unwrap().write(&octets).unwrap();
-        assert_eq!(read(&mut client, 256), octets);
+        peer.accept().unwrap().write(&bytes).unwrap();
+        assert_eq!(read(&mut client, 256), bytes);
     }
 }
 
@@ -164,11 +164,11 @@ fn cut_after_nothing_cuts_at_once() {
 fn slices_arrive_complete() {
     let (_peer, proxy, mut client, mut server) = chain();
     proxy.slice(1);
-    let octets: Vec<u8> = (0..=255).cycle().take(5_000).collect();
-    server.write(&octets).unwrap();
-    assert_eq!(read(&mut client, octets.len()), octets);
-    client.write_all(&octets).unwrap();
-    assert_eq!(server.read_exact(octets.len()).unwrap(), octets);
+    let bytes: Vec<u8> = (0..=255).cycle().take(5_000).collect();
+    server.write(&bytes).unwrap();
+    assert_eq!(read(&mut client, bytes.len()), bytes);
+    client.write_all(&bytes).unwrap();
+    assert_eq!(server.read_exact(bytes.len()).unwrap(), bytes);
 }
 
 #[test]

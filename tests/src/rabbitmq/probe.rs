@@ -38,13 +38,13 @@ mod tests {
     use super::*;
     use crate::peer::ScriptedPeer;
 
-    fn answer(octets: &'static [u8]) -> Option<Vec<u8>> {
+    fn answer(bytes: &'static [u8]) -> Option<Vec<u8>> {
         let peer = ScriptedPeer::bind().unwrap();
         let addr = peer.addr();
         let script = peer.spawn(|peer| {
             let mut connection = peer.accept().unwrap();
             assert_eq!(&connection.read_protocol_header().unwrap(), b"AMQP\x00\x00\x09\x01");
-            connection.write(octets).unwrap();
+            connection.write(bytes).unwrap();
             // The client may have seen enough, and have gone.
             let _gone = connection.close();
         });

@@ -225,7 +225,7 @@ fn losses_leave_nothing_behind() {
     };
     (0..100).for_each(|_| cycle(&mut rig));
     let ((), counted) = allocations(|| (0..1000).for_each(|_| cycle(&mut rig)));
-    assert!(counted.kept_bytes < 16 * 1024, "{} octets are kept", counted.kept_bytes);
+    assert!(counted.kept_bytes < 16 * 1024, "{} bytes are kept", counted.kept_bytes);
     // The first name of the queue leads to it after all of that.
     rig.bind(id, &own, "amq.direct", "more");
 }

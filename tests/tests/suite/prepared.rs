@@ -10,7 +10,7 @@ use super::{behaviours, name, next, temporary};
 /// Bodies of sizes around those at which something else happens: none, copied, not copied, more than a frame.
 fn bodies() -> Vec<Bytes> {
     let sizes = [0, 1, 255, 256, 2047, 2048, 2049, 131_063, 131_064, 131_065, 300_000];
-    sizes.iter().map(|size| (0..*size).map(|octet| octet as u8).collect()).collect()
+    sizes.iter().map(|size| (0..*size).map(|byte| byte as u8).collect()).collect()
 }
 
 behaviours! {

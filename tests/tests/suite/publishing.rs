@@ -308,7 +308,7 @@ behaviours! {
             let delivery = next(&mut consumer).await?;
             let (number, rest) = delivery.body().split_last().ok_or("empty")?;
             let task = *rest.first().ok_or("empty")?;
-            assert!(rest.iter().all(|octet| *octet == task));
+            assert!(rest.iter().all(|byte| *byte == task));
             assert_eq!(*number, expected[usize::from(task)], "order of one task is kept");
             expected[usize::from(task)] += 1;
         }

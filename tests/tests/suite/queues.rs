@@ -169,7 +169,7 @@ behaviours! {
             .with("x-time", Timestamp(1_700_000_000))?
             .with("x-table", table)?
             .with("x-void", Value::Void)?
-            .with("x-octets", vec![0u8, 159, 146, 150])?;
+            .with("x-bytes", vec![0u8, 159, 146, 150])?;
         let queue = channel.queue_declare("", temporary()).await?;
         queue.bind_with("amq.headers", "", arguments.clone()).await?;
         queue.unbind("amq.headers", "", arguments.clone()).await?;

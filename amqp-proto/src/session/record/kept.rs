@@ -66,12 +66,12 @@ impl Budget {
 
 impl KeptMessage {
     /// Returns the number of bytes that the message counts for against the limit.
-    pub(crate) fn octets(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let names = self.exchange.len() + self.routing_key.len();
-        Self::octets_of(names, &self.properties, self.body.len())
+        Self::counted_size(names, &self.properties, self.body.len())
     }
 
-    pub(crate) fn octets_of(names: usize, properties: &RawProperties, body: usize) -> usize {
+    pub(crate) fn counted_size(names: usize, properties: &RawProperties, body: usize) -> usize {
         size_of::<Self>() + names + properties.as_encoded().len() + body
     }
 
@@ -96,7 +96,7 @@ impl Kept {
         let to = self.messages.partition_point(|message| message.seq <= seqs.end().get());
         let mut freed = 0;
         for message in self.messages.drain(from..to) {
-            freed += message.octets();
+            freed += message.size();
             message.discard(discard);
         }
         freed
@@ -127,7 +127,7 @@ impl Kept {
     pub(crate) fn clear(&mut self, discard: &mut Discard) -> usize {
         let mut freed = 0;
         for message in self.messages.drain(..) {
-            freed += message.octets();
+            freed += message.size();
             message.discard(discard);
         }
         freed

@@ -3,7 +3,7 @@ use std::io;
 
 use super::flood::{Flood, flood_of};
 use super::pipe::Pipe;
-use crate::octets::{
+use crate::wire::{
     BODY, CHANNEL_MAX, FRAME_MAX, HEADER, METHOD, Put as _, Take, content, method, split,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Connection {
     echoes_to: Option<(u16, Vec<u8>)>,
     /// The channel whose content is collected for an echo.
     collecting: Option<u16>,
-    /// Octets of content that are still to be forgotten.
+    /// Bytes of content that are still to be forgotten.
     skip: usize,
     over: bool,
 }

@@ -1,7 +1,7 @@
 use std::io;
 
 use super::pipe::Pipe;
-use crate::octets::{Put as _, content, method};
+use crate::wire::{Put as _, content, method};
 
 /// About how much is written at once.
 const BLOCK: usize = 256 * 1024;

@@ -11,7 +11,7 @@ use rustls::{ServerConfig, ServerConnection};
 pub(super) trait Pipe: Send + 'static {
     fn recv(&mut self, into: &mut [u8], wait: bool) -> io::Result<usize>;
 
-    fn send(&mut self, octets: &[u8], wait: bool) -> io::Result<usize>;
+    fn send(&mut self, bytes: &[u8], wait: bool) -> io::Result<usize>;
 
     /// Reads and discards up to `count` bytes, through `scratch`.
     fn discard(&mut self, count: usize, scratch: &mut [u8]) -> io::Result<usize> {
@@ -29,10 +29,10 @@ pub(super) trait Pipe: Send + 'static {
         Ok(())
     }
 
-    fn send_all(&mut self, mut octets: &[u8]) -> io::Result<()> {
-        while !octets.is_empty() {
-            let sent = self.send(octets, true)?;
-            octets = &octets[sent..];
+    fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = self.send(bytes, true)?;
+            bytes = &bytes[sent..];
         }
         Ok(())
     }
@@ -50,8 +50,8 @@ impl Pipe for Plain {
         Ok(recv(self.0.as_raw_fd(), into, flags(wait))?)
     }
 
-    fn send(&mut self, octets: &[u8], wait: bool) -> io::Result<usize> {
-        Ok(send(self.0.as_raw_fd(), octets, flags(wait))?)
+    fn send(&mut self, bytes: &[u8], wait: bool) -> io::Result<usize> {
+        Ok(send(self.0.as_raw_fd(), bytes, flags(wait))?)
     }
 
     /// The kernel drops them without a copy.
@@ -105,9 +105,9 @@ impl Pipe for Tls {
         }
     }
 
-    fn send(&mut self, octets: &[u8], _wait: bool) -> io::Result<usize> {
-        let part = octets.len().min(64 * 1024);
-        let taken = self.session.writer().write(&octets[..part])?;
+    fn send(&mut self, bytes: &[u8], _wait: bool) -> io::Result<usize> {
+        let part = bytes.len().min(64 * 1024);
+        let taken = self.session.writer().write(&bytes[..part])?;
         self.flush()?;
         Ok(taken)
     }

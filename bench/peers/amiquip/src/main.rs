@@ -139,14 +139,14 @@ fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let start = Mark::now();
     let options = ConsumerOptions { no_ack, ..ConsumerOptions::default() };
     let consumer = channel.basic_consume(job.queue.as_str(), options)?;
-    let mut octets = 0;
+    let mut bytes = 0;
     for number in 1..=job.count {
         let delivery = next(&consumer)?;
-        octets += delivery.body.len();
+        bytes += delivery.body.len();
         if !no_ack && (number % every == 0 || number == job.count) {
             if every > 1 { consumer.ack_multiple(delivery)? } else { consumer.ack(delivery)? }
         }
     }
-    assert_eq!(octets, job.size * job.count as usize);
+    assert_eq!(bytes, job.size * job.count as usize);
     Ok(start)
 }

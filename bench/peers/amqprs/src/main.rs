@@ -244,16 +244,16 @@ async fn consume(job: &Job, channel: &Channel) -> Outcome<Mark> {
     let every = if job.scenario == "consume-ack" { 1 } else { 100 };
     let start = Mark::now();
     let mut deliveries = consumer(channel, &job.queue, no_ack).await?;
-    let mut octets = 0;
+    let mut bytes = 0;
     for number in 1..=job.count {
         let message = deliveries.recv().await.ok_or("the consumer ended")?;
-        octets += message.content.as_ref().map_or(0, Vec::len);
+        bytes += message.content.as_ref().map_or(0, Vec::len);
         if !no_ack && (number % every == 0 || number == job.count) {
             let tag = message.deliver.as_ref().ok_or("no delivery")?.delivery_tag();
             channel.basic_ack(BasicAckArguments::new(tag, every > 1)).await?;
         }
     }
-    assert_eq!(octets, job.size * job.count as usize);
+    assert_eq!(bytes, job.size * job.count as usize);
     Ok(start)
 }
 

@@ -215,15 +215,15 @@ async fn consume(job: &Job, channel: &Channel, queue: &ShortString) -> Outcome<M
     let every = if job.scenario == "consume-ack" { 1 } else { 100 };
     let start = Mark::now();
     let mut consumer = consumer(channel, queue, no_ack).await?;
-    let mut octets = 0;
+    let mut bytes = 0;
     for number in 1..=job.count {
         let delivery = next(&mut consumer).await?;
-        octets += delivery.data.len();
+        bytes += delivery.data.len();
         if !no_ack && (number % every == 0 || number == job.count) {
             delivery.ack(BasicAckOptions { multiple: every > 1 }).await?;
         }
     }
-    assert_eq!(octets, job.size * job.count as usize);
+    assert_eq!(bytes, job.size * job.count as usize);
     Ok(start)
 }
 

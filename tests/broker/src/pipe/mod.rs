@@ -62,17 +62,17 @@ impl Pipe {
     }
 
     /// Processes bytes from the client, or a part of them; `None` while the broker accepts nothing.
-    fn try_write(&mut self, state: &mut State, octets: &[u8]) -> Option<io::Result<usize>> {
+    fn try_write(&mut self, state: &mut State, bytes: &[u8]) -> Option<io::Result<usize>> {
         if state.over || state.engine.is_over(self.id) {
             return Some(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if !state.engine.wants_input(self.id) {
             return None;
         }
-        let octets = &octets[..octets.len().min(WRITE_MAX)];
-        self.begun.extend_from_slice(octets);
+        let bytes = &bytes[..bytes.len().min(WRITE_MAX)];
+        self.begun.extend_from_slice(bytes);
         state.engine.handle_input(self.id, Instant::now(), &mut self.begun);
-        Some(Ok(octets.len()))
+        Some(Ok(bytes.len()))
     }
 
     fn close(&self) {
@@ -107,11 +107,11 @@ impl Read for Pipe {
 }
 
 impl Write for Pipe {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let shared = self.shared.clone();
         let mut state = shared.lock();
         loop {
-            match self.try_write(&mut state, octets) {
+            match self.try_write(&mut state, bytes) {
                 Some(result) => {
                     shared.notify(state);
                     return result;

@@ -32,11 +32,11 @@ impl AsyncWrite for Pipe {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let shared = self.shared.clone();
         let mut state = shared.lock();
-        match self.try_write(&mut state, octets) {
+        match self.try_write(&mut state, bytes) {
             Some(result) => {
                 shared.notify(state);
                 Poll::Ready(result)

@@ -21,7 +21,7 @@ use amqp_client_core::proto::method::{
     QueueDeclare, QueueDeclareOk,
 };
 use amqp_testkit::PeerConnection;
-use amqp_testkit::peer::frame_octets;
+use amqp_testkit::peer::frame_bytes;
 use program::Program;
 use script::client::{HEADER as PROTOCOL_HEADER, greeted, logged_in, opened, short};
 use script::{METHOD, encoded, receive, send};
@@ -36,7 +36,7 @@ const HEARTBEAT: u8 = 8;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn method(channel: u16, method: impl Into<Method>) -> Vec<u8> {
-    frame_octets(METHOD, channel, &encoded(method))
+    frame_bytes(METHOD, channel, &encoded(method))
 }
 
 /// The method of a publish to a queue.
@@ -47,15 +47,15 @@ fn publish() -> Vec<u8> {
 /// A content header; `properties` begins with the flags.
 fn header_with(body_size: u64, properties: &[u8]) -> Vec<u8> {
     let payload = [&[0, 60, 0, 0][..], &body_size.to_be_bytes(), properties].concat();
-    frame_octets(HEADER, 1, &payload)
+    frame_bytes(HEADER, 1, &payload)
 }
 
 fn header(body_size: u64) -> Vec<u8> {
     header_with(body_size, &[0, 0])
 }
 
-fn body(octets: &[u8]) -> Vec<u8> {
-    frame_octets(BODY, 1, octets)
+fn body(bytes: &[u8]) -> Vec<u8> {
+    frame_bytes(BODY, 1, bytes)
 }
 
 /// A whole message with that property list.
@@ -107,22 +107,22 @@ fn closing(mut peer: PeerConnection, name: &str) -> u16 {
 
 /// Violations of the protocol, and the reply codes to them.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
-    let payload = |octets: &[u8]| frame_octets(METHOD, 1, octets);
+    let payload = |bytes: &[u8]| frame_bytes(METHOD, 1, bytes);
     let wrong_end = [&body(b"x")[..8], b"\0"].concat();
     let declared = |channel| method(channel, QueueDeclareOk::default());
     vec![
         ("wrong frame end", wrong_end, 501),
-        ("frame type 7", frame_octets(7, 0, b""), 501),
-        ("frame_max and one octet", b"\x03\0\x01\0\x01\xff\xf9".to_vec(), 501),
+        ("frame type 7", frame_bytes(7, 0, b""), 501),
+        ("frame_max and one byte", b"\x03\0\x01\0\x01\xff\xf9".to_vec(), 501),
         ("a frame of 4 GiB", b"\x03\0\x01\xff\xff\xff\xff".to_vec(), 501),
         ("unknown method", payload(b"\0\x3c\0\x63"), 503),
         ("unknown class", payload(b"\0\x63\0\x0a"), 503),
-        ("class 0", frame_octets(METHOD, 0, &[0; 4]), 503),
+        ("class 0", frame_bytes(METHOD, 0, &[0; 4]), 503),
         ("no ids", payload(b""), 502),
         ("half of the ids", payload(b"\0\x3c\0"), 502),
         ("a string past the frame", payload(b"\0\x32\0\x0a\0\0\xffq"), 502),
         ("a table of 4 GiB", payload(b"\0\x32\0\x0a\0\0\x01q\0\xff\xff\xff\xff"), 502),
-        ("octets behind the last field", payload(b"\0\x14\0\x29??"), 502),
+        ("bytes behind the last field", payload(b"\0\x14\0\x29??"), 502),
         ("half a content header", [publish(), payload_of_header(b"\0\x3c\0\0\0")].concat(), 502),
         (
             "a content header of another class",
@@ -137,11 +137,11 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a body without anything", body(b"x"), 505),
         ("a body without header", [publish(), body(b"x")].concat(), 505),
         ("a method instead of a header", [publish(), publish()].concat(), 505),
-        ("a body on channel 0", frame_octets(BODY, 0, b"x"), 505),
+        ("a body on channel 0", frame_bytes(BODY, 0, b"x"), 505),
         ("a method on a channel that is not open", method(3, QueueDeclare::default()), 504),
         ("a publish on the highest channel", method(u16::MAX, BasicPublish::default()), 504),
-        ("a content header on such a channel", frame_octets(HEADER, 9, &[0; 14]), 504),
-        ("a body on such a channel", frame_octets(BODY, 9, b"x"), 504),
+        ("a content header on such a channel", frame_bytes(HEADER, 9, &[0; 14]), 504),
+        ("a body on such a channel", frame_bytes(BODY, 9, b"x"), 504),
         ("a channel that is open", method(1, ChannelOpen::default()), 504),
         ("queue.declare on channel 0", method(0, QueueDeclare::default()), 503),
         ("connection.close on channel 1", method(1, ConnectionClose::default()), 503),
@@ -159,8 +159,8 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     ]
 }
 
-fn payload_of_header(octets: &[u8]) -> Vec<u8> {
-    frame_octets(HEADER, 1, octets)
+fn payload_of_header(bytes: &[u8]) -> Vec<u8> {
+    frame_bytes(HEADER, 1, bytes)
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_violation_ends_its_connection_for_a_reason_and_no_other() -> Outcome {
         // However its bytes are cut, it is the same; and more may follow that nobody reads.
         for (size, more) in [(1, 0), (usize::MAX, 20_000)] {
             let mut peer = client(program.addr());
-            let sends = [sends.clone(), frame_octets(HEARTBEAT, 0, b"").repeat(more)].concat();
+            let sends = [sends.clone(), frame_bytes(HEARTBEAT, 0, b"").repeat(more)].concat();
             for part in sends.chunks(size.min(sends.len())) {
                 peer.write(part)?;
             }
@@ -224,13 +224,13 @@ fn nested_table(depth: usize) -> Vec<u8> {
 
 /// A start-ok with these bytes for a table of properties.
 fn start_ok_with(size: u32, table: &[u8]) -> Vec<u8> {
-    frame_octets(METHOD, 0, &[&[0, 10, 0, 11][..], &size.to_be_bytes(), table].concat())
+    frame_bytes(METHOD, 0, &[&[0, 10, 0, 11][..], &size.to_be_bytes(), table].concat())
 }
 
 #[test]
 fn illegal_methods_of_a_client_in_the_handshake() -> Outcome {
     let program = Program::start()?;
-    let table = |octets: &[u8]| start_ok_with(u32::try_from(octets.len()).expect("short"), octets);
+    let table = |bytes: &[u8]| start_ok_with(u32::try_from(bytes.len()).expect("short"), bytes);
     let tune_ok = |channel_max, frame_max| {
         method(0, ConnectionTuneOk { channel_max, frame_max, heartbeat: 0 })
     };
@@ -380,7 +380,7 @@ fn messages_are_passed_on_with_any_properties() -> Outcome {
         ("no flags", Vec::new()),
         ("flags without end", [0, 1].repeat(1_000)),
         ("an unknown property", b"\0\x02".to_vec()),
-        ("octets behind the properties", b"\0\0?".to_vec()),
+        ("bytes behind the properties", b"\0\0?".to_vec()),
         ("deaths that are no deaths", headers(b"\x07x-deathA\0\0\0\x02t\x01")),
         ("deaths that are a number", headers(b"\x07x-deathb\x01")),
     ];
@@ -461,7 +461,7 @@ fn bodies_that_are_only_announced_take_no_memory() -> Outcome {
         let open = method(number, ChannelOpen::default());
         let begin = method(number, BasicPublish { routing_key: short("q"), ..<_>::default() });
         let announced = [&[0, 60, 0, 0][..], &(128 * MIB).to_be_bytes(), &[0, 0]].concat();
-        let parts = [frame_octets(HEADER, number, &announced), frame_octets(BODY, number, b"?")];
+        let parts = [frame_bytes(HEADER, number, &announced), frame_bytes(BODY, number, b"?")];
         peer.write(&[open, begin, parts.concat()].concat())?;
     }
     for _ in 1..=2047 {
@@ -504,7 +504,7 @@ fn mistakes_close_the_channel_and_the_connection_goes_on() -> Outcome {
         peer.write(&[ack(1, false), method(1, ChannelCloseOk {})].concat())?;
         script::client::open_channel(&mut peer, 1);
     }
-    peer.write(&frame_octets(HEARTBEAT, 0, b""))?;
+    peer.write(&frame_bytes(HEARTBEAT, 0, b""))?;
     send(&mut peer, 7, ChannelOpen::default());
     assert!(matches!(receive(&mut peer), Method::ChannelOpenOk(_)));
     program.finish()

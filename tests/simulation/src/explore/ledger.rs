@@ -109,7 +109,7 @@ impl Ledger {
         let id = Id(u64::from_be_bytes(*number));
         let whole =
             rest.first_chunk().is_some_and(|size| u32::from_be_bytes(*size) as usize == body.len())
-                && body[HEAD..].iter().all(|octet| *octet == id.0 as u8);
+                && body[HEAD..].iter().all(|byte| *byte == id.0 as u8);
         if !whole {
             return Err(format!("the body of message {} came damaged", id.0));
         }

@@ -183,10 +183,10 @@ impl Link {
         if turn.reads() {
             moved = true;
             match wires.down.read(usize::MAX) {
-                Read::Octets(octets) => {
+                Read::Bytes(bytes) => {
                     // There is room for the broker's output.
                     self.check = true;
-                    driver.input().extend_from_slice(&octets);
+                    driver.input().extend_from_slice(&bytes);
                     driver.received(now);
                 }
                 Read::End(End::Eof) => driver.eof(now),

@@ -33,10 +33,10 @@ impl Network {
         let mut heard = true;
         let Wires { up, down, closed, said_all } = &mut *wires.borrow_mut();
         match self.engine.wants_input(id).then(|| up.read(usize::MAX)) {
-            Some(Read::Octets(octets)) => {
+            Some(Read::Bytes(bytes)) => {
                 match server {
-                    Some(server) => server.receive(&octets, input)?,
-                    None => input.extend_from_slice(&octets),
+                    Some(server) => server.receive(&bytes, input)?,
+                    None => input.extend_from_slice(&bytes),
                 }
                 self.engine.handle_input(id, now, input);
             }

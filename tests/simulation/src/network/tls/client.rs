@@ -194,10 +194,10 @@ impl Transport for Line {
             self.task.fail(|| "a client reads on, and its peer has ended the session".to_owned());
         }
         match wires.down.read(input.capacity() - input.len()) {
-            Read::Octets(octets) => {
+            Read::Bytes(bytes) => {
                 self.task.has_read.set(true);
-                input.extend_from_slice(&octets);
-                Poll::Ready(Ok(octets.len()))
+                input.extend_from_slice(&bytes);
+                Poll::Ready(Ok(bytes.len()))
             }
             Read::End(end) => {
                 self.ended = true;
@@ -263,8 +263,8 @@ impl Measured {
 }
 
 fn count(sum: &Cell<u64>, polled: &Poll<io::Result<usize>>) {
-    if let Poll::Ready(Ok(octets)) = polled {
-        sum.set(sum.get() + *octets as u64);
+    if let Poll::Ready(Ok(bytes)) = polled {
+        sum.set(sum.get() + *bytes as u64);
     }
 }
 

@@ -58,11 +58,11 @@ impl ServerEnd {
     /// Processes the bytes that arrived, and appends the plain text to `input`.
     pub(in crate::network) fn receive(
         &mut self,
-        mut octets: &[u8],
+        mut bytes: &[u8],
         input: &mut BytesMut,
     ) -> Result<(), String> {
-        while !octets.is_empty() {
-            let taken = self.session.read_tls(&mut octets).map_err(|error| failed(&error))?;
+        while !bytes.is_empty() {
+            let taken = self.session.read_tls(&mut bytes).map_err(|error| failed(&error))?;
             if taken == 0 {
                 return Err("a client goes on behind the end of its TLS session".to_owned());
             }
