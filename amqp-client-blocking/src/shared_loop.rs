@@ -65,7 +65,7 @@ impl SharedLoop {
 struct SharedLoop {
     /// Wakes the leader from its wait.
     waker: mio::Waker,
-    /// Whether there is work since the drive was polled last.
+    /// True if there is work since the drive was polled last.
     has_work: AtomicBool,
     /// The thread that leads.
     leader: AtomicUsize,

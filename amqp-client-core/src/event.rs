@@ -185,7 +185,7 @@ pub enum ChannelEvent {
     },
     /// The broker pauses or resumes publishing on this channel (`channel.flow`).
     Flow {
-        /// Whether messages may be published.
+        /// True if messages may be published.
         active: bool,
     },
     /// The connection was lost, or the channel is being reopened after an error. Unacknowledged deliveries were requeued.

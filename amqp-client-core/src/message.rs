@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::Delivery;
 
-/// Whether a message survives a restart of the broker, in a durable queue.
+/// The durability of a message: persistent messages in durable queues survive a restart of the broker.
 ///
 /// A [`Message`] without a delivery mode is published as [`Persistent`](Self::Persistent), unless the options of its
 /// [`Publisher`](crate::Publisher) say otherwise.
@@ -93,7 +93,7 @@ message_properties! {
     content_encoding: String, (value: impl Into<String>) => value.into();
     /// Application headers; headers exchanges match them.
     headers: FieldTable, (value: FieldTable) => value;
-    /// Whether the message survives a restart of the broker. A [`Message`] without a delivery mode is published as persistent.
+    /// Durability of the message. A [`Message`] without a delivery mode is published as persistent.
     delivery_mode: DeliveryMode, (value: DeliveryMode) => value;
     /// Priority, from 0 up to the queue's maximum.
     priority: u8, (value: u8) => value;
@@ -102,7 +102,7 @@ message_properties! {
     /// The queue for replies, such as [`Queue::current_name`](crate::Queue::current_name). Names that are not UTF-8 need
     /// [`Properties`].
     reply_to: String, (value: impl AsRef<[u8]>) => String::from_utf8_lossy(value.as_ref()).into_owned();
-    /// How long the message may wait in a queue; encoded as whole milliseconds, rounded up.
+    /// Longest time for which the message may wait in a queue; encoded as whole milliseconds, rounded up.
     expiration: Duration, (value: Duration) => value;
     /// Identifier of the message, for applications.
     message_id: String, (value: impl Into<String>) => value.into();

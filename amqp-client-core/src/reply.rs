@@ -65,7 +65,7 @@ pub(crate) struct Sending {
     method: &'static str,
     deadline: Option<DeadlineId>,
     timeout: Option<Duration>,
-    /// Whether it was polled, so that its wakers are registered.
+    /// True if it was polled, so that its wakers are registered.
     polled: bool,
 }
 

@@ -185,7 +185,7 @@ impl Batches {
         self.gathered.retain(|delivery| !delivery.is_stale());
     }
 
-    /// Whether the time for the batch is over. If the connection has ended, nothing more comes.
+    /// Returns whether the time for the batch is over. If the connection has ended, nothing more comes.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         self.time.as_mut().is_some_and(|time| time.poll_unpin(cx).is_ready())
     }

@@ -8,14 +8,14 @@ use amqp_client_core::{
 
 use crate::codec::BoxError;
 
-/// How often a copy of the message was published to try it again.
+/// Number of copies of the message that were published to try it again.
 const RETRIES: &str = "x-retries";
 /// The exchange or routing key that the message was published with first.
 const EXCHANGE: &str = "x-original-exchange";
 const ROUTING_KEY: &str = "x-original-routing-key";
 /// The reason why it was published again.
 const FAILURE: &str = "x-failure";
-/// How often a message was tried before it was parked.
+/// Number of times that a message was tried before it was parked.
 const ATTEMPTS: &str = "x-attempts";
 /// Headers that are not copied: the broker routes by the first two again, and the last two counted the deliveries of the original.
 const NOT_COPIED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];

@@ -69,7 +69,7 @@ use amqp_client_core::{
     Overflow, QueueOptions, QueueType,
 };
 
-/// How often and when a failed message is tried again: see [the module](self).
+/// A policy: how often and when a failed message is tried again. See [the module](self).
 ///
 /// The delay doubles each time, from [`from`](Self::from) up to [`to`](Self::to).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -94,7 +94,7 @@ fn texts(source: &str) -> Vec<String> {
     texts
 }
 
-/// Whether `expected` is `text` with values for its placeholders, such as `{Self}`.
+/// Returns whether `expected` is `text` with values for its placeholders, such as `{Self}`.
 fn is_instance(expected: &str, text: &str) -> bool {
     let mut rest = expected;
     text.split(['{', '}']).step_by(2).all(|piece| {

@@ -43,7 +43,7 @@ async fn is_empty(rig: &Rig, queue: &str) -> Outcome {
     Ok(())
 }
 
-/// Whether the broker has no message that waits or is unacknowledged.
+/// Returns whether the broker has no message that waits or is unacknowledged.
 fn all_are_done(rig: &Rig) -> bool {
     rig.broker.queues().iter().all(|queue| queue.messages.is_empty() && queue.unacknowledged == 0)
 }

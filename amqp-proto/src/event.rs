@@ -118,7 +118,7 @@ pub enum ChannelEvent {
     Confirmed {
         /// The publishes, none of which was confirmed before.
         publishes: RangeInclusive<PublishSeq>,
-        /// Whether they were accepted (true) or refused (false).
+        /// True if they were accepted, false if they were refused.
         ack: bool,
     },
     /// A mandatory message reached no queue. Its confirm follows, as an acknowledgement.
@@ -133,7 +133,7 @@ pub enum ChannelEvent {
     },
     /// The broker pauses (false) or resumes publishing on this channel. The reply was sent automatically.
     Flow {
-        /// Whether messages may be published.
+        /// True if messages may be published.
         active: bool,
     },
     /// The channel is closed. Emitted once, as the last event of the channel.

@@ -49,7 +49,7 @@ pub(crate) struct Outbound {
     /// The largest body that was published and may be returned.
     pub(crate) returnable: u64,
     pub(crate) body_pool: BodyPool,
-    /// Whether a channel holds deliveries that are requeued after a pause.
+    /// True if a channel holds deliveries that are requeued after a pause.
     pub(crate) requeues: bool,
     /// Number of channels that wait for the peer: for a reply, a confirm, or the resumption of publishing.
     pub(crate) awaiting: usize,

@@ -29,7 +29,7 @@ pub struct Transmit {
     /// The recent peak of the buffer's length. That much memory is kept, so that bursts do not allocate it each time. When bursts
     /// become smaller, the peak falls by an eighth at a time.
     peak: usize,
-    /// Whether `buffer` contains credentials, which are overwritten once they are written.
+    /// True if `buffer` contains credentials, which are overwritten once they are written.
     secret: bool,
 }
 

@@ -24,7 +24,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The function by which an adapter connects.
 type Open = fn(Target) -> BoxFuture<Result<Connection, ConnectError>>;
 
-/// Whether the application consumes, and how, or publishes.
+/// The way in which the application uses its connection.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Next,

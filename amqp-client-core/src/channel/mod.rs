@@ -58,7 +58,7 @@ use crate::state::{ChannelState, Deadline, Guard, On, State, Task, Waiting};
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
-    /// Whether everything done through this handle is restored after a loss.
+    /// True if everything done through this handle is restored after a loss.
     recovers: bool,
 }
 

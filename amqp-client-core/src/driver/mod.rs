@@ -56,7 +56,7 @@ pub struct Driver {
     output: Transmit,
     /// When the transport last accepted bytes.
     written_at: Instant,
-    /// Whether the delivery budget allowed reading at the last turn.
+    /// True if the delivery budget allowed reading at the last turn.
     within_budget: bool,
     pacing: ReadPacing,
     lag: LagWatch,
@@ -114,7 +114,7 @@ pub enum Phase {
     Running {
         /// There are bytes to write.
         write: bool,
-        /// Whether to read.
+        /// The decision whether to read.
         read: Reading,
     },
     /// The connection has ended, and there are bytes to write. Do not read any more.
@@ -125,7 +125,7 @@ pub enum Phase {
     Lost,
 }
 
-/// Whether to read from the transport.
+/// A decision whether to read from the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reading {

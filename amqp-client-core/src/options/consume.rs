@@ -28,7 +28,7 @@ pub struct ConsumeOptions {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
-    /// Whether the consumer may be paused. Not part of the request.
+    /// True if the consumer may be paused. Not part of the request.
     pub(crate) pausable: Option<bool>,
     /// The consumer's own prefetch limit, which a request of its own sets.
     pub(crate) prefetch: Option<u16>,

@@ -21,7 +21,7 @@ use amqp_proto::{ChannelError, ChannelId, ConnectionError};
 pub struct Health {
     /// The status of the connection.
     pub status: Status,
-    /// Whether the broker has blocked publishing (`connection.blocked`).
+    /// True if the broker has blocked publishing (`connection.blocked`).
     pub blocked: bool,
     /// Number of times that the connection was lost.
     pub losses: u64,

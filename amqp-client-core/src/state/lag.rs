@@ -21,8 +21,8 @@ use super::{ChannelState, State};
 use crate::config::Settings;
 use crate::event::{ChannelEvent, ConnectionEvent};
 
-/// How long the budget is exceeded before a consumer that took nothing in that time is paused. A pause costs the broker work and
-/// the messages their order, so it is not for consumers that are merely slow.
+/// The time for which the budget is exceeded before a consumer that took nothing in that time is paused. A pause costs the
+/// broker work and the messages their order, so it is not for consumers that are merely slow.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
 /// Sees to it that no consumer stops the others for long.

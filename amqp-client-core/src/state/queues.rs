@@ -29,7 +29,7 @@ pub(crate) struct Queue {
     pub(crate) lags: bool,
     /// It held deliveries when the budget was exceeded, and has taken none since.
     pub(crate) idle: bool,
-    /// Whether it may be paused; nothing, if that is for the session to know.
+    /// True if it may be paused; `None` if the session decides.
     pub(crate) pausable: Option<bool>,
     /// Paused until it takes the deliveries that it holds.
     pub(crate) paused: bool,

@@ -11,7 +11,7 @@ struct Edge {
     from: Node,
     to: Node,
     label: String,
-    /// Whether it is a way of dead-lettered or unrouted messages.
+    /// True if it is a way of dead-lettered or unrouted messages.
     is_dotted: bool,
 }
 

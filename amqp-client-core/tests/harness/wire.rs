@@ -21,7 +21,7 @@ pub(crate) struct Wires {
     pub(crate) piece: usize,
     /// Number of bytes that the client can read until the test allows more.
     pub(crate) allowed: usize,
-    /// Whether the client's runtime knows that there is something to read. Without a value, each read looks.
+    /// True if the client's runtime knows that there is something to read. Without a value, each read looks.
     pub(crate) readable: Option<bool>,
     /// The result of reads when everything is read.
     pub(crate) read_end: Option<Result<(), ErrorKind>>,

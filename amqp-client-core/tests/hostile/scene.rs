@@ -27,9 +27,9 @@ const READ: usize = 64 * 1024;
 pub(crate) struct Scene {
     pub(crate) connection: Connection,
     pub(crate) now: Instant,
-    /// Whether the server reads what the client writes.
+    /// True if the server reads what the client writes.
     pub(crate) server_reads: bool,
-    /// Whether its heartbeats lie in the socket while the client does not read.
+    /// True if its heartbeats lie in the socket while the client does not read.
     pub(crate) heartbeats: bool,
     /// Bytes that the server has taken and the test has not inspected yet.
     pub(crate) written: BytesMut,

@@ -58,7 +58,7 @@ pub struct Headers(pub FieldTable);
 #[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
 pub struct RoutingKey(pub String);
 
-/// Whether the message may have been delivered before.
+/// True if the message may have been delivered before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
 pub struct Redelivered(pub bool);

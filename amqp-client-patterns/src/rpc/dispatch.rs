@@ -23,7 +23,7 @@ pub(super) struct Dispatcher {
     /// The prefix of all correlation ids of this client. It is random: a reply to an earlier program, on a queue that both use,
     /// is not taken for a reply to this one.
     prefix: String,
-    /// Whether a reply cannot arrive any more once the connection was lost: replies come directly, through no queue.
+    /// True if a reply cannot arrive any more once the connection was lost: replies come directly, through no queue.
     direct: bool,
 }
 
@@ -43,7 +43,7 @@ struct Calls {
     /// Number of interruptions of the channel so far.
     interruptions: u64,
     interrupted_by: Option<ConsumerEnd>,
-    /// Whether the channel is interrupted, and not restored yet.
+    /// True if the channel is interrupted, and not restored yet.
     interrupted: bool,
     /// Set once no more replies will come.
     ended: Option<ConsumerEnd>,
@@ -64,7 +64,7 @@ struct Waiting {
 struct Arrived {
     replies: Vec<Delivery>,
     interrupted: Option<ConsumerEnd>,
-    /// Whether the channel was restored, after the interruption if there was one.
+    /// True if the channel was restored, after the interruption if there was one.
     restored: bool,
     end: Option<ConsumerEnd>,
 }
@@ -238,7 +238,7 @@ impl Calls {
         }
     }
 
-    /// Whether requests have to wait until the channel is restored.
+    /// Returns whether requests have to wait until the channel is restored.
     fn is_interrupted(&self) -> bool {
         self.interrupted && self.ended.is_none()
     }

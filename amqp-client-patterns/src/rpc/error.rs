@@ -34,7 +34,7 @@ pub enum RpcError {
     TimedOut {
         /// The timeout.
         after: Duration,
-        /// Whether the request was sent. If not, it waited for the connection or for the broker to accept messages.
+        /// True if the request was sent. If not, it waited for the connection or for the broker to accept messages.
         sent: bool,
     },
     /// The connection was lost, or the client ended, between the request and its reply. If the request can be carried out twice, see

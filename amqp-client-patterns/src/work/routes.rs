@@ -123,7 +123,8 @@ impl Pattern {
     }
 }
 
-/// Whether the words of a routing key match. Goes back to the last `#` only, so it takes at most the product of both lengths.
+/// Returns whether the words of a routing key match. Goes back to the last `#` only, so it takes at most the product of both
+/// lengths.
 fn matches(words: &[Word], key: &[u8]) -> bool {
     // An empty routing key has no words.
     let key: Vec<&[u8]> = match key.is_empty() {

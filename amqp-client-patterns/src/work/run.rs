@@ -207,7 +207,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    /// Whether there is nothing left to do, or no time for it.
+    /// Returns whether there is nothing left to do, or no time for it.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         let is_idle = self.jobs.is_empty() && self.next.is_empty();
         self.consumer.is_none() && (is_idle || self.grace.is_over(&self.connection, cx))

@@ -12,7 +12,7 @@ use crate::handler::Verdict;
 use crate::history::{self, Copy};
 use crate::retry::{self, How, Retry};
 
-/// How long a message waits to be requeued if its copy could not be published.
+/// The time for which a message waits to be requeued if its copy could not be published.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The destinations of messages that failed.

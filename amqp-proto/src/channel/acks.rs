@@ -41,12 +41,12 @@ pub enum Settlement {
     Ack,
     /// The delivery is returned without blame (`basic.nack`): requeued, or else dropped or dead-lettered.
     Nack {
-        /// Whether the broker requeues it.
+        /// True if the broker requeues it.
         requeue: bool,
     },
     /// The delivery is returned as failed (`basic.reject`): requeued, or else dropped or dead-lettered.
     Reject {
-        /// Whether the broker requeues it.
+        /// True if the broker requeues it.
         requeue: bool,
     },
 }

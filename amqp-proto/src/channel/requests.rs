@@ -30,7 +30,7 @@ pub(super) struct Pending {
     pub(super) id: RequestId,
     pub(super) method: &'static MethodFacts,
     pub(super) effect: Effect,
-    /// Whether the reply is not wanted: its effect is undone.
+    /// True if the reply is not wanted: its effect is undone.
     pub(super) abandoned: bool,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Effect {
     Consume {
         tag: ShortStr,
         no_ack: bool,
-        /// Whether the reply is emitted although it is not wanted: a session needs it.
+        /// True if the reply is emitted although it is not wanted: a session needs it.
         noted: bool,
     },
     /// The consumer, if there was one with that tag: another may have the tag when the reply arrives.

@@ -49,7 +49,7 @@ pub(super) enum Found {
     None,
     /// Its number.
     One(u64),
-    /// How many.
+    /// Their number.
     Several(usize),
 }
 

@@ -27,11 +27,11 @@ pub(crate) struct ChannelState {
     pub(super) mode: Mode,
     pub(super) unsettled: Unsettled,
     pub(super) held: Held,
-    /// Whether the peer accepts messages (`channel.flow`).
+    /// True if the peer accepts messages (`channel.flow`).
     pub(super) flow: bool,
-    /// Whether the channel is in the connection's list of channels to flush.
+    /// True if the channel is in the connection's list of channels to flush.
     pub(super) listed: bool,
-    /// Whether the channel is counted among those that wait for the peer; see [`note_awaiting`](Self::note_awaiting).
+    /// True if the channel is counted among those that wait for the peer; see [`note_awaiting`](Self::note_awaiting).
     pub(super) awaits: bool,
 }
 

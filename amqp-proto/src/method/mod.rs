@@ -66,7 +66,7 @@ pub struct MethodFacts {
     pub arguments: &'static [(&'static str, &'static str)],
     /// Ids of the methods that reply to it.
     pub replies: &'static [(u16, u16)],
-    /// Whether a content header and a body follow.
+    /// True if a content header and a body follow.
     pub content: bool,
 }
 

@@ -130,7 +130,7 @@ methods! {
     /// Answers [`ChannelFlow`].
     ChannelFlowOk "channel.flow-ok" = (20, 21) {;
         [
-            /// Whether content flows now.
+            /// True if content flows now.
             active,
         ]
     }

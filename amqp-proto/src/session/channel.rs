@@ -28,7 +28,7 @@ pub struct SessionChannel<'a> {
     pub(super) reach: Reach<'a>,
     /// The latest time that was passed to the session.
     pub(super) now: Instant,
-    /// Whether the effect of commands is restored after a loss.
+    /// True if the effect of commands is restored after a loss.
     pub(super) recovers: bool,
     /// The time for which a message is kept.
     pub(super) keep_for: Option<Duration>,

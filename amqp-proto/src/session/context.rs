@@ -27,7 +27,7 @@ pub(super) struct Context {
     pub(super) recovering: Option<Recovering>,
     /// Channels that the broker has closed, and when to reopen them.
     pub(super) reopening: Vec<(Instant, ChannelId)>,
-    /// Whether any channel has orphans.
+    /// True if any channel has orphans.
     pub(super) orphans: bool,
     /// The careful channel that may close the connection at present.
     pub(super) turn: Option<Turn>,

@@ -17,7 +17,7 @@ use crate::harness::{Pair, short, start};
 
 const PASSWORD: &str = "Pa55-w0rd";
 
-/// Whether `Debug` shows the password, as a text or as a list of bytes, or goes on forever.
+/// Returns whether `Debug` shows the password, as a text or as a list of bytes, or goes on forever.
 #[track_caller]
 fn assert_fit_for_logs(what: &str, shown: &dyn Debug) {
     let numbers = format!("{:?}", PASSWORD.as_bytes());

@@ -165,7 +165,7 @@ fn closing() -> Pair {
     pair
 }
 
-/// Whether written bytes are lent, or taken.
+/// The way in which bytes are written: lent, or taken.
 #[derive(Debug)]
 enum Way {
     Lent,

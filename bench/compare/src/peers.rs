@@ -9,7 +9,7 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     program: &'static str,
     pub(crate) runtime: &'static str,
-    /// Whether it is this project's client, against which the others are compared.
+    /// True if it is this project's client, against which the others are compared.
     pub(crate) is_ours: bool,
 }
 
@@ -54,7 +54,7 @@ impl Peer {
         }
     }
 
-    /// Whether its instructions are counted: some runtimes are not themselves under valgrind, some are like others.
+    /// Returns whether its instructions are counted: some runtimes are not themselves under valgrind, some are like others.
     pub(crate) fn is_profiled(&self) -> bool {
         !["tokio-spawned", "smol", "amqprs", "lapin", "amqp091-go", "aio-pika", "java"]
             .contains(&self.name)

@@ -59,7 +59,7 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) size: usize,
     pub(crate) kind: Kind,
-    /// How often, if it is not found out.
+    /// Number of operations. Without it, a first run determines it.
     pub(crate) count: Option<u64>,
 }
 
@@ -84,7 +84,7 @@ impl Scenario {
         }
     }
 
-    /// Whether a real broker has to have the messages before.
+    /// Returns whether a real broker has to have the messages before.
     pub(crate) fn takes_messages(&self) -> bool {
         ["consume", "work", "get"].iter().any(|name| self.name.starts_with(name))
     }

@@ -12,7 +12,7 @@ use crate::results::{Results, Row, Run};
 /// The time limit of a driver.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How often at first, to find out how often.
+/// Number of operations of a first run, which determines the number of the others.
 const FIRST: u64 = 300;
 
 /// The status of a driver that does not offer a scenario.

@@ -44,7 +44,7 @@ const RECORDS: &str = "etl.records";
 /// The queue of transformed and rejected records.
 const ROWS: &str = "etl.rows";
 
-/// How long each connection may take to finish what has begun, when the job ends.
+/// The time that each connection has to finish what has begun, when the job ends.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The pause between attempts to reach a broker that is not there yet.

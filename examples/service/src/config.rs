@@ -22,13 +22,13 @@ pub struct Config {
     pub http: SocketAddr,
     /// The folder of shipped orders.
     pub folder: PathBuf,
-    /// How many orders are handled at once.
+    /// Number of orders that are handled at once.
     pub handlers: u16,
-    /// When a failed order is tried again.
+    /// The delays after which a failed order is tried again.
     pub retry: Retry,
-    /// How long a request may wait until its order can be sent, and as long again for the confirm.
+    /// The time for which a request may wait until its order can be sent, and as long again for the confirm.
     pub confirm: Duration,
-    /// How long requests and handlers may go on after the service was told to stop.
+    /// The time for which requests and handlers may go on after the service was told to stop.
     pub grace: Duration,
 }
 

@@ -42,7 +42,7 @@ pub struct Engine {
     pub(crate) last_confirms: u64,
     /// Messages that died, with their queue, to be routed to the dead-letter exchange.
     pub(crate) dead: VecDeque<(Name, Message, Death)>,
-    /// Whether a caller is already routing these.
+    /// True if a caller is already routing these.
     pub(crate) burying: bool,
     /// Channels in confirm mode with confirms to send.
     pub(crate) confirming: BTreeSet<At>,
@@ -72,7 +72,7 @@ pub(crate) struct Session {
     pub(crate) user: ShortStr,
     /// The one that it has opened.
     pub(crate) virtual_host: ShortStr,
-    /// Whether it has published anything.
+    /// True if it has published anything.
     pub(crate) publishes: bool,
     /// Nothing is read from it or written to it.
     pub(crate) frozen: bool,

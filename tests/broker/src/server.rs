@@ -49,7 +49,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) over: bool,
-    /// Whether clients are let in.
+    /// True if clients are let in.
     pub(crate) listening: bool,
     /// Tasks to wake when something has changed.
     pub(crate) wakers: Vec<Waker>,

@@ -35,11 +35,11 @@ pub struct QueueView {
     pub virtual_host: ShortStr,
     /// Its name.
     pub name: ShortStr,
-    /// Whether it survives a restart.
+    /// True if it survives a restart.
     pub durable: bool,
     /// The connection that uses it exclusively, if there is one.
     pub owner: Option<SessionId>,
-    /// Whether it is deleted with its last consumer.
+    /// True if it is deleted with its last consumer.
     pub auto_delete: bool,
     /// The arguments that it was declared with.
     pub arguments: FieldTable,
@@ -63,7 +63,7 @@ pub struct MessageView {
     pub properties: RawProperties,
     /// Its body.
     pub body: Bytes,
-    /// Whether it was delivered before.
+    /// True if it was delivered before.
     pub redelivered: bool,
 }
 

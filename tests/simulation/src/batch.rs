@@ -36,11 +36,11 @@ pub(crate) struct Batch {
     pub(crate) kind: Kind,
     pub(crate) from: u64,
     pub(crate) seeds: u64,
-    /// Whether each transport is inside of TLS.
+    /// True if each transport is inside of TLS.
     pub(crate) tls: bool,
-    /// Whether to go on behind a failure, and list all of them.
+    /// True if to go on behind a failure, and list all of them.
     pub(crate) survey: bool,
-    /// Whether a failure is reported without being shrunk.
+    /// True if a failure is reported without being shrunk.
     pub(crate) brief: bool,
 }
 

@@ -19,7 +19,7 @@ pub struct Script {
     /// The timeout of clients for replies; `None` is forever.
     pub(crate) timeout: Option<Duration>,
     pub(crate) conditions: Conditions,
-    /// Whether transports are inside of TLS sessions.
+    /// True if transports are inside of TLS sessions.
     pub(crate) tls: bool,
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Vec<Fault>,
@@ -31,7 +31,7 @@ pub(crate) struct Job {
     /// Whose task it is. The tasks of a client share nothing but its bad luck.
     pub(crate) client: usize,
     pub(crate) work: Work,
-    /// How often.
+    /// Number of times.
     pub(crate) count: u32,
     /// The longest pause after each.
     pub(crate) pause: Duration,
@@ -170,7 +170,7 @@ impl Script {
     }
 }
 
-/// Whether the transports of a seed are inside of TLS sessions: in one of six, whatever else it is.
+/// Returns whether the transports of a seed are inside of TLS sessions: in one of six, whatever else it is.
 pub(crate) fn is_over_tls(seed: u64) -> bool {
     Rng::with_seed(seed ^ 0x746c_7300).u8(..6) == 0
 }

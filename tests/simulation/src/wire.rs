@@ -42,7 +42,7 @@ pub(crate) struct Wire {
     cut_after: Option<Break>,
     frames: Frames,
     end: Option<End>,
-    /// Whether the reader has seen the end.
+    /// True if the reader has seen the end.
     told: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Whether a server replies as an AMQP broker does.
+//! Checks whether a server replies as an AMQP broker does.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

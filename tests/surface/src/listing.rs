@@ -34,7 +34,7 @@ pub(crate) fn items(json: &Path) -> Result<Vec<String>> {
     Ok(lines.filter(|line| !goes_without_saying(line) && seen.insert(line.clone())).collect())
 }
 
-/// Whether a line only states what a reader expects. A type that is not `Send` or not `Sync` is listed.
+/// Returns whether a line only states what a reader expects. A type that is not `Send` or not `Sync` is listed.
 fn goes_without_saying(line: &str) -> bool {
     let any = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
     if line.starts_with("impl") {

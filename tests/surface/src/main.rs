@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether to renew the lists; `None` asks for help.
+/// Returns whether to renew the lists; `None` asks for help.
 fn parse() -> Result<Option<bool>> {
     let mut renew = false;
     let mut parser = lexopt::Parser::from_env();

@@ -27,7 +27,7 @@ pub(crate) struct Consumer {
     pub(crate) qos: Option<BasicQos>,
     /// The prefetch limit in effect when the consumer was started on the present channel.
     pub(crate) qos_now: Option<BasicQos>,
-    /// Whether the consumer is restored after a loss.
+    /// True if the consumer is restored after a loss.
     pub(crate) recovers: bool,
     /// The incarnation of its queue as a consumer of which it counts, once the name of the queue is known.
     pub(crate) counts: Option<u64>,

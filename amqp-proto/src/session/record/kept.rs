@@ -28,9 +28,9 @@ pub(crate) struct KeptMessage {
     pub(crate) body: Bytes,
     /// When the message expires.
     pub(crate) expires: Option<Expires>,
-    /// Whether it was sent before. If so, it is sent again with the header `x-republished`.
+    /// True if it was sent before. If so, it is sent again with the header `x-republished`.
     pub(crate) sent: bool,
-    /// Whether it was sent on the present channel. Sent messages are in front of those that were not sent.
+    /// True if it was sent on the present channel. Sent messages are in front of those that were not sent.
     pub(crate) here: bool,
     /// Number of times that the channel was closed for no known reason while this was the only unconfirmed message.
     pub(crate) coincidences: u8,
@@ -50,7 +50,7 @@ pub(crate) struct Budget {
     pub(crate) max: usize,
     /// Collects the bodies of messages that are no longer kept.
     pub(crate) discard: Discard,
-    /// Whether there are messages whose time to live has not started yet.
+    /// True if there are messages whose time to live has not started yet.
     pub(crate) unarmed: bool,
     /// No message expires before this time.
     pub(crate) expires_at: Option<Instant>,

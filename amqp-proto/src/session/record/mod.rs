@@ -29,11 +29,11 @@ use crate::{ChannelError, ConsumerId, PublishSeq, RequestId, ShortStr};
 /// The state of a channel that outlives a connection.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelRecord {
-    /// Whether commands go to the connection's channel with this number. Otherwise they wait.
+    /// True if commands go to the connection's channel with this number. Otherwise they wait.
     pub(crate) attached: bool,
-    /// Whether `Opened` was emitted.
+    /// True if `Opened` was emitted.
     pub(crate) opened: bool,
-    /// Whether the application has closed the channel.
+    /// True if the application has closed the channel.
     pub(crate) closing: bool,
     pub(crate) mode: Mode,
     /// The request that made the channel transactional.
@@ -42,7 +42,7 @@ pub(crate) struct ChannelRecord {
     pub(crate) qos: Option<BasicQos>,
     /// The prefetch limit in effect on the present channel, whether it will be restored or not.
     pub(crate) qos_now: Option<BasicQos>,
-    /// Whether the application has paused deliveries (`channel.flow`).
+    /// True if the application has paused deliveries (`channel.flow`).
     pub(crate) paused: bool,
     /// The prefetch limit of the channel as a whole.
     pub(crate) global_qos: Option<BasicQos>,
@@ -69,7 +69,7 @@ pub(crate) struct ChannelRecord {
     pub(crate) declaring: Option<(RequestId, ShortStr)>,
     /// Requests without a reply behind the declaration of a queue that is yet to get its name from the broker.
     pub(crate) unnamed: VecDeque<(RequestId, Noted, bool)>,
-    /// Whether the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
+    /// True if the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
     pub(crate) last_queue_unknown: bool,
     pub(crate) in_flight: Requests,
     /// Requests that wait until the channel is restored, or until messages that are sent in groups are confirmed.

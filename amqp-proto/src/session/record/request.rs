@@ -28,9 +28,9 @@ pub(crate) struct InFlight {
     pub(crate) note: Option<Box<Noted>>,
     /// For a new prefetch limit: the earlier limits.
     pub(crate) before: Option<Box<Limits>>,
-    /// Whether the effect of the request is restored after a loss.
+    /// True if the effect of the request is restored after a loss.
     pub(crate) recovers: bool,
-    /// Whether the reply is not wanted.
+    /// True if the reply is not wanted.
     pub(crate) abandoned: bool,
     /// The consumer of an abandoned start. It counts for its queue until the reply shows that it has started and ends, or that the
     /// broker has refused it.

@@ -67,7 +67,7 @@ impl Program {
         get(self.address, "/health/live").is_ok_and(|reply| reply.status == 200)
     }
 
-    /// Whether nothing is unconfirmed or unsettled.
+    /// Returns whether nothing is unconfirmed or unsettled.
     pub fn is_idle(&self) -> bool {
         get(self.address, "/health/ready").is_ok_and(|reply| {
             let none = |name| reply.body.matches(&format!("\"{name}\":0")).count() == 2;

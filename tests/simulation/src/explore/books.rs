@@ -18,10 +18,10 @@ pub(crate) struct Books {
     asked: Cell<bool>,
     /// Replies to it that are awaited, each by a task that does nothing else meanwhile.
     awaited: Cell<usize>,
-    /// Whether the channel is transactional, for certain.
+    /// True if the channel is transactional, for certain.
     selected: Cell<bool>,
     work: RefCell<Work>,
-    /// Whether it is unknown which deliveries are settled: some were redelivered on request, or several were settled at once.
+    /// True if it is unknown which deliveries are settled: some were redelivered on request, or several were settled at once.
     lost_track: Cell<bool>,
     /// Number of times that redelivery of everything unsettled was requested at the end.
     asked_again: Cell<u32>,
@@ -48,7 +48,7 @@ struct Settled {
     verdict: Verdict,
     /// By number, after a rollback. It may have been stale, which costs the transaction again, so it is not repeated.
     again: bool,
-    /// Whether nothing else can have settled it before: several at once, for example.
+    /// True if nothing else can have settled it before: several at once, for example.
     certain: bool,
 }
 
@@ -83,27 +83,27 @@ impl Books {
         self.lost_track.set(true);
     }
 
-    /// Whether it is known which deliveries are settled.
+    /// Returns whether it is known which deliveries are settled.
     pub(crate) fn are_clear(&self) -> bool {
         self.selected.get() && !self.lost_track.get()
     }
 
-    /// Whether another task may have settled what a task holds.
+    /// Returns whether another task may have settled what a task holds.
     pub(crate) fn have_lost_track(&self) -> bool {
         self.lost_track.get()
     }
 
-    /// Whether the channel may be transactional.
+    /// Returns whether the channel may be transactional.
     pub(crate) fn may_be_kept(&self) -> bool {
         self.asked.get()
     }
 
-    /// Whether it is, for certain.
+    /// Returns whether it is, for certain.
     pub(crate) fn are_kept(&self) -> bool {
         self.selected.get()
     }
 
-    /// Whether nothing was done since the last commit or rollback.
+    /// Returns whether nothing was done since the last commit or rollback.
     pub(crate) fn are_empty(&self) -> bool {
         let work = self.work.borrow();
         work.published.is_empty() && work.settled.is_empty() && !work.stale
@@ -210,7 +210,7 @@ impl Work {
     }
 }
 
-/// Whether this settlement removes the message.
+/// Returns whether this settlement removes the message.
 const fn is_final(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Acked | Verdict::Rejected)
 }

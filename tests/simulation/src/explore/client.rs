@@ -51,7 +51,7 @@ pub(crate) struct Client {
     pub(crate) owned: Arc<()>,
     /// Number of requests to its token source.
     pub(crate) tokens: Cell<usize>,
-    /// Whether it has done everything.
+    /// True if it has done everything.
     pub(crate) finished: Cell<bool>,
     /// Deliveries that were left unacknowledged on purpose.
     pub(crate) forgotten: Cell<usize>,
@@ -71,20 +71,21 @@ pub(crate) struct Desk {
     /// The queue that the broker has named for it.
     pub(crate) named: RefCell<Option<Queue>>,
     pub(crate) books: Rc<Books>,
-    /// Whether its effects are not restored after a loss.
+    /// True if its effects are not restored after a loss.
     pub(crate) unrecovered: bool,
     /// When it was opened.
     pub(crate) since: Mark,
-    /// Whether the application has closed it, and how it has ended its connection.
+    /// True if the application has closed it.
     pub(crate) closed: Asked,
+    /// The way in which the application has ended its connection.
     pub(crate) shut: Rc<Shut>,
-    /// Whether its end was looked at.
+    /// True if its end was looked at.
     pub(crate) judged: Cell<bool>,
     /// The tags that it has cancelled by hand, whichever consumers have them.
     pub(crate) cancelled: RefCell<BTreeSet<ShortStr>>,
     /// Number of declarations that were begun, and of those that are pending.
     pub(crate) declarations: Cell<(u32, u32)>,
-    /// Whether a queue was declared without a reply: that is not tried again.
+    /// True if a queue was declared without a reply: that is not tried again.
     pub(crate) unanswered: Cell<bool>,
     /// The last delivery up to which all were settled at once.
     pub(crate) settled_up_to: Cell<Option<DeliveryTag>>,
@@ -124,15 +125,15 @@ pub(crate) struct Start {
     pub(crate) desk: Rc<Desk>,
     /// The queue that it was asked to consume from.
     pub(crate) queue: String,
-    /// Whether its queue was to be recovered when it was asked for.
+    /// True if its queue was to be recovered when it was asked for.
     pub(crate) declared: bool,
-    /// Whether the broker has started it once.
+    /// True if the broker has started it once.
     pub(crate) ran: bool,
-    /// Whether its request is too large for some nodes.
+    /// True if its request is too large for some nodes.
     pub(crate) large: bool,
     /// When it was asked for.
     pub(crate) since: Mark,
-    /// Whether the application has cancelled it.
+    /// True if the application has cancelled it.
     pub(crate) asked: Asked,
     /// The last delivery that was taken from it, if it consumes from a stream.
     pub(crate) last: LastTaken,
@@ -168,7 +169,8 @@ impl Taker {
 }
 
 impl Start {
-    /// Whether the library pauses it when it takes nothing. Others, if nobody takes their deliveries, stop the whole connection.
+    /// Returns whether the library pauses it when it takes nothing. Other consumers, if nobody takes their deliveries, stop the
+    /// whole connection.
     pub(crate) fn can_be_paused(&self) -> bool {
         let lasts = matches!(self.name, Name::Shared(_) | Name::Quorum);
         lasts && !self.no_ack && !self.exclusive && !self.desk.books.may_be_kept()
@@ -192,7 +194,7 @@ pub(crate) struct Place {
     pub(crate) offset: i64,
     /// Its consumer's last.
     pub(crate) reader: LastTaken,
-    /// Whether its consumer was there again after a loss.
+    /// True if its consumer was there again after a loss.
     pub(crate) again: Rc<Cell<bool>>,
 }
 
@@ -243,7 +245,7 @@ impl Client {
         &self.world.script.clients[self.number]
     }
 
-    /// Whether consumers that take nothing may fill the budget, and be paused.
+    /// Returns whether consumers that take nothing may fill the budget, and be paused.
     pub(crate) fn pauses(&self) -> bool {
         self.policy().delivery_budget < 1 << 20
     }

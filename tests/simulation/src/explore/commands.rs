@@ -22,10 +22,10 @@ pub(crate) const BODY_MAX: usize = 4_000;
 pub struct Exploration {
     pub(crate) seed: u64,
     pub(crate) conditions: Conditions,
-    /// Whether transports are inside of TLS sessions.
+    /// True if transports are inside of TLS sessions.
     pub(crate) tls: bool,
     pub(crate) heartbeat: Duration,
-    /// Whether quorum queues count failed deliveries only.
+    /// True if quorum queues count failed deliveries only.
     pub(crate) counts_failures: bool,
     /// The delivery limit of the quorum queue.
     pub(crate) delivery_limit: u32,
@@ -36,7 +36,7 @@ pub struct Exploration {
 }
 
 impl Exploration {
-    /// Whether the users' code panics: handlers, callbacks and sources of tokens.
+    /// Returns whether the users' code panics: handlers, callbacks and sources of tokens.
     pub(crate) const fn panics(&self) -> bool {
         self.seed % 5 == 4
     }
@@ -63,7 +63,7 @@ pub(crate) struct Node {
     pub(crate) frame_max: u32,
     pub(crate) channel_max: u16,
     pub(crate) heartbeat: Duration,
-    /// Whether it knows `basic.nack`.
+    /// True if it knows `basic.nack`.
     pub(crate) nack: bool,
 }
 
@@ -109,12 +109,12 @@ pub(crate) struct Recovering {
     pub(crate) keep_max: usize,
     /// The delay after the first failure and the longest one, if they are not left as they are.
     pub(crate) delays: Option<(Duration, Duration)>,
-    /// Whether the first declaration of a locked queue is tried again, too.
+    /// True if the first declaration of a locked queue is tried again, too.
     pub(crate) retry_locked: bool,
     pub(crate) give_up_after: Option<Duration>,
     /// Maximum number of attempts.
     pub(crate) attempts_max: Option<u32>,
-    /// Whether the first connection is retried like any other.
+    /// True if the first connection is retried like any other.
     pub(crate) retry_open: bool,
 }
 

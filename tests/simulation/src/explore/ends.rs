@@ -141,14 +141,14 @@ impl Task {
         }
     }
 
-    /// Whether the connection is open, and its channels are: those that are opened again have requests wait.
+    /// Returns whether the connection is open, and its channels are: those that are opened again have requests wait.
     pub(crate) fn is_settled(&self) -> bool {
         let reopens = |own: &Recovering| own.reopen_channels || own.retry_locked;
         let whole = !self.policy().recovery.as_ref().is_some_and(reopens);
         whole && self.connected().is_some_and(|own| own.connection.health().status == Status::Open)
     }
 
-    /// Whether the client opens channels again that the broker closes.
+    /// Returns whether the client opens channels again that the broker closes.
     pub(crate) fn reopens(&self) -> bool {
         self.policy().recovery.as_ref().is_some_and(|recovering| recovering.reopen_channels)
     }
@@ -157,7 +157,7 @@ impl Task {
         self.policy().recovery.as_ref().is_some_and(|recovering| recovering.locked.is_some())
     }
 
-    /// Whether this client has declared a queue that nobody deletes but the broker with its last consumer.
+    /// Returns whether this client has declared a queue that nobody deletes but the broker with its last consumer.
     pub(crate) fn has_declared(&self, queue: &str) -> bool {
         let deleted = self.world.script.faults.iter().any(|fault| {
             matches!(fault.what, What::DeleteQueue(_) | What::Wipe | What::Refuse { .. })
@@ -244,7 +244,7 @@ impl Task {
     }
 }
 
-/// Whether a request was the consumer's own start, or the declaration of its queue.
+/// Returns whether a request was the consumer's own start, or the declaration of its queue.
 fn is_own(taker: &Start, close: &Close) -> bool {
     let cause = (close.class_id, close.method_id);
     let text = close.reply_text.to_string();
@@ -255,7 +255,7 @@ fn is_own(taker: &Start, close: &Close) -> bool {
     matches!(cause, CONSUME | DECLARE) && named
 }
 
-/// Whether a queue could not be declared because another connection has it exclusively.
+/// Returns whether a queue could not be declared because another connection has it exclusively.
 fn is_locked(close: &Close) -> bool {
     close.reply_code == ReplyCode::RESOURCE_LOCKED && (close.class_id, close.method_id) == DECLARE
 }
@@ -264,7 +264,7 @@ fn is_over(connection: &Connection) -> bool {
     matches!(connection.health().status, Status::Closed(_))
 }
 
-/// Whether the application has requested something. All tasks that may request it share the flag.
+/// True if the application has requested something. All tasks that may request it share the flag.
 pub(crate) type Asked = Rc<Cell<bool>>;
 
 /// The way in which the application has ended a connection.

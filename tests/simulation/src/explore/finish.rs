@@ -73,8 +73,8 @@ impl Task {
         value
     }
 
-    /// Whether what consumers have not taken keeps the connection from reading, and one of them cannot be paused. The tasks that
-    /// still wait need the application to take something.
+    /// Returns whether what consumers have not taken keeps the connection from reading, and one of them cannot be paused. The tasks
+    /// that still wait need the application to take something.
     fn is_full_for_good(&self) -> bool {
         let Some(Connected { connection, .. }) = self.connected() else { return false };
         let full = connection.health().delivered_bytes >= self.policy().delivery_budget;
@@ -97,7 +97,7 @@ impl Task {
         any
     }
 
-    /// Whether the connection can be used; that it never can again is for its error to explain.
+    /// Returns whether the connection can be used; that it never can again is for its error to explain.
     async fn is_open_again(&self, connection: &Connection) -> bool {
         let until = self.world.clock.now() + BOUND;
         loop {
@@ -264,7 +264,7 @@ impl Task {
         Ok(())
     }
 
-    /// Whether deliveries may be unacknowledged on purpose: those that fill a prefetch limit keep others from coming.
+    /// Returns whether deliveries may be unacknowledged on purpose: those that fill a prefetch limit keep others from coming.
     fn leaves_some(&self, taker: &Taker) -> bool {
         // The deliveries that a transaction has settled are no longer known, and a channel with a stream cannot request
         // redelivery.

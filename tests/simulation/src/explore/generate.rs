@@ -84,7 +84,7 @@ impl Exploration {
         self
     }
 
-    /// Whether there are streams.
+    /// Returns whether there are streams.
     pub(super) const fn has_streams(&self) -> bool {
         self.seed % 3 == 1
     }
@@ -255,7 +255,7 @@ const QUEUES: [Name; 6] = [
     Name::ServerNamed,
 ];
 
-/// Whether a script with streams has its stream in the place of this queue.
+/// Returns whether a script with streams has its stream in the place of this queue.
 const fn is_streamed(queue: Name) -> bool {
     matches!(queue, Name::AutoDelete(_) | Name::Last)
 }

@@ -23,7 +23,7 @@ const WORK: u64 = 200;
 #[derive(Debug, Default)]
 struct Done {
     panics: Cell<usize>,
-    /// How often the broker has to have rejected messages, from all that was done to them before.
+    /// Number of times that the broker has to have rejected each message, from all that was done to them before.
     rejected: RefCell<BTreeMap<Id, u32>>,
 }
 
@@ -149,7 +149,7 @@ impl Task {
         }
     }
 
-    /// Whether the broker has rejected what it should.
+    /// Returns whether the broker has rejected what it should.
     fn has_rejected(&self, done: &Done, verdict: Verdict) -> bool {
         let ledger = self.world.ledger.borrow();
         done.rejected.borrow().iter().all(|(id, count)| ledger.done(*id, verdict) >= *count)

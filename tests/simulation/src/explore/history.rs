@@ -110,14 +110,14 @@ impl History {
         Ok(())
     }
 
-    /// Whether the broker has cancelled that consumer.
+    /// Returns whether the broker has cancelled that consumer.
     pub(crate) fn cancelled(&self, since: Mark, client: usize, channel: u16, tag: &str) -> bool {
         self.cancels[since.cancels..]
             .iter()
             .any(|own| (own.client, own.channel, own_tag(&own.tag)) == (client, channel, tag))
     }
 
-    /// Whether the broker has closed a channel like that.
+    /// Returns whether the broker has closed a channel like that.
     pub(crate) fn has_said(&self, since: Mark, client: usize, channel: u16, close: &Close) -> bool {
         let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
         self.refusals[since.refusals..].iter().any(|own| {
@@ -128,23 +128,23 @@ impl History {
         })
     }
 
-    /// How often the broker has closed a channel of a client.
+    /// Returns how often the broker has closed a channel of a client.
     pub(crate) fn closes(&self, since: Mark, client: usize, channel: u16) -> usize {
         let own = |refusal: &&Refusal| (refusal.client, refusal.channel) == (client, channel);
         self.refusals[since.refusals..].iter().filter(own).count()
     }
 
-    /// Whether anything was refused to a client.
+    /// Returns whether anything was refused to a client.
     pub(crate) fn has_refused(&self, since: Mark, client: usize) -> bool {
         self.refusals[since.refusals..].iter().any(|own| own.client == client)
     }
 
-    /// Whether anything was refused to a client on this channel, which closed it.
+    /// Returns whether anything was refused to a client on this channel, which closed it.
     pub(crate) fn has_refused_on(&self, since: Mark, client: usize, channel: u16) -> bool {
         self.closes(since, client, channel) > 0
     }
 
-    /// Whether a request of a client was refused like that, on any channel at any time.
+    /// Returns whether a request of a client was refused like that, on any channel at any time.
     pub(crate) fn has_refused_like(&self, client: usize, close: &Close) -> bool {
         let (cause, text) = ((close.class_id, close.method_id), close.reply_text.to_string());
         self.refusals.iter().any(|own| {
@@ -153,7 +153,7 @@ impl History {
         })
     }
 
-    /// Whether a client has looked for a queue that does not exist, as it does before a paused consumer continues.
+    /// Returns whether a client has looked for a queue that does not exist, as it does before a paused consumer continues.
     pub(crate) fn misses(&self, since: Mark, client: usize, queue: &str) -> bool {
         self.refusals[since.refusals..].iter().any(|own| {
             (own.client, own.cause, own.code) == (client, DECLARE, ReplyCode::NOT_FOUND)
@@ -187,8 +187,8 @@ impl History {
         self.consumed.entry(queue.to_owned()).or_default().insert((client, channel));
     }
 
-    /// Whether the broker's note about a channel that reads a stream shows that deliveries were unsettled when it was closed:
-    /// only those that had arrived are requeued then.
+    /// Returns whether the broker's note about a channel that reads a stream shows that deliveries were unsettled when it was
+    /// closed: only those that had arrived are requeued then.
     pub(crate) fn excuses(&self, note: &Note, owner: impl Fn(SessionId) -> Option<usize>) -> bool {
         let Note::Abandoned { session, channel, .. } = note else { return false };
         let reads = |client| {
@@ -202,7 +202,7 @@ impl History {
         self.left.insert(queue.to_owned());
     }
 
-    /// Whether nothing but the end of the only channel that ever consumed from this queue can have deleted it.
+    /// Returns whether nothing but the end of the only channel that ever consumed from this queue can have deleted it.
     pub(crate) fn is_untouched(&self, queue: &str) -> bool {
         !self.left.contains(queue)
             && self.consumed.get(queue).is_none_or(|channels| channels.len() <= 1)

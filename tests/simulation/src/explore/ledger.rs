@@ -68,9 +68,9 @@ pub(crate) struct Ledger {
     entries: Vec<Entry>,
     /// Requests to purge or delete a queue, by name, that were not carried out yet.
     removals: BTreeMap<String, u32>,
-    /// Whether all nodes know `basic.nack`.
+    /// True if all nodes know `basic.nack`.
     nack: bool,
-    /// Whether there are streams.
+    /// True if there are streams.
     streams: bool,
     /// The number of failed deliveries that a message of the quorum queue survives, if nothing else counts.
     limit: Option<u32>,

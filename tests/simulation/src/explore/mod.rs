@@ -96,7 +96,7 @@ impl Deref for World {
 }
 
 impl World {
-    /// Whether a task still has commands, or something can still go wrong.
+    /// Returns whether a task still has commands, or something can still go wrong.
     fn is_busy(&self) -> bool {
         self.working.get() > 0 || self.since_start() <= self.faults_end.get()
     }
@@ -262,5 +262,5 @@ impl What {
     }
 }
 
-/// Whether a future that is dropped may leave its waker behind.
+/// True if a future that is dropped may leave its waker behind.
 const LEAKS: bool = true;

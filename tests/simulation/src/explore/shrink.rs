@@ -74,7 +74,7 @@ impl Exploration {
             + recoveries
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -15,7 +15,7 @@ use super::generate::{millis, pick};
 
 /// Commands that belong together.
 struct Group {
-    /// How often one of them is drawn, in proportion to others, unless the theme sets it.
+    /// The frequency with which one of them is drawn, in proportion to others, unless the theme sets it.
     usual: u32,
     any: fn(&mut Rng, &Theme) -> Command,
 }
@@ -395,5 +395,5 @@ fn name(rng: &mut Rng) -> Name {
     }
 }
 
-/// Whether bodies' owners use handles.
+/// True if the owners of bodies use handles.
 const OWNED: bool = true;

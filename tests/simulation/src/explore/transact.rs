@@ -179,7 +179,7 @@ impl Task {
         }
     }
 
-    /// Whether a request succeeded, unless its reply is not awaited.
+    /// Returns whether a request succeeded, unless its reply is not awaited.
     async fn replied(&self, what: &'static str, reply: Reply<()>, how: Ending) -> Option<bool> {
         match how {
             Ending::Drop => return None,

@@ -159,7 +159,8 @@ impl Tokens {
 }
 
 impl Recovering {
-    /// Whether it never pauses for long, however often in a row something fails. So it tries as often as the network lets it.
+    /// Returns whether it never pauses for long, however often in a row something fails. So it tries as often as the network lets
+    /// it.
     pub(crate) fn is_hasty(&self) -> bool {
         self.delays.is_some_and(|(_, longest)| longest < Duration::from_secs(1))
     }

@@ -18,7 +18,7 @@ const LOSS: Duration = Duration::from_secs(20);
 /// The time that it waits for its next delivery before it checks its other work.
 const TURN: Duration = Duration::from_secs(1);
 
-/// How long a consumer waits for others that take nothing, at most. They are paused after a second in which they did so.
+/// The longest time for which a consumer waits for others that take nothing. They are paused after a second in which they did so.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Maximum number of deliveries that a consumer yields before it lets its driver run.
@@ -178,13 +178,13 @@ impl Task {
         self.feed_queue(desk, &format!("shared-{queue}"), count, size).await;
     }
 
-    /// Whether nothing goes wrong, and has not for a while.
+    /// Returns whether nothing goes wrong, and has not for a while.
     fn is_quiet(&self) -> bool {
         self.world.since_start() > self.world.faults_end.get() + LOSS
             && self.connected().is_some_and(|own| own.connection.is_open())
     }
 
-    /// Whether messages wait for a consumer that the broker knows, and it is not because of anything that went wrong.
+    /// Returns whether messages wait for a consumer that the broker knows, and it is not because of anything that went wrong.
     fn is_starved(&self, taker: &Taker) -> bool {
         let Some(own) = self.connected().filter(|_| self.is_quiet()) else { return false };
         let network = self.world.network.borrow();

@@ -38,7 +38,7 @@ pub(crate) struct Network {
     /// The configuration of the broker's nodes. Clients connect to this number of nodes.
     pub(crate) nodes: Vec<Arc<ServerConfig>>,
     pub(crate) links: Vec<Link>,
-    /// Whether each transport is inside of a TLS session.
+    /// True if each transport is inside of a TLS session.
     pub(crate) tls: bool,
     conditions: Conditions,
     rng: Rng,

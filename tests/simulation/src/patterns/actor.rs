@@ -189,7 +189,7 @@ impl Actor {
         }
     }
 
-    /// Whether this is the text of a channel or a connection that a fault has ended.
+    /// Returns whether this is the text of a channel or a connection that a fault has ended.
     pub(super) fn is_fault(&self, text: &str) -> bool {
         !self.world.script.is_calm() && !text.contains("inequivalent") && !text.contains("404")
     }

@@ -127,7 +127,7 @@ pub fn run_patterns(script: &Patterns) -> Result<PatternsReport, String> {
 }
 
 impl Does {
-    /// Whether the job is done after its count. The others go on until everything is done.
+    /// Returns whether the job is done after its count. The others go on until everything is done.
     const fn is_counted(self) -> bool {
         matches!(self, Self::Produce { .. } | Self::Call { .. } | Self::Transact { .. })
     }

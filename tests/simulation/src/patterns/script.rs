@@ -15,9 +15,9 @@ pub struct Patterns {
     pub(crate) heartbeat: Duration,
     pub(crate) conditions: Conditions,
     pub(crate) tls: bool,
-    /// Whether the broker is as RabbitMQ 4.3.
+    /// True if the broker is as RabbitMQ 4.3.
     pub(crate) rabbitmq_4_3: bool,
-    /// How failed messages are tried again.
+    /// The policy by which failed messages are tried again.
     pub(crate) retry: Retry,
     pub(crate) how: How,
     pub(crate) times: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Job {
     /// Whose connections it uses. Faults concern all connections of a client.
     pub(crate) client: usize,
     pub(crate) what: Does,
-    /// How often, where that is limited.
+    /// Number of times, where that is limited.
     pub(crate) count: u32,
     /// The longest pause after each.
     pub(crate) pause: Duration,
@@ -95,7 +95,7 @@ impl Patterns {
         self
     }
 
-    /// Whether everything has to go well.
+    /// Returns whether everything has to go well.
     pub(crate) fn is_calm(&self) -> bool {
         self.faults.is_empty()
     }

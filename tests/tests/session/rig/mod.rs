@@ -29,7 +29,7 @@ pub(crate) struct SessionRig<P> {
     pub(crate) now: Instant,
     /// The events that were not inspected yet.
     pub(crate) events: Vec<Event>,
-    /// Whether there is a transport.
+    /// True if there is a transport.
     connected: bool,
     up: BytesMut,
     down: BytesMut,
@@ -37,7 +37,7 @@ pub(crate) struct SessionRig<P> {
     pub(crate) rounds: usize,
     /// Number of rounds after which the transport is cut.
     pub(crate) cut_after: Option<usize>,
-    /// Whether nodes can be reached.
+    /// True if nodes can be reached.
     pub(crate) reachable: bool,
     /// Bytes arrive one by one, and deliveries are acknowledged at once.
     pub(crate) eager: bool,

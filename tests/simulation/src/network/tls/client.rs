@@ -17,7 +17,7 @@ use super::{HOST, setup};
 use crate::network::link::Wires;
 use crate::wire::{End, Read};
 
-/// How often a transport takes something in one poll of the loop before others get their turn.
+/// Number of times that a transport takes something in one poll of the loop before others get their turn.
 const WRITES: u8 = 8;
 
 /// A client's loop with its transport and its clock.
@@ -31,9 +31,9 @@ pub(in crate::network) struct Secured {
 /// The result of a poll.
 pub(in crate::network) struct Polled {
     pub(in crate::network) is_done: bool,
-    /// Whether the transport returned bytes, so that the broker has room for more.
+    /// True if the transport returned bytes, so that the broker has room for more.
     pub(in crate::network) has_read: bool,
-    /// Whether the loop waits for a time that has come.
+    /// True if the loop waits for a time that has come.
     pub(in crate::network) is_late: bool,
 }
 
@@ -43,16 +43,16 @@ struct TaskState {
     /// When the timer wakes the task.
     wake_at: Cell<Option<Instant>>,
     is_late: Cell<bool>,
-    /// Whether the task is woken when something can be read, and when something can be written.
+    /// True if the task is woken when something can be read, and when something can be written.
     reads: Cell<bool>,
     writes: Cell<bool>,
-    /// How often the transport takes something in this poll.
+    /// Number of times that the transport takes something more in this poll.
     budget: Cell<u8>,
     has_read: Cell<bool>,
     /// Bytes that the TLS session has accepted from the driver, and bytes that it has handed over.
     accepted: Cell<u64>,
     handed_over: Cell<u64>,
-    /// Whether the driver's last read found nothing.
+    /// True if the driver's last read found nothing.
     is_hungry: Cell<bool>,
     /// The first violated invariant, if there is one.
     failure: RefCell<Option<String>>,
@@ -94,13 +94,13 @@ impl Secured {
         }
     }
 
-    /// Whether the transport can be read, and written.
+    /// Returns whether the transport can be read, and written.
     fn can(&self) -> (bool, bool) {
         let wires = self.wires.borrow();
         (wires.down.is_readable(), wires.up.room() > 0 || wires.up.is_broken())
     }
 
-    /// Whether the transport or the timer wakes the task.
+    /// Returns whether the transport or the timer wakes the task.
     pub(in crate::network) fn is_woken(&self, now: Instant) -> bool {
         let (reads, writes) = self.can();
         reads && self.task.reads.get()

@@ -22,9 +22,9 @@ pub(in crate::network) struct ServerEnd {
     /// Bytes that came out of the session, and bytes that went into it.
     received: u64,
     sent: u64,
-    /// Whether the client has ended its session.
+    /// True if the client has ended its session.
     peer_ended: bool,
-    /// Whether this end has.
+    /// True if this end has.
     ended: bool,
 }
 
@@ -156,7 +156,7 @@ impl ServerEnd {
         }
     }
 
-    /// Whether all of a session that has ended is on the wire.
+    /// Returns whether all of a session that has ended is on the wire.
     pub(in crate::network) fn has_said_all(&self) -> bool {
         self.ended && self.is_drained()
     }
