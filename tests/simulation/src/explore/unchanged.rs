@@ -47,6 +47,8 @@ pub(crate) struct Unchanged {
     doubts: BTreeMap<(SessionId, ChannelId), u32>,
     expected: BTreeMap<String, Expected>,
     started: BTreeMap<String, Started>,
+    /// Tags that consumers of several queues have had.
+    reused: BTreeSet<String>,
     /// The queue of each binding, by its routing key.
     bound: BTreeMap<String, String>,
     /// The names that the broker chose for queues.
@@ -93,10 +95,9 @@ impl Unchanged {
         }
     }
 
-    /// The application uses the tag of a consumer again.
+    /// The application uses the tag of a consumer again. The broker may be about to start the former one once more.
     pub(crate) fn reuse(&mut self, tag: &str) {
-        self.expected.remove(tag);
-        self.started.remove(tag);
+        self.reused.insert(tag.to_owned());
     }
 
     /// The broker has chosen a name for a new queue.
@@ -135,7 +136,7 @@ impl Unchanged {
     fn started(&mut self, view: &ConsumerView, prefetch: u16) -> Result<(), String> {
         let tag = view.tag.to_string();
         let tag = own_tag(&tag);
-        if !tag.starts_with(PREFIX) {
+        if !tag.starts_with(PREFIX) || self.reused.contains(tag) {
             return Ok(());
         }
         let life = self.life(view.session, view.channel);
