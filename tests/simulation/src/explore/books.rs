@@ -23,13 +23,13 @@ pub(crate) struct Books {
     work: RefCell<Work>,
     /// True if it is unknown which deliveries are settled: some were redelivered on request, or several were settled at once.
     lost_track: Cell<bool>,
-    /// Number of times that redelivery of everything unsettled was requested at the end.
-    asked_again: Cell<u32>,
+    /// Number of times that redelivery of everything unsettled was requested at the end, after that many losses of the connection.
+    asked_again: Cell<(Option<u64>, u32)>,
     /// Deliveries whose settlement was rolled back: they can be settled again.
     again: RefCell<Vec<(Id, DeliveryTag)>>,
 }
 
-/// Maximum number of times that redelivery of everything unsettled is requested at the end.
+/// Maximum number of times that redelivery of everything unsettled is requested at the end, between two losses.
 const ASKS: u32 = 3;
 
 /// The work of a transaction.
@@ -159,9 +159,11 @@ impl Books {
     }
 
     /// Counts one more request for everything unsettled at the end. Returns whether that is not one too many.
-    pub(crate) fn ask_again(&self) -> bool {
-        self.asked_again.set(self.asked_again.get() + 1);
-        self.asked_again.get() <= ASKS
+    pub(crate) fn ask_again(&self, losses: Option<u64>) -> bool {
+        let (before, asked) = self.asked_again.get();
+        let asked = if before == losses { asked + 1 } else { 1 };
+        self.asked_again.set((losses, asked));
+        asked <= ASKS
     }
 
     /// Deliveries that can be settled again.

@@ -20,7 +20,7 @@ impl Task {
             // A stream cannot deliver anything again. What is asked for again while some of it waits to be taken is stale when it is
             // taken, and costs the next transaction: doing that each time would have no end.
             let again = !desk.books.are_clear() && !self.world.script.has_streams();
-            if again && desk.books.ask_again() {
+            if again && desk.books.ask_again(self.losses()) {
                 let recovered = desk.channel.basic_recover().await;
                 self.judge_call(recovered);
                 desk.books.take_again();

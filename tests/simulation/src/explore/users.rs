@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use amqp_client_core::proto::method::BasicQos;
-use amqp_client_core::{Connection, ConnectionEvent, ConsumeOptions, Status};
+use amqp_client_core::{Connection, ConnectionEvent, ConnectionEvents, ConsumeOptions, Status};
 
 use super::client::{Desk, Taker, Task, tried};
 use crate::executor::Flag;
@@ -135,9 +135,7 @@ impl Task {
         while waiting < PATIENCE {
             let before = self.world.clock.now();
             let next = self.world.clock.within(TURN, eager.consumer.next()).await;
-            while let Some(Some(event)) = tried(events.next()).await {
-                told |= matches!(event, ConnectionEvent::ConsumerLags { .. });
-            }
+            told |= names_idle(&mut events).await;
             match next {
                 Some(Some(Ok(delivery))) => {
                     self.hold_of(&eager, delivery);
@@ -159,6 +157,9 @@ impl Task {
         if waiting >= PATIENCE && full {
             self.fail("a consumer that takes nothing stops another one");
         }
+        // A clock that has just jumped gave the library no time to notice.
+        self.sleep(TURN).await;
+        told |= names_idle(&mut events).await;
         if full && !told && self.is_quiet() && self.consumers.borrow().is_empty() {
             self.fail("a consumer takes nothing, and no event names it");
         }
@@ -245,4 +246,13 @@ impl Task {
         let limited = self.perhaps("call(BasicQos)", desk.channel.call(method)).await;
         limited.and_then(|result| self.judge_call(result));
     }
+}
+
+/// Whether one of the waiting events names a consumer that takes nothing.
+async fn names_idle(events: &mut ConnectionEvents) -> bool {
+    let mut told = false;
+    while let Some(Some(event)) = tried(events.next()).await {
+        told |= matches!(event, ConnectionEvent::ConsumerLags { .. });
+    }
+    told
 }
