@@ -23,8 +23,10 @@
 //! ```
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use amqp_client_core::{CallError, Delivery, proto};
+use futures_util::FutureExt as _;
 use thiserror::Error;
 
 /// Adds [`process`](Self::process) to deliveries.
@@ -103,11 +105,17 @@ impl Process {
         // The code gets the content by value: it shares the memory, and the future borrows nothing.
         let content = proto::Delivery::clone(&self.delivery);
         let guard = Guard { delivery: Some(self.delivery), requeue: self.requeue && !redelivered };
-        match code(content).await {
-            Ok(value) => guard.ack().map(|()| value).map_err(ProcessError::NotAcknowledged),
-            Err(error) => {
-                guard.fail();
+        // The call may panic before it returns a future.
+        let running = AssertUnwindSafe(async { code(content).await });
+        match running.catch_unwind().await {
+            Ok(Ok(value)) => guard.ack().map(|()| value).map_err(ProcessError::NotAcknowledged),
+            Ok(Err(error)) => {
+                guard.reject();
                 Err(ProcessError::Failed(error))
+            }
+            Err(panic) => {
+                guard.reject();
+                resume_unwind(panic)
             }
         }
     }
@@ -124,11 +132,7 @@ impl Guard {
         self.delivery.take().map_or(Ok(()), Delivery::ack)
     }
 
-    fn fail(mut self) {
-        self.reject();
-    }
-
-    fn reject(&mut self) {
+    fn reject(mut self) {
         if let Some(delivery) = self.delivery.take() {
             // If the channel is closed, the broker has requeued the delivery.
             let _closed = delivery.reject(self.requeue);
@@ -138,9 +142,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // A panic is a failure. Otherwise the future was dropped, and so is the delivery, which requeues it.
-        if std::thread::panicking() {
-            self.reject();
+        if let Some(delivery) = self.delivery.take() {
+            // The same if a panic elsewhere drops the future. A delivery that is dropped would then be rejected.
+            let _closed = delivery.nack(true);
         }
     }
 }

@@ -21,13 +21,17 @@ async fn one(rig: &Rig) -> Result<Consumer, BoxError> {
     Ok(queue.consume(ConsumeOptions::new()).await?)
 }
 
-/// Checks that the queue is empty, and that nothing is unsettled.
-async fn nothing_left(rig: &Rig, consumer: Consumer) -> Outcome {
+/// Checks that the queue has so many messages, with those that are unsettled.
+async fn left(rig: &Rig, consumer: Consumer, expected: u32) -> Outcome {
     consumer.cancel().await?;
     drop(consumer);
     rig.channel.basic_recover().await?;
-    assert_eq!(rig.channel.queue_declare_passive("q").await?.message_count(), 0);
+    assert_eq!(rig.channel.queue_declare_passive("q").await?.message_count(), expected);
     Ok(())
+}
+
+async fn nothing_left(rig: &Rig, consumer: Consumer) -> Outcome {
+    left(rig, consumer, 0).await
 }
 
 #[test]
@@ -102,5 +106,24 @@ fn a_closed_channel_is_an_error() {
         let outcome = delivery.process().run(async |_| Ok::<(), String>(())).await;
         assert!(matches!(outcome, Err(ProcessError::NotAcknowledged(_))), "{outcome:?}");
         Ok(())
+    });
+}
+
+/// The code did not panic, so its message is not dropped.
+#[test]
+fn a_scope_that_a_panic_elsewhere_drops_requeues() {
+    on_each_adapter(async |rig: Rig| {
+        let mut consumer = one(&rig).await?;
+        let delivery = next(&mut consumer).await?.process().requeue(false);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut waits = pin!(delivery.run(async |_| {
+                std::future::pending::<()>().await;
+                Ok::<(), String>(())
+            }));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(waits.as_mut().poll(&mut cx).is_ready(), "on purpose");
+        }));
+        assert!(caught.is_err());
+        left(&rig, consumer, 1).await
     });
 }
