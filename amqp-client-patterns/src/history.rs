@@ -1,12 +1,12 @@
 //! The history of a message: headers that the broker sets, and those of the copies that workers publish.
 
-use amqp_client_core::error::chain;
 use amqp_client_core::{
     Delivery, FieldTable, Message, Properties, RawProperties, ShortStr, Value, proto,
     proto::LongStr,
 };
 
 use crate::codec::BoxError;
+use crate::shown;
 
 /// Number of copies of the message that were published to try it again.
 const RETRIES: &str = "x-retries";
@@ -81,7 +81,7 @@ pub(crate) fn copy(delivery: &Delivery, copy: Copy, failure: &BoxError) -> Messa
         set(&mut headers, EXCHANGE, bytes(delivery.exchange().as_bytes()));
     }
     set(&mut headers, ROUTING_KEY, bytes(routing_key(delivery).as_bytes()));
-    set(&mut headers, FAILURE, bytes(shortened(&chain(&**failure).to_string()).as_bytes()));
+    set(&mut headers, FAILURE, bytes(shortened(&shown::text(&**failure)).as_bytes()));
     match copy {
         Copy::Retry(number) => set(&mut headers, RETRIES, Value::I64(number.into())),
         Copy::Parked => {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::error::RemoteError;
 use crate::codec::BoxError;
+use crate::shown;
 
 /// The header of a reply that is an error. Its value is the code, and the body is the text.
 const ERROR: &str = "x-rpc-error";
@@ -70,7 +71,7 @@ impl ReplyError {
         let mut headers = FieldTable::new();
         // A code is the value of a header, so it cannot be too long.
         let _fits = headers.insert(ERROR, Value::from(self.code.as_str()));
-        let message = Message::text(chain(&*self.why).to_string());
+        let message = Message::text(shown::text(&*self.why));
         let fallback = message.clone();
         message.with(&MessageProperties::new().headers(headers)).unwrap_or(fallback)
     }

@@ -70,7 +70,9 @@
 //! that computes or blocks elsewhere: in tokio's `spawn_blocking`, or in a task that the handler spawns and awaits. To use more
 //! threads, run several workers.
 
+mod begin;
 mod event;
+mod handling;
 mod order;
 mod routes;
 mod run;
@@ -117,6 +119,8 @@ struct Options {
     order: Option<Order>,
     warn_after: Duration,
     observer: Option<Box<Observer>>,
+    /// The panic of the observer, with which the worker ends.
+    panic: Option<handling::Panic>,
 }
 
 impl Work {
@@ -133,6 +137,7 @@ impl Work {
             order: None,
             warn_after: Duration::from_secs(15 * 60),
             observer: None,
+            panic: None,
         };
         Self { queue: queue.clone(), state: (), routes: NoRoutes, options }
     }
@@ -194,7 +199,7 @@ impl<S, R> Work<S, R> {
     /// ([`no_ack`](ConsumeOptions::no_ack)).
     ///
     /// A message that is requeued or retried comes after others of its key. After a loss of the connection, messages that were
-    /// not acknowledged are delivered again.
+    /// not acknowledged are delivered again. A message for which `key` panics counts as one whose handler panics.
     ///
     /// ```
     /// # use amqp_client_core::{Delivery, Queue};
@@ -224,6 +229,9 @@ impl<S, R> Work<S, R> {
 
     /// Sets what becomes of a message whose handler panics. By default, it counts as failed like one whose handler returns an error
     /// ([`OnPanic::Requeue`]). With [`OnPanic::Reject`], it is refused. With [`OnPanic::Propagate`], the panic ends the worker.
+    ///
+    /// If a panic of something else ends the worker, its messages are requeued, whatever this says, except for those whose handlers
+    /// took the [`Delivery`].
     pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
         self.options.on_panic = on_panic;
         self
@@ -258,7 +266,7 @@ impl<S, R> Work<S, R> {
     }
 
     /// Calls `observer` for each message that fails, and for what else should be known: for log lines and metrics. The worker waits
-    /// while it runs.
+    /// while it runs. If it panics, the worker ends with that panic, and requeues its messages.
     pub fn on_event(mut self, observer: impl FnMut(&WorkEvent<'_>) + Send + 'static) -> Self {
         self.options.observer = Some(Box::new(observer));
         self

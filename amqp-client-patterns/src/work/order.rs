@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use amqp_client_core::Delivery;
 
@@ -22,13 +23,17 @@ impl Order {
         Self { key_of, busy: HashMap::new(), waiting: 0 }
     }
 
-    /// Returns the key of a delivery that may be handled now. Keeps a delivery that has to wait.
-    pub(super) fn enter(&mut self, delivery: Delivery) -> Option<(u64, Delivery)> {
-        let key = (self.key_of)(&delivery);
+    /// Returns the key of a delivery, or the panic of the function that computes it.
+    pub(super) fn key_of(&self, delivery: &Delivery) -> std::thread::Result<u64> {
+        catch_unwind(AssertUnwindSafe(|| (self.key_of)(delivery)))
+    }
+
+    /// Returns a delivery that may be handled now. Keeps one that has to wait for its key.
+    pub(super) fn enter(&mut self, key: u64, delivery: Delivery) -> Option<Delivery> {
         match self.busy.entry(key) {
             Entry::Vacant(free) => {
                 free.insert(VecDeque::new());
-                Some((key, delivery))
+                Some(delivery)
             }
             Entry::Occupied(mut busy) => {
                 busy.get_mut().push_back(delivery);
@@ -57,11 +62,17 @@ impl Order {
         self.waiting
     }
 
-    /// Drops the deliveries that wait, which requeues them, in the order in which they came.
+    /// Drops the deliveries that wait, which requeues them.
     pub(super) fn clear(&mut self) {
+        drop(self.take_all());
+    }
+
+    /// Takes the deliveries that wait, in the order in which they came, and frees all keys.
+    pub(super) fn take_all(&mut self) -> Vec<Delivery> {
         let mut waiting: Vec<_> = self.busy.drain().flat_map(|(_, waiting)| waiting).collect();
         waiting.sort_by_key(|delivery| delivery.delivery_tag());
         self.waiting = 0;
+        waiting
     }
 }
 

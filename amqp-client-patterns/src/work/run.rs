@@ -1,27 +1,24 @@
 //! The loop of a worker.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use amqp_client_core::{
-    After, CallError, Channel, Connection, ConsumeOptions, Consumer, ConsumerEnd, Delivery,
-    OnPanic, Queue, ShortStr,
-};
+use amqp_client_core::{After, CallError, Connection, Consumer, ConsumerEnd, Delivery, OnPanic};
 use futures_util::FutureExt as _;
-use futures_util::future::{CatchUnwind, Either, Join, join, select};
+use futures_util::future::{Either, Join, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
 
+use super::begin::begin;
+use super::handling::{Handling, Panic};
 use super::order::Order;
-use super::settle::{Action, Policy, Retries, Settled, Step};
+use super::settle::{Action, Policy, Settled, Step};
 use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
 use crate::grace::Grace;
 use crate::handler::Verdict;
-use crate::retry::Retry;
 use crate::shown::panicked;
 
 /// The watchdog looks so often in the time after which it reports a handler.
@@ -44,74 +41,18 @@ pub(super) async fn run<S, R: Routes<S>>(
     let connection = queue.channel().connection();
     let policy = Policy::new(connection, retry, options.failed_to.as_deref());
     let mut worker = Worker::new(consumer, policy, state, routes, options);
-    poll_fn(|cx| worker.poll(stop.as_mut(), cx)).await
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| worker.poll(stop.as_mut(), cx)));
+        match (polled, worker.options.panic.take()) {
+            (Ok(polled), None) => polled,
+            (Err(panic), _) | (_, Some(panic)) => worker.propagate(panic),
+        }
+    })
+    .await
 }
-
-/// Declares the queues for retries, and consumes the queue on a channel of its own.
-async fn begin(
-    queue: &Queue,
-    options: ConsumeOptions,
-    prefetch: u16,
-    retry: Option<Retry>,
-) -> Result<(Consumer, Option<Retries>), WorkError> {
-    let channel = queue.channel().connection().open_channel().await?;
-    let name = queue.current_name();
-    let retries = match retry {
-        // Before the first delivery: losses count as attempts, and after the last one the broker moves a message to the queue for
-        // those that failed. If that queue does not exist, the message is lost.
-        Some(retry) => Some(declare(&channel, &name, retry).await?),
-        None => None,
-    };
-    let consumer = channel.basic_consume(&name, options.prefetch(prefetch)).await?;
-    Ok((consumer, retries))
-}
-
-async fn declare(channel: &Channel, queue: &ShortStr, retry: Retry) -> Result<Retries, WorkError> {
-    let name = match queue.to_str() {
-        Ok(name) if !name.starts_with(GENERATED) => name,
-        _ => return Err(WorkError::QueueName(queue.clone())),
-    };
-    // A queue that does not exist is an error here, before anything is declared for it.
-    channel.queue_declare_passive(name).await?;
-    let how = retry.declare(channel.connection(), name).await?;
-    Ok(Retries { retry, how, queue: name.into() })
-}
-
-/// The broker generates names that begin so. After a loss, such a queue can have another name.
-const GENERATED: &str = "amq.gen-";
 
 /// A handler that runs, and the number of its job.
 type Running<F> = Join<Ready<usize>, Handling<F>>;
-
-/// The payload of a panic.
-type Panic = Box<dyn Any + Send>;
-
-/// A place for the future of a handler, which is used again if the handler returns at its first poll.
-struct Handling<F>(Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>);
-
-impl<F: Future> Handling<F> {
-    fn begin(&mut self, handler: F) {
-        self.0.set(Some(AssertUnwindSafe(handler).catch_unwind()));
-    }
-}
-
-impl<F: Future> Default for Handling<F> {
-    fn default() -> Self {
-        Self(Box::pin(None))
-    }
-}
-
-impl<F: Future> Future for Handling<F> {
-    type Output = Result<F::Output, Panic>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(handler) = self.0.as_mut().as_pin_mut() else { return Poll::Pending };
-        let Poll::Ready(outcome) = handler.poll(cx) else { return Poll::Pending };
-        // Dropped at once: it may hold what others wait for.
-        self.0.set(None);
-        Poll::Ready(outcome)
-    }
-}
 
 /// A message that is being handled, or whose copy is being published.
 struct Job {
@@ -251,7 +192,14 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 Poll::Ready(Some(Ok(delivery))) => {
                     let entered = match &mut self.options.order {
                         None => Some((None, delivery)),
-                        Some(order) => order.enter(delivery).map(|(key, next)| (Some(key), next)),
+                        Some(order) => match order.key_of(&delivery) {
+                            Ok(key) => order.enter(key, delivery).map(|next| (Some(key), next)),
+                            Err(panic) => {
+                                room = room.saturating_sub(1);
+                                self.panicked(self.job(delivery, None), panic);
+                                None
+                            }
+                        },
                     };
                     match entered {
                         Some((key, delivery)) if room > 0 => {
@@ -276,9 +224,13 @@ impl<S, R: Routes<S>> Worker<S, R> {
         self.jobs.len() + self.next.len() + waiting
     }
 
+    fn job(&self, delivery: Delivery, key: Option<u64>) -> Job {
+        Job { delivery: Some(delivery), key, began: self.looks }
+    }
+
     /// Calls the handler for a delivery. A handler that returns at its first poll needs no task.
     fn start(&mut self, delivery: Delivery, key: Option<u64>, cx: &mut Context<'_>) {
-        let mut job = Job { delivery: Some(delivery), key, began: self.looks };
+        let mut job = self.job(delivery, key);
         let start = || self.routes.start(&mut job.delivery, &self.state);
         match catch_unwind(AssertUnwindSafe(start)) {
             Ok(Ok(Some(handler))) => {
@@ -314,21 +266,22 @@ impl<S, R: Routes<S>> Worker<S, R> {
         self.summary.panicked += 1;
         let why = panicked(&*panic);
         let verdict = match self.options.on_panic {
-            OnPanic::Propagate => self.propagate(job, panic),
+            OnPanic::Propagate => {
+                // Only this message counts as failed.
+                self.leave(job, |delivery| delivery.reject(true));
+                resume_unwind(panic)
+            }
             OnPanic::Reject => Verdict::refuse(why),
             _ => Verdict::retry(why),
         };
         self.finish(job, verdict, Failure::Panic);
     }
 
-    /// Ends the worker. Only the message whose handler panicked counts as failed.
-    fn propagate(&mut self, failed: Job, panic: Panic) -> ! {
+    /// Ends the worker by a panic. Its messages are requeued before the panic goes on: a delivery that is dropped by a panic counts
+    /// as failed, and its message may be dropped.
+    fn propagate(&mut self, panic: Panic) -> ! {
         self.abandon();
         self.jobs.clear();
-        if let Some(delivery) = failed.delivery {
-            // If the channel is closed, the broker has requeued the delivery.
-            let _closed = delivery.reject(true);
-        }
         resume_unwind(panic)
     }
 
@@ -447,15 +400,34 @@ impl<S, R: Routes<S>> Worker<S, R> {
     }
 }
 
+/// A panic in the task of the worker, but outside of it, is no failure of the messages.
+impl<S, R: Routes<S>> Drop for Worker<S, R> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let running =
+            std::mem::take(&mut self.jobs).into_iter().filter_map(|(_, job)| job.delivery);
+        let next = self.next.drain(..).map(|(_, delivery)| delivery);
+        let waiting = self.options.order.as_mut().map(Order::take_all).unwrap_or_default();
+        for delivery in running.chain(next).chain(waiting) {
+            // If the channel is closed, the broker has requeued the delivery.
+            let _closed = delivery.nack(true);
+        }
+    }
+}
+
 impl Options {
     fn limit(&self) -> u16 {
         self.prefetch.unwrap_or(0).max(self.at_once)
     }
 
     fn report(&mut self, event: &WorkEvent<'_>) {
-        if let Some(observer) = &mut self.observer {
-            observer(event);
-        }
+        let Some(observer) = self.observer.as_mut().filter(|_| self.panic.is_none()) else {
+            return;
+        };
+        // Whoever reports holds a delivery, which still has to be settled.
+        self.panic = catch_unwind(AssertUnwindSafe(|| observer(event))).err();
     }
 }
 

@@ -1,0 +1,148 @@
+//! Workers and servers whose code panics outside of a handler.
+
+mod common;
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use amqp_client_core::OnPanic;
+use amqp_client_patterns::handler::{Text, Verdict};
+use amqp_client_patterns::retry::Retry;
+use amqp_client_patterns::rpc::{
+    RemoteError, ReplyError, RpcClient, RpcError, RpcServer, ServeError,
+};
+use amqp_client_patterns::work::Work;
+use common::{BoxError, Outcome, Rig, on_each_adapter};
+use futures_util::FutureExt as _;
+use futures_util::future::join;
+use tokio::sync::{Notify, Semaphore};
+
+/// Waits until a queue has this many messages that are ready.
+async fn until_ready(rig: &Rig, queue: &str, expected: usize) -> Outcome {
+    while rig.broker.queue(queue).ok_or("no queue")?.messages.len() != expected {
+        rig.connection.after(Duration::from_millis(1)).await?;
+    }
+    Ok(())
+}
+
+/// Waits until all messages of the queue are in it again.
+async fn until_requeued(rig: &Rig, expected: usize) -> Outcome {
+    loop {
+        let view = rig.broker.queue("q").ok_or("no queue")?;
+        match (view.messages.len(), view.unacknowledged) {
+            (ready, 0) if ready == expected => return Ok(()),
+            (ready, unacknowledged) if ready + unacknowledged < expected => {
+                return Err("a message is lost".into());
+            }
+            _ => rig.connection.after(Duration::from_millis(1)).await?,
+        }
+    }
+}
+
+async fn panic_of<T>(future: impl Future<Output = T>) -> Result<String, BoxError> {
+    let caught = AssertUnwindSafe(future).catch_unwind().await;
+    let panic = caught.err().ok_or("it did not panic")?;
+    Ok((*panic.downcast_ref::<&str>().ok_or("another panic")?).to_owned())
+}
+
+/// With [`OnPanic::Reject`], a delivery that is dropped by a panic is rejected, and its message dropped. But these handlers did not
+/// panic.
+#[test]
+fn a_panic_outside_of_handlers_loses_no_message() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        let running = Semaphore::new(0);
+        let handler = async |Text(text): Text| {
+            if text == "fails" {
+                return Verdict::retry("busy");
+            }
+            running.add_permits(1);
+            pending().await
+        };
+        let work = || {
+            let work = Work::on(&queue).on_panic(OnPanic::Reject).at_once(3).prefetch(10);
+            work.in_order_of(|delivery| delivery.body().first().copied())
+        };
+        // Two run, and one waits for its key.
+        for body in ["a", "b", "b again"] {
+            rig.publish(&queue, body).await?;
+        }
+        let two = || async { running.acquire_many(2).await.expect("it is open").forget() };
+
+        let stop = async {
+            two().await;
+            panic!("in the future that stops it");
+        };
+        let stopped = work().each(handler).until(stop);
+        assert_eq!(panic_of(stopped).await?, "in the future that stops it");
+        until_requeued(&rig, 3).await?;
+
+        let beside = async {
+            two().await;
+            panic!("beside it, in its task");
+        };
+        let both = join(work().each(handler).run(), beside);
+        assert_eq!(panic_of(both).await?, "beside it, in its task");
+        until_requeued(&rig, 3).await?;
+
+        // The message of the event is settled nevertheless.
+        rig.publish(&queue, "fails").await?;
+        let observed = work().on_event(|_| panic!("in the observer")).each(handler).run();
+        assert_eq!(panic_of(observed).await?, "in the observer");
+        until_requeued(&rig, 4).await
+    });
+}
+
+#[derive(Debug)]
+struct Unspeakable;
+
+impl fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("in the text of an error");
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+/// Otherwise one message would end one worker after the other.
+#[test]
+fn a_message_whose_key_or_error_panics_ends_no_worker() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        for body in ["no key", "no text", "good"] {
+            rig.publish(&queue, body).await?;
+        }
+        let done = Notify::new();
+        let handler = async |Text(text): Text| match &*text {
+            "good" => Ok(done.notify_one()),
+            _ => Err(Unspeakable),
+        };
+        let work = Work::on(&queue).retry(Retry::times(0)).in_order_of(|delivery| {
+            assert_ne!(delivery.body(), b"no key", "on purpose");
+        });
+        let parked = async {
+            done.notified().await;
+            until_ready(&rig, "q.failed", 2).await.expect("they are parked");
+        };
+        let summary = work.each(handler).until(parked).await?;
+        assert_eq!((summary.done, summary.refused, summary.panicked), (1, 2, 1));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_error_whose_text_panics_is_a_reply() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        let client = RpcClient::open(&rig.connection).await?;
+        let handler = async || Err::<(), ReplyError>(Unspeakable.into());
+        let mut called = None;
+        let call = async { called = Some(client.call("q", "").await) };
+        RpcServer::on(&queue).serve(handler).until(call).await?;
+        let Some(Err(RpcError::Remote(error))) = called else { return Err("no error".into()) };
+        assert_eq!(error.code, RemoteError::FAILED);
+        Ok(())
+    });
+}
