@@ -1,19 +1,20 @@
-//! Workers and servers whose code panics outside of a handler.
+//! Workers and servers whose handlers hang, or whose other code panics.
 
 mod common;
 
 use std::fmt;
 use std::future::{Future, pending};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_client_core::OnPanic;
-use amqp_client_patterns::handler::{Text, Verdict};
+use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::rpc::{
     RemoteError, ReplyError, RpcClient, RpcError, RpcServer, ServeError,
 };
-use amqp_client_patterns::work::Work;
+use amqp_client_patterns::work::{Work, WorkError};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
 use futures_util::future::join;
@@ -83,7 +84,8 @@ fn a_panic_outside_of_handlers_loses_no_message() {
             two().await;
             panic!("beside it, in its task");
         };
-        let both = join(work().each(handler).run(), beside);
+        // The block is dropped while the thread is panicking.
+        let both = async { join(work().each(handler).run(), beside).await };
         assert_eq!(panic_of(both).await?, "beside it, in its task");
         until_requeued(&rig, 3).await?;
 
@@ -116,7 +118,7 @@ fn a_message_whose_key_or_error_panics_ends_no_worker() {
         }
         let done = Notify::new();
         let handler = async |Text(text): Text| match &*text {
-            "good" => Ok(done.notify_one()),
+            "good" => Ok(()).inspect(|()| done.notify_one()),
             _ => Err(Unspeakable),
         };
         let work = Work::on(&queue).retry(Retry::times(0)).in_order_of(|delivery| {
@@ -143,6 +145,59 @@ fn an_error_whose_text_panics_is_a_reply() {
         RpcServer::on(&queue).serve(handler).until(call).await?;
         let Some(Err(RpcError::Remote(error))) = called else { return Err("no error".into()) };
         assert_eq!(error.code, RemoteError::FAILED);
+        Ok(())
+    });
+}
+
+/// Loses the connection while the handler of the first of two messages hangs, and waits until that is delivered again.
+async fn lose_connection(rig: &Rig, called: &Notify) -> Outcome {
+    let recovered = Arc::new(Notify::new());
+    let notify = recovered.clone();
+    rig.connection.on_recover(move |_| notify.notify_one());
+    called.notified().await;
+    rig.broker.connections().iter().for_each(|connection| rig.broker.cut(connection.id));
+    recovered.notified().await;
+    until_ready(rig, "q", 1).await
+}
+
+async fn end(rig: &Rig, closed: bool) -> Outcome {
+    match closed {
+        true => rig.connection.close().await?,
+        false => drop(rig.channel.queue_delete("q").await?),
+    }
+    Ok(())
+}
+
+/// The handler of the lost connection hangs, so the message that is delivered again waits for it.
+#[test]
+fn a_handler_that_hangs_since_before_a_loss_does_not_keep_a_worker_or_server_that_has_ended() {
+    on_each_adapter(async |rig: Rig| {
+        for (closed, serves) in [(false, false), (false, true), (true, false)] {
+            let queue = rig.queue("q").await?;
+            rig.publish(&queue, "1").await?;
+            rig.publish(&queue, "2").await?;
+            let called = Arc::new(Notify::new());
+            let handler = async |State(called): State<Arc<Notify>>| {
+                called.notify_one();
+                pending::<()>().await;
+            };
+            let grace = if closed { Duration::MAX } else { Duration::from_millis(20) };
+            let trouble = async {
+                lose_connection(&rig, &called).await?;
+                end(&rig, closed).await
+            };
+            if serves {
+                let server = RpcServer::on(&queue).state(called.clone()).grace(grace);
+                let (ended, outcome) = join(server.serve(handler).run(), trouble).await;
+                outcome?;
+                assert!(matches!(ended, Err(ServeError::Ended { .. })), "{ended:?}");
+            } else {
+                let worker = Work::on(&queue).state(called.clone()).grace(grace);
+                let (ended, outcome) = join(worker.each(handler).run(), trouble).await;
+                outcome?;
+                assert!(matches!(ended, Err(WorkError::Ended { .. })), "{ended:?}");
+            }
+        }
         Ok(())
     });
 }

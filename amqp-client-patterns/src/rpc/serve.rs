@@ -43,6 +43,7 @@ pub(super) async fn serve<S>(
         end: None,
         running: FuturesUnordered::new(),
         next: VecDeque::new(),
+        no_ack: false,
         grace,
         served: Served::default(),
     };
@@ -70,6 +71,8 @@ struct Serving<S> {
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
     /// Requests that wait for room: after a loss, those that were delivered before may still be running.
     next: VecDeque<Delivery>,
+    /// Whether the last request needs no acknowledgement.
+    no_ack: bool,
     /// Begins when there is no consumer.
     grace: Grace,
     served: Served,
@@ -131,15 +134,16 @@ impl<S> Serving<S> {
                     started = true;
                 }
             }
-            // The broker sends no more than run at once. So whatever comes beyond that is the end of the consumer, which begins
-            // the grace period although no handler is free.
-            if self.running.len() + self.next.len() > at_once {
+            if self.is_full(at_once) {
                 return started;
             }
             let Some(consumer) = &mut self.consumer else { return started };
             match consumer.poll_next_unpin(cx) {
                 Poll::Pending => return started,
-                Poll::Ready(Some(Ok(request))) => self.next.push_back(request),
+                Poll::Ready(Some(Ok(request))) => {
+                    self.no_ack = request.no_ack();
+                    self.next.push_back(request);
+                }
                 Poll::Ready(end) => {
                     self.end = end.and_then(Result::err);
                     self.consumer = None;
@@ -147,6 +151,19 @@ impl<S> Serving<S> {
             }
             started = true;
         }
+    }
+
+    /// Whether nothing more may be taken. The broker sends no more than run at once, so whatever comes beyond that is the end of the
+    /// consumer: it begins the grace period although no handler is free. After a loss, the broker sends again what it had sent, while
+    /// the handlers of the lost connection still run. A consumer that does not acknowledge has no limit but this one.
+    fn is_full(&mut self, at_once: usize) -> bool {
+        if self.no_ack {
+            return self.running.len() + self.next.len() > at_once;
+        }
+        if self.next.len() > at_once {
+            self.next.retain(|request| !request.is_stale());
+        }
+        self.next.len() > at_once
     }
 
     fn count(&mut self, finished: &Finished) {

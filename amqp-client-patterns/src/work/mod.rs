@@ -222,6 +222,9 @@ impl<S, R> Work<S, R> {
 
     /// Sets for how long handlers may go on running once the worker is stopped, or its consumer has ended. Default 30 seconds. When
     /// the connection is closed for good, they are dropped at once.
+    ///
+    /// A consumer that does not acknowledge ([`no_ack`](ConsumeOptions::no_ack)) has ended when the worker has taken the last of its
+    /// deliveries, for which handlers have to be free: nobody else has these messages.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self

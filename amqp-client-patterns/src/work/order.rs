@@ -57,6 +57,12 @@ impl Order {
         None
     }
 
+    /// Drops the deliveries that wait and that the broker has requeued: it delivers them again.
+    pub(super) fn drop_stale(&mut self) {
+        self.busy.values_mut().for_each(|waiting| waiting.retain(|delivery| !delivery.is_stale()));
+        self.waiting = self.busy.values().map(VecDeque::len).sum();
+    }
+
     /// Returns the number of deliveries that wait.
     pub(super) const fn waiting(&self) -> usize {
         self.waiting

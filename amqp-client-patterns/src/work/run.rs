@@ -81,6 +81,8 @@ struct Worker<S, R: Routes<S>> {
     settling: FuturesUnordered<Step>,
     /// Deliveries that wait for room, with their keys, which are busy.
     next: VecDeque<(Option<u64>, Delivery)>,
+    /// Whether the last delivery needs no acknowledgement.
+    no_ack: bool,
     /// Begins when there is no consumer.
     grace: Grace,
     /// The next look of the watchdog, if there is an observer.
@@ -107,6 +109,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             spare: Handling::default(),
             settling: FuturesUnordered::new(),
             next: VecDeque::new(),
+            no_ack: false,
             grace,
             look,
             looks: 0,
@@ -176,9 +179,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             if room == 0 && self.jobs.len() < at_once {
                 return started;
             }
-            // The broker sends no more than the limit. So whatever comes beyond it is the end of the consumer, which begins the
-            // grace period although no handler is free. A consumer that does not acknowledge has no limit but this one.
-            if self.held() > usize::from(self.options.limit()) {
+            if self.is_full() {
                 return started;
             }
             let Some(consumer) = self.consumer.as_mut().filter(|_| *arriving) else {
@@ -190,6 +191,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
                     return started;
                 }
                 Poll::Ready(Some(Ok(delivery))) => {
+                    self.no_ack = delivery.no_ack();
                     let entered = match &mut self.options.order {
                         None => Some((None, delivery)),
                         Some(order) => match order.key_of(&delivery) {
@@ -218,10 +220,36 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    /// Returns the number of messages that run or wait here.
-    fn held(&self) -> usize {
-        let waiting = self.options.order.as_ref().map_or(0, Order::waiting);
-        self.jobs.len() + self.next.len() + waiting
+    /// Whether nothing more may be taken. The broker sends no more than the limit, so whatever comes beyond it is the end of the
+    /// consumer: it begins the grace period although no handler is free. After a loss, the broker sends again what it had sent, while
+    /// the handlers of the lost connection still run. A consumer that does not acknowledge has no limit but this one.
+    fn is_full(&mut self) -> bool {
+        let limit = usize::from(self.options.limit());
+        if self.no_ack {
+            return self.jobs.len() + self.waiting() > limit;
+        }
+        if self.waiting() > limit {
+            self.drop_stale();
+        }
+        self.waiting() > limit
+    }
+
+    /// Returns the number of messages that wait here for room or for their keys.
+    fn waiting(&self) -> usize {
+        self.next.len() + self.options.order.as_ref().map_or(0, Order::waiting)
+    }
+
+    /// Drops the deliveries that the broker has requeued: it delivers them again.
+    fn drop_stale(&mut self) {
+        if let Some(order) = &mut self.options.order {
+            order.drop_stale();
+        }
+        for (key, delivery) in std::mem::take(&mut self.next) {
+            match delivery.is_stale() {
+                true => self.free(key),
+                false => self.next.push_back((key, delivery)),
+            }
+        }
     }
 
     fn job(&self, delivery: Delivery, key: Option<u64>) -> Job {
