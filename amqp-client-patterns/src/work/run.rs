@@ -346,8 +346,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
 
     fn settled(&mut self, job: usize, settled: Settled) {
         match settled {
-            Settled::Published(publisher) => {
-                self.policy.keep(publisher);
+            Settled::Published => {
                 let job = self.jobs.remove(job);
                 self.leave(job, Delivery::ack);
             }

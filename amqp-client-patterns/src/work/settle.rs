@@ -1,11 +1,14 @@
 //! The fate of a message by its verdict.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Delivery, Message, Publisher, PublisherOptions};
+use amqp_client_core::{Connection, Delivery, Message, OnLoss, Publisher, PublisherOptions};
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 
 use crate::codec::BoxError;
 use crate::handler::Verdict;
@@ -18,11 +21,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The destinations of messages that failed.
 pub(super) struct Policy {
     connection: Connection,
-    /// Publishes copies. Opened for the first copy, and again if its channel was closed.
-    publisher: Option<Publisher>,
+    /// Publishes copies. Opened for the first copy, and again if its channel was closed. Copies that need it meanwhile share it.
+    publisher: Option<Opening>,
     failed_to: Option<Arc<str>>,
     retries: Option<Retries>,
 }
+
+type Opening = Shared<Pin<Box<dyn Future<Output = Opened> + Send>>>;
+type Opened = Result<Publisher, Arc<dyn Error + Send + Sync>>;
 
 /// The way in which messages of a queue are tried again.
 pub(super) struct Retries {
@@ -37,7 +43,7 @@ pub(super) type Step = Pin<Box<dyn Future<Output = (usize, Settled)> + Send>>;
 
 pub(super) enum Settled {
     /// The copy of the message was published to this queue and confirmed.
-    Published(Publisher),
+    Published,
     /// It was not.
     NotPublished(Arc<str>, BoxError),
     /// The pause after that is over.
@@ -107,21 +113,28 @@ impl Policy {
     }
 
     /// Publishes the copy of a message.
-    pub(super) fn publish(&self, job: usize, queue: Arc<str>, message: Message) -> Step {
-        let connection = self.connection.clone();
-        let publisher = self.publisher.clone().filter(Publisher::is_open);
+    pub(super) fn publish(&mut self, job: usize, queue: Arc<str>, message: Message) -> Step {
+        let publisher = self.publisher();
         Box::pin(async move {
-            let settled = match publish(&connection, publisher, &queue, &message).await {
-                Ok(publisher) => Settled::Published(publisher),
+            let settled = match publish(publisher, &queue, &message).await {
+                Ok(()) => Settled::Published,
                 Err(error) => Settled::NotPublished(queue, error),
             };
             (job, settled)
         })
     }
 
-    /// Keeps the publisher of a copy for the next ones.
-    pub(super) fn keep(&mut self, publisher: Publisher) {
-        self.publisher = Some(publisher);
+    fn publisher(&mut self) -> Opening {
+        let usable = |opening: &Opening| match opening.peek() {
+            None => true,
+            Some(opened) => opened.as_ref().is_ok_and(Publisher::is_open),
+        };
+        if let Some(opening) = self.publisher.as_ref().filter(|opening| usable(opening)) {
+            return opening.clone();
+        }
+        let opening =
+            open(self.connection.clone()).map(|opened| opened.map_err(Arc::from)).boxed().shared();
+        self.publisher.insert(opening).clone()
     }
 
     /// Waits before a message is requeued whose copy could not be published: it would fail again at once.
@@ -135,19 +148,14 @@ impl Policy {
     }
 }
 
-async fn publish(
-    connection: &Connection,
-    publisher: Option<Publisher>,
-    queue: &str,
-    message: &Message,
-) -> Result<Publisher, BoxError> {
-    let publisher = match publisher {
-        Some(publisher) => publisher,
-        None => {
-            let channel = connection.open_channel().await?;
-            channel.default_exchange().publisher(PublisherOptions::new())?
-        }
-    };
-    publisher.send_message(queue, message).await?;
-    Ok(publisher)
+async fn open(connection: Connection) -> Result<Publisher, BoxError> {
+    let channel = connection.open_channel().await?;
+    // A loss requeues the messages. A copy that is published after it would be one more.
+    let options = PublisherOptions::new().on_loss(OnLoss::Fail);
+    Ok(channel.default_exchange().publisher(options)?)
+}
+
+async fn publish(publisher: Opening, queue: &str, message: &Message) -> Result<(), BoxError> {
+    let publisher = publisher.await?;
+    Ok(publisher.send_message(queue, message).await?)
 }

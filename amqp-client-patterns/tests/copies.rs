@@ -1,0 +1,110 @@
+//! The copies that workers publish, of messages to be tried again and of those that are parked.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use amqp_client_core::ConnectionEvent;
+use amqp_client_patterns::handler::Verdict;
+use amqp_client_patterns::work::Work;
+use amqp_test_broker::QueueView;
+use common::{BoxError, Outcome, Rig, on_each_adapter};
+use tokio::sync::{Notify, Semaphore};
+
+/// Waits until a queue is as expected.
+async fn until(
+    rig: &Rig,
+    queue: &str,
+    expected: impl Fn(&QueueView) -> bool,
+) -> Result<QueueView, BoxError> {
+    loop {
+        if let Some(view) = rig.broker.queue(queue).filter(&expected) {
+            return Ok(view);
+        }
+        rig.connection.after(Duration::from_millis(1)).await?;
+    }
+}
+
+async fn is_done(rig: &Rig) -> Outcome {
+    until(rig, "q", |queue| queue.messages.is_empty() && queue.unacknowledged == 0).await?;
+    Ok(())
+}
+
+/// Otherwise many failures at once would use up the channels of the connection.
+#[test]
+fn copies_that_are_published_at_once_share_a_channel() {
+    const COUNT: u16 = 50;
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        rig.queue("q.failed").await?;
+        for _ in 0..COUNT {
+            rig.publish(&queue, "m").await?;
+        }
+        let (started, gate) = (AtomicUsize::new(0), Semaphore::new(0));
+        let handler = async || {
+            started.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await.expect("it is open").forget();
+            Verdict::refuse("never")
+        };
+        let work = Work::on(&queue).at_once(COUNT).failed_to("q.failed").each(handler);
+        let mut channels = 0;
+        let stop = async {
+            until(&rig, "q", |_| started.load(Ordering::Relaxed) == usize::from(COUNT)).await?;
+            rig.broker.hold_confirms(true);
+            gate.add_permits(COUNT.into());
+            until(&rig, "q.failed", |queue| queue.messages.len() == usize::from(COUNT)).await?;
+            channels = rig.broker.connections()[0].channels;
+            rig.broker.hold_confirms(false);
+            is_done(&rig).await
+        };
+        let mut outcome = Ok(());
+        work.until(async { outcome = stop.await }).await?;
+        // The test's, the worker's, and that for copies.
+        assert_eq!(channels, 3);
+        outcome
+    });
+}
+
+/// The broker delivers the message again.
+#[test]
+fn a_copy_that_waits_for_the_broker_is_not_published_after_a_loss() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        rig.queue("q.failed").await?;
+        rig.publish(&queue, "1").await?;
+        let recovered = Arc::new(Notify::new());
+        let notify = recovered.clone();
+        rig.connection.on_recover(move |_| notify.notify_one());
+        let mut events = rig.connection.events();
+        let (called, gate) = (Notify::new(), Semaphore::new(1));
+        let handler = async || {
+            called.notify_one();
+            gate.acquire().await.expect("it is open").forget();
+            Verdict::refuse("never")
+        };
+        let work = Work::on(&queue).failed_to("q.failed").each(handler);
+        let stop = async {
+            called.notified().await;
+            is_done(&rig).await?;
+            rig.publish(&queue, "2").await?;
+            called.notified().await;
+            rig.broker.set_alarm(Some("memory"));
+            while !matches!(events.next().await, Some(ConnectionEvent::Blocked { .. })) {}
+            gate.add_permits(1);
+            // The worker runs in the same task, and before this future.
+            rig.connection.after(Duration::from_millis(1)).await?;
+            rig.broker.connections().iter().for_each(|connection| rig.broker.cut(connection.id));
+            recovered.notified().await;
+            rig.broker.set_alarm(None);
+            gate.add_permits(1);
+            called.notified().await;
+            is_done(&rig).await
+        };
+        let mut outcome = Ok(());
+        work.until(async { outcome = stop.await }).await?;
+        assert_eq!(rig.broker.queue("q.failed").map(|queue| queue.messages.len()), Some(2));
+        outcome
+    });
+}
