@@ -95,6 +95,24 @@ pub(crate) fn copy(delivery: &Delivery, copy: Copy, failure: &BoxError) -> Messa
     Message::from(delivery).with_encoded(RawProperties::from(&properties))
 }
 
+/// Returns a copy without the reason, which is the longest of the headers that were added to it.
+pub(crate) fn without_failure(copy: &Message) -> Message {
+    without(copy, &[FAILURE])
+}
+
+/// Returns a copy without the headers that were added to it.
+pub(crate) fn without_history(copy: &Message) -> Message {
+    without(copy, &[FAILURE, RETRIES, EXCHANGE, ROUTING_KEY, ATTEMPTS])
+}
+
+fn without(copy: &Message, names: &[&str]) -> Message {
+    let mut properties = copy.properties().decode().unwrap_or_default();
+    if let Some(headers) = &mut properties.headers {
+        names.iter().for_each(|name| drop(headers.remove(name)));
+    }
+    copy.clone().with_encoded(RawProperties::from(&properties))
+}
+
 fn set(headers: &mut FieldTable, name: &str, value: Value) {
     let fits = headers.insert(name, value);
     debug_assert!(fits.is_ok(), "{name} fits into a table: {fits:?}");

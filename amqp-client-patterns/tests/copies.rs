@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use amqp_client_core::ConnectionEvent;
+use amqp_client_core::{ConnectionEvent, FieldTable, Message, MessageProperties, Value};
 use amqp_client_patterns::handler::Verdict;
+use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::work::Work;
 use amqp_test_broker::QueueView;
 use common::{BoxError, Outcome, Rig, on_each_adapter};
@@ -30,6 +31,47 @@ async fn until(
 async fn is_done(rig: &Rig) -> Outcome {
     until(rig, "q", |queue| queue.messages.is_empty() && queue.unacknowledged == 0).await?;
     Ok(())
+}
+
+/// The copy of a message is larger than the message, by its headers.
+#[test]
+fn a_message_whose_headers_fill_a_frame_is_parked_with_all_of_them() {
+    /// Bytes that the headers of a message leave in a frame of 128 KiB, about, and the headers for which there is room.
+    const LEFT: [(usize, &[&str]); 3] = [
+        (2000, &["x-attempts", "x-failure", "x-original-exchange", "x-original-routing-key"]),
+        (400, &["x-attempts", "x-original-exchange", "x-original-routing-key"]),
+        (80, &[]),
+    ];
+    on_each_adapter(async |rig: Rig| {
+        for (left, added) in LEFT {
+            let queue = rig.queue("q").await?;
+            let large = "x".repeat(128 * 1024 - left);
+            let mut headers = FieldTable::new();
+            headers.insert("large", Value::from(&*large))?;
+            let message = Message::new("m").with(&MessageProperties::new().headers(headers))?;
+            queue.publish_confirmed(&message).await?;
+            let retry = Retry::times(1).from(Duration::from_millis(1));
+            let work =
+                Work::on(&queue).retry(retry).each(async || Verdict::retry("busy".repeat(400)));
+            let mut parked = None;
+            let stop = async {
+                parked = until(&rig, "q.failed", |queue| !queue.messages.is_empty()).await.ok();
+                is_done(&rig).await.expect("the original is acknowledged");
+            };
+            work.until(stop).await?;
+            let parked = parked.ok_or("it is not parked")?;
+            let headers = parked.messages[0].properties.headers()?.ok_or("no headers")?;
+            assert_eq!(headers.get("large"), Some(Value::from(&*large)));
+            for name in ["x-attempts", "x-failure", "x-original-exchange", "x-original-routing-key"]
+            {
+                assert_eq!(headers.get(name).is_some(), added.contains(&name), "{left}: {name}");
+            }
+            for queue in ["q", "q.failed"] {
+                rig.channel.queue_delete(queue).await?;
+            }
+        }
+        Ok(())
+    });
 }
 
 /// Otherwise many failures at once would use up the channels of the connection.

@@ -263,6 +263,9 @@ impl<S, R> Work<S, R> {
     /// The copy is published through the default exchange. It has no `user_id`, `expiration` and `CC`
     /// header, which would have an effect once more. Its headers `x-original-exchange` and `x-original-routing-key` say where the
     /// message came from.
+    ///
+    /// If the headers of the message leave no room in a frame for those of the copy, the copy has no `x-failure`. If that is not
+    /// enough, the copy has none of them, and is parked even if there are attempts left: nothing could count them.
     pub fn failed_to(mut self, queue: impl Into<String>) -> Self {
         self.options.failed_to = Some(queue.into());
         self

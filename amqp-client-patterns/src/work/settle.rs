@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Delivery, Message, OnLoss, Publisher, PublisherOptions};
+use amqp_client_core::{
+    Connection, Delivery, Message, OnLoss, PublishError, Publisher, PublisherOptions, SendError,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 
@@ -115,8 +117,9 @@ impl Policy {
     /// Publishes the copy of a message.
     pub(super) fn publish(&mut self, job: usize, queue: Arc<str>, message: Message) -> Step {
         let publisher = self.publisher();
+        let failed_to = self.failed_to.clone().unwrap_or_else(|| queue.clone());
         Box::pin(async move {
-            let settled = match publish(publisher, &queue, &message).await {
+            let settled = match publish(publisher, &queue, &message, &failed_to).await {
                 Ok(()) => Settled::Published,
                 Err(error) => Settled::NotPublished(queue, error),
             };
@@ -155,7 +158,25 @@ async fn open(connection: Connection) -> Result<Publisher, BoxError> {
     Ok(channel.default_exchange().publisher(options)?)
 }
 
-async fn publish(publisher: Opening, queue: &str, message: &Message) -> Result<(), BoxError> {
+async fn publish(
+    publisher: Opening,
+    queue: &str,
+    message: &Message,
+    failed_to: &str,
+) -> Result<(), BoxError> {
     let publisher = publisher.await?;
-    Ok(publisher.send_message(queue, message).await?)
+    let mut sent = publisher.send_message(queue, message).await;
+    if is_too_large(&sent) {
+        sent = publisher.send_message(queue, &history::without_failure(message)).await;
+    }
+    if is_too_large(&sent) {
+        // Nothing can count its attempts, so they are over.
+        sent = publisher.send_message(failed_to, &history::without_history(message)).await;
+    }
+    Ok(sent?)
+}
+
+/// Whether the headers of a copy do not fit into a frame.
+fn is_too_large(sent: &Result<(), SendError>) -> bool {
+    matches!(sent, Err(SendError::NotSent(PublishError::PropertiesTooLarge { .. })))
 }
