@@ -51,10 +51,13 @@ pub enum RpcError {
 
 impl RpcError {
     /// Returns whether the server may have carried out the request, or a part of it. If not, the call can be repeated without harm.
+    ///
+    /// A request that the broker refused may have run: of several queues that an exchange routes it to, one may have taken it.
     #[must_use]
     pub const fn may_have_run(&self) -> bool {
         match self {
-            Self::Encode(_) | Self::NotSent(_) | Self::Ended(_) | Self::NoServer(_) => false,
+            Self::Encode(_) | Self::Ended(_) | Self::NoServer(_) => false,
+            Self::NotSent(error) => matches!(error, SendError::NotConfirmed(_)),
             Self::TimedOut { sent, .. } => *sent,
             Self::Lost(_) | Self::Remote(_) | Self::Reply(_) => true,
         }
