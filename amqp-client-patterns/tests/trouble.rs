@@ -8,13 +8,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp_client_core::OnPanic;
+use amqp_client_blocking::Wait as _;
+use amqp_client_core::{Message, OnPanic, Overflow, QueueOptions, SendError, Settings, Target};
 use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::rpc::{
     RemoteError, ReplyError, RpcClient, RpcError, RpcServer, ServeError,
 };
 use amqp_client_patterns::work::{Work, WorkError};
+use amqp_test_broker::Broker;
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
 use futures_util::future::join;
@@ -200,4 +202,55 @@ fn a_handler_that_hangs_since_before_a_loss_does_not_keep_a_worker_or_server_tha
         }
         Ok(())
     });
+}
+
+/// RabbitMQ: a message is refused if one of its queues refuses it, although the others take it.
+#[test]
+fn a_call_that_the_broker_refuses_may_have_run() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        let full = QueueOptions::new().max_length(0).overflow(Overflow::RejectPublish);
+        let full = rig.channel.queue_declare("full", full).await?;
+        for queue in [&queue, &full] {
+            queue.bind("amq.fanout", "").await?;
+        }
+        let client = RpcClient::open(&rig.connection).await?;
+        let called = Notify::new();
+        let server = RpcServer::on(&queue).state(Arc::new(called)).serve(
+            async |State(called): State<Arc<Notify>>| {
+                called.notify_one();
+                pending::<()>().await;
+            },
+        );
+        let mut error = None;
+        let call = async { error = client.call("", "m").via("amq.fanout").await.err() };
+        server.grace(Duration::ZERO).until(call).await?;
+        let error = error.ok_or("there is a reply")?;
+        assert!(matches!(error, RpcError::NotSent(SendError::NotConfirmed(_))), "{error}");
+        assert!(error.may_have_run());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_server_that_is_stopped_while_the_broker_is_silent_says_what_it_did() -> Outcome {
+    let broker = Broker::start()?;
+    let settings = Settings::default().call_timeout(Some(Duration::from_millis(200)));
+    let target = broker.uri().parse::<Target>()?.settings(settings);
+    let connection = amqp_client_blocking::connect_target(target)?;
+    let channel = connection.open_channel().wait()?;
+    let queue = channel.queue_declare("q", QueueOptions::new()).wait()?;
+    queue.publish_confirmed(&Message::new("m")).wait()?;
+    let called = Arc::new(Notify::new());
+    let server = RpcServer::on(&queue).state(called.clone());
+    let server = server.serve(async |State(called): State<Arc<Notify>>| called.notify_one());
+    let stop = async {
+        called.notified().await;
+        broker.connections().iter().for_each(|connection| broker.freeze(connection.id));
+    };
+    match server.until(stop).wait() {
+        Err(ServeError::NotConfirmed { served, .. }) => assert_eq!(served.done, 1),
+        other => return Err(format!("{other:?}").into()),
+    }
+    Ok(())
 }

@@ -128,6 +128,16 @@ pub enum ServeError {
     /// The server could not start: a channel could not be opened, or the queue could not be consumed.
     #[error("the server could not start")]
     Start(#[from] CallError),
+    /// The server was stopped, but the broker did not confirm in time that it has the last replies and acknowledgements. Requests that
+    /// were not acknowledged are delivered again.
+    #[error("the server was stopped, but the broker did not confirm its last replies")]
+    NotConfirmed {
+        /// The reason.
+        #[source]
+        error: CallError,
+        /// The counts until then.
+        served: super::Served,
+    },
     /// The consumer ended. The handlers that were running had the [grace period](super::RpcServer::grace) to finish.
     #[error("the consumer of the server ended")]
     Ended {

@@ -52,7 +52,7 @@ pub(super) async fn serve<S>(
     // The broker has taken the last replies and acknowledgements when it replies to the close.
     channel.close().await.map_err(|error| match error {
         CallError::Ended(end) => ServeError::Ended { end: end.into(), served },
-        error => error.into(),
+        error => ServeError::NotConfirmed { error, served },
     })?;
     Ok(served)
 }

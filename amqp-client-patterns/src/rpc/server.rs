@@ -139,9 +139,12 @@ impl<S> RpcServer<S> {
     /// The server consumes on a channel of its own. It goes on after a loss of the connection that is recovered.
     ///
     /// # Errors
-    /// [`ServeError`]: the server could not start, or its consumer ended, because the queue was deleted or the connection closed.
-    /// Also if the connection is lost once the server is stopped, before the broker has taken the last replies: requests that were
-    /// not acknowledged by then are delivered again.
+    /// [`ServeError`]: the server could not start, or its consumer ended, because the queue was deleted or the channel or connection
+    /// closed. Also if the connection is lost once the server is stopped, before the broker has taken the last replies: requests that
+    /// were not acknowledged by then are delivered again.
+    ///
+    /// The broker closes the channel if a reply is larger than it accepts, or has the `user_id` of somebody else, as a reply with the
+    /// properties of its request may have. It then delivers the request again, so check such replies in the handler.
     ///
     /// # Cancel safety
     /// If the future is dropped, the running handlers are dropped, and their requests are requeued.
