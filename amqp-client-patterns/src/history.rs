@@ -19,6 +19,16 @@ const FAILURE: &str = "x-failure";
 const ATTEMPTS: &str = "x-attempts";
 /// Headers that are not copied: the broker routes by the first two again, and the last two counted the deliveries of the original.
 const NOT_COPIED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];
+/// Headers of RabbitMQ about the queues that the message was dead-lettered from, such as the queues of retries.
+const DEATHS: [&str; 7] = [
+    "x-death",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+];
 
 /// Properties have to fit into one frame, of which this is a small part.
 const FAILURE_MAX: usize = 1024;
@@ -100,9 +110,9 @@ pub(crate) fn without_failure(copy: &Message) -> Message {
     without(copy, &[FAILURE])
 }
 
-/// Returns a copy without the headers that were added to it.
+/// Returns a copy without the headers that the worker and the broker added: as the message was published first.
 pub(crate) fn without_history(copy: &Message) -> Message {
-    without(copy, &[FAILURE, RETRIES, EXCHANGE, ROUTING_KEY, ATTEMPTS])
+    without(&without(copy, &[FAILURE, RETRIES, EXCHANGE, ROUTING_KEY, ATTEMPTS]), &DEATHS)
 }
 
 fn without(copy: &Message, names: &[&str]) -> Message {

@@ -265,7 +265,7 @@ impl<S, R> Work<S, R> {
     /// message came from.
     ///
     /// If the headers of the message leave no room in a frame for those of the copy, the copy has no `x-failure`. If that is not
-    /// enough, the copy has none of them, and is parked even if there are attempts left: nothing could count them.
+    /// enough, the copy has neither them nor `x-death`, and is parked even if there are attempts left: nothing could count them.
     pub fn failed_to(mut self, queue: impl Into<String>) -> Self {
         self.options.failed_to = Some(queue.into());
         self
