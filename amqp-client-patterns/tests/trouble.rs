@@ -5,11 +5,14 @@ mod common;
 use std::fmt;
 use std::future::{Future, pending};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_client_blocking::Wait as _;
-use amqp_client_core::{Message, OnPanic, Overflow, QueueOptions, SendError, Settings, Target};
+use amqp_client_core::{
+    Message, MessageProperties, OnPanic, Overflow, QueueOptions, SendError, Settings, Target,
+};
 use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::rpc::{
@@ -19,7 +22,7 @@ use amqp_client_patterns::work::{Work, WorkError};
 use amqp_test_broker::Broker;
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
-use futures_util::future::join;
+use futures_util::future::{Either, join, select};
 use tokio::sync::{Notify, Semaphore};
 
 /// Waits until a queue has this many messages that are ready.
@@ -229,6 +232,38 @@ fn a_call_that_the_broker_refuses_may_have_run() {
         assert!(matches!(error, RpcError::NotSent(SendError::NotConfirmed(_))), "{error}");
         assert!(error.may_have_run());
         Ok(())
+    });
+}
+
+/// The broker closes the channel for a reply with the user id of somebody else, and delivers its request again.
+#[test]
+fn a_reply_that_the_broker_refuses_ends_two_servers_and_no_more() {
+    on_each_adapter(async |rig: Rig| {
+        let queue = rig.queue("q").await?;
+        let client = RpcClient::open(&rig.connection).await?;
+        let handler = async |Text(text): Text| {
+            let properties = MessageProperties::new();
+            Message::text(&*text).with(&match &*text {
+                "bad" => properties.user_id("somebody"),
+                _ => properties,
+            })
+        };
+        let bad = Message::text("bad").with(&MessageProperties::new().reply_to("nobody"))?;
+        queue.publish_confirmed(&bad).await?;
+        let servers = async {
+            for _ in 0..2 {
+                let ended = RpcServer::on(&queue).serve(handler).run().await;
+                assert!(matches!(ended, Err(ServeError::Ended { .. })), "{ended:?}");
+            }
+            RpcServer::on(&queue).serve(handler).run().await
+        };
+        match select(pin!(servers), pin!(client.call("q", "good"))).await {
+            Either::Left((ended, _)) => Err(format!("a third one: {ended:?}").into()),
+            Either::Right((reply, _)) => {
+                assert_eq!(reply?.body(), b"good");
+                Ok(())
+            }
+        }
     });
 }
 

@@ -252,6 +252,9 @@ struct Replying {
 impl Replying {
     /// Sends the reply, then acknowledges the request. The broker sees them in this order: if the connection is lost in between, it
     /// delivers the request again, and no caller waits in vain.
+    ///
+    /// A request that was delivered before is acknowledged first. The broker may have closed the channel because of its reply, and
+    /// RabbitMQ 3.10 closes even the connection if the address is malformed in a certain way. So would it each time.
     async fn reply(
         mut self,
         request: Option<Delivery>,
@@ -266,17 +269,12 @@ impl Replying {
         };
         let correlation_id = properties.correlation_id().ok().flatten();
         let reply = reply.unwrap_or_else(ReplyError::into_message);
-        let mut sent = self.publish(&address, &correlation_id, reply).await;
-        let never = |error: &&PublishError| {
-            !matches!(error, PublishError::Ended(_)) && !error.is_transient()
-        };
-        if let Some(error) = sent.as_ref().err().filter(never) {
-            // This reply can never be sent, so the caller gets the reason.
-            self.result = RequestResult::Failed;
-            let error = ReplyError::new(RemoteError::BAD_REPLY, error.clone());
-            sent = self.publish(&address, &correlation_id, error.into_message()).await;
+        if request.redelivered() {
+            let acked = request.ack().is_ok();
+            let sent = self.send(&address, &correlation_id, reply).await.is_ok();
+            return self.finished(true, acked && sent);
         }
-        match sent {
+        match self.send(&address, &correlation_id, reply).await {
             Ok(()) => {
                 let acked = request.ack().is_ok();
                 self.finished(true, acked)
@@ -284,6 +282,23 @@ impl Replying {
             // Dropping the request requeues it.
             Err(_) => self.finished(true, false),
         }
+    }
+
+    /// Sends the reply. If it can never be sent, the caller gets the reason.
+    async fn send(
+        &mut self,
+        address: &proto::ShortStr,
+        correlation_id: &Option<proto::ShortStr>,
+        reply: Message,
+    ) -> Result<(), PublishError> {
+        let sent = self.publish(address, correlation_id, reply).await;
+        let never = |error: &&PublishError| {
+            !matches!(error, PublishError::Ended(_)) && !error.is_transient()
+        };
+        let Some(error) = sent.as_ref().err().filter(never) else { return sent };
+        self.result = RequestResult::Failed;
+        let error = ReplyError::new(RemoteError::BAD_REPLY, error.clone());
+        self.publish(address, correlation_id, error.into_message()).await
     }
 
     async fn publish(
