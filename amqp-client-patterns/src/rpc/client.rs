@@ -21,8 +21,8 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// gets its own reply. The client has a channel of its own, and spawns no task.
 ///
 /// If the channel is closed, all calls fail, and [`is_open`](Self::is_open) returns `false`. That happens if a request is sent to
-/// an [exchange](Call::via) that does not exist or that the user may not write to, or if a request is larger than the broker
-/// accepts.
+/// an [exchange](Call::via) that does not exist or that the user may not write to, if a request is larger than the broker accepts,
+/// or if it has properties that the broker refuses, such as the `user_id` of somebody else or a header `CC` that is no array.
 #[derive(Clone)]
 pub struct RpcClient {
     inner: Arc<Inner>,
