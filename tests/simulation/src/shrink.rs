@@ -5,24 +5,37 @@ use crate::script::Script;
 /// Removes from a script everything that `fails` does not need, in ever smaller parts. The rest
 /// still fails.
 pub fn shrink(script: &Script, fails: impl Fn(&Script) -> bool) -> Script {
-    let mut script = script.clone();
-    loop {
-        let before = size(&script);
+    repeated(script, size, |mut script| {
         script = without(&script, &fails, |script| &mut script.faults);
         script = without(&script, &fails, |script| &mut script.jobs);
         for index in 0..script.jobs.len() {
-            script = simplified(&script, &fails, index);
+            script = fewer(script, &fails, |script| &mut script.jobs[index].count);
+            script = changed(script, &fails, |script| script.jobs[index].cancel.take().is_some());
         }
+        script
+    })
+}
+
+fn size(script: &Script) -> usize {
+    let jobs = script.jobs.iter();
+    script.len() * 1000
+        + jobs.map(|job| job.count as usize * 2 + usize::from(job.cancel.is_some())).sum::<usize>()
+}
+
+/// Repeats a step until it makes the script no smaller: what one part needed may be removed after that part.
+pub(crate) fn repeated<S: Clone>(
+    script: &S,
+    size: impl Fn(&S) -> usize,
+    step: impl Fn(S) -> S,
+) -> S {
+    let mut script = script.clone();
+    loop {
+        let before = size(&script);
+        script = step(script);
         if size(&script) == before {
             return script;
         }
     }
-}
-
-fn size(script: &Script) -> u64 {
-    let jobs = script.jobs.iter();
-    script.len() as u64 * 1000
-        + jobs.map(|job| u64::from(job.count) * 2 + u64::from(job.cancel.is_some())).sum::<u64>()
 }
 
 /// Removes from a list in a script what is not needed, in ever smaller parts.
@@ -49,20 +62,48 @@ pub(crate) fn without<S: Clone, T>(
     script
 }
 
-/// Returns the script with a job that does less, if it still fails.
-fn simplified(script: &Script, fails: &impl Fn(&Script) -> bool, index: usize) -> Script {
-    let mut script = script.clone();
-    loop {
+/// Halves a count in a script, down to 1, while it still fails.
+pub(crate) fn fewer<S: Clone>(
+    mut script: S,
+    fails: &impl Fn(&S) -> bool,
+    count: impl Fn(&mut S) -> &mut u32,
+) -> S {
+    while *count(&mut script) > 1 {
         let mut less = script.clone();
-        less.jobs[index].count /= 2;
-        if less.jobs[index].count == 0 || !fails(&less) {
+        *count(&mut less) /= 2;
+        if !fails(&less) {
             break;
         }
         script = less;
     }
-    let mut less = script.clone();
-    if less.jobs[index].cancel.take().is_some() && fails(&less) {
-        script = less;
-    }
     script
+}
+
+/// Returns the script with a change, if it still fails. The change returns whether it changed anything.
+pub(crate) fn changed<S: Clone>(
+    script: S,
+    fails: &impl Fn(&S) -> bool,
+    change: impl FnOnce(&mut S) -> bool,
+) -> S {
+    let mut less = script.clone();
+    if change(&mut less) && fails(&less) { less } else { script }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_fails_is_left() {
+        let script = (1..).map(Script::new).find(|script| script.jobs.len() > 3);
+        let script = script.expect("a seed with several jobs and faults");
+        let longest = script.jobs.iter().map(|job| job.count).max().expect("there are jobs");
+        assert!(longest > 3 && !script.is_calm(), "{script:?}");
+
+        let less = shrink(&script, |script| script.jobs.iter().any(|job| job.count > 3));
+
+        let [job] = &less.jobs[..] else { panic!("{less:?}") };
+        assert!(job.count > 3 && job.count / 2 <= 3, "{less:?}");
+        assert!(job.cancel.is_none() && less.is_calm(), "{less:?}");
+    }
 }

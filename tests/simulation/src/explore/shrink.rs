@@ -2,13 +2,11 @@
 
 use super::acts::Act;
 use super::commands::{Command, Exploration};
-use crate::shrink::without;
+use crate::shrink::{changed, repeated, without};
 
 /// Removes from a script everything that `fails` does not need: faults, tasks, commands, dropped futures. The rest still fails.
 pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exploration {
-    let mut script = script.clone();
-    loop {
-        let before = script.len();
+    repeated(script, Exploration::len, |mut script| {
         script = without(&script, &fails, |script| &mut script.faults);
         script = without(&script, &fails, |script| &mut script.tasks);
         for task in 0..script.tasks.len() {
@@ -16,25 +14,14 @@ pub fn shrink(script: &Exploration, fails: impl Fn(&Exploration) -> bool) -> Exp
             for command in 0..script.tasks[task].commands.len() {
                 script = without_acts(script, &fails, (task, command));
             }
-            let mut less = script.clone();
-            if less.tasks[task].cancel.take().is_some() && fails(&less) {
-                script = less;
-            }
+            script = changed(script, &fails, |script| script.tasks[task].cancel.take().is_some());
         }
         for client in 0..script.clients.len() {
-            let mut less = script.clone();
-            if less.clients[client].recovery.take().is_some() && fails(&less) {
-                script = less;
-            }
+            script =
+                changed(script, &fails, |script| script.clients[client].recovery.take().is_some());
         }
-        let mut less = script.clone();
-        if std::mem::take(&mut less.tls) && fails(&less) {
-            script = less;
-        }
-        if script.len() == before {
-            return script;
-        }
-    }
+        changed(script, &fails, |script| std::mem::take(&mut script.tls))
+    })
 }
 
 /// Removes from a burst what `fails` does not need.
