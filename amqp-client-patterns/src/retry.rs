@@ -33,27 +33,27 @@
 //!
 //! # How a message waits
 //!
-//! [`How::Queues`] works on every broker. Each delay has a queue, such as `orders.retry.1000`, in which messages expire after that
-//! time, and are dead-lettered to their queue. The worker publishes a copy of the message to that queue, waits for the confirm, and
-//! then acknowledges the original. So a crash in between duplicates the message, and loses none. The header `x-retries` of the copy
-//! counts, and `x-failure` has the reason. The header `x-death` is the broker's.
+//! With [`RetryStrategy::Queues`], which works on every broker, each delay has a queue, such as `orders.retry.1000`. Messages expire
+//! in it after that time, and are dead-lettered to their own queue. The worker publishes a copy of the message to the queue of the
+//! delay, waits for the confirm, and then acknowledges the original. So a crash in between duplicates the message, and loses none.
+//! The header `x-retries` of the copy counts the retries, and `x-failure` has the reason. The header `x-death` is the broker's.
 //!
-//! [`How::Native`] leaves it to RabbitMQ 4.3 or later: a quorum queue that was declared with the arguments of
+//! With [`RetryStrategy::Native`], RabbitMQ 4.3 or later delays the messages: a quorum queue that was declared with the arguments of
 //! [`Retry::topology`] delays rejected messages itself. Its delays do not double: each is longer than the one before by the first one.
 //!
 //! A message that comes back is behind those that arrived meanwhile.
 //!
 //! # The version of the broker
 //!
-//! [`How::Best`] chooses by the [version of the broker](Connection::broker_version), which is known once the connection is open. After
-//! `connect_in_background`, wait for [`ready`](Connection::ready) before you call [`Retry::topology`] or [`Retry::declare`]. A worker
-//! waits by itself.
+//! [`RetryStrategy::Best`] chooses by the [version of the broker](Connection::broker_version), which is known once the connection is
+//! open. After `connect_in_background`, wait for [`ready`](Connection::ready) before you call [`Retry::topology`] or
+//! [`Retry::declare`]. A worker waits by itself.
 //!
-//! The queues depend on the version, too. With [`How::Best`], [`Retry::topology`] has other arguments for the queue itself from
-//! RabbitMQ 4.3 on. A queue keeps the arguments with which it was declared. So once the broker is upgraded to 4.3, a program that
-//! declares the queue with [`RetryTopology::queue`] gets `PRECONDITION_FAILED`. Set [`How::Queues`], which goes on as before, or
-//! [`How::Native`] for a new queue on 4.3. A program that only calls [`Retry::declare`], as workers do, is not affected: with
-//! [`How::Best`], it uses [`How::Queues`] for a queue that was declared without the arguments for [`How::Native`].
+//! Upgrading the broker to 4.3 changes the choice, and [`Retry::topology`] then has other arguments for the queue itself. But a queue
+//! keeps the arguments with which it was declared, so declaring it with [`RetryTopology::queue`] fails with `PRECONDITION_FAILED`. Set
+//! [`RetryStrategy::Queues`], which goes on as before, or [`RetryStrategy::Native`] for a new queue on 4.3. Programs that only call
+//! [`Retry::declare`], as workers do, are not affected: for a queue without the arguments for [`RetryStrategy::Native`],
+//! [`RetryStrategy::Best`] goes on with [`RetryStrategy::Queues`].
 //!
 //! # Messages that never succeed
 //!
@@ -78,13 +78,13 @@ pub struct Retry {
     times: u32,
     from: Duration,
     to: Duration,
-    how: How,
+    strategy: RetryStrategy,
 }
 
-/// The way to delay a failed message.
+/// The strategy by which a failed message is delayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum How {
+pub enum RetryStrategy {
     /// [`Native`](Self::Native), if the queue was declared for that on RabbitMQ 4.3 or later, and otherwise [`Queues`](Self::Queues). It
     /// needs the [version](self#the-version-of-the-broker) of the broker.
     #[default]
@@ -104,8 +104,8 @@ const DEAD_LETTERS_SAFELY: BrokerVersion = BrokerVersion::rabbitmq(3, 10, 0);
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RetryTopology {
-    /// The means that delays messages. Never [`How::Best`].
-    pub how: How,
+    /// The strategy that these queues are for. Never [`RetryStrategy::Best`].
+    pub strategy: RetryStrategy,
     /// The options with which the queue itself has to be declared, if it matters.
     pub queue: Option<QueueOptions>,
     /// The queues in which messages wait, with their options.
@@ -118,7 +118,7 @@ impl Retry {
     /// Tries a message again up to this many times. The delays are 1 second to 1 minute, unless you set others.
     pub const fn times(times: u32) -> Self {
         let (from, to) = (Duration::from_secs(1), Duration::from_secs(60));
-        Self { times, from, to, how: How::Best }
+        Self { times, from, to, strategy: RetryStrategy::Best }
     }
 
     /// Sets the delay before the first retry. It counts in whole milliseconds, rounded up.
@@ -131,9 +131,9 @@ impl Retry {
         Self { to: delay, ..self }
     }
 
-    /// Sets what delays messages. Default [`How::Best`].
-    pub const fn how(self, how: How) -> Self {
-        Self { how, ..self }
+    /// Sets the strategy by which messages are delayed. Default [`RetryStrategy::Best`].
+    pub const fn strategy(self, strategy: RetryStrategy) -> Self {
+        Self { strategy, ..self }
     }
 
     /// Returns the delay before a retry, counted from 1; `None` if there is no such retry.
@@ -150,8 +150,8 @@ impl Retry {
     }
 
     /// Returns the queues that are needed for retries of messages of `queue`, on a broker of this
-    /// [version](Connection::broker_version), or on one of which nothing is known. With [`How::Best`], this is what a new queue
-    /// should have, which [changes](self#the-version-of-the-broker) when the broker is upgraded to RabbitMQ 4.3.
+    /// [version](Connection::broker_version). Without a version, they fit every broker. With [`RetryStrategy::Best`], they are those for
+    /// a new queue, and [change](self#the-version-of-the-broker) when the broker is upgraded to RabbitMQ 4.3.
     ///
     /// ```
     /// # use amqp_client_core as amqp_client_tokio;
@@ -167,17 +167,17 @@ impl Retry {
     #[must_use]
     pub fn topology(&self, queue: &str, version: Option<&BrokerVersion>) -> RetryTopology {
         let delays = version.is_some_and(|version| version.has(BrokerFeature::DelayedRetry));
-        let how = match self.how {
-            How::Best if delays => How::Native,
-            How::Best => How::Queues,
-            how => how,
+        let strategy = match self.strategy {
+            RetryStrategy::Best if delays => RetryStrategy::Native,
+            RetryStrategy::Best => RetryStrategy::Queues,
+            strategy => strategy,
         };
         let safely = version.is_some_and(|version| *version >= DEAD_LETTERS_SAFELY);
         RetryTopology {
-            how,
-            queue: (how == How::Native).then(|| self.native(queue)),
-            delays: match how {
-                How::Queues => self.queues(queue, safely),
+            strategy,
+            queue: (strategy == RetryStrategy::Native).then(|| self.native(queue)),
+            delays: match strategy {
+                RetryStrategy::Queues => self.queues(queue, safely),
                 _ => Vec::new(),
             },
             failed: (failed(queue), durable(safely)),
@@ -185,14 +185,18 @@ impl Retry {
     }
 
     /// Declares the queues of the [topology](Self::topology) but the queue itself, which has to exist, on a channel of its own.
-    /// Returns what delays messages; never [`How::Best`]. A worker calls it when it starts.
+    /// Returns the strategy that is used; never [`RetryStrategy::Best`]. A worker calls it when it starts.
     ///
     /// The version of the broker has to be known: after `connect_in_background`, wait for [`ready`](Connection::ready) first.
     ///
     /// # Errors
-    /// [`CallError`], for example if one of the queues exists with other options. With [`How::Native`], also if the queue itself was
-    /// not declared with [`RetryTopology::queue`].
-    pub async fn declare(&self, connection: &Connection, queue: &str) -> Result<How, CallError> {
+    /// [`CallError`], for example if one of the queues exists with other options. With [`RetryStrategy::Native`], also if the queue
+    /// itself was not declared with [`RetryTopology::queue`].
+    pub async fn declare(
+        &self,
+        connection: &Connection,
+        queue: &str,
+    ) -> Result<RetryStrategy, CallError> {
         let version = connection.broker_version();
         let mut topology = self.topology(queue, version.as_ref());
         if let Some(options) = &topology.queue {
@@ -200,8 +204,9 @@ impl Retry {
             let channel = connection.open_channel().await?.unrecovered();
             match channel.queue_declare(queue, options.clone()).await {
                 Ok(_) => {}
-                Err(error) if self.how == How::Best && has_other_options(&error) => {
-                    topology = self.how(How::Queues).topology(queue, version.as_ref());
+                Err(error) if self.strategy == RetryStrategy::Best && has_other_options(&error) => {
+                    topology =
+                        self.strategy(RetryStrategy::Queues).topology(queue, version.as_ref());
                 }
                 Err(error) => return Err(error),
             }
@@ -213,7 +218,7 @@ impl Retry {
         for queue in declared {
             queue.await?;
         }
-        Ok(topology.how)
+        Ok(topology.strategy)
     }
 
     /// Options of a quorum queue that delays rejected messages itself.
@@ -315,18 +320,19 @@ mod tests {
     fn the_best_way_depends_on_the_version() {
         let retry = Retry::times(5);
         let rabbitmq = |major, minor| BrokerVersion::rabbitmq(major, minor, 0);
-        let how = |version| retry.topology("q", Some(&version)).how;
-        assert_eq!(retry.topology("q", None).how, How::Queues);
-        assert_eq!(how(rabbitmq(3, 10)), How::Queues);
-        assert_eq!(how(rabbitmq(4, 2)), How::Queues);
-        assert_eq!(how(rabbitmq(4, 3)), How::Native);
-        assert_eq!(how(rabbitmq(5, 0)), How::Native);
+        let strategy = |version| retry.topology("q", Some(&version)).strategy;
+        assert_eq!(retry.topology("q", None).strategy, RetryStrategy::Queues);
+        assert_eq!(strategy(rabbitmq(3, 10)), RetryStrategy::Queues);
+        assert_eq!(strategy(rabbitmq(4, 2)), RetryStrategy::Queues);
+        assert_eq!(strategy(rabbitmq(4, 3)), RetryStrategy::Native);
+        assert_eq!(strategy(rabbitmq(5, 0)), RetryStrategy::Native);
         let native = retry.topology("q", Some(&rabbitmq(4, 3)));
         assert!(native.delays.is_empty() && native.queue.is_some());
-        let queues = retry.how(How::Queues).topology("q", Some(&rabbitmq(4, 3)));
+        let queues = retry.strategy(RetryStrategy::Queues).topology("q", Some(&rabbitmq(4, 3)));
         assert!(queues.queue.is_none());
         // A queue whose messages wait is as safe as the version allows.
-        let queues = |version| retry.how(How::Queues).topology("q", Some(&version)).delays;
+        let queues =
+            |version| retry.strategy(RetryStrategy::Queues).topology("q", Some(&version)).delays;
         assert_ne!(queues(rabbitmq(3, 9)), queues(rabbitmq(3, 10)));
     }
 }

@@ -186,7 +186,7 @@ fn results_convert_to_verdicts() {
     }
     assert_eq!(verdict(()), "done");
     assert_eq!(verdict(Ok::<(), String>(())), "done");
-    assert_eq!(verdict(Ok::<Verdict, String>(Verdict::Return)), "return");
+    assert_eq!(verdict(Ok::<Verdict, String>(Verdict::Requeue)), "requeue");
     assert_eq!(verdict(Verdict::refuse("never")), "refuse: never");
     assert_eq!(failed(Verdict::refuse("never")), "refuse: never");
     assert_eq!(failed("busy"), "retry: busy");

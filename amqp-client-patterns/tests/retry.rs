@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use amqp_client_core::{Connection, Delivery, Message, MessageProperties, QueueOptions, QueueType};
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::work::{Work, WorkError};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
@@ -125,7 +125,7 @@ fn a_quorum_queue_counts_what_is_requeued_at_once() {
         let queue = rig.channel.queue_declare("q", options).await?;
         rig.publish(&queue, "m").await?;
         let failing = async |Attempt(attempt): Attempt| Err::<(), _>(format!("no {attempt}"));
-        let work = Work::on(&queue).retry(retry(3).how(How::Requeue)).each(failing);
+        let work = Work::on(&queue).retry(retry(3).strategy(RetryStrategy::Requeue)).each(failing);
         let mut parked = None;
         let summary = work.until(async { parked = take(&rig, "q.failed").await.ok() }).await?;
         assert_eq!((summary.retried, summary.refused), (3, 1));
@@ -191,11 +191,11 @@ fn queues_that_cannot_be_used_are_errors_at_the_start() {
         assert!(error.contains("for queue 'q.retry.5' in vhost"), "{error}");
 
         // The queue was not declared to delay messages itself.
-        let native = retry(1).how(How::Native);
+        let native = retry(1).strategy(RetryStrategy::Native);
         let error = Work::on(&queue).retry(native).each(async || ()).run().await;
         let error = format!("{:?}", error.err().ok_or("it runs")?);
         assert!(error.contains("for queue 'q' in vhost"), "{error}");
-        assert_eq!(retry(1).declare(&rig.connection, "other").await?, How::Queues);
+        assert_eq!(retry(1).declare(&rig.connection, "other").await?, RetryStrategy::Queues);
         Ok(())
     });
 }
@@ -215,7 +215,11 @@ fn the_parking_queue_is_there_before_the_first_delivery() {
         assert!(rig.broker.queue("q.failed").is_some());
 
         rig.channel.queue_delete("q").await?;
-        let again = Work::on(&queue).retry(retry(1).how(How::Native)).each(async || ()).run().await;
+        let again = Work::on(&queue)
+            .retry(retry(1).strategy(RetryStrategy::Native))
+            .each(async || ())
+            .run()
+            .await;
         assert!(matches!(again, Err(WorkError::Start(_))), "{again:?}");
         assert!(rig.broker.queue("q").is_none());
         Ok(())
@@ -274,7 +278,7 @@ async fn tried_and_parked(
     let parked = parked.ok_or("nothing is parked")?.delivery;
     assert_eq!(header(&parked, "x-failure").as_deref(), Some("no 3"));
     parked.ack()?;
-    let delays = retry.how(How::Queues).topology(name, None).delays;
+    let delays = retry.strategy(RetryStrategy::Queues).topology(name, None).delays;
     let queues = delays.into_iter().map(|(name, _)| name).chain([name.to_owned(), failed]);
     for queue in queues {
         channel.queue_delete(queue).await?;

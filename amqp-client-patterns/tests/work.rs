@@ -213,7 +213,8 @@ fn verdicts_settle_messages() {
         let dead = rig.queue("dead").await?;
         let options = QueueOptions::new().dead_letter_exchange("").dead_letter_routing_key("dead");
         let queue = rig.channel.queue_declare("q", options).await?;
-        publish_all(&queue, ["return", "retry", "error", "refuse", "{"].map(str::to_owned)).await?;
+        publish_all(&queue, ["requeue", "retry", "error", "refuse", "{"].map(str::to_owned))
+            .await?;
         let events = Arc::new(Mutex::new(Vec::new()));
         let (seen, log) = (Seen::new(), events.clone());
         let handler = async |text: Text,
@@ -225,7 +226,7 @@ fn verdicts_settle_messages() {
             assert!(json.is_err());
             match (&*text, delivery.0) {
                 (_, true) => Ok(Verdict::Done),
-                ("return", _) => Ok(Verdict::Return),
+                ("requeue", _) => Ok(Verdict::Requeue),
                 ("retry", _) => Ok(Verdict::retry("busy")),
                 ("refuse", _) => Err(Verdict::refuse("never")),
                 _ => Err("disk full".into()),
@@ -237,7 +238,7 @@ fn verdicts_settle_messages() {
         });
         let summary = work.until(async { drop(seen.next(9).await) }).await?;
         assert_eq!(
-            (summary.done, summary.returned, summary.retried, summary.refused),
+            (summary.done, summary.requeued, summary.retried, summary.refused),
             (4, 1, 3, 1)
         );
         let letter = take(&rig, "dead").await?;

@@ -21,7 +21,7 @@ use amqp_client_patterns::codec::{ConsumerExt as _, Json, PublisherExt as _};
 use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::rpc::{RpcClient, RpcOptions, RpcServer};
 use amqp_client_patterns::work::Work;
 use harness::{Broker, ClientRig};
@@ -59,7 +59,7 @@ async fn handle(Text(text): Text, State(handled): State<Arc<AtomicUsize>>) -> Re
 }
 
 const fn retry() -> Retry {
-    Retry::times(1).from(Duration::from_secs(3600)).how(How::Queues)
+    Retry::times(1).from(Duration::from_secs(3600)).strategy(RetryStrategy::Queues)
 }
 
 impl Scene {

@@ -15,7 +15,7 @@ pub enum Verdict {
     Done,
     /// This worker cannot handle the message now, through no fault of the message: it is requeued (`basic.nack`). Quorum queues of
     /// RabbitMQ 4.3 do not count this as a failure.
-    Return,
+    Requeue,
     /// Handling the message failed, and may succeed later: it is tried again, as the worker's policy says.
     Retry(BoxError),
     /// Handling the message would fail each time: it is dead-lettered or parked, as the worker's policy says.
@@ -37,7 +37,7 @@ impl Verdict {
     #[must_use]
     pub fn why(&self) -> Option<&BoxError> {
         match self {
-            Self::Done | Self::Return => None,
+            Self::Done | Self::Requeue => None,
             Self::Retry(why) | Self::Refuse(why) => Some(why),
         }
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done => f.write_str("done"),
-            Self::Return => f.write_str("return"),
+            Self::Requeue => f.write_str("requeue"),
             Self::Retry(why) => write!(f, "retry: {}", chain(&**why)),
             Self::Refuse(why) => write!(f, "refuse: {}", chain(&**why)),
         }

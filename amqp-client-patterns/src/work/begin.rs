@@ -32,8 +32,8 @@ async fn declare(channel: &Channel, queue: &ShortStr, retry: Retry) -> Result<Re
     };
     // A queue that does not exist is an error here, before anything is declared for it.
     channel.queue_declare_passive(name).await?;
-    let how = retry.declare(channel.connection(), name).await?;
-    Ok(Retries { retry, how, queue: name.into() })
+    let strategy = retry.declare(channel.connection(), name).await?;
+    Ok(Retries { retry, strategy, queue: name.into() })
 }
 
 /// The broker generates names that begin so. After a loss, such a queue can have another name.

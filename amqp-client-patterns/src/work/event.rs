@@ -85,8 +85,8 @@ impl fmt::Display for WorkEvent<'_> {
 pub struct Summary {
     /// Messages that were handled.
     pub done: u64,
-    /// Messages that were requeued by [`Verdict::Return`].
-    pub returned: u64,
+    /// Messages that were requeued by [`Verdict::Requeue`].
+    pub requeued: u64,
     /// Messages to be tried again.
     pub retried: u64,
     /// Messages that were refused, including those that had no attempt left.

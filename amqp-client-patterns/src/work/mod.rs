@@ -53,7 +53,7 @@
 //! | The handler | The message |
 //! |---|---|
 //! | returns `()`, or [`Verdict::Done`](crate::handler::Verdict::Done) | is acknowledged |
-//! | returns [`Verdict::Return`](crate::handler::Verdict::Return) | is requeued (`basic.nack`), which is not a failure |
+//! | returns [`Verdict::Requeue`](crate::handler::Verdict::Requeue) | is requeued (`basic.nack`), which is not a failure |
 //! | returns an error, or [`Verdict::Retry`](crate::handler::Verdict::Retry) | is [tried again](Work::retry), or rejected and requeued |
 //! | returns [`Verdict::Refuse`](crate::handler::Verdict::Refuse) | is [parked](Work::failed_to), or rejected and dead-lettered |
 //! | cannot be called: the body does not decode, or no route takes the message | is refused, too |

@@ -328,7 +328,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         let summary = &mut self.summary;
         let counter = match (&verdict, &action) {
             (Verdict::Done, _) => &mut summary.done,
-            (Verdict::Return, _) => &mut summary.returned,
+            (Verdict::Requeue, _) => &mut summary.requeued,
             (Verdict::Refuse(_), _) | (_, Action::Park(..)) => &mut summary.refused,
             (Verdict::Retry(_), _) => &mut summary.retried,
         };

@@ -15,7 +15,7 @@ use futures_util::future::Shared;
 use crate::codec::BoxError;
 use crate::handler::Verdict;
 use crate::history::{self, Copy};
-use crate::retry::{self, How, Retry};
+use crate::retry::{self, Retry, RetryStrategy};
 
 /// The time for which a message waits to be requeued if its copy could not be published.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ type Opened = Result<Publisher, Arc<dyn Error + Send + Sync>>;
 /// The way in which messages of a queue are tried again.
 pub(super) struct Retries {
     pub(super) retry: Retry,
-    /// The means that delays them. Never [`How::Best`].
-    pub(super) how: How,
+    /// The strategy by which they are delayed. Never [`RetryStrategy::Best`].
+    pub(super) strategy: RetryStrategy,
     pub(super) queue: Box<str>,
 }
 
@@ -81,18 +81,20 @@ impl Policy {
     pub(super) fn decide(&self, delivery: &Delivery, verdict: &Verdict) -> Action {
         match verdict {
             Verdict::Done => Action::Ack,
-            Verdict::Return => Action::Requeue,
+            Verdict::Requeue => Action::Requeue,
             Verdict::Retry(why) => self.retry(delivery, why),
             Verdict::Refuse(why) => self.park(delivery, why),
         }
     }
 
     fn retry(&self, delivery: &Delivery, why: &BoxError) -> Action {
-        let Some(Retries { retry, how, queue }) = &self.retries else {
+        let Some(Retries { retry, strategy, queue }) = &self.retries else {
             return Action::Reject { requeue: true };
         };
-        let counted = match how {
-            How::Queues => history::retries(delivery).map(|copies| copies.saturating_add(1)),
+        let counted = match strategy {
+            RetryStrategy::Queues => {
+                history::retries(delivery).map(|copies| copies.saturating_add(1))
+            }
             // The queue counts. The first attempt precedes the first retry.
             _ => history::attempt(delivery),
         };
@@ -102,7 +104,7 @@ impl Policy {
         else {
             return self.park(delivery, why);
         };
-        if *how != How::Queues {
+        if *strategy != RetryStrategy::Queues {
             return Action::Reject { requeue: true };
         }
         let queue = retry::waiting(queue, delay).into();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_tokio::Target;
 
 /// The configuration of the service. [`VARIABLES`] says which variable sets what.
@@ -127,7 +127,9 @@ impl Config {
             folder: values.parse(ORDERS_FOLDER)?,
             handlers: values.number(HANDLERS, 1..=1000)?,
             // Queues for delays work on every broker, so an upgrade of the broker changes no queue.
-            retry: Retry::times(values.number(RETRIES, 0..=100)?).from(delay).how(How::Queues),
+            retry: Retry::times(values.number(RETRIES, 0..=100)?)
+                .from(delay)
+                .strategy(RetryStrategy::Queues),
             confirm: values.milliseconds(CONFIRM_TIMEOUT_MS, 1..=60_000)?,
             grace: values.milliseconds(SHUTDOWN_GRACE_MS, 0..=600_000)?,
         })

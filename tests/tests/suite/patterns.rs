@@ -8,7 +8,7 @@ use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{Attempt, State, Text, Verdict};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::rpc::{ReplyError, RpcClient, RpcError, RpcServer};
 use amqp_client_patterns::work::Work;
 use futures_util::future::{join, join_all};
@@ -44,7 +44,7 @@ behaviours! {
         }
         let (sender, charged) = unbounded();
         let delay = Duration::from_millis(10);
-        let retry = Retry::times(3).from(delay).to(delay).how(How::Queues);
+        let retry = Retry::times(3).from(delay).to(delay).strategy(RetryStrategy::Queues);
         let (failed, waiting) = (format!("{name}.failed"), format!("{name}.retry.10"));
         let mut parked = None;
         let stop = async {

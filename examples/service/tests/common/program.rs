@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_testkit::wait::wait_for;
 use amqp_testkit::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,7 +24,7 @@ const DELAY: Duration = Duration::from_millis(10);
 
 /// The retries of the program.
 pub fn retry() -> Retry {
-    Retry::times(RETRIES).from(DELAY).how(How::Queues)
+    Retry::times(RETRIES).from(DELAY).strategy(RetryStrategy::Queues)
 }
 
 /// The program. It is killed when this is dropped.

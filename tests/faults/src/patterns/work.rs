@@ -4,7 +4,7 @@ use std::time::Duration;
 use amqp_client_core::{Delivery, PublisherOptions, Queue, SendError};
 use amqp_client_patterns::codec::BoxError;
 use amqp_client_patterns::handler::{Attempt, Extract, State, Verdict};
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::work::{Work, WorkError};
 use futures_util::stream::{StreamExt as _, unfold};
 
@@ -86,7 +86,7 @@ async fn handle(
 /// The retries of all workers: by queues, on every version.
 pub(super) const fn retry() -> Retry {
     let (from, to) = (Duration::from_millis(20), Duration::from_millis(50));
-    Retry::times(RETRIES).from(from).to(to).how(How::Queues)
+    Retry::times(RETRIES).from(from).to(to).strategy(RetryStrategy::Queues)
 }
 
 /// Handles messages by workers that are stopped and started again, until the end.

@@ -11,7 +11,7 @@ use amqp_client_core::{
     CallError, Channel, ClientConfig, Config, Connection, Limits, Queue, QueueOptions, QueueType,
     Recovery, Settings,
 };
-use amqp_client_patterns::retry::How;
+use amqp_client_patterns::retry::RetryStrategy;
 use fastrand::Rng;
 
 use super::World;
@@ -200,13 +200,13 @@ impl Actor {
 
     fn options(&self, name: &str) -> QueueOptions {
         let script = &self.world.script;
-        match (name, script.how) {
-            (WORK, How::Native) => {
+        match (name, script.strategy) {
+            (WORK, RetryStrategy::Native) => {
                 let version = amqp_client_core::BrokerVersion::rabbitmq(4, 3, 6);
                 let topology = script.retry.topology(WORK, Some(&version));
                 topology.queue.unwrap_or_default()
             }
-            (WORK, How::Requeue) => QueueOptions::new().queue_type(QueueType::Quorum),
+            (WORK, RetryStrategy::Requeue) => QueueOptions::new().queue_type(QueueType::Quorum),
             _ => QueueOptions::new(),
         }
     }

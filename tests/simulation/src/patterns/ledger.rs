@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use amqp_client_patterns::retry::How;
+use amqp_client_patterns::retry::RetryStrategy;
 use amqp_test_broker::{Engine, MessageView};
 use fastrand::Rng;
 
@@ -214,7 +214,7 @@ impl Entries {
         let text = |name| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
         let Some(reason) = text("x-failure") else {
             // The broker parks messages that crash their workers.
-            let crashed = script.how == How::Native && !script.is_calm();
+            let crashed = script.strategy == RetryStrategy::Native && !script.is_calm();
             return match crashed && headers.get("x-death").is_some() {
                 true => Ok(()),
                 false => Err(format!("message {id} was parked without a reason")),
@@ -272,7 +272,7 @@ fn judge(
         return Err(format!("message {id} is lost: {message:?}"));
     }
     // Requeues are repetitions, too, where the queue counts.
-    let counted = !message.batched && script.how != How::Queues;
+    let counted = !message.batched && script.strategy != RetryStrategy::Queues;
     let most = match counted {
         true => message.published as usize + losses,
         false => (message.published + message.repeated) as usize,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amqp_client_patterns::retry::{How, Retry};
+use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use fastrand::Rng;
 
 use crate::script::{Fault, What, is_over_tls, pick};
@@ -19,7 +19,7 @@ pub struct Patterns {
     pub(crate) rabbitmq_4_3: bool,
     /// The policy by which failed messages are tried again.
     pub(crate) retry: Retry,
-    pub(crate) how: How,
+    pub(crate) strategy: RetryStrategy,
     pub(crate) times: u32,
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Vec<Fault>,
@@ -61,16 +61,16 @@ impl Patterns {
         let clients = rng.usize(1..=3);
         let span = Duration::from_millis(rng.u64(50..20_000));
         let rabbitmq_4_3 = rng.bool();
-        let how = match (rabbitmq_4_3, rng.u8(..3)) {
-            (true, 0 | 1) => How::Native,
-            (false, 0) => How::Requeue,
-            _ => How::Queues,
+        let strategy = match (rabbitmq_4_3, rng.u8(..3)) {
+            (true, 0 | 1) => RetryStrategy::Native,
+            (false, 0) => RetryStrategy::Requeue,
+            _ => RetryStrategy::Queues,
         };
         let times = rng.u32(1..=4);
         let retry = Retry::times(times)
             .from(Duration::from_millis(rng.u64(1..500)))
             .to(Duration::from_millis(rng.u64(1..2_000)))
-            .how(how);
+            .strategy(strategy);
         let jobs = (0..rng.usize(3..=8)).map(|_| Job::any(&mut rng, clients, span)).collect();
         let faults = if seed % 4 == 0 { 0 } else { rng.usize(1..=6) };
         let faults = (0..faults).map(|_| fault(&mut rng, clients, span)).collect();
@@ -81,7 +81,7 @@ impl Patterns {
             tls: is_over_tls(seed),
             rabbitmq_4_3,
             retry,
-            how,
+            strategy,
             times,
             jobs,
             faults,
