@@ -59,16 +59,16 @@ struct State {
     free: usize,
     /// Channels that were returned. There are never more of them than may be taken.
     idle: Vec<Idle>,
-    /// Those that wait, in their order.
+    /// The tasks that wait for a channel, by their tickets: in the order in which they came.
     waiting: BTreeMap<u64, Waker>,
-    last: u64,
+    last_ticket: u64,
 }
 
 /// A channel that nobody uses.
 struct Idle {
     channel: Channel,
-    /// The last request of its last user's. Its reply shows that all earlier requests have succeeded, even if their replies were
-    /// not awaited: none of them can close the channel under the next user.
+    /// The request that was sent when the last user returned the channel. Its reply shows that all earlier requests have succeeded,
+    /// even if their replies were not awaited: none of them can close the channel under the next user.
     last_request: Reply<()>,
 }
 
@@ -89,7 +89,7 @@ impl ChannelPool {
 
     fn with(connection: &Connection, max: usize, transactional: bool) -> Self {
         let max = max.max(1);
-        let state = State { free: max, idle: Vec::new(), waiting: BTreeMap::new(), last: 0 };
+        let state = State { free: max, idle: Vec::new(), waiting: BTreeMap::new(), last_ticket: 0 };
         let (connection, state) = (connection.clone(), Mutex::new(state));
         Self { inner: Arc::new(Inner { connection, transactional, max, state }) }
     }
@@ -98,7 +98,7 @@ impl ChannelPool {
     /// to the pool when it is dropped.
     ///
     /// # Errors
-    /// [`CallError`], if no channel could be opened. Waiting has no timeout.
+    /// [`CallError`], if no channel could be opened. Waiting has no timeout of its own: wrap the future in one of your runtime.
     ///
     /// # Cancel safety
     /// Dropping the future gives up its place.
@@ -145,7 +145,7 @@ impl Inner {
         self.lock().idle.pop()
     }
 
-    /// Wakes the first of those that wait, if there is a channel for it.
+    /// Wakes the first task that waits, if there is a channel for it.
     fn wake_next(&self) {
         let state = self.lock();
         let next = state.waiting.values().next().filter(|_| state.free > 0).cloned();
@@ -154,7 +154,7 @@ impl Inner {
     }
 }
 
-/// A place among those that wait.
+/// A place in the line of tasks that wait for a channel.
 struct Place<'a> {
     pool: &'a Inner,
     ticket: Option<u64>,
@@ -174,8 +174,8 @@ impl Place<'_> {
             return Poll::Ready(());
         }
         let ticket = *self.ticket.get_or_insert_with(|| {
-            state.last += 1;
-            state.last
+            state.last_ticket += 1;
+            state.last_ticket
         });
         let before = state.waiting.insert(ticket, waker);
         drop(state);
@@ -217,7 +217,7 @@ impl Drop for Permit {
 #[must_use = "a channel that is dropped returns to the pool"]
 pub struct PooledChannel {
     channel: Channel,
-    // Dropped last: then the channel is in the pool again.
+    // Dropped after the channel has returned to the pool, so that the task that is woken finds it there.
     permit: Permit,
 }
 

@@ -13,11 +13,11 @@ pub trait Arguments<S, M>: Sized {
     /// Takes the arguments from a delivery. The delivery stays where it is, unless it is one of the arguments.
     ///
     /// # Errors
-    /// The reason why the first argument that cannot be taken cannot be taken. The delivery stays where it is.
+    /// The reason why an argument cannot be taken: that of the first one, if there are several. The delivery stays where it is.
     fn take(delivery: &mut Option<Delivery>, state: &S) -> Result<Self, BoxError>;
 }
 
-/// The last argument of a handler: what implements [`Extract`], or the [`Delivery`].
+/// The last argument of a handler: a type that implements [`Extract`], or the [`Delivery`].
 pub trait ExtractLast<S, M>: Sized {
     /// Takes the argument from a delivery, or the delivery itself.
     ///

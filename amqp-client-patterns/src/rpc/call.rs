@@ -43,7 +43,7 @@ enum Step {
     Done,
 }
 
-/// Everything about a call that was not sent yet.
+/// The request of a call, and its options.
 pub(super) struct Plan {
     client: RpcClient,
     exchange: Vec<u8>,
@@ -116,7 +116,7 @@ impl<T> Future for Call<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = match std::mem::replace(&mut self.step, Step::Done) {
             Step::Failed(error) => return Poll::Ready(Err(error)),
-            // It has returned its result.
+            // The result was returned before. A future should not be polled again then.
             Step::Done => return Poll::Pending,
             Step::Planned(plan) => self.poll_running(Box::pin(plan.run()), cx),
             Step::Running(running) => self.poll_running(running, cx),
@@ -161,7 +161,7 @@ impl Plan {
     }
 
     async fn run(self: Box<Self>) -> Result<proto::Delivery, RpcError> {
-        // Requests need the time that is left, while the deadline is polled.
+        // Shared: each request expires after the time that is left, while this future also waits for the deadline.
         let deadline = Mutex::new(self.client.connection().after(self.timeout));
         let sent = AtomicBool::new(false);
         let left = || lock(&deadline).left();
@@ -226,6 +226,7 @@ impl Plan {
             poll_fn(|cx| entry.poll_restored(cx)).await;
             let interruptions = self.client.dispatcher().interruptions();
             let message = self.message(entry, left()).map_err(RpcError::from)?;
+            // No time is left: the deadline ends this future.
             let Some(message) = message else { pending().await };
             let mut publishing = pin!(publisher.publish_message(&self.routing_key, &message));
             let published = poll_fn(|cx| {
@@ -234,7 +235,7 @@ impl Plan {
                 }
                 let published = ready!(publishing.as_mut().poll(cx));
                 if published.is_ok() {
-                    // Of before the request is sent: an interruption in between counts as one after it.
+                    // The count from before the request was sent: an interruption in between counts as one after it.
                     entry.sent(interruptions);
                     sent.store(true, Ordering::Relaxed);
                 }

@@ -59,12 +59,12 @@ impl RpcOptions {
 
     /// Lets replies come through this queue, instead of directly.
     ///
-    /// A call whose request the broker has confirmed then waits on when the connection is lost: its reply is in the queue when the
-    /// client has recovered. That needs a queue that survives the loss, so not an exclusive one, and a client of its own for each
-    /// queue: two clients would take each other's replies. It costs the broker more than direct replies do.
+    /// When the connection is lost, a call whose request the broker has confirmed keeps waiting: its reply is in the queue when the
+    /// client has recovered. The queue has to survive the loss, so it cannot be exclusive. Each client needs a queue of its own: two
+    /// clients would take each other's replies. Such a queue costs the broker more than direct replies do.
     ///
-    /// Requests are transient. If the broker restarts, requests that still wait in a classic queue are gone, and nothing reports
-    /// that: their calls wait for their [timeout](Call::timeout). So give each call one.
+    /// Requests are transient. If the broker restarts, it loses requests that still wait in a classic queue, and reports nothing. Their
+    /// calls end at their [timeout](Call::timeout), so every call should have one.
     pub fn reply_queue(mut self, queue: &Queue) -> Self {
         self.replies = Some(queue.clone());
         self
@@ -192,7 +192,7 @@ fn publisher_options() -> PublisherOptions {
     PublisherOptions::new().persistent(false).timeout(None)
 }
 
-/// Returns why a publisher without properties could not be created.
+/// Converts the error of creating a publisher without properties.
 fn not_publishing(error: PublishError) -> CallError {
     match error {
         PublishError::Ended(error) => error.into(),

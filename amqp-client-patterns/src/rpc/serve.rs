@@ -65,15 +65,15 @@ async fn consume(queue: Queue, options: ConsumeOptions) -> Result<Consumer, Call
 
 struct Serving<S> {
     server: RpcServer<S>,
-    /// There is none once the server was stopped or the consumer has ended.
+    /// `None` once the server was stopped or the consumer has ended.
     consumer: Option<Consumer>,
     end: Option<ConsumerEnd>,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
     /// Requests that wait for room: after a loss, those that were delivered before may still be running.
     next: VecDeque<Delivery>,
-    /// Whether the last request needs no acknowledgement.
+    /// True if the last request needs no acknowledgement.
     no_ack: bool,
-    /// Begins when there is no consumer.
+    /// The grace period. It begins when there is no consumer any more.
     grace: Grace,
     served: Served,
 }
@@ -106,7 +106,7 @@ impl<S> Serving<S> {
                 self.count(&finished);
             }
             if self.consumer.is_some() && stop.as_mut().poll(cx).is_ready() {
-                // Dropping them requeues the requests that no handler has.
+                // Dropping the consumer and these deliveries requeues the requests that no handler has.
                 self.consumer = None;
                 self.next.clear();
             }
@@ -153,7 +153,7 @@ impl<S> Serving<S> {
         }
     }
 
-    /// Whether nothing more may be taken. The broker sends no more than run at once, so whatever comes beyond that is the end of the
+    /// Returns whether nothing more may be taken. The broker sends no more than run at once, so whatever comes beyond that is the end of the
     /// consumer: it begins the grace period although no handler is free. After a loss, the broker sends again what it had sent, while
     /// the handlers of the lost connection still run. A consumer that does not acknowledge has no limit but this one.
     fn is_full(&mut self, at_once: usize) -> bool {

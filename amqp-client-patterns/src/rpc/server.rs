@@ -109,7 +109,7 @@ impl<S> RpcServer<S> {
         self
     }
 
-    /// Sets for how long handlers may go on running once the server is stopped, or its consumer has ended. Default 30 seconds. When
+    /// Sets the time for which handlers may go on running once the server is stopped, or its consumer has ended. Default 30 seconds. When
     /// the connection is closed for good, they are dropped at once.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;

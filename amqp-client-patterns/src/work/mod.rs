@@ -180,8 +180,8 @@ impl<S, R> Work<S, R> {
     }
 
     /// Sets the prefetch limit: how many messages may be unacknowledged, running or waiting here for a handler. By default as many
-    /// as run [at once](Self::at_once), so that a slow worker holds no message that another could handle. A larger limit saves the
-    /// time in which the next message is on its way. A smaller one, and 0, count as the number of handlers at once.
+    /// as run [at once](Self::at_once), so that a slow worker holds no message that another could handle. With a larger limit, the next
+    /// message is already here when a handler returns. A smaller limit, and 0, count as the number of handlers at once.
     pub fn prefetch(mut self, messages: u16) -> Self {
         self.options.prefetch = Some(messages);
         self
@@ -195,8 +195,7 @@ impl<S, R> Work<S, R> {
 
     /// Handles messages of the same key one after another, in their order. Messages of different keys run concurrently. Messages
     /// that wait for their key count against the [prefetch limit](Self::prefetch), so set one that is several times the number of
-    /// handlers. The worker takes no more than that either if the consumer does not acknowledge
-    /// ([`no_ack`](ConsumeOptions::no_ack)).
+    /// handlers. The worker keeps that limit also for a consumer that does not acknowledge ([`no_ack`](ConsumeOptions::no_ack)).
     ///
     /// A message that is requeued or retried comes after others of its key. After a loss of the connection, messages that were
     /// not acknowledged are delivered again. A message for which `key` panics counts as one whose handler panics.
@@ -220,7 +219,7 @@ impl<S, R> Work<S, R> {
         self
     }
 
-    /// Sets for how long handlers may go on running once the worker is stopped, or its consumer has ended. Default 30 seconds. When
+    /// Sets the time for which handlers may go on running once the worker is stopped, or its consumer has ended. Default 30 seconds. When
     /// the connection is closed for good, they are dropped at once.
     ///
     /// A consumer that does not acknowledge ([`no_ack`](ConsumeOptions::no_ack)) has ended when the worker has taken the last of its
@@ -240,12 +239,11 @@ impl<S, R> Work<S, R> {
         self
     }
 
-    /// Sets how messages that fail are tried again. Without it, they are rejected and requeued at once. When no attempt is left, and
-    /// when a message is refused, it is parked: in the queue of that name and `.failed`, unless [`failed_to`](Self::failed_to) names
-    /// another.
+    /// Sets how messages that fail are tried again. Without it, they are rejected and requeued at once. A message that is refused, or
+    /// that has no attempt left, is parked in the queue `<name>.failed`, unless [`failed_to`](Self::failed_to) names another one.
     ///
-    /// The worker [declares](Retry::declare) the queues for that when it starts. The queue itself needs a name that the broker did
-    /// not generate.
+    /// The worker [declares](Retry::declare) these queues when it starts. The queue itself needs a name of its own: one that the
+    /// broker has generated can change when the connection is recovered.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.options.retry = Some(retry);
         self
@@ -255,13 +253,13 @@ impl<S, R> Work<S, R> {
     /// is published and confirmed before the original is acknowledged: a crash in between duplicates a message, and loses none.
     ///
     /// The queue has to exist. If the copy cannot be published, the worker reports [`WorkEvent::NotPublished`], and requeues the
-    /// message after a second. Until then, the message counts as running: if the parking queue takes nothing, each refused message
-    /// holds one of the handlers that may run [at once](Self::at_once) for the
-    /// [confirm timeout](amqp_client_core::Settings::confirm_timeout) (by default 60 seconds) and that second, and the worker stalls
-    /// when all are held.
+    /// message after a second. Until then, the message counts as one that is handled [at once](Self::at_once). So if the parking queue
+    /// accepts nothing, each refused message takes the place of a handler for the
+    /// [confirm timeout](amqp_client_core::Settings::confirm_timeout) (by default 60 seconds) and that second. The worker stalls while
+    /// all places are taken.
     ///
-    /// The copy is published through the default exchange. It has no `user_id`, `expiration` and `CC`
-    /// header, which would have an effect once more. Its headers `x-original-exchange` and `x-original-routing-key` say where the
+    /// The copy is published through the default exchange, without the properties that would have an effect once more: `user_id`,
+    /// `expiration`, and the headers `CC` and `BCC`. Its headers `x-original-exchange` and `x-original-routing-key` say where the
     /// message came from.
     ///
     /// If the headers of the message leave no room in a frame for those of the copy, the copy has no `x-failure`. If that is not
@@ -271,14 +269,14 @@ impl<S, R> Work<S, R> {
         self
     }
 
-    /// Calls `observer` for each message that fails, and for what else should be known: for log lines and metrics. The worker waits
-    /// while it runs. If it panics, the worker ends with that panic, and requeues its messages.
+    /// Calls `observer` for each [event](WorkEvent), for log lines and metrics: messages that fail, handlers that are slow. The worker
+    /// waits while it runs. If it panics, the worker ends with that panic, and requeues its messages.
     pub fn on_event(mut self, observer: impl FnMut(&WorkEvent<'_>) + Send + 'static) -> Self {
         self.options.observer = Some(Box::new(observer));
         self
     }
 
-    /// Sets after how long a running handler is [reported](WorkEvent::Slow), once. Default 15 minutes: half of RabbitMQ's consumer
+    /// Sets the time after which a running handler is [reported](WorkEvent::Slow), once. Default 15 minutes: half of RabbitMQ's consumer
     /// timeout. The report may come later by a quarter of this time.
     pub fn warn_after(mut self, time: Duration) -> Self {
         self.options.warn_after = time;

@@ -21,7 +21,7 @@ use crate::grace::Grace;
 use crate::handler::Verdict;
 use crate::shown::panicked;
 
-/// The watchdog looks so often in the time after which it reports a handler.
+/// Number of times that the watchdog looks in the time after which it reports a handler.
 const LOOKS: u32 = 4;
 
 /// Runs a worker until `stop` is ready or its consumer ends.
@@ -60,13 +60,13 @@ struct Job {
     delivery: Option<Delivery>,
     /// The key that is busy meanwhile, if messages are kept in order.
     key: Option<u64>,
-    /// The look of the watchdog before the handler began.
+    /// Number of looks of the watchdog before the handler began.
     began: u32,
 }
 
 struct Worker<S, R: Routes<S>> {
     connection: Connection,
-    /// There is none once the worker was stopped or the consumer has ended.
+    /// `None` once the worker was stopped or the consumer has ended.
     consumer: Option<Consumer>,
     end: Option<ConsumerEnd>,
     state: S,
@@ -81,12 +81,13 @@ struct Worker<S, R: Routes<S>> {
     settling: FuturesUnordered<Step>,
     /// Deliveries that wait for room, with their keys, which are busy.
     next: VecDeque<(Option<u64>, Delivery)>,
-    /// Whether the last delivery needs no acknowledgement.
+    /// True if the last delivery needs no acknowledgement.
     no_ack: bool,
-    /// Begins when there is no consumer.
+    /// The grace period. It begins when there is no consumer any more.
     grace: Grace,
     /// The next look of the watchdog, if there is an observer.
     look: Option<After>,
+    /// Number of looks so far.
     looks: u32,
     summary: Summary,
 }
@@ -164,17 +165,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         let mut room = at_once.saturating_sub(self.jobs.len());
         let mut started = false;
         loop {
-            while room > 0 {
-                let Some((key, delivery)) = self.next.pop_front() else { break };
-                started = true;
-                // The broker has requeued a stale delivery, and delivers it again.
-                if delivery.is_stale() {
-                    self.free(key);
-                } else {
-                    room -= 1;
-                    self.start(delivery, key, cx);
-                }
-            }
+            started |= self.start_next(&mut room, cx);
             // Handlers that return at once leave the room as it is. The loop has to see whether the worker is to stop.
             if room == 0 && self.jobs.len() < at_once {
                 return started;
@@ -192,18 +183,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 }
                 Poll::Ready(Some(Ok(delivery))) => {
                     self.no_ack = delivery.no_ack();
-                    let entered = match &mut self.options.order {
-                        None => Some((None, delivery)),
-                        Some(order) => match order.key_of(&delivery) {
-                            Ok(key) => order.enter(key, delivery).map(|next| (Some(key), next)),
-                            Err(panic) => {
-                                room = room.saturating_sub(1);
-                                self.panicked(self.job(delivery, None), panic);
-                                None
-                            }
-                        },
-                    };
-                    match entered {
+                    match self.enter(delivery, &mut room) {
                         Some((key, delivery)) if room > 0 => {
                             room -= 1;
                             self.start(delivery, key, cx);
@@ -220,7 +200,38 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    /// Whether nothing more may be taken. The broker sends no more than the limit, so whatever comes beyond it is the end of the
+    /// Calls handlers for the deliveries that wait, while there is room. Returns whether any delivery waited.
+    fn start_next(&mut self, room: &mut usize, cx: &mut Context<'_>) -> bool {
+        let mut started = false;
+        while *room > 0 {
+            let Some((key, delivery)) = self.next.pop_front() else { break };
+            started = true;
+            // The broker has requeued a stale delivery, and delivers it again.
+            if delivery.is_stale() {
+                self.free(key);
+            } else {
+                *room -= 1;
+                self.start(delivery, key, cx);
+            }
+        }
+        started
+    }
+
+    /// Returns a delivery that may be handled now, with its key if messages are kept in order. Keeps a delivery whose key is busy. If
+    /// the user's function for keys panics, the message is settled as if its handler had panicked, which may take some room.
+    fn enter(&mut self, delivery: Delivery, room: &mut usize) -> Option<(Option<u64>, Delivery)> {
+        let Some(order) = &mut self.options.order else { return Some((None, delivery)) };
+        match order.key_of(&delivery) {
+            Ok(key) => order.enter(key, delivery).map(|next| (Some(key), next)),
+            Err(panic) => {
+                *room = room.saturating_sub(1);
+                self.panicked(self.job(delivery, None), panic);
+                None
+            }
+        }
+    }
+
+    /// Returns whether nothing more may be taken. The broker sends no more than the limit, so whatever comes beyond it is the end of the
     /// consumer: it begins the grace period although no handler is free. After a loss, the broker sends again what it had sent, while
     /// the handlers of the lost connection still run. A consumer that does not acknowledge has no limit but this one.
     fn is_full(&mut self) -> bool {

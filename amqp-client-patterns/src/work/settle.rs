@@ -178,7 +178,7 @@ async fn publish(
     Ok(sent?)
 }
 
-/// Whether the headers of a copy do not fit into a frame.
+/// Returns whether the headers of a copy do not fit into a frame.
 fn is_too_large(sent: &Result<(), SendError>) -> bool {
     matches!(sent, Err(SendError::NotSent(PublishError::PropertiesTooLarge { .. })))
 }

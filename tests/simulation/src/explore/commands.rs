@@ -78,7 +78,7 @@ pub(crate) struct Policy {
     pub(crate) oversized: Option<Oversized>,
     /// The lifetime of its tokens and the behaviour of its token source, if it has one.
     pub(crate) tokens: Option<Tokens>,
-    /// Whether and how its connections are recovered.
+    /// The recovery of its connections, if they are recovered.
     pub(crate) recovery: Option<Recovering>,
 }
 

@@ -248,7 +248,7 @@ impl Task {
     }
 }
 
-/// Whether one of the waiting events names a consumer that takes nothing.
+/// Returns whether one of the waiting events names a consumer that takes nothing.
 async fn names_idle(events: &mut ConnectionEvents) -> bool {
     let mut told = false;
     while let Some(Some(event)) = tried(events.next()).await {
