@@ -38,6 +38,10 @@
 //! delay, waits for the confirm, and then acknowledges the original. So a crash in between duplicates the message, and loses none.
 //! The header `x-retries` of the copy counts the retries, and `x-failure` has the reason. The header `x-death` is the broker's.
 //!
+//! From RabbitMQ 3.10 on, these queues and the one for parked messages are quorum queues. A broker that is killed within a second
+//! after their [declaration](amqp_client_core::recovery#new-quorum-queues) forgets them. To avoid this, call
+//! [`Retry::declare`] when you set up the broker.
+//!
 //! With [`RetryStrategy::Native`], RabbitMQ 4.3 or later delays the messages: a quorum queue that was declared with the arguments of
 //! [`Retry::topology`] delays rejected messages itself. Its delays do not double: each is longer than the one before by the first one.
 //!
