@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use amqp_client_blocking::{Message, QueueOptions, QueueType, Wait as _, connect};
 use amqp_testkit::{RabbitMq, wait_until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -85,6 +86,29 @@ fn a_node_is_killed_restarted_paused_stopped_and_removed() {
     assert_refused(addr);
     wait_until(LIMIT, "the process to end", || !alive(third));
     assert!(!data.parent().unwrap().exists());
+}
+
+#[test]
+fn a_quorum_queue_survives_a_kill_right_behind_its_declaration() {
+    let node = RabbitMq::start().unwrap();
+    let begin = || {
+        let connection = connect(&node.amqp_uri()).unwrap();
+        let channel = connection.open_channel().wait().unwrap();
+        (connection, channel)
+    };
+    let (_connection, channel) = begin();
+    let options = QueueOptions::new().queue_type(QueueType::Quorum);
+    let queue = channel.queue_declare("kept", options).wait().unwrap();
+    queue.publish_confirmed(&Message::new("kept")).wait().unwrap();
+    node.flush().unwrap();
+    node.kill().unwrap();
+    node.restart().unwrap();
+
+    let (_connection, channel) = begin();
+    let queue = channel.queue("kept").unwrap();
+    wait_until(LIMIT, "the message to be there", || {
+        queue.get().wait().is_ok_and(|got| got.is_some_and(|got| got.delivery.body() == b"kept"))
+    });
 }
 
 #[test]

@@ -39,9 +39,9 @@ fn nothing_is_lost(name: &str, site: &dyn Site) -> Outcome {
 
     let program = Program::start(&site.uri(), &folder)?;
     program.wait_ready();
-    // RabbitMQ 3.10 forgets a quorum queue, with its messages, if it is killed within a second after the declaration.
+    // RabbitMQ forgets a quorum queue, with its messages, if it is killed within a second after the declaration.
     wait_until(LIMIT, "all queues to be declared", || waiting(&site.uri()).is_ok());
-    site.restart()?;
+    site.flush()?;
     let clients = Clients::start(program.address);
     for again in [false, true] {
         clients.begin(60);

@@ -80,6 +80,9 @@ async fn run_with<C: Clients>(plan: Plan, mut log: impl FnMut(&str)) -> Result<T
     let mut chance = fastrand::Rng::with_seed(plan.seed);
     let mut probe = 1;
     clients.probe(probe).await?;
+    // All queues are declared now. A node that is killed right behind that would forget some.
+    let flushed = site.clone();
+    tokio::task::spawn_blocking(move || flushed.flush()).await??;
     let began = Instant::now();
     loop {
         let mut faults = plan.faults.clone();

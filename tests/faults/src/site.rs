@@ -30,6 +30,11 @@ impl Site {
         Ok(Self { proxies: proxies?, nodes })
     }
 
+    /// Makes the queues that are declared so far survive kills. See [`RabbitMq::flush`].
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.nodes.iter().try_for_each(RabbitMq::flush)
+    }
+
     pub(crate) fn is_cluster(&self) -> bool {
         self.nodes.len() > 1
     }

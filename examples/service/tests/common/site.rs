@@ -10,6 +10,8 @@ use amqp_testkit::RabbitMq;
 /// A broker that can be killed.
 pub trait Site {
     fn uri(&self) -> String;
+    /// Makes the queues that are declared so far survive kills.
+    fn flush(&self) -> io::Result<()>;
     fn kill(&self) -> io::Result<()>;
     /// Starts it again. A broker that runs is stopped in good order before.
     fn restart(&self) -> io::Result<()>;
@@ -18,6 +20,10 @@ pub trait Site {
 impl Site for RabbitMq {
     fn uri(&self) -> String {
         self.amqp_uri()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Self::flush(self)
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -32,6 +38,11 @@ impl Site for RabbitMq {
 impl Site for Broker {
     fn uri(&self) -> String {
         Self::uri(self)
+    }
+
+    /// It forgets no durable queue.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// It has no process to kill. It cuts its connections as if it had been killed, and does not listen.
