@@ -23,7 +23,7 @@ async fn on_one_node() -> Result<(), Error> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_on_one_node() -> Result<(), Error> {
-    let faults = [Fault::CutAmid, Fault::ForcedClose, Fault::Freeze];
+    let faults = [Fault::CutAmid, Fault::ForcedClose, Fault::Kill, Fault::Freeze];
     nothing_is_lost(Plan::once(1, &faults).workload(Workload::Patterns)).await
 }
 
