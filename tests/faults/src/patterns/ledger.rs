@@ -8,6 +8,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::QUEUES;
 use crate::ledger::Totals;
 
 /// How often a message is tried again.
@@ -73,8 +74,13 @@ impl Fate {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Moment(u64);
 
+/// Number of messages of a producer that may wait for their first attempt. Workers are slower than their producers on a busy machine,
+/// and a probe has to pass all messages that wait: without a limit, that takes longer each time.
+const BACKLOG: usize = 200;
+
 #[derive(Debug, Clone, Default)]
 struct Message {
+    producer: usize,
     /// How often it may have been published.
     published: u32,
     confirmed: bool,
@@ -95,6 +101,8 @@ pub(super) struct Ledger(Mutex<Entries>);
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     messages: Vec<Message>,
+    /// Number of messages of each producer that had no attempt yet.
+    waiting: [usize; QUEUES.len()],
     now: Moment,
     pub(super) calls: u64,
     pub(super) replies: u64,
@@ -121,10 +129,15 @@ impl Entries {
         is_calm(since, self.now)
     }
 
-    /// Begins a message, and returns its number.
-    pub(super) fn begin(&mut self) -> usize {
-        self.messages.push(Message { from: self.now, to: self.now, ..Message::default() });
-        self.messages.len() - 1
+    /// Begins a message of the producer for this queue, and returns its number; `None` if too many wait.
+    pub(super) fn begin(&mut self, producer: usize) -> Option<usize> {
+        if self.waiting[producer] >= BACKLOG {
+            return None;
+        }
+        self.waiting[producer] += 1;
+        let (from, to) = (self.now, self.now);
+        self.messages.push(Message { producer, from, to, ..Message::default() });
+        Some(self.messages.len() - 1)
     }
 
     pub(super) fn published(&mut self, id: usize) {
@@ -137,6 +150,10 @@ impl Entries {
 
     pub(super) fn attempted(&mut self, id: usize, attempt: u32, repeated: bool) {
         let now = self.now;
+        let first = self.messages.get(id).filter(|message| message.attempts.is_empty());
+        if let Some(message) = first {
+            self.waiting[message.producer] -= 1;
+        }
         self.with(id, |message| {
             message.attempts.push(attempt);
             message.repeated += u32::from(repeated);

@@ -87,7 +87,7 @@ impl Clients for Patterns {
             let queue = declare(site, &consuming.open_channel().await?, name).await?;
             workers.push(tokio::spawn(work::work(shared.clone(), queue, name, index == 1)));
             let queue = publishing.open_channel().await?.queue(name)?;
-            producers.push(tokio::spawn(work::produce(shared.clone(), queue)));
+            producers.push(tokio::spawn(work::produce(shared.clone(), queue, index)));
         }
         let queue = declare(site, &consuming.open_channel().await?, CALLS).await?;
         workers.push(tokio::spawn(calls::serve(shared.clone(), queue)));

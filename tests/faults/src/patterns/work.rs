@@ -112,15 +112,22 @@ pub(super) async fn work(shared: Arc<Shared>, queue: Queue, name: &'static str, 
 }
 
 /// Publishes messages, each as often as it takes, until that is stopped.
-pub(super) async fn produce(shared: Arc<Shared>, queue: Queue) {
+pub(super) async fn produce(shared: Arc<Shared>, queue: Queue, producer: usize) {
     let publisher = match queue.channel().default_exchange().publisher(PublisherOptions::new()) {
         Ok(publisher) => publisher,
         Err(error) => return shared.ledger.trouble(format!("no publisher: {error}")),
     };
     let ids = unfold((), async |()| {
-        // The pace of the publisher.
-        tokio::time::sleep(Duration::from_micros(fastrand::u64(..10_000))).await;
-        (!shared.is_stopped()).then(|| (shared.books.lock().begin(), ()))
+        loop {
+            // The pace of the publisher.
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(..10_000))).await;
+            if shared.is_stopped() {
+                return None;
+            }
+            if let Some(id) = shared.books.lock().begin(producer) {
+                return Some((id, ()));
+            }
+        }
     });
     let publish = async |id| loop {
         shared.books.lock().published(id);
