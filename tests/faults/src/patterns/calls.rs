@@ -49,7 +49,7 @@ pub(super) async fn serve(shared: Arc<Shared>, queue: Queue) {
             Ok(_) => {}
             // A fault fell into its start.
             Err(ServeError::Start(error)) if error.is_transient() => {
-                tokio::time::sleep(super::BACKOFF).await;
+                super::back_off().await;
             }
             // Or it fell into its end, before the broker had taken the last replies.
             Err(ServeError::Ended { end, .. }) if end.is_transient() => {}

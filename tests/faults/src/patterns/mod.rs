@@ -27,8 +27,10 @@ const QUEUES: [&str; 2] = ["patterns.0", "patterns.1"];
 const CALLS: &str = "patterns.calls";
 const REPLIES: &str = "patterns.replies";
 
-/// The time before something that failed is tried again.
-const BACKOFF: Duration = Duration::from_millis(10);
+/// Waits as an application does before it tries again something that has failed. It would fail again at once.
+async fn back_off() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
 
 /// The state that all tasks share.
 struct Shared {
@@ -142,7 +144,7 @@ impl Clients for Patterns {
                 if !client.is_open() {
                     return Err("a client for calls has ended".into());
                 }
-                tokio::time::sleep(BACKOFF).await;
+                back_off().await;
             }
         }
         Ok(())

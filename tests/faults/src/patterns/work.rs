@@ -104,7 +104,7 @@ pub(super) async fn work(shared: Arc<Shared>, queue: Queue, name: &'static str, 
             Ok(_) => {}
             // A fault fell into its start.
             Err(WorkError::Start(error)) if error.is_transient() => {
-                tokio::time::sleep(super::BACKOFF).await;
+                super::back_off().await;
             }
             Err(error) => return shared.ledger.trouble(format!("worker of {name}: {error:?}")),
         }
@@ -136,8 +136,7 @@ pub(super) async fn produce(shared: Arc<Shared>, queue: Queue, producer: usize) 
             Err(SendError::NotSent(error)) if !error.is_transient() => {
                 return shared.ledger.trouble(format!("message {id} was not sent: {error}"));
             }
-            // An application backs off before it tries again.
-            Err(_) => tokio::time::sleep(super::BACKOFF).await,
+            Err(_) => super::back_off().await,
         }
     };
     std::pin::pin!(ids).for_each_concurrent(UNDER_WAY, publish).await;
