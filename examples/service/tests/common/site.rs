@@ -1,6 +1,6 @@
 //! Brokers that tests of programs kill.
 
-#![allow(unreachable_pub, reason = "it is a part of tests")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
 use std::io;
 
