@@ -3,7 +3,7 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use amqp_client_core::{
@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 
+use super::calls::Entry;
 use super::client::RpcClient;
-use super::dispatch::Entry;
 use super::error::{Failed, RpcError};
 use super::reply;
 use crate::codec::Format;
@@ -190,7 +190,7 @@ impl Plan {
         sent: &AtomicBool,
         left: &(dyn Fn() -> Duration + Sync),
     ) -> Result<proto::Delivery, RpcError> {
-        let entry = self.client.dispatcher().register().map_err(RpcError::Ended)?;
+        let entry = self.client.calls().register().map_err(RpcError::Ended)?;
         let publisher = self.client.publisher_to(&self.exchange)?;
         // The reason why an earlier request of this call gets no reply.
         let mut lost: Option<ConsumerEnd> = None;
@@ -201,7 +201,7 @@ impl Plan {
             };
             match failed {
                 Failed::Lost(reason)
-                    if self.idempotent && self.client.dispatcher().ended().is_none() =>
+                    if self.idempotent && self.client.calls().ended().is_none() =>
                 {
                     lost = Some(reason);
                     entry.send_again();
@@ -221,58 +221,24 @@ impl Plan {
         sent: &AtomicBool,
         left: &(dyn Fn() -> Duration + Sync),
     ) -> Result<proto::Delivery, Failed> {
-        let confirmation = loop {
-            // An outage takes some of the time, and may rename the queue for replies. So the request is made after it.
-            poll_fn(|cx| entry.poll_restored(cx)).await;
-            let interruptions = self.client.dispatcher().interruptions();
-            let message = self.message(entry, left()).map_err(RpcError::from)?;
-            // No time is left: the deadline ends this future.
-            let Some(message) = message else { pending().await };
-            let mut publishing = pin!(publisher.publish_message(&self.routing_key, &message));
-            let published = poll_fn(|cx| {
-                if self.client.dispatcher().interruptions() != interruptions {
-                    return Poll::Ready(None);
-                }
-                let published = ready!(publishing.as_mut().poll(cx));
-                if published.is_ok() {
-                    // The count from before the request was sent: an interruption in between counts as one after it.
-                    entry.sent(interruptions);
-                    sent.store(true, Ordering::Relaxed);
-                }
-                Poll::Ready(Some(published))
-            });
-            if let Some(published) = published.await {
-                break published.map_err(RpcError::from)?;
-            }
-        };
-        self.wait(entry, confirmation).await
+        let sending = entry.send(|| self.publish(publisher, entry, left));
+        let Some(confirmation) = sending.await? else { return entry.reply(pending(), || ()).await };
+        sent.store(true, Ordering::Relaxed);
+        let refused = confirmation.map(|confirmed| confirmed.err().and_then(Failed::of_confirm));
+        entry.reply(refused, || self.client.dispatch()).await
     }
 
-    /// Waits for the reply, which often comes before the confirm of the request.
-    async fn wait(
+    async fn publish(
         &self,
+        publisher: &Publisher,
         entry: &Entry,
-        confirmation: Confirmation,
-    ) -> Result<proto::Delivery, Failed> {
-        let mut confirmation = Some(confirmation);
-        poll_fn(|cx| {
-            if let Poll::Ready(outcome) = entry.poll(cx) {
-                return Poll::Ready(outcome.map_err(Failed::Lost));
-            }
-            let Some(confirming) = &mut confirmation else { return Poll::Pending };
-            let confirmed = ready!(confirming.poll_unpin(cx));
-            confirmation = None;
-            let Some(failed) = confirmed.err().and_then(Failed::of_confirm) else {
-                return Poll::Pending;
-            };
-            // A reply that arrived before a loss may not be dispatched yet.
-            self.client.dispatcher().run();
-            match entry.poll(cx) {
-                Poll::Ready(Ok(reply)) => Poll::Ready(Ok(reply)),
-                _ => Poll::Ready(Err(failed)),
-            }
-        })
-        .await
+        left: &(dyn Fn() -> Duration + Sync),
+    ) -> Result<Confirmation, RpcError> {
+        match self.message(entry, left())? {
+            Some(message) => Ok(publisher.publish_message(&self.routing_key, &message).await?),
+            // No time is left: the deadline ends this future.
+            None => pending().await,
+        }
     }
 
     /// Returns the request, which expires with the call; `None` if no time is left.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use amqp_client_core::{
     Body, CallError, Channel, Connection, ConsumeOptions, Misuse, PublishError, Publisher,
-    PublisherOptions, Queue, ShortStr,
+    PublisherOptions, Queue, ShortStr, proto,
 };
 
 use super::call::{Call, Plan};
-use super::dispatch::Dispatcher;
+use super::calls::Calls;
+use super::dispatch::{Dispatcher, Replies};
 use super::error::RpcError;
 use crate::codec::{self, Decode, Encode, Format};
 
@@ -111,7 +112,7 @@ impl RpcClient {
                 channel.basic_consume(DIRECT_REPLY_TO, options).await?
             }
         };
-        let dispatcher = Dispatcher::new(consumer, replies.is_none());
+        let dispatcher = Dispatcher::new(Replies::new(consumer), replies.is_none());
         let publisher = channel.default_exchange().publisher(publisher_options());
         let publisher = publisher.map_err(not_publishing)?;
         let inner = Inner { dispatcher, channel, publisher, replies, timeout };
@@ -144,20 +145,20 @@ impl RpcClient {
     /// Returns the number of replies that nobody waited for: their calls had timed out or were dropped, or they came twice.
     #[must_use]
     pub fn late_replies(&self) -> u64 {
-        self.inner.dispatcher.late()
+        self.calls().late()
     }
 
     /// Returns the number of calls that wait, for their reply or to be sent.
     #[must_use]
     pub fn pending_calls(&self) -> usize {
-        self.inner.dispatcher.waiting()
+        self.calls().waiting()
     }
 
     /// Returns whether the client can make calls: its channel is open, and its replies are consumed. It is open while the connection
     /// is being recovered: calls then wait.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.inner.channel.is_open() && self.inner.dispatcher.ended().is_none()
+        self.inner.channel.is_open() && self.calls().ended().is_none()
     }
 
     /// Returns the client's connection.
@@ -166,8 +167,13 @@ impl RpcClient {
         self.inner.channel.connection()
     }
 
-    pub(super) fn dispatcher(&self) -> &Arc<Dispatcher> {
-        &self.inner.dispatcher
+    pub(super) fn calls(&self) -> &Arc<Calls<proto::Delivery>> {
+        self.inner.dispatcher.calls()
+    }
+
+    /// Takes the replies that have arrived to their calls.
+    pub(super) fn dispatch(&self) {
+        self.inner.dispatcher.run();
     }
 
     /// Returns the address for replies. A queue with a name from the broker has another one after a loss.

@@ -70,6 +70,7 @@
 //! servers.
 
 mod call;
+mod calls;
 mod client;
 mod dispatch;
 mod error;
@@ -77,6 +78,7 @@ mod methods;
 mod reply;
 mod serve;
 mod server;
+mod sync;
 mod turns;
 
 pub use call::Call;

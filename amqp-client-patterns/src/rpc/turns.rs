@@ -1,10 +1,6 @@
 //! Turns: of many threads that want to run something, one at a time does.
 
-#[cfg(not(shuttle))]
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-#[cfg(shuttle)]
-use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::{AtomicUsize, Ordering};
 
 /// Lets one thread at a time run something. A thread that comes meanwhile, or the same thread from inside, does not wait: whoever
 /// runs it runs it once more.
@@ -53,7 +49,7 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS='--cfg shuttle' cargo test -p amqp-client-patterns --lib`
+/// `RUSTFLAGS='--cfg shuttle' cargo test -p amqp-client-patterns --lib turns`
 #[cfg(all(test, shuttle))]
 mod tests {
     use shuttle::sync::Arc;
