@@ -10,8 +10,8 @@ use amqp_client_core::proto::method::{
     QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk, QueueUnbindOk, TxSelectOk,
 };
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, Connection, ConnectionError, Event, FieldTable, Properties, ReplyCode,
-    Secret, ServerConfig, ServerEvent, ShortStr, Transmit,
+    ChannelEvent, ChannelId, Connection, ConnectionError, Event, FieldTable, Properties, Published,
+    ReplyCode, Secret, ServerConfig, ServerEvent, ShortStr, Transmit,
 };
 use bytes::BytesMut;
 
@@ -43,6 +43,12 @@ pub(crate) struct Server {
     /// Publishes that came since the last confirm, and how many came on the channel that publishes.
     unconfirmed: u64,
     published: u64,
+    /// The number of replies to a request with this body. They come directly, before the confirm, and have its body.
+    pub(crate) replies: Option<fn(&[u8]) -> u64>,
+    /// The number of these replies so far.
+    pub(crate) replied: u64,
+    /// The tag of the last consumer, which gets the replies.
+    replies_to: ShortStr,
 }
 
 impl Peer for Server {
@@ -71,10 +77,11 @@ impl Peer for Server {
                     self.secrets.push(new_secret);
                     Ok(())
                 }
-                Event::Channel(id, ChannelEvent::Published(_)) => {
+                Event::Channel(id, ChannelEvent::Published(published)) => {
                     channel = Some(id);
                     self.unconfirmed += 1;
                     self.published += 1;
+                    self.reply_to(id, &published);
                     Ok(())
                 }
                 Event::Channel(id, ChannelEvent::Method(method)) => {
@@ -117,6 +124,9 @@ impl Server {
             tags: BTreeMap::new(),
             unconfirmed: 0,
             published: 0,
+            replies: None,
+            replied: 0,
+            replies_to: ShortStr::default(),
         }
     }
 
@@ -177,6 +187,23 @@ impl Server {
         }
     }
 
+    fn reply_to(&mut self, id: ChannelId, request: &Published) {
+        let Some(replies) = self.replies else { return };
+        for _ in 0..replies(&request.body) {
+            self.next_delivery += 1;
+            let deliver = BasicDeliver {
+                consumer_tag: self.replies_to.clone(),
+                delivery_tag: self.next_delivery,
+                ..BasicDeliver::default()
+            };
+            // A later frame may have closed the channel or the connection.
+            let sent = self.connection.channel(id).is_ok_and(|mut channel| {
+                channel.send_content(deliver, &request.properties, &request.body).is_ok()
+            });
+            self.replied += u64::from(sent);
+        }
+    }
+
     /// Answers a `basic.get` with a message.
     pub(crate) fn give(&mut self, id: ChannelId, body: &[u8]) {
         self.next_delivery += 1;
@@ -187,6 +214,7 @@ impl Server {
 
     fn answer(&mut self, id: ChannelId, method: Method) {
         if let Method::BasicConsume(consume) = &method {
+            self.replies_to = consume.consumer_tag.clone();
             // A consumer that was paused is started again under its tag with a number in front.
             if let Some((_, tag)) = consume.consumer_tag.to_string().split_once(".ctag") {
                 self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());

@@ -79,6 +79,8 @@ mod reply;
 mod serve;
 mod server;
 mod sync;
+#[cfg(all(test, shuttle))]
+mod threads;
 mod turns;
 
 pub use call::Call;
