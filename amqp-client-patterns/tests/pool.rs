@@ -5,8 +5,13 @@ mod common;
 use std::pin::pin;
 use std::time::Duration;
 
-use amqp_client_core::{Channel, ConsumeOptions, Message, PublisherOptions, QueueOptions};
+use amqp_client_blocking::Wait as _;
+use amqp_client_core::{
+    CallError, Channel, ClientConfig, ConsumeOptions, Limits, Message, PublisherOptions,
+    QueueOptions, Target,
+};
 use amqp_client_patterns::pool::ChannelPool;
+use amqp_test_broker::Broker;
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
@@ -170,6 +175,30 @@ fn an_idle_channel_keeps_no_message_from_others() {
         assert_eq!((transactional.idle(), queue.purge().await?), (1, 0));
         Ok(())
     });
+}
+
+/// The client holds a message that is too large for it.
+#[test]
+fn an_idle_channel_holds_no_message_that_the_client_does_not_accept() -> Outcome {
+    let broker = Broker::start()?;
+    let limits = ClientConfig::default().limits(Limits::default().body_max(4));
+    let target = broker.uri().parse::<Target>()?.protocol(limits);
+    let connection = amqp_client_blocking::connect_target(target)?;
+    let queue = connection.open_channel().wait()?.queue_declare("q", QueueOptions::new()).wait()?;
+    queue.publish_confirmed(&Message::new("large")).wait()?;
+    for pool in [ChannelPool::transactional(&connection, 1), ChannelPool::new(&connection, 1)] {
+        let channel = pool.get().wait()?;
+        let got = channel.basic_get("q").wait();
+        assert!(matches!(got, Err(CallError::Unusable { .. })), "{got:?}");
+        assert_eq!(channel.unsettled(), 1);
+        drop(channel);
+        assert_eq!(pool.idle(), 0);
+        // The close of that channel requeues it.
+        while broker.queue("q").ok_or("no queue")?.messages.is_empty() {
+            connection.after(Duration::from_millis(1)).wait()?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -176,11 +176,13 @@ impl Channel {
         self.protocol(&mut self.lock()).is_ok_and(|protocol| protocol.is_flowing())
     }
 
-    /// Returns the number of unsettled deliveries of the channel: those that wait in the client, those that the application holds, and
-    /// those that a rollback has made unacknowledged again. 0 if the channel is closed.
+    /// Returns the number of unsettled deliveries of the channel: those that wait in the client, those that the application holds,
+    /// those that a rollback has made unacknowledged again, and those that the client does not accept and
+    /// [holds](crate::Oversized::Hold). 0 if the channel is closed.
     #[must_use]
     pub fn unsettled(&self) -> usize {
-        self.protocol(&mut self.lock()).map_or(0, |protocol| protocol.unsettled())
+        let unsettled = self.protocol(&mut self.lock()).map(|own| own.unsettled() + own.held());
+        unsettled.unwrap_or(0)
     }
 
     /// Registers a callback that runs once, with the reason, when the channel closes. If the channel is already closed, the

@@ -410,7 +410,13 @@ impl Channel<'_> {
     /// Returns the number of unsettled deliveries, without those that are [held](crate::Oversized::Hold).
     #[must_use]
     pub fn unsettled(&self) -> usize {
-        self.state.unsettled.len().saturating_sub(self.state.held.len(&self.state.unsettled))
+        self.state.unsettled.len().saturating_sub(self.held())
+    }
+
+    /// Returns the number of unsettled deliveries that are [held](crate::Oversized::Hold), because the client does not accept them.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.state.held.len(&self.state.unsettled)
     }
 
     /// Returns whether deliveries may be unsettled for the broker, also those that are held or that a transaction has settled.

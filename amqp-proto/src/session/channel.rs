@@ -527,11 +527,20 @@ impl SessionChannel<'_> {
         }
     }
 
-    /// Returns the number of unsettled deliveries.
+    /// Returns the number of unsettled deliveries, without those that are [held](crate::Oversized::Hold).
     #[must_use]
     pub fn unsettled(&self) -> usize {
         match &self.reach {
             Reach::Channel(channel) => channel.unsettled(),
+            Reach::Nowhere(_) | Reach::Ended(_) => 0,
+        }
+    }
+
+    /// Returns the number of unsettled deliveries that are [held](crate::Oversized::Hold), because the client does not accept them.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match &self.reach {
+            Reach::Channel(channel) => channel.held(),
             Reach::Nowhere(_) | Reach::Ended(_) => 0,
         }
     }
