@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{
-    Message, MessageProperties, OnPanic, Overflow, QueueOptions, SendError, Settings, Target,
+    ClientConfig, Limits, Message, MessageProperties, OnPanic, Overflow, QueueOptions, SendError,
+    Settings, Target,
 };
 use amqp_client_patterns::handler::{State, Text, Verdict};
 use amqp_client_patterns::retry::Retry;
@@ -23,7 +24,7 @@ use amqp_test_broker::Broker;
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, join, select};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 /// Waits until a queue has this many messages that are ready.
 async fn until_ready(rig: &Rig, queue: &str, expected: usize) -> Outcome {
@@ -286,6 +287,31 @@ fn a_server_that_is_stopped_while_the_broker_is_silent_says_what_it_did() -> Out
     match server.until(stop).wait() {
         Err(ServeError::NotConfirmed { served, .. }) => assert_eq!(served.done, 1),
         other => return Err(format!("{other:?}").into()),
+    }
+    Ok(())
+}
+
+/// It holds its prefetch limit, so the worker gets nothing else.
+#[test]
+fn a_message_that_the_client_does_not_accept_is_reported() -> Outcome {
+    let broker = Broker::start()?;
+    let limits = ClientConfig::default().limits(Limits::default().body_max(4));
+    let target = broker.uri().parse::<Target>()?.protocol(limits);
+    let connection = amqp_client_blocking::connect_target(target)?;
+    let queue = connection.open_channel().wait()?.queue_declare("q", QueueOptions::new()).wait()?;
+    queue.publish_confirmed(&Message::new("large")).wait()?;
+    let (reported, mut reports) = mpsc::unbounded_channel();
+    let work = Work::on(&queue).on_event(move |event| {
+        let _listening = reported.send(event.to_string());
+    });
+    let mut report = None;
+    let stop = async { report = reports.recv().await };
+    work.each(async || ()).until(stop).wait()?;
+    let expected = "message 1: the client does not accept it: message body of 5 bytes exceeds";
+    assert!(report.as_ref().is_some_and(|text| text.starts_with(expected)), "{report:?}");
+    // The worker has ended, and no longer holds it.
+    while broker.queue("q").ok_or("no queue")?.messages.is_empty() {
+        connection.after(Duration::from_millis(1)).wait()?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The start of a worker.
 
-use amqp_client_core::{Channel, ConsumeOptions, Consumer, Queue, ShortStr};
+use amqp_client_core::{Channel, ChannelEvents, ConsumeOptions, Consumer, Queue, ShortStr};
 
 use super::WorkError;
 use super::settle::Retries;
@@ -12,8 +12,10 @@ pub(super) async fn begin(
     options: ConsumeOptions,
     prefetch: u16,
     retry: Option<Retry>,
-) -> Result<(Consumer, Option<Retries>), WorkError> {
+) -> Result<(Consumer, ChannelEvents, Option<Retries>), WorkError> {
     let channel = queue.channel().connection().open_channel().await?;
+    // Before the first delivery, which the client may not accept.
+    let events = channel.events();
     let name = queue.current_name();
     let retries = match retry {
         // Before the first delivery: losses count as attempts, and after the last one the broker moves a message to the queue for
@@ -22,7 +24,7 @@ pub(super) async fn begin(
         None => None,
     };
     let consumer = channel.basic_consume(&name, options.prefetch(prefetch)).await?;
-    Ok((consumer, retries))
+    Ok((consumer, events, retries))
 }
 
 async fn declare(channel: &Channel, queue: &ShortStr, retry: Retry) -> Result<Retries, WorkError> {

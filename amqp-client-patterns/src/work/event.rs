@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use amqp_client_core::error::chain;
-use amqp_client_core::{CallError, ConsumerEnd, Delivery, ShortStr, proto};
+use amqp_client_core::{CallError, ConsumerEnd, Delivery, DeliveryTag, ShortStr, Unusable, proto};
 use thiserror::Error;
 
 use crate::codec::BoxError;
@@ -29,6 +29,18 @@ pub enum WorkEvent<'a> {
         message: Option<&'a proto::Delivery>,
         /// The time for which the handler has been running, at least.
         running: Duration,
+    },
+    /// The client did not accept a message, because its body is larger than
+    /// [`Limits::body_max`](amqp_client_core::Limits::body_max). It was held, requeued or rejected, as
+    /// [`Limits::oversized`](amqp_client_core::Limits::oversized) configures.
+    ///
+    /// A message that is held counts against the [prefetch limit](super::Work::prefetch): a worker that holds as many gets no others,
+    /// until the broker closes its channel after its consumer timeout. Raise the limit, or let such messages be rejected.
+    Unusable {
+        /// The delivery tag of the message.
+        delivery_tag: DeliveryTag,
+        /// The reason.
+        why: &'a Unusable,
     },
     /// The copy of a message could not be published to be retried or parked. After a second, the message is requeued.
     NotPublished {
@@ -70,6 +82,9 @@ impl fmt::Display for WorkEvent<'_> {
             Self::Failed { message, verdict, .. } => write!(f, "{}: {verdict}", name(message)),
             Self::Slow { message, running } => {
                 write!(f, "{}: its handler has been running for {running:?}", name(message))
+            }
+            Self::Unusable { delivery_tag, why } => {
+                write!(f, "message {delivery_tag}: the client does not accept it: {why}")
             }
             Self::NotPublished { message, queue, error } => {
                 let (message, error) = (name(&Some(message)), chain(&***error));

@@ -57,6 +57,7 @@
 //! | returns an error, or [`Verdict::Retry`](crate::handler::Verdict::Retry) | is [tried again](Work::retry), or rejected and requeued |
 //! | returns [`Verdict::Refuse`](crate::handler::Verdict::Refuse) | is [parked](Work::failed_to), or rejected and dead-lettered |
 //! | cannot be called: the body does not decode, or no route takes the message | is refused, too |
+//! | cannot be called: the body is larger than the client accepts | is held, unless [`Limits::oversized`](amqp_client_core::Limits::oversized) says otherwise: [`WorkEvent::Unusable`] |
 //! | panics | is retried, unless [`on_panic`](Work::on_panic) says otherwise |
 //! | is still running when the grace period ends, or the connection is closed | is unfinished: [`Summary::unfinished`] |
 //! | took the [`Delivery`] | is settled by the handler |

@@ -1,12 +1,17 @@
 //! The loop of a worker.
 
+mod requeue;
+mod watch;
+
 use std::collections::VecDeque;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use amqp_client_core::{After, CallError, Connection, Consumer, ConsumerEnd, Delivery, OnPanic};
+use amqp_client_core::{
+    After, CallError, ChannelEvents, Connection, Consumer, ConsumerEnd, Delivery, OnPanic,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, Join, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -20,9 +25,7 @@ use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
 use crate::grace::Grace;
 use crate::handler::Verdict;
 use crate::shown::panicked;
-
-/// Number of times that the watchdog looks in the time after which it reports a handler.
-const LOOKS: u32 = 4;
+use watch::LOOKS;
 
 /// Runs a worker until `stop` is ready or its consumer ends.
 pub(super) async fn run<S, R: Routes<S>>(
@@ -32,15 +35,16 @@ pub(super) async fn run<S, R: Routes<S>>(
     let Work { queue, state, routes, options } = work;
     let mut stop = pin!(stop);
     let begin = begin(&queue, options.consume.clone(), options.limit(), options.retry);
-    let (consumer, retry) = match select(stop.as_mut(), pin!(begin)).await {
+    let (consumer, events, retry) = match select(stop.as_mut(), pin!(begin)).await {
         Either::Left(_) => return Ok(Summary::default()),
         Either::Right((begun, _)) => {
-            begun.map(|(consumer, retry)| (consumer.on_panic(options.on_panic), retry))?
+            let (consumer, events, retry) = begun?;
+            (consumer.on_panic(options.on_panic), events, retry)
         }
     };
     let connection = queue.channel().connection();
     let policy = Policy::new(connection, retry, options.failed_to.as_deref());
-    let mut worker = Worker::new(consumer, policy, state, routes, options);
+    let mut worker = Worker::new((consumer, events), policy, state, routes, options);
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| worker.poll(stop.as_mut(), cx)));
         match (polled, worker.options.panic.take()) {
@@ -85,6 +89,8 @@ struct Worker<S, R: Routes<S>> {
     no_ack: bool,
     /// The grace period. It begins when there is no consumer any more.
     grace: Grace,
+    /// The events of the consumer's channel, if there is an observer.
+    events: Option<ChannelEvents>,
     /// The next look of the watchdog, if there is an observer.
     look: Option<After>,
     /// Number of looks so far.
@@ -93,9 +99,16 @@ struct Worker<S, R: Routes<S>> {
 }
 
 impl<S, R: Routes<S>> Worker<S, R> {
-    fn new(consumer: Consumer, policy: Policy, state: S, routes: R, options: Options) -> Self {
+    fn new(
+        (consumer, events): (Consumer, ChannelEvents),
+        policy: Policy,
+        state: S,
+        routes: R,
+        options: Options,
+    ) -> Self {
         let connection = consumer.channel().connection().clone();
         let grace = Grace::new(options.grace);
+        let events = options.observer.is_some().then_some(events);
         let look = options.observer.as_ref().map(|_| connection.after(options.warn_after / LOOKS));
         Self {
             connection,
@@ -113,6 +126,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             no_ack: false,
             grace,
             look,
+            events,
             looks: 0,
             summary: Summary::default(),
         }
@@ -146,6 +160,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 return Poll::Ready(self.result());
             }
             if !self.take(&mut arriving, cx) {
+                self.listen(cx);
                 self.watch(cx);
                 return Poll::Pending;
             }
@@ -417,40 +432,6 @@ impl<S, R: Routes<S>> Worker<S, R> {
         match self.end.take() {
             Some(end) => Err(WorkError::Ended { end, summary: Box::new(summary) }),
             None => Ok(summary),
-        }
-    }
-
-    /// Reports the handlers that have been running for long, once each.
-    fn watch(&mut self, cx: &mut Context<'_>) {
-        while let Some(Poll::Ready(passed)) = self.look.as_mut().map(|look| look.poll_unpin(cx)) {
-            // Nothing measures the time once the connection has ended.
-            let time = self.options.warn_after;
-            self.look = passed.ok().map(|()| self.connection.after(time / LOOKS));
-            self.looks = self.looks.wrapping_add(1);
-            for (_, job) in &self.jobs {
-                // A handler began between two looks, so it has been running for `LOOKS` times when one more has passed.
-                if self.looks.wrapping_sub(job.began) == LOOKS + 1 {
-                    let message = job.delivery.as_deref();
-                    self.options.report(&WorkEvent::Slow { message, running: time });
-                }
-            }
-        }
-    }
-}
-
-/// A panic in the task of the worker, but outside of it, is no failure of the messages.
-impl<S, R: Routes<S>> Drop for Worker<S, R> {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        let running =
-            std::mem::take(&mut self.jobs).into_iter().filter_map(|(_, job)| job.delivery);
-        let next = self.next.drain(..).map(|(_, delivery)| delivery);
-        let waiting = self.options.order.as_mut().map(Order::take_all).unwrap_or_default();
-        for delivery in running.chain(next).chain(waiting) {
-            // If the channel is closed, the broker has requeued the delivery.
-            let _closed = delivery.nack(true);
         }
     }
 }
