@@ -72,6 +72,7 @@ fn names_that_cannot_be_are_found() {
         .exchange("", "topic", ExchangeOptions::new())
         .exchange("amq.mine", "topic", ExchangeOptions::new())
         .exchange("amq.topic", "topic", ExchangeOptions::new())
+        .exchange("untyped", "", ExchangeOptions::new())
         .queue("amq.mine", QueueOptions::new())
         .queue("twice", QueueOptions::new())
         .queue("twice", QueueOptions::new().max_length(1))
@@ -98,11 +99,16 @@ fn names_that_cannot_be_are_found() {
         [
             "exchange '': the broker reserves this name; choose another",
             "exchange 'amq.mine': the broker reserves this name; choose another",
+            "exchange 'untyped': it has no type; choose one, such as direct or topic",
             "queue 'amq.mine': the broker reserves this name; choose another",
             "queue 'twice': it is declared twice, with different options; remove one",
             "queue '': it has no name, so nothing can refer to it; name it",
         ]
     );
+    let bindings = Topology::new().bind("q", "amq.topic", &long).bind_exchange("x", &long, "key");
+    let found = texts(&bindings, None);
+    assert!(found[0].starts_with("binding of 'q' to 'amq.topic' by 'nnn"), "{found:?}");
+    assert!(found[1].starts_with("binding of 'x' to 'nnn"), "{found:?}");
 }
 
 #[test]

@@ -131,6 +131,10 @@ impl fmt::Display for TopologyError {
             ),
             // The options name the entity by themselves.
             None if matches!(*self.error, CallError::Options(_)) => self.error.fmt(f),
+            // Such as a lost connection. What was declared before stays as it is.
+            None if self.error.is_transient() => {
+                write!(f, "{} was not declared; apply the topology again", self.entity)
+            }
             None => write!(f, "{} was not declared", self.entity),
         }
     }
@@ -142,5 +146,25 @@ impl std::error::Error for TopologyError {
             CallError::Options(_) => None,
             error => Some(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use amqp_proto::{Misuse, ShortStr};
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_whether_to_apply_the_topology_again() {
+        let text = |error| {
+            TopologyError::new(Entity::Exchange(ShortStr::truncated("x")), error).to_string()
+        };
+        let timed_out =
+            CallError::TimedOut { method: "exchange.declare", after: Duration::from_secs(30) };
+        assert_eq!(text(timed_out), "exchange 'x' was not declared; apply the topology again");
+        assert_eq!(text(Misuse::NeedsConfirms.into()), "exchange 'x' was not declared");
     }
 }

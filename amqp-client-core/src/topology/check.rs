@@ -62,6 +62,9 @@ impl Topology {
             {
                 findings.push(Finding::new(entity(), Problem::Reserved));
             }
+            if !exchange.passive && exchange.kind.is_empty() {
+                findings.push(Finding::new(entity(), Problem::NoType));
+            }
             if let Some(kind) = predeclared_differently(exchange) {
                 findings.push(Finding::new(entity(), Problem::Predeclared { kind }));
             }
@@ -276,6 +279,8 @@ pub enum Problem {
         /// The type of the exchange.
         kind: &'static str,
     },
+    /// An exchange has no type.
+    NoType,
     /// A queue has no name, so nothing can refer to it.
     NoName,
     /// It is declared twice, with different options.
@@ -324,6 +329,7 @@ impl Problem {
             Self::Invalid(_)
             | Self::Reserved
             | Self::Predeclared { .. }
+            | Self::NoType
             | Self::Twice
             | Self::DefaultExchange
             | Self::UnknownExchange(_)
@@ -357,6 +363,7 @@ impl fmt::Display for Problem {
                 f,
                 "each virtual host has it as a durable exchange of type {kind}; name it by existing_exchange, or choose another name"
             ),
+            Self::NoType => f.write_str("it has no type; choose one, such as direct or topic"),
             Self::NoName => f.write_str("it has no name, so nothing can refer to it; name it"),
             Self::Twice => f.write_str("it is declared twice, with different options; remove one"),
             Self::DefaultExchange => f.write_str(

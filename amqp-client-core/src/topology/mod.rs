@@ -139,9 +139,9 @@ impl Topology {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Self {
-        match queue_binding(&queue, exchange, routing_key, arguments) {
+        match queue_binding(&queue, &exchange, &routing_key, arguments) {
             Ok(method) => self.bindings.push(Binding::Queue(method)),
-            Err(error) => self.fail(Entity::Queue, queue, error.into()),
+            Err(error) => self.fail_binding(&exchange, &queue, &routing_key, error.into()),
         }
         self
     }
@@ -165,9 +165,9 @@ impl Topology {
         routing_key: impl AsRef<[u8]>,
         arguments: FieldTable,
     ) -> Self {
-        match exchange_binding(&destination, source, routing_key, arguments) {
+        match exchange_binding(&destination, &source, &routing_key, arguments) {
             Ok(method) => self.bindings.push(Binding::Exchange(method)),
-            Err(error) => self.fail(Entity::Exchange, destination, error.into()),
+            Err(error) => self.fail_binding(&source, &destination, &routing_key, error.into()),
         }
         self
     }
@@ -194,9 +194,28 @@ impl Topology {
     }
 
     fn fail(&mut self, entity: fn(ShortStr) -> Entity, name: impl AsRef<[u8]>, error: CallError) {
-        let name = ShortStr::truncated(&String::from_utf8_lossy(name.as_ref()));
-        self.errors.push((entity(name), error));
+        self.errors.push((entity(shortened(&name)), error));
     }
+
+    fn fail_binding(
+        &mut self,
+        source: impl AsRef<[u8]>,
+        destination: impl AsRef<[u8]>,
+        routing_key: impl AsRef<[u8]>,
+        error: CallError,
+    ) {
+        let entity = Entity::Binding {
+            source: shortened(source),
+            destination: shortened(destination),
+            routing_key: shortened(routing_key),
+        };
+        self.errors.push((entity, error));
+    }
+}
+
+/// Returns the beginning of a name that may be too long.
+fn shortened(name: impl AsRef<[u8]>) -> ShortStr {
+    ShortStr::truncated(&String::from_utf8_lossy(name.as_ref()))
 }
 
 impl Binding {
