@@ -63,6 +63,12 @@ impl Tasks {
     fn polls_each(&self) -> f64 {
         *self.polls.borrow() as f64 / self.done.len() as f64
     }
+
+    /// Checks that each task was polled at first, for its turn and for its outcome at the most, and that none has overtaken another.
+    fn assert_few_polls_in_order(&self) {
+        assert!(self.polls_each() <= 3.0, "{} polls per message", self.polls_each());
+        assert!(self.done.is_sorted(), "a task has overtaken another");
+    }
 }
 
 fn rig() -> (ClientRig, Channel) {
@@ -76,21 +82,32 @@ fn publisher(channel: &Channel, window: usize) -> Publisher {
     channel.default_exchange().publisher(options).expect("it is open")
 }
 
-/// Waits for its turn, then for the confirm: that is two wakes, and with the first poll three polls.
-#[test]
-fn a_confirm_wakes_as_many_publishers_as_there_is_room_for() {
-    let (mut rig, channel) = rig();
-    let publisher = publisher(&channel, WINDOW);
+/// Returns tasks that send one message each, and wait for the confirm.
+fn senders(publisher: &Publisher) -> Tasks {
     let mut tasks = Tasks::new();
     for _ in 0..TASKS {
         let publisher = publisher.clone();
         tasks.spawn(async move { publisher.send("q", "m").await.expect("it is confirmed") });
     }
+    tasks
+}
+
+/// Returns a configuration with an outgoing buffer for a few small messages.
+fn small_buffer() -> Config {
+    let limits = Limits::default().transmit_high_water(2000);
+    Config::default().protocol(ClientConfig::default().limits(limits))
+}
+
+/// Waits for its turn, then for the confirm: that is two wakes, and with the first poll three polls.
+#[test]
+fn a_confirm_wakes_as_many_publishers_as_there_is_room_for() {
+    let (mut rig, channel) = rig();
+    let publisher = publisher(&channel, WINDOW);
+    let mut tasks = senders(&publisher);
     while tasks.run() {
         rig.turn();
     }
-    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
-    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+    tasks.assert_few_polls_in_order();
 }
 
 /// The same for the outgoing buffer, which takes a few large messages at a time.
@@ -109,16 +126,13 @@ fn room_in_the_outgoing_buffer_wakes_as_many_publishers_as_it_is_enough_for() {
     while tasks.run() {
         rig.write(false);
     }
-    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
-    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+    tasks.assert_few_polls_in_order();
 }
 
 /// Most of a small message is not its body.
 #[test]
 fn small_messages_that_wait_for_the_outgoing_buffer_count_as_a_whole() {
-    let limits = Limits::default().transmit_high_water(2000);
-    let mut rig =
-        ClientRig::new(Config::default().protocol(ClientConfig::default().limits(limits)));
+    let mut rig = ClientRig::new(small_buffer());
     let channel = rig.open_channel();
     let mut tasks = Tasks::new();
     for number in 0..TASKS {
@@ -130,17 +144,14 @@ fn small_messages_that_wait_for_the_outgoing_buffer_count_as_a_whole() {
     while tasks.run() {
         rig.write(false);
     }
-    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
-    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+    tasks.assert_few_polls_in_order();
 }
 
 /// The room belongs to the tasks that were woken for it, until they publish.
 #[test]
 fn a_task_that_did_not_wait_leaves_the_room_to_those_that_were_woken() {
-    let limits = Limits::default().transmit_high_water(2000);
-    let config = Config::default().protocol(ClientConfig::default().limits(limits));
     for on_loss in [OnLoss::Wait, OnLoss::Keep] {
-        let mut rig = ClientRig::new(config.clone());
+        let mut rig = ClientRig::new(small_buffer());
         rig.recover_with(Recovery::default().keep_max(4000));
         let channel = rig.open_channel();
         let options = PublisherOptions::new().on_loss(on_loss).mandatory(false);
@@ -170,10 +181,8 @@ fn a_task_that_did_not_wait_leaves_the_room_to_those_that_were_woken() {
 #[test]
 fn a_message_waits_for_its_window_before_it_waits_for_the_outgoing_buffer() {
     const FEW: usize = 100;
-    let limits = Limits::default().transmit_high_water(2000);
-    let config = Config::default().protocol(ClientConfig::default().limits(limits));
     for on_loss in [OnLoss::Wait, OnLoss::Keep] {
-        let mut rig = ClientRig::new(config.clone());
+        let mut rig = ClientRig::new(small_buffer());
         rig.recover_with(Recovery::default().keep_max(4000));
         let channel = rig.open_channel();
         let options = PublisherOptions::new().on_loss(on_loss).mandatory(false);
@@ -200,16 +209,11 @@ fn a_message_waits_for_its_window_before_it_waits_for_the_outgoing_buffer() {
 #[test]
 fn a_confirm_wakes_as_many_publishers_of_kept_messages_as_there_is_room_for() {
     let (mut rig, publisher) = keeping_little(PublisherOptions::new().mandatory(false));
-    let mut tasks = Tasks::new();
-    for _ in 0..TASKS {
-        let publisher = publisher.clone();
-        tasks.spawn(async move { publisher.send("q", "m").await.expect("it is confirmed") });
-    }
+    let mut tasks = senders(&publisher);
     while tasks.run() {
         rig.turn();
     }
-    assert!(tasks.polls_each() <= 3.0, "{} polls per message", tasks.polls_each());
-    assert!(tasks.done.is_sorted(), "somebody has overtaken");
+    tasks.assert_few_polls_in_order();
 }
 
 /// Tasks that wait on another channel do not benefit.
