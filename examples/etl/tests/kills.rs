@@ -8,17 +8,16 @@ mod site;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use amqp_client_blocking::{Wait as _, connect};
 use amqp_example_etl::{Error, generate, rejected};
 use amqp_test_broker::Broker;
-use amqp_testkit::wait::wait_for;
 use amqp_testkit::{RabbitMq, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use site::Site;
+use site::{Site, empty_folder, wait_for_success};
 
 type Outcome = Result<(), Error>;
 
@@ -39,11 +38,7 @@ impl Program {
 
     /// Waits until the program has ended with code 0.
     fn wait(mut self) -> Outcome {
-        let status = wait_for(LIMIT, "the program to end", || self.0.try_wait())?;
-        match status.code() {
-            Some(0) => Ok(()),
-            _ => Err(format!("it ended with {status}").into()),
-        }
+        Ok(wait_for_success(&mut self.0)?)
     }
 }
 
@@ -64,9 +59,7 @@ fn nothing_is_lost_when_the_in_memory_broker_is_killed() -> Outcome {
 }
 
 fn nothing_is_lost(name: &str, site: &dyn Site) -> Outcome {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("etl-{name}"));
-    let _missing = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder)?;
+    let folder = empty_folder(env!("CARGO_TARGET_TMPDIR"), &format!("etl-{name}"))?;
     let (input, output) = (folder.join("input.csv"), folder.join("output.csv"));
     generate(&input, RECORDS)?;
     let wait_loaded = |share: usize| {

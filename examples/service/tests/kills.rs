@@ -17,7 +17,7 @@ use amqp_test_broker::Broker;
 use amqp_testkit::{RabbitMq, wait_until};
 use common::{Error, LIMIT, Outcome, take_parked};
 use program::{Clients, Program, Sending};
-use site::Site;
+use site::{Site, empty_folder};
 
 #[test]
 fn nothing_is_lost_when_rabbitmq_is_killed() -> Outcome {
@@ -30,9 +30,7 @@ fn nothing_is_lost_when_the_in_memory_broker_is_killed() -> Outcome {
 }
 
 fn nothing_is_lost(name: &str, site: &dyn Site) -> Outcome {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("orders-{name}"));
-    let _missing = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder)?;
+    let folder = empty_folder(env!("CARGO_TARGET_TMPDIR"), &format!("orders-{name}"))?;
     // Orders of wine cannot be recorded at first: a file is in place of their folder.
     let wine = folder.join("wine");
     fs::write(&wine, "")?;

@@ -12,11 +12,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
-use amqp_testkit::wait::wait_for;
 use amqp_testkit::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{Error, LIMIT, Outcome, get, post};
+use crate::site::wait_for_success;
 
 /// Many retries, and long delays in the end: an outage must not use them up.
 const RETRIES: u32 = 20;
@@ -86,11 +86,7 @@ impl Program {
 
     /// Waits until the program has ended with code 0.
     pub fn wait(mut self) -> Outcome {
-        let status = wait_for(LIMIT, "the program to end", || self.child.try_wait())?;
-        match status.code() {
-            Some(0) => Ok(()),
-            _ => Err(format!("it ended with {status}").into()),
-        }
+        Ok(wait_for_success(&mut self.child)?)
     }
 }
 
