@@ -54,6 +54,7 @@ pub(crate) fn start(target: Target) -> Outcome<Option<Broker>> {
         if Instant::now() > until {
             return Err(format!("{NULL_BROKER} does not listen on port {port}").into());
         }
+        // A process does not report that it listens.
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(Some(broker))

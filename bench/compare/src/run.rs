@@ -141,6 +141,7 @@ fn outcome(command: &mut Command) -> Result<Run, Nothing> {
     let status = loop {
         match process.try_wait() {
             Ok(Some(status)) => break status,
+            // `std` cannot wait for a process with a time limit.
             Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
             _ => {
                 // It is stopped either way.

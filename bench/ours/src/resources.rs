@@ -96,6 +96,7 @@ async fn recover<R: Runtime>(
         if began.elapsed() > Duration::from_secs(60) {
             return Err("it does not recover".into());
         }
+        // The callback sets a flag, and wakes no task. The pause is the resolution of the figure.
         R::sleep(Duration::from_millis(1)).await;
     }
     latencies.since(began);

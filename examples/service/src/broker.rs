@@ -16,7 +16,7 @@ use crate::{Config, Error};
 /// The queue of orders.
 pub const QUEUE: &str = "orders";
 
-/// The pause before something that failed is tried again.
+/// The pause before something that failed is tried again: a broker that refuses at once should not be asked without end.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The connections, and what requests publish with. All of it is missing until the broker is there.
@@ -54,6 +54,7 @@ impl Broker {
     pub(crate) async fn open_publisher(&self, connection: &Connection) {
         while let Err(error) = self.try_open_publisher(connection).await {
             eprintln!("cannot publish yet: {}", chain(&*error));
+            // Nothing reports that the reason has gone, such as a queue that exists with other arguments.
             sleep(PAUSE).await;
         }
     }

@@ -43,6 +43,7 @@ pub(crate) async fn run<W: Warehouse>(
             // Such as a loss before the worker has begun. A loss later does not end it.
             Err(error) => eprintln!("the worker ended, and starts again: {}", chain(&*error)),
         }
+        // A broker that refuses the worker at once should not be asked without end.
         if stopping.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return;
         }

@@ -110,7 +110,7 @@ impl Clock {
         self.sleepers.borrow().iter().map(|(at, _)| *at).min()
     }
 
-    /// Waits that long.
+    /// Waits that long in virtual time: it takes no time of the machine, and does not depend on how fast that is.
     pub(crate) async fn sleep(&self, time: Duration) {
         let at = self.now() + time;
         poll_fn(|cx| self.poll_until(at, cx)).await;
