@@ -59,6 +59,9 @@
 //! [`Retry::declare`], as workers do, are not affected: for a queue without the arguments for [`RetryStrategy::Native`],
 //! [`RetryStrategy::Best`] goes on with [`RetryStrategy::Queues`].
 //!
+//! From RabbitMQ 3.10 on, the queues for retries are quorum queues that lose nothing when they dead-letter a message. Before, they are
+//! classic queues, and are used as they are once the broker is upgraded.
+//!
 //! # Messages that never succeed
 //!
 //! When no attempt is left, or the verdict is [`Refuse`](crate::handler::Verdict::Refuse), the message is
@@ -70,7 +73,7 @@ use std::time::Duration;
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::{
     BrokerFeature, BrokerVersion, CallError, Connection, DeadLetterStrategy, DelayedRetry,
-    Overflow, QueueOptions, QueueType,
+    Overflow, Queue, QueueOptions, QueueType, Reply,
 };
 
 /// A policy: how often and when a failed message is tried again. See [the module](self).
@@ -216,11 +219,19 @@ impl Retry {
             }
         }
         let channel = connection.open_channel().await?;
-        let queues = topology.delays.into_iter().chain([topology.failed]);
-        let declared: Vec<_> =
-            queues.map(|(name, options)| channel.queue_declare(name, options)).collect();
-        for queue in declared {
-            queue.await?;
+        let queues = || topology.delays.iter().chain([&topology.failed]);
+        let replies: Vec<_> =
+            queues().map(|(name, options)| channel.queue_declare(name, options.clone())).collect();
+        match all(replies).await {
+            Err(error) if has_other_options(&error) => {}
+            declared => return declared.map(|()| topology.strategy),
+        }
+        // Queues that were declared on a broker before 3.10 are classic queues.
+        let before = self.strategy(topology.strategy).topology(queue, None);
+        for ((name, options), (_, before)) in
+            queues().zip(before.delays.iter().chain([&before.failed]))
+        {
+            declare_either(connection, name, [options, before]).await?;
         }
         Ok(topology.strategy)
     }
@@ -278,6 +289,28 @@ pub(crate) fn waiting(queue: &str, delay: Duration) -> String {
 /// Returns the name of the queue for messages of `queue` that never succeed.
 pub(crate) fn failed(queue: &str) -> String {
     format!("{queue}.failed")
+}
+
+async fn all(replies: Vec<Reply<Queue>>) -> Result<(), CallError> {
+    for reply in replies {
+        reply.await?;
+    }
+    Ok(())
+}
+
+/// Declares a queue that may exist with either options. Other options cost the channel.
+async fn declare_either(
+    connection: &Connection,
+    queue: &str,
+    [options, before]: [&QueueOptions; 2],
+) -> Result<(), CallError> {
+    let declared = connection.open_channel().await?.queue_declare(queue, options.clone()).await;
+    let Some(error) = declared.err() else { return Ok(()) };
+    if !has_other_options(&error) {
+        return Err(error);
+    }
+    let declared = connection.open_channel().await?.queue_declare(queue, before.clone()).await;
+    declared.map(drop).map_err(|_| error)
 }
 
 fn has_other_options(error: &CallError) -> bool {

@@ -7,7 +7,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amqp_client_core::{Connection, Delivery, Message, MessageProperties, QueueOptions, QueueType};
+use amqp_client_core::{
+    BrokerVersion, Connection, Delivery, Message, MessageProperties, QueueOptions, QueueType,
+};
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::work::{Work, WorkError};
@@ -196,6 +198,28 @@ fn queues_that_cannot_be_used_are_errors_at_the_start() {
         let error = format!("{:?}", error.err().ok_or("it runs")?);
         assert!(error.contains("for queue 'q' in vhost"), "{error}");
         assert_eq!(retry(1).declare(&rig.connection, "other").await?, RetryStrategy::Queues);
+        Ok(())
+    });
+}
+
+/// An upgrade of the broker must not keep workers from starting.
+#[test]
+fn queues_of_a_broker_before_3_10_are_used_as_they_are() {
+    on_each_adapter(async |rig: Rig| {
+        rig.queue("q").await?;
+        let old = BrokerVersion::rabbitmq(3, 9, 0);
+        let topology = retry(2).topology("q", Some(&old));
+        for (name, options) in topology.delays.into_iter().chain([topology.failed]) {
+            rig.channel.queue_declare(name, options).await?;
+        }
+        // One queue is new.
+        let longer = retry(3).to(4 * SHORT);
+        let strategy = longer.declare(&rig.connection, "q").await?;
+        assert_eq!(strategy, RetryStrategy::Queues);
+        let expected = longer.topology("q", rig.connection.broker_version().as_ref());
+        for (name, _) in expected.delays {
+            assert!(rig.broker.queue(&name).is_some(), "{name}");
+        }
         Ok(())
     });
 }
