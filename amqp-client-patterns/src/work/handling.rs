@@ -2,40 +2,61 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::FutureExt as _;
-use futures_util::future::CatchUnwind;
+use super::Routes;
+use crate::handler::Verdict;
 
 /// The payload of a panic.
 pub(super) type Panic = Box<dyn Any + Send>;
 
-/// A place for the future of a handler. It is used again if the handler returns at its first poll, which saves an allocation for
-/// each message.
-pub(super) struct Handling<F>(Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>);
+/// A place for a running handler. It is used again if the handler returns at its first poll, which saves an allocation for each
+/// message.
+pub(super) struct Handling<S, R: Routes<S>>(Pin<Box<Option<R::Running>>>);
 
-impl<F: Future> Handling<F> {
-    pub(super) fn begin(&mut self, handler: F) {
-        self.0.set(Some(AssertUnwindSafe(handler).catch_unwind()));
+impl<S, R: Routes<S>> Handling<S, R> {
+    /// Polls a handler for the first time. Panics as the handler does.
+    #[inline]
+    pub(super) fn begin(&mut self, handler: R::Running, cx: &mut Context<'_>) -> Poll<Verdict> {
+        self.0.set(Some(handler));
+        self.go_on(cx)
+    }
+
+    /// Drops the handler.
+    pub(super) fn end(&mut self) {
+        self.0.set(None);
+    }
+
+    #[inline]
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        let Some(handler) = self.0.as_mut().as_pin_mut() else { return Poll::Pending };
+        let polled = R::poll(handler, cx);
+        if polled.is_ready() {
+            // Dropped at once: it may hold what others wait for.
+            self.end();
+        }
+        polled
     }
 }
 
-impl<F: Future> Default for Handling<F> {
+impl<S, R: Routes<S>> Default for Handling<S, R> {
     fn default() -> Self {
         Self(Box::pin(None))
     }
 }
 
-impl<F: Future> Future for Handling<F> {
-    type Output = Result<F::Output, Panic>;
+impl<S, R: Routes<S>> Future for Handling<S, R> {
+    type Output = Result<Verdict, Panic>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(handler) = self.0.as_mut().as_pin_mut() else { return Poll::Pending };
-        let Poll::Ready(outcome) = handler.poll(cx) else { return Poll::Pending };
-        // Dropped at once: it may hold what others wait for.
-        self.0.set(None);
-        Poll::Ready(outcome)
+        catch_unwind(AssertUnwindSafe(|| self.go_on(cx))).map_or_else(
+            |panic| {
+                self.end();
+                Poll::Ready(Err(panic))
+            },
+            |polled| polled.map(Ok),
+        )
     }
 }

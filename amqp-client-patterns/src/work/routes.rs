@@ -1,12 +1,14 @@
 //! Routes: they choose the handler of a message.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::future::Pending;
+use std::future::Future as _;
 use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use amqp_client_core::Delivery;
-use futures_util::FutureExt as _;
-use futures_util::future::{Either, Future, Map};
+use futures_util::future::Either;
 
 use crate::codec::BoxError;
 use crate::handler::{Arguments, Handler, IntoVerdict, Verdict};
@@ -15,7 +17,7 @@ use crate::history;
 /// The handlers of a worker with the state `S`. [`Work::route`](super::Work::route) adds to them.
 pub trait Routes<S> {
     /// A running handler.
-    type Running: Future<Output = Verdict>;
+    type Running;
 
     /// Calls the handler for a delivery. The delivery stays where it is, unless the handler takes it. Returns `None` if there is no
     /// handler for it.
@@ -27,6 +29,9 @@ pub trait Routes<S> {
         delivery: &mut Option<Delivery>,
         state: &S,
     ) -> Result<Option<Self::Running>, BoxError>;
+
+    /// Polls a handler that this has called.
+    fn poll(running: Pin<&mut Self::Running>, cx: &mut Context<'_>) -> Poll<Verdict>;
 }
 
 /// No handlers yet.
@@ -43,10 +48,14 @@ pub struct Route<Before, H, A, M> {
 }
 
 impl<S> Routes<S> for NoRoutes {
-    type Running = Pending<Verdict>;
+    type Running = Infallible;
 
     fn start(&self, _: &mut Option<Delivery>, _: &S) -> Result<Option<Self::Running>, BoxError> {
         Ok(None)
+    }
+
+    fn poll(running: Pin<&mut Self::Running>, _: &mut Context<'_>) -> Poll<Verdict> {
+        match *running {}
     }
 }
 
@@ -57,7 +66,7 @@ where
     H::Output: IntoVerdict,
     A: Arguments<S, M>,
 {
-    type Running = Either<Before::Running, Map<H::Future, fn(H::Output) -> Verdict>>;
+    type Running = Either<Before::Running, H::Future>;
 
     fn start(
         &self,
@@ -70,8 +79,14 @@ where
         if !delivery.as_ref().is_some_and(|delivery| self.pattern.matches(delivery)) {
             return Ok(None);
         }
-        let running = self.handler.call(A::take(delivery, state)?);
-        Ok(Some(Either::Right(running.map(H::Output::into_verdict))))
+        Ok(Some(Either::Right(self.handler.call(A::take(delivery, state)?))))
+    }
+
+    fn poll(running: Pin<&mut Self::Running>, cx: &mut Context<'_>) -> Poll<Verdict> {
+        match running.as_pin_mut() {
+            Either::Left(before) => Before::poll(before, cx),
+            Either::Right(handler) => handler.poll(cx).map(H::Output::into_verdict),
+        }
     }
 }
 

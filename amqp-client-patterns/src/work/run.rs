@@ -22,6 +22,7 @@ use super::handling::{Handling, Panic};
 use super::order::Order;
 use super::settle::{Action, Policy, Settled, Step};
 use super::{Failure, Options, Routes, Summary, Work, WorkError, WorkEvent};
+use crate::codec::BoxError;
 use crate::grace::Grace;
 use crate::handler::Verdict;
 use crate::shown::panicked;
@@ -56,7 +57,7 @@ pub(super) async fn run<S, R: Routes<S>>(
 }
 
 /// A handler that runs, and the number of its job.
-type Running<F> = Join<Ready<usize>, Handling<F>>;
+type Running<S, R> = Join<Ready<usize>, Handling<S, R>>;
 
 /// A message that is being handled, or whose copy is being published.
 struct Job {
@@ -79,9 +80,9 @@ struct Worker<S, R: Routes<S>> {
     policy: Policy,
     /// The messages in `running` and `settling`.
     jobs: Slab<Job>,
-    running: FuturesUnordered<Running<R::Running>>,
+    running: FuturesUnordered<Running<S, R>>,
     /// For the next handler.
-    spare: Handling<R::Running>,
+    spare: Handling<S, R>,
     settling: FuturesUnordered<Step>,
     /// Deliveries that wait for room, with their keys, which are busy.
     next: VecDeque<(Option<u64>, Delivery)>,
@@ -145,7 +146,10 @@ impl<S, R: Routes<S>> Worker<S, R> {
                     break;
                 };
                 let job = self.jobs.remove(job);
-                self.handled(job, outcome);
+                match outcome {
+                    Ok(verdict) => self.handled(job.delivery, job.key, verdict),
+                    Err(panic) => self.panicked(job, panic),
+                }
             }
             while !self.settling.is_empty() {
                 let Poll::Ready(Some((job, settled))) = self.settling.poll_next_unpin(cx) else {
@@ -185,7 +189,8 @@ impl<S, R: Routes<S>> Worker<S, R> {
             if room == 0 && self.jobs.len() < at_once {
                 return started;
             }
-            if self.is_full() {
+            // With room, messages wait only for their keys.
+            if (room == 0 || self.options.order.is_some()) && self.is_full() {
                 return started;
             }
             let Some(consumer) = self.consumer.as_mut().filter(|_| *arriving) else {
@@ -198,12 +203,13 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 }
                 Poll::Ready(Some(Ok(delivery))) => {
                     self.no_ack = delivery.no_ack();
-                    match self.enter(delivery, &mut room) {
-                        Some((key, delivery)) if room > 0 => {
-                            room -= 1;
-                            self.start(delivery, key, cx);
-                        }
-                        waiting => self.next.extend(waiting),
+                    // Almost always: the other way moves the delivery once more.
+                    if room > 0 && self.options.order.is_none() {
+                        room -= 1;
+                        self.start(Some(delivery), None, cx);
+                    } else {
+                        let entered = self.enter(delivery, &mut room);
+                        self.next.extend(entered);
                     }
                 }
                 Poll::Ready(end) => {
@@ -226,7 +232,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 self.free(key);
             } else {
                 *room -= 1;
-                self.start(delivery, key, cx);
+                self.start(Some(delivery), key, cx);
             }
         }
         started
@@ -240,7 +246,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
             Ok(key) => order.enter(key, delivery).map(|next| (Some(key), next)),
             Err(panic) => {
                 *room = room.saturating_sub(1);
-                self.panicked(self.job(delivery, None), panic);
+                self.panicked(self.job(Some(delivery), None), panic);
                 None
             }
         }
@@ -278,41 +284,42 @@ impl<S, R: Routes<S>> Worker<S, R> {
         }
     }
 
-    fn job(&self, delivery: Delivery, key: Option<u64>) -> Job {
-        Job { delivery: Some(delivery), key, began: self.looks }
+    fn job(&self, delivery: Option<Delivery>, key: Option<u64>) -> Job {
+        Job { delivery, key, began: self.looks }
     }
 
-    /// Calls the handler for a delivery. A handler that returns at its first poll needs no task.
-    fn start(&mut self, delivery: Delivery, key: Option<u64>, cx: &mut Context<'_>) {
-        let mut job = self.job(delivery, key);
-        let start = || self.routes.start(&mut job.delivery, &self.state);
-        match catch_unwind(AssertUnwindSafe(start)) {
-            Ok(Ok(Some(handler))) => {
-                self.spare.begin(handler);
-                match self.spare.poll_unpin(cx) {
-                    Poll::Ready(outcome) => self.handled(job, outcome),
-                    Poll::Pending => {
-                        let handler = std::mem::take(&mut self.spare);
-                        self.running.push(join(ready(self.jobs.insert(job)), handler));
-                    }
-                }
+    /// Calls the handler for a delivery. A handler that returns at its first poll needs no task and no job.
+    fn start(&mut self, mut delivery: Option<Delivery>, key: Option<u64>, cx: &mut Context<'_>) {
+        let start = || -> Result<_, BoxError> {
+            let handler = self.routes.start(&mut delivery, &self.state)?;
+            Ok(handler.map(|handler| self.spare.begin(handler, cx)))
+        };
+        let (verdict, by) = match catch_unwind(AssertUnwindSafe(start)) {
+            Ok(Ok(Some(Poll::Ready(verdict)))) => return self.handled(delivery, key, verdict),
+            Ok(Ok(Some(Poll::Pending))) => {
+                let job = self.jobs.insert(self.job(delivery, key));
+                return self.running.push(join(ready(job), std::mem::take(&mut self.spare)));
             }
-            Ok(Ok(None)) => self.finish(job, Verdict::refuse(NO_ROUTE), Failure::NoRoute),
-            Ok(Err(error)) => self.finish(job, Verdict::Refuse(error), Failure::Arguments),
-            Err(panic) => self.panicked(job, panic),
-        }
+            Ok(Ok(None)) => (Verdict::refuse(NO_ROUTE), Failure::NoRoute),
+            Ok(Err(error)) => (Verdict::Refuse(error), Failure::Arguments),
+            Err(panic) => {
+                self.spare.end();
+                return self.panicked(self.job(delivery, key), panic);
+            }
+        };
+        self.finish(self.job(delivery, key), verdict, by);
     }
 
-    #[inline]
-    fn handled(&mut self, job: Job, outcome: Result<Verdict, Panic>) {
-        match outcome {
+    /// Settles a message whose handler has returned. Inlined, as that saves moving the delivery of each message.
+    #[inline(always)]
+    fn handled(&mut self, delivery: Option<Delivery>, key: Option<u64>, verdict: Verdict) {
+        match verdict {
             // Almost always. A stale delivery may be acknowledged as well: that has no effect.
-            Ok(Verdict::Done) => {
+            Verdict::Done => {
                 self.summary.done += 1;
-                self.leave(job, Delivery::ack);
+                self.leave(delivery, key, Delivery::ack);
             }
-            Ok(verdict) => self.finish(job, verdict, Failure::Handler),
-            Err(panic) => self.panicked(job, panic),
+            verdict => self.finish(self.job(delivery, key), verdict, Failure::Handler),
         }
     }
 
@@ -322,7 +329,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         let verdict = match self.options.on_panic {
             OnPanic::Propagate => {
                 // Only this message counts as failed.
-                self.leave(job, |delivery| delivery.reject(true));
+                self.leave(job.delivery, job.key, |delivery| delivery.reject(true));
                 resume_unwind(panic)
             }
             OnPanic::Reject => Verdict::refuse(why),
@@ -364,9 +371,11 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 let job = self.jobs.insert(job);
                 self.settling.push(self.policy.publish(job, queue, message));
             }
-            Action::Ack => self.leave(job, Delivery::ack),
-            Action::Requeue => self.leave(job, |delivery| delivery.nack(true)),
-            Action::Reject { requeue } => self.leave(job, |delivery| delivery.reject(requeue)),
+            Action::Ack => self.leave(job.delivery, job.key, Delivery::ack),
+            Action::Requeue => self.leave(job.delivery, job.key, |delivery| delivery.nack(true)),
+            Action::Reject { requeue } => {
+                self.leave(job.delivery, job.key, |delivery| delivery.reject(requeue))
+            }
         }
     }
 
@@ -374,7 +383,7 @@ impl<S, R: Routes<S>> Worker<S, R> {
         match settled {
             Settled::Published => {
                 let job = self.jobs.remove(job);
-                self.leave(job, Delivery::ack);
+                self.leave(job.delivery, job.key, Delivery::ack);
             }
             Settled::NotPublished(queue, error) => {
                 if let Some(delivery) = &self.jobs[job].delivery {
@@ -386,20 +395,26 @@ impl<S, R: Routes<S>> Worker<S, R> {
             }
             Settled::Paused => {
                 let job = self.jobs.remove(job);
-                self.leave(job, |delivery| delivery.nack(true));
+                self.leave(job.delivery, job.key, |delivery| delivery.nack(true));
             }
         }
     }
 
     /// Settles the delivery of a job, and frees its key.
     #[inline]
-    fn leave(&mut self, job: Job, settle: impl FnOnce(Delivery) -> Result<(), CallError>) {
-        let Job { delivery, key, .. } = job;
+    fn leave(
+        &mut self,
+        delivery: Option<Delivery>,
+        key: Option<u64>,
+        settle: impl FnOnce(Delivery) -> Result<(), CallError>,
+    ) {
         if let Some(delivery) = delivery {
             // If the channel is closed, the broker has requeued the delivery, and the consumer ends with the reason.
             let _closed = settle(delivery);
         }
-        self.free(key);
+        if key.is_some() {
+            self.free(key);
+        }
     }
 
     /// Frees a key for the next delivery that waits for it.
