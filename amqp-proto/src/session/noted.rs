@@ -65,7 +65,7 @@ pub(super) fn note(
                 }
             }
             let offset = consume.arguments.get("x-stream-offset");
-            if offset.is_some() || topology.may_be_stream(&consume.queue) {
+            if offset.is_some() || topology.is_stream(&consume.queue) {
                 record.streams.starts_reader();
             }
             if !consume.no_ack {

@@ -173,11 +173,6 @@ impl Topology {
         kind.is_some_and(|kind| kind.as_str() == Some("stream"))
     }
 
-    /// Returns whether the queue may be a stream: it was declared as one, or it was not declared here.
-    pub(super) fn may_be_stream(&self, queue: &ShortStr) -> bool {
-        !self.queues.contains_key(queue) || self.is_stream(queue)
-    }
-
     /// Counts a consumer of this session whose start was sent, unless it was counted already.
     pub(super) fn consumed(&mut self, consumer: &mut Consumer) {
         // The name of its queue is not known yet.

@@ -507,38 +507,6 @@ fn unusable(event: &ChannelEvent) -> Option<DeliveryTag> {
     }
 }
 
-/// The session does not know that the queue is a stream: it was declared elsewhere, and the reader begins with the next message.
-#[test]
-fn a_stream_from_elsewhere_may_lose_its_reader_before_the_first_delivery() {
-    for way in 0..4 {
-        let mut rig = SessionRig::new(Recovery::default());
-        rig.declare_elsewhere(stream());
-        let id = rig.open();
-        rig.limit(id, 5);
-        if way == 3 {
-            // The reply to this declaration comes with the reply to the reader's start.
-            rig.send(id, stream());
-        }
-        let consumer_tag = short("reader");
-        let consume = BasicConsume { queue: short("log"), consumer_tag, ..<_>::default() };
-        let reader = rig.send(id, consume).into();
-        rig.run();
-        rig.elsewhere(|other, id| other.publish(id, "", "log", "0"));
-        // The delivery has arrived, and its event was not polled.
-        rig.carry();
-        let mut channel = rig.channel(id);
-        if way > 0 {
-            channel.discard_consumer(reader);
-        }
-        match way {
-            1 => drop(channel.nack_up_to(DeliveryTag::new(0), true)),
-            _ => channel.requeue_all(),
-        }
-        rig.run();
-        assert!(rig.session.is_open(), "{way}: {:?}", rig.events);
-    }
-}
-
 /// A `multiple` for deliveries in transit would reach the first delivery of a stream.
 #[test]
 fn requeueing_everything_before_the_first_delivery_costs_no_connection() {

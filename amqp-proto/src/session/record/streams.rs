@@ -35,8 +35,7 @@ pub(crate) struct Streams {
     /// Deliveries from before their readers started again on the same channel, until they are settled for good. They have no effect
     /// on positions, but they must not be rejected.
     former: BTreeMap<DeliveryTag, SettleState>,
-    /// A consumer was started whose queue may be a stream. It may have been dropped since, and its first deliveries may be on their
-    /// way.
+    /// A consumer of a stream was started. It may have been dropped since, and its first deliveries may be on their way.
     started_any: bool,
 }
 
@@ -83,7 +82,7 @@ impl Streams {
         !self.watched.is_empty() && self.find(consumer).is_ok()
     }
 
-    /// A consumer was started whose queue is a stream, or may be one.
+    /// A consumer was started whose queue is known to be a stream.
     pub(crate) fn starts_reader(&mut self) {
         self.started_any = true;
     }
