@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use amqp_client_core::{
     After, CallError, ChannelEvents, Connection, Consumer, ConsumerEnd, Delivery, OnPanic,
 };
-use futures_util::FutureExt as _;
 use futures_util::future::{Either, Join, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
