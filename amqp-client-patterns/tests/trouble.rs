@@ -238,7 +238,7 @@ fn a_call_that_the_broker_refuses_may_have_run() {
 
 /// The broker closes the channel for a reply with the user id of somebody else, and delivers its request again.
 #[test]
-fn a_reply_that_the_broker_refuses_ends_two_servers_and_no_more() {
+fn a_reply_that_the_broker_refuses_ends_one_server_and_no_more() {
     on_each_adapter(async |rig: Rig| {
         let queue = rig.queue("q").await?;
         let client = RpcClient::open(&rig.connection).await?;
@@ -252,14 +252,12 @@ fn a_reply_that_the_broker_refuses_ends_two_servers_and_no_more() {
         let bad = Message::text("bad").with(&MessageProperties::new().reply_to("nobody"))?;
         queue.publish_confirmed(&bad).await?;
         let servers = async {
-            for _ in 0..2 {
-                let ended = RpcServer::on(&queue).serve(handler).run().await;
-                assert!(matches!(ended, Err(ServeError::Ended { .. })), "{ended:?}");
-            }
+            let ended = RpcServer::on(&queue).serve(handler).run().await;
+            assert!(matches!(ended, Err(ServeError::Ended { .. })), "{ended:?}");
             RpcServer::on(&queue).serve(handler).run().await
         };
         match select(pin!(servers), pin!(client.call("q", "good"))).await {
-            Either::Left((ended, _)) => Err(format!("a third one: {ended:?}").into()),
+            Either::Left((ended, _)) => Err(format!("a second one: {ended:?}").into()),
             Either::Right((reply, _)) => {
                 assert_eq!(reply?.body(), b"good");
                 Ok(())

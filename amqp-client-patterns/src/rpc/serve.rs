@@ -14,7 +14,7 @@ use amqp_client_core::{
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proto::Route;
+use proto::{ChannelError, Initiator, Route};
 
 use super::error::{RemoteError, ServeError};
 use super::methods::Running;
@@ -243,6 +243,17 @@ fn panicked(panic: &(dyn Any + Send)) -> Replied {
     (RequestResult::Panicked, Err(ReplyError::new(RemoteError::PANICKED, why)))
 }
 
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It was sent.
+    Taken,
+    /// The broker refuses it.
+    Refused,
+    /// The reply or its outcome may be lost, so the request has to be delivered again.
+    Unknown,
+}
+
 /// Replies to one request.
 struct Replying {
     channel: Channel,
@@ -252,9 +263,6 @@ struct Replying {
 impl Replying {
     /// Sends the reply, then acknowledges the request. The broker sees them in this order: if the connection is lost in between, it
     /// delivers the request again, and no caller waits in vain.
-    ///
-    /// A request that was delivered before is acknowledged first. The broker may have closed the channel because of its reply, and
-    /// RabbitMQ 3.10 closes even the connection if the address is malformed in a certain way. So would it each time.
     async fn reply(
         mut self,
         request: Option<Delivery>,
@@ -269,55 +277,85 @@ impl Replying {
         };
         let correlation_id = properties.correlation_id().ok().flatten();
         let reply = reply.unwrap_or_else(ReplyError::into_message);
-        if request.redelivered() {
-            let acked = request.ack().is_ok();
-            let sent = self.send(&address, &correlation_id, reply).await.is_ok();
-            return self.finished(true, acked && sent);
-        }
-        match self.send(&address, &correlation_id, reply).await {
-            Ok(()) => {
-                let acked = request.ack().is_ok();
-                self.finished(true, acked)
-            }
+        let channel = self.channel.clone();
+        let sent = match request.redelivered() {
+            true => self.send_apart(&address, &correlation_id, reply).await,
+            false => match self.send(&channel, &address, &correlation_id, reply).await {
+                Ok(()) => Sent::Taken,
+                Err(_) => Sent::Unknown,
+            },
+        };
+        let acked = match sent {
+            Sent::Taken | Sent::Refused => request.ack().is_ok(),
             // Dropping the request requeues it.
-            Err(_) => self.finished(true, false),
+            Sent::Unknown => false,
+        };
+        self.finished(true, acked && sent == Sent::Taken)
+    }
+
+    /// Sends the reply to a request that was delivered before, on a channel of its own. The broker may have closed the channel of a
+    /// server because of this reply, and would do so each time.
+    async fn send_apart(
+        &mut self,
+        address: &proto::ShortStr,
+        correlation_id: &Option<proto::ShortStr>,
+        reply: Message,
+    ) -> Sent {
+        let Ok(channel) = self.channel.connection().open_channel().await else {
+            return Sent::Unknown;
+        };
+        let sent = self.send(&channel, address, correlation_id, reply).await;
+        let refuses = |error: &ChannelError| match error {
+            ChannelError::Closed(close) => close.by == Initiator::Peer,
+            _ => false,
+        };
+        // A refusal comes before the reply to the close.
+        match (sent, channel.close().await) {
+            (Ok(()), Ok(())) => Sent::Taken,
+            (Err(PublishError::Ended(error)), _) | (_, Err(CallError::Ended(error)))
+                if refuses(&error) =>
+            {
+                Sent::Refused
+            }
+            _ => Sent::Unknown,
         }
     }
 
     /// Sends the reply. If it can never be sent, the caller gets the reason.
     async fn send(
         &mut self,
+        channel: &Channel,
         address: &proto::ShortStr,
         correlation_id: &Option<proto::ShortStr>,
         reply: Message,
     ) -> Result<(), PublishError> {
-        let sent = self.publish(address, correlation_id, reply).await;
+        let sent = publish(channel, address, correlation_id, reply).await;
         let never = |error: &&PublishError| {
             !matches!(error, PublishError::Ended(_)) && !error.is_transient()
         };
         let Some(error) = sent.as_ref().err().filter(never) else { return sent };
         self.result = RequestResult::Failed;
         let error = ReplyError::new(RemoteError::BAD_REPLY, error.clone());
-        self.publish(address, correlation_id, error.into_message()).await
-    }
-
-    async fn publish(
-        &self,
-        address: &proto::ShortStr,
-        correlation_id: &Option<proto::ShortStr>,
-        reply: Message,
-    ) -> Result<(), PublishError> {
-        let mut properties = reply.properties().decode().unwrap_or_default();
-        properties.correlation_id.clone_from(correlation_id);
-        // A reply is of no use once its caller has given up.
-        properties.delivery_mode = properties.delivery_mode.or(Some(TRANSIENT));
-        let properties = RawProperties::from(&properties);
-        self.channel.basic_publish(&Route::queue(address), &properties, reply.body().clone()).await
+        publish(channel, address, correlation_id, error.into_message()).await
     }
 
     fn finished(&self, has_address: bool, replied: bool) -> Finished {
         Finished { result: self.result, has_address, replied }
     }
+}
+
+async fn publish(
+    channel: &Channel,
+    address: &proto::ShortStr,
+    correlation_id: &Option<proto::ShortStr>,
+    reply: Message,
+) -> Result<(), PublishError> {
+    let mut properties = reply.properties().decode().unwrap_or_default();
+    properties.correlation_id.clone_from(correlation_id);
+    // A reply is of no use once its caller has given up.
+    properties.delivery_mode = properties.delivery_mode.or(Some(TRANSIENT));
+    let properties = RawProperties::from(&properties);
+    channel.basic_publish(&Route::queue(address), &properties, reply.body().clone()).await
 }
 
 const TRANSIENT: u8 = 1;

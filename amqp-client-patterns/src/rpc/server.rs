@@ -144,8 +144,9 @@ impl<S> RpcServer<S> {
     /// were not acknowledged by then are delivered again.
     ///
     /// The broker closes the channel if a reply is larger than it accepts, or has the `user_id` of somebody else, as a reply with the
-    /// properties of its request may have. Then it delivers the request again. A request that is delivered again is acknowledged
-    /// before its reply is sent, so such a reply ends no more than two servers.
+    /// properties of its request may have. Then it delivers the request again. The reply to a request that is delivered
+    /// again is sent on a channel of its own, so such a reply ends no more than one server. If the broker refuses it there as well, the
+    /// request is acknowledged, and its caller times out.
     ///
     /// # Cancel safety
     /// If the future is dropped, the running handlers are dropped, and their requests are requeued.

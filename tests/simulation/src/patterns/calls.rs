@@ -68,7 +68,9 @@ impl Actor {
                 Err(ServeError::Ended { end, .. }) if self.is_fault(&end.to_string()) => {
                     return Err(Again);
                 }
-                Err(ServeError::Start(error)) => return Err(self.judge(&error)),
+                Err(ServeError::Start(error) | ServeError::NotConfirmed { error, .. }) => {
+                    return Err(self.judge(&error));
+                }
                 Err(error) => return Err(self.fail(format!("a server: {error:?}"))),
             }
         }
