@@ -101,19 +101,15 @@ impl Task {
 }
 
 impl Task {
-    /// A limit was requested. If that was abandoned, nobody knows whether it is carried out.
+    /// A limit was requested. If that failed or was abandoned, nobody knows whether it is carried out.
     pub(crate) fn limited<T>(
         &self,
         place: Option<(SessionId, ChannelId)>,
         limited: Option<Result<T, CallError>>,
     ) {
-        match limited {
-            Some(result) => drop(self.judge_call(result)),
-            None => {
-                let place = place.into_iter();
-                let mut unchanged = self.world.unchanged.borrow_mut();
-                place.for_each(|(session, channel)| unchanged.doubt(session, channel));
-            }
+        let done = limited.is_some_and(|result| self.judge_call(result).is_some());
+        if let Some((session, channel)) = place.filter(|_| !done) {
+            self.world.unchanged.borrow_mut().doubt(session, channel);
         }
     }
 }
@@ -294,7 +290,8 @@ impl<'a> Burst<'a> {
         let reply = channel.call(BasicQos { prefetch_count, ..<_>::default() });
         let limits = task.note_limit(&channel, prefetch_count);
         self.reply(async move {
-            task.judge_call(reply.await);
+            // The channel may have been one of an earlier connection.
+            task.limited(limits, Some(reply.await));
         });
         if let Some(open) = self.open.last_mut() {
             open.limits = limits;

@@ -152,7 +152,11 @@ impl Task {
             _ => {}
         }
         if !delivery.is_stale() {
-            for held in self.deliveries.borrow().iter().filter(|held| held.delivery.is_stale()) {
+            let settled = |held: &&Held| settled_untaken(held.delivery.delivery_tag());
+            let deliveries = self.deliveries.borrow();
+            let held = deliveries.iter().filter(|held| held.delivery.is_stale());
+            // Another delivery may have settled all up to it.
+            for held in held.filter(|held| !settled(held)) {
                 let place = held.place.as_ref();
                 let Some(place) = place.filter(|place| Rc::ptr_eq(&place.reader, &taker.last))
                 else {

@@ -180,7 +180,10 @@ impl Task {
             }
         }
         let network = self.world.network.borrow();
-        let runs = |own: Connected| !network.is_starved(own.link, self.world.clock.now());
+        // While a connection is being closed, its consumers end with it.
+        let runs = |own: Connected| {
+            own.connection.is_open() && !network.is_starved(own.link, self.world.clock.now())
+        };
         if self.connected().is_some_and(runs) {
             self.fail(format!("a consumer of {:?} was cancelled, and does not end", taker.name));
         }
