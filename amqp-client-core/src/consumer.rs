@@ -198,9 +198,10 @@ impl Consumer {
     where
         F: Future<Output = ()>,
     {
-        let mut running = FuturesUnordered::new();
+        let mut handlers = Handlers(FuturesUnordered::new());
         let mut end = None;
         poll_fn(move |cx| {
+            let Handlers(running) = &mut handlers;
             loop {
                 while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
                     self.contained(done, || running.clear());
@@ -331,6 +332,16 @@ impl Stream for Consumer {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_delivery(cx)
+    }
+}
+
+/// The running handlers of a consumer. The panic of a handler is caught where the handler is polled. So a panic that drops all of
+/// them is none of theirs, and their deliveries are requeued without blame.
+struct Handlers<F>(FuturesUnordered<F>);
+
+impl<F> Drop for Handlers<F> {
+    fn drop(&mut self) {
+        panics::elsewhere(|| self.0.clear());
     }
 }
 

@@ -6,6 +6,7 @@ use amqp_proto::{DecodeError, Settlement};
 use crate::channel::Channel;
 use crate::error::CallError;
 use crate::message::MessageProperties;
+use crate::panics;
 
 /// A delivered message that has to be acknowledged.
 ///
@@ -218,7 +219,7 @@ impl Drop for Delivery {
         if self.settled || self.is_stale() {
             return;
         }
-        let settlement = match std::thread::panicking() {
+        let settlement = match panics::is_to_blame() {
             true => Settlement::Reject { requeue: self.on_panic != OnPanic::Reject },
             false => Settlement::Nack { requeue: true },
         };

@@ -212,6 +212,27 @@ fn handlers_beside_one_that_panics_are_not_blamed() {
     }
 }
 
+/// A panic of something else in their task drops them. They have not failed.
+#[test]
+fn handlers_that_a_panic_elsewhere_drops_are_not_blamed() {
+    let (mut rig, _channel, consumer) = consuming(2);
+    let consumer = consumer.on_panic(OnPanic::Reject);
+    let handling = Box::pin(consumer.for_each_concurrent(0, async |delivery| {
+        std::future::pending::<()>().await;
+        drop(delivery);
+    }));
+    let mut handling = handling;
+    assert!(rig.poll(handling.as_mut()).is_none());
+    let task = || {
+        let _handling = handling;
+        panic!("something else fails");
+    };
+    assert!(catch_unwind(AssertUnwindSafe(task)).is_err());
+    let mut settled = settlements(&mut rig);
+    settled.sort_by_key(|method| format!("{method:?}"));
+    assert_eq!(settled, [nack(1, true), nack(2, true)]);
+}
+
 #[test]
 fn a_fetched_message_that_nobody_awaits_is_requeued_without_blame() {
     let (mut rig, channel, consumer) = consuming(0);
