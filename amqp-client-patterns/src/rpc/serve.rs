@@ -14,7 +14,8 @@ use amqp_client_core::{
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proto::{ChannelError, Initiator, Route};
+use proto::method::{Arguments as _, BasicPublish};
+use proto::{ChannelError, Route};
 
 use super::error::{RemoteError, ServeError};
 use super::methods::Running;
@@ -305,12 +306,15 @@ impl Replying {
             return Sent::Unknown;
         };
         let sent = self.send(&channel, address, correlation_id, reply).await;
+        // A channel that is closed for another reason, such as a crash, says nothing about the reply.
+        let publish = (BasicPublish::CLASS_ID, BasicPublish::METHOD_ID);
         let refuses = |error: &ChannelError| match error {
-            ChannelError::Closed(close) => close.by == Initiator::Peer,
+            ChannelError::Closed(close) => (close.class_id, close.method_id) == publish,
             _ => false,
         };
-        // A refusal comes before the reply to the close.
-        match (sent, channel.close().await) {
+        // A reply to a later request of the channel shows that the broker has taken the message. The end of a close does not: both
+        // sides may close the channel at the same time.
+        match (sent, channel.basic_qos(1).await) {
             (Ok(()), Ok(())) => Sent::Taken,
             (Err(PublishError::Ended(error)), _) | (_, Err(CallError::Ended(error)))
                 if refuses(&error) =>
