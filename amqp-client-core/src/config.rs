@@ -7,6 +7,8 @@ use amqp_proto::ClientConfig;
 use amqp_proto::session::Session;
 use thiserror::Error;
 
+use crate::tap::{Tap, Taps};
+
 /// The configuration of a connection and of its handles.
 ///
 /// ```
@@ -22,6 +24,7 @@ use thiserror::Error;
 pub struct Config {
     pub(crate) protocol: ClientConfig,
     pub(crate) settings: Settings,
+    pub(crate) taps: Taps,
 }
 
 amqp_proto::__setters! {
@@ -34,6 +37,20 @@ amqp_proto::__setters! {
 }
 
 impl Config {
+    /// Adds a tap, which sees each frame that is sent and received; see [`tap`](crate::tap).
+    ///
+    /// ```
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::{Config, tap};
+    ///
+    /// let config = Config::default().tap(tap::Lines::new(std::io::stderr()));
+    /// ```
+    #[must_use]
+    pub fn tap(mut self, tap: impl Tap) -> Self {
+        self.taps.add(tap);
+        self
+    }
+
     /// Returns login, virtual host, heartbeats and limits.
     #[must_use]
     pub const fn get_protocol(&self) -> &ClientConfig {

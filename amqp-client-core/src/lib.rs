@@ -41,6 +41,7 @@ mod publisher;
 pub mod recovery {}
 mod reply;
 mod state;
+pub mod tap;
 pub mod testing;
 pub mod tls;
 pub mod topology;

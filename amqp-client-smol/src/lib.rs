@@ -86,7 +86,7 @@ pub use amqp_client_core::{
     Queue, QueueMode, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport, Reply,
     ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
     StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
-    proto, recovery, testing, tls, topology,
+    proto, recovery, tap, testing, tls, topology,
 };
 
 connect::functions!(io::Smol, "smol");

@@ -55,7 +55,9 @@ impl FrameKind {
         }
     }
 
-    const fn from_octet(octet: u8) -> Option<Self> {
+    /// Returns the kind with that type octet, if there is one.
+    #[must_use]
+    pub const fn from_octet(octet: u8) -> Option<Self> {
         Some(match octet {
             1 => Self::Method,
             2 => Self::Header,
@@ -121,6 +123,27 @@ impl Frame {
         whole.advance(HEAD);
         whole.truncate(head.payload_len);
         Ok(Some(Self { kind: head.kind, channel: head.channel, payload: whole }))
+    }
+
+    /// Returns the length of the frame that `input` begins with, or `None` while the frame is incomplete. The frame stays where it
+    /// is: this is for code that looks at frames as they pass.
+    ///
+    /// ```
+    /// use amqp_proto::frame::Frame;
+    ///
+    /// let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
+    /// assert_eq!(Frame::whole_len(&heartbeat, 4096), Ok(Some(8)));
+    /// assert_eq!(Frame::whole_len(&heartbeat[..7], 4096), Ok(None));
+    /// assert!(Frame::whole_len(b"HTTP/1.1 400", 4096).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn whole_len(input: &[u8], frame_max: u32) -> Result<Option<usize>, DecodeError> {
+        if let Some(kind) = input.first().filter(|kind| FrameKind::from_octet(**kind).is_none()) {
+            return Err(DecodeError::new(DecodeErrorKind::UnknownFrameType(*kind), "frame head"));
+        }
+        Ok(FrameHead::peek(input, frame_max, frame_max)?.map(FrameHead::whole_len))
     }
 
     /// Appends the frame.

@@ -49,6 +49,17 @@ macro_rules! properties {
                 Self { $($name: self.$name.or(others.$name),)* }
             }
 
+            /// Calls `visit` with the name and the value of each property that is set.
+            ///
+            /// ```
+            /// # use amqp_proto::Properties;
+            /// let properties = Properties { priority: Some(3), ..Properties::default() };
+            /// properties.each(|name, value| assert_eq!(format!("{name}={value:?}"), "priority=3"));
+            /// ```
+            pub fn each(&self, mut visit: impl FnMut(&'static str, &dyn fmt::Debug)) {
+                $(if let Some(value) = &self.$name { visit(stringify!($name), value); })*
+            }
+
             /// Decodes properties from their wire format.
             ///
             /// # Errors

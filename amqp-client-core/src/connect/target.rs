@@ -10,6 +10,7 @@ use amqp_proto::{FieldError, Limits, TooLong};
 use super::ConnectError;
 use crate::config::{Config, Settings};
 use crate::login::{self, TokenSource};
+use crate::tap::Tap;
 use crate::tls::TlsOptions;
 
 /// The nodes to connect to, and how: the contents of an AMQP URI.
@@ -185,6 +186,20 @@ impl Target {
         self
     }
 
+    /// Adds a tap, which sees each frame that is sent and received, over all transports; see [`tap`](crate::tap).
+    ///
+    /// ```
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::{Target, tap};
+    ///
+    /// let target = Target::new("localhost", 5672).tap(tap::Lines::new(std::io::stderr()));
+    /// ```
+    #[must_use]
+    pub fn tap(mut self, tap: impl Tap) -> Self {
+        self.config = self.config.tap(tap);
+        self
+    }
+
     /// Logs in with tokens from this source, instead of the configured mechanisms.
     #[must_use]
     pub fn token_source(mut self, source: impl TokenSource + 'static) -> Self {
@@ -209,7 +224,7 @@ impl Target {
             recovery: Some(Recovery::default()),
             retry_open: false,
             token_source: None,
-            config: Config { protocol, settings },
+            config: Config { protocol, settings, ..Config::default() },
         })
     }
 }

@@ -27,6 +27,7 @@ use read_buffer::ReadBuffer;
 use crate::Connection;
 use crate::config::{Config, Settings};
 use crate::state::{LagWatch, Shared, keep_clone};
+use crate::tap::{ConnectionTap, Taps, TransportTap};
 
 /// Time for a peer that was lost to take the remaining bytes, such as the reply to its close. A working transport takes them in
 /// milliseconds, and the reconnect waits for no longer than this.
@@ -62,6 +63,8 @@ pub struct Driver {
     lag: LagWatch,
     /// When the connection ended.
     ended_at: Option<Instant>,
+    /// The taps of the transport, if there are any.
+    tap: Option<Box<TransportTap>>,
 }
 
 /// Holds the connection of a [`Driver`] or [`Reconnector`], which pass it on to each other. Dropping it ends the connection.
@@ -71,14 +74,18 @@ struct DriverGuard {
     close_timeout: Duration,
     /// A clone of the waker, to be left under the lock, where it cannot be made.
     spare_waker: Option<Waker>,
+    /// The taps of the connection, if it has any.
+    tap: Option<Box<ConnectionTap>>,
 }
 
 impl DriverGuard {
     /// Creates the guard of a new connection, and its first handle.
-    fn begin(session: Session, settings: Settings) -> (Connection, Self) {
+    fn begin(session: Session, settings: Settings, taps: Taps) -> (Connection, Self) {
         let close_timeout = session.config().get_close_timeout();
         let shared = Arc::new(Shared::new(session, settings));
-        (Connection::new(shared.clone()), Self { shared, close_timeout, spare_waker: None })
+        let connection = Connection::new(shared.clone());
+        let tap = ConnectionTap::new(taps);
+        (connection, Self { shared, close_timeout, spare_waker: None, tap })
     }
 }
 
@@ -188,9 +195,9 @@ impl Driver {
     /// began.
     #[must_use]
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
-        let Config { protocol, settings } = config;
-        let (connection, guard) =
-            DriverGuard::begin(Session::new(Arc::new(protocol), now), settings);
+        let Config { protocol, settings, taps } = config;
+        let session = Session::new(Arc::new(protocol), now);
+        let (connection, guard) = DriverGuard::begin(session, settings, taps);
         (connection, Self::of(guard, now))
     }
 
@@ -201,7 +208,8 @@ impl Driver {
     }
 
     /// Creates a driver for the next transport of a connection.
-    fn of(guard: DriverGuard, now: Instant) -> Self {
+    fn of(mut guard: DriverGuard, now: Instant) -> Self {
+        let tap = guard.tap.as_mut().map(|tap| tap.transport(now));
         let shared = &guard.shared;
         if let Err(error) = shared.settings.check() {
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
@@ -218,6 +226,7 @@ impl Driver {
             pacing: ReadPacing::default(),
             lag: LagWatch::default(),
             ended_at: None,
+            tap,
         }
     }
 
@@ -294,7 +303,19 @@ impl Driver {
         let timer = state.proto.poll_timeout().filter(|_| end != Some(End::Lost));
         let times =
             [timer.map(|(at, _)| at), state.deadlines.next(), give_up_at, pause_until, lag_until];
-        Turn { phase, wake_at: times.into_iter().flatten().min() }
+        let turn = Turn { phase, wake_at: times.into_iter().flatten().min() };
+        if let Some(tap) = &mut self.tap {
+            let peer = state.peer_addr;
+            // Output that is given up may still be written by a transport that was blocked: then dropping this reports the end.
+            let ended = turn.is_done() && self.output.is_empty();
+            let reason = state.proto.disconnect_reason().filter(|_| ended);
+            drop(guard);
+            tap.connected(now, peer);
+            if ended {
+                tap.disconnected(now, reason.as_ref());
+            }
+        }
+        turn
     }
 
     /// Returns the bytes to write.
@@ -307,7 +328,10 @@ impl Driver {
     /// bytes depend on it: see [`Settings`](crate::Settings#timeouts-on-slow-links).
     pub fn written(&mut self, now: Instant, count: usize) {
         if count > 0 {
-            self.output.advance(count);
+            match &mut self.tap {
+                None => self.output.advance(count),
+                Some(tap) => tap.written(now, &mut self.output, count),
+            }
             self.written_at = now;
         }
     }
@@ -320,6 +344,9 @@ impl Driver {
 
     /// Processes the bytes that were read.
     pub fn received(&mut self, now: Instant) {
+        if let Some(tap) = &mut self.tap {
+            tap.received(now, self.input.just_read());
+        }
         let mut state = self.guard.shared.lock();
         state.last_heard = Some(now);
         // The connection keeps the error, and every handle finds it there.

@@ -58,6 +58,11 @@ impl ReadBuffer {
         &mut self.block
     }
 
+    /// Returns what the last read has added.
+    pub(crate) fn just_read(&self) -> &[u8] {
+        self.block.get(self.before..).unwrap_or_default()
+    }
+
     /// Returns the bytes that were read, for the decoder to consume. Counts them, to size the next reads.
     pub(crate) fn received(&mut self) -> &mut BytesMut {
         let came = self.block.len().saturating_sub(self.before);

@@ -125,6 +125,27 @@ macro_rules! methods {
                 }
             }
 
+            /// Calls `visit` with the name and the value of each argument, in order. Credentials show no bytes.
+            ///
+            /// ```
+            /// use amqp_proto::method::{BasicQos, Method};
+            ///
+            /// let method = Method::from(BasicQos { prefetch_count: 7, ..Default::default() });
+            /// let mut seen = Vec::new();
+            /// method.each_argument(|name, value| seen.push(format!("{name}={value:?}")));
+            /// assert_eq!(seen, ["prefetch_size=0", "prefetch_count=7", "global=false"]);
+            /// ```
+            #[allow(unused_mut, unused_variables, reason = "methods without arguments visit nothing")]
+            pub fn each_argument(&self, mut visit: impl FnMut(&'static str, &dyn core::fmt::Debug)) {
+                match self {
+                    $(Self::$name(method) => {
+                        $(visit(stringify!($before), &method.$before);)*
+                        $($(visit(stringify!($bit), &method.$bit);)*
+                        $($(visit(stringify!($after), &method.$after);)*)?)?
+                    })*
+                }
+            }
+
             /// Returns the facts that the specification states about this method.
             #[must_use]
             pub const fn facts(&self) -> &'static MethodFacts {

@@ -4,10 +4,12 @@ use alloc::vec::Vec;
 
 #[macro_use]
 mod macros;
+mod secret;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use secret::mask_credentials;
 pub use table::*;
 
 use bytes::Bytes;

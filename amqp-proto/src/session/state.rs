@@ -86,6 +86,13 @@ impl Session {
         self.context.connection.check().is_err()
     }
 
+    /// Returns why the present transport is no longer used, if [`is_disconnected`](Self::is_disconnected). After an orderly close, that
+    /// is the close.
+    #[must_use]
+    pub fn disconnect_reason(&self) -> Option<ConnectionError> {
+        self.context.connection.check().err()
+    }
+
     /// Returns whether the outgoing buffer is full; see [`Connection::is_full`].
     #[must_use]
     pub fn is_full(&self) -> bool {
