@@ -99,7 +99,7 @@ impl fmt::Display for Close {
     }
 }
 
-/// The reason of a close: `404 NOT_FOUND: no queue 'orders' in vhost '/' (caused by queue.bind)`.
+/// The reason of a close: `404 NOT_FOUND: no queue 'orders' in vhost '/' (caused by queue.bind); declare it first`.
 pub(super) struct Reason<'a>(&'a Close);
 
 impl fmt::Display for Reason<'_> {
@@ -115,8 +115,11 @@ impl fmt::Display for Reason<'_> {
             f.write_str(": ")?;
             write_escaped(text, f)?;
         }
-        match close.method() {
-            Some(method) => write!(f, " (caused by {method})"),
+        if let Some(method) = close.method() {
+            write!(f, " (caused by {method})")?;
+        }
+        match close.hint() {
+            Some(hint) => write!(f, "; {hint}"),
             None => Ok(()),
         }
     }

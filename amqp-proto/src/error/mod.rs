@@ -10,6 +10,7 @@ mod chain;
 mod close;
 mod command;
 mod connection;
+mod explanation;
 mod methods;
 mod violation;
 
@@ -18,6 +19,7 @@ pub(crate) use chain::debug_shows_chain;
 pub use close::{Close, Initiator};
 pub use command::{ChannelError, CommandError, Gate, Misuse, OpenChannelError, PublishError};
 pub use connection::{ConnectionError, LoginError, TransportFailure, WrongProtocol};
+pub use explanation::{Explanation, Limited, Permission, Resource, Scope};
 pub use violation::Violation;
 
 #[cfg(test)]
