@@ -1,4 +1,6 @@
-pub use amqp_proto::error::{PublishError, chain};
+pub use amqp_proto::error::{
+    Explanation, Limited, Permission, PublishError, Resource, Scope, chain,
+};
 
 use std::fmt;
 use std::time::Duration;
@@ -226,6 +228,12 @@ impl ConfirmError {
             Self::Returned(returned) => Some(&returned.reply_text),
             _ => self.as_close().map(|close| &close.reply_text),
         }
+    }
+
+    /// Returns the reason of the close in fields, if RabbitMQ's text is known; see [`Close::explanation`].
+    #[must_use]
+    pub fn explanation(&self) -> Option<Explanation> {
+        self.as_close()?.explanation()
     }
 
     /// Returns the number of the channel that was closed, if the error is the close of a channel.

@@ -8,8 +8,8 @@ use amqp_proto::error::chain;
 use amqp_proto::session::{Entity, RecoveryReport};
 use amqp_proto::uri::Endpoint;
 use amqp_proto::{
-    ChannelError, ChannelId, ConnectionError, DeliveryTag, Returned, SessionEvent, ShortStr,
-    Unusable,
+    ChannelError, ChannelId, ConnectStep, ConnectionError, DeliveryTag, Returned, SessionEvent,
+    ShortStr, Unusable,
 };
 
 /// An event of a connection. Displayed as one line, for logs.
@@ -90,6 +90,8 @@ pub enum ConnectionEvent {
         node: usize,
         /// The node's endpoint; `None` if the connection was not opened with a [`Target`](crate::Target).
         endpoint: Option<Endpoint>,
+        /// The step that failed, or `None` if the connection was open, and was lost while its state was restored.
+        step: Option<ConnectStep>,
         /// The reason.
         reason: String,
     },
@@ -210,8 +212,8 @@ impl ConnectionEvent {
             SessionEvent::Connecting { node, attempt } => {
                 Self::Connecting { node, endpoint: endpoint(node), attempt }
             }
-            SessionEvent::AttemptFailed { node, reason } => {
-                Self::AttemptFailed { node, endpoint: endpoint(node), reason }
+            SessionEvent::AttemptFailed { node, step, reason } => {
+                Self::AttemptFailed { node, endpoint: endpoint(node), step, reason }
             }
             SessionEvent::Recovered(report) => Self::Recovered(Arc::new(*report)),
             SessionEvent::Restored { entity } => Self::Restored { entity },
@@ -241,8 +243,13 @@ impl fmt::Display for ConnectionEvent {
             Self::Connecting { node, endpoint, attempt } => {
                 write!(f, "connecting to {}, attempt {attempt}", Node(*node, endpoint))
             }
-            Self::AttemptFailed { node, endpoint, reason } => {
-                write!(f, "attempt to connect to {} failed: {reason}", Node(*node, endpoint))
+            Self::AttemptFailed { node, endpoint, step, reason } => {
+                write!(f, "attempt to connect to {} failed", Node(*node, endpoint))?;
+                // The reason names the steps before.
+                if let Some(step) = step.filter(|step| *step >= ConnectStep::Tls) {
+                    write!(f, " (step: {step})")?;
+                }
+                write!(f, ": {reason}")
             }
             Self::Recovered(report) => {
                 let (time, missing) = (report.connecting + report.restoring, report.failed.len());

@@ -52,8 +52,8 @@ pub use amqp_proto as proto;
 pub use amqp_proto::session::{Entity, Locked, OnCancel, Recovery, RecoveryReport};
 pub use amqp_proto::uri::{Endpoint, Password, Uri};
 pub use amqp_proto::{
-    Body, ChannelError, ChannelId, ClientConfig, Close, ConnectionError, DeathReason, Decimal,
-    DecodeError, DeliveryTag, FieldArray, FieldError, FieldTable, Gate, Initiator, Limits,
+    Body, ChannelError, ChannelId, ClientConfig, Close, ConnectStep, ConnectionError, DeathReason,
+    Decimal, DecodeError, DeliveryTag, FieldArray, FieldError, FieldTable, Gate, Initiator, Limits,
     LoginError, Misuse, Negotiated, OpenChannelError, Oversized, Prepared, Properties,
     RawProperties, ReplyCode, Returned, Route, Secret, ShortStr, Timestamp, TooLong, Unusable,
     Value,

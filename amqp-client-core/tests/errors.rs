@@ -12,8 +12,8 @@ use amqp_client_core::proto::{
 };
 use amqp_client_core::tls::{Pem, TlsError};
 use amqp_client_core::{
-    CallError, ChannelError, ConfirmError, ConnectError, ConsumerEnd, Gate, Misuse, PublishError,
-    SendError, Settings, TryPublishError,
+    CallError, ChannelError, ConfirmError, ConnectError, ConnectStep, ConsumerEnd, Gate, Misuse,
+    PublishError, SendError, Settings, TryPublishError,
 };
 
 const TIME: Duration = Duration::from_secs(7);
@@ -54,9 +54,21 @@ fn errors() -> Vec<Box<dyn Error>> {
         Box::new(ConnectError::from(setting)),
         Box::new(ConnectError::NoEndpoint),
         Box::new(ConnectError::NoToken(reset())),
-        Box::new(ConnectError::Unreachable { endpoint: endpoint(), error: reset() }),
-        Box::new(ConnectError::TimedOut { endpoint: endpoint(), after: TIME }),
-        Box::new(ConnectError::Refused { endpoint: endpoint(), error: violation() }),
+        Box::new(ConnectError::Unreachable {
+            endpoint: endpoint(),
+            step: ConnectStep::Tcp,
+            error: reset(),
+        }),
+        Box::new(ConnectError::TimedOut {
+            endpoint: endpoint(),
+            step: ConnectStep::Tls,
+            after: TIME,
+        }),
+        Box::new(ConnectError::Refused {
+            endpoint: endpoint(),
+            step: ConnectStep::Sasl,
+            error: violation(),
+        }),
         Box::new(ConnectError::EmptyVirtualHost { endpoint: endpoint(), error: violation() }),
         Box::new(TlsError::NotBuilt),
         Box::new(TlsError::Unreadable {
@@ -90,9 +102,16 @@ fn a_cause_is_a_source_unless_the_error_shows_it() {
         assert_eq!(error.source().map(ToString::to_string), Some(cause.to_string()));
     };
     let endpoint = Endpoint::new("rabbit-1", 5672);
-    let unreachable = ConnectError::Unreachable { endpoint: endpoint.clone(), error: reset() };
+    let unreachable = ConnectError::Unreachable {
+        endpoint: endpoint.clone(),
+        step: ConnectStep::Dns,
+        error: reset(),
+    };
     is(&unreachable, &reset());
-    is(&ConnectError::Refused { endpoint, error: violation() }, &violation());
+    is(
+        &ConnectError::Refused { endpoint, step: ConnectStep::Tune, error: violation() },
+        &violation(),
+    );
     is(&ConnectError::NoToken(reset()), &reset());
     let ended = ChannelError::from(violation());
     is(&ConfirmError::Unconfirmed(ended.clone()), &ended);
@@ -105,8 +124,11 @@ fn a_cause_is_a_source_unless_the_error_shows_it() {
 #[test]
 fn an_error_returned_from_main_prints_its_causes() {
     let endpoint = Endpoint::new("rabbit-1", 5672);
-    let error = ConnectError::Unreachable { endpoint, error: reset() };
-    assert_eq!(format!("{error:?}"), format!("cannot reach rabbit-1:5672: {}", reset()));
+    let error = ConnectError::Unreachable { endpoint, step: ConnectStep::Tcp, error: reset() };
+    assert_eq!(
+        format!("{error:?}"),
+        format!("cannot reach rabbit-1:5672 (step: TCP): {}", reset())
+    );
     let error = TryPublishError { body: Some("body"), error: Gate::Full.into() };
     assert_eq!(format!("{error:?}"), "not sent: the outgoing buffer is full");
 }
@@ -114,7 +136,7 @@ fn an_error_returned_from_main_prints_its_causes() {
 #[test]
 fn all_errors_have_the_same_methods() {
     let endpoint = Endpoint::new("rabbit-1", 5672);
-    let refused = ConnectError::TimedOut { endpoint, after: TIME };
+    let refused = ConnectError::TimedOut { endpoint, step: ConnectStep::Dns, after: TIME };
     assert!(refused.is_transient() && refused.reply_code().is_none());
     let ended = ChannelError::NotRestored { reply_code: ReplyCode::NOT_FOUND, why: "gone".into() };
     let code = Some(ReplyCode::NOT_FOUND);

@@ -12,8 +12,8 @@ use amqp_client_core::adapter::Driver;
 use amqp_client_core::adapter::{Drive, Timer, Transport};
 use amqp_client_core::login::Token;
 use amqp_client_core::{
-    ChannelEvent, ClientConfig, Config, ConnectionError, ConnectionEvent, ConsumeOptions, Endpoint,
-    Message, PublisherOptions, Recovery, ShortStr, Target,
+    ChannelEvent, ClientConfig, Config, ConnectStep, ConnectionError, ConnectionEvent,
+    ConsumeOptions, Endpoint, Message, PublisherOptions, Recovery, ShortStr, Target,
 };
 use amqp_proto::Violation;
 use bytes::{Buf as _, BytesMut};
@@ -154,8 +154,8 @@ fn events_are_displayed_with_their_node_and_their_causes_in_one_line() {
     let endpoint = Some(Endpoint::new("rabbit-2", 5672));
     let connecting = ConnectionEvent::Connecting { node: 1, endpoint, attempt: 3 };
     assert_eq!(connecting.to_string(), "connecting to rabbit-2:5672, attempt 3");
-    let reason = "cannot reach it".to_owned();
-    let failed = ConnectionEvent::AttemptFailed { node: 1, endpoint: None, reason };
+    let (step, reason) = (Some(ConnectStep::Tcp), "cannot reach it".to_owned());
+    let failed = ConnectionEvent::AttemptFailed { node: 1, endpoint: None, step, reason };
     assert_eq!(failed.to_string(), "attempt to connect to node 1 failed: cannot reach it");
     let reason = ConnectionError::from(Violation::UnexpectedMethod { method: "basic.ack" });
     assert_eq!(

@@ -19,8 +19,8 @@ use amqp_proto::method::{BasicConsume, BasicQos, ConfirmSelect, QueueDeclare, Qu
 use amqp_proto::session::{Reconnect, Recovery, Session};
 use amqp_proto::uri::Uri;
 use amqp_proto::{
-    ChannelEvent, ChannelId, ClientConfig, Event, PublishError, RawProperties, ReplyCode, Route,
-    SessionEvent, ShortStr,
+    ChannelEvent, ChannelId, ClientConfig, ConnectStep, Event, PublishError, RawProperties,
+    ReplyCode, Route, SessionEvent, ShortStr,
 };
 use bytes::{Buf as _, BytesMut};
 use mio::net::TcpStream;
@@ -124,7 +124,7 @@ impl Client {
         };
         if let Some(error) = failed {
             self.socket = None;
-            self.session.handle_unreachable(now, &error.to_string());
+            self.session.handle_unreachable(now, ConnectStep::Tcp, &error.to_string());
         }
     }
 

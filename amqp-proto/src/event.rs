@@ -9,8 +9,8 @@ use crate::method::Method;
 use crate::session::{Entity, RecoveryReport};
 use crate::wire::{FieldTable, Secret, ShortStr};
 use crate::{
-    ChannelError, ChannelId, CommandError, ConnectionError, ConsumerId, Delivery, DeliveryTag,
-    PublishError, PublishSeq, Published, Reply, RequestId, Returned, Unusable,
+    ChannelError, ChannelId, CommandError, ConnectStep, ConnectionError, ConsumerId, Delivery,
+    DeliveryTag, PublishError, PublishSeq, Published, Reply, RequestId, Returned, Unusable,
 };
 
 /// An event of a connection.
@@ -217,6 +217,8 @@ pub enum SessionEvent {
     AttemptFailed {
         /// The node, as an index into the list of nodes.
         node: usize,
+        /// The step that failed, or `None` if the connection was open and was lost while the session was restored.
+        step: Option<ConnectStep>,
         /// The reason.
         reason: String,
     },

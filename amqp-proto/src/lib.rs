@@ -335,8 +335,8 @@ pub use connection::Connection;
 pub use counts::DeathReason;
 pub use delivery::{Delivery, GetReply, Published, Reply, Returned, Unusable};
 pub use error::{
-    ChannelError, Close, CommandError, ConnectionError, Gate, Initiator, LoginError, Misuse,
-    OpenChannelError, PublishError, TransportFailure, Violation, WrongProtocol,
+    ChannelError, Close, CommandError, ConnectStep, ConnectionError, Gate, Initiator, LoginError,
+    Misuse, OpenChannelError, PublishError, TransportFailure, Violation, WrongProtocol,
 };
 pub use event::{ChannelEvent, Event, Negotiated, ServerEvent, SessionEvent, TimerReason};
 pub use ids::{ChannelId, ConsumerId, DeliveryTag, PublishSeq, RequestId};

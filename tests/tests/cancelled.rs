@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::Reconnector;
 use amqp_client_core::proto::method::AccessRequest;
-use amqp_client_core::proto::{FieldTable, RawProperties, ReplyCode, Route};
+use amqp_client_core::proto::{ConnectStep, FieldTable, RawProperties, ReplyCode, Route};
 use amqp_client_core::topology::Topology;
 use amqp_client_core::{
     Channel, Config, Connection, ConsumeOptions, Consumer, Exchange, ExchangeOptions, Message,
@@ -306,7 +306,7 @@ fn dropped_in_background(name: &str, make: MakeInBackground, polls: usize) -> (b
         if reconnector.turn(now, Waker::noop()).done {
             return (polls <= UNCONNECTED || ready, true);
         }
-        reconnector.failed(now, "nobody listens");
+        reconnector.failed(now, ConnectStep::Tcp, "nobody listens");
         now += Duration::from_secs(10);
     }
     while reconnector.turn(now, Waker::noop()).connect.is_none() {

@@ -58,7 +58,9 @@ async fn open_pipe(
         Ok(()) => Ok(connection),
         Err(error) => {
             let config = target.get_config().get_protocol();
-            Err(amqp_client_core::ConnectError::refused(endpoint, error, config))
+            let step =
+                connection.connect_step().ok_or(amqp_client_core::ConnectError::NoEndpoint)?;
+            Err(amqp_client_core::ConnectError::refused(endpoint, step, error, config))
         }
     }
 }

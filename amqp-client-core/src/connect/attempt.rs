@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use amqp_proto::ConnectStep;
 use amqp_proto::uri::Endpoint;
 
 use super::happy_eyeballs::connect_any;
@@ -57,21 +58,55 @@ pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
     }
 }
 
+/// The time for one attempt.
+pub(crate) struct Limit<'a> {
+    endpoint: &'a Endpoint,
+    after: Duration,
+    /// `None` if that is too far in the future.
+    at: Option<Instant>,
+}
+
+impl<'a> Limit<'a> {
+    /// Begins an attempt now.
+    pub(crate) fn begin<R: Runtime>(target: &Target, endpoint: &'a Endpoint) -> Self {
+        let after = target.config.settings.connect_timeout;
+        Self { endpoint, after, at: R::timer().now().checked_add(after) }
+    }
+
+    /// Waits for a future that is a part of the attempt.
+    pub(crate) async fn apply<R: Runtime, T>(
+        &self,
+        step: ConnectStep,
+        future: impl Future<Output = T>,
+    ) -> Result<T, ConnectError> {
+        until(R::timer(), self.at, future).await.ok_or_else(|| self.exceeded(step))
+    }
+
+    /// Returns the error of an attempt that took too long.
+    pub(crate) fn exceeded(&self, step: ConnectStep) -> ConnectError {
+        ConnectError::TimedOut { endpoint: self.endpoint.clone(), step, after: self.after }
+    }
+}
+
 /// Connects a stream to a node.
 pub(crate) async fn reach<R: Runtime>(
     target: &Target,
     endpoint: &Endpoint,
+    limit: &Limit<'_>,
 ) -> Result<Reached<R>, ConnectError> {
     #[cfg(feature = "tls")]
     let session = target.tls.as_ref().map(|tls| tls.session(&endpoint.host)).transpose()?;
     #[cfg(not(feature = "tls"))]
     check_tls(target)?;
     let settings = target.config.settings;
-    let unreachable = |error| ConnectError::unreachable(endpoint, error);
-    let addrs = R::resolve(&endpoint.host, endpoint.port).await.map_err(unreachable)?;
+    let unreachable = |step, error| ConnectError::unreachable(endpoint, step, error);
+    let resolved = R::resolve(&endpoint.host, endpoint.port);
+    let addrs = limit.apply::<R, _>(ConnectStep::Dns, resolved).await?;
+    let addrs = addrs.map_err(|error| unreachable(ConnectStep::Dns, error))?;
+    let step = if addrs.is_empty() { ConnectStep::Dns } else { ConnectStep::Tcp };
     let connect = |addr| async move { Ok((R::connect(addr, settings).await?, addr)) };
-    let connected = connect_any(addrs, R::timer(), connect).await.map_err(unreachable)?;
-    let ((transport, registration), addr) = connected;
+    let connected = limit.apply::<R, _>(step, connect_any(addrs, R::timer(), connect)).await?;
+    let ((transport, registration), addr) = connected.map_err(|error| unreachable(step, error))?;
     #[cfg(feature = "tls")]
     let transport = match session {
         Some(session) => MaybeTls::Secured(Box::new(Secured::with(transport, session))),
@@ -83,12 +118,21 @@ pub(crate) async fn reach<R: Runtime>(
 }
 
 /// Waits for a future, for at most `time`. Returns `None` after the timeout.
-pub(crate) async fn within<T>(
-    mut timer: impl Timer,
+async fn within<T>(
+    timer: impl Timer,
     time: Duration,
     future: impl Future<Output = T>,
 ) -> Option<T> {
     let at = timer.now().checked_add(time);
+    until(timer, at, future).await
+}
+
+/// Waits for a future, until that time at most. Returns `None` after it.
+async fn until<T>(
+    mut timer: impl Timer,
+    at: Option<Instant>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|cx| match (future.as_mut().poll(cx), at) {
         (Poll::Ready(value), _) => Poll::Ready(Some(value)),

@@ -6,10 +6,12 @@ use amqp_proto::config::{ClientConfig, ConfigError};
 use amqp_proto::method::{Arguments as _, ConnectionOpen};
 use amqp_proto::uri::{Endpoint, UriError};
 use amqp_proto::{
-    __common_methods as common_methods, __debug_shows_chain as debug_shows_chain, ConnectionError,
+    __common_methods as common_methods, __debug_shows_chain as debug_shows_chain, ConnectStep,
+    ConnectionError,
 };
 use thiserror::Error;
 
+use super::check;
 use crate::config::SettingError;
 use crate::login::TokenError;
 use crate::tls::TlsError;
@@ -52,27 +54,33 @@ pub enum ConnectError {
     #[error("the token source returned no token")]
     NoToken(#[source] TokenError),
     /// The node cannot be reached.
-    #[error("cannot reach {endpoint}")]
+    #[error("cannot reach {endpoint} (step: {step}{})", check::unreachable(*step, error))]
     Unreachable {
         /// The node.
         endpoint: Endpoint,
+        /// The step that failed.
+        step: ConnectStep,
         /// The system's error.
         #[source]
         error: Arc<io::Error>,
     },
     /// Connecting took too long.
-    #[error("connecting to {endpoint} timed out after {after:?}")]
+    #[error("connecting to {endpoint} timed out after {after:?} (step: {step}{})", check::late(*step))]
     TimedOut {
         /// The node.
         endpoint: Endpoint,
+        /// The step that was not completed.
+        step: ConnectStep,
         /// The timeout.
         after: Duration,
     },
     /// The node was reached, but the handshake failed.
-    #[error("cannot connect to {endpoint}")]
+    #[error("cannot connect to {endpoint} (step: {step}{})", check::refused(*step, error))]
     Refused {
         /// The node.
         endpoint: Endpoint,
+        /// The step that failed.
+        step: ConnectStep,
         /// The reason why the handshake failed.
         #[source]
         error: ConnectionError,
@@ -100,20 +108,52 @@ common_methods! {
 debug_shows_chain! { ConnectError }
 
 impl ConnectError {
-    pub(crate) fn unreachable(endpoint: &Endpoint, error: io::Error) -> Self {
-        Self::Unreachable { endpoint: endpoint.clone(), error: Arc::new(error) }
+    pub(crate) fn unreachable(endpoint: &Endpoint, step: ConnectStep, error: io::Error) -> Self {
+        Self::Unreachable { endpoint: endpoint.clone(), step, error: Arc::new(error) }
     }
 
-    /// Creates the error of a failed handshake with this configuration.
+    /// Returns the step that failed.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// use amqp_client_tokio::{ConnectError, ConnectStep};
+    ///
+    /// # fn example(error: ConnectError) {
+    /// match error.step() {
+    ///     ConnectStep::Dns | ConnectStep::Tcp => println!("the network: {error}"),
+    ///     ConnectStep::Sasl | ConnectStep::VirtualHost => println!("the permissions: {error}"),
+    ///     step => println!("{step}: {error}"),
+    /// }
+    /// # }
+    /// ```
     #[must_use]
-    pub fn refused(endpoint: Endpoint, error: ConnectionError, config: &ClientConfig) -> Self {
+    pub const fn step(&self) -> ConnectStep {
+        match self {
+            Self::Uri(_) | Self::Config(_) | Self::Setting(_) | Self::NoEndpoint | Self::Tls(_) => {
+                ConnectStep::Configuration
+            }
+            Self::NoToken(_) => ConnectStep::Token,
+            Self::Unreachable { step, .. } | Self::TimedOut { step, .. } => *step,
+            Self::Refused { step, .. } => *step,
+            Self::EmptyVirtualHost { .. } => ConnectStep::VirtualHost,
+        }
+    }
+
+    /// Creates the error of a handshake with this configuration that failed at this step.
+    #[must_use]
+    pub fn refused(
+        endpoint: Endpoint,
+        step: ConnectStep,
+        error: ConnectionError,
+        config: &ClientConfig,
+    ) -> Self {
         let opening = error
             .as_close()
             .is_some_and(|close| close.method() == Some(ConnectionOpen::FACTS.name));
         if opening && config.get_virtual_host().is_empty() && !error.is_transient() {
             return Self::EmptyVirtualHost { endpoint, error };
         }
-        Self::Refused { endpoint, error }
+        Self::Refused { endpoint, step, error }
     }
 
     /// Returns the reason why the handshake failed, if it did.

@@ -1,4 +1,6 @@
 use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -44,6 +46,10 @@ impl<S: Transport> Transport for MaybeTls<S> {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, transport => transport.poll_close(cx))
+    }
+
+    fn tls_missing(&self) -> Option<Arc<AtomicBool>> {
+        either!(self, transport => transport.tls_missing())
     }
 
     fn take_progress(&mut self) -> bool {

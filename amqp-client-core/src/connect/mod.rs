@@ -2,6 +2,7 @@
 
 mod attempt;
 mod background;
+mod check;
 mod error;
 mod happy_eyeballs;
 mod maybe_tls;
@@ -17,8 +18,9 @@ pub use target::Target;
 
 use std::sync::Arc;
 
+use amqp_proto::ConnectStep;
 use amqp_proto::session::Recovery;
-use attempt::{Reached, log_in, reach, within};
+use attempt::{Limit, Reached, log_in, reach};
 use reconnect::{reconnect_unless, run};
 
 use crate::Connection;
@@ -90,7 +92,8 @@ async fn open_patiently<R: Runtime>(
         Ok(()) => Ok((connection, token)),
         Err(error) => {
             let endpoint = target.node(connection.shared().lock().node)?.clone();
-            Err(ConnectError::refused(endpoint, error, &target.config.protocol))
+            let step = step_of(&connection);
+            Err(ConnectError::refused(endpoint, step, error, &target.config.protocol))
         }
     }
 }
@@ -115,28 +118,30 @@ async fn open_node<R: Runtime>(
     node: usize,
 ) -> Result<Connection, ConnectError> {
     let endpoint = target.node(node)?.clone();
-    let after = target.config.settings.connect_timeout;
-    let opening = async {
-        let Reached { transport, registration, addr } = reach::<R>(target, &endpoint).await?;
-        let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
-        connection.shared().lock().peer_addr = Some(addr);
-        if let Some(recovery) = &target.recovery {
-            drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
-            connection.shared().lock().endpoints.clone_from(&target.endpoints);
+    let limit = Limit::begin::<R>(target, &endpoint);
+    let Reached { transport, registration, addr } = reach::<R>(target, &endpoint, &limit).await?;
+    let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
+    connection.shared().lock().peer_addr = Some(addr);
+    if let Some(recovery) = &target.recovery {
+        drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
+        connection.shared().lock().endpoints.clone_from(&target.endpoints);
+    }
+    run::<R>(drive, registration, target.clone())
+        .map_err(|error| ConnectError::unreachable(&endpoint, ConnectStep::Tcp, error))?;
+    let ready = limit.apply::<R, _>(ConnectStep::ProtocolHeader, connection.ready()).await;
+    match ready.map_err(|_| limit.exceeded(step_of(&connection)))? {
+        Ok(()) => Ok(connection),
+        Err(error) => {
+            let step = step_of(&connection);
+            Err(ConnectError::refused(endpoint, step, error, &target.config.protocol))
         }
-        run::<R>(drive, registration, target.clone())
-            .map_err(|error| ConnectError::unreachable(&endpoint, error))?;
-        match connection.ready().await {
-            Ok(()) => Ok(connection),
-            Err(error) => {
-                let config = &target.config.protocol;
-                Err(ConnectError::refused(endpoint.clone(), error, config))
-            }
-        }
-    };
-    within(R::timer(), after, opening)
-        .await
-        .unwrap_or_else(|| Err(ConnectError::TimedOut { endpoint: endpoint.clone(), after }))
+    }
+}
+
+/// Returns the step that a connection is at which is not open.
+fn step_of(connection: &Connection) -> ConnectStep {
+    // It was open and is lost if there is none: nothing follows the virtual host.
+    connection.connect_step().unwrap_or(ConnectStep::VirtualHost)
 }
 
 /// Turns the session's attempt timeout off: the adapters apply [`connect_timeout`](crate::Settings::connect_timeout) to each

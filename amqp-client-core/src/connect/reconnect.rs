@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use amqp_proto::ClientConfig;
+use amqp_proto::{ClientConfig, ConnectStep};
 
-use super::attempt::{Reached, log_in, reach, within};
+use super::attempt::{Limit, Reached, log_in, reach};
 use super::maybe_tls::MaybeTls;
 use super::{ConnectError, Runtime, Target};
 use crate::driver::{Drive, Reconnector, Timer};
@@ -62,7 +62,7 @@ pub(crate) async fn reconnect_unless<R: Runtime>(
                 return Ok(token);
             }
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => reconnector.failed(now, &chain(&error).to_string()),
+            Err(error) => reconnector.failed(now, error.step(), &chain(&error).to_string()),
         }
     }
     Ok(None)
@@ -120,13 +120,9 @@ async fn attempt<R: Runtime>(
     node: usize,
 ) -> Result<(Reached<R>, Option<(Token, ClientConfig)>), ConnectError> {
     let endpoint = target.node(node)?;
-    let after = target.config.settings.connect_timeout;
-    let connecting = async {
-        let mut target = target.clone();
-        let token = log_in::<R>(&mut target).await?;
-        let reached = reach::<R>(&target, endpoint).await?;
-        Ok((reached, token.map(|token| (token, target.config.protocol))))
-    };
-    let timed_out = || ConnectError::TimedOut { endpoint: endpoint.clone(), after };
-    within(R::timer(), after, connecting).await.unwrap_or_else(|| Err(timed_out()))
+    let limit = Limit::begin::<R>(target, endpoint);
+    let mut target = target.clone();
+    let token = limit.apply::<R, _>(ConnectStep::Token, log_in::<R>(&mut target)).await??;
+    let reached = reach::<R>(&target, endpoint, &limit).await?;
+    Ok((reached, token.map(|token| (token, target.config.protocol))))
 }

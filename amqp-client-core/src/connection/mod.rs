@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 use amqp_proto::session::RecoveryReport;
-use amqp_proto::{ChannelError, ConnectionError, Negotiated, ReplyCode, Secret};
+use amqp_proto::{ChannelError, ConnectStep, ConnectionError, Negotiated, ReplyCode, Secret};
 
 use crate::broker_version::BrokerVersion;
 use crate::error::CallError;
@@ -108,6 +108,26 @@ impl Connection {
             })
         })
         .await
+    }
+
+    /// Returns the step of connecting that the present attempt is at, or at which the last one failed. `None` once it is open.
+    ///
+    /// After `connect_over`, this tells where [`ready`](Self::ready) failed. While the client reconnects, the first steps have no
+    /// connection yet, and the result is that of the attempt before; see
+    /// [`ConnectionEvent::AttemptFailed`](crate::ConnectionEvent::AttemptFailed) for each attempt.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// # async fn example(connection: Connection) {
+    /// if let Err(error) = connection.ready().await {
+    ///     println!("{:?}: {error}", connection.connect_step());
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connect_step(&self) -> Option<ConnectStep> {
+        self.shared().lock().connect_step()
     }
 
     /// Closes the connection and waits for the broker's reply. Everything that is queued is written first. All pending calls fail.

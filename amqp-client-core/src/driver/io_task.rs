@@ -98,6 +98,7 @@ impl<S: Transport, T: Timer> Drive<S, T> {
 
     /// Drives the next transport of a connection.
     pub fn with(driver: Driver, transport: S, timer: T) -> Self {
+        driver.runs_over(&transport);
         Self {
             driver,
             transport,

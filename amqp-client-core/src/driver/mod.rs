@@ -191,6 +191,11 @@ impl End {
 }
 
 impl Driver {
+    /// The connection uses this transport from now on.
+    fn runs_over(&self, transport: &impl Transport) {
+        self.guard.shared.lock().tls_missing = transport.tls_missing();
+    }
+
     /// Begins a connection: the handle for the application and the driver for the transport. `now` is when connecting
     /// began.
     #[must_use]

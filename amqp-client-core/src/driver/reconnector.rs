@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use amqp_proto::ClientConfig;
 use amqp_proto::session::{Reconnect, Recovery, Session};
+use amqp_proto::{ClientConfig, ConnectStep};
 
 use super::{Driver, DriverGuard, End};
 use crate::Connection;
@@ -96,10 +96,10 @@ impl Reconnector {
         state.wake_watchers();
     }
 
-    /// Reports that the requested node cannot be reached.
-    pub fn failed(&mut self, now: Instant, reason: &str) {
+    /// Reports that the requested node cannot be reached, and at which step that failed.
+    pub fn failed(&mut self, now: Instant, step: ConnectStep, reason: &str) {
         let mut state = self.guard.shared.lock();
-        state.proto.handle_unreachable(now, reason);
+        state.proto.handle_unreachable(now, step, reason);
         state.dispatch();
     }
 }

@@ -1,6 +1,8 @@
 //! The parts that an adapter provides: a stream and a timer.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -40,6 +42,11 @@ pub trait Transport {
     /// returns a record only once it is complete, and a peer that sends a large record is not silent.
     fn take_progress(&mut self) -> bool {
         false
+    }
+
+    /// Returns a flag that is set while no TLS session is established. `None` for a transport without TLS.
+    fn tls_missing(&self) -> Option<Arc<AtomicBool>> {
+        None
     }
 }
 

@@ -100,6 +100,12 @@ impl State {
                 return self.opened();
             }
         }
+        let event = match event {
+            SessionEvent::AttemptFailed { node, step, reason } => {
+                SessionEvent::AttemptFailed { node, step: self.refine(step), reason }
+            }
+            event => event,
+        };
         let Some(event) = ConnectionEvent::of_session(event, &self.endpoints) else { return };
         if let ConnectionEvent::Recovered(report) = &event {
             self.wake_watchers();

@@ -45,6 +45,7 @@ use wakes::Wakes;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -52,7 +53,8 @@ use std::time::{Duration, Instant};
 use amqp_proto::session::Session;
 use amqp_proto::uri::Endpoint;
 use amqp_proto::{
-    ChannelError, ChannelId, ConnectionError, ConsumerId, Initiator, ReplyCode, Settlement,
+    ChannelError, ChannelId, ConnectStep, ConnectionError, ConsumerId, Initiator, ReplyCode,
+    Settlement,
 };
 
 use crate::channel::Handle;
@@ -94,6 +96,8 @@ pub(crate) struct State {
     pub(crate) new_login: Option<Duration>,
     /// The address of the other end of the present transport or the last one, if an adapter has connected it.
     pub(crate) peer_addr: Option<SocketAddr>,
+    /// Whether the present transport has TLS that is not established; see [`Transport`](crate::driver::Transport).
+    pub(crate) tls_missing: Option<Arc<AtomicBool>>,
     /// When bytes arrived last.
     pub(crate) last_heard: Option<Instant>,
     /// Number of times that the connection was lost.
@@ -130,6 +134,20 @@ struct Closing {
 }
 
 impl State {
+    /// Returns the step of connecting that the present attempt is at, or at which it failed.
+    pub(crate) fn connect_step(&self) -> Option<ConnectStep> {
+        self.refine(self.proto.connect_step())
+    }
+
+    /// Distinguishes between TLS and what follows, which are the same for the protocol.
+    fn refine(&self, step: Option<ConnectStep>) -> Option<ConnectStep> {
+        let missing = self.tls_missing.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        match step {
+            Some(ConnectStep::ProtocolHeader) if missing => Some(ConnectStep::Tls),
+            step => step,
+        }
+    }
+
     fn new(mut proto: Session) -> Self {
         proto.hold_discarded();
         Self {
@@ -150,6 +168,7 @@ impl State {
             secrets: VecDeque::new(),
             new_login: None,
             peer_addr: None,
+            tls_missing: None,
             last_heard: None,
             losses: 0,
             recovers_until_open: false,

@@ -1,6 +1,8 @@
 //! TLS configuration: trusted authorities and the client's certificate.
 
 #[cfg(feature = "tls")]
+mod explained;
+#[cfg(feature = "tls")]
 mod session;
 #[cfg(feature = "tls")]
 mod system;

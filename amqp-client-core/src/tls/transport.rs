@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use rustls::ClientConnection;
 
+use super::explained::explained;
 use super::{TlsError, TlsOptions};
 use crate::driver::Transport;
 
@@ -30,6 +33,8 @@ pub struct Secured<S> {
     /// The reason why nothing can be sent or received any more, until it is reported. Earlier input is read first: it may contain
     /// the reason.
     failure: Option<io::Error>,
+    /// The session is not established, or has failed.
+    missing: Arc<AtomicBool>,
 }
 
 /// For log lines: the state of the session, without keys and without bytes.
@@ -62,6 +67,7 @@ impl<S: Transport> Secured<S> {
             ended: false,
             unsendable: false,
             failure: None,
+            missing: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -104,27 +110,21 @@ impl<S: Transport> Secured<S> {
         }
         // For the session, an empty read is the end.
         let mut rest: &[u8] = &self.incoming;
+        let handshaking = self.session.is_handshaking();
+        let first = rest.first_chunk().copied().filter(|_| handshaking);
         let taken = self.session.read_tls(&mut rest)?;
         self.incoming.advance(taken);
         if let Err(error) = self.session.process_new_packets() {
+            self.missing.store(true, Ordering::Relaxed);
             // Sends the alert, as far as the transport takes it now. The error is returned either way.
             let _sent = self.poll_send(cx);
-            return Poll::Ready(Err(explained(&error, self.session.is_handshaking())));
+            return Poll::Ready(Err(explained(&error, first)));
+        }
+        if handshaking && !self.session.is_handshaking() {
+            self.missing.store(false, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// Returns an error of the TLS session, in words for the person who configured it.
-fn explained(error: &rustls::Error, handshaking: bool) -> io::Error {
-    let text = match error {
-        rustls::Error::InvalidMessage(_) if handshaking => {
-            "the peer does not speak TLS: this may be a port without TLS, use amqp:// for it"
-                .to_owned()
-        }
-        error => format!("TLS: {error}"),
-    };
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 impl<S: Transport> Transport for Secured<S> {
@@ -202,6 +202,10 @@ impl<S: Transport> Transport for Secured<S> {
         self.session.send_close_notify();
         ready!(self.poll_send(cx))?;
         self.inner.poll_close(cx)
+    }
+
+    fn tls_missing(&self) -> Option<Arc<AtomicBool>> {
+        Some(self.missing.clone())
     }
 
     fn take_progress(&mut self) -> bool {

@@ -17,7 +17,8 @@ use crate::outbound::effective_frame_max;
 use crate::sasl::SaslExchange;
 use crate::wire::{FieldTable, LongStr, ShortStr};
 use crate::{
-    CommandError, ConnectionError, FRAME_MIN_SIZE, LoginError, Misuse, SaslError, Violation,
+    CommandError, ConnectStep, ConnectionError, FRAME_MIN_SIZE, LoginError, Misuse, SaslError,
+    Violation,
 };
 
 /// No mechanism needs more rounds; a server that continues to ask is broken or hostile.
@@ -78,6 +79,19 @@ impl Handshake {
             Self::AwaitTuneOk { .. } => "connection.tune-ok",
             Self::AwaitOpen(_) => "connection.open",
             Self::Opening(_) => "a decision about the virtual host",
+        }
+    }
+
+    /// Returns the step of connecting that this is a part of.
+    const fn connect_step(&self) -> ConnectStep {
+        match self {
+            Self::AwaitStart | Self::AwaitHeader => ConnectStep::ProtocolHeader,
+            Self::AwaitTune { .. } | Self::AwaitStartOk => ConnectStep::Sasl,
+            Self::Deciding { .. } | Self::AwaitSecureOk { .. } => ConnectStep::Sasl,
+            Self::AwaitTuneOk { .. } => ConnectStep::Tune,
+            Self::AwaitOpenOk(_) | Self::AwaitOpen(_) | Self::Opening(_) => {
+                ConnectStep::VirtualHost
+            }
         }
     }
 
@@ -156,6 +170,7 @@ impl Connection {
                 return Err(misplaced.into());
             }
         };
+        self.connect_step = Some(next.connect_step());
         self.state = Ok(ConnectionPhase::Handshake(next));
         Ok(())
     }
@@ -373,6 +388,7 @@ impl Connection {
     /// The handshake has completed.
     fn opened(&mut self, agreed: Agreed) {
         self.state = Ok(ConnectionPhase::Open);
+        self.connect_step = None;
         self.timers.clear_deadline();
         let negotiated = Negotiated {
             peer_properties: agreed.peer_properties,

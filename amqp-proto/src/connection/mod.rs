@@ -23,9 +23,9 @@ use crate::method::{
 use crate::outbound::{Outbound, Role};
 use crate::wire::{Secret, ShortStr};
 use crate::{
-    Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectionError,
-    ConsumerId, Delivery, LoginError, Misuse, OpenChannelError, PublishSeq, ReplyCode, RequestId,
-    ServerConfig, Transmit,
+    Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectStep,
+    ConnectionError, ConsumerId, Delivery, LoginError, Misuse, OpenChannelError, PublishSeq,
+    ReplyCode, RequestId, ServerConfig, Transmit,
 };
 use handshake::Handshake;
 use timers::Timers;
@@ -53,6 +53,8 @@ pub struct Connection {
     channels: Channels,
     timers: Timers,
     negotiated: Option<Arc<Negotiated>>,
+    /// The step of the handshake, also after it has failed.
+    connect_step: Option<ConnectStep>,
     /// Number of pending `connection.update-secret` requests.
     updating_secret: u32,
 }
@@ -104,6 +106,7 @@ impl Connection {
             channels,
             timers,
             negotiated: None,
+            connect_step: Some(ConnectStep::ProtocolHeader),
             updating_secret: 0,
         }
     }
@@ -546,6 +549,14 @@ impl Connection {
         self.channels.len()
     }
 
+    /// Returns the step that the handshake is at, or at which it failed. `None` once the connection is open, also after that.
+    ///
+    /// The connection does not know how its transport is made, so [`ConnectStep::ProtocolHeader`] is the first.
+    #[must_use]
+    pub const fn connect_step(&self) -> Option<ConnectStep> {
+        self.connect_step
+    }
+
     /// Closes the connection with an error, which every later call returns.
     fn fail(&mut self, error: ConnectionError) {
         if self.state.is_err() {
@@ -556,6 +567,7 @@ impl Connection {
             let close = Close::local(None, code, ShortStr::truncated(&text));
             self.outbound.send_small(0, &close_method(&close));
         }
+        self.connect_step = self.connect_step.map(|step| step.of_failure(&error));
         self.state = Err(error.clone());
         self.channels.terminate(&mut self.outbound, &error);
         self.outbound.events.push_back(Event::Closed(error));

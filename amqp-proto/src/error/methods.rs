@@ -56,6 +56,13 @@ macro_rules! __close_methods {
                 self.as_close().map(|close| &close.reply_text)
             }
 
+            /// Returns the reason of the close in fields, if RabbitMQ's text is known; see
+            /// [`Close::explanation`]($crate::Close::explanation).
+            #[must_use]
+            pub fn explanation(&self) -> Option<$crate::error::Explanation> {
+                self.as_close()?.explanation()
+            }
+
             /// Returns the number of the channel that was closed, if the error is the close of a channel.
             #[must_use]
             pub fn channel_id(&self) -> Option<$crate::ChannelId> {

@@ -12,6 +12,7 @@ mod command;
 mod connection;
 mod explanation;
 mod methods;
+mod step;
 mod violation;
 
 pub use chain::chain;
@@ -20,6 +21,7 @@ pub use close::{Close, Initiator};
 pub use command::{ChannelError, CommandError, Gate, Misuse, OpenChannelError, PublishError};
 pub use connection::{ConnectionError, LoginError, TransportFailure, WrongProtocol};
 pub use explanation::{Explanation, Limited, Permission, Resource, Scope};
+pub use step::ConnectStep;
 pub use violation::Violation;
 
 #[cfg(test)]

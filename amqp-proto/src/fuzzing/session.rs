@@ -12,8 +12,9 @@ use crate::method::{
 };
 use crate::session::{OnCancel, Reconnect, Recovery, Session};
 use crate::{
-    ChannelEvent, ChannelId, ClientConfig, Connection, ConsumerId, DeliveryTag, Event, Properties,
-    PublishSeq, RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr, TimerReason,
+    ChannelEvent, ChannelId, ClientConfig, ConnectStep, Connection, ConsumerId, DeliveryTag, Event,
+    Properties, PublishSeq, RawProperties, ReplyCode, Route, ServerConfig, ServerEvent, ShortStr,
+    TimerReason,
 };
 
 /// A session, and a server that replies to everything, refuses some requests, and disconnects when the data says so. In the end,
@@ -169,7 +170,9 @@ impl<'a> Scene<'a> {
                 self.tags = 0;
                 self.published.clear();
             }
-            Reconnect::Connect { .. } => self.session.handle_unreachable(self.now, "not there"),
+            Reconnect::Connect { .. } => {
+                self.session.handle_unreachable(self.now, ConnectStep::Tcp, "not there")
+            }
             Reconnect::Nothing => {}
         }
     }

@@ -13,8 +13,8 @@ use super::state::Session;
 use crate::time::Instant;
 use crate::wire::{Secret, ShortStr};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConnectionError, ConsumerId,
-    Delivery, Event, Misuse, OpenChannelError, ReplyCode, TimerReason, Transmit,
+    ChannelError, ChannelEvent, ChannelId, Close, CommandError, ConnectStep, ConnectionError,
+    ConsumerId, Delivery, Event, Misuse, OpenChannelError, ReplyCode, TimerReason, Transmit,
 };
 
 impl Session {
@@ -166,6 +166,16 @@ impl Session {
             recovers: true,
             keep_for: None,
         })
+    }
+
+    /// Returns the step that the handshake is at, or at which the last attempt to connect failed. `None` once the connection is
+    /// open; see [`Connection::connect_step`](crate::Connection::connect_step).
+    #[must_use]
+    pub const fn connect_step(&self) -> Option<ConnectStep> {
+        match self.failed_at {
+            Some(step) => Some(step),
+            None => self.context.connection.connect_step(),
+        }
     }
 
     /// Sends a heartbeat now, in addition to the automatic ones.

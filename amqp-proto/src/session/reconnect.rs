@@ -16,7 +16,8 @@ use super::state::Session;
 use crate::error::chain;
 use crate::time::Instant;
 use crate::{
-    ChannelError, ChannelEvent, ClientConfig, Connection, ConnectionError, Event, SessionEvent,
+    ChannelError, ChannelEvent, ClientConfig, ConnectStep, Connection, ConnectionError, Event,
+    SessionEvent,
 };
 
 /// The session's instruction to the code that opens transports.
@@ -113,6 +114,7 @@ impl Session {
             return false;
         }
         outage.attempt = Attempt::Connected;
+        self.failed_at = None;
         self.config = config.unwrap_or_else(|| self.config.clone());
         let mut connection = Connection::client(self.config.clone(), now);
         connection.follow(&cx.connection);
@@ -121,12 +123,12 @@ impl Session {
         true
     }
 
-    /// Reports that the requested node cannot be reached.
-    pub fn handle_unreachable(&mut self, now: Instant, reason: &str) {
+    /// Reports that the requested node cannot be reached, and at which step that failed.
+    pub fn handle_unreachable(&mut self, now: Instant, step: ConnectStep, reason: &str) {
         self.context.now = now;
         let connecting = |outage: &Outage| matches!(outage.attempt, Attempt::Connecting { .. });
         if matches!(&self.phase, Phase::Lost(outage) if connecting(outage)) {
-            self.attempt_failed(reason);
+            self.attempt_failed(Some(step), reason);
         }
     }
 
@@ -140,7 +142,8 @@ impl Session {
 
     pub(super) fn end_attempt_in_time(&mut self) {
         if let Some((_, limit)) = self.attempt_ends().filter(|(at, _)| *at <= self.context.now) {
-            self.attempt_failed(&alloc::format!("not connected within {limit:?}"));
+            let reason = alloc::format!("not connected within {limit:?}");
+            self.attempt_failed(Some(ConnectStep::Tcp), &reason);
         }
     }
 
@@ -182,7 +185,8 @@ impl Session {
             }
         };
         if attempt_failed {
-            self.attempt_failed(&chain(&error).to_string());
+            let step = self.context.connection.connect_step();
+            self.attempt_failed(step, &chain(&error).to_string());
             return None;
         }
         Some(Event::Session(SessionEvent::Lost { reason: error }))
@@ -248,15 +252,17 @@ impl Session {
         self.phase = Phase::Ended(error);
     }
 
-    fn attempt_failed(&mut self, reason: &str) {
+    fn attempt_failed(&mut self, step: Option<ConnectStep>, reason: &str) {
         let cx = &mut self.context;
         let (Phase::Lost(outage), Some(recovering)) = (&mut self.phase, &mut cx.recovering) else {
             return;
         };
         outage.attempt = Attempt::Waiting { announced: false };
+        self.failed_at = step;
         outage.last = Some(reason.into());
         recovering.nodes.failed(recovering.node, cx.now);
-        let event = SessionEvent::AttemptFailed { node: recovering.node, reason: reason.into() };
+        let event =
+            SessionEvent::AttemptFailed { node: recovering.node, step, reason: reason.into() };
         cx.events.push_back(Event::Session(event));
         if recovering.policy.attempts_max.is_some_and(|max| outage.attempts >= max) {
             self.give_up();
@@ -276,6 +282,10 @@ impl Session {
 
     fn give_up(&mut self) {
         let Some(outage) = self.phase.outage() else { return };
+        if matches!(outage.attempt, Attempt::Connecting { .. }) {
+            // There is no transport yet, and the name may be resolved already.
+            self.failed_at = Some(ConnectStep::Tcp);
+        }
         let error = ConnectionError::NotRecovered {
             lost: Arc::new(outage.reason.clone()),
             attempts: outage.attempts,

@@ -16,7 +16,7 @@ use super::secret::Unanswered;
 use super::topology::Topology;
 use crate::time::Instant;
 use crate::wire::ShortStr;
-use crate::{ClientConfig, Connection, ConnectionError, Negotiated};
+use crate::{ClientConfig, ConnectStep, Connection, ConnectionError, Negotiated};
 
 /// One logical connection over many transports. See the [module](super).
 pub struct Session {
@@ -24,6 +24,8 @@ pub struct Session {
     pub(super) config: Arc<ClientConfig>,
     pub(super) unanswered: Unanswered,
     pub(super) phase: Phase,
+    /// The step at which the last attempt to connect failed, unless a transport was connected since.
+    pub(super) failed_at: Option<ConnectStep>,
     pub(super) context: Context,
 }
 
@@ -49,7 +51,13 @@ impl Session {
             events: VecDeque::new(),
             now,
         };
-        Self { config, unanswered: Unanswered::default(), phase: Phase::Connected, context }
+        Self {
+            config,
+            unanswered: Unanswered::default(),
+            phase: Phase::Connected,
+            failed_at: None,
+            context,
+        }
     }
 
     /// Checks that the session is not closed.

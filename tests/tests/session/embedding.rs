@@ -5,8 +5,8 @@ use std::time::Duration;
 use amqp_client_core::proto::method::BasicGet;
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, CommandError, ConnectionError, Event, OpenChannelError,
-    PublishError, RawProperties, ReplyCode, Route, SessionEvent, TimerReason,
+    ChannelError, ChannelEvent, CommandError, ConnectStep, ConnectionError, Event,
+    OpenChannelError, PublishError, RawProperties, ReplyCode, Route, SessionEvent, TimerReason,
 };
 
 use crate::rig::{SessionRig, durable};
@@ -133,13 +133,14 @@ fn an_unreported_attempt_times_out() {
     assert_eq!(rig.session.poll_timeout(), Some((begun + limit, TimerReason::Recovery)));
     rig.pass(limit);
     let failed = rig.session_events().find_map(|event| match event {
-        SessionEvent::AttemptFailed { node, reason } => Some((*node, reason.clone())),
+        SessionEvent::AttemptFailed { node, step, reason } => Some((*node, *step, reason.clone())),
         _ => None,
     });
-    assert_eq!(failed, Some((0, "not connected within 9s".to_owned())));
+    let expected = (0, Some(ConnectStep::Tcp), "not connected within 9s".to_owned());
+    assert_eq!(failed, Some(expected));
     // Its late result is ignored.
     assert!(!rig.session.handle_transport(rig.now, None));
-    rig.session.handle_unreachable(rig.now, "no route to host");
+    rig.session.handle_unreachable(rig.now, ConnectStep::Tcp, "no route to host");
     assert_eq!(rig.recover().attempts, 2);
 }
 
@@ -171,7 +172,7 @@ fn any_delay_is_fine() {
             let _due = rig.session.poll_timeout();
             match rig.session.poll_reconnect(rig.now) {
                 Reconnect::Connect { .. } => {
-                    rig.session.handle_unreachable(rig.now, "no route to host");
+                    rig.session.handle_unreachable(rig.now, ConnectStep::Tcp, "no route to host");
                 }
                 // Nobody waits for that, and it must not be at once either.
                 Reconnect::Wait(at) if at - rig.now > Duration::from_secs(400_000_000) => {

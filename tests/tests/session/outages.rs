@@ -6,8 +6,8 @@ use amqp_client_core::proto::method::{
 };
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, ClientConfig, ConnectionError, Event, GetReply, Limits, Misuse,
-    OpenChannelError, Oversized, ReplyCode, SessionEvent, TimerReason,
+    ChannelError, ChannelEvent, ClientConfig, ConnectStep, ConnectionError, Event, GetReply,
+    Limits, Misuse, OpenChannelError, Oversized, ReplyCode, SessionEvent, TimerReason,
 };
 
 use amqp_testkit::alloc::allocations;
@@ -280,7 +280,7 @@ fn the_wait_before_an_attempt_is_reported_once() {
     rig.reachable = false;
     rig.cut();
     while matches!(rig.session.poll_reconnect(rig.now), Reconnect::Connect { .. }) {
-        rig.session.handle_unreachable(rig.now, "no route to host");
+        rig.session.handle_unreachable(rig.now, ConnectStep::Tcp, "no route to host");
     }
     for _ in 0..3 {
         assert!(matches!(rig.session.poll_reconnect(rig.now), Reconnect::Wait(_)));

@@ -33,7 +33,8 @@ fn inequivalent(text: &str) -> Option<Explanation> {
 /// `invalid arg 'x-max-length' for queue 'q' in vhost '/': {value_negative,-1}`, and
 /// `invalid property 'exclusive-owner' for queue 'q' in vhost '/'`.
 fn invalid(text: &str) -> Option<Explanation> {
-    let rest = text.strip_prefix("invalid arg '").or(text.strip_prefix("invalid property '"))?;
+    let begins = ["invalid arg '", "invalid property '"];
+    let rest = begins.iter().find_map(|begin| text.strip_prefix(begin))?;
     let (argument, rest) = rest.split_once("' for ")?;
     let split = [": ", " of queue type "].iter().find_map(|end| {
         let (head, why) = rest.rsplit_once(end)?;
@@ -253,9 +254,8 @@ fn other(text: &str) -> Option<Explanation> {
         let (_, name) = rest.split_once(" name '")?;
         return Some(Explanation::ReservedName { name: name.to_owned() });
     }
-    let rest = text
-        .strip_prefix("unknown exchange type '")
-        .or(text.strip_prefix("invalid exchange type '"))?;
+    let begins = ["unknown exchange type '", "invalid exchange type '"];
+    let rest = begins.iter().find_map(|begin| text.strip_prefix(begin))?;
     Some(Explanation::UnknownExchangeType { exchange_type: unquoted(rest) })
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use amqp_client_core::adapter::{Driver, Reconnector};
 use amqp_client_core::proto::ServerConfig;
-use amqp_client_core::{Config, Connection, Recovery};
+use amqp_client_core::{Config, ConnectStep, Connection, Recovery};
 use amqp_test_broker::{ConsumerView, Engine, Options, SessionId};
 use fastrand::Rng;
 
@@ -348,7 +348,7 @@ impl Network {
         };
         link.flag.raise();
         if now < self.down_until || self.rng.u8(..4) == 0 {
-            reconnector.failed(now, "not reachable");
+            reconnector.failed(now, ConnectStep::Tcp, "not reachable");
             link.reconnector = Some(reconnector);
             return Ok(());
         }

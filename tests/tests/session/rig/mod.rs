@@ -11,7 +11,7 @@ use amqp_client_core::proto::session::{
     Reconnect, Recovery, RecoveryReport, Session, SessionChannel,
 };
 use amqp_client_core::proto::{
-    ChannelEvent, ChannelId, ClientConfig, ConsumerId, Event, SessionEvent,
+    ChannelEvent, ChannelId, ClientConfig, ConnectStep, ConsumerId, Event, SessionEvent,
 };
 use bytes::{Buf as _, BytesMut};
 
@@ -202,7 +202,7 @@ impl<P: Peer> SessionRig<P> {
                     return true;
                 }
                 Reconnect::Connect { .. } => {
-                    self.session.handle_unreachable(self.now, "no route to host");
+                    self.session.handle_unreachable(self.now, ConnectStep::Tcp, "no route to host");
                     return false;
                 }
                 _ => return false,

@@ -1,0 +1,55 @@
+//! What to check when an attempt to connect fails, where the reason itself does not say it.
+
+use std::io;
+
+use amqp_proto::{ConnectStep, ConnectionError};
+
+/// No stream was connected.
+pub(super) fn unreachable(step: ConnectStep, error: &io::Error) -> &'static str {
+    match (step, error.kind()) {
+        (ConnectStep::Dns, _) => "; check the host name",
+        (_, io::ErrorKind::ConnectionRefused) => {
+            "; nothing listens there: check the port, and whether the broker runs"
+        }
+        (_, io::ErrorKind::TimedOut) => TOO_QUIET,
+        (_, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            "; check the address and the network"
+        }
+        _ => "",
+    }
+}
+
+const TOO_QUIET: &str = "; check the host, and whether a firewall drops packets";
+
+const SLOW_BROKER: &str = "; the broker is slow or hangs: see its log";
+
+/// A step took too long.
+pub(super) const fn late(step: ConnectStep) -> &'static str {
+    match step {
+        ConnectStep::Dns => "; check the name servers of this machine",
+        ConnectStep::Tcp => TOO_QUIET,
+        ConnectStep::Tls => "; check the port: it may be one without TLS, which needs amqp://",
+        ConnectStep::ProtocolHeader => {
+            "; check the port: one for TLS needs amqps://; otherwise the broker is slow, or the port is not a broker's"
+        }
+        ConnectStep::Sasl | ConnectStep::Tune | ConnectStep::VirtualHost => SLOW_BROKER,
+        _ => "",
+    }
+}
+
+/// The handshake failed. Most errors say themselves what to do.
+pub(super) const fn refused(step: ConnectStep, error: &ConnectionError) -> &'static str {
+    match (step, error) {
+        (_, ConnectionError::HandshakeTimeout { .. }) => late(step),
+        (ConnectStep::Tls, ConnectionError::Eof) => {
+            "; check the port: it may be one without TLS, which needs amqp://, or a proxy without a broker"
+        }
+        (ConnectStep::ProtocolHeader, ConnectionError::Eof) => {
+            "; check the port: it may be one for TLS, which needs amqps://, or a proxy without a broker"
+        }
+        (ConnectStep::Tune | ConnectStep::VirtualHost, ConnectionError::Eof) => {
+            "; see the broker's log"
+        }
+        _ => "",
+    }
+}
