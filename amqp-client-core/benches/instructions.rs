@@ -1,12 +1,16 @@
 //! `instructions SCENARIO COUNT`: repeats a scenario, for `tests/instructions` to count the processor's instructions.
+//! `instructions SCENARIO COUNT lines|pcap` does so with a tap.
 //!
 //! The transport is memory. What the other end does was done before, or is left out.
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 
+use std::io::sink;
+
 use amqp_client_core::proto::frame::FRAME_MIN_SIZE;
 use amqp_client_core::proto::{ClientConfig, Limits, RawProperties, Route};
+use amqp_client_core::tap::{Lines, Pcap};
 use amqp_client_core::{Channel, Config, ConsumeOptions, Consumer, PublisherOptions, QueueOptions};
 use harness::ClientRig;
 
@@ -19,7 +23,7 @@ const FRAME_MIN: usize = FRAME_MIN_SIZE as usize;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, scenario, count, ..] = &args[..] else {
+    let [_, scenario, count, tap @ ..] = &args[..] else {
         // `cargo bench` runs every bench, with arguments of its own.
         return println!("usage: instructions SCENARIO COUNT");
     };
@@ -28,6 +32,11 @@ fn main() {
     if let "parts" | "chunks" = scenario.as_str() {
         let limits = Limits::default().frame_max(FRAME_MIN_SIZE).body_chunks(scenario == "chunks");
         config = config.protocol(ClientConfig::default().limits(limits));
+    }
+    match tap.first().map(String::as_str) {
+        Some("lines") => config = config.tap(Lines::new(sink())),
+        Some("pcap") => config = config.tap(Pcap::new(sink())),
+        _ => {}
     }
     let mut rig = ClientRig::new(config);
     let channel = rig.open_channel();

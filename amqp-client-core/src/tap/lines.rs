@@ -249,12 +249,15 @@ impl fmt::Write for Line<'_> {
         }
         let (fits, rest) = text.split_at(end);
         // `Debug` escapes strings, but an error may quote a peer's text.
-        for character in fits.chars() {
-            if character.is_control() {
-                self.out.extend_from_slice(character.escape_default().to_string().as_bytes());
-            } else {
-                let mut utf8 = [0; 4];
-                self.out.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes());
+        for part in fits.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|last| last.is_control()) {
+                Some(control) => {
+                    let before = part.len() - control.len_utf8();
+                    let before = part.get(..before).unwrap_or_default();
+                    self.out.extend_from_slice(before.as_bytes());
+                    self.out.extend_from_slice(control.escape_default().to_string().as_bytes());
+                }
+                None => self.out.extend_from_slice(part.as_bytes()),
             }
         }
         self.left -= end;
@@ -313,5 +316,15 @@ mod tests {
             let time = UNIX_EPOCH + Duration::new(seconds, 1000);
             assert_eq!(Utc(time).to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_not_too_long() {
+        let mut out = Vec::new();
+        let mut line = Line { left: 20, out: &mut out };
+        assert!(write!(line, "a\nb\u{85}c\u{e9}").is_ok());
+        assert!(write!(line, "{}", "\u{e9}".repeat(20)).is_err());
+        let text = String::from_utf8(out).expect("no character is cut");
+        assert_eq!(text, format!("a\\nb\\u{{85}}c{}", "\u{e9}".repeat(7)));
     }
 }
