@@ -40,6 +40,7 @@
 //! | be notified of losses and recoveries | [`events`](Connection::events), [`on_recover`](Connection::on_recover) |
 //! | shut down in an orderly way | [`shutdown`](Connection::shutdown) |
 //! | monitor a connection | [`health`](Connection::health) |
+//! | see what goes over the wire, as lines or in Wireshark | [`tap`] |
 //! | send any request of the protocol | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue

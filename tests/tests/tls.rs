@@ -1,5 +1,7 @@
 //! TLS, on every adapter, against a RabbitMQ that wants to see certificates: made here, for here.
 
+mod captured;
+
 use std::error::Error;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,6 +15,7 @@ use amqp_client_core::{
 };
 use amqp_testkit::net::free_ports;
 use amqp_testkit::{Proxy, RabbitMq};
+use captured::captured;
 use futures_util::future::BoxFuture;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -148,7 +151,7 @@ fn messages_of_all_sizes_pass() -> Outcome {
     for (name, open, run) in ADAPTERS {
         let uri = node().uri(GOOD);
         run(Box::pin(async move {
-            let connection = open(uri.parse()?).await?;
+            let connection = open(captured(uri.parse()?)).await?;
             let channel = connection.open_channel().await?;
             let queue = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
             let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
@@ -179,7 +182,7 @@ fn messages_of_all_sizes_pass() -> Outcome {
 /// As one needs behind a proxy.
 #[test]
 fn a_session_can_run_over_a_custom_stream() -> Outcome {
-    let target: Target = node().uri(GOOD).parse()?;
+    let target = captured(node().uri(GOOD).parse()?);
     let (tls, config) = (target.get_tls().ok_or("amqps means TLS")?, target.get_config());
     let at = (Ipv4Addr::LOCALHOST, node().port);
     tokio::runtime::Runtime::new()?.block_on(async {
@@ -213,7 +216,7 @@ fn a_certificate_logs_in() -> Outcome {
     for (name, open, run) in ADAPTERS {
         let uri = node().uri(&format!("{GOOD}&auth_mechanism=EXTERNAL"));
         run(Box::pin(async move {
-            let connection = open(uri.parse()?).await?;
+            let connection = open(captured(uri.parse()?)).await?;
             // This user may publish, and must not declare.
             let channel = connection.open_channel().await?;
             let declared = channel.queue_declare("forbidden", QueueOptions::new()).await;
@@ -232,7 +235,7 @@ fn a_cut_connection_recovers_with_tls() -> Outcome {
         let uri = node().uri(GOOD);
         run(Box::pin(async move {
             let proxy = Proxy::start((Ipv4Addr::LOCALHOST, node().port).into())?;
-            let target: Target = uri.parse()?;
+            let target: Target = captured(uri.parse()?);
             let endpoint = target.get_endpoints().first().ok_or("no host")?;
             let endpoint = Endpoint::new(&endpoint.host, proxy.addr().port());
             let connection = open(target.endpoints([endpoint])).await?;
@@ -264,7 +267,8 @@ fn a_server_of_another_name_is_refused_unless_that_name_is_set() {
     fails(&by_address, "not valid for name");
     for (name, open, run) in ADAPTERS {
         let uri = format!("{by_address}&server_name_indication=localhost");
-        let opened = run(Box::pin(async move { Ok(open(uri.parse()?).await?.close().await?) }));
+        let opened =
+            run(Box::pin(async move { Ok(open(captured(uri.parse()?)).await?.close().await?) }));
         assert!(opened.is_ok(), "{name}: {opened:?}");
     }
 }
@@ -273,7 +277,8 @@ fn a_server_of_another_name_is_refused_unless_that_name_is_set() {
 fn verification_can_be_turned_off() {
     for (name, open, run) in ADAPTERS {
         let uri = node().uri("verify=verify_none&certfile=@/client.pem&keyfile=@/client.key");
-        let opened = run(Box::pin(async move { Ok(open(uri.parse()?).await?.close().await?) }));
+        let opened =
+            run(Box::pin(async move { Ok(open(captured(uri.parse()?)).await?.close().await?) }));
         assert!(opened.is_ok(), "{name}: {opened:?}");
     }
 }

@@ -5,6 +5,8 @@
 mod background;
 mod basic;
 mod cancellation;
+#[path = "../captured/mod.rs"]
+mod captured;
 mod channels;
 mod connections;
 mod consuming;
@@ -16,6 +18,7 @@ mod publishing;
 mod queues;
 mod recovery;
 mod replies;
+mod taps;
 mod topologies;
 mod transactions;
 
@@ -31,6 +34,7 @@ use amqp_client_core::{
     CallError, Channel, ConnectError, Connection, Consumer, Delivery, Queue, QueueOptions, Target,
 };
 use amqp_testkit::RabbitMq;
+use captured::captured;
 use libtest_mimic::{Failed, Trial};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -90,6 +94,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         queues::ALL,
         recovery::ALL,
         replies::ALL,
+        taps::ALL,
         topologies::ALL,
         transactions::ALL,
     ]
@@ -147,7 +152,7 @@ pub(crate) struct World {
 impl World {
     /// Returns a target that leads to the broker.
     pub(crate) fn target(&self) -> Target {
-        self.uri.parse().expect("AMQP_URL is an AMQP URI")
+        captured(self.uri.parse().expect("AMQP_URL is an AMQP URI"))
     }
 
     /// A connection of its own.
