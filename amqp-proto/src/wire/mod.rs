@@ -4,6 +4,7 @@
 //! cut from rides along, so that fields which outlive the call share its memory instead of copying it.
 
 mod error;
+mod fields;
 mod primitive;
 mod table;
 mod text;
@@ -17,10 +18,10 @@ pub(crate) use text::write_escaped;
 pub use text::{Escaped, LongStr, Secret, ShortStr, TooLong};
 pub use value::{Decimal, Timestamp, Value};
 
+pub(crate) use fields::{check_fields, copy_fields, find_field};
 pub(crate) use primitive::{
     Wire, bit_set, bytes, long_bytes, put_long_bytes, short_bytes, u8_be, u16_be, u32_be, u64_be,
 };
-pub(crate) use table::check_fields;
 pub(crate) use text::checked_short;
 
 use bytes::Bytes;

@@ -4,8 +4,8 @@ use core::fmt;
 
 use bytes::{Bytes, BytesMut};
 
+use super::fields::{check_fields, copy_fields, find_field, skip_entry};
 use super::primitive::{long_bytes, put_long_bytes};
-use super::value::skip;
 use super::{
     DecodeErrorKind, MAX_TABLE_DEPTH, Parsed, ShortStr, TooLong, Value, Wire, share, short_bytes,
 };
@@ -166,14 +166,8 @@ impl FieldTable {
     /// The value of the first entry of that name.
     #[must_use]
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<Value> {
-        let mut rest: &[u8] = &self.0;
-        loop {
-            let (value, key) = short_bytes(rest).ok()?;
-            if key == name.as_ref() {
-                return Value::decode(value, &self.0).ok().map(|(_, value)| value);
-            }
-            rest = skip_value(value, |_, _| Ok(())).ok()?;
-        }
+        let value = find_field(&self.0, name.as_ref()).ok()??;
+        Value::decode(value, &self.0).ok().map(|(_, value)| value)
     }
 
     /// The entries in their order.
@@ -203,14 +197,8 @@ impl FieldTable {
     /// The bytes of all entries but those called `name`.
     fn without(&self, name: &[u8]) -> Vec<u8> {
         let mut kept = Vec::with_capacity(self.0.len() + name.len() + 16);
-        let mut rest: &[u8] = &self.0;
-        while let Ok((after, key)) = skip_entry(rest, |_, _| Ok(())) {
-            let entry = rest.get(..rest.len() - after.len()).unwrap_or_default();
-            if key != name {
-                kept.extend_from_slice(entry);
-            }
-            rest = after;
-        }
+        // It was checked when it was made.
+        let _copied = copy_fields(&self.0, &mut kept, |key| key != name);
         kept
     }
 }
@@ -357,50 +345,6 @@ fn check_value(value: &Value) -> Result<(), FieldError> {
 
 fn check_size(bytes: &[u8]) -> Result<(), FieldError> {
     u32::try_from(bytes.len()).map(|_| ()).map_err(|_| FieldError::TooLarge)
-}
-
-/// Checks the entries of a table (`named`) or the values of an array, `depth` levels down, and everything inside.
-pub(crate) fn check_fields(
-    mut input: &[u8],
-    named: bool,
-    depth: usize,
-) -> Result<(), DecodeErrorKind> {
-    if depth >= MAX_TABLE_DEPTH {
-        return Err(DecodeErrorKind::TooDeep);
-    }
-    while !input.is_empty() {
-        let nested = |named, content| check_fields(content, named, depth + 1);
-        let stepped = if named {
-            skip_entry(input, nested).map(|(rest, _)| rest)
-        } else {
-            skip_value(input, nested)
-        };
-        input = stepped?;
-    }
-    Ok(())
-}
-
-/// Skips one entry of a table. Returns the rest, and the entry's name.
-fn skip_entry<'a>(
-    input: &'a [u8],
-    nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,
-) -> Result<(&'a [u8], &'a [u8]), DecodeErrorKind> {
-    let (rest, name) = short_bytes(input).map_err(kind_of)?;
-    Ok((skip_value(rest, nested)?, name))
-}
-
-fn skip_value<'a>(
-    input: &'a [u8],
-    nested: impl FnOnce(bool, &'a [u8]) -> Result<(), DecodeErrorKind>,
-) -> Result<&'a [u8], DecodeErrorKind> {
-    let Some((kind, rest)) = input.split_first() else {
-        return Err(DecodeErrorKind::Truncated);
-    };
-    skip(*kind, rest, nested).map(|(rest, ())| rest).map_err(kind_of)
-}
-
-fn kind_of(error: nom::Err<super::DecodeError>) -> DecodeErrorKind {
-    super::unwrapped(error).kind()
 }
 
 impl Wire for FieldTable {

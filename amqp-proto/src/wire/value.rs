@@ -73,7 +73,7 @@ pub enum Value {
 
 impl Value {
     /// Parses a type octet and the value after it. Nested tables were checked with the outer value.
-    pub(super) fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
+    pub(crate) fn decode<'a>(input: &'a [u8], source: &Bytes) -> Parsed<'a, Self> {
         let (rest, kind) = u8_be(input)?;
         Ok(match kind {
             b't' => map(u8_be(rest)?, |v| Self::Bool(v != 0)),

@@ -14,7 +14,7 @@ use super::record::kept::KeptMessage;
 use super::record::{Mode, removes};
 use crate::method::{ConfirmSelect, Method};
 use crate::{
-    ChannelError, ChannelEvent, ChannelId, CommandError, Event, Properties, PublishSeq,
+    ChannelError, ChannelEvent, ChannelId, CommandError, Event, FieldTable, PublishSeq,
     RawProperties, Route,
 };
 
@@ -206,10 +206,7 @@ impl Context {
 
 /// The properties of a message that is sent again, which say so.
 fn marked(message: &KeptMessage) -> Option<RawProperties> {
+    let again = FieldTable::new().with("x-republished", true).ok()?;
     // Properties that cannot be read are sent again as they are.
-    let mut properties: Properties = message.properties.decode().ok()?;
-    let mut headers = properties.headers.take().unwrap_or_default();
-    headers.insert("x-republished", true).ok()?;
-    properties.headers = Some(headers);
-    Some(RawProperties::from(&properties))
+    message.properties.with_headers(&again).ok()
 }

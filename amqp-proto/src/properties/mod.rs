@@ -1,5 +1,7 @@
 //! The properties of a message: [`Properties`] to fill in, [`RawProperties`] in their wire format.
 
+mod headers;
+
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -319,6 +321,7 @@ pub(crate) fn identity(encoded: &[u8]) -> (&[u8], &[u8]) {
     (text(MESSAGE_ID).unwrap_or_default(), text(CORRELATION_ID).unwrap_or_default())
 }
 
+const HEADERS: u32 = 13;
 const DELIVERY_MODE: u32 = 12;
 const MESSAGE_ID: u32 = 7;
 const CORRELATION_ID: u32 = 10;
