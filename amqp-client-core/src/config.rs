@@ -7,6 +7,7 @@ use amqp_proto::ClientConfig;
 use amqp_proto::session::Session;
 use thiserror::Error;
 
+use crate::intercept::{Intercept, Interceptor};
 use crate::tap::{Tap, Taps};
 
 /// The configuration of a connection and of its handles.
@@ -25,6 +26,7 @@ pub struct Config {
     pub(crate) protocol: ClientConfig,
     pub(crate) settings: Settings,
     pub(crate) taps: Taps,
+    pub(crate) interceptor: Option<Interceptor>,
 }
 
 amqp_proto::__setters! {
@@ -48,6 +50,17 @@ impl Config {
     #[must_use]
     pub fn tap(mut self, tap: impl Tap) -> Self {
         self.taps.add(tap);
+        self
+    }
+
+    /// Adds an interceptor, which sees the connection's messages; see [`intercept`](crate::intercept). With several, the one that
+    /// was added first is called first.
+    #[must_use]
+    pub fn intercept(mut self, intercept: impl Intercept) -> Self {
+        self.interceptor = Some(match self.interceptor {
+            Some(first) => first.and(intercept),
+            None => Interceptor::new(intercept),
+        });
         self
     }
 

@@ -16,6 +16,7 @@ use crate::config::READ_PAUSE_EVERY;
 use crate::delivery::{Delivery, OnPanic};
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
+use crate::intercept::{ProcessingId, Source};
 use crate::panics;
 use crate::reply::Reply;
 use crate::state::End;
@@ -83,12 +84,20 @@ pub struct Consumer {
     taken: VecDeque<amqp_proto::Delivery>,
     on_panic: OnPanic,
     starvation: StarvationWatch,
+    /// The queue, if there is an interceptor to be told.
+    queue: Option<ShortStr>,
 }
 
 impl Consumer {
-    pub(crate) fn new(channel: Channel, id: ConsumerId, tag: ShortStr) -> Self {
+    pub(crate) fn new(
+        channel: Channel,
+        id: ConsumerId,
+        tag: ShortStr,
+        queue: Option<ShortStr>,
+    ) -> Self {
         let (taken, on_panic) = (VecDeque::new(), OnPanic::Propagate);
-        Self { channel, id, tag, taken, on_panic, starvation: StarvationWatch::default() }
+        let starvation = StarvationWatch::default();
+        Self { channel, id, tag, taken, on_panic, starvation, queue }
     }
 
     /// Sets what happens to a delivery whose handler panics. Default [`OnPanic::Propagate`].
@@ -221,9 +230,11 @@ impl Consumer {
                 }
                 match self.poll_delivery(cx) {
                     Poll::Ready(Some(Ok(delivery))) => {
-                        let made = catch_unwind(AssertUnwindSafe(|| handler(delivery)));
+                        let scope = delivery.scope();
+                        let handle = || scope.run(|| handler(delivery));
+                        let made = catch_unwind(AssertUnwindSafe(handle));
                         if let Some(future) = self.contained(made, || running.clear()) {
-                            running.push(AssertUnwindSafe(future).catch_unwind());
+                            running.push(AssertUnwindSafe(scope.wrap(future)).catch_unwind());
                         }
                     }
                     Poll::Ready(Some(Err(why))) => end = Some(Err(why)),
@@ -315,13 +326,29 @@ impl Consumer {
         }
     }
 
+    /// Shows a delivery to the connection's interceptor.
+    #[cold]
+    #[inline(never)]
+    fn observe(&self, queue: &ShortStr, delivery: &amqp_proto::Delivery) -> Option<ProcessingId> {
+        let from = Source::Consumer { queue, consumer_tag: &self.tag };
+        self.channel.connection().shared().observers.as_ref()?.deliver(delivery, from)
+    }
+
     fn hand_out(&mut self) -> Option<Delivery> {
         loop {
             let message = self.taken.pop_front()?;
             // A stale delivery was requeued by the broker and is delivered again.
             if !self.channel.is_stale(&message) {
-                let delivery = Delivery::new(self.channel.clone(), message);
-                return Some(delivery.with_on_panic(self.on_panic));
+                let processing = match &self.queue {
+                    None => None,
+                    Some(queue) => self.observe(queue, &message),
+                };
+                return Some(Delivery::new(
+                    self.channel.clone(),
+                    message,
+                    self.on_panic,
+                    processing,
+                ));
             }
         }
     }

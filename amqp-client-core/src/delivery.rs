@@ -5,6 +5,7 @@ use amqp_proto::{DecodeError, Settlement};
 
 use crate::channel::Channel;
 use crate::error::CallError;
+use crate::intercept::{HandlerScope, ProcessingId, Settled};
 use crate::message::MessageProperties;
 use crate::panics;
 
@@ -54,8 +55,11 @@ use crate::panics;
 pub struct Delivery {
     message: amqp_proto::Delivery,
     channel: Channel,
-    settled: bool,
+    /// How it was settled, or is to be. An observer gets this when the delivery is dropped.
+    settled: Option<Settled>,
     on_panic: OnPanic,
+    /// Set if the connection has an interceptor.
+    processing: Option<ProcessingId>,
 }
 
 /// Policy for a delivery whose handler panics.
@@ -86,14 +90,15 @@ pub enum OnPanic {
 }
 
 impl Delivery {
-    pub(crate) fn new(channel: Channel, message: amqp_proto::Delivery) -> Self {
-        let settled = message.no_ack();
-        Self { message, channel, settled, on_panic: OnPanic::Propagate }
-    }
-
-    pub(crate) const fn with_on_panic(mut self, on_panic: OnPanic) -> Self {
-        self.on_panic = on_panic;
-        self
+    #[inline]
+    pub(crate) fn new(
+        channel: Channel,
+        message: amqp_proto::Delivery,
+        on_panic: OnPanic,
+        processing: Option<ProcessingId>,
+    ) -> Self {
+        let settled = message.no_ack().then_some(Settled::Unneeded);
+        Self { message, channel, settled, on_panic, processing }
     }
 
     /// Acknowledges the delivery (`basic.ack`). Does nothing if it needs no acknowledgement.
@@ -107,7 +112,7 @@ impl Delivery {
     /// # Errors
     /// [`CallError`], if the channel is closed.
     pub fn ack(mut self) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_ack(tag))
+        self.settle(Settled::Acked, |channel, tag| channel.basic_ack(tag))
     }
 
     /// Acknowledges this delivery and all earlier deliveries of the channel.
@@ -119,7 +124,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_up_to(mut self) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_ack_up_to(tag))
+        self.settle(Settled::Acked, |channel, tag| channel.basic_ack_up_to(tag))
     }
 
     /// Returns the delivery to the broker (`basic.nack`). The broker requeues it if `requeue` is set, and otherwise drops or
@@ -128,7 +133,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack(mut self, requeue: bool) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_nack(tag, requeue))
+        self.settle(Settled::Nacked { requeue }, |channel, tag| channel.basic_nack(tag, requeue))
     }
 
     /// Returns this delivery and all earlier unacknowledged deliveries of the channel, like [`nack`](Self::nack).
@@ -136,7 +141,8 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack_up_to(mut self, requeue: bool) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_nack_up_to(tag, requeue))
+        let how = Settled::Nacked { requeue };
+        self.settle(how, |channel, tag| channel.basic_nack_up_to(tag, requeue))
     }
 
     /// Rejects the delivery (`basic.reject`). The broker requeues it if `requeue` is set, and otherwise drops or dead-letters it.
@@ -145,14 +151,15 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn reject(mut self, requeue: bool) -> Result<(), CallError> {
-        self.settle(|channel, tag| channel.basic_reject(tag, requeue))
+        let how = Settled::Rejected { requeue };
+        self.settle(how, |channel, tag| channel.basic_reject(tag, requeue))
     }
 
     /// Returns the message without settling the delivery. It stays unacknowledged until its delivery tag is settled or the channel
     /// ends.
     #[must_use]
     pub fn into_message(mut self) -> amqp_proto::Delivery {
-        self.settled = true;
+        self.settled = Some(Settled::Detached);
         self.message.clone()
     }
 
@@ -187,14 +194,56 @@ impl Delivery {
         MessageProperties::try_from(&self.message.properties())
     }
 
+    /// Returns the surroundings of the code that handles the delivery, as the connection's [interceptor](crate::intercept) defines
+    /// them. Without an interceptor, they are empty.
+    #[must_use]
+    pub fn scope(&self) -> HandlerScope {
+        let observers = self.channel.connection().shared().observers.as_ref();
+        let scope = observers.zip(self.processing).map(|(observers, id)| observers.scope(id));
+        scope.unwrap_or_default()
+    }
+
     fn settle(
         &mut self,
+        how: Settled,
         settle: impl FnOnce(&Channel, amqp_proto::DeliveryTag) -> Result<(), CallError>,
     ) -> Result<(), CallError> {
-        if std::mem::replace(&mut self.settled, true) {
+        if self.settled.is_some() {
             return Ok(());
         }
+        self.settled = Some(how);
         settle(&self.channel, self.message.delivery_tag())
+    }
+
+    /// Settles a delivery that is dropped. Returns whether that had an effect, and how it was settled.
+    fn settle_dropped(&self) -> (bool, Settled) {
+        let requeue = self.on_panic != OnPanic::Reject;
+        let (settlement, how) = match panics::is_to_blame() {
+            true => (Settlement::Reject { requeue }, Settled::Panicked { requeue }),
+            false => (Settlement::Nack { requeue: true }, Settled::Dropped),
+        };
+        (self.channel.settle_apart(self.message.delivery_tag(), settlement), how)
+    }
+
+    /// Ends a delivery that has an observer. Apart, so that other deliveries do not pay for it.
+    #[cold]
+    #[inline(never)]
+    fn drop_observed(&mut self) {
+        let how = match self.settled {
+            Some(how @ (Settled::Unneeded | Settled::Detached)) => how,
+            _ if self.is_stale() => Settled::Stale,
+            Some(how) if self.channel.is_open() => how,
+            Some(_) => Settled::ChannelClosed,
+            None => match self.settle_dropped() {
+                (true, how) => how,
+                (false, _) if self.channel.is_open() => Settled::Elsewhere,
+                (false, _) => Settled::ChannelClosed,
+            },
+        };
+        let observers = self.channel.connection().shared().observers.as_ref();
+        if let Some((observers, id)) = observers.zip(self.processing.take()) {
+            observers.settled(id, how);
+        }
     }
 }
 
@@ -215,15 +264,13 @@ impl fmt::Debug for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        // The broker has requeued a stale delivery already.
-        if self.settled || self.is_stale() {
-            return;
+        if self.processing.is_some() {
+            return self.drop_observed();
         }
-        let settlement = match panics::is_to_blame() {
-            true => Settlement::Reject { requeue: self.on_panic != OnPanic::Reject },
-            false => Settlement::Nack { requeue: true },
-        };
-        self.channel.settle_apart(self.message.delivery_tag(), settlement);
+        // The broker has requeued a stale delivery already.
+        if self.settled.is_none() && !self.is_stale() {
+            self.settle_dropped();
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod driver;
 #[doc = include_str!("../docs/errors.md")]
 pub mod error;
 mod event;
+pub mod intercept;
 pub mod login;
 mod message;
 mod options;

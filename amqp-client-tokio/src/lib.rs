@@ -107,8 +107,8 @@ pub use amqp_client_core::{
     PreparedPublisher, Properties, PublishAllError, PublishError, Publisher, PublisherOptions,
     Queue, QueueMode, QueueOptions, QueueType, RawProperties, Recovery, RecoveryReport, Reply,
     ReplyCode, Returned, Route, Secret, SendError, SettingError, Settings, ShortStr, Status,
-    StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error, login,
-    proto, recovery, tap, testing, tls, topology,
+    StreamOffset, Target, Timestamp, TooLong, TryPublishError, Unusable, Uri, Value, error,
+    intercept, login, proto, recovery, tap, testing, tls, topology,
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;

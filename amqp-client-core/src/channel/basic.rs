@@ -4,13 +4,14 @@ use amqp_proto::method::{
 use amqp_proto::session::SessionChannel;
 use amqp_proto::{
     Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
-    RequestId, Route, Settlement, TooLong,
+    RequestId, Route, Settlement, ShortStr, TooLong,
 };
 
 use super::{Channel, Heads, NotNow, Outgoing};
 use crate::consumer::Consumer;
-use crate::delivery::{Delivery, Got};
+use crate::delivery::{Delivery, Got, OnPanic};
 use crate::error::{CallError, PublishError};
+use crate::intercept::Source;
 use crate::options::{ConsumeOptions, check_consumer, name};
 use crate::reply::{Reply, typed};
 
@@ -33,7 +34,7 @@ impl Channel {
             Ok(method) => method,
             Err(error) => return Reply::failed(error),
         };
-        let tag = method.consumer_tag.clone();
+        let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
         Reply::send_by(
             self,
             self.lock(),
@@ -42,7 +43,7 @@ impl Channel {
             |state, id| state.queues.insert(id.into(), tag, pausable),
             |sending, reply| {
                 let tag = typed::<BasicConsume>(sending, reply)?.consumer_tag.detached();
-                Ok(Consumer::new(sending.channel.clone(), sending.id.into(), tag))
+                Ok(Consumer::new(sending.channel.clone(), sending.id.into(), tag, queue))
             },
         )
     }
@@ -62,7 +63,7 @@ impl Channel {
         let (pausable, prefetch) = (options.pausable, options.prefetch);
         let method =
             BasicConsume { no_wait: true, ..self.consume_method(queue.as_ref(), options)? };
-        let tag = method.consumer_tag.clone();
+        let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
         let mut guard = self.lock();
         let state = &mut *guard;
         let id = start_consumer(&mut self.protocol(state)?, method, prefetch)?.into();
@@ -71,7 +72,12 @@ impl Channel {
         }
         state.wake_driver();
         drop(guard);
-        Ok(Consumer::new(self.clone(), id, tag))
+        Ok(Consumer::new(self.clone(), id, tag, queue))
+    }
+
+    /// Returns the name of the queue, if there is an interceptor to be told.
+    fn shown(&self, queue: &ShortStr) -> Option<ShortStr> {
+        self.is_intercepted().then(|| queue.clone())
     }
 
     fn consume_method(
@@ -111,12 +117,18 @@ impl Channel {
 
     fn get(&self, queue: impl AsRef<[u8]>, no_ack: bool) -> Reply<Option<Got>> {
         let method = name("queue", queue).map(|queue| BasicGet { queue, no_ack, ..<_>::default() });
-        self.request_with(method.map_err(Into::into), |sending, reply| {
+        let queue = method.as_ref().ok().and_then(|method| self.shown(&method.queue));
+        self.request_with(method.map_err(Into::into), move |sending, reply| {
             match typed::<BasicGet>(sending, reply)? {
-                GetReply::Message { delivery, message_count } => Ok(Some(Got {
-                    delivery: Delivery::new(sending.channel.clone(), delivery),
-                    message_count,
-                })),
+                GetReply::Message { delivery, message_count } => {
+                    let observers = sending.channel.connection().shared().observers.as_ref();
+                    let observer = observers.zip(queue.as_ref()).and_then(|(observers, queue)| {
+                        observers.deliver(&delivery, Source::Get { queue, message_count })
+                    });
+                    let channel = sending.channel.clone();
+                    let delivery = Delivery::new(channel, delivery, OnPanic::default(), observer);
+                    Ok(Some(Got { delivery, message_count }))
+                }
                 GetReply::Unusable { delivery_tag, why } => {
                     Err(CallError::Unusable { delivery_tag, why })
                 }
@@ -177,13 +189,13 @@ impl Channel {
     }
 
     /// Settles a delivery that the application did not settle. A transaction has no influence on this.
-    pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) {
+    /// Returns whether it did: not if the channel is closed, or the delivery was settled by a later `ack_up_to`.
+    pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) -> bool {
         let mut guard = self.lock();
-        if let Ok(mut protocol) = self.protocol(&mut guard) {
-            // This fails only if the delivery was settled by a later `ack_up_to`, or requeued by the broker.
-            let _settled = protocol.settle_apart(tag, settlement);
-            guard.wake_driver();
-        }
+        let Ok(mut protocol) = self.protocol(&mut guard) else { return false };
+        let settled = protocol.settle_apart(tag, settlement);
+        guard.wake_driver();
+        settled.is_ok()
     }
 
     /// Settles deliveries. Stale deliveries were requeued by the broker, so there is nothing to settle. They are counted. They
@@ -276,7 +288,7 @@ impl Channel {
     ) -> Result<(), PublishError> {
         let timeout = self.connection().shared().settings.publish_timeout;
         let outgoing = Outgoing { heads: prepared, publisher: None, kept: None };
-        self.publish_all_later(&outgoing, bodies.into_iter(), timeout, |_| {}).await
+        self.publish_all_soon(&outgoing, bodies.into_iter(), timeout, |_| {}).await
     }
 
     #[inline]
@@ -286,16 +298,18 @@ impl Channel {
         body: impl Body,
     ) -> Result<(), PublishError> {
         let outgoing = Outgoing { heads, publisher: None, kept: None };
-        self.connection().shared().let_driver_run().await;
-        // Fast path: most often, the message can be sent at once.
-        match self.try_publish(&outgoing, body, None) {
-            Ok(_) => Ok(()),
-            Err(NotNow::Failed(error, _)) => Err(error),
-            Err(NotNow::Wait(_, body)) => {
-                let timeout = self.connection().shared().settings.publish_timeout;
-                self.publish_later(&outgoing, body, timeout).await.map(drop)
+        let body = if self.connection().shared().is_fast() {
+            // Most often, the message can be sent at once.
+            match self.try_publish(&outgoing, body, None) {
+                Ok(_) => return Ok(()),
+                Err(NotNow::Failed(error, _)) => return Err(error),
+                Err(NotNow::Wait(_, body)) => body,
             }
-        }
+        } else {
+            body
+        };
+        let timeout = self.connection().shared().settings.publish_timeout;
+        self.publish_later(&outgoing, body, timeout).await.map(drop)
     }
 }
 

@@ -3,6 +3,7 @@
 mod basic;
 mod events;
 mod exchange;
+mod intercepted;
 mod no_wait;
 mod publish;
 mod queue;

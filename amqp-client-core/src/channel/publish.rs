@@ -8,16 +8,20 @@ use amqp_proto::{
     Body, EncodeProperties, Gate, Prepared, PublishError, PublishSeq, RawProperties, Route,
 };
 use bytes::Bytes;
+use futures_util::future::Either;
 
 use super::Channel;
 use super::waiting_place::{Size, WaitingPlace};
+use crate::intercept::{Observers, Published, Watched};
 use crate::options::{OnLoss, PublisherOptions};
-use crate::state::Deadline;
-use crate::state::{Counts, State, Task};
+use crate::state::{Counts, Deadline, State, Task};
 
 /// Everything of a message but its body.
 pub(crate) trait Heads {
     fn route(&self) -> Route<'_>;
+
+    /// Returns the encoded properties.
+    fn properties(&self) -> RawProperties;
 
     /// Returns the number of bytes that the message takes in the outgoing buffer, with a body of that size.
     fn queued_size(&self, body: usize) -> usize;
@@ -28,11 +32,23 @@ pub(crate) trait Heads {
         channel: &mut SessionChannel<'_>,
         body: impl Body,
     ) -> Result<Option<PublishSeq>, PublishError>;
+
+    /// Returns the observer of this publish, if there is one. It gets the confirm.
+    #[inline]
+    fn take_observer(&self) -> Option<Box<dyn Published>> {
+        None
+    }
 }
 
 impl<P: EncodeProperties> Heads for (Route<'_>, &P) {
     fn route(&self) -> Route<'_> {
         self.0
+    }
+
+    fn properties(&self) -> RawProperties {
+        let mut encoded = Vec::new();
+        self.1.encode_into(&mut encoded);
+        RawProperties::unchecked(encoded.into())
     }
 
     fn queued_size(&self, body: usize) -> usize {
@@ -54,8 +70,12 @@ impl Heads for &Prepared {
         Prepared::route(self)
     }
 
+    fn properties(&self) -> RawProperties {
+        Prepared::properties(self).clone()
+    }
+
     fn queued_size(&self, body: usize) -> usize {
-        Prepared::route(self).queued_size(self.properties(), body)
+        Prepared::route(self).queued_size(Prepared::properties(self), body)
     }
 
     #[inline]
@@ -77,10 +97,22 @@ pub(crate) struct Outgoing<'a, H> {
     pub(crate) kept: Option<&'a RawProperties>,
 }
 
+impl<H> Outgoing<'_, H> {
+    /// Returns the same message, as an interceptor has left it.
+    pub(super) fn watched_by<'a>(
+        &'a self,
+        watched: &'a Watched<'a>,
+    ) -> Outgoing<'a, &'a Watched<'a>> {
+        let kept = self.kept.map(|_| watched.properties());
+        Outgoing { heads: watched, publisher: self.publisher, kept }
+    }
+}
+
 /// The reason why a message could not be published right now.
 pub(crate) enum NotNow<B> {
     /// The message has to wait.
     Wait(Gate, B),
+
     /// It cannot be published. The body is returned unless the message itself is at fault.
     Failed(PublishError, Option<B>),
 }
@@ -119,13 +151,62 @@ enum Stop {
 const BATCH_MAX: usize = 256;
 
 impl Channel {
+    /// Publishes a message as soon as the gates and the window let it. If there is an interceptor, it sees the message first.
+    pub(crate) fn publish_later<B: Body>(
+        &self,
+        outgoing: &Outgoing<'_, impl Heads>,
+        body: B,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = Result<Option<PublishSeq>, PublishError>> {
+        match &self.connection().shared().observers {
+            None => Either::Left(self.publish_held(outgoing, body, timeout)),
+            // In a box, because a larger future costs each publish, also without an interceptor.
+            Some(Observers { interceptor, .. }) => Either::Right(Box::pin(
+                self.publish_intercepted(interceptor, outgoing, body, timeout, None),
+            )),
+        }
+    }
+
+    /// Publishes a message now or not at all.
+    pub(crate) fn publish_at_once<B: Body>(
+        &self,
+        outgoing: &Outgoing<'_, impl Heads>,
+        body: B,
+    ) -> Result<Option<PublishSeq>, NotNow<B>> {
+        match &self.connection().shared().observers {
+            None => self.try_publish(outgoing, body, None),
+            Some(Observers { interceptor, .. }) => {
+                self.try_publish_intercepted(interceptor, outgoing, body)
+            }
+        }
+    }
+
+    /// Publishes several messages, as soon as the gates and the window allow. Calls `published` for each.
+    pub(crate) async fn publish_all_soon<B: Body>(
+        &self,
+        outgoing: &Outgoing<'_, impl Heads>,
+        bodies: impl Iterator<Item = B>,
+        timeout: Option<Duration>,
+        published: impl FnMut(Option<PublishSeq>),
+    ) -> Result<(), PublishError> {
+        match &self.connection().shared().observers {
+            None => self.publish_all_later(outgoing, bodies, timeout, published).await,
+            Some(Observers { interceptor, .. }) => {
+                let all =
+                    self.publish_all_intercepted(interceptor, outgoing, bodies, timeout, published);
+                Box::pin(all).await
+            }
+        }
+    }
+
     /// Publishes as soon as the gates and the window let it.
-    pub(crate) async fn publish_later<B: Body>(
+    pub(super) async fn publish_held<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
         timeout: Option<Duration>,
     ) -> Result<Option<PublishSeq>, PublishError> {
+        self.connection().shared().let_driver_run().await;
         let mut body = Some(body);
         let mut deadline: Option<Deadline> = None;
         let mut place = WaitingPlace::new(self);
@@ -154,7 +235,7 @@ impl Channel {
 
     /// Publishes several messages, as soon as the gates and the window allow. As many as allowed are sent under one lock. Calls
     /// `published` for each.
-    pub(crate) async fn publish_all_later<B: Body>(
+    async fn publish_all_later<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         mut bodies: impl Iterator<Item = B>,
@@ -280,7 +361,7 @@ impl Channel {
     ) -> Result<Option<PublishSeq>, Stop> {
         let Outgoing { heads, publisher, kept } = outgoing;
         if let Some(kept) = kept {
-            return self.keep_locked(state, &heads.route(), kept, *publisher, body, waiter);
+            return self.keep_locked(state, heads, kept, *publisher, body, waiter);
         }
         let body = Lent(body);
         let size = body.as_bytes().len();
@@ -307,6 +388,9 @@ impl Channel {
             Ok(seq) => {
                 if let Some(seq) = seq {
                     channel.confirms.published(seq, size, publisher.is_some());
+                    if let Some(observer) = heads.take_observer() {
+                        channel.confirms.observe(seq, observer);
+                    }
                 }
                 state.wake_driver();
                 state.count_publish(self.connection().shared());
@@ -320,15 +404,17 @@ impl Channel {
     }
 
     /// Publishes a message that is kept until it is confirmed.
+    #[inline(never)]
     fn keep_locked<B: Body>(
         &self,
         state: &mut State,
-        route: &Route<'_>,
+        heads: &impl Heads,
         properties: &RawProperties,
         publisher: Option<&PublisherOptions>,
         body: &mut Option<B>,
         mut waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
     ) -> Result<Option<PublishSeq>, Stop> {
+        let route = &heads.route();
         let body = Lent(body);
         let size = body.as_bytes().len();
         let whole = SessionChannel::kept_size(route, properties, size);
@@ -362,6 +448,9 @@ impl Channel {
         match protocol.keep_for(time).publish_kept(route, properties, body) {
             Ok(seq) => {
                 channel.confirms.published(seq, size, publisher.is_some());
+                if let Some(observer) = heads.take_observer() {
+                    channel.confirms.observe(seq, observer);
+                }
                 state.wake_driver();
                 state.count_publish(self.connection().shared());
                 if let Some(waiter) = waiter.as_mut().filter(|waiter| !waiter.place.is_nowhere()) {

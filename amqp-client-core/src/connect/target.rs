@@ -9,6 +9,7 @@ use amqp_proto::{FieldError, Limits, TooLong};
 
 use super::ConnectError;
 use crate::config::{Config, Settings};
+use crate::intercept::Intercept;
 use crate::login::{self, TokenSource};
 use crate::tap::Tap;
 use crate::tls::TlsOptions;
@@ -204,6 +205,14 @@ impl Target {
     #[must_use]
     pub fn token_source(mut self, source: impl TokenSource + 'static) -> Self {
         self.token_source = Some(Arc::new(source));
+        self
+    }
+
+    /// Adds an interceptor, which sees the connection's messages and can add headers: see [`intercept`](crate::intercept). With
+    /// several, the one that was added first is called first.
+    #[must_use]
+    pub fn intercept(mut self, intercept: impl Intercept) -> Self {
+        self.config = self.config.intercept(intercept);
         self
     }
 

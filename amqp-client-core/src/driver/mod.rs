@@ -26,6 +26,7 @@ use read_buffer::ReadBuffer;
 
 use crate::Connection;
 use crate::config::{Config, Settings};
+use crate::intercept::Interceptor;
 use crate::state::{LagWatch, Shared, keep_clone};
 use crate::tap::{ConnectionTap, Taps, TransportTap};
 
@@ -80,9 +81,14 @@ struct DriverGuard {
 
 impl DriverGuard {
     /// Creates the guard of a new connection, and its first handle.
-    fn begin(session: Session, settings: Settings, taps: Taps) -> (Connection, Self) {
+    fn begin(
+        session: Session,
+        settings: Settings,
+        taps: Taps,
+        interceptor: Option<Interceptor>,
+    ) -> (Connection, Self) {
         let close_timeout = session.config().get_close_timeout();
-        let shared = Arc::new(Shared::new(session, settings));
+        let shared = Arc::new(Shared::new(session, settings, interceptor));
         let connection = Connection::new(shared.clone());
         let tap = ConnectionTap::new(taps);
         (connection, Self { shared, close_timeout, spare_waker: None, tap })
@@ -200,9 +206,9 @@ impl Driver {
     /// began.
     #[must_use]
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
-        let Config { protocol, settings, taps } = config;
+        let Config { protocol, settings, taps, interceptor } = config;
         let session = Session::new(Arc::new(protocol), now);
-        let (connection, guard) = DriverGuard::begin(session, settings, taps);
+        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor);
         (connection, Self::of(guard, now))
     }
 

@@ -45,9 +45,9 @@ impl Reconnector {
         nodes: usize,
         now: Instant,
     ) -> (Connection, Self) {
-        let Config { protocol, settings, taps } = config;
+        let Config { protocol, settings, taps, interceptor } = config;
         let session = Session::disconnected(Arc::new(protocol), recovery, nodes, now);
-        let (connection, guard) = DriverGuard::begin(session, settings, taps);
+        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor);
         (connection, Self { guard })
     }
 

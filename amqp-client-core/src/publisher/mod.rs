@@ -236,15 +236,17 @@ impl Publisher {
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
         let outgoing = self.outgoing(heads, kept);
-        self.channel.connection().shared().let_driver_run().await;
-        // Fast path: most often, the message can be sent at once.
-        let seq = match self.channel.try_publish(&outgoing, body, None) {
-            Ok(seq) => seq,
-            Err(NotNow::Failed(error, _)) => return Err(error),
-            Err(NotNow::Wait(_, body)) => {
-                self.channel.publish_later(&outgoing, body, self.timeout()).await?
+        let body = if self.channel.connection().shared().is_fast() {
+            // Most often, the message can be sent at once.
+            match self.channel.try_publish(&outgoing, body, None) {
+                Ok(seq) => return Ok(self.confirmation(seq)),
+                Err(NotNow::Failed(error, _)) => return Err(error),
+                Err(NotNow::Wait(_, body)) => body,
             }
+        } else {
+            body
         };
+        let seq = self.channel.publish_later(&outgoing, body, self.timeout()).await?;
         Ok(self.confirmation(seq))
     }
 
@@ -254,7 +256,7 @@ impl Publisher {
         kept: Option<&RawProperties>,
         body: B,
     ) -> Result<Confirmation, TryPublishError<B>> {
-        match self.channel.try_publish(&self.outgoing(heads, kept), body, None) {
+        match self.channel.publish_at_once(&self.outgoing(heads, kept), body) {
             Ok(seq) => Ok(self.confirmation(seq)),
             Err(NotNow::Wait(by, body)) => {
                 Err(TryPublishError { body: Some(body), error: PublishError::Gated(by) })

@@ -101,7 +101,7 @@ impl PreparedPublisher {
         let outgoing = publisher.outgoing(prepared, publisher.kept(prepared.properties()));
         let (channel, timeout) = (&publisher.channel, publisher.timeout());
         let published = |seq| sent.extend(seq);
-        let done = channel.publish_all_later(&outgoing, bodies, timeout, published).await;
+        let done = channel.publish_all_soon(&outgoing, bodies, timeout, published).await;
         match done {
             Ok(()) => Ok(sent),
             Err(error) => Err(PublishAllError { sent, error }),

@@ -1,11 +1,14 @@
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::task::{Poll, Waker};
 
 use amqp_proto::{ChannelError, PublishSeq, Returned};
 
+use super::callbacks::Call;
 use super::waiters::Task;
 use crate::error::ConfirmError;
+use crate::intercept::{PublishOutcome, Published, report};
 
 /// The publishes of a channel with publisher confirms: their outcomes, and the tasks that wait for them.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Confirms {
     failed: Option<ConfirmError>,
     /// Number of these calls.
     calls: u64,
+    /// Those who observe publishes, if the connection has an interceptor.
+    observers: Option<Box<Observers>>,
     /// The failure that such a call returned last, and how many calls had begun by then: these return it as well.
     reported: Option<Box<(ConfirmError, u64)>>,
 }
@@ -45,6 +50,19 @@ enum PublishState {
     Gone,
 }
 
+/// The observers of unconfirmed publishes, by number, and those whose publishes have ended.
+#[derive(Default)]
+struct Observers {
+    waiting: HashMap<u64, Box<dyn Published>>,
+    ended: Vec<(Box<dyn Published>, Outcome)>,
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observers").field(&self.waiting.len()).finish()
+    }
+}
+
 /// Errors are rare and large, and there is a place for each message.
 type Outcome = Result<(), Box<ConfirmError>>;
 
@@ -63,6 +81,17 @@ impl Confirms {
         self.bytes += size;
         let state = if watched { PublishState::Waiting(None) } else { PublishState::Unwatched };
         self.ring.push_back(Publish { size, state, returned: None });
+    }
+
+    /// Keeps the observer of a publish until the publish ends.
+    pub(crate) fn observe(&mut self, seq: PublishSeq, observer: Box<dyn Published>) {
+        self.observers.get_or_insert_default().waiting.insert(seq.get(), observer);
+    }
+
+    /// Returns a call that reports the publishes that have ended to their observers, if there are any.
+    #[inline]
+    pub(crate) fn reports(&mut self) -> Option<Call> {
+        self.observers.as_mut()?.reports()
     }
 
     /// Messages that are not confirmed.
@@ -216,6 +245,7 @@ impl Confirms {
         wake: &mut impl FnMut(Waker),
         outcome: impl FnOnce(Option<Box<Returned>>) -> Result<(), ConfirmError>,
     ) {
+        let observed = self.observers.is_some();
         let Some(publish) = self.get(seq) else { return };
         if !matches!(publish.state, PublishState::Waiting(_) | PublishState::Unwatched) {
             return;
@@ -223,6 +253,7 @@ impl Confirms {
         let size = publish.size;
         let outcome = outcome(publish.returned.take()).map_err(Box::new);
         let failure = outcome.as_ref().err().map(|error| (**error).clone());
+        let observed = observed.then(|| outcome.clone());
         if let PublishState::Waiting(waker) = &mut publish.state {
             let waker = waker.take();
             publish.state = PublishState::Done(outcome);
@@ -232,6 +263,9 @@ impl Confirms {
         }
         self.outstanding -= 1;
         self.bytes -= size;
+        if let (Some(observers), Some(outcome)) = (&mut self.observers, observed) {
+            observers.end(seq, outcome);
+        }
         if let (Some(failure), None) = (failure, &self.failed) {
             self.failed = Some(failure);
         }
@@ -257,6 +291,32 @@ impl Confirms {
             }
             self.first += 1;
         }
+    }
+}
+
+impl Observers {
+    #[cold]
+    fn end(&mut self, seq: u64, outcome: Outcome) {
+        if let Some(observer) = self.waiting.remove(&seq) {
+            self.ended.push((observer, outcome));
+        }
+    }
+
+    #[cold]
+    fn reports(&mut self) -> Option<Call> {
+        if self.ended.is_empty() {
+            return None;
+        }
+        let ended = std::mem::take(&mut self.ended);
+        Some(Box::new(move || {
+            for (observer, outcome) in ended {
+                let outcome = match &outcome {
+                    Ok(()) => PublishOutcome::Confirmed,
+                    Err(error) => PublishOutcome::Failed(error),
+                };
+                report(observer, outcome);
+            }
+        }))
     }
 }
 

@@ -129,6 +129,9 @@ impl State {
             return;
         };
         let outcome = channel.handle(event, proto, delivered_bytes, |waker| wakes.push(waker));
+        if let Some(reports) = channel.confirms.reports() {
+            wakes.call(reports);
+        }
         if outcome.over {
             // Some of the tasks that wait there may belong to the channel.
             full.call_all(|waker| wakes.push(waker));

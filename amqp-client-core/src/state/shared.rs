@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[cfg(not(shuttle))]
 use std::sync::{Mutex, MutexGuard};
 use std::sync::{OnceLock, PoisonError};
@@ -18,33 +18,48 @@ use super::starvation::Starvation;
 use super::waiters::Task;
 use super::wakes::Wakes;
 use crate::config::Settings;
+use crate::intercept::{Interceptor, Observers};
 
 /// The lock around the state of a connection.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    /// Sees the messages of the connection, if the program has set one.
+    pub(crate) observers: Option<Observers>,
     /// Counts the turns of drivers, for those that may have to let one happen.
     turns: AtomicU64,
     /// The runtime's function by which tasks yield. Empty if a program drives the connection itself, for example in virtual time.
     yield_now: OnceLock<YieldNow>,
-    /// Publishing has kept the driver from running for long: the next publish yields.
-    starved: AtomicBool,
+    /// What keeps a publish from the fast path: [`STARVED`] and [`INTERCEPTED`]. One value, so that a publish reads no more.
+    detours: AtomicU8,
     state: Mutex<State>,
 }
+
+/// Publishing has kept the driver from running for long: the next publish yields.
+const STARVED: u8 = 1;
+
+/// An interceptor sees each message. Never changes.
+const INTERCEPTED: u8 = 2;
 
 /// Wakes a task behind those that wait for its thread.
 pub(crate) type YieldNow = fn(&Waker);
 
 impl Shared {
-    pub(crate) fn new(proto: Session, settings: Settings) -> Self {
+    pub(crate) fn new(
+        proto: Session,
+        settings: Settings,
+        interceptor: Option<Interceptor>,
+    ) -> Self {
         let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
-        let starved = AtomicBool::new(false);
-        Self { settings, turns, yield_now, starved, state: Mutex::new(State::new(proto)) }
+        let detours = AtomicU8::new(if interceptor.is_some() { INTERCEPTED } else { 0 });
+        let state = Mutex::new(State::new(proto));
+        let observers = interceptor.map(Observers::new);
+        Self { settings, observers, turns, yield_now, detours, state }
     }
 
     /// The driver has a turn.
     pub(crate) fn count_turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
-        self.starved.store(false, Ordering::Relaxed);
+        self.detours.fetch_and(!STARVED, Ordering::Relaxed);
     }
 
     /// From now on, tasks also yield by time, with this function.
@@ -62,11 +77,18 @@ impl Shared {
         self.yield_now.get().map_or_else(|| waker.wake_by_ref(), |yield_now| yield_now(waker));
     }
 
+    /// Returns whether a publish neither has to yield first, nor has to be shown to an interceptor.
+    #[inline]
+    pub(crate) fn is_fast(&self) -> bool {
+        self.detours.load(Ordering::Relaxed) == 0
+    }
+
     /// Returns whether publishing has kept the driver from running for long. Returns `true` once, and then `false` until it
     /// happens again.
     #[inline]
     pub(crate) fn take_starved(&self) -> bool {
-        self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::Relaxed)
+        self.detours.load(Ordering::Relaxed) & STARVED != 0
+            && self.detours.fetch_and(!STARVED, Ordering::Relaxed) & STARVED != 0
     }
 
     /// Yields to the driver, if publishing has kept it from running for long.
@@ -186,7 +208,7 @@ impl State {
         if self.starvation.count_step()
             && self.starvation.check(shared.turns(), shared.time()) == Starvation::ByTime
         {
-            shared.starved.store(true, Ordering::Relaxed);
+            shared.detours.fetch_or(STARVED, Ordering::Relaxed);
         }
     }
 }

@@ -68,6 +68,24 @@ impl<'a> Route<'a> {
         self
     }
 
+    /// Returns the exchange; empty for the default exchange.
+    #[must_use]
+    pub const fn exchange(&self) -> &'a [u8] {
+        self.exchange
+    }
+
+    /// Returns the routing key.
+    #[must_use]
+    pub const fn routing_key(&self) -> &'a [u8] {
+        self.routing_key
+    }
+
+    /// Returns whether the broker returns the message if it reaches no queue.
+    #[must_use]
+    pub const fn is_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
     /// Returns the number of bytes that a message with this route takes in the outgoing buffer. `body` is the size of its body. The
     /// overhead of further frames, for bodies that need several, is not included.
     #[must_use]

@@ -309,7 +309,7 @@ impl SessionChannel<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was queued, and no number assigned.
-    #[inline]
+    #[inline(always)]
     pub fn publish(
         &mut self,
         route: &Route<'_>,
@@ -326,7 +326,7 @@ impl SessionChannel<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was queued, and no number assigned.
-    #[inline]
+    #[inline(always)]
     pub fn publish_prepared(
         &mut self,
         prepared: &Prepared,
