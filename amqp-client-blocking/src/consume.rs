@@ -249,7 +249,8 @@ impl<'a> Callbacks<'a> {
         let Some((index, next)) = wait(any, timeout) else { return Ok(false) };
         match (next, entries.get_mut(index)) {
             (Some(Ok(delivery)), Some(Entry { consumer, callback })) => {
-                consumer.contain(|| callback(delivery)).unwrap_or(Ok(()))?;
+                let scope = delivery.scope();
+                consumer.contain(|| scope.run(|| callback(delivery))).unwrap_or(Ok(()))?;
             }
             (Some(Err(end)), _) => {
                 entries.remove(index);

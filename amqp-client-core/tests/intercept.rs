@@ -71,7 +71,7 @@ impl Processing for Noted {
     }
 
     fn scope(&self) -> Option<Arc<dyn Scope>> {
-        Some(Arc::new(Noted(self.0.clone(), self.1.clone())))
+        Some(Arc::new(Self(self.0.clone(), self.1.clone())))
     }
 }
 

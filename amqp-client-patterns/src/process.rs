@@ -106,7 +106,8 @@ impl Process {
         let content = proto::Delivery::clone(&self.delivery);
         let guard = Guard { delivery: Some(self.delivery), requeue: self.requeue && !redelivered };
         // The call may panic before it returns a future.
-        let running = AssertUnwindSafe(async { code(content).await });
+        let scope = guard.delivery.as_ref().map(Delivery::scope).unwrap_or_default();
+        let running = AssertUnwindSafe(scope.wrap(async { code(content).await }));
         match running.catch_unwind().await {
             Ok(Ok(value)) => guard.ack().map(|()| value).map_err(ProcessError::NotAcknowledged),
             Ok(Err(error)) => {

@@ -200,17 +200,19 @@ impl<S> RpcServer<S> {
         request: Delivery,
         channel: Channel,
     ) -> Pin<Box<dyn Future<Output = Finished> + Send>> {
+        let scope = request.scope();
         let mut request = Some(request);
         // A handler may panic before it returns a future.
-        let started = catch_unwind(AssertUnwindSafe(|| self.start(&mut request)));
-        Box::pin(async move {
+        let started = catch_unwind(AssertUnwindSafe(|| scope.run(|| self.start(&mut request))));
+        // The reply belongs to the request as well.
+        Box::pin(scope.wrap(async move {
             let (result, reply) = match started {
                 Ok(Ok(running)) => finish(running).await,
                 Ok(Err(error)) => (RequestResult::Refused, Err(error)),
                 Err(panic) => panicked(&*panic),
             };
             Replying { channel, result }.reply(request, reply).await
-        })
+        }))
     }
 
     fn start(&self, request: &mut Option<Delivery>) -> Result<Running, ReplyError> {

@@ -289,15 +289,17 @@ impl<S, R: Routes<S>> Worker<S, R> {
 
     /// Calls the handler for a delivery. A handler that returns at its first poll needs no task and no job.
     fn start(&mut self, mut delivery: Option<Delivery>, key: Option<u64>, cx: &mut Context<'_>) {
+        let scope = delivery.as_ref().map(Delivery::scope).unwrap_or_default();
         let start = || -> Result<_, BoxError> {
             let handler = self.routes.start(&mut delivery, &self.state)?;
             Ok(handler.map(|handler| self.spare.begin(handler, cx)))
         };
-        let (verdict, by) = match catch_unwind(AssertUnwindSafe(start)) {
+        let (verdict, by) = match catch_unwind(AssertUnwindSafe(|| scope.run(start))) {
             Ok(Ok(Some(Poll::Ready(verdict)))) => return self.handled(delivery, key, verdict),
             Ok(Ok(Some(Poll::Pending))) => {
                 let job = self.jobs.insert(self.job(delivery, key));
-                return self.running.push(join(ready(job), std::mem::take(&mut self.spare)));
+                let handling = std::mem::take(&mut self.spare).within(scope);
+                return self.running.push(join(ready(job), handling));
             }
             Ok(Ok(None)) => (Verdict::refuse(NO_ROUTE), Failure::NoRoute),
             Ok(Err(error)) => (Verdict::Refuse(error), Failure::Arguments),

@@ -11,6 +11,7 @@ mod channels;
 mod connections;
 mod consuming;
 mod exchanges;
+mod intercepting;
 mod logins;
 mod patterns;
 mod prepared;
@@ -87,6 +88,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         connections::ALL,
         consuming::ALL,
         exchanges::ALL,
+        intercepting::ALL,
         logins::ALL,
         patterns::ALL,
         prepared::ALL,
