@@ -155,3 +155,13 @@ fn a_system_without_certificates_is_reported_with_and_without_a_reason() {
     assert_eq!(text(""), format!("the system has no certificates to trust; {advice}"));
     assert_eq!(text("x"), format!("the system has no certificates to trust (x); {advice}"));
 }
+
+/// Results of the hot path have these errors in them. What explains an error is found when it is shown.
+#[test]
+fn explanations_do_not_make_errors_larger() {
+    let pointer = size_of::<usize>();
+    assert!(size_of::<ChannelError>() <= 7 * pointer);
+    assert!(size_of::<PublishError>() <= 7 * pointer);
+    assert!(size_of::<CallError>() <= 8 * pointer && size_of::<SendError>() <= 8 * pointer);
+    assert!(size_of::<ConnectError>() <= 12 * pointer);
+}

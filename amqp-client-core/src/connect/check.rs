@@ -28,9 +28,9 @@ pub(super) const fn late(step: ConnectStep) -> &'static str {
     match step {
         ConnectStep::Dns => "; check the name servers of this machine",
         ConnectStep::Tcp => TOO_QUIET,
-        ConnectStep::Tls => "; check the port: it may be one without TLS, which needs amqp://",
+        ConnectStep::Tls => "; check the port: one without TLS needs amqp://",
         ConnectStep::ProtocolHeader => {
-            "; check the port: one for TLS needs amqps://; otherwise the broker is slow, or the port is not a broker's"
+            "; check the port: one for TLS needs amqps://, and a broker that starts may reply late"
         }
         ConnectStep::Sasl | ConnectStep::Tune | ConnectStep::VirtualHost => SLOW_BROKER,
         _ => "",
@@ -42,10 +42,10 @@ pub(super) const fn refused(step: ConnectStep, error: &ConnectionError) -> &'sta
     match (step, error) {
         (_, ConnectionError::HandshakeTimeout { .. }) => late(step),
         (ConnectStep::Tls, ConnectionError::Eof) => {
-            "; check the port: it may be one without TLS, which needs amqp://, or a proxy without a broker"
+            "; check the port: one without TLS needs amqp://, and a proxy needs a broker behind it"
         }
         (ConnectStep::ProtocolHeader, ConnectionError::Eof) => {
-            "; check the port: it may be one for TLS, which needs amqps://, or a proxy without a broker"
+            "; check the port: one for TLS needs amqps://, and a proxy needs a broker behind it"
         }
         (ConnectStep::Tune | ConnectStep::VirtualHost, ConnectionError::Eof) => {
             "; see the broker's log"

@@ -108,7 +108,7 @@ close_methods! { ChannelError }
 pub enum OpenChannelError {
     /// All channel numbers are in use.
     #[error(
-        "all {channel_max} channels of the connection are in use; close some, or open another connection"
+        "all channels of the connection are in use (limit: {channel_max}); close some, or open another connection"
     )]
     Exhausted {
         /// The negotiated limit.
@@ -346,7 +346,7 @@ pub enum Gate {
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Blocked => "the broker has blocked publishing (connection.blocked)",
+            Self::Blocked => "the broker has blocked publishing (connection.blocked): it is short of memory or disk",
             Self::Flow => "the broker has paused this channel (channel.flow)",
             Self::Full => "the outgoing buffer is full",
             Self::Recovering => "the connection was lost and is not recovered yet",

@@ -221,7 +221,8 @@ pub enum WrongProtocol {
         // A server that rejects our header sends this header. So does an echo server or another client.
         (0, 0, 9, 1) => "the peer sent the protocol header of AMQP 0-9-1 instead of connection.start: it rejects this \
             client's header, or is itself a client or an echo server".to_string(),
-        _ => alloc::format!("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1"),
+        (3 | 0, 1, 0, 0) => "the peer speaks AMQP 1.0, not 0-9-1; check the port, and that the broker has AMQP 0-9-1".to_string(),
+        _ => alloc::format!("the peer speaks AMQP {major}-{minor}-{revision} (protocol {id}), not 0-9-1; check the port"),
     })]
     Version {
         /// Protocol id: 0 is AMQP, 2 TLS, 3 SASL.
@@ -242,7 +243,7 @@ pub enum WrongProtocol {
     )]
     Http,
     /// The peer speaks an unknown protocol.
-    #[error("the peer does not speak AMQP: its first bytes are {0:02x?}")]
+    #[error("the peer does not speak AMQP: its first bytes are \"{}\"; check the port", .0.escape_ascii())]
     Unknown([u8; 8]),
 }
 
@@ -263,7 +264,8 @@ pub enum WrongProtocol {
 pub enum LoginError {
     /// The server offers none of the mechanisms that the client is configured for.
     #[error(
-        "the server offers the SASL mechanisms {offered:?}, but the client is configured for {configured:?}"
+        "the server offers the SASL mechanisms {offered:?}, but the client is configured for {configured:?}; set auth_mechanism in \
+         the URI to one of the server's"
     )]
     NoCommonMechanism {
         /// The server's mechanisms.
@@ -288,7 +290,9 @@ pub enum LoginError {
     Refused(Close),
     /// The server ended the transport right after the credentials. Brokers without `authentication_failure_close` refuse a login in
     /// this way.
-    #[error("connection closed during login; the credentials were probably rejected")]
+    #[error(
+        "connection closed during login; the credentials were probably rejected: check the user and the password"
+    )]
     HungUp,
 }
 

@@ -42,7 +42,7 @@ impl Explanation {
             Self::NotEmpty { .. } => {
                 "consume or purge its messages first, or delete without if_empty"
             }
-            Self::ReservedName { .. } => "choose a name that does not begin with amq.",
+            Self::ReservedName { .. } => "the prefix amq. is reserved: choose another name",
             Self::DefaultExchange => {
                 "the default exchange is bound to every queue by its name; use another exchange for bindings"
             }
