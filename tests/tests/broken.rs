@@ -8,9 +8,10 @@ mod servers;
 use std::net::TcpListener;
 use std::sync::OnceLock;
 
-use amqp_client_core::ConnectStep;
 use amqp_client_core::proto::method::{ConnectionClose, ConnectionStart, ConnectionTune};
 use amqp_client_core::proto::{LongStr, ReplyCode, ShortStr};
+use amqp_client_core::{ConnectStep, ConnectionEvent};
+use amqp_client_tokio::connect_in_background;
 use amqp_testkit::PeerConnection;
 use script::{greet, offer, send, settle};
 use servers::{Fault, listen, secured, untrusted};
@@ -180,4 +181,37 @@ fn each_broken_set_up_is_explained() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The steps also reach the events of a connection that goes on trying.
+#[tokio::test]
+async fn attempts_report_the_step_that_failed() -> adapters::Outcome {
+    let at_host: fn() -> String = || {
+        listen(|mut peer| {
+            settle(&mut peer);
+            let _closed = peer.close();
+        })
+    };
+    let rows: [(fn() -> String, ConnectStep); 6] = [
+        (|| "amqp://no-such-host.invalid".into(), ConnectStep::Dns),
+        (nobody, ConnectStep::Tcp),
+        (|| with_tls(says(b"")), ConnectStep::Tls),
+        (|| secured(Fault::None), ConnectStep::ProtocolHeader),
+        (|| says(b""), ConnectStep::ProtocolHeader),
+        (at_host, ConnectStep::VirtualHost),
+    ];
+    for (make, expected) in rows {
+        let connection = connect_in_background(make().parse()?)?;
+        let mut events = connection.events();
+        let failed = loop {
+            match events.next().await {
+                Some(ConnectionEvent::AttemptFailed { step, .. }) => break step,
+                Some(ConnectionEvent::Closed(reason)) => panic!("{expected}: {reason:?}"),
+                Some(_) => {}
+                None => panic!("{expected}: the events have ended"),
+            }
+        };
+        assert_eq!((failed, connection.connect_step()), (Some(expected), Some(expected)));
+    }
+    Ok(())
 }
