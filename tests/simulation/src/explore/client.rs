@@ -18,6 +18,7 @@ use amqp_client_core::{
 use fastrand::Rng;
 
 use super::World;
+use super::audit::{Audit, Auditor};
 use super::books::Books;
 use super::commands::{BODY_MAX, Name, Policy};
 use super::ends::{Asked, Shut};
@@ -29,6 +30,9 @@ use crate::pace::Pace;
 
 /// Maximum number of channels of a client.
 pub(crate) const SLOTS: usize = 4;
+
+/// One seed in so many has interceptors.
+const AUDITED_EVERY: u64 = 4;
 
 /// The name of the stream.
 pub(crate) const STREAM: &str = "stream";
@@ -55,6 +59,8 @@ pub(crate) struct Client {
     pub(crate) finished: Cell<bool>,
     /// Deliveries that were left unacknowledged on purpose.
     pub(crate) forgotten: Cell<usize>,
+    /// What the interceptors of its connections have seen, if they have any.
+    pub(crate) audit: Option<Arc<Audit>>,
 }
 
 #[derive(Clone)]
@@ -217,6 +223,7 @@ impl Deref for Task {
 
 impl Client {
     pub(crate) fn new(number: usize, world: Rc<World>) -> Self {
+        let audited = world.script.seed % AUDITED_EVERY == 0;
         Self {
             number,
             world,
@@ -232,6 +239,7 @@ impl Client {
             tokens: Cell::new(0),
             finished: Cell::new(false),
             forgotten: Cell::new(0),
+            audit: audited.then(Arc::default),
         }
     }
 
@@ -321,9 +329,13 @@ impl Client {
             .publish_timeout(policy.timeout)
             .confirm_timeout(policy.timeout)
             .delivery_budget(policy.delivery_budget);
-        Config::default()
+        let config = Config::default()
             .protocol(ClientConfig::default().heartbeat(heartbeat).limits(limits))
-            .settings(settings)
+            .settings(settings);
+        match &self.audit {
+            Some(audit) => config.intercept(Auditor(audit.clone())),
+            None => config,
+        }
     }
 
     pub(crate) fn recovery(&self) -> Option<(Recovery, Pace)> {

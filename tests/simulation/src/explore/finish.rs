@@ -63,6 +63,9 @@ impl Task {
         }
         drop(connection);
         *self.connection.borrow_mut() = None;
+        if let Some(audit) = &self.audit {
+            self.check(audit.finish());
+        }
     }
 
     async fn within<T>(&self, future: impl Future<Output = T>, what: &str) -> Option<T> {

@@ -17,6 +17,12 @@ const DELIVERIES: u32 = 2_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(u64);
 
+impl Id {
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The shortest body: the identity of the message, its size, and its pattern.
 const HEAD: usize = 12;
 

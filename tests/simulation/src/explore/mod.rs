@@ -23,6 +23,7 @@
 
 mod act;
 mod acts;
+mod audit;
 mod books;
 mod burst;
 mod client;

@@ -207,6 +207,9 @@ impl Task {
 
     /// A confirmation has an outcome.
     pub(crate) fn judge_outcome(&self, id: Id, outcome: Result<(), ConfirmError>) {
+        if let Some(audit) = &self.audit {
+            self.check(audit.compare(id, &outcome));
+        }
         let mut ledger = self.world.ledger.borrow_mut();
         let checked = match &outcome {
             Ok(()) => ledger.confirm(id),
