@@ -169,6 +169,12 @@ pub enum ChannelEvent {
         /// The reason. [`PublishError::Ended`] holds the close with which the broker refused the message.
         error: PublishError,
     },
+    /// Sessions: some [kept](crate::session::SessionChannel::publish_kept) messages were published again, because they had been sent
+    /// before and were not confirmed.
+    Republished {
+        /// Number of messages.
+        count: usize,
+    },
     /// Sessions: a consumer could not be started again.
     ConsumerFailed {
         /// The consumer.

@@ -413,6 +413,14 @@ impl Channel<'_> {
         self.state.unsettled.len().saturating_sub(self.held())
     }
 
+    /// Returns the unsettled deliveries up to and including this one, without those that are [held](crate::Oversized::Hold); tag 0
+    /// means all. [`ack_up_to`](Self::ack_up_to) would settle these.
+    pub fn unsettled_up_to(&self, delivery: DeliveryTag) -> impl Iterator<Item = DeliveryTag> {
+        let last = if delivery.0 == 0 { u64::MAX } else { delivery.0 };
+        let waiting = self.state.unsettled.waiting_up_to(last);
+        waiting.filter(|tag| self.state.held.find(*tag).is_none()).map(DeliveryTag)
+    }
+
     /// Returns the number of unsettled deliveries that are [held](crate::Oversized::Hold), because the client does not accept them.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -26,6 +26,21 @@ impl SessionChannel<'_> {
         Ok(())
     }
 
+    /// Calls `each` with the unsettled deliveries up to and including this one; see
+    /// [`Channel::unsettled_up_to`](crate::Channel::unsettled_up_to). There are none for a delivery that the broker has requeued.
+    pub fn unsettled_up_to(&mut self, delivery: DeliveryTag, each: impl FnMut(DeliveryTag)) {
+        let Some(tag) = self.record.tags.sent(delivery) else { return };
+        let own = |tag| self.record.tags.own(tag);
+        match &mut self.reach {
+            Reach::Channel(channel) => channel.unsettled_up_to(tag).map(own).for_each(each),
+            reach => {
+                if let Some(channel) = reach.restored(self.id) {
+                    channel.unsettled_up_to(tag).map(own).for_each(each);
+                }
+            }
+        }
+    }
+
     /// Rejects one delivery (`basic.reject`); see [`Channel::reject`](crate::Channel::reject).
     ///
     /// RabbitMQ: a stream does not requeue; it closes the connection instead (540). So a delivery of a stream is acknowledged

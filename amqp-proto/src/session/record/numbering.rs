@@ -50,6 +50,11 @@ impl Tags {
         DeliveryTag::new(tag)
     }
 
+    /// Returns the session's tag for one of the broker's that was received already.
+    pub(crate) const fn own(&self, tag: DeliveryTag) -> DeliveryTag {
+        DeliveryTag::new(self.before.saturating_add(tag.get()))
+    }
+
     /// Returns the last tag that was received since the channel was opened.
     pub(crate) fn last(&self) -> Option<DeliveryTag> {
         (self.last > self.before).then(|| DeliveryTag::new(self.last))

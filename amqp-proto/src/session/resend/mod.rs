@@ -54,12 +54,15 @@ impl Context {
             let Some(held) = record.held.get(next) else { break };
             let (ahead_of, removes) = (held.ahead_of, removes(&held.method));
             again += self.resend_ahead_of(id, ahead_of);
-            let Some(record) = self.channels.get_mut(id) else { return again };
+            let Some(record) = self.channels.get_mut(id) else { break };
             let is_behind = record.kept.next_unsent().is_some_and(|own| own.seq < ahead_of);
             // Other requests do not wait until messages are confirmed.
             if removes && is_behind || !self.send_next_held(id, |_| true) {
                 break;
             }
+        }
+        if again > 0 {
+            self.emit(id, ChannelEvent::Republished { count: again });
         }
         if was_careful && self.channels.get_mut(id).is_some_and(|record| record.careful.is_none()) {
             self.emit(id, ChannelEvent::GateOpened);
