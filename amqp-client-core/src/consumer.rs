@@ -314,6 +314,7 @@ impl Consumer {
         };
         let bytes = queue.take_up_to(READ_PAUSE_EVERY, &mut self.taken);
         let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
+        state.time_taken(self.channel.place(), self.taken.front());
         let before = state.delivered_bytes;
         state.delivered_bytes = before.saturating_sub(bytes);
         let budget = self.channel.connection().shared().settings.delivery_budget;

@@ -27,6 +27,7 @@ mod config;
 mod connect;
 mod connection;
 mod consumer;
+mod counters;
 mod delivery;
 mod driver;
 #[doc = include_str!("../docs/errors.md")]
@@ -65,6 +66,7 @@ pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::{After, Connection, ConnectionEvents, Leftovers, OpenChannel};
 pub use consumer::Consumer;
+pub use counters::{Counters, Histogram};
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{CallError, ConfirmError, ConsumerEnd, PublishError, SendError, TryPublishError};
 pub use event::{ChannelEvent, ConnectionEvent};
@@ -76,4 +78,4 @@ pub use options::{
 };
 pub use publisher::{Confirmation, Confirmations, PreparedPublisher, PublishAllError, Publisher};
 pub use reply::Reply;
-pub use state::{ClosedChannel, Health, Status};
+pub use state::{ClosedChannel, Health, ReadingPaused, Status};

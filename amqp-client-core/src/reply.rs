@@ -148,10 +148,13 @@ impl Sending {
         prepare: impl FnOnce(&mut crate::state::ChannelState, RequestId),
     ) -> Result<Self, CallError> {
         let state = &mut *guard;
-        let id = send(&mut channel.protocol(state)?)?;
+        let id = channel.count_request(state, send)?;
         if let Some(waiting) = state.channel(channel.place()) {
-            waiting.requests.started(id);
+            let is_first = waiting.requests.started(id);
             prepare(waiting, id);
+            if is_first {
+                state.time_later(channel.place());
+            }
         }
         let timeout = channel.connection().shared().settings.call_timeout;
         let counts = state.behind_queued(Some(channel.place()));
@@ -173,6 +176,9 @@ impl Sending {
                 }
             }
             if state.deadlines.expired(self.deadline, task) {
+                if let Some(waiting) = state.channel(self.channel.place()) {
+                    waiting.requests.failed += 1;
+                }
                 let after = self.timeout.unwrap_or_default();
                 return Poll::Ready(Err(CallError::TimedOut { method: self.method, after }));
             }

@@ -14,6 +14,7 @@ use crate::error::{CallError, PublishError};
 use crate::intercept::Source;
 use crate::options::{ConsumeOptions, check_consumer, name};
 use crate::reply::{Reply, typed};
+use crate::state::Tally;
 
 /// Requests about messages (spec 1.8).
 impl Channel {
@@ -66,7 +67,9 @@ impl Channel {
         let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
         let mut guard = self.lock();
         let state = &mut *guard;
-        let id = start_consumer(&mut self.protocol(state)?, method, prefetch)?.into();
+        let id =
+            self.count_request(state, |protocol| start_consumer(protocol, method, prefetch))?;
+        let id = id.into();
         if let Some(channel) = state.channel(self.place()) {
             channel.queues.insert(id, tag.clone(), pausable);
         }
@@ -151,7 +154,7 @@ impl Channel {
     /// # Errors
     /// [`CallError`]. An unknown or settled delivery tag is reported here and does not close the channel.
     pub fn basic_ack(&self, tag: DeliveryTag) -> Result<(), CallError> {
-        self.settle(|protocol| protocol.ack(tag))
+        self.settle(tag, Settlement::Ack, |protocol| protocol.ack(tag))
     }
 
     /// Acknowledges all deliveries of the channel up to this delivery tag (`basic.ack` with `multiple`); 0 means all. See
@@ -160,7 +163,7 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_ack_up_to(&self, tag: DeliveryTag) -> Result<(), CallError> {
-        self.settle(|protocol| protocol.ack_up_to(tag))
+        self.settle_up_to(tag, Settlement::Ack, |protocol| protocol.ack_up_to(tag))
     }
 
     /// Returns one delivery to the broker by its delivery tag (`basic.nack`). The broker requeues it if `requeue` is set, and
@@ -169,7 +172,7 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_nack(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
-        self.settle(|protocol| protocol.nack(tag, requeue))
+        self.settle(tag, Settlement::Nack { requeue }, |protocol| protocol.nack(tag, requeue))
     }
 
     /// Returns all deliveries of the channel up to this delivery tag, like [`basic_nack`](Self::basic_nack); 0 means all.
@@ -177,7 +180,8 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_nack_up_to(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
-        self.settle(|protocol| protocol.nack_up_to(tag, requeue))
+        let nack = Settlement::Nack { requeue };
+        self.settle_up_to(tag, nack, |protocol| protocol.nack_up_to(tag, requeue))
     }
 
     /// Rejects one delivery by its delivery tag (`basic.reject`); see [`Delivery::reject`].
@@ -185,17 +189,21 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Self::basic_ack).
     pub fn basic_reject(&self, tag: DeliveryTag, requeue: bool) -> Result<(), CallError> {
-        self.settle(|protocol| protocol.reject(tag, requeue))
+        self.settle(tag, Settlement::Reject { requeue }, |protocol| protocol.reject(tag, requeue))
     }
 
     /// Settles a delivery that the application did not settle. A transaction has no influence on this.
     /// Returns whether it did: not if the channel is closed, or the delivery was settled by a later `ack_up_to`.
     pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) -> bool {
         let mut guard = self.lock();
-        let Ok(mut protocol) = self.protocol(&mut guard) else { return false };
-        let settled = protocol.settle_apart(tag, settlement);
-        guard.wake_driver();
-        settled.is_ok()
+        let state = &mut *guard;
+        let Ok((channel, mut protocol)) = self.both_sides(state) else { return false };
+        let settled = protocol.settle_apart(tag, settlement).is_ok();
+        if settled && channel.tally.settled(tag, settlement) {
+            state.time_later(self.place());
+        }
+        state.wake_driver();
+        settled
     }
 
     /// Settles deliveries. Stale deliveries were requeued by the broker, so there is nothing to settle. They are counted. They
@@ -203,12 +211,45 @@ impl Channel {
     #[inline]
     fn settle(
         &self,
+        tag: DeliveryTag,
+        how: Settlement,
         settle: impl FnOnce(&mut SessionChannel<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CallError> {
+        self.settle_and_count(|protocol, tally| {
+            settle(protocol)?;
+            Ok(tally.settled(tag, how))
+        })
+    }
+
+    /// Like `settle`, for all deliveries up to that one.
+    fn settle_up_to(
+        &self,
+        tag: DeliveryTag,
+        how: Settlement,
+        settle: impl FnOnce(&mut SessionChannel<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CallError> {
+        self.settle_and_count(|protocol, tally| tally.settle_up_to(protocol, tag, how, settle))
+    }
+
+    /// `settle` returns whether to time what it settled.
+    #[inline]
+    fn settle_and_count(
+        &self,
+        settle: impl FnOnce(&mut SessionChannel<'_>, &mut Tally) -> Result<bool, CommandError>,
+    ) -> Result<(), CallError> {
         let mut guard = self.lock();
-        match settle(&mut self.protocol(&mut guard)?) {
-            Ok(()) => guard.wake_driver(),
-            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => guard.stale += 1,
+        let state = &mut *guard;
+        let (channel, mut protocol) = self.both_sides(state)?;
+        match settle(&mut protocol, &mut channel.tally) {
+            Ok(timed) => {
+                if timed {
+                    state.time_later(self.place());
+                }
+                state.wake_driver();
+            }
+            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => {
+                channel.tally.counters.stale += 1;
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -26,11 +26,10 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use amqp_proto::session::SessionChannel;
-use amqp_proto::{
-    ChannelError, ChannelId, Delivery, DeliveryTag, Initiator, ReplyCode, Settlement,
-};
+use amqp_proto::{ChannelError, ChannelId, Delivery, DeliveryTag, Initiator, ReplyCode};
 
 use crate::connection::Connection;
+use crate::counters::Counters;
 use crate::error::CallError;
 use crate::event::ChannelEvent;
 use crate::state::{ChannelState, Deadline, Guard, On, State, Task, Waiting};
@@ -186,6 +185,22 @@ impl Channel {
         unsettled.unwrap_or(0)
     }
 
+    /// Returns what the channel has done since it was opened: messages published, confirmed, delivered and acknowledged, and how
+    /// long that took. They can be read after the channel is closed, too.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Channel;
+    /// # fn example(channel: Channel) {
+    /// let counters = channel.counters();
+    /// println!("{} delivered, {} acknowledged", counters.delivered, counters.acked);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.with_state(|state| state.counters())
+    }
+
     /// Registers a callback that runs once, with the reason, when the channel closes. If the channel is already closed, the
     /// callback runs at once. It does not keep the channel open.
     ///
@@ -335,7 +350,7 @@ impl Channel {
     /// Returns the handles' state and the protocol state of this channel, unless it is closed.
     // Each message needs this function. Out of line, returning the two values costs more than finding them.
     #[inline(always)]
-    fn both_sides<'a>(
+    pub(crate) fn both_sides<'a>(
         &self,
         state: &'a mut State,
     ) -> Result<(&'a mut ChannelState, SessionChannel<'a>), ChannelError> {
@@ -362,9 +377,8 @@ impl Channel {
 
     /// Like [`give_back`](Self::give_back), by the delivery's tag.
     pub(crate) fn give_back_tag(&self, state: &mut State, delivery: DeliveryTag) {
-        if let Ok(mut protocol) = self.protocol(state) {
-            // This fails only if the delivery was settled or needs no acknowledgement: then there is nothing to requeue.
-            let _settled = protocol.settle_apart(delivery, Settlement::Nack { requeue: true });
+        if let Ok((channel, mut protocol)) = self.both_sides(state) {
+            channel.tally.give_back(&mut protocol, delivery);
             state.wake_driver();
         }
     }

@@ -14,7 +14,7 @@ use super::Channel;
 use super::waiting_place::{Size, WaitingPlace};
 use crate::intercept::{Observers, Published, Watched};
 use crate::options::{OnLoss, PublisherOptions};
-use crate::state::{Counts, Deadline, State, Task};
+use crate::state::{ChannelState, Counts, Deadline, State, Task};
 
 /// Everything of a message but its body.
 pub(crate) trait Heads {
@@ -326,6 +326,7 @@ impl Channel {
         });
         if deadline.expired(cx) {
             let after = deadline.after();
+            self.with_state(|channel| channel.tally.counters.publish_failed += 1);
             return Poll::Ready(PublishError::TimedOut { gate: by, after });
         }
         Poll::Pending
@@ -370,7 +371,7 @@ impl Channel {
             !state.full.is_empty() && overtakes(state, waiter.as_deref(), sizes().whole);
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
-            Err(error) => return Err(Stop::Failed(error.into())),
+            Err(error) => return Err(failed(state, self.place(), error.into())),
         };
         let crowded = publisher.is_some_and(|publisher| {
             let ticket = waiter.as_ref().and_then(|waiter| waiter.place.window());
@@ -381,15 +382,19 @@ impl Channel {
             let line = if crowded { Gate::Window } else { Gate::Full };
             // A gate that is shut for all publishers comes first.
             let by = protocol.check_gate().err().filter(|gate| *gate != Gate::Full).unwrap_or(line);
-            return Err(held(state, by, *publisher, sizes(), waiter));
+            return Err(held(state, self.place(), by, *publisher, sizes(), waiter));
         }
         // `publish` checks the gates itself.
         match heads.publish(&mut protocol, body) {
             Ok(seq) => {
+                channel.tally.published(size);
                 if let Some(seq) = seq {
-                    channel.confirms.published(seq, size, publisher.is_some());
+                    let is_first = await_confirm(channel, seq, size, publisher.is_some());
                     if let Some(observer) = heads.take_observer() {
                         channel.confirms.observe(seq, observer);
+                    }
+                    if is_first {
+                        state.time_later(self.place());
                     }
                 }
                 state.wake_driver();
@@ -399,7 +404,7 @@ impl Channel {
                 }
                 Ok(seq)
             }
-            Err(error) => Err(refused(state, error, *publisher, sizes(), waiter)),
+            Err(error) => Err(refused(state, self.place(), error, *publisher, sizes(), waiter)),
         }
     }
 
@@ -426,7 +431,7 @@ impl Channel {
         let ticket = place.and_then(WaitingPlace::window);
         let (channel, protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
-            Err(error) => return Err(Stop::Failed(error.into())),
+            Err(error) => return Err(failed(state, self.place(), error.into())),
         };
         // The session takes the body before it looks at the gates. So this looks before, when the body can still wait.
         let crowded =
@@ -442,14 +447,18 @@ impl Channel {
             Ok(()) => None,
         };
         if let Some(by) = held_by {
-            return Err(held(state, by, publisher, sizes, waiter));
+            return Err(held(state, self.place(), by, publisher, sizes, waiter));
         }
         let time = publisher.and_then(PublisherOptions::how_long_kept);
         match protocol.keep_for(time).publish_kept(route, properties, body) {
             Ok(seq) => {
-                channel.confirms.published(seq, size, publisher.is_some());
+                channel.tally.published(size);
+                let is_first = await_confirm(channel, seq, size, publisher.is_some());
                 if let Some(observer) = heads.take_observer() {
                     channel.confirms.observe(seq, observer);
+                }
+                if is_first {
+                    state.time_later(self.place());
                 }
                 state.wake_driver();
                 state.count_publish(self.connection().shared());
@@ -458,7 +467,7 @@ impl Channel {
                 }
                 Ok(Some(seq))
             }
-            Err(error) => Err(refused(state, error, publisher, sizes, waiter)),
+            Err(error) => Err(refused(state, self.place(), error, publisher, sizes, waiter)),
         }
     }
 }
@@ -469,6 +478,13 @@ impl WaitingPublish<'_, '_, '_> {
     fn leave(&mut self, state: &mut State) {
         self.task.bury(self.place.leave(state).into_iter().flatten());
     }
+}
+
+/// Records a publish with confirms. Returns whether to time it at the next turn of the driver.
+// Out of line: inlined, publishing without confirms takes more instructions as well.
+#[inline(never)]
+fn await_confirm(channel: &mut ChannelState, seq: PublishSeq, size: usize, watched: bool) -> bool {
+    channel.confirms.published(seq, size, watched)
 }
 
 /// Returns whether others come first for the room in the outgoing buffer that this message would take.
@@ -482,16 +498,17 @@ fn overtakes(state: &State, waiter: Option<&WaitingPublish<'_, '_, '_>>, whole: 
 #[cold]
 fn refused(
     state: &mut State,
+    place: u32,
     error: PublishError,
     publisher: Option<&PublisherOptions>,
     size: Size,
     waiter: Option<&mut WaitingPublish<'_, '_, '_>>,
 ) -> Stop {
     match error {
-        PublishError::Gated(gate) => held(state, gate, publisher, size, waiter),
+        PublishError::Gated(gate) => held(state, place, gate, publisher, size, waiter),
         error => {
             state.bury_discarded();
-            Stop::Failed(error)
+            failed(state, place, error)
         }
     }
 }
@@ -500,6 +517,7 @@ fn refused(
 #[cold]
 fn held(
     state: &mut State,
+    place: u32,
     by: Gate,
     publisher: Option<&PublisherOptions>,
     size: Size,
@@ -507,10 +525,19 @@ fn held(
 ) -> Stop {
     let fails = publisher.is_some_and(|options| options.what_on_loss() == OnLoss::Fail);
     if fails && by == Gate::Recovering {
-        return Stop::Failed(PublishError::Gated(by));
+        return failed(state, place, PublishError::Gated(by));
     }
     if let Some(WaitingPublish { place, task }) = waiter {
         place.wait(state, by, publisher.map(PublisherOptions::limits), size, task);
     }
     Stop::Held(by)
+}
+
+/// Counts a message that was not sent.
+#[cold]
+fn failed(state: &mut State, place: u32, error: PublishError) -> Stop {
+    if let Some(channel) = state.channel(place) {
+        channel.tally.counters.publish_failed += 1;
+    }
+    Stop::Failed(error)
 }

@@ -1,11 +1,13 @@
 use amqp_proto::method::{Arguments as _, BasicConsume, Request};
-use amqp_proto::{CommandError, FieldTable, Misuse};
+use amqp_proto::session::SessionChannel;
+use amqp_proto::{CommandError, FieldTable, Misuse, RequestId};
 
 use super::Channel;
 use crate::broker_version::BrokerVersion;
 use crate::error::CallError;
 use crate::options::OptionError;
 use crate::reply::{Reply, Sending, typed};
+use crate::state::State;
 
 impl Channel {
     /// Sends any request of the protocol and returns its typed reply. The named methods are shortcuts with simpler arguments.
@@ -60,9 +62,27 @@ impl Channel {
     /// Sends a request whose `no_wait` bit is set.
     pub(crate) fn request_no_wait<R: Request>(&self, request: R) -> Result<(), CommandError> {
         let mut guard = self.lock();
-        self.protocol(&mut guard)?.request(request)?;
+        self.count_request(&mut guard, |protocol| protocol.request(request))?;
         guard.wake_driver();
         Ok(())
+    }
+
+    /// Queues a request, and counts it.
+    pub(crate) fn count_request(
+        &self,
+        state: &mut State,
+        send: impl FnOnce(&mut SessionChannel<'_>) -> Result<RequestId, CommandError>,
+    ) -> Result<RequestId, CommandError> {
+        let sent = match self.protocol(state) {
+            Ok(mut protocol) => send(&mut protocol),
+            Err(error) => Err(error.into()),
+        };
+        if let Some(channel) = state.channel(self.place()) {
+            let counters = &mut channel.tally.counters;
+            counters.requests += 1;
+            counters.requests_failed += u64::from(sent.is_err());
+        }
+        sent
     }
 
     /// Sends a request of which only the outcome matters.

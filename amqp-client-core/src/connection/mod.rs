@@ -18,6 +18,7 @@ use amqp_proto::session::RecoveryReport;
 use amqp_proto::{ChannelError, ConnectStep, ConnectionError, Negotiated, ReplyCode, Secret};
 
 use crate::broker_version::BrokerVersion;
+use crate::counters::Counters;
 use crate::error::CallError;
 use crate::state::Deadline;
 use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
@@ -236,18 +237,23 @@ impl Connection {
         let mut guard = self.shared().lock();
         let state = &mut *guard;
         let (unsettled, unconfirmed) = state.in_flight();
+        let counters = state.counters();
         Health {
             status: match (state.proto.is_open(), state.proto.check()) {
                 (true, _) => Status::Open,
-                (false, Ok(())) if state.losses > 0 => Status::Recovering,
+                (false, Ok(())) if counters.losses > 0 => Status::Recovering,
                 (false, Ok(())) => Status::Connecting,
                 (false, Err(error)) => Status::Closed(error),
             },
             blocked: state.proto.is_blocked(),
-            losses: state.losses,
+            blocked_since: state.blocked.as_ref().and_then(|(since, _)| *since),
+            blocked_reason: state.blocked.as_ref().map(|(_, reason)| reason.clone()),
+            reading_paused: state.reading_paused(),
+            peer_addr: state.peer_addr,
+            losses: counters.losses,
             last_heard: state.last_heard,
-            stale: state.stale,
-            unusable: state.unusable,
+            stale: counters.stale,
+            unusable: counters.unusable,
             channels: state.proto.channel_count(),
             closed_channels: state.closed_channels(),
             unconfirmed,
@@ -256,6 +262,24 @@ impl Connection {
             queued_bytes: state.proto.queued(),
             delivered_bytes: state.delivered_bytes,
         }
+    }
+
+    /// Returns what the connection has done since it was created: messages published, confirmed, delivered and acknowledged, bytes,
+    /// losses, and how long confirms, requests and the processing of deliveries took. Read them as often as you like: this adds up the
+    /// counters of the open channels.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// # fn example(connection: Connection) {
+    /// let counters = connection.counters();
+    /// println!("{} published, {} of them confirmed", counters.published, counters.confirmed);
+    /// println!("{} bytes read in {} reads", counters.bytes_read, counters.reads);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared().lock().counters()
     }
 
     /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it
@@ -389,7 +413,7 @@ impl fmt::Debug for Connection {
         let state = self.shared().lock();
         f.debug_struct("Connection")
             .field("open", &state.proto.is_open())
-            .field("losses", &state.losses)
+            .field("losses", &state.counters.losses)
             .field("channels", &state.proto.channel_count())
             .field("queued_bytes", &state.proto.queued())
             .finish_non_exhaustive()

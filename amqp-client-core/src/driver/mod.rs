@@ -58,6 +58,8 @@ pub struct Driver {
     output: Transmit,
     /// When the transport last accepted bytes.
     written_at: Instant,
+    /// Writes since the last turn, and their bytes.
+    written: (u64, u64),
     /// True if the delivery budget allowed reading at the last turn.
     within_budget: bool,
     pacing: ReadPacing,
@@ -226,13 +228,17 @@ impl Driver {
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
             shared.lock().proto.handle_transport_error(now, &error);
         }
+        let mut state = shared.lock();
+        (state.now, state.reading_paused) = (Some(now), None);
         // The connection judges silence by the reads of this driver.
-        shared.lock().proto.handle_reading(now, false);
+        state.proto.handle_reading(now, false);
+        drop(state);
         Self {
             guard,
             input: ReadBuffer::default(),
             output: Transmit::new(),
             written_at: now,
+            written: (0, 0),
             within_budget: true,
             pacing: ReadPacing::default(),
             lag: LagWatch::default(),
@@ -261,14 +267,17 @@ impl Driver {
         shared.count_turn();
         let mut guard = shared.lock();
         let state = &mut *guard;
+        state.now = Some(now);
         let unwritten = self.output.remaining();
         state.report_written(self.written_at, unwritten);
+        state.count_written(&mut self.written);
         state.carry_out(now);
         state.proto.handle_timeout(now);
         let lag_until = self.lag.turn(state, &shared.settings, now);
         let reading = shared.settings.may_read(state.delivered_bytes, &state.proto);
         if reading != self.within_budget {
             self.within_budget = reading;
+            state.reading_paused = (!reading).then_some(now);
             if !reading {
                 state.report_lag();
             }
@@ -300,6 +309,7 @@ impl Driver {
         let given_up = give_up_at.is_some_and(|at| at <= now);
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
         state.deadlines.count_taken(self.output.remaining() - unwritten);
+        state.time_turn(now);
         state.call_publishers();
         state.wake_turns();
         state.park_driver(&mut self.guard.spare_waker);
@@ -344,6 +354,7 @@ impl Driver {
                 Some(tap) => tap.written(now, &mut self.output, count),
             }
             self.written_at = now;
+            self.written = (self.written.0 + 1, self.written.1 + count as u64);
         }
     }
 
@@ -359,9 +370,10 @@ impl Driver {
             tap.received(now, self.input.just_read());
         }
         let mut state = self.guard.shared.lock();
-        state.last_heard = Some(now);
+        (state.now, state.last_heard) = (Some(now), Some(now));
         // The connection keeps the error, and every handle finds it there.
         let _over = state.proto.handle_input(now, self.input.received());
+        state.count_read(self.input.came());
         state.dispatch();
     }
 
@@ -385,7 +397,9 @@ impl Driver {
     /// Reports the end of the stream.
     pub fn eof(&mut self, now: Instant) {
         let mut state = self.guard.shared.lock();
+        state.now = Some(now);
         state.report_written(self.written_at, self.output.remaining());
+        state.count_written(&mut self.written);
         state.proto.handle_eof(now);
         state.dispatch();
         drop(state);
@@ -396,7 +410,9 @@ impl Driver {
     /// Reports that the transport failed.
     pub fn transport_error(&mut self, now: Instant, error: &io::Error) {
         let mut state = self.guard.shared.lock();
+        state.now = Some(now);
         state.report_written(self.written_at, self.output.remaining());
+        state.count_written(&mut self.written);
         state.proto.handle_transport_error(now, error);
         state.dispatch();
         drop(state);

@@ -41,6 +41,8 @@ pub(crate) struct ReadBuffer {
     size: usize,
     /// The size of the present block.
     capacity: usize,
+    /// Bytes that the last read brought.
+    came: usize,
     /// Reads in a row that brought little.
     quiet: u32,
     /// Bytes of blocks that were forgotten while parts of them were still in use, since [`take_held`](Self::take_held).
@@ -66,6 +68,7 @@ impl ReadBuffer {
     /// Returns the bytes that were read, for the decoder to consume. Counts them, to size the next reads.
     pub(crate) fn received(&mut self) -> &mut BytesMut {
         let came = self.block.len().saturating_sub(self.before);
+        self.came = came;
         if self.block.len() == self.block.capacity() {
             // The read filled the buffer.
             self.size = (self.size * 4).min(BUSY_SIZE);
@@ -86,6 +89,11 @@ impl ReadBuffer {
             }
         }
         &mut self.block
+    }
+
+    /// Returns the number of bytes that the last read brought.
+    pub(crate) const fn came(&self) -> usize {
+        self.came
     }
 
     /// Returns the bytes of forgotten blocks of which parts were still in use, since [`take_held`](Self::take_held). Some may be

@@ -55,11 +55,13 @@ impl Reconnector {
     pub fn turn(&mut self, now: Instant, waker: &Waker) -> ReconnectTurn {
         keep_clone(&mut self.guard.spare_waker, waker);
         let mut state = self.guard.shared.lock();
+        (state.now, state.reading_paused) = (Some(now), None);
         state.carry_out(now);
         state.proto.handle_timeout(now);
         let next = state.proto.poll_reconnect(now);
         state.dispatch();
         state.expire(now);
+        state.time_turn(now);
         state.wake_turns();
         state.park_driver(&mut self.guard.spare_waker);
         let (connect, wait) = match next {

@@ -1,15 +1,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
+use std::time::Instant;
 
 use amqp_proto::session::Session;
 use amqp_proto::{
     ChannelError, ChannelEvent as Event, ChannelId, ConnectionError, ConsumerId, Delivery,
-    Settlement,
+    GetReply, Reply, Settlement,
 };
 
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
+use super::counts::Tally;
 use super::line::{Line, Room, Ticket};
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
@@ -49,6 +51,9 @@ pub(crate) struct ChannelState {
     pub(crate) on_close: OnClose<ChannelError>,
     /// Counts the consumers, for naming them.
     pub(crate) consumers: u32,
+    pub(crate) tally: Box<Tally>,
+    /// It is among those that have something to time at the next turn of the driver.
+    pub(super) untimed: bool,
 }
 
 /// The effect of an event on others than the tasks that waited on the channel.
@@ -78,6 +83,8 @@ impl ChannelState {
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             consumers: 0,
+            tally: Box::default(),
+            untimed: false,
         }
     }
 
@@ -95,6 +102,7 @@ impl ChannelState {
         event: Event,
         proto: &mut Session,
         delivered_bytes: &mut usize,
+        now: Option<Instant>,
         mut wake: impl FnMut(Waker),
     ) -> Outcome {
         let mut outcome = Outcome::default();
@@ -104,10 +112,21 @@ impl ChannelState {
             }
             Event::Confirmed { publishes, ack } => {
                 self.confirms.confirmed(&publishes, ack, &mut wake);
+                let times = &mut self.tally.counters.confirm_times;
+                now.into_iter().for_each(|now| self.confirms.ages.flush(now, times));
                 self.confirms_changed(wake);
             }
             Event::Reply { request, reply } => {
-                self.requests.answered(request, reply).into_iter().for_each(wake);
+                match &reply {
+                    Reply::Message(GetReply::Message { delivery, .. }) => {
+                        self.tally.got(delivery, now);
+                    }
+                    Reply::Message(GetReply::Unusable { .. }) => self.tally.counters.unusable += 1,
+                    _ => {}
+                }
+                let (waker, written) = self.requests.answered(request, reply);
+                self.tally.answered(written, now);
+                waker.into_iter().for_each(wake);
             }
             Event::Opened => {
                 self.opened = true;
@@ -117,8 +136,10 @@ impl ChannelState {
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
                 self.listeners.emit(&event, wake);
-                if let Some(publish) = publish {
-                    self.confirms.returned(publish, returned);
+                match publish {
+                    Some(publish) => self.confirms.returned(publish, returned),
+                    // Without confirms, this is its only outcome.
+                    None => self.tally.counters.returned += 1,
                 }
             }
             Event::ConsumerEnded { consumer } => {
@@ -134,7 +155,9 @@ impl ChannelState {
                 queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
                 self.listeners.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
             }
+            Event::Republished { count } => self.tally.counters.republished += count as u64,
             Event::Unusable { consumer, delivery_tag, why } => {
+                self.tally.counters.unusable += 1;
                 let consumer_tag =
                     self.queues.get(consumer).map(|queue| queue.tag.clone()).unwrap_or_default();
                 let event = ChannelEvent::Unusable { consumer_tag, delivery_tag, why };
@@ -204,7 +227,8 @@ impl ChannelState {
                     wake(waker);
                 }
             }
-            // The consumer's handle was dropped, and the cancel that it sent has no reply yet.
+            // The consumer's handle was dropped, and the cancel that it sent has no reply yet. The connection requeues most such
+            // deliveries without passing them on. So none is counted.
             None if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
                     let requeue = Settlement::Nack { requeue: true };

@@ -2,9 +2,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use amqp_proto::{ChannelError, PublishSeq, Returned};
 
+use super::ages::Ages;
 use super::callbacks::Call;
 use super::waiters::Task;
 use crate::error::ConfirmError;
@@ -29,6 +31,20 @@ pub(crate) struct Confirms {
     observers: Option<Box<Observers>>,
     /// The failure that such a call returned last, and how many calls had begun by then: these return it as well.
     reported: Option<Box<(ConfirmError, u64)>>,
+    /// When the unconfirmed publishes were written.
+    pub(super) ages: Ages,
+    /// There are publishes since the driver's last turn.
+    unwritten: bool,
+    pub(super) outcomes: Outcomes,
+}
+
+/// Numbers of publishes, by outcome.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) confirmed: u64,
+    pub(super) nacked: u64,
+    pub(super) returned: u64,
+    pub(super) unconfirmed: u64,
 }
 
 #[derive(Debug)]
@@ -66,14 +82,26 @@ impl fmt::Debug for Observers {
 /// Errors are rare and large, and there is a place for each message.
 type Outcome = Result<(), Box<ConfirmError>>;
 
+impl Outcomes {
+    fn of(&mut self, outcome: Result<&(), &ConfirmError>) -> &mut u64 {
+        match outcome {
+            Ok(()) => &mut self.confirmed,
+            Err(ConfirmError::Nacked) => &mut self.nacked,
+            Err(ConfirmError::Returned(_)) => &mut self.returned,
+            Err(_) => &mut self.unconfirmed,
+        }
+    }
+}
+
 /// Above this length, outcomes that nobody has asked for are moved to a map, so that the ring can shrink. A publisher's window
 /// holds far fewer.
 const SPILL_ABOVE: usize = 16 * 1024;
 
 impl Confirms {
-    /// Records a publish of `size` bytes that was numbered `seq`; if it is `watched`, its future exists.
+    /// Records a publish of `size` bytes that was numbered `seq`; if it is `watched`, its future exists. Returns whether it is the
+    /// first since the driver's last turn.
     #[inline]
-    pub(crate) fn published(&mut self, seq: PublishSeq, size: usize, watched: bool) {
+    pub(crate) fn published(&mut self, seq: PublishSeq, size: usize, watched: bool) -> bool {
         if self.ring.is_empty() {
             self.first = seq.get();
         }
@@ -81,6 +109,24 @@ impl Confirms {
         self.bytes += size;
         let state = if watched { PublishState::Waiting(None) } else { PublishState::Unwatched };
         self.ring.push_back(Publish { size, state, returned: None });
+        !self.unwritten && self.begin_run(seq)
+    }
+
+    #[cold]
+    fn begin_run(&mut self, seq: PublishSeq) -> bool {
+        self.unwritten = true;
+        if self.outstanding == 1 {
+            self.ages.forget_all();
+        }
+        self.ages.begin(seq.get(), None);
+        true
+    }
+
+    /// The driver has its turn: it writes what was published since the last one.
+    pub(super) fn turn(&mut self, now: Instant) {
+        if std::mem::take(&mut self.unwritten) {
+            self.ages.turn(now);
+        }
     }
 
     /// Keeps the observer of a publish until the publish ends.
@@ -134,11 +180,14 @@ impl Confirms {
         mut wake: impl FnMut(Waker),
     ) {
         for seq in publishes.start().get()..=publishes.end().get() {
-            self.settle(seq, &mut wake, |returned| match (returned, ack) {
+            let settled = self.settle(seq, &mut wake, |returned| match (returned, ack) {
                 (Some(returned), _) => Err(ConfirmError::Returned(returned)),
                 (None, true) => Ok(()),
                 (None, false) => Err(ConfirmError::Nacked),
             });
+            if settled {
+                self.ages.end(seq);
+            }
         }
         self.shrink();
     }
@@ -239,19 +288,22 @@ impl Confirms {
         waker
     }
 
+    /// Stores the outcome of a publish. Returns whether it was unconfirmed.
     fn settle(
         &mut self,
         seq: u64,
         wake: &mut impl FnMut(Waker),
         outcome: impl FnOnce(Option<Box<Returned>>) -> Result<(), ConfirmError>,
-    ) {
+    ) -> bool {
         let observed = self.observers.is_some();
-        let Some(publish) = self.get(seq) else { return };
+        let index = seq.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        let Some(publish) = index.and_then(|index| self.ring.get_mut(index)) else { return false };
         if !matches!(publish.state, PublishState::Waiting(_) | PublishState::Unwatched) {
-            return;
+            return false;
         }
         let size = publish.size;
         let outcome = outcome(publish.returned.take()).map_err(Box::new);
+        *self.outcomes.of(outcome.as_ref().map_err(|error| &**error)) += 1;
         let failure = outcome.as_ref().err().map(|error| (**error).clone());
         let observed = observed.then(|| outcome.clone());
         if let PublishState::Waiting(waker) = &mut publish.state {
@@ -269,6 +321,7 @@ impl Confirms {
         if let (Some(failure), None) = (failure, &self.failed) {
             self.failed = Some(failure);
         }
+        true
     }
 
     fn get(&mut self, seq: u64) -> Option<&mut Publish> {
@@ -348,7 +401,9 @@ mod tests {
     fn published(count: usize) -> (Confirms, Vec<PublishSeq>) {
         let seqs = Ends::new().publish(count);
         let mut confirms = Confirms::default();
-        seqs.iter().for_each(|seq| confirms.published(*seq, 10, true));
+        for (index, seq) in seqs.iter().enumerate() {
+            assert_eq!(confirms.published(*seq, 10, true), index == 0, "the first begins a run");
+        }
         (confirms, seqs)
     }
 

@@ -1,6 +1,8 @@
 //! Events of the session: passed on to channels, consumers, waiting tasks and listeners.
 
-use amqp_proto::{ChannelId, ConnectionError, ConsumerId, Delivery, Event, SessionEvent};
+use amqp_proto::{
+    ChannelEvent, ChannelId, ConnectionError, ConsumerId, Delivery, Event, SessionEvent,
+};
 
 use super::State;
 use crate::event::ConnectionEvent;
@@ -29,8 +31,13 @@ impl State {
             match event {
                 Event::Channel(id, event) => self.dispatch_to_channel(id, event),
                 Event::Opened(_) => self.opened(),
-                Event::Blocked { reason } => self.emit(&ConnectionEvent::Blocked { reason }),
+                Event::Blocked { reason } => {
+                    self.counters.blocked += 1;
+                    self.blocked = Some((self.now, reason.clone()));
+                    self.emit(&ConnectionEvent::Blocked { reason });
+                }
                 Event::Unblocked => {
+                    self.end_blocked();
                     let Self { gate, wakes, .. } = self;
                     gate.wake_all(|waker| wakes.push(waker));
                     self.emit(&ConnectionEvent::Unblocked);
@@ -83,7 +90,8 @@ impl State {
             self.wake_watchers();
         }
         if let SessionEvent::Lost { .. } = &event {
-            self.losses += 1;
+            self.counters.losses += 1;
+            self.end_blocked();
             self.deadlines.lose();
             self.open_gates();
             self.wake_watchers();
@@ -95,10 +103,11 @@ impl State {
         }
         if let SessionEvent::Recovered(_) = &event {
             self.deadlines.recover(self.proto.queued());
-            if self.losses == 0 {
+            if self.counters.losses == 0 {
                 // It began without a transport. Nothing was lost, so nothing was recovered.
                 return self.opened();
             }
+            self.counters.recoveries += 1;
         }
         let event = match event {
             SessionEvent::AttemptFailed { node, step, reason } => {
@@ -117,18 +126,21 @@ impl State {
         self.emit(&event);
     }
 
-    fn dispatch_to_channel(&mut self, id: ChannelId, event: amqp_proto::ChannelEvent) {
+    fn dispatch_to_channel(&mut self, id: ChannelId, event: ChannelEvent) {
         let place = self.by_number.get(usize::from(id.get())).copied().flatten();
         let Some(place) = place else { return };
-        if matches!(event, amqp_proto::ChannelEvent::Restored) {
+        if matches!(event, ChannelEvent::Restored) {
             self.deadlines.reopen(place, self.proto.queued());
         }
-        self.unusable += u64::from(is_unusable(&event));
-        let Self { channels, proto, wakes, delivered_bytes, full, kept, .. } = self;
+        let Self { channels, proto, wakes, delivered_bytes, full, kept, counters, now, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
-        let outcome = channel.handle(event, proto, delivered_bytes, |waker| wakes.push(waker));
+        let was_open = channel.opened;
+        let outcome =
+            channel.handle(event, proto, delivered_bytes, *now, |waker| wakes.push(waker));
+        counters.channels_opened += u64::from(channel.opened && !was_open);
+        counters.channels_closed += u64::from(channel.opened && outcome.over);
         if let Some(reports) = channel.confirms.reports() {
             wakes.call(reports);
         }
@@ -157,6 +169,8 @@ impl State {
 
     /// The connection has ended, and everything that waits ends with it. The channels have ended one by one before.
     fn terminate(&mut self, reason: ConnectionError) {
+        self.end_blocked();
+        self.reading_paused = None;
         self.open_gates();
         self.wake_watchers();
         // If the driver was dropped, it has no turn any more.
@@ -175,14 +189,4 @@ impl State {
         let Self { listeners, wakes, .. } = self;
         listeners.emit(event, |waker| wakes.push(waker));
     }
-}
-
-/// Returns whether the event reports a message that could not be used.
-const fn is_unusable(event: &amqp_proto::ChannelEvent) -> bool {
-    use amqp_proto::{ChannelEvent as Event, GetReply, Reply};
-    matches!(
-        event,
-        Event::Unusable { .. }
-            | Event::Reply { reply: Reply::Message(GetReply::Unusable { .. }), .. }
-    )
 }

@@ -1,6 +1,7 @@
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use amqp_proto::{ChannelError, ChannelId, ConnectionError};
+use amqp_proto::{ChannelError, ChannelId, ConnectionError, ShortStr};
 
 /// A snapshot of a connection's state; see [`Connection::health`](crate::Connection::health).
 ///
@@ -23,6 +24,14 @@ pub struct Health {
     pub status: Status,
     /// True if the broker has blocked publishing (`connection.blocked`).
     pub blocked: bool,
+    /// Since when, if it has: when the client learned of it.
+    pub blocked_since: Option<Instant>,
+    /// The resource that the broker is short of, if it has blocked publishing, as the broker names it.
+    pub blocked_reason: Option<ShortStr>,
+    /// If the client does not read, because consumers do not take their deliveries: since when, and which consumer holds most.
+    pub reading_paused: Option<ReadingPaused>,
+    /// The address that the connection leads to; see [`Connection::peer_addr`](crate::Connection::peer_addr).
+    pub peer_addr: Option<SocketAddr>,
     /// Number of times that the connection was lost.
     pub losses: u64,
     /// When bytes last arrived from the broker, such as a heartbeat; `None` if none have arrived yet. After a loss, it is a time of
@@ -72,6 +81,33 @@ pub struct ClosedChannel {
     pub id: ChannelId,
     /// The reason why the channel is closed.
     pub reason: ChannelError,
+}
+
+/// The client does not read from a connection, because consumers do not take their deliveries; see
+/// [consumers that lag](crate::Consumer#consumers-that-lag).
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// # fn example(connection: Connection) {
+/// if let Some(paused) = connection.health().reading_paused {
+///     let (tag, channel) = (paused.consumer_tag.escaped(), paused.channel);
+///     println!("consumer '{tag}' of channel {channel} has not taken {} bytes", paused.bytes);
+///     println!("nothing was read for {:?}", paused.since.elapsed());
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadingPaused {
+    /// When reading stopped.
+    pub since: Instant,
+    /// The channel of the consumer that holds most deliveries.
+    pub channel: ChannelId,
+    /// The tag of this consumer.
+    pub consumer_tag: ShortStr,
+    /// Number of bytes delivered to this consumer and not taken.
+    pub bytes: usize,
 }
 
 /// The status of a connection.

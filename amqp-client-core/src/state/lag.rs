@@ -12,12 +12,12 @@
 
 use std::time::{Duration, Instant};
 
+use amqp_proto::ConsumerId;
 #[cfg(doc)]
 use amqp_proto::session::Session;
-use amqp_proto::{ConsumerId, Settlement};
 
 use super::queues::Queue;
-use super::{ChannelState, State};
+use super::{ChannelState, ReadingPaused, State};
 use crate::config::Settings;
 use crate::event::{ChannelEvent, ConnectionEvent};
 
@@ -66,18 +66,22 @@ impl State {
     /// Reading is suspended until consumers take their deliveries. Names the consumer that holds most.
     #[cold]
     pub(crate) fn report_lag(&mut self) {
-        let channels = self.channels.iter_mut().flatten();
-        let largest =
-            |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.bytes);
-        let found =
-            channels.map(|channel| (largest(channel), channel)).max_by_key(|(bytes, _)| *bytes);
-        let Some((_, channel)) = found else { return };
+        let Some(channel) = laggard(&mut self.channels) else { return };
         let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
         queue.lags = true;
         let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.bytes);
         let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
         channel.listeners.emit(&event, |waker| self.wakes.push(waker));
         self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
+    }
+
+    /// Returns since when the driver does not read, and the consumer that holds most of what is not taken.
+    pub(crate) fn reading_paused(&mut self) -> Option<ReadingPaused> {
+        let since = self.reading_paused?;
+        let channel = laggard(&mut self.channels)?;
+        let queue = channel.queues.largest()?;
+        let (consumer_tag, bytes) = (queue.tag.clone(), queue.bytes);
+        Some(ReadingPaused { since, channel: channel.id, consumer_tag, bytes })
     }
 
     /// From now on, records which consumers take something.
@@ -172,10 +176,8 @@ impl State {
                         // The broker has requeued it, and the number may belong to another channel.
                         continue;
                     }
-                    if let Ok(mut channel) = proto.channel(id) {
-                        // It fails only for deliveries that are already settled.
-                        let requeue = Settlement::Nack { requeue: true };
-                        let _settled = channel.settle_apart(delivery.delivery_tag(), requeue);
+                    if let Ok(mut protocol) = proto.channel(id) {
+                        channel.tally.give_back(&mut protocol, delivery.delivery_tag());
                     }
                 }
             }
@@ -195,4 +197,12 @@ impl State {
         });
         self.wake_driver();
     }
+}
+
+/// Returns the channel of the consumer that holds most.
+fn laggard(channels: &mut [Option<ChannelState>]) -> Option<&mut ChannelState> {
+    let largest =
+        |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.bytes);
+    let found = channels.iter_mut().flatten().map(|channel| (largest(channel), channel));
+    found.max_by_key(|(bytes, _)| *bytes).map(|(_, channel)| channel)
 }

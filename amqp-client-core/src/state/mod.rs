@@ -5,9 +5,11 @@
 //! calls and drops them after the lock is released. There are two exceptions, which are documented: SASL mechanisms and
 //! `Recovery::recovers`.
 
+mod ages;
 mod callbacks;
 mod channel;
 mod confirms;
+mod counts;
 mod deadlines;
 mod dispatch;
 #[cfg(test)]
@@ -29,8 +31,9 @@ pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
 use callbacks::{Due, OnClose};
 pub(crate) use channel::ChannelState;
+pub(crate) use counts::Tally;
 pub(crate) use deadlines::{Counts, Deadline, DeadlineId, Deadlines};
-pub use health::{ClosedChannel, Health, Status};
+pub use health::{ClosedChannel, Health, ReadingPaused, Status};
 pub(crate) use lag::LagWatch;
 pub(crate) use line::{Line, Ticket};
 pub(crate) use listeners::Listeners;
@@ -54,10 +57,11 @@ use amqp_proto::session::Session;
 use amqp_proto::uri::Endpoint;
 use amqp_proto::{
     ChannelError, ChannelId, ConnectStep, ConnectionError, ConsumerId, Initiator, ReplyCode,
-    Settlement,
+    ShortStr,
 };
 
 use crate::channel::Handle;
+use crate::counters::Counters;
 use crate::event::ConnectionEvent;
 
 /// A new secret that was sent, and its outcome once that is known.
@@ -100,14 +104,18 @@ pub(crate) struct State {
     pub(crate) tls_missing: Option<Arc<AtomicBool>>,
     /// When bytes arrived last.
     pub(crate) last_heard: Option<Instant>,
-    /// Number of times that the connection was lost.
-    pub(crate) losses: u64,
+    /// The time that the driver passed last.
+    pub(crate) now: Option<Instant>,
+    /// What the connection itself has counted, and the channels that are gone.
+    pub(crate) counters: Counters,
+    /// Channels that have something to time at the next turn of the driver.
+    untimed: Vec<u32>,
+    /// Since when, and for what, the broker blocks publishing.
+    pub(crate) blocked: Option<(Option<Instant>, ShortStr)>,
+    /// Since when the driver does not read because of deliveries that are not taken.
+    pub(crate) reading_paused: Option<Instant>,
     /// Recovery is there for the first connection only, and ends once the connection is open.
     pub(crate) recovers_until_open: bool,
-    /// Number of settlements, after a loss, of deliveries from before it.
-    pub(crate) stale: u64,
-    /// Number of messages that were not accepted.
-    pub(crate) unusable: u64,
     /// Bytes that were delivered and not taken by their consumers.
     pub(crate) delivered_bytes: usize,
     /// The close that a handle has asked for.
@@ -170,10 +178,12 @@ impl State {
             peer_addr: None,
             tls_missing: None,
             last_heard: None,
-            losses: 0,
+            now: None,
+            counters: Counters::default(),
+            untimed: Vec::new(),
+            blocked: None,
+            reading_paused: None,
             recovers_until_open: false,
-            stale: 0,
-            unusable: 0,
             delivered_bytes: 0,
             closing: None,
             requeues: false,
@@ -346,13 +356,13 @@ impl State {
     /// A consumer that is starting cannot be cancelled yet. If its channel were closed now, a quorum queue would count what it
     /// delivers to that consumer meanwhile as failed. So the close waits for the reply, and follows the cancel.
     fn close_released(&mut self) {
-        let Self { released, proto, .. } = self;
+        let Self { released, proto, channels, .. } = self;
         released.retain(|id| {
             let Ok(mut channel) = proto.channel(*id) else { return false };
             if channel.starts_consumer() {
                 return true;
             }
-            channel.requeue_all();
+            Self::give_back_all(channels, *id, &mut channel);
             channel.close(amqp_proto::ReplyCode::REPLY_SUCCESS, "channel dropped");
             false
         });
@@ -360,6 +370,7 @@ impl State {
 
     fn free_channel(&mut self, place: u32) {
         if let Some(gone) = self.channels.get_mut(place as usize).and_then(Option::take) {
+            self.counters.add(&gone.counters());
             self.bury(gone);
         }
     }
@@ -404,9 +415,10 @@ impl State {
 
     /// Requeues unsettled deliveries on all channels.
     fn requeue_all(&mut self) {
-        for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
+        let channels = self.channels.iter_mut().flatten();
+        for channel in channels.filter(|channel| channel.ended.is_none()) {
             if let Ok(mut protocol) = self.proto.channel(channel.id) {
-                protocol.requeue_all();
+                channel.tally.give_back_all(&mut protocol);
             }
         }
     }
@@ -434,12 +446,11 @@ impl State {
         self.delivered_bytes = self.delivered_bytes.saturating_sub(bytes);
         self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
-        if let Ok(mut protocol) = self.proto.channel(id) {
+        let Some((channel, proto)) = self.channel_and_proto(place) else { return 0 };
+        if let Ok(mut protocol) = proto.channel(id) {
             protocol.discard_consumer(consumer);
             for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                // It fails only for deliveries that are already settled.
-                let requeue = Settlement::Nack { requeue: true };
-                let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
+                channel.tally.give_back(&mut protocol, delivery.delivery_tag());
             }
         }
         deliveries.len()
@@ -463,14 +474,13 @@ impl State {
         if over {
             return;
         }
-        if let Ok(mut protocol) = self.proto.channel(id) {
+        let Some((channel, proto)) = self.channel_and_proto(place) else { return };
+        if let Ok(mut protocol) = proto.channel(id) {
             if queue.end.is_none() {
                 protocol.discard_consumer(consumer);
             }
             for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                // It fails only for deliveries that are already settled.
-                let requeue = Settlement::Nack { requeue: true };
-                let _settled = protocol.settle_apart(delivery.delivery_tag(), requeue);
+                channel.tally.give_back(&mut protocol, delivery.delivery_tag());
             }
         }
     }

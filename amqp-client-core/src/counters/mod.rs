@@ -1,0 +1,176 @@
+//! Counters of connections and channels.
+
+mod histogram;
+
+pub use histogram::Histogram;
+
+use std::time::Duration;
+
+/// Defines the counters once, for the struct, for sums, and for programs that export all of them.
+macro_rules! counters {
+    (
+        $(#[$doc:meta])* pub struct Counters { $($(#[$own:meta])* $name:ident,)* }
+        $($(#[$other:meta])* $field:ident: $type:ty,)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct Counters {
+            $($(#[$own])* pub $name: u64,)*
+            $($(#[$other])* pub $field: $type,)*
+        }
+
+        impl Counters {
+            /// Returns the name and the value of each counter that is a number. Use this to export all of them, with those that later
+            /// versions add.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+
+            /// Adds the counters of a channel.
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+                self.blocked_time += other.blocked_time;
+                self.confirm_times.add(&other.confirm_times);
+                self.process_times.add(&other.process_times);
+                self.request_times.add(&other.request_times);
+            }
+        }
+    };
+}
+
+counters! {
+    /// What a connection or a channel has done since it was created; see [`Connection::counters`](crate::Connection::counters) and
+    /// [`Channel::counters`](crate::Channel::counters).
+    ///
+    /// The counters only grow. They continue when the connection is lost and recovered, and when a channel is reopened. Those of a
+    /// connection include its channels, and the channels that no longer exist. Those of a channel have 0 for the counters that
+    /// are marked "connection only". Counting is always on, and costs a few instructions per message.
+    ///
+    /// ```no_run
+    /// # use amqp_client_core as amqp_client_tokio;
+    /// # use amqp_client_tokio::Connection;
+    /// # fn example(connection: Connection) {
+    /// let counters = connection.counters();
+    /// println!("{} published, {} confirmed", counters.published, counters.confirmed);
+    /// println!("99 % of the confirms took at most {:?}", counters.confirm_times.percentile(99.0));
+    /// for (name, value) in counters.iter() {
+    ///     println!("amqp_{name}_total {value}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # How they fit together
+    /// On a channel on which all publishes have confirms, each published message is in one of these five places:
+    ///
+    /// `published` = `confirmed` + `nacked` + `returned` + `unconfirmed` + those that still wait for their confirm
+    /// ([`Health::unconfirmed`](crate::Health::unconfirmed)).
+    ///
+    /// Without a loss of the connection, and without transactions, each message that arrived and needs an acknowledgement is in one
+    /// of these places: `acked`, `rejected`, `requeued`, or not settled yet ([`Health::unsettled`](crate::Health::unsettled)). At
+    /// a loss, the broker requeues what is not settled. No counter has these messages, until they are delivered again.
+    ///
+    /// # Times
+    /// Only the task that drives the connection reads the clock, at each of its turns: when it writes, and when it reads. Times begin
+    /// and end at such turns. The client remembers times for groups of messages, and merges older groups. So a time may be a quarter too
+    /// long if there were hundreds of turns meanwhile.
+    pub struct Counters {
+        /// Messages that the client accepted for publishing, each once. The client has queued them, or keeps them until the connection
+        /// is restored ([`OnLoss::Keep`](crate::OnLoss::Keep)).
+        published,
+        /// Bytes of the bodies of these messages.
+        published_bytes,
+        /// Publishes that failed with a [`PublishError`](crate::PublishError): the message was not sent. For a batch, only the message that
+        /// failed. Messages for which `try_publish` reports that they have to wait are not counted.
+        publish_failed,
+        /// Messages that the broker confirmed.
+        confirmed,
+        /// Messages that the broker refused (`basic.nack`).
+        nacked,
+        /// Mandatory messages that reached no queue. On a channel with confirms, a message is counted when its confirm arrives, and not in
+        /// `confirmed`.
+        returned,
+        /// Messages that ended without a confirm: the connection or the channel was lost first, or the message was kept and then withdrawn,
+        /// expired, or refused by a close of the channel. The broker may have accepted them or not.
+        unconfirmed,
+        /// Number of times that the client sent a kept message again after a loss. A message that is sent for the third time counts twice.
+        republished,
+        /// Messages that arrived for consumers, whether the application has taken them yet or not. Messages that were delivered again after
+        /// a loss count again. Messages for a consumer whose handle was dropped meanwhile are requeued, and are in no counter.
+        delivered,
+        /// Bytes of the bodies of these messages. ([`Health::delivered_bytes`](crate::Health::delivered_bytes) has those that the
+        /// application has not taken.)
+        delivered_bytes,
+        /// Messages that were fetched with `basic.get`.
+        got,
+        /// Messages in `delivered` and `got` that the broker marked as redelivered.
+        redelivered,
+        /// Messages that did not fit the client's limits, and are in neither `delivered` nor `got`; see
+        /// [`Health::unusable`](crate::Health::unusable).
+        unusable,
+        /// Deliveries that the application acknowledged. Deliveries that need no acknowledgement are not counted. What a transaction
+        /// settles is counted at once, and again if it is settled again after a rollback.
+        acked,
+        /// Deliveries that were returned to the broker without requeueing (`basic.reject`, `basic.nack`): dropped or dead-lettered.
+        rejected,
+        /// Deliveries that were returned to the broker to be requeued: by the application, or by the client because the application dropped
+        /// or never took them.
+        requeued,
+        /// Calls that settled nothing, because the broker had requeued the delivery already; see [`Delivery::ack`](crate::Delivery::ack).
+        stale,
+        /// Requests made on channels, such as declarations, also those without a reply and those that failed.
+        requests,
+        /// Requests that failed: they could not be sent, the broker refused them, they timed out, or the connection or the channel was
+        /// lost before the reply. Requests whose future was dropped are not counted.
+        requests_failed,
+        /// Connection only: channels that were opened. A channel that is reopened counts once.
+        channels_opened,
+        /// Connection only: those of the opened channels that are closed for good.
+        channels_closed,
+        /// Connection only: bytes that were read from the transport. With TLS, the decrypted bytes.
+        bytes_read,
+        /// Connection only: bytes that the transport accepted. With TLS, the bytes before encryption.
+        bytes_written,
+        /// Connection only: reads that returned bytes.
+        reads,
+        /// Connection only: writes that accepted bytes.
+        writes,
+        /// Connection only: number of times that the connection was lost.
+        losses,
+        /// Connection only: number of times that the connection was recovered after a loss.
+        recoveries,
+        /// Connection only: number of times that the broker blocked publishing (`connection.blocked`).
+        blocked,
+    }
+
+    /// Connection only: the time for which the broker has blocked publishing, up to the driver's last turn.
+    blocked_time: Duration,
+    /// Times from handing a message to the transport until its confirm was read, of `confirmed`, `nacked` and `returned` messages. A
+    /// message that was sent again counts from the first time.
+    confirm_times: Histogram,
+    /// Times from when the application took a message until its acknowledgement or return was handed to the transport, of the
+    /// deliveries that the application settled. A consumer takes what has arrived at once, so messages that arrived together count
+    /// from the same time: from the driver's last turn before that.
+    process_times: Histogram,
+    /// Times from handing a request to the transport until its reply was read. A request that waits for a connection counts from when
+    /// it was made.
+    request_times: Histogram,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_have_every_counter() {
+        let mut one = Counters { published: 1, blocked: 2, ..Counters::default() };
+        one.confirm_times.record(Duration::from_micros(3), 1);
+        let mut sum = one;
+        sum.add(&one);
+        assert_eq!(sum.iter().map(|(_, count)| count).sum::<u64>(), 6);
+        assert_eq!((sum.published, sum.blocked, sum.confirm_times.count()), (2, 4, 2));
+        let names: Vec<_> = sum.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.first(), Some(&"published"));
+        assert_eq!(names.len(), 28);
+    }
+}
