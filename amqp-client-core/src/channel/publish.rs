@@ -481,8 +481,7 @@ impl WaitingPublish<'_, '_, '_> {
 }
 
 /// Records a publish with confirms. Returns whether to time it at the next turn of the driver.
-// Out of line: inlined, publishing without confirms takes more instructions as well.
-#[inline(never)]
+#[inline]
 fn await_confirm(channel: &mut ChannelState, seq: PublishSeq, size: usize, watched: bool) -> bool {
     channel.confirms.published(seq, size, watched)
 }

@@ -20,6 +20,25 @@ macro_rules! counters {
             $($(#[$other])* pub $field: $type,)*
         }
 
+        /// The counters of a channel that are numbers. Most channels that are closed have no times.
+        #[derive(Debug, Clone, Copy, Default)]
+        pub(crate) struct Numbers {
+            $(pub(crate) $name: u64,)*
+        }
+
+        impl Numbers {
+            pub(crate) fn with_times(&self, times: Option<&Times>) -> Counters {
+                let counters = Counters { $($name: self.$name,)* ..Counters::default() };
+                let Some(Times { confirms, processing, requests }) = times else { return counters };
+                Counters {
+                    confirm_times: *confirms,
+                    process_times: *processing,
+                    request_times: *requests,
+                    ..counters
+                }
+            }
+        }
+
         impl Counters {
             /// Returns the name and the value of each counter that is a number. Use this to export all of them, with those that later
             /// versions add.
@@ -155,6 +174,14 @@ counters! {
     /// Times from handing a request to the transport until its reply was read. A request that waits for a connection counts from when
     /// it was made.
     request_times: Histogram,
+}
+
+/// The times of a channel.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) confirms: Histogram,
+    pub(crate) processing: Histogram,
+    pub(crate) requests: Histogram,
 }
 
 #[cfg(test)]

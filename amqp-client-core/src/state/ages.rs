@@ -104,6 +104,11 @@ impl Ages {
         self.current = Current { first, length: end - first, at, ended: 0 };
     }
 
+    /// Returns whether messages have ended since the last flush.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.current.ended > 0 || !self.ended.is_empty()
+    }
+
     /// Counts the times of the messages that ended. They ended now.
     pub(crate) fn flush(&mut self, now: Instant, times: &mut Histogram) {
         for (at, count) in self.ended.drain(..).chain(self.current.take()) {

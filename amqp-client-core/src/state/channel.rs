@@ -51,7 +51,7 @@ pub(crate) struct ChannelState {
     pub(crate) on_close: OnClose<ChannelError>,
     /// Counts the consumers, for naming them.
     pub(crate) consumers: u32,
-    pub(crate) tally: Box<Tally>,
+    pub(crate) tally: Tally,
     /// It is among those that have something to time at the next turn of the driver.
     pub(super) untimed: bool,
 }
@@ -83,7 +83,7 @@ impl ChannelState {
             listeners: Listeners::default(),
             on_close: OnClose::default(),
             consumers: 0,
-            tally: Box::default(),
+            tally: Tally::default(),
             untimed: false,
         }
     }
@@ -112,8 +112,9 @@ impl ChannelState {
             }
             Event::Confirmed { publishes, ack } => {
                 self.confirms.confirmed(&publishes, ack, &mut wake);
-                let times = &mut self.tally.counters.confirm_times;
-                now.into_iter().for_each(|now| self.confirms.ages.flush(now, times));
+                if let Some(now) = now {
+                    self.confirms.ages.flush(now, &mut self.tally.times().confirms);
+                }
                 self.confirms_changed(wake);
             }
             Event::Reply { request, reply } => {
@@ -222,6 +223,7 @@ impl ChannelState {
                 let bytes = delivery.size();
                 *delivered_bytes += bytes;
                 queue.bytes += bytes;
+                queue.arrived.count(&delivery);
                 queue.deliveries.push_back(delivery);
                 if let Some(waker) = queue.waker.take() {
                     wake(waker);

@@ -83,12 +83,12 @@ impl fmt::Debug for Observers {
 type Outcome = Result<(), Box<ConfirmError>>;
 
 impl Outcomes {
-    fn of(&mut self, outcome: Result<&(), &ConfirmError>) -> &mut u64 {
-        match outcome {
-            Ok(()) => &mut self.confirmed,
-            Err(ConfirmError::Nacked) => &mut self.nacked,
-            Err(ConfirmError::Returned(_)) => &mut self.returned,
-            Err(_) => &mut self.unconfirmed,
+    #[cold]
+    const fn fail(&mut self, error: &ConfirmError) {
+        match error {
+            ConfirmError::Nacked => self.nacked += 1,
+            ConfirmError::Returned(_) => self.returned += 1,
+            _ => self.unconfirmed += 1,
         }
     }
 }
@@ -303,7 +303,10 @@ impl Confirms {
         }
         let size = publish.size;
         let outcome = outcome(publish.returned.take()).map_err(Box::new);
-        *self.outcomes.of(outcome.as_ref().map_err(|error| &**error)) += 1;
+        match &outcome {
+            Ok(()) => self.outcomes.confirmed += 1,
+            Err(error) => self.outcomes.fail(error),
+        }
         let failure = outcome.as_ref().err().map(|error| (**error).clone());
         let observed = observed.then(|| outcome.clone());
         if let PublishState::Waiting(waker) = &mut publish.state {

@@ -8,17 +8,23 @@ use amqp_proto::{ChannelId, CommandError, Delivery, DeliveryTag, Settlement};
 use super::ages::Ages;
 use super::queues::Arrived;
 use super::{ChannelState, State};
-use crate::counters::Counters;
+use crate::counters::{Counters, Numbers, Times};
 
 /// What a channel counts, except for the outcomes of publishes and requests: those are counted where they are stored.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) counters: Counters,
+    pub(crate) counters: Numbers,
+    /// Apart, because most channels of a program that opens many have none.
+    times: Option<Box<Times>>,
     /// When the application took its deliveries.
     ages: Ages,
 }
 
 impl Tally {
+    pub(super) fn times(&mut self) -> &mut Times {
+        self.times.get_or_insert_default()
+    }
+
     /// A message was accepted for publishing.
     #[inline]
     pub(crate) const fn published(&mut self, size: usize) {
@@ -41,7 +47,7 @@ impl Tally {
     /// The reply to a request that was written then has arrived.
     pub(super) fn answered(&mut self, written: Option<Instant>, now: Option<Instant>) {
         if let (Some(written), Some(now)) = (written, now) {
-            self.counters.request_times.record(now.saturating_duration_since(written), 1);
+            self.times().requests.record(now.saturating_duration_since(written), 1);
         }
     }
 
@@ -102,7 +108,7 @@ impl ChannelState {
     /// Returns what the channel has counted.
     pub(crate) fn counters(&self) -> Counters {
         let outcomes = &self.confirms.outcomes;
-        let mut counters = self.tally.counters;
+        let mut counters = self.tally.counters.with_times(self.tally.times.as_deref());
         counters.confirmed += outcomes.confirmed;
         counters.nacked += outcomes.nacked;
         counters.returned += outcomes.returned;
@@ -120,8 +126,10 @@ impl ChannelState {
         self.untimed = false;
         self.confirms.turn(now);
         self.requests.turn(now);
-        let Tally { counters, ages, .. } = &mut *self.tally;
-        ages.flush(now, &mut counters.process_times);
+        let Tally { times, ages, .. } = &mut self.tally;
+        if ages.has_ended() {
+            ages.flush(now, &mut times.get_or_insert_default().processing);
+        }
     }
 }
 

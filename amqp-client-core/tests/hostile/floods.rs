@@ -194,8 +194,8 @@ fn channels_that_the_server_closes_keep_only_the_reason_and_their_counters() {
             }
         }
     });
-    // The reason alone has 240 bytes, and the three histograms of the counters 840.
-    assert!(most < 2_000 * 2_600, "{most}");
+    // The reason alone has 240 bytes, and the counters have 224. The list of channels has the old and the new size while it grows.
+    assert!(most < 2_000 * 1_900, "{most}");
     assert!(scene.connection.is_open());
 }
 
