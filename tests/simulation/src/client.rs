@@ -16,16 +16,22 @@ use fastrand::Rng;
 
 use crate::network::{HIGH_WATER, KEEP_MAX};
 use crate::pace::Pace;
+use crate::witness::Witness;
 use crate::world::World;
 
 /// The number of the client that checks the final state. No faults affect it.
 pub(crate) const AUDITOR: usize = usize::MAX;
+
+/// One seed in so many has interceptors that count. They keep a connection until its work has ended.
+const WITNESSED_EVERY: u64 = 3;
 
 /// A task's view of the world.
 pub(crate) struct Env {
     pub(crate) world: Rc<World>,
     client: usize,
     rng: RefCell<Rng>,
+    /// The connection, and what an interceptor has seen of it.
+    witness: RefCell<Option<(Connection, Witness)>>,
     /// Drops one in so many futures.
     pub(crate) cancel: Option<u32>,
 }
@@ -44,7 +50,13 @@ pub(crate) struct Connected {
 
 impl Env {
     pub(crate) fn new(world: Rc<World>, client: usize, seed: u64) -> Self {
-        Self { world, client, rng: RefCell::new(Rng::with_seed(seed)), cancel: None }
+        Self {
+            world,
+            client,
+            rng: RefCell::new(Rng::with_seed(seed)),
+            witness: RefCell::default(),
+            cancel: None,
+        }
     }
 
     pub(crate) fn random<T>(&self, pick: impl FnOnce(&mut Rng) -> T) -> T {
@@ -116,6 +128,14 @@ impl Env {
         .await
     }
 
+    /// Compares the counters of the connection with what an interceptor has seen of it, and drops the connection.
+    pub(crate) fn compare_counters(&self) {
+        let last = self.witness.borrow_mut().take();
+        if let Some(Err(text)) = last.map(|(connection, witness)| witness.compare(&connection)) {
+            self.world.fail(|| text);
+        }
+    }
+
     /// Connects, however long that takes.
     pub(crate) async fn connect(&self) -> Connected {
         self.connect_with(self.config(), None).await
@@ -136,10 +156,17 @@ impl Env {
     async fn connect_with(&self, config: Config, recovery: Option<(Recovery, Pace)>) -> Connected {
         loop {
             let now = self.world.clock.now();
+            self.compare_counters();
             let (config, recovery) = (config.clone(), recovery.clone());
+            let witness = (self.world.script.seed % WITNESSED_EVERY == 0).then(Witness::default);
+            let config = match &witness {
+                Some(witness) => config.intercept(witness.clone()),
+                None => config,
+            };
             let connected =
                 self.world.network.borrow_mut().connect(self.client, config, recovery, now);
             if let Some((connection, link)) = connected {
+                *self.witness.borrow_mut() = witness.map(|witness| (connection.clone(), witness));
                 match connection.ready().await {
                     Ok(()) => return Connected { connection, link },
                     Err(error) => {

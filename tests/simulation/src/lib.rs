@@ -31,6 +31,7 @@ mod script;
 mod shrink;
 mod stage;
 mod wire;
+mod witness;
 mod workload;
 mod world;
 

@@ -129,6 +129,7 @@ impl Task {
             }
             Command::Recover { .. } => {
                 desk.books.lose_track();
+                desk.tally.redeliver();
                 let recovered = self.perhaps("basic_recover", channel.basic_recover()).await;
                 recovered.and_then(|result| self.judge_call(result));
             }
@@ -154,16 +155,17 @@ impl Task {
 
     /// Opens a channel, after connecting if need be.
     async fn open(&self, slot: usize, unrecovered: bool) {
-        let Some(Connected { connection, shut, .. }) = self.connect().await else { return };
+        let Some(connected) = self.connect().await else { return };
         let since = self.world.history.borrow().mark();
-        let Some(result) = self.perhaps("open_channel", connection.open_channel()).await else {
-            return;
-        };
+        connected.tally.perhaps("channels_opened", 1);
+        let opening = connected.connection.open_channel();
+        let Some(result) = self.perhaps("open_channel", opening).await else { return };
         match result {
             Ok(channel) => {
                 let channel = if unrecovered { channel.unrecovered() } else { channel };
                 self.world.history.borrow_mut().unname(self.number, channel.id().get());
-                let desk = Desk::new(channel, unrecovered, since, shut);
+                connected.tally.decide("channels_opened", 1, true);
+                let desk = Desk::new(channel, unrecovered, since, &connected);
                 self.judge_channels();
                 let old = self.channels.borrow_mut()[slot].replace(Rc::new(desk));
                 drop(old);
@@ -191,7 +193,9 @@ impl Task {
             };
             if let Some((connection, link)) = made {
                 self.forget();
-                let connected = Connected { connection, link, shut: Rc::default() };
+                self.compare_counters();
+                let tally = Rc::new(super::tally::Tally::of(&connection));
+                let connected = Connected { connection, link, shut: Rc::default(), tally };
                 let old = self.connection.borrow_mut().replace(connected.clone());
                 drop(old);
                 match connected.connection.ready().await {

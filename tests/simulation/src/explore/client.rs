@@ -1,7 +1,7 @@
 //! A client: a connection, and the state that its tasks share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::{Pin, pin};
@@ -24,6 +24,7 @@ use super::commands::{BODY_MAX, Name, Policy};
 use super::ends::{Asked, Shut};
 use super::history::Mark;
 use super::ledger::Id;
+use super::tally::Tally;
 use crate::executor::Flag;
 use crate::network::HIGH_WATER;
 use crate::pace::Pace;
@@ -48,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) consumers: RefCell<Vec<Taker>>,
     pub(crate) deliveries: RefCell<Vec<Held>>,
     pub(crate) confirmations: RefCell<Vec<(Id, Confirmation)>>,
+    /// What was done on the connection over which each message was published with confirms.
+    pub(crate) tallies: RefCell<BTreeMap<Id, Rc<Tally>>>,
     /// Callbacks that were registered, and those that were called.
     pub(crate) callbacks: Cell<usize>,
     pub(crate) called: Arc<std::sync::atomic::AtomicUsize>,
@@ -69,6 +72,7 @@ pub(crate) struct Connected {
     pub(crate) link: usize,
     /// The way in which the application has ended it.
     pub(crate) shut: Rc<Shut>,
+    pub(crate) tally: Rc<Tally>,
 }
 
 /// A channel, and what is known about it.
@@ -85,6 +89,8 @@ pub(crate) struct Desk {
     pub(crate) closed: Asked,
     /// The way in which the application has ended its connection.
     pub(crate) shut: Rc<Shut>,
+    /// What was done on its connection.
+    pub(crate) tally: Rc<Tally>,
     /// True if its end was looked at.
     pub(crate) judged: Cell<bool>,
     /// The tags that it has cancelled by hand, whichever consumers have them.
@@ -98,7 +104,12 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(channel: Channel, unrecovered: bool, since: Mark, shut: Rc<Shut>) -> Self {
+    pub(crate) fn new(
+        channel: Channel,
+        unrecovered: bool,
+        since: Mark,
+        connected: &Connected,
+    ) -> Self {
         Self {
             channel,
             named: None.into(),
@@ -106,7 +117,8 @@ impl Desk {
             unrecovered,
             since,
             closed: Rc::default(),
-            shut,
+            shut: connected.shut.clone(),
+            tally: connected.tally.clone(),
             judged: Cell::new(false),
             cancelled: RefCell::default(),
             declarations: Cell::default(),
@@ -233,6 +245,7 @@ impl Client {
             consumers: RefCell::default(),
             deliveries: RefCell::default(),
             confirmations: RefCell::default(),
+            tallies: RefCell::default(),
             callbacks: Cell::new(0),
             called: Arc::default(),
             owned: Arc::default(),

@@ -136,6 +136,7 @@ impl Task {
 
     /// Keeps a delivery of a consumer. A stream skips nothing, neither before nor after a loss, except what was settled.
     pub(crate) fn hold_of(&self, taker: &Taker, delivery: Delivery) {
+        taker.desk.tally.took(&delivery);
         let offset = delivery
             .message_properties()
             .ok()
@@ -260,8 +261,12 @@ impl Task {
             true => desk.channel.basic_get_no_ack(&name),
             false => desk.channel.basic_get(&name),
         };
-        let got = self.perhaps("basic_get", reply).await;
-        if let Some(Some(got)) = got.and_then(|result| self.judge_call(result)) {
+        desk.tally.perhaps("got", 1);
+        // A reply that was dropped may have come.
+        let Some(got) = self.perhaps("basic_get", reply).await else { return };
+        let got = self.judge_call(got).flatten();
+        desk.tally.fetched(got.as_ref().map(|got| &*got.delivery));
+        if let Some(got) = got {
             self.hold(desk, got.delivery, None);
         }
     }
@@ -283,7 +288,7 @@ impl Task {
 
     pub(crate) fn settle(&self, held: Held, how: Settling) {
         let Held { id, delivery, place, desk } = held;
-        let books = &desk.books;
+        let (books, tally) = (&desk.books, &desk.tally);
         let multiple = matches!(how, Settling::Tag { multiple: true, .. });
         if multiple || matches!(how, Settling::AckUpTo | Settling::NackUpTo) {
             let before = desk.settled_up_to.get();
@@ -293,7 +298,7 @@ impl Task {
         let of_stream = place.is_some();
         if let Settling::Tag { multiple, by } = how {
             let by = if of_stream && books.may_be_kept() { TagBy::Ack } else { by };
-            return self.settle_by_number(id, books, &delivery, multiple, by);
+            return self.settle_by_number(id, &desk, &delivery, multiple, by);
         }
         let verdict = match how {
             Settling::Ack | Settling::AckUpTo => Some(Verdict::Acked),
@@ -312,6 +317,8 @@ impl Task {
             Some(verdict) => self.granted(books, id, &delivery, verdict),
             None => {}
         }
+        let stale = delivery.is_stale();
+        let counted = !delivery.no_ack();
         let settled = match how {
             Settling::Ack => delivery.ack(),
             Settling::AckUpTo => delivery.ack_up_to(),
@@ -327,6 +334,15 @@ impl Task {
                 Ok(())
             }
         };
+        let counter = match how {
+            Settling::Ack | Settling::AckUpTo => "acked",
+            Settling::Nack | Settling::NackUpTo | Settling::Reject => "requeued",
+            Settling::NackForGood | Settling::RejectForGood => "rejected",
+            Settling::Drop | Settling::Tag { .. } | Settling::IntoMessage => "",
+        };
+        if counted && !counter.is_empty() && settled.is_ok() {
+            tally.settled(counter, matches!(how, Settling::AckUpTo | Settling::NackUpTo), stale);
+        }
         self.judge_settled(settled);
     }
 
@@ -334,11 +350,12 @@ impl Task {
     fn settle_by_number(
         &self,
         id: Id,
-        books: &Books,
+        desk: &Desk,
         delivery: &Delivery,
         multiple: bool,
         by: TagBy,
     ) {
+        let Desk { books, tally, .. } = desk;
         if delivery.no_ack() {
             return;
         }
@@ -358,13 +375,18 @@ impl Task {
                 false => self.granted(books, id, delivery, Verdict::Requeued),
             }
         }
-        self.judge_settled(match (by, multiple) {
-            (TagBy::Ack, false) => channel.basic_ack(tag),
-            (TagBy::Ack, true) => channel.basic_ack_up_to(tag),
-            (TagBy::Nack, false) => channel.basic_nack(tag, true),
-            (TagBy::Nack, true) => channel.basic_nack_up_to(tag, true),
-            (TagBy::Reject, _) => channel.basic_reject(tag, false),
-        });
+        let stale = delivery.is_stale();
+        let (counter, settled) = match (by, multiple) {
+            (TagBy::Ack, false) => ("acked", channel.basic_ack(tag)),
+            (TagBy::Ack, true) => ("acked", channel.basic_ack_up_to(tag)),
+            (TagBy::Nack, false) => ("requeued", channel.basic_nack(tag, true)),
+            (TagBy::Nack, true) => ("requeued", channel.basic_nack_up_to(tag, true)),
+            (TagBy::Reject, _) => ("rejected", channel.basic_reject(tag, false)),
+        };
+        if settled.is_ok() {
+            tally.settled(counter, multiple && by != TagBy::Reject, stale);
+        }
+        self.judge_settled(settled);
     }
 
     /// The application settles a delivery: it does so now, or if its transaction is committed.

@@ -32,6 +32,7 @@ impl Task {
         let mut publishing: FuturesUnordered<_> = (0..CROWD)
             .map(|_| {
                 let (id, body) = self.world.ledger.borrow_mut().publish(12, false, false);
+                desk.tally.publishing(12);
                 let mut publishing = Box::pin(publisher.publish("shared-0", body));
                 let polls = &polls;
                 poll_fn(move |cx| {
@@ -42,10 +43,15 @@ impl Task {
             .collect();
         let mut failed = false;
         while let Some((id, published)) = publishing.next().await {
+            desk.tally.published(12, published.is_ok(), true);
             match published {
-                Ok(confirmation) => self.confirmations.borrow_mut().push((id, confirmation)),
+                Ok(confirmation) => {
+                    self.tallies.borrow_mut().insert(id, desk.tally.clone());
+                    self.confirmations.borrow_mut().push((id, confirmation));
+                }
                 Err(error) => {
                     failed = true;
+                    desk.tally.add("publish_failed", 1);
                     self.judge_publish(id, &error);
                 }
             }

@@ -102,6 +102,7 @@ impl Burst<'_> {
         if task.world.network.borrow().engine.ready_count(&queue) != Some(1) {
             return;
         }
+        desk.tally.perhaps("got", 1);
         let reply = desk.channel.basic_get(&queue);
         self.wait(latencies).await;
         drop(reply);
@@ -122,8 +123,12 @@ impl Task {
         let route = Route::new("", queue);
         for _ in 0..count {
             let (id, body) = self.world.ledger.borrow_mut().publish(size, false, false);
+            let size = body.len();
+            desk.tally.publishing(size);
             let published = desk.channel.basic_publish(&route, &RawProperties::EMPTY, body).await;
+            desk.tally.published(size, published.is_ok(), false);
             if let Err(error) = published {
+                desk.tally.add("publish_failed", 1);
                 return self.judge_publish(id, &error);
             }
         }

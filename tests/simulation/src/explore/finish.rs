@@ -29,7 +29,8 @@ impl Task {
                 self.take_all().await;
             }
         }
-        let Some(Connected { connection, link, shut }) = self.connection.borrow().clone() else {
+        let Some(Connected { connection, link, shut, tally }) = self.connection.borrow().clone()
+        else {
             return;
         };
         if self.is_open_again(&connection).await {
@@ -61,6 +62,7 @@ impl Task {
         if Arc::strong_count(&self.owned) > 1 {
             self.fail("callbacks for recoveries outlive their connection");
         }
+        self.check(tally.compare_at_end(&connection));
         drop(connection);
         *self.connection.borrow_mut() = None;
         if let Some(audit) = &self.audit {

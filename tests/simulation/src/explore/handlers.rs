@@ -54,6 +54,9 @@ impl Task {
         }
         let Taker { consumer, start } = taker;
         self.world.history.borrow_mut().leave(&start.queue);
+        if on_panic == OnPanic::Reject {
+            start.desk.tally.lose_track("rejected");
+        }
         let (done, losses) = (Done::default(), self.losses());
         let mut events = start.desk.channel.events();
         let consumer = consumer.on_panic(on_panic);

@@ -41,6 +41,7 @@ mod open;
 mod publish;
 mod release;
 mod shrink;
+mod tally;
 mod theme;
 mod tokens;
 mod transact;
@@ -205,6 +206,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
             for (index, command) in plan.commands.iter().enumerate() {
                 step.set(index);
                 task.act(command).await;
+                task.compare_counters();
             }
             let working = &task.world.working;
             working.set(working.get() - 1);

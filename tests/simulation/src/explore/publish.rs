@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use amqp_client_core::proto::{RawProperties, Route};
+use amqp_client_core::proto::{Gate, RawProperties, Route};
 use amqp_client_core::{
     Channel, ConfirmError, Confirmation, DeliveryMode, MessageProperties, OnLoss, PublishError,
     Publisher, PublisherOptions,
@@ -74,6 +74,7 @@ impl Task {
         }
         for _ in 0..shape.count {
             let (id, body) = self.body(desk, shape, loss == Loss::Keep, &key);
+            let size = body.len();
             let result = match manner {
                 Manner::Prepared(_) => {
                     let Ok(prepared) = publisher.prepare(&key) else { return };
@@ -82,14 +83,21 @@ impl Task {
                 Manner::Try(_) => Some(match publisher.try_publish(&key, body) {
                     Ok(confirmation) => Ok(confirmation),
                     Err(error) => match error.error {
-                        PublishError::Gated(_) => return self.not_sent(id),
+                        PublishError::Gated(gate) => {
+                            desk.tally.published(size, false, true);
+                            let fails = loss == Loss::Fail && gate == Gate::Recovering;
+                            desk.tally.add("publish_failed", usize::from(fails));
+                            return self.not_sent(id);
+                        }
                         error => Err(error),
                     },
                 }),
                 _ => self.perhaps("publisher.publish", publisher.publish(&key, body)).await,
             };
+            Self::tally(desk, size, &result, true);
             match result {
                 Some(Ok(confirmation)) => {
+                    self.tallies.borrow_mut().insert(id, desk.tally.clone());
                     self.confirmations.borrow_mut().push((id, confirmation));
                 }
                 Some(Err(error)) => return self.judge_publish(id, &error),
@@ -117,8 +125,11 @@ impl Task {
         }
         for _ in 0..shape.count {
             let (id, body) = self.body(desk, shape, false, key);
+            let size = body.len();
             let published = desk.channel.basic_publish(&route, &properties, body);
-            match self.perhaps("basic_publish", published).await {
+            let published = self.perhaps("basic_publish", published).await;
+            Self::tally(desk, size, &published, false);
+            match published {
                 Some(Ok(())) => desk.books.published(id),
                 Some(Err(error)) => return self.judge_publish(id, &error),
                 None => {}
@@ -137,6 +148,7 @@ impl Task {
         let Ok(prepared) = publisher.prepare(key) else { return };
         let (ids, bodies): (Vec<_>, Vec<_>) =
             (0..shape.count).map(|_| self.body(desk, shape, loss == Loss::Keep, key)).unzip();
+        let sizes: Vec<_> = bodies.iter().map(Bytes::len).collect();
         let (confirmations, error) =
             match self.perhaps("publish_all", prepared.publish_all(bodies)).await {
                 Some(Ok(confirmations)) => (confirmations, None),
@@ -144,11 +156,23 @@ impl Task {
                 None => return,
             };
         let sent = confirmations.len();
+        for (index, size) in sizes.into_iter().enumerate() {
+            desk.tally.published(size, index < sent, true);
+        }
+        desk.tally.add("publish_failed", usize::from(error.is_some()));
+        let tallied = ids.iter().take(sent).map(|id| (*id, desk.tally.clone()));
+        self.tallies.borrow_mut().extend(tallied);
         let pairs = ids.iter().copied().zip(confirmations);
         self.confirmations.borrow_mut().extend(pairs);
         if let (Some(error), Some(id)) = (error, ids.get(sent)) {
             self.judge_publish(*id, &error);
         }
+    }
+
+    /// Notes whether a message was published. One whose future was dropped while it waited was not.
+    fn tally<T>(desk: &Desk, size: usize, result: &Option<Result<T, PublishError>>, watched: bool) {
+        desk.tally.published(size, matches!(result, Some(Ok(_))), watched);
+        desk.tally.add("publish_failed", usize::from(matches!(result, Some(Err(_)))));
     }
 
     /// A message to publish, and its body.
@@ -157,6 +181,7 @@ impl Task {
             self.connected().is_some_and(|own| self.world.network.borrow().is_down(own.link));
         let mut ledger = self.world.ledger.borrow_mut();
         let (id, body) = ledger.publish(shape.size, kept, shape.mandatory);
+        desk.tally.publishing(body.len());
         if key == STREAM {
             ledger.stream(id);
         }
@@ -207,6 +232,9 @@ impl Task {
 
     /// A confirmation has an outcome.
     pub(crate) fn judge_outcome(&self, id: Id, outcome: Result<(), ConfirmError>) {
+        if let Some(tally) = self.tallies.borrow_mut().remove(&id) {
+            tally.concluded(&outcome);
+        }
         if let Some(audit) = &self.audit {
             self.check(audit.compare(id, &outcome));
         }
@@ -249,7 +277,9 @@ impl Task {
             }
             let index = self.random(|rng| rng.usize(..open));
             let (id, confirmation) = self.confirmations.borrow_mut().swap_remove(index);
+            let tally = self.tallies.borrow_mut().remove(&id);
             if confirmation.withdraw() {
+                tally.iter().for_each(|tally| tally.add("unconfirmed", 1));
                 self.not_sent(id);
                 self.world.ledger.borrow_mut().give_up(id);
             }

@@ -21,6 +21,7 @@ impl Task {
             // taken, and costs the next transaction: doing that each time would have no end.
             let again = !desk.books.are_clear() && !self.world.script.has_streams();
             if again && desk.books.ask_again(self.losses()) {
+                desk.tally.redeliver();
                 let recovered = desk.channel.basic_recover().await;
                 self.judge_call(recovered);
                 desk.books.take_again();

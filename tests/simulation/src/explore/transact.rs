@@ -8,7 +8,7 @@ use amqp_client_core::{CallError, Channel, Reply};
 
 use super::act::declared;
 use super::books::Work;
-use super::client::{Connected, Desk, Held, Task};
+use super::client::{Desk, Held, Task};
 use super::commands::{End, Ending, Name, Settling, Step};
 use super::publish::NO_PROPERTIES;
 
@@ -94,14 +94,21 @@ impl Task {
         for _ in 0..publishes {
             let (id, body) = self.world.ledger.borrow_mut().publish(20, false, false);
             let route = Route::queue(name);
-            if channel.basic_publish(&route, &NO_PROPERTIES, body).await.is_err() {
+            desk.tally.publishing(20);
+            let published = channel.basic_publish(&route, &NO_PROPERTIES, body).await;
+            desk.tally.published(20, published.is_ok(), false);
+            if published.is_err() {
+                desk.tally.add("publish_failed", 1);
                 return Err(Failed::OnPurpose);
             }
             desk.books.published(id);
         }
         let mut got = Vec::new();
         for _ in 0..gets {
-            got.extend(channel.basic_get(name).await?);
+            desk.tally.perhaps("got", 1);
+            let next = channel.basic_get(name).await?;
+            desk.tally.fetched(next.as_ref().map(|got| &*got.delivery));
+            got.extend(next);
         }
         // In any order: some acknowledgements can be merged, others not.
         while !got.is_empty() {
@@ -212,6 +219,8 @@ impl Task {
     pub(crate) fn settle_again(&self, desk: &Desk) {
         for (id, tag) in desk.books.take_again() {
             // It may be stale, or settled with others: then this changes nothing, or at most returns an error.
+            desk.tally.perhaps("acked", 1);
+            desk.tally.perhaps("stale", 1);
             if desk.channel.basic_ack(tag).is_ok() {
                 desk.books.settled_again(id, tag);
             }
@@ -220,16 +229,18 @@ impl Task {
 
     /// The task's channel for transactions.
     async fn transactional(&self) -> Option<Rc<Desk>> {
-        let Connected { connection, shut, .. } = self.connect().await?;
+        let connected = self.connect().await?;
         let since = self.world.history.borrow().mark();
         let own = self.own.borrow().clone();
         if let Some(desk) = own.filter(|desk| desk.channel.check().is_ok()) {
             return Some(desk);
         }
-        let channel = connection.open_channel().await.ok()?;
+        connected.tally.perhaps("channels_opened", 1);
+        let channel = connected.connection.open_channel().await.ok()?;
+        connected.tally.decide("channels_opened", 1, true);
         let selected = channel.tx_select().await;
         self.judge_call(selected)?;
-        let desk = Rc::new(Desk::new(channel, false, since, shut));
+        let desk = Rc::new(Desk::new(channel, false, since, &connected));
         desk.books.select(true);
         *self.own.borrow_mut() = Some(desk.clone());
         Some(desk)

@@ -19,6 +19,10 @@ use super::ledger::WORK;
 use super::script::{Does, Job};
 use crate::network::{HIGH_WATER, KEEP_MAX};
 use crate::pace::Pace;
+use crate::witness::Witness;
+
+/// One seed in so many has interceptors that count.
+const WITNESSED_EVERY: u64 = 2;
 
 /// The reason why a task starts again: its connection or channel has ended.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl Actor {
     pub(super) async fn act(self) {
         let mut left = self.job.count;
         while !self.is_over(left) {
-            let connection = self.connect().await;
+            let (connection, witness) = self.connect().await;
             let result = match self.job.what {
                 Does::Produce { batched } => self.produce(&connection, batched, &mut left).await,
                 Does::Transact { channels } => {
@@ -60,6 +64,10 @@ impl Actor {
             if result.is_ok() && self.one_in(2) {
                 // A connection that has ended has said why.
                 let _closed = connection.close().await;
+            }
+            let witnessed = self.world.script.seed % WITNESSED_EVERY == 0;
+            if let Some(Err(text)) = witnessed.then(|| witness.compare(&connection)) {
+                self.fail(text);
             }
             drop(connection);
             self.pause(Duration::from_millis(500)).await;
@@ -142,7 +150,7 @@ impl Actor {
         }
     }
 
-    async fn connect(&self) -> Connection {
+    async fn connect(&self) -> (Connection, Witness) {
         let limits = Limits::default()
             .transmit_high_water(HIGH_WATER)
             .frame_max(if self.world.script.seed % 2 == 0 { 4096 } else { 131_072 });
@@ -151,16 +159,21 @@ impl Actor {
         let config = Config::default().protocol(protocol).settings(Settings::default());
         loop {
             let seed = self.random(|rng| rng.u64(..));
+            let witness = Witness::default();
+            let config = match self.world.script.seed % WITNESSED_EVERY {
+                0 => config.clone().intercept(witness.clone()),
+                _ => config.clone(),
+            };
             let recovery = Recovery::default().seed(Some(seed)).keep_max(KEEP_MAX);
             let now = self.world.clock.now();
             let connected = {
                 let mut network = self.world.network.borrow_mut();
                 let pace = Pace::new(Pace::DEFAULT, network.nodes.len());
-                network.connect(self.job.client, config.clone(), Some((recovery, pace)), now)
+                network.connect(self.job.client, config, Some((recovery, pace)), now)
             };
             if let Some((connection, _)) = connected {
                 match connection.ready().await {
-                    Ok(()) => return connection,
+                    Ok(()) => return (connection, witness),
                     Err(error) if self.world.script.is_calm() => {
                         self.fail(format!("a connection ended: {error}"));
                     }

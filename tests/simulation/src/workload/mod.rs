@@ -52,8 +52,10 @@ impl Job {
 async fn work(env: Env, job: Job) {
     let mut left = job.count;
     while attempt(&env, &job, &mut left).await.is_err() {
+        env.compare_counters();
         env.pause(Duration::from_millis(500)).await;
     }
+    env.compare_counters();
     if job.is_awaited() {
         env.world.working.set(env.world.working.get() - 1);
     }
