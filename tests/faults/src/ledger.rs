@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use amqp_client_core::{ConfirmError, Counters};
+
 /// The state of each message.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -14,6 +16,8 @@ struct Entries {
     /// The last probe that each consumer saw.
     probes: BTreeMap<String, u64>,
     stale: u64,
+    /// What the publishers and consumers did, in numbers.
+    done: Done,
     trouble: Vec<String>,
 }
 
@@ -25,6 +29,70 @@ struct Message {
     received: u16,
     /// A delivery was marked as possibly repeated. It need not be the last one: messages may arrive in another order.
     again: bool,
+}
+
+/// What clients did, in the terms of [`Counters`].
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) confirmed: u64,
+    pub(crate) nacked: u64,
+    pub(crate) returned: u64,
+    pub(crate) unconfirmed: u64,
+    pub(crate) published_bytes: u64,
+    pub(crate) publish_failed: u64,
+    pub(crate) delivered: u64,
+    pub(crate) delivered_bytes: u64,
+    pub(crate) redelivered: u64,
+    /// Acknowledgements, whether or not they were stale.
+    pub(crate) settled: u64,
+    /// Those that certainly were.
+    pub(crate) stale: u64,
+}
+
+impl Done {
+    /// A publish has ended.
+    pub(crate) const fn concluded(&mut self, size: usize, outcome: Result<&(), &ConfirmError>) {
+        *(match outcome {
+            Ok(()) => &mut self.confirmed,
+            Err(ConfirmError::Nacked) => &mut self.nacked,
+            Err(ConfirmError::Returned(_)) => &mut self.returned,
+            Err(_) => &mut self.unconfirmed,
+        }) += 1;
+        self.published_bytes += size as u64;
+    }
+
+    /// Compares with the counters of the connections at the end, when nothing is unconfirmed or unsettled.
+    fn compare(&self, publishing: &Counters, consuming: &Counters) -> Result<(), String> {
+        let published = self.confirmed + self.nacked + self.returned + self.unconfirmed;
+        let settled = consuming.acked + consuming.stale;
+        let equal = [
+            ("published", published, publishing.published),
+            ("published_bytes", self.published_bytes, publishing.published_bytes),
+            ("publish_failed", self.publish_failed, publishing.publish_failed),
+            ("confirmed", self.confirmed, publishing.confirmed),
+            ("nacked", self.nacked, publishing.nacked),
+            ("returned", self.returned, publishing.returned),
+            ("unconfirmed", self.unconfirmed, publishing.unconfirmed),
+            ("acked or stale", self.settled, settled),
+            ("published by consumers", 0, consuming.published),
+            ("delivered to publishers", 0, publishing.delivered + publishing.got),
+        ];
+        // The broker delivers again what was discarded at a loss. A loss may come between a look at a delivery and its
+        // acknowledgement.
+        let least = [
+            ("delivered", self.delivered, consuming.delivered),
+            ("delivered_bytes", self.delivered_bytes, consuming.delivered_bytes),
+            ("redelivered", self.redelivered, consuming.redelivered),
+            ("stale", self.stale, consuming.stale),
+        ];
+        let unequal = equal.into_iter().filter(|(_, own, count)| own != count);
+        let less = least.into_iter().filter(|(_, own, count)| own > count);
+        let wrong: Vec<_> = unequal
+            .chain(less)
+            .map(|(name, own, count)| format!("{name}: {own} in the ledger, {count} counted"))
+            .collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
 }
 
 /// The totals.
@@ -95,6 +163,17 @@ impl Ledger {
     /// An acknowledgement came too late.
     pub(crate) fn stale(&self) {
         self.lock().stale += 1;
+    }
+
+    /// Notes what a client did.
+    pub(crate) fn done(&self, note: impl FnOnce(&mut Done)) {
+        note(&mut self.lock().done);
+    }
+
+    /// At the end, the counters of the connections are equal to what the clients did.
+    pub(crate) fn compare(&self, publishing: &Counters, consuming: &Counters) {
+        let compared = self.lock().done.compare(publishing, consuming);
+        compared.err().into_iter().for_each(|text| self.trouble(text));
     }
 
     /// Something that must not happen.

@@ -10,6 +10,8 @@ mod site;
 mod table;
 mod traffic;
 mod watch;
+#[path = "../../simulation/src/witness.rs"]
+mod witness;
 
 pub use faults::Fault;
 pub use run::{Plan, Workload, run};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use amqp_client_core::{
     Channel, ConfirmError, Confirmation, ConsumeOptions, Consumer, Delivery, ExchangeKind,
     ExchangeOptions, Leftovers, Message, MessageProperties, OnLoss, PublishError, Publisher,
-    PublisherOptions, QueueOptions,
+    PublisherOptions, QueueOptions, SendError,
 };
 use amqp_client_tokio::{Connection, connect_target};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -101,7 +101,12 @@ impl Clients for Traffic {
             let message = Message::new("probe").with(&properties)?;
             let sent = tokio::time::timeout(PATIENCE, self.prober.send_message("probe", &message));
             // It may be lost with the connection, or not be sent at all: another one follows.
-            let _unknown = sent.await.map_err(|_| "a probe got no outcome")?;
+            let outcome = sent.await.map_err(|_| "a probe got no outcome")?;
+            self.ledger.done(|done| match &outcome {
+                Ok(()) => done.concluded("probe".len(), Ok(&())),
+                Err(SendError::NotConfirmed(error)) => done.concluded("probe".len(), Err(error)),
+                Err(_) => done.publish_failed += 1,
+            });
             // Probes are few, for they are traffic themselves; the loop ends when the last consumer has seen one.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -125,6 +130,7 @@ impl Clients for Traffic {
         for consumer in self.consumers {
             tokio::time::timeout(PATIENCE, consumer).await.map_err(|_| "a consumer hangs")??;
         }
+        self.ledger.compare(&self.publishing.counters(), &self.consuming.counters());
         let pending = |left: &Leftovers| left.unsettled + left.unconfirmed;
         Ok(Ending { totals: self.ledger.totals(), pending: left.iter().map(pending).sum() })
     }
@@ -165,7 +171,7 @@ impl Work {
             let size =
                 if chance.u8(..) < 8 { chance.usize(..100_000) } else { chance.usize(..500) };
             match self.publish(number, size).await {
-                Some(confirmation) => under_way.push(self.settle(number, confirmation)),
+                Some(confirmation) => under_way.push(self.settle(number, size, confirmation)),
                 None => return,
             }
         }
@@ -184,6 +190,7 @@ impl Work {
                     return Some(confirmation);
                 }
                 Err(PublishError::Gated(_) | PublishError::TimedOut { .. }) => {
+                    self.ledger.done(|done| done.publish_failed += 1);
                     // An application backs off before it tries again.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -196,8 +203,15 @@ impl Work {
     }
 
     /// Notes the outcome of a message. Returns its number if it has to be published again.
-    async fn settle(&self, number: usize, confirmation: Confirmation) -> Option<usize> {
-        match confirmation.await {
+    async fn settle(
+        &self,
+        number: usize,
+        size: usize,
+        confirmation: Confirmation,
+    ) -> Option<usize> {
+        let outcome = confirmation.await;
+        self.ledger.done(|done| done.concluded(size, outcome.as_ref()));
+        match outcome {
             Ok(()) => self.ledger.confirmed(self.number, number),
             Err(ConfirmError::Unconfirmed(_) | ConfirmError::Nacked) => return Some(number),
             // Its queue is not bound again yet, as after a restart without it.
@@ -238,6 +252,13 @@ fn take(delivery: Delivery, name: &str, ledger: &Ledger) {
         None => ledger.trouble(format!("a message with the id {id}")),
     }
     let stale = delivery.is_stale();
+    ledger.done(|done| {
+        done.delivered += 1;
+        done.delivered_bytes += delivery.body().len() as u64;
+        done.redelivered += u64::from(delivery.redelivered());
+        done.settled += 1;
+        done.stale += u64::from(stale);
+    });
     match delivery.ack() {
         Ok(()) if stale => ledger.stale(),
         Ok(()) => {}

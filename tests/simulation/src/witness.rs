@@ -45,17 +45,6 @@ impl Witness {
         let after = *self.seen();
         before.compare(&after, &counters)
     }
-
-    /// Compares with the counters of a connection on which nothing is unconfirmed, and all publishes have confirms.
-    #[allow(dead_code, reason = "not every user of this file has such connections")]
-    pub(crate) fn compare_at_end(&self, connection: &Connection) -> Result<(), String> {
-        self.compare(connection)?;
-        let counters = connection.counters();
-        match outcomes(&counters) == counters.published {
-            true => Ok(()),
-            false => Err(format!("not each publish has one outcome: {counters:?}")),
-        }
-    }
 }
 
 impl Seen {

@@ -21,6 +21,7 @@ use crate::clients::{ARRIVAL, Clients, Ending, GRACE, PATIENCE};
 use crate::ledger::Ledger;
 use crate::site::Site;
 use crate::watch::Watch;
+use crate::witness::Witness;
 
 /// The queues of workers. Messages of the second one are handled in the order of their keys.
 const QUEUES: [&str; 2] = ["patterns.0", "patterns.1"];
@@ -65,6 +66,8 @@ pub(crate) struct Patterns {
     watch: Watch,
     publishing: Connection,
     consuming: Connection,
+    /// What interceptors have seen of the two.
+    witnesses: [Witness; 2],
     prober: Publisher,
     /// With direct replies, and with a queue for them.
     clients: [RpcClient; 2],
@@ -76,8 +79,11 @@ pub(crate) struct Patterns {
 
 impl Clients for Patterns {
     async fn start(site: &Site, ledger: &Arc<Ledger>, seed: u64) -> Result<Self, Error> {
-        let publishing = connect_target(site.target("publishing", seed)?).await?;
-        let consuming = connect_target(site.target("consuming", seed + 1)?).await?;
+        let witnesses = [Witness::default(), Witness::default()];
+        let target = site.target("publishing", seed)?.intercept(witnesses[0].clone());
+        let publishing = connect_target(target).await?;
+        let target = site.target("consuming", seed + 1)?.intercept(witnesses[1].clone());
+        let consuming = connect_target(target).await?;
         let shared = Arc::new(Shared {
             ledger: ledger.clone(),
             books: ledger::Ledger::default(),
@@ -107,7 +113,17 @@ impl Clients for Patterns {
         }
         let prober = channel.default_exchange().publisher(PublisherOptions::new())?;
         let watch = Watch::start(&publishing, &consuming);
-        Ok(Self { shared, watch, publishing, consuming, prober, clients, producers, workers })
+        Ok(Self {
+            shared,
+            watch,
+            publishing,
+            consuming,
+            witnesses,
+            prober,
+            clients,
+            producers,
+            workers,
+        })
     }
 
     fn watch(&self) -> &Watch {
@@ -176,6 +192,12 @@ impl Clients for Patterns {
         let left = [self.publishing.shutdown(GRACE).await?, self.consuming.shutdown(GRACE).await?];
         for copies in parked {
             tokio::time::timeout(PATIENCE, copies).await.map_err(|_| "a consumer hangs")??;
+        }
+        for (connection, witness) in
+            [&self.publishing, &self.consuming].into_iter().zip(&self.witnesses)
+        {
+            let compared = witness.compare(connection);
+            compared.err().into_iter().for_each(|text| self.shared.ledger.trouble(text));
         }
         let (totals, wrong) = self.shared.books.lock().close();
         wrong.into_iter().for_each(|text| self.shared.ledger.trouble(text));
