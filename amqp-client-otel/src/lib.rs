@@ -1,0 +1,141 @@
+//! OpenTelemetry for the AMQP 0-9-1 clients `amqp-client-tokio`, `amqp-client-smol` and `amqp-client-blocking`.
+//!
+//! [`OtelIntercept`] creates spans and metrics for all messages of a connection, and carries trace contexts in their headers. Give
+//! it to the target of a connection; the code that publishes and consumes stays as it is.
+//!
+//! ```
+//! # use amqp_client_tokio::{Message, QueueOptions, Target, connect_target};
+//! use amqp_client_otel::OtelIntercept;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = amqp_test_broker::Broker::start()?;
+//! # let uri = broker.uri();
+//! // Uses the tracer and meter providers that the program has set in `opentelemetry::global`.
+//! let otel = OtelIntercept::builder().server("rabbit-1", 5672).build();
+//! let target: Target = uri.parse()?;
+//! let connection = connect_target(target.intercept(otel)).await?;
+//!
+//! let channel = connection.open_channel().await?;
+//! let queue = channel.queue_declare("orders", QueueOptions::new()).await?;
+//! // A span `publish amq.default`. The message has a header `traceparent`.
+//! queue.publish_confirmed(&Message::new("an order")).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Spans
+//! Names and attributes follow version 1.44 of the semantic conventions for messaging, whose status is "development". They may
+//! change with the conventions.
+//!
+//! | Span | Kind | From | To |
+//! |---|---|---|---|
+//! | `publish` | producer | the call | the confirm; without confirms, when the message is queued for sending |
+//! | `create`, for each message of a `publish_all` | producer | the call | at once |
+//! | `publish` of a `publish_all`, with links to its messages | client | the call | the last confirm |
+//! | `process` | consumer | when the application takes the delivery | when the delivery is settled |
+//! | `receive` (`basic.get`) | client | when the application gets the message | at once |
+//! | `ack`, `nack`, `reject`, if [switched on](Builder::settle_spans) | client | the call | at once |
+//!
+//! A name ends with the exchange; for the default exchange with `amq.default`, or with the queue of the delivery.
+//! [`Builder::destination`] chooses something else.
+//!
+//! A `process` span is linked to the context in the message, and belongs to the trace that is current where the delivery is taken.
+//! [`Builder::process_is_child`] makes it part of the trace of the message.
+//!
+//! The code that handles a delivery runs in the context of its `process` span if it runs in the
+//! [scope](amqp_client_core::Delivery::scope) of the delivery: `for_each_concurrent` and the workers of `amqp-client-patterns` do
+//! that. What it publishes is then part of the same trace.
+//!
+//! # Errors
+//! `error.type` of a `publish` is `nacked`, `returned`, `unconfirmed`, `refused`, `not_resent`, `timeout`, `channel_closed`,
+//! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (nothing waits for the outcome any more) or
+//! `_OTHER`. That of a `process` is `nacked`, `rejected`, `dropped`, `panicked`, `stale` or `channel_closed`.
+//!
+//! # Headers
+//! `traceparent` and `tracestate` of [W3C Trace Context](https://www.w3.org/TR/trace-context/), and `baggage` if
+//! [switched on](Builder::baggage), as long strings. A valid context that the message has already is kept, and the `publish` span
+//! is linked to it: so a message that a worker tries again keeps the context of its creator. Malformed contexts are ignored. A
+//! message without room for the headers is published without them.
+//!
+//! # Metrics
+//! `messaging.client.operation.duration` (of publishes), `messaging.process.duration`, `messaging.client.sent.messages` and
+//! `messaging.client.consumed.messages`.
+//!
+//! # Exporters
+//! The task that drives the connection ends spans of confirmed messages. Use a batch span processor: an exporter that blocks would
+//! delay all messages.
+
+mod builder;
+mod conventions;
+mod destination;
+mod outcome;
+mod process;
+mod propagation;
+mod publish;
+mod shared;
+
+pub use builder::Builder;
+pub use destination::Destination;
+pub use process::ProcessBatch;
+
+use std::sync::Arc;
+
+use amqp_client_core::intercept::{
+    Intercept, OutgoingMessage, Processing, PublishBatch, Published, Source,
+};
+use amqp_client_core::proto::{Delivery, RawProperties};
+
+use shared::Shared;
+
+/// Creates spans and metrics for the messages of a connection; see the [crate](self). Clones share everything.
+#[derive(Debug, Clone)]
+pub struct OtelIntercept(Arc<Shared>);
+
+impl OtelIntercept {
+    /// Returns a builder with the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts one `process` span for several deliveries, with a link to the context of each. Switch the span of each delivery
+    /// [off](Builder::process_spans) then.
+    ///
+    /// ```
+    /// # use amqp_client_otel::OtelIntercept;
+    /// # use amqp_client_core::proto::RawProperties;
+    /// # let otel = OtelIntercept::builder().process_spans(false).build();
+    /// # let properties_of_batch = [RawProperties::EMPTY];
+    /// let mut span = otel.process_batch("rows", properties_of_batch);
+    /// let saved: Result<(), std::io::Error> = {
+    ///     let _current = span.context().clone().attach();
+    ///     // Save the rows here.
+    ///     Ok(())
+    /// };
+    /// if saved.is_err() {
+    ///     span.fail("database");
+    /// }
+    /// ```
+    pub fn process_batch(
+        &self,
+        queue: impl AsRef<[u8]>,
+        messages: impl IntoIterator<Item = RawProperties>,
+    ) -> ProcessBatch {
+        ProcessBatch::start(&self.0, queue.as_ref(), messages.into_iter())
+    }
+}
+
+impl Intercept for OtelIntercept {
+    fn publish(&self, message: &mut OutgoingMessage<'_>) -> Option<Box<dyn Published>> {
+        Some(Box::new(publish::Publishing::start(&self.0, message)))
+    }
+
+    fn publish_all(&self, to: &OutgoingMessage<'_>) -> Option<Box<dyn PublishBatch>> {
+        Some(Box::new(publish::Batch::start(&self.0, to)))
+    }
+
+    fn deliver(&self, delivery: &Delivery, from: Source<'_>) -> Option<Box<dyn Processing>> {
+        let handling = process::Handling::start(&self.0, delivery, from)?;
+        Some(Box::new(handling))
+    }
+}

@@ -1,0 +1,57 @@
+//! Values of `error.type`.
+
+use amqp_client_core::ConfirmError;
+use amqp_client_core::PublishError;
+use amqp_client_core::intercept::{PublishOutcome, Settled};
+
+/// Returns the type and the text of a failure.
+pub(crate) fn of_publish(outcome: PublishOutcome<'_>) -> Option<(&'static str, String)> {
+    match outcome {
+        PublishOutcome::NotSent(error) => Some((not_sent(error), error.to_string())),
+        PublishOutcome::Failed(error) => Some((failed(error), error.to_string())),
+        _ => None,
+    }
+}
+
+const fn failed(error: &ConfirmError) -> &'static str {
+    match error {
+        ConfirmError::Nacked => "nacked",
+        ConfirmError::Returned(_) => "returned",
+        ConfirmError::Unconfirmed(_) => "unconfirmed",
+        ConfirmError::Refused(_) => "refused",
+        ConfirmError::NotResent(_) => "not_resent",
+        ConfirmError::TimedOut { .. } => "timeout",
+        _ => "_OTHER",
+    }
+}
+
+const fn not_sent(error: &PublishError) -> &'static str {
+    match error {
+        PublishError::Ended(_) => "channel_closed",
+        PublishError::Name(_) => "name_too_long",
+        PublishError::PropertiesTooLarge { .. } => "properties_too_large",
+        PublishError::Gated(_) => "would_wait",
+        PublishError::TimedOut { .. } => "timeout",
+        _ => "_OTHER",
+    }
+}
+
+/// Returns the failure of a handler, by how its delivery was settled.
+pub(crate) const fn of_processing(how: Settled) -> Option<&'static str> {
+    match how {
+        Settled::Nacked { .. } => Some("nacked"),
+        Settled::Rejected { .. } => Some("rejected"),
+        Settled::Dropped => Some("dropped"),
+        Settled::Panicked { .. } => Some("panicked"),
+        _ => of_settling(how),
+    }
+}
+
+/// Returns the reason why settling had no effect.
+pub(crate) const fn of_settling(how: Settled) -> Option<&'static str> {
+    match how {
+        Settled::Stale => Some("stale"),
+        Settled::ChannelClosed => Some("channel_closed"),
+        _ => None,
+    }
+}
