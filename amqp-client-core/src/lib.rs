@@ -36,6 +36,8 @@ mod event;
 pub mod intercept;
 pub mod login;
 mod message;
+#[doc = include_str!("../docs/observability.md")]
+pub mod observability {}
 mod options;
 mod panics;
 mod publisher;

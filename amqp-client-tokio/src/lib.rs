@@ -108,8 +108,8 @@ pub use amqp_client_core::{
     Publisher, PublisherOptions, Queue, QueueMode, QueueOptions, QueueType, RawProperties,
     ReadingPaused, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route, Secret, SendError,
     SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp, TooLong,
-    TryPublishError, Unusable, Uri, Value, error, intercept, login, proto, recovery, tap, testing,
-    tls, topology,
+    TryPublishError, Unusable, Uri, Value, error, intercept, login, observability, proto, recovery,
+    tap, testing, tls, topology,
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;
