@@ -29,6 +29,27 @@
 //! Methods that return nothing to wait for, such as [`Delivery::ack`], only queue their bytes. Close the connection before the
 //! program ends: closing writes everything that is queued.
 //!
+//! # Logs
+//!
+//! With the feature `log` or `tracing`, the client writes a line about each thing that happens to a connection: attempts to
+//! connect, losses, recoveries, blocked publishing, channels that the broker closed, consumers that ended, messages that could not
+//! be used. Neither feature is on by default. With both, each line goes to both. No line is written for a message that is
+//! published, delivered or acknowledged, and no line contains a secret.
+//!
+//! Each line names the connection by a number and, if it has one, by its
+//! [name](ClientConfig::connection_name), and the channel by its number. The target of all lines is `amqp_client`; with
+//! `env_logger`, `RUST_LOG=amqp_client=debug` selects it. The levels are *error* for what does not mend itself, *warn* for what is
+//! wrong while the client goes on, *info* for changes of state, *debug* for actions of the application. Lines that can come with
+//! each message get rarer, and say how many were left out.
+//!
+//! A sink runs on the thread on which a line is due, outside the client's locks. It may use handles of the connection, and may
+//! panic; if it blocks, that connection waits for it.
+//!
+//! ```text
+//! WARN amqp_client: connection 1 (orders): connection lost: the peer disconnected without closing the connection; ...
+//! INFO amqp_client: connection 1 (orders): the next attempt to connect to localhost:5672 is in 0.5 s
+//! ```
+//!
 //! # Which to use for consuming
 //!
 //! | | |

@@ -1,13 +1,14 @@
 //! Configuration of a client: login, limits, deadlines.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amqp_proto::ClientConfig;
 use amqp_proto::session::Session;
 use thiserror::Error;
 
 use crate::intercept::{Intercept, Interceptor};
+use crate::logs::Log;
 use crate::tap::{Tap, Taps};
 
 /// The configuration of a connection and of its handles.
@@ -15,7 +16,7 @@ use crate::tap::{Tap, Taps};
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;
 /// use amqp_client_tokio::{ClientConfig, Config, Settings};
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 ///
 /// let config = Config::default()
 ///     .protocol(ClientConfig::default().heartbeat(Duration::from_secs(10)))
@@ -27,6 +28,8 @@ pub struct Config {
     pub(crate) settings: Settings,
     pub(crate) taps: Taps,
     pub(crate) interceptor: Option<Interceptor>,
+    /// The log of the next connection, if one of its attempts has already written lines.
+    pub(crate) log: Option<Log>,
 }
 
 amqp_proto::__setters! {
@@ -39,6 +42,13 @@ amqp_proto::__setters! {
 }
 
 impl Config {
+    /// Returns the log of a connection that begins at `now`.
+    pub(crate) fn begin_log(&self, now: Instant) -> Log {
+        let log = self.log.clone().unwrap_or_else(|| Log::new(&self.protocol));
+        log.begin(now);
+        log
+    }
+
     /// Adds a tap, which sees each frame that is sent and received; see [`tap`](crate::tap).
     ///
     /// ```
@@ -99,7 +109,7 @@ impl Config {
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;
 /// use amqp_client_tokio::{Settings, Target};
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 ///
 /// let settings = Settings::default()
 ///     .connect_timeout(Duration::from_secs(5))

@@ -35,6 +35,7 @@ pub mod error;
 mod event;
 pub mod intercept;
 pub mod login;
+mod logs;
 mod message;
 #[doc = include_str!("../docs/observability.md")]
 pub mod observability {}

@@ -281,6 +281,23 @@ impl ClientConfig {
         Ok(self)
     }
 
+    /// Returns the name of the connection, if it has one and it is UTF-8.
+    ///
+    /// ```
+    /// use amqp_proto::ClientConfig;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ClientConfig::default().connection_name("orders")?;
+    /// assert_eq!(config.get_connection_name().as_deref(), Some("orders"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn get_connection_name(&self) -> Option<String> {
+        let name = self.client_properties.get("connection_name")?;
+        name.as_str().map(str::to_owned)
+    }
+
     /// Returns the name of the virtual host.
     #[must_use]
     pub const fn get_virtual_host(&self) -> &ShortStr {

@@ -36,12 +36,16 @@ impl Channel {
             Err(error) => return Reply::failed(error),
         };
         let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
+        let from = method.queue.clone();
         Reply::send_by(
             self,
             self.lock(),
             BasicConsume::NAME,
             |protocol| start_consumer(protocol, method, prefetch),
-            |state, id| state.queues.insert(id.into(), tag, pausable),
+            |state, id| {
+                state.log.consumer_starts(&tag, &from);
+                state.queues.insert(id.into(), tag, pausable);
+            },
             |sending, reply| {
                 let tag = typed::<BasicConsume>(sending, reply)?.consumer_tag.detached();
                 Ok(Consumer::new(sending.channel.clone(), sending.id.into(), tag, queue))
@@ -65,14 +69,17 @@ impl Channel {
         let method =
             BasicConsume { no_wait: true, ..self.consume_method(queue.as_ref(), options)? };
         let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
+        let from = method.queue.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
         let id =
             self.count_request(state, |protocol| start_consumer(protocol, method, prefetch))?;
         let id = id.into();
         if let Some(channel) = state.channel(self.place()) {
+            channel.log.consumer_starts(&tag, &from);
             channel.queues.insert(id, tag.clone(), pausable);
         }
+        state.log_due();
         state.wake_driver();
         drop(guard);
         Ok(Consumer::new(self.clone(), id, tag, queue))

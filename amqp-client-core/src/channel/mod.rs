@@ -116,7 +116,11 @@ impl Channel {
 
     pub(crate) fn emit(&self, event: &ChannelEvent) {
         let mut wakers = Vec::new();
-        self.with_state(|state| state.listeners.emit(event, |waker| wakers.push(waker)));
+        let log = self.with_state(|state| {
+            state.emit(event, |waker| wakers.push(waker));
+            state.log.log()
+        });
+        log.write();
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 

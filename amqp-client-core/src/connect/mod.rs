@@ -26,7 +26,9 @@ use reconnect::{reconnect_unless, run};
 use crate::Connection;
 use crate::config::Config;
 use crate::driver::{Drive, Reconnector, Timer as _, Transport};
+use crate::error::chain;
 use crate::login::{Token, keep_fresh};
+use crate::logs::{Level, one_line};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 #[cfg(feature = "tls")]
@@ -50,7 +52,9 @@ pub async fn open<R: Runtime>(mut target: Target) -> Result<Connection, ConnectE
         // Each attempt requests a token: the source may be down as well as the broker.
         Some(recovery) => open_patiently::<R>(&Arc::new(target), &recovery).await?,
         None => {
-            let token = log_in::<R>(&mut target).await?;
+            let log = target.config.begin_log(R::timer().now());
+            target.config.log = Some(log);
+            let token = log_in::<R>(&mut target).await.inspect_err(|error| warn(&target, error))?;
             (open_any::<R>(target).await?, token)
         }
     };
@@ -65,7 +69,7 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     let mut refusal = None;
     let mut last = ConnectError::NoEndpoint;
     for (node, _) in target.endpoints.iter().enumerate() {
-        match open_node::<R>(&target, node).await {
+        match open_node::<R>(&target, node).await.inspect_err(|error| warn(&target, error)) {
             Err(error) if !error.is_about_the_node() => return Err(error),
             // A refusal with a reason is more useful to the caller than a node that was not reached.
             Err(error) if refusal.is_none() && error.reply_code().is_some() => {
@@ -76,6 +80,15 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
         }
     }
     Err(refusal.unwrap_or(last))
+}
+
+/// Reports an attempt that failed, unless its connection has reported that.
+fn warn(target: &Target, error: &ConnectError) {
+    let Some(log) = &target.config.log else { return };
+    if error.as_connection_error().is_none() {
+        log.line(Level::Warn, None, || one_line(&chain(error)));
+        log.write();
+    }
 }
 
 /// Connects as after a loss, with the retries that the recovery configures. Also returns the token that it logged in with.
@@ -121,10 +134,13 @@ async fn open_node<R: Runtime>(
     let limit = Limit::begin::<R>(target, &endpoint);
     let Reached { transport, registration, addr } = reach::<R>(target, &endpoint, &limit).await?;
     let (connection, mut drive) = begin::<R, _>(transport, target.config.clone());
-    connection.shared().lock().peer_addr = Some(addr);
+    {
+        let mut state = connection.shared().lock();
+        (state.peer_addr, state.node) = (Some(addr), node);
+        state.endpoints.clone_from(&target.endpoints);
+    }
     if let Some(recovery) = &target.recovery {
         drive.recover_with(without_attempt_timeout(recovery), target.endpoints.len(), node);
-        connection.shared().lock().endpoints.clone_from(&target.endpoints);
     }
     run::<R>(drive, registration, target.clone())
         .map_err(|error| ConnectError::unreachable(&endpoint, ConnectStep::Tcp, error))?;

@@ -27,6 +27,7 @@ use read_buffer::ReadBuffer;
 use crate::Connection;
 use crate::config::{Config, Settings};
 use crate::intercept::Interceptor;
+use crate::logs::Log;
 use crate::state::{LagWatch, Shared, keep_clone};
 use crate::tap::{ConnectionTap, Taps, TransportTap};
 
@@ -88,9 +89,10 @@ impl DriverGuard {
         settings: Settings,
         taps: Taps,
         interceptor: Option<Interceptor>,
+        log: Log,
     ) -> (Connection, Self) {
         let close_timeout = session.config().get_close_timeout();
-        let shared = Arc::new(Shared::new(session, settings, interceptor));
+        let shared = Arc::new(Shared::new(session, settings, interceptor, log));
         let connection = Connection::new(shared.clone());
         let tap = ConnectionTap::new(taps);
         (connection, Self { shared, close_timeout, spare_waker: None, tap })
@@ -208,9 +210,10 @@ impl Driver {
     /// began.
     #[must_use]
     pub fn new(config: Config, now: Instant) -> (Connection, Self) {
-        let Config { protocol, settings, taps, interceptor } = config;
+        let log = config.begin_log(now);
+        let Config { protocol, settings, taps, interceptor, log: _ } = config;
         let session = Session::new(Arc::new(protocol), now);
-        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor);
+        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor, log);
         (connection, Self::of(guard, now))
     }
 
@@ -298,6 +301,7 @@ impl Driver {
             self.ended_at.get_or_insert(now).checked_add(timeout)
         });
         let silent = state.proto.peer_seems_silent();
+        state.log_silence(silent, now);
         let read = if silent && shared.settings.may_look(state.delivered_bytes) {
             // These reads may exceed the budget, by a little each time that the peer seems silent.
             Reading::Check

@@ -45,9 +45,10 @@ impl Reconnector {
         nodes: usize,
         now: Instant,
     ) -> (Connection, Self) {
-        let Config { protocol, settings, taps, interceptor } = config;
+        let log = config.begin_log(now);
+        let Config { protocol, settings, taps, interceptor, log: _ } = config;
         let session = Session::disconnected(Arc::new(protocol), recovery, nodes, now);
-        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor);
+        let (connection, guard) = DriverGuard::begin(session, settings, taps, interceptor, log);
         (connection, Self { guard })
     }
 

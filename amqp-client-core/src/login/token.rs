@@ -17,6 +17,7 @@ use crate::connection::WeakConnection;
 use crate::driver::Timer;
 use crate::error::chain;
 use crate::event::ConnectionEvent;
+use crate::logs::Level;
 use crate::panics;
 use crate::state::{On, Waiting};
 
@@ -173,6 +174,7 @@ pub(crate) fn keep_fresh_from<T: Timer>(
                 Ok(next) => {
                     // If the client has logged in again meanwhile, the broker has either token.
                     let other = connection.shared().lock().new_login.take();
+                    connection.log_renewal(next);
                     period = other.map_or(next, |valid_for| valid_for.min(next));
                     false
                 }
@@ -251,6 +253,12 @@ impl WeakConnection {
             Err(_) => Poll::Ready(()),
             Ok(()) => waiting.wait(state, task),
         })
+    }
+
+    fn log_renewal(&self, valid_for: Duration) {
+        let mut state = self.shared().lock();
+        state.log.line(Level::Info, None, || format!("the token was renewed, for {valid_for:?}"));
+        state.log_due();
     }
 
     fn emit(&self, event: &ConnectionEvent) {

@@ -20,6 +20,7 @@ use super::waiters::{Task, Waiters};
 use crate::channel::Handle;
 use crate::error::ConsumerEnd;
 use crate::event::ChannelEvent;
+use crate::logs::ChannelLog;
 use crate::options::Window;
 
 /// Everything that waits for something on one channel.
@@ -54,6 +55,7 @@ pub(crate) struct ChannelState {
     pub(crate) tally: Tally,
     /// It is among those that have something to time at the next turn of the driver.
     pub(super) untimed: bool,
+    pub(crate) log: ChannelLog,
 }
 
 /// The effect of an event on others than the tasks that waited on the channel.
@@ -85,6 +87,7 @@ impl ChannelState {
             consumers: 0,
             tally: Tally::default(),
             untimed: false,
+            log: ChannelLog::default(),
         }
     }
 
@@ -136,6 +139,10 @@ impl ChannelState {
             }
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
+                if publish.is_none() {
+                    // Otherwise its publisher gets it as an error.
+                    self.log.event(&event, now);
+                }
                 self.listeners.emit(&event, wake);
                 match publish {
                     Some(publish) => self.confirms.returned(publish, returned),
@@ -154,7 +161,7 @@ impl ChannelState {
                 };
                 let consumer_tag = queue.tag.clone();
                 queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
-                self.listeners.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
+                self.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
             }
             Event::Republished { count } => self.tally.counters.republished += count as u64,
             Event::Unusable { consumer, delivery_tag, why } => {
@@ -162,13 +169,14 @@ impl ChannelState {
                 let consumer_tag =
                     self.queues.get(consumer).map(|queue| queue.tag.clone()).unwrap_or_default();
                 let event = ChannelEvent::Unusable { consumer_tag, delivery_tag, why };
+                self.log.event(&event, now);
                 self.listeners.emit(&event, wake);
             }
             Event::Flow { active } => {
                 if active {
                     self.gate.wake_all(&mut wake);
                 }
-                self.listeners.emit(&ChannelEvent::Flow { active }, wake);
+                self.emit(&ChannelEvent::Flow { active }, wake);
             }
             Event::Failed { request, error } => {
                 self.requests.failed(request, error.into()).into_iter().for_each(wake);
@@ -185,18 +193,19 @@ impl ChannelState {
                 let freed = self.queues.discard_up_to(delivered);
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
                 self.stale.store(delivered.get(), Ordering::Release);
-                self.listeners.emit(&ChannelEvent::Interrupted(error), wake);
+                self.emit(&ChannelEvent::Interrupted(error), wake);
             }
             Event::ConsumerFailed { consumer, error } => {
                 let Some(queue) = self.queues.get(consumer) else {
                     return outcome;
                 };
+                self.log.consumer_ended(&queue.tag, &error);
                 let end = End::Unasked(ConsumerEnd::Ended(error));
                 queue.end(end).into_iter().for_each(wake);
             }
             Event::Restored => {
                 self.gate.wake_all(&mut wake);
-                self.listeners.emit(&ChannelEvent::Restored, wake);
+                self.emit(&ChannelEvent::Restored, wake);
             }
             Event::GateOpened => self.gate.wake_all(wake),
             Event::Closed(reason) => {
@@ -207,6 +216,12 @@ impl ChannelState {
             _ => {}
         }
         outcome
+    }
+
+    /// Reports an event, to listeners and in the log.
+    pub(crate) fn emit(&mut self, event: &ChannelEvent, wake: impl FnMut(Waker)) {
+        self.log.event(event, None);
+        self.listeners.emit(event, wake);
     }
 
     #[inline]
@@ -328,7 +343,7 @@ impl ChannelState {
         self.watchers.wake_all(&mut wake);
         self.open_gates(&mut wake);
         self.confirmed.wake_all(&mut wake);
-        self.listeners.emit(&ChannelEvent::Closed(reason.clone()), &mut wake);
+        self.emit(&ChannelEvent::Closed(reason.clone()), &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);
     }

@@ -132,6 +132,7 @@ impl State {
         if matches!(event, ChannelEvent::Restored) {
             self.deadlines.reopen(place, self.proto.queued());
         }
+        self.count_lost(&event);
         let Self { channels, proto, wakes, delivered_bytes, full, kept, counters, now, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
@@ -165,6 +166,7 @@ impl State {
                 self.free_channel(place);
             }
         }
+        self.log_due();
     }
 
     /// The connection has ended, and everything that waits ends with it. The channels have ended one by one before.
@@ -186,7 +188,9 @@ impl State {
     }
 
     pub(crate) fn emit(&mut self, event: &ConnectionEvent) {
+        self.log_event(event);
         let Self { listeners, wakes, .. } = self;
         listeners.emit(event, |waker| wakes.push(waker));
+        self.log_due();
     }
 }

@@ -71,7 +71,7 @@ impl State {
         queue.lags = true;
         let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.bytes);
         let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
-        channel.listeners.emit(&event, |waker| self.wakes.push(waker));
+        channel.emit(&event, |waker| self.wakes.push(waker));
         self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
@@ -148,9 +148,10 @@ impl State {
         }
         queue.paused = true;
         let consumer_tag = queue.tag.clone();
-        channel.listeners.emit(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
+        channel.emit(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
             wakes.push(waker);
         });
+        self.log_due();
         true
     }
 
@@ -192,9 +193,10 @@ impl State {
         let Some(queue) = channel.queues.get(consumer) else { return };
         let consumer_tag = queue.tag.clone();
         proto.resume_consumer(channel.id, consumer);
-        channel.listeners.emit(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
+        channel.emit(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
             wakes.push(waker);
         });
+        self.log_due();
         self.wake_driver();
     }
 }

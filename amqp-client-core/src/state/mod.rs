@@ -18,6 +18,7 @@ mod health;
 mod lag;
 mod line;
 mod listeners;
+mod log;
 mod queues;
 mod requests;
 mod shared;
@@ -63,6 +64,7 @@ use amqp_proto::{
 use crate::channel::Handle;
 use crate::counters::Counters;
 use crate::event::ConnectionEvent;
+use crate::logs::{ChannelLog, Log};
 
 /// A new secret that was sent, and its outcome once that is known.
 pub(crate) type SecretUpdate = Arc<OnceLock<Result<(), ConnectionError>>>;
@@ -130,6 +132,8 @@ pub(crate) struct State {
     /// Channels without handles that are not being closed yet.
     released: Vec<ChannelId>,
     wakes: Wakes,
+    pub(crate) log: Log,
+    story: log::Story,
 }
 
 /// A close that a handle has requested.
@@ -156,7 +160,7 @@ impl State {
         }
     }
 
-    fn new(mut proto: Session) -> Self {
+    fn new(mut proto: Session, log: Log) -> Self {
         proto.hold_discarded();
         Self {
             proto,
@@ -192,6 +196,8 @@ impl State {
             by_number: Vec::new(),
             released: Vec::new(),
             wakes: Wakes::default(),
+            log,
+            story: log::Story::default(),
         }
     }
 
@@ -270,7 +276,9 @@ impl State {
 
     /// Keeps a place for a channel that was just opened; returns where it is.
     pub(crate) fn add_channel(&mut self, id: ChannelId) -> u32 {
-        let channel = Some(ChannelState::new(id));
+        let mut channel = ChannelState::new(id);
+        channel.log = ChannelLog::new(&self.log, id);
+        let channel = Some(channel);
         let place = match self.channels.iter().position(Option::is_none) {
             Some(free) => {
                 self.channels[free] = channel;

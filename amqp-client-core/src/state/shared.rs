@@ -19,6 +19,7 @@ use super::waiters::Task;
 use super::wakes::Wakes;
 use crate::config::Settings;
 use crate::intercept::{Interceptor, Observers};
+use crate::logs::Log;
 
 /// The lock around the state of a connection.
 pub(crate) struct Shared {
@@ -48,10 +49,11 @@ impl Shared {
         proto: Session,
         settings: Settings,
         interceptor: Option<Interceptor>,
+        log: Log,
     ) -> Self {
         let (turns, yield_now) = (AtomicU64::new(0), OnceLock::new());
         let detours = AtomicU8::new(if interceptor.is_some() { INTERCEPTED } else { 0 });
-        let state = Mutex::new(State::new(proto));
+        let state = Mutex::new(State::new(proto, log));
         let observers = interceptor.map(Observers::new);
         Self { settings, observers, turns, yield_now, detours, state }
     }

@@ -3,6 +3,7 @@ use std::fmt;
 use std::task::Waker;
 
 use super::callbacks::Call;
+use crate::logs::Log;
 use crate::panics::contained;
 
 /// The tasks to wake once the lock is released. Usually there is none or one, and that has to be cheap.
@@ -16,6 +17,7 @@ pub(super) struct Wakes {
 struct Rest {
     wakers: Vec<Waker>,
     calls: Vec<Call>,
+    log: Log,
     /// Values that only have to be dropped.
     buried: Vec<Box<dyn Any + Send>>,
 }
@@ -42,6 +44,11 @@ impl Wakes {
         self.rest().calls.push(call);
     }
 
+    /// Writes the lines that wait in that log. It is the log of one connection, so there is only one.
+    pub(super) fn log(&mut self, log: Log) {
+        self.rest().log = log;
+    }
+
     pub(super) fn bury(&mut self, buried: Box<dyn Any + Send>) {
         self.rest().buried.push(buried);
     }
@@ -53,6 +60,10 @@ impl Wakes {
     /// Leaves nothing behind. Kept out of line: each use of the lock ends with the question whether there is anybody to wake.
     #[inline(never)]
     pub(super) fn wake(&mut self) {
+        // First: a task that learns of the end may end the process, and the last line would be missing.
+        if let Some(rest) = &self.rest {
+            rest.log.write();
+        }
         if let Some(first) = self.first.take() {
             contained(|| first.wake());
         }
@@ -65,7 +76,7 @@ impl Wakes {
 impl Rest {
     #[cold]
     fn wake(self) {
-        let Self { wakers, calls, buried } = self;
+        let Self { wakers, calls, buried, log: _ } = self;
         wakers.into_iter().for_each(|waker| contained(|| waker.wake()));
         calls.into_iter().for_each(contained);
         buried.into_iter().for_each(|buried| contained(|| drop(buried)));

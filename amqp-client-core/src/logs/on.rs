@@ -1,0 +1,209 @@
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use amqp_proto::{ChannelId, ClientConfig};
+
+use super::Level;
+use crate::panics::contained;
+
+/// Number of lines that wait while the sink blocks. Further ones are counted and dropped: a sink that hangs must not take all
+/// memory.
+const WAITING_MAX: usize = 1000;
+
+/// Numbers the connections of the process.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// The log of one connection. Clones write to the same.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Option<Arc<Connection>>);
+
+struct Connection {
+    /// The number of the connection, and its name if it has one.
+    label: String,
+    began: OnceLock<Instant>,
+    /// Lines wait that nobody writes.
+    due: AtomicBool,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    waiting: VecDeque<Line>,
+    left_out: u64,
+    /// A thread writes. Others leave their lines to it, so that the order stays.
+    writing: bool,
+}
+
+struct Line {
+    level: Level,
+    channel: Option<ChannelId>,
+    text: String,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
+impl Log {
+    pub(crate) fn new(config: &ClientConfig) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let label = match config.get_connection_name() {
+            Some(name) => format!("connection {number} ({})", name.escape_debug()),
+            None => format!("connection {number}"),
+        };
+        let (began, due, lines) = (OnceLock::new(), AtomicBool::new(false), Mutex::default());
+        Self(Some(Arc::new(Connection { label, began, due, lines })))
+    }
+
+    /// Connecting has begun. Only the first call counts.
+    pub(crate) fn begin(&self, now: Instant) {
+        if let Some(connection) = &self.0 {
+            let _earlier = connection.began.set(now);
+        }
+    }
+
+    /// Returns when connecting began.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.0.as_ref()?.began.get().copied()
+    }
+
+    /// Returns whether a facade is built in.
+    pub(crate) const fn is_built(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns whether lines wait for [`write`](Self::write).
+    pub(crate) fn is_due(&self) -> bool {
+        self.0.as_ref().is_some_and(|connection| connection.due.load(Ordering::Relaxed))
+    }
+
+    /// Queues a line. `text` runs right now, and not at all if no sink wants that level; it must not run code of the user's.
+    pub(crate) fn line(
+        &self,
+        level: Level,
+        channel: Option<ChannelId>,
+        text: impl FnOnce() -> String,
+    ) {
+        let Some(connection) = &self.0 else { return };
+        if !wants(level) {
+            return;
+        }
+        let line = Line { level, channel, text: text() };
+        let mut lines = connection.lines();
+        if lines.waiting.len() < WAITING_MAX {
+            lines.waiting.push_back(line);
+        } else {
+            lines.left_out += 1;
+        }
+        connection.due.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes the queued lines in order, or leaves them to the thread that is writing. Not for use under a lock.
+    pub(crate) fn write(&self) {
+        let Some(connection) = &self.0 else { return };
+        connection.due.store(false, Ordering::Relaxed);
+        if std::mem::replace(&mut connection.lines().writing, true) {
+            return;
+        }
+        while let Some(line) = connection.next() {
+            contained(|| line.write(&connection.label));
+        }
+    }
+}
+
+impl Connection {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next line; there is none once nobody writes any more.
+    fn next(&self) -> Option<Line> {
+        let mut lines = self.lines();
+        let line = lines.waiting.pop_front();
+        if line.is_some() {
+            return line;
+        }
+        let left_out = std::mem::take(&mut lines.left_out);
+        if left_out > 0 {
+            let text =
+                format!("{left_out} lines were left out, because the sink of the log is slow");
+            return Some(Line { level: Level::Warn, channel: None, text });
+        }
+        lines.writing = false;
+        None
+    }
+}
+
+impl Line {
+    fn write(self, connection: &str) {
+        let Self { level, channel, text } = self;
+        #[cfg(feature = "log")]
+        {
+            let level = log_level(level);
+            match channel {
+                None => log::log!(target: TARGET, level, "{connection}: {text}"),
+                Some(channel) => {
+                    log::log!(target: TARGET, level, "{connection}, channel {channel}: {text}");
+                }
+            }
+        }
+        #[cfg(feature = "tracing")]
+        {
+            let channel = channel.map(ChannelId::get);
+            // The level of an event is a part of its static description.
+            macro_rules! event {
+                ($level:ident) => {
+                    tracing::event!(
+                        target: TARGET, tracing::Level::$level, connection, channel, "{text}"
+                    )
+                };
+            }
+            match level {
+                Level::Error => event!(ERROR),
+                Level::Warn => event!(WARN),
+                Level::Info => event!(INFO),
+                Level::Debug => event!(DEBUG),
+            }
+        }
+    }
+}
+
+/// The target of all lines, by which programs filter.
+const TARGET: &str = "amqp_client";
+
+/// Returns whether a sink may want that level. Reads only what the facades keep in an atomic: a sink must not run here.
+fn wants(level: Level) -> bool {
+    #[cfg(feature = "log")]
+    if log_level(level) <= log::max_level() {
+        return true;
+    }
+    #[cfg(feature = "tracing")]
+    {
+        use tracing::level_filters::LevelFilter;
+        let level = match level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+        };
+        if level <= LevelFilter::current() {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(feature = "log")]
+const fn log_level(level: Level) -> log::Level {
+    match level {
+        Level::Error => log::Level::Error,
+        Level::Warn => log::Level::Warn,
+        Level::Info => log::Level::Info,
+        Level::Debug => log::Level::Debug,
+    }
+}
