@@ -10,6 +10,7 @@ mod captured;
 mod channels;
 mod connections;
 mod consuming;
+mod counters;
 mod exchanges;
 mod intercepting;
 mod logins;
@@ -87,6 +88,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         channels::ALL,
         connections::ALL,
         consuming::ALL,
+        counters::ALL,
         exchanges::ALL,
         intercepting::ALL,
         logins::ALL,
