@@ -1,7 +1,7 @@
 //! Interceptors: code that sees each message of a connection, and can add headers.
 //!
 //! Use an interceptor for what concerns all messages and no single one: traces, metrics, signatures, an audit log. The crate
-//! `amqp-client-otel` contains interceptors for OpenTelemetry and `tracing`.
+//! `amqp-client-otel` contains one for OpenTelemetry.
 //!
 //! ```
 //! # use amqp_client_core as amqp_client_tokio;
