@@ -69,7 +69,7 @@ pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
 pub use connection::{After, Connection, ConnectionEvents, Leftovers, OpenChannel};
 pub use consumer::Consumer;
-pub use counters::{Counters, Histogram};
+pub use counters::{Counters, Histogram, PrometheusText};
 pub use delivery::{Delivery, Got, OnPanic};
 pub use error::{CallError, ConfirmError, ConsumerEnd, PublishError, SendError, TryPublishError};
 pub use event::{ChannelEvent, ConnectionEvent};

@@ -125,12 +125,12 @@ pub use amqp_client_core::{
     FieldTable, Gate, Got, Health, Histogram, Initiator, LeaderLocator, Leftovers, Limits, Locked,
     LoginError, MasterLocator, Message, MessageProperties, Misuse, Negotiated, NoWait, OnCancel,
     OnLoss, OnPanic, OpenChannel, OpenChannelError, OptionError, OptionProblem, Overflow,
-    Oversized, Password, Prepared, PreparedPublisher, Properties, PublishAllError, PublishError,
-    Publisher, PublisherOptions, Queue, QueueMode, QueueOptions, QueueType, RawProperties,
-    ReadingPaused, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route, Secret, SendError,
-    SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp, TooLong,
-    TryPublishError, Unusable, Uri, Value, error, intercept, login, observability, proto, recovery,
-    tap, testing, tls, topology,
+    Oversized, Password, Prepared, PreparedPublisher, PrometheusText, Properties, PublishAllError,
+    PublishError, Publisher, PublisherOptions, Queue, QueueMode, QueueOptions, QueueType,
+    RawProperties, ReadingPaused, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route,
+    Secret, SendError, SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp,
+    TooLong, TryPublishError, Unusable, Uri, Value, error, intercept, login, observability, proto,
+    recovery, tap, testing, tls, topology,
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;

@@ -1,8 +1,10 @@
 //! Counters of connections and channels.
 
 mod histogram;
+mod prometheus;
 
 pub use histogram::Histogram;
+pub use prometheus::PrometheusText;
 
 use std::time::Duration;
 

@@ -1,0 +1,184 @@
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use super::{Counters, Histogram};
+
+/// The counters of one or several connections in Prometheus' text format, for the reply to a scrape.
+///
+/// Counters are named `amqp_client_<name>_total`, and times `amqp_client_confirm_seconds`, `amqp_client_process_seconds` and
+/// `amqp_client_request_seconds`. Labels tell the connections apart.
+///
+/// ```no_run
+/// # use amqp_client_core as amqp_client_tokio;
+/// # use amqp_client_tokio::Connection;
+/// use amqp_client_tokio::PrometheusText;
+///
+/// # fn example(publishing: Connection, consuming: Connection) -> String {
+/// // Content type: text/plain; version=0.0.4
+/// PrometheusText::new()
+///     .add(&[("connection", "publishing")], &publishing.counters())
+///     .add(&[("connection", "consuming")], &consuming.counters())
+///     .to_string()
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct PrometheusText {
+    /// The labels of each connection, ready to be written, and its counters.
+    connections: Vec<(String, Counters)>,
+}
+
+impl PrometheusText {
+    /// Creates a text without connections.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the counters of a connection or a channel. Give each a different set of labels: Prometheus refuses a text in which two
+    /// lines have the same name and the same labels. Characters that the name of a label must not have are replaced by `_`.
+    pub fn add(mut self, labels: &[(&str, &str)], counters: &Counters) -> Self {
+        let labels = labels.iter().map(|(name, value)| label(name, value));
+        self.connections.push((labels.collect(), *counters));
+        self
+    }
+}
+
+/// `name="value",`
+fn label(name: &str, value: &str) -> String {
+    let mut text = String::new();
+    for (index, letter) in name.chars().enumerate() {
+        let valid = letter == '_' || letter.is_ascii_alphabetic();
+        text.push(if valid || index > 0 && letter.is_ascii_digit() { letter } else { '_' });
+    }
+    text.push_str("=\"");
+    for letter in value.chars() {
+        match letter {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            letter => text.push(letter),
+        }
+    }
+    text.push_str("\",");
+    text
+}
+
+impl fmt::Display for PrometheusText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All lines of a metric follow one another, as the format demands.
+        for (index, (name, _)) in Counters::default().iter().enumerate() {
+            writeln!(f, "# TYPE amqp_client_{name}_total counter")?;
+            for (labels, counters) in &self.connections {
+                let value = counters.iter().nth(index).map_or(0, |(_, value)| value);
+                line(f, &format!("{name}_total"), labels, value)?;
+            }
+        }
+        let blocked = "blocked_seconds_total";
+        writeln!(f, "# TYPE amqp_client_{blocked} counter")?;
+        for (labels, counters) in &self.connections {
+            line(f, blocked, labels, counters.blocked_time.as_secs_f64())?;
+        }
+        self.histograms(f, "confirm_seconds", |counters| &counters.confirm_times)?;
+        self.histograms(f, "process_seconds", |counters| &counters.process_times)?;
+        self.histograms(f, "request_seconds", |counters| &counters.request_times)
+    }
+}
+
+impl PrometheusText {
+    fn histograms(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        times: impl Fn(&Counters) -> &Histogram,
+    ) -> fmt::Result {
+        writeln!(f, "# TYPE amqp_client_{name} histogram")?;
+        for (labels, counters) in &self.connections {
+            histogram(f, name, labels, times(counters))?;
+        }
+        Ok(())
+    }
+}
+
+fn histogram(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    labels: &str,
+    times: &Histogram,
+) -> fmt::Result {
+    // Each bucket includes the shorter ones.
+    let mut below = 0;
+    for (bound, count) in times.buckets() {
+        below += count;
+        let mut labels = labels.to_owned();
+        match bound {
+            Duration::MAX => labels.push_str("le=\"+Inf\","),
+            bound => write!(labels, "le=\"{}\",", bound.as_secs_f64())?,
+        }
+        line(f, &format!("{name}_bucket"), &labels, below)?;
+    }
+    line(f, &format!("{name}_sum"), labels, times.sum().as_secs_f64())?;
+    line(f, &format!("{name}_count"), labels, times.count())
+}
+
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    labels: &str,
+    value: impl fmt::Display,
+) -> fmt::Result {
+    let labels = labels.trim_end_matches(',');
+    if labels.is_empty() {
+        return writeln!(f, "amqp_client_{name} {value}");
+    }
+    writeln!(f, "amqp_client_{name}{{{labels}}} {value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_metric_has_one_type_and_its_lines_together() {
+        let mut first = Counters { published: 7, ..Counters::default() };
+        first.confirm_times.record(Duration::from_micros(3), 5);
+        first.blocked_time = Duration::from_millis(1500);
+        let second = Counters { published: 9, ..Counters::default() };
+        let text = PrometheusText::new()
+            .add(&[("connection", "a\"b\\c\nd")], &first)
+            .add(&[("connection", "e"), ("1-é", "f")], &second)
+            .to_string();
+        let expected = [
+            "# TYPE amqp_client_published_total counter",
+            r#"amqp_client_published_total{connection="a\"b\\c\nd"} 7"#,
+            r#"amqp_client_published_total{connection="e",___="f"} 9"#,
+            r#"amqp_client_blocked_seconds_total{connection="a\"b\\c\nd"} 1.5"#,
+            r#"amqp_client_confirm_seconds_bucket{connection="e",___="f",le="0.000001"} 0"#,
+            r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="0.000002"} 0"#,
+            r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="0.000004"} 5"#,
+            r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="+Inf"} 5"#,
+            r#"amqp_client_confirm_seconds_sum{connection="a\"b\\c\nd"} 0.000015"#,
+            r#"amqp_client_confirm_seconds_count{connection="a\"b\\c\nd"} 5"#,
+        ];
+        for line in expected {
+            assert_eq!(text.lines().filter(|other| *other == line).count(), 1, "{line}\n{text}");
+        }
+        // No line comes twice, and no metric is begun twice.
+        let lines: BTreeSet<_> = text.lines().collect();
+        assert_eq!(lines.len(), text.lines().count());
+        let names = text.lines().map(|line| line.split(['{', ' ']).next().unwrap_or_default());
+        let mut runs: Vec<_> = names.filter(|name| name.starts_with("amqp")).collect();
+        runs.dedup();
+        let counted: Vec<_> = runs.iter().filter(|name| name.ends_with("_total")).collect();
+        assert_eq!(counted.len(), counted.iter().collect::<BTreeSet<_>>().len());
+    }
+
+    #[test]
+    fn without_labels_there_are_no_braces() {
+        let text = PrometheusText::new().add(&[], &Counters::default()).to_string();
+        assert!(text.contains("\namqp_client_acked_total 0\n"), "{text}");
+        assert!(text.contains("\namqp_client_request_seconds_bucket{le=\"+Inf\"} 0\n"), "{text}");
+    }
+}
