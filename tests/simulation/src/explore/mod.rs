@@ -76,6 +76,9 @@ pub use shrink::shrink;
 const TRANSPORTS: u64 = 1_500;
 const CHANNELS: u64 = 20_000;
 
+/// One seed in so many has taps.
+const TAPPED_EVERY: u64 = 4;
+
 /// The state that all tasks share.
 pub(crate) struct World {
     stage: Stage,
@@ -171,6 +174,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     let mut network = Network::new(script.seed, options, script.conditions, nodes, now);
     network.engine.observe();
     network.tls = script.tls;
+    network.taps = script.seed % TAPPED_EVERY == 1;
     for (own, node) in network.nodes.iter_mut().zip(&script.nodes) {
         let limits = own.get_limits().frame_max(node.frame_max).channel_max(node.channel_max);
         let mut config = ServerConfig::clone(own).limits(limits).heartbeat(node.heartbeat);
@@ -235,6 +239,7 @@ pub fn explore(script: &Exploration) -> Result<Explored, String> {
     run.until_done()?;
     let steps = run.steps;
     drop(run);
+    world.network.borrow_mut().compare_taps()?;
     let counts = world.ledger.borrow().counts;
     Ok(Explored { counts, steps, lasted: world.since_start(), trace: world.trace() })
 }

@@ -11,6 +11,7 @@ use amqp_client_core::adapter::{Driver, Reconnector};
 use amqp_test_broker::SessionId;
 use bytes::{Buf as _, BytesMut};
 
+use super::taps::Tapped;
 use super::tls::{Secured, ServerEnd};
 use crate::executor::Flag;
 use crate::pace::Pace;
@@ -44,6 +45,7 @@ pub(crate) struct Link {
     pub(super) input: BytesMut,
     /// The broker may have something to say.
     pub(super) check: bool,
+    pub(super) tapped: Option<Tapped>,
 }
 
 /// Both directions of a transport.
@@ -108,6 +110,7 @@ impl Link {
             server: None,
             input: BytesMut::new(),
             check: true,
+            tapped: None,
         }
     }
 
@@ -176,9 +179,10 @@ impl Link {
         }
         let wires = &mut *self.wires.borrow_mut();
         let mut piece = driver.output().chunk();
-        let before = piece.len();
+        let before = piece;
         let mut moved = turn.writes() && wires.up.write(now, &mut piece);
-        let written = before - piece.len();
+        let written = before.len() - piece.len();
+        self.tapped.iter_mut().for_each(|tapped| tapped.sent(&before[..written]));
         driver.written(now, written);
         if turn.reads() {
             moved = true;
@@ -186,6 +190,7 @@ impl Link {
                 Read::Bytes(bytes) => {
                     // There is room for the broker's output.
                     self.check = true;
+                    self.tapped.iter_mut().for_each(|tapped| tapped.received(&bytes));
                     driver.input().extend_from_slice(&bytes);
                     driver.received(now);
                 }

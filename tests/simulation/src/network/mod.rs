@@ -2,6 +2,7 @@
 
 mod link;
 mod server;
+mod taps;
 mod tls;
 
 use std::cell::{Cell, RefCell};
@@ -21,6 +22,7 @@ use crate::pace::Pace;
 use crate::script::Cut;
 use crate::wire::{Conditions, End};
 use link::{Link, Wires};
+use taps::Tapped;
 use tls::ServerEnd;
 
 /// More than a client may have queued for its transport: what it accepts before publishing waits, the largest message, what is
@@ -40,6 +42,8 @@ pub(crate) struct Network {
     pub(crate) links: Vec<Link>,
     /// True if each transport is inside of a TLS session.
     pub(crate) tls: bool,
+    /// True if connections have a tap each. Those with TLS have none.
+    pub(crate) taps: bool,
     conditions: Conditions,
     rng: Rng,
     /// Nobody is let in before.
@@ -70,6 +74,7 @@ impl Network {
             nodes: vec![node; nodes],
             links: Vec::new(),
             tls: false,
+            taps: false,
             conditions,
             rng: Rng::with_seed(seed ^ 0x6e65_7477_6f72_6b00),
             down_until: now,
@@ -91,8 +96,10 @@ impl Network {
         if now < self.down_until {
             return None;
         }
+        let (config, tapped) = self.tapped(config);
         let (connection, mut driver) = Driver::new(config, now);
         let mut link = Link::new(client, None, self.conditions, now);
+        link.tapped = tapped;
         if let Some((recovery, pace)) = recovery {
             driver.recover_with(recovery, self.nodes.len(), 0);
             link.pace = pace;
@@ -112,17 +119,34 @@ impl Network {
         (recovery, pace): (Recovery, Pace),
         now: Instant,
     ) -> (Connection, usize) {
+        let (config, tapped) = self.tapped(config);
         let (connection, reconnector) = Reconnector::begin(config, recovery, self.nodes.len(), now);
         let mut link = Link::new(client, None, self.conditions, now);
+        link.tapped = tapped;
         (link.reconnector, link.pace) = (Some(reconnector), pace);
         self.links.push(link);
         (connection, self.links.len() - 1)
+    }
+
+    /// Gives a connection a tap, if connections have any.
+    fn tapped(&self, config: Config) -> (Config, Option<Tapped>) {
+        if !self.taps || self.tls {
+            return (config, None);
+        }
+        let (config, tapped) = Tapped::new(config);
+        (config, Some(tapped))
+    }
+
+    /// All drivers have ended: compares what the taps have seen with what went over the transports.
+    pub(crate) fn compare_taps(&mut self) -> Result<(), String> {
+        self.links.iter_mut().filter_map(|link| link.tapped.as_mut()).try_for_each(Tapped::compare)
     }
 
     /// Gives a link new wires, and a session of a node of the broker.
     fn wire_up(&mut self, link: usize, node: usize, now: Instant) {
         let (up, down) = (self.rng.u64(..), self.rng.u64(..));
         let link = &mut self.links[link];
+        link.tapped.iter_mut().for_each(Tapped::begin);
         let mut old = Link::new(link.client, None, self.conditions, now);
         let wires = Wires::new(self.conditions, (up, down), self.tls, now);
         old.wires = std::mem::replace(&mut link.wires, Rc::new(RefCell::new(wires)));
