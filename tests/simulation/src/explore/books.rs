@@ -72,10 +72,10 @@ impl Books {
         }
     }
 
-    /// The reply to `tx.select` was seen.
+    /// `tx.select` has succeeded or failed. One that failed may still take effect: it may have timed out, and so may an earlier one
+    /// that was dropped.
     pub(crate) fn select(&self, selected: bool) {
         self.selected.set(self.selected.get() || selected);
-        self.asked.set(self.selected.get());
     }
 
     /// Deliveries are asked for again, or several are settled at once.
