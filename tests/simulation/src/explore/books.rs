@@ -16,6 +16,8 @@ use super::ledger::{Id, Ledger};
 pub(crate) struct Books {
     /// `tx.select` was sent, or may have been.
     asked: Cell<bool>,
+    /// One was sent whose reply nobody waits for.
+    dropped: Cell<bool>,
     /// Replies to it that are awaited, each by a task that does nothing else meanwhile.
     awaited: Cell<usize>,
     /// True if the channel is transactional, for certain.
@@ -72,10 +74,12 @@ impl Books {
         }
     }
 
-    /// `tx.select` has succeeded or failed. One that failed may still take effect: it may have timed out, and so may an earlier one
-    /// that was dropped.
-    pub(crate) fn select(&self, selected: bool) {
-        self.selected.set(self.selected.get() || selected);
+    /// `tx.select` has succeeded or failed. Without an outcome, nobody waits for the reply.
+    pub(crate) fn select(&self, selected: Option<bool>) {
+        self.dropped.set(self.dropped.get() || selected.is_none());
+        self.selected.set(self.selected.get() || selected == Some(true));
+        // Behind one that failed, an earlier one that was dropped may have succeeded.
+        self.asked.set(self.selected.get() || self.dropped.get());
     }
 
     /// Deliveries are asked for again, or several are settled at once.

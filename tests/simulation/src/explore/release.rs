@@ -16,6 +16,10 @@ impl Task {
         for desk in self.transactional_desks() {
             if !desk.books.are_kept() {
                 self.step(&desk, Step::Select, Ending::Await).await;
+                if !desk.books.are_kept() {
+                    // A commit would close a channel without a transaction.
+                    continue;
+                }
             }
             // A stream cannot deliver anything again. What is asked for again while some of it waits to be taken is stale when it is
             // taken, and costs the next transaction: doing that each time would have no end.

@@ -160,7 +160,7 @@ impl Task {
                     let work = desk.books.expected(selected == Some(true));
                     work.grant(&mut self.world.ledger.borrow_mut());
                 }
-                selected.into_iter().for_each(|selected| desk.books.select(selected));
+                desk.books.select(selected);
             }
             Step::Commit => {
                 let work = self.commits(desk);
@@ -241,7 +241,7 @@ impl Task {
         let selected = channel.tx_select().await;
         self.judge_call(selected)?;
         let desk = Rc::new(Desk::new(channel, false, since, &connected));
-        desk.books.select(true);
+        desk.books.select(Some(true));
         *self.own.borrow_mut() = Some(desk.clone());
         Some(desk)
     }
