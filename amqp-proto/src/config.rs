@@ -298,6 +298,18 @@ impl ClientConfig {
         name.as_str().map(str::to_owned)
     }
 
+    /// Returns the name of the user, from the first SASL mechanism that has one.
+    ///
+    /// ```
+    /// use amqp_proto::ClientConfig;
+    ///
+    /// assert_eq!(ClientConfig::default().login("orders", "secret").get_username(), Some("orders"));
+    /// ```
+    #[must_use]
+    pub fn get_username(&self) -> Option<&str> {
+        self.mechanisms.iter().find_map(|mechanism| mechanism.username())
+    }
+
     /// Returns the name of the virtual host.
     #[must_use]
     pub const fn get_virtual_host(&self) -> &ShortStr {

@@ -144,6 +144,8 @@ pub enum ChannelEvent {
     Interrupted {
         /// The last requeued delivery.
         delivered: DeliveryTag,
+        /// The number of deliveries up to it that were unsettled. The broker delivers them again.
+        unsettled: usize,
         /// The reason.
         error: ChannelError,
     },

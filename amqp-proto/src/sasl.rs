@@ -43,6 +43,11 @@ pub trait Mechanism: fmt::Debug + Send + Sync {
     /// Returns the name that `connection.start` lists, such as `PLAIN`.
     fn name(&self) -> &str;
 
+    /// Returns the name of the user, if the mechanism has one. It is shown in logs.
+    fn username(&self) -> Option<&str> {
+        None
+    }
+
     /// Begins one login.
     fn begin(&self) -> Box<dyn SaslExchange>;
 
@@ -110,6 +115,10 @@ impl Mechanism for Plain {
         "PLAIN"
     }
 
+    fn username(&self) -> Option<&str> {
+        Some(&self.username)
+    }
+
     fn begin(&self) -> Box<dyn SaslExchange> {
         let (username, password) = (self.username.as_bytes(), self.password.expose().as_bytes());
         single([&[0], username, &[0], password].concat())
@@ -138,6 +147,10 @@ impl AmqPlain {
 impl Mechanism for AmqPlain {
     fn name(&self) -> &str {
         "AMQPLAIN"
+    }
+
+    fn username(&self) -> Option<&str> {
+        Some(&self.username)
     }
 
     fn begin(&self) -> Box<dyn SaslExchange> {

@@ -254,8 +254,9 @@ impl Channel {
                 }
                 state.wake_driver();
             }
-            Err(CommandError::Misuse(Misuse::StaleDelivery(_))) => {
+            Err(CommandError::Misuse(Misuse::StaleDelivery(tag))) => {
                 channel.tally.counters.stale += 1;
+                state.log_stale(self.place(), tag);
             }
             Err(error) => return Err(error.into()),
         }

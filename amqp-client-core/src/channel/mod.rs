@@ -116,11 +116,13 @@ impl Channel {
 
     pub(crate) fn emit(&self, event: &ChannelEvent) {
         let mut wakers = Vec::new();
-        let log = self.with_state(|state| {
-            state.emit(event, |waker| wakers.push(waker));
-            state.log.log()
-        });
-        log.write();
+        let mut state = self.lock();
+        let now = state.now;
+        if let Some(channel) = state.channel(self.place()) {
+            channel.emit(event, now, |waker| wakers.push(waker));
+        }
+        state.log_due();
+        drop(state);
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 

@@ -105,6 +105,7 @@ impl<'a> WaitingPlace<'a> {
                 let mut ticket = self.kept();
                 if ticket.is_none() {
                     task.bury(self.leave_gate(state));
+                    state.log_kept_full();
                 }
                 state.kept.wait(&mut ticket, size.whole, task);
                 self.gate = ticket.map(GatePlace::Kept);

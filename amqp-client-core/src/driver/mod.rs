@@ -281,7 +281,9 @@ impl Driver {
         if reading != self.within_budget {
             self.within_budget = reading;
             state.reading_paused = (!reading).then_some(now);
-            if !reading {
+            if reading {
+                state.log_reading(now);
+            } else {
                 state.report_lag();
             }
         }
@@ -302,6 +304,8 @@ impl Driver {
         });
         let silent = state.proto.peer_seems_silent();
         state.log_silence(silent, now);
+        // The sink may have left lines behind.
+        state.log_due();
         let read = if silent && shared.settings.may_look(state.delivered_bytes) {
             // These reads may exceed the budget, by a little each time that the peer seems silent.
             Reading::Check

@@ -36,6 +36,10 @@ impl Mechanism for CramMd5 {
         "CRAM-MD5"
     }
 
+    fn username(&self) -> Option<&str> {
+        Some(&self.username)
+    }
+
     fn begin(&self) -> Box<dyn SaslExchange> {
         let own = self.clone();
         let mut challenged = false;

@@ -6,19 +6,21 @@
 
 use std::fmt;
 
+#[cfg(any(feature = "log", feature = "tracing"))]
+mod channel;
 mod limit;
 #[cfg(not(any(feature = "log", feature = "tracing")))]
 mod off;
 #[cfg(any(feature = "log", feature = "tracing"))]
 mod on;
-mod texts;
 
+#[cfg(any(feature = "log", feature = "tracing"))]
+pub(crate) use channel::ChannelLog;
 pub(crate) use limit::Limit;
 #[cfg(not(any(feature = "log", feature = "tracing")))]
-pub(crate) use off::Log;
+pub(crate) use off::{ChannelLog, Log};
 #[cfg(any(feature = "log", feature = "tracing"))]
 pub(crate) use on::Log;
-pub(crate) use texts::{ChannelLog, InFlight};
 
 /// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,55 @@ pub(crate) enum Level {
     Info,
     /// An action of the application.
     Debug,
+}
+
+/// What the end of channels has interrupted.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) channels: usize,
+    pub(crate) requests: usize,
+    pub(crate) unconfirmed: u64,
+    pub(crate) unsettled: usize,
+}
+
+impl InFlight {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.channels += other.channels;
+        self.requests += other.requests;
+        self.unconfirmed = self.unconfirmed.saturating_add(other.unconfirmed);
+        self.unsettled += other.unsettled;
+    }
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { channels, requests, unconfirmed, unsettled } = *self;
+        let counts = [
+            (channels as u64, "channel"),
+            (requests as u64, "pending request"),
+            (unconfirmed, "unconfirmed message"),
+        ];
+        let mut first = true;
+        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            f.write_str(if std::mem::take(&mut first) { "; interrupted: " } else { ", " })?;
+            write!(f, "{}", Counted(count, what))?;
+        }
+        match unsettled as u64 {
+            0 => Ok(()),
+            1 => f.write_str("; the broker delivers 1 unsettled message again"),
+            count => write!(f, "; the broker delivers {count} unsettled messages again"),
+        }
+    }
+}
+
+/// A number of things, with the word for one of them.
+pub(crate) struct Counted(pub(crate) u64, pub(crate) &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, what) = self;
+        write!(f, "{count} {what}{}", if *count == 1 { "" } else { "s" })
+    }
 }
 
 /// Returns a text from elsewhere on one line.

@@ -1,8 +1,11 @@
+#![expect(clippy::unused_self, reason = "the other forms of these types need it")]
+
 use std::time::Instant;
 
-use amqp_proto::{ChannelId, ClientConfig};
+use amqp_proto::{ChannelError, ChannelId, ClientConfig, PublishError, PublishSeq, ShortStr};
 
-use super::Level;
+use super::{InFlight, Level};
+use crate::event::ChannelEvent;
 
 /// Writes nothing: no logging facade is built in.
 #[derive(Debug, Clone, Default)]
@@ -13,28 +16,67 @@ impl Log {
         Self
     }
 
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) const fn begin(&self, _: Instant) {}
 
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) const fn began(&self) -> Option<Instant> {
         None
     }
 
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) const fn is_built(&self) -> bool {
         false
     }
 
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) const fn is_due(&self) -> bool {
         false
     }
 
     #[inline]
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) fn line(&self, _: Level, _: Option<ChannelId>, _: impl FnOnce() -> String) {}
 
-    #[expect(clippy::unused_self, reason = "the other form of this type needs it")]
     pub(crate) const fn write(&self) {}
+}
+
+/// Writes nothing, and takes no memory.
+#[derive(Debug, Default)]
+pub(crate) struct ChannelLog(());
+
+impl ChannelLog {
+    pub(crate) const fn new(_: &Log, _: ChannelId) -> Self {
+        Self(())
+    }
+
+    pub(crate) const fn event(&mut self, _: &ChannelEvent, _: Option<Instant>) {}
+
+    pub(crate) const fn ends_with(&mut self, _: usize, _: usize) {}
+
+    pub(crate) const fn interrupted(&mut self, _: usize) {}
+
+    pub(crate) const fn request_failed(&mut self) {}
+
+    pub(crate) const fn unconfirmed(&mut self, _: PublishSeq, _: PublishSeq) {}
+
+    pub(crate) const fn take_lost(&mut self) -> Option<InFlight> {
+        None
+    }
+
+    pub(crate) const fn confirmed(
+        &mut self,
+        _: PublishSeq,
+        _: PublishSeq,
+        _: bool,
+        _: Option<Instant>,
+    ) {
+    }
+
+    pub(crate) const fn not_resent(&mut self, _: &PublishError, _: Option<Instant>) {}
+
+    pub(crate) const fn stale(&mut self, _: u64, _: Option<Instant>) {}
+
+    pub(crate) const fn consumer_starts(&mut self, _: &ShortStr, _: &ShortStr) {}
+
+    pub(crate) const fn consumer_failed(&mut self, _: &ShortStr, _: &ChannelError) {}
+
+    pub(crate) const fn consumer_cancelled(&mut self, _: &ShortStr, _: &str) {}
+
+    pub(crate) const fn renamed(&mut self, _: &ShortStr, _: &ShortStr) {}
 }

@@ -2,11 +2,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use amqp_proto::{ChannelId, ClientConfig};
 
-use super::Level;
+use super::{Counted, Level};
 use crate::panics::contained;
 
 /// Number of lines that wait while the sink blocks. Further ones are counted and dropped: a sink that hangs must not take all
@@ -32,9 +33,13 @@ struct Connection {
 #[derive(Default)]
 struct Lines {
     waiting: VecDeque<Line>,
+    /// Lines that found no room.
     left_out: u64,
-    /// A thread writes. Others leave their lines to it, so that the order stays.
-    writing: bool,
+    /// Lines that the sink caused while it wrote one. If they were written, a sink that causes a line for each line would never
+    /// return.
+    caused: u64,
+    /// The thread that writes. Others leave their lines to it, so that the order stays.
+    writer: Option<ThreadId>,
 }
 
 struct Line {
@@ -93,6 +98,9 @@ impl Log {
         if !wants(level) {
             return;
         }
+        if connection.is_caused_by_sink() {
+            return;
+        }
         let line = Line { level, channel, text: text() };
         let mut lines = connection.lines();
         if lines.waiting.len() < WAITING_MAX {
@@ -106,13 +114,19 @@ impl Log {
     /// Writes the queued lines in order, or leaves them to the thread that is writing. Not for use under a lock.
     pub(crate) fn write(&self) {
         let Some(connection) = &self.0 else { return };
-        connection.due.store(false, Ordering::Relaxed);
-        if std::mem::replace(&mut connection.lines().writing, true) {
+        if !connection.begin_writing() {
             return;
         }
-        while let Some(line) = connection.next() {
+        let mut reported = false;
+        // A sink may have lines caused by other threads as fast as it writes them. So this ends, and the driver's next turn writes
+        // what is left.
+        for _ in 0..WAITING_MAX {
+            let Some(line) = connection.next(&mut reported) else { return };
             contained(|| line.write(&connection.label));
         }
+        let mut lines = connection.lines();
+        lines.writer = None;
+        connection.due.store(!lines.waiting.is_empty(), Ordering::Relaxed);
     }
 }
 
@@ -121,20 +135,52 @@ impl Connection {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next line; there is none once nobody writes any more.
-    fn next(&self) -> Option<Line> {
+    /// Counts a line of the thread that is writing another one.
+    fn is_caused_by_sink(&self) -> bool {
+        let mut lines = self.lines();
+        let caused = lines.writer.is_some_and(|writer| writer == thread::current().id());
+        lines.caused += u64::from(caused);
+        caused
+    }
+
+    /// Makes this thread the one that writes, unless there is one.
+    fn begin_writing(&self) -> bool {
+        let mut lines = self.lines();
+        self.due.store(false, Ordering::Relaxed);
+        let begins = lines.writer.is_none();
+        if begins {
+            lines.writer = Some(thread::current().id());
+        }
+        begins
+    }
+
+    /// Takes the next line. Without one, this thread writes no more. `reported`: the lines that were left out have had their line.
+    fn next(&self, reported: &mut bool) -> Option<Line> {
         let mut lines = self.lines();
         let line = lines.waiting.pop_front();
         if line.is_some() {
             return line;
         }
-        let left_out = std::mem::take(&mut lines.left_out);
-        if left_out > 0 {
-            let text =
-                format!("{left_out} lines were left out, because the sink of the log is slow");
-            return Some(Line { level: Level::Warn, channel: None, text });
+        // Once only: what the sink causes while it writes this line is counted in the next one.
+        if !std::mem::replace(reported, true) {
+            let (left_out, caused) =
+                (std::mem::take(&mut lines.left_out), std::mem::take(&mut lines.caused));
+            let reasons = [
+                (left_out, "because the sink of the log is slow"),
+                (caused, "because the sink of the log caused them while it wrote others"),
+            ];
+            let reasons = reasons.into_iter().filter(|(count, _)| *count > 0);
+            let reasons: Vec<_> = reasons
+                .map(|(count, why)| {
+                    let were = if count == 1 { "was" } else { "were" };
+                    format!("{} {were} left out, {why}", Counted(count, "line"))
+                })
+                .collect();
+            if !reasons.is_empty() {
+                return Some(Line { level: Level::Warn, channel: None, text: reasons.join("; ") });
+            }
         }
-        lines.writing = false;
+        lines.writer = None;
         None
     }
 }

@@ -114,6 +114,7 @@ impl ChannelState {
                 self.deliver(consumer, delivery, proto, delivered_bytes, wake);
             }
             Event::Confirmed { publishes, ack } => {
+                self.log.confirmed(*publishes.start(), *publishes.end(), ack, now);
                 self.confirms.confirmed(&publishes, ack, &mut wake);
                 if let Some(now) = now {
                     self.confirms.ages.flush(now, &mut self.tally.times().confirms);
@@ -139,10 +140,7 @@ impl ChannelState {
             }
             Event::Returned { publish, returned } => {
                 let event = ChannelEvent::Returned(returned.clone());
-                if publish.is_none() {
-                    // Otherwise its publisher gets it as an error.
-                    self.log.event(&event, now);
-                }
+                self.log.event(&event, now);
                 self.listeners.emit(&event, wake);
                 match publish {
                     Some(publish) => self.confirms.returned(publish, returned),
@@ -152,6 +150,7 @@ impl ChannelState {
             }
             Event::ConsumerEnded { consumer } => {
                 if let Some(queue) = self.queues.get(consumer) {
+                    self.log.consumer_cancelled(&queue.tag, "cancelled");
                     queue.end(End::Cancelled).into_iter().for_each(wake);
                 }
             }
@@ -161,7 +160,7 @@ impl ChannelState {
                 };
                 let consumer_tag = queue.tag.clone();
                 queue.end(End::Unasked(ConsumerEnd::Cancelled)).into_iter().for_each(&mut wake);
-                self.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, wake);
+                self.emit(&ChannelEvent::ConsumerCancelled { consumer_tag }, now, wake);
             }
             Event::Republished { count } => self.tally.counters.republished += count as u64,
             Event::Unusable { consumer, delivery_tag, why } => {
@@ -176,40 +175,44 @@ impl ChannelState {
                 if active {
                     self.gate.wake_all(&mut wake);
                 }
-                self.emit(&ChannelEvent::Flow { active }, wake);
+                self.emit(&ChannelEvent::Flow { active }, now, wake);
             }
             Event::Failed { request, error } => {
+                self.log.request_failed();
                 self.requests.failed(request, error.into()).into_iter().for_each(wake);
             }
             Event::Unconfirmed { publishes, error } => {
+                self.log.unconfirmed(*publishes.start(), *publishes.end());
                 self.confirms.unconfirmed(&publishes, &error, &mut wake);
                 self.confirms_changed(wake);
             }
             Event::PublishFailed { publish, error } => {
+                self.log.not_resent(&error, now);
                 self.confirms.given_up(publish, &error, &mut wake);
                 self.confirms_changed(wake);
             }
-            Event::Interrupted { delivered, error } => {
+            Event::Interrupted { delivered, unsettled, error } => {
+                self.log.interrupted(unsettled);
                 let freed = self.queues.discard_up_to(delivered);
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
                 self.stale.store(delivered.get(), Ordering::Release);
-                self.emit(&ChannelEvent::Interrupted(error), wake);
+                self.emit(&ChannelEvent::Interrupted(error), now, wake);
             }
             Event::ConsumerFailed { consumer, error } => {
                 let Some(queue) = self.queues.get(consumer) else {
                     return outcome;
                 };
-                self.log.consumer_ended(&queue.tag, &error);
+                self.log.consumer_failed(&queue.tag, &error);
                 let end = End::Unasked(ConsumerEnd::Ended(error));
                 queue.end(end).into_iter().for_each(wake);
             }
             Event::Restored => {
                 self.gate.wake_all(&mut wake);
-                self.emit(&ChannelEvent::Restored, wake);
+                self.emit(&ChannelEvent::Restored, now, wake);
             }
             Event::GateOpened => self.gate.wake_all(wake),
             Event::Closed(reason) => {
-                self.terminate(reason, wake);
+                self.terminate(reason, now, wake);
                 outcome = Outcome { over: true };
             }
             // Only servers get the other events.
@@ -219,8 +222,13 @@ impl ChannelState {
     }
 
     /// Reports an event, to listeners and in the log.
-    pub(crate) fn emit(&mut self, event: &ChannelEvent, wake: impl FnMut(Waker)) {
-        self.log.event(event, None);
+    pub(crate) fn emit(
+        &mut self,
+        event: &ChannelEvent,
+        now: Option<Instant>,
+        wake: impl FnMut(Waker),
+    ) {
+        self.log.event(event, now);
         self.listeners.emit(event, wake);
     }
 
@@ -333,7 +341,13 @@ impl ChannelState {
     }
 
     /// Ends the channel and everything that waits on it.
-    fn terminate(&mut self, reason: ChannelError, mut wake: impl FnMut(Waker)) {
+    fn terminate(
+        &mut self,
+        reason: ChannelError,
+        now: Option<Instant>,
+        mut wake: impl FnMut(Waker),
+    ) {
+        self.log.ends_with(self.requests.waiting(), self.confirms.outstanding());
         self.requests.terminate(&reason, &mut wake);
         self.confirms.terminate(&reason, &mut wake);
         for queue in self.queues.iter_mut() {
@@ -343,7 +357,7 @@ impl ChannelState {
         self.watchers.wake_all(&mut wake);
         self.open_gates(&mut wake);
         self.confirmed.wake_all(&mut wake);
-        self.emit(&ChannelEvent::Closed(reason.clone()), &mut wake);
+        self.emit(&ChannelEvent::Closed(reason.clone()), now, &mut wake);
         self.listeners.close(&mut wake);
         self.ended = Some(reason);
     }

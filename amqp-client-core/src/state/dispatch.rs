@@ -132,14 +132,16 @@ impl State {
         if matches!(event, ChannelEvent::Restored) {
             self.deadlines.reopen(place, self.proto.queued());
         }
-        self.count_lost(&event);
-        let Self { channels, proto, wakes, delivered_bytes, full, kept, counters, now, .. } = self;
+        let Self {
+            channels, proto, wakes, delivered_bytes, full, kept, counters, now, story, ..
+        } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else {
             return;
         };
         let was_open = channel.opened;
         let outcome =
             channel.handle(event, proto, delivered_bytes, *now, |waker| wakes.push(waker));
+        story.add(channel.log.take_lost());
         counters.channels_opened += u64::from(channel.opened && !was_open);
         counters.channels_closed += u64::from(channel.opened && outcome.over);
         if let Some(reports) = channel.confirms.reports() {

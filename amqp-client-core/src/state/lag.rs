@@ -71,7 +71,7 @@ impl State {
         queue.lags = true;
         let (id, consumer_tag, bytes) = (channel.id, queue.tag.clone(), queue.bytes);
         let event = ChannelEvent::ConsumerLags { consumer_tag: consumer_tag.clone(), bytes };
-        channel.emit(&event, |waker| self.wakes.push(waker));
+        channel.emit(&event, self.now, |waker| self.wakes.push(waker));
         self.emit(&ConnectionEvent::ConsumerLags { channel: id, consumer_tag, bytes });
     }
 
@@ -139,7 +139,7 @@ impl State {
     }
 
     fn pause(&mut self, place: u32, consumer: ConsumerId) -> bool {
-        let Self { channels, proto, wakes, .. } = self;
+        let Self { channels, proto, wakes, now, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else { return false };
         let id = channel.id;
         let Some(queue) = channel.queues.get(consumer) else { return false };
@@ -148,7 +148,7 @@ impl State {
         }
         queue.paused = true;
         let consumer_tag = queue.tag.clone();
-        channel.emit(&ChannelEvent::ConsumerPaused { consumer_tag }, |waker| {
+        channel.emit(&ChannelEvent::ConsumerPaused { consumer_tag }, *now, |waker| {
             wakes.push(waker);
         });
         self.log_due();
@@ -188,12 +188,12 @@ impl State {
     /// A paused consumer has taken all that it held.
     #[cold]
     pub(crate) fn resume(&mut self, place: u32, consumer: ConsumerId) {
-        let Self { channels, proto, wakes, .. } = self;
+        let Self { channels, proto, wakes, now, .. } = self;
         let Some(Some(channel)) = channels.get_mut(place as usize) else { return };
         let Some(queue) = channel.queues.get(consumer) else { return };
         let consumer_tag = queue.tag.clone();
         proto.resume_consumer(channel.id, consumer);
-        channel.emit(&ChannelEvent::ConsumerResumed { consumer_tag }, |waker| {
+        channel.emit(&ChannelEvent::ConsumerResumed { consumer_tag }, *now, |waker| {
             wakes.push(waker);
         });
         self.log_due();

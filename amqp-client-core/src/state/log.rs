@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use amqp_proto::error::chain;
 use amqp_proto::session::{Entity, RecoveryReport};
-use amqp_proto::{ChannelEvent, ConnectionError, Initiator};
+use amqp_proto::{ConnectionError, Initiator};
 
 use super::State;
 use crate::BrokerVersion;
 use crate::connect::ConnectError;
 use crate::event::ConnectionEvent;
-use crate::logs::{InFlight, Level, Log, one_line};
+use crate::logs::{Counted, InFlight, Level, Limit, Log, one_line};
 
 /// What the lines have to know of earlier events.
 #[derive(Debug, Default)]
@@ -24,6 +24,21 @@ pub(crate) struct Story {
     silent: bool,
     /// The connection has been open.
     opened: bool,
+    lags: Limit,
+    /// Since when the driver does not read, if there was a line about it.
+    reading_paused: Option<Instant>,
+    kept_full: Limit,
+    not_renewed: Limit,
+}
+
+impl Story {
+    /// A channel has reported what the loss of the connection has interrupted.
+    #[inline]
+    pub(super) fn add(&mut self, lost: Option<InFlight>) {
+        if let Some(lost) = lost {
+            self.lost.add(&lost);
+        }
+    }
 }
 
 impl State {
@@ -35,23 +50,49 @@ impl State {
         }
     }
 
-    /// A channel reports what a loss has interrupted.
+    /// The application has settled a delivery that the broker has requeued.
+    #[cold]
+    pub(crate) fn log_stale(&mut self, place: u32, tag: u64) {
+        let now = self.now;
+        if let Some(channel) = self.channel(place) {
+            channel.log.stale(tag, now);
+        }
+        self.log_due();
+    }
+
+    /// The driver reads, after a pause because of deliveries that were not taken.
     #[inline]
-    pub(super) fn count_lost(&mut self, event: &ChannelEvent) {
+    pub(crate) fn log_reading(&mut self, now: Instant) {
         if !self.log.is_built() {
             return;
         }
-        let lost = &mut self.story.lost;
-        match event {
-            ChannelEvent::Interrupted { .. } => lost.channels += 1,
-            ChannelEvent::Failed { .. } => lost.requests += 1,
-            ChannelEvent::Unconfirmed { publishes, .. } => {
-                let (first, last) = (publishes.start().get(), publishes.end().get());
-                let count = last.saturating_sub(first).saturating_add(1);
-                lost.unconfirmed = lost.unconfirmed.saturating_add(count);
-            }
-            _ => {}
+        let Some(since) = self.story.reading_paused.take() else { return };
+        let time = now.saturating_duration_since(since);
+        self.log.line(Level::Info, None, || {
+            format!(
+                "the client reads again, after {}: deliveries were taken or requeued",
+                Rounded(time)
+            )
+        });
+        self.log_due();
+    }
+
+    /// A publish waits because the kept messages have reached their limit.
+    #[cold]
+    pub(crate) fn log_kept_full(&mut self) {
+        if !self.log.is_built() {
+            return;
         }
+        let (kept, now) = (self.proto.kept(), self.now);
+        let Some(end) = self.story.kept_full.count(now) else { return };
+        self.log.line(Level::Warn, None, || {
+            format!(
+                "{} of messages kept to be published again after a loss, which is the limit: publishing waits for confirms; see \
+                 `Recovery::keep_max`{end}",
+                Counted(kept as u64, "byte")
+            )
+        });
+        self.log_due();
     }
 
     /// The driver has looked whether the peer is silent.
@@ -90,7 +131,7 @@ impl State {
                 log.line(Level::Info, None, || self.connected("connected", self.took(&log)));
             }
             ConnectionEvent::Blocked { reason } => {
-                self.story.blocked_at = self.last_heard;
+                self.story.blocked_at = self.now;
                 log.line(Level::Warn, None, || {
                     format!(
                         "the broker blocks publishing ({}): messages wait until its alarm ends; see `rabbitmq-diagnostics alarms`",
@@ -99,7 +140,7 @@ impl State {
                 });
             }
             ConnectionEvent::Unblocked => {
-                let times = self.story.blocked_at.take().zip(self.last_heard);
+                let times = self.story.blocked_at.take().zip(self.now);
                 let time = times.map(|(from, to)| to.saturating_duration_since(from));
                 log.line(Level::Info, None, || match time {
                     Some(time) => {
@@ -109,22 +150,29 @@ impl State {
                 });
             }
             ConnectionEvent::ConsumerLags { channel, consumer_tag, bytes } => {
+                let now = self.now;
+                let Some(end) = self.story.lags.count(now) else { return };
+                self.story.reading_paused = now;
                 log.line(Level::Warn, Some(*channel), || {
                     format!(
                         "consumer '{}' does not take its deliveries ({bytes} bytes): the client stops reading, and all \
-                         consumers of the connection wait; set a prefetch limit, or take deliveries faster",
+                         consumers of the connection wait; set a prefetch limit, or take deliveries faster{end}",
                         consumer_tag.escaped()
                     )
                 });
             }
             ConnectionEvent::TokenNotRenewed { why } => {
+                let now = self.now;
+                let Some(end) = self.story.not_renewed.count(now) else { return };
                 log.line(Level::Warn, None, || {
-                    format!("the token was not renewed, the client tries again: {}", one_line(why))
+                    let why = one_line(why);
+                    format!("the token was not renewed, the client tries again: {why}{end}")
                 });
             }
             ConnectionEvent::Lost { reason } => {
                 let lost = std::mem::take(&mut self.story.lost);
                 (self.story.blocked_at, self.story.silent) = (None, false);
+                self.story.reading_paused = None;
                 let kept = self.proto.kept();
                 log.line(Level::Warn, None, || lost_line(reason, lost, kept));
             }
@@ -146,9 +194,10 @@ impl State {
                 let time = Some(report.connecting + report.restoring);
                 log.line(Level::Info, None, || self.connected("reconnected", time) + &restored);
                 self.log_missing(report);
+                self.log_renamed(report);
             }
             ConnectionEvent::Restored { entity } => {
-                log.line(Level::Info, None, || format!("restored {entity}, later than the rest"));
+                log.line(Level::Info, None, || format!("restored {entity}"));
             }
             ConnectionEvent::NotRestored { error, entity } => {
                 log.line(Level::Warn, None, || missing(entity, error));
@@ -178,7 +227,11 @@ impl State {
             None => text.push_str(": unknown broker"),
         }
         text.push_str(if self.tls_missing.is_some() { ", TLS" } else { ", no TLS" });
-        let host = self.proto.config().get_virtual_host().escaped();
+        let config = self.proto.config();
+        if let Some(user) = config.get_username().filter(|user| !user.is_empty()) {
+            let _ = write!(text, ", user '{}'", user.escape_debug());
+        }
+        let host = config.get_virtual_host().escaped();
         let _ = write!(
             text,
             ", virtual host '{host}', heartbeat {:?}, frame_max {}, channel_max {}",
@@ -207,10 +260,21 @@ impl State {
         if more > 0 {
             self.log.line(Level::Warn, None, || format!("{more} more entities are missing"));
         }
+    }
+
+    /// Queues whose names the broker has changed.
+    fn log_renamed(&mut self, report: &RecoveryReport) {
+        for (old, new) in &report.renamed {
+            self.channels.iter_mut().flatten().for_each(|channel| channel.log.renamed(old, new));
+        }
         for (old, new) in report.renamed.iter().take(MISSING_MAX) {
             self.log.line(Level::Info, None, || {
                 format!("queue '{}' has a new name: '{}'", old.escaped(), new.escaped())
             });
+        }
+        let more = report.renamed.len().saturating_sub(MISSING_MAX);
+        if more > 0 {
+            self.log.line(Level::Info, None, || format!("{more} more queues have new names"));
         }
     }
 
@@ -226,10 +290,10 @@ impl State {
             }),
             ConnectionError::DriverGone if !self.story.opened => {}
             reason if !self.story.opened => log.line(Level::Warn, None, || {
-                let Some(endpoint) = self.endpoints.get(self.node).cloned() else {
-                    return format!("could not connect: {}", chain(reason));
-                };
                 let step = self.connect_step().unwrap_or(amqp_proto::ConnectStep::VirtualHost);
+                let Some(endpoint) = self.endpoints.get(self.node).cloned() else {
+                    return format!("cannot connect (step: {step}): {}", one_line(&chain(reason)));
+                };
                 let config = self.proto.config();
                 let error = ConnectError::refused(endpoint, step, reason.clone(), config);
                 one_line(&chain(&error))
@@ -261,13 +325,13 @@ fn lost_line(reason: &ConnectionError, lost: InFlight, kept: usize) -> String {
         }
         _ => "",
     });
-    let InFlight { channels, requests, unconfirmed } = lost;
-    let _ = write!(
-        text,
-        "; interrupted: {channels} channels, {requests} pending requests, {unconfirmed} unconfirmed messages"
-    );
+    let _ = write!(text, "{lost}");
     if kept > 0 {
-        let _ = write!(text, "; {kept} bytes of messages are kept to be published again");
+        let _ = write!(
+            text,
+            "; {} of messages kept to be published again",
+            Counted(kept as u64, "byte")
+        );
     }
     text
 }
@@ -275,16 +339,20 @@ fn lost_line(reason: &ConnectionError, lost: InFlight, kept: usize) -> String {
 /// What a recovery has restored.
 fn restored(report: &RecoveryReport) -> String {
     let counts = [
-        (report.channels, "channels"),
-        (report.exchanges, "exchanges"),
-        (report.queues, "queues"),
-        (report.bindings, "bindings"),
-        (report.consumers, "consumers"),
-        (report.republished, "messages published again"),
+        (report.channels, "channel"),
+        (report.exchanges, "exchange"),
+        (report.queues, "queue"),
+        (report.bindings, "binding"),
+        (report.consumers, "consumer"),
+        (report.republished, "unconfirmed message"),
     ];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);
-    let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
-    let counts = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+    let counts: Vec<_> =
+        counts.map(|(count, what)| Counted(count as u64, what).to_string()).collect();
+    let mut counts = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+    if report.republished > 0 {
+        counts += " (published again)";
+    }
     let missing = report.failed.len() + report.locked.len();
     let missing = if missing > 0 { format!("; {missing} are missing") } else { String::new() };
     format!(

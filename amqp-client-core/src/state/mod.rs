@@ -473,10 +473,14 @@ impl State {
         let Some(mut queue) = channel.queues.remove(consumer) else {
             return;
         };
+        if queue.end.is_none() && !over {
+            channel.log.consumer_cancelled(&queue.tag, "dropped");
+        }
         if let Some(waker) = queue.waker.take() {
             self.bury(waker);
         }
         self.delivered_bytes = self.delivered_bytes.saturating_sub(queue.bytes);
+        self.log_due();
         // The driver may have stopped reading for it.
         self.wake_driver();
         if over {

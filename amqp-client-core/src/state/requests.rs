@@ -38,6 +38,12 @@ impl Requests {
         !std::mem::replace(&mut self.unwritten, true)
     }
 
+    /// Returns the number of requests without a reply.
+    pub(crate) fn waiting(&self) -> usize {
+        let waiting = |sent: &&Sent| matches!(sent.pending, PendingReply::Waiting(_));
+        self.waiting.iter().filter(waiting).count()
+    }
+
     /// The driver has its turn: it writes the requests since the last one.
     pub(super) fn turn(&mut self, now: Instant) {
         if std::mem::take(&mut self.unwritten) {

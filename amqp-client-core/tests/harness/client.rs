@@ -99,6 +99,12 @@ impl<P: Peer> ClientRig<P> {
         self.down.clear();
     }
 
+    /// The driver is dropped, as if its task were aborted.
+    pub(crate) fn drop_driver(&mut self) {
+        let (_, nobodys) = Driver::new(Config::default(), self.now);
+        self.driver = nobodys;
+    }
+
     /// The transport is lost, and there is another. The session is not restored yet.
     pub(crate) fn lose(&mut self) {
         self.cut();

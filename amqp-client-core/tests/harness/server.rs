@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_client_core::proto::method::{
-    BasicAck, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk, ChannelFlow,
-    ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk, ExchangeDeleteOk, ExchangeUnbindOk, Method,
-    QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk, QueueUnbindOk, TxSelectOk,
+    BasicAck, BasicCancelOk, BasicConsumeOk, BasicDeliver, BasicGetOk, BasicQosOk, BasicReturn,
+    ChannelFlow, ChannelFlowOk, ConfirmSelectOk, ExchangeDeclareOk, ExchangeDeleteOk,
+    ExchangeUnbindOk, Method, QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk,
+    QueueUnbindOk, TxSelectOk,
 };
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, Connection, ConnectionError, Event, FieldTable, Properties, Published,
@@ -23,6 +24,9 @@ fn capable() -> Arc<ServerConfig> {
     let properties = FieldTable::new().with("capabilities", capabilities).expect("it fits");
     Arc::new(ServerConfig::default().server_properties(properties))
 }
+
+/// Why the server closes the channel of a method, if it does.
+type Refusal = Option<(ReplyCode, &'static str)>;
 
 /// A server that replies as a broker whose queues always exist, confirms what is published, and delivers what the test says.
 pub(crate) struct Server {
@@ -49,6 +53,12 @@ pub(crate) struct Server {
     pub(crate) replied: u64,
     /// The tag of the last consumer, which gets the replies.
     replies_to: ShortStr,
+    /// Publishes get no confirm.
+    pub(crate) ignores_publishes: bool,
+    /// Methods for which the server closes their channel.
+    pub(crate) refusals: Option<fn(&Method) -> Refusal>,
+    /// Queues that the server has named.
+    named: u64,
 }
 
 impl Peer for Server {
@@ -92,7 +102,7 @@ impl Peer for Server {
             }
             .expect("it is waiting");
         }
-        if self.unconfirmed > 0 {
+        if self.unconfirmed > 0 && !self.ignores_publishes {
             self.unconfirmed = 0;
             let ack = BasicAck { delivery_tag: self.published, multiple: true };
             let id = channel.expect("something was published there");
@@ -127,6 +137,37 @@ impl Server {
             replies: None,
             replied: 0,
             replies_to: ShortStr::default(),
+            ignores_publishes: false,
+            refusals: None,
+            named: 0,
+        }
+    }
+
+    /// Sends a method on a channel.
+    pub(crate) fn send(&mut self, id: ChannelId, method: impl Into<Method>) {
+        self.connection.channel(id).expect("open").send(method).expect("it is sent");
+    }
+
+    /// Returns a message that no queue takes.
+    pub(crate) fn give_back(&mut self, id: ChannelId, routing_key: &str, body: &[u8]) {
+        let returned = BasicReturn {
+            reply_code: ReplyCode::NO_ROUTE.0,
+            reply_text: "NO_ROUTE".try_into().expect("short"),
+            routing_key: routing_key.try_into().expect("short"),
+            ..BasicReturn::default()
+        };
+        let mut channel = self.connection.channel(id).expect("open");
+        channel.send_content(returned, &Properties::default(), body).expect("it is sent");
+    }
+
+    /// Ends what [`hold`](Self::hold) began.
+    pub(crate) fn release(&mut self, channel: Option<ChannelId>) {
+        match channel {
+            Some(id) => {
+                let flow = ChannelFlow { active: true };
+                self.connection.channel(id).expect("open").request(flow).expect("it is sent");
+            }
+            None => self.connection.set_blocked(None),
         }
     }
 
@@ -134,7 +175,7 @@ impl Server {
     pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, cause: (u16, u16)) {
         while self.connection.poll_event().is_some() {}
         self.connection.channel(id).expect("open").close_over(code, "refused", cause);
-        self.published = 0;
+        (self.published, self.unconfirmed) = (0, 0);
     }
 
     /// The server asks the client to publish nothing: on one channel, or on the whole connection.
@@ -220,8 +261,22 @@ impl Server {
                 self.tags.insert(format!("ctag{tag}"), consume.consumer_tag.clone());
             }
         }
+        if let Some((code, text)) = self.refusals.and_then(|refuses| refuses(&method)) {
+            let cause = method.facts().id;
+            self.connection.channel(id).expect("open").close_over(code, text, cause);
+            return;
+        }
         let ignored = self.ignores_purges && matches!(method, Method::QueuePurge(_));
-        if let Some(reply) = consent(&method).filter(|_| !ignored) {
+        let mut reply = consent(&method).filter(|_| !ignored);
+        match &mut reply {
+            Some(Method::QueueDeclareOk(declared)) if declared.queue.is_empty() => {
+                self.named += 1;
+                let name = format!("amq.gen-{}", self.named);
+                declared.queue = name.as_str().try_into().expect("short");
+            }
+            _ => {}
+        }
+        if let Some(reply) = reply {
             // A later frame may have closed the channel or the connection.
             let _closing = self.connection.channel(id).expect("open").send(reply);
         }

@@ -157,6 +157,11 @@ impl Channels {
         }
     }
 
+    /// Returns the number of unsettled deliveries of a channel.
+    pub(crate) fn unsettled(&mut self, id: ChannelId) -> usize {
+        self.get(id.0).map_or(0, |channel| channel.unsettled.len())
+    }
+
     /// Ends every channel, because the connection has ended.
     pub(crate) fn terminate(&mut self, outbound: &mut Outbound, reason: &ConnectionError) {
         for channel in self.slots.iter_mut().flatten() {

@@ -448,6 +448,11 @@ impl Connection {
         self.channels.unconfirmed(id)
     }
 
+    /// Returns the number of unsettled deliveries of a channel, until its `Closed` event is polled.
+    pub(crate) fn unsettled(&mut self, id: ChannelId) -> usize {
+        self.channels.unsettled(id)
+    }
+
     /// Returns whether a channel is being closed, so that its number will be free soon.
     pub(crate) fn is_closing_channels(&self) -> bool {
         self.channels.any_ending()

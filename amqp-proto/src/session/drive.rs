@@ -277,6 +277,9 @@ impl Session {
             let unconfirmed = match self.context.connection.peek_event() {
                 Some(Event::Channel(id, ChannelEvent::Closed(_))) => {
                     let id = *id;
+                    if let Some(record) = self.context.channels.get_mut(id) {
+                        record.unsettled = self.context.connection.unsettled(id);
+                    }
                     self.context.connection.unconfirmed(id)
                 }
                 Some(_) => Vec::new(),

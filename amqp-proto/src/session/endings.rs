@@ -38,7 +38,8 @@ impl Context {
         record.qos_now = record.qos.clone();
         record.consumers.interrupt();
         let delivered = record.tags.restart();
-        events.push(ChannelEvent::Interrupted { delivered, error: error.clone() });
+        let unsettled = core::mem::take(&mut record.unsettled);
+        events.push(ChannelEvent::Interrupted { delivered, unsettled, error: error.clone() });
         let mut ended = Vec::new();
         record.consumers.retain(|consumer| {
             let nowhere = consumer.declaration.is_some() || consumer.consume.queue.is_empty();

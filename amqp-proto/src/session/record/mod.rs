@@ -35,6 +35,8 @@ pub(crate) struct ChannelRecord {
     pub(crate) opened: bool,
     /// True if the application has closed the channel.
     pub(crate) closing: bool,
+    /// Number of deliveries that were unsettled when the channel ended, until that is reported.
+    pub(crate) unsettled: usize,
     pub(crate) mode: Mode,
     /// The request that made the channel transactional.
     pub(crate) selected_by: Option<RequestId>,

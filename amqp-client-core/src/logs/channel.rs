@@ -1,0 +1,325 @@
+//! The lines about a channel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Instant;
+
+use amqp_proto::error::chain;
+use amqp_proto::{ChannelError, ChannelId, Initiator, PublishError, PublishSeq, ShortStr};
+
+use super::{Counted, InFlight, Level, Limit, Log, one_line};
+use crate::event::ChannelEvent;
+
+/// The log of a channel. `None` until the channel has a connection.
+#[derive(Debug, Default)]
+pub(crate) struct ChannelLog(Option<Box<Lines>>);
+
+#[derive(Debug)]
+struct Lines {
+    log: Log,
+    id: ChannelId,
+    /// The broker closed this channel, and not the whole connection.
+    reopens: bool,
+    /// The queues of the consumers.
+    queues: BTreeMap<ShortStr, ShortStr>,
+    /// Counted until the channel reports that it was interrupted.
+    in_flight: InFlight,
+    /// What the loss of the connection has interrupted, until the connection takes it.
+    lost: Option<InFlight>,
+    limits: Limits,
+    /// The line about a pause was written.
+    paused: bool,
+}
+
+/// Lines that may come with each message.
+#[derive(Debug, Default)]
+struct Limits {
+    returned: Limit,
+    unusable: Limit,
+    panicked: Limit,
+    refused: Limit,
+    not_resent: Limit,
+    stale: Limit,
+    paused: Limit,
+    flow: Limit,
+}
+
+impl ChannelLog {
+    pub(crate) fn new(log: &Log, id: ChannelId) -> Self {
+        Self(log.is_built().then(|| {
+            let lines = Lines {
+                log: log.clone(),
+                id,
+                reopens: false,
+                queues: BTreeMap::new(),
+                in_flight: InFlight::default(),
+                lost: None,
+                limits: Limits::default(),
+                paused: false,
+            };
+            Box::new(lines)
+        }))
+    }
+
+    /// Reports an event.
+    pub(crate) fn event(&mut self, event: &ChannelEvent, now: Option<Instant>) {
+        if let Some(lines) = &mut self.0 {
+            lines.event(event, now);
+        }
+    }
+
+    /// The channel ends for good, with that many pending requests and unconfirmed messages.
+    pub(crate) fn ends_with(&mut self, requests: usize, unconfirmed: usize) {
+        if let Some(lines) = &mut self.0 {
+            let in_flight = &mut lines.in_flight;
+            in_flight.requests += requests;
+            in_flight.unconfirmed += unconfirmed as u64;
+        }
+    }
+
+    /// The channel is interrupted, with that many unsettled deliveries.
+    pub(crate) fn interrupted(&mut self, unsettled: usize) {
+        if let Some(lines) = &mut self.0 {
+            lines.in_flight.unsettled += unsettled;
+        }
+    }
+
+    /// A request was interrupted.
+    pub(crate) fn request_failed(&mut self) {
+        if let Some(lines) = &mut self.0 {
+            lines.in_flight.requests += 1;
+        }
+    }
+
+    /// The confirms of these messages were interrupted.
+    pub(crate) fn unconfirmed(&mut self, first: PublishSeq, last: PublishSeq) {
+        if let Some(lines) = &mut self.0 {
+            let unconfirmed = &mut lines.in_flight.unconfirmed;
+            *unconfirmed = unconfirmed.saturating_add(count(first, last));
+        }
+    }
+
+    /// Takes what the loss of the connection has interrupted.
+    pub(crate) fn take_lost(&mut self) -> Option<InFlight> {
+        self.0.as_mut()?.lost.take()
+    }
+
+    /// The broker has confirmed or refused these messages.
+    pub(crate) fn confirmed(
+        &mut self,
+        first: PublishSeq,
+        last: PublishSeq,
+        ack: bool,
+        now: Option<Instant>,
+    ) {
+        let Some(lines) = self.0.as_deref_mut().filter(|_| !ack) else { return };
+        let Some(end) = lines.limits.refused.count(now) else { return };
+        lines.line(Level::Warn, || {
+            let refused = Counted(count(first, last), "message");
+            format!(
+                "the broker refused {refused} (basic.nack): a queue is full and rejects messages (x-overflow), or has failed{end}"
+            )
+        });
+    }
+
+    /// A kept message will not be sent again.
+    pub(crate) fn not_resent(&mut self, error: &PublishError, now: Option<Instant>) {
+        // The application has withdrawn it, and knows that.
+        let failed = !matches!(error, PublishError::Withdrawn);
+        let Some(lines) = self.0.as_deref_mut().filter(|_| failed) else { return };
+        let Some(end) = lines.limits.not_resent.count(now) else { return };
+        lines.line(Level::Warn, || {
+            format!("a kept message is not published again: {}{end}", one_line(&chain(error)))
+        });
+    }
+
+    /// The application has settled a delivery of an earlier transport.
+    pub(crate) fn stale(&mut self, tag: u64, now: Option<Instant>) {
+        let Some(lines) = &mut self.0 else { return };
+        let Some(end) = lines.limits.stale.count(now) else { return };
+        lines.line(Level::Debug, || {
+            format!(
+                "delivery {tag} was settled too late: the connection or channel was interrupted, and the broker delivers the \
+                 message again{end}"
+            )
+        });
+    }
+
+    /// The application starts a consumer.
+    pub(crate) fn consumer_starts(&mut self, tag: &ShortStr, queue: &ShortStr) {
+        let Some(lines) = &mut self.0 else { return };
+        lines.queues.insert(tag.clone(), queue.clone());
+        lines.line(Level::Debug, || format!("{} starts", Consumer(tag, Some(queue))));
+    }
+
+    /// A consumer could not be started again.
+    pub(crate) fn consumer_failed(&mut self, tag: &ShortStr, error: &ChannelError) {
+        let Some(lines) = &mut self.0 else { return };
+        let queue = lines.queues.remove(tag);
+        lines.line(Level::Warn, || {
+            let consumer = Consumer(tag, queue.as_ref());
+            format!("{consumer} has ended: {}", one_line(&chain(error)))
+        });
+    }
+
+    /// The application has ended a consumer, in that way.
+    pub(crate) fn consumer_cancelled(&mut self, tag: &ShortStr, how: &str) {
+        let Some(lines) = &mut self.0 else { return };
+        let queue = lines.queues.remove(tag);
+        lines.line(Level::Debug, || {
+            format!("{} was {how} by the application", Consumer(tag, queue.as_ref()))
+        });
+    }
+
+    /// The broker has given a queue another name.
+    pub(crate) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
+        let queues = self.0.iter_mut().flat_map(|lines| lines.queues.values_mut());
+        queues.filter(|queue| *queue == old).for_each(|queue| queue.clone_from(new));
+    }
+}
+
+impl Lines {
+    fn line(&self, level: Level, text: impl FnOnce() -> String) {
+        self.log.line(level, Some(self.id), text);
+    }
+
+    fn event(&mut self, event: &ChannelEvent, now: Option<Instant>) {
+        match event {
+            ChannelEvent::Returned(_) => {
+                let Some(end) = self.limits.returned.count(now) else { return };
+                self.line(Level::Warn, || {
+                    format!("{event}; no queue is bound for it, or the queue was deleted{end}")
+                });
+            }
+            ChannelEvent::Unusable { .. } => {
+                let Some(end) = self.limits.unusable.count(now) else { return };
+                self.line(Level::Warn, || format!("{event}{end}"));
+            }
+            ChannelEvent::HandlerPanicked { .. } => {
+                let Some(end) = self.limits.panicked.count(now) else { return };
+                self.line(Level::Error, || format!("{}{end}", one_line(event)));
+            }
+            ChannelEvent::Flow { active: false } => {
+                let Some(end) = self.limits.flow.count(now) else { return };
+                self.line(Level::Warn, || format!("{event} on this channel (channel.flow){end}"));
+            }
+            ChannelEvent::Flow { active: true } => {
+                self.line(Level::Info, || format!("{event} on this channel (channel.flow)"));
+            }
+            ChannelEvent::ConsumerCancelled { consumer_tag } => {
+                let queue = self.queues.remove(consumer_tag);
+                self.line(Level::Warn, || {
+                    let consumer = Consumer(consumer_tag, queue.as_ref());
+                    format!(
+                        "{consumer} was cancelled by the broker: the queue was deleted, or the node that holds it is down; the \
+                         consumer has ended"
+                    )
+                });
+            }
+            ChannelEvent::ConsumerPaused { consumer_tag } => {
+                let end = self.limits.paused.count(now);
+                self.paused = end.is_some();
+                let Some(end) = end else { return };
+                self.line(Level::Warn, || {
+                    let consumer = Consumer(consumer_tag, self.queues.get(consumer_tag));
+                    format!(
+                        "{consumer} was paused: it took none of its deliveries while others waited; most of them are requeued{end}"
+                    )
+                });
+            }
+            ChannelEvent::ConsumerResumed { consumer_tag } => {
+                if std::mem::take(&mut self.paused) {
+                    self.line(Level::Info, || {
+                        let consumer = Consumer(consumer_tag, self.queues.get(consumer_tag));
+                        format!("{consumer} has taken its deliveries, and starts again")
+                    });
+                }
+            }
+            // The line about the connection covers its channels.
+            ChannelEvent::Interrupted(ChannelError::Connection(_)) => self.lose(),
+            ChannelEvent::Closed(ChannelError::Connection(_)) => {
+                self.lose();
+                self.end();
+            }
+            ChannelEvent::Interrupted(error) => {
+                self.reopens = true;
+                let lost = std::mem::take(&mut self.in_flight);
+                self.line(Level::Warn, || {
+                    format!("{}{lost}; the client opens the channel again", one_line(&chain(error)))
+                });
+            }
+            ChannelEvent::Restored => {
+                if std::mem::take(&mut self.reopens) {
+                    self.line(Level::Info, || "channel opened again and restored".to_owned());
+                }
+            }
+            ChannelEvent::Closed(ChannelError::Closed(close)) if close.by == Initiator::Local => {
+                self.end();
+                self.line(Level::Debug, || "channel closed by the application".to_owned());
+            }
+            ChannelEvent::Closed(error) => {
+                self.end();
+                let lost = std::mem::take(&mut self.in_flight);
+                self.line(Level::Warn, || {
+                    let consumers = self.queues.keys().map(|tag| format!("'{}'", tag.escaped()));
+                    let consumers: Vec<_> = consumers.collect();
+                    let ended = match consumers.len() {
+                        0 => String::new(),
+                        1 => format!(", and its consumer {} has ended", consumers.join(", ")),
+                        _ => format!(", and its consumers have ended: {}", consumers.join(", ")),
+                    };
+                    format!("{}{lost}; the channel stays closed{ended}", one_line(&chain(error)))
+                });
+            }
+            // The connection reports a lag. A listener that misses events is not a matter of the log.
+            ChannelEvent::ConsumerLags { .. } | ChannelEvent::Missed(_) => {}
+        }
+    }
+
+    /// The connection was lost, or has ended.
+    fn lose(&mut self) {
+        self.reopens = false;
+        self.lost = Some(InFlight { channels: 1, ..std::mem::take(&mut self.in_flight) });
+    }
+
+    /// The channel ends: nothing that was left out stays uncounted.
+    fn end(&mut self) {
+        let Limits { returned, unusable, panicked, refused, not_resent, stale, paused, flow } =
+            &mut self.limits;
+        for (limit, level, what) in [
+            (returned, Level::Warn, "returned messages"),
+            (unusable, Level::Warn, "messages that were not accepted"),
+            (panicked, Level::Error, "handlers that panicked"),
+            (refused, Level::Warn, "messages that the broker refused"),
+            (not_resent, Level::Warn, "messages that are not published again"),
+            (stale, Level::Debug, "deliveries that were settled too late"),
+            (paused, Level::Warn, "paused consumers"),
+            (flow, Level::Warn, "pauses of publishing"),
+        ] {
+            let count = limit.take_left_out();
+            if count > 0 {
+                self.log.line(level, Some(self.id), || {
+                    let were = if count == 1 { "was" } else { "were" };
+                    format!("{} about {what} {were} left out", Counted(count, "more line"))
+                });
+            }
+        }
+    }
+}
+
+fn count(first: PublishSeq, last: PublishSeq) -> u64 {
+    last.get().saturating_sub(first.get()).saturating_add(1)
+}
+
+/// A consumer and its queue.
+struct Consumer<'a>(&'a ShortStr, Option<&'a ShortStr>);
+
+impl fmt::Display for Consumer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "consumer '{}'", self.0.escaped())?;
+        match self.1 {
+            Some(queue) => write!(f, " of queue '{}'", queue.escaped()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Lines about losses and recoveries.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use amqp_client_core::login::{Token, TokenError, keep_fresh};
+use amqp_client_core::proto::ReplyCode;
+use amqp_client_core::proto::method::Method;
+use amqp_client_core::{OnLoss, PublisherOptions, QueueOptions};
+
+use crate::harness::Clock;
+use crate::scene::{Scene, recovery};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const EOF: &str = "WARN connection lost: the peer disconnected without closing the connection; the broker was stopped or killed, \
+                   or a proxy or firewall ended the TCP connection";
+
+const WAITS: &str = "INFO the next attempt to connect to node 0 is in 0.1 s";
+
+const CONNECTING: &str = "DEBUG connecting to node 0, attempt 1";
+
+const RECONNECTED: &str = "INFO reconnected to node 0 in 0.1 s: unknown broker, no TLS, user 'orders', virtual host '/', \
+                           heartbeat 60s, frame_max 131072, channel_max 2047; attempt 1; restored in 0.0 s";
+
+const ONE_CHANNEL: &str = "; interrupted: 1 channel";
+
+#[test]
+pub(crate) fn a_loss_says_why_and_what_it_interrupts_and_a_recovery_what_it_restores() {
+    let mut scene = Scene::recovering("lost", recovery());
+    let channel = scene.open_channel();
+    let consumer = scene.consume(&channel);
+    scene.run(channel.queue_declare("orders", QueueOptions::new())).expect("it is declared");
+    scene.peer.deliver(channel.id(), consumer.tag(), 3, b"body");
+    scene.turn();
+    let other = scene.open_channel();
+    scene.peer.ignores_publishes = true;
+    let publisher = other.default_exchange().publisher(PublisherOptions::new()).expect("open");
+    let _confirm = scene.run(publisher.publish("q", b"body")).expect("queued");
+    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+    let keeps = other.default_exchange().publisher(options).expect("open");
+    let _kept = scene.run(keeps.publish("q", b"kept")).expect("queued");
+    scene.peer.ignores_purges = true;
+    let _purging = channel.queue_purge("q");
+    scene.turn();
+    scene.lines();
+    scene.lose();
+    scene.turn();
+    scene.expect(&[
+        &format!(
+            "{EOF}; interrupted: 2 channels, 1 pending request, 1 unconfirmed message; the broker delivers 3 unsettled messages \
+             again; 176 bytes of messages kept to be published again"
+        ),
+        WAITS,
+        CONNECTING,
+        &format!("{RECONNECTED}: 2 channels, 1 queue, 1 consumer, 1 unconfirmed message (published again)"),
+    ]);
+}
+
+#[test]
+pub(crate) fn a_failed_attempt_has_its_step_and_the_end_its_reason() {
+    let mut scene = Scene::recovering("attempts", recovery().attempts_max(Some(1)));
+    let _channel = scene.open_channel();
+    scene.lose();
+    scene.step();
+    scene.cut();
+    scene.turn();
+    scene.expect(&[
+        &format!("{EOF}{ONE_CHANNEL}"),
+        WAITS,
+        CONNECTING,
+        "WARN attempt to connect to node 0 failed (step: login): login failed: connection closed during login; the credentials \
+         were probably rejected: check the user and the password",
+        "ERROR gives up, and does not try to connect again: connection lost and not recovered (attempts: 1, last failure: login \
+         failed: connection closed during login; the credentials were probably rejected: check the user and the password): the \
+         peer disconnected without closing the connection",
+    ]);
+}
+
+/// The broker refuses some queues.
+fn refuses(method: &Method) -> Option<(ReplyCode, &'static str)> {
+    match method {
+        Method::QueueDeclare(declare) if declare.queue == "gone" => Some((
+            ReplyCode::ACCESS_REFUSED,
+            "ACCESS_REFUSED - configure access to queue 'gone' in vhost '/' refused for user 'orders'",
+        )),
+        Method::QueueDeclare(declare) if declare.queue == "held" => Some((
+            ReplyCode::RESOURCE_LOCKED,
+            "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'held' in vhost '/'",
+        )),
+        _ => None,
+    }
+}
+
+#[test]
+pub(crate) fn what_is_missing_after_a_recovery_is_listed() {
+    let mut scene = Scene::recovering("missing", recovery());
+    let channel = scene.open_channel();
+    scene.run(channel.queue_declare("gone", QueueOptions::new())).expect("it is declared");
+    let exclusive = QueueOptions::new().exclusive(true);
+    scene.run(channel.queue_declare("held", exclusive)).expect("it is declared");
+    let _consumer =
+        scene.run(channel.basic_consume("gone", Default::default())).expect("it starts");
+    scene.lines();
+    scene.peer.refusals = Some(refuses);
+    scene.lose();
+    scene.turn();
+    let refused = "channel 2 closed by the peer: 403 ACCESS_REFUSED: configure access to queue 'gone' in vhost '/' refused for user \
+                   'orders' (caused by queue.declare); grant the user the configure permission (rabbitmqctl set_permissions)";
+    let not_declared = format!(
+        "not restored after the connection was lost: its queue \"gone\" could not be declared again: {refused}"
+    );
+    scene.expect(&[
+        &format!("{EOF}{ONE_CHANNEL}"),
+        WAITS,
+        CONNECTING,
+        &format!("WARN, channel 1: consumer 'ctag-1.1' of queue 'gone' has ended: {not_declared}"),
+        &format!("{RECONNECTED}: 1 channel; 3 are missing"),
+        &format!("WARN cannot restore queue 'gone': {refused}"),
+        &format!("WARN cannot restore consumer 'ctag-1.1' of channel 1: {not_declared}"),
+        "WARN cannot restore queue 'held' yet: another connection holds it; the client tries again",
+    ]);
+    scene.peer.refusals = None;
+    for _ in 0..3 {
+        scene.advance(SECOND);
+    }
+    scene.expect(&["INFO restored queue 'held'"]);
+}
+
+#[test]
+pub(crate) fn a_queue_with_another_name_is_reported() {
+    let mut scene = Scene::recovering("renamed", recovery());
+    let channel = scene.open_channel();
+    let queue = scene.run(channel.queue_declare("", QueueOptions::new())).expect("it is declared");
+    let consumer = scene.run(queue.consume(Default::default())).expect("it starts");
+    scene.lines();
+    scene.lose();
+    scene.turn();
+    scene.expect(&[
+        &format!("{EOF}{ONE_CHANNEL}"),
+        WAITS,
+        CONNECTING,
+        &format!("{RECONNECTED}: 1 channel, 1 queue, 1 consumer"),
+        "INFO queue 'amq.gen-1' has a new name: 'amq.gen-2'",
+    ]);
+    scene.run(consumer.cancel()).expect("it is cancelled");
+    scene.expect(&[
+        "DEBUG, channel 1: consumer 'ctag-1.1' of queue 'amq.gen-2' was cancelled by the application",
+    ]);
+}
+
+#[test]
+pub(crate) fn a_token_that_is_not_renewed_is_reported() {
+    let mut scene = Scene::new("token");
+    let clock = Clock::at(scene.now());
+    let source = Arc::new(|| async {
+        let error: TokenError = Arc::new(std::io::Error::other("the authorization server is down"));
+        Err(error)
+    });
+    let first = Token::new("first", 10 * SECOND);
+    let mut renewing = pin!(keep_fresh(&scene.connection, source, &first, clock.clone()));
+    for _ in 0..9 {
+        scene.advance(SECOND);
+        clock.set(scene.now());
+        for _ in 0..3 {
+            let _pending = renewing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+    scene.expect(&[
+        "WARN the token was not renewed, the client tries again: the authorization server is down",
+    ]);
+}
