@@ -143,5 +143,11 @@ pub(crate) fn a_kept_message_that_the_broker_refuses_is_reported() {
     scene.peer.refuse(channel.id(), ReplyCode::NOT_FOUND, (60, 40));
     scene.peer.ignores_publishes = false;
     scene.run(confirm).expect_err("it is refused");
-    scene.expect(&[""]);
+    scene.expect(&[
+        "WARN, channel 1: channel 1 closed by the peer: 404 NOT_FOUND: refused (caused by basic.publish); the client opens the channel \
+         again",
+        "WARN, channel 1: a kept message is not published again: channel 1 closed by the peer: 404 NOT_FOUND: refused (caused by \
+         basic.publish)",
+        "INFO, channel 1: channel opened again and restored",
+    ]);
 }
