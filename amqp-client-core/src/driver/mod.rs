@@ -304,6 +304,7 @@ impl Driver {
         });
         let silent = state.proto.peer_seems_silent();
         state.log_silence(silent, now);
+        state.log_progress(now);
         // The sink may have left lines behind.
         state.log_due();
         let read = if silent && shared.settings.may_look(state.delivered_bytes) {

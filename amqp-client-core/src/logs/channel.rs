@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_proto::error::chain;
 use amqp_proto::{ChannelError, ChannelId, Initiator, PublishError, PublishSeq, ShortStr};
@@ -29,7 +29,20 @@ struct Lines {
     limits: Limits,
     /// The line about a pause was written.
     paused: bool,
+    progress: Progress,
 }
+
+/// What the application had settled when the log last looked, and since when nothing more.
+#[derive(Debug, Default)]
+struct Progress {
+    settled: u64,
+    since: Option<Instant>,
+    /// There was a line about it.
+    reported: bool,
+}
+
+/// Deliveries may be unsettled for that long while nothing is settled.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// Lines that may come with each message.
 #[derive(Debug, Default)]
@@ -42,6 +55,7 @@ struct Limits {
     stale: Limit,
     paused: Limit,
     flow: Limit,
+    stuck: Limit,
 }
 
 impl ChannelLog {
@@ -56,6 +70,7 @@ impl ChannelLog {
                 lost: None,
                 limits: Limits::default(),
                 paused: false,
+                progress: Progress::default(),
             };
             Box::new(lines)
         }))
@@ -168,6 +183,36 @@ impl ChannelLog {
         let queue = lines.queues.remove(tag);
         lines.line(Level::Debug, || {
             format!("{} was {how} by the application", Consumer(tag, queue.as_ref()))
+        });
+    }
+
+    /// So many deliveries are unsettled, and so many were settled so far.
+    pub(crate) fn progress(&mut self, unsettled: usize, settled: u64, now: Instant) {
+        let Some(lines) = &mut self.0 else { return };
+        let progress = &mut lines.progress;
+        let Some(since) = progress.since.filter(|_| unsettled > 0 && settled == progress.settled)
+        else {
+            let goes_on = progress.reported && settled != progress.settled;
+            let since = (unsettled > 0).then_some(now);
+            *progress = Progress { settled, since, reported: false };
+            if goes_on {
+                lines.line(Level::Info, || "the application settles deliveries again".to_owned());
+            }
+            return;
+        };
+        let time = now.saturating_duration_since(since);
+        if time < STUCK_AFTER || progress.reported {
+            return;
+        }
+        let Some(end) = lines.limits.stuck.count(Some(now)) else { return };
+        progress.reported = true;
+        lines.line(Level::Info, || {
+            format!(
+                "the application has settled none of {} for {} s: handlers take long or hang, or acknowledgements are missing; at \
+                 the prefetch limit, the broker delivers no more{end}",
+                Counted(unsettled as u64, "delivered message"),
+                time.as_secs()
+            )
         });
     }
 
@@ -284,8 +329,17 @@ impl Lines {
 
     /// The channel ends: nothing that was left out stays uncounted.
     fn end(&mut self) {
-        let Limits { returned, unusable, panicked, refused, not_resent, stale, paused, flow } =
-            &mut self.limits;
+        let Limits {
+            returned,
+            unusable,
+            panicked,
+            refused,
+            not_resent,
+            stale,
+            paused,
+            flow,
+            stuck,
+        } = &mut self.limits;
         for (limit, level, what) in [
             (returned, Level::Warn, "returned messages"),
             (unusable, Level::Warn, "messages that were not accepted"),
@@ -295,6 +349,7 @@ impl Lines {
             (stale, Level::Debug, "deliveries that were settled too late"),
             (paused, Level::Warn, "paused consumers"),
             (flow, Level::Warn, "pauses of publishing"),
+            (stuck, Level::Info, "deliveries that nobody settles"),
         ] {
             let count = limit.take_left_out();
             if count > 0 {

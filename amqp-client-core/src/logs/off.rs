@@ -78,5 +78,7 @@ impl ChannelLog {
 
     pub(crate) const fn consumer_cancelled(&mut self, _: &ShortStr, _: &str) {}
 
+    pub(crate) const fn progress(&mut self, _: usize, _: u64, _: Instant) {}
+
     pub(crate) const fn renamed(&mut self, _: &ShortStr, _: &ShortStr) {}
 }

@@ -44,6 +44,12 @@ impl Tally {
         self.taken(delivery, now);
     }
 
+    /// Returns the number of deliveries that the application has settled.
+    pub(super) const fn settlements(&self) -> u64 {
+        let Numbers { acked, rejected, requeued, .. } = self.counters;
+        acked + rejected + requeued
+    }
+
     /// The reply to a request that was written then has arrived.
     pub(super) fn answered(&mut self, written: Option<Instant>, now: Option<Instant>) {
         if let (Some(written), Some(now)) = (written, now) {

@@ -27,6 +27,7 @@ mod waiters;
 mod waiting;
 mod wake;
 mod wakes;
+mod watch;
 
 pub(crate) use callbacks::OnRecover;
 pub(crate) use callbacks::{Call, RunCall};
@@ -134,6 +135,7 @@ pub(crate) struct State {
     wakes: Wakes,
     pub(crate) log: Log,
     story: log::Story,
+    watch: watch::Watch,
 }
 
 /// A close that a handle has requested.
@@ -198,6 +200,7 @@ impl State {
             wakes: Wakes::default(),
             log,
             story: log::Story::default(),
+            watch: watch::Watch::default(),
         }
     }
 

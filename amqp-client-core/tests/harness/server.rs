@@ -228,6 +228,20 @@ impl Server {
         }
     }
 
+    /// Queues a delivery that was delivered before.
+    pub(crate) fn redeliver(&mut self, id: ChannelId, consumer_tag: &ShortStr, body: &[u8]) {
+        self.next_delivery += 1;
+        let (consumer_tag, delivery_tag) = (consumer_tag.clone(), self.next_delivery);
+        let deliver = BasicDeliver {
+            consumer_tag,
+            delivery_tag,
+            redelivered: true,
+            ..BasicDeliver::default()
+        };
+        let mut channel = self.connection.channel(id).expect("open");
+        channel.send_content(deliver, &Properties::default(), body).expect("it is sent");
+    }
+
     fn reply_to(&mut self, id: ChannelId, request: &Published) {
         let Some(replies) = self.replies else { return };
         for _ in 0..replies(&request.body) {

@@ -118,3 +118,49 @@ pub(crate) fn a_consumer_that_is_paused_is_named() {
         "INFO, channel 1: consumer 'ctag-1.1' of queue 'q' has taken its deliveries, and starts again",
     ]);
 }
+
+/// Lets that many seconds pass, with a heartbeat in each.
+fn seconds(scene: &mut Scene, count: u32) {
+    for _ in 0..count {
+        scene.peer.send_heartbeat();
+        scene.advance(Duration::from_secs(1));
+    }
+}
+
+#[test]
+pub(crate) fn a_handler_that_hangs_is_reported() {
+    let mut scene = Scene::new("stuck");
+    let channel = scene.open_channel();
+    let mut consumer = scene.consume(&channel);
+    scene.lines();
+    scene.peer.deliver(channel.id(), consumer.tag(), 3, b"body");
+    seconds(&mut scene, 60);
+    scene.expect(&[]);
+    seconds(&mut scene, 100);
+    scene.expect(&[
+        "INFO, channel 1: the application has settled none of 3 delivered messages for 60 s: handlers take long or hang, \
+         or acknowledgements are missing; at the prefetch limit, the broker delivers no more",
+    ]);
+    consumer.try_next().expect("it has arrived").ack().expect("the channel is open");
+    seconds(&mut scene, 50);
+    scene.expect(&["INFO, channel 1: the application settles deliveries again"]);
+}
+
+#[test]
+pub(crate) fn messages_that_are_requeued_for_ever_are_reported() {
+    let mut scene = Scene::new("circles");
+    let channel = scene.open_channel();
+    let mut consumer = scene.consume(&channel);
+    scene.lines();
+    for _ in 0..400 {
+        scene.peer.redeliver(channel.id(), consumer.tag(), b"poison");
+        scene.turn();
+        let delivery = consumer.try_next().expect("it has arrived");
+        delivery.nack(true).expect("the channel is open");
+        scene.advance(Duration::from_millis(100));
+    }
+    let start = "WARN messages go in circles: of 100 messages delivered in 10s, 100 had been delivered before, and 100 were requeued \
+                 here; a message that cannot be handled comes back for ever, unless it is rejected without requeue";
+    let limited = format!("{start} (1 more such line was left out before this one)");
+    scene.expect(&[start, start, &limited]);
+}
