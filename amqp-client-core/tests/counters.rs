@@ -301,13 +301,20 @@ fn health_says_since_when_and_why_the_broker_blocks() {
     assert_eq!(health.blocked_reason, Some("memory".try_into().expect("short")));
     let counters = rig.connection.counters();
     assert_eq!((counters.blocked, counters.blocked_time), (1, 3 * SECOND));
+    // It is short of something else, too. That is one more report of the same block.
+    rig.peer.hold(None);
+    rig.turn();
+    rig.advance(3 * SECOND);
+    assert_eq!(rig.connection.health().blocked_since, Some(since));
+    let counters = rig.connection.counters();
+    assert_eq!((counters.blocked, counters.blocked_time), (2, 6 * SECOND));
     // A loss ends it: the next connection is not blocked.
     rig.lose();
     rig.turn();
     rig.advance(SECOND);
     let health = rig.connection.health();
     assert_eq!((health.blocked, health.blocked_since, health.blocked_reason), (false, None, None));
-    assert_eq!(rig.connection.counters().blocked_time, 3 * SECOND);
+    assert_eq!(rig.connection.counters().blocked_time, 6 * SECOND);
 }
 
 #[test]

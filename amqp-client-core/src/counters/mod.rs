@@ -160,7 +160,8 @@ counters! {
         losses,
         /// Connection only: number of times that the connection was recovered after a loss.
         recoveries,
-        /// Connection only: number of times that the broker blocked publishing (`connection.blocked`).
+        /// Connection only: number of times that the broker blocked publishing (`connection.blocked`). A broker that has blocked
+        /// publishing already can do so again, for another reason.
         blocked,
     }
 

@@ -33,7 +33,9 @@ impl State {
                 Event::Opened(_) => self.opened(),
                 Event::Blocked { reason } => {
                     self.counters.blocked += 1;
-                    self.blocked = Some((self.now, reason.clone()));
+                    // The broker may report further reasons while it blocks. It has blocked since the first one.
+                    let since = self.blocked.as_ref().map_or(self.now, |(since, _)| *since);
+                    self.blocked = Some((since, reason.clone()));
                     self.emit(&ConnectionEvent::Blocked { reason });
                 }
                 Event::Unblocked => {
