@@ -35,21 +35,37 @@ impl PrometheusText {
     }
 
     /// Adds the counters of a connection or a channel. Give each a different set of labels: Prometheus refuses a text in which two
-    /// lines have the same name and the same labels. Characters that the name of a label must not have are replaced by `_`.
+    /// lines have the same name and the same labels. Characters that the name of a label must not have are replaced by `_`. Names
+    /// that Prometheus refuses get the prefix `label_`: `le`, which its buckets have, names that begin with `__`, and names that
+    /// come twice or are empty.
     pub fn add(mut self, labels: &[(&str, &str)], counters: &Counters) -> Self {
-        let labels = labels.iter().map(|(name, value)| label(name, value));
-        self.connections.push((labels.collect(), *counters));
+        let (mut text, mut names) = (String::new(), Vec::new());
+        for (name, value) in labels {
+            let name = label_name(name, &names);
+            push_label(&name, value, &mut text);
+            names.push(name);
+        }
+        self.connections.push((text, *counters));
         self
     }
 }
 
-/// `name="value",`
-fn label(name: &str, value: &str) -> String {
+/// Returns a name that Prometheus accepts, and that differs from those before.
+fn label_name(name: &str, before: &[String]) -> String {
     let mut text = String::new();
     for (index, letter) in name.chars().enumerate() {
         let valid = letter == '_' || letter.is_ascii_alphabetic();
         text.push(if valid || index > 0 && letter.is_ascii_digit() { letter } else { '_' });
     }
+    while text.is_empty() || text == "le" || text.starts_with("__") || before.contains(&text) {
+        text.insert_str(0, "label_");
+    }
+    text
+}
+
+/// Appends `name="value",`.
+fn push_label(name: &str, value: &str, text: &mut String) {
+    text.push_str(name);
     text.push_str("=\"");
     for letter in value.chars() {
         match letter {
@@ -60,7 +76,6 @@ fn label(name: &str, value: &str) -> String {
         }
     }
     text.push_str("\",");
-    text
 }
 
 impl fmt::Display for PrometheusText {
@@ -153,9 +168,9 @@ mod tests {
         let expected = [
             "# TYPE amqp_client_published_total counter",
             r#"amqp_client_published_total{connection="a\"b\\c\nd"} 7"#,
-            r#"amqp_client_published_total{connection="e",___="f"} 9"#,
+            r#"amqp_client_published_total{connection="e",label____="f"} 9"#,
             r#"amqp_client_blocked_seconds_total{connection="a\"b\\c\nd"} 1.5"#,
-            r#"amqp_client_confirm_seconds_bucket{connection="e",___="f",le="0.000001"} 0"#,
+            r#"amqp_client_confirm_seconds_bucket{connection="e",label____="f",le="0.000001"} 0"#,
             r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="0.000002"} 0"#,
             r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="0.000004"} 5"#,
             r#"amqp_client_confirm_seconds_bucket{connection="a\"b\\c\nd",le="+Inf"} 5"#,
@@ -173,6 +188,15 @@ mod tests {
         runs.dedup();
         let counted: Vec<_> = runs.iter().filter(|name| name.ends_with("_total")).collect();
         assert_eq!(counted.len(), counted.iter().collect::<BTreeSet<_>>().len());
+    }
+
+    #[test]
+    fn labels_that_prometheus_refuses_get_another_name() {
+        let labels =
+            [("le", "1"), ("", "2"), ("a-b", "3"), ("a_b", "4"), ("a.b", "5"), ("__name__", "6")];
+        let text = PrometheusText::new().add(&labels, &Counters::default()).to_string();
+        let expected = r#"label_le="1",label_="2",a_b="3",label_a_b="4",label_label_a_b="5",label___name__="6""#;
+        assert!(text.contains(&format!("\namqp_client_acked_total{{{expected}}} 0\n")), "{text}");
     }
 
     #[test]
