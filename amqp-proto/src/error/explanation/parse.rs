@@ -36,9 +36,12 @@ fn invalid(text: &str) -> Option<Explanation> {
     let begins = ["invalid arg '", "invalid property '"];
     let rest = begins.iter().find_map(|begin| text.strip_prefix(begin))?;
     let (argument, rest) = rest.split_once("' for ")?;
+    // The reason can contain such an end, too. The resource ends with a quote before it.
     let split = [": ", " of queue type "].iter().find_map(|end| {
-        let (head, why) = rest.rsplit_once(end)?;
-        Some((whole_resource(head)?, why.to_owned()))
+        rest.rmatch_indices(end).find_map(|(at, end)| {
+            let (head, why) = (rest.get(..at)?, rest.get(at + end.len()..)?);
+            Some((whole_resource(head)?, why.to_owned()))
+        })
     });
     let (resource, why) = match split {
         Some(split) => split,

@@ -72,6 +72,10 @@ fn rabbitmqs_texts_are_taken_apart() {
             invalid("x-max-length", "{value_negative,-1}"),
         ),
         (
+            "invalid arg 'x-max-age' for queue 'q' in vhost '/': {bad,\"a: b\"}",
+            invalid("x-max-age", "{bad,\"a: b\"}"),
+        ),
+        (
             "invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue",
             invalid("x-max-priority", "rabbit_quorum_queue"),
         ),
