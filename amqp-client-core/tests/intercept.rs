@@ -177,7 +177,7 @@ fn a_kept_message_ends_when_it_is_confirmed_at_last() {
 #[test]
 fn each_way_to_settle_is_reported() {
     let notes = Notes::default();
-    let (mut rig, channel, mut consumer) = consuming(&notes, ConsumeOptions::new(), 12);
+    let (mut rig, channel, mut consumer) = consuming(&notes, ConsumeOptions::new(), 13);
     let mut check = |settle: &mut dyn FnMut(amqp_client_core::Delivery), how: &str| {
         let delivery = consumer.try_next().expect("it was delivered");
         let tag = delivery.delivery_tag().get();
@@ -210,6 +210,11 @@ fn each_way_to_settle_is_reported() {
     drop(held);
     let both = ["deliver 8 from queue", "deliver 9 from queue", "9 Acked", "8 Elsewhere"];
     assert_eq!(notes.take(), both);
+    // The second acknowledgement is an error, and has no effect.
+    let delivery = consumer.try_next().expect("it was delivered");
+    channel.basic_nack(delivery.delivery_tag(), false).expect("it waits");
+    delivery.ack().expect_err("it was settled");
+    assert_eq!(notes.take(), ["deliver 10 from queue", "10 Elsewhere"]);
 
     rig.recover();
     let stale = [consumer.try_next(), consumer.try_next()].map(|next| next.expect("delivered"));
@@ -217,7 +222,7 @@ fn each_way_to_settle_is_reported() {
     let [acked, dropped] = stale;
     acked.ack().expect("it is stale");
     drop(dropped);
-    assert_eq!(notes.take()[2..], ["10 Stale", "11 Stale"]);
+    assert_eq!(notes.take()[2..], ["11 Stale", "12 Stale"]);
 }
 
 #[test]
@@ -305,6 +310,43 @@ fn an_interceptor_that_panics_harms_no_message() {
     assert_eq!(rig.run(delivery.scope().wrap(async { 8 })), 8);
     drop(delivery);
     assert!(rig.connection.is_open());
+}
+
+/// Observes deliveries, and panics when it is asked for their scope.
+struct NoScope;
+
+impl Intercept for NoScope {
+    fn deliver(&self, _: &proto::Delivery, _: Source<'_>) -> Option<Box<dyn Processing>> {
+        Some(Box::new(Self))
+    }
+}
+
+impl Processing for NoScope {
+    fn settled(self: Box<Self>, _: Settled) {}
+
+    fn scope(&self) -> Option<Arc<dyn Scope>> {
+        panic!("it has no scope")
+    }
+}
+
+#[test]
+fn a_panic_in_one_scope_leaves_the_scope_of_the_other() {
+    let notes = Notes::default();
+    let one_first = Config::default().intercept(NoScope).intercept(notes.clone());
+    let one_last = Config::default().intercept(notes.clone()).intercept(NoScope);
+    for config in [one_first, one_last] {
+        let mut rig = ClientRig::new(config);
+        let channel = rig.open_channel();
+        let options = ConsumeOptions::new();
+        let mut consumer = rig.run(channel.basic_consume("queue", options)).expect("it starts");
+        rig.peer.deliver(channel.id(), consumer.tag(), 1, b"body");
+        rig.answer_all();
+        let delivery = consumer.try_next().expect("it was delivered");
+        delivery.scope().run(|| notes.note("handler"));
+        delivery.ack().expect("it waits");
+        let lines = ["deliver 1 from queue", "enter 1", "handler", "leave 1", "1 Acked"];
+        assert_eq!(notes.take(), lines);
+    }
 }
 
 /// Fills the headers of each message.

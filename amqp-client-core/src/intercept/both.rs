@@ -114,7 +114,7 @@ impl Processing for Both<Box<dyn Processing>> {
     }
 
     fn scope(&self) -> Option<Arc<dyn Scope>> {
-        match (self.0.scope(), self.1.scope()) {
+        match (observed(|| self.0.scope()), observed(|| self.1.scope())) {
             (Some(outer), Some(inner)) => Some(Arc::new(Both(outer, inner))),
             (outer, inner) => outer.or(inner),
         }
