@@ -205,8 +205,12 @@ impl SessionChannel<'_> {
             return self.abandon_held(&held.method);
         }
         match self.record.in_flight.find(request) {
-            // The entity that the request declares exists regardless, so its reply is still needed.
-            Some(sent) if sent.note.as_ref().is_some_and(|note| note.is_topology()) => {
+            // The entity that the request declares exists regardless, so its reply is still needed. A prefetch limit that the broker
+            // refuses later must not be set again.
+            Some(sent)
+                if sent.before.is_some()
+                    || sent.note.as_ref().is_some_and(|note| note.is_topology()) =>
+            {
                 sent.abandoned = true;
                 return;
             }

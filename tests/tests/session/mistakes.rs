@@ -69,27 +69,33 @@ fn a_kept_message_that_costs_the_connection_does_so_once() {
 
 #[test]
 fn a_limit_that_costs_the_connection_is_not_set_again() {
-    let mut rig = SessionRig::new(Recovery::default());
-    let id = rig.open();
-    rig.queue(id, durable("q"));
-    rig.limit(id, 2);
-    let consumer = rig.consume(id, &short("q"), "c");
-    // RabbitMQ does not have this (540).
-    let guilty = rig.send(id, BasicQos { prefetch_size: 1, ..<_>::default() });
-    rig.run();
-    assert!(rig.failure(guilty).is_some());
-    let report = rig.recover();
-    assert_eq!((report.attempts, report.failed.len()), (1, 0), "{:?}", report.failed);
-    assert_eq!(losses(&rig), 1);
-    // The limit of before holds, also for consumers that are started now.
-    let second = rig.consume(id, &short("q"), "d");
-    for _ in 0..10 {
-        rig.publish(id, "", "q", "m");
+    for abandoned in [false, true] {
+        let mut rig = SessionRig::new(Recovery::default());
+        let id = rig.open();
+        rig.queue(id, durable("q"));
+        rig.limit(id, 2);
+        let consumer = rig.consume(id, &short("q"), "c");
+        // RabbitMQ does not have this (540).
+        let guilty = rig.send(id, BasicQos { prefetch_size: 1, ..<_>::default() });
+        if abandoned {
+            // The application does not wait for the reply, for example because a call has timed out.
+            rig.channel(id).abandon(guilty);
+        }
+        rig.run();
+        assert_eq!(rig.failure(guilty).is_some(), !abandoned);
+        let report = rig.recover();
+        assert_eq!((report.attempts, report.failed.len()), (1, 0), "{:?}", report.failed);
+        assert_eq!(losses(&rig), 1);
+        // The limit of before holds, also for consumers that are started now.
+        let second = rig.consume(id, &short("q"), "d");
+        for _ in 0..10 {
+            rig.publish(id, "", "q", "m");
+        }
+        rig.run();
+        let deliveries = rig.deliveries();
+        let count = |wanted| deliveries.iter().filter(|(own, _)| *own == wanted).count();
+        assert_eq!((count(consumer), count(second)), (2, 2), "abandoned: {abandoned}");
     }
-    rig.run();
-    let deliveries = rig.deliveries();
-    let count = |wanted| deliveries.iter().filter(|(own, _)| *own == wanted).count();
-    assert_eq!((count(consumer), count(second)), (2, 2));
 }
 
 #[test]
