@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amqp_client_core::proto::method::BasicQos;
+use amqp_client_core::proto::method::{BasicConsume, BasicQos};
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
     ChannelEvent, ChannelId, PublishError, PublishSeq, RawProperties, ReplyCode, Route,
@@ -81,6 +81,10 @@ fn a_limit_that_costs_the_connection_is_not_set_again() {
             // The application does not wait for the reply, for example because a call has timed out.
             rig.channel(id).abandon(guilty);
         }
+        // Nobody waits for the reply to its start, so it is started again.
+        let (queue, consumer_tag) = (short("q"), short("behind"));
+        let behind = BasicConsume { queue, consumer_tag, no_wait: true, ..<_>::default() };
+        let behind = rig.send(id, behind).into();
         rig.run();
         assert_eq!(rig.failure(guilty).is_some(), !abandoned);
         let report = rig.recover();
@@ -94,7 +98,8 @@ fn a_limit_that_costs_the_connection_is_not_set_again() {
         rig.run();
         let deliveries = rig.deliveries();
         let count = |wanted| deliveries.iter().filter(|(own, _)| *own == wanted).count();
-        assert_eq!((count(consumer), count(second)), (2, 2), "abandoned: {abandoned}");
+        let counts = [consumer, behind, second].map(count);
+        assert_eq!(counts, [2, 2, 2], "abandoned: {abandoned}");
     }
 }
 

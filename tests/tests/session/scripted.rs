@@ -21,21 +21,33 @@ fn consume(rig: &mut SessionRig<Script>, id: ChannelId, queue: &str, tag: &str) 
 /// Reconnects to a server that ends the connection over some requests, until it asks for none of them. Returns how often it
 /// was asked for them.
 pub(crate) fn recover_from(rig: &mut SessionRig<Script>, ends: impl Fn(&Method) -> bool) -> usize {
+    recover_slowly_from(rig, ends, |_| false)
+}
+
+/// The first server replies to some requests only when others follow that it accepts.
+fn recover_slowly_from(
+    rig: &mut SessionRig<Script>,
+    ends: impl Fn(&Method) -> bool,
+    is_slow: impl Fn(&Method) -> bool,
+) -> usize {
     for attempt in 0..10 {
         rig.reconnect_to(ServerConfig::default());
         let now = rig.now;
         let mut over = false;
+        let mut slow = Vec::new();
         rig.run_with(|server: &mut Connection, id, method| {
             if over {
                 return;
             }
-            match ends(method) {
-                true => {
-                    over = true;
-                    let cause = method.facts().id;
-                    server.close_over(now, ReplyCode::NOT_ALLOWED, "no", cause);
-                }
-                false => accept(server, id, method),
+            if ends(method) {
+                over = true;
+                let cause = method.facts().id;
+                server.close_over(now, ReplyCode::NOT_ALLOWED, "no", cause);
+            } else if attempt == 0 && is_slow(method) {
+                slow.push((id, method.clone()));
+            } else {
+                accept(server, id, method);
+                slow.drain(..).for_each(|(id, method)| accept(server, id, &method));
             }
         });
         if !over {
@@ -99,25 +111,57 @@ fn a_request_that_ends_the_connection_is_not_repeated_forever() {
 
 #[test]
 fn a_consumer_that_ends_the_connection_is_left_out_and_ends() {
+    // Queues reply to the starts of their consumers, so the reply to the good one may be yet to come.
+    for slow in [false, true] {
+        let mut rig = SessionRig::scripted(Recovery::default());
+        rig.run();
+        let id = rig.open();
+        let good = consume(&mut rig, id, "q", "good");
+        let bad = consume(&mut rig, id, "q", "bad");
+        consume(&mut rig, id, "q", "last");
+        rig.run();
+        rig.cut();
+        rig.events.clear();
+        let has_tag = |method: &Method, tag| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short(tag));
+        let is_bad = |method: &Method| has_tag(method, "bad");
+        let is_slow = |method: &Method| slow && has_tag(method, "good");
+        // Several have no reply, and any of them may be the cause: one more connection finds it.
+        assert_eq!(recover_slowly_from(&mut rig, is_bad, is_slow), 2);
+        assert!(rig.session.is_open());
+        assert_eq!(rig.failed_consumers(), [bad], "not {good:?}");
+        let [(entity, error)] = rig.report().failed.as_slice() else { panic!("{:?}", rig.events) };
+        assert!(
+            matches!(entity, Entity::Consumer { consumer, .. } if *consumer == bad),
+            "{entity}"
+        );
+        assert!(format!("{error:?}").contains("530 NOT_ALLOWED"), "{error}");
+        // It is not tried with the next loss, either.
+        rig.cut();
+        assert_eq!(recover_from(&mut rig, is_bad), 0);
+        assert_eq!(rig.report().consumers, 2);
+    }
+}
+
+#[test]
+fn a_limit_that_ends_the_connection_is_left_out_although_consumers_before_it_have_no_reply() {
     let mut rig = SessionRig::scripted(Recovery::default());
     rig.run();
     let id = rig.open();
-    let good = consume(&mut rig, id, "q", "good");
-    let bad = consume(&mut rig, id, "q", "bad");
+    for prefetch_count in [1, 2] {
+        let qos = BasicQos { prefetch_count, ..<_>::default() };
+        rig.channel(id).request(qos).expect("it is sent");
+        consume(&mut rig, id, "q", &format!("{prefetch_count}"));
+    }
     rig.run();
     rig.cut();
     rig.events.clear();
-    let is_bad = |method: &Method| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short("bad"));
-    assert_eq!(recover_from(&mut rig, is_bad), 1);
-    assert!(rig.session.is_open());
-    assert_eq!(rig.failed_consumers(), [bad], "not {good:?}");
-    let [(entity, error)] = rig.report().failed.as_slice() else { panic!("{:?}", rig.events) };
-    assert!(matches!(entity, Entity::Consumer { consumer, .. } if *consumer == bad), "{entity}");
-    assert!(format!("{error:?}").contains("530 NOT_ALLOWED"), "{error}");
-    // It is not tried with the next loss, either.
-    rig.cut();
-    assert_eq!(recover_from(&mut rig, is_bad), 0);
-    assert_eq!(rig.report().consumers, 1);
+    let is_bad =
+        |method: &Method| matches!(method, Method::BasicQos(BasicQos { prefetch_count: 2, .. }));
+    let is_slow = |method: &Method| matches!(method, Method::BasicConsume(consume) if consume.consumer_tag == short("1"));
+    assert_eq!(recover_slowly_from(&mut rig, is_bad, is_slow), 1);
+    let report = rig.report();
+    assert_eq!((report.consumers, report.failed.len()), (2, 1), "{report:?}");
+    assert_eq!(rig.failed_consumers(), []);
 }
 
 #[test]

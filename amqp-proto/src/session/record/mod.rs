@@ -240,9 +240,15 @@ impl ChannelRecord {
             return;
         }
         // The oldest pending one: those before it have their replies.
-        if let Some(before) = self.in_flight.iter_mut().find_map(|sent| sent.before.take()) {
-            (self.qos, self.global_qos) = (before.qos, before.global_qos);
+        let mut pending = self.in_flight.iter_mut().filter(|sent| sent.before.is_some());
+        let Some(before) = pending.next().and_then(|sent| sent.before.take()) else { return };
+        let next = pending.next().and_then(|sent| sent.before.as_ref());
+        let guilty = next.map_or(&self.qos, |next| &next.qos);
+        // Consumers that were started behind it without a reply are started again, with the limit of before.
+        for consumer in self.consumers.iter_mut().filter(|consumer| consumer.qos == *guilty) {
+            consumer.qos.clone_from(&before.qos);
         }
+        (self.qos, self.global_qos) = (before.qos, before.global_qos);
     }
 
     /// Returns the consumer that this method cancels, if the broker does not have it: it waits for its queue, which is locked or

@@ -197,7 +197,7 @@ impl Repair {
         debug_assert!(!record.attached && !record.closing);
         let restoring = self.channels.get(&id);
         let is_alone =
-            record.in_flight.is_empty() && restoring.is_none_or(|own| own.oldest().is_none());
+            record.in_flight.is_empty() && restoring.is_none_or(|own| own.awaiting.is_empty());
         // The close blames the oldest declaration if it names its method. If it names none, the declaration is to blame only
         // where nothing else was outstanding.
         let cause = error.as_close().map(|close| (close.class_id, close.method_id));

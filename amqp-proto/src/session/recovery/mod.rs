@@ -161,19 +161,18 @@ impl Repair {
         let ConnectionError::Closed(close) = error else { return };
         let cause = (close.class_id, close.method_id);
         let is_cause = |method: &Method| method.facts().id == cause;
-        // The broker handles the requests of a channel in order: the oldest without a reply is the one that it was processing.
+        // The broker handles declarations in order: the oldest without a reply is the one that it was processing.
         let declaring = self.declarations.oldest().filter(|step| is_cause(&step.method));
         let declaring = declaring.map(|step| step.entity.clone());
         let suspects: Vec<_> = self
             .channels
             .iter()
-            .filter_map(|(id, own)| Some((*id, own.oldest()?.clone())))
-            .filter(|(_, step)| is_cause(&step.method))
+            .flat_map(|(id, own)| own.suspects(cause).map(|step| (*id, step.clone())))
             .collect();
         // If a mode is refused, it is refused on each channel.
         let modes = suspects.iter().all(|(_, step)| matches!(step.entity, Entity::Channel(_)));
         if !modes && suspects.len() + usize::from(declaring.is_some()) > 1 {
-            // There is no order between channels. The next repair sends one request at a time.
+            // There is no order between channels, or between consumers. The next repair sends one request at a time.
             outage.one_by_one = true;
             return;
         }

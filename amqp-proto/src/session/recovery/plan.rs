@@ -74,9 +74,17 @@ impl ChannelRepair {
         self.steps.is_empty() && self.awaiting.is_empty()
     }
 
-    /// Returns the oldest request without a reply.
-    pub(super) fn oldest(&self) -> Option<&ChannelStep> {
-        self.awaiting.front().map(|(_, step)| step)
+    /// Returns the requests of which one was refused, if the broker closed the connection for a method with these ids and for a
+    /// request of this channel.
+    ///
+    /// The broker handles the requests of a channel in order. But queues reply to `basic.consume`, in any order, so consumers
+    /// without a reply say nothing about the requests behind them.
+    pub(super) fn suspects(&self, cause: (u16, u16)) -> impl Iterator<Item = &ChannelStep> {
+        let steps = self.awaiting.iter().map(|(_, step)| step);
+        let consumes = |step: &ChannelStep| matches!(step.method, Method::BasicConsume(_));
+        let first_other = steps.clone().position(|step| !consumes(step));
+        let handled = first_other.map_or(self.awaiting.len(), |index| index + 1);
+        steps.take(handled).filter(move |step| step.method.facts().id == cause)
     }
 }
 
