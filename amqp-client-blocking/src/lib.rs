@@ -40,7 +40,7 @@
 //! [name](ClientConfig::connection_name), and the channel by its number. The target of all lines is `amqp_client`; with
 //! `env_logger`, `RUST_LOG=amqp_client=debug` selects it. The levels are *error* for what does not mend itself, *warn* for what is
 //! wrong while the client goes on, *info* for changes of state, *debug* for actions of the application. Lines that can come with
-//! each message get rarer, and say how many were left out.
+//! each message get rarer, and say how many were left out. The page [`log_lines`] has all lines, what they mean, and what to do.
 //!
 //! A sink runs on the thread on which a line is due, outside the client's locks. It may use handles of the connection, and may
 //! panic; if it blocks, that connection waits for it.
@@ -137,8 +137,8 @@ pub use amqp_client_core::{
     PublishError, Publisher, PublisherOptions, Queue, QueueMode, QueueOptions, QueueType,
     RawProperties, ReadingPaused, Recovery, RecoveryReport, Reply, ReplyCode, Returned, Route,
     Secret, SendError, SettingError, Settings, ShortStr, Status, StreamOffset, Target, Timestamp,
-    TooLong, TryPublishError, Unusable, Uri, Value, error, intercept, login, observability, proto,
-    recovery, tap, testing, tls, topology,
+    TooLong, TryPublishError, Unusable, Uri, Value, error, intercept, log_lines, login,
+    observability, proto, recovery, tap, testing, tls, topology,
 };
 #[cfg(feature = "tls")]
 pub use connect::connect_tls_over;

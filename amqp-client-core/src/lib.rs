@@ -35,6 +35,8 @@ pub mod error;
 mod event;
 pub mod intercept;
 pub mod login;
+#[doc = include_str!("../docs/logs.md")]
+pub mod log_lines {}
 mod logs;
 mod message;
 #[doc = include_str!("../docs/observability.md")]

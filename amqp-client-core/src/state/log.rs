@@ -232,10 +232,14 @@ impl State {
             let _ = write!(text, ", user '{}'", user.escape_debug());
         }
         let host = config.get_virtual_host().escaped();
+        let heartbeat = match negotiated.heartbeat {
+            Duration::ZERO => "no heartbeats".to_owned(),
+            heartbeat => format!("heartbeat {heartbeat:?}"),
+        };
         let _ = write!(
             text,
-            ", virtual host '{host}', heartbeat {:?}, frame_max {}, channel_max {}",
-            negotiated.heartbeat, negotiated.frame_max, negotiated.channel_max
+            ", virtual host '{host}', {heartbeat}, frame_max {}, channel_max {}",
+            negotiated.frame_max, negotiated.channel_max
         );
         text
     }

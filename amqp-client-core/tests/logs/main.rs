@@ -9,6 +9,7 @@ mod channels;
 mod connections;
 mod consumers;
 mod messages;
+mod page;
 mod recovery;
 mod scene;
 mod sinks;

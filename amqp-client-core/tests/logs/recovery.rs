@@ -130,6 +130,49 @@ pub(crate) fn what_is_missing_after_a_recovery_is_listed() {
     scene.expect(&["INFO restored queue 'held'"]);
 }
 
+/// The broker refuses all queues that it has not named itself.
+fn refuses_all(method: &Method) -> Option<(ReplyCode, &'static str)> {
+    let refused = matches!(method, Method::QueueDeclare(declare) if !declare.queue.is_empty());
+    refused.then_some((ReplyCode::ACCESS_REFUSED, "refused"))
+}
+
+#[test]
+pub(crate) fn long_lists_are_cut() {
+    let mut scene = Scene::recovering("many", recovery());
+    let channel = scene.open_channel();
+    for number in 0..25 {
+        let named = channel.queue_declare(format!("queue-{number}"), QueueOptions::new());
+        scene.run(named).expect("it is declared");
+        scene.run(channel.queue_declare("", QueueOptions::new())).expect("it is declared");
+    }
+    scene.peer.refusals = Some(refuses_all);
+    scene.lose();
+    scene.turn();
+    let lines = scene.lines();
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!((count("WARN cannot restore queue"), count("INFO queue 'amq.gen-")), (20, 20));
+    assert!(lines.iter().any(|line| line == "WARN 5 more entities are missing"), "{lines:?}");
+    assert!(lines.iter().any(|line| line == "INFO 5 more queues have new names"), "{lines:?}");
+}
+
+#[test]
+pub(crate) fn a_renewed_token_is_reported() {
+    let mut scene = Scene::new("renewed");
+    let clock = Clock::at(scene.now());
+    let source = Arc::new(|| async { Ok(Token::new("Pa55-w0rd", 20 * SECOND)) });
+    let first = Token::new("Pa55-w0rd", 10 * SECOND);
+    let mut renewing = pin!(keep_fresh(&scene.connection, source, &first, clock.clone()));
+    for _ in 0..9 {
+        scene.advance(SECOND);
+        clock.set(scene.now());
+        for _ in 0..3 {
+            let _pending = renewing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            scene.turn();
+        }
+    }
+    scene.expect(&["INFO the token was renewed, for 20s"]);
+}
+
 #[test]
 pub(crate) fn a_queue_with_another_name_is_reported() {
     let mut scene = Scene::recovering("renamed", recovery());

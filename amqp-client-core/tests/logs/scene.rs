@@ -41,6 +41,11 @@ impl log::Log for Sink {
     fn flush(&self) {}
 }
 
+/// The lines of all connections so far.
+pub(crate) fn all_lines() -> Vec<String> {
+    lock(&SINK.lines).clone()
+}
+
 /// The lines of the connection with that name, without what names it.
 pub(crate) fn lines_of(name: &str) -> Vec<String> {
     let all = lock(&SINK.lines);

@@ -46,7 +46,7 @@ fn it_may_use_the_connection() {
 
 /// Each line causes another one at once. If that were written as well, the first would never end.
 #[test]
-fn it_may_cause_a_line_for_each_line() {
+pub(crate) fn it_may_cause_a_line_for_each_line() {
     let mut scene = Scene::new("endless");
     let channel = scene.open_channel();
     let written = Arc::new(AtomicU32::new(0));
