@@ -2,15 +2,22 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amqp_client_core::{ConnectionEvent, FieldTable, Message, MessageProperties, Value};
+use amqp_client_blocking::{Wait as _, connect_target};
+use amqp_client_core::intercept::{
+    Intercept, OutgoingMessage, Processing, Published, Scope, Settled, Source,
+};
+use amqp_client_core::{
+    ConnectionEvent, FieldTable, Message, MessageProperties, QueueOptions, Target, Value, proto,
+};
 use amqp_client_patterns::handler::Verdict;
 use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::work::Work;
-use amqp_test_broker::QueueView;
+use amqp_test_broker::{Broker, QueueView};
 use common::{BoxError, Outcome, Rig, on_each_adapter};
 use tokio::sync::{Notify, Semaphore};
 
@@ -151,4 +158,69 @@ fn a_copy_that_waits_for_the_broker_is_not_published_after_a_loss() {
         assert_eq!(rig.broker.queue("q.failed").map(|queue| queue.messages.len()), Some(2));
         outcome
     });
+}
+
+thread_local! {
+    static IN_SCOPE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Records to which queues messages are published, and whether that happens in the scope of a delivery.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<Vec<(String, bool)>>>);
+
+impl Intercept for Places {
+    fn publish(&self, message: &mut OutgoingMessage<'_>) -> Option<Box<dyn Published>> {
+        let to = String::from_utf8_lossy(message.routing_key()).into_owned();
+        self.0.lock().expect("nobody panics under it").push((to, IN_SCOPE.get()));
+        None
+    }
+
+    fn deliver(&self, _: &proto::Delivery, _: Source<'_>) -> Option<Box<dyn Processing>> {
+        Some(Box::new(InScope))
+    }
+}
+
+struct InScope;
+
+impl Processing for InScope {
+    fn settled(self: Box<Self>, _: Settled) {}
+
+    fn scope(&self) -> Option<Arc<dyn Scope>> {
+        Some(Arc::new(Self))
+    }
+}
+
+impl Scope for InScope {
+    fn enter(&self, run: &mut dyn FnMut()) {
+        let before = IN_SCOPE.replace(true);
+        run();
+        IN_SCOPE.set(before);
+    }
+}
+
+/// So a copy belongs to the trace of its original.
+#[test]
+fn copies_are_published_in_the_scope_of_the_delivery() -> Outcome {
+    let (broker, places) = (Broker::start()?, Places::default());
+    let target: Target = broker.uri().parse()?;
+    let connection = connect_target(target.intercept(places.clone()))?;
+    let test = async {
+        let queue =
+            connection.open_channel().await?.queue_declare("q", QueueOptions::new()).await?;
+        queue.publish_confirmed(&Message::new("m")).await?;
+        let retry = Retry::times(1).from(Duration::from_millis(1));
+        let work = Work::on(&queue).retry(retry).each(async || Verdict::retry("busy"));
+        let parked = async {
+            while broker.queue("q.failed").is_none_or(|queue| queue.messages.is_empty()) {
+                connection.after(Duration::from_millis(1)).await.expect("it is open");
+            }
+        };
+        work.until(parked).await?;
+        Outcome::Ok(())
+    };
+    test.wait()?;
+    let expected = [("q", false), ("q.retry.1", true), ("q.failed", true)];
+    let expected = expected.map(|(queue, inside)| (queue.to_owned(), inside));
+    assert_eq!(*places.0.lock().expect("nobody panics under it"), expected);
+    Ok(())
 }

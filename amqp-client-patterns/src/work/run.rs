@@ -369,8 +369,9 @@ impl<S, R: Routes<S>> Worker<S, R> {
         *counter += 1;
         match action {
             Action::Retry(queue, message) | Action::Park(queue, message) => {
+                let scope = job.delivery.as_ref().map(Delivery::scope).unwrap_or_default();
                 let job = self.jobs.insert(job);
-                self.settling.push(self.policy.publish(job, queue, message));
+                self.settling.push(self.policy.publish(job, queue, message, scope));
             }
             Action::Ack => self.leave(job.delivery, job.key, Delivery::ack),
             Action::Requeue => self.leave(job.delivery, job.key, |delivery| delivery.nack(true)),

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amqp_client_core::intercept::HandlerScope;
 use amqp_client_core::{
     Connection, Delivery, Message, OnLoss, PublishError, Publisher, PublisherOptions, SendError,
 };
@@ -116,12 +117,19 @@ impl Policy {
         Action::Park(queue.clone(), history::copy(delivery, Copy::Parked, why))
     }
 
-    /// Publishes the copy of a message.
-    pub(super) fn publish(&mut self, job: usize, queue: Arc<str>, message: Message) -> Step {
+    /// Publishes the copy of a message, in the scope of the delivery: what happens because of a message belongs to it.
+    pub(super) fn publish(
+        &mut self,
+        job: usize,
+        queue: Arc<str>,
+        message: Message,
+        scope: HandlerScope,
+    ) -> Step {
         let publisher = self.publisher();
         let failed_to = self.failed_to.clone().unwrap_or_else(|| queue.clone());
         Box::pin(async move {
-            let settled = match publish(publisher, &queue, &message, &failed_to).await {
+            let published = scope.wrap(publish(publisher, &queue, &message, &failed_to));
+            let settled = match published.await {
                 Ok(()) => Settled::Published,
                 Err(error) => Settled::NotPublished(queue, error),
             };
