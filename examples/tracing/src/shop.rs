@@ -76,6 +76,10 @@ impl Shop {
     }
 
     async fn open_publisher(&self) -> Result<Publisher, Error> {
+        // Otherwise a request would wait for the broker until its timeout.
+        if !self.publishing.is_open() {
+            return Err("the broker cannot be reached".into());
+        }
         let channel = self.publishing.open_channel().await?;
         declare(&channel, ORDERS).await?;
         declare(&channel, SHIPPED).await?;
