@@ -281,11 +281,12 @@ impl Driver {
         if reading != self.within_budget {
             self.within_budget = reading;
             state.reading_paused = (!reading).then_some(now);
-            if reading {
-                state.log_reading(now);
-            } else {
+            if !reading {
                 state.report_lag();
             }
+        }
+        if reading {
+            state.log_reading(shared.settings.delivery_budget, now);
         }
         state.dispatch();
         state.expire(now);

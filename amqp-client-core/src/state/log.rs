@@ -1,7 +1,7 @@
 //! The lines about a connection in the log.
 
-use std::fmt;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::io;
 use std::time::{Duration, Instant};
 
 use amqp_proto::error::chain;
@@ -60,10 +60,11 @@ impl State {
         self.log_due();
     }
 
-    /// The driver reads, after a pause because of deliveries that were not taken.
+    /// The driver has a turn in which it reads. While it waits for a reply, it reads a little in spite of deliveries that are not
+    /// taken: that is not the end of the pause.
     #[inline]
-    pub(crate) fn log_reading(&mut self, now: Instant) {
-        if !self.log.is_built() {
+    pub(crate) fn log_reading(&mut self, budget: usize, now: Instant) {
+        if !self.log.is_built() || self.delivered_bytes >= budget {
             return;
         }
         let Some(since) = self.story.reading_paused.take() else { return };
@@ -174,7 +175,8 @@ impl State {
                 (self.story.blocked_at, self.story.silent) = (None, false);
                 self.story.reading_paused = None;
                 let kept = self.proto.kept();
-                log.line(Level::Warn, None, || lost_line(reason, lost, kept));
+                let idle = self.idle();
+                log.line(Level::Warn, None, || lost_line(reason, idle, lost, kept));
             }
             ConnectionEvent::Waiting { endpoint, time, node } => {
                 log.line(Level::Info, None, || {
@@ -244,6 +246,12 @@ impl State {
         text
     }
 
+    /// Returns for how long nothing has arrived.
+    fn idle(&self) -> Option<Duration> {
+        let (now, heard) = self.now.zip(self.last_heard)?;
+        Some(now.saturating_duration_since(heard))
+    }
+
     fn took(&self, log: &Log) -> Option<Duration> {
         let (from, to) = log.began().zip(self.last_heard)?;
         Some(to.saturating_duration_since(from))
@@ -303,7 +311,7 @@ impl State {
                 one_line(&chain(&error))
             }),
             reason => log.line(Level::Error, None, || {
-                let lost = lost_line(reason, self.story.lost, 0);
+                let lost = lost_line(reason, self.idle(), self.story.lost, 0);
                 format!("{lost}; the client does not reconnect")
             }),
         }
@@ -317,18 +325,38 @@ fn missing(entity: &Entity, error: &amqp_proto::ChannelError) -> String {
     format!("cannot restore {entity}: {}", one_line(&chain(error)))
 }
 
+/// Returns whether the peer has ended the transport.
+const fn is_end(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(kind, ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+/// A connection on which nothing arrived for that long was idle.
+const IDLE_MIN: Duration = Duration::from_secs(5);
+
 /// The reason of a loss, what it may mean, and what it has interrupted.
-fn lost_line(reason: &ConnectionError, lost: InFlight, kept: usize) -> String {
+fn lost_line(
+    reason: &ConnectionError,
+    idle: Option<Duration>,
+    lost: InFlight,
+    kept: usize,
+) -> String {
     let mut text = format!("connection lost: {}", one_line(&chain(reason)));
+    let ended =
+        "; the broker was stopped or killed, or a proxy or firewall ended the TCP connection";
     text.push_str(match reason {
-        ConnectionError::Eof => {
-            "; the broker was stopped or killed, or a proxy or firewall ended the TCP connection"
-        }
+        ConnectionError::Eof => ended,
+        ConnectionError::Transport(failure) if is_end(failure.kind()) => ended,
         ConnectionError::PeerSilent(_) => {
             "; the network is interrupted, or the broker hangs or is overloaded"
         }
         _ => "",
     });
+    // Proxies end connections that are idle: the time tells them from other ends.
+    let by_transport = matches!(reason, ConnectionError::Eof | ConnectionError::Transport(_));
+    if let Some(time) = idle.filter(|time| by_transport && *time >= IDLE_MIN) {
+        let _ = write!(text, "; nothing had arrived for {}", Rounded(time));
+    }
     let _ = write!(text, "{lost}");
     if kept > 0 {
         let _ = write!(

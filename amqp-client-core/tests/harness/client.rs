@@ -99,6 +99,14 @@ impl<P: Peer> ClientRig<P> {
         self.down.clear();
     }
 
+    /// The transport fails.
+    pub(crate) fn fail(&mut self, error: &std::io::Error) {
+        self.driver.transport_error(self.now, error);
+        self.peer.handle_eof(self.now);
+        self.up.clear();
+        self.down.clear();
+    }
+
     /// The driver is dropped, as if its task were aborted.
     pub(crate) fn drop_driver(&mut self) {
         let (_, nobodys) = Driver::new(Config::default(), self.now);

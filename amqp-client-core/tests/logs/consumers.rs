@@ -72,6 +72,25 @@ pub(crate) fn who_holds_reading_back_is_named() {
     scene.expect(&["INFO the client reads again, after 3.0 s: deliveries were taken or requeued"]);
 }
 
+/// While a reply is due, the client reads on for a while.
+#[test]
+pub(crate) fn reading_for_a_reply_does_not_end_the_pause() {
+    let mut scene = small("awaiting");
+    let channel = scene.open_channel();
+    let mut consumer = scene.consume(&channel);
+    scene.lines();
+    scene.peer.deliver(channel.id(), consumer.tag(), 1, &[0; BUDGET]);
+    scene.turn();
+    assert_eq!(scene.lines().len(), 1);
+    scene.run(channel.queue_purge("q")).expect("it is purged");
+    scene.turn();
+    scene.expect(&[]);
+    scene.pass(Duration::from_secs(4));
+    assert!(consumer.try_next().is_some());
+    scene.turn();
+    scene.expect(&["INFO the client reads again, after 4.0 s: deliveries were taken or requeued"]);
+}
+
 /// A consumer that is slow for ever lags with each message.
 #[test]
 pub(crate) fn a_consumer_that_always_lags_does_not_fill_the_log() {

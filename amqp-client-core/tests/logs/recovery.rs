@@ -61,6 +61,29 @@ pub(crate) fn a_loss_says_why_and_what_it_interrupts_and_a_recovery_what_it_rest
 }
 
 #[test]
+pub(crate) fn the_end_of_an_idle_connection_says_for_how_long() {
+    let mut scene = Scene::recovering("idle", recovery());
+    scene.pass(20 * SECOND);
+    scene.cut();
+    scene.turn();
+    let lines = scene.lines();
+    assert_eq!(lines[0], format!("{EOF}; nothing had arrived for 20.0 s"));
+}
+
+#[test]
+pub(crate) fn a_reset_means_the_same_as_the_end_of_the_stream() {
+    let mut scene = Scene::recovering("reset", recovery());
+    scene.fail(&std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset"));
+    scene.turn();
+    let lines = scene.lines();
+    assert_eq!(
+        lines[0],
+        "WARN connection lost: the transport failed: reset; the broker was stopped or killed, or a proxy or firewall ended the TCP \
+         connection"
+    );
+}
+
+#[test]
 pub(crate) fn a_failed_attempt_has_its_step_and_the_end_its_reason() {
     let mut scene = Scene::recovering("attempts", recovery().attempts_max(Some(1)));
     let _channel = scene.open_channel();
