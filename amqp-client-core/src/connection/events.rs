@@ -6,6 +6,8 @@ use futures_core::Stream;
 
 use super::Connection;
 use crate::event::ConnectionEvent;
+use crate::logs::{Level, one_line};
+use crate::panics::contained;
 use crate::state::Shared;
 
 impl Connection {
@@ -13,6 +15,20 @@ impl Connection {
     #[must_use]
     pub fn events(&self) -> ConnectionEvents {
         ConnectionEvents::new(self.shared().clone())
+    }
+
+    /// Writes a line of a pattern in the log, as a warning. Lines of the same kind are limited together. `text` may run code of the
+    /// user's: it runs outside the lock, and may panic.
+    #[doc(hidden)]
+    #[inline]
+    pub fn log_limited(&self, kind: &'static str, text: impl FnOnce() -> String) {
+        if cfg!(any(feature = "log", feature = "tracing")) {
+            let Some((log, end)) = self.shared().lock().limit_pattern(kind) else { return };
+            contained(|| {
+                log.line(Level::Warn, None, || format!("{}{end}", one_line(&text())));
+            });
+            log.write();
+        }
     }
 }
 

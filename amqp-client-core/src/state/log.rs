@@ -1,5 +1,6 @@
 //! The lines about a connection in the log.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(crate) struct Story {
     reading_paused: Option<Instant>,
     kept_full: Limit,
     not_renewed: Limit,
+    /// Lines of patterns, by their kind.
+    patterns: BTreeMap<&'static str, Limit>,
 }
 
 impl Story {
@@ -48,6 +51,12 @@ impl State {
         if self.log.is_due() {
             self.wakes.log(self.log.clone());
         }
+    }
+
+    /// Returns the log, and the end of the line of a pattern, unless the line is left out.
+    pub(crate) fn limit_pattern(&mut self, kind: &'static str) -> Option<(Log, String)> {
+        let end = self.story.patterns.entry(kind).or_default().count(self.now)?;
+        Some((self.log.clone(), end))
     }
 
     /// The application has settled a delivery that the broker has requeued.

@@ -359,6 +359,13 @@ impl<S, R: Routes<S>> Worker<S, R> {
             Some(delivery) if !delivery.is_stale() => self.policy.decide(delivery, &verdict),
             _ => Action::Requeue,
         };
+        if verdict.why().is_some() {
+            self.connection.log_limited(action.kind(), || {
+                let message = delivery.map(|delivery| &**delivery);
+                let event = WorkEvent::Failed { message, verdict: &verdict, by };
+                format!("a worker could not handle {event}; it is {action}")
+            });
+        }
         let summary = &mut self.summary;
         let counter = match (&verdict, &action) {
             (Verdict::Done, _) => &mut summary.done,
@@ -391,6 +398,9 @@ impl<S, R: Routes<S>> Worker<S, R> {
                 if let Some(delivery) = &self.jobs[job].delivery {
                     let (message, queue) = (&**delivery, &*queue);
                     let event = WorkEvent::NotPublished { message, queue, error: &error };
+                    self.connection.log_limited("not published", || {
+                        format!("a worker could not handle {event}; the message is requeued")
+                    });
                     self.options.report(&event);
                 }
                 self.settling.push(self.policy.pause(job));

@@ -1,6 +1,7 @@
 //! The fate of a message by its verdict.
 
 use std::error::Error;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,6 +66,34 @@ pub(super) enum Action {
     Retry(Arc<str>, Message),
     /// The same, to be parked.
     Park(Arc<str>, Message),
+}
+
+impl Action {
+    /// The kind of the line about it in the log.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Ack => "acknowledged",
+            Self::Requeue | Self::Reject { requeue: true } => "requeued",
+            Self::Reject { requeue: false } => "rejected",
+            Self::Retry(..) => "retried",
+            Self::Park(..) => "parked",
+        }
+    }
+}
+
+/// For log lines: what the message is.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ack => f.write_str("acknowledged"),
+            Self::Requeue | Self::Reject { requeue: true } => f.write_str("requeued"),
+            Self::Reject { requeue: false } => {
+                f.write_str("rejected: the queue dead-letters or drops it")
+            }
+            Self::Retry(queue, _) => write!(f, "tried again, after a wait in {queue:?}"),
+            Self::Park(queue, _) => write!(f, "parked in {queue:?}"),
+        }
+    }
 }
 
 impl Policy {
